@@ -1,0 +1,46 @@
+# Everything is done from here; each target creates and refreshes its own virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: up test lint fmt bench lock clean
+
+# The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
+up: $(READY)
+	$(BIN)/everref up
+
+# Every test and every check.
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+# ruff, mypy --strict, the layers, spelling.
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell mirror hooks sql tests bench README.md CHANGELOG.md
+
+# Put every file into its form.
+fmt: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Ratios against git itself, side by side; writes bench/RESULTS.md.
+bench: $(READY)
+	$(BIN)/python -m bench $(ARGS)
+
+# Pin every dependency anew.
+lock:
+	$(BIN)/pip-compile --quiet --all-extras --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
