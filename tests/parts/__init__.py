@@ -1,0 +1,1 @@
+"""Real parts that the tests stand on: repositories, servers, databases, object stores."""
