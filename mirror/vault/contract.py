@@ -1,0 +1,132 @@
+"""What a vault promises, whichever store is behind it: flows know this and nothing of directories or S3."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from mirror.errors import LimitReached, OurFault
+
+GET_LIMIT: Final = 64 << 20  # bytes; what `get` brings into memory at most
+
+# The same letters are safe in a file name, an S3 key and a URL, so no store ever has to escape one. A leading
+# dot is left to the stores themselves: it marks what is not an object (yet).
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]{0,199}")
+_KEY_LENGTH: Final = 800  # S3 allows 1024 bytes, and a prefix comes before it
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What is known of an object without reading it."""
+
+    key: str
+    bytes: int
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload that was begun and neither committed nor given up: a dead run's, or one at work right now."""
+
+    key: str  # where its object would be
+    since: datetime  # when it was begun, or last written to
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the store itself can do; none of it is needed for correctness under the lease."""
+
+    conditional_create: bool  # of two writers of one key, the second always gets AlreadyExists
+    checksums: bool  # the store refuses bytes that changed on the way
+    object_lock: bool  # the store can keep objects from being deleted for a time
+    versioning: bool  # the store keeps overwritten and deleted objects
+
+
+class Writer(Protocol):
+    """An object that is being written; tentative until commit."""
+
+    async def write(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises what the store met while it wrote earlier ones: LimitReached, NetworkError, Refused.
+        """
+
+    async def commit(self) -> None:
+        """Make it an object, durable when this returns. Raises AlreadyExists where the key is taken.
+
+        Raises Busy if another run discarded this upload.
+        """
+
+
+class Vault(Protocol):
+    """An object store in which nothing is ever overwritten.
+
+    Keys are relative paths such as `a/b.json`. Every method may raise NetworkError (the store
+    stopped answering), BadCredentials or Refused; none leaves half an object behind.
+    """
+
+    def create(self, key: str) -> AbstractAsyncContextManager[Writer]:
+        """A writer of any number of bytes. Leaving it without a commit leaves nothing.
+
+        Raises AlreadyExists at the commit, LimitReached on a full store.
+        """
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Create a small object at once. Raises AlreadyExists, LimitReached."""
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` to before `end` (None: the object's end), all of them or an error.
+
+        A range that reaches beyond the object gives what there is. Raises NoSuchObject.
+        """
+
+    async def get(self, key: str, limit: int = GET_LIMIT) -> bytes:
+        """A small object's bytes. Raises NoSuchObject; LimitReached if it has more than `limit` bytes."""
+
+    async def stat(self, key: str) -> Stat | None:
+        """None: there is no such object."""
+
+    def list(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
+        """Every object whose key begins with `prefix`, in the order of their keys' bytes."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+
+    async def discard(self, key: str) -> None:
+        """Remove an object and everything unfinished under its key: what a dead run may have left."""
+
+    async def unfinished(self, prefix: str = "") -> Sequence[Unfinished]:
+        """Uploads under `prefix` that were begun and neither committed nor given up, in key order."""
+
+    async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
+        """A link that downloads the object as `filename` without credentials; None: the store has none."""
+
+    async def capabilities(self) -> Capabilities:
+        """What the store can do, found out by trying; asked once."""
+
+    def describe(self) -> str:
+        """Where it is, in words for a person, without credentials."""
+
+    async def aclose(self) -> None:
+        """Let go of connections. Nothing may be called afterwards."""
+
+
+def check_key(key: str) -> str:
+    """The key itself. Raises OurFault where it could mean something else in some store."""
+    if len(key) > _KEY_LENGTH or not all(_NAME.fullmatch(name) for name in key.split("/")):
+        raise OurFault(f"{key[:200]!r} is no key of a vault; please report this as a bug")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix itself: the beginning of a key, or nothing. Raises OurFault."""
+    if prefix:
+        check_key(prefix + "x" if prefix.endswith("/") else prefix)
+    return prefix
+
+
+def too_large(key: str, limit: int) -> LimitReached:
+    """What `get` raises for an object that does not fit into its limit."""
+    return LimitReached(f"{key} in the vault has more than {limit} bytes, which none of its kind should have")

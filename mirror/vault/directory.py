@@ -1,0 +1,446 @@
+"""The vault in a directory of one machine: an object is a file, and a link makes it appear whole."""
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from mirror.errors import (
+    AlreadyExists,
+    Busy,
+    Corrupt,
+    EverrefError,
+    LimitReached,
+    NetworkError,
+    NoSuchObject,
+    OurFault,
+    Refused,
+    UsageError,
+)
+from mirror.vault.contract import (
+    GET_LIMIT,
+    Capabilities,
+    Stat,
+    Unfinished,
+    check_key,
+    check_prefix,
+    too_large,
+)
+
+CHUNK: Final = 1 << 20  # bytes per hop to a thread
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_UNFINISHED: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp")
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_AWAY: Final = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH})
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DirectoryVault:
+    """A Vault in the directory `root`; its files can be read by their owner only."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @classmethod
+    async def open(cls, root: Path) -> "DirectoryVault":
+        """The vault at `root`, made where only its last name is missing. Raises UsageError, Refused."""
+        await asyncio.to_thread(_prepare, root)
+        return cls(root)
+
+    @asynccontextmanager
+    async def create(self, key: str) -> AsyncIterator["FileWriter"]:
+        writer = FileWriter(_Draft(self._root, check_key(key)))
+        try:
+            await writer.begin()
+            yield writer
+        finally:
+            await writer.close()
+
+    async def put(self, key: str, data: bytes) -> None:
+        draft = _Draft(self._root, check_key(key))
+        await _finished(_in_thread(draft.put, data))
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        source = _Source(self._root, check_key(key))
+        await _finished(_in_thread(source.open))
+        stop = source.size if end is None else min(end, source.size)
+        ahead: asyncio.Future[bytes] | None = None
+        try:
+            while start < stop or ahead:
+                chunk = await _finished(ahead) if ahead else b""
+                ahead = None
+                if start < stop:
+                    # The next chunk is read while the caller is at work on this one.
+                    length = min(CHUNK, stop - start)
+                    ahead = _in_thread(source.pread, length, start)
+                    start += length
+                if chunk:
+                    yield chunk
+        finally:
+            await _settled(ahead)
+            source.close()
+
+    async def get(self, key: str, limit: int = GET_LIMIT) -> bytes:
+        source = _Source(self._root, check_key(key))
+        return await _finished(_in_thread(source.get, limit))
+
+    async def stat(self, key: str) -> Stat | None:
+        return await asyncio.to_thread(self._stat, check_key(key))
+
+    def _stat(self, key: str) -> Stat | None:
+        source = _Source(self._root, key)
+        try:
+            source.open()
+        except NoSuchObject:
+            return None
+        source.close()
+        return Stat(key, source.size, source.modified)
+
+    async def list(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
+        above, _, _ = check_prefix(prefix).rpartition("/")
+        waiting: list[Stat | str] = [f"{above}/" if above else ""]
+        while waiting:
+            match waiting.pop():
+                case Stat() as found:
+                    yield found
+                case directory:
+                    entries = await asyncio.to_thread(self._scan, directory, prefix)
+                    waiting += reversed(entries)
+
+    def _scan(self, directory: str, prefix: str) -> Sequence[Stat | str]:
+        """What may begin with `prefix` in a directory, in key order: objects, directories with a slash."""
+        found: list[tuple[str, Stat | str]] = []
+        with self._scandir(directory) as entries:
+            for entry in entries:
+                key = f"{directory}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
+                        found.append((f"{key}/", f"{key}/"))
+                elif key.startswith(prefix) and not _UNFINISHED.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):  # deleted since
+                        found.append((key, _stat_of(key, entry.stat())))
+        found.sort(key=lambda item: os.fsencode(item[0]))
+        return [entry for _, entry in found]
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self._delete, check_key(key))
+
+    def _delete(self, key: str) -> None:
+        with _explained(self._root):
+            _remove(self._root, self._root / key)
+
+    async def discard(self, key: str) -> None:
+        await asyncio.to_thread(self._discard, check_key(key))
+
+    def _discard(self, key: str) -> None:
+        directory, slash, name = key.rpartition("/")
+        with self._scandir(directory + slash) as entries:
+            drafts = [e.path for e in entries if (m := _UNFINISHED.fullmatch(e.name)) and m["name"] == name]
+        with _explained(self._root):
+            for path in drafts:
+                _remove(self._root, Path(path))
+            _remove(self._root, self._root / key)
+
+    async def unfinished(self, prefix: str = "") -> Sequence[Unfinished]:
+        return await asyncio.to_thread(self._unfinished, check_prefix(prefix))
+
+    def _unfinished(self, prefix: str) -> Sequence[Unfinished]:
+        above, slash, _ = prefix.rpartition("/")
+        waiting = [above + slash]
+        found = []
+        while waiting:
+            directory = waiting.pop()
+            with self._scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{directory}{entry.name}/")
+                    elif match := _UNFINISHED.fullmatch(entry.name):
+                        key = f"{directory}{match['name']}"
+                        with suppress(FileNotFoundError):  # committed or given up since
+                            if key.startswith(prefix):
+                                found.append(Unfinished(key, _time(entry.stat().st_mtime)))
+        return sorted(found, key=lambda one: (one.key, one.since))
+
+    @contextmanager
+    def _scandir(self, directory: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """The entries of a directory; none where it does not exist."""
+        with _explained(self._root):
+            try:
+                scan = os.scandir(self._root / directory)
+            except (FileNotFoundError, NotADirectoryError):
+                yield iter(())
+                return
+            with scan:
+                yield scan
+
+    async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
+        return None
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities(conditional_create=True, checksums=False, object_lock=False, versioning=False)
+
+    def describe(self) -> str:
+        return f"the directory {self._root}"
+
+    async def aclose(self) -> None:
+        return None
+
+
+class FileWriter:
+    """A Writer into a draft; one chunk is written in a thread while the next is gathered."""
+
+    def __init__(self, draft: "_Draft") -> None:
+        self._draft = draft
+        self._gathered: list[bytes] = []
+        self._bytes = 0
+        self._writing: asyncio.Future[None] | None = None
+
+    async def begin(self) -> None:
+        await _finished(_in_thread(self._draft.begin))
+
+    async def write(self, data: bytes) -> None:
+        self._gathered.append(data)
+        self._bytes += len(data)
+        if self._bytes >= CHUNK:
+            await self._flush()
+
+    async def commit(self) -> None:
+        await self._flush()
+        await self._flush()
+        await _finished(_in_thread(self._draft.commit))
+
+    async def _flush(self) -> None:
+        """Hand over what was gathered, after what was handed over before."""
+        if self._writing:
+            await _finished(self._writing)
+            self._writing = None
+        if self._gathered:
+            self._writing = _in_thread(self._draft.write, self._gathered)
+            self._gathered, self._bytes = [], 0
+
+    async def close(self) -> None:
+        """Leave nothing that was not committed."""
+        await _settled(self._writing)
+        await _finished(_in_thread(self._draft.close))
+
+
+class _Draft:
+    """A file beside the one that it may become; every method blocks."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self._root, self._key = root, key
+        self._path = root / key
+        self._draft = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
+        self._fd = -1
+
+    def put(self, data: bytes) -> None:
+        try:
+            self.begin()
+            self.write([data])
+            self.commit()
+        finally:
+            self.close()
+
+    def begin(self) -> None:
+        with _explained(self._root):
+            while self._fd < 0:
+                _make_directory(self._root, self._path.parent)
+                with suppress(FileNotFoundError):  # emptied and removed by another writer since
+                    self._fd = os.open(self._draft, _NEW, 0o600)
+
+    def write(self, pieces: list[bytes]) -> None:
+        with _explained(self._root):
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+
+    def commit(self) -> None:
+        """Bytes first, then the name, then the directory that holds it: so a crash leaves no half."""
+        with _explained(self._root):
+            os.fsync(self._fd)
+            try:
+                os.link(self._draft, self._path)
+            except FileExistsError:
+                raise AlreadyExists(f"{self._key} is in the vault already") from None
+            except FileNotFoundError:
+                raise Busy(f"another run discarded {self._key} while it was written; try again") from None
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise Refused(
+                        f"the file system of the vault's directory {self._root} has no hard links,"
+                        " which writing needs; choose a directory on another one"
+                    ) from error
+                raise
+            os.unlink(self._draft)
+            _sync_directory(self._path.parent)
+
+    def close(self) -> None:
+        """Leave nothing that was not committed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            with _explained(self._root):
+                _remove(self._root, self._draft)
+
+
+class _Source:
+    """A file that is read; every method blocks."""
+
+    size: int
+    modified: datetime
+
+    def __init__(self, root: Path, key: str) -> None:
+        self._root, self._key = root, key
+        self._fd = -1
+
+    def open(self) -> None:
+        with _explained(self._root):
+            try:
+                self._fd = os.open(self._root / self._key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                stat = os.fstat(self._fd)
+                if not os.path.isfile(self._fd):
+                    self.close()
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            except OSError as error:
+                if error.errno in _ABSENT and self._root.is_dir():
+                    raise NoSuchObject(f"{self._key} is not in the vault") from None
+                raise
+        self.size, self.modified = stat.st_size, _time(stat.st_mtime)
+
+    def get(self, limit: int) -> bytes:
+        self.open()
+        try:
+            if self.size > limit:
+                raise too_large(self._key, limit)
+            return self.pread(self.size, 0)
+        finally:
+            self.close()
+
+    def pread(self, length: int, offset: int) -> bytes:
+        with _explained(self._root):
+            data = os.pread(self._fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    raise Corrupt(f"{self._key} in the vault became shorter while it was read")
+                data += more
+        return data
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _prepare(root: Path) -> None:
+    with _explained(root):
+        try:
+            root.mkdir(mode=0o700)
+        except FileExistsError:
+            if not root.is_dir():
+                raise UsageError(f"the vault must be a directory, which {root} is not") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"the vault's directory {root} does not exist; make it or mount it") from None
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise Refused(f"the vault's directory {root} cannot be read by this user; change its owner or mode")
+
+
+def _make_directory(root: Path, wanted: Path) -> None:
+    missing = []
+    while wanted != root and not wanted.is_dir():
+        missing.append(wanted)
+        wanted = wanted.parent
+    for directory in reversed(missing):
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        _sync_directory(directory.parent)
+
+
+def _remove(root: Path, path: Path) -> None:
+    """Remove a file where there is one, and the directories that it leaves empty."""
+    try:
+        os.unlink(path)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return
+    for directory in path.parents:
+        if directory == root:
+            return
+        try:
+            directory.rmdir()
+        except OSError:  # something else is in it
+            return
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _stat_of(key: str, stat: os.stat_result) -> Stat:
+    return Stat(key, stat.st_size, _time(stat.st_mtime))
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _explain(error, root) from error
+
+
+def _explain(error: OSError, root: Path) -> EverrefError:
+    if error.errno in _FULL:
+        return LimitReached(f"the vault's disk is full ({root}); free some space there and try again")
+    if error.errno in _DENIED:
+        return Refused(f"the vault's directory {root} is not writable by this user; change its owner or mode")
+    if error.errno in _AWAY:
+        return NetworkError(f"the vault's directory {root} stopped answering; check its mount and try again")
+    if error.errno == errno.EIO:
+        return Corrupt(f"the disk of the vault's directory {root} failed; check the disk")
+    if not root.is_dir():
+        return Refused(f"the vault's directory {root} is gone; mount it or bring it back")
+    return OurFault(f"the vault's directory {root} failed: {error.strerror}")
+
+
+def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    # Not asyncio.to_thread: a cancelled task would leave its thread behind, at work on a closed file.
+    return asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+
+
+async def _finished(future: asyncio.Future[T]) -> T:
+    """The result of a thread. When cancelled, its end is waited for nevertheless: nobody can stop it."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await _settled(future)
+        raise
+
+
+async def _settled(future: asyncio.Future[T] | None) -> None:
+    """Wait until a thread is done, whatever came of it."""
+    while future and not future.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({future})
+    if future:
+        future.exception()

@@ -1,0 +1,60 @@
+"""From a vault's URL to the vault: the only place that knows which stores there are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from mirror.errors import Refused, UsageError
+from mirror.vault.contract import Vault
+from mirror.vault.directory import DirectoryVault
+
+
+@asynccontextmanager
+async def open_vault(url: str | None, data_dir: str | Path) -> AsyncIterator[Vault]:
+    """The vault at `url`; None: the directory `vault` under `data_dir`, which is made if missing.
+
+    `file:///dir`, or `s3://bucket/prefix?endpoint_url=...&region=...` with credentials by the usual AWS
+    variables. Raises UsageError for any other URL, Refused, BadCredentials.
+    """
+    vault = await _open(url, Path(data_dir))
+    try:
+        yield vault
+    finally:
+        await vault.aclose()
+
+
+def _default(data_dir: Path) -> Path:
+    data_dir = data_dir.absolute()
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"the data directory {data_dir} cannot be made: {error.strerror}") from error
+    return data_dir / "vault"
+
+
+async def _open(url: str | None, data_dir: Path) -> Vault:
+    if url is None:
+        return await DirectoryVault.open(await asyncio.to_thread(_default, data_dir))
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise UsageError("VAULT_URL is no URL; write file:///dir or s3://bucket/prefix") from None
+    if parts.scheme == "file":
+        return await DirectoryVault.open(_directory(parts))
+    if parts.scheme == "s3":
+        # Importing aiobotocore takes a third of a second, which a directory should not cost.
+        from mirror.vault.s3 import S3Vault
+
+        return await S3Vault.open(parts)
+    raise UsageError("VAULT_URL must begin with file:// or s3://")
+
+
+def _directory(parts: SplitResult) -> Path:
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+        raise UsageError("VAULT_URL must be file:///dir with an absolute path, so three slashes")
+    if parts.query or parts.fragment:
+        raise UsageError("VAULT_URL: write ? and # in the path of a directory as %3F and %23")
+    return Path(path)
