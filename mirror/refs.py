@@ -1,0 +1,165 @@
+"""Ref maps, between the remote's answer and the manifest: how they differ, and how names are judged and shown."""
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import Final
+
+from mirror.errors import Corrupt
+from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Refs, Target
+
+Move = tuple[RefName, Target | None, Target | None]  # name, old (None: created), new (None: deleted)
+
+SYMBOLIC_DEPTH: Final = 5  # how many symbolic refs in a row git follows (refs.c, SYMREF_MAXDEPTH)
+HIDDEN: Final = tuple(
+    b"refs/" + folder + b"/"
+    for folder in (
+        b"pull",
+        b"merge-requests",
+        b"keep-around",
+        b"pipelines",
+        b"environments",
+        b"remotes",
+        b"tmp",
+    )
+)
+ARCHIVE: Final = b"refs/archive/"
+
+# What git-check-ref-format(1) forbids anywhere in a name.
+_FORBIDDEN: Final = re.compile(
+    rb"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/|\.lock\Z|\.\Z|/\Z",
+)
+
+
+def digest(refs: Refs) -> str:
+    """SHA-256, hex, of the lines b"target name\\n" in the order of names: equal for equal maps only."""
+    return sha256(b"".join(b"%b %b\n" % (refs[name], name) for name in sorted(refs))).hexdigest()
+
+
+def diff(old: Refs, new: Refs) -> list[Move]:
+    """What differs between two looks at a repository, in the order of names."""
+    names = {name for name, _ in old.items() ^ new.items()}
+    return [(name, old.get(name), new.get(name)) for name in sorted(names)]
+
+
+def classify(
+    moves: Iterable[Move], forwarded: frozenset[RefName], commits: frozenset[RefName]
+) -> list[RefChange]:
+    """Give every move its kind.
+
+    `commits` are the refs that hold commits at both ends; `forwarded` are those
+    of them whose old commit is an ancestor of the new one.
+    """
+    return [RefChange(name, old, new, _kind(name, old, new, forwarded, commits)) for name, old, new in moves]
+
+
+def _kind(
+    name: RefName,
+    old: Target | None,
+    new: Target | None,
+    forwarded: frozenset[RefName],
+    commits: frozenset[RefName],
+) -> Kind:
+    if old is None:
+        return Kind.CREATED
+    if new is None:
+        return Kind.DELETED
+    if name == HEAD or name.startswith(b"refs/tags/") or is_symbolic(old) or is_symbolic(new):
+        return Kind.MOVED
+    if name not in commits:
+        return Kind.MOVED
+    return Kind.FAST_FORWARDED if name in forwarded else Kind.FORCED
+
+
+def apply(refs: Refs, changes: Iterable[RefChange]) -> dict[RefName, Target]:
+    """The map after these changes. Raises Corrupt where a change does not begin at what the map holds."""
+    after = dict(refs)
+    for change in changes:
+        if after.get(change.name) != change.old:
+            raise Corrupt(f"the history of {shown_text(change.name)} is broken: a change does not follow on")
+        if change.new is None:
+            after.pop(change.name, None)
+        else:
+            after[change.name] = change.new
+    return after
+
+
+def check_name(name: bytes) -> None:
+    """Raise Corrupt unless this is HEAD or a name under refs/ that git-check-ref-format(1) accepts."""
+    if name != HEAD and (not name.startswith(b"refs/") or _FORBIDDEN.search(name)):
+        raise Corrupt(f"{shown_text(name)!r} is not a valid ref name")
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether hosts refuse a push of this ref: their own refs, and single-level names such as refs/stash."""
+    return name.startswith(HIDDEN) or (name.startswith(b"refs/") and name.count(b"/") == 1)
+
+
+def archived(name: bytes) -> RefName:
+    """The name under refs/archive/ that carries a hidden ref to a host that refuses it by its own name."""
+    return RefName(ARCHIVE + name.removeprefix(b"refs/"))
+
+
+def matches(name: bytes, globs: Sequence[str]) -> bool:
+    """Whether a glob means this ref: by its whole name, or without refs/, refs/heads/ or refs/tags/.
+
+    `*` also matches `/`. Case counts.
+    """
+    names = [name]
+    names += [name.removeprefix(p) for p in (b"refs/", b"refs/heads/", b"refs/tags/") if name.startswith(p)]
+    patterns = [glob.encode("utf-8", "surrogateescape") for glob in globs]
+    return any(fnmatchcase(short, pattern) for pattern in patterns for short in names)
+
+
+def is_symbolic(target: bytes) -> bool:
+    """Whether a target names another ref instead of an object."""
+    return target.startswith(SYMBOLIC)
+
+
+def symbolic_target(target: bytes) -> RefName:
+    """The ref that a symbolic target names."""
+    return RefName(target.removeprefix(SYMBOLIC))
+
+
+def resolve(refs: Refs, name: RefName) -> Target | None:
+    """The object id that a ref comes to, through symbolic refs. None: there is none, or no end to it."""
+    for _ in range(SYMBOLIC_DEPTH + 1):
+        target = refs.get(name)
+        if target is None or not is_symbolic(target):
+            return target
+        name = symbolic_target(target)
+    return None
+
+
+def shown_as(key: str, value: bytes) -> dict[str, str]:
+    """Bytes of git for JSON: text under `key` and, where they are no UTF-8, their base64 under `key_b64`."""
+    try:
+        return {key: value.decode()}
+    except UnicodeDecodeError:
+        return {key: value.decode(errors="replace"), f"{key}_b64": b64encode(value).decode()}
+
+
+def shown(name: bytes) -> dict[str, str]:
+    """A ref name for JSON: {"name"}, and "name_b64" where the bytes are no UTF-8."""
+    return shown_as("name", name)
+
+
+def from_shown(fields: Mapping[str, object], key: str = "name") -> bytes:
+    """The bytes that `shown_as` was given. Raises Corrupt when they cannot be read back."""
+    coded, text = fields.get(f"{key}_b64"), fields.get(key)
+    try:
+        if isinstance(coded, str):
+            return b64decode(coded, validate=True)
+        if isinstance(text, str):
+            return text.encode()
+    except ValueError:
+        raise Corrupt(f"{key!r} is no text and no base64") from None
+    raise Corrupt(f"{key!r} is missing or no text")
+
+
+def shown_text(name: bytes) -> str:
+    """A ref name for people: what is no UTF-8 and what a terminal would act on is U+FFFD."""
+    text = name.decode(errors="replace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
