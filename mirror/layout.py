@@ -1,0 +1,87 @@
+"""The keys of the vault: where each thing of a repo is stored, and what a key alone tells."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from mirror.model import RepoId
+
+README: Final = "README.txt"
+RESTORE: Final = "restore.sh"
+
+_ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+_BUNDLE: Final = re.compile(_ID + r"/bundles/([0-9]{4})-([0-9]{10})-([0-9]{10})-([0-9a-f]{16})\.bundle")
+_MANIFEST: Final = re.compile(_ID + r"/snapshots/([0-9]{10})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleKey:
+    """What the key of a part says."""
+
+    repo_id: RepoId
+    epoch: int
+    first: int
+    last: int
+    unique: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestKey:
+    """What the key of a manifest says."""
+
+    repo_id: RepoId
+    number: int
+
+
+def repo_prefix(repo_id: RepoId) -> str:
+    """What every key of this repo begins with."""
+    return f"{repo_id}/"
+
+
+def repo_file(repo_id: RepoId) -> str:
+    """The key of repo.json."""
+    return f"{repo_id}/repo.json"
+
+
+def bundles_prefix(repo_id: RepoId) -> str:
+    """What the keys of this repo's parts and their indexes begin with."""
+    return f"{repo_id}/bundles/"
+
+
+def manifests_prefix(repo_id: RepoId) -> str:
+    """What the keys of this repo's manifests begin with."""
+    return f"{repo_id}/snapshots/"
+
+
+def manifest_key(repo_id: RepoId, number: int) -> str:
+    """The key of the manifest of snapshot `number`; keys sort as the numbers do."""
+    return f"{repo_id}/snapshots/{number:010d}.json"
+
+
+def bundle_key(repo_id: RepoId, epoch: int, first: int, last: int, unique: str) -> str:
+    """The key of the part with the snapshots first..last; `unique` is 16 hex digits, never used twice."""
+    key = f"{repo_id}/bundles/{epoch:04d}-{first:010d}-{last:010d}-{unique}.bundle"
+    if not _BUNDLE.fullmatch(key):
+        raise ValueError(f"no key of a part: {key}")
+    return key
+
+
+def index_key(key: str) -> str:
+    """The key of the `.idx` beside the part of this key."""
+    return f"{key.removesuffix('.bundle')}.idx"
+
+
+def parse_bundle_key(key: str) -> BundleKey | None:
+    """What the key of a part, or of the index beside one, says. None: it is neither."""
+    match = _BUNDLE.fullmatch(f"{key.removesuffix('.idx')}.bundle" if key.endswith(".idx") else key)
+    if not match:
+        return None
+    repo_id, epoch, first, last, unique = match.groups()
+    return BundleKey(RepoId(UUID(repo_id)), int(epoch), int(first), int(last), unique)
+
+
+def parse_manifest_key(key: str) -> ManifestKey | None:
+    """What the key of a manifest says. None: it is none."""
+    match = _MANIFEST.fullmatch(key)
+    return ManifestKey(RepoId(UUID(match[1])), int(match[2])) if match else None
