@@ -1,4 +1,4 @@
-"""Ref maps, between the remote's answer and the manifest: how they differ, and how names are judged and shown."""
+"""Ref maps, between the remote's answer and the manifest: how they differ, and which names are sound."""
 
 import re
 from base64 import b64decode, b64encode
