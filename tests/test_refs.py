@@ -17,6 +17,7 @@ OLD, NEW = Target(b"1" * 40), Target(b"2" * 40)
 names = st.binary(min_size=1, max_size=8).map(lambda b: RefName(b"refs/" + b))
 targets = st.sampled_from([OLD, NEW, Target(b"ref: refs/heads/main"), Target(b"3" * 64)])
 maps = st.dictionaries(names | st.just(HEAD), targets, max_size=12)
+RefMap = dict[RefName, Target]
 
 
 def moved(old: Target | None, new: Target | None, name: RefName = MAIN, **known: bool) -> Kind:
@@ -26,22 +27,18 @@ def moved(old: Target | None, new: Target | None, name: RefName = MAIN, **known:
 
 
 @given(maps, maps)
-def test_applying_the_difference_gives_the_new_map(
-    old: dict[RefName, Target], new: dict[RefName, Target]
-) -> None:
+def test_applying_the_difference_gives_the_new_map(old: RefMap, new: dict[RefName, Target]) -> None:
     changes = refs.classify(refs.diff(old, new), frozenset(), frozenset())
     assert refs.apply(old, changes) == new
 
 
 @given(maps, maps)
-def test_digests_are_equal_for_equal_maps_only(
-    old: dict[RefName, Target], new: dict[RefName, Target]
-) -> None:
+def test_digests_are_equal_for_equal_maps_only(old: RefMap, new: dict[RefName, Target]) -> None:
     assert (refs.digest(old) == refs.digest(new)) == (old == new)
 
 
 @given(maps)
-def test_a_map_does_not_differ_from_itself(same: dict[RefName, Target]) -> None:
+def test_a_map_does_not_differ_from_itself(same: RefMap) -> None:
     assert refs.diff(same, dict(reversed(same.items()))) == []
 
 
