@@ -2,4 +2,5 @@
 
 pytest_plugins = [
     "tests.parts.repos",
+    "tests.parts.s3",
 ]

@@ -1,15 +1,454 @@
-"""The vault in S3, or anything that speaks it."""
+"""The vault in S3, or in anything that speaks it: an object is one PUT or one multipart upload."""
 
-from urllib.parse import SplitResult
+import asyncio
+import base64
+import re
+import secrets
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import UTC, timedelta
+from typing import Any, Final
+from urllib.parse import SplitResult, quote
 
-from mirror.errors import UsageError
-from mirror.vault.contract import Vault
+from mirror.errors import (
+    AlreadyExists,
+    BadCredentials,
+    Busy,
+    Corrupt,
+    EverrefError,
+    LimitReached,
+    NetworkError,
+    NoSuchObject,
+    Refused,
+)
+from mirror.vault.bucket import CHANGED, CUT, DENIED, Bucket, Told, parse
+from mirror.vault.contract import (
+    GET_LIMIT,
+    Capabilities,
+    Stat,
+    Unfinished,
+    check_key,
+    check_prefix,
+    too_large,
+)
+
+MIB: Final = 1 << 20
+PART: Final = 8 * MIB  # larger ones are slower and take more memory
+AT_ONCE: Final = 4  # parts of one upload on their way, while they are small
+CHUNK: Final = MIB  # what `read` gives at once
+PAGE: Final = 1000  # keys of one answer, the most that S3 gives
+_PARTS: Final = 10_000  # of one upload at most, a rule of S3
+_SMALL_PARTS: Final = 7_000  # 54 GiB in parts of 8 MiB; from there on they grow, to reach 5 TiB with the rest
+_PROBE: Final = ".everref-probe-"
+_WRITER: Final = "everref-writer"  # metadata that tells whose write it was when its answer was lost
+_ABORT_WITHIN: Final = 15.0  # seconds; what cannot be aborted by then is found by `unfinished`
 
 
 class S3Vault:
-    """A Vault in a bucket."""
+    """A Vault in a bucket, under a prefix."""
+
+    def __init__(self, bucket: Bucket, prefix: str, page: int = PAGE) -> None:
+        self._bucket = bucket
+        self._root = prefix
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._page = page
+        self._capabilities: Capabilities | None = None
+        # Whether this store honours If-None-Match. None: not known, so every create looks first.
+        self._conditional = True if bucket.host.endswith(".amazonaws.com") else None
 
     @classmethod
-    async def open(cls, url: SplitResult) -> Vault:
-        """The vault at an s3 URL."""
-        raise UsageError("this vault cannot be used yet")
+    async def open(cls, url: SplitResult) -> "S3Vault":
+        """The vault at an s3 URL; no request is made yet. Raises UsageError, BadCredentials."""
+        place = parse(url)
+        return cls(await Bucket.open(place), place.prefix)
+
+    @asynccontextmanager
+    async def create(self, key: str) -> AsyncIterator["UploadWriter"]:
+        writer = UploadWriter(self, check_key(key))
+        try:
+            yield writer
+        finally:
+            await writer.close()
+
+    async def put(self, key: str, data: bytes) -> None:
+        await self._refuse_taken(check_key(key), known=self._conditional)
+        writer = secrets.token_hex(8)
+        condition: dict[str, Any] = {} if self._conditional is False else {"IfNoneMatch": "*"}
+        try:
+            await self._bucket.call(
+                "put_object",
+                body=data,
+                told=("PreconditionFailed", "NotImplemented") if condition else (),
+                Key=self._prefix + key,
+                ChecksumCRC32=await _crc32(data),
+                Metadata={_WRITER: writer},
+                **condition,
+            )
+        except Told as told:
+            if told.code == "NotImplemented":
+                self._conditional = False
+                await self.put(key, data)
+            elif not await self._wrote(key, writer):
+                raise _taken(key) from None
+
+    async def _refuse_taken(self, key: str, known: bool | None) -> None:
+        if not known and await self.stat(key):
+            raise _taken(key)
+
+    async def _wrote(self, key: str, writer: str) -> bool:
+        """Whether the object at `key` is of this writer: of an attempt whose answer was lost."""
+        answer = await self._head(key)
+        return bool(answer) and answer.get("Metadata", {}).get(_WRITER) == writer
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        if end is not None and end <= start:
+            if not await self.stat(key):
+                raise _missing(key)
+            return
+        offset, failures = start, 0
+        etag: str | None = None
+        while end is None or offset < end:
+            answer = await self._get(check_key(key), offset, end, etag)
+            if answer is None:
+                return
+            etag, end = answer["ETag"], offset + answer["ContentLength"]
+            async with answer["Body"] as body:
+                while offset < end and (chunk := await _gather(body)):
+                    offset, failures = offset + len(chunk), 0
+                    yield chunk
+            if offset < end:
+                failures += 1
+                if failures >= self._bucket.patience.attempts:
+                    raise self._bucket.silent()
+                await self._bucket.pause(failures)
+
+    async def _get(self, key: str, start: int, end: int | None, etag: str | None) -> Any:
+        """The answer with these bytes; None: the object ends before them."""
+        wanted: dict[str, Any] = {}
+        if start or end is not None:
+            wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        if etag:
+            wanted["IfMatch"] = etag
+        told = ("NoSuchKey", "InvalidRange", "PreconditionFailed")
+        try:
+            answer = await self._bucket.call("get_object", told=told, Key=self._prefix + key, **wanted)
+        except Told as answered:
+            if answered.code == "InvalidRange":
+                return None
+            if answered.code == "NoSuchKey":
+                raise _missing(key) from None
+            raise Corrupt(f"{key} in the vault was replaced while it was read") from None
+        if start and "ContentRange" not in answer:
+            answer["Body"].close()
+            raise Refused(f"the vault ({self.describe()}) gives no parts of objects; it needs another store")
+        return answer
+
+    async def get(self, key: str, limit: int = GET_LIMIT) -> bytes:
+        chunks, size = [], 0
+        async with aclosing(self.read(key)) as stream:
+            async for chunk in stream:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise too_large(key, limit)
+        return b"".join(chunks)
+
+    async def stat(self, key: str) -> Stat | None:
+        answer = await self._head(check_key(key))
+        return answer and Stat(key, answer["ContentLength"], answer["LastModified"].astimezone(UTC))
+
+    async def _head(self, key: str) -> Any:
+        try:
+            return await self._bucket.call("head_object", told=("NoSuchKey",), Key=self._prefix + key)
+        except Told:
+            return None
+
+    async def unfinished(self, prefix: str = "") -> Sequence[Unfinished]:
+        found = []
+        async for upload in self._uploads(check_prefix(prefix)):
+            found.append(Unfinished(upload["Key"][len(self._prefix) :], upload["Initiated"].astimezone(UTC)))
+        return sorted(found, key=lambda one: (one.key, one.since))
+
+    async def _uploads(self, prefix: str) -> AsyncGenerator[Any, None]:
+        prefix = self._prefix + prefix
+        marker: dict[str, Any] = {}
+        told = ("NoSuchUpload", "NotImplemented")  # the first is rclone's word for none
+        while True:
+            try:
+                page = await self._bucket.call(
+                    "list_multipart_uploads", told=told, Prefix=prefix, MaxUploads=self._page, **marker
+                )
+            except Told:
+                return
+            for upload in page.get("Uploads", ()):
+                if upload["Key"].startswith(prefix):
+                    yield upload
+            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
+                return
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    async def list(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
+        check_prefix(prefix)
+        marker: dict[str, Any] = {}
+        while True:
+            page = await self._bucket.call(
+                "list_objects_v2", Prefix=self._prefix + prefix, MaxKeys=self._page, **marker
+            )
+            for item in page.get("Contents", ()):
+                key = item["Key"][len(self._prefix) :]
+                if key.startswith(prefix) and not key.startswith(_PROBE):
+                    yield Stat(key, item["Size"], item["LastModified"].astimezone(UTC))
+            if not page.get("IsTruncated"):
+                return
+            marker = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def delete(self, key: str) -> None:
+        with suppress(Told):
+            await self._bucket.call("delete_object", told=("NoSuchKey",), Key=self._prefix + check_key(key))
+
+    async def discard(self, key: str) -> None:
+        async for upload in self._uploads(check_key(key)):
+            if upload["Key"] == self._prefix + key:
+                await self.abort(key, upload["UploadId"])
+        await self.delete(key)
+
+    async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
+        plain = re.sub(r'[^ -~]|["%\\]', "_", filename)
+        return await self._bucket.presign(
+            int(expires.total_seconds()),
+            Key=self._prefix + check_key(key),
+            ResponseContentDisposition=(  # RFC 6266
+                f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+            ),
+        )
+
+    async def capabilities(self) -> Capabilities:
+        if self._capabilities is None:
+            self._capabilities = Capabilities(
+                conditional_create=await self._probe_condition(),
+                checksums=await self._probe_checksum(),
+                object_lock=await self._answers("get_object_lock_configuration", _locks),
+                versioning=await self._answers("get_bucket_versioning", _keeps_versions),
+            )
+            self._conditional = self._capabilities.conditional_create
+        return self._capabilities
+
+    async def _probe_condition(self) -> bool:
+        told = ("PreconditionFailed", "NotImplemented")
+        async with self._probe() as key:
+            try:
+                for _ in range(2):
+                    await self._bucket.call("put_object", body=b"", told=told, Key=key, IfNoneMatch="*")
+            except Told as answered:
+                return answered.code == "PreconditionFailed"
+        return False
+
+    async def _probe_checksum(self) -> bool:
+        told = (*CHANGED, "InvalidRequest", "InvalidArgument")
+        sum_of_others = await _crc32(b"other bytes")
+        async with self._probe() as key:
+            try:
+                await self._bucket.call(
+                    "put_object", body=b"some bytes", told=told, Key=key, ChecksumCRC32=sum_of_others
+                )
+            except Told:
+                return True
+        return False
+
+    @asynccontextmanager
+    async def _probe(self) -> AsyncIterator[str]:
+        key = f"{self._prefix}{_PROBE}{secrets.token_hex(8)}"
+        try:
+            yield key
+        finally:
+            # Where this may not be deleted, a small object stays, which `list` does not show.
+            with suppress(Told):
+                await self._bucket.call("delete_object", told=("NoSuchKey", *DENIED), Key=key)
+
+    async def _answers(self, question: str, yes: Callable[[Any], bool]) -> bool:
+        try:
+            return yes(await self._bucket.call(question))
+        except (Refused, BadCredentials, NetworkError):  # many stores do not know the question
+            return False
+
+    def describe(self) -> str:
+        return self._bucket.describe(self._root)
+
+    async def aclose(self) -> None:
+        await self._bucket.aclose()
+
+    async def begin(self, key: str, writer: str) -> str:
+        """Begin a multipart upload and give its id."""
+        answer = await self._bucket.call(
+            "create_multipart_upload",
+            Key=self._prefix + key,
+            ChecksumAlgorithm="CRC32",
+            Metadata={_WRITER: writer},
+        )
+        upload_id: str = answer["UploadId"]
+        return upload_id
+
+    async def upload(self, key: str, upload_id: str, number: int, data: bytes) -> dict[str, Any]:
+        """Upload a part and give what the completion must say of it."""
+        crc32 = await _crc32(data)
+        try:
+            answer = await self._bucket.call(
+                "upload_part",
+                body=data,
+                told=("NoSuchUpload",),
+                Key=self._prefix + key,
+                UploadId=upload_id,
+                PartNumber=number,
+                ChecksumCRC32=crc32,
+            )
+        except Told:
+            raise _discarded(key) from None
+        part = {"PartNumber": number, "ETag": answer["ETag"]}
+        # A store that does not keep sums is not told of them again.
+        return part | ({"ChecksumCRC32": crc32} if answer.get("ChecksumCRC32") else {})
+
+    async def complete(self, key: str, upload_id: str, parts: Sequence[dict[str, Any]], writer: str) -> None:
+        """Make an object of the parts."""
+        # Stores honour the condition here more rarely than for a PUT, and some let two racers win.
+        await self._refuse_taken(key, known=False)
+        condition: dict[str, Any] = {} if self._conditional is False else {"IfNoneMatch": "*"}
+        try:
+            await self._bucket.call(
+                "complete_multipart_upload",
+                slow=True,
+                told=("PreconditionFailed", "NoSuchUpload", "NotImplemented"),
+                Key=self._prefix + key,
+                UploadId=upload_id,
+                MultipartUpload={"Parts": list(parts)},
+                **condition,
+            )
+        except Told as told:
+            if told.code == "NotImplemented" and condition:
+                self._conditional = False
+                await self.complete(key, upload_id, parts, writer)
+            elif await self._wrote(key, writer):
+                return
+            elif told.code == "NoSuchUpload":
+                raise _discarded(key) from None
+            else:
+                raise _taken(key) from None
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        """Give up a multipart upload, with the parts that arrived."""
+        with suppress(Told):
+            await self._bucket.call(
+                "abort_multipart_upload", told=("NoSuchUpload",), Key=self._prefix + key, UploadId=upload_id
+            )
+
+
+class UploadWriter:
+    """A Writer that uploads full parts while the next one is gathered; what fits into one part is one PUT."""
+
+    def __init__(self, vault: S3Vault, key: str) -> None:
+        self._vault = vault
+        self._key = key
+        self._writer = secrets.token_hex(8)
+        self._gathered: list[memoryview] = []
+        self._bytes = 0  # gathered
+        self._sent = 0  # bytes in the parts so far
+        self._size = PART  # of the part that is gathered
+        self._upload_id: str | None = None  # None: no part was full yet
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._on_their_way: dict[asyncio.Task[dict[str, Any]], int] = {}
+
+    async def write(self, data: bytes) -> None:
+        # A part is sent once a byte more than it is there: the last one can then never be empty.
+        rest = memoryview(data)
+        while self._bytes + len(rest) > self._size:
+            fitting = self._size - self._bytes
+            self._gathered.append(rest[:fitting])
+            rest = rest[fitting:]
+            await self._send()
+        self._gathered.append(rest)
+        self._bytes += len(rest)
+
+    async def commit(self) -> None:
+        if self._upload_id is None:
+            await self._vault.put(self._key, b"".join(self._gathered))
+            return
+        await self._send()
+        await self._arrived(at_most=0)
+        parts = [self._parts[number] for number in sorted(self._parts)]
+        await self._vault.complete(self._key, self._upload_id, parts, self._writer)
+        self._upload_id = None
+
+    async def _send(self) -> None:
+        """Send what was gathered as the next part. All but the last have one size: some stores ask it."""
+        data = b"".join(self._gathered)
+        self._gathered, self._bytes = [], 0
+        number = len(self._parts) + len(self._on_their_way) + 1
+        if number > _PARTS:
+            raise LimitReached(f"{self._key} is larger than S3 takes an object")
+        if self._upload_id is None:
+            self._upload_id = await self._vault.begin(self._key, self._writer)
+        await self._arrived(at_most=max(1, AT_ONCE * PART // self._size) - 1)
+        sending = self._vault.upload(self._key, self._upload_id, number, data)
+        self._on_their_way[asyncio.create_task(sending)] = number
+        self._sent += len(data)
+        self._size = part_size(number + 1, self._sent)
+
+    async def _arrived(self, at_most: int) -> None:
+        """Wait until no more parts than that are on their way. Raises what befell one of them."""
+        while len(self._on_their_way) > at_most:
+            done, _ = await asyncio.wait(self._on_their_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._parts[self._on_their_way.pop(task)] = task.result()
+
+    async def close(self) -> None:
+        """Leave nothing that was not committed."""
+        for task in self._on_their_way:
+            task.cancel()
+        await asyncio.gather(*self._on_their_way, return_exceptions=True)
+        if self._upload_id:
+            with suppress(EverrefError, TimeoutError):
+                async with asyncio.timeout(_ABORT_WITHIN):
+                    await self._vault.abort(self._key, self._upload_id)
+
+
+def part_size(number: int, sent: int) -> int:
+    """The bytes of an upload's part: 10,000 of them hold 5 TiB, and the first 54 GiB go in small ones."""
+    if number <= _SMALL_PARTS:
+        return PART
+    return max(PART, -(-sent // 650 // MIB) * MIB)
+
+
+async def _gather(body: Any) -> bytes:
+    """The next bytes of an answer, about a chunk; fewer or none where it ended or was cut."""
+    pieces, size = [], 0
+    with suppress(*CUT):
+        while size < CHUNK and (piece := await body.read(CHUNK - size)):
+            pieces.append(piece)
+            size += len(piece)
+    return b"".join(pieces)
+
+
+async def _crc32(data: bytes) -> str:
+    """As S3 writes it: base64 of the big-endian CRC-32."""
+    crc = zlib.crc32(data) if len(data) < MIB else await asyncio.to_thread(zlib.crc32, data)
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def _locks(answer: Any) -> bool:
+    return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
+
+
+def _keeps_versions(answer: Any) -> bool:
+    return bool(answer.get("Status") == "Enabled")
+
+
+def _taken(key: str) -> AlreadyExists:
+    return AlreadyExists(f"{key} is in the vault already")
+
+
+def _missing(key: str) -> NoSuchObject:
+    return NoSuchObject(f"{key} is not in the vault")
+
+
+def _discarded(key: str) -> Busy:
+    return Busy(f"another run discarded {key} while it was written; try again")

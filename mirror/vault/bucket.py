@@ -1,0 +1,358 @@
+"""Requests about one S3 bucket: their deadlines and retries, and what S3's errors mean to a user."""
+
+import asyncio
+import io
+import random
+import re
+from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore import exceptions as boto
+from botocore.handlers import add_expect_header
+from botocore.parsers import ResponseParserError
+
+from mirror.errors import (
+    BadCredentials,
+    Corrupt,
+    EverrefError,
+    LimitReached,
+    NetworkError,
+    OurFault,
+    Refused,
+    UsageError,
+)
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]*")
+_OPTIONS: Final = ("endpoint_url", "region", "connect_timeout", "read_timeout", "attempts")
+_CONNECTIONS: Final = 64
+_SLOW: Final = 5  # times as long: S3 puts a large upload together within minutes
+
+# What S3 and those who speak it answer, by https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+# and, where an answer has no body, by HTTP status.
+_SAME: Final = {
+    "404": "NoSuchKey",
+    "NotFound": "NoSuchKey",
+    "412": "PreconditionFailed",
+    "416": "InvalidRange",
+}
+_AGAIN: Final = frozenset(
+    "SlowDown RequestTimeout RequestTimeoutException Throttling ThrottlingException TooManyRequests"
+    " TooManyRequestsException RequestLimitExceeded BandwidthLimitExceeded OperationAborted"
+    " ConditionalRequestConflict 408 409 429".split()
+)
+CHANGED: Final = frozenset(
+    "BadDigest InvalidDigest XAmzContentSHA256Mismatch XAmzContentChecksumMismatch".split()
+)
+DENIED: Final = frozenset(
+    "AccessDenied AccountProblem AllAccessDisabled ExpiredToken Forbidden InvalidAccessKeyId InvalidToken"
+    " SignatureDoesNotMatch TokenRefreshRequired Unauthorized 401 403".split()
+)
+_ELSEWHERE: Final = frozenset(
+    "PermanentRedirect TemporaryRedirect AuthorizationHeaderMalformed IncorrectEndpoint 301 307".split()
+)
+_FULL: Final = frozenset("EntityTooLarge InsufficientStorage QuotaExceeded XMinioStorageFull 507".split())
+_KEYLESS: Final = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+)
+CUT: Final = (
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    boto.ConnectionError,
+    ResponseParserError,
+    aiohttp.ClientError,
+    TimeoutError,
+    OSError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a store may take, and how often a request is tried."""
+
+    connect: float = 10.0  # seconds until a connection stands
+    read: float = 60.0  # seconds in which no byte moves
+    attempts: int = 5
+    pause: float = 0.25  # seconds before the second attempt; three times as long before each further one
+    enough: float = 120.0  # seconds after which no further attempt begins
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an s3 URL says."""
+
+    bucket: str
+    prefix: str  # "" or without slashes at its ends
+    endpoint_url: str | None  # None: AWS, or what AWS_ENDPOINT_URL says
+    region: str | None  # None: what AWS_DEFAULT_REGION says
+    patience: Patience
+
+
+class Told(Exception):
+    """An answer that the caller asked to be told of, by its code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Bucket:
+    """One bucket; every request either is answered, or fails as an EverrefError within a bounded time."""
+
+    def __init__(self, client: Any, name: str, patience: Patience, connections: AsyncExitStack) -> None:
+        self._client = client
+        self._name = name
+        self._connections = connections
+        self.patience = patience
+        self.host = urlsplit(client.meta.endpoint_url).netloc
+
+    @classmethod
+    async def open(cls, place: Place) -> "Bucket":
+        """The bucket at a place; no request is made yet. Raises UsageError, BadCredentials."""
+        try:
+            session = get_session()
+            if await session.get_credentials() is None:
+                raise _keyless()
+            region = place.region or session.get_config_variable("region") or "us-east-1"
+            endpoint = place.endpoint_url or ""
+            making = session.create_client(
+                "s3",
+                region_name=region,
+                endpoint_url=place.endpoint_url,
+                config=_config(place, in_clear=endpoint.startswith("http:")),
+            )
+            async with AsyncExitStack() as connections:
+                client = await connections.enter_async_context(making)
+                # Waiting for "100 Continue" costs a round trip, and never ends behind some proxies.
+                client.meta.events.unregister("before-call.s3", add_expect_header)
+                return cls(client, place.bucket, place.patience, connections.pop_all())
+        except _KEYLESS as error:
+            raise _keyless() from error
+        except (boto.BotoCoreError, ValueError) as error:
+            raise UsageError(
+                f"the AWS settings cannot be used ({type(error).__name__}); check AWS_*"
+            ) from error
+
+    async def aclose(self) -> None:
+        await self._connections.aclose()
+
+    def describe(self, prefix: str) -> str:
+        """Where it is, for a person."""
+        return f"the S3 bucket {'/'.join(filter(None, (self._name, prefix)))} at {self.host}"
+
+    async def call(
+        self,
+        operation: str,
+        *,
+        body: bytes | None = None,
+        told: Collection[str] = (),
+        slow: bool = False,
+        **parameters: Any,
+    ) -> Any:
+        """One request, tried again while that may help. Raises Told for the answers named in `told`."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self.patience.enough
+        attempt = 1
+        while True:
+            try:
+                return await self._attempt(operation, body, slow, parameters)
+            except boto.ClientError as error:
+                code, status = _code(error)
+                if code in told:
+                    raise Told(code) from None
+                failure, again = self._explain(code, status)
+            except _KEYLESS as error:
+                raise _keyless() from error
+            except CUT as error:
+                failure, again = self._unreachable(error)
+            except boto.BotoCoreError as error:
+                raise OurFault(
+                    f"the vault cannot be asked ({type(error).__name__}); this is a bug"
+                ) from error
+            if not again or attempt >= self.patience.attempts or clock() > end:
+                raise failure
+            await self.pause(attempt)
+            attempt += 1
+
+    async def _attempt(
+        self, operation: str, body: bytes | None, slow: bool, parameters: dict[str, Any]
+    ) -> Any:
+        clock = asyncio.get_running_loop().time
+        patience = self.patience.read * (_SLOW if slow else 1)
+        # aiohttp's read timeout begins once the request is sent; a server may also stop taking it.
+        async with asyncio.timeout(self.patience.connect + patience) as limit:
+            method = getattr(self._client, operation)
+            if body is None:
+                return await method(Bucket=self._name, **parameters)
+            stream = _Body(body, lambda: limit.reschedule(clock() + patience))
+            try:
+                return await method(Bucket=self._name, Body=stream, **parameters)
+            finally:
+                stream.moved = None
+
+    async def pause(self, attempt: int) -> None:
+        """Wait after the failure of the attempt of this number, counted from 1."""
+        await asyncio.sleep(self.patience.pause * 3 ** (attempt - 1) * random.uniform(0.5, 1))
+
+    async def presign(self, expires: int, **parameters: Any) -> str:
+        """A link to GetObject with these parameters, good for `expires` seconds."""
+        parameters["Bucket"] = self._name
+        link: str = await self._client.generate_presigned_url(
+            "get_object", Params=parameters, ExpiresIn=expires
+        )
+        return link
+
+    def silent(self) -> NetworkError:
+        """What a store that stopped answering is to its user."""
+        return NetworkError(
+            f"the vault at {self.host} stopped answering; what is stored is as it was, try again later"
+        )
+
+    def _unreachable(self, error: Exception) -> tuple[EverrefError, bool]:
+        if isinstance(error, boto.SSLError):
+            message = f"the vault at {self.host} has no certificate that is trusted here; see AWS_CA_BUNDLE"
+            return Refused(message), False
+        return self.silent(), True
+
+    def _explain(self, code: str, status: int) -> tuple[EverrefError, bool]:
+        """What an answer means, and whether to ask again."""
+        where = f"the vault at {self.host}"
+        if code in _FULL:
+            return LimitReached(
+                f"{where} is full or takes no object this large ({code}); make room there"
+            ), False
+        if code in _AGAIN or status >= 500 and code != "NotImplemented":
+            return self._failing(code, status), True
+        if code in CHANGED:
+            return Corrupt(
+                f"bytes change on their way to {where} ({code}); check the network and try again"
+            ), True
+        if code in DENIED:
+            return BadCredentials(
+                f"{where} refuses this key ({code}); check AWS_* and what the key may do"
+            ), False
+        if code == "NoSuchBucket":
+            return UsageError(f"{where} has no bucket {self._name}; create it or correct VAULT_URL"), False
+        if code in _ELSEWHERE:
+            return UsageError(
+                f"the bucket {self._name} is in another region; add region= to VAULT_URL"
+            ), False
+        if code == "RequestTimeTooSkewed":
+            return Refused(f"this machine's clock differs from that of {where}; set it right"), False
+        return Refused(f"{where} refused a request ({code})"), False
+
+    def _failing(self, code: str, status: int) -> NetworkError:
+        return NetworkError(
+            f"the vault at {self.host} stopped answering (HTTP {status}, {code});"
+            " what is stored is as it was, try again later"
+        )
+
+
+class _Body(io.BytesIO):
+    """The bytes of a request; tells when the next ones leave."""
+
+    def __init__(self, data: bytes, moved: Callable[[], None]) -> None:
+        super().__init__(data)
+        self.moved: Callable[[], None] | None = moved
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.moved:
+            with suppress(RuntimeError):  # the deadline has just passed
+                self.moved()
+        return super().read(size)
+
+
+def parse(url: SplitResult) -> Place:
+    """The place that s3://bucket/prefix?endpoint_url=...&region=... names. Raises UsageError.
+
+    More options: connect_timeout and read_timeout (seconds), attempts.
+    """
+    if "@" in url.netloc:
+        raise UsageError(
+            "VAULT_URL holds no credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if not _NAME.fullmatch(url.netloc):
+        raise UsageError("VAULT_URL must name a bucket: s3://bucket/prefix")
+    prefix = url.path.strip("/")
+    if len(prefix) > 200 or prefix and not all(_PREFIX.fullmatch(name) for name in prefix.split("/")):
+        raise UsageError("VAULT_URL: the prefix may have letters, digits and ._=@+- between its slashes")
+    try:
+        options = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
+    except ValueError:
+        raise UsageError("VAULT_URL: write its options as ?endpoint_url=...&region=...") from None
+    given = dict(options)
+    if url.fragment or len(given) < len(options) or not given.keys() <= set(_OPTIONS):
+        raise UsageError(f"VAULT_URL: its options are {', '.join(_OPTIONS)}, each once")
+    region = given.get("region")
+    if region is not None and not re.fullmatch(r"[a-z0-9-]{1,40}", region):
+        raise UsageError("VAULT_URL: region must be a name such as eu-central-1")
+    usual = Patience()
+    patience = Patience(
+        connect=_number(given, "connect_timeout", usual.connect),
+        read=_number(given, "read_timeout", usual.read),
+        attempts=int(_number(given, "attempts", usual.attempts)),
+    )
+    return Place(url.netloc, prefix, _endpoint(given.get("endpoint_url")), region, patience)
+
+
+def _endpoint(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        parts = urlsplit(text)
+        usable = (
+            parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        )
+    except ValueError:
+        usable = False
+    if not usable or "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError("VAULT_URL: endpoint_url must be an address such as https://s3.example.com")
+    return text
+
+
+def _number(given: dict[str, str], name: str, default: float) -> float:
+    text = given.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) == 0:
+        raise UsageError(f"VAULT_URL: {name} must be a number from 1 to 9999")
+    return int(text)
+
+
+def _config(place: Place, in_clear: bool) -> AioConfig:
+    return AioConfig(
+        signature_version="s3v4",
+        connect_timeout=place.patience.connect,
+        read_timeout=place.patience.read,
+        max_pool_connections=_CONNECTIONS,
+        retries={"total_max_attempts": 1},
+        # Our own sums go in headers: the trailers that botocore would choose are unknown to many stores.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={
+            "addressing_style": "path" if place.endpoint_url else "auto",
+            "payload_signing_enabled": in_clear,
+        },
+    )
+
+
+def _code(error: boto.ClientError) -> tuple[str, int]:
+    """The code of an answer, safe to show, and its HTTP status."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if not re.fullmatch(r"[A-Za-z0-9.]{1,60}", code):
+        code = str(status)
+    return _SAME.get(code, code), int(status)
+
+
+def _keyless() -> BadCredentials:
+    return BadCredentials("the vault wants credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

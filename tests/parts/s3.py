@@ -1,0 +1,216 @@
+"""S3 servers of one test session on loopback: SeaweedFS, and rclone as the store that can do little.
+
+By hand, SeaweedFS is `weed server -s3 -ip=127.0.0.1 -dir=DIR -s3.config=KEYS.json -master.telemetry=false`
+with every port given, and rclone is `rclone serve s3 --addr 127.0.0.1:PORT --auth-key KEY,SECRET DIR`.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+from urllib.parse import quote
+
+import botocore.session
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+ACCESS_KEY = "everreftestskey00000"
+SECRET_KEY = "everref-tests-secret-key-of-forty-letter"
+BUCKET = "everref-tests"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+_UP_WITHIN = 60.0  # seconds
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Server:
+    """A server that answers, with an empty bucket."""
+
+    endpoint: str  # http://127.0.0.1:PORT
+    bucket: str = BUCKET
+
+    def url(self, prefix: str | None = None, endpoint: str | None = None) -> str:
+        """A VAULT_URL on it: a fresh prefix unless given; `endpoint` where something stands before it."""
+        where = f"s3://{self.bucket}/{token_hex(8) if prefix is None else prefix}"
+        return f"{where}?endpoint_url={quote(endpoint or self.endpoint, safe='')}&region=us-east-1"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """SeaweedFS: conditional create, checksums, multipart uploads that can be listed."""
+    with seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def weak_s3_server() -> Iterator[S3Server]:
+    """rclone: no conditional create, no checksums."""
+    with rclone() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers' key in the usual AWS variables, and nothing else of AWS."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+
+
+@contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """A SeaweedFS of its own, gone afterwards."""
+    with ExitStack() as stack:
+        home = stack.enter_context(_short_directory("weed"))
+        keys = home / "keys.json"
+        identity = {
+            "name": "everref",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        keys.write_text(json.dumps({"identities": [identity]}))
+        (home / "data").mkdir()
+        names = (
+            *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
+            *("filer.port", "filer.port.grpc", "s3.port.grpc"),
+        )
+        s3_port, *ports = free_ports(8)
+        options = {name: str(port) for name, port in zip(names, ports, strict=True)} | {
+            "ip": "127.0.0.1",
+            "ip.bind": "127.0.0.1",
+            "dir": str(home / "data"),
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": "64",
+            "volume.max": "100",
+            "volume.preStopSeconds": "0",
+            "volume.minFreeSpace": "1",
+            "filer.localSocket": str(home / "filer.sock"),
+            "s3.localSocket": str(home / "s3.sock"),
+            "s3.port": str(s3_port),
+            "s3.port.iceberg": "0",
+            "s3.port.lance": "0",
+            "s3.config": str(keys),
+            "s3.iam": "false",
+            "s3.autoCreateBucket": "false",
+        }
+        arguments = ["server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
+        stack.enter_context(_running("weed", arguments, home))
+        server = S3Server(f"http://127.0.0.1:{s3_port}")
+        with client(server) as s3:
+            _once_up(lambda: s3.create_bucket(Bucket=server.bucket))
+        yield server
+
+
+@contextmanager
+def rclone() -> Iterator[S3Server]:
+    """An rclone of its own, gone afterwards."""
+    with ExitStack() as stack:
+        home = stack.enter_context(_short_directory("rclone"))
+        (home / "data" / BUCKET).mkdir(parents=True)
+        (port,) = free_ports(1)
+        arguments = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
+        stack.enter_context(_running("rclone", [*arguments, str(home / "data")], home))
+        server = S3Server(f"http://127.0.0.1:{port}")
+        with client(server) as s3:
+            _once_up(lambda: s3.head_bucket(Bucket=server.bucket))
+        yield server
+
+
+@contextmanager
+def client(server: S3Server) -> Iterator[Any]:
+    """Another program's look at a server: botocore's own client."""
+    config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, proxies={})
+    s3 = botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        config=config,
+    )
+    try:
+        yield s3
+    finally:
+        s3.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on; held until all are found, so that no two are equal."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextmanager
+def _running(program: str, arguments: list[str], home: Path) -> Iterator[None]:
+    """A process of a server; its output is shown where it does not come up."""
+    beside = Path(sys.executable).with_name(program)
+    path = str(beside) if beside.exists() else shutil.which(program)
+    assert path, f"{program} is not installed"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home)}
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [path, *arguments],
+            cwd=home,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_die_with_parent,
+        )
+    try:
+        yield
+    except BaseException:
+        sys.stderr.write((home / "log").read_text(errors="replace")[-8000:])
+        raise
+    finally:
+        process.terminate()
+        try:
+            process.wait(2)
+        except subprocess.TimeoutExpired:  # SeaweedFS waits for its own connections; nothing here is worth it
+            process.kill()
+            process.wait()
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _once_up(attempt: Callable[[], object]) -> None:
+    """Try until a server that has just been started answers."""
+    end = time.monotonic() + _UP_WITHIN
+    while True:
+        try:
+            attempt()
+            return
+        except (BotoCoreError, ClientError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def _short_directory(name: str) -> Iterator[Path]:
+    # pytest's own are too deep for the 107 bytes of a Unix socket's path.
+    with tempfile.TemporaryDirectory(prefix=f"everref-{name}-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
