@@ -1,0 +1,517 @@
+"""Starts git, and nothing but git: a clean environment, limits, and no process left behind.
+
+The first step of everything in this folder that is not read by pygit2. What
+git may see and do is decided here once; its words on failure come back as one
+line without secrets.
+"""
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Final
+
+from mirror.errors import Corrupt, EverrefError, LimitReached, OurFault
+
+CHUNK: Final = 1 << 20  # bytes read at once, and what a pipe holds
+DAY: Final = 24 * 3600.0  # seconds; nothing that git does for us takes longer
+STDERR_KEPT: Final = 1 << 16  # bytes
+
+# What a child inherits from us; all else is left out, GIT_TRACE* and proxies above all.
+INHERITED: Final = ("PATH", "TMPDIR", "GIT_EXEC_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "LANG": "C",
+    "GIT_ADVICE": "0",
+    "GIT_ALLOW_PROTOCOL": "https",
+    "GIT_ASKPASS": "/bin/false",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_PROTOCOL_FROM_USER": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "SSH_ASKPASS": "/bin/false",
+}
+
+CONFIG: Final[Mapping[str, str]] = {
+    "core.alternateRefsCommand": "exit 0 #",  # the ids of our pools are nobody's business
+    "core.bigFileThreshold": "50m",
+    "core.fsmonitor": "false",
+    "core.fsync": "all",  # the default makes no fsync at all for a small fetch
+    "core.hooksPath": "/dev/null",
+    "core.useReplaceRefs": "false",
+    "credential.helper": "",
+    "fetch.recurseSubmodules": "no",
+    "fetch.writeCommitGraph": "false",
+    "gc.auto": "0",
+    "http.followRedirects": "false",  # a redirect would carry our Authorization header elsewhere
+    "http.lowSpeedLimit": "1000",
+    "http.lowSpeedTime": "60",
+    "http.sslVerify": "true",
+    "init.defaultBranch": "main",
+    "init.templateDir": "",
+    "maintenance.auto": "false",
+    "pack.windowMemory": "100m",
+    "protocol.allow": "never",
+    "protocol.https.allow": "always",
+    "safe.bareRepository": "explicit",
+    "submodule.recurse": "false",
+    "transfer.bundleURI": "false",
+    "transfer.credentialsInUrl": "die",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one git process may take."""
+
+    memory: int | None = None  # bytes of private memory; None: three quarters of what the machine has
+    file: int | None = None  # bytes of one file that it writes; None: unlimited
+    open_files: int = 4096
+
+
+class GitFailed(EverrefError):
+    """Git ended with an error; `explain` says what it means where that is known."""
+
+    def __init__(self, verb: str, returncode: int, stderr: str, stdout: bytes = b"") -> None:
+        self.verb = verb
+        self.returncode = returncode  # negative: the signal that ended it
+        self.stderr = stderr  # its last words, without secrets and control characters
+        self.stdout = stdout  # what `run` had read
+        self.line = _last_words(stderr)
+        if returncode < 0:
+            how = f"was ended by signal {-returncode}"
+        else:
+            how = f"ended with code {returncode}"
+        super().__init__(f"git {verb} {how}" + (f": {self.line}" if self.line else ""))
+
+
+class Git:
+    """One git program and the empty home directory that it runs in."""
+
+    def __init__(
+        self,
+        program: str,
+        home: str,
+        *,
+        limits: Limits | None = None,
+        inherited: Mapping[str, str] | None = None,  # None: our own environment
+    ) -> None:
+        ours = os.environ if inherited is None else inherited
+        limits = limits or Limits()
+        self.program = program
+        self._environment = {name: ours[name] for name in INHERITED if name in ours}
+        self._environment |= {**ENVIRONMENT, "HOME": home}
+        if "SSL_CERT_FILE" in ours:  # a git with GnuTLS knows the authority by this name only
+            self._environment["GIT_SSL_CAINFO"] = ours["SSL_CERT_FILE"]
+        self._setpriv = _setpriv()
+        self._limits = _limits(limits)
+
+    async def run(
+        self,
+        *args: str | bytes,
+        git_dir: str | None = None,
+        stdin: bytes | AsyncIterator[bytes] | None = None,
+        timeout: float = DAY,  # noqa: ASYNC109 -- the limit belongs to the process
+        env_config: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Run git to its end; its standard output.
+
+        Raises GitFailed when it fails, LimitReached after `timeout` seconds.
+        """
+        async with self.process(
+            *args, git_dir=git_dir, stdin=stdin is not None, timeout=timeout, env_config=env_config, env=env
+        ) as child:
+            feeding = asyncio.create_task(child.feed(stdin)) if stdin is not None else None
+            try:
+                out = b"".join([chunk async for chunk in child.stdout])
+                if feeding:
+                    await feeding
+            finally:
+                if feeding:
+                    feeding.cancel()
+                    await asyncio.wait([feeding])
+            await child.wait(stdout=out)
+        return out
+
+    @asynccontextmanager
+    async def process(
+        self,
+        *args: str | bytes,
+        git_dir: str | None = None,
+        stdin: bool = True,
+        timeout: float = DAY,  # noqa: ASYNC109 -- the limit belongs to the process
+        env_config: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
+    ) -> AsyncIterator["Process"]:
+        """A running git, to be written to and read from.
+
+        Leaving the block waits for its end and raises GitFailed when it failed;
+        leaving it by an exception, or after `timeout` seconds (LimitReached),
+        kills it with all its children. `env_config` is configuration that may
+        hold secrets: it travels in the environment, never in argv.
+        """
+        child = self._start(args, git_dir, stdin, env_config or {}, env or {}, on_stderr)
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                yield child
+                await child.wait()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise LimitReached(
+                f"git {child.verb} took longer than {timeout:g} s and was stopped; try again later"
+            ) from None
+        finally:
+            await child.end()
+
+    def _start(
+        self,
+        args: tuple[str | bytes, ...],
+        git_dir: str | None,
+        stdin: bool,
+        env_config: Mapping[str, str],
+        env: Mapping[str, str],
+        on_stderr: Callable[[bytes], None] | None,
+    ) -> "Process":
+        program = shutil.which(self.program, path=self._environment.get("PATH", os.defpath))
+        if program is None:
+            raise OurFault(
+                f"no program {self.program} here; install git 2.39 or newer, or say where by EVERREF_GIT"
+            )
+        argv: list[str | bytes] = [*self._setpriv, program]
+        if git_dir is not None:
+            argv.append(f"--git-dir={git_dir}")
+        try:
+            popen = subprocess.Popen(
+                [*argv, *args],
+                bufsize=0,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment | dict(env) | _config({**CONFIG, **env_config}),
+                cwd="/",
+                start_new_session=True,
+                # Python in a forked child blocks us for 3 ms; setpriv for 0.1 ms, and takes 0.9 ms there.
+                preexec_fn=None if self._setpriv else _die_with_parent,
+            )
+        except OSError as error:
+            raise LimitReached(f"git cannot be started: {error.strerror}; try again later") from None
+        with suppress(ProcessLookupError):
+            for which, limit in self._limits.items():
+                resource.prlimit(popen.pid, which, limit)
+        verb = os.fsdecode(next((arg for arg in args if not os.fsencode(arg).startswith(b"-")), b""))
+        secrets = [value for key, value in env_config.items() if key.lower().endswith("extraheader")]
+        return Process(popen, verb, secrets, on_stderr)
+
+
+class _Pipe:
+    """Our end of a pipe, never blocking."""
+
+    def __init__(self, file: IO[bytes] | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._file = file  # None: git has the null device there
+        self._fd = file.fileno() if file else -1
+        self._waiting: tuple[asyncio.Future[None], Callable[[int], object]] | None = None
+        if file:
+            os.set_blocking(self._fd, False)
+            with suppress(
+                PermissionError
+            ):  # one user's pipes have a limit together; a small one is only slower
+                fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, CHUNK)
+
+    @property
+    def closed(self) -> bool:
+        return self._file is None or self._file.closed
+
+    def close(self) -> None:
+        """Close it; who waits for it wakes up."""
+        self._wake()
+        if self._file:
+            self._file.close()
+
+    async def _ready(
+        self, add: Callable[[int, Callable[[], None]], object], remove: Callable[[int], object]
+    ) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting = future, remove
+        add(self._fd, self._wake)
+        try:
+            await future
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting:  # the number may be another file's once this is closed: taken out once, never later
+            (future, remove), self._waiting = self._waiting, None
+            remove(self._fd)
+            if not future.done():
+                future.set_result(None)
+
+
+class Stdout(_Pipe):
+    """What git says, in chunks of up to 1 MiB."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self.read()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def read(self) -> bytes:
+        """The next bytes, as many as there are; none at the end."""
+        while not self.closed:
+            try:
+                return os.read(self._fd, CHUNK)
+            except BlockingIOError:
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
+        return b""
+
+
+class Stdin(_Pipe):
+    """What git is told."""
+
+    def __init__(self, file: IO[bytes] | None, exited: "asyncio.Future[int]") -> None:
+        super().__init__(file)
+        self._exited = exited
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write it all; what git doesn't want any more, having ended or closed its input, is dropped."""
+        view = memoryview(data)
+        while len(view) and not self.closed:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                await self._ready(self._loop.add_writer, self._loop.remove_writer)
+            except BrokenPipeError:
+                self.close()
+                await asyncio.wait([self._exited], timeout=1)
+
+
+class Process:
+    """A git that runs."""
+
+    def __init__(
+        self,
+        popen: subprocess.Popen[bytes],
+        verb: str,
+        secrets: list[str],
+        on_stderr: Callable[[bytes], None] | None,
+    ) -> None:
+        assert popen.stdout and popen.stderr
+        self.verb = verb
+        self._popen = popen
+        self._secrets = secrets
+        self._on_stderr = on_stderr
+        self._stderr = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self.stdout = Stdout(popen.stdout)
+        self.stdin = Stdin(popen.stdin, self.exited)
+        self._errors = popen.stderr.fileno()
+        os.set_blocking(self._errors, False)
+        self._loop.add_reader(self._errors, self._read_errors)
+        self._pidfd = os.pidfd_open(popen.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    async def feed(self, data: bytes | AsyncIterator[bytes]) -> None:
+        """Write it all to standard input, then close that.
+
+        A failure of `data` kills git and is raised. GitFailed: it has failed before all was written.
+        """
+        try:
+            if isinstance(data, bytes):
+                await self.write(data)
+            else:
+                async for chunk in data:
+                    await self.write(chunk)
+        except BaseException:
+            self.kill()
+            raise
+        self.stdin.close()
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write it all to standard input. GitFailed: it has failed meanwhile."""
+        await self.stdin.write(data)
+        if self.stdin.closed and self.exited.done() and self.exited.result() != 0:
+            raise self.failure()
+
+    async def wait(self, stdout: bytes = b"") -> None:
+        """Close its input, leave the rest of its output, and wait for its end.
+
+        Raises GitFailed (which carries `stdout`) when it failed.
+        """
+        self.stdin.close()
+        async for _ in self.stdout:
+            pass
+        await asyncio.wait([self.exited])
+        if self.exited.result() != 0:
+            raise self.failure(stdout)
+
+    def failure(self, stdout: bytes = b"") -> GitFailed:
+        """Why it failed; only after its end."""
+        return GitFailed(self.verb, self.exited.result(), redact(bytes(self._stderr), self._secrets), stdout)
+
+    def kill(self) -> None:
+        """End it with all its children, at once."""
+        if not self.exited.done():
+            with suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Nothing is left of it afterwards: no process, no pipe."""
+        self.kill()
+        self.stdin.close()
+        self.stdout.close()
+        await asyncio.wait([self.exited])
+
+    def _reap(self) -> None:
+        # Its process group is emptied before its id is given back, so nobody else's group can be hit.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        returncode = self._popen.wait()
+        self._read_errors()
+        assert self._popen.stderr
+        if not self._popen.stderr.closed:
+            self._loop.remove_reader(self._errors)
+            self._popen.stderr.close()
+        if not self.exited.done():
+            self.exited.set_result(returncode)
+
+    def _read_errors(self) -> None:
+        assert self._popen.stderr
+        while not self._popen.stderr.closed:
+            try:
+                data = os.read(self._errors, STDERR_KEPT)
+            except BlockingIOError:
+                return
+            if not data:
+                self._loop.remove_reader(self._errors)
+                self._popen.stderr.close()
+                return
+            self._stderr += data
+            del self._stderr[:-STDERR_KEPT]
+            if self._on_stderr:
+                self._on_stderr(data)
+
+
+def explain(failed: GitFailed) -> EverrefError:
+    """What a failure of git on our own disk means, where its words tell; else the failure itself."""
+    for pattern, error in _MEANINGS:
+        if pattern.search(failed.stderr):
+            return error(failed.line)
+    if failed.returncode == -signal.SIGXFSZ:
+        return LimitReached("a file would have become larger than allowed; nothing was changed")
+    return failed
+
+
+_MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ...]] = (
+    (
+        re.compile("No space left on device|Disk quota exceeded"),
+        lambda line: LimitReached("the disk is full; free some space and run it again; nothing was changed"),
+    ),
+    (
+        re.compile("File too large|File size limit exceeded"),
+        lambda line: LimitReached("a file would have become larger than allowed; nothing was changed"),
+    ),
+    (
+        re.compile("[Oo]ut of memory|Cannot allocate memory|malloc failed|unable to create thread"),
+        lambda line: LimitReached(f"git ran out of memory ({line}); give it more, or run fewer jobs at once"),
+    ),
+    (
+        re.compile("Read-only file system|Permission denied|Input/output error"),
+        lambda line: OurFault(f"the data directory cannot be used: {line}; mend it and run it again"),
+    ),
+    (
+        re.compile(
+            "early EOF|unexpected end|inflate|did not receive expected object|unresolved deltas?|bad pack|"
+            "pack (has|is|signature|too)|corrupt|SHA1 COLLISION|missing (blob|tree|commit|tag|object)|"
+            "unable to read [0-9a-f]{40}|not a valid object|hash mismatch|delta base|bad object|broken link|"
+            "cannot apply delta|unable to parse|unknown object type"
+        ),
+        lambda line: Corrupt(f"git found broken objects: {line}"),
+    ),
+)
+
+
+def redact(text: bytes, secrets: list[str]) -> str:
+    """Another program's words, fit to be shown: no secrets, no user names in URLs, no control characters."""
+    shown = text.decode(errors="replace")
+    for secret in secrets:
+        for word in (secret, secret.rpartition(" ")[2]):
+            shown = shown.replace(word, "***") if word else shown
+    shown = re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", shown)
+    shown = re.sub(r"(?i)(authorization:)[^\r\n]*", r"\1 ***", shown)
+    return re.sub(r"[^\S\r\n]|[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]", " ", shown)
+
+
+def _last_words(stderr: str) -> str:
+    """The last line that says what went wrong, or else the last one."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", stderr)]
+    lines = [line for line in lines if line and not line.startswith(("hint:", "warning:"))]
+    telling = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
+    return telling[-1].removeprefix("fatal: ").removeprefix("error: ")[:300] if telling else ""
+
+
+def _config(config: Mapping[str, str]) -> dict[str, str]:
+    """Configuration as environment: https://git-scm.com/docs/git-config#ENVIRONMENT."""
+    pairs = {"GIT_CONFIG_COUNT": str(len(config))}
+    for number, (key, value) in enumerate(config.items()):
+        pairs |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return pairs
+
+
+def _limits(limits: Limits) -> dict[int, tuple[int, int]]:
+    memory = limits.memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_FSIZE: limits.file,
+    }
+    settled = {}
+    for which, limit in wanted.items():
+        if limit is not None:
+            hard = resource.getrlimit(which)[1]
+            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            settled[which] = (limit, limit)
+    return settled
+
+
+def _setpriv() -> tuple[str, ...]:
+    """The words before git that make it die with us: util-linux has them, BusyBox has not."""
+    path = shutil.which("setpriv")
+    if path is None or os.path.basename(os.path.realpath(path)) != "setpriv":
+        return ()
+    return (path, "--pdeathsig", "KILL", "--")
+
+
+_PR_SET_PDEATHSIG: Final = 1
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
