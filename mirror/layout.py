@@ -1,6 +1,7 @@
 """The keys of the vault: where each thing of a repo is stored, and what a key alone tells."""
 
 import re
+import secrets
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -57,6 +58,11 @@ def manifests_prefix(repo_id: RepoId) -> str:
 def manifest_key(repo_id: RepoId, number: int) -> str:
     """The key of the manifest of snapshot `number`; keys sort as the numbers do."""
     return f"{repo_id}/snapshots/{number:010d}.json"
+
+
+def unique() -> str:
+    """16 hex digits for a new part's key: nothing in the vault is ever overwritten."""
+    return secrets.token_hex(8)
 
 
 def bundle_key(repo_id: RepoId, epoch: int, first: int, last: int, unique: str) -> str:

@@ -66,6 +66,11 @@ def test_other_keys_are_told_apart(key: str) -> None:
     assert layout.parse_manifest_key(key) is None
 
 
+def test_the_same_range_gets_a_new_key_each_time() -> None:
+    one, other = (layout.bundle_key(REPO, 1, 2, 9, layout.unique()) for _ in range(2))
+    assert one != other
+
+
 def test_a_key_that_could_not_be_read_back_is_never_made() -> None:
     with pytest.raises(ValueError, match="no key of a part"):
         layout.bundle_key(REPO, 1, 1, 1, "../../etc/passwd")
