@@ -1,0 +1,32 @@
+"""PostgreSQL and Redis on this machine, as long as somebody uses them, shared by all users of the same data.
+
+A keeper process holds the servers. Users are connections to it, so that a user
+that is killed has left, and the keeper stops when the last one has.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Where the servers answer: unix sockets, whose addresses hold no secret."""
+
+    database_url: str
+    redis_url: str | None  # None: not asked for
+
+
+@asynccontextmanager
+async def services(data: Path, *, redis: bool) -> AsyncIterator[Services]:
+    """PostgreSQL, and Redis if asked for, with their data under `data`: started, or joined if they run.
+
+    Leaving waits until they have stopped, unless somebody else still uses them.
+    Raises UsageError (`data` cannot be used), LimitReached (disk full), Busy and OurFault.
+    """
+    # Imported here because the keeper imports this package too, and starts sooner without asyncio.
+    from mirror.embedded.join import join
+
+    async with join(data, redis=redis) as joined:
+        yield Services(joined.urls["postgres"], joined.urls.get("redis"))
