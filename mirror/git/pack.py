@@ -1,0 +1,365 @@
+"""Packs: checked and indexed as they stream in, made anew and thin for the next part, or put in place.
+
+Between the remote and the vault (index, make_thin, check_proof), and between
+the vault and a repository (install, index). The index format is version 2 of
+gitformat-pack(5), for both object formats.
+"""
+
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import new as new_hash
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from mirror.errors import Corrupt, EverrefError, LimitReached
+from mirror.git.disk import disk_error, finish, sync_path, write_all
+from mirror.git.run import CHUNK, Git, GitFailed, explain
+from mirror.model import HEX_LENGTH, ObjectFormat, Target
+
+_MAGIC: Final = b"\xfftOc\0\0\0\2"
+_FAN_OUT: Final = 8 + 256 * 4  # bytes of the index before the ids
+_LARGE: Final = 0x80000000  # in an offset of 4 bytes: the rest is a place in the table of 8-byte ones
+_STEP: Final = 1 << 14  # index entries read at once
+_REMOTE: Final = "what the remote sent"
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """A pack that is in a repository's objects/pack, and its index."""
+
+    pack: Path
+    idx: Path
+
+    @property
+    def pack_id(self) -> str:
+        """The pack's own checksum, hex."""
+        return self.pack.stem.removeprefix("pack-")
+
+
+async def index(
+    git: Git,
+    path: Path,
+    chunks: AsyncIterator[bytes],
+    *,
+    self_contained: bool,
+    fix_thin: bool,
+    object_format: ObjectFormat,
+    source: str = _REMOTE,
+) -> Indexed:
+    """Stream a pack into the repository at `path`; git unpacks and hashes every object of it on the way.
+
+    `self_contained` also has every link between objects followed, and none may
+    lead out of the pack. `fix_thin` adds the delta bases that the pack lacks and
+    the repository (or its alternate) has. No more is read from `chunks` than git
+    takes. Raises Corrupt, naming `source`, when it is not a whole pack; what
+    `chunks` raises; LimitReached when the disk is full.
+    """
+    args = ["index-pack", "--stdin"]
+    args += ["--fix-thin"] if fix_thin else []
+    args += ["--check-self-contained-and-connected"] if self_contained else []
+    try:
+        async with (
+            _closing(chunks),
+            git.process(*args, git_dir=str(path), env_config={"pack.writeReverseIndex": "false"}) as child,
+        ):
+            async for chunk in chunks:
+                await child.stdin.write(chunk)
+            child.stdin.close()
+            answer = b"".join([said async for said in child.stdout])
+            await child.wait(answer)
+    except GitFailed as failed:
+        raise _not_whole(failed, source) from None
+    pack_id = answer.split()[-1].decode()
+    if len(pack_id) != HEX_LENGTH[object_format]:
+        raise Corrupt(f"git index-pack answered {answer[:100]!r} instead of a pack's name")
+    pack = path / "objects/pack" / f"pack-{pack_id}.pack"
+    return Indexed(pack, pack.with_suffix(".idx"))
+
+
+def _not_whole(failed: GitFailed, source: str) -> EverrefError:
+    """A failed index-pack in our words."""
+    if failed.returncode == 1 and failed.stdout.startswith(b"pack\t"):
+        return Corrupt(f"{source} is not a whole pack: objects in it point at objects that are not")
+    meaning = explain(failed)
+    if isinstance(meaning, LimitReached) or failed.returncode < 0:
+        return meaning
+    if isinstance(meaning, Corrupt) or meaning is failed:
+        return Corrupt(f"{source} is not a whole pack: {failed.line}")
+    return meaning
+
+
+@asynccontextmanager
+async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """Close what is left unread of a generator now, not when it is collected."""
+    try:
+        yield
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
+
+
+async def make_thin(
+    git: Git, path: Path, tips: Collection[Target], boundary: Collection[Target]
+) -> AsyncIterator[bytes]:
+    """A thin pack of what `tips` reach and the alternate of the repository at `path` has not.
+
+    `boundary` are commits of the alternate where the walk may stop; deltas are
+    made against what they hold. Yields nothing at all when nothing is new.
+    Raises Corrupt when something that the tips reach is nowhere.
+    """
+    lines = [*tips, b"--not", *boundary] if boundary else list(tips)
+    async for chunk in _pack_objects(git, path, lines, "--thin", "--local", "--non-empty"):
+        yield chunk
+
+
+async def make_whole(git: Git, path: Path, tips: Collection[Target]) -> AsyncIterator[bytes]:
+    """A pack of everything that `tips` reach, which needs nothing from outside."""
+    async for chunk in _pack_objects(git, path, list(tips)):
+        yield chunk
+
+
+async def _pack_objects(git: Git, path: Path, lines: Sequence[bytes], *options: str) -> AsyncIterator[bytes]:
+    wanted = b"".join(line + b"\n" for line in lines)
+    args = ("pack-objects", "--revs", "--stdout", "--delta-base-offset", "-q", *options)
+    try:
+        async with git.process(*args, git_dir=str(path)) as child:
+            await child.feed(wanted)
+            async for chunk in child.stdout:
+                yield chunk
+    except GitFailed as failed:
+        raise explain(failed) from None
+
+
+async def install(
+    path: Path, chunks: AsyncIterator[bytes], index: AsyncIterator[bytes], object_format: ObjectFormat
+) -> Indexed:
+    """Put a complete pack and the index that was stored beside it into a repository, without index-pack.
+
+    Safe on disk before this returns; seen by git only as a whole. Raises Corrupt
+    when the two do not belong together or either is cut short. The objects are
+    not unpacked: the caller knows the sums of what it streams.
+    """
+    folder = path / "objects/pack"
+    size = HEX_LENGTH[object_format] // 2
+    drafts: list[Path] = []
+    try:
+        async with _closing(chunks), _closing(index):
+            pack, trailer = await _write(folder, chunks, size, drafts)
+            idx, _ = await _write(folder, index, size, drafts)
+        return await finish(lambda: _place(pack, idx, trailer))
+    except OSError as error:
+        raise disk_error(folder, error) from None
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+
+
+async def _write(
+    folder: Path, chunks: AsyncIterator[bytes], size: int, drafts: list[Path]
+) -> tuple[Path, bytes]:
+    """Write a file of this stream, safe on disk; its name and its last `size` bytes."""
+    fd, name = tempfile.mkstemp(prefix="tmp_", dir=folder)
+    drafts.append(Path(name))
+    end = b""
+    try:
+        async for chunk in chunks:
+            await finish(partial(write_all, fd, chunk))
+            end = (end + chunk[-size:])[-size:]
+        os.fchmod(fd, 0o444)
+        await finish(partial(os.fsync, fd))
+    finally:
+        os.close(fd)
+    return drafts[-1], end
+
+
+def _place(pack: Path, idx: Path, trailer: bytes) -> Indexed:
+    with IdxFile(idx) as found:
+        found.check()
+        if found.pack_checksum != trailer:
+            raise Corrupt(f"the stored index is of pack {found.pack_checksum.hex()}, not of {trailer.hex()}")
+    final = pack.parent / f"pack-{trailer.hex()}.pack"
+    os.replace(pack, final)
+    os.replace(idx, final.with_suffix(".idx"))  # last: git looks for indexes
+    sync_path(pack.parent)
+    return Indexed(final, final.with_suffix(".idx"))
+
+
+async def file_chunks(path: Path) -> AsyncIterator[bytes]:
+    """A file as it is on disk, 1 MiB at a time."""
+    with path.open("rb", buffering=0) as file:
+        while chunk := await finish(partial(file.read, CHUNK)):
+            yield chunk
+
+
+async def check_proof(received: Indexed, proof: Indexed, own_end: int) -> None:
+    """Raise Corrupt unless every object of a part of ours is one that the remote had sent; see `proved`."""
+
+    def holds() -> bool:
+        with IdxFile(received.idx) as incoming, IdxFile(proof.idx) as proven:
+            return proved(incoming, proven, own_end)
+
+    if not await finish(holds):
+        raise Corrupt("the part that git made holds an object that the remote did not send; nothing was kept")
+
+
+def proved(incoming: "IdxFile", proof: "IdxFile", own_end: int) -> bool:
+    """Whether every own object of the proof came in.
+
+    `proof` is the index of a thin pack after git completed it: what begins at
+    byte `own_end` (the thin pack's size without its trailer) are added bases.
+    """
+    came = incoming.ids()
+    seen = b""
+    for oid in proof.iter_own(own_end):
+        while seen < oid:  # both are in the order of ids
+            seen = next(came, b"\xff" * 33)
+        if seen != oid:
+            return False
+    return True
+
+
+class IdxFile:
+    """A pack index, read where it lies. Ids are raw bytes, in order. Raises Corrupt on what is no index."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < _FAN_OUT + 40:
+                raise Corrupt(f"{path.name} is no pack index: it has {size} bytes")
+            self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        try:
+            self._fan: tuple[int, ...] = struct.unpack(">256I", self._map[8:_FAN_OUT])
+            self._len = self._fan[255]
+            self.id_size = self._read_id_size(size)
+        except BaseException:
+            self.close()
+            raise
+        self._offsets = _FAN_OUT + self._len * (self.id_size + 4)
+        self._large = self._offsets + self._len * 4
+
+    def _read_id_size(self, size: int) -> int:
+        """20 or 32, whichever makes the file as long as it is: the index itself does not tell."""
+        if self._map[:8] == _MAGIC and all(a <= b for a, b in zip(self._fan, self._fan[1:], strict=False)):
+            for id_size in (20, 32):
+                large = size - _FAN_OUT - self._len * (id_size + 8) - 2 * id_size
+                if large % 8 == 0 and 0 <= large <= 8 * self._len:
+                    return id_size
+        raise Corrupt(f"{self.path.name} is no pack index of version 2, or is cut short")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._map.close()
+
+    def __len__(self) -> int:
+        return self._len
+
+    def __contains__(self, oid: object) -> bool:
+        return isinstance(oid, bytes) and self._find(oid) is not None
+
+    @property
+    def pack_checksum(self) -> bytes:
+        """The last bytes of the pack that this is the index of."""
+        return self._map[-2 * self.id_size : -self.id_size]
+
+    def check(self) -> None:
+        """Raise Corrupt unless the index agrees with its own checksum."""
+        digest = new_hash("sha1" if self.id_size == 20 else "sha256", usedforsecurity=False)
+        end = len(self._map) - self.id_size
+        for start in range(0, end, CHUNK):
+            digest.update(self._map[start : min(start + CHUNK, end)])
+        if digest.digest() != self._map[end:]:
+            raise Corrupt(f"the pack index {self.path.name} does not match its own checksum")
+
+    def ids(self) -> Iterator[bytes]:
+        """Every id, in order."""
+        size, end = self.id_size, _FAN_OUT + self._len * self.id_size
+        for start in range(_FAN_OUT, end, size * _STEP):
+            block = self._map[start : min(start + size * _STEP, end)]
+            for at in range(0, len(block), size):
+                yield block[at : at + size]
+
+    def offset(self, oid: bytes) -> int | None:
+        """Where this object's entry begins in the pack; None: it is not in there."""
+        place = self._find(oid)
+        return None if place is None else self._offset_at(place)
+
+    def iter_own(self, end: int) -> Iterator[bytes]:
+        """The ids of the entries that begin before byte `end` of the pack, in order."""
+        ids = self.ids()
+        for start in range(self._offsets, self._large, 4 * _STEP):
+            block = self._map[start : min(start + 4 * _STEP, self._large)]
+            for (short,) in struct.iter_unpack(">I", block):
+                oid = next(ids)
+                if (short if short < _LARGE else self._large_offset(short)) < end:
+                    yield oid
+
+    def own_ids(self, end: int) -> frozenset[bytes]:
+        """The same at once, in memory."""
+        return frozenset(self.iter_own(end))
+
+    def _find(self, oid: bytes) -> int | None:
+        if len(oid) != self.id_size:
+            return None
+        size, ids = self.id_size, self._map
+        first = oid[0]
+        low, high = (self._fan[first - 1] if first else 0), self._fan[first]
+        while low < high:
+            middle = (low + high) // 2
+            start = _FAN_OUT + middle * size
+            found = ids[start : start + size]
+            if found == oid:
+                return middle
+            if found < oid:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
+    def _offset_at(self, place: int) -> int:
+        start = self._offsets + 4 * place
+        short = int.from_bytes(self._map[start : start + 4])
+        return short if short < _LARGE else self._large_offset(short)
+
+    def _large_offset(self, short: int) -> int:
+        start = self._large + 8 * (short & ~_LARGE)
+        return int.from_bytes(self._map[start : start + 8])
+
+
+def absent_from(folders: Collection[Path], ids: Collection[bytes]) -> set[bytes]:
+    """Which of these raw ids no pack in these objects/pack folders holds.
+
+    Reads the folders anew at each call, so packs that just arrived count. When
+    a repack takes a pack away meanwhile, looks again.
+    """
+    while True:
+        left = set(ids)
+        with suppress(FileNotFoundError):
+            for folder in folders:
+                for path in sorted(folder.glob("pack-*.idx")):
+                    if not left:
+                        return left
+                    with IdxFile(path) as idx:
+                        _subtract(left, idx)
+            return left
+
+
+def _subtract(left: set[bytes], idx: IdxFile) -> None:
+    if len(idx) < 8 * len(left):
+        left.difference_update(idx.ids())
+    else:
+        left.difference_update([oid for oid in left if oid in idx])

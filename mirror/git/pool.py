@@ -1,0 +1,196 @@
+"""One repo's objects on this disk: a bare repository without refs, filled from the vault, grown by syncs."""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from mirror.errors import Busy
+from mirror.git.disk import disk_error, finish, sync_path
+from mirror.git.pack import Indexed
+from mirror.git.run import Git, GitFailed, explain
+from mirror.git.view import config_text, lay_out
+from mirror.model import ObjectFormat
+
+REPACK_AT: Final = 50  # packs; from there on every fetch is noticeably slower
+_MARK: Final = "everref-mark"
+_LOOK: Final = 0.05  # seconds between two looks at a lock that somebody holds
+_PATIENCE: Final = 3600.0  # seconds
+_DRAFTS: Final = ("tmp_*", ".tmp-*", "*.lock")  # what a killed git leaves in objects/pack
+_BESIDE: Final = (".rev", ".bitmap", ".mtimes")  # what may stand beside a pack besides its index
+
+
+class Pool:
+    """A cache of the vault: whatever is wrong with it, throwing it away mends it.
+
+    It holds exactly the pack log up to its mark. Every method but `lock` and
+    `mark` changes it and wants its lock held, so that one process does so at a time.
+    """
+
+    def __init__(self, git: Git, path: Path, object_format: ObjectFormat) -> None:
+        self.path = path
+        self.object_format = object_format
+        self._git = git
+        self._lock: int | None = None  # the descriptor of the lock file while we hold it
+
+    @property
+    def _packs(self) -> Path:
+        return self.path / "objects/pack"
+
+    @asynccontextmanager
+    async def lock(self, patience: float = _PATIENCE) -> AsyncIterator[None]:
+        """Hold the pool alone, among all processes of this machine; a process that dies lets go.
+
+        Raises Busy when somebody else holds it for longer than `patience` seconds.
+        """
+        self._lock = await self._acquire(patience)
+        try:
+            yield
+        finally:
+            os.close(self._lock)
+            self._lock = None
+
+    async def _acquire(self, patience: float) -> int:
+        # Beside the pool, as `destroy` removes the pool; and it stays: a removed lock file locks nobody out.
+        file = self.path.with_name(self.path.name + ".lock")
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise disk_error(file, error) from None
+        deadline = asyncio.get_running_loop().time() + patience
+        try:
+            while not _try_lock(fd):
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise Busy(f"another run is using {self.path.name}; try again when it has ended")
+                await asyncio.sleep(_LOOK)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    async def open_or_create(self) -> None:
+        """Have an empty pool there, unless one of this object format is there already."""
+        self._check_held()
+        await self._on_disk(self._open_or_create)
+
+    def _open_or_create(self) -> None:
+        with suppress(OSError, UnicodeDecodeError):
+            if (self.path / "config").read_text() == config_text(self.object_format) and self._packs.is_dir():
+                return
+        self._destroy()
+        draft = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
+        lay_out(draft, self.object_format)
+        os.replace(draft, self.path)
+
+    async def mark(self) -> tuple[int, int] | None:
+        """The epoch and the snapshot up to which it holds the pack log; None: nobody knows."""
+        try:
+            epoch, snapshot = (await asyncio.to_thread((self.path / _MARK).read_text)).split()
+            return int(epoch), int(snapshot)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+
+    async def set_mark(self, epoch: int, snapshot: int) -> None:
+        """Say what it holds, once the packs are in."""
+        self._check_held()
+        await self._on_disk(lambda: self._write_mark(f"{epoch} {snapshot}\n"))
+
+    def _write_mark(self, text: str) -> None:
+        draft = self.path / f"{_MARK}.lock"
+        draft.write_text(text)
+        sync_path(draft)
+        os.replace(draft, self.path / _MARK)
+        sync_path(self.path)
+
+    async def adopt(self, packs: Sequence[Indexed]) -> None:
+        """Move packs in from a scratch view on the same disk; git sees each as a whole or not at all."""
+        self._check_held()
+        await self._on_disk(lambda: self._adopt(packs))
+
+    def _adopt(self, packs: Sequence[Indexed]) -> None:
+        for arrived in packs:
+            for file in (arrived.pack, arrived.idx):  # the index last: git looks for indexes
+                os.replace(file, self._packs / file.name)
+        sync_path(self._packs)
+
+    async def clean(self) -> None:
+        """Remove what a killed run left: drafts, locks, packs without an index and indexes without a pack."""
+        self._check_held()
+        await self._on_disk(self._clean)
+
+    def _clean(self) -> None:
+        names = {path.name for path in self._packs.iterdir()}
+        for path in self._packs.iterdir():
+            whole = {path.stem + ".pack", path.stem + ".idx"} <= names
+            known = path.suffix in (".pack", ".idx", *_BESIDE)
+            if any(path.match(draft) for draft in _DRAFTS) or (known and not whole):
+                path.unlink()
+        for lock in (*self.path.glob("*.lock"), *self.path.glob("objects/info/*.lock")):
+            lock.unlink()
+
+    async def repack_if_due(self) -> bool:
+        """Roll small packs into larger ones when there are many; tells if it did.
+
+        Every object stays, reached by a ref or not: there are none to go by.
+        https://git-scm.com/docs/git-repack#Documentation/git-repack.txt---geometricltfactorgt
+        """
+        self._check_held()
+        if len(await asyncio.to_thread(lambda: list(self._packs.glob("*.pack")))) < REPACK_AT:
+            return False
+        args = ("repack", "--geometric=2", "-d", "-q", "-n")
+        try:
+            await self._git.run(*args, git_dir=str(self.path), env_config={"repack.writeBitmaps": "false"})
+        except GitFailed as failed:
+            raise explain(failed) from None
+        return True
+
+    async def empty(self) -> None:
+        """Hold nothing: the mark goes first."""
+        self._check_held()
+        await self._on_disk(self._empty)
+
+    def _empty(self) -> None:
+        (self.path / _MARK).unlink(missing_ok=True)
+        sync_path(self.path)
+        for idx in self._packs.glob("*.idx"):
+            idx.unlink()
+        for file in self._packs.iterdir():
+            file.unlink()
+
+    async def destroy(self) -> None:
+        """Remove it from the disk."""
+        self._check_held()
+        await self._on_disk(self._destroy)
+
+    def _destroy(self) -> None:
+        for draft in self.path.parent.glob(f".{self.path.name}-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        if self.path.is_symlink() or not self.path.is_dir():
+            self.path.unlink(missing_ok=True)
+            return
+        doomed = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
+        os.replace(self.path, doomed)
+        shutil.rmtree(doomed)
+
+    async def _on_disk(self, work: Callable[[], None]) -> None:
+        try:
+            await finish(work)
+        except OSError as error:
+            raise disk_error(self.path, error) from None
+
+    def _check_held(self) -> None:
+        assert self._lock is not None, "the pool's lock must be held to change it"
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

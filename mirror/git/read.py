@@ -1,0 +1,353 @@
+"""What git's objects say: which are new, where the new history joins the old, and which refs went forward.
+
+Between the fetch and the part. Objects are read in this process, by pygit2 or,
+in sha256 repositories, which its libgit2 does not know, by dulwich: starting
+git costs more than most of these questions.
+"""
+
+import re
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import Final, Protocol
+
+import pygit2
+from dulwich.object_format import SHA256
+from dulwich.objects import ObjectID
+from dulwich.pack import Pack
+
+from mirror.errors import Corrupt
+from mirror.git.disk import finish
+from mirror.git.pack import IdxFile, absent_from
+from mirror.git.run import Git, GitFailed, explain
+from mirror.git.view import config_text, object_folders
+from mirror.model import HEAD, RefName, Target
+from mirror.refs import Move, is_symbolic
+
+COMMIT: Final = 1  # object types as packs number them: gitformat-pack(5)
+TAG: Final = 4
+
+_TAGS_IN_A_ROW: Final = 64  # tags of tags that are followed
+_DEEP_TIPS: Final = 4  # the ancestors of so many tips are told too
+_GENERATIONS: Final = 512  # commits that are read for that, in all
+_AT_ONCE: Final = 1024  # moves judged in one walk: so many bits are kept for every commit on the way
+
+# What `git fsck` says of an object that is as its author made it, only not as git likes it:
+# https://git-scm.com/docs/git-fsck#_fsck_messages
+_ODDITY: Final = re.compile(rb"(error|warning) in \w+ [0-9a-f]+: [A-Za-z0-9]+: ")
+_NO_DAMAGE: Final = (b"notice:", b"warning:", b"dangling ", b"unreachable ", b"Checking ")
+
+
+async def missing(path: Path, ids: Iterable[Target]) -> set[Target]:
+    """Which of these objects no pack of the repository (or its alternates) holds.
+
+    The packs are looked up anew at each call. 100,000 ids take a few tenths of a second.
+    """
+
+    def look() -> set[Target]:
+        known = {bytes.fromhex(oid.decode()): oid for oid in ids}
+        folders = [folder / "pack" for folder in object_folders(path)]
+        return {known[oid] for oid in absent_from(folders, known)}
+
+    return await finish(look)
+
+
+async def new_commits_boundary(path: Path, tips: Collection[Target], incoming: Path) -> set[Target]:
+    """The commits of the pool on which the new ones stand: the prerequisites of the next part.
+
+    `path` is a view whose alternate is the pool, `incoming` the index of the pack
+    that came into it. Walks from the tips through the commits that came in and that
+    the pool lacks; their parents outside, and tips that are no new commits, are the
+    boundary. Tags are followed to their commits; trees and blobs have no part in it.
+    """
+
+    def walk() -> set[Target]:
+        pool = [folder / "pack" for folder in object_folders(path)[1:]]
+        with IdxFile(incoming) as came, _opened(path) as objects:
+            commits = [commit for tip in tips if (commit := _peeled(objects, tip))]
+            visited, boundary = _walk(objects, commits, came)
+            new = absent_from(pool, visited)
+            if len(new) < len(visited):  # the remote sent some that we have
+                _, boundary = _walk(objects, commits, new)
+            return boundary
+
+    return await finish(walk)
+
+
+def _walk(
+    objects: "_Objects", commits: Iterable[Target], inside: Container[bytes]
+) -> tuple[set[bytes], set[Target]]:
+    """The commits that these reach on a way that stays inside, and the first ones outside."""
+    visited: set[bytes] = set()
+    boundary: set[Target] = set()
+    ahead = list(commits)
+    while ahead:
+        commit = ahead.pop()
+        oid = bytes.fromhex(commit.decode())
+        if oid in visited:
+            continue
+        if oid in inside:
+            visited.add(oid)
+            ahead += objects.commit(commit)[1]
+        else:
+            boundary.add(commit)
+    return visited, boundary
+
+
+async def ancestry(path: Path, moves: Sequence[Move]) -> tuple[frozenset[RefName], frozenset[RefName]]:
+    """Of these moves, the refs that went forward, and the refs that hold commits at both ends.
+
+    Forward: the old commit is an ancestor of the new one. HEAD, tags and symbolic
+    refs are in neither. One walk answers for many refs; it goes no further back
+    than where old and new meet.
+    """
+
+    def judge() -> tuple[frozenset[RefName], frozenset[RefName]]:
+        with _opened(path) as objects:
+            known = [
+                (name, old, new)
+                for name, old, new in moves
+                if old
+                and new
+                and _has_a_kind(name, old, new)
+                and objects.kind(old) == objects.kind(new) == COMMIT
+            ]
+            graph = _Graph(objects)
+            forward: set[RefName] = set()
+            for start in range(0, len(known), _AT_ONCE):
+                some = known[start : start + _AT_ONCE]
+                bits = _forward(graph, [(old, new) for _, old, new in some])
+                forward.update(name for bit, (name, _, _) in enumerate(some) if bits >> bit & 1)
+            return frozenset(forward), frozenset(name for name, _, _ in known)
+
+    return await finish(judge)
+
+
+def _has_a_kind(name: RefName, old: Target, new: Target) -> bool:
+    return (
+        name != HEAD and not name.startswith(b"refs/tags/") and not is_symbolic(old) and not is_symbolic(new)
+    )
+
+
+class _Graph:
+    """The commits that a walk has read: when each was made, and its parents."""
+
+    def __init__(self, objects: "_Objects") -> None:
+        self._objects = objects
+        self._known: dict[Target, tuple[int, tuple[Target, ...]]] = {}
+
+    def __getitem__(self, commit: Target) -> tuple[int, tuple[Target, ...]]:
+        found = self._known.get(commit)
+        if found is None:
+            found = self._known[commit] = self._objects.commit(commit)
+        return found
+
+
+def _forward(graph: _Graph, moves: Sequence[tuple[Target, Target]]) -> int:
+    """A number whose bit i tells whether move i's old commit is an ancestor of its new one.
+
+    Paints downwards from all commits at once, younger ones first: bit i of
+    `from_new` on what new i reaches, of `from_old` on what old i reaches. What
+    only a new commit reaches is `open`: an old one may still be below it.
+    Dates decide how far the walk goes, never what it answers.
+    """
+    from_new: dict[Target, int] = {}
+    from_old: dict[Target, int] = {}
+    olds: dict[Target, int] = {}
+    queue: list[tuple[int, Target]] = []
+    queued: set[Target] = set()
+    open_: set[Target] = set()
+    found = 0
+
+    def paint(commit: Target, by_new: int, by_old: int) -> None:
+        nonlocal found, open_
+        new, old = from_new.get(commit, 0) | by_new, from_old.get(commit, 0) | by_old
+        if (new, old) == (from_new.get(commit), from_old.get(commit)):
+            return
+        from_new[commit], from_old[commit] = new, old
+        if reached := new & olds.get(commit, 0) & ~found:
+            found |= reached
+            open_ = {other for other in open_ if from_new[other] & ~from_old[other] & ~found}
+        if new & ~old & ~found:
+            open_.add(commit)
+        else:
+            open_.discard(commit)
+        if commit not in queued:
+            queued.add(commit)
+            heappush(queue, (-graph[commit][0], commit))
+
+    for bit, (old, new) in enumerate(moves):
+        olds[old] = olds.get(old, 0) | 1 << bit
+        paint(old, 0, 1 << bit)
+        paint(new, 1 << bit, 0)
+    while open_:
+        _, commit = heappop(queue)
+        queued.discard(commit)
+        open_.discard(commit)
+        by_new, by_old = from_new[commit] & ~found, from_old[commit] & ~found
+        if by_new | by_old:
+            for parent in graph[commit][1]:
+                paint(parent, by_new, by_old)
+    return found
+
+
+async def haves(path: Path, tips: Iterable[Target], limit: int) -> list[Target]:
+    """The commits to tell a remote that the pool has: the tips in their order, at most `limit` in all.
+
+    Of the first few tips, also the ancestors 1, 2, 4, 8... generations back along
+    first parents: after a force-push the remote may not know the tip any more.
+    What the pool does not hold is left out.
+    """
+
+    def choose() -> list[Target]:
+        with _opened(path) as objects:
+            commits = (commit for tip in tips if (commit := _peeled(objects, tip)))
+            chosen: dict[Target, None] = {}
+            for number, commit in enumerate(commits):
+                chosen[commit] = None
+                if number < _DEEP_TIPS:
+                    chosen |= dict.fromkeys(_back(objects, commit, _GENERATIONS // _DEEP_TIPS))
+                if len(chosen) >= limit:
+                    break
+            return list(chosen)[:limit]
+
+    return await finish(choose)
+
+
+def _back(objects: "_Objects", commit: Target, generations: int) -> Iterator[Target]:
+    """The ancestors 1, 2, 4, 8... generations back along first parents."""
+    for generation in range(1, generations + 1):
+        parents = objects.commit(commit)[1]
+        if not parents:
+            return
+        commit = parents[0]
+        if generation & (generation - 1) == 0:
+            yield commit
+
+
+async def for_each_ref(git: Git, path: Path) -> dict[RefName, Target]:
+    """Every ref as git lists it: by name the object id it comes to. HEAD is not among them."""
+    try:
+        answer = await git.run("for-each-ref", "--format=%(objectname) %(refname)", git_dir=str(path))
+    except GitFailed as failed:
+        raise explain(failed) from None
+    lines = (line.partition(b" ") for line in answer.split(b"\n") if line)
+    return {RefName(name): Target(oid) for oid, _, name in lines}
+
+
+async def fsck(git: Git, path: Path) -> list[str]:
+    """What git finds broken or missing in a whole repository, a line each; empty when it is sound.
+
+    Objects that are merely not as git likes them (a bad time zone, say) are no damage:
+    they are kept as they are.
+    """
+    said: list[bytes] = []
+    complained: list[bytes] = []
+    args = ("fsck", "--full", "--no-dangling", "--no-progress", "--no-reflogs")
+    failed: GitFailed | None = None
+    try:
+        async with git.process(*args, git_dir=str(path), stdin=False, on_stderr=complained.append) as child:
+            said = [chunk async for chunk in child.stdout]
+    except GitFailed as error:
+        failed = error
+    lines = [*b"".join(said).splitlines(), *b"".join(complained).splitlines()]
+    damage = [line for line in lines if line and not line.startswith(_NO_DAMAGE) and not _ODDITY.match(line)]
+    if failed and not damage and failed.returncode != 1:
+        raise explain(failed) from None
+    return [line.decode(errors="replace") for line in damage]
+
+
+class _Objects(Protocol):
+    """A repository's objects, read in this process. Raises Corrupt on what cannot be read."""
+
+    def kind(self, oid: Target) -> int | None:
+        """The object's type; None: it is not there."""
+
+    def read(self, oid: Target) -> tuple[int, bytes] | None:
+        """The object's type and content; None: it is not there."""
+
+    def commit(self, oid: Target) -> tuple[int, tuple[Target, ...]]:
+        """When a commit was made (in seconds, 0: it does not say) and its parents."""
+        found = self.read(oid)
+        return _parsed(found[1]) if found and found[0] == COMMIT else (0, ())
+
+
+class _Sha1(_Objects):
+    def __init__(self, folder: Path) -> None:
+        self._odb = pygit2.Odb(str(folder))
+
+    def kind(self, oid: Target) -> int | None:
+        try:
+            return int(self._odb.read_header(oid.decode())[0])
+        except KeyError:
+            return None
+        except pygit2.GitError as error:
+            raise Corrupt(f"object {oid.decode()} cannot be read: {error}") from None
+
+    def read(self, oid: Target) -> tuple[int, bytes] | None:
+        try:
+            kind, data = self._odb.read(oid.decode())
+        except KeyError:
+            return None
+        except pygit2.GitError as error:
+            raise Corrupt(f"object {oid.decode()} cannot be read: {error}") from None
+        return int(kind), data
+
+
+class _Sha256(_Objects):
+    def __init__(self, packs: Sequence[Pack]) -> None:
+        self._packs = packs
+
+    def kind(self, oid: Target) -> int | None:
+        found = self.read(oid)
+        return found[0] if found else None
+
+    def read(self, oid: Target) -> tuple[int, bytes] | None:
+        for pack in self._packs:
+            try:
+                return pack.get_raw(ObjectID(oid))
+            except KeyError:
+                continue
+        return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Objects]:
+    """The objects of a repository of ours and of its alternates."""
+    if (path / "config").read_text() != config_text("sha256"):
+        yield _Sha1(path / "objects")
+        return
+    with ExitStack() as stack:
+        packs = []
+        for folder in object_folders(path):
+            for idx in sorted(folder.glob("pack/pack-*.idx")):
+                packs.append(Pack(str(idx.with_suffix("")), object_format=SHA256))
+                stack.callback(packs[-1].close)
+        yield _Sha256(packs)
+
+
+def _parsed(commit: bytes) -> tuple[int, tuple[Target, ...]]:
+    """The committer's time and the parents: git-commit-tree(1)."""
+    parents: list[Target] = []
+    time = 0
+    for line in commit.partition(b"\n\n")[0].split(b"\n"):
+        if line.startswith(b"parent "):
+            parents.append(Target(line[7:]))
+        elif line.startswith(b"committer "):
+            words = line.rsplit(b" ", 2)
+            time = int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
+            break
+    return time, tuple(parents)
+
+
+def _peeled(objects: _Objects, oid: Target) -> Target | None:
+    """The commit that an object is or that a tag comes to; None: there is none here."""
+    for _ in range(_TAGS_IN_A_ROW):
+        kind = objects.kind(oid)
+        if kind != TAG:
+            return oid if kind == COMMIT else None
+        found = objects.read(oid)
+        assert found is not None
+        oid = Target(found[1].partition(b"\n")[0].removeprefix(b"object "))
+    return None
