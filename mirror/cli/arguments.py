@@ -1,0 +1,407 @@
+"""What can be said on the command line; a wrong word is one line with what to do."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from mirror.errors import UsageError
+
+WHEN = """\
+WHEN is a time such as 2026-03-02T09:14:03Z or 2026-03-02 (UTC unless it says
+otherwise), a relative one such as '2h ago' or '3 days ago', or a snapshot's
+number such as '#12'; keep the quotes, the shell needs them. A time means the
+last snapshot at or before it."""
+
+GLOB = """\
+GLOB is a full name such as refs/heads/main, a short one such as main or
+heads/main, or a pattern such as 'refs/tags/v1.*'; it may be given again."""
+
+_EPILOG = (
+    WHEN
+    + """
+
+Every command takes --json (results on standard output, one object or one
+object a line; a failure as {"error": {"class", "message", "retry"}} on
+standard error), -q and --data DIR, before or after its name.
+
+exit codes:
+  0  done          2  wrong usage            4  done in part: some refs were refused
+  1  it failed     3  there is nothing such  130  interrupted
+
+environment:
+  EVERREF_DATA           pools, scratch space and the embedded services [~/.local/share/everref]
+  DATABASE_URL           postgresql://... [an embedded PostgreSQL]
+  VAULT_URL              file:///dir or s3://bucket/prefix?endpoint_url=...&region=... [vault/ in the data]
+  SECRET_KEYS            what credentials are encrypted with, newest first [a key of its own in the data]
+  ALLOW_PRIVATE_REMOTES  paths, http and private addresses too [on with the embedded PostgreSQL]
+  EVERREF_GIT            which git [git]
+  EVERREF_DEBUG          1: a traceback with every failure
+  NO_COLOR               set: no colour
+Each of them can be given as NAME_FILE, a file that holds the value.
+
+  everref backup https://github.com/acme/api.git
+  everref log acme/api --forced
+  everref restore acme/api --at '2h ago' --bundle api.bundle
+"""
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and repeats nothing that could be a secret."""
+
+    def __init__(self, **options: Any) -> None:
+        width = _width()
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+                prog, max_help_position=26, width=width
+            ),
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        if "expected one argument" in message and ("--at" in message or "--since" in message):
+            message += "; the shell takes #12 for a comment, so write '#12'"
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            from difflib import get_close_matches
+
+            near = get_close_matches(value, list(action.choices), 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            said = f"there is no command {value!r}" if value.isidentifier() else "there is no such command"
+            self.error(said + hint)
+        super()._check_value(action, value)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that alone would double the start-up time."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"everref {version('everref')}")
+        parser.exit()
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The call's words, checked; raises UsageError. `--help` and `--version` print and leave (SystemExit)."""
+    args, extra = parser().parse_known_args(argv)
+    if args.command is None:
+        raise UsageError("say which command; everref --help lists them")
+    if extra:
+        raise UsageError(f"{_too_much(extra)}; see everref {args.command} --help")
+    _check(args)
+    return args
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether even a failure to parse these arguments has to be told as JSON."""
+    words = list(argv)
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar. An option's `dest` is what the commands read it by."""
+    everywhere = Parser(add_help=False)
+    everywhere.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON: one object, or one a line"
+    )
+    everywhere.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="no progress, and nothing said when all went well",
+    )
+    everywhere.add_argument(
+        "--data",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="where everything is kept (default: EVERREF_DATA, else ~/.local/share/everref)",
+    )
+    top = Parser(
+        prog="everref",
+        description="Every ref, ever: keeps every ref of your git repositories, and brings any moment back.",
+        epilog=_EPILOG,
+        parents=[everywhere],
+    )
+    top.set_defaults(json=False, quiet=False, data=None)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", prog="everref", parser_class=Parser)
+
+    def command(name: str, says: str, epilog: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=says, description=says[0].upper() + says[1:] + ".", epilog=epilog, parents=[everywhere]
+        )
+
+    up = command("up", "run everything on this machine until Ctrl-C", _UP)
+    up.add_argument(
+        "--port", type=_port, metavar="N", help="where the web pages are (default: PORT, else 8000)"
+    )
+
+    backup = command("backup", "take a snapshot of a repository, adding it if it is new", _BACKUP)
+    backup.add_argument("remote", metavar="URL|PATH", help="https://..., or a path on this machine")
+    backup.add_argument("--name", help="what to call it (default: owner/name, from the URL)")
+    _token(backup, "kept encrypted")
+
+    command("repos", "list what is kept, protected as of when", _REPOS)
+
+    log = command("log", "show how the refs moved, newest first", _LOG)
+    _repo(log)
+    log.add_argument("--ref", action="append", default=[], metavar="GLOB", help="only these refs")
+    log.add_argument("--since", metavar="WHEN", help="only what came at or after this moment")
+    log.add_argument("--forced", action="store_true", help="only what was overwritten by force")
+    log.add_argument("--reverse", action="store_true", help="oldest first")
+
+    refs = command("refs", "show every ref as it was", _REFS)
+    _repo(refs)
+    _at(refs)
+
+    plan = command("plan", "show what restore would do, and do nothing", _PLAN)
+    _repo(plan)
+    _at(plan)
+    _globs(plan)
+    plan.add_argument("--to", metavar="URL|PATH", help="the remote to push to")
+    _push(plan)
+
+    restore = command("restore", "bring a moment back as a bundle, in a directory, or to a remote", _RESTORE)
+    _repo(restore)
+    _at(restore)
+    _globs(restore)
+    where = restore.add_mutually_exclusive_group(required=True)
+    where.add_argument("--bundle", metavar="FILE", help="write one git bundle")
+    where.add_argument("--to", metavar="URL|PATH", help="push to this remote")
+    where.add_argument("--dir", metavar="DIR", help="make a bare repository; DIR must not exist, or be empty")
+    _push(restore)
+
+    verify = command("verify", "read back every stored byte of a repo and prove every snapshot", _VERIFY)
+    _repo(verify)
+
+    drill = command("drill", "restore a moment only to prove that it works", _DRILL)
+    _repo(drill)
+    _at(drill)
+
+    compact = command("compact", "merge small parts in the vault; every moment stays restorable", _COMPACT)
+    _repo(compact, optional=True)
+
+    prune = command("prune", "delete what compaction and killed runs left in the vault", _PRUNE)
+    _repo(prune, optional=True)
+    prune.add_argument(
+        "--grace",
+        default="24h",
+        metavar="TIME",
+        help="only what nothing has needed for so long: 0s, 30m, 24h, 7d (default: 24h)",
+    )
+
+    command("sweep", "sync every repo that is kept", _SWEEP)
+    command("rebuild", "read the vault's manifests back into an empty or older database", _REBUILD)
+    command("migrate", "bring the database to this version's tables", _MIGRATE)
+    command("doctor", "say what is used here, what it can do and what is missing", _DOCTOR)
+
+    completion = command("completion", "print a completion script for a shell", _COMPLETION)
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    return top
+
+
+def _repo(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    if optional:
+        parser.add_argument("repo", metavar="REPO", nargs="?", help="its name (default: every repo)")
+    else:
+        parser.add_argument("repo", metavar="REPO", help="its name, as `everref repos` shows it")
+
+
+def _at(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--at", metavar="WHEN", help="the moment (default: the latest snapshot)")
+
+
+def _globs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--refs", action="append", default=[], metavar="GLOB", help="only these refs")
+
+
+def _push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hidden-refs",
+        choices=["skip", "archive"],
+        metavar="skip|archive",
+        help="with --to: what becomes of refs that hosts refuse, refs/pull/* and the like: left out, "
+        "or pushed to refs/archive/... (default: skip)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite refs that differ in the remote, or FILE if it exists"
+    )
+    _token(parser, "for --to; not kept")
+
+
+def _token(parser: argparse.ArgumentParser, note: str) -> None:
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE|-",
+        help=f"a file that holds the access token or password ({note}); -: standard input",
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What argparse cannot say: options that need another one."""
+    see = f"see everref {args.command} --help"
+    if args.command in ("plan", "restore") and not args.to:
+        if args.token_file:
+            raise UsageError(f"--token-file is for --to; {see}")
+        if args.hidden_refs:
+            raise UsageError(f"--hidden-refs is for --to; a bundle and a directory take every ref; {see}")
+    if args.command == "restore" and args.dir is not None and args.force:
+        raise UsageError("--force is for --to and --bundle; a directory must not exist, or be empty")
+    for option in ("repo", "remote", "name", "to", "bundle", "dir", "data", "token_file"):
+        if getattr(args, option, None) == "":
+            raise UsageError(f"{option.replace('_', '-')} must not be empty; {see}")
+
+
+def _too_much(extra: Sequence[str]) -> str:
+    """Names an unknown option but never its value, which may be a token."""
+    for word in extra:
+        option = re.match(r"--[a-z][a-z-]*|-[A-Za-z]", word)
+        if option:
+            return f"there is no option {option[0]} here"
+    return (
+        "that is one argument too many" if len(extra) == 1 else f"those are {len(extra)} arguments too many"
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError("it must be a number from 1 to 65535")
+    return int(text)
+
+
+def _width() -> int:
+    """Columns for help texts; argparse's own way imports every compression module there is."""
+    try:
+        return min(max(os.get_terminal_size(1).columns, 60), 110) - 2
+    except (OSError, ValueError):
+        return 98
+
+
+def describe(dests: Iterable[str], mark: Callable[[argparse.Action], None]) -> argparse.ArgumentParser:
+    """A parser in which `mark` was called on every action with one of these `dest` names."""
+    top = parser()
+    pending = [top]
+    wanted = frozenset(dests)
+    while pending:
+        for action in pending.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                pending += action.choices.values()
+            elif action.dest in wanted:
+                mark(action)
+    return top
+
+
+_UP = """\
+Starts PostgreSQL, Redis, the web pages and the worker, all under the data
+directory, and says where they are once they answer.
+
+--json: {"url", "sign_in"}"""
+
+_BACKUP = """\
+Credentials in the URL are cut out at once and kept encrypted; better give them
+by --token-file, as other users can see a command's arguments.
+
+  everref backup https://github.com/acme/api.git --token-file ~/.github-token
+  everref backup ~/src/api --name api
+
+--json: {"repo", "snapshot", "taken_at", "refs", "changes", "head",
+         "bundle": {"key", "bytes", "sha256"} or null, "new", "seconds"}"""
+
+_REPOS = """\
+--json, one a line: {"repo", "url", "snapshots", "refs", "bytes",
+                     "protected_as_of", "state": "protected|behind|failing|never"}"""
+
+_LOG = (
+    WHEN
+    + "\n\n"
+    + GLOB
+    + """
+
+--json, one a line: {"snapshot", "at", "name", "old", "new",
+                     "kind": "created|fast-forwarded|forced|deleted|moved", "by"}
+A name that is no UTF-8 has its bytes in "name_b64" too."""
+)
+
+_REFS = (
+    WHEN
+    + """
+
+--json, one a line: {"name", "target"}; a symbolic target is "ref: refs/heads/main".
+A name that is no UTF-8 has its bytes in "name_b64" too."""
+)
+
+_PLAN = (
+    WHEN
+    + "\n\n"
+    + GLOB
+    + """
+
+--json: {"repo", "snapshot", "taken_at", "to", "steps": ["..."],
+         "refs": [{"name", "target", "result", "why"}]}"""
+)
+
+_RESTORE = (
+    WHEN
+    + "\n\n"
+    + GLOB
+    + """
+
+A push never deletes anything. Without --force, when any ref of the remote would
+be overwritten, nothing at all is pushed.
+
+  everref restore acme/api --at '#12' --bundle api.bundle
+  everref restore acme/api --at 2026-03-02 --refs main --dir api.git
+  everref restore acme/api --to https://git.example.org/acme/api.git --token-file token
+
+--json: {"repo", "snapshot", "refs": [{"name", "target",
+         "result": "created|updated|unchanged|refused|skipped", "why"}], "verified"}"""
+)
+
+_VERIFY = """\
+Every stored object is read and its checksum compared, the chain of manifests is
+followed, and every ref is compared in a copy that git fsck has checked.
+
+--json: {"repo", "snapshots", "parts", "bytes", "ok", "problems": ["..."],
+         "damaged": [snapshot, ...], "strays": [key, ...], "seconds"}"""
+
+_DRILL = (
+    WHEN
+    + """
+
+--json: {"repo", "snapshot", "refs", "bytes", "ok", "problems": ["..."], "seconds"}"""
+)
+
+_COMPACT = """\
+--json, one a line: {"repo", "merged", "parts_before", "parts_after", "bytes_written"}"""
+
+_PRUNE = """\
+Only objects that no snapshot needs are deleted, and only after --grace.
+
+--json: {"deleted": [key, ...], "bytes", "waiting"}"""
+
+_SWEEP = """\
+--json, one a line: {"repo", "snapshot", "taken_at", "new", "error": {"class", "message", "retry"} or null}"""
+
+_REBUILD = """\
+The vault is the truth; the database is its index. Run it with an empty database
+after a loss: names, snapshots, refs and their history come back.
+
+--json, one a line: {"repo", "snapshots", "added"}"""
+
+_MIGRATE = """\
+--json: {"applied": [file, ...]}"""
+
+_DOCTOR = """\
+--json, one a line: {"what", "value", "ok", "advice"}"""
+
+_COMPLETION = """\
+  bash:  everref completion bash > ~/.local/share/bash-completion/completions/everref
+  zsh:   everref completion zsh > a directory of $fpath, as _everref
+  tcsh:  everref completion tcsh > ~/.everref.tcsh, and source it in ~/.tcshrc"""

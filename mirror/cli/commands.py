@@ -1,0 +1,374 @@
+"""Each command: its words in, one call of a flow, one answer out. Heavy imports wait till they are needed."""
+
+import argparse
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from mirror.cli import environment, render, shapes
+from mirror.cli.redact import Redactor
+from mirror.cli.terminal import Out
+from mirror.config import Settings
+from mirror.errors import Corrupt, OurFault, Refused, UsageError
+from mirror.model import Kind, Remote, Repo, Secret
+
+if TYPE_CHECKING:
+    from mirror.flows.edges import Edges
+    from mirror.flows.restore import Restored
+
+IN_PART: Final = 4  # the exit code of what was done in part
+_CHANGES_SHOWN: Final = 10  # by backup; log shows them all
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the command."""
+
+    args: argparse.Namespace
+    settings: Settings
+    out: Out
+    redact: Redactor
+
+    def edges(self) -> "AbstractAsyncContextManager[Edges]":
+        """The outside, open for as long as the command needs it."""
+        from mirror.flows.edges import open_edges
+
+        return open_edges(self.settings, self.out.progress, environment.now)
+
+    def when(self, text: str | None) -> int | datetime | None:
+        """What a WHEN means. None: it was not given."""
+        from mirror import when
+
+        return None if text is None else when.parse(text, environment.now())
+
+    def remote(self, text: str) -> Remote:
+        """An address and its credentials, judged as far as that goes without asking anybody."""
+        from mirror.git import address
+
+        remote = address.parse_remote(text, self.settings.allow_private_remotes)
+        if self.args.token_file is None:
+            return remote
+        user, _, password = text.partition("://")[2].rpartition("@")[0].partition(":")
+        if password:
+            raise UsageError("there are credentials in the URL and a --token-file; give one of them")
+        token = environment.read_token(self.args.token_file)
+        self.redact.add(token)
+        return Remote(remote.url, Secret(unquote(user) or environment.user_of(token), token))
+
+
+async def up(call: Call) -> int:
+    """Everything on this machine, until a signal ends it."""
+    from mirror.web.up import up as everything
+
+    await everything(call.settings, call.args.port or call.settings.port, call.out.json)
+    return 0
+
+
+async def backup(call: Call) -> int:
+    """Add the repository if it is new, and take a snapshot if anything moved."""
+    began = time.monotonic()
+    remote = call.remote(call.args.remote)
+    async with call.edges() as edges:
+        from mirror.flows import request, sync
+
+        repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret)
+        done = await sync.sync(edges, repo.id)
+        seconds = time.monotonic() - began
+        call.out.said(partial(render.backup, done, seconds), partial(shapes.backup, done, seconds))
+        if done.new and done.snapshot.number > 1 and done.snapshot.changes_count:
+            await _remark_changes(call, edges, repo, done.snapshot.number)
+    return 0
+
+
+async def _remark_changes(call: Call, edges: "Edges", repo: Repo, number: int) -> None:
+    """The moves that a person would look up next."""
+    from mirror.store import history
+
+    shown = 0
+    async for one in history.changes(edges.db, repo.id):
+        if one.snapshot != number:
+            return
+        if shown == _CHANGES_SHOWN:
+            return call.out.remark(partial(render.more, repo.name))
+        call.out.remark(partial(render.moved, one.change))
+        shown += 1
+
+
+async def repos(call: Call) -> int:
+    """What is kept."""
+    async with call.edges() as edges:
+        from mirror.store import repos
+
+        rows = await repos.overview(edges.db)
+    if call.out.json:
+        for row in rows:
+            call.out.result(render.nothing, partial(shapes.kept, row))
+    elif rows:
+        call.out.result(partial(render.kept, rows), dict)
+    else:
+        call.out.remark(render.nothing)
+    return 0
+
+
+async def log(call: Call) -> int:
+    """How the refs moved."""
+    args = call.args
+    since = call.when(args.since)
+    async with call.edges() as edges:
+        from mirror import refs
+        from mirror.flows import moment
+        from mirror.store import history
+
+        repo = await moment.repo_named(edges, args.repo)
+        first = (await moment.snapshot_at(edges, repo, since)).number if isinstance(since, int) else 1
+        found = history.changes(
+            edges.db,
+            repo.id,
+            reverse=args.reverse,
+            since=since if isinstance(since, datetime) else None,
+            kinds=(Kind.FORCED,) if args.forced else (),
+        )
+        async for one in found:
+            if one.snapshot < first and not args.reverse:
+                break
+            if one.snapshot >= first and (not args.ref or refs.matches(one.change.name, args.ref)):
+                call.out.result(partial(render.change, one), partial(shapes.change, one))
+    return 0
+
+
+async def refs(call: Call) -> int:
+    """Every ref as it was."""
+    when = call.when(call.args.at)
+    async with call.edges() as edges:
+        from mirror.flows import moment
+        from mirror.store import history
+
+        repo = await moment.repo_named(edges, call.args.repo)
+        snapshot = await moment.snapshot_at(edges, repo, when)
+        known = await history.refs_at(edges.db, repo.id, snapshot.number)
+    for name in sorted(known):
+        call.out.result(partial(render.ref, name, known[name]), partial(shapes.ref, name, known[name]))
+    return 0
+
+
+async def plan(call: Call) -> int:
+    """What restore would do."""
+    when = call.when(call.args.at)
+    to = call.remote(call.args.to) if call.args.to else None
+    async with call.edges() as edges:
+        from mirror.flows import moment, restore
+
+        repo = await moment.repo_named(edges, call.args.repo)
+        snapshot = await moment.snapshot_at(edges, repo, when)
+        hidden = call.args.hidden_refs or "skip"
+        made = await restore.plan(
+            edges, repo, snapshot, globs=call.args.refs, to=to, hidden=hidden, force=call.args.force
+        )
+    where = to.url if to else None
+    call.out.result(partial(render.plan, made, where), partial(shapes.plan, made, where))
+    return 0
+
+
+async def restore(call: Call) -> int:
+    """Bring a moment back."""
+    args = call.args
+    when = call.when(args.at)
+    to = call.remote(args.to) if args.to else None
+    path = environment.absolute(args.bundle or args.dir or "")
+    async with call.edges() as edges:
+        from mirror.flows import moment, restore
+
+        repo = await moment.repo_named(edges, args.repo)
+        snapshot = await moment.snapshot_at(edges, repo, when)
+        if to:
+            hidden = args.hidden_refs or "skip"
+            done = await restore.to_remote(
+                edges, repo, snapshot, to, globs=args.refs, hidden=hidden, force=args.force
+            )
+        elif args.bundle:
+            done = await restore.to_bundle(edges, repo, snapshot, path, globs=args.refs, force=args.force)
+        else:
+            done = await restore.to_directory(edges, repo, snapshot, path, globs=args.refs)
+    where = to.url if to else args.bundle or args.dir
+    code = restore_code(done)
+    show = call.out.result if code else call.out.said
+    show(partial(render.restored, done, where), partial(shapes.restored, done))
+    if code == 1:
+        raise _restore_failure(done, where)
+    return code
+
+
+def restore_code(done: "Restored") -> int:
+    """0: all that was to be written was. 4: some was refused. 1: all was, or it does not read back equal."""
+    results = {ref.result for ref in done.refs}
+    if "refused" in results:
+        return IN_PART if results & {"created", "updated"} else 1
+    return 0 if done.verified else 1
+
+
+def _restore_failure(done: "Restored", where: str) -> Refused | Corrupt:
+    refused = sum(ref.result == "refused" for ref in done.refs)
+    if refused:
+        return Refused(
+            f"nothing was written to {where}: {render.count(refused, 'ref')} refused, as listed above"
+        )
+    return Corrupt(f"{where} does not read back as it was written; restore to another place and compare")
+
+
+async def verify(call: Call) -> int:
+    """Read back every stored byte."""
+    began = time.monotonic()
+    async with call.edges() as edges:
+        from mirror.flows import moment, verify
+
+        found = await verify.verify(edges, await moment.repo_named(edges, call.args.repo))
+    seconds = time.monotonic() - began
+    show = call.out.result if found.problems else call.out.said
+    show(partial(render.verified, found, seconds), partial(shapes.verified, found, seconds))
+    if found.problems:
+        lost = render.numbers(found.damaged)
+        rest = f"{lost} cannot be restored whole" if lost else "every snapshot can still be restored"
+        raise Corrupt(f"{found.repo.name}: {render.count(len(found.problems), 'problem')}; {rest}")
+    return 0
+
+
+async def drill(call: Call) -> int:
+    """Restore only to prove that it works."""
+    when = call.when(call.args.at)
+    async with call.edges() as edges:
+        from mirror.flows import drill, moment
+
+        repo = await moment.repo_named(edges, call.args.repo)
+        found = await drill.drill(edges, repo, await moment.snapshot_at(edges, repo, when))
+    show = call.out.result if found.problems else call.out.said
+    show(partial(render.drilled, found), partial(shapes.drilled, found))
+    if found.problems:
+        raise Corrupt(
+            f"{repo.name}: #{found.snapshot.number} did not come back as it was; everref verify says why"
+        )
+    return 0
+
+
+async def compact(call: Call) -> int:
+    """Merge small parts."""
+    async with call.edges() as edges:
+        from mirror.flows import compact
+
+        for repo in await _chosen(call, edges):
+            done = await compact.compact(edges, repo)
+            call.out.said(partial(render.compacted, done), partial(shapes.compacted, done))
+    return 0
+
+
+async def prune(call: Call) -> int:
+    """Delete what nothing needs any more."""
+    from mirror import when
+
+    grace = when.span(call.args.grace)
+    async with call.edges() as edges:
+        from mirror.flows import moment, prune
+
+        named = call.args.repo
+        repo = await moment.repo_named(edges, named) if named is not None else None
+        done = await prune.prune(edges, grace, repo)
+    call.out.said(partial(render.pruned, done), partial(shapes.pruned, done))
+    return 0
+
+
+async def _chosen(call: Call, edges: "Edges") -> list[Repo]:
+    """The repo that was named, or every one."""
+    from mirror.flows import moment
+    from mirror.store import repos
+
+    if call.args.repo is not None:
+        return [await moment.repo_named(edges, call.args.repo)]
+    return await repos.all(edges.db)
+
+
+async def sweep(call: Call) -> int:
+    """Sync every repo."""
+    async with call.edges() as edges:
+        from mirror.flows import sweep
+
+        done = await sweep.sweep(edges)
+    for one in done:
+        show = call.out.result if one.error else call.out.said
+        show(partial(render.swept, one), partial(shapes.swept, one))
+    failed = [one.error for one in done if one.error]
+    if failed and len(failed) == len(done):
+        raise type(failed[0])(f"no repo could be synced; the first: {failed[0]}")
+    return IN_PART if failed else 0
+
+
+async def rebuild(call: Call) -> int:
+    """Read the vault back into the database."""
+    async with call.edges() as edges:
+        from mirror.flows import rebuild
+
+        done = await rebuild.rebuild(edges)
+    for one in done:
+        call.out.said(partial(render.rebuilt, one), partial(shapes.rebuilt, one))
+    if not done:
+        call.out.remark(render.nothing)
+    return 0
+
+
+async def migrate(call: Call) -> int:
+    """Bring the database up to date. Needs no vault."""
+    from mirror import store
+
+    async with AsyncExitStack() as stack:
+        url = call.settings.database_url
+        if url is None:
+            from mirror.embedded import services
+
+            url = (
+                await stack.enter_async_context(services(Path(call.settings.data), redis=False))
+            ).database_url
+        applied = await store.migrate(await stack.enter_async_context(store.opened(url)))
+    call.out.said(partial(render.migrated, applied), partial(shapes.migrated, applied))
+    return 0
+
+
+async def doctor(call: Call) -> int:
+    """What is used, and what is missing."""
+    async with call.edges() as edges:
+        from mirror.flows import doctor
+
+        findings = await doctor.doctor(edges)
+    if call.out.json:
+        for one in findings:
+            call.out.result(render.nothing, partial(shapes.finding, one))
+    else:
+        call.out.result(partial(render.findings, findings), dict)
+    bad = sum(not one.ok for one in findings)
+    if bad:
+        raise OurFault(
+            f"{bad} of {render.count(len(findings), 'finding')} want attention; see the advice above"
+        )
+    return 0
+
+
+COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
+    "up": up,
+    "backup": backup,
+    "repos": repos,
+    "log": log,
+    "refs": refs,
+    "plan": plan,
+    "restore": restore,
+    "verify": verify,
+    "drill": drill,
+    "compact": compact,
+    "prune": prune,
+    "sweep": sweep,
+    "rebuild": rebuild,
+    "migrate": migrate,
+    "doctor": doctor,
+}

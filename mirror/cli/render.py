@@ -1,0 +1,344 @@
+"""How results read to a person: values in, lines out, and nothing in them that a terminal would act on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from mirror.model import SYMBOLIC, Kind, RefChange, RefName, Target
+
+if TYPE_CHECKING:
+    from mirror.flows.compact import Compacted
+    from mirror.flows.doctor import Finding
+    from mirror.flows.drill import Drilled
+    from mirror.flows.prune import Pruned
+    from mirror.flows.rebuild import Rebuilt
+    from mirror.flows.restore import RefResult, Restored, RestorePlan
+    from mirror.flows.sweep import Swept
+    from mirror.flows.sync import Synced
+    from mirror.flows.verify import Verified
+    from mirror.store.history import Logged
+    from mirror.store.repos import Overview
+
+Paint = Callable[[str, str], str]  # a text and its meaning: good, bad, warn, faint, strong, or none
+
+_SIZES: Final = ("kB", "MB", "GB", "TB", "PB")
+_AGES: Final = (
+    (120, 1, "s"),
+    (7200, 60, "min"),
+    (172800, 3600, "h"),
+    (5184000, 86400, "days"),
+    (63113904, 2629746, "months"),
+    (float("inf"), 31556952, "years"),
+)
+_KINDS: Final = {
+    Kind.CREATED: "good",
+    Kind.FAST_FORWARDED: "",
+    Kind.FORCED: "bad",
+    Kind.DELETED: "bad",
+    Kind.MOVED: "warn",
+}
+_RESULTS: Final = {
+    "created": "good",
+    "updated": "warn",
+    "unchanged": "",
+    "refused": "bad",
+    "skipped": "faint",
+}
+_SHORT: Final = 10  # hex digits of an object id that are enough for a person
+
+
+def plain(text: str, meaning: str) -> str:
+    """No colour."""
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Eye:
+    """Who reads it: at which moment, and whether in colour."""
+
+    now: datetime
+    paint: Paint = plain
+
+    def repo(self, name: str) -> str:
+        return self.paint(clean(name), "strong")
+
+    def time(self, then: datetime) -> str:
+        """The exact time, and how long ago that was."""
+        return f"{then:%Y-%m-%d %H:%M:%SZ} ({ago(then, self.now)})"
+
+
+def clean(text: str) -> str:
+    """Text from elsewhere without what a terminal would act on, or hide."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def name(raw: bytes) -> str:
+    """Bytes of git as text; what is no UTF-8 is U+FFFD."""
+    return clean(raw.decode(errors="replace"))
+
+
+def count(number: int, noun: str) -> str:
+    """`1 ref`, `100,000 refs`."""
+    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size(octets: float) -> str:
+    """Bytes, in the decimal units that disks and object stores are sold by."""
+    if octets < 1000:
+        return f"{int(octets)} B"
+    power = 1
+    while octets >= 999.95 * 1000**power and power < len(_SIZES):
+        power += 1
+    return f"{octets / 1000**power:.1f} {_SIZES[power - 1]}"
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """How long ago, in the coarsest unit that still says something."""
+    seconds = (now - then).total_seconds()
+    if -1 < seconds < 1:
+        return "just now"
+    length, unit = next((length, unit) for limit, length, unit in _AGES if abs(seconds) < limit)
+    number = int(abs(seconds) // length)
+    return f"{number} {unit} ago" if seconds > 0 else f"in {number} {unit}"
+
+
+def lasted(seconds: float) -> str:
+    """A duration in words."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def numbers(chosen: Sequence[int]) -> str:
+    """Snapshot numbers in order, runs drawn together: `#1, #4 to #9`."""
+    runs: list[list[int]] = []
+    for number in chosen:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"#{first}" if first == last else f"#{first} to #{last}" for first, last in runs)
+
+
+def target(value: Target | None) -> str:
+    """An object id cut to what a person compares, or the ref that a symbolic target names."""
+    if value is None:
+        return ""
+    return name(value.removeprefix(SYMBOLIC)) if value.startswith(SYMBOLIC) else name(value[:_SHORT])
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows whose columns line up; the last column is as long as it likes."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def progress(phase: str, done: int, total: int | None, unit: str, seconds: float) -> str:
+    """One line of progress: the phase, how much, how fast."""
+    if not done and total is None:
+        return f"{clean(phase)} ..." + (f" {lasted(seconds)}" if seconds >= 2 else "")
+    show = size if unit == "bytes" else "{:,.0f}".format
+    amount = show(done) if total is None else f"{show(done)} of {show(total)}"
+    noun = f" {unit}" if unit and unit != "bytes" else ""
+    share = f"  {min(100, done * 100 // total)}%" if total else ""
+    rate = f"  {show(done / seconds)}/s" if seconds >= 0.5 and done else ""
+    return f"{clean(phase)}  {amount}{noun}{share}{rate}"
+
+
+def failure(message: str, paint: Paint) -> str:
+    """The one line that an error is."""
+    return f"{paint('everref:', 'bad')} {clean(message)}"
+
+
+def backup(done: Synced, seconds: float, eye: Eye) -> str:
+    """What a backup did."""
+    snapshot = done.snapshot
+    words = [eye.repo(done.repo.name)]
+    if done.new:
+        words.append(f"{eye.paint('saved', 'good')} as #{snapshot.number} of {eye.time(snapshot.taken_at)}")
+        words.append(count(snapshot.changes_count, "change"))
+        words.append(f"{size(snapshot.bundle.bytes)} new" if snapshot.bundle else "no new object")
+    else:
+        words.append(f"nothing new since #{snapshot.number} of {eye.time(snapshot.taken_at)}")
+    return "  ".join([*words, count(snapshot.refs_count, "ref"), f"in {lasted(seconds)}"])
+
+
+def nothing(eye: Eye) -> str:
+    """What a person reads who keeps nothing yet."""
+    return "nothing is kept yet; everref backup URL adds a repository"
+
+
+def kept(rows: Sequence[Overview], eye: Eye) -> str:
+    """What is kept, in columns: protected as of when, how much, and what stands in the way."""
+    cells = [
+        (
+            clean(row.repo.name),
+            f"protected as of {ago(row.protected_as_of, eye.now)}"
+            if row.protected_as_of
+            else "never protected",
+            count(row.snapshots, "snapshot"),
+            count(row.refs, "ref"),
+            size(row.bytes),
+        )
+        for row in rows
+    ]
+    lines = []
+    for line, row in zip(table(cells), rows, strict=True):
+        if row.failure:
+            lines.append(f"{line}  {eye.paint(row.failure.kind, 'bad')}: {clean(row.failure.message)}")
+        else:
+            lines.append(line + ("  a sync is due" if row.state == "behind" else ""))
+    return "\n".join(lines)
+
+
+def moved(one: RefChange, eye: Eye) -> str:
+    """What became of one ref."""
+    ends = " -> ".join(target(end) for end in (one.old, one.new) if end is not None)
+    kind = eye.paint(one.kind.value.ljust(14), _KINDS[one.kind])
+    return f"  {kind}  {name(one.name)}  {eye.paint(ends, 'faint')}"
+
+
+def more(repo: str, eye: Eye) -> str:
+    """Where the moves are that were too many to show."""
+    return f"  ...  everref log {clean(repo)} shows them all"
+
+
+def change(one: Logged, eye: Eye) -> str:
+    """One line of the ref history."""
+    number = eye.paint(f"#{one.snapshot}".ljust(5), "strong")
+    whom = f"  by {clean(one.change.by)}" if one.change.by else ""
+    return f"{number} {eye.time(one.at)}{moved(one.change, eye)}{whom}"
+
+
+def ref(one: RefName, at: Target, eye: Eye) -> str:
+    """A ref, as `git ls-remote` shows it."""
+    return f"{name(at)}\t{name(one)}"
+
+
+def _ref_results(results: Sequence[RefResult], eye: Eye) -> Iterator[str]:
+    for one in results:
+        why = f"  {eye.paint(clean(one.why), 'faint')}" if one.why else ""
+        result = eye.paint(one.result.ljust(9), _RESULTS[one.result])
+        yield f"  {result}  {target(one.target).ljust(_SHORT)}  {name(one.name)}{why}"
+
+
+def tally(results: Sequence[RefResult]) -> str:
+    """`46 created, 2 skipped`."""
+    counts: Counter[str] = Counter(one.result for one in results)
+    return ", ".join(f"{counts[result]:,} {result}" for result in _RESULTS if counts[result]) or "no refs"
+
+
+def plan(made: RestorePlan, where: str | None, eye: Eye) -> str:
+    """What a restore would do, step by step, and ref by ref where a remote decides."""
+    snapshot = made.snapshot
+    lines = [f"{eye.repo(made.repo.name)}  #{snapshot.number} of {eye.time(snapshot.taken_at)}"]
+    lines += [f"{number:3}. {clean(step)}" for number, step in enumerate(made.steps, 1)]
+    if where is None:
+        return "\n".join([*lines, f"     {count(len(made.refs), 'ref')}"])
+    return "\n".join([*lines, *_ref_results(made.refs, eye), f"  {tally(made.refs)}"])
+
+
+def restored(done: Restored, where: str, eye: Eye) -> str:
+    """What a restore did: every ref that is worth a look, then the sum."""
+    proof = eye.paint("verified", "good") if done.verified else eye.paint("not verified", "bad")
+    worth = [one for one in done.refs if one.result in ("refused", "skipped", "updated")]
+    words = (
+        eye.repo(done.repo.name),
+        f"#{done.snapshot.number} of {eye.time(done.snapshot.taken_at)}",
+        f"to {clean(where)}",
+        tally(done.refs),
+        proof,
+    )
+    return "\n".join([*_ref_results(worth, eye), "  ".join(words)])
+
+
+def _proof(problems: Sequence[str], good: str, eye: Eye) -> str:
+    return eye.paint(count(len(problems), "problem"), "bad") if problems else eye.paint(good, "good")
+
+
+def verified(found: Verified, seconds: float, eye: Eye) -> str:
+    """What a verification found: the problems, the strays, the sum."""
+    lines = [f"  {eye.paint(clean(problem), 'bad')}" for problem in found.problems]
+    lines += [f"  stray  {clean(key)}; everref prune deletes it" for key in found.strays]
+    if found.damaged:
+        lines.append(f"  {numbers(found.damaged)} cannot be restored whole")
+    words = (
+        eye.repo(found.repo.name),
+        _proof(found.problems, "verified", eye),
+        count(found.snapshots, "snapshot"),
+        count(found.parts, "part"),
+        f"{size(found.bytes)} read back in {lasted(seconds)}",
+    )
+    return "\n".join([*lines, "  ".join(words)])
+
+
+def drilled(found: Drilled, eye: Eye) -> str:
+    """The evidence of a drill."""
+    lines = [f"  {eye.paint(clean(problem), 'bad')}" for problem in found.problems]
+    words = (
+        eye.repo(found.repo.name),
+        f"#{found.snapshot.number} of {eye.time(found.snapshot.taken_at)}",
+        _proof(found.problems, "comes back as it was", eye),
+        count(found.refs, "ref"),
+        f"{size(found.bytes)} in {lasted(found.seconds)}",
+    )
+    return "\n".join([*lines, "  ".join(words)])
+
+
+def compacted(done: Compacted, eye: Eye) -> str:
+    """What became of one repo's parts."""
+    if not done.merged:
+        return f"{eye.repo(done.repo.name)}  nothing to merge  {count(done.parts_after, 'part')}"
+    words = f"{count(done.parts_before, 'part')} are {done.parts_after:,} now"
+    return f"{eye.repo(done.repo.name)}  {words}  {size(done.bytes_written)} written"
+
+
+def pruned(done: Pruned, eye: Eye) -> str:
+    """What was deleted, key by key, and the sum."""
+    waiting = f"  {count(done.waiting, 'object')} within the grace period" if done.waiting else ""
+    lines = [f"  deleted  {clean(key)}" for key in done.deleted]
+    total = (
+        f"{count(len(done.deleted), 'object')} deleted  {size(done.bytes)}" if lines else "nothing to delete"
+    )
+    return "\n".join([*lines, total + waiting])
+
+
+def swept(one: Swept, eye: Eye) -> str:
+    """What became of one repo in a sweep."""
+    if one.synced is None:
+        why = f"{one.error.kind}: {clean(str(one.error))}" if one.error else ""
+        return f"{eye.repo(one.repo.name)}  {eye.paint('failed', 'bad')}  {why}"
+    snapshot = one.synced.snapshot
+    word = f"{eye.paint('saved', 'good')} as" if one.synced.new else "nothing new since"
+    return f"{eye.repo(one.repo.name)}  {word} #{snapshot.number} of {eye.time(snapshot.taken_at)}"
+
+
+def rebuilt(one: Rebuilt, eye: Eye) -> str:
+    """What was read back of one repo."""
+    added = f"{one.added:,} of them new here" if one.added else "all known here"
+    return f"{eye.repo(one.repo.name)}  {count(one.snapshots, 'snapshot')}  {added}"
+
+
+def migrated(applied: Sequence[str], eye: Eye) -> str:
+    """Which migrations were applied."""
+    return "\n".join(f"applied {name}" for name in applied) or "the database is up to date"
+
+
+def findings(found: Sequence[Finding], eye: Eye) -> str:
+    """What the doctor says, each with what to do about it."""
+    lines = []
+    for line, one in zip(table([(one.what, clean(one.value)) for one in found]), found, strict=True):
+        lines.append(f"{eye.paint('ok', 'good') if one.ok else eye.paint('!!', 'bad')}  {line}")
+        if one.advice:
+            lines.append(f"    {clean(one.advice)}")
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""The JSON that other programs rely on: values in, one object out. A key that is here stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mirror.model import RefName, Target
+from mirror.refs import shown, shown_as
+
+if TYPE_CHECKING:
+    from mirror.errors import EverrefError
+    from mirror.flows.compact import Compacted
+    from mirror.flows.doctor import Finding
+    from mirror.flows.drill import Drilled
+    from mirror.flows.prune import Pruned
+    from mirror.flows.rebuild import Rebuilt
+    from mirror.flows.restore import RefResult, Restored, RestorePlan
+    from mirror.flows.sweep import Swept
+    from mirror.flows.sync import Synced
+    from mirror.flows.verify import Verified
+    from mirror.store.history import Logged
+    from mirror.store.repos import Overview
+
+Shape = dict[str, Any]
+
+
+def at(time: datetime) -> str:
+    """A moment as RFC 3339 in UTC with microseconds, always as long."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def error(kind: str, message: str, retry: bool) -> Shape:
+    """Any failure, as it goes to standard error."""
+    return {"error": {"class": kind, "message": message, "retry": retry}}
+
+
+def _value(key: str, value: bytes | None) -> Shape:
+    return {key: None} if value is None else dict(shown_as(key, value))
+
+
+def backup(done: Synced, seconds: float) -> Shape:
+    """What a backup did; with nothing new, the latest snapshot."""
+    snapshot = done.snapshot
+    part = snapshot.bundle if done.new else None
+    return {
+        "repo": done.repo.name,
+        "snapshot": snapshot.number,
+        "taken_at": at(snapshot.taken_at),
+        "refs": snapshot.refs_count,
+        "changes": snapshot.changes_count if done.new else 0,
+        **_value("head", snapshot.head),
+        "bundle": part and {"key": part.key, "bytes": part.bytes, "sha256": part.sha256},
+        "new": done.new,
+        "seconds": round(seconds, 3),
+    }
+
+
+def kept(row: Overview) -> Shape:
+    """One repo that is kept."""
+    return {
+        "repo": row.repo.name,
+        "url": row.repo.url,
+        "snapshots": row.snapshots,
+        "refs": row.refs,
+        "bytes": row.bytes,
+        "protected_as_of": row.protected_as_of and at(row.protected_as_of),
+        "state": row.state,
+    }
+
+
+def change(one: Logged) -> Shape:
+    """One ref's move."""
+    move = one.change
+    return {
+        "snapshot": one.snapshot,
+        "at": at(one.at),
+        **shown(move.name),
+        **_value("old", move.old),
+        **_value("new", move.new),
+        "kind": move.kind.value,
+        "by": move.by,
+    }
+
+
+def ref(name: RefName, target: Target) -> Shape:
+    """One ref as it was."""
+    return {**shown(name), **_value("target", target)}
+
+
+def _results(refs: Iterable[RefResult]) -> list[Shape]:
+    return [{**ref(one.name, one.target), "result": one.result, "why": one.why} for one in refs]
+
+
+def plan(made: RestorePlan, to: str | None) -> Shape:
+    """What a restore would do."""
+    return {
+        "repo": made.repo.name,
+        "snapshot": made.snapshot.number,
+        "taken_at": at(made.snapshot.taken_at),
+        "to": to,
+        "steps": list(made.steps),
+        "refs": _results(made.refs),
+    }
+
+
+def restored(done: Restored) -> Shape:
+    """What a restore did."""
+    return {
+        "repo": done.repo.name,
+        "snapshot": done.snapshot.number,
+        "refs": _results(done.refs),
+        "verified": done.verified,
+    }
+
+
+def verified(found: Verified, seconds: float) -> Shape:
+    """What a verification found."""
+    return {
+        "repo": found.repo.name,
+        "snapshots": found.snapshots,
+        "parts": found.parts,
+        "bytes": found.bytes,
+        "ok": not found.problems,
+        "problems": list(found.problems),
+        "damaged": list(found.damaged),
+        "strays": list(found.strays),
+        "seconds": round(seconds, 3),
+    }
+
+
+def drilled(found: Drilled) -> Shape:
+    """The evidence of a drill."""
+    return {
+        "repo": found.repo.name,
+        "snapshot": found.snapshot.number,
+        "refs": found.refs,
+        "bytes": found.bytes,
+        "ok": not found.problems,
+        "problems": list(found.problems),
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def compacted(done: Compacted) -> Shape:
+    """What became of one repo's parts."""
+    return {
+        "repo": done.repo.name,
+        "merged": done.merged,
+        "parts_before": done.parts_before,
+        "parts_after": done.parts_after,
+        "bytes_written": done.bytes_written,
+    }
+
+
+def pruned(done: Pruned) -> Shape:
+    """What was deleted."""
+    return {"deleted": list(done.deleted), "bytes": done.bytes, "waiting": done.waiting}
+
+
+def swept(one: Swept) -> Shape:
+    """What became of one repo in a sweep."""
+    snapshot = one.synced.snapshot if one.synced else None
+    return {
+        "repo": one.repo.name,
+        "snapshot": snapshot and snapshot.number,
+        "taken_at": snapshot and at(snapshot.taken_at),
+        "new": one.synced.new if one.synced else False,
+        "error": one.error and failure(one.error)["error"],
+    }
+
+
+def failure(one: EverrefError) -> Shape:
+    """An error of ours."""
+    return error(one.kind, str(one), not one.permanent)
+
+
+def rebuilt(one: Rebuilt) -> Shape:
+    """What was read back of one repo."""
+    return {"repo": one.repo.name, "snapshots": one.snapshots, "added": one.added}
+
+
+def finding(one: Finding) -> Shape:
+    """One thing that the doctor looked at."""
+    return {"what": one.what, "value": one.value, "ok": one.ok, "advice": one.advice}
+
+
+def migrated(applied: Sequence[str]) -> Shape:
+    """Which migrations were applied."""
+    return {"applied": list(applied)}
