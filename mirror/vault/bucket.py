@@ -58,6 +58,14 @@ _ELSEWHERE: Final = frozenset(
     "PermanentRedirect TemporaryRedirect AuthorizationHeaderMalformed IncorrectEndpoint 301 307".split()
 )
 _FULL: Final = frozenset("EntityTooLarge InsufficientStorage QuotaExceeded XMinioStorageFull 507".split())
+# What every S3 answers; where it is missing, something else answered, be it with status 200.
+_ALWAYS: Final = {
+    "create_multipart_upload": "UploadId",
+    "get_object": "ETag",
+    "head_object": "ETag",
+    "put_object": "ETag",
+    "upload_part": "ETag",
+}
 _KEYLESS: Final = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -164,7 +172,10 @@ class Bucket:
         attempt = 1
         while True:
             try:
-                return await self._attempt(operation, body, slow, parameters)
+                answer = await self._attempt(operation, body, slow, parameters)
+                if _ALWAYS.get(operation) in (None, *answer):
+                    return answer
+                raise Refused(f"what answers at {self.host} is no S3 server; correct VAULT_URL")
             except boto.ClientError as error:
                 code, status = _code(error)
                 if code in told:

@@ -179,6 +179,8 @@ class DirectoryVault:
             try:
                 scan = os.scandir(self._root / directory)
             except (FileNotFoundError, NotADirectoryError):
+                if not self._root.is_dir():
+                    raise
                 yield iter(())
                 return
             with scan:
@@ -255,9 +257,13 @@ class _Draft:
     def begin(self) -> None:
         with _explained(self._root):
             while self._fd < 0:
-                _make_directory(self._root, self._path.parent)
-                with suppress(FileNotFoundError):  # emptied and removed by another writer since
+                try:
+                    _make_directory(self._root, self._path.parent)
                     self._fd = os.open(self._draft, _NEW, 0o600)
+                except FileNotFoundError:
+                    if not self._root.is_dir():
+                        raise
+                    # Another run emptied and removed the directory in between.
 
     def write(self, pieces: list[bytes]) -> None:
         with _explained(self._root):
@@ -275,6 +281,8 @@ class _Draft:
             except FileExistsError:
                 raise AlreadyExists(f"{self._key} is in the vault already") from None
             except FileNotFoundError:
+                if not self._root.is_dir():
+                    raise
                 raise Busy(f"another run discarded {self._key} while it was written; try again") from None
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -373,7 +381,7 @@ def _remove(root: Path, path: Path) -> None:
     try:
         os.unlink(path)
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in _ABSENT or not root.is_dir():
             raise
         return
     for directory in path.parents:

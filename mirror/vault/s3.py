@@ -7,6 +7,7 @@ import secrets
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, timedelta
 from typing import Any, Final
 from urllib.parse import SplitResult, quote
@@ -22,7 +23,7 @@ from mirror.errors import (
     NoSuchObject,
     Refused,
 )
-from mirror.vault.bucket import CHANGED, CUT, DENIED, Bucket, Told, parse
+from mirror.vault.bucket import CHANGED, CUT, DENIED, Bucket, Patience, Told, parse
 from mirror.vault.contract import (
     GET_LIMIT,
     Capabilities,
@@ -58,10 +59,12 @@ class S3Vault:
         self._conditional = True if bucket.host.endswith(".amazonaws.com") else None
 
     @classmethod
-    async def open(cls, url: SplitResult) -> "S3Vault":
+    async def open(cls, url: SplitResult, patience: Patience | None = None, page: int = PAGE) -> "S3Vault":
         """The vault at an s3 URL; no request is made yet. Raises UsageError, BadCredentials."""
         place = parse(url)
-        return cls(await Bucket.open(place), place.prefix)
+        if patience:
+            place = replace(place, patience=patience)
+        return cls(await Bucket.open(place), place.prefix, page)
 
     @asynccontextmanager
     async def create(self, key: str) -> AsyncIterator["UploadWriter"]:
@@ -184,9 +187,11 @@ class S3Vault:
             for upload in page.get("Uploads", ()):
                 if upload["Key"].startswith(prefix):
                     yield upload
-            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
+            if not page.get("IsTruncated"):
                 return
-            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            # Some stores give one of the two alone.
+            after = {"KeyMarker": page.get("NextKeyMarker"), "UploadIdMarker": page.get("NextUploadIdMarker")}
+            marker = {name: value for name, value in after.items() if value}
 
     async def list(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
         check_prefix(prefix)

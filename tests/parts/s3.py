@@ -5,6 +5,7 @@ with every port given, and rclone is `rclone serve s3 --addr 127.0.0.1:PORT --au
 """
 
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -93,6 +94,7 @@ def seaweedfs() -> Iterator[S3Server]:
             *("filer.port", "filer.port.grpc", "s3.port.grpc"),
         )
         s3_port, *ports = free_ports(8)
+        stack.callback(_remove_sockets, ports)
         options = {name: str(port) for name, port in zip(names, ports, strict=True)} | {
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
@@ -117,6 +119,12 @@ def seaweedfs() -> Iterator[S3Server]:
         with client(server) as s3:
             _once_up(lambda: s3.create_bucket(Bucket=server.bucket))
         yield server
+
+
+def _remove_sockets(ports: list[int]) -> None:
+    """Sockets whose place SeaweedFS does not let us choose, and which it leaves when it is killed."""
+    for kind, port in itertools.product(("master", "filer", "volume", "s3"), ports):
+        Path(f"/tmp/seaweedfs-{kind}-grpc-{port}.sock").unlink(missing_ok=True)
 
 
 @contextmanager
