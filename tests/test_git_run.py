@@ -152,7 +152,7 @@ async def test_a_running_git_is_written_to_and_read_from_in_turn(git: Git, work:
     tip = work.commit()
     async with git.process("cat-file", "--batch-check", git_dir=str(work.path)) as child:
         for _ in range(3):
-            await child.write(tip + b"\n")
+            await child.stdin.write(tip + b"\n")
             assert await child.stdout.read() == tip + b" commit 175\n"
         child.stdin.close()
         assert await child.stdout.read() == b""

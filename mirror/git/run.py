@@ -288,12 +288,12 @@ class Stdout(_Pipe):
 class Stdin(_Pipe):
     """What git is told."""
 
-    def __init__(self, file: IO[bytes] | None, exited: "asyncio.Future[int]") -> None:
+    def __init__(self, file: IO[bytes] | None, process: "Process") -> None:
         super().__init__(file)
-        self._exited = exited
+        self._process = process
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write it all; what git doesn't want any more, having ended or closed its input, is dropped."""
+        """Write it all. GitFailed: git has failed meanwhile; what a git that is content leaves is dropped."""
         view = memoryview(data)
         while len(view) and not self.closed:
             try:
@@ -302,7 +302,9 @@ class Stdin(_Pipe):
                 await self._ready(self._loop.add_writer, self._loop.remove_writer)
             except BrokenPipeError:
                 self.close()
-                await asyncio.wait([self._exited], timeout=1)
+                await asyncio.wait([self._process.exited], timeout=1)
+        if len(view) and self._process.exited.done() and self._process.exited.result() != 0:
+            raise self._process.failure()
 
 
 class Process:
@@ -324,7 +326,7 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self.stdout = Stdout(popen.stdout)
-        self.stdin = Stdin(popen.stdin, self.exited)
+        self.stdin = Stdin(popen.stdin, self)
         self._errors = popen.stderr.fileno()
         os.set_blocking(self._errors, False)
         self._loop.add_reader(self._errors, self._read_errors)
@@ -342,20 +344,14 @@ class Process:
         """
         try:
             if isinstance(data, bytes):
-                await self.write(data)
+                await self.stdin.write(data)
             else:
                 async for chunk in data:
-                    await self.write(chunk)
+                    await self.stdin.write(chunk)
         except BaseException:
             self.kill()
             raise
         self.stdin.close()
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write it all to standard input. GitFailed: it has failed meanwhile."""
-        await self.stdin.write(data)
-        if self.stdin.closed and self.exited.done() and self.exited.result() != 0:
-            raise self.failure()
 
     async def wait(self, stdout: bytes = b"") -> None:
         """Close its input, leave the rest of its output, and wait for its end.

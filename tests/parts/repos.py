@@ -46,18 +46,20 @@ ODD_NAMES: tuple[RefName, ...] = tuple(
     )
 )
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PATH": os.environ.get("PATH", os.defpath),
     "HOME": "/nonexistent",
     "LANG": "C",
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
-    "GIT_CONFIG_COUNT": "2",
+    "GIT_CONFIG_COUNT": "3",
     "GIT_CONFIG_KEY_0": "init.defaultBranch",
     "GIT_CONFIG_VALUE_0": "main",
     "GIT_CONFIG_KEY_1": "gc.auto",
     "GIT_CONFIG_VALUE_1": "0",
+    "GIT_CONFIG_KEY_2": "safe.directory",
+    "GIT_CONFIG_VALUE_2": "*",
     "GIT_AUTHOR_NAME": "Alice Example",
     "GIT_AUTHOR_EMAIL": "alice@example.org",
     "GIT_AUTHOR_DATE": f"{EPOCH} +0000",
@@ -71,7 +73,7 @@ Entry = tuple[bytes, Target]  # a file's mode and id
 
 def run_git(*args: str | bytes | Path, cwd: Path | None = None, stdin: bytes = b"") -> bytes:
     """Stock git with nobody's configuration; its output. A failure is a failed test with git's words."""
-    done = subprocess.run(["git", *args], cwd=cwd, env=_ENVIRONMENT, input=stdin, capture_output=True)
+    done = subprocess.run(["git", *args], cwd=cwd, env=ENVIRONMENT, input=stdin, capture_output=True)
     assert done.returncode == 0, f"git {args!r}: {done.stderr.decode(errors='replace')}"
     return done.stdout
 
