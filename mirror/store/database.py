@@ -1,0 +1,184 @@
+"""The way to PostgreSQL: a pool of connections, transactions, SQL files, and its errors in our words."""
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
+
+import asyncpg
+
+from mirror.errors import BadCredentials, Busy, EverrefError, LimitReached, NetworkError, OurFault, UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OLDEST: Final = 14  # the oldest PostgreSQL that the tables are written for
+_CONNECTING: Final = 10.0  # seconds
+_ANSWERING: Final = 300.0  # seconds for one statement; a snapshot of a million new refs needs a part of it
+
+
+class Db(Protocol):
+    """A pool or one of its connections; a connection keeps what is asked in its transaction."""
+
+    async def execute(self, query: str, *args: object) -> str: ...
+
+    async def fetch(self, query: str, *args: object) -> list[Any]: ...
+
+    async def fetchrow(self, query: str, *args: object) -> Any: ...
+
+    async def fetchval(self, query: str, *args: object) -> Any: ...
+
+
+def sql_directory() -> Path:
+    """Where the SQL files are: in the wheel beside this file, in a checkout at the top."""
+    here = Path(__file__).parent / "sql"
+    return here if here.is_dir() else Path(__file__).parents[2] / "sql"
+
+
+@functools.cache
+def query(name: str) -> str:
+    """The text of sql/queries/NAME.sql."""
+    return (sql_directory() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def translating(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Let what asyncpg raises leave `ask` as one of our errors."""
+
+    @functools.wraps(ask)
+    async def asked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await ask(*args, **kwargs)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise explained(error) from error
+
+    return asked
+
+
+def explained(error: Exception) -> EverrefError:
+    """What went wrong in our words: never a value out of a row, a query or an address."""
+    if isinstance(error, asyncpg.DiskFullError):
+        return LimitReached("the database's disk is full; make room there, then run it again")
+    if isinstance(error, asyncpg.OutOfMemoryError):
+        return LimitReached("the database is out of memory; run it again, or give it more")
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        return LimitReached("the database takes no more connections; raise its max_connections")
+    if isinstance(
+        error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError | asyncpg.LockNotAvailableError
+    ):
+        return Busy("the database is busy with the same rows; run it again")
+    if isinstance(
+        error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.UndefinedObjectError
+    ):
+        return OurFault("the database has not the tables of this version; run everref migrate")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return OurFault("the database user of DATABASE_URL may not do this; it must own its tables")
+    if isinstance(error, _GONE):
+        return NetworkError("the database stopped answering; see that PostgreSQL runs, then run it again")
+    if isinstance(error, asyncpg.PostgresError):
+        where = f", constraint {error.constraint_name}" if getattr(error, "constraint_name", None) else ""
+        return OurFault(f"the database refused a statement (SQLSTATE {error.sqlstate}{where}); report this")
+    if isinstance(error, asyncpg.InterfaceError):
+        return OurFault(f"the database was asked wrongly ({type(error).__name__}); report this")
+    return NetworkError("the database cannot be reached; see that PostgreSQL runs, then run it again")
+
+
+_CONTENDED: Final = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+_UNDEFINED: Final = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedObjectError,
+)
+_GONE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,  # among them: ConnectionDoesNotExistError
+    asyncpg.OperatorInterventionError,  # a shutdown, a crash, a cancelled statement
+    asyncpg.ReadOnlySQLTransactionError,  # the old primary after a failover
+)
+
+
+async def connect(url: str) -> asyncpg.Pool:
+    """A pool of connections to the database of this URL; the caller closes it.
+
+    Raises UsageError, BadCredentials, NetworkError or OurFault, none of which tells the URL's password.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=10,
+            timeout=_CONNECTING,
+            command_timeout=_ANSWERING,
+            # Compiling a query that probes 100,000 names takes longer than running it.
+            server_settings={"application_name": "everref", "jit": "off"},
+        )
+    except asyncpg.InvalidAuthorizationSpecificationError:  # among them: a wrong password
+        raise BadCredentials("PostgreSQL refuses the user or the password of DATABASE_URL") from None
+    except asyncpg.InvalidCatalogNameError:
+        raise OurFault(
+            "PostgreSQL has no such database as DATABASE_URL names; make it with createdb"
+        ) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        if isinstance(error, ValueError):
+            raise UsageError("DATABASE_URL cannot be read; write postgresql://user@host/database") from None
+        raise explained(error) from None
+    except ValueError:  # a port that is no number
+        raise UsageError("DATABASE_URL cannot be read; write postgresql://user@host/database") from None
+    try:
+        await _check_server(pool)
+    except BaseException:
+        pool.terminate()
+        raise
+    return pool
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[asyncpg.Pool]:
+    """The pool of `connect`, closed at the end."""
+    pool = await connect(url)
+    try:
+        yield pool
+    except BaseException:
+        pool.terminate()  # whatever is under way is rolled back
+        raise
+    await pool.close()
+
+
+@translating
+async def version(db: Db) -> str:
+    """Which server this is: "PostgreSQL 15.7"."""
+    return f"PostgreSQL {await db.fetchval('show server_version')}"
+
+
+@translating
+async def _check_server(pool: asyncpg.Pool) -> None:
+    row = await pool.fetchrow(
+        "select current_setting('server_version_num')::int, current_setting('server_encoding')"
+    )
+    if row[0] < OLDEST * 10000:
+        raise OurFault(f"PostgreSQL {OLDEST} or newer is needed; DATABASE_URL leads to {row[0] // 10000}")
+    if row[1] != "UTF8":
+        raise OurFault(
+            f"the database must be in UTF8, not {row[1]}; make it by createdb -E UTF8 -T template0"
+        )
+
+
+@asynccontextmanager
+async def transaction(db: Db) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction: one of the pool's, or the given one in a transaction within its own."""
+    if isinstance(db, asyncpg.Pool):
+        async with db.acquire() as connection, connection.transaction():
+            yield connection
+    else:
+        async with db.transaction():  # type: ignore[attr-defined]
+            yield db
+
+
+def storable(text: str) -> str:
+    """Text as PostgreSQL can keep it: what is no Unicode character, and NUL, become U+FFFD."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -1,0 +1,172 @@
+"""Where every ref pointed at every snapshot, and every move that it made."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from mirror.errors import Corrupt
+from mirror.model import Kind, RefChange, RefName, RepoId, Target
+from mirror.store.database import Db, query, storable, translating
+
+_PAGE: Final = 2000  # moves read at a time
+_LAST: Final = (1 << 31) - 1  # the greatest int: before every other, newest first
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line of the ref history."""
+
+    snapshot: int  # the one that has it
+    taken_at: datetime
+    change: RefChange
+
+    @property
+    def at(self) -> datetime:
+        """When it happened, as well as we know."""
+        return self.change.at or self.taken_at
+
+
+@translating
+async def refs_at(db: Db, repo_id: RepoId, number: int) -> dict[RefName, Target]:
+    """Every ref, HEAD too, as it was at this snapshot, in name order; empty where there is no such snapshot.
+
+    Costs as much as the repo has names, whatever the length of its history.
+    """
+    rows = await db.fetch(query("refs_at"), repo_id, number)
+    return {RefName(name): Target(target) for name, target in sorted(map(tuple, rows))}
+
+
+async def changes(
+    db: Db,
+    repo_id: RepoId,
+    *,
+    reverse: bool = False,
+    since: datetime | None = None,
+    kinds: Collection[Kind] = (),
+) -> AsyncIterator[Logged]:
+    """Every move of every ref, newest first, `reverse` oldest first; read a page at a time.
+
+    `since` leaves out what happened earlier, `kinds` everything but these.
+    """
+    position = (0, 0) if reverse else (_LAST, _LAST)
+    while page := await _page(db, repo_id, position, reverse, since, kinds):
+        for row in page:
+            change = RefChange(
+                RefName(row["name"]),
+                row["old"],
+                row["new"],
+                Kind(row["kind"]),
+                row["pushed_by"],
+                row["pushed_at"],
+            )
+            yield Logged(row["snapshot"], row["taken_at"], change)
+        position = (page[-1]["snapshot"], page[-1]["position"])
+
+
+@translating
+async def _page(
+    db: Db,
+    repo_id: RepoId,
+    position: tuple[int, int],
+    reverse: bool,
+    since: datetime | None,
+    kinds: Collection[Kind],
+) -> list[Any]:
+    beyond, order = (">", "asc") if reverse else ("<", "desc")
+    return await db.fetch(
+        f"""
+        select move.snapshot, move.position, snapshot.taken_at, ref.name,
+          move.old, move.new, move.kind, move.pushed_by, move.pushed_at
+        from ref_change move
+        join snapshot on snapshot.repo_id = move.repo_id and snapshot.number = move.snapshot
+        join ref on ref.id = move.ref_id
+        where move.repo_id = $1 and (move.snapshot, move.position) {beyond} ($2, $3)
+          and ($4::timestamptz is null or coalesce(move.pushed_at, snapshot.taken_at) >= $4)
+          and ($5::text[] is null or move.kind = any($5))
+        order by move.snapshot {order}, move.position {order}
+        limit {_PAGE}
+        """,
+        repo_id,
+        *position,
+        since,
+        [kind.value for kind in kinds] or None,
+    )
+
+
+@translating
+async def targets(db: Db, repo_id: RepoId, epoch: int, upto: int) -> set[Target]:
+    """Every object id that a ref pointed at in the epoch's snapshots up to this one."""
+    return {Target(row[0]) for row in await db.fetch(query("targets"), repo_id, epoch, upto)}
+
+
+@translating
+async def overwritten(db: Db, repo_id: RepoId, upto: int) -> bool:
+    """Whether a move up to this snapshot may have left objects behind, which its refs do not reach."""
+    found: bool = await db.fetchval(
+        """
+        select exists (
+          select from ref_change
+          where repo_id = $1 and snapshot <= $2
+            and old is not null and kind <> 'fast-forwarded' and substring(old from 1 for 5) <> 'ref: '::bytea
+        )
+        """,
+        repo_id,
+        upto,
+    )
+    return found
+
+
+def _logged(row: Any) -> Logged:
+    name, by, at = RefName(row["name"]), row["pushed_by"], row["pushed_at"]
+    change = RefChange(name, row["old"], row["new"], Kind(row["kind"]), by, at)
+    return Logged(row["snapshot"], row["taken_at"], change)
+
+
+async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[RefChange]) -> None:
+    """What the moves of one snapshot did to the refs: for a transaction of this package's own.
+
+    A ref that moved several times has one stay, at its last target, and every move
+    in the log. Raises Corrupt where a move does not begin at what is recorded.
+    """
+    first: dict[RefName, Target | None] = {}
+    last: dict[RefName, Target | None] = {}
+    for move in moves:
+        first.setdefault(move.name, move.old)
+        last[move.name] = move.new
+    names = list(last)
+    created = [name for name in names if first[name] is None]
+    if created:
+        await connection.execute(query("add_ref_names"), repo_id, created)
+    rows = await connection.fetch(query("ref_ids"), repo_id, names)
+    ids: dict[RefName, int | None] = {name: row[0] for name, row in zip(names, rows, strict=True)}
+    moved = [name for name in names if first[name] != last[name]]
+    await _end_stays(connection, number, [(ids[name], old) for name in moved if (old := first[name])])
+    await _begin_stays(connection, number, [(ids[name], new) for name in moved if (new := last[name])])
+    await connection.execute(
+        query("add_changes"),
+        repo_id,
+        number,
+        [ids[move.name] for move in moves],
+        [move.old for move in moves],
+        [move.new for move in moves],
+        [move.kind.value for move in moves],
+        [None if move.by is None else storable(move.by) for move in moves],
+        [move.at for move in moves],
+    )
+
+
+async def _end_stays(connection: Db, number: int, stays: Sequence[tuple[int | None, Target]]) -> None:
+    ids, targets = [ref for ref, _ in stays], [target for _, target in stays]
+    if await connection.execute(query("end_stays"), number, ids, targets) != f"UPDATE {len(stays)}":
+        raise Corrupt(f"snapshot #{number} moves refs from where they were not; run everref rebuild")
+
+
+async def _begin_stays(connection: Db, number: int, stays: Sequence[tuple[int | None, Target]]) -> None:
+    ids, targets = [ref for ref, _ in stays], [target for _, target in stays]
+    try:
+        await connection.execute(query("begin_stays"), number, ids, targets)
+    except asyncpg.UniqueViolationError:
+        raise Corrupt(f"snapshot #{number} creates refs that exist; run everref rebuild") from None

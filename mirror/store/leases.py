@@ -1,0 +1,139 @@
+"""Whose turn it is at a repo: one job at a time, and a job that lost its turn can record nothing."""
+
+import os
+import re
+import secrets
+import socket
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from mirror.errors import Busy, NotFound
+from mirror.model import RepoId
+from mirror.store.database import Db, query, translating
+
+TTL: Final = timedelta(seconds=30)  # without a heartbeat, after which an owner elsewhere is taken for dead
+_OWNER: Final = re.compile(r"([^/]*/[^/]+)/([0-9]+)/([0-9]+)/([0-9a-f]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The turn at one repo, until it is released or taken over."""
+
+    repo_id: RepoId
+    owner: str = field(repr=False)
+    fence: int  # grows with every turn at any repo
+
+
+@translating
+async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None:
+    """Take the turn at this repo; None while another run has it.
+
+    A run on this machine whose process is gone is dead at once, any other after
+    `ttl` without heartbeat, by the database's clock. Raises NotFound.
+    """
+    owner = _myself()
+    try:
+        fence = await db.fetchval(query("acquire"), repo_id, owner, ttl)
+    except asyncpg.ForeignKeyViolationError:
+        raise NotFound(f"no repo has the id {repo_id}") from None
+    if fence is None:
+        other = await db.fetchval("select owner from lease where repo_id = $1", repo_id)
+        if other is None or not is_dead(other):
+            return None
+        fence = await db.fetchval(
+            """
+            update lease set owner = $2, beat_at = clock_timestamp(), fence = nextval('lease_fence')
+            where repo_id = $1 and owner = $3 returning fence
+            """,
+            repo_id,
+            owner,
+            other,
+        )
+    return None if fence is None else Lease(repo_id, owner, fence)
+
+
+@translating
+async def beat(db: Db, lease: Lease) -> bool:
+    """Say that this run is alive. False: it lost its turn, and must stop."""
+    done = await db.execute(
+        "update lease set beat_at = clock_timestamp() where repo_id = $1 and owner = $2 and fence = $3",
+        lease.repo_id,
+        lease.owner,
+        lease.fence,
+    )
+    return done == "UPDATE 1"
+
+
+@translating
+async def release(db: Db, lease: Lease) -> None:
+    """Give the turn back; does nothing if it was lost. Safe to run twice."""
+    await db.execute(
+        "update lease set owner = null where repo_id = $1 and owner = $2 and fence = $3",
+        lease.repo_id,
+        lease.owner,
+        lease.fence,
+    )
+
+
+async def fenced(connection: Db, lease: Lease, repo_id: RepoId) -> None:
+    """In a transaction: nobody can take this turn over before it ends. Raises Busy when somebody has."""
+    held = await connection.fetchval(
+        "select true from lease where repo_id = $1 and owner = $2 and fence = $3 for update",
+        repo_id,
+        lease.owner,
+        lease.fence,
+    )
+    if not held:
+        raise Busy("another run took over this repo while this one was not answering; nothing was recorded")
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner of a lease or intent was a process of this machine that is gone.
+
+    False for one that may be alive, or that only its machine can judge.
+    """
+    match = _OWNER.fullmatch(owner)
+    if not match or match[1] != _machine():
+        return False
+    pid, started = int(match[2]), match[3]
+    seen = _process(pid)
+    if seen is not None:
+        state, start = seen
+        return state in ("Z", "X") or start != started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False  # alive, but hidden from us (hidepid)
+
+
+def _myself() -> str:
+    """An owner for this run: machine, process, when the process started, and a word of its own."""
+    seen = _process(os.getpid())
+    return f"{_machine()}/{os.getpid()}/{seen[1] if seen else 0}/{secrets.token_hex(8)}"
+
+
+def _machine() -> str:
+    """This machine since it booted, as far as process ids mean the same: each container counts its own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = re.sub("[^0-9]", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:  # no Linux, or /proc is closed: nobody can be judged from here
+        boot, space = secrets.token_hex(8), "0"
+    return f"{socket.gethostname().replace('/', '_')}/{boot}.{space}"
+
+
+def _process(pid: int) -> tuple[str, str] | None:
+    """State and start time of a process, fields 3 and 22 of /proc/PID/stat (proc(5)); None: not seen."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()
+    return fields[0].decode(), fields[19].decode()

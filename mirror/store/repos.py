@@ -1,0 +1,247 @@
+"""Which repos are kept, and how each of them is doing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from mirror.errors import NotFound, UsageError
+from mirror.model import ObjectFormat, Repo, RepoId
+from mirror.store.database import Db, query, storable, transaction, translating
+from mirror.store.leases import Lease, fenced
+from mirror.store.teams import TeamId
+
+State = Literal["protected", "behind", "failing", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a repo's last run ended without protecting it."""
+
+    kind: str  # the class, in the words of mirror/errors.py
+    message: str
+    since: datetime  # the first failure since the last run that went well
+    at: datetime  # the newest
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A repo, what is kept of it, and how it is doing.
+
+    `state` is the first of these that is true:
+    "never": no run ever protected it; its first backup may be under way, or have failed.
+    "failing": it is protected as of an earlier time, and the last run failed.
+    "behind": the last run went well, and somebody has asked for another since.
+    "protected": what its remote said when last asked is stored.
+    """
+
+    repo: Repo
+    team: str
+    snapshots: int
+    refs: int  # of the latest snapshot, without HEAD
+    bytes: int  # stored for the live parts
+    protected_as_of: datetime | None  # None: never
+    state: State
+    failure: Failure | None  # None: the last run went well, or there was none
+
+
+@translating
+async def add(db: Db, team: TeamId, name: str, url: str, at: datetime, repo_id: RepoId | None = None) -> Repo:
+    """Keep this remote from now on; `url` is without credentials, `repo_id` one that the vault knows already.
+
+    Raises UsageError when the name or the address is taken in this team, or is too long to keep.
+    """
+    if storable(name) != name or storable(url) != url:
+        raise UsageError("the name and the address of a repo must be valid UTF-8")
+    repo = Repo(repo_id or RepoId(uuid4()), name, url, None, at)
+    try:
+        await db.execute(
+            "insert into repo (id, team_id, name, url, created_at) values ($1, $2, $3, $4, $5)",
+            repo.id,
+            team,
+            name,
+            url,
+            at,
+        )
+    except asyncpg.UniqueViolationError as error:
+        what = (
+            "address is kept already"
+            if error.constraint_name == "repo_team_id_url_key"
+            else f"name {name} is taken"
+        )
+        raise UsageError(f"this {what}; everref repos shows which") from None
+    except asyncpg.CheckViolationError:
+        raise UsageError("a repo's name takes 1 to 500 bytes, its address 1 to 2000") from None
+    return repo
+
+
+@translating
+async def find(db: Db, repo_id: RepoId) -> Repo | None:
+    """The repo of this id."""
+    return _maybe(await db.fetchrow("select * from repo where id = $1", repo_id))
+
+
+async def get(db: Db, repo_id: RepoId) -> Repo:
+    """The repo of this id. Raises NotFound."""
+    found = await find(db, repo_id)
+    if found is None:
+        raise NotFound(f"no repo has the id {repo_id}; `everref repos` lists them")
+    return found
+
+
+@translating
+async def by_name(db: Db, team: TeamId, name: str) -> Repo | None:
+    """The team's repo of this name."""
+    return _maybe(
+        await db.fetchrow("select * from repo where team_id = $1 and name = $2", team, storable(name))
+    )
+
+
+@translating
+async def by_url(db: Db, team: TeamId, url: str) -> Repo | None:
+    """The team's repo with this remote."""
+    return _maybe(
+        await db.fetchrow("select * from repo where team_id = $1 and url = $2", team, storable(url))
+    )
+
+
+@translating
+async def set_object_format(db: Db, repo_id: RepoId, object_format: ObjectFormat) -> None:
+    """Remember in which format the remote's objects are."""
+    await db.execute("update repo set object_format = $2 where id = $1", repo_id, object_format)
+
+
+@translating
+async def touch_protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None = None) -> None:
+    """At this moment the remote said what is stored already; `wish` is the one that this run served."""
+    await protected(db, repo_id, at, wish)
+
+
+async def protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None) -> None:
+    """`touch_protected` for a transaction of this package's own."""
+    await db.execute(
+        """
+        update repo set
+          protected_as_of = greatest(protected_as_of, $2), synced_at = greatest(synced_at, $3),
+          failure_class = null, failure_message = null, failing_since = null, failed_at = null
+        where id = $1
+        """,
+        repo_id,
+        at,
+        wish,
+    )
+
+
+@translating
+async def set_failure(db: Db, repo_id: RepoId, kind: str, message: str, at: datetime) -> None:
+    """The last run failed; since when it fails is kept from the first failure on."""
+    await db.execute(
+        """
+        update repo set
+          failure_class = $2, failure_message = $3,
+          failing_since = coalesce(failing_since, $4), failed_at = $4
+        where id = $1
+        """,
+        repo_id,
+        kind,
+        storable(message),
+        at,
+    )
+
+
+@translating
+async def want(db: Db, repo_id: RepoId, at: datetime) -> datetime:
+    """Wish that this repo be synced; returns the wish, which is later than every one before it."""
+    wish: datetime | None = await db.fetchval(
+        """
+        update repo set wanted_at = greatest($2, wanted_at + interval '1 microsecond')
+        where id = $1 returning wanted_at
+        """,
+        repo_id,
+        at,
+    )
+    if wish is None:
+        raise NotFound(f"no repo has the id {repo_id}")
+    return wish
+
+
+@translating
+async def wish(db: Db, repo_id: RepoId) -> datetime | None:
+    """The wish that waits to be served, None if none does.
+
+    A run takes it at its start and hands it back at its end: one that came in between stays open.
+    """
+    found: datetime | None = await db.fetchval(
+        "select wanted_at from repo where id = $1 and wanted_at is distinct from synced_at", repo_id
+    )
+    return found
+
+
+@translating
+async def overview(db: Db) -> list[Overview]:
+    """Every repo with what is kept of it, by name."""
+    return [_overview(row) for row in await db.fetch(query("overview"), None)]
+
+
+@translating
+async def overview_of(db: Db, repo_id: RepoId) -> Overview:
+    """One repo with what is kept of it. Raises NotFound."""
+    row = await db.fetchrow(query("overview"), repo_id)
+    if row is None:
+        raise NotFound(f"no repo has the id {repo_id}; `everref repos` lists them")
+    return _overview(row)
+
+
+@translating
+async def forget_history(db: Db, lease: Lease, repo_id: RepoId) -> None:
+    """Drop everything that a rebuild can read back from the vault; the repo, its credentials and proofs stay.
+
+    One transaction. Raises Busy when the lease was lost.
+    """
+    async with transaction(db) as connection:
+        await fenced(connection, lease, repo_id)
+        for statement in (
+            "delete from ref_change where repo_id = $1",
+            "delete from ref_stay using ref where ref.id = ref_stay.ref_id and ref.repo_id = $1",
+            "delete from ref where repo_id = $1",
+            "delete from snapshot where repo_id = $1",
+            "delete from part where repo_id = $1",
+            "update repo set protected_as_of = null where id = $1",
+        ):
+            await connection.execute(statement, repo_id)
+
+
+@translating
+async def all(db: Db) -> list[Repo]:
+    """Every repo, by name."""
+    return [_repo(row) for row in await db.fetch("select * from repo order by name, id")]
+
+
+def _maybe(row: Any) -> Repo | None:
+    return None if row is None else _repo(row)
+
+
+def _repo(row: Any) -> Repo:
+    return Repo(
+        RepoId(UUID(bytes=row["id"].bytes)), row["name"], row["url"], row["object_format"], row["created_at"]
+    )
+
+
+def _overview(row: Any) -> Overview:
+    failure = None
+    if row["failure_class"] is not None:
+        failure = Failure(
+            row["failure_class"], row["failure_message"], row["failing_since"], row["failed_at"]
+        )
+    return Overview(
+        _repo(row),
+        row["team"],
+        row["snapshots"],
+        row["refs"],
+        row["bytes"],
+        row["protected_as_of"],
+        row["state"],
+        failure,
+    )

@@ -1,0 +1,19 @@
+-- overview.sql($1 repo_id or null for all): each repo with what is kept of it and how it is doing.
+select
+  repo.*, team.name as team,
+  (select count(*) from snapshot where snapshot.repo_id = repo.id) as snapshots,
+  coalesce(latest.refs_count, 0) as refs,
+  coalesce((select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null), 0)::bigint as bytes,
+  case
+    when repo.protected_as_of is null then 'never'
+    when repo.failure_class is not null then 'failing'
+    when repo.wanted_at is distinct from repo.synced_at then 'behind'
+    else 'protected'
+  end as state
+from repo
+join team on team.id = repo.team_id
+left join lateral (
+  select refs_count from snapshot where snapshot.repo_id = repo.id order by number desc limit 1
+) latest on true
+where $1::uuid is null or repo.id = $1
+order by team.name, repo.name

@@ -1,0 +1,14 @@
+-- targets.sql($1 repo_id, $2 epoch, $3 snapshot): every object id that a ref pointed at in the epoch's snapshots up to this one.
+with span as (
+  select min(number) as first from snapshot where repo_id = $1 and epoch = $2
+)
+select stay.target
+from span, ref join ref_stay stay on stay.ref_id = ref.id
+where ref.repo_id = $1 and stay.first_snapshot <= $3
+  and (stay.last_snapshot is null or stay.last_snapshot >= span.first)
+  and substring(stay.target from 1 for 5) <> 'ref: '::bytea
+union
+select new
+from span, ref_change
+where repo_id = $1 and snapshot between span.first and $3 and new is not null
+  and substring(new from 1 for 5) <> 'ref: '::bytea
