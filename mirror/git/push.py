@@ -1,0 +1,273 @@
+"""Writes refs and what they reach to a remote, and learns ref by ref what became of it.
+
+The last step of a restore to a remote, by stock `git push`. The repository that
+git pushes from is made for the purpose and holds exactly the refs to be written,
+so that none is ever named in argv.
+"""
+
+import re
+import secrets
+import shlex
+import shutil
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from mirror.errors import (
+    BadCredentials,
+    Blocked,
+    EverrefError,
+    NetworkError,
+    Refused,
+    RemoteGone,
+)
+from mirror.git import address
+from mirror.git.disk import finish
+from mirror.git.run import DAY, Git, GitFailed, explain, redact
+from mirror.git.view import View, lay_out, write_refs
+from mirror.model import RefName, Remote, Secret, Target
+from mirror.progress import Progress
+
+_REMARKS: Final = 20  # lines of the other side that are passed on
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one ref."""
+
+    ok: bool | None  # None: the connection broke before the other side said; list it again
+    why: str = ""  # the other side's reason, one line
+
+
+async def push(
+    git: Git,
+    view: View,
+    remote: Remote,
+    refs: Mapping[RefName, Target],
+    *,
+    pinned: Sequence[str],
+    progress: Progress,
+    expected: Mapping[RefName, Target] | None = None,
+    timeout: float = DAY,  # noqa: ASYNC109 -- the limit belongs to git
+) -> dict[RefName, Answer]:
+    """Have the remote's refs point at these objects of the view; an answer for each of them.
+
+    Deletes nothing. Without `expected` git overwrites nothing: the other side's ref is
+    new, the same, or an ancestor. With it, each ref is written if and only if it is
+    still as listed there (not listed: if it is not there). `pinned` are the addresses
+    that were checked for the remote's host; git dials no other.
+
+    Raises BadCredentials, RemoteGone, Blocked, Refused, NetworkError, LimitReached
+    when nothing can have been written.
+    """
+    if not refs:
+        return {}
+    async with _outbox(view, refs, expected) as box:
+        listening = _Listening(progress)
+        config = _config(remote, pinned, force=expected is not None)
+        said = b""
+        try:
+            async with git.process(
+                *_arguments(git, remote, force=expected is not None),
+                git_dir=str(box),
+                stdin=False,
+                timeout=timeout,
+                env_config=config,
+                env={"GIT_ALLOW_PROTOCOL": _protocol(remote)},
+                on_stderr=listening.hear,
+            ) as child:
+                said = b"".join([chunk async for chunk in child.stdout])
+                await child.wait(said)
+        except GitFailed as failed:
+            return _answers(refs, said, listening, failed, remote)
+    return _answers(refs, said, listening, None, remote)
+
+
+@asynccontextmanager
+async def _outbox(
+    view: View, refs: Mapping[RefName, Target], expected: Mapping[RefName, Target] | None
+) -> AsyncIterator[Path]:
+    """A repository with the refs to write in refs/wanted/ and what was listed there in refs/listed/."""
+    path = view.path.with_name(f"push-{secrets.token_hex(8)}")
+    listed = {name: target for name, target in (expected or {}).items() if name in refs}
+    both = _under(b"refs/wanted", refs) | _under(b"refs/listed", listed)
+
+    def make() -> None:
+        path.mkdir(mode=0o700)
+        lay_out(path, view.object_format, alternate=view.path / "objects")
+
+    try:
+        await finish(make)
+        await write_refs(path, both, durable=False)
+        yield path
+    finally:
+        await finish(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+def _under(folder: bytes, refs: Mapping[RefName, Target]) -> dict[RefName, Target]:
+    return {
+        RefName(folder + name.removeprefix(b"refs")): target
+        for name, target in refs.items()
+        if name.startswith(b"refs/")
+    }
+
+
+def _arguments(git: Git, remote: Remote, *, force: bool) -> list[str]:
+    """The words after git. The remote is named by configuration; its address is nobody's business in `ps`."""
+    words = [
+        "push",
+        "--porcelain",
+        "--progress",
+        "--no-follow-tags",
+        "--recurse-submodules=no",
+        "--no-signed",
+    ]
+    words += ["--force-with-lease"] if force else []
+    if address.is_path(remote.url):
+        # Its own hooks and rules hold, but it shall leave no process behind that tidies up.
+        words.append(f"--receive-pack={shlex.quote(git.program)} -c receive.autogc=false receive-pack")
+    return [*words, "target", "refs/wanted/*:refs/*"]
+
+
+def _config(remote: Remote, pinned: Sequence[str], *, force: bool) -> dict[str, str]:
+    config = {"remote.target.url": remote.url, f"protocol.{_protocol(remote)}.allow": "always"}
+    config |= address.pinned(remote.url, list(pinned))
+    if force:  # where --force-with-lease looks up what it expects: git-push(1)
+        config["remote.target.fetch"] = "+refs/*:refs/listed/*"
+    if remote.secret:
+        parts = urlsplit(remote.url)
+        config[f"http.{parts.scheme}://{parts.netloc}/.extraHeader"] = _authorization(remote.secret)
+    return config
+
+
+def _authorization(secret: Secret) -> str:
+    return "Authorization: Basic " + b64encode(f"{secret.username}:{secret.password}".encode()).decode()
+
+
+def _protocol(remote: Remote) -> str:
+    return "file" if address.is_path(remote.url) else urlsplit(remote.url).scheme
+
+
+def _answers(
+    refs: Mapping[RefName, Target], said: bytes, heard: "_Listening", failed: GitFailed | None, remote: Remote
+) -> dict[RefName, Answer]:
+    """Every ref's answer out of git's lines, or the error that kept git from writing any."""
+    told = dict(_told(said, heard))
+    if failed and not told:
+        error = _meaning(failed, remote)
+        if error is not None:
+            raise error
+    broken = (
+        f"the connection broke: {failed.line}" if failed and failed.line else "the other side did not say"
+    )
+    return {name: told.get(name, Answer(None, broken)) for name in refs}
+
+
+_LINE: Final = re.compile(
+    rb"(.)\t[^\t:]*:([^\t]+)\t(.*)"
+)  # flag, from:to, what became of it: git-push(1), OUTPUT
+_REASON: Final = re.compile(rb"\[[^]]*\] \((.*)\)")
+_OURS: Final = {  # git's own words for what it did not even ask of the other side
+    "stale info": "it has changed there meanwhile",
+    "fetch first": "it would be overwritten",
+    "needs force": "it would be overwritten",
+    "non-fast-forward": "it would be overwritten",
+}
+
+
+def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
+    """What git's porcelain output says of each ref."""
+    for line in said.split(b"\n"):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            continue
+        flag, name, outcome = found.groups()
+        if flag != b"!":
+            yield RefName(name), Answer(True)
+        elif outcome.startswith(b"[remote failure]"):
+            yield RefName(name), Answer(None, "the connection broke before the other side said")
+        else:
+            reason = _REASON.fullmatch(outcome)
+            words = redact(reason[1] if reason else outcome, [])
+            yield RefName(name), Answer(False, heard.about(name, _OURS.get(words, words)))
+
+
+_BROKE: Final = re.compile(
+    "RPC failed|unexpected disconnect|hung up unexpectedly|early EOF|helper died|Broken pipe"
+)
+_STATUS: Final = re.compile(r"returned error: (\d{3})|HTTP (\d{3})")
+_NO_LOGIN: Final = re.compile("Authentication failed|could not read Username|could not read Password|askpass")
+_GONE: Final = re.compile("does not appear to be a git repository|repository .* not found|does not exist")
+_NOT_TAKEN: Final = re.compile("dubious ownership|[Pp]ermission denied|Read-only file system")
+_OTHER_FORMAT: Final = re.compile("does not support this repository's hash algorithm|mismatched algorithms")
+_NO_WAY: Final = re.compile(
+    "Could not resolve|Failed to connect|Couldn't connect|Connection (refused|reset)|timed out|"
+    "Operation too slow|Empty reply|SSL|certificate|Recv failure|Send failure|unable to access"
+)
+
+
+def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
+    """What it means that git said nothing of any ref. None: that cannot be known, the connection broke."""
+    where = remote.url if address.is_path(remote.url) else urlsplit(remote.url).hostname or ""
+    words = failed.stderr
+    found = _STATUS.search(words)
+    status = int(found[1] or found[2]) if found else 0
+    if status == 401 or _NO_LOGIN.search(words):
+        return BadCredentials(f"{where} wants credentials, or other ones, to write there")
+    if status == 403:
+        return BadCredentials(f"{where} does not let these credentials write there; check what they may do")
+    if status == 404 or _GONE.search(words):
+        return RemoteGone(f"{where}: there is no such repository, or not for these credentials")
+    if status == 451:
+        return Blocked(f"{where} says that access to this repository is blocked")
+    if status == 413:
+        return Refused(f"{where} takes no push of this size; restore part of the refs at a time by --refs")
+    if 300 <= status < 400:
+        return Refused(f"{where} says that the repository has moved; give its new address")
+    if _OTHER_FORMAT.search(words):
+        return Refused(f"{where} keeps ids of another kind (sha1 or sha256) than this repository")
+    if _NOT_TAKEN.search(words):
+        return Refused(f"{where} cannot be written by this user: {failed.line}")
+    if _BROKE.search(words):
+        return None
+    if status or _NO_WAY.search(words):
+        return NetworkError(f"{where} could not be reached, or stopped answering: {failed.line}")
+    return explain(failed)
+
+
+class _Listening:
+    """What comes on git's standard error: progress, and the other side's remarks."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._rest = b""
+        self._sent: int | None = None  # objects; None: not begun
+        self._remarks: list[bytes] = []
+
+    def hear(self, chunk: bytes) -> None:
+        *lines, self._rest = re.split(rb"[\r\n]", self._rest + chunk)
+        for line in lines:
+            if writing := _WRITING.match(line):
+                self._advance(int(writing[1]), int(writing[2]))
+            elif line.startswith(b"remote: ") and line[8:].strip() and len(self._remarks) < _REMARKS:
+                self._remarks.append(line[8:].strip())
+                self._progress.note(f"the other side says: {redact(self._remarks[-1], [])}")
+
+    def _advance(self, done: int, total: int) -> None:
+        if self._sent is None:
+            self._sent = 0
+            self._progress.phase("sending", total, "objects")
+        self._progress.advance(done - self._sent)
+        self._sent = done
+
+    def about(self, name: bytes, reason: str) -> str:
+        """The reason, and the first remark that names this ref."""
+        remark = next((remark for remark in self._remarks if name in remark), None)
+        return f"{reason}: {redact(remark, [])}" if remark else reason
+
+
+_WRITING: Final = re.compile(rb"Writing objects: +\d+% \((\d+)/(\d+)\)")
