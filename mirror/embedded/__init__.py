@@ -28,5 +28,14 @@ async def services(data: Path, *, redis: bool) -> AsyncIterator[Services]:
     # Imported here because the keeper imports this package too, and starts sooner without asyncio.
     from mirror.embedded.join import join
 
-    async with join(data, redis=redis) as joined:
+    async with join(data, postgres=True, redis=redis) as joined:
         yield Services(joined.urls["postgres"], joined.urls.get("redis"))
+
+
+@asynccontextmanager
+async def queue(data: Path) -> AsyncIterator[str]:
+    """The address of Redis alone, for as long as the block lasts; raises as `services` does."""
+    from mirror.embedded.join import join
+
+    async with join(data, postgres=False, redis=True) as joined:
+        yield joined.urls["redis"]

@@ -40,10 +40,12 @@ class Joined:
 
 
 @asynccontextmanager
-async def join(data: Path, *, redis: bool) -> AsyncIterator[Joined]:
-    """The servers under `data` for as long as the block lasts; see mirror.embedded.services."""
+async def join(data: Path, *, postgres: bool, redis: bool) -> AsyncIterator[Joined]:
+    """The wanted servers under `data` for as long as the block lasts; see mirror.embedded.services."""
     place = _prepare(data)
-    programs = {"postgres": _postgres_programs()}
+    programs = {}
+    if postgres:
+        programs["postgres"] = _postgres_programs()
     if redis:
         programs["redis"] = _redis_program()
     request = json.dumps({"programs": {name: str(path) for name, path in programs.items()}}).encode() + b"\n"

@@ -1,0 +1,95 @@
+"""How a program of ours begins that is no command: its settings, log, and tie to `everref up` above it."""
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror.config import Settings, from_env
+from mirror.errors import EverrefError, UsageError
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+READY = b"ready\n"
+SETTINGS = (
+    *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS"),
+    *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What `everref up` hands to a process that it starts."""
+
+    parent: int | None = None  # its process id; None: started by somebody else
+    listen: int | None = None  # the descriptor of a listening socket; None: make one
+
+    def arguments(self) -> list[str]:
+        """These ties as `begin` reads them."""
+        given = {"--parent": self.parent, "--listen": self.listen}
+        return [word for name, value in given.items() if value is not None for word in (name, str(value))]
+
+    def say_ready(self) -> None:
+        """Tell `everref up`, once, that the work has begun. Standard output is a pipe to it until then."""
+        if self.parent is not None:
+            os.write(1, READY)
+            os.dup2(2, 1)
+
+
+def begin(program: str, main: Callable[[Settings, Ties], Awaitable[None]]) -> int:
+    """Run `main` with the settings of the environment until it ends; the exit code.
+
+    An error of ours is one line on standard error. With a parent given, the
+    process is asked to stop when that has died, however it died.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {program}")
+    for name in ("--parent", "--listen"):
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
+    ties = Ties(**vars(parser.parse_args()))
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"{program}: %(message)s")
+    logging.getLogger("mirror").setLevel(logging.INFO)
+    if ties.parent is not None:
+        _die_with(ties.parent)
+    try:
+        asyncio.run(_run(main, ties))
+    except EverrefError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
+    """An environment that is read back as these settings; everything else in it is inherited."""
+    env = {name: value for name, value in inherited.items() if name.removesuffix("_FILE") not in SETTINGS}
+    given = {
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "VAULT_URL": settings.vault_url,
+        "BASE_URL": settings.base_url,
+        "PORT": str(settings.port),
+        "SECRET_KEYS": ",".join(settings.secret_keys),
+        "ALLOW_PRIVATE_REMOTES": "1" if settings.allow_private_remotes else "0",
+        "EVERREF_GIT": settings.git,
+        "EVERREF_DATA": settings.data,
+    }
+    return env | {name: value for name, value in given.items() if value}
+
+
+async def _run(main: Callable[[Settings, Ties], Awaitable[None]], ties: Ties) -> None:
+    settings = from_env(os.environ, lambda path: Path(path).read_text(encoding="utf-8"), "")
+    if not settings.data:
+        raise UsageError("EVERREF_DATA is not set; it names the directory for pools and scratch space")
+    await main(settings, ties)
+
+
+def _die_with(parent: int) -> None:
+    """Be asked to stop when the parent dies, also if it already has: prctl(2)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    if os.getppid() != parent:
+        sys.exit(1)
