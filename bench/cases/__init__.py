@@ -1,0 +1,23 @@
+"""The comparisons, one module for each question; each answers with rows."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from bench.cases import backup, chain, growth, memory, refs, start
+from bench.figures import Row
+from bench.room import Room
+
+Case = Callable[[Room], Awaitable[list[Row]]]
+
+CASES: Mapping[str, Case] = {
+    "first": backup.first,
+    "incremental": backup.incremental,
+    "growth": growth.growth,
+    "nothing-new": refs.nothing_new,
+    "refs": refs.many,
+    "restore": chain.restore,
+    "bundle": chain.bundle,
+    "push": chain.push,
+    "compact": chain.compact,
+    "memory": memory.memory,
+    "start": start.start,
+}

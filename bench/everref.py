@@ -1,0 +1,114 @@
+"""Everref as it is measured: warm in this process, as a worker holds it, and as a command of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.clock import ENVIRONMENT, Failed, Watch, bytes_under
+from mirror.config import Settings
+from mirror.flows import compact, moment, request, restore
+from mirror.flows import sync as syncing
+from mirror.flows.compact import Compacted
+from mirror.flows.edges import Edges
+from mirror.flows.restore import Restored
+from mirror.flows.sync import Synced
+from mirror.model import Part, Remote, Repo, Snapshot
+from mirror.store import parts
+
+
+def settings(data: Path) -> Settings:
+    """One machine, a vault in a directory, the remote on loopback."""
+    return Settings(data=str(data), allow_private_remotes=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Open edges in this process: what a worker has while it waits."""
+
+    edges: Edges
+    data: Path
+
+    async def add(self, url: str) -> Repo:
+        return await request.repo_for(self.edges, url, None)
+
+    async def sync(self, repo: Repo) -> Synced:
+        return await syncing.sync(self.edges, repo.id)
+
+    async def live(self, repo: Repo) -> list[Part]:
+        return list(await parts.live(self.edges.db, repo.id))
+
+    def stored(self, key: str) -> Path:
+        """Where the directory vault keeps an object."""
+        return self.data / "vault" / key
+
+    def pool(self, repo: Repo) -> Path:
+        """The repo's pool on this disk."""
+        return self.edges.disk.pool(repo.id)
+
+    async def to_directory(self, repo: Repo, path: Path) -> None:
+        _whole(await restore.to_directory(self.edges, repo, await self._moment(repo, None), path))
+
+    async def to_bundle(self, repo: Repo, path: Path, number: int | None) -> None:
+        _whole(await restore.to_bundle(self.edges, repo, await self._moment(repo, number), path))
+
+    async def to_remote(self, repo: Repo, url: str) -> None:
+        snapshot = await self._moment(repo, None)
+        _whole(await restore.to_remote(self.edges, repo, snapshot, Remote(url), hidden="archive"))
+
+    async def compact(self, repo: Repo) -> Compacted:
+        return await compact.compact(self.edges, repo)
+
+    async def _moment(self, repo: Repo, number: int | None) -> Snapshot:
+        return await moment.snapshot_at(self.edges, repo, number)
+
+    def vault_bytes(self, repo: Repo) -> int:
+        """Of everything that the vault holds for a repo."""
+        return bytes_under(self.data / "vault" / str(repo.id))
+
+
+def _whole(done: Restored) -> None:
+    if not done.verified:
+        raise Failed(f"the restore of {done.repo.name} is not what was backed up")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One `everref` command from outside."""
+
+    seconds: float
+    peak: float  # MB, of its Python process
+    git_peak: float  # MB, of the biggest git process below it; 0 where nobody looked
+    up: float  # seconds until its services were up and its edges open
+
+
+def command(data: Path, *args: str | Path, watch: bool = False) -> Ran:
+    """Run `everref ARGS` on a data directory. Raises Failed with its error line."""
+    env = {**ENVIRONMENT, "HOME": os.environ.get("HOME", "/"), "EVERREF_DATA": str(data)}
+    notes, notes_in = os.pipe()
+    start = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.once", str(notes_in), *args],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=[notes_in],
+    ) as running:
+        os.close(notes_in)
+        assert running.stderr is not None
+        if watch:
+            with Watch(running.pid) as seen:
+                words = running.stderr.read()
+                running.wait()
+        else:
+            seen = Watch(running.pid)
+            words = running.stderr.read()
+    seconds = time.monotonic() - start
+    with os.fdopen(notes) as text:
+        told = json.loads(text.read() or "{}")
+    if running.returncode:
+        raise Failed(f"everref {args[0]}: {words.decode(errors='replace').strip()[-500:]}")
+    return Ran(seconds, told["peak"], seen.peak, told["up"] - start if told["up"] else 0.0)
