@@ -44,6 +44,7 @@ class Server:
     """A running server."""
 
     socket: Path  # the directory
+    process: subprocess.Popen[bytes]
 
     def url(self, database: str) -> str:
         """The address of one of its databases."""
@@ -78,7 +79,7 @@ def running(programs: Path) -> Iterator[Server]:
     postgres = [*start, programs / "postgres", "-c", f"unix_socket_directories={room}"]
     for key, value in _SETTINGS.items():
         postgres += ["-c", f"{key}={value}"]
-    where = ["-D", room / "data"]
+    where: list[str | Path] = ["-D", room / "data"]
     env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     try:
         subprocess.run([*initdb, *where], check=True, capture_output=True, cwd=room, env=env)
@@ -86,7 +87,7 @@ def running(programs: Path) -> Iterator[Server]:
             process = subprocess.Popen([*postgres, *where], stdout=log, stderr=log, cwd=room, env=env)
         with process:
             try:
-                yield Server(room)
+                yield Server(room, process)
             finally:
                 process.send_signal(signal.SIGINT)
     finally:
@@ -108,6 +109,7 @@ def _reachable(programs: Path, room: Path) -> Path:
 async def _ready(server: Server) -> None:
     """Wait until the server answers; the limit of the test run ends a wait that is in vain."""
     while True:
+        assert server.process.poll() is None, (server.socket / "log").read_text()
         try:
             return await server.sql("select 1")
         except (OSError, asyncpg.CannotConnectNowError):
