@@ -1,6 +1,10 @@
 """The fixtures of the real parts, for every test: one line for each module of tests/parts that has some."""
 
 pytest_plugins = [
-    "tests.parts.repos",
+    "tests.parts.repos",  # first: the others import it
+    "tests.parts.everref",
+    "tests.parts.githttp",
+    "tests.parts.packs",
+    "tests.parts.postgres",
     "tests.parts.s3",
 ]

@@ -5,7 +5,6 @@ reads it. Making one costs a few small files instead of a `git init`.
 """
 
 import os
-import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, Refused
 from mirror.git.disk import disk_error, finish, sync_path
 from mirror.model import HEAD, ObjectFormat, Refs, Target
 from mirror.refs import check_name, is_symbolic, symbolic_target
@@ -91,7 +90,10 @@ def lay_out(path: Path, object_format: ObjectFormat, alternate: Path | None = No
     for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
         (path / folder).mkdir(parents=True, exist_ok=True)
     if alternate is not None:
-        (path / "objects/info/alternates").write_bytes(_quoted(os.fsencode(alternate.absolute())) + b"\n")
+        line = os.fsencode(alternate.absolute())
+        if b"\n" in line:
+            raise Refused(f"the directory {str(alternate)!r} has a line feed in its name; use another one")
+        (path / "objects/info/alternates").write_bytes(line + b"\n")
     (path / "config").write_text(_CONFIG[object_format])
     (path / "HEAD").write_bytes(UNBORN + b"\n")
 
@@ -101,29 +103,16 @@ def config_text(object_format: ObjectFormat) -> str:
     return _CONFIG[object_format]
 
 
-def _quoted(path: bytes) -> bytes:
-    """A line of info/alternates: gitrepository-layout(5)."""
-    if b"\n" not in path:
-        return path
-    return b'"' + path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n") + b'"'
-
-
 def object_folders(path: Path) -> list[Path]:
     """The objects folders that a repository reads: its own, and those of its alternates."""
     folders = [path / "objects"]
     for folder in folders:
         with suppress(FileNotFoundError):
-            for line in (folder / "info/alternates").read_bytes().splitlines():
-                alternate = Path(os.fsdecode(_unquoted(line)))
+            for line in (folder / "info/alternates").read_bytes().split(b"\n")[:-1]:
+                alternate = Path(os.fsdecode(line))
                 if alternate not in folders:
                     folders.append(alternate)
     return folders
-
-
-def _unquoted(line: bytes) -> bytes:
-    if not line.startswith(b'"'):
-        return line
-    return re.sub(rb"\\(.)", lambda found: b"\n" if found[1] == b"n" else found[1], line[1:-1])
 
 
 async def write_refs(path: Path, refs: Refs, *, durable: bool = True) -> None:

@@ -1,0 +1,55 @@
+"""Packs as a remote would send them, and what git edges need in order to run: for the tests of mirror/git."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mirror.git.pack import IdxFile
+from mirror.git.run import Git
+from mirror.model import Target
+from tests.parts.repos import Work, run_git
+
+FORMATS = pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Git:
+    """Git as the product runs it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return Git("git", str(home))
+
+
+def sent(work: Work, tips: Sequence[Target], known: Sequence[Target] = ()) -> bytes:
+    """The thin pack that an upload-pack sends to somebody who knows some commits."""
+    lines = b"".join(line + b"\n" for line in (*tips, b"--not", *known))
+    return work.git("pack-objects", "--revs", "--thin", "--stdout", "-q", stdin=lines)
+
+
+def pack_of(work: Work, ids: Sequence[Target]) -> bytes:
+    """A pack of exactly these objects, however little sense they make together."""
+    return work.git("pack-objects", "--stdout", "-q", stdin=b"".join(oid + b"\n" for oid in ids))
+
+
+async def stream(data: bytes, size: int = 1 << 16) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def gathered(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
+
+
+def packed_ids(path: Path) -> set[Target]:
+    """What the packs of a repository hold, as git reads them."""
+    held: set[Target] = set()
+    for idx in (path / "objects/pack").glob("*.idx"):
+        answer = run_git("--git-dir", path, "show-index", stdin=idx.read_bytes())
+        held |= {Target(line.split()[1]) for line in answer.splitlines()}
+    return held
+
+
+def ids_of(idx: Path) -> set[Target]:
+    with IdxFile(idx) as found:
+        return {Target(oid.hex().encode()) for oid in found.ids()}
