@@ -50,7 +50,7 @@ def dumps(job: dict[str, Any]) -> bytes:
 
 
 def wait_before_retry(attempt: int, chance: float) -> float:
-    """Seconds after try number `attempt`: doubling from 2 to 600, a quarter more or less by `chance`, 0..1."""
+    """Seconds after try number `attempt`: doubling from 2 to 600, a quarter off by `chance` in 0..1."""
     return float(min(2**attempt, 600) * (0.75 + chance / 2))
 
 

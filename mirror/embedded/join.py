@@ -50,22 +50,20 @@ async def join(data: Path, *, postgres: bool, redis: bool) -> AsyncIterator[Join
         programs["redis"] = _redis_program()
     request = json.dumps({"programs": {name: str(path) for name, path in programs.items()}}).encode() + b"\n"
     reader, writer, answer = await _ask(place, request)
+    lost = asyncio.Event()
+    watch = asyncio.create_task(_watch(reader, lost))
     try:
         if "error" in answer:
             kind, message = answer["error"]
             raise (LimitReached if kind == "limit" else OurFault)(message)
-        lost = asyncio.Event()
-        watch = asyncio.create_task(_watch(reader, lost))
+        yield Joined(answer["urls"], lost)
+    finally:
         try:
-            yield Joined(answer["urls"], lost)
-        finally:
             with suppress(OSError):
                 writer.write_eof()
             await watch
-    finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+        finally:
+            writer.close()
 
 
 async def _watch(reader: asyncio.StreamReader, lost: asyncio.Event) -> None:

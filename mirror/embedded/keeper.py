@@ -24,6 +24,7 @@ from mirror.embedded.servers import (
     Redis,
     Server,
     close_sockets,
+    forget_the_dead,
     identity_for,
     open_sockets,
 )
@@ -50,6 +51,7 @@ class Keeper:
 
     def run(self, first: socket.socket) -> None:
         """Serve `first` and everybody who comes while somebody is there; then stop everything."""
+        forget_the_dead(self._place)
         self._listen_to_signals()
         self._listen()
         self._admit(first)
@@ -138,6 +140,7 @@ class Keeper:
                 if name not in self._servers:
                     self._programs[name] = Path(program)
                     self._start(name)
+            self._revive()
         except CannotStart as error:
             return {"error": ["limit" if os.strerror(errno.ENOSPC) in str(error) else "ours", str(error)]}
         except OSError as error:
@@ -189,6 +192,7 @@ def main(arguments: list[str]) -> None:
     data, lock, first = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     os.set_inheritable(lock, False)
     Keeper(Place(data), lock).run(socket.socket(fileno=first))
+    os._exit(0)  # who waits for us sees the connection end with the process, not before it
 
 
 if __name__ == "__main__":

@@ -86,7 +86,6 @@ class Postgres:
         self._pid_file = place.cluster / "postmaster.pid"
         if not place.cluster.exists():
             self._make(place, programs, identity)
-        _remove_stale_pid(place.cluster)
         _write(place.cluster / "pg_hba.conf", f"local all {OWNER} peer map=keeper\n", identity)
         users = sorted({0, os.geteuid(), place.cluster.stat().st_uid})
         lines = [f"keeper {name} {OWNER}\n" for uid in users if (name := _user_name(uid))]
@@ -214,6 +213,26 @@ def close_sockets(place: Place) -> None:
         shutil.rmtree(place.sockets, ignore_errors=True)
 
 
+def forget_the_dead(place: Place) -> None:
+    """Remove the pid file of a PostgreSQL that was killed, whose number somebody else may have by now.
+
+    PostgreSQL itself only looks whether the number is alive, and in a container it
+    soon is again. Only for who has just got the lock: then no process of that
+    PostgreSQL lives, while the file is its guard against those that do.
+    """
+    path = place.cluster / "postmaster.pid"
+    try:
+        pid = int(path.read_text().split("\n", 1)[0])
+    except (FileNotFoundError, ValueError):
+        return
+    try:
+        alive = os.path.samefile(f"/proc/{pid}/cwd", place.cluster)  # a postmaster stands in its cluster
+    except OSError:
+        alive = False
+    if not alive:
+        path.unlink()
+
+
 def _spawn(
     command: list[str],
     log: Path,
@@ -257,25 +276,6 @@ def _stop(process: subprocess.Popen[bytes], ladder: tuple[signal.Signals, ...]) 
         except subprocess.TimeoutExpired:
             continue
         return
-
-
-def _remove_stale_pid(cluster: Path) -> None:
-    """Remove the pid file of a PostgreSQL that was killed, whose number somebody else may have by now.
-
-    PostgreSQL itself only looks whether the number is alive, and in a container it soon is again.
-    """
-    path = cluster / "postmaster.pid"
-    try:
-        pid = int(path.read_text().split("\n", 1)[0])
-    except (FileNotFoundError, ValueError):
-        return
-    try:
-        alive = os.path.samefile(f"/proc/{pid}/cwd", cluster)  # a postmaster stands in its cluster
-    except OSError:
-        alive = False
-    if alive:
-        raise CannotStart(f"another PostgreSQL, process {pid}, runs on {cluster}; stop it first")
-    path.unlink()
 
 
 def _last_error(log: Path) -> str:
