@@ -358,7 +358,7 @@ def _config(place: Place, in_clear: bool) -> AioConfig:
 
 def _code(error: boto.ClientError) -> tuple[str, int]:
     """The code of an answer, safe to show, and its HTTP status."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = str(error.response.get("Error", {}).get("Code") or "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if not re.fullmatch(r"[A-Za-z0-9.]{1,60}", code):
         code = str(status)

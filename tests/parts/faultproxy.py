@@ -1,6 +1,7 @@
 """A proxy before an S3 server that fails on demand: what a network and a tired store do to us."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ class FaultProxy:
         """The next so many requests of this kind meet this fault."""
         self._orders.append(_Order(when, fault, times))
 
+    def heal(self) -> None:
+        """From now on nothing fails."""
+        self._orders.clear()
+
     def count(self, when: str) -> int:
         """How many requests had these words in their first line."""
         return sum(when in request for request in self.requests)
@@ -73,7 +78,7 @@ class FaultProxy:
                 request.method,
                 URL(self.target + request.raw_path, encoded=True),
                 headers=headers,
-                data=data or None,
+                data=io.BytesIO(data) if data else None,
                 allow_redirects=False,
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             ) as answer,
