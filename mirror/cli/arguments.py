@@ -106,37 +106,21 @@ def wants_json(argv: Sequence[str]) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The whole grammar. An option's `dest` is what the commands read it by."""
-    everywhere = Parser(add_help=False)
-    everywhere.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON: one object, or one a line"
-    )
-    everywhere.add_argument(
-        "-q",
-        "--quiet",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="no progress, and nothing said when all went well",
-    )
-    everywhere.add_argument(
-        "--data",
-        metavar="DIR",
-        default=argparse.SUPPRESS,
-        help="where everything is kept (default: EVERREF_DATA, else ~/.local/share/everref)",
-    )
     top = Parser(
         prog="everref",
         description="Every ref, ever: keeps every ref of your git repositories, and brings any moment back.",
         epilog=_EPILOG,
-        parents=[everywhere],
     )
-    top.set_defaults(json=False, quiet=False, data=None)
+    _everywhere(top)
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", prog="everref", parser_class=Parser)
 
     def command(name: str, says: str, epilog: str = "") -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name, help=says, description=says[0].upper() + says[1:] + ".", epilog=epilog, parents=[everywhere]
+        made = commands.add_parser(
+            name, help=says, description=says[0].upper() + says[1:] + ".", epilog=epilog
         )
+        _everywhere(made, default=argparse.SUPPRESS)  # or it would undo what stood before the command
+        return made
 
     up = command("up", "run everything on this machine until Ctrl-C", _UP)
     up.add_argument(
@@ -205,6 +189,25 @@ def parser() -> argparse.ArgumentParser:
     completion = command("completion", "print a completion script for a shell", _COMPLETION)
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return top
+
+
+def _everywhere(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """What every command takes."""
+    parser.add_argument(
+        "--json", action="store_true", default=default or False, help="print JSON: one object, or one a line"
+    )
+    parser.add_argument(
+        *("-q", "--quiet"),
+        action="store_true",
+        default=default or False,
+        help="no progress, and nothing said when all went well",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        default=default,
+        help="where everything is kept (default: EVERREF_DATA, else ~/.local/share/everref)",
+    )
 
 
 def _repo(parser: argparse.ArgumentParser, optional: bool = False) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,9 +21,11 @@ from mirror.model import Kind, Remote, Repo, Secret
 if TYPE_CHECKING:
     from mirror.flows.edges import Edges
     from mirror.flows.restore import Restored
+    from mirror.plan import Hidden
 
 IN_PART: Final = 4  # the exit code of what was done in part
 _CHANGES_SHOWN: Final = 10  # by backup; log shows them all
+_LONGEST_GRACE: Final = timedelta(days=36500)  # what is longer would begin before the calendar does
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ async def plan(call: Call) -> int:
 
         repo = await moment.repo_named(edges, call.args.repo)
         snapshot = await moment.snapshot_at(edges, repo, when)
-        hidden = call.args.hidden_refs or "skip"
+        hidden: Hidden = call.args.hidden_refs or "skip"
         made = await restore.plan(
             edges, repo, snapshot, globs=call.args.refs, to=to, hidden=hidden, force=call.args.force
         )
@@ -187,7 +189,7 @@ async def restore(call: Call) -> int:
         repo = await moment.repo_named(edges, args.repo)
         snapshot = await moment.snapshot_at(edges, repo, when)
         if to:
-            hidden = args.hidden_refs or "skip"
+            hidden: Hidden = args.hidden_refs or "skip"
             done = await restore.to_remote(
                 edges, repo, snapshot, to, globs=args.refs, hidden=hidden, force=args.force
             )
@@ -270,7 +272,7 @@ async def prune(call: Call) -> int:
     """Delete what nothing needs any more."""
     from mirror import when
 
-    grace = when.span(call.args.grace)
+    grace = min(when.span(call.args.grace), _LONGEST_GRACE)
     async with call.edges() as edges:
         from mirror.flows import moment, prune
 

@@ -79,7 +79,7 @@ def _called(argv: Sequence[str], redact: Redactor, stopped: Stopped) -> int:
 
     settings = environment.settings(os.environ, args.data)
     out = _out(args)
-    _quieten()
+    _set_log(args.command)
     return _finish(COMMANDS[args.command](Call(args, settings, out, redact)), out, stopped)
 
 
@@ -134,15 +134,19 @@ def _finish(work: Coroutine[Any, Any, int], out: "Out", stopped: Stopped) -> int
     return asyncio.run(tended())
 
 
-def _quieten() -> None:
-    """Libraries' warnings and log lines are for us, not for the person at the terminal."""
+def _set_log(command: str) -> None:
+    """Only `up` runs for so long that it logs. Else a library's log lines are for us, not for a person."""
     import logging
     import warnings
 
-    if not environment.is_set(os.environ, "EVERREF_DEBUG"):
+    debug = environment.is_set(os.environ, "EVERREF_DEBUG")
+    if command == "up":
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="everref up: %(message)s")
+        logging.getLogger("mirror").setLevel(logging.INFO)
+    elif not debug:
         logging.getLogger().addHandler(logging.NullHandler())
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
+    if not debug and not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def explained(error: BaseException) -> EverrefError:

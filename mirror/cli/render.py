@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from mirror.model import SYMBOLIC, Kind, RefChange, RefName, Target
+from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Target
 
 if TYPE_CHECKING:
     from mirror.flows.compact import Compacted
@@ -233,8 +233,8 @@ def _ref_results(results: Sequence[RefResult], eye: Eye) -> Iterator[str]:
 
 
 def tally(results: Sequence[RefResult]) -> str:
-    """`46 created, 2 skipped`."""
-    counts: Counter[str] = Counter(one.result for one in results)
+    """`46 created, 2 skipped`; HEAD is no ref to count, as everywhere."""
+    counts: Counter[str] = Counter(one.result for one in results if one.name != HEAD)
     return ", ".join(f"{counts[result]:,} {result}" for result in _RESULTS if counts[result]) or "no refs"
 
 
@@ -244,7 +244,7 @@ def plan(made: RestorePlan, where: str | None, eye: Eye) -> str:
     lines = [f"{eye.repo(made.repo.name)}  #{snapshot.number} of {eye.time(snapshot.taken_at)}"]
     lines += [f"{number:3}. {clean(step)}" for number, step in enumerate(made.steps, 1)]
     if where is None:
-        return "\n".join([*lines, f"     {count(len(made.refs), 'ref')}"])
+        return "\n".join([*lines, f"     {count(sum(one.name != HEAD for one in made.refs), 'ref')}"])
     return "\n".join([*lines, *_ref_results(made.refs, eye), f"  {tally(made.refs)}"])
 
 
