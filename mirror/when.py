@@ -15,6 +15,7 @@ _TIME: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[Tt ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?\s?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
 )
+_LENGTH: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?\s*[a-z]+\s*)+", re.IGNORECASE)
 _AGO: Final = re.compile(r"((?:[0-9]+(?:\.[0-9]+)?\s*[a-z]+\s*)+)ago", re.IGNORECASE)
 _SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", re.IGNORECASE)
 _UNITS: Final = {
@@ -52,6 +53,16 @@ def parse(text: str, now: datetime) -> int | datetime:
     if text.isdecimal():
         raise UsageError(f"{text!r} could be many things; for the snapshot of that number write #{text}")
     raise UsageError(f"{text!r} is no moment; write it like {EXAMPLES}")
+
+
+def span(text: str) -> timedelta:
+    """How long `24h`, `30 days` or `0s` is. Raises UsageError with examples."""
+    try:
+        if _LENGTH.fullmatch(text.strip()):
+            return _span(text)
+    except OverflowError:
+        pass
+    raise UsageError(f"{text!r} is no length of time; write it like 24h, 30d or 0s")
 
 
 def _number(digits: str) -> int:

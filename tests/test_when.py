@@ -123,3 +123,16 @@ def test_no_text_makes_it_fail_in_another_way(text: str) -> None:
     except EverrefError:
         return
     assert isinstance(found, int | datetime)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0s", 0), ("24h", 86400), ("30 days", 2592000), ("1h 30m", 5400), ("2w", 1209600)]
+)
+def test_a_length_of_time_is_read(text: str, seconds: int) -> None:
+    assert when.span(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "24", "h", "-1h", "5 parsecs", "9" * 30 + "w"])
+def test_what_is_no_length_of_time_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(UsageError, match="write"):
+        when.span(text)

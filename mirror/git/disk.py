@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,20 @@ def write_all(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> None:
+    """Write a stream to a file that only its owner can read, safe on disk when this returns."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            async for chunk in chunks:
+                await finish(partial(write_all, fd, chunk))
+            await finish(partial(os.fsync, fd))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise disk_error(path.parent, error) from None
 
 
 def sync_path(path: Path) -> None:

@@ -1,0 +1,87 @@
+"""What is used, what each part can do, and what is missing: the answers of `everref doctor`."""
+
+import shutil
+from dataclasses import dataclass
+
+from mirror import store
+from mirror.errors import EverrefError
+from mirror.flows.edges import Edges
+from mirror.store import repos
+
+_LOW_SPACE = 1 << 30  # bytes of free disk below which a person should know
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    value: str
+    ok: bool
+    advice: str | None = None  # what to do; None: nothing
+
+
+async def doctor(edges: Edges) -> list[Finding]:
+    """Look at git, the database, the vault, the disk and the keys; changes nothing."""
+    return [
+        await _git(edges),
+        Finding("database", await store.version(edges.db), True),
+        *await _vault(edges),
+        _disk(edges),
+        _keys(edges),
+        await _repos(edges),
+    ]
+
+
+async def _git(edges: Edges) -> Finding:
+    try:
+        version = (await edges.git.run("version", timeout=10)).decode().strip()
+    except EverrefError as error:
+        return Finding("git", str(error), False, "install git 2.39 or newer, or name one with EVERREF_GIT")
+    return Finding("git", version, True)
+
+
+async def _vault(edges: Edges) -> list[Finding]:
+    try:
+        can = await edges.vault.capabilities()
+    except EverrefError as error:
+        return [Finding("vault", str(error), False, "check VAULT_URL and the credentials of the store")]
+    found = [Finding("vault", edges.vault.describe(), True)]
+    found.append(
+        Finding("vault: conditional create", "yes", True)
+        if can.conditional_create
+        else Finding(
+            "vault: conditional create",
+            "no",
+            False,
+            "the lease in the database alone keeps two workers apart",
+        )
+    )
+    found.append(
+        Finding("vault: checksums", "yes" if can.checksums else "no; sums are checked by Everref alone", True)
+    )
+    found.append(Finding("vault: object lock", "yes" if can.object_lock else "no", True))
+    return found
+
+
+def _disk(edges: Edges) -> Finding:
+    free = shutil.disk_usage(edges.disk.root).free
+    words = f"{edges.disk.root}, {free / (1 << 30):.1f} GiB free"
+    if free < _LOW_SPACE:
+        return Finding("data", words, False, "make room: a backup needs about the size of its repository")
+    return Finding("data", words, True)
+
+
+def _keys(edges: Edges) -> Finding:
+    if edges.keyring is None:
+        return Finding("keys", "none", False, "set SECRET_KEYS, or no credentials can be kept")
+    return Finding("keys", "credentials are sealed", True)
+
+
+async def _repos(edges: Edges) -> Finding:
+    rows = await repos.overview(edges.db)
+    bad = [row.repo.name for row in rows if row.state in ("failing", "never")]
+    words = f"{len(rows)} kept, {len(rows) - len(bad)} protected"
+    if bad:
+        return Finding("repos", words, False, f"look at {', '.join(bad[:5])} in everref repos")
+    return Finding("repos", words, True)

@@ -1,0 +1,54 @@
+"""A restore made only to prove that it works, from the vault alone, with its evidence kept."""
+
+import asyncio
+from dataclasses import dataclass
+
+from mirror.flows import hydrate, restore
+from mirror.flows.edges import Edges
+from mirror.git import read, view
+from mirror.model import Repo, Snapshot
+from mirror.store import drills, history
+
+
+@dataclass(frozen=True, slots=True)
+class Drilled:
+    """The evidence of one drill."""
+
+    repo: Repo
+    snapshot: Snapshot
+    refs: int
+    bytes: int  # read from the vault
+    seconds: float  # from the first byte read to the last ref compared
+    problems: tuple[str, ...]  # empty: it works
+
+
+async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
+    """Restore this moment into an empty place without the pool, check every object and ref, throw it away.
+
+    Safe to run twice: each drill is a row of its own. Raises what the vault
+    raises when it cannot be read; damage that was found is in `problems`.
+    """
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    wanted = await history.refs_at(edges.db, repo.id, snapshot.number)
+    parts = await hydrate.steps_to(edges, repo, snapshot)
+    room = edges.disk.root / "restores"
+    async with view.scratch_view(None, room, object_format=snapshot.object_format) as copy:
+        await hydrate.fill(edges, copy.path, snapshot.object_format, parts)
+        await view.write_refs(copy.path, wanted)
+        edges.progress.phase("checking every object")
+        problems = [f"git fsck: {line}" for line in await read.fsck(edges.git, copy.path)]
+        if not await restore.reads_back(edges, copy.path, wanted):
+            problems.append("git does not list the refs that were recorded")
+    done = Drilled(
+        repo,
+        snapshot,
+        snapshot.refs_count,
+        sum(step.part.bytes for step in parts),
+        clock() - began,
+        tuple(problems),
+    )
+    await drills.add(
+        edges.db, repo.id, snapshot.number, done.refs, done.bytes, done.seconds, done.problems, edges.clock()
+    )
+    return done

@@ -1,0 +1,94 @@
+"""Everything outside that the flows touch, opened once by an entry point and handed to each flow."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+
+from mirror import store
+from mirror.config import Settings
+from mirror.errors import UsageError
+from mirror.flows import keys
+from mirror.git.run import Git
+from mirror.keyring import Keyring
+from mirror.model import RepoId
+from mirror.progress import Progress, Silent
+from mirror.vault.contract import Vault
+from mirror.vault.open import open_vault
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The worker's own disk: a cache of the vault, and room to work in."""
+
+    root: Path
+
+    def pool(self, repo_id: RepoId) -> Path:
+        """The bare repository that holds one repo's objects."""
+        return self.root / "pools" / f"{repo_id}.git"
+
+    def scratch(self, repo_id: RepoId) -> Path:
+        """Where one repo's scratch views live; emptied at the beginning of each job."""
+        return self.root / "scratch" / str(repo_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The outside, as the flows see it."""
+
+    settings: Settings
+    git: Git
+    db: asyncpg.Pool
+    vault: Vault
+    disk: Disk
+    keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
+    clock: Callable[[], datetime]
+    progress: Progress
+
+
+def now() -> datetime:
+    """This moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def _made(data: Path) -> Path:
+    """The data directory, which only its owner can enter."""
+    root = data.absolute()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the data directory {root} cannot be made: {error.strerror}; choose one with --data"
+        ) from None
+    return root
+
+
+@asynccontextmanager
+async def open_edges(
+    settings: Settings, progress: Progress | None = None, clock: Callable[[], datetime] = now
+) -> AsyncIterator[Edges]:
+    """Open what the settings name; what they leave out runs embedded, for as long as this is open."""
+    root = _made(Path(settings.data))
+    async with AsyncExitStack() as stack:
+        database_url = settings.database_url
+        if database_url is None:
+            from mirror.embedded import services
+
+            running = await stack.enter_async_context(services(root, redis=False))
+            database_url = running.database_url
+        db = await stack.enter_async_context(store.opened(database_url))
+        await store.migrate(db)
+        vault = await stack.enter_async_context(open_vault(settings.vault_url, root))
+        yield Edges(
+            settings=settings,
+            git=Git(settings.git, home=str(root / "home")),
+            db=db,
+            vault=vault,
+            disk=Disk(root),
+            keyring=keys.keyring(settings, root),
+            clock=clock,
+            progress=progress or Silent(),
+        )

@@ -1,0 +1,101 @@
+"""From the vault to a bare repository: how a pool is warmed, and how a moment becomes a directory."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from mirror import plan, splice
+from mirror.errors import Corrupt
+from mirror.flows import partindex
+from mirror.flows.edges import Edges
+from mirror.git import pack
+from mirror.git.pool import Pool
+from mirror.model import ObjectFormat, Part, Repo, Snapshot
+from mirror.plan import Step
+from mirror.store import parts, snapshots
+
+
+async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> None:
+    """Make the pool hold exactly the pack log up to `last`; the caller holds the pool's lock.
+
+    Safe to run twice: the pool's mark is written after the packs are in, and a
+    pool that holds something else than its mark says is thrown away.
+    """
+    await pool.clean()
+    mark = await pool.mark()
+    goal = (last.epoch, last.number) if last else None
+    if mark == goal:
+        return
+    behind = mark is not None and last is not None and mark[0] == last.epoch and mark[1] < last.number
+    if not behind:
+        await pool.empty()
+    if last is None:
+        return
+    live = await parts.live(edges.db, repo.id)
+    segments = await snapshots.segments(edges.db, repo.id, last.epoch, last.number)
+    after = mark[1] if behind and mark else 0
+    steps = plan.parts_after(live, segments, after, last.number, log_entries=last.log_entries)
+    if after and plan.starts_over(steps, after):
+        await pool.empty()  # the log was recut below what we have: take it whole
+    await fill(edges, pool.path, last.object_format, steps)
+    await pool.set_mark(last.epoch, last.number)
+
+
+async def fill(edges: Edges, path: Path, object_format: ObjectFormat, steps: Sequence[Step]) -> None:
+    """Put the objects of these parts into the bare repository at `path`.
+
+    A complete part goes in as it is, with the index that was stored beside it;
+    everything else is spliced into one pack that git indexes. Every stored
+    byte is checked against its sum on the way. Raises Corrupt naming the key.
+    """
+    rest = list(steps)
+    edges.progress.phase("reading the vault", sum(_cut(step).bytes_to_read for step in steps), "bytes")
+    if rest and rest[0].part.complete and rest[0].upto is None and rest[0].part.index_bytes:
+        base = rest.pop(0)
+        index = partindex.read(edges.vault, base.part)
+        await pack.install(path, spliced(edges, [base], object_format), index, object_format)
+    if rest:
+        chunks = spliced(edges, rest, object_format)
+        await pack.index(
+            edges.git,
+            path,
+            chunks,
+            self_contained=False,
+            fix_thin=True,
+            object_format=object_format,
+            source="what the vault holds",
+        )
+
+
+def spliced(edges: Edges, steps: Sequence[Step], object_format: ObjectFormat) -> AsyncIterator[bytes]:
+    """One pack out of these parts, read from the vault, every byte checked on the way."""
+    return splice.pack([_source(edges, step) for step in steps], object_format)
+
+
+def _source(edges: Edges, step: Step) -> splice.Source:
+    return splice.Source(step.part, _counted(edges, step), step.upto, step.after)
+
+
+def _cut(step: Step) -> splice.Cut:
+    return splice.cut(step.part, step.upto, step.after)
+
+
+async def _counted(edges: Edges, step: Step) -> AsyncIterator[bytes]:
+    wanted = _cut(step)
+    async for chunk in edges.vault.read(step.part.key, wanted.start, wanted.end):
+        edges.progress.advance(len(chunk))
+        yield chunk
+
+
+async def steps_to(edges: Edges, repo: Repo, snapshot: Snapshot) -> list[Step]:
+    """The parts that hold everything up to this snapshot, in order. Raises GapInChain."""
+    live = await parts.live(edges.db, repo.id)
+    segments = await snapshots.segments(edges.db, repo.id, snapshot.epoch, snapshot.number)
+    return plan.parts_for(live, segments, snapshot.number, log_entries=snapshot.log_entries)
+
+
+def same_bytes(part: Part, size: int, sha256: str) -> None:
+    """Raise Corrupt unless these are the size and sum that the part was recorded with."""
+    if (size, sha256) != (part.bytes, part.sha256):
+        raise Corrupt(
+            f"{part.key}: {size} bytes with sha256 {sha256}, expected {part.bytes} with {part.sha256}"
+        )

@@ -1,0 +1,91 @@
+"""Deleting from the vault what nothing needs any more: replaced parts, and what dead runs left."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from mirror import layout
+from mirror.flows import settle, steps
+from mirror.flows.edges import Edges
+from mirror.flows.turn import PATIENCE, turn
+from mirror.model import Repo, Snapshot
+from mirror.store import intents, parts, repos
+from mirror.vault.contract import Stat
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was deleted, and what still waits for its grace period to end."""
+
+    deleted: tuple[str, ...]  # keys
+    bytes: int
+    waiting: int  # objects
+
+
+async def prune(
+    edges: Edges, grace: timedelta, repo: Repo | None = None, patience: float = PATIENCE
+) -> Pruned:
+    """Delete replaced parts, stray objects and unfinished uploads that are older than `grace`.
+
+    The row went first (a replaced part is a tombstone since its replacement was
+    verified), the object follows, the tombstone goes last. Safe to run twice.
+    """
+    chosen = [repo] if repo else await repos.all(edges.db)
+    total = Pruned((), 0, 0)
+    for one in chosen:
+        async with turn(edges, one, patience) as lease:
+            last = await settle.settle(edges, one, lease)
+            done = await _prune(edges, one, grace, last)
+        total = Pruned(total.deleted + done.deleted, total.bytes + done.bytes, total.waiting + done.waiting)
+    return total
+
+
+async def _prune(edges: Edges, repo: Repo, grace: timedelta, last: Snapshot | None) -> Pruned:
+    before = edges.clock() - grace
+    deleted: list[str] = []
+    size = waiting = 0
+    for grave in await parts.tombstones(edges.db, repo.id):
+        if grave.replaced_at > before:
+            waiting += 1
+            continue
+        await edges.vault.delete(layout.index_key(grave.key))
+        await edges.vault.delete(grave.key)
+        steps.reached("prune: object deleted")
+        await parts.bury(edges.db, repo.id, grave.key)
+        steps.reached("prune: row deleted")
+        deleted.append(grave.key)
+        size += grave.bytes
+    for stray in await strays(edges, repo, last):
+        if stray.modified > before:
+            waiting += 1
+            continue
+        await edges.vault.delete(stray.key)
+        deleted.append(stray.key)
+        size += stray.bytes
+    for upload in await edges.vault.unfinished(layout.repo_prefix(repo.id)):
+        if upload.since > before:
+            waiting += 1
+            continue
+        await edges.vault.discard(upload.key)
+    return Pruned(tuple(deleted), size, waiting)
+
+
+async def strays(edges: Edges, repo: Repo, last: Snapshot | None) -> list[Stat]:
+    """Objects of this repo in the vault that neither a snapshot nor a part, live or replaced, accounts for.
+
+    An upload that is under way right now is no stray: an intent names it.
+    """
+    known = {layout.repo_file(repo.id)}
+    for part in await parts.live(edges.db, repo.id):
+        known |= {part.key, layout.index_key(part.key)}
+    for grave in await parts.tombstones(edges.db, repo.id):
+        known |= {grave.key, layout.index_key(grave.key)}
+    for intent in await intents.of(edges.db, repo.id):
+        known |= {intent.key, layout.index_key(intent.key)}
+    newest = last.number if last else 0
+    found = []
+    async for stat in edges.vault.list(layout.repo_prefix(repo.id)):
+        number = layout.parse_manifest_key(stat.key)
+        # A manifest after the latest snapshot is not a stray but a commit to be replayed.
+        if stat.key not in known and number is None and newest >= 0:
+            found.append(stat)
+    return found

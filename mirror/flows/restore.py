@@ -1,0 +1,355 @@
+"""Bringing a moment back: as a bundle, as a directory, or pushed to a remote. Plan, do, check."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from mirror import bundle, refs
+from mirror import plan as planning
+from mirror.bundle import Header
+from mirror.errors import Corrupt, NotFound, Refused, UsageError
+from mirror.flows import hydrate, steps
+from mirror.flows.edges import Edges
+from mirror.git import address, disk, pack, push, read, upstream, view
+from mirror.git.pool import Pool
+from mirror.git.push import Answer
+from mirror.git.view import View
+from mirror.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
+from mirror.plan import Hidden, RefAction, Step
+from mirror.store import history, restores, snapshots
+
+Result = Literal["created", "updated", "unchanged", "refused", "skipped"]
+_WILL: dict[str, Result] = {
+    "create": "created",
+    "update": "updated",
+    "unchanged": "unchanged",
+    "refused": "refused",
+    "skipped": "skipped",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RefResult:
+    """What became of one ref."""
+
+    name: RefName  # as the snapshot has it
+    target: Target
+    result: Result
+    why: str | None  # None: nothing to explain
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How a restore ended."""
+
+    repo: Repo
+    snapshot: Snapshot
+    refs: tuple[RefResult, ...]
+    verified: bool  # every ref that was written was read back equal
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What a restore would do, computed before anything is done."""
+
+    repo: Repo
+    snapshot: Snapshot
+    steps: tuple[str, ...]
+    refs: tuple[RefResult, ...]
+
+
+async def plan(
+    edges: Edges,
+    repo: Repo,
+    snapshot: Snapshot,
+    *,
+    globs: Sequence[str] = (),
+    to: Remote | None = None,
+    hidden: Hidden = "skip",
+    force: bool = False,
+) -> RestorePlan:
+    """What restoring this snapshot would read and write, ref by ref; asks the target what it has."""
+    chosen = await _chosen(edges, repo, snapshot, globs)
+    parts = await hydrate.steps_to(edges, repo, snapshot)
+    words = [_step_words(step) for step in parts]
+    if to is None:
+        results = tuple(RefResult(name, target, "created", None) for name, target in chosen.items())
+        return RestorePlan(repo, snapshot, tuple(words), results)
+    actions = planning.push_actions(chosen, await _listed(edges, to), force=force, hidden=hidden)
+    writes = [action for action in actions if action.action in planning.WRITES]
+    words.append(f"push {len(writes)} of {len(actions)} refs to {to.url}")
+    words.append(f"list the refs of {to.url} and compare them")
+    return RestorePlan(repo, snapshot, tuple(words), tuple(_foreseen(action) for action in actions))
+
+
+def _step_words(step: Step) -> str:
+    reach = "" if step.upto is None else f", up to snapshot #{step.upto}"
+    part = step.part
+    return f"read {part.key} (snapshots #{part.first} to #{part.last}, {part.bytes} bytes){reach}"
+
+
+def _foreseen(action: RefAction) -> RefResult:
+    return RefResult(action.name, action.target, _WILL[action.action], action.why)
+
+
+async def _chosen(
+    edges: Edges, repo: Repo, snapshot: Snapshot, globs: Sequence[str]
+) -> dict[RefName, Target]:
+    """The refs to restore. HEAD belongs to a whole restore, and to a chosen one if its branch is chosen."""
+    known = await history.refs_at(edges.db, repo.id, snapshot.number)
+    if not globs:
+        return dict(known)
+    chosen = {name: target for name, target in known.items() if name != HEAD and refs.matches(name, globs)}
+    if not chosen:
+        raise NotFound(f"no ref of {repo.name} at #{snapshot.number} matches {' '.join(globs)}")
+    head = known.get(HEAD)
+    if head and refs.is_symbolic(head) and refs.symbolic_target(head) in chosen:
+        chosen[HEAD] = head
+    return chosen
+
+
+async def to_bundle(
+    edges: Edges,
+    repo: Repo,
+    snapshot: Snapshot,
+    path: Path,
+    *,
+    globs: Sequence[str] = (),
+    force: bool = False,
+) -> Restored:
+    """Write this moment as a git bundle that holds what the moment reaches and nothing else.
+
+    Spliced from the parts where nothing had been overwritten before that moment;
+    else packed by git from a view, so that what was force-pushed away does not
+    travel. Safe to run twice: the file appears whole, under its own name, at the end.
+    """
+    chosen = await _chosen(edges, repo, snapshot, globs)
+    heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
+    if not heads:
+        raise Refused(f"{repo.name} at #{snapshot.number} has no refs, which a bundle cannot hold; use --dir")
+    _check_file(path, force)
+    parts = await hydrate.steps_to(edges, repo, snapshot)
+    steps.reached("restore: planned")
+    header = bundle.encode(Header(snapshot.object_format, (), heads))
+    draft = path.with_name(f".{path.name}.everref-part")
+    try:
+        if not globs and all(step.exact for step in parts) and not await _overwritten(edges, repo, snapshot):
+            spliced = hydrate.spliced(edges, parts, snapshot.object_format)
+            await disk.write_file(draft, _bundle(header, spliced))
+        else:
+            async with _moment(edges, repo, snapshot, chosen) as moment:
+                tips = sorted(set(heads.values()))
+                packed = pack.make_whole(edges.git, moment.path, tips)
+                await disk.write_file(draft, _bundle(header, packed))
+        steps.reached("restore: written")
+        found = await asyncio.to_thread(_heads_of, draft)
+        os.replace(draft, path)
+        await disk.finish(partial(disk.sync_path, path.parent))
+        steps.reached("restore: in place")
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    results = tuple(RefResult(name, target, "created", None) for name, target in sorted(chosen.items()))
+    return await _recorded(edges, Restored(repo, snapshot, results, found == heads), f"bundle {path.name}")
+
+
+async def _overwritten(edges: Edges, repo: Repo, snapshot: Snapshot) -> bool:
+    """Whether the log up to this moment holds objects that its refs no longer reach."""
+    return await history.overwritten(edges.db, repo.id, snapshot.number)
+
+
+async def _bundle(header: bytes, pack: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield header
+    async for chunk in pack:
+        yield chunk
+
+
+def _check_file(path: Path, force: bool) -> None:
+    """Raise UsageError where a bundle may not be written."""
+    if path.is_dir() or (path.exists() and not force):
+        raise UsageError(f"{path} exists already; choose another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent} to write {path.name} into")
+
+
+def _check_directory(path: Path) -> None:
+    """Raise UsageError where a repository may not be made."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} exists and is not an empty directory; choose another place")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent} to make {path.name} in")
+
+
+def _heads_of(path: Path) -> Refs:
+    """The refs that a bundle file's own header names."""
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+        while (found := bundle.decode(start)) is None:
+            more = file.read(len(start))
+            if not more:
+                raise Corrupt(f"{path.name} was written without a whole header; please report this as a bug")
+            start += more
+    return found[0].refs
+
+
+async def to_directory(
+    edges: Edges, repo: Repo, snapshot: Snapshot, path: Path, *, globs: Sequence[str] = ()
+) -> Restored:
+    """Make a bare repository with this moment's refs, symbolic ones and HEAD included.
+
+    Safe to run twice: everything is written into a directory beside it, which a
+    later run replaces, and takes its place at the end.
+    """
+    _check_directory(path)
+    chosen = await _chosen(edges, repo, snapshot, globs)
+    parts = await hydrate.steps_to(edges, repo, snapshot)
+    steps.reached("restore: planned")
+    draft = path.with_name(f".{path.name}.everref-part")
+    await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
+    try:
+        await view.create(draft, snapshot.object_format)
+        await hydrate.fill(edges, draft, snapshot.object_format, parts)
+        steps.reached("restore: written")
+        await view.write_refs(draft, chosen)
+        steps.reached("restore: refs written")
+        verified = await reads_back(edges, draft, chosen)
+        os.replace(draft, path)
+        await disk.finish(partial(disk.sync_path, path.parent))
+        steps.reached("restore: in place")
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
+        raise
+    results = tuple(RefResult(name, target, "created", None) for name, target in sorted(chosen.items()))
+    return await _recorded(edges, Restored(repo, snapshot, results, verified), f"directory {path.name}")
+
+
+async def reads_back(edges: Edges, path: Path, wanted: Refs) -> bool:
+    """Whether git itself lists exactly these refs there, every target being an object it can find."""
+    found = await read.for_each_ref(edges.git, path)
+    expected = {name: target for name in wanted if name != HEAD and (target := refs.resolve(wanted, name))}
+    return found == expected and not await read.missing(path, set(expected.values()))
+
+
+@asynccontextmanager
+async def _moment(edges: Edges, repo: Repo, snapshot: Snapshot, chosen: Refs) -> AsyncIterator[View]:
+    """A view of these refs over the repo's pool, which is filled from the vault as far as needed."""
+    latest = await snapshots.latest(edges.db, repo.id)
+    pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
+    async with pool.lock():
+        await pool.open_or_create()
+        await hydrate.warm(edges, repo, pool, latest)
+        steps.reached("restore: pool filled")
+        # Beside the scratch space of syncs, which empty theirs; see settle.
+        async with view.scratch_view(pool, edges.disk.root / "restores") as moment:
+            await view.write_refs(moment.path, chosen)
+            yield moment
+
+
+async def to_remote(
+    edges: Edges,
+    repo: Repo,
+    snapshot: Snapshot,
+    to: Remote,
+    *,
+    globs: Sequence[str] = (),
+    hidden: Hidden = "skip",
+    force: bool = False,
+) -> Restored:
+    """Push this moment to a remote and check, ref by ref, what arrived there.
+
+    1. List the target and plan; without `force` nothing at all is pushed if
+       something would be overwritten. Nothing is ever deleted.
+    2. Push HEAD's branch first: most hosts make it the default branch.
+    3. Push the rest.
+    4. List the target again; what counts is what is there now.
+
+    Safe to run twice: what has arrived is `unchanged` the second time.
+    """
+    chosen = await _chosen(edges, repo, snapshot, globs)
+    listed = await _listed(edges, to)
+    actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+    steps.reached("restore: planned")
+    where = f"push to {to.url}"
+    due = [action for action in actions if action.action in planning.WRITES]
+    if not due or (not force and any(action.action == "refused" for action in actions)):
+        foreseen = tuple(_not_pushed(action) for action in actions)
+        return await _recorded(edges, Restored(repo, snapshot, foreseen, not due), where)
+    said = await _push(edges, repo, snapshot, to, due, chosen.get(HEAD), listed if force else None)
+    arrived = await _listed(edges, to)
+    results = tuple(_outcome(action, arrived, said) for action in actions)
+    accepted = [action for action in due if said[action.target_name].ok]
+    verified = all(arrived.get(action.target_name) == action.target for action in accepted)
+    return await _recorded(edges, Restored(repo, snapshot, results, verified), where)
+
+
+async def _push(
+    edges: Edges,
+    repo: Repo,
+    snapshot: Snapshot,
+    to: Remote,
+    due: Sequence[RefAction],
+    head: Target | None,
+    expected: Refs | None,
+) -> dict[RefName, Answer]:
+    """Steps 2 and 3 of `to_remote`; what the remote said of each ref."""
+    pinned = await address.check(to.url, edges.settings.allow_private_remotes)
+    goal = {action.target_name: action.target for action in due}
+    first = {a.target_name: a.target for a in due if head == SYMBOLIC + a.name}
+    rest = {name: target for name, target in goal.items() if name not in first}
+    said: dict[RefName, Answer] = {}
+    edges.progress.phase("filling the pool")
+    async with _moment(edges, repo, snapshot, goal) as moment:
+        for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
+            edges.progress.phase(f"pushing {len(batch)} refs")
+            said |= await push.push(
+                edges.git, moment, to, batch, pinned=pinned, progress=edges.progress, expected=expected
+            )
+            steps.reached(done)
+    return said
+
+
+def _not_pushed(action: RefAction) -> RefResult:
+    """Without --force one conflict stops all: nothing is half restored into a remote that somebody uses."""
+    if action.action == "create":
+        return RefResult(
+            action.name, action.target, "refused", "not pushed, as other refs would be overwritten"
+        )
+    return _foreseen(action)
+
+
+def _outcome(action: RefAction, arrived: Refs, said: Mapping[RefName, Answer]) -> RefResult:
+    if action.action not in planning.WRITES:
+        return _foreseen(action)
+    if arrived.get(action.target_name) == action.target:
+        return RefResult(action.name, action.target, _WILL[action.action], action.why)
+    return RefResult(
+        action.name, action.target, "refused", said[action.target_name].why or "it did not arrive"
+    )
+
+
+async def _listed(edges: Edges, to: Remote) -> Refs:
+    """What the target has now, symbolic refs resolved except HEAD."""
+    edges.progress.phase("listing the target")
+    async with upstream.connect(edges.git, to, allow_private=edges.settings.allow_private_remotes) as target:
+        listing = await target.ls_refs()
+    return {
+        name: found if name == HEAD else refs.resolve(listing.refs, name) or found
+        for name, found in listing.refs.items()
+    }
+
+
+async def _recorded(edges: Edges, done: Restored, where: str) -> Restored:
+    """Keep a record of the restore for ever."""
+    counts: dict[str, int] = {
+        result: sum(ref.result == result for ref in done.refs) for result in _WILL.values()
+    }
+    await restores.add(
+        edges.db, done.repo.id, done.snapshot.number, where, counts, done.verified, edges.clock()
+    )
+    return done

@@ -1,0 +1,77 @@
+"""What a run does first: finish what a killed run had committed, and remove what it had not."""
+
+import hashlib
+import shutil
+from asyncio import to_thread
+from datetime import timedelta
+from importlib import resources
+
+from mirror import layout, manifest
+from mirror.errors import AlreadyExists, Corrupt, NoSuchObject
+from mirror.flows.edges import Edges
+from mirror.manifest import RepoFile
+from mirror.model import ObjectFormat, Repo, RepoId, Snapshot
+from mirror.store import intents, leases, parts, repos, snapshots
+from mirror.store.leases import Lease
+
+_ABANDONED = timedelta(hours=1)  # after which an upload of an unknown machine is taken for dead
+
+
+async def settle(edges: Edges, repo: Repo, lease: Lease) -> Snapshot | None:
+    """Bring the database and the scratch space level with the vault; returns the latest snapshot.
+
+    1. Replay manifests that were stored but not recorded: storing was the commit.
+    2. Discard uploads that dead runs intended and no manifest names.
+    3. Empty the repo's scratch space on this disk: only the lease's holder works there.
+
+    Safe to run twice; costs one request to the vault when there is nothing to do.
+    """
+    last = await replay(edges, repo, lease, await snapshots.latest(edges.db, repo.id))
+    for intent in await intents.of(edges.db, repo.id):
+        if leases.is_dead(intent.owner) or edges.clock() - intent.at > _ABANDONED:
+            await discard(edges, lease, repo.id, intent.key)
+    await to_thread(shutil.rmtree, edges.disk.scratch(repo.id), ignore_errors=True)
+    return last
+
+
+async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) -> Snapshot | None:
+    """Record every snapshot whose manifest follows `last` in the vault; returns the latest."""
+    while True:
+        number = last.number + 1 if last else 1
+        key = layout.manifest_key(repo.id, number)
+        try:
+            stored = await edges.vault.get(key, limit=manifest.LIMIT)
+        except NoSuchObject:
+            return last
+        found = manifest.decode(stored)
+        if (found.repo, found.number) != (repo.id, number):
+            raise Corrupt(f"{key} is the manifest of another snapshot")
+        if found.previous != (last.manifest_sha256 if last else None):
+            raise Corrupt(f"{key} does not follow the manifest that was recorded before it")
+        snapshot = manifest.snapshot_of(found, hashlib.sha256(stored).hexdigest())
+        await snapshots.record(edges.db, lease, repo.id, snapshot, found.changes)
+        last = snapshot
+
+
+async def discard(edges: Edges, lease: Lease, repo_id: RepoId, key: str) -> None:
+    """Remove an upload that no snapshot names, finished or not, and then the intent that named it."""
+    if not await parts.is_known(edges.db, repo_id, key):
+        await edges.vault.discard(layout.index_key(key))
+        await edges.vault.discard(key)
+    await intents.drop(edges.db, repo_id, key)
+
+
+async def introduce(edges: Edges, repo: Repo, object_format: ObjectFormat) -> None:
+    """Say in the vault what this repo is, and how to restore without Everref. Safe to run twice."""
+    guide = resources.files("mirror.vault_readme")
+    about = RepoFile(repo.id, repo.name, repo.url, object_format)
+    for key, content in (
+        (layout.README, (guide / "README.txt").read_bytes()),
+        (layout.RESTORE, (guide / "restore.sh").read_bytes()),
+        (layout.repo_file(repo.id), manifest.encode_repo(about)),
+    ):
+        try:
+            await edges.vault.put(key, content)
+        except AlreadyExists:
+            pass  # an earlier repo's backup, or an earlier try at this one
+    await repos.set_object_format(edges.db, repo.id, object_format)

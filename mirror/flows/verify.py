@@ -1,0 +1,180 @@
+"""Proving a repo's backup: read every stored byte back, unpack it, compare every ref of every snapshot."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mirror import layout, manifest, refs
+from mirror.errors import Corrupt, EverrefError, NoSuchObject, NotFound
+from mirror.flows import hydrate, partindex, prune, restore
+from mirror.flows.edges import Edges
+from mirror.git import read, view
+from mirror.manifest import Manifest
+from mirror.model import Part, RefName, Repo, Snapshot, Target
+from mirror.store import history, parts, snapshots
+
+_AT_ONCE = 16  # manifests asked of the vault at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a verification found."""
+
+    repo: Repo
+    snapshots: int
+    parts: int
+    bytes: int  # read back
+    problems: tuple[str, ...]  # empty: everything is as it should be
+    strays: tuple[str, ...]  # keys of objects that nothing accounts for: waste, not damage
+    damaged: tuple[int, ...]  # numbers of the snapshots that cannot be restored whole
+
+
+async def verify(edges: Edges, repo: Repo) -> Verified:
+    """Check the vault's copy of a repo from end to end; changes nothing but the stamp of when it was proved.
+
+    1. Every manifest: its sum, its place in the hash chain, and the refs map it adds up to.
+    2. Every part and index: every stored byte against its sum.
+    3. The cover: every segment of the pack log is in exactly one part.
+    4. A copy hydrated from the vault alone: `git fsck --full`, every target that any
+       snapshot ever had, and the refs of the latest.
+    """
+    last = await snapshots.latest(edges.db, repo.id)
+    if last is None:
+        raise NotFound(f"{repo.name} has no snapshot to verify; back it up first: everref backup {repo.url}")
+    problems: list[str] = []
+    damaged: set[int] = set()
+    targets = await _manifests(edges, repo, last, problems, damaged)
+    live = await parts.live(edges.db, repo.id)
+    size = 0
+    bad: list[Part] = []
+    edges.progress.phase("reading every part", sum(part.bytes + part.index_bytes for part in live), "bytes")
+    for part in live:
+        try:
+            size += await _part(edges, part)
+        except (Corrupt, NoSuchObject) as error:
+            problems.append(str(error))
+            bad.append(part)
+    damaged |= _without(bad, last)
+    try:
+        await hydrate.steps_to(edges, repo, last)
+    except Corrupt as error:
+        problems.append(str(error))
+    if not problems:
+        problems += await _copy(edges, repo, last, targets)
+        if problems:
+            damaged |= set(range(1, last.number + 1))
+    if not problems:
+        await parts.stamp_verified(edges.db, repo.id, [part.key for part in live], edges.clock())
+        await snapshots.stamp_verified(edges.db, repo.id, last.number, edges.clock())
+    strays = await prune.strays(edges, repo, last)
+    return Verified(
+        repo,
+        last.number,
+        len(live),
+        size,
+        tuple(problems),
+        tuple(stray.key for stray in strays),
+        tuple(sorted(damaged)),
+    )
+
+
+def _without(bad: Sequence[Part], last: Snapshot) -> set[int]:
+    """The snapshots that need one of these parts: every one from the part's first on."""
+    first = min((part.first for part in bad), default=last.number + 1)
+    return set(range(first, last.number + 1))
+
+
+async def _manifests(
+    edges: Edges, repo: Repo, last: Snapshot, problems: list[str], damaged: set[int]
+) -> set[Target]:
+    """Step 1; returns every object id that any snapshot's refs point at."""
+    edges.progress.phase("reading every manifest", last.number, "manifests")
+    targets: set[Target] = set()
+    known: dict[RefName, Target] = {}
+    recorded = {snapshot.number: snapshot async for snapshot in snapshots.every(edges.db, repo.id)}
+    for start in range(1, last.number + 1, _AT_ONCE):
+        numbers = range(start, min(start + _AT_ONCE, last.number + 1))
+        for number, found in zip(
+            numbers,
+            await asyncio.gather(*(_manifest(edges, repo, number) for number in numbers)),
+            strict=True,
+        ):
+            edges.progress.advance(1)
+            problem = found if isinstance(found, str) else _off(found, recorded.get(number))
+            if problem is None and isinstance(found, tuple):
+                one = found[0]
+                known = refs.apply(known, one.changes)
+                targets |= (
+                    {target for target in known.values() if not refs.is_symbolic(target)}
+                    if number == 1
+                    else {
+                        change.new
+                        for change in one.changes
+                        if change.new and not refs.is_symbolic(change.new)
+                    }
+                )
+                if refs.digest(known) != one.refs_digest or (
+                    one.refs is not None and dict(one.refs) != known
+                ):
+                    problem = "its ref changes do not add up to its refs"
+            if problem is not None:
+                problems.append(f"{layout.manifest_key(repo.id, number)}: {problem}")
+                damaged.add(number)
+    return targets
+
+
+async def _manifest(edges: Edges, repo: Repo, number: int) -> tuple[Manifest, str] | str:
+    """A manifest and the sum of its stored bytes, or what is wrong with it."""
+    try:
+        stored = await edges.vault.get(layout.manifest_key(repo.id, number), limit=manifest.LIMIT)
+        return manifest.decode(stored), hashlib.sha256(stored).hexdigest()
+    except (NoSuchObject, Corrupt) as error:
+        return str(error)
+
+
+def _off(found: tuple[Manifest, str], recorded: Snapshot | None) -> str | None:
+    """What is wrong with a manifest that can be read, or None."""
+    if recorded is None:
+        return "the database has no such snapshot; run everref rebuild"
+    if found[1] != recorded.manifest_sha256:
+        return f"expected sha256 {recorded.manifest_sha256}, found {found[1]}"
+    if found[0].previous != recorded.previous_sha256:
+        return "it does not follow the manifest before it"
+    return None
+
+
+async def _part(edges: Edges, part: Part) -> int:
+    """Read a part and its index whole; returns the bytes read. Raises Corrupt, NoSuchObject."""
+    digest = hashlib.sha256()
+    size = 0
+    async for chunk in edges.vault.read(part.key):
+        digest.update(chunk)
+        size += len(chunk)
+        edges.progress.advance(len(chunk))
+    hydrate.same_bytes(part, size, digest.hexdigest())
+    if part.index_bytes:
+        async for chunk in partindex.read(edges.vault, part):
+            edges.progress.advance(len(chunk))
+    return size + part.index_bytes
+
+
+async def _copy(edges: Edges, repo: Repo, last: Snapshot, targets: set[Target]) -> list[str]:
+    """Step 4: what is wrong with a copy made from the vault alone."""
+    room = edges.disk.root / "restores"
+    async with view.scratch_view(None, room, object_format=last.object_format) as copy:
+        try:
+            await hydrate.fill(
+                edges, copy.path, last.object_format, await hydrate.steps_to(edges, repo, last)
+            )
+        except EverrefError as error:
+            return [str(error)]
+        wanted = await history.refs_at(edges.db, repo.id, last.number)
+        await view.write_refs(copy.path, wanted)
+        edges.progress.phase("checking every object")
+        problems = [f"git fsck: {line}" for line in await read.fsck(edges.git, copy.path)]
+        for lost in sorted(await read.missing(copy.path, targets)):
+            problems.append(f"object {lost.decode()}, which a ref pointed at, is in no part")
+        if not await restore.reads_back(edges, copy.path, wanted):
+            problems.append("git does not list the refs that were recorded")
+    return problems

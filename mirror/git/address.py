@@ -1,0 +1,207 @@
+"""Which addresses Everref goes to: read from what a person wrote, checked again each time one is dialled.
+
+A user-supplied address could point at what only this machine can reach (server-side
+request forgery). So a name is resolved once, every address it has is judged, and what
+was judged is what is dialled: by aiohttp through `CheckedResolver`, by git through
+`http.curloptResolve` with the answer of `check`.
+"""
+
+import asyncio
+import ipaddress
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from mirror.errors import NetworkError, NotFound, UsageError
+from mirror.model import Remote, Secret
+
+_PORTS: Final = {"https": 443, "http": 80}
+_HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
+_SCP: Final = re.compile(r"[^/:@\s]+@[^/:\s]+:.*|[A-Za-z0-9.-]+\.[A-Za-z]{2,}:[^/].*")
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
+_NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_remote(text: str, allow_private: bool) -> Remote:
+    """The remote that a person means, its credentials cut out of the address.
+
+    https always; with `allow_private` also http, file:// and paths. Raises
+    UsageError for anything else, NotFound for a path where no repository is.
+    No message repeats the credentials.
+    """
+    if not text.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        raise UsageError("the address is empty or holds control characters; give a URL or a path")
+    if _SCP.fullmatch(text) and not os.path.exists(text):
+        raise UsageError("ssh addresses are not supported; use the https:// address of the repository")
+    if "://" not in text:
+        return _path(text, allow_private)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise UsageError("the address cannot be read; write https://host/owner/name.git") from None
+    scheme = parts.scheme.lower()
+    if scheme == "file":
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+            raise UsageError("a file address has no host: write file:///path/to/repository")
+        return _path(unquote(parts.path), allow_private)
+    if scheme not in _PORTS:
+        known = "https://" if not allow_private else "https://, http://, file:// or a path"
+        raise UsageError(f"{scheme}:// addresses are not supported; use {known}")
+    if scheme == "http" and not allow_private:
+        raise UsageError("http:// would show credentials to everybody on the way; use https://")
+    return Remote(_plain(parts, scheme, port), _secret(parts))
+
+
+def _plain(parts: SplitResult, scheme: str, port: int | None) -> str:
+    host = (parts.hostname or "").rstrip(".")
+    if not host or not _HOST.fullmatch(host):
+        raise UsageError("the address names no host; write https://host/owner/name.git")
+    if parts.query or parts.fragment:
+        raise UsageError("the address has a query or a fragment; leave out everything from ? or # on")
+    if parts.path.strip("/") == "":
+        raise UsageError(f"the address names no repository; write {scheme}://{host}/owner/name.git")
+    place = f"[{host}]" if ":" in host else host
+    if port is not None and port != _PORTS[scheme]:
+        place += f":{port}"
+    return urlunsplit((scheme, place, quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~"), "", ""))
+
+
+def _secret(parts: SplitResult) -> Secret | None:
+    if not parts.username and not parts.password:
+        return None
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return Secret(user, password) if password else Secret("x-access-token", user)
+
+
+def _path(text: str, allow_private: bool) -> Remote:
+    if not allow_private:
+        raise UsageError(
+            "paths and file:// addresses are not allowed here; use https://, or set ALLOW_PRIVATE_REMOTES=1"
+        )
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    if not path.exists():
+        raise NotFound(f"there is nothing at {path}; give a repository's path or its https:// address")
+    if git_directory(path) is None:
+        raise UsageError(f"{path} is not a git repository; give a repository's path or its https:// address")
+    return Remote(str(path))
+
+
+def git_directory(path: Path) -> Path | None:
+    """Where the repository at this path has its objects and refs. None: it is no repository."""
+    for found in (path, path / ".git"):
+        if (found / "HEAD").is_file() and (found / "objects").is_dir():
+            return found
+    return path / ".git" if (path / ".git").is_file() else None  # a linked work tree or a submodule
+
+
+def is_path(url: str) -> bool:
+    """Whether a remote's url is a path of this machine."""
+    return url.startswith("/")
+
+
+def name_from_url(url: str) -> str:
+    """What a repo is called unless somebody says otherwise: `owner/name`, or a path's last directory."""
+    if is_path(url):
+        parts = [part for part in url.split("/") if part]
+        if parts and parts[-1] == ".git":
+            parts.pop()
+        return parts[-1].removesuffix(".git") or parts[-1] if parts else "repository"
+    parts = [part for part in unquote(urlsplit(url).path).split("/") if part]
+    return "/".join(parts[-2:]).removesuffix(".git")
+
+
+async def check(url: str, allow_private: bool) -> list[str]:
+    """The addresses of this url's host, each of them allowed; none for a path.
+
+    Raises NetworkError where there is none, or where one of them is private and
+    that is not allowed: who asks does not learn which.
+    """
+    if is_path(url):
+        return []
+    parts = urlsplit(url)
+    return await _resolved(parts.hostname or "", parts.port or _PORTS[parts.scheme], allow_private)
+
+
+async def _resolved(host: str, port: int, allow_private: bool) -> list[str]:
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise NetworkError(f"{host} {_NOWHERE}; check the address and the network") from None
+    found = list(dict.fromkeys(str(info[4][0]) for info in infos))
+    if not found or not (allow_private or all(is_public(address) for address in found)):
+        raise NetworkError(f"{host} {_NOWHERE}; check the address and the network")
+    return found
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is one of the open internet, also where it hides in an IPv6 one."""
+    try:
+        address: Address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = _inside(address)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast
+
+
+def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to, where it is of such a kind."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address in _SIX_TO_FOUR:
+        return address.sixtofour
+    return None
+
+
+def pinned(url: str, addresses: list[str]) -> dict[str, str]:
+    """The git configuration that dials these addresses and no others; none for a path."""
+    if not addresses:
+        return {}
+    parts = urlsplit(url)
+    port = parts.port or _PORTS[parts.scheme]
+    places = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
+    return {"http.curloptResolve": f"{parts.hostname}:{port}:{places}"}
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolves for aiohttp, and hands out only what was judged."""
+
+    def __init__(self, allow_private: bool) -> None:
+        self._allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Every address of the host. Raises OSError, as aiohttp expects, where none is allowed."""
+        try:
+            addresses = await _resolved(host, port, self._allow_private)
+        except NetworkError as error:
+            raise OSError(str(error)) from None
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,1 @@
+"""What the vault says to a person who finds it: how to restore without Everref."""

@@ -1,0 +1,29 @@
+"""Runs the command line and kills itself, as kill -9 does, when a named step is reached.
+
+`python -m tests.parts.crashing "sync: fetched" backup URL` is `everref backup URL` until then.
+"""
+
+import os
+import signal
+import sys
+
+from mirror.flows import steps
+
+
+def main() -> None:
+    """Replace `steps.reached`, then hand over to the real command line."""
+    _, fatal, *rest = sys.argv
+
+    def reached(step: str) -> None:
+        if step == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    steps.reached = reached
+    from mirror.cli import main as everref
+
+    sys.argv = ["everref", *rest]
+    everref()
+
+
+if __name__ == "__main__":
+    main()

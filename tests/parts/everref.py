@@ -1,0 +1,83 @@
+"""Everref itself for tests of flows: open edges over a fresh database, a fresh vault and a fresh disk."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest_asyncio
+
+from mirror.config import Settings
+from mirror.flows import request, restore
+from mirror.flows import sync as syncing
+from mirror.flows.edges import Edges, open_edges
+from mirror.flows.sync import Synced
+from mirror.model import Refs, Repo, Snapshot
+from mirror.store import snapshots
+from tests.parts.repos import Work, refs_of
+
+
+class Clock:
+    """A clock that goes on by a minute at each look."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(minutes=1)
+        return self.now
+
+
+@dataclass
+class Mirror:
+    """Everref as a test speaks to it."""
+
+    edges: Edges
+    clock: Clock
+    place: Path  # for what is restored
+
+    async def backup(self, work: Work | str, name: str | None = None) -> Synced:
+        """Add the repository if it is new and sync it."""
+        address = work if isinstance(work, str) else str(work.path)
+        return await syncing.sync(self.edges, (await self.repo(address, name)).id)
+
+    async def repo(self, address: str, name: str | None = None) -> Repo:
+        return await request.repo_for(self.edges, address, name)
+
+    async def snapshot(self, repo: Repo, number: int) -> Snapshot:
+        found = await snapshots.get(self.edges.db, repo.id, number)
+        assert found is not None
+        return found
+
+    async def restored(self, repo: Repo, number: int, globs: Sequence[str] = ()) -> Path:
+        """A directory with this snapshot in it."""
+        path = self.place / f"restored-{repo.id}-{number}-{len(list(self.place.iterdir()))}"
+        done = await restore.to_directory(
+            self.edges, repo, await self.snapshot(repo, number), path, globs=globs
+        )
+        assert done.verified
+        return path
+
+    async def refs(self, repo: Repo, number: int) -> Refs:
+        """What git finds in a restored directory."""
+        return refs_of(await self.restored(repo, number))
+
+    async def keys(self) -> list[str]:
+        """Everything that is in the vault."""
+        return [stat.key async for stat in self.edges.vault.list()]
+
+
+@pytest_asyncio.fixture
+async def mirror(tmp_path: Path, database: str) -> AsyncIterator[Mirror]:
+    """Everref with nothing in it."""
+    clock = Clock()
+    settings = Settings(
+        data=str(tmp_path / "data"),
+        database_url=database,
+        allow_private_remotes=True,
+        secret_keys=("k" * 40,),
+    )
+    place = tmp_path / "place"
+    place.mkdir()
+    async with open_edges(settings, clock=clock) as edges:
+        yield Mirror(edges, clock, place)

@@ -1,0 +1,209 @@
+"""Killed at every step, run again, same end: nothing lost, nothing left behind."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mirror import layout
+from mirror.errors import Busy
+from mirror.flows import compact, prune, steps, verify
+from mirror.flows import sync as syncing
+from mirror.flows.turn import turn
+from mirror.model import Repo
+from mirror.store import intents, parts
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work, fsck, refs_of, run_git
+
+
+@pytest.fixture
+def everref(mirror: Mirror) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line over the same data as `mirror`; with `kill`, until that step."""
+    import os
+
+    settings = mirror.edges.settings
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": settings.data,
+        "EVERREF_DATA": settings.data,
+        "DATABASE_URL": settings.database_url or "",
+        "SECRET_KEYS": ",".join(settings.secret_keys),
+        "VAULT_URL": f"file://{settings.data}/vault",
+        "ALLOW_PRIVATE_REMOTES": "1",
+    }
+
+    def run(*args: str, kill: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tests.parts.crashing", kill, *args],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def history_of(work: Work) -> None:
+    """What happens upstream between two backups: forced, deleted, created, renamed."""
+    work.commit("main", {"rewritten": b"1"}, parents=[])
+    work.delete("side")
+    work.commit("new")
+    work.tag("v2", message="signed off")
+
+
+async def nothing_left(mirror: Mirror, repo: Repo) -> None:
+    """Every object in the vault is accounted for, and no work in progress is to be seen anywhere."""
+    found = await verify.verify(mirror.edges, repo)
+    assert (found.problems, found.strays) == ((), ())
+    assert await mirror.edges.vault.unfinished() == []
+    assert await intents.of(mirror.edges.db, repo.id) == []
+    scratch = mirror.edges.disk.scratch(repo.id)
+    assert not scratch.exists() or not list(scratch.iterdir())
+    packs = mirror.edges.disk.pool(repo.id) / "objects" / "pack"
+    assert not [path for path in packs.iterdir() if path.suffix not in (".pack", ".idx", ".rev")]
+    assert {path.stem for path in packs.glob("*.pack")} == {path.stem for path in packs.glob("*.idx")}
+
+
+@pytest.mark.parametrize("step", steps.SYNC)
+async def test_a_sync_killed_at_any_step_is_finished_by_the_next_one(
+    mirror: Mirror, work: Work, everref: Callable[..., subprocess.CompletedProcess[str]], step: str
+) -> None:
+    work.zoo()
+    moments = []
+    for _ in range(2):  # the first backup and a later one go different ways
+        moments.append(work.refs())
+        killed = everref("backup", str(work.path), kill=step)
+        first_only = step == "sync: index stored" and len(moments) == 2
+        assert killed.returncode == (0 if first_only else -signal.SIGKILL), killed.stderr
+        again = everref("backup", str(work.path), "--json")
+        assert again.returncode == 0, again.stderr
+        assert json.loads(again.stdout)["snapshot"] == len(moments)
+        history_of(work)
+    repo = await mirror.repo(str(work.path))
+    for number, expected in enumerate(moments, 1):
+        path = await mirror.restored(repo, number)
+        assert refs_of(path) == expected
+        fsck(path)
+    await nothing_left(mirror, repo)
+
+
+@pytest.mark.parametrize("step", [*steps.COMPACT, *steps.PRUNE])
+async def test_a_compaction_killed_at_any_step_is_finished_by_the_next_one(
+    mirror: Mirror, work: Work, everref: Callable[..., subprocess.CompletedProcess[str]], step: str
+) -> None:
+    work.zoo()
+    work.many_commits(30, "bulk", size=2000)
+    moments = []
+    for number in range(10):
+        if number % 3 == 2:
+            work.commit("main", {"forced": b"%d" % number}, parents=[work.tip("side")])
+        else:
+            work.commit("main", {"pushed": b"%d" % number})
+        moments.append(work.refs())
+        done = await mirror.backup(work)
+    before = await parts.live(mirror.edges.db, done.repo.id)
+    verb = ("compact",) if step in steps.COMPACT else ("prune", "--grace", "0s")
+    if step in steps.PRUNE:
+        await compact.compact(mirror.edges, done.repo)
+    killed = everref(*verb, kill=step)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert everref("compact").returncode == 0
+    assert everref("prune", "--grace", "0s").returncode == 0
+    after = await parts.live(mirror.edges.db, done.repo.id)
+    assert len(after) < len(before)
+    stored = {key for key in await mirror.keys() if key.endswith(".bundle")}
+    assert stored == {part.key for part in after}
+    for number, expected in enumerate(moments, 1):
+        path = await mirror.restored(done.repo, number)
+        assert refs_of(path) == expected
+        fsck(path)
+    await nothing_left(mirror, done.repo)
+
+
+@pytest.mark.parametrize("step", steps.RESTORE)
+@pytest.mark.parametrize("way", ["--bundle", "--dir", "--to"])
+async def test_a_restore_killed_at_any_step_is_finished_by_the_next_one(
+    mirror: Mirror,
+    work: Work,
+    make_work: Callable[..., Work],
+    everref: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    way: str,
+    step: str,
+) -> None:
+    work.commit()
+    work.commit("side")
+    await mirror.backup(work)
+    work.commit("main", parents=[])
+    done = await mirror.backup(work)
+    if way == "--to":
+        goal = make_work("target.git").path
+    else:
+        goal = tmp_path / "restored"
+    command = ("restore", done.repo.name, "--at", "#2", way, str(goal))
+    killed = everref(*command, kill=step)
+    assert killed.returncode in (0, -signal.SIGKILL), killed.stderr
+    if (
+        killed.returncode == 0 or step == "restore: in place"
+    ):  # this way does not go past that step, or is done
+        if way != "--to":
+            assert goal.exists()
+            return
+    again = everref(*command, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["verified"] is True
+    expected = {name: target for name, target in work.refs().items() if name.startswith(b"refs/")}
+    if way == "--bundle":
+        heads = dict(line.split()[::-1] for line in run_git("bundle", "list-heads", goal).splitlines())
+        assert {name: heads[name] for name in expected} == expected
+    else:
+        found = refs_of(goal)
+        assert {name: found[name] for name in expected} == expected
+    leftovers = [path.name for path in goal.parent.iterdir() if "everref-part" in path.name]
+    assert leftovers == []
+    await nothing_left(mirror, done.repo)
+
+
+async def test_of_two_syncs_at_once_one_waits_and_then_finds_nothing_new(mirror: Mirror, work: Work) -> None:
+    import asyncio
+
+    work.zoo()
+    repo = await mirror.repo(str(work.path))
+    first, second = await asyncio.gather(
+        syncing.sync(mirror.edges, repo.id), syncing.sync(mirror.edges, repo.id)
+    )
+    assert sorted([first.new, second.new]) == [False, True]
+    assert first.snapshot == second.snapshot
+    manifests = [key for key in await mirror.keys() if layout.parse_manifest_key(key)]
+    assert len(manifests) == 1
+
+
+async def test_a_job_that_may_not_wait_says_who_is_at_work(mirror: Mirror, work: Work) -> None:
+    work.commit()
+    repo = await mirror.repo(str(work.path))
+    async with turn(mirror.edges, repo):
+        with pytest.raises(Busy, match="another run is at work"):
+            await syncing.sync(mirror.edges, repo.id, patience=0)
+
+
+async def test_a_stray_object_is_named_by_verify_and_removed_by_prune_after_its_grace(
+    mirror: Mirror, work: Work
+) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    work.commit()
+    done = await mirror.backup(work)
+    stray = layout.bundle_key(done.repo.id, 1, 2, 2, layout.unique())
+    await mirror.edges.vault.put(stray, b"left by somebody")
+    assert (await verify.verify(mirror.edges, done.repo)).strays == (stray,)
+    mirror.clock.now = datetime.now(UTC)
+    waiting = await prune.prune(mirror.edges, timedelta(hours=24))
+    assert (waiting.deleted, waiting.waiting) == ((), 1)
+    mirror.clock.now += timedelta(hours=25)
+    assert (await prune.prune(mirror.edges, timedelta(hours=24))).deleted == (stray,)
+    assert stray not in await mirror.keys()
