@@ -134,7 +134,10 @@ async def _pack_objects(git: Git, path: Path, lines: Sequence[bytes], *options: 
             async for chunk in child.stdout:
                 yield chunk
     except GitFailed as failed:
-        raise explain(failed) from None
+        meaning = explain(failed)
+        if meaning is failed and failed.returncode == 128:
+            meaning = Corrupt(f"a history with missing or broken objects cannot be packed: {failed.line}")
+        raise meaning from None
 
 
 async def install(
