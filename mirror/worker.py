@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from mirror import process
 from mirror.config import Settings
 from mirror.embedded import queue
-from mirror.errors import EverrefError
+from mirror.errors import EverrefError, NetworkError
 from mirror.flows import sweep as sweeping
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
@@ -126,6 +126,10 @@ async def main(settings: Settings, ties: Ties) -> None:
         try:
             with suppress(asyncio.CancelledError):
                 await worker.async_run()
+        except RedisError as error:
+            raise NetworkError(
+                f"Redis stopped answering ({type(error).__name__}); what was queued is swept up"
+            ) from None
         finally:
             await worker.close()
 

@@ -1,11 +1,9 @@
 """The embedded servers: shared while anybody uses them, gone with the last, whole after every kind of end."""
 
 import asyncio
-import fcntl
 import json
 import os
 import pwd
-import select
 import signal
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from redis.asyncio import Redis
 from mirror.embedded import queue, services
 from mirror.embedded.identity import CAP_DAC_READ_SEARCH, Identity, become
 from mirror.errors import OurFault, UsageError
+from tests.parts.processes import kill, processes, the, until_free
 
 # A user in a process of its own: says where the servers are, and leaves when its standard input ends.
 USER = """
@@ -78,44 +77,6 @@ async def ask(url: str, query: str) -> object:
 async def ping(url: str) -> bool:
     async with Redis.from_url(url) as redis:
         return bool(await redis.ping())
-
-
-def processes(data: Path) -> dict[int, str]:
-    """Every process that has to do with this directory, by its command line."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue  # it ended meanwhile
-            if os.fsencode(data) in command:
-                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
-    return found
-
-
-def the(data: Path, word: str) -> int:
-    """The one process of these whose command line has this word."""
-    (pid,) = [pid for pid, command in processes(data).items() if word in command]
-    return pid
-
-
-async def until_free(data: Path) -> None:
-    """Wait until nobody holds the keeper's lock: then nothing of it runs."""
-
-    def wait() -> None:
-        with open(data / "run" / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-
-    await asyncio.to_thread(wait)
-
-
-async def kill(pid: int) -> None:
-    """Kill a process that is not our child, and wait until it is dead."""
-    handle = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    await asyncio.to_thread(select.select, [handle], [], [])
-    os.close(handle)
 
 
 async def test_what_was_committed_is_there_at_the_next_start(tmp_path: Path) -> None:

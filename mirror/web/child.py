@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mirror.errors import OurFault
@@ -67,6 +69,8 @@ class Child:
             async with asyncio.timeout(READY_SECONDS):
                 word = await process.stdout.readline()
             if word == READY:
+                if self.ready.is_set():
+                    log.warning("the %s process works again", self._name)
                 self.ready.set()
                 await process.wait()
         except TimeoutError:
@@ -77,11 +81,16 @@ class Child:
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         """Ask it to end, and make it end if it takes too long or somebody is in a hurry."""
-        if process.returncode is None:
-            process.terminate()
+        _signal(process, signal.SIGTERM)
         waits = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._signals.hurry.wait())]
         await asyncio.wait(waits, timeout=STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if process.returncode is None:
-            process.kill()
+        _signal(process, signal.SIGKILL)
         await waits[0]
         waits[1].cancel()
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signal it if it runs. Its own `terminate` may take its exit code from the loop, which then warns."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)

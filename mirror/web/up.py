@@ -39,9 +39,9 @@ async def up(settings: Settings, port: int, as_json: bool) -> None:
     process does not start, and what opening the edges raises.
     """
     data = Path(os.path.abspath(settings.data))  # noqa: ASYNC240 - asks nothing of the disk
-    settings = replace(settings, data=str(data), port=port)
     with _claim(data) as claim, await _listen(port, claim.unclean) as listener, _signals() as signals:
-        url = settings.base_url or f"http://{HOST}:{listener.getsockname()[1]}"
+        settings = replace(settings, data=str(data), port=listener.getsockname()[1])
+        url = settings.base_url or f"http://{HOST}:{settings.port}"
         env = environment(settings, os.environ)
         while not signals.stop.is_set():
             async with _servers(settings) as lost:
