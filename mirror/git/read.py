@@ -245,16 +245,15 @@ async def fsck(git: Git, path: Path) -> list[str]:
     said: list[bytes] = []
     complained: list[bytes] = []
     args = ("fsck", "--full", "--no-dangling", "--no-progress", "--no-reflogs")
-    failed: GitFailed | None = None
     try:
         async with git.process(*args, git_dir=str(path), stdin=False, on_stderr=complained.append) as child:
             said = [chunk async for chunk in child.stdout]
-    except GitFailed as error:
-        failed = error
+    except GitFailed as failed:
+        meaning = explain(failed)
+        if not 0 < failed.returncode < 128 and not isinstance(meaning, Corrupt):  # else it is a verdict
+            raise meaning from None
     lines = [*b"".join(said).splitlines(), *b"".join(complained).splitlines()]
     damage = [line for line in lines if line and not line.startswith(_NO_DAMAGE) and not _ODDITY.match(line)]
-    if failed and not damage and failed.returncode != 1:
-        raise explain(failed) from None
     return [line.decode(errors="replace") for line in damage]
 
 
