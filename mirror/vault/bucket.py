@@ -273,6 +273,7 @@ class _Body(io.BytesIO):
 
     def __init__(self, data: bytes, moved: Callable[[], None]) -> None:
         super().__init__(data)
+        self._data = data
         self.moved: Callable[[], None] | None = moved
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -280,6 +281,10 @@ class _Body(io.BytesIO):
             with suppress(RuntimeError):  # the deadline has just passed
                 self.moved()
         return super().read(size)
+
+    def getbuffer(self) -> memoryview:
+        # aiohttp asks for the length this way, and BytesIO would make a copy to lend it.
+        return memoryview(self._data)
 
 
 def parse(url: SplitResult) -> Place:

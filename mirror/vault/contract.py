@@ -70,7 +70,8 @@ class Vault(Protocol):
     def create(self, key: str) -> AbstractAsyncContextManager[Writer]:
         """A writer of any number of bytes. Leaving it without a commit leaves nothing.
 
-        Raises AlreadyExists at the commit, LimitReached on a full store.
+        Raises AlreadyExists at the commit, LimitReached on a full store. A key that runs may race for is
+        written by `put`: some stores let two large uploads win that end at the same moment.
         """
 
     async def put(self, key: str, data: bytes) -> None:
