@@ -1,21 +1,23 @@
-"""The remote, as a sync sees it: one listing of its refs, then exactly the objects that listing named.
+"""The remote as a sync sees it: one listing of its refs, then exactly the objects that the listing names.
 
-Git's protocol version 2, and version 0 where a server knows no other, over smart
-HTTP or over the pipes of a local `git upload-pack`.
-https://git-scm.com/docs/gitprotocol-v2, gitprotocol-pack, gitprotocol-http
+Git's protocol version 2, and version 0 of servers that know no other, over
+smart HTTP or to a local `git upload-pack`, one request and one answer at a time.
+https://git-scm.com/docs/protocol-v2, pack-protocol, http-protocol
 """
 
 import asyncio
+import gzip
+import io
 import re
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from mirror import pktline
 from mirror.errors import (
@@ -30,472 +32,456 @@ from mirror.errors import (
     RemoteGone,
 )
 from mirror.git import address
-from mirror.git.address import CheckedResolver
-from mirror.git.run import Git, GitFailed, Process
+from mirror.git.run import CHUNK, DAY, Git, GitFailed, redact
 from mirror.model import HEAD, HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefName, Remote, Target
-from mirror.pktline import DELIMITER, FLUSH, Special
+from mirror.pktline import Mark, Packet, Packets, SideBand
 from mirror.progress import Progress
-from mirror.refs import check_name
+from mirror.refs import check_names
 
-SILENCE: Final = 60.0  # seconds without a byte after which a remote has stopped answering
-_CONNECTING: Final = 20.0  # seconds
-_CHUNK: Final = 1 << 18
-_REFS: Final = 1 << 30  # bytes of one listing
-_AGENT: Final = b"agent=git/everref"
+SILENCE: Final = 60.0  # seconds without a byte after which a remote counts as dead
+CONNECTING: Final = 20.0  # seconds
+LONGEST_LISTING: Final = 512 << 20  # bytes
+WORTH_PACKING: Final = 1 << 16  # bytes of a request from which on it is compressed
+
+_AGENT: Final = b"agent=everref"
 _SERVICE: Final = "git-upload-pack"
-_NULL: Final = re.compile(rb"0+")
 
 
 class NotOurRef(NetworkError):
-    """A wanted id is no longer there: the remote changed after it listed its refs."""
+    """A wanted id is no longer to be had: the remote changed after it had listed its refs. List again."""
 
 
-class _Transport(Protocol):
-    """A way to ask a remote's upload-pack."""
+class _Asked(Protocol):
+    """A way to an upload-pack."""
 
-    def advertisement(self) -> AsyncGenerator[bytes, None]:
-        """What the remote says first."""
+    def greeting(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """What it says first."""
 
-    def ask(self, request: bytes, v2: bool) -> AsyncGenerator[bytes, None]:
-        """Its answer to a request, in pieces as they come."""
+    def ask(self, request: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Its answer to a request, as it arrives."""
 
 
-@dataclass
+@asynccontextmanager
+async def connect(git: Git, remote: Remote, *, allow_private: bool) -> AsyncIterator["Upstream"]:
+    """A remote, ready to be asked; nothing is sent before it is. `allow_private` also allows its own network."""
+    if address.is_path(remote.url):
+        yield Upstream(_Local(git, remote.url), remote.url)
+        return
+    await address.check_literal(remote.url, allow_private)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=address.CheckedResolver(allow_private), use_dns_cache=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "git/everref", "Git-Protocol": "version=2"},
+        read_bufsize=CHUNK,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTING, sock_read=SILENCE),
+        trust_env=False,
+    ) as session:
+        upstream = Upstream(_Http(session, remote), remote.url)
+        try:
+            yield upstream
+        finally:
+            await upstream.hang_up()
+
+
 class Upstream:
-    """A remote that is being asked; listing comes before fetching."""
+    """A remote that is asked."""
 
-    _transport: _Transport
-    _name: str  # for messages, without credentials
-    _v2: bool = False
-    _object_format: ObjectFormat = "sha1"
-    _capabilities: dict[bytes, bytes] = field(default_factory=dict)
-    _advertised: list[bytes] = field(default_factory=list)  # version 0: the ref lines
-    _greeted: bool = False
+    def __init__(self, asked: _Asked, name: str) -> None:
+        self._asked = asked
+        self._name = name  # its address, for messages
+        self._version = 0  # of the protocol; 0 also while it is unknown
+        self._capabilities: dict[bytes, bytes] = {}  # empty: it has not been greeted
+        self._advertised: list[bytes] | None = None  # version 0 lists its refs in the greeting; None: used up
+        self._format: ObjectFormat = "sha1"
+        self._fetching: AsyncGenerator[bytes, None] | None = None
 
     async def ls_refs(self) -> Listing:
-        """Every ref at this moment, symbolic ones as `ref: name`; HEAD also when it is unborn or detached.
+        """Every ref at this moment.
 
-        Raises BadCredentials, RemoteGone, Blocked, Refused, NetworkError, Corrupt.
+        HEAD is `ref: name` on a branch, unborn ones too where the remote tells,
+        else an id. Other symbolic refs are `ref: name` where that name is listed,
+        else an id. Raises BadCredentials, RemoteGone, Blocked, Refused,
+        NetworkError, Corrupt (a shallow copy; an answer that no git gives).
         """
-        if not self._greeted or not self._v2:
+        if self._version != 2 and self._advertised is None:
             await self._greet()
-        lines = (
-            await self._listed() if self._v2 else [_as_v2(line, self._symrefs()) for line in self._advertised]
-        )
-        return Listing(_refs(lines, self._object_format), self._object_format)
-
-    async def _greet(self) -> None:
-        self._advertised = []
-        self._capabilities = {}
-        lines: list[bytes] = []
-        async for packet in self._packets(self._transport.advertisement()):
-            if packet == FLUSH and isinstance(packet, Special):
-                if lines and lines[0].startswith(b"# service="):
-                    lines.clear()  # smart HTTP's own first line
-                    continue
-                break
-            lines.append(packet.rstrip(b"\n"))
-        if not lines:
-            raise Refused(f"{self._name} is not a git repository address: its answer is empty")
-        self._v2 = lines[0] == b"version 2"
-        if self._v2:
-            for line in lines[1:]:
-                key, _, value = line.partition(b"=")
-                self._capabilities[key] = value
-        else:
-            self._read_v0(lines)
-        found = self._capabilities.get(b"object-format", b"sha1").decode(errors="replace")
-        if found not in HEX_LENGTH:
-            raise Refused(f"{self._name} has an object format that is not known here: {found[:40]}")
-        self._object_format = "sha256" if found == "sha256" else "sha1"
-        self._greeted = True
-
-    def _read_v0(self, lines: list[bytes]) -> None:
-        if lines[0] == b"version 1":
-            lines.pop(0)
-        if lines and lines[0].startswith(b"ERR "):
-            raise self._said(lines[0][4:])
-        for line in lines:
-            text, nul, words = line.partition(b"\0")
-            if nul:
-                for word in words.split():
-                    key, _, value = word.partition(b"=")
-                    known = self._capabilities.get(key)
-                    self._capabilities[key] = value if known is None else known + b" " + value
-            if text.startswith(b"shallow "):
-                raise self._shallow()
-            oid, _, name = text.partition(b" ")
-            if name == b"capabilities^{}" or name.endswith(b"^{}"):
-                continue
-            if name:
-                self._advertised.append(oid + b" " + name)
-        if (
-            b"agent" not in self._capabilities
-            and b"ofs-delta" not in self._capabilities
-            and not self._advertised
-        ):
-            raise Refused(
-                f"{self._name} is not a git repository address: its answer is not in git's protocol"
+        if self._version == 2:
+            arguments = [b"symrefs\n"]
+            if b"unborn" in self._capabilities.get(b"ls-refs", b"").split():
+                arguments.append(b"unborn\n")
+            *lines, end = self._lines(
+                await self._whole(self._asked.ask(self._command(b"ls-refs", arguments)))
             )
-
-    def _symrefs(self) -> dict[bytes, bytes]:
-        pairs = (pair.partition(b":") for pair in self._capabilities.get(b"symref", b"").split())
-        return {name: target for name, _, target in pairs}
-
-    async def _listed(self) -> list[bytes]:
-        arguments = [b"symrefs\n"]
-        if b"unborn" in self._capabilities.get(b"ls-refs", b"").split():
-            arguments.append(b"unborn\n")
-        request = self._command(b"ls-refs", arguments)
-        lines: list[bytes] = []
-        whole = False
-        async for packet in self._packets(self._transport.ask(request, True)):
-            if isinstance(packet, Special):
-                whole = True
-                break
-            lines.append(packet)
-        if not whole:
-            raise NetworkError(f"{self._name} stopped in the middle of its list of refs; try again later")
-        return lines
-
-    def _command(self, name: bytes, arguments: Sequence[bytes]) -> bytes:
-        head = [b"command=" + name + b"\n", _AGENT]
-        if b"object-format" in self._capabilities:
-            head.append(b"object-format=" + self._object_format.encode())
-        return pktline.encode(head) + DELIMITER + pktline.encode(arguments) + FLUSH
+            if end is not Mark.FLUSH:
+                raise NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
+            return self._listing([pktline.text(line) for line in lines], {})
+        lines_v0, self._advertised = self._advertised or [], None
+        pairs = [pair.partition(b":") for pair in self._capabilities.get(b"symref", b"").split()]
+        return self._listing(lines_v0, {name: target for name, _, target in pairs})
 
     async def fetch(
         self, wants: Sequence[Target], haves: Sequence[Target], progress: Progress
     ) -> AsyncGenerator[bytes, None]:
-        """The pack of what `wants` reach and `haves` do not, as its bytes arrive; it may be thin.
+        """The pack of what `wants` reach and `haves` don't, as it arrives; thin where there are haves.
 
-        Raises NotOurRef when a wanted id is gone, Corrupt when the remote is a
-        shallow copy or breaks the protocol, and what `ls_refs` raises.
+        It is whole only when the iteration ends by itself. Raises NotOurRef when a
+        wanted id is gone, Corrupt when the remote is a shallow copy or broken,
+        and whatever `ls_refs` raises.
         """
-        assert self._greeted, "list the refs first"
-        request = self._fetch_v2(wants, haves) if self._v2 else self._fetch_v0(wants, haves)
+        self._fetching = self._pack(wants, haves, progress)
+        async with aclosing(self._fetching) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def hang_up(self) -> None:
+        """End a fetch that nobody reads any more."""
+        if self._fetching is not None:
+            await self._fetching.aclose()
+
+    async def _pack(
+        self, wants: Sequence[Target], haves: Sequence[Target], progress: Progress
+    ) -> AsyncGenerator[bytes, None]:
+        if not self._capabilities:
+            await self._greet()
+        wants, haves = list(dict.fromkeys(wants)), list(dict.fromkeys(haves))
+        request = self._fetch_v2(wants, haves) if self._version == 2 else self._fetch_v0(wants, haves)
         progress.phase("receiving", None, "bytes")
-        begun = False  # the pack has begun
-        ended = False
-        async with aclosing(self._packets(self._transport.ask(request, self._v2))) as packets:
-            async for packet in packets:
-                if isinstance(packet, Special):
-                    if begun and packet == FLUSH:
-                        ended = True
-                        break
-                    continue
-                if not begun:
-                    begun, packet = self._preamble(packet)
-                    if not packet:
+        before = Packets()
+        side: SideBand | None = None
+        async with self._asked.ask(request) as chunks:
+            async for chunk in chunks:
+                if side is None:
+                    before.feed(chunk)
+                    if not self._at_the_pack(before):
                         continue
-                band = packet[0]
-                if band == 1:
-                    begun = True
-                    progress.advance(len(packet) - 1)
-                    yield packet[1:]
-                elif band == 3:
-                    raise self._said(packet[1:])
-                elif band != 2:
-                    raise Corrupt(f"{self._name} sent something that is not in git's protocol")
-        if not ended:
+                    side, chunk = SideBand(), before.rest
+                pack = side.feed(chunk)
+                for line in side.said():
+                    progress.note(f"the remote says: {redact(line, [])}")
+                if pack:
+                    progress.advance(len(pack))
+                    yield pack
+        if side and side.fatal:
+            raise self._meaning(side.fatal)
+        if not side or not side.ended:
             raise NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
 
-    def _preamble(self, packet: bytes) -> tuple[bool, bytes]:
-        """Whether the pack begins with or after this line, and what of the line belongs to it."""
-        line = packet.rstrip(b"\n")
-        if line.startswith(b"ERR "):
-            raise self._said(line[4:])
-        if line.startswith((b"shallow ", b"unshallow ")) or line == b"shallow-info":
-            raise self._shallow()
-        if self._v2:
-            return (True, b"") if line == b"packfile" else (False, b"")
-        if line == b"NAK" or line.startswith(b"ACK "):
-            return False, b""
-        return True, packet
+    def _at_the_pack(self, packets: Packets) -> bool:
+        """Whether what has arrived so far goes up to the pack. Raises what the remote says instead of one."""
+        while True:
+            if self._version != 2 and packets.rest[4:5] in (b"\1", b"\2", b"\3"):
+                return True
+            packet = packets.take()
+            if packet is None:
+                return False
+            line = pktline.text(packet)
+            if line.startswith(b"ERR "):
+                raise self._meaning(line[4:])
+            if line.startswith(b"shallow "):
+                raise self._shallow()
+            if self._version == 2 and line == b"packfile":
+                return True
+
+    def _command(self, name: bytes, arguments: Sequence[bytes]) -> bytes:
+        head: list[Packet] = [b"command=%b\n" % name, _AGENT]
+        if b"object-format" in self._capabilities:
+            head.append(b"object-format=" + self._format.encode())
+        return pktline.encode([*head, Mark.DELIM, *arguments, Mark.FLUSH])
 
     def _fetch_v2(self, wants: Sequence[Target], haves: Sequence[Target]) -> bytes:
         arguments = [b"thin-pack\n", b"no-progress\n", b"ofs-delta\n"]
-        arguments += [b"want " + oid + b"\n" for oid in wants]
-        arguments += [b"have " + oid + b"\n" for oid in haves]
+        arguments += [b"want %b\n" % oid for oid in wants]
+        arguments += [b"have %b\n" % oid for oid in haves]
         return self._command(b"fetch", [*arguments, b"done\n"])
 
     def _fetch_v0(self, wants: Sequence[Target], haves: Sequence[Target]) -> bytes:
-        asked = [b"side-band-64k", b"thin-pack", b"no-progress", b"ofs-delta"]
+        if b"side-band-64k" not in self._capabilities:
+            raise Refused(f"{self._name} is served by a git too old to be backed up from; have it updated")
+        asked = (b"side-band-64k", b"thin-pack", b"no-progress", b"ofs-delta")
         words = [word for word in asked if word in self._capabilities]
-        if b"side-band-64k" not in words:
-            raise Refused(f"{self._name} is served by a git that is too old to be backed up from")
-        if self._object_format != "sha1":
-            words.append(b"object-format=" + self._object_format.encode())
+        if b"object-format" in self._capabilities:
+            words.append(b"object-format=" + self._format.encode())
         if b"agent" in self._capabilities:
             words.append(_AGENT)
-        first = b"want " + wants[0] + b" " + b" ".join(words) + b"\n"
-        lines: list[bytes | None] = [first, *(b"want " + oid + b"\n" for oid in wants[1:]), None]
-        lines += [b"have " + oid + b"\n" for oid in haves]
-        return pktline.encode([*lines, b"done\n"])
+        lines: list[Packet] = [b"want %b %b\n" % (wants[0], b" ".join(words))]
+        lines += [b"want %b\n" % oid for oid in wants[1:]]
+        return pktline.encode([*lines, Mark.FLUSH, *(b"have %b\n" % oid for oid in haves), b"done\n"])
 
-    async def _packets(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        splitter = pktline.Splitter()
-        async with aclosing(chunks):
+    async def _greet(self) -> None:
+        lines = self._lines(await self._whole(self._asked.greeting()))
+        if lines and pktline.text(lines[0]).startswith(b"# service="):
+            del lines[:2]  # with the flush packet after it: smart HTTP's own
+        said = [line for line in map(pktline.text, lines) if line]
+        if said[:1] == [b"version 2"]:
+            self._version = 2
+            self._capabilities = {key: value for key, _, value in (line.partition(b"=") for line in said)}
+            if not {b"ls-refs", b"fetch"} <= self._capabilities.keys():
+                raise Refused(f"{self._name} does not let its refs be listed; check the address")
+        else:
+            self._version = 0
+            self._advertised = self._read_v0(said[1:] if said[:1] == [b"version 1"] else said)
+        found = self._capabilities.get(b"object-format", b"sha1")
+        if found == b"sha1" or found == b"sha256":
+            self._format = "sha1" if found == b"sha1" else "sha256"
+        else:
+            raise Refused(f"{self._name} keeps ids of a kind that is not known here: {redact(found, [])}")
+
+    def _read_v0(self, said: list[bytes]) -> list[bytes]:
+        """The ref lines of a version 0 greeting; its capabilities stand behind the first."""
+        first, nul, words = said[0].partition(b"\0") if said else (b"", b"", b"")
+        if not nul:
+            raise _no_repository(self._name, "it does not speak git's protocol")
+        self._capabilities = {}
+        for key, _, value in (word.partition(b"=") for word in words.split()):
+            known = self._capabilities.get(key)
+            self._capabilities[key] = value if known is None else known + b" " + value
+        lines = [first, *said[1:]]
+        if any(line.startswith(b"shallow ") for line in lines):
+            raise self._shallow()
+        return [
+            line for line in lines if not line.endswith(b"^{}")
+        ]  # peeled tags; the only line of an empty one
+
+    def _lines(self, answer: bytes) -> list[Packet]:
+        packets = pktline.split(answer)
+        for packet in packets[:3]:
+            if isinstance(packet, bytes) and packet.startswith(b"ERR "):
+                raise self._meaning(packet[4:])
+        return packets
+
+    async def _whole(self, asking: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> bytes:
+        answer = bytearray()
+        async with asking as chunks:
             async for chunk in chunks:
-                for packet in splitter.feed(chunk):
-                    yield packet
+                answer += chunk
+                if len(answer) > LONGEST_LISTING:
+                    raise LimitReached(f"{self._name} lists more refs than can be kept")
+        return bytes(answer)
 
-    def _said(self, text: bytes) -> EverrefError:
-        words = " ".join(text.decode(errors="replace").split())[:200]
-        if "not our ref" in words or "unadvertised object" in words:
-            return NotOurRef(f"{self._name} changed while it was read; try again")
-        if "not found" in words or "does not exist" in words:
-            return RemoteGone(f"{self._name}: the host says that there is no such repository")
-        return Corrupt(f"{self._name} cannot be read; its host says: {words}")
+    def _listing(self, lines: Sequence[bytes], symbolic: dict[bytes, bytes]) -> Listing:
+        """The refs map out of lines `id name attribute...`. Raises Corrupt on what no git says."""
+        refs: dict[RefName, Target] = {}
+        for line in lines:
+            oid, _, name = line.partition(b" ")
+            if b" " in name:
+                name, *attributes = name.split(b" ")
+                for attribute in attributes:
+                    if attribute.startswith(b"symref-target:"):
+                        symbolic[name] = attribute.removeprefix(b"symref-target:")
+            refs[RefName(name)] = Target(oid)
+        if len(refs) != len(lines):
+            raise Corrupt(f"{self._name} lists a ref twice")
+        born = {name for name, oid in refs.items() if oid != b"unborn"}
+        if not _are_ids([refs[name] for name in born], HEX_LENGTH[self._format]):
+            raise Corrupt(f"{self._name} lists an object id that is none")
+        check_names([*refs, *symbolic.values()])
+        for name, target in ((RefName(name), RefName(target)) for name, target in symbolic.items()):
+            if name in refs and (target in born or name not in born):
+                refs[name] = Target(SYMBOLIC + target)
+        for name in [name for name, target in refs.items() if target == b"unborn"]:
+            del refs[name]  # it doesn't say where it points
+        return Listing(refs, self._format)
+
+    def _meaning(self, said: bytes) -> EverrefError:
+        """What the remote's own words mean."""
+        words = redact(said, []).strip()[:200]
+        if re.search("not our ref|unadvertised object", words):
+            return NotOurRef(f"{self._name} changed while it was being read; try again")
+        if re.search("(?i)not found|does not exist|not exported|not appear to be a git repository", words):
+            return RemoteGone(f"{self._name}: the host says that there is no such repository: {words}")
+        if re.search("(?i)corrupt|unable to (read|parse)|bad (object|tree)|missing", words):
+            return Corrupt(f"{self._name} is broken, its host says: {words}; have it mended there")
+        return Refused(f"{self._name}: the host says: {words}")
 
     def _shallow(self) -> Corrupt:
         return Corrupt(
-            f"{self._name} is a shallow clone: its history is not whole; back up the repository it was "
-            "cloned from, or run git fetch --unshallow in it"
+            f"{self._name} is a shallow copy, its history is not whole: "
+            "back up what it was cloned from, or run git fetch --unshallow in it"
         )
 
 
-def _as_v2(line: bytes, symrefs: dict[bytes, bytes]) -> bytes:
-    _, _, name = line.partition(b" ")
-    return line + b" symref-target:" + symrefs[name] if name in symrefs else line
-
-
-def _refs(lines: Sequence[bytes], object_format: ObjectFormat) -> dict[RefName, Target]:
-    """The refs map out of ls-refs lines. Raises Corrupt on what no git would send."""
-    length = HEX_LENGTH[object_format]
-    refs: dict[RefName, Target] = {}
-    symbolic: dict[RefName, bytes] = {}
-    for line in lines:
-        words = line.rstrip(b"\n").split(b" ")
-        if len(words) < 2:
-            raise Corrupt("the remote's list of refs holds a line that is not in git's protocol")
-        oid, name = words[0], RefName(words[1])
-        for attribute in words[2:]:
-            if attribute.startswith(b"symref-target:"):
-                symbolic[name] = attribute[14:]
-        if oid == b"unborn":
-            continue
-        if len(oid) != length or oid.strip(b"0123456789abcdef"):
-            raise Corrupt("the remote's list of refs holds an object id that is none")
-        refs[name] = Target(oid)
-    for name in (*refs, *symbolic):
-        check_name(name)
-    for name, target in symbolic.items():
-        check_name(target)
-        if name == HEAD or target in refs:
-            refs[name] = Target(SYMBOLIC + target)
-    return refs
-
-
-@asynccontextmanager
-async def connect(git: Git, remote: Remote, *, allow_private: bool) -> AsyncIterator[Upstream]:
-    """The remote, ready to be asked; nothing is sent before it is."""
-    async with AsyncExitStack() as stack:
-        if address.is_path(remote.url):
-            local = await stack.enter_async_context(_local(git, remote.url))
-            yield Upstream(local, remote.url)
-            return
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING, sock_read=SILENCE)
-        connector = aiohttp.TCPConnector(
-            resolver=CheckedResolver(allow_private), use_dns_cache=False, limit=2, enable_cleanup_closed=False
-        )
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=connector,
-                timeout=limits,
-                trust_env=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=True,
-                read_bufsize=1 << 20,
-                headers={"User-Agent": "git/everref", "Git-Protocol": "version=2"},
-            )
-        )
-        await address.check(remote.url, allow_private)
-        yield Upstream(_Http(session, remote), remote.url)
+def _are_ids(targets: Sequence[bytes], length: int) -> bool:
+    joined = b"".join(targets)
+    return all(len(target) == length for target in targets) and not joined.translate(
+        None, b"0123456789abcdef"
+    )
 
 
 class _Http:
-    """Smart HTTP: a GET that greets, then a POST a request. No redirect takes our token along."""
+    """Smart HTTP. A redirect is never followed: it would take the credentials along."""
 
     def __init__(self, session: aiohttp.ClientSession, remote: Remote) -> None:
         self._session = session
         self._url = remote.url
-        self._has_secret = remote.secret is not None
-        self._headers: dict[str, str] = {}
+        self._authorization: dict[str, str] = {}
         if remote.secret is not None:
             pair = f"{remote.secret.username}:{remote.secret.password}".encode()
-            self._headers["Authorization"] = "Basic " + b64encode(pair).decode()
+            self._authorization["Authorization"] = "Basic " + b64encode(pair).decode()
 
-    def advertisement(self) -> AsyncGenerator[bytes, None]:
-        return self._chunks(
-            "GET", f"{self._url}/info/refs?service={_SERVICE}", f"{_SERVICE}-advertisement", None
+    def greeting(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self._answer(
+            "GET", f"info/refs?service={_SERVICE}", f"application/x-{_SERVICE}-advertisement", {}
         )
 
-    def ask(self, request: bytes, v2: bool) -> AsyncGenerator[bytes, None]:
-        return self._chunks("POST", f"{self._url}/{_SERVICE}", f"{_SERVICE}-result", request)
+    def ask(self, request: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        headers = {"Content-Type": f"application/x-{_SERVICE}-request"}
+        if b"command=ls-refs" not in request[:32]:
+            headers["Accept-Encoding"] = "identity"  # a pack is compressed as it is
+        if len(request) >= WORTH_PACKING:
+            headers["Content-Encoding"] = "gzip"
+            request = gzip.compress(request, 1)
+        return self._answer("POST", _SERVICE, f"application/x-{_SERVICE}-result", headers, request)
 
-    async def _chunks(
-        self, method: str, url: str, kind: str, body: bytes | None
-    ) -> AsyncGenerator[bytes, None]:
-        headers = {**self._headers, "Accept": f"application/x-{kind}"}
-        if body is not None:
-            headers["Content-Type"] = f"application/x-{_SERVICE}-request"
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, kind: str, headers: dict[str, str], body: bytes | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        with _translated(self._url):
+            response = await self._session.request(
+                method,
+                URL(f"{self._url}/{path}", encoded=True),
+                data=None if body is None else io.BytesIO(body),
+                headers={**self._authorization, **headers, "Accept": kind},
+                allow_redirects=False,
+            )
         try:
-            async with self._session.request(
-                method, _encoded(url), data=body, headers=headers, allow_redirects=False
-            ) as answer:
-                if answer.status != 200:
-                    raise await self._refusal(answer)
-                if answer.content_type != f"application/x-{kind}":
-                    raise Refused(
-                        f"{self._url} is not a git repository address: "
-                        f"it answers with {answer.content_type[:60]}"
-                    )
-                async for chunk in answer.content.iter_chunked(_CHUNK):
-                    yield chunk
-        except TimeoutError:
-            raise NetworkError(f"{self._url} stopped answering; try again later") from None
-        except aiohttp.ClientConnectorCertificateError:
-            raise NetworkError(f"{self._url}: its TLS certificate is not valid; nothing was sent") from None
-        except aiohttp.ClientSSLError:
-            raise NetworkError(f"{self._url}: no TLS connection could be made; check the address") from None
-        except aiohttp.ClientConnectionError as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                raise NetworkError(
-                    f"{self._url} cannot be reached from here; check the address and the network"
-                ) from None
-            raise NetworkError(f"{self._url} broke the connection off; try again later") from None
-        except aiohttp.ClientPayloadError:
-            raise NetworkError(
-                f"{self._url} broke off in the middle of its answer; try again later"
-            ) from None
-        except aiohttp.ClientError:
-            raise NetworkError(f"{self._url} does not answer in HTTP; check the address") from None
+            if response.status != 200:
+                raise await self._refusal(response)
+            if response.content_type != kind:
+                raise _no_repository(
+                    self._url, f"it answers with {redact(response.content_type.encode(), [])[:60]}"
+                )
+            yield self._chunks(response)
+        finally:
+            response.close() if not response.content.at_eof() else response.release()
 
-    async def _refusal(self, answer: aiohttp.ClientResponse) -> EverrefError:
-        """What a status other than 200 means."""
-        status = answer.status
-        text = (await answer.content.read(4096)).decode(errors="replace").lower()
-        if status == 401:
-            if self._has_secret:
-                return BadCredentials(f"{self._url}: the host refuses these credentials; give new ones")
-            return BadCredentials(
-                f"{self._url} wants credentials, or does not exist; give a token if it is private"
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        clock = asyncio.get_running_loop().time
+        end = clock() + DAY
+        with _translated(self._url):
+            while chunk := await response.content.readany():
+                yield chunk
+                if clock() > end:
+                    raise LimitReached(f"{self._url} has not come to an end within a day and was given up")
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> EverrefError:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            text = (await response.content.read(4096)).decode(errors="replace")
+            return refusal(
+                self._url,
+                response.status,
+                bool(self._authorization),
+                text,
+                response.headers.get("Location", ""),
             )
-        if status == 451 or (status == 403 and ("blocked" in text or "disabled" in text or "dmca" in text)):
-            return Blocked(f"{self._url}: the host blocks access to this repository (HTTP {status})")
-        if status == 403:
-            return BadCredentials(f"{self._url}: these credentials may not read this repository (HTTP 403)")
-        if status in (404, 410):
-            return RemoteGone(
-                f"{self._url}: the host says that there is no such repository, or not for these credentials"
-            )
-        if 300 <= status < 400:
-            whither = urlsplit(answer.headers.get("Location", ""))
-            moved = (
-                f" to {whither.hostname}{whither.path.partition('/info/refs')[0]}" if whither.hostname else ""
-            )
-            return Refused(
-                f"{self._url} has moved{moved}; redirects are not followed: back up the new address"[:400]
-            )
-        if status == 413:
-            return LimitReached(f"{self._url}: the host finds the request too large (HTTP 413)")
-        if status == 429 or status >= 500:
-            return NetworkError(
-                f"{self._url}: the host has trouble or is too busy (HTTP {status}); try again later"
-            )
-        return Refused(f"{self._url} is not a git repository address: it answers with HTTP {status}")
+        return refusal(self._url, response.status, bool(self._authorization))
 
 
-def _encoded(url: str) -> "aiohttp.typedefs.StrOrURL":
-    from yarl import URL
+def refusal(url: str, status: int, with_secret: bool, text: str = "", location: str = "") -> EverrefError:
+    """What an HTTP status other than 200 means; `text` is the beginning of the answer's body."""
+    if status == 451 or (
+        status == 403 and re.search("(?i)blocked|disabled|dmca|suspended|unavailable", text)
+    ):
+        return Blocked(f"{url}: the host blocks access to this repository (HTTP {status}); ask the host why")
+    if status == 429 or (status == 403 and re.search("(?i)rate limit|too many requests", text)):
+        return NetworkError(f"{url}: the host wants fewer requests (HTTP {status}); try again later")
+    if status == 401 and not with_secret:
+        return BadCredentials(f"{url} wants credentials, or does not exist; give a token if it is private")
+    if status == 401:
+        return BadCredentials(f"{url}: the host refuses these credentials; give others")
+    if status == 403 and with_secret:
+        return BadCredentials(f"{url}: these credentials are not allowed to do this (HTTP 403); give others")
+    if status == 403:
+        return Blocked(f"{url}: the host forbids access (HTTP 403); give credentials if it is private")
+    if status in (404, 410):
+        return RemoteGone(
+            f"{url}: there is no such repository, or not for us; check the address and credentials"
+        )
+    if status in (301, 302, 303, 307, 308):
+        return Refused(f"{url} has moved{_whither(location)}; redirects are not followed: add that address")
+    if status == 408 or status >= 500:
+        return NetworkError(f"{url}: the host is in trouble (HTTP {status}); try again later")
+    return _no_repository(url, f"it answers with HTTP {status}")
 
-    return URL(url, encoded=True)
+
+def _whither(location: str) -> str:
+    """The address that a redirect names, without what could be secret in it."""
+    try:
+        parts = urlsplit(location)
+        host = parts.hostname
+    except ValueError:
+        return ""
+    if not host:
+        return ""
+    return redact(f" to {parts.scheme}://{host}{parts.path.removesuffix('/info/refs')}".encode(), [])[:200]
 
 
-@asynccontextmanager
-async def _local(git: Git, path: str) -> AsyncIterator["_Local"]:
-    """A local repository's own upload-pack, started when it is first asked."""
-    async with AsyncExitStack() as stack:
-        local = _Local(git, path, stack)
-        yield local
-        await local.end()
+def _no_repository(url: str, why: str) -> Refused:
+    return Refused(f"{url} is not a git repository address: {why}; check the address")
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """What goes wrong on the way to a host, in our words. Refused by rule and no route read the same."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError:
+        raise NetworkError(f"{url}: its TLS certificate is not valid; nothing was sent") from None
+    except aiohttp.ClientSSLError:
+        raise NetworkError(f"{url}: no TLS connection could be made; check the address") from None
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise NetworkError(f"{url} {address.NOWHERE}; check the address and the network") from None
+    except TimeoutError:
+        raise NetworkError(f"{url} has stopped answering; try again later") from None
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+        raise NetworkError(f"{url} broke the connection off; try again later") from None
+    except aiohttp.ClientError:
+        raise NetworkError(f"{url} does not answer in HTTP; check the address") from None
 
 
 class _Local:
-    """One conversation over pipes: the greeting, then requests one by one (version 2), or one (version 0)."""
+    """A repository of this machine: one upload-pack a request, as a git host does it."""
 
-    def __init__(self, git: Git, path: str, stack: AsyncExitStack) -> None:
+    def __init__(self, git: Git, path: str) -> None:
         self._git = git
         self._path = path
-        self._stack = stack
-        self._process: Process | None = None
 
-    async def advertisement(self) -> AsyncGenerator[bytes, None]:
+    def greeting(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self._answer("--http-backend-info-refs", b"")
+
+    def ask(self, request: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self._answer("--strict", request)
+
+    @asynccontextmanager
+    async def _answer(self, option: str, request: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
         directory = address.git_directory(Path(self._path))
         if directory is None:
-            raise NotFound(f"there is no git repository at {self._path} any more")
-        if (directory / "shallow").exists() and (directory / "shallow").stat().st_size:
-            raise Corrupt(
-                f"{self._path} is a shallow clone: its history is not whole; back up the repository it was "
-                "cloned from, or run git fetch --unshallow in it"
-            )
-        await self.end()
-        self._process = await self._stack.enter_async_context(_upload_pack(self._git, self._path))
-        async for chunk in self._answer():
-            yield chunk
-
-    async def ask(self, request: bytes, v2: bool) -> AsyncGenerator[bytes, None]:
-        assert self._process is not None
-        asking = asyncio.create_task(self._process.stdin.write(request))
+            raise RemoteGone(f"there is no git repository at {self._path} any more; check the path")
         try:
-            async for chunk in self._answer():
-                yield chunk
-            await asking
-        finally:
-            asking.cancel()
-            await asyncio.wait([asking])
-            if not asking.cancelled():
-                asking.exception()  # the process's own failure says more
-
-    async def _answer(self) -> AsyncGenerator[bytes, None]:
-        assert self._process is not None
-        try:
-            while chunk := await self._process.stdout.read():
-                yield chunk
-            await self._process.wait()
+            async with self._git.process(
+                "upload-pack",
+                "--stateless-rpc",
+                option,
+                str(directory),
+                env={"GIT_PROTOCOL": "version=2"},
+                env_config={"safe.directory": "*"},  # the person named it, whoever owns it
+            ) as child:
+                feeding = asyncio.create_task(child.feed(request))
+                try:
+                    yield child.stdout
+                    await feeding
+                finally:
+                    feeding.cancel()
+                    await asyncio.wait([feeding])
         except GitFailed as failed:
-            raise _failure(failed, self._path) from None
-
-    async def end(self) -> None:
-        """Let go of the process, whatever it is doing."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            await process.end()
+            raise _local_failure(failed, self._path) from None
 
 
-@asynccontextmanager
-async def _upload_pack(git: Git, path: str) -> AsyncIterator[Process]:
-    manager = git.process(
-        "upload-pack",
-        "--timeout=600",
-        "--end-of-options",
-        path,
-        env={"GIT_PROTOCOL": "version=2"},
-        env_config={"safe.directory": "*", "uploadpack.allowAnySHA1InWant": "true"},
-    )
-    process = await manager.__aenter__()
-    try:
-        yield process
-    finally:
-        await process.end()
-
-
-def _failure(failed: GitFailed, path: str) -> EverrefError:
-    """What upload-pack's end means to the one who asked it."""
-    words = failed.line
+def _local_failure(failed: GitFailed, path: str) -> EverrefError:
     if "not our ref" in failed.stderr:
-        return NotOurRef(f"{path} changed while it was read; try again")
-    if "does not appear to be a git repository" in failed.stderr or "not a git repository" in failed.stderr:
-        return Refused(f"{path} is not a git repository")
-    return Corrupt(f"{path} cannot be read by git: {words}")
+        return NotOurRef(f"{path} changed while it was being read; try again")
+    if "Permission denied" in failed.stderr:
+        return Refused(f"{path} cannot be read by this user: {failed.line}; change its permissions")
+    if "does not appear to be a git repository" in failed.stderr:
+        return NotFound(f"{path} is not a git repository; check the path")
+    return Corrupt(f"{path} is broken, git says: {failed.line}; mend it and try again")
