@@ -295,7 +295,7 @@ def test_every_command_of_the_grammar_can_be_run() -> None:
     ("words", "message"),
     [
         ([], "say which command"),
-        (["bakcup"], "did you mean backup?"),
+        (["baackup"], "did you mean backup?"),
         (["restore", "x"], "one of the arguments --bundle --to --dir is required"),
         (["restore", "x", "--to", "y", "--dir", "z"], "not allowed with"),
         (["restore", "x", "--dir", "z", "--force"], "--force is for --to and --bundle"),

@@ -305,7 +305,7 @@ _UP = """\
 Starts PostgreSQL, Redis, the web pages and the worker, all under the data
 directory, and says where they are once they answer.
 
---json: {"url", "sign_in"}"""
+--json: {"url"}"""
 
 _BACKUP = """\
 Credentials in the URL are cut out at once and kept encrypted; better give them
