@@ -10,9 +10,9 @@ from mirror.errors import UsageError
 
 WHEN = """\
 WHEN is a time such as 2026-03-02T09:14:03Z or 2026-03-02 (UTC unless it says
-otherwise), a relative one such as '2h ago' or '3 days ago', or a snapshot's
-number such as '#12'; keep the quotes, the shell needs them. A time means the
-last snapshot at or before it."""
+otherwise; a date is its first moment), a relative one such as '2h ago' or
+'3 days ago', or a snapshot's number such as '#12'; keep the quotes, the shell
+needs them. A time means the last snapshot at or before it."""
 
 GLOB = """\
 GLOB is a full name such as refs/heads/main, a short one such as main or
@@ -37,15 +37,22 @@ environment:
   SECRET_KEYS            what credentials are encrypted with, newest first [a key of its own in the data]
   ALLOW_PRIVATE_REMOTES  paths, http and private addresses too [on with the embedded PostgreSQL]
   EVERREF_GIT            which git [git]
+  REDIS_URL, PORT        for everref up [an embedded Redis, 8000]
+Each of these can be given as NAME_FILE, a file that holds the value.
   EVERREF_DEBUG          1: a traceback with every failure
   NO_COLOR               set: no colour
-Each of them can be given as NAME_FILE, a file that holds the value.
 
   everref backup https://github.com/acme/api.git
   everref log acme/api --forced
   everref restore acme/api --at '2h ago' --bundle api.bundle
 """
 )
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **options)
+        self._action_max_length = 14  # room for the longest command, which argparse forgets to indent
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,9 +62,7 @@ class Parser(argparse.ArgumentParser):
         width = _width()
         super().__init__(
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-                prog, max_help_position=26, width=width
-            ),
+            formatter_class=lambda prog: _Help(prog, max_help_position=26, width=width),
             **options,
         )
 
