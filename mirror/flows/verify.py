@@ -11,7 +11,7 @@ from mirror.flows import hydrate, partindex, prune, restore
 from mirror.flows.edges import Edges
 from mirror.git import read, view
 from mirror.manifest import Manifest
-from mirror.model import Part, RefName, Repo, Snapshot, Target
+from mirror.model import Part, RefName, Refs, Repo, Snapshot, Target
 from mirror.store import history, parts, snapshots
 
 _AT_ONCE = 16  # manifests asked of the vault at the same time
@@ -103,25 +103,24 @@ async def _manifests(
             edges.progress.advance(1)
             problem = found if isinstance(found, str) else _off(found, recorded.get(number))
             if problem is None and isinstance(found, tuple):
-                one = found[0]
-                known = refs.apply(known, one.changes)
-                targets |= (
-                    {target for target in known.values() if not refs.is_symbolic(target)}
-                    if number == 1
-                    else {
-                        change.new
-                        for change in one.changes
-                        if change.new and not refs.is_symbolic(change.new)
-                    }
-                )
-                if refs.digest(known) != one.refs_digest or (
-                    one.refs is not None and dict(one.refs) != known
-                ):
-                    problem = "its ref changes do not add up to its refs"
+                known, problem = _added_up(known, found[0])
+                targets.update(change.new for change in found[0].changes if change.new)
             if problem is not None:
                 problems.append(f"{layout.manifest_key(repo.id, number)}: {problem}")
                 damaged.add(number)
-    return targets
+                known = await history.refs_at(edges.db, repo.id, number)  # to judge the next one by itself
+    return {target for target in targets if not refs.is_symbolic(target)}
+
+
+def _added_up(known: Refs, found: Manifest) -> tuple[dict[RefName, Target], str | None]:
+    """The refs after this manifest's changes, and what is wrong with them, or None."""
+    try:
+        after = refs.apply(known, found.changes)
+    except Corrupt as error:
+        return {}, str(error)
+    if refs.digest(after) != found.refs_digest or (found.refs is not None and dict(found.refs) != after):
+        return after, "its ref changes do not add up to its refs"
+    return after, None
 
 
 async def _manifest(edges: Edges, repo: Repo, number: int) -> tuple[Manifest, str] | str:

@@ -1,0 +1,168 @@
+"""Proving, damaging, reading back: verify names what is wrong, the vault alone gives everything back."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mirror import layout
+from mirror.errors import Corrupt, NoSuchObject
+from mirror.flows import compact, drill, prune, rebuild, restore, verify
+from mirror.flows.edges import open_edges
+from mirror.model import Repo
+from mirror.store import history, parts
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work, fsck, refs_of
+
+
+def stored(mirror: Mirror, key: str) -> Path:
+    """Where the directory vault keeps an object."""
+    return Path(mirror.edges.settings.data) / "vault" / key
+
+
+async def some_history(mirror: Mirror, work: Work, pushes: int = 4) -> tuple[Repo, list[object]]:
+    work.zoo()
+    moments: list[object] = []
+    for number in range(pushes):
+        if number == 2:
+            work.commit("main", {"forced": b"1"}, parents=[])
+            work.delete("side")
+        else:
+            work.commit("main", {"n": b"%d" % number})
+        moments.append(work.refs())
+        done = await mirror.backup(work)
+    return done.repo, moments
+
+
+async def test_a_sound_backup_verifies_and_is_stamped(mirror: Mirror, work: Work) -> None:
+    repo, _ = await some_history(mirror, work)
+    found = await verify.verify(mirror.edges, repo)
+    assert (found.problems, found.strays, found.damaged) == ((), (), ())
+    assert found.snapshots == 4
+    assert (await mirror.snapshot(repo, 4)).verified_at is not None
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "swapped"])
+async def test_a_damaged_part_is_named_and_what_still_works_is_known(
+    mirror: Mirror, work: Work, damage: str
+) -> None:
+    repo, moments = await some_history(mirror, work)
+    live = await parts.live(mirror.edges.db, repo.id)
+    victim = stored(mirror, live[2].key)
+    content = bytearray(victim.read_bytes())
+    victim.unlink()
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    if damage == "swapped":
+        content = bytearray(stored(mirror, live[1].key).read_bytes())
+    if damage != "missing":
+        victim.write_bytes(content[:-7] if damage == "cut" else content)
+    found = await verify.verify(mirror.edges, repo)
+    assert any(live[2].key in problem for problem in found.problems)
+    assert found.damaged == (3, 4)
+    assert refs_of(await mirror.restored(repo, 2)) == moments[1]
+    with pytest.raises((Corrupt, NoSuchObject), match=live[2].key.rsplit("/", 1)[1][:20]):
+        await mirror.restored(repo, 4)
+    assert not [path for path in mirror.place.iterdir() if "restored" in path.name and "-4-" in path.name]
+
+
+async def test_an_edited_manifest_breaks_the_chain(mirror: Mirror, work: Work) -> None:
+    repo, _ = await some_history(mirror, work)
+    path = stored(mirror, layout.manifest_key(repo.id, 2))
+    text = path.read_bytes().replace(b'"reason":"manual"', b'"reason":"sweep"')
+    path.unlink()
+    path.write_bytes(text)
+    found = await verify.verify(mirror.edges, repo)
+    assert found.damaged == (2,)
+    assert any("expected sha256" in problem for problem in found.problems)
+
+
+async def test_a_drill_restores_from_the_vault_alone_and_keeps_its_evidence(
+    mirror: Mirror, work: Work
+) -> None:
+    repo, _ = await some_history(mirror, work)
+    done = await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+    assert (done.problems, done.snapshot.number) == ((), 3)
+
+
+async def lines(mirror: Mirror, repo: Repo) -> list[object]:
+    return [line async for line in history.changes(mirror.edges.db, repo.id)]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_a_lost_database_is_read_back_from_the_vault(
+    mirror: Mirror, work: Work, empty_database: str, compacted: bool
+) -> None:
+    repo, moments = await some_history(mirror, work, pushes=12)
+    if compacted:
+        await compact.compact(mirror.edges, repo)
+        mirror.clock.now += timedelta(days=2)
+        await prune.prune(mirror.edges, timedelta(hours=1))
+    from dataclasses import replace
+
+    before = await lines(mirror, repo)
+    settings = replace(mirror.edges.settings, database_url=empty_database)
+    async with open_edges(settings, clock=mirror.clock) as edges:
+        again = Mirror(edges, mirror.clock, mirror.place)
+        assert [(one.repo.name, one.snapshots, one.added) for one in await rebuild.rebuild(edges)] == [
+            (repo.name, 12, 12)
+        ]
+        assert await lines(again, repo) == before
+        assert [one.added for one in await rebuild.rebuild(edges)] == [0]
+        found = await verify.verify(edges, repo)
+        assert (found.problems, found.strays) == ((), ())
+        for number, expected in enumerate(moments, 1):
+            assert refs_of(await again.restored(repo, number)) == expected
+        work.commit()
+        assert (await again.backup(work)).snapshot.number == 13
+
+
+async def test_compaction_keeps_every_moment_exact(mirror: Mirror, work: Work, tmp_path: Path) -> None:
+    work.many_commits(40, "bulk", size=3000)
+    moments = []
+    for number in range(20):
+        work.commit("main", {"n": b"%d" % number})
+        moments.append(work.refs())
+        done = await mirror.backup(work)
+    before = len(await parts.live(mirror.edges.db, done.repo.id))
+    result = await compact.compact(mirror.edges, done.repo)
+    live = await parts.live(mirror.edges.db, done.repo.id)
+    assert (result.parts_before, result.parts_after) == (before, len(live))
+    assert len(live) < before / 2
+    for number, expected in enumerate(moments, 1):
+        assert refs_of(await mirror.restored(done.repo, number)) == expected
+    bundle = tmp_path / "half.bundle"
+    await restore.to_bundle(mirror.edges, done.repo, await mirror.snapshot(done.repo, 10), bundle)
+    path = await mirror.restored(done.repo, 20)
+    fsck(path)
+
+
+async def test_a_checkpoint_holds_every_overwritten_commit(mirror: Mirror, work: Work) -> None:
+    work.commit()
+    moments = []
+    for number in range(12):
+        work.commit("main", {"big": b"%d" % number * 500}, parents=[] if number % 4 == 3 else None)
+        moments.append(work.refs())
+        done = await mirror.backup(work)
+    await compact.compact(mirror.edges, done.repo)
+    live = await parts.live(mirror.edges.db, done.repo.id)
+    assert live[0].complete and not live[0].segments
+    for number, expected in enumerate(moments, 1):
+        path = await mirror.restored(done.repo, number)
+        assert refs_of(path) == expected
+        fsck(path)
+    found = await verify.verify(mirror.edges, done.repo)
+    assert (found.problems, found.strays) == ((), ())
+
+
+async def test_the_manifest_is_lines_of_json(
+    mirror: Mirror, work: Work, make_work: Callable[..., Work]
+) -> None:
+    work.zoo()
+    done = await mirror.backup(work)
+    text = await mirror.edges.vault.get(layout.manifest_key(done.repo.id, 1))
+    read = json.loads(text)
+    assert (read["format"], read["number"], read["refs_count"]) == (1, 1, len(work.refs()) - 1)
+    assert read["bundle"]["key"] == done.snapshot.bundle.key if done.snapshot.bundle else False
