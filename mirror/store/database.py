@@ -1,7 +1,7 @@
 """The way to PostgreSQL: a pool of connections, transactions, SQL files, and its errors in our words."""
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
@@ -42,6 +42,15 @@ def query(name: str) -> str:
     return (sql_directory() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
 
 
+_RAISED: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+
 def translating(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Let what asyncpg raises leave `ask` as one of our errors."""
 
@@ -49,7 +58,7 @@ def translating(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, An
     async def asked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await ask(*args, **kwargs)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except _RAISED as error:
             raise explained(error) from error
 
     return asked
@@ -57,48 +66,58 @@ def translating(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, An
 
 def explained(error: Exception) -> EverrefError:
     """What went wrong in our words: never a value out of a row, a query or an address."""
-    if isinstance(error, asyncpg.DiskFullError):
-        return LimitReached("the database's disk is full; make room there, then run it again")
-    if isinstance(error, asyncpg.OutOfMemoryError):
-        return LimitReached("the database is out of memory; run it again, or give it more")
-    if isinstance(error, asyncpg.TooManyConnectionsError):
-        return LimitReached("the database takes no more connections; raise its max_connections")
-    if isinstance(
-        error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError | asyncpg.LockNotAvailableError
-    ):
-        return Busy("the database is busy with the same rows; run it again")
-    if isinstance(
-        error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.UndefinedObjectError
-    ):
-        return OurFault("the database has not the tables of this version; run everref migrate")
-    if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return OurFault("the database user of DATABASE_URL may not do this; it must own its tables")
-    if isinstance(error, _GONE):
-        return NetworkError("the database stopped answering; see that PostgreSQL runs, then run it again")
+    for raised, ours, words in _SAID:
+        if isinstance(error, raised):
+            return ours(words)
     if isinstance(error, asyncpg.PostgresError):
         where = f", constraint {error.constraint_name}" if getattr(error, "constraint_name", None) else ""
         return OurFault(f"the database refused a statement (SQLSTATE {error.sqlstate}{where}); report this")
-    if isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, ValueError):  # what was asked cannot be put into the types of the query
         return OurFault(f"the database was asked wrongly ({type(error).__name__}); report this")
-    return NetworkError("the database cannot be reached; see that PostgreSQL runs, then run it again")
+    return NetworkError(_SILENT)
 
 
-_CONTENDED: Final = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-)
-_UNDEFINED: Final = (
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedColumnError,
-    asyncpg.UndefinedObjectError,
-)
-_GONE: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,  # among them: ConnectionDoesNotExistError
-    asyncpg.OperatorInterventionError,  # a shutdown, a crash, a cancelled statement
-    asyncpg.ReadOnlySQLTransactionError,  # the old primary after a failover
+_SILENT: Final = "the database does not answer; see that PostgreSQL runs, then run it again"
+_SAID: Final[Sequence[tuple[tuple[type[Exception], ...], type[EverrefError], str]]] = (
+    (
+        (asyncpg.DiskFullError,),
+        LimitReached,
+        "the database's disk is full; make room there, then run it again",
+    ),
+    (
+        (asyncpg.OutOfMemoryError,),
+        LimitReached,
+        "the database is out of memory; run it again, or give it more",
+    ),
+    (
+        (asyncpg.TooManyConnectionsError,),
+        LimitReached,
+        "the database takes no more connections; raise its max_connections",
+    ),
+    (
+        (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError),
+        Busy,
+        "the database is busy with the same rows; run it again",
+    ),
+    (
+        (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError),
+        OurFault,
+        "the database has not the tables of this version; run everref migrate",
+    ),
+    (
+        (asyncpg.InsufficientPrivilegeError,),
+        OurFault,
+        "the database user of DATABASE_URL may not do this; it must own its tables",
+    ),
+    (
+        (
+            asyncpg.PostgresConnectionError,  # among them: ConnectionDoesNotExistError
+            asyncpg.OperatorInterventionError,  # a shutdown, a crash, a cancelled statement
+            asyncpg.ReadOnlySQLTransactionError,  # the old primary after a failover
+        ),
+        NetworkError,
+        _SILENT,
+    ),
 )
 
 
@@ -123,7 +142,7 @@ async def connect(url: str) -> asyncpg.Pool:
         raise OurFault(
             "PostgreSQL has no such database as DATABASE_URL names; make it with createdb"
         ) from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except _RAISED as error:
         if isinstance(error, ValueError):
             raise UsageError("DATABASE_URL cannot be read; write postgresql://user@host/database") from None
         raise explained(error) from None

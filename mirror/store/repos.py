@@ -66,12 +66,8 @@ async def add(db: Db, team: TeamId, name: str, url: str, at: datetime, repo_id: 
             at,
         )
     except asyncpg.UniqueViolationError as error:
-        what = (
-            "address is kept already"
-            if error.constraint_name == "repo_team_id_url_key"
-            else f"name {name} is taken"
-        )
-        raise UsageError(f"this {what}; everref repos shows which") from None
+        taken = f"the name {name}" if error.constraint_name == "repo_team_id_name_key" else url
+        raise UsageError(f"{taken} is taken by another repo; everref repos shows which") from None
     except asyncpg.CheckViolationError:
         raise UsageError("a repo's name takes 1 to 500 bytes, its address 1 to 2000") from None
     return repo

@@ -5,7 +5,7 @@ with span as (
 select stay.target
 from span, ref join ref_stay stay on stay.ref_id = ref.id
 where ref.repo_id = $1 and stay.first_snapshot <= $3
-  and (stay.last_snapshot is null or stay.last_snapshot >= span.first)
+  and coalesce(stay.last_snapshot, $3) >= span.first
   and substring(stay.target from 1 for 5) <> 'ref: '::bytea
 union
 select new
