@@ -135,6 +135,7 @@ def _arguments(git: Git, remote: Remote, *, force: bool) -> list[str]:
 
 def _config(remote: Remote, pinned: Sequence[str], *, force: bool) -> dict[str, str]:
     config = {"remote.target.url": remote.url, f"protocol.{_protocol(remote)}.allow": "always"}
+    config["core.fsync"] = "none"  # nothing here outlives the push
     config |= address.pinned(remote.url, list(pinned))
     if force:  # where --force-with-lease looks up what it expects: git-push(1)
         config["remote.target.fetch"] = "+refs/*:refs/listed/*"
@@ -202,7 +203,8 @@ _BROKE: Final = re.compile(
 _STATUS: Final = re.compile(r"returned error: (\d{3})|HTTP (\d{3})")
 _NO_LOGIN: Final = re.compile("Authentication failed|could not read Username|could not read Password|askpass")
 _GONE: Final = re.compile("does not appear to be a git repository|repository .* not found|does not exist")
-_NOT_TAKEN: Final = re.compile("dubious ownership|[Pp]ermission denied|Read-only file system")
+_NOT_OURS: Final = re.compile("dubious ownership")
+_NOT_TAKEN: Final = re.compile("[Pp]ermission denied|Read-only file system")
 _OTHER_FORMAT: Final = re.compile("does not support this repository's hash algorithm|mismatched algorithms")
 _NO_WAY: Final = re.compile(
     "Could not resolve|Failed to connect|Couldn't connect|Connection (refused|reset)|timed out|"
@@ -230,9 +232,11 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
         return Refused(f"{where} says that the repository has moved; give its new address")
     if _OTHER_FORMAT.search(words):
         return Refused(f"{where} keeps ids of another kind (sha1 or sha256) than this repository")
+    if _NOT_OURS.search(words):  # its hooks would run with our rights
+        return Refused(f"{where} belongs to another user; run this as that user, or push over https")
     if _NOT_TAKEN.search(words):
-        return Refused(f"{where} cannot be written by this user: {failed.line}")
-    if _BROKE.search(words):
+        return Refused(f"{where} cannot be written by this user; check its permissions")
+    if _BROKE.search(words) and not 400 <= status < 500:
         return None
     if status or _NO_WAY.search(words):
         return NetworkError(f"{where} could not be reached, or stopped answering: {failed.line}")
