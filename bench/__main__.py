@@ -1,4 +1,4 @@
-"""Ratios against git itself: `python -m bench [--only NAME] [--repo PATH] [--quick] [--profile]`.
+"""Ratios against git itself: `python -m bench [--only NAME] [--repo PATH] [--quick] [--profile SCENE]`.
 
 Prints each case as it ends and writes RESULTS.md beside this file. A run of
 some cases replaces their sections, as long as the machine and the sources are the same.
@@ -45,7 +45,10 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each comparison is made (3)")
     parser.add_argument("--quick", action="store_true", help="shorter chains and smaller repositories")
-    parser.add_argument("--profile", action="store_true", help="where the time of one incremental sync goes")
+    scenes = ", ".join(profile.SCENES)
+    parser.add_argument(
+        "--profile", choices=profile.SCENES, metavar="SCENE", help=f"say where time goes: {scenes}"
+    )
     parser.add_argument(
         "--room", type=Path, help="where to work (the system's directory for temporary files)"
     )
@@ -66,7 +69,7 @@ async def _measure(asked: argparse.Namespace, place: Path) -> int:
         async with open_edges(settings(place / "data")) as edges:
             room = Room(place, served, url, Worker(edges, place / "data"), chosen, asked.rounds, asked.quick)
             if asked.profile:
-                await profile.incremental(room)
+                await profile.profile(room, asked.profile)
                 return 0
             sections = await _run(room, asked.only or list(CASES))
     if not asked.no_write:
