@@ -62,7 +62,9 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         base_url=get("BASE_URL"),
         port=_port(get("PORT")),
         secret_keys=keys,
-        allow_private_remotes=_flag("ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None),
+        allow_private_remotes=_flag(
+            "ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None
+        ),
         git=get("EVERREF_GIT") or "git",
     )
 
