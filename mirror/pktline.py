@@ -25,6 +25,7 @@ Packet = bytes | Mark
 
 _MARKS: Final = {0: Mark.FLUSH, 1: Mark.DELIM, 2: Mark.END}
 _PACK, _PROGRESS, _FATAL = 1, 2, 3  # the side-bands
+_NEWLINE: Final = 0x0A
 
 
 def encode(packets: Iterable[Packet]) -> bytes:
@@ -37,21 +38,24 @@ def encode(packets: Iterable[Packet]) -> bytes:
     )
 
 
-def split(data: bytes) -> list[Packet]:
-    """All packets of a whole message. Raises Corrupt when it is none, or ends within one."""
+def split_lines(data: bytes) -> list[Packet]:
+    """All lines of a whole message, without the newlines that may end them.
+
+    Raises Corrupt when it is no message, or ends within a line.
+    """
     packets: list[Packet] = []
-    at, end = 0, len(data)
     add = packets.append
+    at, end = 0, len(data)
     while at < end:
         size = _size(data[at : at + 4])
-        if size >= 4:
-            if at + size > end:
-                raise Corrupt("the remote's answer ends in the middle")
-            add(data[at + 4 : at + size])
-            at += size
-        else:
+        if size < 4:
             add(_MARKS[size])
             at += 4
+            continue
+        at, start = at + size, at + 4
+        if at > end:
+            raise Corrupt("the remote's answer ends in the middle")
+        add(data[start : at - 1] if data[at - 1] == _NEWLINE and size > 4 else data[start:at])
     return packets
 
 
@@ -138,7 +142,7 @@ def _size(digits: bytes) -> int:
     try:
         size = int(digits, 16)
     except ValueError:
-        raise Corrupt("the remote's answer is not git's protocol") from None
+        size = 3
     if size == 3 or size < 0 or len(digits) != 4:
         raise Corrupt("the remote's answer is not git's protocol")
     return size

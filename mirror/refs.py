@@ -32,6 +32,10 @@ _FORBIDDEN: Final = re.compile(
     rb"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/|\.lock\Z|\.\Z|/\Z",
 )
 
+# The same, for many names joined by newlines.
+_NOWHERE: Final = bytes({*range(0x21), *b"\x7f~^:?*[\\"} - {0x0A})
+_NOT_TOGETHER: Final = (b"..", b"@{", b"//", b"/.", b".lock/", b".lock\n", b".\n", b"/\n")
+
 
 def digest(refs: Refs) -> str:
     """SHA-256, hex, of the lines b"target name\\n" in the order of names: equal for equal maps only."""
@@ -90,6 +94,20 @@ def check_name(name: bytes) -> None:
     """Raise Corrupt unless this is HEAD or a name under refs/ that git-check-ref-format(1) accepts."""
     if name != HEAD and (not name.startswith(b"refs/") or _FORBIDDEN.search(name)):
         raise Corrupt(f"{shown_text(name)!r} is not a valid ref name")
+
+
+def check_names(names: Sequence[bytes]) -> None:
+    """`check_name` of every one, ten times as quick when all are sound."""
+    lines = b"\n" + b"\n".join(names) + b"\n"
+    sound = (
+        lines.count(b"\n") == len(names) + 1
+        and lines.count(b"\nrefs/") + lines.count(b"\nHEAD\n") == len(names)
+        and len(lines.translate(None, _NOWHERE)) == len(lines)
+        and not any(piece in lines for piece in _NOT_TOGETHER)
+    )
+    if not sound:
+        for name in names:
+            check_name(name)
 
 
 def is_hidden(name: bytes) -> bool:

@@ -25,7 +25,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
 _SCP: Final = re.compile(r"[^/:@\s]+@[^/:\s]+:.*|[A-Za-z0-9.-]+\.[A-Za-z]{2,}:[^/].*")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
-_NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
+NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -76,10 +76,8 @@ def _plain(parts: SplitResult, scheme: str, port: int | None) -> str:
 
 
 def _secret(parts: SplitResult) -> Secret | None:
-    if not parts.username and not parts.password:
-        return None
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    return Secret(user, password) if password else Secret("x-access-token", user)
+    return Secret(user, password) if user or password else None
 
 
 def _path(text: str, allow_private: bool) -> Remote:
@@ -131,15 +129,22 @@ async def check(url: str, allow_private: bool) -> list[str]:
     return await _resolved(parts.hostname or "", parts.port or _PORTS[parts.scheme], allow_private)
 
 
+async def check_literal(url: str, allow_private: bool) -> None:
+    """`check` where the host is written in digits: aiohttp asks no resolver about those."""
+    host = urlsplit(url).hostname or ""
+    if ":" in host or host.replace(".", "").isdigit():
+        await check(url, allow_private)
+
+
 async def _resolved(host: str, port: int, allow_private: bool) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise NetworkError(f"{host} {_NOWHERE}; check the address and the network") from None
+        raise NetworkError(f"{host} {NOWHERE}; check the address and the network") from None
     found = list(dict.fromkeys(str(info[4][0]) for info in infos))
     if not found or not (allow_private or all(is_public(address) for address in found)):
-        raise NetworkError(f"{host} {_NOWHERE}; check the address and the network")
+        raise NetworkError(f"{host} {NOWHERE}; check the address and the network")
     return found
 
 

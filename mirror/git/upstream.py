@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -33,7 +33,7 @@ from mirror.errors import (
 )
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, redact
-from mirror.model import HEAD, HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefName, Remote, Target
+from mirror.model import HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefName, Remote, Target
 from mirror.pktline import Mark, Packet, Packets, SideBand
 from mirror.progress import Progress
 from mirror.refs import check_names
@@ -63,7 +63,7 @@ class _Asked(Protocol):
 
 @asynccontextmanager
 async def connect(git: Git, remote: Remote, *, allow_private: bool) -> AsyncIterator["Upstream"]:
-    """A remote, ready to be asked; nothing is sent before it is. `allow_private` also allows its own network."""
+    """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network."""
     if address.is_path(remote.url):
         yield Upstream(_Local(git, remote.url), remote.url)
         return
@@ -114,7 +114,7 @@ class Upstream:
             )
             if end is not Mark.FLUSH:
                 raise NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
-            return self._listing([pktline.text(line) for line in lines], {})
+            return self._listing([line for line in lines if isinstance(line, bytes)], {})
         lines_v0, self._advertised = self._advertised or [], None
         pairs = [pair.partition(b":") for pair in self._capabilities.get(b"symref", b"").split()]
         return self._listing(lines_v0, {name: target for name, _, target in pairs})
@@ -209,9 +209,9 @@ class Upstream:
 
     async def _greet(self) -> None:
         lines = self._lines(await self._whole(self._asked.greeting()))
-        if lines and pktline.text(lines[0]).startswith(b"# service="):
+        if lines and isinstance(lines[0], bytes) and lines[0].startswith(b"# service="):
             del lines[:2]  # with the flush packet after it: smart HTTP's own
-        said = [line for line in map(pktline.text, lines) if line]
+        said = [line for line in lines if isinstance(line, bytes)]
         if said[:1] == [b"version 2"]:
             self._version = 2
             self._capabilities = {key: value for key, _, value in (line.partition(b"=") for line in said)}
@@ -238,16 +238,14 @@ class Upstream:
         lines = [first, *said[1:]]
         if any(line.startswith(b"shallow ") for line in lines):
             raise self._shallow()
-        return [
-            line for line in lines if not line.endswith(b"^{}")
-        ]  # peeled tags; the only line of an empty one
+        return [line for line in lines if not line.endswith(b"^{}")]  # peeled tags, and "there are none"
 
     def _lines(self, answer: bytes) -> list[Packet]:
-        packets = pktline.split(answer)
-        for packet in packets[:3]:
-            if isinstance(packet, bytes) and packet.startswith(b"ERR "):
-                raise self._meaning(packet[4:])
-        return packets
+        lines = pktline.split_lines(answer)
+        for line in lines[:3]:
+            if isinstance(line, bytes) and line.startswith(b"ERR "):
+                raise self._meaning(line[4:])
+        return lines
 
     async def _whole(self, asking: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> bytes:
         answer = bytearray()
@@ -260,27 +258,36 @@ class Upstream:
 
     def _listing(self, lines: Sequence[bytes], symbolic: dict[bytes, bytes]) -> Listing:
         """The refs map out of lines `id name attribute...`. Raises Corrupt on what no git says."""
+        length = HEX_LENGTH[self._format]
         refs: dict[RefName, Target] = {}
+        longer = []
         for line in lines:
-            oid, _, name = line.partition(b" ")
-            if b" " in name:
-                name, *attributes = name.split(b" ")
-                for attribute in attributes:
-                    if attribute.startswith(b"symref-target:"):
-                        symbolic[name] = attribute.removeprefix(b"symref-target:")
-            refs[RefName(name)] = Target(oid)
-        if len(refs) != len(lines):
+            if line.count(b" ") == 1:
+                refs[RefName(line[length + 1 :])] = Target(line[:length])
+            else:
+                longer.append(line)
+        unborn = set()
+        for line in longer:
+            oid, name, *attributes = [*line.split(b" "), b""]
+            if oid == b"unborn":
+                unborn.add(RefName(name))
+            else:
+                refs[RefName(name)] = Target(oid)
+            for attribute in attributes:
+                if attribute.startswith(b"symref-target:"):
+                    symbolic[name] = attribute.removeprefix(b"symref-target:")
+        if len(refs) + len(unborn) != len(lines):
             raise Corrupt(f"{self._name} lists a ref twice")
-        born = {name for name, oid in refs.items() if oid != b"unborn"}
-        if not _are_ids([refs[name] for name in born], HEX_LENGTH[self._format]):
+        if not _are_ids(refs.values(), length):
             raise Corrupt(f"{self._name} lists an object id that is none")
-        check_names([*refs, *symbolic.values()])
-        for name, target in ((RefName(name), RefName(target)) for name, target in symbolic.items()):
-            if name in refs and (target in born or name not in born):
-                refs[name] = Target(SYMBOLIC + target)
-        for name in [name for name, target in refs.items() if target == b"unborn"]:
-            del refs[name]  # it doesn't say where it points
-        return Listing(refs, self._format)
+        check_names([*refs, *unborn, *symbolic.values()])
+        pointing = {RefName(name): RefName(target) for name, target in symbolic.items()}
+        found = {
+            name: Target(SYMBOLIC + target)
+            for name, target in pointing.items()
+            if name in unborn or (name in refs and target in refs)
+        }
+        return Listing(refs | found, self._format)
 
     def _meaning(self, said: bytes) -> EverrefError:
         """What the remote's own words mean."""
@@ -300,11 +307,9 @@ class Upstream:
         )
 
 
-def _are_ids(targets: Sequence[bytes], length: int) -> bool:
-    joined = b"".join(targets)
-    return all(len(target) == length for target in targets) and not joined.translate(
-        None, b"0123456789abcdef"
-    )
+def _are_ids(targets: Collection[bytes], length: int) -> bool:
+    digits = b"".join(targets)
+    return {len(target) for target in targets} <= {length} and not digits.translate(None, b"0123456789abcdef")
 
 
 class _Http:
