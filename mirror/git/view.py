@@ -137,7 +137,7 @@ def _write_refs(path: Path, refs: Refs, durable: bool) -> None:
         check_name(symbolic_target(target))
         file = path / os.fsdecode(name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        written |= {_put(file, target + b"\n"), file.parent}
+        written |= {_put(file, target + b"\n"), *(up for up in file.parents if up.is_relative_to(path))}
     head = refs.get(HEAD, UNBORN)
     if is_symbolic(head):
         check_name(symbolic_target(head))
