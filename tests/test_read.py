@@ -278,13 +278,18 @@ async def test_thousands_of_rewritten_refs_are_judged(git: Git, tmp_path: Path, 
     assert commits == {name for name, _, _ in moves}
 
 
-async def test_an_object_that_cannot_be_read_is_corrupt(git: Git, tmp_path: Path, work: Work) -> None:
+@FORMATS
+@pytest.mark.parametrize("filling", [b"\xff", b"\0", b"\x9f"], ids=bytes.hex)
+async def test_an_object_that_cannot_be_read_is_corrupt(
+    git: Git, tmp_path: Path, object_format: ObjectFormat, filling: bytes
+) -> None:
+    work = Work(tmp_path / "remote", object_format)
     old, new = work.commit(), work.commit()
     path = await copy_of(git, work, tmp_path / "copy")
     (file,) = (path / "objects/pack").glob("*.pack")
     data = file.read_bytes()
     file.chmod(0o600)
-    file.write_bytes(data[:12] + b"\xff" * (len(data) - 32) + data[-20:])
+    file.write_bytes(data[:12] + filling * (len(data) - 44) + data[-32:])
     with pytest.raises(Corrupt, match="cannot be read"):
         await read.ancestry(path, [(MAIN, old, new)])
 

@@ -281,7 +281,7 @@ class _Sha1(_Objects):
             return int(self._odb.read_header(oid.decode())[0])
         except KeyError:
             return None
-        except pygit2.GitError as error:
+        except (pygit2.GitError, ValueError) as error:
             raise Corrupt(f"object {oid.decode()} cannot be read: {error}") from None
 
     def read(self, oid: Target) -> tuple[int, bytes] | None:
@@ -289,7 +289,7 @@ class _Sha1(_Objects):
             kind, data = self._odb.read(oid.decode())
         except KeyError:
             return None
-        except pygit2.GitError as error:
+        except (pygit2.GitError, ValueError) as error:
             raise Corrupt(f"object {oid.decode()} cannot be read: {error}") from None
         return int(kind), data
 
@@ -308,7 +308,11 @@ class _Sha256(_Objects):
                 return pack.get_raw(ObjectID(oid))
             except KeyError:
                 continue
-        return None
+            except Exception:  # dulwich raises whatever it stumbles over in broken bytes
+                break
+        else:
+            return None
+        raise Corrupt(f"object {oid.decode()} cannot be read")  # here, as its error would keep the file open
 
 
 @contextmanager
