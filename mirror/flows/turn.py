@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from mirror.errors import Busy
+from mirror.errors import Busy, EverrefError
 from mirror.flows.edges import Edges
 from mirror.model import Repo
 from mirror.store import leases
@@ -26,15 +26,19 @@ async def turn(edges: Edges, repo: Repo, patience: float = PATIENCE) -> AsyncIte
     worker = asyncio.current_task()
     assert worker is not None
     lost = False
+    clock = asyncio.get_running_loop().time
 
     async def beat() -> None:
         nonlocal lost
-        while True:
+        heard = clock()
+        while not lost:
             await asyncio.sleep(_BEAT)
-            if not await leases.beat(edges.db, lease):
-                lost = True
-                worker.cancel()
-                return
+            try:
+                lost = not await leases.beat(edges.db, lease)
+                heard = clock()
+            except EverrefError:  # the database may be back before the lease has run out
+                lost = clock() - heard > leases.TTL.total_seconds()
+        worker.cancel()
 
     beating = asyncio.create_task(beat())
     try:
