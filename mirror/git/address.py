@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
@@ -23,6 +24,7 @@ from mirror.model import Remote, Secret
 _PORTS: Final = {"https": 443, "http": 80}
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
 _SCP: Final = re.compile(r"[^/:@\s]+@[^/:\s]+:.*|[A-Za-z0-9.-]+\.[A-Za-z]{2,}:[^/].*")
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")  # all that is assigned: RFC 4291, 2.4
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
 NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
@@ -37,7 +39,8 @@ def parse_remote(text: str, allow_private: bool) -> Remote:
     UsageError for anything else, NotFound for a path where no repository is.
     No message repeats the credentials.
     """
-    if not text.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+    text = text.strip()
+    if not text or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
         raise UsageError("the address is empty or holds control characters; give a URL or a path")
     if _SCP.fullmatch(text) and not os.path.exists(text):
         raise UsageError("ssh addresses are not supported; use the https:// address of the repository")
@@ -58,11 +61,16 @@ def parse_remote(text: str, allow_private: bool) -> Remote:
         raise UsageError(f"{scheme}:// addresses are not supported; use {known}")
     if scheme == "http" and not allow_private:
         raise UsageError("http:// would show credentials to everybody on the way; use https://")
+    if not allow_private and port is not None and port != 443 and port < 1024:
+        raise UsageError(f"no git host answers on port {port}; leave the port out of the address")
     return Remote(_plain(parts, scheme, port), _secret(parts))
 
 
 def _plain(parts: SplitResult, scheme: str, port: int | None) -> str:
     host = (parts.hostname or "").rstrip(".")
+    if not host.isascii():
+        with suppress(UnicodeError):
+            host = host.encode("idna").decode()
     if not host or not _HOST.fullmatch(host):
         raise UsageError("the address names no host; write https://host/owner/name.git")
     if parts.query or parts.fragment:
@@ -86,8 +94,16 @@ def _path(text: str, allow_private: bool) -> Remote:
             "paths and file:// addresses are not allowed here; use https://, or set ALLOW_PRIVATE_REMOTES=1"
         )
     path = Path(os.path.abspath(os.path.expanduser(text)))
-    if not path.exists():
-        raise NotFound(f"there is nothing at {path}; give a repository's path or its https:// address")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise NotFound(
+            f"there is nothing at {path}; give a repository's path or its https:// address"
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}; give a path that this user can read"
+        ) from None
     if git_directory(path) is None:
         raise UsageError(f"{path} is not a git repository; give a repository's path or its https:// address")
     return Remote(str(path))
@@ -143,7 +159,7 @@ async def _resolved(host: str, port: int, allow_private: bool) -> list[str]:
     except (OSError, UnicodeError):
         raise NetworkError(f"{host} {NOWHERE}; check the address and the network") from None
     found = list(dict.fromkeys(str(info[4][0]) for info in infos))
-    if not found or not (allow_private or all(is_public(address) for address in found)):
+    if not found or not (allow_private or all(is_public(one) and not _is_ours(one) for one in found)):
         raise NetworkError(f"{host} {NOWHERE}; check the address and the network")
     return found
 
@@ -158,6 +174,8 @@ def is_public(text: str) -> bool:
         inner = _inside(address)
         if inner is not None:
             return is_public(str(inner))
+        if address not in _GLOBAL_UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
 
@@ -172,11 +190,28 @@ def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return None
 
 
+_TEST_NET: Final = "192.0.2.1"  # nobody's: RFC 5737
+
+
+def _is_ours(address: str) -> bool:
+    """Whether this machine itself has the address: then, and only then, a socket can be bound to it."""
+    return _binds(address) and not _binds(_TEST_NET)  # a kernel set to ip_nonlocal_bind binds to any
+
+
+def _binds(address: str) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 def pinned(url: str, addresses: list[str]) -> dict[str, str]:
     """The git configuration that dials these addresses and no others; none for a path."""
-    if not addresses:
-        return {}
     parts = urlsplit(url)
+    if not addresses or ":" in (parts.hostname or ""):  # an address itself leaves nothing to look up
+        return {}
     port = parts.port or _PORTS[parts.scheme]
     places = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
     return {"http.curloptResolve": f"{parts.hostname}:{port}:{places}"}
