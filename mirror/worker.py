@@ -35,6 +35,7 @@ from mirror.process import Ties
 
 JOB_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
 CLAIM_SECONDS: Final = 60  # a killed worker's job is taken over after this long
+RENEW_SECONDS: Final = 20  # how often the claim of a running job is renewed
 SWEEP_MINUTES: Final = 5
 STOP_SECONDS: Final = 20  # for jobs to clean up after themselves when the worker is stopped
 TRIES: Final = 10  # then the job is left to the sweep
@@ -146,7 +147,7 @@ async def _claimed(ctx: dict[str, Any]) -> AsyncIterator[None]:
 
     async def claim() -> None:
         while True:
-            await asyncio.sleep(CLAIM_SECONDS / 3)
+            await asyncio.sleep(RENEW_SECONDS)
             with suppress(RedisError):  # tried again soon enough
                 await redis.expire(in_progress_key_prefix + ctx["job_id"], CLAIM_SECONDS)
 
