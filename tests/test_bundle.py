@@ -58,6 +58,11 @@ def test_symbolic_refs_are_written_as_what_they_come_to() -> None:
     assert read[0].refs == {HEAD: NEW, MAIN: NEW}
 
 
+def test_version_3_may_name_sha1_too() -> None:
+    start = b"# v3 git bundle\n@object-format=sha1\n%b refs/heads/main\n\n" % OLD
+    assert bundle.decode(start) == (Header("sha1", (), {MAIN: OLD}), len(start))
+
+
 def test_headers_are_as_git_documents_them() -> None:
     assert bundle.encode(Header("sha1", (OLD,), {MAIN: NEW, HEAD: NEW})) == (
         b"# v2 git bundle\n-%b \n%b refs/heads/main\n%b HEAD\n\n" % (OLD, NEW, NEW)

@@ -232,6 +232,7 @@ Tampering = Callable[[dict[str, Any]], object]
         pytest.param(lambda m: m.update(taken_at="2024-05-01"), id="a time without hours"),
         pytest.param(lambda m: m.update(taken_at="2024-05-01T12:30:00.250000"), id="a time without zone"),
         pytest.param(lambda m: m.update(taken_at="2024-05-01T12:30:00.250000+02:00"), id="another zone"),
+        pytest.param(lambda m: m.update(taken_at="at noon"), id="no time at all"),
         pytest.param(lambda m: m.update(reason="whim"), id="an unknown reason"),
         pytest.param(lambda m: m.update(object_format="md5"), id="an unknown object format"),
         pytest.param(lambda m: m.update(object_format="sha256"), id="ids of another length"),

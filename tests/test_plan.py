@@ -187,6 +187,13 @@ def test_a_part_with_other_bytes_than_recorded_is_a_gap() -> None:
         plan.parts_for([BORN[0], foreign, *BORN[2:]], SEGMENTS, 7)
 
 
+def test_a_merged_part_is_good_up_to_where_it_differs() -> None:
+    foreign = Segment(4, 4, 40, "f" * 64)
+    merged = Part("k", 1, 2, 4, 70, "", 0, 1, (segment(3), foreign), False)
+    assert plan.parts_for([BORN[0], merged], SEGMENTS, 3)[1] == Step(merged, 3, True)
+    assert plan.parts_for([*BORN, merged], SEGMENTS, 4) == [Step(p, None, True) for p in BORN[:3]]
+
+
 def test_a_segment_that_nobody_passed_on_shows_in_the_sum() -> None:
     assert plan.parts_for(BORN, SEGMENTS, 7, log_entries=15)
     with pytest.raises(Corrupt, match="15 entries, but the snapshots add up to 12"):

@@ -97,6 +97,19 @@ def is_accepted(name: bytes) -> bool:
     return True
 
 
+pieces = st.sampled_from([b"refs/", b"HEAD", b"a", b".", b"/", b".lock", b"@", b"{", b"\n", b" ", b"\xff"])
+
+
+@given(st.lists(st.lists(pieces, max_size=5).map(b"".join), max_size=4))
+def test_many_names_are_judged_as_each_is(many: list[bytes]) -> None:
+    try:
+        refs.check_names(many)
+        accepted = True
+    except Corrupt:
+        accepted = False
+    assert accepted == all(is_accepted(name) for name in many)
+
+
 @pytest.mark.parametrize(
     "name", [b"", b"main", b"FETCH_HEAD", b"ref/heads/main", b"refs", b"/refs/heads/a", b"head"]
 )

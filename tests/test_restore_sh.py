@@ -1,6 +1,7 @@
 """The script in the vault brings every snapshot back with stock git, or says what is missing."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,7 +99,7 @@ class Vault:
         done = subprocess.run(
             [*(shell or ["sh"]), str(self.script), str(self.repo), str(number), str(out)],
             capture_output=True,
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"},
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/nonexistent"},
         )
         return out, done
 
