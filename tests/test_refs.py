@@ -83,15 +83,16 @@ def test_names_are_judged_as_git_judges_them() -> None:
         *(b"refs/stash", b"refs/@", b"refs/", b"refs/a.lock", b"refs//a", b"refs/.lock"),
     ]
     assert [name for name in tried if is_accepted(name) != git_accepts(name)] == []
+    assert [name for name in tried if is_accepted(MAIN, name, TAG) != is_accepted(name)] == []
 
 
 def git_accepts(name: bytes) -> bool:
     return subprocess.run([b"git", b"check-ref-format", name], check=False).returncode == 0
 
 
-def is_accepted(name: bytes) -> bool:
+def is_accepted(*names: bytes) -> bool:
     try:
-        refs.check_name(name)
+        refs.check_name(*names) if len(names) == 1 else refs.check_names(names)
     except Corrupt:
         return False
     return True

@@ -109,10 +109,8 @@ class Upstream:
             arguments = [b"symrefs\n"]
             if b"unborn" in self._capabilities.get(b"ls-refs", b"").split():
                 arguments.append(b"unborn\n")
-            *lines, end = self._lines(
-                await self._whole(self._asked.ask(self._command(b"ls-refs", arguments)))
-            )
-            if end is not Mark.FLUSH:
+            lines = self._lines(await self._whole(self._asked.ask(self._command(b"ls-refs", arguments))))
+            if lines[-1:] != [Mark.FLUSH]:
                 raise NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
             return self._listing([line for line in lines if isinstance(line, bytes)], {})
         lines_v0, self._advertised = self._advertised or [], None
@@ -209,9 +207,15 @@ class Upstream:
 
     async def _greet(self) -> None:
         lines = self._lines(await self._whole(self._asked.greeting()))
-        if lines and isinstance(lines[0], bytes) and lines[0].startswith(b"# service="):
-            del lines[:2]  # with the flush packet after it: smart HTTP's own
         said = [line for line in lines if isinstance(line, bytes)]
+        served = bool(said) and said[0].startswith(b"# service=")  # smart HTTP's own line
+        said = said[1:] if served else said
+        if served and not said:
+            self._version, self._advertised = (
+                0,
+                [],
+            )  # version 0 has no more to say of a repository without refs
+            return
         if said[:1] == [b"version 2"]:
             self._version = 2
             self._capabilities = {key: value for key, _, value in (line.partition(b"=") for line in said)}
@@ -356,11 +360,12 @@ class _Http:
                 raise _no_repository(
                     self._url, f"it answers with {redact(response.content_type.encode(), [])[:60]}"
                 )
-            yield self._chunks(response)
+            async with aclosing(self._chunks(response)) as chunks:
+                yield chunks
         finally:
             response.close() if not response.content.at_eof() else response.release()
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         clock = asyncio.get_running_loop().time
         end = clock() + DAY
         with _translated(self._url):
