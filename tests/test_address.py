@@ -124,7 +124,7 @@ def test_a_path_without_a_repository_says_so(tmp_path: Path) -> None:
         ("https://example.org/owner/name.git", "owner/name"),
         ("https://example.org/group/sub/name", "sub/name"),
         ("https://example.org/name.git", "name"),
-        ("https://example.org/with%20space/caf%C3%A9", "with space/caf\u00e9"),
+        ("https://example.org/with%20space/%C3%A9t%C3%A9", "with space/\u00e9t\u00e9"),
         ("/srv/git/project.git", "project"),
         ("/srv/git/project/.git", "project"),
         ("/srv/git/project", "project"),

@@ -26,8 +26,8 @@ ODD_NAMES: tuple[RefName, ...] = tuple(
         b"refs/heads/-rf",
         b'refs/heads/a"b<script>',
         b"refs/heads/not-utf8-\xff\xfe",
-        "refs/heads/caf\u00e9".encode(),  # NFC
-        "refs/heads/cafe\u0301".encode(),  # NFD
+        "refs/heads/r\u00e9sum\u00e9".encode(),  # NFC
+        "refs/heads/re\u0301sume\u0301".encode(),  # NFD
         b"refs/heads/Case",
         b"refs/heads/case",
         b"refs/heads/CASE",
