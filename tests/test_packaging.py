@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +24,31 @@ def project() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     """The wheel of this tree, built without a network."""
     place = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(place)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (path,) = place.glob("everref-*.whl")
-    return zipfile.Path(path)
+    with zipfile.ZipFile(path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: zipfile.Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with what the wheel installs, and nothing of this tree."""
     place = tmp_path_factory.mktemp("installed")
-    wheel.root.extractall(place)
+    wheel.extractall(place)
     return place
 
 
-def names(wheel: zipfile.Path) -> set[str]:
-    return set(wheel.root.namelist())
+def names(wheel: zipfile.ZipFile) -> set[str]:
+    return set(wheel.namelist())
 
 
-def metadata(wheel: zipfile.Path) -> email.message.Message:
+def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
     (name,) = [name for name in names(wheel) if name.endswith(".dist-info/METADATA")]
-    return email.message_from_string((wheel / name).read_text())
+    return email.message_from_string(wheel.read(name).decode())
 
 
 def run_installed(installed: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -70,23 +72,23 @@ def tracked(*directories: str) -> set[str]:
     return found
 
 
-def test_the_wheel_has_every_file_of_the_packages(wheel: zipfile.Path) -> None:
+def test_the_wheel_has_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
     assert tracked("mirror", "hooks") - names(wheel) == set()
 
 
-def test_the_wheel_has_the_sql_files(wheel: zipfile.Path) -> None:
+def test_the_wheel_has_the_sql_files(wheel: zipfile.ZipFile) -> None:
     shipped = {name.removeprefix("mirror/store/") for name in names(wheel) if name.endswith(".sql")}
     assert shipped == tracked("sql")
     assert any(re.fullmatch(r"sql/001_\w+\.sql", name) for name in shipped)
 
 
-def test_the_wheel_has_nothing_else_than_the_packages_and_its_papers(wheel: zipfile.Path) -> None:
+def test_the_wheel_has_nothing_else_than_the_packages_and_its_papers(wheel: zipfile.ZipFile) -> None:
     tops = {name.partition("/")[0] for name in names(wheel)}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mirror", "hooks"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names(wheel))
 
 
-def test_a_server_need_not_install_the_embedded_parts(wheel: zipfile.Path) -> None:
+def test_a_server_need_not_install_the_embedded_parts(wheel: zipfile.ZipFile) -> None:
     required = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
     plain = {one.name for one in required if one.marker is None or one.marker.evaluate({"extra": ""})}
     embedded = {one.name for one in required if one.marker and one.marker.evaluate({"extra": "embedded"})}
@@ -112,9 +114,9 @@ def test_what_is_installed_runs_by_itself(installed: Path, tmp_path: Path) -> No
     assert found.stdout.strip() == str(installed / "mirror" / "store" / "sql")
 
 
-def test_the_command_is_the_one_that_pyproject_names(wheel: zipfile.Path, installed: Path) -> None:
+def test_the_command_is_the_one_that_pyproject_names(wheel: zipfile.ZipFile, installed: Path) -> None:
     (name,) = [name for name in names(wheel) if name.endswith(".dist-info/entry_points.txt")]
-    assert "everref = mirror.cli:main" in (wheel / name).read_text()
+    assert "everref = mirror.cli:main" in wheel.read(name).decode()
     code = "import sys; sys.argv = ['everref', '--version']; from mirror.cli import main; sys.exit(main())"
     done = run_installed(installed, "-c", code)
     assert (done.returncode, done.stdout) == (0, "everref 0.1.0\n")

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BORROWED = ("postgres", "nobody")  # whom root borrows for a new data directory, first found
-# linux/prctl.h, linux/capability.h
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
+# linux/prctl.h, linux/capability.h, linux/securebits.h
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECUREBITS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 28, 47, 2
+SECBIT_NO_SETUID_FIXUP = 4
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -55,7 +56,10 @@ def become(identity: Identity | None, death_signal: signal.Signals, parent: int)
     """Turn a forked child into that user, signalled when `parent` dies. To be called before exec."""
     libc = ctypes.CDLL(None, use_errno=True)
     if identity is not None:
-        _check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        if identity.capability is not None:
+            _check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+            # Else access(2), which PostgreSQL asks about its own programs, ignores capabilities.
+            _check(libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
         os.setgroups([])
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)

@@ -245,17 +245,23 @@ def _spawn(
     with open(log, "ab") as output:
         if output.tell() > LOG_BYTES:
             log.replace(log.with_suffix(".log.old"))
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            pass_fds=() if lock is None else (lock,),
-            # The keeper has one thread, so running Python between fork and exec is safe.
-            preexec_fn=lambda: become(identity, death_signal, parent),
-        )
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+                pass_fds=() if lock is None else (lock,),
+                # The keeper has one thread, so running Python between fork and exec is safe.
+                preexec_fn=lambda: become(identity, death_signal, parent),
+            )
+        except subprocess.SubprocessError:  # all that is told of what went wrong before exec
+            raise CannotStart(
+                "PostgreSQL does not run as root, and this root may not run it as another user;"
+                " run everref as another user, or set DATABASE_URL"
+            ) from None
 
 
 def _wait_until(answers: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, name: str) -> None:
