@@ -184,6 +184,20 @@ async def pack(sources: Sequence[Source], object_format: ObjectFormat) -> AsyncG
     yield digest.digest()
 
 
+async def repack(
+    entries: int, body: AsyncIterator[bytes], object_format: ObjectFormat
+) -> AsyncGenerator[bytes, None]:
+    """A pack of these entries: a header before them and a trailer behind."""
+    digest = hashlib.new(object_format, usedforsecurity=False)
+    header = pack_header(entries)
+    digest.update(header)
+    yield header
+    async for chunk in body:
+        digest.update(chunk)
+        yield chunk
+    yield digest.digest()
+
+
 class Tap:
     """Learns what a manifest says of a part while its stored bytes stream by: feed them all, then `end`."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -62,7 +63,7 @@ async def test_the_mark_says_what_it_holds(held: Pool) -> None:
     assert await held.mark() == (2, 13)
 
 
-@pytest.mark.parametrize("text", ["", "1", "one two\n", "1 2 3"])
+@pytest.mark.parametrize("text", ["", "1", "one two\n", "1 2 3 4", "1 x 3"])
 async def test_a_mark_that_cannot_be_read_says_nothing(held: Pool, text: str) -> None:
     await held.set_mark(1, 12)
     (held.path / "everref-mark").write_text(text)
@@ -284,4 +285,20 @@ async def test_a_full_disk_is_one_clear_line(
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(LimitReached, match="No space left on device; free some space"):
         await held.set_mark(1, 1)
+    assert await held.mark() is None
+
+
+async def test_a_mark_of_an_earlier_boot_counts_while_every_pack_is_whole(held: Pool, work: Work) -> None:
+    work.many_commits(3)
+    work.repack()
+    packs = held.path / "objects/pack"
+    for file in (work.path / "objects/pack").iterdir():
+        shutil.copy(file, packs / file.name)
+    (held.path / "everref-mark").write_text("1 2 another-boot\n")
+    assert await held.mark() == (1, 2)
+    (pack,) = packs.glob("*.pack")
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 2] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(content)
     assert await held.mark() is None

@@ -6,6 +6,7 @@ import pytest
 
 from mirror import layout, manifest, refs
 from mirror.errors import Corrupt, NotFound, Refused, UsageError
+from mirror.flows import gather
 from mirror.model import HEAD, Kind, RefName, Target
 from mirror.store import history, parts, repos
 from tests.parts.everref import Mirror
@@ -226,3 +227,38 @@ async def test_a_missing_repository_leaves_everything_as_it_was(mirror: Mirror, 
         await mirror.backup("/nonexistent/repository")
     assert await repos.overview(mirror.edges.db) == []
     assert await mirror.keys() == []
+
+
+async def test_a_large_push_is_kept_as_it_was_sent_and_a_small_one_packed_anew(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "_LARGE", 1 << 20)
+    work.commit()
+    await mirror.backup(work)
+    work.many_commits(300, size=8000)
+    large = await mirror.backup(work)
+    work.commit()
+    done = await mirror.backup(work)
+    assert large.snapshot.bundle and large.snapshot.bundle.bytes > 2_000_000
+    path = await mirror.restored(done.repo, 3)
+    assert refs_of(path) == work.refs()
+    fsck(path)
+    assert objects_of(path, everything=True) == objects_of(work.path)
+
+
+async def test_a_large_push_that_brings_old_content_back_is_packed_without_it(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "_LARGE", 1 << 20)
+    import random
+
+    big = random.Random(1).randbytes(1_500_000)
+    work.commit("main", {"big": big})
+    await mirror.backup(work)
+    work.commit("main", {"big": None})
+    await mirror.backup(work)
+    work.delete("main")
+    work.set("refs/heads/unrelated", work.commit("unrelated", {"big": big, "more": big[::-1]}, parents=[]))
+    done = await mirror.backup(work)
+    assert done.snapshot.bundle and done.snapshot.bundle.bytes < 2_000_000
+    fsck(await mirror.restored(done.repo, 3))

@@ -1,10 +1,12 @@
 """Everything outside that the flows touch, opened once by an entry point and handed to each flow."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -18,6 +20,9 @@ from mirror.model import RepoId
 from mirror.progress import Progress, Silent
 from mirror.vault.contract import Vault
 from mirror.vault.open import open_vault
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,19 @@ class Edges:
     keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
     clock: Callable[[], datetime]
     progress: Progress
+
+
+async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Both at once, where neither needs the other; the first failure ends both."""
+    other = asyncio.ensure_future(second)
+    try:
+        return await first, await other
+    finally:
+        if not other.done():
+            other.cancel()
+            await asyncio.wait([other])
+        elif not other.cancelled():
+            other.exception()  # seen; what is raised is the first one
 
 
 def now() -> datetime:

@@ -1,24 +1,25 @@
 """The middle of a sync: from one ls-refs answer to a proved part in the vault and the list of ref changes."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from mirror import bundle, layout, refs, splice
 from mirror.bundle import Header
 from mirror.errors import Corrupt
 from mirror.flows import partindex, settle, steps
-from mirror.flows.edges import Edges
+from mirror.flows.edges import Edges, together
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile, Indexed
 from mirror.git.pool import Pool
 from mirror.git.upstream import Upstream
 from mirror.git.view import View
-from mirror.model import Listing, Part, RefChange, RefName, Refs, Repo, Segment, Snapshot, Target
+from mirror.model import HEAD, Listing, Part, RefChange, RefName, Refs, Repo, Segment, Snapshot, Target
 from mirror.store import intents, parts
 from mirror.store.leases import Lease
 
-_HAVES = 1000  # at the most, told to the remote
+_HAVES = 256  # at the most, told to the remote
+_LARGE = 64 << 20  # bytes; packing so much anew would take longer than the bytes it saves are worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,48 +62,64 @@ async def gather(
     async with AsyncExitStack() as stack:
         room = edges.disk.scratch(repo.id)
         incoming = await stack.enter_async_context(view.scratch_view(pool, room))
-        part, packs = None, []
+        making, packs = _Making(edges, repo, lease, source, last, number, seen), []
+        part = None
+        moves = refs.diff(old, seen.refs)
         if absent:
-            live = await parts.live(edges.db, repo.id)
-            first = max((known.last for known in live), default=0) + 1
-            key = layout.bundle_key(repo.id, last.epoch if last else 1, first, number, layout.unique())
-            await intents.add(edges.db, lease, repo.id, key)
-            steps.reached("sync: intent stored")
-            making = _Making(edges, source, key, last.epoch if last else 1, first, number, seen)
             try:
                 if last is None or last.log_entries == 0:
                     part, kept = await making.whole(incoming, sorted(absent))
                 else:
-                    haves = await read.haves(pool.path, sorted(_told(old)), _HAVES)
+                    haves = await read.haves(pool.path, _told(old, moves), _HAVES)
                     proof = await stack.enter_async_context(view.scratch_view(pool, room))
                     part, kept = await making.increment(incoming, proof, sorted(absent), haves)
             except BaseException:  # whatever it was, no manifest names this key yet
-                await settle.discard(edges, lease, repo.id, key)
+                if making.key:
+                    await settle.discard(edges, lease, repo.id, making.key)
                 raise
             packs = [kept]
-        moves = refs.diff(old, seen.refs)
         forwarded, commits = await read.ancestry(incoming.path, moves)
         yield Gathered(refs.classify(moves, forwarded, commits), part, packs)
 
 
-def _told(known: Refs) -> Collection[Target]:
-    return {target for target in known.values() if not refs.is_symbolic(target)}
+def _told(known: Refs, moves: Sequence[refs.Move]) -> list[Target]:
+    """What to tell the remote that we have, the likeliest to help first: what moved, HEAD, the rest."""
+    moved = [old for _, old, new in moves if old and new]
+    head = refs.resolve(known, HEAD)
+    order = dict.fromkeys([*moved, *([head] if head else ()), *known.values()])
+    return [target for target in order if not refs.is_symbolic(target)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Making:
     """One part in the making."""
 
     edges: Edges
+    repo: Repo
+    lease: Lease
     source: Upstream
-    key: str
-    epoch: int
-    first: int
+    last: Snapshot | None
     number: int
     seen: Listing
+    key: str = ""  # empty: not announced yet
+    first: int = 0
+
+    @property
+    def epoch(self) -> int:
+        return self.last.epoch if self.last else 1
+
+    async def announce(self) -> None:
+        """Choose the key, and store the intent to upload to it."""
+        live = await parts.live(self.edges.db, self.repo.id)
+        self.first = max((known.last for known in live), default=0) + 1
+        key = layout.bundle_key(self.repo.id, self.epoch, self.first, self.number, layout.unique())
+        await intents.add(self.edges.db, self.lease, self.repo.id, key)
+        self.key = key
+        steps.reached("sync: intent stored")
 
     async def whole(self, incoming: View, absent: Sequence[Target]) -> tuple[Part, Indexed]:
         """The first part of the log: the pack exactly as the remote sent it, proved while it is stored."""
+        await self.announce()
         header = bundle.encode(Header(self.seen.object_format, (), _listed(self.seen.refs, None)))
         tap = splice.Tap(self.seen.object_format)
         tap.feed(header)
@@ -138,20 +155,17 @@ class _Making:
         self, incoming: View, proof: View, absent: Sequence[Target], haves: Sequence[Target]
     ) -> tuple[Part, Indexed]:
         """A later part: git's thin pack of what the pool lacks, completed again from the pool to prove it."""
-        received = await pack.index(
-            self.edges.git,
-            incoming.path,
-            self.source.fetch(absent, haves, self.edges.progress),
-            self_contained=False,
-            fix_thin=True,
-            object_format=self.seen.object_format,
-        )
+        counted = splice.Tap(self.seen.object_format)
+        received, _ = await together(self._receive(incoming, absent, haves, counted), self.announce())
         steps.reached("sync: fetched")
         _all_here(absent, received)
         boundary = await read.new_commits_boundary(incoming.path, absent, received.idx)
         header = bundle.encode(
             Header(self.seen.object_format, tuple(sorted(boundary)), _listed(self.seen.refs, set(absent)))
         )
+        own_end = splice.PACK_HEADER + counted.body_bytes
+        if counted.body_bytes >= _LARGE and await read.is_apart(incoming.path, received.idx, own_end):
+            return await self._as_sent(incoming, received, header, counted, absent, boundary)
         tap = splice.Tap(self.seen.object_format)
         tap.feed(header)
         async with self.edges.vault.create(self.key) as writer:
@@ -177,6 +191,56 @@ class _Making:
             await writer.commit()
         steps.reached("sync: bundle stored")
         return part, proved
+
+    async def _receive(
+        self, incoming: View, absent: Sequence[Target], haves: Sequence[Target], counted: splice.Tap
+    ) -> Indexed:
+        """Index what the remote sends, completed from the pool."""
+
+        async def listening() -> AsyncIterator[bytes]:
+            async with aclosing(self.source.fetch(absent, haves, self.edges.progress)) as chunks:
+                async for chunk in chunks:
+                    counted.feed(chunk)
+                    yield chunk
+
+        received = await pack.index(
+            self.edges.git,
+            incoming.path,
+            listening(),
+            self_contained=False,
+            fix_thin=True,
+            object_format=self.seen.object_format,
+        )
+        counted.end()
+        return received
+
+    async def _as_sent(
+        self,
+        incoming: View,
+        received: Indexed,
+        header: bytes,
+        counted: splice.Tap,
+        absent: Sequence[Target],
+        boundary: Collection[Target],
+    ) -> tuple[Part, Indexed]:
+        """A large part whose every object is new: the remote's own pack, which git has just proved."""
+        await pack.check_connected(self.edges.git, incoming.path, absent, boundary)
+        tap = splice.Tap(self.seen.object_format)
+        body = pack.file_chunks(received.pack, splice.PACK_HEADER, counted.body_bytes)
+        async with self.edges.vault.create(self.key) as writer:
+            tap.feed(header)
+            await writer.write(header)
+            async with aclosing(splice.repack(counted.entries, body, self.seen.object_format)) as chunks:
+                async for chunk in chunks:
+                    tap.feed(chunk)
+                    await writer.write(chunk)
+            part = self._part(tap, len(header), complete=False)
+            if part.segments[0].sha256 != counted.body_sha256:
+                raise Corrupt("what was received changed on this machine's disk; nothing was kept")
+            steps.reached("sync: proved")
+            await writer.commit()
+        steps.reached("sync: bundle stored")
+        return part, received
 
     def _part(self, tap: splice.Tap, header_bytes: int, complete: bool) -> Part:
         tap.end()

@@ -40,12 +40,15 @@ async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> N
     await pool.set_mark(last.epoch, last.number)
 
 
-async def fill(edges: Edges, path: Path, object_format: ObjectFormat, steps: Sequence[Step]) -> None:
+async def fill(
+    edges: Edges, path: Path, object_format: ObjectFormat, steps: Sequence[Step], *, durable: bool = False
+) -> None:
     """Put the objects of these parts into the bare repository at `path`.
 
     A complete part goes in as it is, with the index that was stored beside it;
     everything else is spliced into one pack that git indexes. Every stored
-    byte is checked against its sum on the way. Raises Corrupt naming the key.
+    byte is checked against its sum on the way. `durable` has it all safe on disk
+    when this returns. Raises Corrupt naming the key.
     """
     rest = list(steps)
     edges.progress.phase("reading the vault", sum(_cut(step).bytes_to_read for step in steps), "bytes")
@@ -63,6 +66,7 @@ async def fill(edges: Edges, path: Path, object_format: ObjectFormat, steps: Seq
             fix_thin=True,
             object_format=object_format,
             source="what the vault holds",
+            durable=durable,
         )
 
 

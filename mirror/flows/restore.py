@@ -214,7 +214,7 @@ async def to_directory(
     await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
     try:
         await view.create(draft, snapshot.object_format)
-        await hydrate.fill(edges, draft, snapshot.object_format, parts)
+        await hydrate.fill(edges, draft, snapshot.object_format, parts, durable=True)
         steps.reached("restore: written")
         await view.write_refs(draft, chosen)
         steps.reached("restore: refs written")

@@ -12,7 +12,7 @@ from datetime import datetime
 from mirror import layout, manifest, refs
 from mirror.errors import AlreadyExists, Busy, EverrefError, Refused
 from mirror.flows import gather, hydrate, request, settle, steps
-from mirror.flows.edges import Edges
+from mirror.flows.edges import Edges, together
 from mirror.flows.turn import PATIENCE, turn
 from mirror.git import upstream
 from mirror.git.pool import Pool
@@ -58,14 +58,13 @@ async def sync(
 
 
 async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Synced:
-    last = await settle.settle(edges, repo, lease)
     remote = await request.remote_of(edges, repo.id, repo.url)
     edges.progress.phase("asking the remote for its refs")
     async with upstream.connect(
         edges.git, remote, allow_private=edges.settings.allow_private_remotes
     ) as source:
+        last, seen = await together(settle.settle(edges, repo, lease), source.ls_refs())
         for attempt in (1, 2):
-            seen = await source.ls_refs()
             now = edges.clock()
             steps.reached("sync: listed")
             if (
@@ -80,6 +79,7 @@ async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Sy
             except NotOurRef:  # a ref moved between the listing and the fetch
                 if attempt == 2:
                     raise
+                seen = await source.ls_refs()
             else:
                 return Synced(repo, snapshot, new=True)
     raise AssertionError("the second attempt returns or raises")

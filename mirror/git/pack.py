@@ -52,22 +52,25 @@ async def index(
     fix_thin: bool,
     object_format: ObjectFormat,
     source: str = _REMOTE,
+    durable: bool = False,
 ) -> Indexed:
     """Stream a pack into the repository at `path`; git unpacks and hashes every object of it on the way.
 
     `self_contained` also has every link between objects followed, and none may
     lead out of the pack. `fix_thin` adds the delta bases that the pack lacks and
-    the repository (or its alternate) has. No more is read from `chunks` than git
-    takes. Raises Corrupt, naming `source`, when it is not a whole pack; what
+    the repository (or its alternate) has. `durable` has it safe on disk at the end,
+    which scratch space and caches need not. No more is read from `chunks` than
+    git takes. Raises Corrupt, naming `source`, when it is not a whole pack; what
     `chunks` raises; LimitReached when the disk is full.
     """
     args = ["index-pack", "--stdin"]
     args += ["--fix-thin"] if fix_thin else []
     args += ["--check-self-contained-and-connected"] if self_contained else []
+    config = {"pack.writeReverseIndex": "false", "core.fsync": "all" if durable else "none"}
     try:
         async with (
             _closing(chunks),
-            git.process(*args, git_dir=str(path), env_config={"pack.writeReverseIndex": "false"}) as child,
+            git.process(*args, git_dir=str(path), env_config=config) as child,
         ):
             async for chunk in chunks:
                 await child.stdin.write(chunk)
@@ -194,11 +197,41 @@ def _place(pack: Path, idx: Path, trailer: bytes) -> Indexed:
     return Indexed(final, final.with_suffix(".idx"))
 
 
-async def file_chunks(path: Path) -> AsyncIterator[bytes]:
-    """A file as it is on disk, 1 MiB at a time."""
+def is_whole(idx: Path) -> bool:
+    """Whether a pack and its index are what their own checksums say."""
+    try:
+        with IdxFile(idx) as found, idx.with_suffix(".pack").open("rb") as pack:
+            found.check()
+            size = found.id_size
+            digest = new_hash("sha1" if size == 20 else "sha256", usedforsecurity=False)
+            left = os.fstat(pack.fileno()).st_size - size
+            while left > 0 and (chunk := pack.read(min(CHUNK, left))):
+                digest.update(chunk)
+                left -= len(chunk)
+            return digest.digest() == pack.read(size) == found.pack_checksum
+    except (OSError, Corrupt):
+        return False
+
+
+async def file_chunks(path: Path, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    """A file as it is on disk, or `length` bytes of it from `start` on, 1 MiB at a time."""
     with path.open("rb", buffering=0) as file:
-        while chunk := await finish(partial(file.read, CHUNK)):
+        file.seek(start)
+        left = os.fstat(file.fileno()).st_size - start if length is None else length
+        while left > 0 and (chunk := await finish(partial(file.read, min(CHUNK, left)))):
+            left -= len(chunk)
             yield chunk
+
+
+async def check_connected(
+    git: Git, path: Path, tips: Collection[Target], boundary: Collection[Target]
+) -> None:
+    """Raise Corrupt unless all that `tips` reach is there; below `boundary` it is known to be."""
+    wanted = b"".join(line + b"\n" for line in (*tips, *(b"^" + oid for oid in boundary)))
+    try:
+        await git.run("rev-list", "--objects", "--quiet", "--stdin", git_dir=str(path), stdin=wanted)
+    except GitFailed as failed:
+        raise explain(failed) from None
 
 
 async def check_proof(received: Indexed, proof: Indexed, own_end: int) -> None:

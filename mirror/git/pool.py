@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import functools
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from typing import Final
 
 from mirror.errors import Busy
 from mirror.git.disk import disk_error, finish, sync_path
-from mirror.git.pack import Indexed
+from mirror.git.pack import Indexed, is_whole
 from mirror.git.run import Git, GitFailed, explain
 from mirror.git.view import config_text, lay_out
 from mirror.model import ObjectFormat
@@ -89,24 +90,31 @@ class Pool:
         os.replace(draft, self.path)
 
     async def mark(self) -> tuple[int, int] | None:
-        """The epoch and the snapshot up to which it holds the pack log; None: nobody knows."""
+        """The epoch and the snapshot up to which it holds the pack log; None: nobody knows.
+
+        Nothing that grows a cache is forced to disk, and what was there when the
+        machine went down may be half written: a mark of an earlier boot counts if every pack is whole.
+        """
+        return await finish(self._read_mark)
+
+    def _read_mark(self) -> tuple[int, int] | None:
         try:
-            epoch, snapshot = (await asyncio.to_thread((self.path / _MARK).read_text)).split()
-            return int(epoch), int(snapshot)
+            epoch, snapshot, boot = (self.path / _MARK).read_text().split()
+            if boot == _boot() or all(is_whole(idx) for idx in self._packs.glob("*.idx")):
+                return int(epoch), int(snapshot)
         except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
+            pass
+        return None
 
     async def set_mark(self, epoch: int, snapshot: int) -> None:
         """Say what it holds, once the packs are in."""
         self._check_held()
-        await self._on_disk(lambda: self._write_mark(f"{epoch} {snapshot}\n"))
+        await self._on_disk(lambda: self._write_mark(f"{epoch} {snapshot} {_boot()}\n"))
 
     def _write_mark(self, text: str) -> None:
         draft = self.path / f"{_MARK}.lock"
         draft.write_text(text)
-        sync_path(draft)
         os.replace(draft, self.path / _MARK)
-        sync_path(self.path)
 
     async def adopt(self, packs: Sequence[Indexed]) -> None:
         """Move packs in from a scratch view on the same disk; git sees each as a whole or not at all."""
@@ -117,7 +125,6 @@ class Pool:
         for arrived in packs:
             for file in (arrived.pack, arrived.idx):  # the index last: git looks for indexes
                 os.replace(file, self._packs / file.name)
-        sync_path(self._packs)
 
     async def clean(self) -> None:
         """Remove what a killed run left: drafts, locks, packs without an index and indexes without a pack."""
@@ -157,7 +164,7 @@ class Pool:
 
     def _empty(self) -> None:
         (self.path / _MARK).unlink(missing_ok=True)
-        sync_path(self.path)
+        sync_path(self.path)  # or the mark could come back with the power, and the packs not
         for idx in self._packs.glob("*.idx"):
             idx.unlink()
         for file in self._packs.iterdir():
@@ -176,6 +183,7 @@ class Pool:
             return
         doomed = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
         os.replace(self.path, doomed)
+        sync_path(self.path.parent)  # likewise
         shutil.rmtree(doomed)
 
     async def _on_disk(self, work: Callable[[], None]) -> None:
@@ -194,3 +202,9 @@ def _try_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@functools.cache
+def _boot() -> str:
+    """Which start of this machine this is: proc(5), random/boot_id."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

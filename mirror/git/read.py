@@ -53,6 +53,21 @@ async def missing(path: Path, ids: Iterable[Target]) -> set[Target]:
     return await finish(look)
 
 
+async def is_apart(path: Path, idx: Path, own_end: int) -> bool:
+    """Whether none of a pack's own objects (those that begin before byte `own_end`) is in the pool.
+
+    `path` is the view that the pack is in; its alternate is the pool.
+    """
+
+    def look() -> bool:
+        pool = [folder / "pack" for folder in object_folders(path)[1:]]
+        with IdxFile(idx) as found:
+            own = found.own_ids(own_end)
+        return len(absent_from(pool, own)) == len(own)
+
+    return await finish(look)
+
+
 async def new_commits_boundary(path: Path, tips: Collection[Target], incoming: Path) -> set[Target]:
     """The commits of the pool on which the new ones stand: the prerequisites of the next part.
 
