@@ -198,7 +198,10 @@ async def _restore(room: Room) -> Scene:
 
 
 async def _push(room: Room) -> Scene:
-    chain, repo, mirror = await _synced(room, room.largest.mainline()[-1])
+    url = room.alias(room.largest.path)
+    repo, mirror = await room.worker.add(url), room.new("mirror.git")
+    await room.worker.sync(repo)
+    peers.clone(url, mirror)
 
     def target() -> str:
         path = room.new("target.git")

@@ -40,7 +40,7 @@ class Room:
 
     def chain(self, source: Source, start: str, *, keep_refs: bool = False) -> tuple[Chain, str]:
         """A repository on the server that is played forward, and its URL."""
-        chain = Chain(source, self.new(f"{source.name}.git"), start, keep_refs)
+        chain = Chain(source, self.new(source.path.name), start, keep_refs)
         return chain, self.alias(chain.path)
 
     def clear(self, *paths: Path) -> None:
