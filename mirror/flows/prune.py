@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from mirror import layout
 from mirror.flows import settle, steps
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
-from mirror.model import Repo, Snapshot
+from mirror.model import Repo
 from mirror.store import intents, parts, repos
 from mirror.vault.contract import Stat
+
+GRACE: Final = timedelta(hours=24)  # how long a restore that has begun may still read what was replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,13 @@ async def prune(
     total = Pruned((), 0, 0)
     for one in chosen:
         async with turn(edges, one, patience) as lease:
-            last = await settle.settle(edges, one, lease)
-            done = await _prune(edges, one, grace, last)
+            await settle.settle(edges, one, lease)
+            done = await _prune(edges, one, grace)
         total = Pruned(total.deleted + done.deleted, total.bytes + done.bytes, total.waiting + done.waiting)
     return total
 
 
-async def _prune(edges: Edges, repo: Repo, grace: timedelta, last: Snapshot | None) -> Pruned:
+async def _prune(edges: Edges, repo: Repo, grace: timedelta) -> Pruned:
     before = edges.clock() - grace
     deleted: list[str] = []
     size = waiting = 0
@@ -54,7 +57,7 @@ async def _prune(edges: Edges, repo: Repo, grace: timedelta, last: Snapshot | No
         steps.reached("prune: row deleted")
         deleted.append(grave.key)
         size += grave.bytes
-    for stray in await strays(edges, repo, last):
+    for stray in await strays(edges, repo):
         if stray.modified > before:
             waiting += 1
             continue
@@ -69,7 +72,7 @@ async def _prune(edges: Edges, repo: Repo, grace: timedelta, last: Snapshot | No
     return Pruned(tuple(deleted), size, waiting)
 
 
-async def strays(edges: Edges, repo: Repo, last: Snapshot | None) -> list[Stat]:
+async def strays(edges: Edges, repo: Repo) -> list[Stat]:
     """Objects of this repo in the vault that neither a snapshot nor a part, live or replaced, accounts for.
 
     An upload that is under way right now is no stray: an intent names it.
@@ -81,11 +84,9 @@ async def strays(edges: Edges, repo: Repo, last: Snapshot | None) -> list[Stat]:
         known |= {grave.key, layout.index_key(grave.key)}
     for intent in await intents.of(edges.db, repo.id):
         known |= {intent.key, layout.index_key(intent.key)}
-    newest = last.number if last else 0
     found = []
     async for stat in edges.vault.list(layout.repo_prefix(repo.id)):
-        number = layout.parse_manifest_key(stat.key)
-        # A manifest after the latest snapshot is not a stray but a commit to be replayed.
-        if stat.key not in known and number is None and newest >= 0:
+        # A manifest after the latest snapshot is no stray either, but a commit that the next run replays.
+        if stat.key not in known and layout.parse_manifest_key(stat.key) is None:
             found.append(stat)
     return found

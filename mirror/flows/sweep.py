@@ -1,13 +1,17 @@
 """Looking at every repo in turn: what a lost webhook or a missed push left behind is found here."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from mirror.errors import EverrefError
+from mirror.flows import compact, prune
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
 from mirror.model import Reason, Repo
-from mirror.store import repos
+from mirror.store import parts, repos
+
+PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +24,19 @@ class Swept:
 
 
 async def sweep(edges: Edges) -> list[Swept]:
-    """Sync every repo; one that fails never stops another. Safe to run twice, as `sync` is."""
-    done = []
-    for repo in await repos.all(edges.db):
-        try:
-            done.append(Swept(repo, await syncing.sync(edges, repo.id, Reason.SWEEP), None))
-        except EverrefError as error:
-            done.append(Swept(repo, None, error))
-    return done
+    """Sync every repo and keep its place in the vault small; one that fails never stops another.
+
+    Safe to run twice, as `sync`, `compact` and `prune` are.
+    """
+    return [await _sweep(edges, repo) for repo in await repos.all(edges.db)]
+
+
+async def _sweep(edges: Edges, repo: Repo) -> Swept:
+    try:
+        synced = await syncing.sync(edges, repo.id, Reason.SWEEP, PATIENCE)
+        await compact.compact(edges, repo, PATIENCE)
+        if await parts.tombstones(edges.db, repo.id):
+            await prune.prune(edges, prune.GRACE, repo, PATIENCE)
+    except EverrefError as error:
+        return Swept(repo, None, error)
+    return Swept(repo, synced, None)

@@ -132,7 +132,10 @@ async def _take(
             await pool.adopt(gathered.packs)
         await pool.set_mark(snapshot.epoch, snapshot.number)
         steps.reached("sync: pool grown")
-        await pool.repack_if_due()
+        try:
+            await pool.repack_if_due()
+        except EverrefError as error:  # the snapshot is safe; the next run tries again
+            edges.progress.note(f"the pool could not be repacked: {error}")
     return snapshot
 
 

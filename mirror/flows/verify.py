@@ -67,7 +67,7 @@ async def verify(edges: Edges, repo: Repo) -> Verified:
     if not problems:
         await parts.stamp_verified(edges.db, repo.id, [part.key for part in live], edges.clock())
         await snapshots.stamp_verified(edges.db, repo.id, last.number, edges.clock())
-    strays = await prune.strays(edges, repo, last)
+    strays = await prune.strays(edges, repo)
     return Verified(
         repo,
         last.number,
