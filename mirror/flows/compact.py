@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from mirror.errors import Corrupt
 from mirror.flows import hydrate, partindex, settle, steps
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
+from mirror.flows.upload import upload
 from mirror.git import pack, view
 from mirror.git.pack import IdxFile
 from mirror.git.pool import Pool
@@ -143,20 +144,15 @@ async def _checkpoint(
 
 
 async def _stored(
-    edges: Edges, key: str, object_format: ObjectFormat, header: bytes, chunks: AsyncIterator[bytes]
+    edges: Edges, key: str, object_format: ObjectFormat, header: bytes, chunks: AsyncGenerator[bytes, None]
 ) -> Part:
     """Write a bundle into the vault; the part's place in the log is for the caller to say."""
-    tap = splice.Tap(object_format)
-    tap.feed(header)
-    async with edges.vault.create(key) as writer:
-        await writer.write(header)
-        async for chunk in chunks:
-            tap.feed(chunk)
-            await writer.write(chunk)
-        tap.end()
-        await writer.commit()
+    async with upload(edges.vault, key, header, object_format) as bundled:
+        await bundled.all_of(chunks)
+        part = bundled.part()
+        await bundled.commit()
     steps.reached("compact: bundle stored")
-    return Part(key, 0, 0, 0, tap.stored_bytes, tap.stored_sha256, len(header), tap.entries, (), False)
+    return part
 
 
 async def _read_back(edges: Edges, part: Part) -> None:

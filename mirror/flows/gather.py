@@ -1,20 +1,33 @@
 """The middle of a sync: from one ls-refs answer to a proved part in the vault and the list of ref changes."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mirror import bundle, layout, refs, splice
 from mirror.bundle import Header
 from mirror.errors import Corrupt
 from mirror.flows import partindex, settle, steps
 from mirror.flows.edges import Edges, together
+from mirror.flows.upload import Upload, upload
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile, Indexed
 from mirror.git.pool import Pool
 from mirror.git.upstream import Upstream
 from mirror.git.view import View
-from mirror.model import HEAD, Listing, Part, RefChange, RefName, Refs, Repo, Segment, Snapshot, Target
+from mirror.model import (
+    HEAD,
+    Listing,
+    ObjectFormat,
+    Part,
+    RefChange,
+    RefName,
+    Refs,
+    Repo,
+    Segment,
+    Snapshot,
+    Target,
+)
 from mirror.store import intents, parts
 from mirror.store.leases import Lease
 
@@ -108,162 +121,111 @@ class _Making:
     def epoch(self) -> int:
         return self.last.epoch if self.last else 1
 
+    @property
+    def format(self) -> ObjectFormat:
+        return self.seen.object_format
+
     async def announce(self) -> None:
         """Choose the key, and store the intent to upload to it."""
         live = await parts.live(self.edges.db, self.repo.id)
         self.first = max((known.last for known in live), default=0) + 1
-        key = layout.bundle_key(self.repo.id, self.epoch, self.first, self.number, layout.unique())
-        await intents.add(self.edges.db, self.lease, self.repo.id, key)
-        self.key = key
+        self.key = layout.bundle_key(self.repo.id, self.epoch, self.first, self.number, layout.unique())
+        await intents.add(self.edges.db, self.lease, self.repo.id, self.key)
         steps.reached("sync: intent stored")
 
     async def whole(self, incoming: View, absent: Sequence[Target]) -> tuple[Part, Indexed]:
         """The first part of the log: the pack exactly as the remote sent it, proved while it is stored."""
         await self.announce()
-        header = bundle.encode(Header(self.seen.object_format, (), _listed(self.seen.refs, None)))
-        tap = splice.Tap(self.seen.object_format)
-        tap.feed(header)
-        async with self.edges.vault.create(self.key) as writer:
-            await writer.write(header)
-
-            async def tee() -> AsyncIterator[bytes]:
-                async for chunk in self.source.fetch(absent, (), self.edges.progress):
-                    tap.feed(chunk)
-                    await writer.write(chunk)
-                    yield chunk
-
-            indexed = await pack.index(
-                self.edges.git,
-                incoming.path,
-                tee(),
-                self_contained=True,
-                fix_thin=False,
-                object_format=self.seen.object_format,
-            )
+        header = bundle.encode(Header(self.format, (), self.seen.refs))
+        async with upload(self.edges.vault, self.key, header, self.format) as bundled:
+            sent = self.source.fetch(absent, (), self.edges.progress)
+            indexed = await self._index(incoming, bundled.through(sent), self_contained=True)
             steps.reached("sync: fetched")
             _all_here(absent, indexed)
             steps.reached("sync: proved")
-            await writer.commit()
+            part = replace(self._placed(bundled), complete=True)
+            await bundled.commit()
         steps.reached("sync: bundle stored")
-        part = await partindex.write(
-            self.edges.vault, self._part(tap, len(header), complete=True), indexed.idx
-        )
+        part = await partindex.write(self.edges.vault, part, indexed.idx)
         steps.reached("sync: index stored")
         return part, indexed
 
     async def increment(
         self, incoming: View, proof: View, absent: Sequence[Target], haves: Sequence[Target]
     ) -> tuple[Part, Indexed]:
-        """A later part: git's thin pack of what the pool lacks, completed again from the pool to prove it."""
-        counted = splice.Tap(self.seen.object_format)
-        received, _ = await together(self._receive(incoming, absent, haves, counted), self.announce())
+        """A later part: what the pool lacks of what the remote sends, proved against the pool."""
+        came = splice.Tap(self.format)
+        sent = _tapped(self.source.fetch(absent, haves, self.edges.progress), came)
+        received, _ = await together(self._index(incoming, sent), self.announce())
         steps.reached("sync: fetched")
         _all_here(absent, received)
         boundary = await read.new_commits_boundary(incoming.path, absent, received.idx)
         header = bundle.encode(
-            Header(self.seen.object_format, tuple(sorted(boundary)), _listed(self.seen.refs, set(absent)))
+            Header(self.format, tuple(sorted(boundary)), _pointing_at(self.seen.refs, set(absent)))
         )
-        own_end = splice.PACK_HEADER + counted.body_bytes
-        if counted.body_bytes >= _LARGE and await read.is_apart(incoming.path, received.idx, own_end):
-            return await self._as_sent(incoming, received, header, counted, absent, boundary)
-        tap = splice.Tap(self.seen.object_format)
-        tap.feed(header)
-        async with self.edges.vault.create(self.key) as writer:
-            await writer.write(header)
-
-            async def tee() -> AsyncIterator[bytes]:
-                async for chunk in pack.make_thin(self.edges.git, incoming.path, absent, boundary):
-                    tap.feed(chunk)
-                    await writer.write(chunk)
-                    yield chunk
-
-            proved = await pack.index(
-                self.edges.git,
-                proof.path,
-                tee(),
-                self_contained=False,
-                fix_thin=True,
-                object_format=self.seen.object_format,
-            )
-            part = self._part(tap, len(header), complete=False)
-            await pack.check_proof(received, proved, splice.PACK_HEADER + part.segments[0].bytes)
+        end = splice.PACK_HEADER + came.body_bytes
+        async with upload(self.edges.vault, self.key, header, self.format) as bundled:
+            if came.body_bytes >= _LARGE and await read.is_apart(incoming.path, received.idx, end):
+                kept = await self._as_sent(bundled, incoming, received, came, absent, boundary)
+            else:
+                thin = pack.make_thin(self.edges.git, incoming.path, absent, boundary)
+                kept = await self._index(proof, bundled.through(thin))
+            part = self._placed(bundled)
+            await pack.check_proof(received, kept, splice.PACK_HEADER + part.segments[0].bytes)
             steps.reached("sync: proved")
-            await writer.commit()
+            await bundled.commit()
         steps.reached("sync: bundle stored")
-        return part, proved
-
-    async def _receive(
-        self, incoming: View, absent: Sequence[Target], haves: Sequence[Target], counted: splice.Tap
-    ) -> Indexed:
-        """Index what the remote sends, completed from the pool."""
-
-        async def listening() -> AsyncIterator[bytes]:
-            async with aclosing(self.source.fetch(absent, haves, self.edges.progress)) as chunks:
-                async for chunk in chunks:
-                    counted.feed(chunk)
-                    yield chunk
-
-        received = await pack.index(
-            self.edges.git,
-            incoming.path,
-            listening(),
-            self_contained=False,
-            fix_thin=True,
-            object_format=self.seen.object_format,
-        )
-        counted.end()
-        return received
+        return part, kept
 
     async def _as_sent(
         self,
+        bundled: Upload,
         incoming: View,
         received: Indexed,
-        header: bytes,
-        counted: splice.Tap,
+        came: splice.Tap,
         absent: Sequence[Target],
         boundary: Collection[Target],
-    ) -> tuple[Part, Indexed]:
-        """A large part whose every object is new: the remote's own pack, which git has just proved."""
+    ) -> Indexed:
+        """Write the remote's own pack, which git has proved when it came in, but for its links."""
         await pack.check_connected(self.edges.git, incoming.path, absent, boundary)
-        tap = splice.Tap(self.seen.object_format)
-        body = pack.file_chunks(received.pack, splice.PACK_HEADER, counted.body_bytes)
-        async with self.edges.vault.create(self.key) as writer:
-            tap.feed(header)
-            await writer.write(header)
-            async with aclosing(splice.repack(counted.entries, body, self.seen.object_format)) as chunks:
-                async for chunk in chunks:
-                    tap.feed(chunk)
-                    await writer.write(chunk)
-            part = self._part(tap, len(header), complete=False)
-            if part.segments[0].sha256 != counted.body_sha256:
-                raise Corrupt("what was received changed on this machine's disk; nothing was kept")
-            steps.reached("sync: proved")
-            await writer.commit()
-        steps.reached("sync: bundle stored")
-        return part, received
+        body = pack.file_chunks(received.pack, splice.PACK_HEADER, came.body_bytes)
+        await bundled.all_of(splice.repack(came.entries, body, self.format))
+        bundled.tap.end()
+        if bundled.tap.body_sha256 != came.body_sha256:
+            raise Corrupt("what was received changed on this machine's disk; nothing was kept")
+        return received
 
-    def _part(self, tap: splice.Tap, header_bytes: int, complete: bool) -> Part:
-        tap.end()
-        segment = Segment(self.number, tap.entries, tap.body_bytes, tap.body_sha256)
-        return Part(
-            key=self.key,
-            epoch=self.epoch,
-            first=self.first,
-            last=self.number,
-            bytes=tap.stored_bytes,
-            sha256=tap.stored_sha256,
-            header_bytes=header_bytes,
-            entries=tap.entries,
-            segments=(segment,),
-            complete=complete,
+    async def _index(
+        self, place: View, chunks: AsyncGenerator[bytes, None], *, self_contained: bool = False
+    ) -> Indexed:
+        return await pack.index(
+            self.edges.git,
+            place.path,
+            chunks,
+            self_contained=self_contained,
+            fix_thin=not self_contained,
+            object_format=self.format,
         )
 
+    def _placed(self, bundled: Upload) -> Part:
+        """What was written, at its place in the log."""
+        part = bundled.part()
+        segment = Segment(self.number, part.entries, bundled.tap.body_bytes, bundled.tap.body_sha256)
+        return replace(part, epoch=self.epoch, first=self.first, last=self.number, segments=(segment,))
 
-def _listed(seen: Refs, only: set[Target] | None) -> dict[RefName, Target]:
-    """The refs that a bundle's header names: every one, or those that point at these targets."""
-    if only is None:
-        return dict(seen)
-    return {name: target for name in seen if (target := refs.resolve(seen, name)) and target in only}
+
+async def _tapped(chunks: AsyncGenerator[bytes, None], tap: splice.Tap) -> AsyncGenerator[bytes, None]:
+    """The same bytes, counted as they go by."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            tap.feed(chunk)
+            yield chunk
+    tap.end()
+
+
+def _pointing_at(seen: Refs, targets: set[Target]) -> dict[RefName, Target]:
+    """The refs that come to one of these objects."""
+    return {name: target for name in seen if (target := refs.resolve(seen, name)) and target in targets}
 
 
 def _all_here(absent: Sequence[Target], indexed: Indexed) -> None:

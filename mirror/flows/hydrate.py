@@ -1,6 +1,6 @@
 """From the vault to a bare repository: how a pool is warmed, and how a moment becomes a directory."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
 from mirror import plan, splice
@@ -70,7 +70,7 @@ async def fill(
         )
 
 
-def spliced(edges: Edges, steps: Sequence[Step], object_format: ObjectFormat) -> AsyncIterator[bytes]:
+def spliced(edges: Edges, steps: Sequence[Step], object_format: ObjectFormat) -> AsyncGenerator[bytes, None]:
     """One pack out of these parts, read from the vault, every byte checked on the way."""
     return splice.pack([_source(edges, step) for step in steps], object_format)
 

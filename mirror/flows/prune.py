@@ -5,10 +5,11 @@ from datetime import timedelta
 from typing import Final
 
 from mirror import layout
+from mirror.errors import Corrupt
 from mirror.flows import settle, steps
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
-from mirror.model import Repo
+from mirror.model import Repo, RepoId, Snapshot
 from mirror.store import intents, parts, repos
 from mirror.vault.contract import Stat
 
@@ -31,12 +32,15 @@ async def prune(
 
     The row went first (a replaced part is a tombstone since its replacement was
     verified), the object follows, the tombstone goes last. Safe to run twice.
+    Raises Corrupt, and deletes nothing, where the vault and the database disagree:
+    what the database does not know may be all that is left.
     """
     chosen = [repo] if repo else await repos.all(edges.db)
     total = Pruned((), 0, 0)
     for one in chosen:
         async with turn(edges, one, patience) as lease:
-            await settle.settle(edges, one, lease)
+            last = await settle.settle(edges, one, lease)
+            await _check(edges, one, last)
             done = await _prune(edges, one, grace)
         total = Pruned(total.deleted + done.deleted, total.bytes + done.bytes, total.waiting + done.waiting)
     return total
@@ -68,8 +72,27 @@ async def _prune(edges: Edges, repo: Repo, grace: timedelta) -> Pruned:
         if upload.since > before:
             waiting += 1
             continue
-        await edges.vault.discard(upload.key)
+        await edges.vault.give_up(upload.key)  # no more: a commit whose end got lost has left its object
     return Pruned(tuple(deleted), size, waiting)
+
+
+async def _check(edges: Edges, repo: Repo, last: Snapshot | None) -> None:
+    """Raise Corrupt unless every live part is there and no manifest follows those that are recorded."""
+    due = {part.key for part in await parts.live(edges.db, repo.id)}
+    newest = last.number if last else 0
+    async for stat in edges.vault.list(layout.repo_prefix(repo.id)):
+        due.discard(stat.key)
+        manifest = layout.parse_manifest_key(stat.key)
+        if manifest and manifest.number > newest:
+            raise missing_manifest(repo.id, newest + 1)
+    if due:
+        raise Corrupt(f"{min(due)} is missing from the vault; nothing was pruned, run everref rebuild")
+
+
+def missing_manifest(repo_id: RepoId, number: int) -> Corrupt:
+    """What is wrong with a vault that has later manifests than this one."""
+    key = layout.manifest_key(repo_id, number)
+    return Corrupt(f"{key} is missing from the vault, which has later ones; bring it back, then everref rebuild")
 
 
 async def strays(edges: Edges, repo: Repo) -> list[Stat]:

@@ -1,12 +1,13 @@
 """Reading the history back from the vault: for the day on which the database is lost."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
 from mirror import layout, manifest
-from mirror.errors import Corrupt
-from mirror.flows import partindex, settle
+from mirror.errors import Corrupt, EverrefError, UsageError
+from mirror.flows import partindex, prune, settle
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
 from mirror.model import Part, Repo, RepoId
@@ -28,29 +29,54 @@ async def rebuild(edges: Edges, patience: float = PATIENCE) -> list[Rebuilt]:
 
     Credentials were never in the vault and must be given again. Safe to run
     twice: what is known already is left as it is. Raises Corrupt where the vault
-    and the database tell different histories; nothing is overwritten then.
+    and the database tell different histories, or a manifest is missing between
+    others; nothing is overwritten then, and every other repo is done first.
     """
     done = []
-    for repo_id in await _repos_in(edges):
-        repo = await _repo(edges, repo_id)
-        async with turn(edges, repo, patience) as lease:
-            before = await snapshots.latest(edges.db, repo.id)
-            last = await settle.replay(edges, repo, lease, before)
-            await _parts(edges, repo, lease)
-        total = last.number if last else 0
-        done.append(Rebuilt(repo, total, total - (before.number if before else 0)))
+    problem: EverrefError | None = None
+    for repo_id, numbers in (await _repos_in(edges)).items():
+        try:
+            await _check(edges, repo_id, numbers)
+            done.append(await _rebuild(edges, await _repo(edges, repo_id), patience))
+        except (Corrupt, UsageError) as error:
+            edges.progress.note(f"{repo_id}: {error}")
+            problem = problem or error
+    if problem:
+        raise problem
     return done
 
 
-async def _repos_in(edges: Edges) -> list[RepoId]:
-    """The repos of which the vault has a `repo.json`."""
-    found = []
+async def _check(edges: Edges, repo_id: RepoId, numbers: Collection[int]) -> None:
+    """Raise Corrupt where a manifest is missing: what follows it would be taken for nobody's."""
+    known = await snapshots.latest(edges.db, repo_id)
+    for number in range(known.number + 1 if known else 1, max(numbers, default=0)):
+        if number not in numbers and not await edges.vault.stat(layout.manifest_key(repo_id, number)):
+            raise prune.missing_manifest(repo_id, number)
+
+
+async def _rebuild(edges: Edges, repo: Repo, patience: float) -> Rebuilt:
+    async with turn(edges, repo, patience) as lease:
+        before = await snapshots.latest(edges.db, repo.id)
+        last = await settle.replay(edges, repo, lease, before)
+        await _parts(edges, repo, lease)
+    total = last.number if last else 0
+    return Rebuilt(repo, total, total - (before.number if before else 0))
+
+
+async def _repos_in(edges: Edges) -> dict[RepoId, set[int]]:
+    """The repos of which the vault has a `repo.json`, and the numbers of their manifests."""
+    found: dict[RepoId, set[int]] = {}
+    numbers: dict[RepoId, set[int]] = {}
     edges.progress.phase("listing the vault", None, "objects")
     async for stat in edges.vault.list():
         edges.progress.advance(1)
         prefix, _, rest = stat.key.partition("/")
         if rest == "repo.json":
-            found.append(RepoId(UUID(prefix)))
+            with suppress(ValueError):  # somebody else's object
+                repo_id = RepoId(UUID(prefix))
+                found[repo_id] = numbers.setdefault(repo_id, set())
+        if manifest := layout.parse_manifest_key(stat.key):
+            numbers.setdefault(manifest.repo_id, set()).add(manifest.number)
     return found
 
 
@@ -92,11 +118,10 @@ async def _parts(edges: Edges, repo: Repo, lease: Lease) -> None:
 
 
 def _widest(merged: Sequence[Part]) -> list[Part]:
-    """Those that lie in no other."""
+    """Those that lie in no other; of those with the same range, which two runs made, one."""
+    ranges = {(part.first, part.last): part for part in merged}
     return [
-        one
-        for one in merged
-        if not any(
-            other is not one and other.first <= one.first and one.last <= other.last for other in merged
-        )
+        part
+        for (first, last), part in ranges.items()
+        if not any(other != (first, last) and other[0] <= first and last <= other[1] for other in ranges)
     ]

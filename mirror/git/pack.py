@@ -110,7 +110,7 @@ async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[None]:
 
 async def make_thin(
     git: Git, path: Path, tips: Collection[Target], boundary: Collection[Target]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """A thin pack of what `tips` reach and the alternate of the repository at `path` has not.
 
     `boundary` are commits of the alternate where the walk may stop; deltas are
@@ -122,13 +122,15 @@ async def make_thin(
         yield chunk
 
 
-async def make_whole(git: Git, path: Path, tips: Collection[Target]) -> AsyncIterator[bytes]:
+async def make_whole(git: Git, path: Path, tips: Collection[Target]) -> AsyncGenerator[bytes, None]:
     """A pack of everything that `tips` reach, which needs nothing from outside."""
     async for chunk in _pack_objects(git, path, list(tips)):
         yield chunk
 
 
-async def _pack_objects(git: Git, path: Path, lines: Sequence[bytes], *options: str) -> AsyncIterator[bytes]:
+async def _pack_objects(
+    git: Git, path: Path, lines: Sequence[bytes], *options: str
+) -> AsyncGenerator[bytes, None]:
     wanted = b"".join(line + b"\n" for line in lines)
     args = ("pack-objects", "--revs", "--stdout", "--delta-base-offset", "-q", *options)
     try:
