@@ -304,6 +304,17 @@ async def test_discarding_removes_the_object_and_what_is_unfinished_of_it_alone(
     await vault.discard("a/object")
 
 
+async def test_giving_up_what_is_unfinished_leaves_the_object_of_that_key(vault: Vault) -> None:
+    await vault.put("a/object", b"committed")
+    async with vault.create("a/object") as ours, vault.create("a/object2") as others:
+        await ours.write(PARTS)
+        await others.write(PARTS)
+        await vault.give_up("a/object")
+        assert [one.key for one in await vault.unfinished()] == ["a/object2"]
+    assert await vault.get("a/object") == b"committed"
+    await vault.give_up("a/none")
+
+
 async def test_a_discarded_upload_cannot_be_committed(vault: Vault) -> None:
     with raises(Busy, "another run discarded a/object"):
         async with vault.create("a/object") as writer:

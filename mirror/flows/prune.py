@@ -92,7 +92,9 @@ async def _check(edges: Edges, repo: Repo, last: Snapshot | None) -> None:
 def missing_manifest(repo_id: RepoId, number: int) -> Corrupt:
     """What is wrong with a vault that has later manifests than this one."""
     key = layout.manifest_key(repo_id, number)
-    return Corrupt(f"{key} is missing from the vault, which has later ones; bring it back, then everref rebuild")
+    return Corrupt(
+        f"{key} is missing from the vault, which has later ones; bring it back, then everref rebuild"
+    )
 
 
 async def strays(edges: Edges, repo: Repo) -> list[Stat]:

@@ -129,10 +129,10 @@ async def get(db: Db, repo_id: RepoId, number: int) -> Snapshot | None:
 
 @translating
 async def at(db: Db, repo_id: RepoId, moment: datetime) -> Snapshot | None:
-    """The last snapshot at or before this moment; None before the first."""
+    """The last snapshot at or before this moment; None before the first. Numbers decide: clocks go back."""
     return _maybe(
         await db.fetchrow(
-            f"{query('snapshots')} and taken_at <= $2 order by taken_at desc, number desc limit 1",
+            f"{query('snapshots')} and taken_at <= $2 order by number desc limit 1",
             repo_id,
             moment,
         )

@@ -98,6 +98,9 @@ class Vault(Protocol):
     async def discard(self, key: str) -> None:
         """Remove an object and everything unfinished under its key: what a dead run may have left."""
 
+    async def give_up(self, key: str) -> None:
+        """Remove what is unfinished under a key, and leave alone the object that it may have."""
+
     async def unfinished(self, prefix: str = "") -> Sequence[Unfinished]:
         """Uploads under `prefix` that were begun and neither committed nor given up, in key order."""
 

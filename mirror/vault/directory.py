@@ -141,16 +141,19 @@ class DirectoryVault:
             _remove(self._root, self._root / key)
 
     async def discard(self, key: str) -> None:
-        await asyncio.to_thread(self._discard, check_key(key))
+        await self.give_up(key)
+        await self.delete(key)
 
-    def _discard(self, key: str) -> None:
+    async def give_up(self, key: str) -> None:
+        await asyncio.to_thread(self._give_up, check_key(key))
+
+    def _give_up(self, key: str) -> None:
         directory, slash, name = key.rpartition("/")
         with self._scandir(directory + slash) as entries:
             drafts = [e.path for e in entries if (m := _UNFINISHED.fullmatch(e.name)) and m["name"] == name]
         with _explained(self._root):
             for path in drafts:
                 _remove(self._root, Path(path))
-            _remove(self._root, self._root / key)
 
     async def unfinished(self, prefix: str = "") -> Sequence[Unfinished]:
         return await asyncio.to_thread(self._unfinished, check_prefix(prefix))

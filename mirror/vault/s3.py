@@ -213,10 +213,13 @@ class S3Vault:
             await self._bucket.call("delete_object", told=("NoSuchKey",), Key=self._prefix + check_key(key))
 
     async def discard(self, key: str) -> None:
+        await self.give_up(key)
+        await self.delete(key)
+
+    async def give_up(self, key: str) -> None:
         async for upload in self._uploads(check_key(key)):
             if upload["Key"] == self._prefix + key:
                 await self.abort(key, upload["UploadId"])
-        await self.delete(key)
 
     async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
         plain = re.sub(r'[^ -~]|["%\\]', "_", filename)
