@@ -28,7 +28,7 @@ def bundle(repo: Path, file: Path, *what: str) -> float:
 
 def fetch(mirror: Path) -> float:
     """Everything new into a mirror, the quickest way that git has."""
-    return seconds("git", f"--git-dir={mirror}", *QUIET, "fetch", "-q", "--prune", "origin", ALL)
+    return seconds("git", f"--git-dir={mirror}", *QUIET, "fetch", "-q", "origin", ALL)
 
 
 def fetch_as_people_do(mirror: Path) -> None:
