@@ -9,11 +9,11 @@ import pytest
 
 from mirror import layout
 from mirror.errors import Corrupt
-from mirror.flows import compact, moment, prune, rebuild, settle, verify
-from mirror.model import Repo
+from mirror.flows import compact, moment, prune, rebuild, restore, settle, verify
+from mirror.model import Remote, Repo
 from mirror.store import parts, repos
 from tests.parts.everref import Mirror
-from tests.parts.repos import Work, refs_of
+from tests.parts.repos import Work, fsck, refs_of
 
 
 def stored(mirror: Mirror, key: str) -> Path:
@@ -171,3 +171,52 @@ async def test_a_clock_that_went_back_does_not_hide_the_latest_snapshot(mirror: 
     assert second.snapshot.taken_at < first.snapshot.taken_at
     found = await moment.snapshot_at(mirror.edges, first.repo, first.snapshot.taken_at + timedelta(hours=1))
     assert found.number == 2
+
+
+@pytest.mark.parametrize("damage", ["flipped", "index gone", "both gone", "cut"])
+async def test_a_damaged_pool_is_thrown_away_and_the_sync_goes_on(
+    mirror: Mirror, work: Work, damage: str
+) -> None:
+    work.many_commits(20, size=5000)
+    await mirror.backup(work)
+    work.many_commits(5, "main", size=5000)
+    done = await mirror.backup(work)
+    packs = mirror.edges.disk.pool(done.repo.id) / "objects/pack"
+    pack = max(packs.glob("*.pack"), key=lambda path: path.stat().st_size)
+    pack.chmod(0o644)
+    if damage == "flipped":
+        content = bytearray(pack.read_bytes())
+        for place in range(1000, len(content), 1000):
+            content[place] ^= 1
+        pack.write_bytes(content)
+    elif damage == "cut":
+        with pack.open("r+b") as file:
+            file.truncate(pack.stat().st_size // 2)
+    else:
+        pack.with_suffix(".idx").unlink()
+        if damage == "both gone":
+            pack.unlink()
+    work.many_commits(3, "main", size=5000)
+    done = await mirror.backup(work)
+    assert done.new
+    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    path = await mirror.restored(done.repo, 3)
+    assert refs_of(path) == work.refs()
+    fsck(path)
+
+
+async def test_a_damaged_pool_does_not_stop_a_restore_to_a_remote(
+    mirror: Mirror, work: Work, make_work: Callable[..., Work]
+) -> None:
+    work.many_commits(20, size=5000)
+    done = await mirror.backup(work)
+    (pack,) = (mirror.edges.disk.pool(done.repo.id) / "objects/pack").glob("*.pack")
+    pack.chmod(0o644)
+    content = bytearray(pack.read_bytes())
+    for place in range(1000, len(content), 1000):
+        content[place] ^= 1
+    pack.write_bytes(content)
+    target = make_work("target.git")
+    result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, Remote(str(target.path)))
+    assert result.verified and refs_of(target.path) == work.refs()
+    fsck(target.path)

@@ -69,6 +69,7 @@ async def _recut(edges: Edges, repo: Repo, lease: Lease, last: Snapshot, due: Me
     pool = Pool(edges.git, edges.disk.pool(repo.id), last.object_format)
     async with pool.lock():
         await pool.open_or_create()
+        await pool.empty_if_broken()
         await hydrate.warm(edges, repo, pool, last)
         async with view.scratch_view(pool, edges.disk.scratch(repo.id)) as room:
             await intents.add(edges.db, lease, repo.id, key)

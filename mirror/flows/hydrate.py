@@ -40,6 +40,13 @@ async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> N
     await pool.set_mark(last.epoch, last.number)
 
 
+async def drop_broken(edges: Edges, repo: Repo) -> bool:
+    """Throw away what the repo's pool holds if this disk has damaged it; tells if so."""
+    pool = Pool(edges.git, edges.disk.pool(repo.id), repo.object_format or "sha1")
+    async with pool.lock():
+        return pool.path.is_dir() and await pool.empty_if_broken()
+
+
 async def fill(
     edges: Edges, path: Path, object_format: ObjectFormat, steps: Sequence[Step], *, durable: bool = False
 ) -> None:

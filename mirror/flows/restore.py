@@ -243,6 +243,7 @@ async def _moment(edges: Edges, repo: Repo, snapshot: Snapshot, chosen: Refs) ->
     pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
     async with pool.lock():
         await pool.open_or_create()
+        await pool.empty_if_broken()
         await hydrate.warm(edges, repo, pool, latest)
         steps.reached("restore: pool filled")
         # Beside the scratch space of syncs, which empty theirs; see settle.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mirror import layout, manifest, refs
-from mirror.errors import AlreadyExists, Busy, EverrefError, Refused
+from mirror.errors import AlreadyExists, Busy, Corrupt, EverrefError, Refused
 from mirror.flows import gather, hydrate, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.turn import PATIENCE, turn
@@ -51,6 +51,11 @@ async def sync(
     async with turn(edges, repo, patience) as lease:
         steps.reached("sync: leased")
         try:
+            try:
+                return await _in_turn(edges, repo, lease, reason)
+            except Corrupt:
+                if not await hydrate.drop_broken(edges, repo):
+                    raise  # it is the remote, or the vault
             return await _in_turn(edges, repo, lease, reason)
         except EverrefError as error:
             await repos.set_failure(edges.db, repo.id, error.kind, str(error), edges.clock())

@@ -170,6 +170,14 @@ class Pool:
         for file in self._packs.iterdir():
             file.unlink()
 
+    async def empty_if_broken(self) -> bool:
+        """Hold nothing if a pack is not what its own checksum says; tells if so. Reads every pack."""
+        self._check_held()
+        if await finish(lambda: all(is_whole(idx) for idx in self._packs.glob("*.idx"))):
+            return False
+        await self.empty()
+        return True
+
     async def destroy(self) -> None:
         """Remove it from the disk."""
         self._check_held()

@@ -291,6 +291,10 @@ class _Sha1(_Objects):
     def __init__(self, folder: Path) -> None:
         self._odb = pygit2.Odb(str(folder))
 
+    def close(self) -> None:
+        """Let go of the packs, which libgit2 shares by name, even while an error still holds this."""
+        del self._odb
+
     def kind(self, oid: Target) -> int | None:
         try:
             return int(self._odb.read_header(oid.decode())[0])
@@ -334,7 +338,11 @@ class _Sha256(_Objects):
 def _opened(path: Path) -> Iterator[_Objects]:
     """The objects of a repository of ours and of its alternates."""
     if (path / "config").read_text() != config_text("sha256"):
-        yield _Sha1(path / "objects")
+        objects = _Sha1(path / "objects")
+        try:
+            yield objects
+        finally:
+            objects.close()
         return
     with ExitStack() as stack:
         packs = []
