@@ -250,6 +250,11 @@ class Tap:
         self._body.update(body)
         self.body_bytes += len(body)
 
+    @property
+    def trailer(self) -> bytes:
+        """The last bytes, once all were fed."""
+        return self._held
+
     def end(self) -> None:
         """No more bytes come. Raises Corrupt when that was no whole pack."""
         if self._start is not None or len(self._held) < self._trailer:

@@ -1,19 +1,22 @@
 """What went wrong once in thought: crashes between two effects, lost answers, clocks and disks that lie."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mirror import layout
-from mirror.errors import Corrupt
-from mirror.flows import compact, moment, prune, rebuild, restore, settle, verify
-from mirror.model import Remote, Repo
+from mirror import layout, manifest
+from mirror.errors import Busy, Corrupt
+from mirror.flows import compact, gather, moment, prune, rebuild, restore, settle, steps, verify
+from mirror.git.upstream import Upstream
+from mirror.model import RefName, Remote, Repo
 from mirror.store import parts, repos
 from tests.parts.everref import Mirror
-from tests.parts.repos import Work, fsck, refs_of
+from tests.parts.repos import Work, fsck, refs_of, run_git
 
 
 def stored(mirror: Mirror, key: str) -> Path:
@@ -220,3 +223,161 @@ async def test_a_damaged_pool_does_not_stop_a_restore_to_a_remote(
     result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, Remote(str(target.path)))
     assert result.verified and refs_of(target.path) == work.refs()
     fsck(target.path)
+
+
+def sending(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]) -> None:
+    """Have the remote send something else than what it should."""
+    honest = Upstream.fetch
+
+    async def fetch(self: Upstream, *args: Any) -> AsyncGenerator[bytes, None]:
+        yield change(b"".join([chunk async for chunk in honest(self, *args)]))
+
+    monkeypatch.setattr(Upstream, "fetch", fetch)
+
+
+async def test_bytes_behind_the_first_pack_are_not_taken_for_a_part_of_it(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    with monkeypatch.context() as patched:
+        sending(patched, lambda pack: pack + b"\n")
+        with pytest.raises(Corrupt):
+            await mirror.backup(work)
+    done = await mirror.backup(work)
+    assert done.snapshot.number == 1
+    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+
+
+@pytest.mark.parametrize("large", [1, 1 << 40])
+async def test_an_object_that_nobody_asked_for_is_not_taken_for_a_whole_history(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    work.commit()
+    await mirror.backup(work)
+    work.commit("main", {"pushed": b"1"})
+    work.commit("hidden", {"secret": b"parent"}, parents=[])
+    tip = work.commit("hidden", {"secret": b"child"})
+    listed = run_git("-C", work.path, "rev-list", "--objects", "--no-object-names", "main").split()
+    old = run_git("-C", work.path, "rev-list", "--objects", "--no-object-names", "main^").split()
+    work.delete("hidden")
+    wanted = [oid for oid in listed if oid not in old] + [tip]  # without its parent and its tree
+    pack = run_git("-C", work.path, "pack-objects", "--stdout", "-q", stdin=b"\n".join(wanted) + b"\n")
+    with monkeypatch.context() as patched:
+        sending(patched, lambda _: pack)
+        patched.setattr(gather, "_LARGE", large)
+        await mirror.backup(work)
+    work.set("refs/heads/hidden", tip)
+    done = await mirror.backup(work)
+    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    fsck(await mirror.restored(done.repo, done.snapshot.number))
+
+
+async def test_a_checkpoint_keeps_what_the_remote_sent_unasked(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    work.commit("hidden", {"secret": b"parent"}, parents=[])
+    tip = work.commit("hidden", {"secret": b"child"})
+    every = run_git("-C", work.path, "rev-list", "--objects", "--no-object-names", "--all")
+    work.delete("hidden")
+    pack = run_git("-C", work.path, "pack-objects", "--stdout", "-q", stdin=every)
+    with monkeypatch.context() as patched:
+        sending(patched, lambda _: pack)
+        done = await mirror.backup(work)
+    for number in range(10):
+        work.commit("main", {"pushed": b"%d" % number})
+        await mirror.backup(work)
+    compacted = await compact.compact(mirror.edges, done.repo)
+    assert compacted.parts_after == 1
+    work.set("refs/heads/hidden", tip)
+    done = await mirror.backup(work)
+    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    fsck(await mirror.restored(done.repo, done.snapshot.number))
+
+
+async def test_a_run_that_lost_its_turn_commits_no_manifest(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    work.commit()
+    encode = manifest.encode
+
+    def asleep(taken: manifest.Manifest) -> bytes:  # for hours; the next owner has cleaned up behind it
+        assert taken.bundle
+        stored(mirror, taken.bundle.key).unlink()
+        return encode(taken)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "encode", asleep)
+        takeover = "update lease set owner = 'another', fence = nextval('lease_fence')"
+        patched.setattr(steps, "reached", lambda step: None)
+        fetched = gather.gather
+
+        @asynccontextmanager
+        async def slowly(*args: Any) -> AsyncIterator[gather.Gathered]:
+            async with fetched(*args) as gathered:
+                await mirror.edges.db.execute(takeover)
+                yield gathered
+
+        patched.setattr(gather, "gather", slowly)
+        with pytest.raises(Busy):
+            await mirror.backup(work)
+    await mirror.edges.db.execute("update lease set owner = null")
+    again = await mirror.backup(work)
+    assert again.snapshot.number == 2
+    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+
+
+async def test_a_push_that_wrote_nothing_is_not_called_verified(
+    mirror: Mirror, work: Work, make_work: Callable[..., Work]
+) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    hook = target.path / "hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, Remote(str(target.path)))
+    assert {ref.result for ref in result.refs} == {"refused"}
+    assert not result.verified
+
+
+async def test_a_ref_that_appears_in_the_target_meanwhile_is_not_moved(
+    mirror: Mirror, work: Work, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = work.commit()
+    work.commit()
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+
+    def meanwhile(step: str) -> None:
+        if step == "restore: pool filled":
+            assert target.commit() == first
+
+    monkeypatch.setattr(steps, "reached", meanwhile)
+    result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, Remote(str(target.path)))
+    assert [(ref.name, ref.result) for ref in result.refs] == [
+        (b"HEAD", "skipped"),
+        (b"refs/heads/main", "refused"),
+    ][-len(result.refs) :]
+    assert refs_of(target.path)[RefName(b"refs/heads/main")] == first
+
+
+async def test_an_empty_repository_that_changes_its_format_comes_back_at_every_moment(
+    mirror: Mirror, work: Work, make_work: Callable[..., Work]
+) -> None:
+    await mirror.backup(work)
+    other = make_work("other.git", object_format="sha256")
+    other.commit()
+    shutil.rmtree(work.path)
+    other.path.rename(work.path)
+    done = await mirror.backup(work)
+    assert done.snapshot.number == 2
+    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    await mirror.restored(done.repo, 1)
+    fsck(await mirror.restored(done.repo, 2))
+    await lose_the_database(mirror)
+    await rebuild.rebuild(mirror.edges)
+    fsck(await mirror.restored(done.repo, 2))

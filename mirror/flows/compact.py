@@ -14,7 +14,7 @@ from mirror.flows import hydrate, partindex, settle, steps
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
 from mirror.flows.upload import upload
-from mirror.git import pack, view
+from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile
 from mirror.git.pool import Pool
 from mirror.git.view import View
@@ -119,13 +119,23 @@ async def _merge(
 async def _checkpoint(
     edges: Edges, repo: Repo, last: Snapshot, room: View, key: str, old: Sequence[Part]
 ) -> Part:
-    """One complete part, packed anew by git: all that any ref ever pointed at, and what that reaches."""
+    """One complete part, packed anew by git: all that any ref ever pointed at, and what that reaches.
+
+    Also what no ref reached, should a remote have sent such: a ref may point there later,
+    and the pool, which has it, is taken for a copy of the log.
+    """
     tips = await history.targets(edges.db, repo.id, last.epoch, old[-1].last)
     known = await history.refs_at(edges.db, repo.id, old[-1].last)
     header = bundle.encode(Header(last.object_format, (), known))
     part = await _stored(
         edges, key, last.object_format, header, pack.make_whole(edges.git, room.path, sorted(tips))
     )
+    if part.entries < sum(one.entries for one in old):
+        await edges.vault.delete(key)
+        tips = await read.everything(room.path)
+        part = await _stored(
+            edges, key, last.object_format, header, pack.make_whole(edges.git, room.path, sorted(tips))
+        )
     part = replace(part, epoch=old[0].epoch, first=old[0].first, last=old[-1].last, complete=True)
     async with view.scratch_view(None, room.path.parent, object_format=last.object_format) as alone:
         proved = await pack.index(

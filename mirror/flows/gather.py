@@ -1,6 +1,6 @@
 """The middle of a sync: from one ls-refs answer to a proved part in the vault and the list of ref changes."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -142,8 +142,10 @@ class _Making:
             indexed = await self._index(incoming, bundled.through(sent), self_contained=True)
             steps.reached("sync: fetched")
             _all_here(absent, indexed)
-            steps.reached("sync: proved")
             part = replace(self._placed(bundled), complete=True)
+            if bundled.tap.trailer.hex() != indexed.pack_id:
+                raise Corrupt("the remote sent more than its pack; nothing was kept")
+            steps.reached("sync: proved")
             await bundled.commit()
         steps.reached("sync: bundle stored")
         part = await partindex.write(self.edges.vault, part, indexed.idx)
@@ -165,8 +167,12 @@ class _Making:
         )
         end = splice.PACK_HEADER + came.body_bytes
         async with upload(self.edges.vault, self.key, header, self.format) as bundled:
-            if came.body_bytes >= _LARGE and await read.is_apart(incoming.path, received.idx, end):
-                kept = await self._as_sent(bundled, incoming, received, came, absent, boundary)
+            if (
+                came.body_bytes >= _LARGE
+                and await read.is_apart(incoming.path, received.idx, end)
+                and await pack.is_reached(self.edges.git, incoming.path, absent, boundary, received.idx, end)
+            ):
+                kept = await self._as_sent(bundled, received, came)
             else:
                 thin = pack.make_thin(self.edges.git, incoming.path, absent, boundary)
                 kept = await self._index(proof, bundled.through(thin))
@@ -177,17 +183,8 @@ class _Making:
         steps.reached("sync: bundle stored")
         return part, kept
 
-    async def _as_sent(
-        self,
-        bundled: Upload,
-        incoming: View,
-        received: Indexed,
-        came: splice.Tap,
-        absent: Sequence[Target],
-        boundary: Collection[Target],
-    ) -> Indexed:
-        """Write the remote's own pack, which git has proved when it came in, but for its links."""
-        await pack.check_connected(self.edges.git, incoming.path, absent, boundary)
+    async def _as_sent(self, bundled: Upload, received: Indexed, came: splice.Tap) -> Indexed:
+        """Write the remote's own pack, which git has proved when it came in."""
         body = pack.file_chunks(received.pack, splice.PACK_HEADER, came.body_bytes)
         await bundled.all_of(splice.repack(came.entries, body, self.format))
         bundled.tap.end()

@@ -280,12 +280,14 @@ async def to_remote(
     due = [action for action in actions if action.action in planning.WRITES]
     if not due or (not force and any(action.action == "refused" for action in actions)):
         foreseen = tuple(_not_pushed(action) for action in actions)
-        return await _recorded(edges, Restored(repo, snapshot, foreseen, not due), where)
-    said = await _push(edges, repo, snapshot, to, due, chosen.get(HEAD), listed if force else None)
+        sound = all(action.action != "refused" for action in actions)
+        return await _recorded(edges, Restored(repo, snapshot, foreseen, sound), where)
+    said = await _push(edges, repo, snapshot, to, due, chosen.get(HEAD), listed)
     arrived = await _listed(edges, to)
     results = tuple(_outcome(action, arrived, said) for action in actions)
-    accepted = [action for action in due if said[action.target_name].ok]
-    verified = all(arrived.get(action.target_name) == action.target for action in accepted)
+    equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
+    written = [name for name in equal if said[name].ok or (said[name].ok is None and equal[name])]
+    verified = bool(written) and all(equal[name] for name in written)
     return await _recorded(edges, Restored(repo, snapshot, results, verified), where)
 
 
@@ -296,7 +298,7 @@ async def _push(
     to: Remote,
     due: Sequence[RefAction],
     head: Target | None,
-    expected: Refs | None,
+    expected: Refs,
 ) -> dict[RefName, Answer]:
     """Steps 2 and 3 of `to_remote`; what the remote said of each ref."""
     pinned = await address.check(to.url, edges.settings.allow_private_remotes)

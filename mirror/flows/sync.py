@@ -19,7 +19,7 @@ from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
 from mirror.manifest import Manifest
 from mirror.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Snapshot
-from mirror.store import history, repos, snapshots
+from mirror.store import history, leases, repos, snapshots
 from mirror.store.leases import Lease
 
 
@@ -147,6 +147,8 @@ async def _take(
 async def _commit(edges: Edges, repo: Repo, lease: Lease, taken: Manifest) -> Snapshot:
     """Store the manifest, then record it. The order is the promise: see `sync`."""
     stored = manifest.encode(taken)
+    if not await leases.beat(edges.db, lease):  # whoever has the turn now may have discarded the part
+        raise Busy(f"another run took over {repo.name} while this one was not answering")
     try:
         await edges.vault.put(layout.manifest_key(repo.id, taken.number), stored)
     except AlreadyExists:

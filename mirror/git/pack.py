@@ -225,15 +225,25 @@ async def file_chunks(path: Path, start: int = 0, length: int | None = None) -> 
             yield chunk
 
 
-async def check_connected(
-    git: Git, path: Path, tips: Collection[Target], boundary: Collection[Target]
-) -> None:
-    """Raise Corrupt unless all that `tips` reach is there; below `boundary` it is known to be."""
+async def is_reached(
+    git: Git, path: Path, tips: Collection[Target], boundary: Collection[Target], idx: Path, own_end: int
+) -> bool:
+    """Whether `tips` reach every own object of a pack (those that begin before byte `own_end`).
+
+    Raises Corrupt unless all that they reach is there; below `boundary` it is known to be.
+    """
     wanted = b"".join(line + b"\n" for line in (*tips, *(b"^" + oid for oid in boundary)))
+    args = ("rev-list", "--objects", "--no-object-names", "--stdin")
     try:
-        await git.run("rev-list", "--objects", "--quiet", "--stdin", git_dir=str(path), stdin=wanted)
+        reached = await git.run(*args, git_dir=str(path), stdin=wanted)
     except GitFailed as failed:
         raise explain(failed) from None
+
+    def compare() -> bool:
+        with IdxFile(idx) as found:
+            return found.own_ids(own_end) <= {bytes.fromhex(oid.decode()) for oid in reached.split()}
+
+    return await finish(compare)
 
 
 async def check_proof(received: Indexed, proof: Indexed, own_end: int) -> None:

@@ -53,6 +53,20 @@ async def missing(path: Path, ids: Iterable[Target]) -> set[Target]:
     return await finish(look)
 
 
+async def everything(path: Path) -> set[Target]:
+    """Every object that a pack of the repository (or its alternates) holds."""
+
+    def look() -> set[Target]:
+        found: set[Target] = set()
+        for folder in object_folders(path):
+            for file in (folder / "pack").glob("pack-*.idx"):
+                with IdxFile(file) as idx:
+                    found.update(Target(oid.hex().encode()) for oid in idx.ids())
+        return found
+
+    return await finish(look)
+
+
 async def is_apart(path: Path, idx: Path, own_end: int) -> bool:
     """Whether none of a pack's own objects (those that begin before byte `own_end`) is in the pool.
 
