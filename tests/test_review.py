@@ -1,7 +1,7 @@
 """What went wrong once in thought: crashes between two effects, lost answers, clocks and disks that lie."""
 
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from mirror import layout, manifest
 from mirror.errors import Busy, Corrupt
 from mirror.flows import compact, gather, moment, prune, rebuild, restore, settle, steps, verify
 from mirror.git.upstream import Upstream
-from mirror.model import RefName, Remote, Repo
+from mirror.model import HEAD, Listing, RefName, Remote, Repo
 from mirror.store import parts, repos
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of, run_git
@@ -381,3 +381,46 @@ async def test_an_empty_repository_that_changes_its_format_comes_back_at_every_m
     await lose_the_database(mirror)
     await rebuild.rebuild(mirror.edges)
     fsck(await mirror.restored(done.repo, 2))
+
+
+async def test_symbolic_refs_in_a_circle_keep_the_objects_that_the_remote_lists(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tip = work.commit()
+    other = work.commit("other", parents=[])
+    honest = Upstream._listing
+    circle = {
+        b"HEAD": b"HEAD",
+        b"refs/heads/main": b"refs/heads/other",
+        b"refs/heads/other": b"refs/heads/main",
+    }
+
+    def turning(self: Upstream, lines: Sequence[bytes], symbolic: dict[bytes, bytes]) -> Listing:
+        plain = [b" ".join(line.split(b" ")[:2]) for line in lines]
+        return honest(self, plain, symbolic | circle)
+
+    monkeypatch.setattr(Upstream, "_listing", turning)
+    done = await mirror.backup(work)
+    found = await mirror.refs(done.repo, 1)
+    assert found == {HEAD: tip, RefName(b"refs/heads/main"): tip, RefName(b"refs/heads/other"): other}
+
+
+async def test_a_repo_is_protected_as_of_the_question_and_not_of_what_came_after_the_answer(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Upstream.ls_refs
+    answered = mirror.clock.now
+
+    async def then_asleep(self: Upstream) -> Listing:  # the lid is closed, and somebody pushes
+        nonlocal answered
+        listing = await honest(self)
+        answered = mirror.clock.now
+        mirror.clock.now += timedelta(hours=5)
+        return listing
+
+    monkeypatch.setattr(Upstream, "ls_refs", then_asleep)
+    work.commit()
+    for new in (True, False):
+        assert (await mirror.backup(work)).new is new
+        (kept,) = await repos.overview(mirror.edges.db)
+        assert kept.protected_as_of and kept.protected_as_of <= answered

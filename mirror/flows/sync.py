@@ -68,9 +68,9 @@ async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Sy
     async with upstream.connect(
         edges.git, remote, allow_private=edges.settings.allow_private_remotes
     ) as source:
+        now = edges.clock()  # before the answer: later pushes are not in it
         last, seen = await together(settle.settle(edges, repo, lease), source.ls_refs())
         for attempt in (1, 2):
-            now = edges.clock()
             steps.reached("sync: listed")
             if (
                 last
@@ -84,6 +84,7 @@ async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Sy
             except NotOurRef:  # a ref moved between the listing and the fetch
                 if attempt == 2:
                     raise
+                now = edges.clock()
                 seen = await source.ls_refs()
             else:
                 return Synced(repo, snapshot, new=True)

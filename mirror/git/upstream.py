@@ -33,10 +33,10 @@ from mirror.errors import (
 )
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, redact
-from mirror.model import HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefName, Remote, Target
+from mirror.model import HEAD, HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefName, Remote, Target
 from mirror.pktline import Mark, Packet, Packets, SideBand
 from mirror.progress import Progress
-from mirror.refs import check_names
+from mirror.refs import check_names, resolve
 
 SILENCE: Final = 60.0  # seconds without a byte after which a remote counts as dead
 CONNECTING: Final = 20.0  # seconds
@@ -289,9 +289,12 @@ class Upstream:
         found = {
             name: Target(SYMBOLIC + target)
             for name, target in pointing.items()
-            if name in unborn or (name in refs and target in refs)
+            if (name in unborn and target != HEAD) or (name in refs and target in refs)
         }
-        return Listing(refs | found, self._format)
+        whole = refs | found
+        # What leads back to itself keeps its id, whose object would not be fetched else.
+        loops = [name for name in found if name in refs and resolve(whole, name) is None]
+        return Listing(whole | {name: refs[name] for name in loops}, self._format)
 
     def _meaning(self, said: bytes) -> EverrefError:
         """What the remote's own words mean."""
