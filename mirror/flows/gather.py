@@ -158,7 +158,7 @@ class _Making:
         """A later part: what the pool lacks of what the remote sends, proved against the pool."""
         came = splice.Tap(self.format)
         sent = _tapped(self.source.fetch(absent, haves, self.edges.progress), came)
-        received, _ = await together(self._index(incoming, sent), self.announce())
+        received, _ = await together(self._index(incoming, sent, hasty=True), self.announce())
         steps.reached("sync: fetched")
         _all_here(absent, received)
         boundary = await read.new_commits_boundary(incoming.path, absent, received.idx)
@@ -193,7 +193,12 @@ class _Making:
         return received
 
     async def _index(
-        self, place: View, chunks: AsyncGenerator[bytes, None], *, self_contained: bool = False
+        self,
+        place: View,
+        chunks: AsyncGenerator[bytes, None],
+        *,
+        self_contained: bool = False,
+        hasty: bool = False,
     ) -> Indexed:
         return await pack.index(
             self.edges.git,
@@ -202,6 +207,7 @@ class _Making:
             self_contained=self_contained,
             fix_thin=not self_contained,
             object_format=self.format,
+            hasty=hasty,
         )
 
     def _placed(self, bundled: Upload) -> Part:
@@ -222,7 +228,11 @@ async def _tapped(chunks: AsyncGenerator[bytes, None], tap: splice.Tap) -> Async
 
 def _pointing_at(seen: Refs, targets: set[Target]) -> dict[RefName, Target]:
     """The refs that come to one of these objects."""
-    return {name: target for name in seen if (target := refs.resolve(seen, name)) and target in targets}
+    return {
+        name: target
+        for name, held in seen.items()
+        if (target := refs.resolve(seen, name) if refs.is_symbolic(held) else held) and target in targets
+    }
 
 
 def _all_here(absent: Sequence[Target], indexed: Indexed) -> None:

@@ -266,7 +266,7 @@ async def to_remote(
 
     1. List the target and plan; without `force` nothing at all is pushed if
        something would be overwritten. Nothing is ever deleted.
-    2. Push HEAD's branch first: most hosts make it the default branch.
+    2. Push HEAD's branch first to a target without branches: most hosts make it the default one.
     3. Push the rest.
     4. List the target again; what counts is what is there now.
 
@@ -303,7 +303,8 @@ async def _push(
     """Steps 2 and 3 of `to_remote`; what the remote said of each ref."""
     pinned = await address.check(to.url, edges.settings.allow_private_remotes)
     goal = {action.target_name: action.target for action in due}
-    first = {a.target_name: a.target for a in due if head == SYMBOLIC + a.name}
+    empty = not any(name.startswith(b"refs/heads/") for name in expected)
+    first = {a.target_name: a.target for a in due if empty and head == SYMBOLIC + a.name}
     rest = {name: target for name, target in goal.items() if name not in first}
     said: dict[RefName, Answer] = {}
     edges.progress.phase("filling the pool")

@@ -53,20 +53,23 @@ async def index(
     object_format: ObjectFormat,
     source: str = _REMOTE,
     durable: bool = False,
+    hasty: bool = False,
 ) -> Indexed:
     """Stream a pack into the repository at `path`; git unpacks and hashes every object of it on the way.
 
     `self_contained` also has every link between objects followed, and none may
     lead out of the pack. `fix_thin` adds the delta bases that the pack lacks and
     the repository (or its alternate) has. `durable` has it safe on disk at the end,
-    which scratch space and caches need not. No more is read from `chunks` than
-    git takes. Raises Corrupt, naming `source`, when it is not a whole pack; what
-    `chunks` raises; LimitReached when the disk is full.
+    which scratch space and caches need not; `hasty` adds bases uncompressed, for a
+    pack that goes soon. No more is read from `chunks` than git takes. Raises
+    Corrupt, naming `source`, when it is not a whole pack; what `chunks` raises;
+    LimitReached when the disk is full.
     """
     args = ["index-pack", "--stdin"]
     args += ["--fix-thin"] if fix_thin else []
     args += ["--check-self-contained-and-connected"] if self_contained else []
     config = {"pack.writeReverseIndex": "false", "core.fsync": "all" if durable else "none"}
+    config |= {"core.looseCompression": "0"} if hasty else {}
     try:
         async with (
             _closing(chunks),
