@@ -58,29 +58,29 @@ async def test_a_pool_holds_what_it_adopted(git: Git, held: Pool, work: Work, tm
 
 async def test_the_mark_says_what_it_holds(held: Pool) -> None:
     assert await held.mark() is None
-    await held.set_mark(1, 12)
-    await held.set_mark(2, 13)
-    assert await held.mark() == (2, 13)
+    await held.set_mark(1, 12, "sum")
+    await held.set_mark(2, 13, "sum")
+    assert await held.mark() == (2, 13, "sum")
 
 
-@pytest.mark.parametrize("text", ["", "1", "one two\n", "1 2 3 4", "1 x 3"])
+@pytest.mark.parametrize("text", ["", "1", "one two\n", "1 2 3 4 5", "1 x 3 4"])
 async def test_a_mark_that_cannot_be_read_says_nothing(held: Pool, text: str) -> None:
-    await held.set_mark(1, 12)
+    await held.set_mark(1, 12, "sum")
     (held.path / "everref-mark").write_text(text)
     assert await held.mark() is None
 
 
 async def test_an_open_pool_is_left_as_it_is(git: Git, held: Pool, work: Work, tmp_path: Path) -> None:
     await grow(git, held, work, tmp_path / "room")
-    await held.set_mark(1, 1)
+    await held.set_mark(1, 1, "sum")
     await held.open_or_create()
-    assert await held.mark() == (1, 1)
+    assert await held.mark() == (1, 1, "sum")
     assert packed_ids(held.path) == objects_of(work.path)
 
 
 @pytest.mark.parametrize("damage", ["of sha256", "config lost", "a file"])
 async def test_what_is_no_pool_of_ours_is_made_anew(git: Git, held: Pool, damage: str) -> None:
-    await held.set_mark(1, 1)
+    await held.set_mark(1, 1, "sum")
     if damage == "of sha256":
         other = Pool(git, held.path, "sha256")
         other._lock = held._lock
@@ -101,7 +101,7 @@ async def test_what_is_no_pool_of_ours_is_made_anew(git: Git, held: Pool, damage
 
 async def test_an_emptied_pool_holds_nothing(git: Git, held: Pool, work: Work, tmp_path: Path) -> None:
     await grow(git, held, work, tmp_path / "room", commits=2)
-    await held.set_mark(1, 2)
+    await held.set_mark(1, 2, "sum")
     await held.empty()
     assert (await held.mark(), packed_ids(held.path)) == (None, set())
 
@@ -284,7 +284,7 @@ async def test_a_full_disk_is_one_clear_line(
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(LimitReached, match="No space left on device; free some space"):
-        await held.set_mark(1, 1)
+        await held.set_mark(1, 1, "sum")
     assert await held.mark() is None
 
 
@@ -294,8 +294,8 @@ async def test_a_mark_of_an_earlier_boot_counts_while_every_pack_is_whole(held: 
     packs = held.path / "objects/pack"
     for file in (work.path / "objects/pack").iterdir():
         shutil.copy(file, packs / file.name)
-    (held.path / "everref-mark").write_text("1 2 another-boot\n")
-    assert await held.mark() == (1, 2)
+    (held.path / "everref-mark").write_text("1 2 sum another-boot\n")
+    assert await held.mark() == (1, 2, "sum")
     (pack,) = packs.glob("*.pack")
     content = bytearray(pack.read_bytes())
     content[len(content) // 2] ^= 1

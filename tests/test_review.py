@@ -424,3 +424,27 @@ async def test_a_repo_is_protected_as_of_the_question_and_not_of_what_came_after
         assert (await mirror.backup(work)).new is new
         (kept,) = await repos.overview(mirror.edges.db)
         assert kept.protected_as_of and kept.protected_as_of <= answered
+
+
+async def test_a_pool_that_knew_another_history_is_not_taken_for_a_copy_of_this_one(
+    mirror: Mirror, work: Work, tmp_path: Path
+) -> None:
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    vault, pool = stored(mirror, ""), mirror.edges.disk.pool(repo.id)
+    shutil.copytree(vault, tmp_path / "vault")
+    tip = work.commit("main", {"kept": b"on one disk"})
+    await mirror.backup(work)
+    shutil.move(pool, tmp_path / "pool")
+    shutil.rmtree(vault)  # the store failed, and its own copy of yesterday took its place
+    shutil.move(tmp_path / "vault", vault)
+    await lose_the_database(mirror)
+    await rebuild.rebuild(mirror.edges)
+    work.commit("main", {"another": b"second snapshot"}, parents=[])
+    assert (await mirror.backup(work)).snapshot.number == 2
+    shutil.rmtree(pool)
+    shutil.move(tmp_path / "pool", pool)  # a worker that slept through all of it
+    work.set("refs/heads/back", tip)
+    done = await mirror.backup(work)
+    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    assert await mirror.refs(repo, done.snapshot.number) == work.refs()

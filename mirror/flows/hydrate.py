@@ -22,10 +22,13 @@ async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> N
     """
     await pool.clean()
     mark = await pool.mark()
-    goal = (last.epoch, last.number) if last else None
-    if mark == goal:
+    if mark and last and mark == (last.epoch, last.number, last.manifest_sha256):
         return
-    behind = mark is not None and last is not None and mark[0] == last.epoch and mark[1] < last.number
+    # By its manifest, as a vault that was itself brought back can have another snapshot of that number.
+    behind = False
+    if mark and last and mark[0] == last.epoch and mark[1] < last.number:
+        held = await snapshots.get(edges.db, repo.id, mark[1])
+        behind = held is not None and held.manifest_sha256 == mark[2]
     if not behind:
         await pool.empty()
     if last is None:
@@ -37,7 +40,7 @@ async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> N
     if after and plan.starts_over(steps, after):
         await pool.empty()  # the log was recut below what we have: take it whole
     await fill(edges, pool.path, last.object_format, steps)
-    await pool.set_mark(last.epoch, last.number)
+    await pool.set_mark(last.epoch, last.number, last.manifest_sha256)
 
 
 async def drop_broken(edges: Edges, repo: Repo) -> bool:

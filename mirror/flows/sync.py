@@ -136,7 +136,7 @@ async def _take(
             )
             snapshot = await _commit(edges, repo, lease, taken)
             await pool.adopt(gathered.packs)
-        await pool.set_mark(snapshot.epoch, snapshot.number)
+        await pool.set_mark(snapshot.epoch, snapshot.number, snapshot.manifest_sha256)
         steps.reached("sync: pool grown")
         try:
             await pool.repack_if_due()

@@ -89,27 +89,27 @@ class Pool:
         lay_out(draft, self.object_format)
         os.replace(draft, self.path)
 
-    async def mark(self) -> tuple[int, int] | None:
-        """The epoch and the snapshot up to which it holds the pack log; None: nobody knows.
+    async def mark(self) -> tuple[int, int, str] | None:
+        """Up to where it holds the pack log: epoch, snapshot, its manifest's SHA-256; None: nobody knows.
 
         Nothing that grows a cache is forced to disk, and what was there when the
         machine went down may be half written: a mark of an earlier boot counts if every pack is whole.
         """
         return await finish(self._read_mark)
 
-    def _read_mark(self) -> tuple[int, int] | None:
+    def _read_mark(self) -> tuple[int, int, str] | None:
         try:
-            epoch, snapshot, boot = (self.path / _MARK).read_text().split()
+            epoch, snapshot, manifest, boot = (self.path / _MARK).read_text().split()
             if boot == _boot() or all(is_whole(idx) for idx in self._packs.glob("*.idx")):
-                return int(epoch), int(snapshot)
+                return int(epoch), int(snapshot), manifest
         except (FileNotFoundError, NotADirectoryError, ValueError):
             pass
         return None
 
-    async def set_mark(self, epoch: int, snapshot: int) -> None:
-        """Say what it holds, once the packs are in."""
+    async def set_mark(self, epoch: int, snapshot: int, manifest: str) -> None:
+        """Say what it holds, once the packs are in; `manifest` is the SHA-256 of the snapshot's."""
         self._check_held()
-        await self._on_disk(lambda: self._write_mark(f"{epoch} {snapshot} {_boot()}\n"))
+        await self._on_disk(lambda: self._write_mark(f"{epoch} {snapshot} {manifest} {_boot()}\n"))
 
     def _write_mark(self, text: str) -> None:
         draft = self.path / f"{_MARK}.lock"
