@@ -1,12 +1,13 @@
 """Backing up and bringing back: what goes in comes out, whatever the remote did in between."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from mirror import layout, manifest, refs
-from mirror.errors import Corrupt, NotFound, Refused, UsageError
-from mirror.flows import gather
+from mirror.errors import Corrupt, NetworkError, NotFound, Refused, UsageError
+from mirror.flows import gather, request
 from mirror.model import HEAD, Kind, RefName, Target
 from mirror.store import history, parts, repos
 from tests.parts.everref import Mirror
@@ -190,6 +191,28 @@ async def test_an_address_is_kept_under_one_name(
     other = make_work()
     with pytest.raises(UsageError, match="name first is taken"):
         await mirror.backup(other, "first")
+
+
+async def test_a_name_whose_address_was_never_reached_can_be_given_another_address(
+    mirror: Mirror, work: Work
+) -> None:
+    work.commit()
+    wrong = "http://bob:secret@127.0.0.1:9/acme/api.git"
+    with pytest.raises(NetworkError):
+        await mirror.backup(wrong)
+    with pytest.raises(UsageError, match="--name acme/api"):
+        await mirror.repo("http://127.0.0.1:8/acme/api.git")
+    done = await mirror.backup(work, "acme/api")
+    (kept,) = await repos.overview(mirror.edges.db)
+    assert (kept.repo.url, kept.state, kept.failure) == (str(work.path), "protected", None)
+    assert (await request.remote_of(mirror.edges, done.repo.id, kept.repo.url)).secret is None
+    with pytest.raises(UsageError, match="name acme/api is taken"):
+        await mirror.backup(wrong, "acme/api")
+
+
+async def test_first_backups_at_once_of_one_address_make_one_repo(mirror: Mirror, work: Work) -> None:
+    made = await asyncio.gather(*(mirror.repo(str(work.path)) for _ in range(8)))
+    assert len({repo.id for repo in made}) == 1
 
 
 async def test_a_repository_that_changed_its_object_format_is_refused(

@@ -2,16 +2,19 @@
 
 from mirror.errors import OurFault, UsageError
 from mirror.flows.edges import Edges
+from mirror.flows.turn import turn
 from mirror.git import address
 from mirror.model import Remote, Repo, RepoId, Secret
 from mirror.store import credentials, repos, teams
+from mirror.store.teams import TeamId
 
 
 async def repo_for(edges: Edges, remote_text: str, name: str | None, secret: Secret | None = None) -> Repo:
     """The repo kept for this address, added if it is new; credentials are cut out and sealed.
 
     Raises UsageError when the address is kept under another name, or the name
-    belongs to another address. Safe to run twice: the second finds the first's row.
+    belongs to another address, unless that one was never reached and the name is
+    given anew. Safe to run twice, also at once: the second finds the first's row.
     """
     remote = address.parse_remote(remote_text, edges.settings.allow_private_remotes)
     team = await teams.default(edges.db)
@@ -20,16 +23,40 @@ async def repo_for(edges: Edges, remote_text: str, name: str | None, secret: Sec
     if known and known.name != wanted:
         raise UsageError(f"{remote.url} is already kept as {known.name}; use that name, or leave --name out")
     if not known:
-        namesake = await repos.by_name(edges.db, team, wanted)
-        if namesake:
-            raise UsageError(f"the name {wanted} is taken by {namesake.url}; choose another with --name")
-        known = await repos.add(edges.db, team, wanted, remote.url, edges.clock())
+        known = await _added(edges, team, wanted, remote.url, insisted=name is not None)
     given = secret or remote.secret
     if given:
         if edges.keyring is None:
             raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
         await credentials.keep(edges.db, edges.keyring, known.id, given)
     return known
+
+
+async def _added(edges: Edges, team: TeamId, name: str, url: str, insisted: bool) -> Repo:
+    """A new repo; or one whose address was mistyped, with the address that `insisted` puts right."""
+    namesake = await repos.by_name(edges.db, team, name)
+    if not namesake:
+        try:
+            return await repos.add(edges.db, team, name, url, edges.clock())
+        except UsageError:
+            namesake = await repos.by_url(edges.db, team, url)  # another run may have added it just now
+            if not namesake or namesake.name != name:
+                raise
+    if namesake.url == url:
+        return namesake
+    taken = f"the name {name} is taken by {namesake.url}"
+    if namesake.object_format:
+        raise UsageError(f"{taken}; choose another with --name")
+    if not insisted:
+        raise UsageError(
+            f"{taken}, which was never reached; --name {name} puts this address in its place, "
+            "another --name keeps both"
+        )
+    async with turn(edges, namesake, patience=0):
+        moved = await repos.move(edges.db, namesake.id, url)
+    if not moved:
+        raise UsageError(f"{taken}; choose another with --name")
+    return moved
 
 
 async def remote_of(edges: Edges, repo_id: RepoId, url: str) -> Remote:

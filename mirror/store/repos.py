@@ -104,6 +104,31 @@ async def by_url(db: Db, team: TeamId, url: str) -> Repo | None:
 
 
 @translating
+async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
+    """Put another address in the place of one that was never reached, and forget its failures and credentials.
+
+    None: it has been reached by now, and nothing is changed. Raises UsageError when the address is taken.
+    """
+    try:
+        async with transaction(db) as connection:
+            row = await connection.fetchrow(
+                """
+                update repo set
+                  url = $2, failure_class = null, failure_message = null, failing_since = null, failed_at = null
+                where id = $1 and object_format is null
+                returning *
+                """,
+                repo_id,
+                storable(url),
+            )
+            if row:
+                await connection.execute("delete from credential where repo_id = $1", repo_id)
+    except asyncpg.UniqueViolationError:
+        raise UsageError(f"{url} is taken by another repo; everref repos shows which") from None
+    return _maybe(row)
+
+
+@translating
 async def set_object_format(db: Db, repo_id: RepoId, object_format: ObjectFormat) -> None:
     """Remember in which format the remote's objects are."""
     await db.execute("update repo set object_format = $2 where id = $1", repo_id, object_format)
