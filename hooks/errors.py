@@ -1,7 +1,7 @@
-"""Why a delivery is not taken, in the classes that hooks/app answers by; no message repeats what the request said.
+"""Why a delivery is not taken, in the classes that hooks/app answers by.
 
-The request is a stranger's until its signature was proven, so these messages are ours alone: they never quote a
-header, the body or a secret.
+The request is a stranger's until its signature is proven, so no message quotes
+a header, the body or a secret.
 """
 
 from mirror.errors import EverrefError
