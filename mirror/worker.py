@@ -42,6 +42,7 @@ RENEW_SECONDS: Final = 20  # how often the claim of a running job is renewed
 SWEEP_MINUTES: Final = 5
 HEARD: Final = timedelta(seconds=30)  # by when a job has begun with a wish, or its hint was lost
 STOP_SECONDS: Final = 20  # for jobs to clean up after themselves when the worker is stopped
+OTHERS_SECONDS: Final = 10  # for other repos, after one whose wish is renewed again and again
 TRIES: Final = 10  # then the job is left to the sweep
 POLL_SECONDS: Final = 0.01
 ALIVE_SECONDS: Final = 10  # how often the worker says in Redis that it lives
@@ -59,7 +60,7 @@ async def sync_repo(ctx: dict[str, Any], repo_id: str, reason: str = Reason.PUSH
     try:
         async with _claimed(ctx):
             if not await syncing.serve(ctx["edges"], RepoId(UUID(repo_id)), Reason(reason)):
-                await ctx["redis"].enqueue_job(SYNC, repo_id, reason)
+                await ctx["redis"].enqueue_job(SYNC, repo_id, reason, _defer_by=OTHERS_SECONDS)
     except EverrefError as error:
         log.warning("sync of %s: %s", repo_id, error)
         if error.permanent or ctx["job_try"] >= TRIES:

@@ -1,7 +1,6 @@
 """The worker: jobs become syncs, what may pass is tried again, what will not ends, and Redis is no way in."""
 
 import asyncio
-import json
 import pickle
 import signal
 from collections.abc import AsyncIterator
@@ -9,21 +8,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.connections import ArqRedis, RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix
 from arq.worker import Worker
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror import worker as work_module
-from mirror.embedded import queue as embedded_queue
 from mirror.errors import EverrefError, NetworkError, RemoteGone
 from mirror.flows import sweep as sweeping
 from mirror.flows import sync as syncing
 from mirror.flows.sweep import Swept
 from mirror.flows.sync import Synced
-from mirror.job import dumps
 from mirror.model import Reason, RepoId
 from mirror.store import repos, snapshots
 from mirror.worker import CLAIM_SECONDS, TRIES, make_worker, wait_before_retry
@@ -33,22 +29,6 @@ from tests.parts.repos import Work
 
 # arq closes its connections by the old name of that method.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
-
-
-@pytest_asyncio.fixture(scope="session")
-async def redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisSettings]:
-    """A real Redis."""
-    async with embedded_queue(tmp_path_factory.mktemp("redis")) as url:
-        yield RedisSettings.from_dsn(url)
-
-
-@pytest_asyncio.fixture
-async def jobs(redis: RedisSettings) -> AsyncIterator[ArqRedis]:
-    """The queue, empty."""
-    pool = await create_pool(redis, job_serializer=dumps, job_deserializer=json.loads)
-    await pool.flushall()
-    yield pool
-    await pool.aclose(close_connection_pool=True)
 
 
 async def wished(mirror: Mirror) -> RepoId:
@@ -125,6 +105,7 @@ async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
 ) -> None:
     work.commit("main")
     repo = await mirror.repo(str(work.path))
+    monkeypatch.setattr(work_module, "OTHERS_SECONDS", 0)
     pushes = 1
     real = syncing.sync
 
