@@ -3,6 +3,8 @@
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Final
@@ -11,6 +13,15 @@ from mirror.errors import Corrupt
 from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Refs, Target
 
 Move = tuple[RefName, Target | None, Target | None]  # name, old (None: created), new (None: deleted)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a forge told of a push."""
+
+    by: str | None  # None: not told
+    at: datetime
+
 
 SYMBOLIC_DEPTH: Final = 5  # how many symbolic refs in a row git follows (refs.c, SYMREF_MAXDEPTH)
 HIDDEN: Final = tuple(
@@ -75,6 +86,18 @@ def _kind(
     if name not in commits:
         return Kind.MOVED
     return Kind.FAST_FORWARDED if name in forwarded else Kind.FORCED
+
+
+def attribute(
+    changes: Iterable[RefChange], told: Mapping[tuple[RefName, Target | None], Told]
+) -> list[RefChange]:
+    """Give every change that a push is known for, by ref and new target, who made it and when."""
+    return [
+        change
+        if (one := told.get((change.name, change.new))) is None
+        else replace(change, by=one.by, at=one.at)
+        for change in changes
+    ]
 
 
 def apply(refs: Refs, changes: Iterable[RefChange]) -> dict[RefName, Target]:

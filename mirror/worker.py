@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -30,24 +31,23 @@ from mirror.errors import EverrefError, NetworkError
 from mirror.flows import sweep as sweeping
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
+from mirror.job import SYNC, dumps
 from mirror.model import Reason, RepoId
 from mirror.process import Ties
+from mirror.store import repos
 
 JOB_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
 CLAIM_SECONDS: Final = 60  # a killed worker's job is taken over after this long
 RENEW_SECONDS: Final = 20  # how often the claim of a running job is renewed
 SWEEP_MINUTES: Final = 5
+HEARD: Final = timedelta(seconds=30)  # by when a job has begun with a wish, or its hint was lost
 STOP_SECONDS: Final = 20  # for jobs to clean up after themselves when the worker is stopped
+OTHERS_SECONDS: Final = 10  # for other repos, after one whose wish is renewed again and again
 TRIES: Final = 10  # then the job is left to the sweep
 POLL_SECONDS: Final = 0.01
 ALIVE_SECONDS: Final = 10  # how often the worker says in Redis that it lives
 
 log = logging.getLogger("mirror.worker")  # also when run as __main__
-
-
-def dumps(job: dict[str, Any]) -> bytes:
-    """A job as it is queued: JSON, since arq's pickle would let who writes to Redis run code here."""
-    return json.dumps(job, default=str).encode()
 
 
 def wait_before_retry(attempt: int, chance: float) -> float:
@@ -56,10 +56,11 @@ def wait_before_retry(attempt: int, chance: float) -> float:
 
 
 async def sync_repo(ctx: dict[str, Any], repo_id: str, reason: str = Reason.PUSH) -> None:
-    """Sync one repo. What may pass is tried again later; what will not is recorded and ends here."""
+    """Serve one repo's wish. What may pass is tried again later; what will not is recorded and ends here."""
     try:
         async with _claimed(ctx):
-            await syncing.sync(ctx["edges"], RepoId(UUID(repo_id)), Reason(reason), patience=0)
+            if not await syncing.serve(ctx["edges"], RepoId(UUID(repo_id)), Reason(reason)):
+                await ctx["redis"].enqueue_job(SYNC, repo_id, reason, _defer_by=OTHERS_SECONDS)
     except EverrefError as error:
         log.warning("sync of %s: %s", repo_id, error)
         if error.permanent or ctx["job_try"] >= TRIES:
@@ -68,11 +69,14 @@ async def sync_repo(ctx: dict[str, Any], repo_id: str, reason: str = Reason.PUSH
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
-    """Look at every repo, unless this worker is still at it."""
+    """Ask again for what no job served, then look at every repo, unless this worker is still at it."""
+    edges: Edges = ctx["edges"]
+    for repo_id in await repos.unheard(edges.db, edges.clock() - HEARD):
+        await ctx["redis"].enqueue_job(SYNC, str(repo_id))
     if ctx["sweeping"].locked():
         return
     async with ctx["sweeping"], _claimed(ctx):
-        done = await sweeping.sweep(ctx["edges"])
+        done = await sweeping.sweep(edges)
     failed = sum(one.error is not None for one in done)
     new = sum(one.synced is not None and one.synced.new for one in done)
     if new or failed:
@@ -93,7 +97,7 @@ def make_worker(
         on_startup()
 
     worker = Worker(
-        functions=[func(sync_repo, name="sync_repo")],
+        functions=[func(sync_repo, name=SYNC)],
         cron_jobs=[cron(sweep, name="sweep", minute=set(range(0, 60, SWEEP_MINUTES)), run_at_startup=True)],
         redis_settings=redis,
         burst=burst,

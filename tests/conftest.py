@@ -6,5 +6,6 @@ pytest_plugins = [
     "tests.parts.githttp",
     "tests.parts.packs",
     "tests.parts.postgres",
+    "tests.parts.redis",
     "tests.parts.s3",
 ]

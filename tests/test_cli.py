@@ -520,8 +520,8 @@ class Everref:
 
 
 def surroundings(tmp_path: Path) -> dict[str, str]:
-    """What every shell has, and what coverage needs to look inside."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    """What every shell has, what coverage needs to look inside, and where the code is if it is told."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("COVERAGE_", "PYTHONPATH"))}
     return kept | {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "LANG": "C.UTF-8"}
 
 
@@ -621,6 +621,24 @@ def test_bash_completes_with_the_script(bare: Everref) -> None:
         ["bash", "-c", script + ask], capture_output=True, text=True, check=True, env=bare.env
     )
     assert set(done.stdout.split()) == {"repos", "refs", "restore", "rebuild"}
+
+
+def test_a_webhook_is_made_shown_without_its_secret_changed_and_removed(everref: Everref, work: Work) -> None:
+    work.commit("main")
+    everref("backup", str(work.path), "--name", "garden", "-q")
+    assert "--forge" in everref.json("hook", "garden", code=2).error["message"]
+    made = everref.json("hook", "garden", "--forge", "gitea", BASE_URL="https://everref.example/").one
+    assert set(made) == {"repo", "forge", "url", "secret"}
+    assert made["url"].startswith("https://everref.example/hooks/gitea/")
+    shown = everref("hook", "garden").out
+    assert made["url"].rpartition("/")[2] in shown and made["secret"] not in shown
+    assert "set BASE_URL" in shown
+    assert everref.json("hook", "garden").one["secret"] is None
+    other = everref.json("hook", "garden", "--new").one["secret"]
+    assert other and other != made["secret"]
+    assert other not in everref("hook", "garden", "--new", "-q").out.split()
+    assert everref.json("hook", "garden", "--remove").one == {"repo": "garden", "removed": True}
+    assert everref.json("hook", "garden", "--remove", code=3).error["class"] == "not-found"
 
 
 def test_a_backup_and_its_history_can_be_read_by_programs(everref: Everref, git_server: GitServer) -> None:

@@ -1,15 +1,17 @@
 """Backing up and bringing back: what goes in comes out, whatever the remote did in between."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from mirror import layout, manifest, refs
 from mirror.errors import Corrupt, NetworkError, NotFound, Refused, UsageError
 from mirror.flows import gather, request
-from mirror.model import HEAD, Kind, RefName, Target
-from mirror.store import history, parts, repos
+from mirror.model import HEAD, Kind, RefName, Secret, Target
+from mirror.store import history, hooks, parts, repos
 from tests.parts.everref import Mirror
 from tests.parts.repos import ODD_NAMES, Work, fsck, objects_of, refs_of
 
@@ -204,8 +206,12 @@ async def test_a_name_whose_address_was_never_reached_can_be_given_another_addre
         await mirror.repo("http://127.0.0.1:8/acme/api.git")
     done = await mirror.backup(work, "acme/api")
     (kept,) = await repos.overview(mirror.edges.db)
-    assert (kept.repo.url, kept.state, kept.failure) == (str(work.path), "protected", None)
-    assert (await request.remote_of(mirror.edges, done.repo.id, kept.repo.url)).secret is None
+    url = str(work.path)
+    assert (kept.repo.url, kept.state, kept.failure) == (url, "protected", None)
+    assert (await request.remote_of(mirror.edges, done.repo.id, url)).secret is None
+    await request.repo_for(mirror.edges, url, None, Secret("alice", "hush"))
+    assert (await request.remote_of(mirror.edges, done.repo.id, url)).secret == Secret("alice", "hush")
+    assert (await request.remote_of(mirror.edges, done.repo.id, wrong)).secret is None  # a late run's
     with pytest.raises(UsageError, match="name acme/api is taken"):
         await mirror.backup(wrong, "acme/api")
 
@@ -285,3 +291,62 @@ async def test_a_large_push_that_brings_old_content_back_is_packed_without_it(
     done = await mirror.backup(work)
     assert done.snapshot.bundle and done.snapshot.bundle.bytes < 2_000_000
     fsck(await mirror.restored(done.repo, 3))
+
+
+async def test_a_sync_serves_the_wish_that_was_open_when_it_began(mirror: Mirror, work: Work) -> None:
+    db = mirror.edges.db
+    work.commit()
+    repo = await mirror.repo(str(work.path))
+    for _ in ("something new", "nothing new"):
+        await repos.want(db, repo.id, mirror.clock())
+        await mirror.backup(work)
+        assert await repos.wish(db, repo.id) is None
+
+
+async def test_a_wish_that_comes_after_the_remote_was_asked_stays_open(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = mirror.edges.db
+    work.commit()
+    repo = await mirror.repo(str(work.path))
+    await repos.want(db, repo.id, mirror.clock())
+    real = gather.gather
+
+    @asynccontextmanager
+    async def late(*args: Any) -> AsyncIterator[gather.Gathered]:
+        await repos.want(db, repo.id, mirror.clock())
+        async with real(*args) as gathered:
+            yield gathered
+
+    monkeypatch.setattr(gather, "gather", late)
+    await mirror.backup(work)
+    (row,) = await repos.overview(db)
+    assert row.state == "behind"
+    await mirror.backup(work)
+    (row,) = await repos.overview(db)
+    assert row.state == "protected"
+
+
+async def test_changes_take_who_and_when_from_the_claims_that_fit(mirror: Mirror, work: Work) -> None:
+    db, keys = mirror.edges.db, mirror.edges.keyring
+    assert keys
+    first = work.commit()
+    repo = (await mirror.backup(work)).repo
+    await hooks.add(db, repo.id, "github", hooks.lock(keys, "h" * 32, "secret"), mirror.clock())
+    pushed = mirror.clock()
+    second = work.commit()
+    work.set("refs/tags/v1", first)
+    elsewhere = Target(b"0" * 40)
+    claims = (
+        hooks.Claimed(MAIN, first, second, "alice", pushed),
+        hooks.Claimed(RefName(b"refs/tags/v1"), None, elsewhere, "mallory", pushed),
+    )
+    await hooks.deliver(db, "h" * 32, hooks.Delivery("1", "push", "7", claims, None, b"{}"), mirror.clock())
+    await mirror.backup(work)
+    oldest_first = history.changes(db, repo.id, reverse=True)
+    found = {line.change.name: line.change async for line in oldest_first}
+    assert (found[MAIN].by, found[MAIN].at) == ("alice", pushed)
+    tag = found[RefName(b"refs/tags/v1")]
+    assert (tag.new, tag.by, tag.at) == (first, None, None)
+    stored = manifest.decode(await mirror.edges.vault.get(layout.manifest_key(repo.id, 2)))
+    assert {change.by for change in stored.changes} == {"alice", None}

@@ -77,7 +77,8 @@ async def starting(data: Path, port: int = 0, env: Mapping[str, str] = {}) -> As
         *(sys.executable, "-c", UP, str(data), str(port)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "HOME": str(data), **env},
+        env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        | {"HOME": str(data), **env},
     )
     try:
         yield Up(process)
@@ -115,6 +116,15 @@ async def test_once_it_says_where_everything_answers(tmp_path: Path) -> None:
         status, page = await up.get("/")
         assert status == 200
         assert "<h1>" in page
+
+
+async def test_it_takes_webhooks_at_the_same_port(tmp_path: Path) -> None:
+    async with running(tmp_path) as up, aiohttp.ClientSession() as session:
+        async with session.post(f"{up.url}/hooks/github/{'x' * 32}", data=b"{}") as answer:
+            assert (answer.status, await answer.text()) == (
+                404,
+                '{"why": "there is no such hook, or the signature is not its own"}\n',
+            )
 
 
 async def test_every_answer_carries_the_headers_that_protect_a_page(tmp_path: Path) -> None:

@@ -6,44 +6,36 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import pytest
-import pytest_asyncio
-from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.connections import ArqRedis, RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix
 from arq.worker import Worker
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror import worker as work_module
-from mirror.embedded import queue as embedded_queue
 from mirror.errors import EverrefError, NetworkError, RemoteGone
+from mirror.flows import sweep as sweeping
 from mirror.flows import sync as syncing
-from mirror.model import Reason
-from mirror.store import snapshots
-from mirror.worker import CLAIM_SECONDS, TRIES, dumps, make_worker, wait_before_retry
+from mirror.flows.sweep import Swept
+from mirror.flows.sync import Synced
+from mirror.model import Reason, RepoId
+from mirror.store import repos, snapshots
+from mirror.worker import CLAIM_SECONDS, TRIES, make_worker, wait_before_retry
 from tests.parts.everref import Mirror
+from tests.parts.githttp import GitServer
 from tests.parts.repos import Work
 
 # arq closes its connections by the old name of that method.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
 
 
-@pytest_asyncio.fixture(scope="session")
-async def redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisSettings]:
-    """A real Redis."""
-    async with embedded_queue(tmp_path_factory.mktemp("redis")) as url:
-        yield RedisSettings.from_dsn(url)
-
-
-@pytest_asyncio.fixture
-async def jobs(redis: RedisSettings) -> AsyncIterator[ArqRedis]:
-    """The queue, empty."""
-    pool = await create_pool(redis, job_serializer=dumps)
-    await pool.flushall()
-    yield pool
-    await pool.aclose(close_connection_pool=True)
+async def wished(mirror: Mirror) -> RepoId:
+    """A repo, wherever it is, with an open wish."""
+    repo = await mirror.repo("https://forge.example/alice/garden")
+    await repos.want(mirror.edges.db, repo.id, mirror.clock())
+    return repo.id
 
 
 async def work_off(mirror: Mirror, redis: RedisSettings, jobs: ArqRedis) -> Worker:
@@ -73,6 +65,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[EverrefError]:
 async def test_a_job_syncs_its_repo(mirror: Mirror, work: Work, redis: RedisSettings, jobs: ArqRedis) -> None:
     work.commit("main")
     repo = await mirror.repo(str(work.path))
+    await repos.want(mirror.edges.db, repo.id, mirror.clock())
     await jobs.enqueue_job("sync_repo", str(repo.id))
     await work_off(mirror, redis, jobs)
     snapshot = await snapshots.latest(mirror.edges.db, repo.id)
@@ -94,11 +87,71 @@ async def test_the_sweep_at_the_start_finds_what_no_job_told_of(
     assert snapshot.reason == Reason.SWEEP
 
 
+async def test_a_hundred_hints_of_one_wish_are_one_look_at_the_remote(
+    mirror: Mirror, work: Work, git_server: GitServer, redis: RedisSettings, jobs: ArqRedis
+) -> None:
+    work.commit("main")
+    repo = await mirror.repo(f"{git_server.url}/remote.git")
+    await repos.want(mirror.edges.db, repo.id, mirror.clock())
+    for _ in range(100):
+        await jobs.enqueue_job("sync_repo", str(repo.id))
+    worker = await work_off(mirror, redis, jobs)
+    assert worker.jobs_failed == 0
+    assert git_server.count("info/refs") == 1
+
+
+async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
+    mirror: Mirror, work: Work, redis: RedisSettings, jobs: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit("main")
+    repo = await mirror.repo(str(work.path))
+    monkeypatch.setattr(work_module, "OTHERS_SECONDS", 0)
+    pushes = 1
+    real = syncing.sync
+
+    async def sync_and_push(*args: Any, **kwargs: Any) -> Synced:
+        nonlocal pushes
+        done = await real(*args, **kwargs)
+        if pushes < 5:
+            pushes += 1
+            work.commit("main")
+            await repos.want(mirror.edges.db, repo.id, mirror.clock())
+        return done
+
+    monkeypatch.setattr(syncing, "sync", sync_and_push)
+    await repos.want(mirror.edges.db, repo.id, mirror.clock())
+    await jobs.enqueue_job("sync_repo", str(repo.id))
+    await work_off(mirror, redis, jobs)
+    assert pushes == syncing.ROUNDS + 1  # then others have their turn
+    assert await repos.wish(mirror.edges.db, repo.id)
+    assert await jobs.zcard("arq:queue") == 1
+    await work_off(mirror, redis, jobs)
+    assert await repos.wish(mirror.edges.db, repo.id) is None
+    snapshot = await snapshots.latest(mirror.edges.db, repo.id)
+    assert snapshot and snapshot.number == pushes
+
+
+async def test_the_sweep_asks_again_for_a_wish_whose_hint_was_lost(
+    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: object) -> list[Swept]:
+        return []
+
+    monkeypatch.setattr(sweeping, "sweep", nothing)
+    repo_id = await wished(mirror)
+    worker = make_worker(mirror.edges, redis)
+    worker.ctx |= {"redis": jobs, "job_id": "sweep"}
+    await work_module.sweep(worker.ctx)
+    (job,) = await jobs.queued_jobs()
+    assert (job.function, *job.args) == ("sync_repo", str(repo_id))
+    await worker.close()
+
+
 async def test_what_may_pass_is_tried_again_later(
     mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, syncs: list[EverrefError]
 ) -> None:
     syncs.append(NetworkError("the remote does not answer"))
-    job = await jobs.enqueue_job("sync_repo", str(uuid4()))
+    job = await jobs.enqueue_job("sync_repo", str(await wished(mirror)))
     worker = await work_off(mirror, redis, jobs)
     assert (worker.jobs_retried, worker.jobs_failed) == (1, 0)
     assert job is not None
@@ -109,7 +162,7 @@ async def test_what_will_not_pass_ends(
     mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, syncs: list[EverrefError]
 ) -> None:
     syncs.append(RemoteGone("the forge says there is no such repository"))
-    await jobs.enqueue_job("sync_repo", str(uuid4()))
+    await jobs.enqueue_job("sync_repo", str(await wished(mirror)))
     worker = await work_off(mirror, redis, jobs)
     assert (worker.jobs_retried, worker.jobs_failed, worker.jobs_complete) == (0, 0, 1)
     assert await jobs.keys("arq:*") == []
@@ -119,7 +172,7 @@ async def test_after_enough_tries_it_is_left_to_the_sweep(
     mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, syncs: list[EverrefError]
 ) -> None:
     syncs.append(NetworkError("the remote does not answer"))
-    await jobs.enqueue_job("sync_repo", str(uuid4()), _job_try=TRIES)
+    await jobs.enqueue_job("sync_repo", str(await wished(mirror)), _job_try=TRIES)
     worker = await work_off(mirror, redis, jobs)
     assert (worker.jobs_retried, worker.jobs_complete) == (0, 1)
 
@@ -152,7 +205,7 @@ async def hanging(
             cleaned.set()
 
     monkeypatch.setattr(syncing, "sync", hang)
-    job = await jobs.enqueue_job("sync_repo", str(uuid4()))
+    job = await jobs.enqueue_job("sync_repo", str(await wished(mirror)))
     assert job is not None
     worker = make_worker(mirror.edges, redis)
     worker.cron_jobs = []

@@ -38,6 +38,7 @@ environment:
   ALLOW_PRIVATE_REMOTES  paths, http and private addresses too [on with the embedded PostgreSQL]
   EVERREF_GIT            which git [git]
   REDIS_URL, PORT        for everref up [an embedded Redis, 8000]
+  BASE_URL               where others reach this machine, for webhooks [http://127.0.0.1:PORT]
 Each of these can be given as NAME_FILE, a file that holds the value.
   EVERREF_DEBUG          1: a traceback with every failure
   NO_COLOR               set: no colour
@@ -186,6 +187,18 @@ def parser() -> argparse.ArgumentParser:
         help="only what nothing has needed for so long: 0s, 30m, 24h, 7d (default: 24h)",
     )
 
+    hook = command("hook", "let the forge tell of every push, by a webhook", _HOOK)
+    _repo(hook)
+    hook.add_argument(
+        "--forge",
+        choices=["github", "gitlab", "gitea"],
+        metavar="github|gitlab|gitea",
+        help="which forge it is (default: what the host's name tells; Forgejo is gitea)",
+    )
+    what = hook.add_mutually_exclusive_group()
+    what.add_argument("--new", action="store_true", help="another secret; the old one works for 24 h more")
+    what.add_argument("--remove", action="store_true", help="forget the webhook")
+
     command("sweep", "sync every repo that is kept", _SWEEP)
     command("rebuild", "read the vault's manifests back into an empty or older database", _REBUILD)
     command("migrate", "bring the database to this version's tables", _MIGRATE)
@@ -260,6 +273,8 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--token-file is for --to; {see}")
         if args.hidden_refs:
             raise UsageError(f"--hidden-refs is for --to; a bundle and a directory take every ref; {see}")
+    if args.command == "hook" and args.remove and args.forge:
+        raise UsageError(f"--forge is for making a webhook; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
         raise UsageError("--force is for --to and --bundle; a directory must not exist, or be empty")
     for option in ("repo", "remote", "name", "to", "bundle", "dir", "data", "token_file"):
@@ -393,6 +408,15 @@ _PRUNE = """\
 Only objects that no snapshot needs are deleted, and only after --grace.
 
 --json: {"deleted": [key, ...], "bytes", "waiting"}"""
+
+_HOOK = """\
+Paste the URL and the secret into the webhook settings of the repository at the
+forge. Content type: application/json. Events: pushes, and the creation and
+deletion of branches and tags where they are listed apart. The secret is shown
+once; at GitLab it is the signing token or, where there is no such field, the
+secret token. BASE_URL is the address at which the forge reaches this machine.
+
+--json: {"repo", "forge", "url", "secret": "..." or null}, with --remove: {"repo", "removed": true}"""
 
 _SWEEP = """\
 --json, one a line: {"repo", "snapshot", "taken_at", "new", "error": {"class", "message", "retry"} or null}"""

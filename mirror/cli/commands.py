@@ -293,6 +293,24 @@ async def _chosen(call: Call, edges: "Edges") -> list[Repo]:
     return await repos.all(edges.db)
 
 
+async def hook(call: Call) -> int:
+    """Give a repo a webhook, or take it away."""
+    args = call.args
+    async with call.edges() as edges:
+        from mirror.flows import hook, moment
+
+        repo = await moment.repo_named(edges, args.repo)
+        if args.remove:
+            await hook.remove(edges, repo)
+            call.out.said(partial(render.unhooked, repo), partial(shapes.unhooked, repo))
+            return 0
+        given = await hook.give(edges, repo, args.forge, new=args.new)
+    call.out.result(partial(render.hook, given), partial(shapes.hook, given))
+    if call.settings.base_url is None:
+        call.out.remark(render.unreachable)
+    return 0
+
+
 async def sweep(call: Call) -> int:
     """Sync every repo."""
     async with call.edges() as edges:
@@ -369,6 +387,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "drill": drill,
     "compact": compact,
     "prune": prune,
+    "hook": hook,
     "sweep": sweep,
     "rebuild": rebuild,
     "migrate": migrate,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Target
+from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target
 
 if TYPE_CHECKING:
     from mirror.flows.compact import Compacted
     from mirror.flows.doctor import Finding
     from mirror.flows.drill import Drilled
+    from mirror.flows.hook import Given
     from mirror.flows.prune import Pruned
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
@@ -311,6 +312,23 @@ def pruned(done: Pruned, eye: Eye) -> str:
         f"{count(len(done.deleted), 'object')} deleted  {size(done.bytes)}" if lines else "nothing to delete"
     )
     return "\n".join([*lines, total + waiting])
+
+
+def hook(given: Given, eye: Eye) -> str:
+    """A webhook, as it is pasted into the forge's settings."""
+    name = clean(given.repo.name)
+    secret = given.secret or f"shown when it was made; everref hook {name} --new makes another"
+    return f"{eye.repo(name)}  {given.forge}\n  URL     {clean(given.url)}\n  secret  {secret}"
+
+
+def unhooked(repo: Repo, eye: Eye) -> str:
+    """A webhook is forgotten."""
+    return f"{eye.repo(repo.name)}  has no hook any more; delete it in the forge's settings too"
+
+
+def unreachable(eye: Eye) -> str:
+    """What a person reads whose forge may not reach this machine."""
+    return "the forge must reach this address; set BASE_URL to the one that it can reach"
 
 
 def swept(one: Swept, eye: Eye) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mirror.model import RefName, Target
+from mirror.model import RefName, Repo, Target
 from mirror.refs import shown, shown_as
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mirror.flows.compact import Compacted
     from mirror.flows.doctor import Finding
     from mirror.flows.drill import Drilled
+    from mirror.flows.hook import Given
     from mirror.flows.prune import Pruned
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
@@ -157,6 +158,16 @@ def compacted(done: Compacted) -> Shape:
 def pruned(done: Pruned) -> Shape:
     """What was deleted."""
     return {"deleted": list(done.deleted), "bytes": done.bytes, "waiting": done.waiting}
+
+
+def hook(given: Given) -> Shape:
+    """A webhook; its secret once."""
+    return {"repo": given.repo.name, "forge": given.forge, "url": given.url, "secret": given.secret}
+
+
+def unhooked(repo: Repo) -> Shape:
+    """A webhook is forgotten."""
+    return {"repo": repo.name, "removed": True}
 
 
 def swept(one: Swept) -> Shape:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from mirror import bundle, layout, refs, splice
 from mirror.bundle import Header
@@ -28,11 +29,12 @@ from mirror.model import (
     Snapshot,
     Target,
 )
-from mirror.store import intents, parts
+from mirror.store import hooks, intents, parts
 from mirror.store.leases import Lease
 
 _HAVES = 256  # at the most, told to the remote
 _LARGE = 64 << 20  # bytes; packing so much anew would take longer than the bytes it saves are worth
+_EARLY = timedelta(minutes=5)  # before the last snapshot: a delivery overtook it, or clocks differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,16 @@ async def gather(
                 raise
             packs = [kept]
         forwarded, commits = await read.ancestry(incoming.path, moves)
-        yield Gathered(refs.classify(moves, forwarded, commits), part, packs)
+        changes = refs.classify(moves, forwarded, commits)
+        yield Gathered(await _attributed(edges, repo, last, changes), part, packs)
+
+
+async def _attributed(
+    edges: Edges, repo: Repo, last: Snapshot | None, changes: Sequence[RefChange]
+) -> Sequence[RefChange]:
+    """The changes, with who made them and when where deliveries since the last snapshot claim that."""
+    since = last.taken_at - _EARLY if last else repo.created_at
+    return refs.attribute(changes, await hooks.claims(edges.db, repo.id, since))
 
 
 def _told(known: Refs, moves: Sequence[refs.Move]) -> list[Target]:

@@ -1,6 +1,7 @@
 """Looking at every repo in turn: what a lost webhook or a missed push left behind is found here."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from mirror.errors import EverrefError
@@ -9,9 +10,11 @@ from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
 from mirror.model import Reason, Repo
-from mirror.store import parts, repos
+from mirror.store import hooks, parts, repos
 
 PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
+
+DELIVERIES_KEPT: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,13 @@ class Swept:
 async def sweep(edges: Edges) -> list[Swept]:
     """Sync every repo and keep its place in the vault small; one that fails never stops another.
 
+    Old deliveries are forgotten: what they claimed is in the history by then.
+
     Safe to run twice, as `sync`, `compact` and `prune` are.
     """
-    return [await _sweep(edges, repo) for repo in await repos.all(edges.db)]
+    swept = [await _sweep(edges, repo) for repo in await repos.all(edges.db)]
+    await hooks.forget_before(edges.db, edges.clock() - DELIVERIES_KEPT)
+    return swept
 
 
 async def _sweep(edges: Edges, repo: Repo) -> Swept:

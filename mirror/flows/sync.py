@@ -8,6 +8,7 @@ manifest, the vault, store/snapshots, git/pool.
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from mirror import layout, manifest, refs
 from mirror.errors import AlreadyExists, Busy, Corrupt, EverrefError, Refused
@@ -21,6 +22,8 @@ from mirror.manifest import Manifest
 from mirror.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Snapshot
 from mirror.store import history, leases, repos, snapshots
 from mirror.store.leases import Lease
+
+ROUNDS: Final = 3  # syncs of one repo in a row, after which others have their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ async def sync(
     6. Let the pool grow. It is a cache: a run that dies here loses nothing.
 
     Safe to run twice: the refs are compared with the last *recorded* ones, and a
-    manifest that was stored but not recorded is replayed by step 1.
+    manifest that was stored but not recorded is replayed by step 1. The wish that
+    was open at the beginning is served by it, whoever called.
     """
     repo = await repos.get(edges.db, repo_id)
     async with turn(edges, repo, patience) as lease:
@@ -62,7 +66,22 @@ async def sync(
             raise
 
 
+async def serve(edges: Edges, repo_id: RepoId, reason: Reason = Reason.PUSH) -> bool:
+    """Sync a repo while a wish for that is open; does nothing when another run has served it already.
+
+    A wish that came while a sync ran is served by the next one. False: one is open
+    still, and other repos should have their turn first. Raises Busy when another
+    run is at work on it now.
+    """
+    for _ in range(ROUNDS):
+        if await repos.wish(edges.db, repo_id) is None:
+            return True
+        await sync(edges, repo_id, reason, patience=0)
+    return await repos.wish(edges.db, repo_id) is None
+
+
 async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Synced:
+    wish = await repos.wish(edges.db, repo.id)  # before the remote is asked: one that comes later stays open
     remote = await request.remote_of(edges, repo.id, repo.url)
     edges.progress.phase("asking the remote for its refs")
     async with upstream.connect(
@@ -77,10 +96,10 @@ async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Sy
                 and refs.digest(seen.refs) == last.refs_digest
                 and seen.object_format == last.object_format
             ):
-                await repos.touch_protected(edges.db, repo.id, now)
+                await repos.touch_protected(edges.db, repo.id, now, wish)
                 return Synced(repo, last, new=False)
             try:
-                snapshot = await _take(edges, repo, lease, source, last, seen, now, reason)
+                snapshot = await _take(edges, repo, lease, source, last, seen, now, reason, wish)
             except NotOurRef:  # a ref moved between the listing and the fetch
                 if attempt == 2:
                     raise
@@ -100,6 +119,7 @@ async def _take(
     seen: Listing,
     now: datetime,
     reason: Reason,
+    wish: datetime | None,
 ) -> Snapshot:
     """Steps 3 to 6 of `sync`."""
     if last and last.object_format != seen.object_format and last.log_entries:
@@ -134,7 +154,7 @@ async def _take(
                 changes=tuple(gathered.changes),
                 refs=dict(seen.refs) if manifest.has_whole_map(last.number + 1 if last else 1) else None,
             )
-            snapshot = await _commit(edges, repo, lease, taken)
+            snapshot = await _commit(edges, repo, lease, taken, wish)
             await pool.adopt(gathered.packs)
         await pool.set_mark(snapshot.epoch, snapshot.number, snapshot.manifest_sha256)
         steps.reached("sync: pool grown")
@@ -145,7 +165,7 @@ async def _take(
     return snapshot
 
 
-async def _commit(edges: Edges, repo: Repo, lease: Lease, taken: Manifest) -> Snapshot:
+async def _commit(edges: Edges, repo: Repo, lease: Lease, taken: Manifest, wish: datetime | None) -> Snapshot:
     """Store the manifest, then record it. The order is the promise: see `sync`."""
     stored = manifest.encode(taken)
     if not await leases.beat(edges.db, lease):  # whoever has the turn now may have discarded the part
@@ -156,6 +176,6 @@ async def _commit(edges: Edges, repo: Repo, lease: Lease, taken: Manifest) -> Sn
         raise Busy(f"another run took snapshot #{taken.number} of {repo.name}; run it again") from None
     steps.reached("sync: manifest stored")
     snapshot = manifest.snapshot_of(taken, hashlib.sha256(stored).hexdigest())
-    await snapshots.record(edges.db, lease, repo.id, snapshot, taken.changes)
+    await snapshots.record(edges.db, lease, repo.id, snapshot, taken.changes, wish)
     steps.reached("sync: recorded")
     return snapshot

@@ -201,6 +201,21 @@ async def wish(db: Db, repo_id: RepoId) -> datetime | None:
 
 
 @translating
+async def unheard(db: Db, before: datetime) -> list[RepoId]:
+    """The repos with an open wish, from before this moment, that no run has tried to serve; oldest first."""
+    rows = await db.fetch(
+        """
+        select id from repo
+        where wanted_at is distinct from synced_at and wanted_at < $1
+          and (failed_at is null or failed_at < wanted_at)
+        order by wanted_at
+        """,
+        before,
+    )
+    return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
+
+
+@translating
 async def overview(db: Db) -> list[Overview]:
     """Every repo with what is kept of it, by name."""
     return [_overview(row) for row in await db.fetch(query("overview"), None)]

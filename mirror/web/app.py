@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
@@ -48,14 +48,15 @@ class Health:
         return self.database and self.queue
 
 
-def application(db: asyncpg.Pool, queue: Redis) -> Starlette:
-    """The application over an open database and an open queue."""
+def application(db: asyncpg.Pool, queue: Redis, receiver: ASGIApp | None = None) -> Starlette:
+    """The application over an open database and an open queue, with the webhook receiver if it is given."""
     app = Starlette(
         routes=[
             Route("/", home),
             Route("/style.css", style),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            *([Mount("/", receiver)] if receiver else ()),
         ],
         middleware=[Middleware(SafeHeaders)],
     )

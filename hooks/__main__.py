@@ -1,0 +1,35 @@
+"""`python -m hooks`: the webhook receiver as a process of its own, on PORT."""
+
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from hooks import app
+from mirror import process, store
+from mirror.config import Settings
+from mirror.embedded import services
+from mirror.errors import UsageError
+from mirror.flows import keys
+from mirror.process import Ties
+from mirror.web.serve import serve
+
+
+async def main(settings: Settings, ties: Ties) -> None:
+    """Serve until a signal says stop."""
+    async with AsyncExitStack() as stack:
+        database_url, redis_url = settings.database_url, settings.redis_url
+        if database_url is None or redis_url is None:
+            running = await stack.enter_async_context(services(Path(settings.data), redis=redis_url is None))
+            database_url, redis_url = database_url or running.database_url, redis_url or running.redis_url
+        assert redis_url is not None
+        db = await stack.enter_async_context(store.opened(database_url))
+        queue = app.queue(redis_url)
+        stack.push_async_callback(queue.aclose)
+        keyring = keys.keyring(settings, Path(settings.data))
+        if keyring is None:
+            raise UsageError("set SECRET_KEYS: the secrets of webhooks are sealed with it")
+        await serve(app.application(db, queue, keyring), settings, ties)
+
+
+if __name__ == "__main__":
+    sys.exit(process.begin("everref hooks", main))

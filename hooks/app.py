@@ -1,0 +1,191 @@
+"""The webhook receiver as an application: from a forge's request to a kept delivery and a renewed wish.
+
+What arrives is a hint and nothing more: the worst that a forged one can do is
+a look at the remote. What the remote itself says then is what is kept.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hooks import events, verify
+from hooks.errors import BadPayload, BadSignature
+from hooks.events import Event, EventKind
+from mirror.errors import EverrefError
+from mirror.job import SYNC, dumps
+from mirror.keyring import Keyring
+from mirror.model import RepoId
+from mirror.store import hooks
+from mirror.store.hooks import Claimed, Delivery, Taken
+
+LARGEST: Final = 25 << 20  # bytes of a body; GitHub sends none that is larger
+ROOM: Final = 256 << 20  # bytes of all bodies that are in memory at once
+READ_SECONDS: Final = 10  # for a body to arrive; the forges give up on us about then
+HINT_SECONDS: Final = 0.5  # for Redis to take a hint; the forge waits meanwhile
+LARGE: Final = 1 << 20  # bytes of a body that is verified and parsed in a thread
+RETRY: Final = {"retry-after": "60"}
+CLOSE: Final = {"connection": "close"}  # what is left of the body is not read
+
+log = logging.getLogger("mirror.hooks")
+
+
+def application(
+    db: asyncpg.Pool, queue: ArqRedis, keyring: Keyring, clock: Callable[[], datetime] | None = None
+) -> Starlette:
+    """The application over an open database and a queue, which may be down."""
+    receiver = Receiver(db, queue, keyring, clock or _now)
+    return Starlette(
+        routes=[Route("/hooks/{forge}/{hook_id}", receiver.post, methods=["POST"])],
+        exception_handlers={HTTPException: _refused},
+    )
+
+
+def queue(url: str) -> ArqRedis:
+    """The queue that the worker reads, connected to when it is first needed."""
+    made: ArqRedis = ArqRedis.from_url(url)
+    made.job_serializer = dumps
+    return made
+
+
+class Receiver:
+    """Takes deliveries."""
+
+    def __init__(
+        self, db: asyncpg.Pool, queue: ArqRedis, keyring: Keyring, clock: Callable[[], datetime]
+    ) -> None:
+        self._db = db
+        self._queue = queue
+        self._keyring = keyring
+        self._clock = clock
+        self._held = 0  # bytes of bodies in memory
+        # An address that is no hook gets the same work and the same answer as a wrong signature.
+        self._decoy = hooks.lock(keyring, "decoy", secrets.token_urlsafe(32))
+
+    async def post(self, request: Request) -> Response:
+        """Take one delivery, in this order:
+
+        1. Read the body as it is, within its limits.
+        2. Verify it with the hook's secrets; only then parse it.
+        3. Keep it with its claims and renew the wish, in one statement.
+        4. Hint to the workers. A Redis that is down is no failure: the sweep finds the wish.
+        """
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise HTTPException(415, "send the body as it is, without content-encoding", CLOSE)
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            return await self._take(request, bytes(body))
+        except EverrefError as error:  # the database is away, or the keys are not those of its rows
+            log.error("a delivery was not taken: %s", error)
+            raise HTTPException(503, "this cannot be kept right now; deliver it again", RETRY) from error
+        finally:
+            self._held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > LARGEST:
+            raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._held += len(chunk)
+                    if len(body) > LARGEST:
+                        raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
+                    if self._held > ROOM:
+                        raise HTTPException(503, "too much arrives at once; deliver it again", RETRY | CLOSE)
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not arrive within {READ_SECONDS} s", CLOSE) from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the body ended early", CLOSE) from None
+
+    async def _take(self, request: Request, body: bytes) -> Response:
+        forge, hook_id = request.path_params["forge"], request.path_params["hook_id"]
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        now = self._clock()
+        locks = await hooks.locks(self._db, forge, hook_id, now)
+        opened = (locks or self._decoy).secrets(self._keyring)
+        try:
+            if len(body) < LARGE:
+                event = _understood(forge, opened, body, headers, now)
+            else:
+                event = await asyncio.to_thread(_understood, forge, opened, body, headers, now)
+        except BadSignature:
+            raise HTTPException(404, "there is no such hook, or the signature is not its own") from None
+        except BadPayload as error:
+            return _answer(400, str(error))
+        taken = await hooks.deliver(self._db, hook_id, _delivery(event, body), now)
+        if taken is None:  # removed a moment ago, or a decoy whose secret was guessed
+            raise HTTPException(404, "there is no such hook, or the signature is not its own")
+        if taken.wished and taken.within:
+            await self._hint(taken.repo_id)
+        return _answered(taken, event)
+
+    async def _hint(self, repo_id: RepoId) -> None:
+        try:
+            async with asyncio.timeout(HINT_SECONDS):
+                await self._queue.enqueue_job(SYNC, str(repo_id))
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            log.warning("no hint to the workers (%s); the sweep finds the wish", type(error).__name__)
+
+
+def _understood(
+    forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime
+) -> Event:
+    """Verify, then parse. Raises BadSignature or BadPayload."""
+    check = verify.VERIFIERS.get(forge, verify.VERIFIERS["github"])
+    check(opened, body, headers, now)
+    return events.parse(forge, headers, body)
+
+
+def _delivery(event: Event, body: bytes) -> Delivery:
+    why = event.why
+    if event.kind in (EventKind.PING, EventKind.IGNORED) or event.repository is None:
+        why = why or ("a ping" if event.kind is EventKind.PING else "it tells of no change to a repository")
+    return Delivery(
+        id=event.delivery,
+        kind=event.kind.value,
+        repository_id=event.repository.id if event.repository else None,
+        claims=[Claimed(one.name, one.before, one.after, one.by, one.at) for one in event.claims],
+        why=why,
+        body=body,
+    )
+
+
+def _answered(taken: Taken, event: Event) -> Response:
+    if not taken.ours:
+        return _answer(403, "this hook is for another repository")
+    if not taken.within:
+        return _answer(429, f"more than {hooks.A_MINUTE} a minute; a sync is due, nothing else was kept")
+    if not taken.fresh:
+        return _answer(200, "this delivery is known already")
+    if not taken.wished:
+        return _answer(202, f"nothing to do: {event.why or event.kind.value}")
+    return _answer(202, "a sync is due")
+
+
+def _answer(status: int, why: str, headers: Mapping[str, str] | None = None) -> Response:
+    text = json.dumps({"why": why}) + "\n"
+    return Response(text, status, dict(headers or {}), media_type="application/json")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _answer(error.status_code, error.detail, error.headers)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,326 @@
+"""What a verified delivery says, in our words: which repository, and what its refs are claimed to have done.
+
+Nothing here is believed: a claim is compared with what the remote itself shows
+later. A body is read only where it tells us something; what it holds besides
+may be anything.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from hooks.errors import BadPayload
+from mirror.errors import Corrupt
+from mirror.model import RefName, Target
+from mirror.refs import check_name
+
+VALUES: Final = 1_000_000  # commas and brackets in a body: bounds the memory that parsing takes
+FORM: Final = 4 << 20  # bytes of a body that is a form; GitHub sends JSON as one unless told otherwise
+TEXT: Final = 4096  # characters of a name or an address
+DELIVERY: Final = 200  # characters of a delivery's id
+
+
+class EventKind(StrEnum):
+    """What a delivery is about."""
+
+    PING = "ping"
+    PUSH = "push"
+    CREATE = "create"
+    DELETE = "delete"
+    REPOSITORY = "repository"  # renamed, transferred, deleted, archived, shown or hidden
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The repository as the forge knows it."""
+
+    id: str  # the forge's own number: stays when it is renamed or transferred
+    name: str  # with its owner: "octo/cat"
+    visibility: str | None  # "public", "internal" or "private"; None: not told
+    url: str | None  # to clone it by HTTP; None: not told
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a forge says that one ref did."""
+
+    name: RefName
+    before: Target | None  # None: it was created, or this was not told
+    after: Target | None  # None: it was deleted
+    by: str | None  # the user name; None: not told
+    at: datetime | None  # when it was pushed; None: not told
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One delivery, understood."""
+
+    kind: EventKind
+    delivery: str  # the forge's id for it, the same when it is delivered again
+    repository: Repository | None  # None: not told, or not read since it is ignored
+    claims: tuple[Claim, ...] = ()
+    why: str | None = None  # why it is ignored; None: it is not
+
+
+Payload = Mapping[str, Any]
+
+_ID: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_FOLDERS: Final = {"branch": "refs/heads/", "tag": "refs/tags/"}
+_LEVELS: Final = {0: "private", 10: "internal", 20: "public"}  # Gitlab::VisibilityLevel
+_PROJECT_EVENTS: Final = {
+    "project_create",
+    "project_destroy",
+    "project_rename",
+    "project_transfer",
+    "project_update",
+}
+
+
+def parse(forge: str, headers: Mapping[str, str], body: bytes) -> Event:
+    """Understand a delivery of "github", "gitlab" or "gitea"; header names are in lower case.
+
+    Raises BadPayload when it cannot be read: no JSON in UTF-8, nested too deep,
+    or something missing or odd in what we read.
+    """
+    if (read := _READERS.get(forge)) is None:
+        raise BadPayload("there is no forge of this name")
+    return read(headers, _payload(headers, body))
+
+
+def _github(headers: Mapping[str, str], payload: Payload) -> Event:
+    """https://docs.github.com/en/webhooks/webhook-events-and-payloads"""
+    delivery = _delivery(headers, "x-github-delivery")
+    return _hub(headers.get("x-github-event"), delivery, payload)
+
+
+def _gitea(headers: Mapping[str, str], payload: Payload) -> Event:
+    """https://docs.gitea.com/usage/webhooks; Forgejo sends the headers of both."""
+    delivery = _delivery(headers, "x-forgejo-delivery", "x-gitea-delivery")
+    return _hub(headers.get("x-forgejo-event") or headers.get("x-gitea-event"), delivery, payload)
+
+
+def _hub(event: str | None, delivery: str, payload: Payload) -> Event:
+    """GitHub's form of events, which Gitea follows. The event's name is in a header, which nothing signs."""
+    if not event:
+        raise BadPayload("no header names the event")
+    if event not in _HUB_CLAIMS:
+        return _ignored(delivery)
+    kind = EventKind(event)
+    told = kind is not EventKind.PING or payload.get("repository") is not None
+    repository = _hub_repository(_object(payload, "repository")) if told else None
+    return Event(kind, delivery, repository, _HUB_CLAIMS[event](payload))
+
+
+def _hub_repository(told: Payload) -> Repository:
+    visibility = _text(told, "visibility")
+    if visibility is None and isinstance(told.get("private"), bool):
+        hidden = "internal" if told.get("internal") is True else "private"
+        visibility = hidden if told["private"] else "public"
+    return Repository(_number(told, "id"), _needed(told, "full_name"), visibility, _text(told, "clone_url"))
+
+
+def _hub_push(payload: Payload) -> tuple[Claim, ...]:
+    pusher = payload.get("pusher")
+    by = None
+    if isinstance(pusher, dict):  # Gitea's is a user; GitHub's has the login as its name
+        by = _text(pusher, "login") or _text(pusher, "name")
+    return _moved(payload, by or _sender(payload), _seconds(_object(payload, "repository").get("pushed_at")))
+
+
+def _hub_created(payload: Payload) -> tuple[Claim, ...]:
+    """Gitea tells where it points; GitHub does not, and says so in a push of its own."""
+    name = _short_name(payload)
+    if name is None or payload.get("sha") is None:
+        return ()
+    return (Claim(name, None, _target(payload, "sha"), _sender(payload), None),)
+
+
+def _hub_deleted(payload: Payload) -> tuple[Claim, ...]:
+    name = _short_name(payload)
+    return () if name is None else (Claim(name, None, None, _sender(payload), None),)
+
+
+def _nothing(payload: Payload) -> tuple[Claim, ...]:
+    return ()
+
+
+_HUB_CLAIMS: Final[Mapping[str, Callable[[Payload], tuple[Claim, ...]]]] = {
+    "ping": _nothing,
+    "push": _hub_push,
+    "create": _hub_created,
+    "delete": _hub_deleted,
+    "repository": _nothing,
+}
+
+
+def _gitlab(headers: Mapping[str, str], payload: Payload) -> Event:
+    """https://docs.gitlab.com/user/project/integrations/webhook_events/; what is signed names the event."""
+    delivery = _gitlab_delivery(headers, payload)
+    if payload.get("object_kind") in ("push", "tag_push"):
+        by = _text(payload, "user_username") or _text(payload, "user_name")
+        project = _object(payload, "project")
+        return Event(EventKind.PUSH, delivery, _gitlab_project(project), _moved(payload, by, None))
+    if _text(payload, "event_name") in _PROJECT_EVENTS:
+        return Event(EventKind.REPOSITORY, delivery, _gitlab_told(payload))
+    return _ignored(delivery)
+
+
+def _gitlab_delivery(headers: Mapping[str, str], payload: Payload) -> str:
+    """The id that GitLab repeats when it retries.
+
+    Before 17.4 there is none but X-Gitlab-Event-UUID, which deliveries share when
+    one hook sets off another; then what they say tells them apart.
+    """
+    if "webhook-id" in headers or "idempotency-key" in headers:
+        return _delivery(headers, "webhook-id", "idempotency-key")
+    said = [_text(payload, key) or "" for key in ("object_kind", "event_name", "ref", "before", "after")]
+    digest = sha256("\n".join(said).encode()).hexdigest()
+    return f"{_delivery(headers, 'x-gitlab-event-uuid')}/{digest[:32]}"
+
+
+def _gitlab_project(told: Payload) -> Repository:
+    level = told.get("visibility_level")
+    visibility = _LEVELS.get(level) if isinstance(level, int) else None
+    return Repository(
+        _number(told, "id"), _needed(told, "path_with_namespace"), visibility, _text(told, "git_http_url")
+    )
+
+
+def _gitlab_told(payload: Payload) -> Repository:
+    """A project as events of groups and of the whole GitLab tell it."""
+    visibility = (_text(payload, "project_visibility") or "").removeprefix("visibilitylevel|")
+    name = _needed(payload, "path_with_namespace")
+    return Repository(_number(payload, "project_id"), name, visibility or None, None)
+
+
+_READERS: Final[Mapping[str, Callable[[Mapping[str, str], Payload], Event]]] = {
+    "github": _github,
+    "gitlab": _gitlab,
+    "gitea": _gitea,
+}
+
+
+def _ignored(delivery: str) -> Event:
+    return Event(
+        EventKind.IGNORED, delivery, None, (), "only pushes and changes of the repository itself matter"
+    )
+
+
+def _moved(payload: Payload, by: str | None, at: datetime | None) -> tuple[Claim, ...]:
+    """The claim of a push. One that moves nothing, as a forge's test delivery, makes none."""
+    name = _ref_name(_needed(payload, "ref"))
+    before, after = _target(payload, "before"), _target(payload, "after")
+    return () if before == after else (Claim(name, before, after, by, at),)
+
+
+def _payload(headers: Mapping[str, str], body: bytes) -> Payload:
+    """The object that the body is, or that its form field `payload` is."""
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        # json.loads of bytes would guess at other encodings, and let surrogates pass.
+        text = _field(body) if media == "application/x-www-form-urlencoded" else body.decode()
+        if sum(map(text.count, ",[{")) > VALUES:
+            raise BadPayload(f"the body holds more than {VALUES} values")
+        payload = json.loads(text)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # of other bytes than UTF-8, no JSON, absurd numbers, nested too deep
+        raise BadPayload("the body is no JSON that can be read") from None
+    if not isinstance(payload, dict):
+        raise BadPayload("the body is no JSON object")
+    return payload
+
+
+def _field(body: bytes) -> str:
+    if len(body) > FORM:
+        raise BadPayload("this form is too large: choose application/json as the content type of the hook")
+    fields = parse_qs(body.decode("ascii"), max_num_fields=10, errors="strict")
+    if "payload" not in fields:
+        raise BadPayload("the form has no field `payload`")
+    return fields["payload"][0]
+
+
+def _delivery(headers: Mapping[str, str], *names: str) -> str:
+    """The first of these headers."""
+    given = next((headers[name] for name in names if headers.get(name)), "")
+    if not given or len(given) > DELIVERY or not given.isascii() or not given.isprintable():
+        raise BadPayload("no header gives the delivery an id")
+    return given
+
+
+def _object(told: Payload, key: str) -> Payload:
+    value = told.get(key)
+    if not isinstance(value, dict):
+        raise BadPayload(f"`{key}` is missing")
+    return value
+
+
+def _text(told: Payload, key: str) -> str | None:
+    """A string that can be kept anywhere; None where there is none or an empty one."""
+    value = told.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > TEXT or "\0" in value:
+        raise BadPayload(f"`{key}` is odd")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadPayload(f"`{key}` holds half of a character") from None
+    return value
+
+
+def _needed(told: Payload, key: str) -> str:
+    value = _text(told, key)
+    if value is None:
+        raise BadPayload(f"`{key}` is missing")
+    return value
+
+
+def _number(told: Payload, key: str) -> str:
+    value = told.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 64:
+        raise BadPayload(f"`{key}` is no number of a repository")
+    return str(value)
+
+
+def _ref_name(name: str) -> RefName:
+    encoded = name.encode()
+    try:
+        check_name(encoded)
+    except Corrupt:
+        raise BadPayload("`ref` is not a valid ref name") from None
+    return RefName(encoded)
+
+
+def _short_name(payload: Payload) -> RefName | None:
+    """The ref of a create or delete event, told without its folder; None: neither branch nor tag."""
+    folder = _FOLDERS.get(_text(payload, "ref_type") or "")
+    return None if folder is None else _ref_name(folder + _needed(payload, "ref"))
+
+
+def _target(told: Payload, key: str) -> Target | None:
+    """An object id; None where it is all zeros, the forges' word for no object."""
+    value = _needed(told, key)
+    if not _ID.fullmatch(value):
+        raise BadPayload(f"`{key}` is no object id")
+    return Target(value.encode()) if value.strip("0") else None
+
+
+def _sender(payload: Payload) -> str | None:
+    sender = payload.get("sender")
+    return _text(sender, "login") if isinstance(sender, dict) else None
+
+
+def _seconds(value: object) -> datetime | None:
+    """A time in seconds since 1970, as GitHub gives it in pushes alone. Others tell of an older push."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 33:
+        return None
+    return datetime.fromtimestamp(value, UTC)

@@ -1,0 +1,198 @@
+"""Webhooks: which there are, what arrived by them, and what that claims about refs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, cast
+from uuid import UUID
+
+import asyncpg
+
+from mirror.errors import NotFound
+from mirror.keyring import Keyring
+from mirror.model import RefName, RepoId, Target
+from mirror.refs import Told
+from mirror.store.database import Db, query, storable, translating
+
+Forge = Literal["github", "gitlab", "gitea"]
+
+BODY_KEPT: Final = 256 * 1024  # bytes of a delivery's body that are kept
+A_MINUTE: Final = 60  # deliveries by one hook that are taken
+_NAME: Final = 300  # bytes of a person's name that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A webhook of one repo."""
+
+    id: str
+    repo_id: RepoId
+    forge: Forge
+    repository_id: str | None  # what the forge calls the repository; None: nothing was delivered yet
+
+
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """What is kept of a hook's secrets: sealed, newest first, those that are accepted now."""
+
+    hook_id: str
+    sealed: tuple[bytes, ...] = field(repr=False)
+
+    def secrets(self, keyring: Keyring) -> list[str]:
+        """The secrets themselves. Raises BadKey."""
+        return [keyring.open(one, _context(self.hook_id)).decode() for one in self.sealed]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a delivery says that one ref did."""
+
+    name: RefName
+    before: Target | None
+    after: Target | None  # None: deleted
+    by: str | None
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One verified webhook request, as the forge's words were understood."""
+
+    id: str  # the forge's
+    kind: str
+    repository_id: str | None  # None: it tells of none
+    claims: Sequence[Claimed]
+    why: str | None  # why no sync is wished for because of it; None: one is
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a delivery."""
+
+    repo_id: RepoId
+    within: bool  # the limit of deliveries a minute; beyond it the wish is renewed and nothing else is kept
+    ours: bool  # it is about the repository that this hook is bound to
+    fresh: bool  # it was not known yet, and is kept
+    wished: bool  # a sync was wished for
+
+
+def lock(keyring: Keyring, hook_id: str, secret: str) -> Locks:
+    """A secret sealed for this hook."""
+    return Locks(hook_id, (keyring.seal(secret.encode(), _context(hook_id)),))
+
+
+@translating
+async def add(db: Db, repo_id: RepoId, forge: Forge, locks: Locks, at: datetime) -> Hook | None:
+    """Let the repo have this hook. None: it has one already. Raises NotFound."""
+    try:
+        row = await db.fetchrow(
+            """
+            insert into hook (id, repo_id, forge, sealed, created_at) values ($1, $2, $3, $4, $5)
+            on conflict (repo_id) do nothing returning *
+            """,
+            locks.hook_id,
+            repo_id,
+            forge,
+            locks.sealed[0],
+            at,
+        )
+    except asyncpg.ForeignKeyViolationError:
+        raise NotFound(f"no repo has the id {repo_id}") from None
+    return None if row is None else _hook(row)
+
+
+@translating
+async def of(db: Db, repo_id: RepoId) -> Hook | None:
+    """The repo's hook."""
+    row = await db.fetchrow("select * from hook where repo_id = $1", repo_id)
+    return None if row is None else _hook(row)
+
+
+@translating
+async def change(db: Db, locks: Locks, until: datetime) -> bool:
+    """Give the hook a new secret; the one before is accepted until then. False: there is no such hook."""
+    done = await db.execute(
+        "update hook set sealed = $2, old_sealed = sealed, old_until = $3 where id = $1",
+        locks.hook_id,
+        locks.sealed[0],
+        until,
+    )
+    return done == "UPDATE 1"
+
+
+@translating
+async def remove(db: Db, repo_id: RepoId) -> bool:
+    """Forget the repo's hook and what arrived by it. False: it had none."""
+    return await db.execute("delete from hook where repo_id = $1", repo_id) == "DELETE 1"
+
+
+@translating
+async def locks(db: Db, forge: str, hook_id: str, now: datetime) -> Locks | None:
+    """What opens this hook now. None: this forge has no such hook."""
+    row = await db.fetchrow(
+        "select sealed, case when old_until > $3 then old_sealed end from hook where id = $1 and forge = $2",
+        storable(hook_id),
+        storable(forge),
+        now,
+    )
+    return None if row is None else Locks(hook_id, tuple(one for one in row if one is not None))
+
+
+@translating
+async def deliver(db: Db, hook_id: str, delivery: Delivery, now: datetime) -> Taken | None:
+    """Keep a verified delivery and its claims, and renew the repo's wish, in one statement.
+
+    The first delivery that tells of a repository binds the hook to it. One that
+    is known already changes nothing. None: the hook is gone.
+    """
+    claims = delivery.claims
+    row = await db.fetchrow(
+        query("deliver"),
+        hook_id,
+        now,
+        None if delivery.repository_id is None else storable(delivery.repository_id),
+        A_MINUTE,
+        storable(delivery.id),
+        delivery.kind,
+        None if delivery.why is None else storable(delivery.why),
+        delivery.body[:BODY_KEPT],
+        len(delivery.body),
+        [claim.name for claim in claims],
+        [claim.before for claim in claims],
+        [claim.after for claim in claims],
+        [None if claim.by is None else storable(claim.by)[:_NAME] for claim in claims],
+        [claim.at for claim in claims],
+    )
+    if row is None:
+        return None
+    return Taken(
+        RepoId(UUID(bytes=row["repo_id"].bytes)), row["within"], row["ours"], row["fresh"], row["wished"]
+    )
+
+
+@translating
+async def claims(db: Db, repo_id: RepoId, since: datetime) -> Mapping[tuple[RefName, Target | None], Told]:
+    """Who moved which ref to where, and when, as deliveries since then claim; the newest claim counts.
+
+    The time is the forge's, or when the delivery arrived where that is earlier or all that is known.
+    """
+    rows = await db.fetch(query("claims"), repo_id, since)
+    return {(RefName(row["name"]), row["after"]): Told(row["pushed_by"], row["pushed_at"]) for row in rows}
+
+
+@translating
+async def forget_before(db: Db, moment: datetime) -> None:
+    """Forget the deliveries that arrived before this moment, and their claims. Safe to run twice."""
+    await db.execute("delete from delivery where received_at < $1", moment)
+
+
+def _hook(row: Any) -> Hook:
+    return Hook(
+        row["id"], RepoId(UUID(bytes=row["repo_id"].bytes)), cast(Forge, row["forge"]), row["repository_id"]
+    )
+
+
+def _context(hook_id: str) -> str:
+    """Where a sealed secret belongs: it opens in no other row."""
+    return f"hook/{hook_id}"
