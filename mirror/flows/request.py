@@ -63,4 +63,4 @@ async def remote_of(edges: Edges, repo_id: RepoId, url: str) -> Remote:
     """The repo's address with the credentials that are kept for it."""
     if edges.keyring is None:
         return Remote(url)
-    return Remote(url, await credentials.of(edges.db, edges.keyring, repo_id))
+    return Remote(url, await credentials.of(edges.db, edges.keyring, repo_id, url))

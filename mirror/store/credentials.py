@@ -4,7 +4,7 @@ import json
 
 from mirror.keyring import Keyring
 from mirror.model import RepoId, Secret
-from mirror.store.database import Db, transaction, translating
+from mirror.store.database import Db, storable, transaction, translating
 
 
 @translating
@@ -22,9 +22,19 @@ async def keep(db: Db, keyring: Keyring, repo_id: RepoId, secret: Secret) -> Non
 
 
 @translating
-async def of(db: Db, keyring: Keyring, repo_id: RepoId) -> Secret | None:
-    """The credentials kept for this repo, None if there are none. Raises BadKey."""
-    sealed = await db.fetchval("select sealed from credential where repo_id = $1", repo_id)
+async def of(db: Db, keyring: Keyring, repo_id: RepoId, url: str | None = None) -> Secret | None:
+    """The credentials kept for this repo, None if there are none. Raises BadKey.
+
+    None as well when `url` is given and is not its address any more: they are for nobody else.
+    """
+    sealed = await db.fetchval(
+        """
+        select sealed from credential join repo on repo.id = repo_id
+        where repo_id = $1 and url = coalesce($2, url)
+        """,
+        repo_id,
+        None if url is None else storable(url),
+    )
     if sealed is None:
         return None
     found = json.loads(keyring.open(sealed, _context(repo_id)))

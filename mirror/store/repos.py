@@ -105,7 +105,7 @@ async def by_url(db: Db, team: TeamId, url: str) -> Repo | None:
 
 @translating
 async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
-    """Put another address in the place of one that was never reached, and forget its failures and credentials.
+    """Put another address in the place of one that was never reached; its failures and credentials go.
 
     None: it has been reached by now, and nothing is changed. Raises UsageError when the address is taken.
     """
@@ -114,7 +114,8 @@ async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
             row = await connection.fetchrow(
                 """
                 update repo set
-                  url = $2, failure_class = null, failure_message = null, failing_since = null, failed_at = null
+                  url = $2,
+                  failure_class = null, failure_message = null, failing_since = null, failed_at = null
                 where id = $1 and object_format is null
                 returning *
                 """,
