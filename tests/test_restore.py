@@ -1,5 +1,7 @@
 """Bringing moments back: to a bundle, a directory, a remote; and what each refuses."""
 
+import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,3 +255,22 @@ async def test_a_plan_says_what_will_be_read_and_written_and_touches_nothing(
     assert {ref.name: ref.result for ref in made.refs} == {MAIN: "created", b"refs/pull/1/head": "skipped"}
     assert any(done.snapshot.bundle and done.snapshot.bundle.key in step for step in made.steps)
     assert plain(target.refs()) == {}
+
+
+async def test_of_restores_to_one_place_at_once_none_spoils_another(
+    mirror: Mirror, work: Work, tmp_path: Path
+) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    bundle, path = tmp_path / "one.bundle", tmp_path / "one.git"
+    bundles = [
+        restore.to_bundle(mirror.edges, done.repo, done.snapshot, bundle, force=True) for _ in range(4)
+    ]
+    assert all([one.verified for one in await asyncio.gather(*bundles)])
+    directories = [restore.to_directory(mirror.edges, done.repo, done.snapshot, path) for _ in range(4)]
+    ended = await asyncio.gather(*directories, return_exceptions=True)
+    assert [one.verified for one in ended if isinstance(one, restore.Restored)] == [True]
+    assert all(isinstance(one, restore.Restored | UsageError) for one in ended)
+    assert heads_of(bundle)[MAIN] == work.tip()
+    assert refs_of(path) == work.refs()
+    assert not [name for name in os.listdir(tmp_path) if "everref-part" in name]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -137,7 +138,7 @@ async def to_bundle(
     parts = await hydrate.steps_to(edges, repo, snapshot)
     steps.reached("restore: planned")
     header = bundle.encode(Header(snapshot.object_format, (), heads))
-    draft = path.with_name(f".{path.name}.everref-part")
+    draft = await asyncio.to_thread(_draft, path)
     try:
         if not globs and all(step.exact for step in parts) and not await _overwritten(edges, repo, snapshot):
             spliced = hydrate.spliced(edges, parts, snapshot.object_format)
@@ -149,7 +150,7 @@ async def to_bundle(
                 await disk.write_file(draft, _bundle(header, packed))
         steps.reached("restore: written")
         found = await asyncio.to_thread(_heads_of, draft)
-        os.replace(draft, path)
+        _place(draft, path, force)
         await disk.finish(partial(disk.sync_path, path.parent))
         steps.reached("restore: in place")
     except BaseException:
@@ -168,6 +169,35 @@ async def _bundle(header: bytes, pack: AsyncIterator[bytes]) -> AsyncIterator[by
     yield header
     async for chunk in pack:
         yield chunk
+
+
+def _draft(path: Path) -> Path:
+    """Where this run writes what is to be at `path`; what killed runs left beside it goes."""
+    start = f".{path.name}.everref-part-"
+    for left in path.parent.iterdir():
+        if (
+            left.name.startswith(start)
+            and not Path("/proc", left.name[len(start) :].partition("-")[0]).exists()
+        ):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return path.with_name(f"{start}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _place(draft: Path, path: Path, force: bool) -> None:
+    """Put what was written into its place. Raises UsageError when somebody else has taken that meanwhile."""
+    try:
+        if force:
+            os.replace(draft, path)
+        else:
+            os.link(draft, path)
+            draft.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be put into its place ({error.strerror}); choose another name"
+        ) from None
 
 
 def _check_file(path: Path, force: bool) -> None:
@@ -203,15 +233,14 @@ async def to_directory(
 ) -> Restored:
     """Make a bare repository with this moment's refs, symbolic ones and HEAD included.
 
-    Safe to run twice: everything is written into a directory beside it, which a
-    later run replaces, and takes its place at the end.
+    Safe to run twice, also at once: everything is written into a directory beside
+    it, which takes its place at the end; a later run removes what a killed one left.
     """
     _check_directory(path)
     chosen = await _chosen(edges, repo, snapshot, globs)
     parts = await hydrate.steps_to(edges, repo, snapshot)
     steps.reached("restore: planned")
-    draft = path.with_name(f".{path.name}.everref-part")
-    await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
+    draft = await asyncio.to_thread(_draft, path)
     try:
         await view.create(draft, snapshot.object_format)
         await hydrate.fill(edges, draft, snapshot.object_format, parts, durable=True)
@@ -219,7 +248,7 @@ async def to_directory(
         await view.write_refs(draft, chosen)
         steps.reached("restore: refs written")
         verified = await reads_back(edges, draft, chosen)
-        os.replace(draft, path)
+        _place(draft, path, force=True)  # a directory takes the place of an empty one only
         await disk.finish(partial(disk.sync_path, path.parent))
         steps.reached("restore: in place")
     except BaseException:
