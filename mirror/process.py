@@ -53,6 +53,7 @@ def begin(program: str, main: Callable[[Settings, Ties], Awaitable[None]]) -> in
     ties = Ties(**vars(parser.parse_args()))
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"{program}: %(message)s")
     logging.getLogger("mirror").setLevel(logging.INFO)
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # whoever needs a connection says what is wrong
     if ties.parent is not None:
         _die_with(ties.parent)
     try:

@@ -70,6 +70,13 @@ async def sync_repo(ctx: dict[str, Any], repo_id: str, reason: str = Reason.PUSH
 
 async def sweep(ctx: dict[str, Any]) -> None:
     """Ask again for what no job served, then look at every repo, unless this worker is still at it."""
+    try:
+        await _sweep(ctx)
+    except EverrefError as error:  # the next one comes soon
+        log.warning("sweep: %s", error)
+
+
+async def _sweep(ctx: dict[str, Any]) -> None:
     edges: Edges = ctx["edges"]
     for repo_id in await repos.unheard(edges.db, edges.clock() - HEARD):
         await ctx["redis"].enqueue_job(SYNC, str(repo_id))
@@ -136,7 +143,8 @@ async def main(settings: Settings, ties: Ties) -> None:
                 f"Redis stopped answering ({type(error).__name__}); what was queued is swept up"
             ) from None
         finally:
-            await worker.close()
+            with suppress(RedisError):  # of which there is nothing to close then
+                await worker.close()
 
 
 def _hurry(_: signal.Signals) -> None:

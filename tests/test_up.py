@@ -219,6 +219,16 @@ async def test_a_server_that_is_killed_is_started_anew(tmp_path: Path, word: str
     assert processes(tmp_path) == {}
 
 
+@pytest.mark.parametrize("word", ["bin/postgres ", "redis-server"])
+async def test_a_server_that_is_killed_is_told_of_without_a_traceback(tmp_path: Path, word: str) -> None:
+    async with running(tmp_path) as up:
+        await kill(the(tmp_path, word))
+        async with services(tmp_path, redis=True):
+            while (await up.readyz())[0] != 200:
+                pass
+        assert "Traceback" not in await up.stop()
+
+
 async def test_everything_is_started_anew_when_the_keeper_is_killed(tmp_path: Path) -> None:
     async with running(tmp_path) as up:
         await kill(the(tmp_path, "mirror.embedded.keeper"))
