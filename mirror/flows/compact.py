@@ -1,7 +1,6 @@
 """Recutting the pack log: many small parts become few, and every moment stays exactly restorable."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +80,7 @@ async def _recut(edges: Edges, repo: Repo, lease: Lease, last: Snapshot, due: Me
                     part = await _merge(edges, last.object_format, room, key, old)
                 steps.reached("compact: index stored")
             except BaseException:  # no row names this key yet
-                await settle.discard(edges, lease, repo.id, key)
+                await settle.discard(edges, repo.id, key)
                 raise
             await parts.replace(edges.db, lease, repo.id, old, part, edges.clock())
             steps.reached("compact: recorded")
@@ -112,7 +111,8 @@ async def _merge(
         last=old[-1].last,
         segments=tuple(segment for part in old for segment in part.segments),
     )
-    await _read_back(edges, part)
+    await hydrate.read_back(edges, part)
+    steps.reached("compact: read back")
     return await partindex.write(edges.vault, part, None)
 
 
@@ -164,16 +164,6 @@ async def _stored(
         await bundled.commit()
     steps.reached("compact: bundle stored")
     return part
-
-
-async def _read_back(edges: Edges, part: Part) -> None:
-    digest = hashlib.sha256()
-    size = 0
-    async for chunk in edges.vault.read(part.key):
-        digest.update(chunk)
-        size += len(chunk)
-    hydrate.same_bytes(part, size, digest.hexdigest())
-    steps.reached("compact: read back")
 
 
 async def _header(edges: Edges, part: Part) -> Header:

@@ -90,7 +90,7 @@ async def gather(
                     part, kept = await making.increment(incoming, proof, sorted(absent), haves)
             except BaseException:  # whatever it was, no manifest names this key yet
                 if making.key:
-                    await settle.discard(edges, lease, repo.id, making.key)
+                    await settle.discard(edges, repo.id, making.key)
                 raise
             packs = [kept]
         forwarded, commits = await read.ancestry(incoming.path, moves)

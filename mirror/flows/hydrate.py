@@ -1,5 +1,6 @@
 """From the vault to a bare repository: how a pool is warmed, and how a moment becomes a directory."""
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
@@ -107,9 +108,16 @@ async def steps_to(edges: Edges, repo: Repo, snapshot: Snapshot) -> list[Step]:
     return plan.parts_for(live, segments, snapshot.number, log_entries=snapshot.log_entries)
 
 
-def same_bytes(part: Part, size: int, sha256: str) -> None:
-    """Raise Corrupt unless these are the size and sum that the part was recorded with."""
-    if (size, sha256) != (part.bytes, part.sha256):
+async def read_back(edges: Edges, part: Part) -> None:
+    """Read a stored part whole. Raises Corrupt unless it has the size and sum that it was recorded with."""
+    digest = hashlib.sha256()
+    size = 0
+    async for chunk in edges.vault.read(part.key):
+        digest.update(chunk)
+        size += len(chunk)
+        edges.progress.advance(len(chunk))
+    if (size, digest.hexdigest()) != (part.bytes, part.sha256):
         raise Corrupt(
-            f"{part.key}: {size} bytes with sha256 {sha256}, expected {part.bytes} with {part.sha256}"
+            f"{part.key}: {size} bytes with sha256 {digest.hexdigest()},"
+            f" expected {part.bytes} with {part.sha256}"
         )

@@ -99,7 +99,7 @@ async def _parts(edges: Edges, repo: Repo, lease: Lease) -> None:
     """Make those parts live that the vault says are: one with an index covers the ones it was made of."""
     born = {part.key: part for part in await parts.live(edges.db, repo.id)}
     merged = []
-    async for stat in edges.vault.list(layout.repo_prefix(repo.id) + "bundles/"):
+    async for stat in edges.vault.list(layout.bundles_prefix(repo.id)):
         if (
             stat.key.endswith(".bundle")
             and stat.key not in born

@@ -140,7 +140,8 @@ async def to_bundle(
     header = bundle.encode(Header(snapshot.object_format, (), heads))
     draft = await asyncio.to_thread(_draft, path)
     try:
-        if not globs and all(step.exact for step in parts) and not await _overwritten(edges, repo, snapshot):
+        overwritten = await history.overwritten(edges.db, repo.id, snapshot.number)
+        if not globs and not overwritten and all(step.exact for step in parts):
             spliced = hydrate.spliced(edges, parts, snapshot.object_format)
             await disk.write_file(draft, _bundle(header, spliced))
         else:
@@ -158,11 +159,6 @@ async def to_bundle(
         raise
     results = tuple(RefResult(name, target, "created", None) for name, target in sorted(chosen.items()))
     return await _recorded(edges, Restored(repo, snapshot, results, found == heads), f"bundle {path.name}")
-
-
-async def _overwritten(edges: Edges, repo: Repo, snapshot: Snapshot) -> bool:
-    """Whether the log up to this moment holds objects that its refs no longer reach."""
-    return await history.overwritten(edges.db, repo.id, snapshot.number)
 
 
 async def _bundle(header: bytes, pack: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -29,7 +29,7 @@ async def settle(edges: Edges, repo: Repo, lease: Lease) -> Snapshot | None:
     last = await replay(edges, repo, lease, await snapshots.latest(edges.db, repo.id))
     for intent in await intents.of(edges.db, repo.id):
         if leases.is_dead(intent.owner) or edges.clock() - intent.at > _ABANDONED:
-            await discard(edges, lease, repo.id, intent.key)
+            await discard(edges, repo.id, intent.key)
     await to_thread(shutil.rmtree, edges.disk.scratch(repo.id), ignore_errors=True)
     return last
 
@@ -53,7 +53,7 @@ async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) 
         last = snapshot
 
 
-async def discard(edges: Edges, lease: Lease, repo_id: RepoId, key: str) -> None:
+async def discard(edges: Edges, repo_id: RepoId, key: str) -> None:
     """Remove an upload that no snapshot names, finished or not, and then the intent that named it."""
     if not await parts.is_known(edges.db, repo_id, key):
         await edges.vault.discard(layout.index_key(key))

@@ -145,17 +145,11 @@ def _off(found: tuple[Manifest, str], recorded: Snapshot | None) -> str | None:
 
 async def _part(edges: Edges, part: Part) -> int:
     """Read a part and its index whole; returns the bytes read. Raises Corrupt, NoSuchObject."""
-    digest = hashlib.sha256()
-    size = 0
-    async for chunk in edges.vault.read(part.key):
-        digest.update(chunk)
-        size += len(chunk)
-        edges.progress.advance(len(chunk))
-    hydrate.same_bytes(part, size, digest.hexdigest())
+    await hydrate.read_back(edges, part)
     if part.index_bytes:
         async for chunk in partindex.read(edges.vault, part):
             edges.progress.advance(len(chunk))
-    return size + part.index_bytes
+    return part.bytes + part.index_bytes
 
 
 async def _copy(edges: Edges, repo: Repo, last: Snapshot, targets: set[Target]) -> list[str]:
