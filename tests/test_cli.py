@@ -19,6 +19,7 @@ from uuid import UUID
 
 import pytest
 
+from mirror import words as words_of
 from mirror.cli import arguments, environment, front, render, shapes
 from mirror.cli.commands import COMMANDS, restore_code
 from mirror.cli.redact import Redactor
@@ -81,7 +82,7 @@ EYE = Eye(NOW)
     ],
 )
 def test_an_age_is_told_in_the_coarsest_unit_that_still_says_something(seconds: float, words: str) -> None:
-    assert render.ago(NOW - timedelta(seconds=seconds), NOW) == words
+    assert words_of.ago(NOW - timedelta(seconds=seconds), NOW) == words
 
 
 def test_a_time_has_the_exact_one_at_hand() -> None:
@@ -101,14 +102,14 @@ def test_a_time_has_the_exact_one_at_hand() -> None:
     + [(2 * 10**12, "2.0 TB"), (4 * 10**18, "4000.0 PB")],
 )
 def test_sizes_are_in_decimal_units(octets: int, words: str) -> None:
-    assert render.size(octets) == words
+    assert words_of.size(octets) == words
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.04, "0.0 s"), (9.96, "10 s"), (61, "1 min 1 s"), (7265, "2 h 1 min")]
 )
 def test_durations_are_told_in_words(seconds: float, words: str) -> None:
-    assert render.lasted(seconds) == words
+    assert words_of.lasted(seconds) == words
 
 
 def test_snapshot_numbers_in_a_row_are_drawn_together() -> None:

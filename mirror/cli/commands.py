@@ -17,6 +17,7 @@ from mirror.cli.terminal import Out
 from mirror.config import Settings
 from mirror.errors import Corrupt, OurFault, Refused, UsageError
 from mirror.model import Kind, Remote, Repo, Secret
+from mirror.words import count
 
 if TYPE_CHECKING:
     from mirror.flows.edges import Edges
@@ -217,9 +218,7 @@ def restore_code(done: "Restored") -> int:
 def _restore_failure(done: "Restored", where: str) -> Refused | Corrupt:
     refused = sum(ref.result == "refused" for ref in done.refs)
     if refused:
-        return Refused(
-            f"nothing was written to {where}: {render.count(refused, 'ref')} refused, as listed above"
-        )
+        return Refused(f"nothing was written to {where}: {count(refused, 'ref')} refused, as listed above")
     return Corrupt(f"{where} does not read back as it was written; restore to another place and compare")
 
 
@@ -236,7 +235,7 @@ async def verify(call: Call) -> int:
     if found.problems:
         lost = render.numbers(found.damaged)
         rest = f"{lost} cannot be restored whole" if lost else "every snapshot can still be restored"
-        raise Corrupt(f"{found.repo.name}: {render.count(len(found.problems), 'problem')}; {rest}")
+        raise Corrupt(f"{found.repo.name}: {count(len(found.problems), 'problem')}; {rest}")
     return 0
 
 
@@ -369,9 +368,7 @@ async def doctor(call: Call) -> int:
         call.out.result(partial(render.findings, findings), dict)
     bad = sum(not one.ok for one in findings)
     if bad:
-        raise OurFault(
-            f"{bad} of {render.count(len(findings), 'finding')} want attention; see the advice above"
-        )
+        raise OurFault(f"{bad} of {count(len(findings), 'finding')} want attention; see the advice above")
     return 0
 
 

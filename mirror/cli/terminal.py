@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from mirror.cli import render
 from mirror.cli.render import Eye
 from mirror.progress import Progress, Silent
+from mirror.words import clean
 
 if TYPE_CHECKING:
     from mirror.cli.shapes import Shape
@@ -90,7 +91,7 @@ class Drawn:
 
     def note(self, text: str) -> None:
         self.clear()
-        self._stream.write(render.clean(text) + "\n")
+        self._stream.write(clean(text) + "\n")
         self._stream.flush()
 
     def draw(self) -> None:
