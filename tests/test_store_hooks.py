@@ -1,5 +1,6 @@
 """What is kept of webhooks: deliveries once, claims as claims, wishes renewed, one repository a hook."""
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -172,3 +173,42 @@ async def test_a_wish_that_no_run_tried_to_serve_is_unheard(db: asyncpg.Pool, re
     assert await repos.unheard(db, START + 3 * SECOND) == [repo_id]
     await repos.touch_protected(db, repo_id, START, await repos.wish(db, repo_id))
     assert await repos.unheard(db, START + 3 * SECOND) == []
+
+
+async def test_a_hook_says_when_it_was_last_heard_of(db: asyncpg.Pool, repo_id: RepoId) -> None:
+    await deliver(db, PUSH)
+    await deliver(db, replace(PUSH, id="d-2", repository_id="78"), START + SECOND)
+    found = await hooks.of(db, repo_id)
+    assert found and found.delivered_at == START  # what was about another repository was not its own
+
+
+async def test_what_the_forge_says_of_a_hook_is_kept(db: asyncpg.Pool, repo_id: RepoId) -> None:
+    made = await hooks.of(db, repo_id)
+    assert made and (made.state, made.forge_hook_id, made.checked_at) == ("given", None, None)
+    assert await hooks.set_state(db, HOOK, "registered", None, START, "5")
+    assert await hooks.set_state(db, HOOK, "disabled", "it failed 4 times", START + SECOND)
+    found = await hooks.of(db, repo_id)
+    assert found and (found.state, found.why) == ("disabled", "it failed 4 times")
+    assert (found.forge_hook_id, found.checked_at) == ("5", START + SECOND)
+    assert not await hooks.set_state(db, "none", "missing", None, START)
+
+
+async def test_one_run_at_a_time_has_the_turn_at_a_hook(db: asyncpg.Pool, repo_id: RepoId) -> None:
+    order: list[str] = []
+
+    async def run(name: str) -> None:
+        async with hooks.turn(db, repo_id):
+            order.append(f"{name} begins")
+            await db.fetchval("select pg_sleep(0.01)")
+            order.append(f"{name} ends")
+
+    await asyncio.gather(*(run(str(number)) for number in range(12)))  # more than the pool has connections
+    assert [one.partition(" ")[2] for one in order] == ["begins", "ends"] * 12
+
+
+async def test_the_turn_at_a_hook_goes_on_after_a_failure(db: asyncpg.Pool, repo_id: RepoId) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with hooks.turn(db, repo_id):
+            raise ZeroDivisionError
+    async with hooks.turn(db, repo_id):
+        pass

@@ -1,6 +1,8 @@
 """Webhooks: which there are, what arrived by them, and what that claims about refs."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, cast
@@ -15,9 +17,17 @@ from mirror.refs import Told
 from mirror.store.database import Db, query, storable, translating
 
 Forge = Literal["github", "gitlab", "gitea"]
+State = Literal[
+    "given",  # a person pastes it in, if it is used at all
+    "registered",  # it is at the forge, and on
+    "disabled",  # it is at the forge, which has switched it off
+    "missing",  # it is not at the forge, or not yet
+    "refused",  # the forge does not let us
+]
 
 BODY_KEPT: Final = 256 * 1024  # bytes of a delivery's body that are kept
 A_MINUTE: Final = 60  # deliveries by one hook that are taken
+_LOOK: Final = 0.1  # seconds between two looks at a lock that another run holds
 _NAME: Final = 300  # bytes of a person's name that are kept
 
 
@@ -29,6 +39,13 @@ class Hook:
     repo_id: RepoId
     forge: Forge
     repository_id: str | None  # what the forge calls the repository; None: nothing was delivered yet
+    forge_hook_id: str | None = (
+        None  # the forge's number for it; None: a person pasted it in, or it is not there yet
+    )
+    state: State = "given"
+    why: str | None = None  # what is wrong with it, in a line
+    checked_at: datetime | None = None  # when the forge was last asked about it; None: never
+    delivered_at: datetime | None = None  # its last delivery; None: there was none
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +100,24 @@ def lock(keyring: Keyring, hook_id: str, secret: str) -> Locks:
 
 
 @translating
-async def add(db: Db, repo_id: RepoId, forge: Forge, locks: Locks, at: datetime) -> Hook | None:
-    """Let the repo have this hook. None: it has one already. Raises NotFound."""
+async def add(
+    db: Db,
+    repo_id: RepoId,
+    forge: Forge,
+    locks: Locks,
+    at: datetime,
+    repository_id: str | None = None,
+    state: State = "given",
+) -> Hook | None:
+    """Let the repo have this hook, bound to the repository from the start where it is known.
+
+    None: it has one already. Raises NotFound.
+    """
     try:
         row = await db.fetchrow(
             """
-            insert into hook (id, repo_id, forge, sealed, created_at) values ($1, $2, $3, $4, $5)
+            insert into hook (id, repo_id, forge, sealed, created_at, repository_id, state)
+            values ($1, $2, $3, $4, $5, $6, $7)
             on conflict (repo_id) do nothing returning *
             """,
             locks.hook_id,
@@ -96,6 +125,8 @@ async def add(db: Db, repo_id: RepoId, forge: Forge, locks: Locks, at: datetime)
             forge,
             locks.sealed[0],
             at,
+            repository_id,
+            state,
         )
     except asyncpg.ForeignKeyViolationError:
         raise NotFound(f"no repo has the id {repo_id}") from None
@@ -182,6 +213,82 @@ async def claims(db: Db, repo_id: RepoId, since: datetime) -> Mapping[tuple[RefN
 
 
 @translating
+async def set_state(
+    db: Db, hook_id: str, state: State, why: str | None, at: datetime, forge_hook_id: str | None = None
+) -> bool:
+    """What the forge says of the hook now; `forge_hook_id` is its number there, None leaves the one known.
+
+    False: the hook is gone here.
+    """
+    done = await db.execute(
+        """
+        update hook set state = $2, why = $3, checked_at = $4, forge_hook_id = coalesce($5, forge_hook_id)
+        where id = $1
+        """,
+        hook_id,
+        state,
+        None if why is None else storable(why),
+        at,
+        forge_hook_id,
+    )
+    return done == "UPDATE 1"
+
+
+@translating
+async def known(db: Db, hook_ids: Sequence[str]) -> set[str]:
+    """Which of these ids are those of hooks here, of whatever repo."""
+    rows = await db.fetch(
+        "select id from hook where id = any($1::text[])", [storable(one) for one in hook_ids]
+    )
+    return {row["id"] for row in rows}
+
+
+@translating
+async def due(db: Db, before: datetime, silent_before: datetime, limit: int) -> list[Hook]:
+    """The hooks to look at: last checked before the first moment, or silent while their repo moved.
+
+    Silent is a hook whose last delivery and last check are older than the second
+    moment although a look at the remote has found something since. Only hooks of
+    repos that a connection reads and that are kept; those checked longest ago first.
+    """
+    rows = await db.fetch(query("hooks_due"), before, silent_before, limit)
+    return [_hook(row) for row in rows]
+
+
+@asynccontextmanager
+async def turn(pool: asyncpg.Pool, repo_id: RepoId) -> AsyncIterator[None]:
+    """One run at a time brings this repo's hook to the forge, or takes it away; others wait.
+
+    The lock belongs to a connection: it goes with a process that is killed. Who
+    waits holds none meanwhile, so that who is at work is never short of one.
+    """
+    held = await _taken(pool, repo_id)
+    while held is None:
+        await asyncio.sleep(_LOOK)
+        held = await _taken(pool, repo_id)
+    try:
+        yield
+    finally:
+        await pool.release(held)  # which gives up its locks
+
+
+@translating
+async def _taken(pool: asyncpg.Pool, repo_id: RepoId) -> Any:
+    """A connection that holds the repo's lock. None: another one does."""
+    connection = await pool.acquire()
+    try:
+        if await connection.fetchval(
+            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"hook/{repo_id}"
+        ):
+            return connection
+    except BaseException:
+        await pool.release(connection)
+        raise
+    await pool.release(connection)
+    return None
+
+
+@translating
 async def forget_before(db: Db, moment: datetime) -> None:
     """Forget the deliveries that arrived before this moment, and their claims. Safe to run twice."""
     await db.execute("delete from delivery where received_at < $1", moment)
@@ -189,7 +296,15 @@ async def forget_before(db: Db, moment: datetime) -> None:
 
 def _hook(row: Any) -> Hook:
     return Hook(
-        row["id"], RepoId(UUID(bytes=row["repo_id"].bytes)), cast(Forge, row["forge"]), row["repository_id"]
+        row["id"],
+        RepoId(UUID(bytes=row["repo_id"].bytes)),
+        cast(Forge, row["forge"]),
+        row["repository_id"],
+        row["forge_hook_id"],
+        cast(State, row["state"]),
+        row["why"],
+        row["checked_at"],
+        row["delivered_at"],
     )
 
 

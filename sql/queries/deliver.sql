@@ -4,6 +4,7 @@
 with hit as (
   update hook set
     repository_id = coalesce(repository_id, $3::text),
+    delivered_at = case when $3::text is null or coalesce(repository_id, $3::text) = $3::text then $2 else delivered_at end,
     minute_at = case when minute_at between $2::timestamptz - interval '1 minute' and $2 + interval '1 minute' then minute_at else $2 end,
     minute_count = case when minute_at between $2 - interval '1 minute' and $2 + interval '1 minute' then minute_count + 1 else 1 end
   where id = $1
