@@ -1,0 +1,179 @@
+"""Jobs: what is asked for waits, can be watched and stopped, and is ended by the run that has it."""
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from mirror.errors import NetworkError, NotFound
+from mirror.keyring import BadKey, Keyring
+from mirror.model import RepoId, Secret
+from mirror.progress import Meter, Phase, Seen
+from mirror.store import jobs
+from mirror.store.jobs import Job, JobFailure
+from mirror.store.teams import TeamId
+from tests.parts.chain import START, begin
+
+NOTHING = Seen()
+
+
+async def repo_of(db: asyncpg.Pool, name: str = "alice/garden") -> RepoId:
+    return (await begin(db, name)).repo.id
+
+
+async def running(db: asyncpg.Pool, job: Job) -> Job:
+    """The job as a run has taken it up."""
+    await db.execute("update job set state = 'running', attempt = attempt + 1 where id = $1", job.id)
+    found = await jobs.by_id(db, job.id)
+    assert found
+    return found
+
+
+async def test_what_is_asked_for_waits_without_its_secret_in_sight(db: asyncpg.Pool) -> None:
+    keyring, job_id = Keyring(["k" * 40]), jobs.new_id()
+    sealed = jobs.seal(keyring, job_id, Secret("alice", "hunter2"))
+    asked = {"snapshot": 3, "to": "https://forge.example/alice/back"}
+    job = await jobs.queue(db, await repo_of(db), "restore", asked, START, job_id=job_id, sealed=sealed)
+    assert (job.state, job.kind, job.asked, job.queued_at) == ("queued", "restore", asked, START)
+    assert job.secret(keyring) == Secret("alice", "hunter2")
+    assert "sealed" not in repr(job)
+    assert await jobs.find(db, job.team_id, job.id) == job
+
+
+async def test_credentials_of_one_job_open_in_no_other(db: asyncpg.Pool) -> None:
+    keyring = Keyring(["k" * 40])
+    sealed = jobs.seal(keyring, jobs.new_id(), Secret("alice", "hunter2"))
+    job = await jobs.queue(db, await repo_of(db), "restore", {}, START, sealed=sealed)
+    with pytest.raises(BadKey):
+        job.secret(keyring)
+
+
+async def test_nothing_is_queued_for_a_repo_that_is_not_there(db: asyncpg.Pool) -> None:
+    with pytest.raises(NotFound):
+        await jobs.queue(db, RepoId(jobs.new_id()), "verify", {}, START)
+
+
+async def test_a_sync_waits_once_and_a_drill_as_often_as_it_is_asked_for(db: asyncpg.Pool) -> None:
+    repo = await repo_of(db)
+    first = await jobs.queue(db, repo, "sync", {"reason": "sweep"}, START)
+    assert await jobs.queue(db, repo, "sync", {"reason": "manual"}, START) == first
+    await running(db, first)
+    assert (await jobs.queue(db, repo, "sync", {}, START)).id != first.id
+    drills = {(await jobs.queue(db, repo, "drill", {}, START)).id for _ in range(2)}
+    assert len(drills) == 2
+
+
+async def test_another_team_sees_nothing(db: asyncpg.Pool) -> None:
+    job = await jobs.queue(db, await repo_of(db), "verify", {}, START)
+    other = TeamId(await db.fetchval("insert into team (name) values ('other') returning id"))
+    assert await jobs.find(db, other, job.id) is None
+    assert await jobs.cancel(db, other, job.id, START) is None
+    assert await jobs.page(db, other) == []
+
+
+async def test_a_run_tells_how_far_it_is_and_hears_that_it_should_stop(db: asyncpg.Pool) -> None:
+    job = await running(db, await jobs.queue(db, await repo_of(db), "verify", {}, START))
+    seen = Seen("reading every part", 10, 100, "bytes", 10, (Phase("asking", 0.5, 0),), ("a\0note",))
+    assert await jobs.progress(db, job.id, job.attempt, seen) is False
+    found = await jobs.by_id(db, job.id)
+    assert found and (found.phase, found.done, found.total, found.unit) == (
+        "reading every part",
+        10,
+        100,
+        "bytes",
+    )
+    assert found.phases == (Phase("asking", 0.5, 0),) and found.notes == ("a\ufffdnote",)
+    stopping = await jobs.cancel(db, job.team_id, job.id, START)
+    assert stopping and stopping.state == "running" and stopping.cancel_at == START
+    assert await jobs.progress(db, job.id, job.attempt, seen) is True
+
+
+async def test_a_run_that_lost_its_job_can_write_nothing_of_it(db: asyncpg.Pool) -> None:
+    old = await running(db, await jobs.queue(db, await repo_of(db), "verify", {}, START))
+    assert await jobs.again(db, old.id, old.attempt, None, "the worker went away")
+    new = await running(db, old)
+    assert new.attempt == 2 and new.notes == ("the worker went away",)
+    assert await jobs.progress(db, old.id, old.attempt, NOTHING) is None
+    assert not await jobs.finish(db, old.id, old.attempt, "done", START, NOTHING)
+    assert not await jobs.again(db, old.id, old.attempt, None, None)
+    assert await jobs.finish(db, new.id, new.attempt, "done", START, NOTHING, result={"problems": []})
+    found = await jobs.by_id(db, new.id)
+    assert found and found.state == "done" and found.result == {"problems": []}
+
+
+async def test_credentials_go_when_the_job_ends(db: asyncpg.Pool) -> None:
+    repo = await repo_of(db)
+    waiting = await jobs.queue(db, repo, "restore", {}, START, sealed=b"sealed")
+    ended = await running(db, await jobs.queue(db, repo, "restore", {}, START, sealed=b"sealed"))
+    cancelled = await jobs.cancel(db, waiting.team_id, waiting.id, START)
+    assert cancelled and (cancelled.state, cancelled.finished_at, cancelled.sealed) == (
+        "cancelled",
+        START,
+        None,
+    )
+    error = NetworkError("the target does not answer")
+    await jobs.finish(db, ended.id, ended.attempt, "failed", START, NOTHING, failure=error)
+    found = await jobs.by_id(db, ended.id)
+    assert found and found.sealed is None
+    assert found.failure == JobFailure("network", "the target does not answer")
+
+
+async def test_what_has_ended_cannot_be_cancelled(db: asyncpg.Pool) -> None:
+    job = await running(db, await jobs.queue(db, await repo_of(db), "drill", {}, START))
+    await jobs.finish(db, job.id, job.attempt, "done", START, NOTHING)
+    found = await jobs.cancel(db, job.team_id, job.id, START)
+    assert found and found.state == "done" and found.cancel_at is None
+
+
+async def test_the_list_goes_back_in_time_page_by_page(db: asyncpg.Pool) -> None:
+    repo, other = await repo_of(db), await repo_of(db, "bob/shed")
+    made = [await jobs.queue(db, repo, "drill", {}, START + timedelta(minutes=n // 2)) for n in range(6)]
+    elsewhere = await jobs.queue(db, other, "verify", {}, START)
+    team = elsewhere.team_id
+    whole = await jobs.page(db, team)
+    assert {job.id for job in whole} == {job.id for job in [*made, elsewhere]}
+    paged: list[Job] = []
+    while more := await jobs.page(db, team, limit=2, before=paged[-1].id if paged else None):
+        paged += more
+    assert paged == whole and paged[0].queued_at == START + timedelta(minutes=2)
+    assert await jobs.page(db, team, repo_id=other) == [elsewhere]
+    assert await jobs.page(db, team, kinds=["verify"], states=["queued"]) == [elsewhere]
+    assert await jobs.page(db, team, states=["done"]) == []
+    assert await jobs.counts(db) == {("drill", "queued"): 6, ("verify", "queued"): 1}
+
+
+async def test_what_people_asked_for_is_kept_for_ever(db: asyncpg.Pool) -> None:
+    repo = await repo_of(db)
+    person = await db.fetchval("insert into person (name, created_at) values ('Alice', now()) returning id")
+    hers = await jobs.queue(db, repo, "verify", {}, START, person_id=person)
+    ours = await jobs.queue(db, repo, "verify", {}, START)
+    for job in (hers, ours):
+        now = await running(db, job)
+        await jobs.finish(db, now.id, now.attempt, "done", START, NOTHING)
+    await jobs.forget_before(db, datetime(2030, 1, 1, tzinfo=UTC))
+    assert [job.id for job in await jobs.page(db, hers.team_id)] == [hers.id]
+
+
+def test_a_meter_says_how_long_each_phase_took_and_what_it_moved() -> None:
+    now = 0.0
+    meter = Meter(lambda: now)
+    meter.phase("receiving", 100, "bytes")
+    meter.advance(40)
+    meter.advance(20)
+    assert meter.seen == Seen("receiving", 60, 100, "bytes", 60)
+    now = 2.0
+    meter.phase("comparing", None, "refs")
+    meter.advance(7)
+    now = 2.5
+    meter.note("one line")
+    assert meter.ended == Seen(
+        bytes=60, phases=(Phase("receiving", 2.0, 60), Phase("comparing", 0.5, 0)), notes=("one line",)
+    )
+    assert meter.seen.done is None
+
+
+def test_a_meter_keeps_the_last_notes_only() -> None:
+    meter = Meter(lambda: 0.0)
+    for number in range(1000):
+        meter.note(str(number))
+    assert meter.seen.notes[-1] == "999" and len(meter.seen.notes) == 200
