@@ -222,7 +222,7 @@ def test_dates_never_change_the_verdict(
     assert [bits >> bit & 1 for bit in range(len(moves))] == [old in reach[new] for old, new in moves]
 
 
-class _Made(read._Objects):
+class _Made(read.Objects):
     """A history that is only said to be."""
 
     def __init__(self, commits: dict[Target, tuple[int, tuple[Target, ...]]]) -> None:
@@ -231,6 +231,9 @@ class _Made(read._Objects):
 
     def kind(self, oid: Target) -> int | None:
         return read.COMMIT if oid in self.commits else None
+
+    def size(self, oid: Target) -> int | None:
+        raise AssertionError("commits are enough")
 
     def read(self, oid: Target) -> tuple[int, bytes] | None:
         raise AssertionError("commits are enough")

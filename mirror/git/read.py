@@ -93,8 +93,8 @@ async def new_commits_boundary(path: Path, tips: Collection[Target], incoming: P
 
     def walk() -> set[Target]:
         pool = [folder / "pack" for folder in object_folders(path)[1:]]
-        with IdxFile(incoming) as came, _opened(path) as objects:
-            commits = [commit for tip in tips if (commit := _peeled(objects, tip))]
+        with IdxFile(incoming) as came, opened(path) as objects:
+            commits = [commit for tip in tips if (commit := peeled(objects, tip))]
             visited, boundary = _walk(objects, commits, came)
             new = absent_from(pool, visited)
             if len(new) < len(visited):  # the remote sent some that we have
@@ -105,7 +105,7 @@ async def new_commits_boundary(path: Path, tips: Collection[Target], incoming: P
 
 
 def _walk(
-    objects: "_Objects", commits: Iterable[Target], inside: Container[bytes]
+    objects: "Objects", commits: Iterable[Target], inside: Container[bytes]
 ) -> tuple[set[bytes], set[Target]]:
     """The commits that these reach on a way that stays inside, and the first ones outside."""
     visited: set[bytes] = set()
@@ -133,7 +133,7 @@ async def ancestry(path: Path, moves: Sequence[Move]) -> tuple[frozenset[RefName
     """
 
     def judge() -> tuple[frozenset[RefName], frozenset[RefName]]:
-        with _opened(path) as objects:
+        with opened(path) as objects:
             known = [
                 (name, old, new)
                 for name, old, new in moves
@@ -162,7 +162,7 @@ def _has_a_kind(name: RefName, old: Target, new: Target) -> bool:
 class _Graph:
     """The commits that a walk has read: when each was made, and its parents."""
 
-    def __init__(self, objects: "_Objects") -> None:
+    def __init__(self, objects: "Objects") -> None:
         self._objects = objects
         self._known: dict[Target, tuple[int, tuple[Target, ...]]] = {}
 
@@ -230,8 +230,8 @@ async def haves(path: Path, tips: Iterable[Target], limit: int) -> list[Target]:
     """
 
     def choose() -> list[Target]:
-        with _opened(path) as objects:
-            commits = (commit for tip in tips if (commit := _peeled(objects, tip)))
+        with opened(path) as objects:
+            commits = (commit for tip in tips if (commit := peeled(objects, tip)))
             chosen: dict[Target, None] = {}
             for number, commit in enumerate(commits):
                 chosen[commit] = None
@@ -244,7 +244,7 @@ async def haves(path: Path, tips: Iterable[Target], limit: int) -> list[Target]:
     return await finish(choose)
 
 
-def _back(objects: "_Objects", commit: Target, generations: int) -> Iterator[Target]:
+def _back(objects: "Objects", commit: Target, generations: int) -> Iterator[Target]:
     """The ancestors 1, 2, 4, 8... generations back along first parents."""
     for generation in range(1, generations + 1):
         parents = objects.commit(commit)[1]
@@ -286,11 +286,14 @@ async def fsck(git: Git, path: Path) -> list[str]:
     return [line.decode(errors="replace") for line in damage]
 
 
-class _Objects(Protocol):
+class Objects(Protocol):
     """A repository's objects, read in this process. Raises Corrupt on what cannot be read."""
 
     def kind(self, oid: Target) -> int | None:
         """The object's type; None: it is not there."""
+
+    def size(self, oid: Target) -> int | None:
+        """How many bytes its content has; None: it is not there."""
 
     def read(self, oid: Target) -> tuple[int, bytes] | None:
         """The object's type and content; None: it is not there."""
@@ -301,7 +304,7 @@ class _Objects(Protocol):
         return _parsed(found[1]) if found and found[0] == COMMIT else (0, ())
 
 
-class _Sha1(_Objects):
+class _Sha1(Objects):
     def __init__(self, folder: Path) -> None:
         self._odb = pygit2.Odb(str(folder))
 
@@ -310,8 +313,17 @@ class _Sha1(_Objects):
         del self._odb
 
     def kind(self, oid: Target) -> int | None:
+        header = self._header(oid)
+        return header[0] if header else None
+
+    def size(self, oid: Target) -> int | None:
+        header = self._header(oid)
+        return header[1] if header else None
+
+    def _header(self, oid: Target) -> tuple[int, int] | None:
         try:
-            return int(self._odb.read_header(oid.decode())[0])
+            kind, size = self._odb.read_header(oid.decode())
+            return int(kind), size
         except KeyError:
             return None
         except (pygit2.GitError, ValueError) as error:
@@ -327,13 +339,17 @@ class _Sha1(_Objects):
         return int(kind), data
 
 
-class _Sha256(_Objects):
+class _Sha256(Objects):
     def __init__(self, packs: Sequence[Pack]) -> None:
         self._packs = packs
 
     def kind(self, oid: Target) -> int | None:
         found = self.read(oid)
         return found[0] if found else None
+
+    def size(self, oid: Target) -> int | None:
+        found = self.read(oid)
+        return len(found[1]) if found else None
 
     def read(self, oid: Target) -> tuple[int, bytes] | None:
         for pack in self._packs:
@@ -349,7 +365,7 @@ class _Sha256(_Objects):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Objects]:
+def opened(path: Path) -> Iterator[Objects]:
     """The objects of a repository of ours and of its alternates."""
     if (path / "config").read_text() != config_text("sha256"):
         objects = _Sha1(path / "objects")
@@ -381,7 +397,7 @@ def _parsed(commit: bytes) -> tuple[int, tuple[Target, ...]]:
     return time, tuple(parents)
 
 
-def _peeled(objects: _Objects, oid: Target) -> Target | None:
+def peeled(objects: Objects, oid: Target) -> Target | None:
     """The commit that an object is or that a tag comes to; None: there is none here."""
     for _ in range(_TAGS_IN_A_ROW):
         kind = objects.kind(oid)
