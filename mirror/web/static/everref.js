@@ -1,0 +1,153 @@
+// What a page can do beyond links and forms: progress as it happens, a slider through time, keys, copying, fresh ages.
+// Everything works without it. It asks only this host, and runs nothing that a page brings.
+"use strict";
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const one = (selector, root = document) => root.querySelector(selector);
+
+  // Ages, in the words of mirror/words.py.
+  const ages = [[120, 1, "s"], [7200, 60, "min"], [172800, 3600, "h"], [5184000, 86400, "days"],
+    [63113904, 2629746, "months"], [Infinity, 31556952, "years"]];
+  const ago = (then, now) => {
+    const seconds = (now - then) / 1000;
+    if (Math.abs(seconds) < 1) return "just now";
+    const [, length, unit] = ages.find(([limit]) => Math.abs(seconds) < limit);
+    const number = Math.floor(Math.abs(seconds) / length);
+    return seconds > 0 ? `${number} ${unit} ago` : `in ${number} ${unit}`;
+  };
+  const skew = Date.parse(document.documentElement.dataset.now) - Date.now();  // this machine's clock may be off
+  const refresh = () => all("time[data-ago]").forEach((time) => {
+    const words = ago(Date.parse(time.dateTime), Date.now() + (skew || 0));
+    if (time.textContent !== words) time.textContent = words;
+  });
+  setInterval(refresh, 1000);
+
+  // Progress: the server sends the part of the page that changed.
+  const follow = (part) => {
+    const source = new EventSource(part.dataset.live);
+    let last = part.innerHTML;
+    source.addEventListener("part", (event) => {
+      if (event.data === last) return;
+      last = event.data;
+      part.innerHTML = event.data;
+      prepare(part);
+    });
+    source.addEventListener("end", () => {
+      source.close();
+      if ("liveReload" in part.dataset) location.reload();
+    });
+    addEventListener("pagehide", () => source.close());
+  };
+
+  // Copying.
+  const copying = (button) => {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const words = button.textContent;
+      try {
+        await navigator.clipboard.writeText(button.dataset.copy ?? one("code, pre", button.parentElement).textContent);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(one("code, pre", button.parentElement));
+        button.textContent = "Selected";
+      }
+      setTimeout(() => { button.textContent = words; }, 1500);
+    });
+  };
+
+  // Time: a slider, and the picture itself, put the page at another moment.
+  const sliding = (slider) => {
+    const form = slider.form, words = one("[data-moment]", form.closest(".moment")), field = form.elements.at;
+    const picture = one("svg[data-from]"), from = Number(slider.dataset.from), to = Number(slider.dataset.to);
+    const zone = document.documentElement.dataset.zone || "UTC";
+    const shown = new Intl.DateTimeFormat("en-GB", {
+      day: "numeric", month: "long", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZone: zone });
+    const iso = (seconds) => new Date(seconds * 1000).toISOString().replace(/\.\d+Z$/, "Z");
+    const go = (seconds) => { field.value = seconds >= to ? "" : iso(seconds); form.requestSubmit(); };
+    const show = (seconds) => {
+      if (words) words.textContent = seconds >= to ? "Now" : shown.format(seconds * 1000);
+      if (!picture) return;
+      const { left, width } = picture.dataset;
+      const x = Number(left) + Number(width) * (seconds - from) / Math.max(1, to - from);
+      const hand = one("[data-hand]", picture);
+      if (hand) {
+        hand.setAttribute("transform", `translate(${x} 0)`);
+        const label = one("text", hand);
+        if (label) label.textContent = seconds >= to ? "now" : shown.format(seconds * 1000);
+      }
+    };
+    slider.closest("[data-script]").hidden = false;
+    slider.addEventListener("input", () => show(Number(slider.value)));
+    slider.addEventListener("change", () => go(Number(slider.value)));
+    if (!picture) return;
+    picture.addEventListener("click", (event) => {
+      if (event.target.closest("a")) return;
+      const box = picture.getBoundingClientRect(), view = picture.viewBox.baseVal;
+      const x = (event.clientX - box.left) * view.width / box.width;
+      const share = (x - Number(picture.dataset.left)) / Number(picture.dataset.width);
+      if (share >= 0 && share <= 1) go(Math.round(from + (to - from) * share));
+    });
+  };
+
+  // Keys, until somebody turns them off: single letters get in the way of some voice and switch controls.
+  const help = one("#keys"), wanted = one("[data-keys-on]");
+  const kept = () => { try { return localStorage.getItem("keys") !== "off"; } catch { return true; } };
+  if (wanted) {
+    wanted.checked = kept();
+    wanted.addEventListener("change", () => { try { localStorage.setItem("keys", wanted.checked ? "on" : "off"); } catch { /* private */ } });
+  }
+  let before = "", beforeAt = 0;
+  const rows = () => all("[data-row]").map((row) => row.matches("a") ? row : one("a", row)).filter((a) => a && a.offsetParent);
+  const step = (by) => {
+    const found = rows(), at = found.indexOf(document.activeElement);
+    const next = found[Math.min(found.length - 1, Math.max(0, at < 0 ? (by > 0 ? 0 : found.length - 1) : at + by))];
+    if (next) { next.focus(); next.scrollIntoView({ block: "nearest" }); }
+  };
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.key === "Escape") {
+      all("details.menu[open]").forEach((menu) => { menu.open = false; one("summary", menu).focus(); });
+      if (document.activeElement?.matches("[data-search]")) document.activeElement.blur();
+      return;
+    }
+    if (event.target.closest("input, select, textarea, [contenteditable]") || one("dialog[open]") || !kept()) return;
+    const key = event.key, chained = before === "g" && event.timeStamp - beforeAt < 1200;
+    before = key; beforeAt = event.timeStamp;
+    if (chained) {
+      const link = one(`a[data-go="${CSS.escape(key)}"]`);
+      if (link) { event.preventDefault(); link.click(); }
+      return;
+    }
+    const search = one("[data-search]");
+    if (key === "/" && search) { event.preventDefault(); search.focus(); search.select(); }
+    else if (key === "j") step(1);
+    else if (key === "k") step(-1);
+    else if (key === "?" && help) { event.preventDefault(); help.showModal(); }
+  });
+  document.addEventListener("click", (event) => {
+    all("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
+    if (event.target === help) help.close();
+    const opener = event.target.closest("[data-keys]");
+    if (opener && help) help.showModal();
+  });
+
+  // Choosing many at once; sending a form when a choice is made.
+  const choosing = (box) => box.addEventListener("change", () => {
+    all(box.dataset.all, box.form ?? document).forEach((other) => {
+      if (!other.disabled && other.checked !== box.checked) {
+        other.checked = box.checked;
+        other.dispatchEvent(new Event("change", { bubbles: true }));
+      }
+    });
+  });
+
+  const prepare = (root) => {
+    all("[data-live]", root).forEach(follow);
+    all("[data-copy]", root).forEach(copying);
+    all("input[data-slider]", root).forEach(sliding);
+    all("input[data-all]", root).forEach(choosing);
+    all("select[data-send]", root).forEach((select) => select.addEventListener("change", () => select.form.requestSubmit()));
+    all("[data-script]", root).forEach((part) => { part.hidden = false; });
+  };
+  prepare(document);
+})();
