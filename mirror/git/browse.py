@@ -5,6 +5,7 @@ walks that it bounds better than we would. Nothing here holds the pool's lock: a
 reader links the packs into a view of its own, which no sync can pull away.
 """
 
+import asyncio
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ import pygit2
 from mirror import objects
 from mirror.errors import Busy, Corrupt, LimitReached
 from mirror.git.disk import disk_error, finish
-from mirror.git.pool import Pool
+from mirror.git.pool import MARK, Pool
 from mirror.git.read import COMMIT, TAG, Objects, opened, peeled
 from mirror.git.run import CHUNK, Git, GitFailed, explain
 from mirror.git.view import View, scratch_view
@@ -44,7 +45,8 @@ WALK_SECONDS: Final = 20.0  # for one walk of git's
 LOST_AT_MOST: Final = 200_000  # commits told of one walk
 
 _ABANDONED: Final = 6 * 3600.0  # seconds after which a view is what a killed process left
-_TRIES: Final = 5
+_TRIES: Final = 40
+_LOOK: Final = 0.025  # seconds between two of them
 _CONTEXT: Final = 3  # lines around a change
 
 
@@ -53,19 +55,24 @@ async def reading(pool: Pool, room: Path) -> AsyncIterator[tuple[View, tuple[int
     """A view of the pool's packs as they are now, and the pool's mark, which it holds at least.
 
     The packs are hard links. A sync may grow, repack or empty the pool meanwhile.
+    Without a mark nobody knows what is in the pool, and the view is empty.
     Raises Busy when the pool changes faster than it can be looked at.
     """
     await finish(lambda: _sweep(room))
     async with scratch_view(None, room, object_format=pool.object_format) as view:
         for _ in range(_TRIES):
             mark = await pool.mark()
+            if mark is None:
+                yield view, None
+                return
             try:
-                settled = await finish(lambda: _link(pool.path / "objects/pack", view.objects / "pack"))
+                settled = await finish(lambda: _link(pool.path, view.objects / "pack"))
             except OSError as error:
                 raise disk_error(room, error) from None
             if settled and await pool.mark() == mark:
                 yield view, mark
                 return
+            await asyncio.sleep(_LOOK)
         raise Busy(f"{pool.path.name} is changing right now; look again in a moment")
 
 
@@ -80,9 +87,10 @@ def _sweep(room: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _link(packs: Path, here: Path) -> bool:
-    """Link every pack that is there and not yet here; tells if none came or went meanwhile."""
-    before = _indexes(packs)
+def _link(pool: Path, here: Path) -> bool:
+    """Link every pack that is there and not yet here; tells if the pool stayed as it is meanwhile."""
+    packs = pool / "objects/pack"
+    stamp, before = _stamp(pool), _indexes(packs)
     for stem in before:
         for suffix in (".pack", ".idx"):  # the index last, as when they arrive
             try:
@@ -91,7 +99,16 @@ def _link(packs: Path, here: Path) -> bool:
                 pass
             except FileNotFoundError:
                 return False
-    return before == _indexes(packs)
+    return stamp is not None and stamp == _stamp(pool) and before == _indexes(packs)
+
+
+def _stamp(pool: Path) -> tuple[int, int] | None:
+    """Which mark this is: a pool that was emptied and filled again gets a new one, also of the same words."""
+    try:
+        found = os.stat(pool / MARK)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _indexes(packs: Path) -> set[str]:

@@ -19,7 +19,7 @@ from mirror.git.view import config_text, lay_out
 from mirror.model import ObjectFormat
 
 REPACK_AT: Final = 50  # packs; from there on every fetch is noticeably slower
-_MARK: Final = "everref-mark"
+MARK: Final = "everref-mark"
 _LOOK: Final = 0.05  # seconds between two looks at a lock that somebody holds
 _PATIENCE: Final = 3600.0  # seconds
 _DRAFTS: Final = ("tmp_*", ".tmp-*", "*.lock")  # what a killed git leaves in objects/pack
@@ -99,7 +99,7 @@ class Pool:
 
     def _read_mark(self) -> tuple[int, int, str] | None:
         try:
-            epoch, snapshot, manifest, boot = (self.path / _MARK).read_text().split()
+            epoch, snapshot, manifest, boot = (self.path / MARK).read_text().split()
             if boot == _boot() or all(is_whole(idx) for idx in self._packs.glob("*.idx")):
                 return int(epoch), int(snapshot), manifest
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -112,9 +112,9 @@ class Pool:
         await self._on_disk(lambda: self._write_mark(f"{epoch} {snapshot} {manifest} {_boot()}\n"))
 
     def _write_mark(self, text: str) -> None:
-        draft = self.path / f"{_MARK}.lock"
+        draft = self.path / f"{MARK}.lock"
         draft.write_text(text)
-        os.replace(draft, self.path / _MARK)
+        os.replace(draft, self.path / MARK)
 
     async def adopt(self, packs: Sequence[Indexed]) -> None:
         """Move packs in from a scratch view on the same disk; git sees each as a whole or not at all."""
@@ -163,7 +163,7 @@ class Pool:
         await self._on_disk(self._empty)
 
     def _empty(self) -> None:
-        (self.path / _MARK).unlink(missing_ok=True)
+        (self.path / MARK).unlink(missing_ok=True)
         sync_path(self.path)  # or the mark could come back with the power, and the packs not
         for idx in self._packs.glob("*.idx"):
             idx.unlink()
