@@ -1,4 +1,4 @@
-"""How secrets are sealed before they are kept, by keys that can be changed; called by store/credentials."""
+"""How secrets are sealed before they are kept, by keys that change; called by the store and by signed."""
 
 import hmac
 import secrets
@@ -32,7 +32,7 @@ class Keyring:
     both, so that what was sealed for one place opens in no other.
     """
 
-    __slots__ = ("_keys", "_newest")
+    __slots__ = ("_keys", "_newest", "_signing")
 
     def __init__(self, keys: Sequence[str]) -> None:
         """`keys`: newest first, 32 characters or more each. Raises BadKey when there is none."""
@@ -40,6 +40,7 @@ class Keyring:
             raise BadKey("SECRET_KEYS is empty: set it to 32 random characters or more")
         self._keys = {_derived(key, b"id", _ID): AESGCM(_derived(key, b"key", 32)) for key in keys}
         self._newest = _derived(keys[0], b"id", _ID)
+        self._signing = tuple(_derived(key, b"sign", 32) for key in keys)
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._keys)} keys)"
@@ -72,9 +73,26 @@ class Keyring:
         except InvalidTag:
             raise BadKey(f"{context}: what is kept was changed or moved; give it again") from None
 
+    @property
+    def mark(self) -> bytes:
+        """With what everything begins that the newest key sealed."""
+        return _FORMAT + self._newest
+
+    def key_of(self, sealed: bytes) -> tuple[str, bool] | None:
+        """The id (hex) of the key that sealed this, and whether it is here. None: Everref did not seal it."""
+        if len(sealed) < _OVERHEAD or sealed[:1] != _FORMAT:
+            return None
+        found = sealed[1 : 1 + _ID]
+        return found.hex(), found in self._keys
+
+    @property
+    def signing_keys(self) -> tuple[bytes, ...]:
+        """For mirror/signed.py: other keys out of the same SECRET_KEYS, newest first."""
+        return self._signing
+
     def is_newest(self, sealed: bytes) -> bool:
         """Whether the newest key sealed this, so that the older ones are not needed for it."""
-        return hmac.compare_digest(sealed[: 1 + _ID], _FORMAT + self._newest)
+        return hmac.compare_digest(sealed[: 1 + _ID], self.mark)
 
 
 def _derived(key: str, purpose: bytes, length: int) -> bytes:

@@ -83,6 +83,15 @@ create table sign_in_link (
   used_at    timestamptz
 );
 
+-- A row counts how often somebody tried something that is limited, such as signing in, in one stretch of time. What and
+-- who is hashed. Losing them in a crash of the database costs a few more tries.
+create unlogged table tries (
+  key_sha256 bytea primary key check (octet_length(key_sha256) = 32),
+  count      int not null check (count > 0),
+  until      timestamptz not null      -- the end of the stretch
+);
+create index tries_by_time on tries (until);
+
 -- A row is a token for programs: named, limited to a team and to what its scopes say. Only its SHA-256 is kept.
 create table api_token (
   id           uuid primary key default gen_random_uuid(),

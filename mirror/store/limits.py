@@ -1,0 +1,37 @@
+"""How often somebody may try something: counted in PostgreSQL, so that several processes count together."""
+
+import hashlib
+from datetime import datetime, timedelta
+
+from mirror.store.database import Db, translating
+
+
+@translating
+async def take(db: Db, key: str, limit: int, per: timedelta, now: datetime) -> bool:
+    """Count one more try; whether it is among the first `limit` of a stretch of time, which the first began.
+
+    The key says what is tried and by whom; only its SHA-256 is kept.
+    """
+    count: int = await db.fetchval(
+        """
+        insert into tries (key_sha256, count, until) values ($1, 1, $3::timestamptz + $4::interval)
+        on conflict (key_sha256) do update set
+          count = case when tries.until <= $3 then 1 else least(tries.count, $2) + 1 end,
+          until = case when tries.until <= $3 then excluded.until else tries.until end
+        returning count
+        """,
+        hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(),
+        limit,
+        now,
+        per,
+    )
+    return count <= limit
+
+
+@translating
+async def give_back(db: Db, key: str) -> None:
+    """Forget the tries of this key: who got in has not been guessing."""
+    await db.execute(
+        "delete from tries where key_sha256 = $1",
+        hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(),
+    )

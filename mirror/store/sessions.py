@@ -1,0 +1,173 @@
+"""Which browsers are signed in: each holds a random id of which only the SHA-256 is kept here."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from mirror.people import PersonId
+from mirror.store.database import Db, storable, transaction, translating
+from mirror.store.people import Person, person
+
+IDLE: Final = timedelta(hours=12)  # after which a session that nobody used ends
+ABSOLUTE: Final = timedelta(days=14)  # after which every session ends
+_SEEN: Final = timedelta(minutes=1)  # how exactly it is known when it was used
+_AGENT: Final = 200  # characters of the browser's words that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that is signed in."""
+
+    person: Person
+    csrf: str = field(repr=False)  # sent back with every form
+    created_at: datetime
+    seen_at: datetime  # at most a minute old
+    sure_at: datetime  # when the person last proved who they are
+    agent: str  # the browser, in its own words
+    address: str  # from where
+    key: bytes = field(repr=False)  # the SHA-256 of its id
+
+
+@translating
+async def start(db: Db, person_id: PersonId, now: datetime, agent: str, address: str) -> tuple[str, Session]:
+    """Sign a browser in. Returns the id for its cookie, which is not kept, and the session."""
+    raw = secrets.token_urlsafe(32)
+    row = await db.fetchrow(
+        """
+        with begun as (
+          insert into session (id_sha256, person_id, csrf, created_at, seen_at, sure_at, agent, address)
+          values ($1, $2, $3, $4, $4, $4, $5, $6) returning *
+        )
+        select begun.*, person.id, name, email, zone, person.created_at as since
+        from begun join person on person.id = person_id
+        """,
+        _key(raw),
+        person_id,
+        secrets.token_urlsafe(32),
+        now,
+        storable(agent)[:_AGENT],
+        storable(address)[:_AGENT],
+    )
+    return raw, _session(row)
+
+
+@translating
+async def of(db: Db, raw_id: str, now: datetime) -> Session | None:
+    """The session of this id, which counts as used now. None: there is none, or it has ended."""
+    row = await db.fetchrow(
+        """
+        select session.*, person.id, name, email, zone, person.created_at as since
+        from session join person on person.id = person_id
+        where id_sha256 = $1 and seen_at > $2 and session.created_at > $3
+        """,
+        _key(raw_id),
+        now - IDLE,
+        now - ABSOLUTE,
+    )
+    if row is None:
+        return None
+    if row["seen_at"] <= now - _SEEN:
+        await db.execute(
+            "update session set seen_at = greatest(seen_at, $2) where id_sha256 = $1", row["id_sha256"], now
+        )
+    return _session(row)
+
+
+@translating
+async def all_of(db: Db, person_id: PersonId, now: datetime | None = None) -> Sequence[Session]:
+    """Where the person is signed in, the one used last first."""
+    rows = await db.fetch(
+        """
+        select session.*, person.id, name, email, zone, person.created_at as since
+        from session join person on person.id = person_id
+        where person_id = $1
+          and ($2::timestamptz is null
+               or seen_at > $2 - $3::interval and session.created_at > $2 - $4::interval)
+        order by seen_at desc, id_sha256
+        """,
+        person_id,
+        now,
+        IDLE,
+        ABSOLUTE,
+    )
+    return [_session(row) for row in rows]
+
+
+@translating
+async def sure(db: Db, raw_id: str, now: datetime) -> bool:
+    """The person has just proved who they are. False: the session is gone."""
+    done = await db.execute("update session set sure_at = $2 where id_sha256 = $1", _key(raw_id), now)
+    return done == "UPDATE 1"
+
+
+@translating
+async def renew(db: Db, raw_id: str, now: datetime) -> str | None:
+    """Give the session another id and token for its forms: the person has just proved who they are.
+
+    Returns the new id; the old one is nobody's any more. None: the session is gone.
+    """
+    raw = secrets.token_urlsafe(32)
+    done = await db.execute(
+        "update session set id_sha256 = $2, csrf = $3, sure_at = $4 where id_sha256 = $1",
+        _key(raw_id),
+        _key(raw),
+        secrets.token_urlsafe(32),
+        now,
+    )
+    return raw if done == "UPDATE 1" else None
+
+
+@translating
+async def end(db: Db, raw_id: str) -> None:
+    """Sign this browser out. Safe to run twice."""
+    await db.execute("delete from session where id_sha256 = $1", _key(raw_id))
+
+
+@translating
+async def end_one(db: Db, person_id: PersonId, key: bytes) -> bool:
+    """Sign out one of the person's browsers, by its session's key. False: none of theirs has it."""
+    done = await db.execute("delete from session where id_sha256 = $1 and person_id = $2", key, person_id)
+    return done == "DELETE 1"
+
+
+@translating
+async def end_all(db: Db, person_id: PersonId, but: str | None = None) -> int:
+    """Sign the person out everywhere, but not of the session with the id `but`; returns how often."""
+    done = await db.execute(
+        "delete from session where person_id = $1 and id_sha256 is distinct from $2",
+        person_id,
+        None if but is None else _key(but),
+    )
+    return int(done.split()[1])
+
+
+@translating
+async def sweep(db: Db, now: datetime) -> None:
+    """Forget what has ended by itself: sessions, one-time links, counted tries. Safe to run twice."""
+    async with transaction(db) as connection:
+        await connection.execute(
+            "delete from session where seen_at <= $1 or created_at <= $2", now - IDLE, now - ABSOLUTE
+        )
+        await connection.execute("delete from sign_in_link where expires_at <= $1", now)
+        await connection.execute("delete from tries where until <= $1", now)
+
+
+def _key(raw: str) -> bytes:
+    return hashlib.sha256(raw.encode("utf-8", "surrogatepass")).digest()
+
+
+def _session(row: Any) -> Session:
+    who = {"id": row["id"], "name": row["name"], "email": row["email"], "zone": row["zone"]}
+    return Session(
+        person({**who, "created_at": row["since"]}),
+        row["csrf"],
+        row["created_at"],
+        row["seen_at"],
+        row["sure_at"],
+        row["agent"],
+        row["address"],
+        row["id_sha256"],
+    )
