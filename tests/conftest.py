@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.parts.postgres",
     "tests.parts.redis",
     "tests.parts.s3",
+    "tests.parts.forges.serve",  # last: it imports others
 ]
