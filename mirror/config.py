@@ -2,12 +2,53 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from mirror.errors import UsageError
 
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
+
+Product = Literal["github", "gitlab"]
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A forge that people connect, and what we are registered as there."""
+
+    forge: Product
+    url: str  # of its web pages, without a slash at the end
+    api_url: str
+    client_id: str | None = None  # None: nobody registered us; it is connected by token
+    client_secret: str | None = field(repr=False, default=None)
+
+    @property
+    def host(self) -> str:
+        """What rows and pages call it: the host of its web pages, with its port if that is unusual."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def registered(self) -> bool:
+        """Whether people can sign in and connect through OAuth."""
+        return bool(self.client_id and self.client_secret)
+
+
+GITHUB: Final = App("github", "https://github.com", "https://api.github.com")
+GITLAB: Final = App("gitlab", "https://gitlab.com", "https://gitlab.com/api/v4")
+
+
+def app_at(forge: Product, url: str, api_url: str | None = None) -> App:
+    """The forge whose web pages are here, with its API where such a forge has it unless that is said.
+
+    https://docs.github.com/en/enterprise-server/rest/quickstart (`/api/v3`), https://docs.gitlab.com/api/rest/
+    """
+    url = url.rstrip("/")
+    if forge == "gitlab":
+        return App(forge, url, (api_url or f"{url}/api/v4").rstrip("/"))
+    if api_url is None and url == GITHUB.url:
+        return GITHUB
+    return App(forge, url, (api_url or f"{url}/api/v3").rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +64,7 @@ class Settings:
     secret_keys: tuple[str, ...] = field(repr=False, default=())  # newest first
     allow_private_remotes: bool = False  # private and loopback addresses, http, file:// and paths
     git: str = "git"  # which git
+    apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
 
 
 def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_data: str) -> Settings:
@@ -54,6 +96,11 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
     keys = tuple(key.strip() for key in (get("SECRET_KEYS") or "").split(",") if key.strip())
     if any(len(key) < 32 for key in keys):
         raise UsageError("SECRET_KEYS: every key needs 32 characters or more")
+    allow_private = _flag("ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None)
+    apps = (*_apps("github", get, allow_private), *_apps("gitlab", get, allow_private))
+    for app in apps:
+        if sum(app.host == other.host for other in apps) > 1:
+            raise UsageError(f"GITHUB_URL and GITLAB_URL: the host {app.host} is named twice")
     return Settings(
         data=get("EVERREF_DATA") or default_data,
         database_url=database_url,
@@ -62,11 +109,62 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         base_url=get("BASE_URL"),
         port=_port(get("PORT")),
         secret_keys=keys,
-        allow_private_remotes=_flag(
-            "ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None
-        ),
+        allow_private_remotes=allow_private,
         git=get("EVERREF_GIT") or "git",
+        apps=apps,
     )
+
+
+def _apps(forge: Product, get: Callable[[str], str | None], allow_private: bool) -> list[App]:
+    """The hosts of one forge. Several are given as lists of the same length; an empty item is a default.
+
+    A host without a client id is connected by token alone.
+    """
+    name = forge.upper()
+    columns = {
+        setting: _items(get(f"{name}_{setting}"))
+        for setting in ("URL", "API_URL", "CLIENT_ID", "CLIENT_SECRET")
+    }
+    if forge == "gitlab":
+        del columns["API_URL"]
+    length = len(columns["URL"]) or max(1, len(columns["CLIENT_ID"]))
+    for setting, items in columns.items():
+        if items and len(items) != length:
+            raise UsageError(f"{name}_{setting} names {len(items)} where {name}_URL names {length}")
+    known = GITHUB if forge == "github" else GITLAB
+    found = []
+    for place in range(length):
+        url, api_url, client_id, secret = (
+            columns[setting][place] if columns.get(setting) else ""
+            for setting in ("URL", "API_URL", "CLIENT_ID", "CLIENT_SECRET")
+        )
+        if bool(client_id) != bool(secret):
+            raise UsageError(f"{name}_CLIENT_ID and {name}_CLIENT_SECRET go together; set both or none")
+        for setting, text in ((f"{name}_URL", url), (f"{name}_API_URL", api_url)):
+            _check_url(setting, text, allow_private)
+        plain = app_at(forge, url or known.url, api_url or None)
+        found.append(App(forge, plain.url, plain.api_url, client_id or None, secret or None))
+    return found
+
+
+def _items(text: str | None) -> list[str]:
+    return [item.strip() for item in text.split(",")] if text else []
+
+
+def _check_url(setting: str, text: str, allow_private: bool) -> None:
+    if not text:
+        return
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise UsageError(f"{setting} cannot be read; write https://host") from None
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise UsageError(f"{setting} must begin with https://")
+    if parts.scheme == "http" and not allow_private:
+        raise UsageError(f"{setting} must begin with https://: http would show tokens on the way")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError(f"{setting} has a user name, a query or a fragment; write https://host")
 
 
 def _port(text: str | None) -> int:

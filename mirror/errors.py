@@ -4,6 +4,7 @@ An error states the fact and what to do about it in one line. It never holds a
 URL with credentials, a token, or another program's unfiltered output.
 """
 
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -78,6 +79,14 @@ class LimitReached(EverrefError):
 
     kind = "limit"
     permanent = False
+
+
+class RateLimited(LimitReached):
+    """The other side answers no more questions until then."""
+
+    def __init__(self, message: str, retry_at: datetime) -> None:
+        super().__init__(message)
+        self.retry_at = retry_at
 
 
 class Busy(EverrefError):

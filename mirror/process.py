@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror.config import Settings, from_env
+from mirror.config import App, Settings, from_env
 from mirror.errors import EverrefError, UsageError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -19,6 +19,8 @@ READY = b"ready\n"
 SETTINGS = (
     *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS"),
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
+    *("GITHUB_URL", "GITHUB_API_URL", "GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"),
+    *("GITLAB_URL", "GITLAB_CLIENT_ID", "GITLAB_CLIENT_SECRET"),
 )
 
 
@@ -77,8 +79,24 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
         "ALLOW_PRIVATE_REMOTES": "1" if settings.allow_private_remotes else "0",
         "EVERREF_GIT": settings.git,
         "EVERREF_DATA": settings.data,
+        **_of_apps(settings.apps),
     }
     return env | {name: value for name, value in given.items() if value}
+
+
+def _of_apps(apps: Sequence[App]) -> dict[str, str]:
+    """The settings that name these forges, as lists in the same order."""
+    found: dict[str, str] = {}
+    for forge in ("github", "gitlab"):
+        mine = [app for app in apps if app.forge == forge]
+        columns = {
+            "URL": [app.url for app in mine],
+            "API_URL": [app.api_url for app in mine] if forge == "github" else [],
+            "CLIENT_ID": [app.client_id or "" for app in mine],
+            "CLIENT_SECRET": [app.client_secret or "" for app in mine],
+        }
+        found |= {f"{forge.upper()}_{name}": ",".join(items) for name, items in columns.items() if any(items)}
+    return found
 
 
 async def _run(main: Callable[[Settings, Ties], Awaitable[None]], ties: Ties) -> None:

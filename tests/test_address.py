@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from mirror.errors import EverrefError, NetworkError, NotFound, UsageError
-from mirror.git import address
-from mirror.git.address import CheckedResolver, check, is_public, name_from_url, parse_remote, pinned
+from mirror.git.address import CheckedResolver, check, name_from_url, parse_remote, pinned
 from mirror.git.run import Git
 from mirror.git.upstream import connect
 from mirror.model import Remote, Secret
+from mirror.net import reach
+from mirror.net.reach import is_public
 from tests.parts.githttp import GitServer
 from tests.parts.repos import Work
 
@@ -268,8 +269,8 @@ async def test_a_name_that_changes_its_mind_after_the_check_is_not_followed(
 
 
 async def test_our_own_public_address_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert address._is_ours("127.0.0.1") and not address._is_ours("93.184.216.34")
-    monkeypatch.setattr(address, "is_public", lambda text: True)
+    assert reach.is_ours("127.0.0.1") and not reach.is_ours("93.184.216.34")
+    monkeypatch.setattr(reach, "is_public", lambda text: True)
     with pytest.raises(NetworkError):
         await check("https://127.0.0.1/a", allow_private=False)
 

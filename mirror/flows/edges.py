@@ -14,6 +14,8 @@ from mirror import store
 from mirror.config import Settings
 from mirror.errors import UsageError
 from mirror.flows import keys
+from mirror.forges import open as opening
+from mirror.forges.open import Forges
 from mirror.git.run import Git
 from mirror.keyring import Keyring
 from mirror.model import RepoId
@@ -48,6 +50,7 @@ class Edges:
     git: Git
     db: asyncpg.Pool
     vault: Vault
+    forges: Forges
     disk: Disk
     keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
     clock: Callable[[], datetime]
@@ -105,6 +108,7 @@ async def open_edges(
             git=Git(settings.git, home=str(root / "home")),
             db=db,
             vault=vault,
+            forges=await stack.enter_async_context(opening.opened(settings)),
             disk=Disk(root),
             keyring=keys.keyring(settings, root),
             clock=clock,

@@ -1,6 +1,7 @@
 """Adding a repository to what is kept: the first step of every backup."""
 
 from mirror.errors import OurFault, UsageError
+from mirror.flows import connections
 from mirror.flows.edges import Edges
 from mirror.flows.turn import turn
 from mirror.git import address
@@ -60,7 +61,11 @@ async def _added(edges: Edges, team: TeamId, name: str, url: str, insisted: bool
 
 
 async def remote_of(edges: Edges, repo_id: RepoId, url: str) -> Remote:
-    """The repo's address with the credentials that are kept for it."""
+    """The repo's address with the credentials that are kept for it, else with its connection's token.
+
+    Raises BadCredentials where the connection wants its person to connect again.
+    """
     if edges.keyring is None:
         return Remote(url)
-    return Remote(url, await credentials.of(edges.db, edges.keyring, repo_id, url))
+    secret = await credentials.of(edges.db, edges.keyring, repo_id, url)
+    return Remote(url, secret or await connections.credential_of(edges, repo_id, url))

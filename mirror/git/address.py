@@ -6,8 +6,6 @@ was judged is what is dialled: by aiohttp through `CheckedResolver`, by git thro
 `http.curloptResolve` with the answer of `check`.
 """
 
-import asyncio
-import ipaddress
 import os
 import re
 import socket
@@ -20,16 +18,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from mirror.errors import NetworkError, NotFound, UsageError
 from mirror.model import Remote, Secret
+from mirror.net.reach import resolved
 
 _PORTS: Final = {"https": 443, "http": 80}
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
 _SCP: Final = re.compile(r"[^/:@\s]+@[^/:\s]+:.*|[A-Za-z0-9.-]+\.[A-Za-z]{2,}:[^/].*")
-_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")  # all that is assigned: RFC 4291, 2.4
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-_SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
-NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_remote(text: str, allow_private: bool) -> Remote:
@@ -142,7 +135,7 @@ async def check(url: str, allow_private: bool) -> list[str]:
     if is_path(url):
         return []
     parts = urlsplit(url)
-    return await _resolved(parts.hostname or "", parts.port or _PORTS[parts.scheme], allow_private)
+    return await resolved(parts.hostname or "", parts.port or _PORTS[parts.scheme], allow_private)
 
 
 async def check_literal(url: str, allow_private: bool) -> None:
@@ -150,61 +143,6 @@ async def check_literal(url: str, allow_private: bool) -> None:
     host = urlsplit(url).hostname or ""
     if ":" in host or host.replace(".", "").isdigit():
         await check(url, allow_private)
-
-
-async def _resolved(host: str, port: int, allow_private: bool) -> list[str]:
-    loop = asyncio.get_running_loop()
-    try:
-        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise NetworkError(f"{host} {NOWHERE}; check the address and the network") from None
-    found = list(dict.fromkeys(str(info[4][0]) for info in infos))
-    if not found or not (allow_private or all(is_public(one) and not _is_ours(one) for one in found)):
-        raise NetworkError(f"{host} {NOWHERE}; check the address and the network")
-    return found
-
-
-def is_public(text: str) -> bool:
-    """Whether an address is one of the open internet, also where it hides in an IPv6 one."""
-    try:
-        address: Address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = _inside(address)
-        if inner is not None:
-            return is_public(str(inner))
-        if address not in _GLOBAL_UNICAST:
-            return False
-    return address.is_global and not address.is_multicast
-
-
-def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one leads to, where it is of such a kind."""
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    if address in _SIX_TO_FOUR:
-        return address.sixtofour
-    return None
-
-
-_TEST_NET: Final = "192.0.2.1"  # nobody's: RFC 5737
-
-
-def _is_ours(address: str) -> bool:
-    """Whether this machine itself has the address: then, and only then, a socket can be bound to it."""
-    return _binds(address) and not _binds(_TEST_NET)  # a kernel set to ip_nonlocal_bind binds to any
-
-
-def _binds(address: str) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
 
 
 def pinned(url: str, addresses: list[str]) -> dict[str, str]:
@@ -228,7 +166,7 @@ class CheckedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Every address of the host. Raises OSError, as aiohttp expects, where none is allowed."""
         try:
-            addresses = await _resolved(host, port, self._allow_private)
+            addresses = await resolved(host, port, self._allow_private)
         except NetworkError as error:
             raise OSError(str(error)) from None
         return [

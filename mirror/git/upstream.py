@@ -34,6 +34,7 @@ from mirror.errors import (
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, redact
 from mirror.model import HEAD, HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefName, Remote, Target
+from mirror.net.reach import NOWHERE
 from mirror.pktline import Mark, Packet, Packets, SideBand
 from mirror.progress import Progress
 from mirror.refs import check_names, resolve
@@ -443,7 +444,7 @@ def _translated(url: str) -> Iterator[None]:
     except aiohttp.ClientSSLError:
         raise NetworkError(f"{url}: no TLS connection could be made; check the address") from None
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise NetworkError(f"{url} {address.NOWHERE}; check the address and the network") from None
+        raise NetworkError(f"{url} {NOWHERE}; check the address and the network") from None
     except TimeoutError:
         raise NetworkError(f"{url} has stopped answering; try again later") from None
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):

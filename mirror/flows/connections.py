@@ -1,0 +1,304 @@
+"""Connecting an account at a forge, and keeping its tokens of use; every question to a forge begins here.
+
+A pair of tokens belongs to one row, and a refresh token is good for one use: it is used under a lock on its
+row, and what came for it is committed before anybody works with it. Whoever dies in between leaves a spent
+token behind, which the next run finds refused: the connection then says that its person must connect again,
+and asks the forge no more.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+from mirror.config import App, Settings
+from mirror.errors import BadCredentials, EverrefError, NotFound, OurFault, Refused
+from mirror.flows.edges import Edges
+from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
+from mirror.keyring import Keyring
+from mirror.model import RepoId, Secret
+from mirror.store import connections
+from mirror.store.connections import Connection, ConnectionId, GrantKind, Wanted
+from mirror.store.database import transaction
+from mirror.store.teams import TeamId
+
+EARLY: Final = timedelta(minutes=10)  # before its end from which on a token is not given out any more
+
+A = TypeVar("A")
+
+
+def callback(settings: Settings, app: App) -> str:
+    """Where a forge sends browsers back to; it is what is registered there."""
+    base = settings.base_url or f"http://127.0.0.1:{settings.port}"
+    return f"{base.rstrip('/')}/auth/{app.forge}/callback"
+
+
+async def connect(
+    edges: Edges,
+    team_id: TeamId,
+    person_id: UUID | None,
+    app: App,
+    tokens: Tokens,
+    grant_kind: GrantKind = "oauth",
+) -> Connection:
+    """Connect the account whose tokens these are, or give its connection these tokens.
+
+    The same account by the same kind of grant is the same connection, whoever connects it: its repos
+    go on. Raises BadCredentials, Refused naming the scopes that are missing, or what kept the forge from
+    answering; nothing was changed then. Safe to run twice.
+    """
+    keyring = _keyring(edges)
+    forge = edges.forges.of(app)
+    account = await forge.account(tokens.access)
+    missing = missing_for(forge, account, Purpose.READ)
+    if missing:
+        needed = ", ".join(forge.scopes(Purpose.READ))
+        raise Refused(f"{app.host} granted no {', '.join(missing)}; connect with the scopes {needed}")
+    wanted = Wanted(
+        team_id,
+        person_id,
+        app.forge,
+        app.host,
+        account.id,
+        account.login,
+        grant_kind,
+        account.scopes,
+        tokens.expires_at or account.expires_at,
+    )
+    while True:
+        connection_id = await connections.id_of(edges.db, wanted) or ConnectionId(uuid4())
+        sealed = connections.seal(keyring, connection_id, tokens.access, tokens.refresh)
+        kept = await connections.keep(edges.db, connection_id, wanted, sealed, edges.clock())
+        if kept:
+            return kept  # else another run connected the same account just now: give its row these tokens
+
+
+async def signed_in(edges: Edges, app: App, account: Account, tokens: Tokens) -> Connection | None:
+    """What becomes of the tokens of a sign-in: they go to a connection that needs them, or end.
+
+    GitHub gives one account no more than ten tokens for the same scopes and revokes the oldest, so that
+    signing in could end the tokens of a connection: the one with the oldest gets the new ones, one that
+    stopped before all others. GitLab's last until they are refreshed, so there only one that stopped does.
+    https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps
+    """
+    forge, keyring = edges.forges.of(app), edges.keyring
+    now = edges.clock()
+    for known in await connections.of_account(edges.db, app.forge, app.host, account.id):
+        enough = not forge.missing_scopes(account.scopes, Purpose.READ) and not set(known.scopes).difference(
+            account.scopes
+        )
+        if keyring and enough and (app.forge == "github" or known.state != "works"):
+            sealed = connections.seal(keyring, known.id, tokens.access, tokens.refresh)
+            if await connections.renew(
+                edges.db, known.id, known.version, sealed, account.scopes, tokens.expires_at, now
+            ):
+                return await connections.get(edges.db, known.id)
+    await _revoked(forge, tokens.access)
+    return None
+
+
+async def forge_of(edges: Edges, connection_id: ConnectionId) -> tuple[Forge, str]:
+    """The connection's forge, and a token for it that is good for a while. Raises what `token_for` does."""
+    found = await _get(edges, connection_id)
+    return edges.forges.at(found.forge, found.host), await token_for(edges, connection_id)
+
+
+async def token_for(edges: Edges, connection_id: ConnectionId, refused: str | None = None) -> str:
+    """An access token with ten minutes or more before it, refreshed if need be.
+
+    `refused` is a token that the forge did not take although it should have: it is not given out again.
+    Raises BadCredentials where the person must connect again (the row says so from then on, and the forge
+    is not asked any more), NetworkError where the forge cannot be reached and nothing was changed.
+    """
+    keyring = _keyring(edges)
+    found = await _get(edges, connection_id)
+    token, _ = await _tokens(edges.db, keyring, found)
+    if not _is_due(edges, found) and token != refused:
+        return token
+    return await _unbroken(_renewed(edges, keyring, connection_id, refused))
+
+
+async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, refused: str | None) -> str:
+    """The token after the one that is due, by whoever holds the row's lock first."""
+    stopped: BadCredentials | None = None
+    async with transaction(edges.db) as db:
+        found = await connections.locked(db, connection_id)
+        if found is None:
+            raise NotFound("the connection was removed")
+        _check_works(found)
+        token, refresh = await _tokens(db, keyring, found)
+        if not _is_due(edges, found) and token != refused:
+            return token  # another run was first
+        forge = edges.forges.at(found.forge, found.host)
+        if refresh is None:
+            if not _has_ended(edges, found) and (token != refused or await _is_taken(forge, token)):
+                return token
+            stopped = BadCredentials(f"{found.host} refuses the token of {found.login}; connect again")
+        else:
+            try:
+                new = await forge.refresh(refresh, callback(edges.settings, forge.app))
+            except SpentGrant:
+                stopped = SpentGrant(
+                    f"{found.host} does not renew the grant of {found.login} any more; connect again"
+                )
+        if stopped:
+            await connections.stop(db, found.id, found.version, str(stopped))
+        else:
+            sealed = connections.seal(keyring, found.id, new.access, new.refresh or refresh)
+            await connections.renew(
+                db,
+                found.id,
+                found.version,
+                sealed,
+                new.scopes or found.scopes,
+                new.expires_at,
+                edges.clock(),
+            )
+            token = new.access
+    if stopped:
+        raise stopped
+    return token
+
+
+async def asking(edges: Edges, connection_id: ConnectionId, ask: Callable[[Forge, str], Awaitable[A]]) -> A:
+    """The answer to a question to the connection's forge; asked once more where a token is refused.
+
+    Raises BadCredentials where that one is refused too: the connection has stopped then.
+    """
+    forge, token = await forge_of(edges, connection_id)
+    try:
+        return await ask(forge, token)
+    except BadCredentials:
+        token = await token_for(edges, connection_id, refused=token)
+    try:
+        return await ask(forge, token)
+    except BadCredentials as error:
+        found = await _get(edges, connection_id)
+        await connections.stop(edges.db, connection_id, found.version, str(error))
+        raise
+
+
+async def check(edges: Edges, connection_id: ConnectionId) -> Connection:
+    """Ask the forge whose token it is and what it may do, and keep that. Safe to run twice.
+
+    Raises BadCredentials where the forge refuses it, or where it is another account's now: the connection
+    has stopped then. Where the forge cannot be reached nothing is changed.
+    """
+    found = await _get(edges, connection_id)
+    account = await asking(edges, connection_id, lambda forge, token: forge.account(token))
+    now = await _get(edges, connection_id)
+    if account.id != found.account_id:
+        why = f"the token is of another account at {found.host} now; connect again"
+        await connections.stop(edges.db, connection_id, now.version, why)
+        raise BadCredentials(why)
+    await connections.checked(
+        edges.db, connection_id, now.version, account.login, account.scopes, account.expires_at, edges.clock()
+    )
+    return await _get(edges, connection_id)
+
+
+def missing_for(forge: Forge, account: Account, purpose: Purpose) -> tuple[str, ...]:
+    """The scopes that this needs and the token has not; of a fine-grained one nobody can tell."""
+    return () if account.fine_grained else forge.missing_scopes(account.scopes, purpose)
+
+
+def missing_scopes(edges: Edges, connection: Connection, purpose: Purpose) -> tuple[str, ...]:
+    """The scopes that this needs and the connection has not."""
+    if not connection.scopes:
+        return ()
+    forge = edges.forges.at(connection.forge, connection.host)
+    return forge.missing_scopes(connection.scopes, purpose)
+
+
+async def disconnect(edges: Edges, connection_id: ConnectionId) -> None:
+    """End the grant at the forge and forget the connection; its repos keep all that was backed up.
+
+    Safe to run twice. The order matters:
+
+    1. The hooks of its repos are removed before this is called, as that needs the token.
+    2. The grant ends at the forge, as far as that can be reached: a token that a person made stays theirs.
+    3. The row goes, and with it what was listed. Its repos have no connection from then on, and say so
+       at the next sync if their forge wants credentials.
+    """
+    found = await connections.get(edges.db, connection_id)
+    if found is None:
+        return
+    if found.grant_kind == "oauth" and edges.keyring:
+        token, _ = await _tokens(edges.db, edges.keyring, found)
+        await _revoked(edges.forges.at(found.forge, found.host), token)
+    await connections.remove(edges.db, connection_id)
+
+
+async def credential_of(edges: Edges, repo_id: RepoId, url: str) -> Secret | None:
+    """What git sends for a repo of a connection. None: it has none, or its address is elsewhere."""
+    found = await connections.of_repo(edges.db, repo_id)
+    if found is None:
+        return None
+    forge = edges.forges.at(found.forge, found.host)
+    ours, theirs = urlsplit(forge.app.url), urlsplit(url)
+    if (ours.scheme, ours.netloc) != (theirs.scheme, theirs.netloc):
+        return None
+    return forge.credential(await token_for(edges, found.id))
+
+
+async def _is_taken(forge: Forge, token: str) -> bool:
+    """Whether the forge takes a token that it refused a moment ago; some have refused all for a while."""
+    try:
+        await forge.account(token)
+    except BadCredentials:
+        return False
+    return True
+
+
+async def _revoked(forge: Forge, token: str) -> None:
+    """End a token, if the forge is there; where it is not, the token ends by itself or its owner ends it."""
+    try:
+        await forge.revoke(token)
+    except EverrefError:
+        return
+
+
+async def _get(edges: Edges, connection_id: ConnectionId) -> Connection:
+    found = await connections.get(edges.db, connection_id)
+    if found is None:
+        raise NotFound("the connection was removed")
+    _check_works(found)
+    return found
+
+
+def _check_works(found: Connection) -> None:
+    if found.state != "works":
+        raise BadCredentials(found.why or f"{found.host} must be connected again")
+
+
+async def _tokens(db: Any, keyring: Keyring, found: Connection) -> tuple[str, str | None]:
+    sealed = await connections.sealed(db, found.id)
+    if sealed is None:
+        raise NotFound("the connection was removed")
+    return sealed.opened(keyring, found.id)
+
+
+def _is_due(edges: Edges, found: Connection) -> bool:
+    return found.expires_at is not None and found.expires_at - edges.clock() < EARLY
+
+
+def _has_ended(edges: Edges, found: Connection) -> bool:
+    return found.expires_at is not None and found.expires_at <= edges.clock()
+
+
+def _keyring(edges: Edges) -> Keyring:
+    if edges.keyring is None:
+        raise OurFault("tokens cannot be kept: set SECRET_KEYS (32 random characters or more)")
+    return edges.keyring
+
+
+async def _unbroken(work: Coroutine[Any, Any, A]) -> A:
+    """Carry this to its end even where the caller is cancelled: a pair that was given must be kept."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,207 @@
+"""What Everref asks of a forge, whichever product it is, and the values in which it answers."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from mirror.config import App
+from mirror.errors import BadCredentials
+from mirror.model import Secret
+
+
+class Purpose(StrEnum):
+    """What a token is to be used for; each needs what those before it need."""
+
+    SIGN_IN = "sign-in"
+    READ = "read"
+    HOOKS = "hooks"
+    CREATE = "create"
+    PUSH = "push"  # a restore into a repository of the forge
+
+
+class SpentGrant(BadCredentials):
+    """The forge gives no tokens for this code or refresh token: it was used, revoked or has expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a forge gave for a code or a refresh token, or a person for a connection."""
+
+    access: str = field(repr=False)
+    refresh: str | None = field(repr=False, default=None)  # None: there is none; the access token lasts
+    expires_at: datetime | None = None  # of the access token; None: not told
+    scopes: tuple[str, ...] = ()  # as granted; empty: not told here, `account` knows
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose token it is, and what it may do."""
+
+    id: str  # the forge's number: names change hands, numbers do not
+    login: str
+    name: str
+    scopes: tuple[str, ...]  # empty with a fine-grained token, which does not tell
+    fine_grained: bool = False
+    expires_at: datetime | None = None  # of the token, where the forge tells
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A repository as the forge describes it."""
+
+    repository_id: str  # the forge's number
+    full_name: str  # owner/name; at GitLab group/subgroup/name
+    clone_url: str
+    web_url: str
+    private: bool
+    archived: bool
+    fork: bool
+    admin: bool  # this token's owner may register hooks
+    bytes: int | None = None  # None: it does not tell
+    pushed_at: datetime | None = None  # GitLab tells when anything last happened there
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is kept of one page of a listing, to ask the next time whether it changed."""
+
+    etag: str
+    next: str | None  # the address of the page after it; None: it was the last one
+    ids: tuple[str, ...]  # the repositories on it
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a listing."""
+
+    url: str
+    ids: tuple[str, ...]  # the repositories on it, also where it did not change
+    items: tuple[Listed, ...]  # empty where it did not change
+    next: str | None
+    etag: str | None
+    not_modified: bool = False
+    hidden: tuple[str, ...] = ()  # organisations (their numbers) that want a single sign-on before they tell
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteHook:
+    """A webhook as the forge knows it."""
+
+    id: str  # the forge's number
+    url: str
+    enabled: bool
+    events: tuple[str, ...]
+    state: Literal["works", "failing", "paused", "disabled"]
+    why: str | None = None  # what the forge says of it in a line; None: nothing
+    until: datetime | None = None  # when a paused one goes on by itself
+    signed: bool = True  # False: it carries no signature, only a secret in a header
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A delivery as the forge remembers it."""
+
+    id: str
+    at: datetime | None  # None: the forge does not tell
+    event: str
+    status: int | None  # None: nobody answered
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Under whose name a repository can be created."""
+
+    id: str
+    login: str  # acme; at GitLab group/subgroup
+    name: str
+    personal: bool
+
+
+class Forge(Protocol):
+    """One host of one product. Every error is of mirror/errors, names the host, and never a token or a query.
+
+    BadCredentials: the token is refused. RemoteGone: there is no such thing, or not for this token.
+    Blocked: the forge has closed it. Refused: what is asked is not allowed, and why. RateLimited:
+    not before `retry_at`. NetworkError: no answer, or none of use; nothing is known.
+    """
+
+    @property
+    def app(self) -> App: ...
+
+    def authorize_url(self, state: str, verifier: str, redirect_uri: str, purpose: Purpose) -> str:
+        """Where a browser is sent to consent; the code comes back to `redirect_uri` with this state.
+
+        `verifier` is PKCE's secret (RFC 7636), of which only the S256 challenge is sent. Raises Refused
+        where nobody registered us.
+        """
+
+    async def exchange(self, code: str, verifier: str, redirect_uri: str) -> Tokens:
+        """The tokens for a code. Raises SpentGrant where it was used already or is not ours."""
+
+    async def refresh(self, refresh_token: str, redirect_uri: str) -> Tokens:
+        """A new pair; the old one is spent by it. Raises SpentGrant where it was spent before."""
+
+    async def revoke(self, token: str) -> None:
+        """Let the token of an OAuth grant end. Safe to run twice."""
+
+    async def account(self, token: str) -> Account:
+        """Whose token this is, and its scopes."""
+
+    def scopes(self, purpose: Purpose) -> tuple[str, ...]:
+        """The fewest scopes that this needs."""
+
+    def missing_scopes(self, granted: Sequence[str], purpose: Purpose) -> tuple[str, ...]:
+        """Those of them that are neither granted nor part of one that is."""
+
+    def credential(self, token: str) -> Secret:
+        """The token as git sends it."""
+
+    def repositories(self, token: str, marks: Mapping[str, Mark]) -> AsyncIterator[Page]:
+        """Every repository that the token's owner can see, page by page; `marks` are of the last listing."""
+
+    async def repository(self, token: str, repository_id: str) -> Listed:
+        """What a repository is now, by its number: renamed and transferred ones are found."""
+
+    async def hooks(self, token: str, repository_id: str) -> list[RemoteHook]:
+        """The repository's webhooks."""
+
+    async def add_hook(self, token: str, repository_id: str, url: str, secret: str) -> RemoteHook:
+        """Register a hook for what Everref wants to hear: pushes, and what becomes of the repository."""
+
+    async def update_hook(
+        self, token: str, repository_id: str, hook_id: str, url: str, secret: str
+    ) -> RemoteHook:
+        """Make a hook what `add_hook` would have made, and enable it again where the forge allows that."""
+
+    async def remove_hook(self, token: str, repository_id: str, hook_id: str) -> None:
+        """Remove a hook. Safe to run twice."""
+
+    async def test_hook(self, token: str, repository_id: str, hook_id: str) -> None:
+        """Let the forge send something by the hook, which also wakes a paused one."""
+
+    async def deliveries(self, token: str, repository_id: str, hook_id: str) -> list[Sent]:
+        """The hook's latest deliveries, newest first; none where the forge keeps no log."""
+
+    async def owners(self, token: str) -> list[Owner]:
+        """Under whose names the token's owner can create repositories; their own comes first."""
+
+    async def create_repository(self, token: str, owner: Owner, name: str, *, private: bool = True) -> Listed:
+        """A new, empty repository. Raises Refused where the name is taken or that is not allowed."""
+
+
+def marks_to_json(marks: Mapping[str, Mark]) -> dict[str, Any]:
+    """Marks as they are kept with a connection."""
+    return {url: [mark.etag, mark.next, list(mark.ids)] for url, mark in marks.items()}
+
+
+def marks_from_json(kept: Mapping[str, Any]) -> dict[str, Mark]:
+    """Marks as they were kept."""
+    return {url: Mark(etag, after, tuple(ids)) for url, (etag, after, ids) in kept.items()}
+
+
+def marked(pages: Sequence[Page]) -> dict[str, Mark]:
+    """The marks of a listing that was read to its end."""
+    return {page.url: Mark(page.etag, page.next, page.ids) for page in pages if page.etag}

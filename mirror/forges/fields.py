@@ -1,0 +1,61 @@
+"""Reading what a forge answered: each field of the type that it should have, or the answer is refused."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from mirror.errors import Corrupt
+from mirror.forges.http import Answer
+
+
+def table(answer: Answer, host: str) -> Mapping[str, Any]:
+    """The answer, which must be a JSON object."""
+    return row(answer.body, host)
+
+
+def rows(answer: Answer, host: str) -> list[Mapping[str, Any]]:
+    """The answer, which must be a JSON list of objects."""
+    if not isinstance(answer.body, list):
+        raise Corrupt(f"{host} answers with no list where one was asked for")
+    return [row(one, host) for one in answer.body]
+
+
+def row(value: object, host: str) -> Mapping[str, Any]:
+    """A value, which must be a JSON object."""
+    if not isinstance(value, Mapping):
+        raise Corrupt(f"{host} answers with something that is no object")
+    return value
+
+
+def number(value: Mapping[str, Any], key: str, host: str) -> str:
+    """The forge's number for something, as text."""
+    found = value.get(key)
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise Corrupt(f"{host} answers without the number {key}")
+    return str(found)
+
+
+def text(value: Mapping[str, Any], key: str, host: str) -> str:
+    """A text that must be there."""
+    found = value.get(key)
+    if not isinstance(found, str) or not found:
+        raise Corrupt(f"{host} answers without {key}")
+    return found
+
+
+def moment(value: object) -> datetime | None:
+    """A time as forges write it: RFC 3339, a date, or "2026-01-31 12:00:00 UTC"."""
+    if not isinstance(value, str):
+        return None
+    try:
+        found = datetime.fromisoformat(value.removesuffix(" UTC"))
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def count(value: object, factor: int = 1) -> int | None:
+    """A number of bytes, if it is one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return None
+    return value * factor

@@ -1,0 +1,54 @@
+"""Every forge of the settings, and any other that somebody connected by a token, opened when it is asked."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from mirror.config import App, Product, Settings, app_at
+from mirror.forges.contract import Forge
+from mirror.forges.github import GitHub
+from mirror.forges.gitlab import GitLab
+from mirror.forges.http import PATIENCE, Http
+
+PRODUCTS: Final[Mapping[Product, Callable[[App, Http, Http], Forge]]] = {"github": GitHub, "gitlab": GitLab}
+
+
+class Forges:
+    """The forges by product and host. Connections stay open until `close`."""
+
+    def __init__(self, apps: Sequence[App], *, allow_private: bool, patience: float = PATIENCE) -> None:
+        self.apps = tuple(apps)
+        self._private = allow_private
+        self._patience = patience
+        self._origins: dict[str, Http] = {}
+
+    def at(self, product: Product, host: str) -> Forge:
+        """The forge of this host; one that the settings do not name is reached by https."""
+        for app in self.apps:
+            if (app.forge, app.host) == (product, host):
+                return self.of(app)
+        return self.of(app_at(product, f"https://{host}"))
+
+    def of(self, app: App) -> Forge:
+        """This forge."""
+        return PRODUCTS[app.forge](app, self._http(app, app.url), self._http(app, app.api_url))
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        for origin in self._origins.values():
+            await origin.close()
+
+    def _http(self, app: App, base: str) -> Http:
+        if base not in self._origins:
+            self._origins[base] = Http(app, base, allow_private=self._private, patience=self._patience)
+        return self._origins[base]
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Forges]:
+    """The forges of these settings; nothing is asked before somebody does."""
+    forges = Forges(settings.apps, allow_private=settings.allow_private_remotes)
+    try:
+        yield forges
+    finally:
+        await forges.close()

@@ -1,0 +1,78 @@
+"""Which addresses may be dialled: a name is resolved once, and every address it has is judged.
+
+An address that a user supplied could point at what only this machine can reach
+(server-side request forgery). So what was judged here is what the edges dial.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from typing import Final
+
+from mirror.errors import NetworkError
+
+NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
+
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")  # all that is assigned: RFC 4291, 2.4
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
+_TEST_NET: Final = "192.0.2.1"  # nobody's: RFC 5737
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+async def resolved(host: str, port: int, allow_private: bool) -> list[str]:
+    """The addresses of this host, each of them allowed.
+
+    Raises NetworkError where there is none, or where one of them is private and
+    that is not allowed: who asks does not learn which.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise NetworkError(f"{host} {NOWHERE}; check the address and the network") from None
+    found = list(dict.fromkeys(str(info[4][0]) for info in infos))
+    if not found or not (allow_private or all(is_public(one) and not is_ours(one) for one in found)):
+        raise NetworkError(f"{host} {NOWHERE}; check the address and the network")
+    return found
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is one of the open internet, also where it hides in an IPv6 one."""
+    try:
+        address: Address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = _inside(address)
+        if inner is not None:
+            return is_public(str(inner))
+        if address not in _GLOBAL_UNICAST:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to, where it is of such a kind."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address in _SIX_TO_FOUR:
+        return address.sixtofour
+    return None
+
+
+def is_ours(address: str) -> bool:
+    """Whether this machine itself has the address: then, and only then, a socket can be bound to it."""
+    return _binds(address) and not _binds(_TEST_NET)  # a kernel set to ip_nonlocal_bind binds to any
+
+
+def _binds(address: str) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
