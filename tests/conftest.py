@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.parts.redis",
     "tests.parts.s3",
     "tests.parts.forges.serve",  # last: it imports others
+    "tests.parts.web",
 ]

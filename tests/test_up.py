@@ -113,7 +113,7 @@ async def test_once_it_says_where_everything_answers(tmp_path: Path) -> None:
         assert status == 200
         assert health["ready"] and health["database"] and health["queue"]
         assert await up.get("/healthz") == (200, "ok\n")
-        status, page = await up.get("/")
+        status, page = await up.get("/status")
         assert status == 200
         assert "<h1>" in page
 
@@ -129,7 +129,7 @@ async def test_it_takes_webhooks_at_the_same_port(tmp_path: Path) -> None:
 
 async def test_every_answer_carries_the_headers_that_protect_a_page(tmp_path: Path) -> None:
     async with running(tmp_path) as up, aiohttp.ClientSession() as session:
-        for path in ("/", "/healthz", "/style.css", "/nowhere"):
+        for path in ("/status", "/healthz", "/nowhere"):
             async with session.get(up.url + path) as answer:
                 assert answer.headers["x-content-type-options"] == "nosniff"
                 assert "default-src 'none'" in answer.headers["content-security-policy"]

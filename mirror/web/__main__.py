@@ -5,29 +5,33 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from hooks import app as hooks
-from mirror import process, store
+from mirror import process
 from mirror.config import Settings
-from mirror.embedded import services
-from mirror.flows import keys
+from mirror.embedded import queue
+from mirror.errors import UsageError
+from mirror.flows.edges import open_edges
 from mirror.process import Ties
+from mirror.web import pages
 from mirror.web.app import application
+from mirror.web.frame import Outside
 from mirror.web.serve import serve
 
 
 async def main(settings: Settings, ties: Ties) -> None:
     """Serve until a signal says stop."""
     async with AsyncExitStack() as stack:
-        database_url, redis_url = settings.database_url, settings.redis_url
-        if database_url is None or redis_url is None:
-            running = await stack.enter_async_context(services(Path(settings.data), redis=redis_url is None))
-            database_url, redis_url = database_url or running.database_url, redis_url or running.redis_url
-        assert redis_url is not None
-        db = await stack.enter_async_context(store.opened(database_url))
-        queue = hooks.queue(redis_url)
-        stack.push_async_callback(queue.aclose)
-        keyring = keys.keyring(settings, Path(settings.data))
-        receiver = hooks.application(db, queue, keyring) if ties.parent is not None and keyring else None
-        await serve(application(db, queue, receiver), settings, ties)
+        edges = await stack.enter_async_context(open_edges(settings))
+        if edges.keyring is None:
+            raise UsageError("set SECRET_KEYS: sessions are signed and tokens are sealed with it")
+        redis_url = settings.redis_url
+        if redis_url is None:
+            redis_url = await stack.enter_async_context(queue(Path(settings.data)))
+        hints = hooks.queue(redis_url)
+        stack.push_async_callback(hints.aclose)
+        receiver = hooks.application(edges.db, hints, edges.keyring) if ties.parent is not None else None
+        origin = settings.base_url or f"http://127.0.0.1:{settings.port}"
+        outside = Outside(edges, hints, edges.keyring, origin.rstrip("/"), pages.environment())
+        await serve(application(outside, receiver), settings, ties)
 
 
 if __name__ == "__main__":

@@ -1,148 +1,91 @@
-"""The web application: at this stage the page and the addresses that say whether everything works."""
+"""The web application: every way of every topic, in the order in which a path is tried."""
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
-from html import escape
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
-import asyncpg
-from arq.constants import default_queue_name, health_check_key_suffix
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
-_ANSWERS: Final = "<span class='chip'>answers</span>"
-_AWAY: Final = "<span class='chip late'>does not answer</span>"
-HERE: Final = Path(__file__).parent
-HEADERS: Final[Mapping[str, str]] = {
-    "content-security-policy": (
-        "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-store",
-}
+from mirror.web import frame, problems, status
+from mirror.web.frame import Outside, Way
+
+WAYS: Final[Sequence[Way]] = (
+    *status.WAYS,
+)  # a path is answered by the first that fits: those of a repo, which fit most, come last
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Which parts answer."""
+class RepoName(Convertor[str]):
+    """A repo's name in a path: it has slashes of its own, and ends before the first `/-/`."""
 
-    database: bool
-    queue: bool
-    worker: bool  # one of them at least said so of late
+    regex = r"(?!-/)[^/](?:(?!/-/).)*?"
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests can be served; a worker is not needed for that."""
-        return self.database and self.queue
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
 
 
-def application(db: asyncpg.Pool, queue: Redis, receiver: ASGIApp | None = None) -> Starlette:
-    """The application over an open database and an open queue, with the webhook receiver if it is given."""
-    app = Starlette(
+register_url_convertor("repo", RepoName())
+
+
+def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:
+    """The application over an open outside, with the webhook receiver if it is given."""
+    return Starlette(
         routes=[
-            Route("/", home),
-            Route("/style.css", style),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            *([Mount("/", receiver)] if receiver else ()),
+            *status.probes(outside),
+            *([Route("/hooks/{rest:path}", receiver)] if receiver else ()),
+            *frame.routes(WAYS, outside),
         ],
-        middleware=[Middleware(SafeHeaders)],
+        middleware=[Middleware(SafeHeaders, headers=_headers(outside))],
+        exception_handlers=problems.handlers(outside),
     )
-    app.state.db = db
-    app.state.queue = queue
-    return app
 
 
-async def home(request: Request) -> Response:
-    """Whether everything works, for people."""
-    health = await look(request.app.state.db, request.app.state.queue)
-    return HTMLResponse(page(health), status_code=200 if health.ready else 503)
+def _headers(outside: Outside) -> Mapping[str, str]:
+    """What is sent with every answer, so that a page cannot be abused.
 
-
-async def style(request: Request) -> Response:
-    return FileResponse(HERE / "style.css", headers={"cache-control": "max-age=300"})
-
-
-async def healthz(request: Request) -> Response:
-    """This process answers."""
-    return PlainTextResponse("ok\n")
-
-
-async def readyz(request: Request) -> Response:
-    """What this process needs answers too."""
-    health = await look(request.app.state.db, request.app.state.queue)
-    parts = {"database": health.database, "queue": health.queue, "worker": health.worker}
-    return JSONResponse({"ready": health.ready} | parts, status_code=200 if health.ready else 503)
-
-
-async def look(db: asyncpg.Pool, queue: Redis) -> Health:
-    """Ask every part whether it is there."""
-    database, queued = await asyncio.gather(_database_answers(db), _workers(queue))
-    return Health(database=database, queue=queued is not None, worker=bool(queued))
-
-
-async def _database_answers(db: asyncpg.Pool) -> bool:
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return bool(await db.fetchval("select true"))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # TimeoutError is an OSError
-        return False
-
-
-async def _workers(queue: Redis) -> int | None:
-    """Whether a worker has said of late that it lives; None: the queue does not answer."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return int(await queue.exists(default_queue_name + health_check_key_suffix))
-    except (RedisError, OSError):
-        return None
-
-
-def page(health: Health) -> str:
-    """The home page."""
-    parts = (
-        ("Database", "PostgreSQL, the index of what the vault holds", health.database),
-        ("Queue", "Redis, where pushes become jobs", health.queue),
-        ("Worker", "fetches, stores and verifies", health.worker),
+    Forms may end at the forges as well, whose consent a sign-in asks for.
+    """
+    forges = " ".join(sorted({_origin(app.url) for app in getattr(outside.edges.settings, "apps", ())}))
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        f"manifest-src 'self'; form-action 'self' {forges}; base-uri 'none'; frame-ancestors 'none'"
     )
-    well = all(works for _, _, works in parts)
-    rows = "".join(
-        f"<tr><td>{escape(name)}<div class='small soft'>{escape(what)}</div></td>"
-        f"<td class='num'>{_ANSWERS if works else _AWAY}</td></tr>"
-        for name, what, works in parts
-    )
-    title = "Everref is up" if well else "Everref is not complete"
-    lede = (
-        "Every part answers. Repositories are added with <code>everref backup URL</code>."
-        if well
-        else "What does not answer is started again by itself; this page shows the state of a moment ago."
-    )
-    return (HERE / "home.html").read_text().format(title=title, lede=lede, rows=rows)
+    headers = {
+        "content-security-policy": " ".join(policy.replace(" ;", ";").split()),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cache-control": "no-store",
+    }
+    if outside.origin.startswith("https:"):
+        headers["strict-transport-security"] = "max-age=31536000"
+    return headers
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 class SafeHeaders:
-    """Sends the headers with every answer that keep a page from being abused."""
+    """Sends headers with every answer that does not set them itself."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self.app = app
+        self.headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.headers.items():
                     headers.setdefault(name, value)
             await send(message)
 

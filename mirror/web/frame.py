@@ -1,0 +1,348 @@
+"""What every page and every call of the API goes through: one table of ways, each with what it needs.
+
+A way that is not in a table is not served, and a way cannot be in a table
+without saying who may go it. The endpoint is called only when the visitor may.
+"""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from arq.connections import ArqRedis
+from jinja2 import Environment
+from redis.exceptions import RedisError
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from mirror import signed
+from mirror.errors import NotFound
+from mirror.flows.edges import Edges
+from mirror.job import SYNC
+from mirror.keyring import Keyring
+from mirror.model import Repo, RepoId
+from mirror.people import Role
+from mirror.store import audit, repos, sessions, teams, tokens
+from mirror.store.people import Person
+from mirror.store.sessions import Session
+from mirror.store.teams import Membership, Team
+from mirror.store.tokens import ApiToken
+
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
+SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
+SAID_SECONDS: Final = 60  # for a one-time message to be read
+BEARER: Final = {"www-authenticate": "Bearer"}
+HINT_SECONDS: Final = 0.5  # for Redis to take a hint; a person waits meanwhile
+
+log = logging.getLogger("mirror.web")
+
+
+class Needs(StrEnum):
+    """What a way asks of who goes it."""
+
+    NOTHING = "nothing"
+    PERSON = "person"  # somebody who is signed in
+    VIEWER = "viewer"  # a member of the path's {team}, with this role or more
+    OPERATOR = "operator"
+    ADMIN = "admin"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the web application has of the outside."""
+
+    edges: Edges
+    queue: ArqRedis
+    keyring: Keyring
+    origin: str  # scheme and host under which people reach it
+    pages: Environment
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request, with who makes it and what they may."""
+
+    request: Request
+    outside: Outside
+    now: datetime
+    way: "Way"
+    person: Person | None = None  # None: signed out, which only ways that need NOTHING allow
+    session: Session | None = None  # None: signed out, or a program with a token
+    token: ApiToken | None = None
+    team: Team | None = None  # the path's
+    role: Role | None = None  # in that team
+    teams: Sequence[Membership] = ()  # the person's, on a page
+    said: str | None = None  # a message to show once
+    raw_session: str | None = field(default=None, repr=False)
+
+    @property
+    def edges(self) -> Edges:
+        return self.outside.edges
+
+    @property
+    def path(self) -> Mapping[str, Any]:
+        """The parts of the path."""
+        return self.request.path_params
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return self.request.query_params
+
+    @property
+    def address(self) -> str:
+        """From where the request came."""
+        return self.request.client.host if self.request.client else "unknown"
+
+    def owner(self) -> Person:
+        """The person, where the way needs one."""
+        assert self.person is not None
+        return self.person
+
+    def of_team(self) -> Team:
+        """The team, where the way is a team's."""
+        assert self.team is not None
+        return self.team
+
+    def may(self, role: Role) -> bool:
+        """Whether the person's role in this team is that one or more."""
+        return self.role is not None and self.role.may(role)
+
+    async def repo(self) -> Repo:
+        """The path's {repo}, of this team. Raises NotFound, as for one that another team has."""
+        text = str(self.path["repo"])
+        found = await repos.by_name(self.edges.db, self.of_team().id, text)
+        if found is None:
+            raise NotFound(f"there is no repository {text} in {self.of_team().name}")
+        return found
+
+    async def form(self) -> FormData:
+        """The form that was sent; its token was checked."""
+        return await self.request.form(max_fields=FORM_FIELDS)
+
+    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """A page. `visit` is at hand in it."""
+        text = self.outside.pages.get_template(template).render(visit=self, now=self.now, **values)
+        answer = HTMLResponse(text, status)
+        if self.said is not None:
+            answer.delete_cookie("said", path="/", httponly=True, samesite="lax")
+        return answer
+
+    def redirect(self, to: str, said: str | None = None) -> Response:
+        """To another page of ours by GET, with a message that is shown there once."""
+        answer = RedirectResponse(to, 303)
+        if said is not None:
+            text = signed.sign(self.outside.keyring, "said", said, self.now)
+            answer.set_cookie(
+                "said", text, SAID_SECONDS, path="/", secure=self.secure, httponly=True, samesite="lax"
+            )
+        return answer
+
+    @property
+    def secure(self) -> bool:
+        """Whether the browser reaches us by https, so that cookies can be bound to that."""
+        return urlsplit(self.outside.origin).scheme == "https" and not _is_loopback(self.request)
+
+    def sign_in(self, answer: Response, raw: str) -> Response:
+        """Let the browser keep this session."""
+        answer.set_cookie(
+            cookie_name(self.secure),
+            signed.sign(self.outside.keyring, "session", raw, self.now),
+            int(sessions.ABSOLUTE.total_seconds()),
+            path="/",
+            secure=self.secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return answer
+
+    def sign_out(self, answer: Response) -> Response:
+        """Let the browser forget its session."""
+        answer.delete_cookie(
+            cookie_name(self.secure), path="/", secure=self.secure, httponly=True, samesite="lax"
+        )
+        return answer
+
+    async def audit(
+        self,
+        action: str,
+        subject: str,
+        repo_id: RepoId | None = None,
+        detail: Mapping[str, Any] | None = None,
+        result: str = "done",
+    ) -> None:
+        """Write down in the team's audit log that this person did this."""
+        entry = audit.Entry(
+            person_id=self.person.id if self.person else None,
+            actor=self.actor,
+            action=action,
+            repo_id=repo_id,
+            subject=subject,
+            detail=dict(detail or {}),
+            address=self.address,
+            result=result,
+        )
+        await audit.add(self.edges.db, self.of_team().id, entry, self.now)
+
+    @property
+    def actor(self) -> str:
+        """Who this is, in words."""
+        name = self.person.name if self.person else "somebody signed out"
+        return f"{name}, by token {self.token.name}" if self.token else name
+
+    async def hint(self, job: str = SYNC, *arguments: str) -> None:
+        """Tell the workers that something is due. Where that fails they find it by themselves."""
+        try:
+            async with asyncio.timeout(HINT_SECONDS):
+                await self.outside.queue.enqueue_job(job, *arguments)
+        except (RedisError, OSError) as error:
+            log.warning("no hint to the workers (%s); they find it later", type(error).__name__)
+
+
+Endpoint = Callable[[Visit], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One method of one path: what answers it, and what it needs."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    needs: Needs
+    scope: str = "read"  # of an API token; only for paths under /api/
+    sure: bool = False  # the person must have proved of late who they are
+
+    @property
+    def is_api(self) -> bool:
+        return self.path.startswith("/api/")
+
+
+class AskAgain(Exception):
+    """The person must prove who they are before this."""
+
+
+def routes(ways: Sequence[Way], outside: Outside) -> list[Route]:
+    """The routes of these ways, in their order."""
+    return [Route(way.path, _served(way, outside), methods=[way.method]) for way in ways]
+
+
+def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        visit = Visit(request, outside, outside.edges.clock(), way)
+        request.state.visit = visit
+        _check_host(visit)
+        await _recognise(visit)
+        if way.method not in SAFE and visit.token is None:
+            await _check_sender(visit)
+        await _admit(visit)
+        return await way.endpoint(visit)
+
+    return serve
+
+
+def cookie_name(secure: bool) -> str:
+    """`__Host-` binds a cookie to this host and to https; plain http on loopback cannot have it."""
+    return "__Host-sid" if secure else "sid"
+
+
+def _is_loopback(request: Request) -> bool:
+    return (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") in {
+        host.strip("[]") for host in LOOPBACK
+    }
+
+
+def _check_host(visit: Visit) -> None:
+    """Answer only to our own names, so that no foreign name can be made to point here."""
+    if _is_loopback(visit.request):
+        return
+    if visit.request.headers.get("host", "").lower() != urlsplit(visit.outside.origin).netloc.lower():
+        raise HTTPException(400, "this is not the address under which Everref is reached; see BASE_URL")
+
+
+async def _recognise(visit: Visit) -> None:
+    """Who asks: by a token under /api/, else by the session's cookie."""
+    db, request = visit.edges.db, visit.request
+    bearer = request.headers.get("authorization", "")
+    if visit.way.is_api and bearer[:7].lower() == "bearer ":
+        visit.token = await tokens.of(db, bearer[7:].strip(), visit.now)
+        if visit.token is None:
+            raise HTTPException(401, "the token is unknown, revoked or expired", BEARER)
+        visit.person = visit.token.person
+        return
+    kept = request.cookies.get(cookie_name(visit.secure))
+    raw = signed.read(visit.outside.keyring, "session", kept, sessions.ABSOLUTE, visit.now) if kept else None
+    if isinstance(raw, str):
+        visit.session = await sessions.of(db, raw, visit.now)
+        if visit.session is not None:
+            visit.person, visit.raw_session = visit.session.person, raw
+    said = request.cookies.get("said")
+    if said and not visit.way.is_api:
+        age = timedelta(seconds=SAID_SECONDS)
+        visit.said = signed.read(visit.outside.keyring, "said", said, age, visit.now)
+
+
+async def _check_sender(visit: Visit) -> None:
+    """What changes something comes from a page of ours: by its Origin, and by the session's token."""
+    headers = visit.request.headers
+    origin = headers.get("origin")
+    ours = {visit.outside.origin}
+    if _is_loopback(visit.request):
+        ours.add(f"http://{headers.get('host', '')}")
+    if (
+        origin is not None
+        and origin not in ours
+        or headers.get("sec-fetch-site", "same-origin")
+        not in (
+            "same-origin",
+            "none",
+        )
+    ):
+        raise HTTPException(403, "this was sent by another site; go back to Everref's own page and try again")
+    if visit.session is None:
+        return
+    given = headers.get("x-csrf-token")
+    if given is None and not visit.way.is_api:
+        given = str((await visit.form()).get("csrf", ""))
+    if not hmac.compare_digest((given or "").encode(), visit.session.csrf.encode()):
+        raise HTTPException(403, "this page was open for too long; reload it and try again")
+
+
+async def _admit(visit: Visit) -> None:
+    """Let in who may: else 401 signed out, 404 another team's, 403 not by this role or token."""
+    way = visit.way
+    if way.needs is Needs.NOTHING:
+        return
+    if visit.person is None:
+        raise HTTPException(401, "sign in first", BEARER if way.is_api else None)
+    if way.needs is not Needs.PERSON:
+        await _admit_to_team(visit, Role(way.needs.value))
+    if visit.token is not None and way.scope not in visit.token.scopes:
+        raise HTTPException(403, f"the token {visit.token.name} has not the scope {way.scope}")
+    if way.sure and visit.session is not None and visit.now - visit.session.sure_at > SURE:
+        raise AskAgain
+
+
+async def _admit_to_team(visit: Visit, needed: Role) -> None:
+    assert visit.person is not None
+    name = str(visit.path["team"])
+    if visit.way.is_api:
+        found = await teams.membership(visit.edges.db, visit.person.id, name)
+    else:
+        visit.teams = await teams.memberships(visit.edges.db, visit.person.id)
+        found = next((one for one in visit.teams if one.team.name == name), None)
+    if found is None or (visit.token is not None and visit.token.team.id != found.team.id):
+        raise HTTPException(404, "there is nothing here, or it is not yours")
+    visit.team, visit.role = found.team, found.role
+    if not found.role.may(needed):
+        raise HTTPException(403, f"this needs the role {needed}; you are {found.role} in {name}")

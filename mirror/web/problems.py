@@ -1,0 +1,107 @@
+"""What a visitor is told when something does not work: a page, or problem+json (RFC 9457) under /api/."""
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from mirror.errors import EverrefError
+from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
+
+STATUS: Final[Mapping[str, int]] = {
+    "usage": 400,
+    "not-found": 404,
+    "credentials": 422,
+    "gone": 422,
+    "blocked": 422,
+    "refused": 409,
+    "busy": 409,
+    "limit": 503,
+    "network": 502,
+    "corrupt": 500,
+    "ours": 500,
+}
+_ELSE: Final = "An error of Everref itself, which it has written down"
+
+log = logging.getLogger("mirror.web")
+
+
+def handlers(outside: Outside) -> Mapping[Any, Any]:
+    """What Starlette calls for each kind of exception."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 401 and not _is_api(request) and request.method in SAFE:
+            return RedirectResponse(f"/sign-in?next={quote(_here(request))}", 303)
+        return answer(outside, request, error.status_code, error.detail, headers=error.headers)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, EverrefError)
+        status = STATUS.get(error.kind, 500)
+        if status >= 500:
+            log.warning("%s %s: %s", request.method, request.url.path, error)
+        return answer(outside, request, status, str(error), kind=error.kind, retry=not error.permanent)
+
+    async def ask_again(request: Request, error: Exception) -> Response:
+        if _is_api(request):
+            return answer(outside, request, 403, "prove who you are again, on the page, or use an API token")
+        return RedirectResponse(f"/account/sure?next={quote(_here(request))}", 303)
+
+    async def broken(request: Request, error: Exception) -> Response:
+        number = secrets.token_hex(4)
+        log.error("%s %s failed, %s", request.method, request.url.path, number, exc_info=error)
+        return answer(outside, request, 500, f"{_ELSE} as {number}; try again, or tell who runs this service")
+
+    return {HTTPException: refused, EverrefError: failed, AskAgain: ask_again, Exception: broken}
+
+
+def answer(
+    outside: Outside,
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    kind: str | None = None,
+    retry: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The page or the JSON that says this."""
+    title = HTTPStatus(status).phrase
+    if _is_api(request):
+        about = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+        if kind is not None:
+            about |= {"class": kind, "retry": retry}
+        return Response(
+            json.dumps(about) + "\n", status, dict(headers or {}), media_type="application/problem+json"
+        )
+    page = _visit(outside, request).render("error.html", status, title=title, detail=detail, retry=retry)
+    page.headers.update(headers or {})
+    return page
+
+
+def _visit(outside: Outside, request: Request) -> Visit:
+    """The visit as far as it came; one of a stranger where no way was found."""
+    found = getattr(request.state, "visit", None)
+    if isinstance(found, Visit):
+        return found
+    nowhere = Way(request.method, request.url.path, _nothing, Needs.NOTHING)
+    return Visit(request, outside, outside.edges.clock(), nowhere)
+
+
+async def _nothing(visit: Visit) -> Response:
+    raise HTTPException(404)
+
+
+def _is_api(request: Request) -> bool:
+    return request.url.path.startswith("/api/")
+
+
+def _here(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -1,0 +1,83 @@
+"""Whether every part of the service answers: for people, and for the machines that watch it."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+from arq.constants import default_queue_name, health_check_key_suffix
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from mirror.web.frame import Needs, Outside, Visit, Way
+
+ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Which parts answer."""
+
+    database: bool
+    queue: bool
+    worker: bool  # one of them at least said so of late
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be served; a worker is not needed for that."""
+        return self.database and self.queue
+
+    @property
+    def well(self) -> bool:
+        return self.ready and self.worker
+
+
+async def status(visit: Visit) -> Response:
+    """Whether everything works, for people."""
+    health = await look(visit.edges.db, visit.outside.queue)
+    return visit.render("status.html", 200 if health.ready else 503, health=health)
+
+
+def probes(outside: Outside) -> list[Route]:
+    """The addresses that machines ask, by whatever name they reach us."""
+
+    async def healthz(request: Request) -> Response:
+        """This process answers."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        """What this process needs answers too."""
+        health = await look(outside.edges.db, outside.queue)
+        parts = {"database": health.database, "queue": health.queue, "worker": health.worker}
+        return JSONResponse({"ready": health.ready} | parts, status_code=200 if health.ready else 503)
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+
+
+async def look(db: asyncpg.Pool, queue: Redis) -> Health:
+    """Ask every part whether it is there."""
+    database, queued = await asyncio.gather(_database_answers(db), _workers(queue))
+    return Health(database=database, queue=queued is not None, worker=bool(queued))
+
+
+async def _database_answers(db: asyncpg.Pool) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return bool(await db.fetchval("select true"))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # TimeoutError is an OSError
+        return False
+
+
+async def _workers(queue: Redis) -> int | None:
+    """Whether a worker has said of late that it lives; None: the queue does not answer."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return int(await queue.exists(default_queue_name + health_check_key_suffix))
+    except (RedisError, OSError):
+        return None
+
+
+WAYS: Final = (Way("GET", "/status", status, Needs.NOTHING),)

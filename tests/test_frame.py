@@ -1,0 +1,217 @@
+"""Who may go which way: the frame round every page, with ways made for the test."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response
+
+from mirror.errors import Busy
+from mirror.people import Role
+from mirror.store import audit, sessions
+from mirror.store.people import Person
+from mirror.store.teams import Team
+from mirror.web import frame, problems
+from mirror.web.frame import Needs, Visit, Way
+from tests.parts.web import ORIGIN, Browser, Site
+
+
+async def here(visit: Visit) -> Response:
+    team = visit.team.name if visit.team else "-"
+    return PlainTextResponse(f"{visit.person.name if visit.person else 'nobody'} in {team} as {visit.role}")
+
+
+async def done(visit: Visit) -> Response:
+    await visit.audit("thing.do", "it", detail={"how": str((await visit.form()).get("how"))})
+    return visit.redirect("/a/page", "It is done.")
+
+
+async def said(visit: Visit) -> Response:
+    return visit.render("error.html", title="Said", detail=visit.said or "nothing", retry=False)
+
+
+async def busy(visit: Visit) -> Response:
+    raise Busy("somebody else is at work")
+
+
+async def broken(visit: Visit) -> Response:
+    raise ZeroDivisionError("a secret word")
+
+
+WAYS = (
+    Way("GET", "/open", here, Needs.NOTHING),
+    Way("GET", "/a/page", said, Needs.NOTHING),
+    Way("GET", "/busy", busy, Needs.NOTHING),
+    Way("GET", "/broken", broken, Needs.NOTHING),
+    Way("GET", "/mine", here, Needs.PERSON),
+    Way("GET", "/{team}/see", here, Needs.VIEWER),
+    Way("GET", "/{team}/rule", here, Needs.ADMIN),
+    Way("POST", "/{team}/do", done, Needs.OPERATOR),
+    Way("GET", "/{team}/danger", here, Needs.VIEWER, sure=True),
+    Way("GET", "/api/{team}/see", here, Needs.VIEWER),
+    Way("POST", "/api/{team}/do", here, Needs.OPERATOR, scope="backup"),
+    Way("GET", "/api/broken", broken, Needs.NOTHING),
+)
+
+
+class Framed:
+    """A site of the ways above, with Alice, who owns a team, and Victor, who may look at it."""
+
+    def __init__(self, site: Site, alice: Person, victor: Person, team: Team) -> None:
+        self.site, self.alice, self.victor, self.team = site, alice, victor, team
+        self.app = self.over(ORIGIN)
+
+    def over(self, origin: str) -> Starlette:
+        outside = replace(self.site.outside, origin=origin)
+        return Starlette(
+            routes=frame.routes(WAYS, outside), exception_handlers=dict(problems.handlers(outside))
+        )
+
+    async def browser(self, person: Person | None = None) -> Browser:
+        if person is None:
+            return await self.site.browser(self.app)
+        return await self.site.signed_in(person, self.app)
+
+
+@pytest_asyncio.fixture
+async def framed(site: Site) -> AsyncIterator[Framed]:
+    alice = await site.person("alice")
+    team = await site.team(alice)
+    yield Framed(site, alice, await site.member(team, "victor", Role.VIEWER), team)
+
+
+async def test_who_is_signed_out_sees_what_is_open_and_is_sent_to_sign_in(framed: Framed) -> None:
+    browser = await framed.browser()
+    assert (await browser.get("/open")).text == "nobody in - as None"
+    answer = await browser.get("/alice/see", at="#3")
+    assert answer.headers["location"] == "/sign-in?next=/alice/see%3Fat%3D%25233"
+    assert (await browser.get("/api/alice/see")).status_code == 401
+
+
+async def test_a_member_comes_as_far_as_the_role_reaches(framed: Framed) -> None:
+    browser = await framed.browser(framed.victor)
+    assert (await browser.get("/alice/see")).text == "Victor in alice as viewer"
+    refused = await browser.get("/alice/rule")
+    assert refused.status_code == 403
+    assert "This needs the role admin; you are viewer in alice." in refused.text
+
+
+async def test_another_team_is_as_one_that_there_is_not(framed: Framed) -> None:
+    browser = await framed.browser(await framed.site.person("mallory"))
+    theirs, none = await browser.get("/alice/see"), await browser.get("/nobody/see")
+    assert (theirs.status_code, none.status_code) == (404, 404)
+    assert theirs.text.partition("<main")[2] == none.text.partition("<main")[2] != ""
+
+
+async def test_a_form_without_its_token_changes_nothing(framed: Framed) -> None:
+    browser = await framed.browser(framed.alice)
+    browser.csrf = "guessed"
+    assert (await browser.post("/alice/do", how="wrong")).status_code == 403
+    assert await audit.page(framed.site.mirror.edges.db, framed.team.id) == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}],
+    ids=["foreign origin", "no origin to tell", "cross-site"],
+)
+async def test_what_another_site_sends_changes_nothing(framed: Framed, headers: dict[str, str]) -> None:
+    browser = await framed.browser(framed.alice)
+    answer = await browser.client.post("/alice/do", data={"csrf": browser.csrf}, headers=headers)
+    assert answer.status_code == 403
+    assert await audit.page(framed.site.mirror.edges.db, framed.team.id) == []
+
+
+async def test_a_form_of_ours_does_its_work_and_says_so_once(framed: Framed) -> None:
+    browser = await framed.browser(framed.alice)
+    answer = await browser.post("/alice/do", how="well")
+    assert answer.headers["location"] == "/a/page"
+    assert "It is done." in (await browser.follow(answer)).text
+    assert "It is done." not in (await browser.get("/a/page")).text
+    (written,) = await audit.page(framed.site.mirror.edges.db, framed.team.id)
+    assert (written.entry.actor, written.entry.action, written.entry.detail) == (
+        "Alice",
+        "thing.do",
+        {"how": "well"},
+    )
+
+
+async def test_a_foreign_name_that_points_here_is_not_answered(framed: Framed) -> None:
+    browser = await framed.browser()
+    answer = await browser.client.get("/open", headers={"host": "rebound.example:8000"})
+    assert answer.status_code == 400
+
+
+async def test_a_session_that_was_ended_is_nobodys(framed: Framed) -> None:
+    browser = await framed.browser(framed.alice)
+    assert (await browser.get("/mine")).status_code == 200
+    await sessions.end_all(framed.site.mirror.edges.db, framed.alice.id)
+    assert (await browser.get("/mine")).status_code == 303
+
+
+async def test_a_cookie_that_was_tampered_with_is_nobodys(framed: Framed) -> None:
+    browser = await framed.browser(framed.alice)
+    kept = browser.client.cookies["sid"]
+    browser.client.cookies.set("sid", ("A" if kept[0] != "A" else "B") + kept[1:])
+    assert (await browser.get("/open")).text == "nobody in - as None"
+
+
+async def test_who_was_not_asked_of_late_is_asked_before_danger(framed: Framed) -> None:
+    browser = await framed.browser(framed.alice)
+    assert (await browser.get("/alice/danger")).status_code == 200
+    for _ in range(12):
+        framed.site.mirror.clock()
+    assert (await browser.get("/alice/danger")).headers["location"] == "/account/sure?next=/alice/danger"
+
+
+async def test_a_token_opens_its_own_team_as_far_as_its_scopes_reach(framed: Framed) -> None:
+    site = framed.site
+    browser = await framed.browser()
+    bearer = {"authorization": f"Bearer {await site.token(framed.alice, framed.team)}"}
+    seen = await browser.client.get("/api/alice/see", headers=bearer)
+    assert seen.text == "Alice in alice as owner"
+    refused = await browser.client.post("/api/alice/do", headers=bearer)
+    assert refused.status_code == 403
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert "has not the scope backup" in refused.json()["detail"]
+    assert (await browser.client.get("/alice/see", headers=bearer)).status_code == 303
+    mallory = await site.person("mallory")
+    await site.member(framed.team, "eve", Role.OWNER)
+    other = {"authorization": f"Bearer {await site.token(mallory, await site.team(mallory))}"}
+    assert (await browser.client.get("/api/alice/see", headers=other)).status_code == 404
+    unknown = {"authorization": "Bearer everref_nothing"}
+    assert (await browser.client.get("/api/alice/see", headers=unknown)).status_code == 401
+
+
+async def test_a_session_at_the_api_sends_its_token_in_a_header(framed: Framed) -> None:
+    browser = await framed.browser(framed.alice)
+    assert (await browser.client.post("/api/alice/do")).status_code == 403
+    headers = {"x-csrf-token": browser.csrf, "origin": ORIGIN}
+    assert (await browser.client.post("/api/alice/do", headers=headers)).status_code == 200
+
+
+async def test_an_error_of_ours_is_told_with_its_class(framed: Framed) -> None:
+    browser = await framed.browser()
+    answer = await browser.get("/busy")
+    assert answer.status_code == 409
+    assert "Somebody else is at work." in answer.text
+
+
+async def test_a_bug_is_told_without_its_words(framed: Framed, caplog: pytest.LogCaptureFixture) -> None:
+    browser = await framed.browser()
+    page, api = await browser.get("/broken"), await browser.get("/api/broken")
+    assert (page.status_code, api.status_code) == (500, 500)
+    assert "secret word" not in page.text + api.text
+    assert api.json()["status"] == 500
+    assert "secret word" in caplog.text
+
+
+async def test_over_https_the_cookie_is_bound_to_it(framed: Framed) -> None:
+    browser = await framed.site.browser(framed.over("https://everref.example"))
+    raw, _ = await framed.site.session(framed.alice.id)
+    headers = {"host": "everref.example"}
+    plain = await browser.client.get("/mine", headers=headers | {"cookie": f"sid={raw}"})
+    bound = await browser.client.get("/mine", headers=headers | {"cookie": f"__Host-sid={raw}"})
+    assert (plain.status_code, bound.status_code) == (303, 200)
