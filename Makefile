@@ -4,11 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: up test lint fmt bench lock clean
+.PHONY: up demo test lint fmt bench lock clean
 
 # The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
 up: $(READY)
 	$(BIN)/everref up
+
+# The service beside a GitHub and a GitLab of its own, to click through without an account.
+demo: $(READY)
+	$(BIN)/python -m tests.parts.demo $(ARGS)
 
 # Every test and every check.
 test: lint

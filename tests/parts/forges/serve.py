@@ -10,6 +10,7 @@ from typing import Any
 import pytest_asyncio
 import trustme
 import uvicorn
+from starlette.types import ASGIApp
 
 from tests.parts.forges.github import GitHub
 from tests.parts.forges.gitlab import GitLab
@@ -39,16 +40,25 @@ async def serving(kind: type[H], room: Path, *, port: int = 0, tls: bool = False
             room / "cert.pem"
         )
         options = {"ssl_certfile": str(room / "cert.pem")}
+    async with answering(host, listener, **options):
+        try:
+            yield host
+        finally:
+            host.closing.set()
+            await host.outbox.close()
+
+
+@asynccontextmanager
+async def answering(app: ASGIApp, listener: socket.socket, **options: Any) -> AsyncIterator[None]:
+    """An application on this socket, for as long as the block lasts."""
     config = uvicorn.Config(
-        host, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2, **options
+        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2, **options
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield host
+        yield
     finally:
-        host.closing.set()
-        await host.outbox.close()
         server.should_exit = True
         await task
         listener.close()
