@@ -13,10 +13,10 @@ async def refs_page(
     db: Db, repo_id: RepoId, number: int, *, after: bytes = b"", globs: Sequence[str] = (), limit: int = 100
 ) -> list[tuple[RefName, Target]]:
     """The refs of a snapshot after this name, in name order, HEAD too: at most `limit` of these globs."""
-    patterns = [pattern for glob in globs for pattern in _patterns(glob)] or None
+    likes = [pattern for glob in globs for pattern in patterns(glob)] or None
     found: list[tuple[RefName, Target]] = []
     while True:
-        rows = await db.fetch(query("refs_page"), repo_id, number, after, patterns, limit)
+        rows = await db.fetch(query("refs_page"), repo_id, number, after, likes, limit)
         read = [(RefName(row[0]), Target(row[1])) for row in rows]
         found += [one for one in read if not globs or refs.matches(one[0], globs)]
         if len(rows) < limit or len(found) >= limit:
@@ -24,7 +24,7 @@ async def refs_page(
         after = read[-1][0]
 
 
-def _patterns(glob: str) -> list[bytes]:
+def patterns(glob: str) -> list[bytes]:
     """LIKE patterns that let through at least what the glob means; see refs.matches."""
     pattern = bytearray()
     inside = False  # a class in brackets, which LIKE has not: from there on anything may follow

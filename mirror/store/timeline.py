@@ -1,0 +1,297 @@
+"""A repo's history as pages show it: lanes of a window, pushes in pages, days, a moment's neighbours."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from mirror import refs
+from mirror.model import HEAD, Kind, Reason, RefChange, RefName, RepoId
+from mirror.store import reading
+from mirror.store.database import Db, query, translating
+from mirror.store.history import Logged
+from mirror.timeline import APART, Lane, Stretch, Telling, Timeline, chosen, lane
+
+STRETCHES: Final = 400  # columns of a picture
+QUIET: Final = 8  # lanes that a picture has at least, of refs that did not move
+_SHOWN: Final = 50  # moves of one push
+_LAST: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The ref changes that one snapshot found, as one push."""
+
+    snapshot: int
+    taken_at: datetime
+    reason: Reason
+    by: tuple[str, ...]  # who, as far as somebody told
+    changes: tuple[Logged, ...]  # the first of them
+    count: int  # of all that the snapshot has, whatever was asked for
+
+    @property
+    def at(self) -> datetime:
+        """When it happened, as well as we know."""
+        return max((one.at for one in self.changes), default=self.taken_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What one repo went through on one day."""
+
+    day: date
+    snapshots: int
+    moves: int
+    taken: int  # refs forced or deleted
+    failures: int  # syncs that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """A moment between the one before and the one after."""
+
+    number: int
+    taken_at: datetime
+    before: tuple[int, datetime] | None  # None: it is the first
+    after: tuple[int, datetime] | None  # None: it is the latest
+
+
+async def lanes(
+    db: Db,
+    repo_id: RepoId,
+    start: datetime,
+    end: datetime,
+    *,
+    limit: int = 24,
+    unfolded: bytes = b"",
+    lost: Collection[tuple[bytes, int]] | None = None,
+) -> Timeline:
+    """Every ref over time: HEAD's branch, then what was forced or deleted, then what moved lately.
+
+    At most `limit` refs have a lane of their own, the rest share one for each
+    folder (`refs/pull/`). `unfolded` is the beginning of the names that somebody
+    looks at alone. `lost`: see `timeline.lane`.
+    """
+    end = max(end, start + timedelta(seconds=1))
+    first, last = await _window(db, repo_id, start, end)
+    top = await _top(db, repo_id, last)
+    told = await _telling(db, repo_id, first, last, unfolded, 4 * limit)
+    alone = chosen([one for one, _, _ in told], top, limit, unfolded)
+    known = {one.name: one.ref_id for one in alone}
+    quiet = await _quiet(db, repo_id, last, top, unfolded, set(known), min(limit, QUIET) - len(alone))
+    stretches = await _stretches(db, repo_id, list(known.values()), first, last, start, end)
+    shown = [lane(one.name, stretches.get(one.ref_id, []), start, end, lost=lost) for one in alone]
+    shown += [lane(name, [], start, end) for name in quiet]
+    shown.sort(key=lambda one: one.name != top)  # stable: HEAD's branch comes first
+    folded = [] if unfolded else await _folders(db, repo_id, list(known.values()), first, last, start, end)
+    moved, moves = (told[0][1], told[0][2]) if told else (0, 0)
+    return Timeline(start, end, (*shown, *folded), moved, moves)
+
+
+@translating
+async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> tuple[int, int]:
+    """The first and the last snapshot of a window; where it has none, the last one is before the first."""
+    row = await db.fetchrow(
+        """
+        select
+          (select number from snapshot where repo_id = $1 and taken_at >= $2
+            order by taken_at, number limit 1),
+          (select number from snapshot where repo_id = $1 and taken_at <= $3
+            order by taken_at desc, number desc limit 1)
+        """,
+        repo_id,
+        start,
+        end,
+    )
+    last = row[1] or 0
+    return row[0] or last + 1, last
+
+
+async def _top(db: Db, repo_id: RepoId, number: int) -> RefName | None:
+    """HEAD's branch at a snapshot."""
+    head = (await reading.targets_at(db, repo_id, [HEAD], number)).get(HEAD)
+    return refs.symbolic_target(head) if head and refs.is_symbolic(head) else None
+
+
+@translating
+async def _telling(
+    db: Db, repo_id: RepoId, first: int, last: int, beginning: bytes, limit: int
+) -> list[tuple[Telling, int, int]]:
+    """The refs that moved in a window, the most telling first; each with all refs that moved, and moves."""
+    pattern = _literal(beginning) + b"%" if beginning else None
+    rows = await db.fetch(query("lanes_telling"), repo_id, first, last, pattern, limit)
+    return [
+        (
+            Telling(RefName(row["name"]), row["ref_id"], row["moves"], row["taken"], row["last"]),
+            row["refs_moved"],
+            int(row["all_moves"]),
+        )
+        for row in rows
+    ]
+
+
+def _literal(name: bytes) -> bytes:
+    """A LIKE pattern of these very bytes."""
+    return name.replace(b"\\", b"\\\\").replace(b"%", b"\\%").replace(b"_", b"\\_")
+
+
+async def _quiet(
+    db: Db,
+    repo_id: RepoId,
+    number: int,
+    top: RefName | None,
+    beginning: bytes,
+    known: Collection[RefName],
+    count: int,
+) -> list[RefName]:
+    """Refs to fill a picture with that has few lanes: HEAD's branch, then branches and tags in name order."""
+    found: list[RefName] = []
+    if top and top not in known and top.startswith(beginning):
+        found += await reading.targets_at(db, repo_id, [top], number)
+    for start in (beginning,) if beginning else APART:
+        if len(found) < count:
+            rows = await reading.refs_page(db, repo_id, number, after=start, limit=count + len(known) + 1)
+            names = [name for name, _ in rows if name.startswith(start) and name not in known]
+            found += [name for name in names if name not in found][: count - len(found)]
+    return found
+
+
+@translating
+async def _stretches(
+    db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
+) -> Mapping[int, list[Stretch]]:
+    """What each of these refs did in a window, by its id."""
+    rows = await db.fetch(query("lane_stretches"), repo_id, ids, first, last, start, end, STRETCHES)
+    found: dict[int, list[Stretch]] = {}
+    for row in rows:
+        found.setdefault(row["ref_id"], []).append(_stretch(row))
+    return found
+
+
+@translating
+async def _folders(
+    db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
+) -> list[Lane]:
+    """A lane for each folder of the other refs that moved in a window, the liveliest first."""
+    rows = await db.fetch(query("folder_stretches"), repo_id, ids, first, last, start, end, STRETCHES)
+    counts = {bytes(row["folder"]): row["refs"] for row in rows if row["stretch"] is None}
+    found: dict[bytes, list[Stretch]] = {folder: [] for folder in counts}
+    for row in rows:
+        if row["stretch"] is not None:
+            found[bytes(row["folder"])].append(_stretch(row))
+    made = [lane(folder, told, start, end, refs=counts[folder]) for folder, told in found.items()]
+    return sorted(made, key=lambda one: (not one.cuts, -one.refs, one.name))
+
+
+def _stretch(row: Any) -> Stretch:
+    return Stretch(
+        number=row["stretch"],
+        moves=row["moves"],
+        first=Kind(row["first"]),
+        last=Kind(row["last"]),
+        at=row["at"],
+        snapshot=row["snapshot"],
+        forced=row["forced"],
+        deleted=row["deleted"],
+        created=row["created"],
+    )
+
+
+@translating
+async def feed(
+    db: Db,
+    repo_id: RepoId,
+    *,
+    before: int | None = None,
+    limit: int = 50,
+    kinds: Collection[Kind] = (),
+    glob: str | None = None,
+    by: str | None = None,
+    shown: int = _SHOWN,
+) -> list[Pushed]:
+    """The pushes before a snapshot (None: all), newest first, at most `limit`; of each the first changes.
+
+    With `kinds`, a ref glob or who pushed, only pushes that have such a change, and
+    of them only those changes. Ask again with the last one's snapshot.
+    """
+    upto = _LAST if before is None else before
+    if not (kinds or glob or by):
+        return _pushes(await db.fetch(query("feed_all"), repo_id, upto, limit, shown))
+    patterns = reading.patterns(glob) if glob else None
+    found: list[Pushed] = []
+    while len(found) < limit:  # a pattern can let more through than its glob: then the page is filled up
+        asked = (repo_id, upto, [kind.value for kind in kinds] or None, patterns, by, limit, shown)
+        rows = await db.fetch(query("feed"), *asked)
+        if not rows:
+            break
+        found += _pushes([row for row in rows if glob is None or refs.matches(row["name"], [glob])])
+        upto = rows[-1]["snapshot"]
+    return found[:limit]
+
+
+def _pushes(rows: Sequence[Any]) -> list[Pushed]:
+    found: dict[int, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row["snapshot"], []).append(row)
+    return [
+        Pushed(
+            snapshot=number,
+            taken_at=moves[0]["taken_at"],
+            reason=Reason(moves[0]["reason"]),
+            by=tuple(dict.fromkeys(row["pushed_by"] for row in moves if row["pushed_by"] is not None)),
+            changes=tuple(_logged(row) for row in moves),
+            count=moves[0]["changes_count"],
+        )
+        for number, moves in found.items()
+    ]
+
+
+def _logged(row: Any) -> Logged:
+    name, by, at = RefName(row["name"]), row["pushed_by"], row["pushed_at"]
+    change = RefChange(name, row["old"], row["new"], Kind(row["kind"]), by, at)
+    return Logged(row["snapshot"], row["taken_at"], change)
+
+
+@translating
+async def days(db: Db, repo_ids: Sequence[RepoId], since: datetime) -> dict[RepoId, list[Day]]:
+    """What each of these repos went through on each day since then (UTC), quiet days left out."""
+    found: dict[RepoId, list[Day]] = {repo_id: [] for repo_id in repo_ids}
+    for row in await db.fetch(query("days"), list(repo_ids), since):
+        numbers = (int(row["snapshots"]), int(row["moves"]), int(row["taken"]), int(row["failures"]))
+        found[RepoId(row["repo_id"])].append(Day(row["day"], *numbers))
+    return found
+
+
+@translating
+async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
+    """A snapshot with the times of the one before and the one after; None: there is no such snapshot."""
+    rows = await db.fetch(
+        """
+        select number, taken_at from snapshot
+        where repo_id = $1 and number between $2 - 1 and $2 + 1
+        """,
+        repo_id,
+        number,
+    )
+    times = {row["number"]: row["taken_at"] for row in rows}
+    if number not in times:
+        return None
+
+    def of(other: int) -> tuple[int, datetime] | None:
+        return (other, times[other]) if other in times else None
+
+    return Neighbours(number, times[number], of(number - 1), of(number + 1))
+
+
+@translating
+async def span(db: Db, repo_id: RepoId) -> tuple[datetime, datetime] | None:
+    """The times of the first and of the latest snapshot: the whole picture's window. None: there is none."""
+    row = await db.fetchrow(
+        """
+        select
+          (select taken_at from snapshot where repo_id = $1 order by number limit 1) as first,
+          (select taken_at from snapshot where repo_id = $1 order by number desc limit 1) as last
+        """,
+        repo_id,
+    )
+    return (row["first"], row["last"]) if row["first"] is not None else None

@@ -1,0 +1,25 @@
+-- lane_stretches.sql($1 repo_id, $2 ref ids, $3 first snapshot, $4 last, $5 start, $6 end, $7 stretches): what each ref did in each stretch of a window.
+select
+  ref_id, stretch, count(*) as moves,
+  (array_agg(kind order by snapshot, position))[1] as first,
+  (array_agg(kind order by snapshot desc, position desc))[1] as last,
+  max(at) as at, max(snapshot) as snapshot,
+  count(*) filter (where kind = 'forced') as forced,
+  count(*) filter (where kind = 'deleted') as deleted,
+  count(*) filter (where kind = 'created') as created
+from (
+  select
+    move.ref_id, move.snapshot, move.position, move.kind, timed.at,
+    width_bucket(
+      extract(epoch from timed.at)::float8, extract(epoch from $5::timestamptz)::float8,
+      extract(epoch from $6::timestamptz)::float8, $7::int
+    ) - 1 as stretch
+  from ref_change move
+  join snapshot on snapshot.repo_id = $1 and snapshot.number = move.snapshot
+  cross join lateral (
+    select least(greatest(coalesce(move.pushed_at, snapshot.taken_at), $5), $6) as at
+  ) timed
+  where move.ref_id = any($2::bigint[]) and move.snapshot between $3 and $4
+) move
+group by ref_id, stretch
+order by ref_id, stretch

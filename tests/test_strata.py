@@ -1,0 +1,119 @@
+"""The picture of every ref over time: well-formed, escaped, bounded, and told in words too."""
+
+from datetime import UTC, datetime, timedelta
+from xml.etree import ElementTree
+
+import pytest
+
+from mirror.timeline import Bar, Cut, Lane, Push, Timeline
+from mirror.web import strata
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+END = START + timedelta(days=4)
+DAY = timedelta(days=1)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def picture(*lanes: Lane) -> Timeline:
+    return Timeline(START, END, lanes, len(lanes), 0)
+
+
+def lane(name: bytes = b"refs/heads/main", **given: object) -> Lane:
+    fields: dict[str, object] = {"refs": 1, "bars": (Bar(START, END),), "pushes": (), "cuts": ()}
+    return Lane(name, **(fields | given))  # type: ignore[arg-type]
+
+
+def parsed(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)
+
+
+def of_class(svg: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    return [one for one in svg.iter() if one.get("class") == name]
+
+
+def test_a_lane_has_its_bars_notches_cuts_and_dotted_lines_in_place() -> None:
+    forced = Cut(START + 2 * DAY, 7, "forced", 1, END)
+    bars = (Bar(START, START + 2 * DAY), Bar(START + 2 * DAY, END))
+    svg = parsed(strata.svg(picture(lane(bars=bars, pushes=(Push(START + DAY, 5, 1),), cuts=(forced,)))))
+    middle, quarter = 190 + (1064 - 190) / 2, 190 + (1064 - 190) / 4
+    assert [one.get("x") for one in of_class(svg, "stay")] == ["190", f"{middle:g}"]
+    assert [one.get("x") for one in of_class(svg, "push")] == [f"{quarter:g}"]
+    assert [one.get("x1") for one in of_class(svg, "cut")] == [f"{middle:g}"]
+    assert [one.get("d") for one in of_class(svg, "ghost")] == [f"M{middle + 5:g} 56 H1064"]
+    assert svg.get("role") == "img" and svg.get("aria-label") == "Every ref over time"
+
+
+def test_the_handle_is_at_the_moment_and_stays_inside() -> None:
+    for moment in (START, START + DAY, END):
+        svg = parsed(strata.svg(picture(lane()), at=moment, said="1 Mar, 09:13"))
+        (grip,), (text,) = of_class(svg, "grip"), of_class(svg, "gt")
+        assert 0 <= float(grip.get("x", "")) <= 1064 - strata.GRIP
+        assert text.text == "1 Mar, 09:13"
+        assert svg.get("aria-label") == "Every ref over time; the handle is at 1 Mar, 09:13"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b'refs/heads/a"b<script>alert(1)</script>',
+        b"refs/heads/\xff\xfe",
+        b"refs/heads/with'both\"quotes&amp;",
+        "refs/heads/\u202egnp".encode(),
+        b"refs/heads/" + b"n" * 4000,
+    ],
+)
+def test_a_name_is_text_whatever_it_is(name: bytes) -> None:
+    text = strata.figure(picture(lane(name)), said=name.decode(errors="replace"), at=START)
+    assert "<script" not in text and "\u202e" not in text
+    tree = parsed(f"<div>{text}</div>")
+    assert {one.tag.removeprefix(SVG) for one in tree.iter()} <= {
+        *("div", "svg", "line", "text", "title", "rect", "path", "ul", "li"),
+    }
+
+
+def test_an_address_of_a_lane_is_escaped() -> None:
+    svg = parsed(strata.svg(picture(lane()), href=lambda name: '/x?"><b>&y'))
+    assert [one.get("href") for one in svg.iter("a")] == ['/x?"><b>&y']
+
+
+def test_nothing_is_styled_in_place() -> None:
+    text = strata.figure(picture(lane()), at=START, said="now")
+    assert "style=" not in text and "<style" not in text
+
+
+def busy(name: bytes) -> Lane:
+    """More than anybody can see."""
+    step = (END - START) / 5000
+    pushes = tuple(Push(START + n * step, n, 1) for n in range(5000))
+    cuts = tuple(Cut(START + n * step, n, "deleted", 1, START + (n + 0.5) * step) for n in range(5000))
+    bars = tuple(Bar(START + (n + 0.5) * step, START + (n + 1) * step) for n in range(5000))
+    return Lane(name, 1, bars, pushes, cuts)
+
+
+@pytest.mark.parametrize("count", [1, 24, 100])
+def test_a_picture_is_bounded_however_much_happened(count: int) -> None:
+    svg = parsed(strata.svg(picture(*[busy(b"refs/heads/%d" % n) for n in range(count)]), at=START))
+    assert sum(1 for _ in svg.iter()) <= strata.ELEMENTS
+    assert len(of_class(svg, "push")) >= count
+
+
+def test_an_empty_picture_is_one() -> None:
+    assert parsed(strata.svg(picture())).get("class") == "strata"
+    assert parsed(strata.svg(Timeline(START, START, (lane(),), 0, 0))) is not None
+
+
+def test_the_lanes_are_told_in_words() -> None:
+    cut = Cut(START, 1, "deleted", 1, END)
+    lanes = (
+        lane(pushes=(Push(START, 1, 2), Push(END, 2, 1))),
+        lane(b"refs/tags/v1"),
+        lane(b"refs/heads/gone", cuts=(cut,)),
+        lane(b"refs/pull/", refs=312, cuts=(cut, cut), pushes=(Push(START, 1, 1),)),
+    )
+    assert strata.spoken(picture(*lanes)) == [
+        "main: 3 pushes",
+        "v1: no push in this time",
+        "gone: deleted 2026-03-01 00:00 UTC",
+        "refs/pull/* (312 refs): 1 push, deleted 2 times, last 2026-03-01 00:00 UTC",
+    ]
+    assert '<ul class="hear"><li>main: 3 pushes</li>' in strata.figure(picture(*lanes))
