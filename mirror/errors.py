@@ -57,6 +57,22 @@ class Refused(EverrefError):
     kind = "refused"
 
 
+class Moved(Refused):
+    """The repository is at another address now, which was not followed."""
+
+    kind = "moved"
+
+    def __init__(self, message: str, address: str | None = None) -> None:
+        super().__init__(message)
+        self.address = address  # without credentials; None: the host did not say
+
+
+class IdentityChanged(Refused):
+    """At the repo's address is another repository now; none of it was taken."""
+
+    kind = "identity"
+
+
 class NetworkError(EverrefError):
     """The other side could not be reached, or stopped answering."""
 

@@ -3,8 +3,6 @@
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Final
@@ -15,14 +13,7 @@ from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Refs, Target
 Move = tuple[RefName, Target | None, Target | None]  # name, old (None: created), new (None: deleted)
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a forge told of a push."""
-
-    by: str | None  # None: not told
-    at: datetime
-
-
+_FEW: Final = 4  # refs; with fewer, half of them go every day
 SYMBOLIC_DEPTH: Final = 5  # how many symbolic refs in a row git follows (refs.c, SYMREF_MAXDEPTH)
 HIDDEN: Final = tuple(
     b"refs/" + folder + b"/"
@@ -88,16 +79,18 @@ def _kind(
     return Kind.FAST_FORWARDED if name in forwarded else Kind.FORCED
 
 
-def attribute(
-    changes: Iterable[RefChange], told: Mapping[tuple[RefName, Target | None], Told]
-) -> list[RefChange]:
-    """Give every change that a push is known for, by ref and new target, who made it and when."""
-    return [
-        change
-        if (one := told.get((change.name, change.new))) is None
-        else replace(change, by=one.by, at=one.at)
-        for change in changes
-    ]
+def mass_deletion(old: Refs, changes: Sequence[RefChange]) -> str | None:
+    """How much was deleted, where of four refs or more at least half are gone: a mistake or an attack."""
+    held = {name for name in old if name != HEAD}
+    gone = {change.name for change in changes if change.kind is Kind.DELETED} & held
+    return f"{len(gone)} of {len(held)} refs were deleted" if _FEW <= len(held) <= 2 * len(gone) else None
+
+
+def all_overwritten(old: Refs, changes: Sequence[RefChange]) -> bool:
+    """Whether of four refs or more no branch was left: each was overwritten by force or deleted."""
+    branches = {name for name in old if name.startswith(b"refs/heads/")}
+    left = {change.name for change in changes if change.kind in (Kind.FORCED, Kind.DELETED)}
+    return len(old.keys() - {HEAD}) >= _FEW and bool(branches) and branches <= left
 
 
 def apply(refs: Refs, changes: Iterable[RefChange]) -> dict[RefName, Target]:

@@ -315,8 +315,8 @@ async def test_a_run_that_lost_its_turn_commits_no_manifest(
         fetched = gather.gather
 
         @asynccontextmanager
-        async def slowly(*args: Any) -> AsyncIterator[gather.Gathered]:
-            async with fetched(*args) as gathered:
+        async def slowly(*args: Any, **kwargs: Any) -> AsyncIterator[gather.Gathered]:
+            async with fetched(*args, **kwargs) as gathered:
                 await mirror.edges.db.execute(takeover)
                 yield gathered
 

@@ -10,8 +10,8 @@ import pytest_asyncio
 
 from mirror.keyring import BadKey, Keyring
 from mirror.model import RefName, RepoId, Target
-from mirror.refs import Told
-from mirror.store import hooks, repos
+from mirror.pushes import Answered, Lost
+from mirror.store import claims, hooks, repos
 from mirror.store.hooks import A_MINUTE, BODY_KEPT, Claimed, Delivery, Taken
 from tests.parts.chain import MAIN, START, begin, oid
 
@@ -139,20 +139,34 @@ async def test_no_other_address_is_a_hook(
     assert await hooks.locks(db, forge, hook_id, START) is None
 
 
-async def test_the_newest_claim_of_a_move_counts(db: asyncpg.Pool, repo_id: RepoId) -> None:
+async def test_claims_are_told_in_the_order_of_their_arrival_until_they_are_answered(
+    db: asyncpg.Pool, repo_id: RepoId
+) -> None:
     tag = RefName(b"refs/tags/\xff")
     deleted: Target | None = None
     early, late = START - SECOND, START + 10 * SECOND
     first = (Claimed(MAIN, oid(1), oid(2), "alice", early), Claimed(tag, oid(1), deleted, "alice", None))
     await deliver(db, replace(PUSH, claims=first))
-    await deliver(
-        db, replace(PUSH, id="d-2", claims=(Claimed(MAIN, oid(3), oid(2), "b\0b", late),)), START + SECOND
-    )
-    assert await hooks.claims(db, repo_id, START) == {
-        (MAIN, oid(2)): Told("b\ufffdb", START + SECOND),  # a time after its arrival is not believed
-        (tag, None): Told("alice", START),
-    }
-    assert list(await hooks.claims(db, repo_id, START + SECOND)) == [(MAIN, oid(2))]
+    second = (Claimed(MAIN, oid(3), oid(2), "b\0b", late),)
+    await deliver(db, replace(PUSH, id="d-2", claims=second), START + SECOND)
+    told = await claims.unanswered(db, repo_id)
+    assert [(one.name, one.before, one.after, one.by, one.at) for one in told] == [
+        (MAIN, oid(1), oid(2), "alice", early),
+        (tag, oid(1), deleted, "alice", START),
+        (MAIN, oid(3), oid(2), "b\ufffdb", START + SECOND),  # a time after its arrival is not believed
+    ]
+    await claims.answer(db, repo_id, Answered([told[0].id, told[2].id]), 1, START)
+    assert await claims.unanswered(db, repo_id) == [told[1]]
+
+
+async def test_a_lost_push_outlives_its_delivery(db: asyncpg.Pool, repo_id: RepoId) -> None:
+    await deliver(db, PUSH)
+    ids = [one.id for one in await claims.unanswered(db, repo_id)]
+    lost = Lost(MAIN, oid(1), oid(2), "alice", START, "the remote has it no more")
+    for _ in range(2):
+        await claims.answer(db, repo_id, Answered(ids, [lost]), 3, START)
+    await hooks.forget_before(db, START + SECOND)
+    assert await claims.lost(db, repo_id) == [replace(lost, snapshot=3)]
 
 
 async def test_old_deliveries_are_forgotten_with_their_claims(db: asyncpg.Pool, repo_id: RepoId) -> None:

@@ -313,9 +313,9 @@ async def test_a_wish_that_comes_after_the_remote_was_asked_stays_open(
     real = gather.gather
 
     @asynccontextmanager
-    async def late(*args: Any) -> AsyncIterator[gather.Gathered]:
+    async def late(*args: Any, **kwargs: Any) -> AsyncIterator[gather.Gathered]:
         await repos.want(db, repo.id, mirror.clock())
-        async with real(*args) as gathered:
+        async with real(*args, **kwargs) as gathered:
             yield gathered
 
     monkeypatch.setattr(gather, "gather", late)
@@ -338,8 +338,8 @@ async def test_changes_take_who_and_when_from_the_claims_that_fit(mirror: Mirror
     work.set("refs/tags/v1", first)
     elsewhere = Target(b"0" * 40)
     claims = (
-        hooks.Claimed(MAIN, first, second, "alice", pushed),
         hooks.Claimed(RefName(b"refs/tags/v1"), None, elsewhere, "mallory", pushed),
+        hooks.Claimed(MAIN, first, second, "alice", pushed),
     )
     await hooks.deliver(db, "h" * 32, hooks.Delivery("1", "push", "7", claims, None, b"{}"), mirror.clock())
     await mirror.backup(work)

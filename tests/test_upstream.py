@@ -19,6 +19,7 @@ from mirror.errors import (
     Blocked,
     Corrupt,
     EverrefError,
+    Moved,
     NetworkError,
     Refused,
     RemoteGone,
@@ -313,9 +314,10 @@ async def test_a_redirect_is_refused_and_takes_no_credentials_along(
             git_server.faults["info/refs"] = Fault(status=status, headers={"Location": location})
             async with over_http(git, git_server, Secret("alice", "canary")) as source:
                 with pytest.raises(
-                    Refused, match=r"has moved to http://127.0.0.1/new/name.git; .* add that address"
+                    Moved, match=r"has moved to .*/new/name.git; .* add that address"
                 ) as error:
                     await source.ls_refs()
+                assert error.value.address == f"http://127.0.0.1:{elsewhere.port}/new/name.git"
                 assert "canary" not in str(error.value)
         assert elsewhere.requests == []
 
@@ -340,7 +342,7 @@ async def test_a_redirect_is_refused_and_takes_no_credentials_along(
         (502, "<html>", NetworkError),
         (503, "", NetworkError),
         (204, "", Refused),
-        (302, "", Refused),
+        (302, "", Moved),
     ],
 )
 async def test_every_status_has_its_class(

@@ -1,7 +1,7 @@
 """Everything outside that the flows touch, opened once by an entry point and handed to each flow."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from mirror.forges import open as opening
 from mirror.forges.open import Forges
 from mirror.git.run import Git
 from mirror.keyring import Keyring
-from mirror.model import RepoId
+from mirror.model import Repo, RepoId
 from mirror.progress import Progress, Silent
 from mirror.vault.contract import Vault
 from mirror.vault.open import open_vault
@@ -55,6 +55,8 @@ class Edges:
     keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
     clock: Callable[[], datetime]
     progress: Progress
+    # Raises IdentityChanged where the forge says that another repository has the address. None: nobody asks.
+    identity: Callable[["Edges", Repo], Awaitable[None]] | None = None
 
 
 async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:

@@ -3,9 +3,8 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
-from mirror import bundle, layout, refs, splice
+from mirror import bundle, layout, pushes, refs, splice
 from mirror.bundle import Header
 from mirror.errors import Corrupt
 from mirror.flows import partindex, settle, steps
@@ -18,6 +17,7 @@ from mirror.git.upstream import Upstream
 from mirror.git.view import View
 from mirror.model import (
     HEAD,
+    Kind,
     Listing,
     ObjectFormat,
     Part,
@@ -29,12 +29,12 @@ from mirror.model import (
     Snapshot,
     Target,
 )
-from mirror.store import hooks, intents, parts
+from mirror.pushes import Push, Step
+from mirror.store import intents, parts
 from mirror.store.leases import Lease
 
 _HAVES = 256  # at the most, told to the remote
 _LARGE = 64 << 20  # bytes; packing so much anew would take longer than the bytes it saves are worth
-_EARLY = timedelta(minutes=5)  # before the last snapshot: a delivery overtook it, or clocks differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Gathered:
     changes: Sequence[RefChange]
     part: Part | None  # None: no new object
     packs: Sequence[Indexed]  # to move into the pool once the snapshot is recorded
+    lost: Sequence[Push]  # those whose objects did not come
+    suspicion: str | None  # why the changes look like a mistake or an attack; None: they don't
 
     @property
     def entries(self) -> int:
@@ -64,9 +66,14 @@ async def gather(
     last: Snapshot | None,
     old: Refs,
     seen: Listing,
+    by_way_of: Sequence[Push] = (),
+    *,
+    claimed: bool = False,
 ) -> AsyncIterator[Gathered]:
     """Fetch the ids of this listing that the pool lacks, store them as a part, and class the changes.
 
+    Pushes that led there become changes of their own, where their objects came along.
+    A listing that is only `claimed` to have been is Corrupt when it does not fit its objects.
     The pool holds exactly the log up to `last`. Everything new lives in scratch
     views that vanish at the end; a failure leaves at most an object in the vault
     that the stored intent names.
@@ -79,31 +86,63 @@ async def gather(
         incoming = await stack.enter_async_context(view.scratch_view(pool, room))
         making, packs = _Making(edges, repo, lease, source, last, number, seen), []
         part = None
-        moves = refs.diff(old, seen.refs)
-        if absent:
-            try:
+        moved = refs.diff(old, seen.refs)
+        try:
+            if absent:
                 if last is None or last.log_entries == 0:
                     part, kept = await making.whole(incoming, sorted(absent))
                 else:
-                    haves = await read.haves(pool.path, _told(old, moves), _HAVES)
+                    haves = await read.haves(pool.path, _told(old, moved), _HAVES)
                     proof = await stack.enter_async_context(view.scratch_view(pool, room))
                     part, kept = await making.increment(incoming, proof, sorted(absent), haves)
-            except BaseException:  # whatever it was, no manifest names this key yet
-                if making.key:
-                    await settle.discard(edges, repo.id, making.key)
-                raise
-            packs = [kept]
+                packs = [kept]
+            lost = await _not_here(incoming, by_way_of)
+            if claimed and by_way_of[-1] in lost:
+                raise Corrupt("it is no commit, as a branch must be")
+        except BaseException:  # whatever it was, no manifest names this key yet
+            if making.key:
+                await settle.discard(edges, repo.id, making.key)
+            raise
+        here = [push for push in by_way_of if push not in lost]
+        changes = await _classed(incoming, pushes.steps(old, seen.refs, here))
+        suspicion = refs.mass_deletion(old, changes)
+        if refs.all_overwritten(old, changes) and not await _goes_on_somewhere(edges, incoming, changes):
+            suspicion = "every branch was overwritten with something else"
+        yield Gathered(changes, part, packs, lost, suspicion)
+
+
+async def _not_here(incoming: View, by_way_of: Sequence[Push]) -> list[Push]:
+    """Those of the pushes whose objects neither came nor were held, or that no branch can point at."""
+    if not by_way_of:
+        return []
+    absent = await read.missing(incoming.path, {push.new for push in by_way_of if push.new})
+    tips = {push.new for push in by_way_of if push.new and push.name.startswith(b"refs/heads/")} - absent
+    absent |= tips - await read.commits_among(incoming.path, tips)
+    return [push for push in by_way_of if push.new in absent]
+
+
+async def _classed(incoming: View, made: Sequence[Step]) -> list[RefChange]:
+    """Give every step its kind."""
+    kinds: dict[int, Kind] = {}
+    for numbers in pushes.rounds(made):
+        moves = [(made[number].name, made[number].old, made[number].new) for number in numbers]
         forwarded, commits = await read.ancestry(incoming.path, moves)
-        changes = refs.classify(moves, forwarded, commits)
-        yield Gathered(await _attributed(edges, repo, last, changes), part, packs)
+        for number, change in zip(numbers, refs.classify(moves, forwarded, commits), strict=True):
+            kinds[number] = change.kind
+    return [
+        RefChange(step.name, step.old, step.new, kinds[number], step.by, step.at)
+        for number, step in enumerate(made)
+    ]
 
 
-async def _attributed(
-    edges: Edges, repo: Repo, last: Snapshot | None, changes: Sequence[RefChange]
-) -> Sequence[RefChange]:
-    """The changes, with who made them and when where deliveries since the last snapshot claim that."""
-    since = last.taken_at - _EARLY if last else repo.created_at
-    return refs.attribute(changes, await hooks.claims(edges.db, repo.id, since))
+async def _goes_on_somewhere(edges: Edges, incoming: View, changes: Sequence[RefChange]) -> bool:
+    """Whether a branch that was overwritten has history in common with what it was."""
+    for change in changes:
+        if change.kind is Kind.FORCED and change.name.startswith(b"refs/heads/"):
+            assert change.old and change.new
+            if await read.are_related(edges.git, incoming.path, change.old, change.new):
+                return True
+    return False
 
 
 def _told(known: Refs, moves: Sequence[refs.Move]) -> list[Target]:
@@ -138,8 +177,7 @@ class _Making:
 
     async def announce(self) -> None:
         """Choose the key, and store the intent to upload to it."""
-        live = await parts.live(self.edges.db, self.repo.id)
-        self.first = max((known.last for known in live), default=0) + 1
+        self.first = await parts.last(self.edges.db, self.repo.id) + 1
         self.key = layout.bundle_key(self.repo.id, self.epoch, self.first, self.number, layout.unique())
         await intents.add(self.edges.db, self.lease, self.repo.id, self.key)
         steps.reached("sync: intent stored")

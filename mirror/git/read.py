@@ -221,6 +221,27 @@ def _forward(graph: _Graph, moves: Sequence[tuple[Target, Target]]) -> int:
     return found
 
 
+async def commits_among(path: Path, ids: Collection[Target]) -> set[Target]:
+    """Those of these objects that are commits."""
+
+    def look() -> set[Target]:
+        with opened(path) as objects:
+            return {oid for oid in ids if objects.kind(oid) == COMMIT}
+
+    return await finish(look)
+
+
+async def are_related(git: Git, path: Path, one: Target, other: Target) -> bool:
+    """Whether two commits have history in common."""
+    try:
+        await git.run("merge-base", "--end-of-options", one.decode(), other.decode(), git_dir=str(path))
+    except GitFailed as failed:
+        if failed.returncode == 1:
+            return False
+        raise explain(failed) from None
+    return True
+
+
 async def haves(path: Path, tips: Iterable[Target], limit: int) -> list[Target]:
     """The commits to tell a remote that the pool has: the tips in their order, at most `limit` in all.
 

@@ -26,6 +26,7 @@ from mirror.errors import (
     Corrupt,
     EverrefError,
     LimitReached,
+    Moved,
     NetworkError,
     NotFound,
     Refused,
@@ -412,22 +413,24 @@ def refusal(url: str, status: int, with_secret: bool, text: str = "", location: 
             f"{url}: there is no such repository, or not for us; check the address and credentials"
         )
     if status in (301, 302, 303, 307, 308):
-        return Refused(f"{url} has moved{_whither(location)}; redirects are not followed: add that address")
+        goal = _whither(location)
+        where = f" to {goal}" if goal else ""
+        return Moved(f"{url} has moved{where}; redirects are not followed: add that address", goal)
     if status == 408 or status >= 500:
         return NetworkError(f"{url}: the host is in trouble (HTTP {status}); try again later")
     return _no_repository(url, f"it answers with HTTP {status}")
 
 
-def _whither(location: str) -> str:
-    """The address that a redirect names, without what could be secret in it."""
+def _whither(location: str) -> str | None:
+    """The address that a redirect names, without what could be secret in it. None: it names none."""
     try:
         parts = urlsplit(location)
-        host = parts.hostname
+        host = parts.netloc.rpartition("@")[2]
     except ValueError:
-        return ""
-    if not host:
-        return ""
-    return redact(f" to {parts.scheme}://{host}{parts.path.removesuffix('/info/refs')}".encode(), [])[:200]
+        return None
+    if not parts.hostname:
+        return None
+    return redact(f"{parts.scheme}://{host}{parts.path.removesuffix('/info/refs')}".encode(), [])[:200]
 
 
 def _no_repository(url: str, why: str) -> Refused:

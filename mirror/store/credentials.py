@@ -9,12 +9,16 @@ from mirror.store.database import Db, storable, transaction, translating
 
 @translating
 async def keep(db: Db, keyring: Keyring, repo_id: RepoId, secret: Secret) -> None:
-    """Keep these credentials for this repo, instead of what was kept before."""
+    """Keep these credentials for this repo, instead of what was kept before, and try again with them."""
     plain = json.dumps({"username": secret.username, "password": secret.password}).encode()
     await db.execute(
         """
-        insert into credential (repo_id, sealed) values ($1, $2)
-        on conflict (repo_id) do update set sealed = excluded.sealed
+        with kept as (
+          insert into credential (repo_id, sealed) values ($1, $2)
+          on conflict (repo_id) do update set sealed = excluded.sealed
+          returning repo_id
+        )
+        update repo set retry_at = failed_at from kept where id = kept.repo_id and failure_class is not null
         """,
         repo_id,
         keyring.seal(plain, _context(repo_id)),

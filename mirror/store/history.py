@@ -54,15 +54,7 @@ async def changes(
     position = (0, 0) if reverse else (_LAST, _LAST)
     while page := await _page(db, repo_id, position, reverse, since, kinds):
         for row in page:
-            change = RefChange(
-                RefName(row["name"]),
-                row["old"],
-                row["new"],
-                Kind(row["kind"]),
-                row["pushed_by"],
-                row["pushed_at"],
-            )
-            yield Logged(row["snapshot"], row["taken_at"], change)
+            yield _logged(row)
         position = (page[-1]["snapshot"], page[-1]["position"])
 
 

@@ -1,7 +1,7 @@
 """Webhooks: which there are, what arrived by them, and what that claims about refs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +13,6 @@ import asyncpg
 from mirror.errors import NotFound
 from mirror.keyring import Keyring
 from mirror.model import RefName, RepoId, Target
-from mirror.refs import Told
 from mirror.store.database import Db, query, storable, translating
 
 Forge = Literal["github", "gitlab", "gitea"]
@@ -200,16 +199,6 @@ async def deliver(db: Db, hook_id: str, delivery: Delivery, now: datetime) -> Ta
     return Taken(
         RepoId(UUID(bytes=row["repo_id"].bytes)), row["within"], row["ours"], row["fresh"], row["wished"]
     )
-
-
-@translating
-async def claims(db: Db, repo_id: RepoId, since: datetime) -> Mapping[tuple[RefName, Target | None], Told]:
-    """Who moved which ref to where, and when, as deliveries since then claim; the newest claim counts.
-
-    The time is the forge's, or when the delivery arrived where that is earlier or all that is known.
-    """
-    rows = await db.fetch(query("claims"), repo_id, since)
-    return {(RefName(row["name"]), row["after"]): Told(row["pushed_by"], row["pushed_at"]) for row in rows}
 
 
 @translating

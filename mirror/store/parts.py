@@ -35,6 +35,15 @@ async def live(db: Db, repo_id: RepoId) -> list[Part]:
 
 
 @translating
+async def last(db: Db, repo_id: RepoId) -> int:
+    """The last snapshot that a live part covers; 0: there is none."""
+    found: int = await db.fetchval(
+        "select coalesce(max(last_snapshot), 0) from part where repo_id = $1 and replaced_at is null", repo_id
+    )
+    return found
+
+
+@translating
 async def is_known(db: Db, repo_id: RepoId, key: str) -> bool:
     """Whether this is the key of a part that is live, or replaced and not yet deleted."""
     found = await db.fetchval(

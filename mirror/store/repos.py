@@ -13,7 +13,7 @@ from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.leases import Lease, fenced
 from mirror.store.teams import TeamId
 
-State = Literal["protected", "behind", "failing", "never"]
+State = Literal["protected", "behind", "failing", "archived", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Failure:
     message: str
     since: datetime  # the first failure since the last run that went well
     at: datetime  # the newest
+    retry_at: datetime | None = None  # when automatic tries go on; None: when credentials or address change
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Overview:
 
     `state` is the first of these that is true:
     "never": no run ever protected it; its first backup may be under way, or have failed.
+    "archived": its remote has been gone for a day of tries; what is kept stays.
     "failing": it is protected as of an earlier time, and the last run failed.
     "behind": the last run went well, and somebody has asked for another since.
     "protected": what its remote said when last asked is stored.
@@ -45,6 +47,7 @@ class Overview:
     protected_as_of: datetime | None  # None: never
     state: State
     failure: Failure | None  # None: the last run went well, or there was none
+    behind_since: datetime | None = None  # what came from then on may not be here; None: it is not behind
 
 
 @translating
@@ -115,7 +118,8 @@ async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
                 """
                 update repo set
                   url = $2,
-                  failure_class = null, failure_message = null, failing_since = null, failed_at = null
+                  failure_class = null, failure_message = null, failing_since = null, failed_at = null,
+                  failures = 0, retry_at = null
                 where id = $1 and object_format is null
                 returning *
                 """,
@@ -147,7 +151,9 @@ async def protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None
         """
         update repo set
           protected_as_of = greatest(protected_as_of, $2), synced_at = greatest(synced_at, $3),
-          failure_class = null, failure_message = null, failing_since = null, failed_at = null
+          behind_since = case when wanted_at is distinct from greatest(synced_at, $3) then $2 end,
+          failure_class = null, failure_message = null, failing_since = null, failed_at = null,
+          failures = 0, retry_at = null, archived_at = null
         where id = $1
         """,
         repo_id,
@@ -157,20 +163,62 @@ async def protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None
 
 
 @translating
-async def set_failure(db: Db, repo_id: RepoId, kind: str, message: str, at: datetime) -> None:
-    """The last run failed; since when it fails is kept from the first failure on."""
+async def failures(db: Db, repo_id: RepoId, kind: str) -> int:
+    """How often in a row the runs of this repo have failed with this class."""
+    found: int | None = await db.fetchval(
+        "select failures from repo where id = $1 and failure_class = $2", repo_id, kind
+    )
+    return found or 0
+
+
+@translating
+async def set_failure(
+    db: Db, repo_id: RepoId, kind: str, message: str, at: datetime, retry_at: datetime | None = None
+) -> None:
+    """The last run failed; since when it fails is kept from the first failure on.
+
+    Automatic tries go on at `retry_at`; None: only when credentials or address
+    change. A remote that has been gone for a day of tries is archived.
+    """
     await db.execute(
         """
         update repo set
           failure_class = $2, failure_message = $3,
-          failing_since = coalesce(failing_since, $4), failed_at = $4
+          failing_since = coalesce(failing_since, $4), failed_at = $4,
+          failures = case when failure_class = $2 then failures + 1 else 1 end, retry_at = $5,
+          archived_at = case
+            when $2 <> 'gone' then null
+            when failure_class = 'gone' and $4 >= failing_since + interval '1 day'
+              then coalesce(archived_at, $4)
+            else archived_at
+          end
         where id = $1
         """,
         repo_id,
         kind,
         storable(message),
         at,
+        retry_at,
     )
+
+
+@translating
+async def retry(db: Db, repo_id: RepoId, at: datetime) -> None:
+    """Its credentials or address are others now: automatic tries go on. Safe to run twice."""
+    await db.execute(
+        "update repo set retry_at = least(retry_at, $2) where id = $1 and failure_class is not null",
+        repo_id,
+        at,
+    )
+
+
+@translating
+async def is_held(db: Db, repo_id: RepoId) -> bool:
+    """Whether automatic tries wait for other credentials."""
+    found = await db.fetchval(
+        "select true from repo where id = $1 and failure_class = 'credentials' and retry_at is null", repo_id
+    )
+    return found is not None
 
 
 @translating
@@ -178,7 +226,9 @@ async def want(db: Db, repo_id: RepoId, at: datetime) -> datetime:
     """Wish that this repo be synced; returns the wish, which is later than every one before it."""
     wish: datetime | None = await db.fetchval(
         """
-        update repo set wanted_at = greatest($2, wanted_at + interval '1 microsecond')
+        update repo set
+          wanted_at = greatest($2, wanted_at + interval '1 microsecond'),
+          behind_since = coalesce(behind_since, $2)
         where id = $1 returning wanted_at
         """,
         repo_id,
@@ -270,7 +320,11 @@ def _overview(row: Any) -> Overview:
     failure = None
     if row["failure_class"] is not None:
         failure = Failure(
-            row["failure_class"], row["failure_message"], row["failing_since"], row["failed_at"]
+            row["failure_class"],
+            row["failure_message"],
+            row["failing_since"],
+            row["failed_at"],
+            row["retry_at"],
         )
     return Overview(
         _repo(row),
@@ -281,4 +335,5 @@ def _overview(row: Any) -> Overview:
         row["protected_as_of"],
         row["state"],
         failure,
+        row["behind"],
     )

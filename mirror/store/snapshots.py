@@ -6,11 +6,13 @@ from typing import Any, Final
 
 from mirror.errors import Corrupt
 from mirror.model import Reason, RefChange, RepoId, Segment, Snapshot
-from mirror.store import history, parts, repos
+from mirror.pushes import Answered
+from mirror.store import claims, history, parts, repos
 from mirror.store.database import Db, query, transaction, translating
 from mirror.store.leases import Lease, fenced
 
 _PAGE: Final = 500  # snapshots read at a time
+_NOTHING: Final = Answered()
 
 
 @translating
@@ -21,22 +23,36 @@ async def record(
     snapshot: Snapshot,
     changes: Sequence[RefChange],
     wish: datetime | None = None,
+    *,
+    answered: Answered = _NOTHING,
+    suspicion: str | None = None,
+    seen: bool = True,
 ) -> None:
     """Record a snapshot whose manifest is in the vault; `wish` is the one that this run served.
+
+    `answered` are the claims that it makes an end of, `suspicion` says why its
+    changes look like an attack. Not `seen`: it is as a push was, before the
+    remote was asked, and says nothing of how the repo is doing.
 
     One transaction, in this order:
     1. The fence: nobody took this turn over, and nobody can until the end.
     2. The place in the chain: it follows the latest one, or is recorded already.
     3. Its bundle becomes a live part, and the intent to upload that is taken back.
     4. The snapshot, and what its changes did to the refs.
-    5. The repo is protected as of then; its failure, if any, is over.
+    5. The claims that it answers, and a notice if it looks like an attack.
+    6. The repo is protected as of then; its failure, if any, is over.
 
     Costs as much as there are changes, however many refs the repo has. Safe to run
     twice. Raises Busy when the lease was lost, Corrupt when it does not follow.
     """
     async with transaction(db) as connection:
         await fenced(connection, lease, repo_id)
-        await _record(connection, repo_id, snapshot, changes, wish)
+        if await _record(connection, repo_id, snapshot, changes):
+            await claims.answer_within(connection, repo_id, answered, snapshot.number, snapshot.taken_at)
+            if suspicion:
+                await _give_notice(connection, repo_id, snapshot, suspicion)
+            if seen:
+                await repos.protected(connection, repo_id, snapshot.taken_at, wish)
 
 
 @translating
@@ -47,20 +63,34 @@ async def record_many(
     async with transaction(db) as connection:
         await fenced(connection, lease, repo_id)
         for snapshot, changes in taken:
-            await _record(connection, repo_id, snapshot, changes, None)
+            if await _record(connection, repo_id, snapshot, changes):
+                await repos.protected(connection, repo_id, snapshot.taken_at, None)
 
 
-async def _record(
-    connection: Db, repo_id: RepoId, snapshot: Snapshot, changes: Sequence[RefChange], wish: datetime | None
-) -> None:
-    """Steps 2 to 5 of `record`."""
+async def _record(connection: Db, repo_id: RepoId, snapshot: Snapshot, changes: Sequence[RefChange]) -> bool:
+    """Steps 2 to 4 of `record`; False: it was recorded already."""
     if await _is_recorded(connection, repo_id, snapshot):
-        return
+        return False
     if snapshot.bundle:
         await parts.insert(connection, repo_id, snapshot.bundle)
     await _insert(connection, repo_id, snapshot)
     await history.append(connection, repo_id, snapshot.number, changes)
-    await repos.protected(connection, repo_id, snapshot.taken_at, wish)
+    return True
+
+
+async def _give_notice(connection: Db, repo_id: RepoId, snapshot: Snapshot, suspicion: str) -> None:
+    """Say once that a snapshot looks like a mistake or an attack."""
+    await connection.execute(
+        """
+        insert into notice (team_id, repo_id, kind, message, at, told_key)
+        select team_id, id, 'mass-deletion', name || $2, $3, $4 from repo where id = $1
+        on conflict (told_key) do nothing
+        """,
+        repo_id,
+        f": {suspicion}, as snapshot #{snapshot.number} shows; what was before is kept",
+        snapshot.taken_at,
+        f"mass-deletion/{repo_id}/{snapshot.number}",
+    )
 
 
 async def _is_recorded(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> bool:

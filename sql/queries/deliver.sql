@@ -22,7 +22,9 @@ with hit as (
     with ordinality as given (name, before, after, pushed_by, pushed_at, position)
   where hit.ours
 ), wished as (
-  update repo set wanted_at = greatest($2, wanted_at + interval '1 microsecond')
+  update repo set
+    wanted_at = greatest($2, wanted_at + interval '1 microsecond'),
+    behind_since = coalesce(behind_since, $2)
   from hit
   where repo.id = hit.repo_id and hit.ours and $7::text is null and (not hit.within or exists (select from arrived))
   returning repo.id

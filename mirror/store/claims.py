@@ -1,0 +1,102 @@
+"""What deliveries claim and no sync has answered yet, and the pushes that nobody can bring back."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from mirror.model import RefName, RepoId
+from mirror.pushes import Answered, Claim, Lost
+from mirror.store.database import Db, query, storable, transaction, translating
+
+AT_ONCE: Final = 1000  # claims that one sync answers
+
+
+@translating
+async def unanswered(db: Db, repo_id: RepoId) -> list[Claim]:
+    """The claims that no sync has answered, in the order in which they arrived; at most AT_ONCE."""
+    return [
+        Claim(
+            (row["delivery_id"], row["position"]),
+            RefName(row["name"]),
+            row["before"],
+            row["after"],
+            row["pushed_by"],
+            row["pushed_at"],
+        )
+        for row in await db.fetch(query("claims"), repo_id, AT_ONCE)
+    ]
+
+
+@translating
+async def compared(db: Db, repo_id: RepoId, claims: Sequence[Claim]) -> list[Claim]:
+    """These claims, with which of their moves the history has."""
+    if not claims:
+        return []
+    columns = [[getattr(claim, column) for claim in claims] for column in ("name", "before", "after")]
+    known = {row[0] for row in await db.fetch(query("known_moves"), repo_id, *columns)}
+    return [replace(claim, known=place in known) for place, claim in enumerate(claims, 1)]
+
+
+@translating
+async def answer(db: Db, repo_id: RepoId, answered: Answered, snapshot: int, at: datetime) -> None:
+    """These claims are answered, and what is lost of them is remembered, at once. Safe to run twice."""
+    async with transaction(db) as connection:
+        await answer_within(connection, repo_id, answered, snapshot, at)
+
+
+async def answer_within(
+    connection: Db, repo_id: RepoId, answered: Answered, snapshot: int, at: datetime
+) -> None:
+    """`answer` for a transaction of this package's own."""
+    if not answered.claims:
+        return
+    rows = await connection.fetch(
+        """
+        update claim set open = false
+        from unnest($1::bigint[], $2::int[]) as given (delivery_id, position)
+        where claim.delivery_id = given.delivery_id and claim.position = given.position and open
+        returning claim.delivery_id
+        """,
+        [delivery for delivery, _ in answered.claims],
+        [position for _, position in answered.claims],
+    )
+    if rows and answered.lost:
+        await _lose(connection, repo_id, answered.lost, snapshot, at)
+
+
+async def _lose(connection: Db, repo_id: RepoId, lost: Collection[Lost], snapshot: int, at: datetime) -> None:
+    await connection.execute(
+        """
+        insert into lost_push (repo_id, snapshot, noticed_at, name, old, new, pushed_by, pushed_at, why)
+        select $1::uuid, $2::int, $3::timestamptz, given.*
+        from unnest($4::bytea[], $5::bytea[], $6::bytea[], $7::text[], $8::timestamptz[], $9::text[]) as given
+        """,
+        repo_id,
+        snapshot,
+        at,
+        [one.name for one in lost],
+        [one.old for one in lost],
+        [one.new for one in lost],
+        [None if one.by is None else storable(one.by) for one in lost],
+        [one.at for one in lost],
+        [storable(one.why) for one in lost],
+    )
+
+
+@translating
+async def lost(db: Db, repo_id: RepoId) -> list[Lost]:
+    """Every push that could not be rescued, oldest first."""
+    rows = await db.fetch("select * from lost_push where repo_id = $1 order by snapshot, id", repo_id)
+    return [
+        Lost(
+            RefName(row["name"]),
+            row["old"],
+            row["new"],
+            row["pushed_by"],
+            row["pushed_at"],
+            row["why"],
+            row["snapshot"],
+        )
+        for row in rows
+    ]
