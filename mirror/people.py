@@ -79,12 +79,21 @@ def check_team_name(name: str) -> None:
 
 def check_person_name(name: str) -> str:
     """The name of a person without what cannot be seen. Raises UsageError."""
-    seen = " ".join("".join(" " if _unseen(one) else one for one in name).split())
+    seen = _seen(name)
     if not seen:
         raise UsageError("say what you are called")
     if len(seen.encode()) > _NAME:
         raise UsageError(f"that name is too long; {_NAME} bytes at most")
     return seen
+
+
+def person_name(*texts: str) -> str:
+    """What to call somebody whom a forge calls all this: the first of them that will do."""
+    return next((seen[: _NAME // 4] for seen in map(_seen, texts) if seen), "Somebody")
+
+
+def _seen(text: str) -> str:
+    return " ".join("".join(" " if _unseen(one) else one for one in text).split())
 
 
 def _unseen(character: str) -> bool:

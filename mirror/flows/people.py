@@ -1,0 +1,516 @@
+"""Signing up and in, and all that members do to teams: the rules, and who did what, in one transaction.
+
+Whoever acts is given as `By`. Every change writes its audit entry in its own
+transaction, so that neither stands without the other; what a rule refuses
+changes nothing, and is written down as refused.
+"""
+
+import asyncio
+import functools
+import zoneinfo
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, ParamSpec, TypeVar
+from uuid import UUID
+
+import asyncpg
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from mirror import people as rules
+from mirror import signed
+from mirror.errors import BadCredentials, LimitReached, NotFound, Refused, UsageError
+from mirror.keyring import Keyring
+from mirror.people import SCOPES, PersonId, Role, Scope
+from mirror.store import audit, invitations, limits, links, people, sessions, teams, tokens
+from mirror.store.database import Db, transaction, translating
+from mirror.store.invitations import Invitation, InvitationId
+from mirror.store.people import Forge, Person
+from mirror.store.teams import Team
+from mirror.store.tokens import ApiToken, TokenId
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TRIES: Final = 10  # to sign in, a minute, from one address and for one e-mail
+MADE: Final = 30  # links, tokens and teams that one person makes in an hour
+INVITED: Final = timedelta(days=7)  # for which an invitation can be accepted
+LINK: Final = timedelta(hours=1)  # for which a one-time link works
+_MINUTE: Final = timedelta(minutes=1)
+_HOUR: Final = timedelta(hours=1)
+_WRONG: Final = "the e-mail address or the password is wrong"
+_USED: Final = "this link was used already or has expired; ask for another"
+_UNINVITED: Final = "this invitation was accepted or withdrawn already, or has expired; ask for another"
+
+# argon2id as RFC 9106 recommends it where memory is scarce: 64 MiB a hash, so only a few at once.
+HASHER: Final = PasswordHasher()
+_THREADS: Final = ThreadPoolExecutor(2, "argon2")
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who does something, when, and from where."""
+
+    person: Person
+    at: datetime
+    address: str | None = None  # None: not by the network
+
+
+# Signing up and in.
+
+
+@translating
+async def sign_up(db: Db, email: str, password: str, name: str, at: datetime, address: str) -> Person:
+    """A new person who signs in by e-mail and password, with a team of their own.
+
+    Raises UsageError where e-mail, password or name will not do, Refused where
+    the e-mail is taken, LimitReached.
+    """
+    email, name = rules.email_address(email), rules.check_person_name(name)
+    rules.check_password(password, email)
+    await _limit(db, f"sign-up {address}", TRIES, _MINUTE, at)
+    hashed = await _in_thread(HASHER.hash, rules.password_bytes(password))
+    async with transaction(db) as connection:
+        made = await people.add(
+            connection, name, at, team_name=rules.team_name(name), email=email, password_hash=hashed
+        )
+        await _note(connection, By(made, at, address), "person.sign-up", made.name)
+    return made
+
+
+@translating
+async def sign_in_with_password(db: Db, email: str, password: str, at: datetime, address: str) -> Person:
+    """Who this is. An e-mail that nobody has costs the work of a wrong password, and gets the same answer.
+
+    A hash of weaker parameters than today's is replaced. Raises BadCredentials, LimitReached.
+    """
+    known_as = email.strip().lower()
+    await _limit(db, f"sign-in from {address}", TRIES, _MINUTE, at)
+    await _limit(db, f"sign-in as {known_as}", TRIES, _MINUTE, at)
+    found = await people.password_of(db, known_as)
+    hashed = found[1] if found else await _in_thread(_nobodys)
+    right = await _in_thread(_verified, hashed, rules.password_bytes(password))
+    if found is None or not right:
+        raise BadCredentials(_WRONG)
+    person = found[0]
+    if HASHER.check_needs_rehash(hashed):
+        renewed = await _in_thread(HASHER.hash, rules.password_bytes(password))
+        await people.set_password(db, person.id, renewed, old=hashed)
+    await limits.give_back(db, f"sign-in as {known_as}")
+    await _note(db, By(person, at, address), "person.sign-in", person.name, how="password")
+    return person
+
+
+@translating
+async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str) -> Person:
+    """Who this one-time link is for; the first owner is made when theirs is opened.
+
+    Raises Refused when it is used up, and for one that resets a password: see `reset_password`.
+    """
+    async with transaction(db) as connection:
+        used = await links.use(connection, raw, at)
+        if used is None or used.purpose != "sign-in":
+            raise Refused(_USED)
+        person = await _linked(connection, used, at)
+        await _note(connection, By(person, at, address), "person.sign-in", person.name, how="link")
+    return person
+
+
+@translating
+async def sign_in_with_identity(
+    db: Db,
+    forge: Forge,
+    host: str,
+    account_id: str,
+    login: str,
+    name: str | None,
+    at: datetime,
+    address: str,
+    already: Person | None = None,
+) -> Person:
+    """Who signs in by this account at a forge: its number decides, never its name or an e-mail.
+
+    Somebody new gets a team of their own, called like the login. `already`: who
+    is signed in, and gets the account as one more way to sign in. Two at once
+    make one person. Raises Refused where it is another person's.
+    """
+    known = await people.by_identity(db, forge, host, account_id)
+    if known is None and already is None:
+        try:
+            return await _new_by_identity(db, forge, host, account_id, login, name, at, address)
+        except Refused:  # another request made that person at the same moment
+            known = await people.by_identity(db, forge, host, account_id)
+            if known is None:
+                raise
+    person = already or known
+    assert person is not None
+    by = By(person, at, address)
+    async with transaction(db) as connection:
+        if await people.link(connection, person.id, forge, host, account_id, login, at):
+            await _note(connection, by, "identity.link", f"{login} at {host}", account=account_id)
+        if already is None:
+            await _note(connection, by, "person.sign-in", person.name, how=f"{login} at {host}")
+    return person
+
+
+async def _new_by_identity(
+    db: Db, forge: Forge, host: str, account_id: str, login: str, name: str | None, at: datetime, address: str
+) -> Person:
+    called = rules.person_name(name or "", login, account_id)
+    async with transaction(db) as connection:
+        made = await people.add(connection, called, at, team_name=rules.team_name(login or called))
+        await people.link(connection, made.id, forge, host, account_id, login, at)
+        await _note(connection, By(made, at, address), "person.sign-up", made.name, how=f"{login} at {host}")
+    return made
+
+
+# What people do to their own account.
+
+
+@translating
+async def prove(db: Db, by: By, password: str) -> None:
+    """Check that who is signed in knows their password. Raises BadCredentials, LimitReached."""
+    await _limit(db, f"prove {by.person.id}", TRIES, _MINUTE, by.at)
+    hashed = await people.password_hash(db, by.person.id)
+    if hashed is None:
+        raise BadCredentials("you have no password; sign in again in the way that you do")
+    if not await _in_thread(_verified, hashed, rules.password_bytes(password)):
+        raise BadCredentials("the password is wrong")
+
+
+@translating
+async def set_password(db: Db, by: By, password: str, session: str | None = None) -> None:
+    """Sign in by this password from now on, and sign out everywhere but in this session.
+
+    The caller has had the person prove who they are. Raises UsageError.
+    """
+    person = by.person
+    if person.email is None:
+        raise UsageError("a password needs an e-mail address to sign in with; give one first")
+    rules.check_password(password, person.email)
+    hashed = await _in_thread(HASHER.hash, rules.password_bytes(password))
+    async with transaction(db) as connection:
+        await people.set_password(connection, person.id, hashed)
+        await links.void(connection, person.id, by.at)
+        await sessions.end_all(connection, person.id, session)
+        await _note(connection, by, "person.password", person.name)
+
+
+@translating
+async def reset_password(db: Db, raw: str, password: str, at: datetime, address: str) -> Person:
+    """Set a password by a one-time link, and sign out everywhere.
+
+    A password that will not do leaves the link as it was. Raises Refused when the link is used, UsageError.
+    """
+    async with transaction(db) as connection:
+        used = await links.use(connection, raw, at)
+        if used is None or used.purpose != "reset":
+            raise Refused(_USED)
+        person = await _linked(connection, used, at)
+        await set_password(connection, By(person, at, address), password)
+    return person
+
+
+@translating
+async def set_profile(db: Db, by: By, name: str, email: str | None, zone: str | None) -> Person:
+    """What the person is called, signs in by and reads times in. Raises UsageError, Refused."""
+    name = rules.check_person_name(name)
+    email = rules.email_address(email) if email else None
+    if zone and zone not in await asyncio.to_thread(zoneinfo.available_timezones):
+        raise UsageError(f"there is no time zone {zone!r}; write one like Europe/Berlin")
+    async with transaction(db) as connection:
+        now_called = await people.set_profile(
+            connection, by.person.id, name=name, email=email, zone=zone or None
+        )
+        words = ("name", "email", "zone")
+        changed = [word for word in words if getattr(now_called, word) != getattr(by.person, word)]
+        if changed:
+            await _note(connection, by, "person.profile", name, changed=changed)
+    return now_called
+
+
+@translating
+async def unlink_identity(db: Db, by: By, forge: Forge, host: str, account_id: str) -> None:
+    """Sign in by this account no more. Raises NotFound; Refused where it is the only way in."""
+    async with transaction(db) as connection:
+        await people.unlink(connection, by.person.id, forge, host, account_id)
+        await _note(connection, by, "identity.unlink", f"{forge} account {account_id} at {host}")
+
+
+@translating
+async def sign_out_everywhere(db: Db, by: By, but: str | None = None) -> int:
+    """End the person's sessions, except this one; returns how many. Safe to run twice."""
+    async with transaction(db) as connection:
+        ended = await sessions.end_all(connection, by.person.id, but)
+        await _note(connection, by, "person.sign-out", by.person.name, sessions=ended)
+    return ended
+
+
+# Teams and who is in them.
+
+
+@translating
+async def new_team(db: Db, by: By, name: str) -> Team:
+    """A team of this name, owned by who makes it. Raises UsageError, LimitReached."""
+    rules.check_team_name(name)
+    await _limit(db, f"team by {by.person.id}", MADE, _HOUR, by.at)
+    async with transaction(db) as connection:
+        made = await teams.add_named(connection, name, by.at)
+        await teams.add(connection, made.id, by.person.id, Role.OWNER, by.at)
+        await audit.add(connection, made.id, _entry(by, "team.add", name), by.at)
+    return made
+
+
+@translating
+async def rename_team(db: Db, by: By, team: Team, name: str) -> None:
+    """Call the team so; its old addresses lead nowhere then. Raises UsageError, Refused, NotFound."""
+    rules.check_team_name(name)
+    async with _acting(db, by, team, Role.OWNER, "team.rename", team.name, to=name) as (connection, _):
+        if team.name == teams.DEFAULT:
+            raise Refused(f"the team {team.name} is that of the command line, which knows it by its name")
+        await teams.rename(connection, team.id, name)
+
+
+@translating
+async def invite(
+    db: Db, keyring: Keyring, by: By, team: Team, role: Role, email: str | None = None
+) -> tuple[Invitation, str]:
+    """An invitation, and what stands in its link: whoever opens that, signed in, can accept it, once.
+
+    Raises Refused, for a role above one's own too; UsageError, LimitReached, NotFound.
+    """
+    email = rules.email_address(email) if email else None
+    await _limit(db, f"invite by {by.person.id}", MADE, _HOUR, by.at)
+    async with _acting(
+        db, by, team, Role.ADMIN, "invitation.add", email or "whoever has the link", role=role
+    ) as (connection, mine):
+        _not_above(mine, role)
+        made = await invitations.make(connection, team.id, role, email, by.person.id, by.at, INVITED)
+    return made, signed.sign(keyring, "invitation", str(made.id), by.at)
+
+
+@translating
+async def invitation(db: Db, keyring: Keyring, raw: str, at: datetime) -> Invitation:
+    """What this link invites to. Raises NotFound, also when who invited may not any more."""
+    said = signed.read(keyring, "invitation", raw, INVITED, at)
+    found = None if said is None else await invitations.find(db, InvitationId(UUID(said)), at)
+    if found is None or found.invited_by is None:
+        raise NotFound(_UNINVITED)
+    theirs = await teams.role_of(db, found.team.id, found.invited_by)
+    if theirs is None or not (theirs.may(Role.ADMIN) and theirs.may(found.role)):
+        raise NotFound(_UNINVITED)
+    return found
+
+
+@translating
+async def accept(db: Db, keyring: Keyring, by: By, raw: str) -> Team:
+    """Become a member. Who is one already stays as they are, and uses nothing up. Raises NotFound.
+
+    Two at once: one becomes a member, the other is told that the link was used.
+    """
+    async with transaction(db) as connection:
+        found = await invitation(connection, keyring, raw, by.at)
+        await teams.lock(connection, found.team.id)
+        found = await invitation(connection, keyring, raw, by.at)  # as it is under the lock
+        if not await teams.add(connection, found.team.id, by.person.id, found.role, by.at):
+            return found.team
+        if not await invitations.accept(connection, found.id, by.person.id, by.at):
+            raise NotFound(_UNINVITED)
+        entry = _entry(by, "member.add", by.person.name, role=found.role, invited_by=found.inviter)
+        await audit.add(connection, found.team.id, entry, by.at)
+    return found.team
+
+
+@translating
+async def withdraw(db: Db, by: By, team: Team, invitation_id: InvitationId) -> None:
+    """Let nobody accept the invitation any more. Raises NotFound, Refused."""
+    subject = str(invitation_id)
+    async with _acting(db, by, team, Role.ADMIN, "invitation.withdraw", subject) as (connection, _):
+        if not await invitations.withdraw(connection, team.id, invitation_id, by.at):
+            raise NotFound("this invitation was accepted or withdrawn already")
+
+
+@translating
+async def change_role(db: Db, by: By, team: Team, person_id: PersonId, role: Role) -> None:
+    """Give a member another role: none above one's own, and to nobody who is above oneself.
+
+    Raises Refused, also where the team would have no owner; NotFound.
+    """
+    who = await _member(db, by, team, person_id)
+    async with _acting(db, by, team, Role.ADMIN, "member.role", who.name, role=role) as (connection, mine):
+        _not_above(mine, role)
+        await _not_over(connection, mine, team, person_id)
+        await teams.set_role(connection, team.id, person_id, role)
+
+
+@translating
+async def remove_member(db: Db, by: By, team: Team, person_id: PersonId) -> None:
+    """End a membership, and the person's API tokens for the team with it. Raises as `change_role` does."""
+    who = await _member(db, by, team, person_id)
+    async with _acting(db, by, team, Role.ADMIN, "member.remove", who.name) as (connection, mine):
+        await _not_over(connection, mine, team, person_id)
+        await teams.remove_member(connection, team.id, person_id)
+
+
+@translating
+async def leave(db: Db, by: By, team: Team) -> None:
+    """End one's own membership. Raises Refused: of the last owner, and for one's own team; NotFound."""
+    async with _acting(db, by, team, Role.VIEWER, "member.leave", by.person.name) as (connection, _):
+        if team.person_id == by.person.id:
+            raise Refused("this is your own team; nobody leaves that")
+        await teams.remove_member(connection, team.id, by.person.id)
+
+
+# API tokens.
+
+
+@translating
+async def make_token(
+    db: Db, by: By, team: Team, name: str, scopes: Collection[Scope], expires_at: datetime | None = None
+) -> tuple[str, ApiToken]:
+    """A token for programs, told once: it may what its scopes say, as long as its person may it in the team.
+
+    Raises Refused for a scope beyond one's role, UsageError, LimitReached, NotFound.
+    """
+    name = rules.check_person_name(name)
+    if not scopes or not set(scopes) <= SCOPES.keys():
+        raise UsageError(f"say what the token may: {', '.join(SCOPES)}")
+    if expires_at is not None and expires_at <= by.at:
+        raise UsageError("the token would have expired already; say a later time")
+    await _limit(db, f"token by {by.person.id}", MADE, _HOUR, by.at)
+    told = {"scopes": sorted(scopes), "expires_at": expires_at and expires_at.isoformat()}
+    async with _acting(db, by, team, Role.VIEWER, "token.add", name, **told) as (connection, mine):
+        for scope in sorted(scopes):
+            if not mine.may(SCOPES[scope]):
+                raise Refused(
+                    f"the scope {scope} needs the role {SCOPES[scope]}; you are {mine} in {team.name}"
+                )
+        return await tokens.make(connection, by.person.id, team.id, name, scopes, expires_at, by.at)
+
+
+@translating
+async def revoke_token(db: Db, by: By, team: Team, token_id: TokenId) -> None:
+    """Let a token not work any more: one's own, or as an admin anybody's. Raises NotFound, Refused."""
+    found = await tokens.find(db, team.id, token_id)
+    if found is None:
+        raise NotFound("there is no such token, or it was revoked already")
+    needed = Role.VIEWER if found.person.id == by.person.id else Role.ADMIN
+    async with _acting(db, by, team, needed, "token.revoke", found.name, owner=found.person.name) as (
+        connection,
+        _,
+    ):
+        if not await tokens.revoke(connection, team.id, token_id, by.at):
+            raise NotFound("there is no such token, or it was revoked already")
+
+
+# What these have in common.
+
+
+@asynccontextmanager
+async def _acting(
+    db: Db, by: By, team: Team, needed: Role, action: str, subject: str, **detail: Any
+) -> AsyncIterator[tuple[asyncpg.Connection, Role]]:
+    """A transaction in which a member with the needed role changes the team, and its audit entry.
+
+    Others who would change the team's members wait. Raises NotFound to who is no member, Refused.
+    """
+    entry = _entry(by, action, subject, **detail)
+    try:
+        async with transaction(db) as connection:
+            await teams.lock(connection, team.id)
+            mine = await _role(connection, by, team)
+            if not mine.may(needed):
+                raise Refused(f"this needs the role {needed}; you are {mine} in {team.name}")
+            yield connection, mine
+            await audit.add(connection, team.id, entry, by.at)
+    except Refused:
+        refused = _entry(by, action, subject, result="refused", **detail)
+        await audit.add(db, team.id, refused, by.at)
+        raise
+
+
+async def _role(db: Db, by: By, team: Team) -> Role:
+    found = await teams.role_of(db, team.id, by.person.id)
+    if found is None:
+        raise NotFound(f"there is no team {team.name}, or it is not yours")
+    return found
+
+
+async def _member(db: Db, by: By, team: Team, person_id: PersonId) -> Person:
+    """Another member, for a member of the team."""
+    await _role(db, by, team)
+    found = await people.find(db, person_id)
+    if found is None or await teams.role_of(db, team.id, person_id) is None:
+        raise NotFound("this person is no member of the team")
+    return found
+
+
+def _not_above(mine: Role, given: Role) -> None:
+    if not mine.may(given):
+        raise Refused(f"nobody gives a role above their own; yours is {mine}")
+
+
+async def _not_over(db: Db, mine: Role, team: Team, person_id: PersonId) -> None:
+    theirs = await teams.role_of(db, team.id, person_id)
+    if theirs is not None and not mine.may(theirs):
+        raise Refused(f"this person is {theirs}, which is above you; you are {mine} in {team.name}")
+    if team.person_id == person_id:
+        raise Refused("this is that person's own team, in which they stay its owner")
+
+
+def _entry(by: By, action: str, subject: str, *, result: str = "done", **detail: Any) -> audit.Entry:
+    return audit.Entry(
+        person_id=by.person.id,
+        actor=by.person.name,
+        action=action,
+        subject=subject,
+        detail=detail,
+        address=by.address,
+        result=result,
+    )
+
+
+async def _note(db: Db, by: By, action: str, subject: str, **detail: Any) -> None:
+    """Write down in the person's own team what they did to their account."""
+    home = await teams.home(db, by.person.id)
+    if home is not None:
+        await audit.add(db, home.id, _entry(by, action, subject, **detail), by.at)
+
+
+async def _linked(db: Db, used: links.Used, at: datetime) -> Person:
+    if used.person_id is None:
+        return await people.first_owner(db, at)
+    found = await people.find(db, used.person_id)
+    if found is None:
+        raise Refused(_USED)
+    return found
+
+
+async def _limit(db: Db, key: str, limit: int, per: timedelta, at: datetime) -> None:
+    if not await limits.take(db, key, limit, per, at):
+        raise LimitReached(f"that was tried too often; wait {_in_words(per)}, then try again")
+
+
+def _in_words(per: timedelta) -> str:
+    return "a minute" if per <= _MINUTE else "an hour"
+
+
+async def _in_thread(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    ready = functools.partial(call, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, ready)
+
+
+def _verified(hashed: str, password: bytes) -> bool:
+    try:
+        return HASHER.verify(hashed, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+@functools.cache
+def _nobodys() -> str:
+    """A hash of the strength of today's, of a password that nobody knows."""
+    return HASHER.hash(HASHER.hash("nobody"))
