@@ -18,7 +18,9 @@ STYLE = (pages.STATIC / "style.css").read_text()
 
 def visitor(**known: Any) -> SimpleNamespace:
     """A visit as far as the frame of a page looks at it."""
-    return SimpleNamespace(**{"person": None, "session": None, "team": None, "said": None} | known)
+    return SimpleNamespace(
+        **{"person": None, "session": None, "team": None, "teams": (), "said": None} | known
+    )
 
 
 def signed_in(**known: Any) -> SimpleNamespace:

@@ -11,11 +11,13 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirror.web import frame, problems, status
+from mirror.web import assets, frame, home, problems, status
 from mirror.web.frame import Outside, Way
 
 WAYS: Final[Sequence[Way]] = (
     *status.WAYS,
+    *assets.WAYS,
+    *home.WAYS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last
 
 

@@ -1,7 +1,7 @@
 """Templates: the one environment that every page is made in, and the words its filters put values into."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -158,8 +158,3 @@ def pages(number: int, last: int) -> Sequence[int | None]:
             found.append(before + 1 if n - before == 2 else None)
         found.append(n)
     return found
-
-
-def without(query: Mapping[str, str], *names: str) -> dict[str, str]:
-    """The query without these, for an address like this one that differs in them."""
-    return {key: value for key, value in query.items() if key not in names}

@@ -1,0 +1,231 @@
+"""How a team's repos are doing, many at a time: what the home page asks."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from mirror.model import RefName, RepoId
+from mirror.store.database import Db, query, storable, translating
+from mirror.store.repos import Failure
+from mirror.store.teams import TeamId
+
+State = Literal["protected", "behind", "failing", "never", "archived"]
+Order = Literal["name", "state", "saved", "size"]
+
+STATES: Final[Sequence[State]] = ("protected", "behind", "failing", "never", "archived")
+_SIZE: Final = (
+    "(select sum(bytes) from part where part.repo_id = {0}.id and part.replaced_at is null) desc nulls last"
+)
+_SAVED: Final = "(select max(taken_at) from snapshot where snapshot.repo_id = {0}.id) desc nulls last"
+_STATE: Final = (
+    "array_position(array['failing', 'never', 'behind', 'protected', 'archived'], repo_state({0})),"
+    " {0}.protected_as_of nulls first"
+)
+_ORDERS: Final[Mapping[Order, str]] = {"name": "{0}.name", "state": _STATE, "saved": _SAVED, "size": _SIZE}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many repos of a team are in which state."""
+
+    total: int
+    states: Mapping[State, int]
+    saved_at: datetime | None  # when something new was last saved; None: nothing ever was
+    gap_since: (
+        datetime | None
+    )  # the oldest moment as of which a repo that is behind is protected; None: none is
+    gap_of: str | None  # that repo's name
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A line of the list: a repo with what is kept of it."""
+
+    id: RepoId
+    name: str
+    url: str
+    state: State
+    protected_as_of: datetime | None  # None: never
+    wanted_at: datetime | None  # the newest wish; None: nobody ever asked
+    failure: Failure | None  # None: the last run went well, or there was none
+    archived_at: datetime | None
+    paused_at: datetime | None
+    snapshots: int
+    saved_at: datetime | None  # when something new was last saved
+    refs: int
+    bytes: int
+    proved_at: datetime | None  # of the last drill; None: never drilled
+    problems: int  # that the last drill found
+    at_work: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """A repo that was force-pushed, by its most telling force-push."""
+
+    repo_id: RepoId
+    repo: str
+    ref: RefName
+    snapshot: int  # the first that has it
+    by: str | None
+    at: datetime
+    is_default: bool  # it was the branch that HEAD names
+    many: int  # force-pushes in all
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A day on which something new was saved."""
+
+    day: date  # by UTC
+    backups: int
+    forced: int  # refs
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A connection that the forge takes no more, or a hook that it does not serve."""
+
+    forge: str
+    where: str  # the host, or the repo's name
+    who: str | None  # the account; None for a hook
+    why: str | None
+
+
+@translating
+async def summary(db: Db, team: TeamId) -> Summary:
+    """How many repos the team has in each state."""
+    row = await db.fetchrow(query("home_summary"), team)
+    return Summary(
+        row["total"],
+        {state: row[state] for state in STATES},
+        row["saved_at"],
+        row["gap_since"],
+        row["gap_of"],
+    )
+
+
+@translating
+async def page(
+    db: Db,
+    team: TeamId,
+    *,
+    search: str = "",
+    state: State | None = None,
+    only: Collection[RepoId] | None = None,
+    order: Order = "name",
+    limit: int = 50,
+    offset: int = 0,
+) -> tuple[list[Kept], int]:
+    """Some of the team's repos in this order, and how many there are in all that fit."""
+    text = query("home_page").format(order=_ORDERS[order].format("repo"), outer=_outer(order))
+    rows = await db.fetch(
+        text, team, _pattern(search), state, None if only is None else list(only), limit, offset
+    )
+    return [_kept(row) for row in rows], rows[0]["matches"] if rows else 0
+
+
+def _outer(order: Order) -> str:
+    """The same order for the rows that were chosen."""
+    if order == "size":
+        return "bytes desc"
+    if order == "saved":
+        return "saved_at desc nulls last"
+    return _ORDERS[order].format("chosen").replace("repo_state(chosen)", "chosen.state")
+
+
+def _pattern(search: str) -> str | None:
+    """What a name must be like to contain these words, in their order."""
+    words = storable(search).split()
+    if not words:
+        return None
+    escaped = (word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") for word in words)
+    return f"%{'%'.join(escaped)}%"
+
+
+@translating
+async def forced_lately(db: Db, team: TeamId, since: datetime) -> list[Forced]:
+    """The repos that were force-pushed since then, those whose default branch it was first."""
+    return [
+        Forced(
+            _id(row["repo_id"]),
+            row["repo"],
+            RefName(row["ref"]),
+            row["snapshot"],
+            row["pushed_by"],
+            row["at"],
+            row["is_default"],
+            row["many"],
+        )
+        for row in await db.fetch(query("forced_lately"), team, since)
+    ]
+
+
+@translating
+async def strips(db: Db, ids: Sequence[RepoId], since: datetime) -> dict[RepoId, list[Day]]:
+    """The days since then on which something new was saved, of each of these repos."""
+    found: dict[RepoId, list[Day]] = {one: [] for one in ids}
+    for row in await db.fetch(query("strips"), list(ids), since):
+        found[_id(row["repo_id"])].append(Day(row["day"], row["backups"], row["forced"]))
+    return found
+
+
+@translating
+async def broken_connections(db: Db, team: TeamId) -> list[Broken]:
+    """The team's connections whose account must sign in again."""
+    rows = await db.fetch(
+        """
+        select forge, host, login, why from connection where team_id = $1 and state = 'reauth'
+        order by host, login
+        """,
+        team,
+    )
+    return [Broken(row["forge"], row["host"], row["login"], row["why"]) for row in rows]
+
+
+@translating
+async def broken_hooks(db: Db, team: TeamId, limit: int = 10) -> list[Broken]:
+    """The team's repos of whose pushes the forge tells nothing any more, though it should."""
+    rows = await db.fetch(
+        """
+        select hook.forge, repo.name, hook.why from hook join repo on repo.id = hook.repo_id
+        where repo.team_id = $1 and hook.state in ('disabled', 'missing', 'refused')
+          and repo.archived_at is null
+        order by repo.name limit $2
+        """,
+        team,
+        limit,
+    )
+    return [Broken(row["forge"], row["name"], None, row["why"]) for row in rows]
+
+
+def _kept(row: Any) -> Kept:
+    failure = None
+    if row["failure_class"] is not None:
+        failure = Failure(
+            row["failure_class"], row["failure_message"], row["failing_since"], row["failed_at"]
+        )
+    return Kept(
+        id=_id(row["id"]),
+        name=row["name"],
+        url=row["url"],
+        state=row["state"],
+        protected_as_of=row["protected_as_of"],
+        wanted_at=row["wanted_at"],
+        failure=failure,
+        archived_at=row["archived_at"],
+        paused_at=row["paused_at"],
+        snapshots=row["snapshots"] or 0,
+        saved_at=row["saved_at"],
+        refs=row["refs"],
+        bytes=row["bytes"],
+        proved_at=row["proved_at"],
+        problems=row["problems"] or 0,
+        at_work=row["at_work"],
+    )
+
+
+def _id(value: Any) -> RepoId:
+    return RepoId(UUID(bytes=value.bytes))

@@ -1,0 +1,55 @@
+"""What pages are made up with: stylesheet, script, icons and the web app manifest, all from this host."""
+
+from functools import cache
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mirror.web.frame import Needs, Visit, Way
+from mirror.web.pages import STATIC, static
+
+FOR_EVER: Final = "public, max-age=31536000, immutable"  # under an address that names its content
+A_WHILE: Final = "public, max-age=300"
+TYPES: Final = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "webmanifest": "application/manifest+json",
+}
+
+
+async def asset(visit: Visit) -> Response:
+    """A file of ours by its name."""
+    return _answer(str(visit.path["name"]), visit.query.get("v"))
+
+
+async def manifest(visit: Visit) -> Response:
+    """What lets a phone or a desktop install Everref as an app."""
+    return _answer("manifest.webmanifest", None)
+
+
+def _answer(name: str, version: str | None) -> Response:
+    if name not in names():
+        raise HTTPException(404, "there is no such file")
+    kept = FOR_EVER if version is not None and static(name).endswith(f"?v={version}") else A_WHILE
+    headers = {"cache-control": kept, "cross-origin-resource-policy": "same-origin"}
+    return Response(_bytes(name), headers=headers, media_type=TYPES[name.rpartition(".")[2]])
+
+
+@cache
+def names() -> frozenset[str]:
+    """The files that there are."""
+    return frozenset(file.name for file in STATIC.iterdir() if file.suffix[1:] in TYPES)
+
+
+@cache
+def _bytes(name: str) -> bytes:
+    return (STATIC / name).read_bytes()
+
+
+WAYS: Final = (
+    Way("GET", "/static/{name}", asset, Needs.NOTHING),
+    Way("GET", "/manifest.webmanifest", manifest, Needs.NOTHING),
+)

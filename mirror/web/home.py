@@ -1,0 +1,328 @@
+"""The home of a team: whether all of it is protected, what needs somebody, and every repo."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from math import log2
+from typing import Final, Literal, cast, get_args
+from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from mirror import words
+from mirror.store import home, notices, teams
+from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
+from mirror.store.notices import Notice
+from mirror.web import pages
+from mirror.web.frame import Needs, Visit, Way
+
+Tone = Literal["lost", "late", "proved", ""]
+
+ROWS: Final = 50  # repos on a page
+DAYS: Final = 90  # of the strip
+LATELY: Final = timedelta(days=7)  # for which a force-push is news
+PATIENCE: Final = timedelta(minutes=10)  # for a wish to be served before somebody should look
+GONE: Final = timedelta(days=30)  # for which a repo that is gone at its forge is news
+NEEDS: Final = 8  # lines of what needs somebody, before "and more"
+TOLD: Final = frozenset({"mass-deletion", "moved"})  # notices; of the others the states of repos tell
+ORDERS: Final[Mapping[Order, str]] = {
+    "name": "Name",
+    "state": "Worst first",
+    "saved": "Last saved",
+    "size": "Largest first",
+}
+STATES: Final[Mapping[str, str]] = {
+    "protected": "Protected",
+    "behind": "Behind",
+    "failing": "Failing",
+    "never": "Not saved yet",
+    "forced": "Force-pushed",
+    "archived": "Archived",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that needs somebody: what, why, and the way to do something about it."""
+
+    title: str
+    link: str  # of the title
+    chip: str
+    tone: Tone
+    why: str
+    action: str  # what the button says
+    to: str  # where it leads
+    notice: int | None = None  # that is dismissed instead; None: it goes by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The last days as paths of an SVG, by what they stand for, and the same in words."""
+
+    rest: str  # a line under all days
+    saved: str
+    forced: str
+    late: str
+    words: str
+
+
+async def start(visit: Visit) -> Response:
+    """The person's own team, or the sign-in page."""
+    if visit.person is None:
+        return RedirectResponse("/sign-in", 303)
+    team = await teams.home(visit.edges.db, visit.person.id)
+    return RedirectResponse("/account" if team is None else f"/{quote(team.name)}", 303)
+
+
+async def repositories(visit: Visit) -> Response:
+    """The home of a team."""
+    db, team = visit.edges.db, visit.of_team()
+    asked = {name: visit.query.get(name, "")[:200] for name in ("q", "state", "sort")}
+    summary = await home.summary(db, team.id)
+    if not summary.total:
+        return visit.render("home.html", summary=summary, title="Nothing is kept yet")
+    forced = await home.forced_lately(db, team.id, visit.now - LATELY)
+    number = _number(visit.query.get("page", ""))
+    state, order = _state(asked["state"]), _order(asked["sort"])
+    rows, matches = await home.page(
+        db,
+        team.id,
+        search=asked["q"],
+        state=None if state in (None, "forced") else cast(State, state),
+        only=[one.repo_id for one in forced] if state == "forced" else None,
+        order=order,
+        limit=ROWS,
+        offset=(number - 1) * ROWS,
+    )
+    first = visit.now - timedelta(days=DAYS - 1)
+    days = await home.strips(
+        db, [row.id for row in rows], first.replace(hour=0, minute=0, second=0, microsecond=0)
+    )
+    return visit.render(
+        "home.html",
+        title=sentence(summary),
+        summary=summary,
+        needs=await _needs(visit, forced),
+        most=NEEDS,
+        rows=rows,
+        matches=matches,
+        strips={
+            row.id: strip(days[row.id], visit.now.date(), row.failure.since.date() if row.failure else None)
+            for row in rows
+        },
+        forced={one.repo_id: one for one in forced},
+        filters=_filters(summary, len(forced)),
+        state=state,
+        order=order,
+        orders=ORDERS,
+        number=number,
+        numbers=pages.pages(number, max(1, -(-matches // ROWS))),
+        asked=asked,
+        address=lambda **changes: pages.url(f"/{team.name}", **(asked | changes)),
+        page_address=lambda n: pages.url(f"/{team.name}", **asked, page=n),
+    )
+
+
+async def dismiss(visit: Visit) -> Response:
+    """Somebody has seen a notice."""
+    number = str(visit.path["notice"])
+    if not number.isdecimal() or len(number) > 18:
+        raise HTTPException(404, "there is no such notice")
+    await notices.seen(visit.edges.db, visit.of_team().id, int(number), visit.now)
+    return visit.redirect(pages.url(f"/{visit.of_team().name}"))
+
+
+async def _needs(visit: Visit, forced: Sequence[Forced]) -> list[Need]:
+    db, team = visit.edges.db, visit.of_team()
+    troubled, _ = await home.page(db, team.id, order="state", limit=NEEDS * 2)
+    gone, _ = await home.page(db, team.id, state="archived", limit=NEEDS)
+    return needs(
+        team.name,
+        visit.now,
+        connections=await home.broken_connections(db, team.id),
+        hooks=await home.broken_hooks(db, team.id),
+        told=[one for one in await notices.open_of(db, team.id) if one.kind in TOLD],
+        troubled=[*troubled, *gone],
+        forced=forced,
+    )
+
+
+def sentence(summary: Summary) -> str:
+    """The answer to the question that people come with."""
+    kept = "1 repository" if summary.total == 1 else f"{summary.total:,} repositories"
+    good = summary.states["protected"]
+    if good == summary.total:
+        return f"{kept}, {'protected' if good == 1 else 'all protected'}"
+    return (
+        f"{kept}, {good or 'not'} protected" if summary.total == 1 else f"{kept}, {good or 'none'} protected"
+    )
+
+
+def needs(
+    team: str,
+    now: datetime,
+    *,
+    connections: Sequence[Broken] = (),
+    hooks: Sequence[Broken] = (),
+    told: Sequence[Notice] = (),
+    troubled: Sequence[Kept] = (),
+    forced: Sequence[Forced] = (),
+) -> list[Need]:
+    """What needs somebody, the worst first: what stops backups, what was taken away, what is late."""
+    found: list[Need] = []
+    connect = pages.url(f"/{team}/-/connect")
+    for one in connections:
+        why = one.why or f"{one.where} does not take the token any more"
+        found.append(
+            Need(
+                f"{one.who} at {one.where}",
+                connect,
+                "sign in again",
+                "late",
+                f"{_sentence(why)} What is kept is safe.",
+                "Reconnect",
+                connect,
+            )
+        )
+    failing = [one for one in troubled if one.failure and one.state in ("failing", "never")]
+    found += [_failing(team, one) for one in failing]
+    found += [_told(team, one) for one in told]
+    found += [_forced(team, one, now) for one in forced if one.is_default]
+    for one in hooks:
+        link = pages.repo_url(team, one.where)
+        why = one.why or "the hook is missing or switched off"
+        found.append(
+            Need(
+                one.where,
+                link,
+                "no hook",
+                "late",
+                f"{_sentence(why)} It is looked at on a schedule.",
+                "See",
+                link,
+            )
+        )
+    found += [_behind(team, one, now) for one in troubled if _is_late(one, now)]
+    for repo in troubled:
+        if repo.archived_at and now - repo.archived_at < GONE:
+            link = pages.repo_url(team, repo.name)
+            why = f"Gone at its forge {words.ago(repo.archived_at, now)}. All that was kept of it stays."
+            found.append(Need(repo.name, link, "archived", "", why, "See", link))
+    return found
+
+
+def _failing(team: str, repo: Kept) -> Need:
+    assert repo.failure is not None
+    link = pages.repo_url(team, repo.name)
+    again = repo.failure.kind == "credentials"
+    kept = "Nothing is lost." if repo.snapshots else "Nothing is saved yet."
+    return Need(
+        repo.name,
+        link,
+        "failing" if repo.protected_as_of else "first backup failed",
+        "late",
+        f"{_sentence(repo.failure.message)} {kept}",
+        "Reconnect" if again else "See",
+        pages.url(f"/{team}/-/connect") if again else link,
+    )
+
+
+def _told(team: str, notice: Notice) -> Need:
+    link = pages.repo_url(team, notice.repo) if notice.repo else pages.url(f"/{team}")
+    lost = notice.kind == "mass-deletion"
+    return Need(
+        notice.repo or team,
+        link,
+        notice.kind.replace("-", " "),
+        "lost" if lost else "late",
+        _sentence(notice.message),
+        "See what was lost" if lost and notice.repo else "See",
+        pages.repo_url(team, notice.repo, "lost") if lost and notice.repo else link,
+        notice.id,
+    )
+
+
+def _forced(team: str, one: Forced, now: datetime) -> Need:
+    who = one.by or "Somebody"
+    also = f" It is one of {one.many} force-pushes this week." if one.many > 1 else ""
+    return Need(
+        one.repo,
+        pages.repo_url(team, one.repo),
+        "forced",
+        "lost",
+        f"{who} replaced {pages.refname(one.ref)} {words.ago(one.at, now)}. What it held is kept.{also}",
+        "See what was lost",
+        pages.repo_url(team, one.repo, "lost"),
+    )
+
+
+def _is_late(repo: Kept, now: datetime) -> bool:
+    """Whether a wish waits for so long that somebody should look."""
+    waits = repo.state in ("behind", "never") and repo.failure is None and repo.wanted_at is not None
+    return waits and not repo.at_work and repo.wanted_at is not None and now - repo.wanted_at > PATIENCE
+
+
+def _behind(team: str, repo: Kept, now: datetime) -> Need:
+    assert repo.wanted_at is not None
+    link = pages.repo_url(team, repo.name)
+    since = words.ago(repo.wanted_at, now).removesuffix(" ago")
+    why = f"It has waited for a worker for {since}; see whether one runs. What was saved before is safe."
+    return Need(repo.name, link, f"behind {since}", "late", why, "See", link)
+
+
+def _sentence(text: str) -> str:
+    """One line of an error as a sentence; a host or a name that it begins with stays as it is."""
+    text = text.strip().rstrip(".")
+    named = not text.partition(" ")[0].isalpha()
+    return f"{text if named else text[:1].upper() + text[1:]}."
+
+
+def strip(days: Sequence[Day], today: date, failing_since: date | None) -> Strip:
+    """The last days as a picture: a bar where something new was saved, red where a branch was forced."""
+    begin = today - timedelta(days=DAYS - 1)
+    shown = [one for one in days if begin <= one.day <= today]
+    late = 0 if failing_since is None else min(DAYS, (today - failing_since).days + 1)
+    backups, forced = sum(one.backups for one in shown), sum(1 for one in shown if one.forced)
+    said = f"{words.count(backups, 'backup')} on {words.count(len(shown), 'day')} of the last {DAYS}"
+    if forced:
+        said += f"; force-pushes on {words.count(forced, 'day')}"
+    if late:
+        said += f"; failing for {words.count(late, 'day')}"
+    return Strip(
+        rest=f"M0 21h{3 * DAYS}",
+        saved="".join(_bar(one, begin) for one in shown if not one.forced),
+        forced="".join(_bar(one, begin) for one in shown if one.forced),
+        late=f"M{3 * (DAYS - late)} 21h{3 * late}" if late else "",
+        words=said,
+    )
+
+
+def _bar(one: Day, begin: date) -> str:
+    height = min(22, 5 + round(3 * log2(one.backups)))
+    return f"M{3 * (one.day - begin).days + 1} 22v-{height}"
+
+
+def _filters(summary: Summary, forced: int) -> list[tuple[str, str, int]]:
+    """The states that some repo is in: the word of the address, what people read, and how many."""
+    counts = {"forced": forced} | {str(state): number for state, number in summary.states.items()}
+    return [(state, label, counts[state]) for state, label in STATES.items() if counts[state]]
+
+
+def _state(text: str) -> str | None:
+    return text if text in STATES else None
+
+
+def _order(text: str) -> Order:
+    return cast(Order, text) if text in get_args(Order) else "name"
+
+
+def _number(text: str) -> int:
+    return max(1, int(text)) if text.isascii() and text.isdecimal() and len(text) < 7 else 1
+
+
+WAYS: Final = (
+    Way("GET", "/", start, Needs.NOTHING),
+    Way("GET", "/{team}", repositories, Needs.VIEWER),
+    Way("POST", "/{team}/-/notices/{notice}/seen", dismiss, Needs.OPERATOR),
+)

@@ -1,0 +1,271 @@
+"""The home of a team: the sentence on top, what needs somebody, the list by search, state and order."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from mirror.flows import sync
+from mirror.model import RefName, Repo, RepoId
+from mirror.people import Role
+from mirror.store import drills, home, notices, repos
+from mirror.store.home import Broken, Day, Forced, Kept, Summary
+from mirror.store.notices import Notice
+from mirror.store.repos import Failure
+from mirror.store.teams import Team
+from mirror.web.home import needs, sentence, strip
+from tests.parts.repos import Work
+from tests.parts.web import Browser, Site
+
+NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+TODAY = date(2026, 3, 2)
+API = Kept(
+    id=RepoId(uuid4()),
+    name="acme/api",
+    url="https://example.org/api",
+    state="protected",
+    protected_as_of=NOW,
+    wanted_at=None,
+    failure=None,
+    archived_at=None,
+    paused_at=None,
+    snapshots=1,
+    saved_at=NOW,
+    refs=1,
+    bytes=1,
+    proved_at=None,
+    problems=0,
+    at_work=False,
+)
+
+
+def summary(**states: int) -> Summary:
+    return Summary(sum(states.values()), {one: states.get(one, 0) for one in home.STATES}, NOW, None, None)
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ({"protected": 47, "behind": 1}, "48 repositories, 47 protected"),
+        ({"protected": 1200}, "1,200 repositories, all protected"),
+        ({"protected": 1}, "1 repository, protected"),
+        ({"never": 1}, "1 repository, not protected"),
+        ({"never": 2, "archived": 1}, "3 repositories, none protected"),
+    ],
+)
+def test_the_sentence_says_whether_all_is_protected(states: dict[str, int], said: str) -> None:
+    assert sentence(summary(**states)) == said
+
+
+def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> None:
+    failure = Failure("network", "example.org does not answer", NOW, NOW)
+    found = needs(
+        "acme",
+        NOW,
+        connections=[Broken("github", "github.com", "kim", None)],
+        hooks=[Broken("gitlab", "acme/web", None, "the forge switched it off")],
+        told=[Notice(7, API.id, "acme/api", "mass-deletion", "12 of 14 refs are gone", NOW, None)],
+        troubled=[
+            replace(API, name="acme/infra", state="failing", failure=failure),
+            replace(API, name="acme/slow", state="behind", wanted_at=NOW - timedelta(minutes=51)),
+            replace(API, name="acme/old", state="archived", archived_at=NOW - timedelta(days=2)),
+        ],
+        forced=[
+            Forced(
+                API.id, "acme/api", RefName(b"refs/heads/main"), 4, "kim", NOW - timedelta(hours=3), True, 2
+            )
+        ],
+    )
+    assert [(one.title, one.chip, one.tone) for one in found] == [
+        ("kim at github.com", "sign in again", "late"),
+        ("acme/infra", "failing", "late"),
+        ("acme/api", "mass deletion", "lost"),
+        ("acme/api", "forced", "lost"),
+        ("acme/web", "no hook", "late"),
+        ("acme/slow", "behind 51 min", "late"),
+        ("acme/old", "archived", ""),
+    ]
+    assert found[1].why == "example.org does not answer. Nothing is lost."
+    assert found[2].notice == 7
+    assert found[3].why == (
+        "kim replaced main 3 h ago. What it held is kept. It is one of 2 force-pushes this week."
+    )
+    assert found[3].to == "/acme/acme/api/-/lost"
+
+
+def test_a_token_that_is_refused_leads_to_connect() -> None:
+    failure = Failure("credentials", "the forge refuses the token (401)", NOW, NOW)
+    [one] = needs("acme", NOW, troubled=[replace(API, state="never", failure=failure, snapshots=0)])
+    assert (one.action, one.to) == ("Reconnect", "/acme/-/connect")
+    assert one.why == "The forge refuses the token (401). Nothing is saved yet."
+
+
+def test_a_push_that_is_being_saved_needs_nobody() -> None:
+    fresh = replace(API, state="behind", wanted_at=NOW - timedelta(seconds=20))
+    under_way = replace(API, state="behind", wanted_at=NOW - timedelta(hours=1), at_work=True)
+    topic = Forced(API.id, "acme/api", RefName(b"refs/heads/topic"), 4, None, NOW, False, 1)
+    assert needs("acme", NOW, troubled=[API, fresh, under_way], forced=[topic]) == []
+
+
+def test_the_strip_has_a_bar_a_day_and_says_so_in_words() -> None:
+    days = [Day(TODAY - timedelta(days=100), 9, 0), Day(TODAY - timedelta(days=1), 1, 0), Day(TODAY, 8, 2)]
+    drawn = strip(days, TODAY, TODAY)
+    assert drawn.saved == "M265 22v-5"
+    assert drawn.forced == "M268 22v-14"
+    assert drawn.late == "M267 21h3"
+    assert drawn.words == ("9 backups on 2 days of the last 90; force-pushes on 1 day; failing for 1 day")
+
+
+async def _kept(site: Site, team: Team, work: Work, name: str) -> Repo:
+    repo = await repos.add(site.mirror.edges.db, team.id, name, str(work.path), site.mirror.clock())
+    await sync.sync(site.mirror.edges, repo.id)
+    return repo
+
+
+async def _visitor(site: Site) -> tuple[Team, Browser]:
+    person = await site.person("acme")
+    return await site.team(person), await site.signed_in(person)
+
+
+def _listed(text: str) -> list[str]:
+    return re.findall(r'<th scope="row" class="anywhere"><a class="strong" href="[^"]+">([^<]+)</a>', text)
+
+
+async def test_a_team_without_repos_is_led_through_connect(site: Site) -> None:
+    _, browser = await _visitor(site)
+    page = await browser.get("/acme")
+    assert page.status_code == 200
+    assert 'href="/acme/-/connect"' in page.text
+    assert "everref backup https://" in page.text
+
+
+async def test_the_start_leads_to_ones_own_team(site: Site) -> None:
+    _, browser = await _visitor(site)
+    assert (await browser.get("/")).headers["location"] == "/acme"
+    assert (await (await site.browser()).get("/")).headers["location"] == "/sign-in"
+
+
+async def test_every_repo_of_the_team_is_listed_and_no_other(
+    site: Site, make_work: Callable[..., Work]
+) -> None:
+    team, browser = await _visitor(site)
+    other = await site.team(await site.person("other"))
+    for owner, name in ((team, "acme/web"), (team, "acme/api"), (other, "theirs")):
+        work = make_work(name.replace("/", "-"))
+        work.commit()
+        work.head("main")
+        await _kept(site, owner, work, name)
+    page = (await browser.get("/acme")).text
+    assert _listed(page) == ["acme/api", "acme/web"]
+    assert "<h1>2 repositories, all protected</h1>" in page
+    assert "theirs" not in page
+    assert _listed((await browser.get("/acme", q="WEB")).text) == ["acme/web"]
+    assert _listed((await browser.get("/acme", q="100%_")).text) == []
+
+
+async def test_a_force_push_to_the_default_branch_needs_somebody_until_it_is_old(
+    site: Site, work: Work
+) -> None:
+    team, browser = await _visitor(site)
+    work.commit(message="first")
+    work.head("main")
+    await _kept(site, team, work, "api")
+    work.set("main", work.commit(None, message="instead", parents=[]))
+    await _kept_again(site, team, "api")
+    page = (await browser.get("/acme")).text
+    assert "Somebody replaced main" in page
+    assert 'href="/acme/api/-/lost"' in page
+    assert _listed((await browser.get("/acme", state="forced")).text) == ["api"]
+    later = site.mirror.clock.now + timedelta(days=8)
+    assert await home.forced_lately(site.mirror.edges.db, team.id, later - timedelta(days=7)) == []
+
+
+async def _kept_again(site: Site, team: Team, name: str) -> None:
+    repo = await repos.by_name(site.mirror.edges.db, team.id, name)
+    assert repo is not None
+    await sync.sync(site.mirror.edges, repo.id)
+
+
+async def test_states_filter_and_sort_the_list(site: Site, make_work: Callable[..., Work]) -> None:
+    team, browser = await _visitor(site)
+    db, clock = site.mirror.edges.db, site.mirror.clock
+    for name in ("a-small", "b-large", "c-failing"):
+        work = make_work(name)
+        work.commit(files={"x": name.encode() * (1 if name != "b-large" else 9)})
+        work.head("main")
+        if name == "b-large":
+            work.many_commits(50)
+        repo = await _kept(site, team, work, name)
+        if name == "c-failing":
+            await repos.set_failure(db, repo.id, "network", "example.org does not answer", clock())
+    await repos.add(db, team.id, "d-new", "https://example.org/new", clock())
+    assert _listed((await browser.get("/acme", sort="size")).text)[0] == "b-large"
+    assert _listed((await browser.get("/acme", sort="state")).text)[:2] == ["c-failing", "d-new"]
+    assert _listed((await browser.get("/acme", sort="saved")).text)[0] == "c-failing"
+    assert _listed((await browser.get("/acme", state="failing")).text) == ["c-failing"]
+    assert _listed((await browser.get("/acme", state="never")).text) == ["d-new"]
+    assert _listed((await browser.get("/acme", state="no-such", sort="x", page="-1")).text)[0] == "a-small"
+    page = (await browser.get("/acme")).text
+    assert "example.org does not answer. Nothing is lost." in page
+    assert "<h1>4 repositories, 2 protected</h1>" in page
+
+
+async def test_many_repos_come_a_page_at_a_time(site: Site) -> None:
+    team, browser = await _visitor(site)
+    await site.mirror.edges.db.execute(
+        """
+        insert into repo (id, team_id, name, url, created_at)
+        select gen_random_uuid(), $1, 'repo-' || lpad(n::text, 3, '0'), 'https://example.org/' || n, now()
+        from generate_series(1, 120) n
+        """,
+        team.id,
+    )
+    assert len(_listed((await browser.get("/acme")).text)) == 50
+    page = (await browser.get("/acme", page="3", q="repo")).text
+    assert _listed(page)[0] == "repo-101"
+    assert 'href="/acme?q=repo&amp;page=2"' in page
+    assert _listed((await browser.get("/acme", page="9")).text) == []
+
+
+async def test_a_notice_is_dismissed_once_for_all(site: Site) -> None:
+    team, browser = await _visitor(site)
+    db = site.mirror.edges.db
+    repo = await repos.add(db, team.id, "api", "https://example.org/api", site.mirror.clock())
+    await notices.add(db, team.id, repo.id, "mass-deletion", "12 of 14 refs are gone", site.mirror.clock())
+    [notice] = await notices.open_of(db, team.id)
+    assert "12 of 14 refs are gone." in (await browser.get("/acme")).text
+    viewer = await site.signed_in(await site.member(team, "viewer", Role.VIEWER))
+    await viewer.get("/acme")
+    assert (await viewer.post(f"/acme/-/notices/{notice.id}/seen")).status_code == 403
+    assert (await browser.post(f"/acme/-/notices/{notice.id}/seen")).status_code == 303
+    assert "12 of 14 refs" not in (await browser.get("/acme")).text
+
+
+async def test_a_drill_that_failed_shows_in_the_list(site: Site, work: Work) -> None:
+    team, browser = await _visitor(site)
+    work.commit()
+    work.head("main")
+    repo = await _kept(site, team, work, "api")
+    assert "not drilled yet" in (await browser.get("/acme")).text
+    db, at = site.mirror.edges.db, site.mirror.clock()
+    await drills.add(db, repo.id, 1, 1, 10, 0.5, [], at)
+    assert "Drilled" in (await browser.get("/acme")).text
+    await drills.add(db, repo.id, 1, 1, 10, 0.5, ["refs/heads/main is gone"], at + timedelta(minutes=1))
+    assert "drill failed" in (await browser.get("/acme")).text
+
+
+async def test_files_of_ours_are_kept_by_browsers_under_the_address_of_their_content(site: Site) -> None:
+    browser = await site.browser()
+    page = (await browser.get("/status")).text
+    address = re.findall(r'href="(/static/style\.css\?v=[^"]+)"', page)[0]
+    style = await browser.get(address)
+    assert style.headers["content-type"] == "text/css; charset=utf-8"
+    assert "immutable" in style.headers["cache-control"]
+    assert "immutable" not in (await browser.get("/static/style.css?v=old")).headers["cache-control"]
+    manifest = await browser.get("/manifest.webmanifest")
+    assert manifest.headers["content-type"] == "application/manifest+json"
+    assert (await browser.get("/static/..%2fpages.py")).status_code == 404
+    assert (await browser.get("/static/nothing.css")).status_code == 404
