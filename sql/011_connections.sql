@@ -58,6 +58,7 @@ alter table repo
   add column private       boolean,               -- null: not told
   add column added_by      uuid references person on delete set null,
   add column archived_at   timestamptz,           -- since when it is gone at its forge; what is kept stays. null: it is there
+  add column asked_at      timestamptz,           -- when the forge was last asked what has become of it; null: never
   add column paused_at     timestamptz,           -- null: pushes and the schedule start syncs
   add column schedule      text,                  -- a cron expression, or an interval as in 15m, 6h; null: by activity
   add column look_at       timestamptz,           -- when the next look is due; null: at once
@@ -65,8 +66,12 @@ alter table repo
   add column changed_at    timestamptz,           -- when a look last found something new
   add column excluded      text[] not null default '{}',  -- patterns of refs that are not kept
   add column drilled_at    timestamptz;
+-- What is gone no longer holds its address: another repository of the name can be kept beside it.
+alter table repo drop constraint repo_team_id_url_key;
+create unique index repo_at_address on repo (team_id, url) where archived_at is null;
 create index repo_due on repo (look_at) where archived_at is null and paused_at is null;
 create index repo_of_connection on repo (connection_id) where connection_id is not null;
+create index delivery_of_change on delivery (received_at) where kind = 'repository';  -- few: renames, transfers and the like
 create unique index repo_at_forge on repo (team_id, forge, host, repository_id) where repository_id is not null;
 
 -- A hook that we registered ourselves is known by the forge's number too, and looked after.

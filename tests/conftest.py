@@ -10,4 +10,5 @@ pytest_plugins = [
     "tests.parts.s3",
     "tests.parts.forges.serve",  # last: it imports others
     "tests.parts.web",
+    "tests.parts.connected",
 ]

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
+from mirror.config import Settings
 from mirror.errors import Busy, NotFound, OurFault, UsageError
 from mirror.flows.edges import Edges
 from mirror.keyring import Keyring
@@ -49,7 +50,7 @@ async def give(edges: Edges, repo: Repo, forge: Forge | None, *, new: bool = Fal
         raise UsageError(f"{repo.name} has a hook for {known.forge}; remove that one first, with --remove")
     secret = None
     if new:
-        secret = _secret(known.forge)
+        secret = new_secret(known.forge)
         locks = hooks.lock(edges.keyring, known.id, secret)
         if not await hooks.change(edges.db, locks, edges.clock() + OVERLAP):
             raise Busy(f"the hook of {repo.name} was removed at the same time; run it again")
@@ -63,7 +64,7 @@ async def remove(edges: Edges, repo: Repo) -> None:
 
 
 async def _made(edges: Edges, keyring: Keyring, repo: Repo, forge: Forge) -> Given:
-    secret = _secret(forge)
+    secret = new_secret(forge)
     locks = hooks.lock(keyring, secrets.token_urlsafe(24), secret)
     made = await hooks.add(edges.db, repo.id, forge, locks, edges.clock())
     if made is None:
@@ -72,11 +73,16 @@ async def _made(edges: Edges, keyring: Keyring, repo: Repo, forge: Forge) -> Giv
 
 
 def _given(edges: Edges, repo: Repo, hook: Hook, secret: str | None) -> Given:
-    base = edges.settings.base_url or f"http://127.0.0.1:{edges.settings.port}"
-    return Given(repo, hook.forge, f"{base.rstrip('/')}/hooks/{hook.forge}/{hook.id}", secret)
+    return Given(repo, hook.forge, address(edges.settings, hook), secret)
 
 
-def _secret(forge: Forge) -> str:
+def address(settings: Settings, hook: Hook) -> str:
+    """Where the forge posts to."""
+    base = settings.base_url or f"http://127.0.0.1:{settings.port}"
+    return f"{base.rstrip('/')}/hooks/{hook.forge}/{hook.id}"
+
+
+def new_secret(forge: Forge) -> str:
     """A new secret of 32 random bytes, in the form that the forge takes.
 
     GitLab's signing token is that of Standard Webhooks, base64 after a prefix:

@@ -10,15 +10,24 @@ from mirror.store import credentials, repos, teams
 from mirror.store.teams import TeamId
 
 
-async def repo_for(edges: Edges, remote_text: str, name: str | None, secret: Secret | None = None) -> Repo:
-    """The repo kept for this address, added if it is new; credentials are cut out and sealed.
+async def repo_for(
+    edges: Edges,
+    remote_text: str,
+    name: str | None,
+    secret: Secret | None = None,
+    *,
+    team: TeamId | None = None,
+) -> Repo:
+    """The repo that a team keeps for this address, added if it is new; credentials are cut out and sealed.
+
+    Without a team it is that of the command line.
 
     Raises UsageError when the address is kept under another name, or the name
     belongs to another address, unless that one was never reached and the name is
     given anew. Safe to run twice, also at once: the second finds the first's row.
     """
     remote = address.parse_remote(remote_text, edges.settings.allow_private_remotes)
-    team = await teams.default(edges.db)
+    team = team or await teams.default(edges.db)
     known = await repos.by_url(edges.db, team, remote.url)
     wanted = name or (known.name if known else address.name_from_url(remote.url))
     if known and known.name != wanted:

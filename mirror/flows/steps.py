@@ -36,6 +36,9 @@ RESTORE: Final = (
     "restore: pushed",
     "restore: in place",
 )
+HOOK: Final = ("hook: row stored", "hook: at the forge", "hook: removed at the forge")
+LIST: Final = ("list: seen",)
+CHOOSE: Final = ("choose: repo stored", "choose: wished")
 
 
 def reached(step: str) -> None:

@@ -185,6 +185,9 @@ class Forge(Protocol):
     async def deliveries(self, token: str, repository_id: str, hook_id: str) -> list[Sent]:
         """The hook's latest deliveries, newest first; none where the forge keeps no log."""
 
+    async def redeliver(self, token: str, repository_id: str, hook_id: str, sent_id: str) -> None:
+        """Let the forge send a delivery once more."""
+
     async def owners(self, token: str) -> list[Owner]:
         """Under whose names the token's owner can create repositories; their own comes first."""
 

@@ -192,6 +192,11 @@ class GitHub:
                 found.append(Sent(fields.number(one, "id", self._api.host), at, event, status or None, ok))
         return found
 
+    async def redeliver(self, token: str, repository_id: str, hook_id: str, sent_id: str) -> None:
+        """https://docs.github.com/en/rest/repos/webhooks#redeliver-a-delivery-for-a-repository-webhook"""
+        hook = f"{_repository(repository_id)}/hooks/{_number(hook_id)}"
+        await self._ask(token, "POST", f"{hook}/deliveries/{_number(sent_id)}/attempts")
+
     def _hook(self, one: Mapping[str, Any]) -> RemoteHook:
         config, last = one.get("config"), one.get("last_response")
         config = config if isinstance(config, Mapping) else {}

@@ -210,6 +210,11 @@ class GitLab:
             found.append(Sent(fields.number(one, "id", self._api.host), None, event, code, ok))
         return found
 
+    async def redeliver(self, token: str, repository_id: str, hook_id: str, sent_id: str) -> None:
+        """https://docs.gitlab.com/api/project_webhooks/#resend-a-project-webhook-event, since 17.4."""
+        place = f"{_project(repository_id)}/hooks/{_number(hook_id)}/events/{_number(sent_id)}/resend"
+        await self._ask(token, "POST", place)
+
     def _hook(self, one: Mapping[str, Any]) -> RemoteHook:
         status = one.get("alert_status")
         state: Literal["works", "paused", "disabled"] = "works"

@@ -1,0 +1,316 @@
+"""Choosing what is kept: repositories of a connection, one by one or by a rule, and any git URL.
+
+From here a repository has a row, its forge a hook, and its first backup is wished
+for; the worker and the sweep do the rest. Letting go removes the hook and keeps
+the backups.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mirror import choosing
+from mirror.errors import NotFound, UsageError
+from mirror.flows import connections, follow, hookcare, request, steps
+from mirror.flows.asking import Asked, asked_of
+from mirror.flows.edges import Edges
+from mirror.flows.hookcare import Care, Outcome
+from mirror.model import Repo, RepoId, Secret
+from mirror.people import PersonId
+from mirror.store import audit, listed, listings, origins, repos
+from mirror.store.audit import Entry
+from mirror.store.connections import ConnectionId
+from mirror.store.listed import Seen
+from mirror.store.origins import Origin
+from mirror.store.teams import TeamId
+
+AT_ONCE: Final = 20  # hooks that are registered while a person waits; a sweep registers the others
+
+Hint = Callable[[RepoId], Awaitable[None]]  # tells the workers of a wish; it may be lost
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A repository that is kept from now on, and whether its pushes will be told."""
+
+    repo: Repo
+    hook: Outcome
+    why: str | None  # why the hook is not as it should be
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who does it, as the audit log says."""
+
+    person_id: PersonId | None  # None: nobody who signs in
+    name: str
+    address: str | None = None  # from where; None: not by the network
+
+
+EVERREF: Final = By(None, "Everref")
+
+
+async def nobody(repo_id: RepoId) -> None:
+    """No hint: the sweep finds the wish."""
+
+
+async def choose(
+    edges: Edges,
+    connection_id: ConnectionId,
+    by: By,
+    repository_ids: Sequence[str],
+    *,
+    hint: Hint = nobody,
+    at_once: int = AT_ONCE,
+) -> list[Chosen]:
+    """Keep these repositories of the connection from now on, in its team.
+
+    1. Each has a row, found by the forge's number where it was kept before.
+    2. Its first backup is wished for, and hinted at: it begins while 3 goes on.
+    3. The forge is asked to tell of every push, for the first `at_once` now.
+
+    Safe to run twice, also at once: rows, wishes and hooks are found as they are.
+    Raises NotFound when the connection lists none of this number.
+    """
+    rows = await listed.of(edges.db, connection_id, repository_ids)
+    known = {row.repository_id for row in rows if row.gone_at is None}
+    for number in repository_ids:
+        if number not in known:
+            raise NotFound(f"this connection lists no repository {number}; list it anew")
+    asked = await asked_of(edges, connection_id)
+    return await keep(edges, asked, by, rows, hint=hint, at_once=at_once)
+
+
+async def keep(
+    edges: Edges,
+    asked: Asked,
+    by: By,
+    rows: Sequence[Seen],
+    *,
+    hint: Hint = nobody,
+    at_once: int = AT_ONCE,
+) -> list[Chosen]:
+    """`choose`, for what is listed and with a connection that is open."""
+    kept: list[Origin] = []
+    edges.progress.phase("choosing repositories", len(rows), "repositories")
+    for row in rows:
+        origin = await _kept(edges, asked, by, row)
+        steps.reached("choose: repo stored")
+        await repos.want(edges.db, origin.repo.id, edges.clock())
+        steps.reached("choose: wished")
+        await hint(origin.repo.id)
+        kept.append(origin)
+        edges.progress.advance(1)
+    edges.progress.phase("registering hooks", min(len(kept), at_once), "hooks")
+    done: list[Chosen] = []
+    waits: str | None = None  # why no more hooks are registered now
+    for number, origin in enumerate(kept):
+        if number >= at_once:
+            waits = waits or "its turn comes with the next sweep"
+        care = Care(Outcome.WAITING, waits) if waits else await hookcare.ensure(edges, asked, origin)
+        if waits:
+            await hookcare.announce(edges, asked, origin)
+        elif care.outcome is Outcome.WAITING:
+            waits = care.why
+        done.append(Chosen(origin.repo, care.outcome, care.why))
+        edges.progress.advance(1)
+    return done
+
+
+async def _kept(edges: Edges, asked: Asked, by: By, row: Seen) -> Origin:
+    """The repo that follows this number, made if there is none, and read by this connection."""
+    connection = asked.connection
+    team, host = connection.team_id, connection.host
+    found = await origins.at_forge(edges.db, team, connection.forge, host, row.repository_id)
+    is_new = found is None or found.paused_at is not None
+    if found is None:
+        found = await _placeless(edges, asked, row)
+    if found is None:
+        try:
+            repo = await repos.add(
+                edges.db, team, await follow.free_name(edges, team, row, host), row.clone_url, edges.clock()
+            )
+        except UsageError:  # another run was faster, or took the name
+            found = await origins.at_forge(edges.db, team, connection.forge, host, row.repository_id)
+            found = found or await _placeless(edges, asked, row)
+            if found is None:
+                raise
+        else:
+            found = await origins.get(edges.db, repo.id)
+    placed = await origins.place(
+        edges.db,
+        found.repo.id,
+        forge=connection.forge,
+        host=host,
+        repository_id=row.repository_id,
+        connection_id=connection.id,
+        private=row.private,
+        added_by=by.person_id,
+    )
+    if not placed:  # two runs chose two repositories of one name; this one comes again
+        raise UsageError(f"{row.full_name} is another repository now; list it anew")
+    if is_new:
+        await _told(edges, connection.team_id, by, "repo.add", found.repo)
+    origin = await origins.get(edges.db, found.repo.id)
+    if follow.is_old(origin, row):
+        await follow.follow(edges, connection, [(origin, row)])
+        origin = await origins.get(edges.db, found.repo.id)
+    return origin
+
+
+async def _placeless(edges: Edges, asked: Asked, row: Seen) -> Origin | None:
+    """The repo of this address that follows no number yet: somebody added it by its URL.
+
+    One that follows another number was here before this repository was: it is
+    gone or renamed, keeps its history under another name, and gives up the address.
+    """
+    team = asked.connection.team_id
+    found = await origins.at_address(edges.db, team, row.clone_url)
+    if found is None or found.repository_id is None:
+        return found
+    return None if await follow.make_room(edges, found, row.repository_id) else found
+
+
+async def choose_pattern(
+    edges: Edges,
+    connection_id: ConnectionId,
+    by: By,
+    patterns: Iterable[str],
+    *,
+    hint: Hint = nobody,
+    at_once: int = AT_ONCE,
+) -> list[Chosen]:
+    """Keep what matches one of these now, and later; with none, only what is chosen one by one."""
+    given = choosing.patterns(patterns)
+    return await _by_rule(edges, connection_id, by, False, given, hint, at_once)
+
+
+async def choose_everything(
+    edges: Edges,
+    connection_id: ConnectionId,
+    by: By,
+    on: bool,
+    *,
+    hint: Hint = nobody,
+    at_once: int = AT_ONCE,
+) -> list[Chosen]:
+    """Keep everything that is listed, now and later; or, with `on` false, nothing more by itself."""
+    return await _by_rule(edges, connection_id, by, on, None, hint, at_once)
+
+
+async def _by_rule(
+    edges: Edges,
+    connection_id: ConnectionId,
+    by: By,
+    everything: bool,
+    patterns: Sequence[str] | None,
+    hint: Hint,
+    at_once: int,
+) -> list[Chosen]:
+    """The rule is stored first: a run that dies after that is finished by the next listing."""
+    asked = await asked_of(edges, connection_id)
+    kept = asked.connection.patterns if patterns is None else tuple(patterns)
+    await listings.set_rule(edges.db, connection_id, everything, kept)
+    rows = await unchosen(edges, connection_id, everything, kept)
+    return await keep(edges, asked, by, rows, hint=hint, at_once=at_once)
+
+
+async def unchosen(
+    edges: Edges, connection_id: ConnectionId, everything: bool, patterns: Sequence[str]
+) -> list[Seen]:
+    """What the connection's rule means and nobody has ever chosen, or let go of."""
+    if not everything and not patterns:
+        return []
+    rows = await listed.all(edges.db, connection_id)
+    known = {row.repository_id for row in rows if row.repo_id is not None or row.gone_at is not None}
+    return choosing.wanted(rows, everything, patterns, known)
+
+
+async def add_url(
+    edges: Edges,
+    team: TeamId,
+    by: By,
+    url: str,
+    secret: Secret | None = None,
+    name: str | None = None,
+    *,
+    hint: Hint = nobody,
+) -> Repo:
+    """Keep any git remote that can be reached over HTTP; its first backup is wished for at once.
+
+    Safe to run twice: the second finds the first's row.
+    """
+    repo = await request.repo_for(edges, url, name, secret, team=team)
+    await _told(edges, team, by, "repo.add", repo)
+    await repos.want(edges.db, repo.id, edges.clock())
+    await hint(repo.id)
+    return repo
+
+
+async def pause(edges: Edges, repo_id: RepoId, by: By) -> None:
+    """Look at it no more for now; its hook stays, and what is kept stays. Safe to run twice."""
+    origin = await origins.get(edges.db, repo_id)
+    if await origins.pause(edges.db, repo_id, edges.clock()):
+        await _told(edges, origin.team_id, by, "repo.pause", origin.repo)
+
+
+async def resume(edges: Edges, repo_id: RepoId, by: By, *, hint: Hint = nobody) -> None:
+    """Look at it again, beginning now. Safe to run twice."""
+    origin = await origins.get(edges.db, repo_id)
+    if await origins.resume(edges.db, repo_id):
+        await _told(edges, origin.team_id, by, "repo.resume", origin.repo)
+        await repos.want(edges.db, repo_id, edges.clock())
+        await hint(repo_id)
+
+
+async def let_go(edges: Edges, repo_id: RepoId, by: By) -> str | None:
+    """Keep it no longer up to date: it is paused, its hook removed, and its backups stay.
+
+    Returns what the person should know where the hook could not be removed at the
+    forge. A rule does not choose it again; a person can. Safe to run twice.
+    """
+    origin = await origins.get(edges.db, repo_id)
+    was_kept = await origins.pause(edges.db, repo_id, edges.clock())
+    left = await _unhooked(edges, origin)
+    if was_kept:
+        await _told(edges, origin.team_id, by, "repo.remove", origin.repo)
+    return left
+
+
+async def _unhooked(edges: Edges, origin: Origin) -> str | None:
+    if origin.connection_id is None:
+        return await hookcare.remove(edges, None, origin)
+    try:
+        asked = await asked_of(edges, origin.connection_id)
+    except NotFound:  # it was disconnected a moment ago
+        return await hookcare.remove(edges, None, origin)
+    return await hookcare.remove(edges, asked, origin)
+
+
+async def disconnect(edges: Edges, connection_id: ConnectionId, by: By) -> list[str]:
+    """End a connection: its hooks are removed, its repos paused, and every backup stays.
+
+    A repo that another connection of the team sees goes on with that one. Returns
+    what the person should know. Safe to run twice: the connection goes last.
+    """
+    left: list[str] = []
+    for origin in await origins.of_connection(edges.db, connection_id):
+        heir = await origins.heir(edges.db, origin.repo.id)
+        if heir is None:
+            left += filter(None, [await let_go(edges, origin.repo.id, by)])
+        await origins.hand_to(edges.db, [origin.repo.id], heir)
+    await connections.disconnect(edges, connection_id)
+    return left
+
+
+async def _told(edges: Edges, team: TeamId, by: By, action: str, repo: Repo) -> None:
+    entry = Entry(
+        person_id=by.person_id,
+        actor=by.name,
+        action=action,
+        subject=repo.name,
+        repo_id=repo.id,
+        detail={"url": repo.url},
+        address=by.address,
+    )
+    await audit.add(edges.db, team, entry, edges.clock())

@@ -1,0 +1,195 @@
+"""Following repositories by their forge's number: renamed, transferred, gone, there again, replaced.
+
+A repo keeps its history under whatever name its repository has. Nothing that a
+delivery tells is believed here: the forge is asked.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from mirror.errors import Busy, RemoteGone, UsageError
+from mirror.flows.asking import Asked, asked_of
+from mirror.flows.edges import Edges
+from mirror.forges.contract import Purpose
+from mirror.model import Repo, RepoId
+from mirror.store import notices, origins
+from mirror.store.connections import Connection
+from mirror.store.database import transaction
+from mirror.store.origins import Origin
+from mirror.store.teams import TeamId
+
+
+class There(Protocol):
+    """A repository as its forge tells of it now."""
+
+    @property
+    def repository_id(self) -> str: ...
+    @property
+    def full_name(self) -> str: ...
+    @property
+    def clone_url(self) -> str: ...
+    @property
+    def private(self) -> bool: ...
+
+
+def names(full_name: str, host: str, repository_id: str) -> tuple[str, str, str]:
+    """What a repo can be called, the best first: another repo may have its name."""
+    return full_name, f"{full_name}-{host.replace(':', '-')}", f"{full_name}-{repository_id}"
+
+
+def has_moved(origin: Origin, there: There) -> bool:
+    """Whether it is not where the repo says."""
+    return origin.repo.url != there.clone_url
+
+
+def is_old(origin: Origin, there: There) -> bool:
+    """Whether anything of what the repo says of its repository is not so any more."""
+    return has_moved(origin, there) or origin.private != there.private or origin.archived_at is not None
+
+
+async def look(edges: Edges, asked: Asked, origin: Origin) -> Origin:
+    """Ask the forge by its number what has become of a repository, and follow it; the repo as it is now.
+
+    One that is gone is archived: what is kept stays, and nothing looks at it until
+    a listing has it again. Safe to run twice.
+    """
+    assert origin.repository_id
+    number, began = origin.repository_id, edges.clock()
+    try:
+        there = await asked.ask(lambda forge, token: forge.repository(token, number))
+    except RemoteGone:
+        if not asked.missing(Purpose.READ):  # else it may only be hidden from this token
+            await _gone(edges, asked, origin)
+    else:
+        await follow(edges, asked.connection, [(origin, there)])
+    await origins.looked(edges.db, origin.repo.id, began)
+    return await origins.get(edges.db, origin.repo.id)
+
+
+async def _gone(edges: Edges, asked: Asked, origin: Origin) -> None:
+    name, connection = origin.repo.name, asked.connection
+    async with transaction(edges.db) as db:
+        if await origins.archive(db, origin.repo.id, edges.clock()):
+            await notices.add(
+                db,
+                origin.team_id,
+                origin.repo.id,
+                "archived",
+                f"{name} is not at {connection.host} any more, or not for {connection.login}: "
+                "it is archived, and everything that was kept of it stays",
+                edges.clock(),
+            )
+
+
+async def follow(edges: Edges, connection: Connection, seen: Sequence[tuple[Origin, There]]) -> None:
+    """Let these repos be where and what their repositories are now.
+
+    All at once, since two can have swapped their names. A repo whose address
+    another repository has taken steps aside first. Safe to run twice.
+    """
+    moved = [(origin, there) for origin, there in seen if has_moved(origin, there)]
+    if moved:
+        await _move(edges, connection, moved)
+    for origin, there in seen:
+        if origin.private != there.private:
+            await origins.set_private(edges.db, origin.repo.id, there.private)
+        if origin.archived_at is not None and await origins.revive(edges.db, origin.repo.id):
+            await _tell(
+                edges, origin, f"{origin.repo.name} is at {connection.host} again; its history goes on"
+            )
+
+
+async def _move(edges: Edges, connection: Connection, moved: Sequence[tuple[Origin, There]]) -> None:
+    leaving = {origin.repo.id for origin, _ in moved}
+    places = {}
+    for origin, there in moved:
+        other = await origins.at_address(edges.db, origin.team_id, there.clone_url)
+        if other and other.repo.id not in leaving and not await make_room(edges, other, there.repository_id):
+            await _tell(
+                edges,
+                origin,
+                f"{origin.repo.name} is {there.full_name} now, which {other.repo.name} keeps already: "
+                "stop one of the two",
+                key=f"moved/{origin.repo.id}/{there.clone_url}",
+            )
+            continue
+        name = origin.repo.name
+        if name in names(
+            _path(origin.repo.url), connection.host, there.repository_id
+        ):  # nobody chose another
+            name = await free_name(edges, origin.team_id, there, connection.host, leaving)
+        places[origin.repo.id] = (name, there.clone_url)
+    await origins.rename(edges.db, places)
+    for origin, there in moved:
+        if origin.repo.id in places:
+            await _tell(
+                edges,
+                origin,
+                f"{_path(origin.repo.url)} is {there.full_name} now; its history goes on as "
+                f"{places[origin.repo.id][0]}",
+                key=f"moved/{origin.repo.id}/{there.clone_url}",
+            )
+
+
+async def make_room(edges: Edges, other: Origin, repository_id: str) -> bool:
+    """Whether a repo that has this repository's address keeps it no longer.
+
+    One that follows another number was here before: it keeps its history under
+    another name. False: it was added by its URL, and follows the address.
+    """
+    if other.repository_id in (None, repository_id):
+        return False
+    name = f"{other.repo.name}-{other.repository_id}"
+    await origins.step_aside(edges.db, other.repo.id, name, edges.clock())
+    await _tell(
+        edges,
+        other,
+        f"{other.repo.name} is another repository now; what was kept of the earlier one stays, as {name}",
+        kind="archived",
+    )
+    return True
+
+
+async def free_name(
+    edges: Edges, team: TeamId, there: There, host: str, leaving: Collection[RepoId] = ()
+) -> str:
+    """The best name that no other repo of the team has, but one that is about to give it up."""
+    for name in names(there.full_name, host, there.repository_id):
+        taken = await origins.named(edges.db, team, name)
+        if taken is None or taken.repo.id in leaving:
+            return name
+    raise UsageError(f"every name for {there.full_name} is taken by another repo; rename that one first")
+
+
+async def identity_at_forge(edges: Edges, repo: Repo) -> None:
+    """See that a repo's address still leads to the repository that it follows, before a sync goes there.
+
+    The forge is asked where there is a reason: the last run found it gone, moved
+    or closed, a delivery told of a change, or a listing shows another repository at
+    its address. Raises RemoteGone, and Busy where the repo has
+    just been given its new address: the next run goes there.
+    """
+    origin = await origins.of(edges.db, repo.id)
+    if origin is None or origin.repository_id is None or origin.connection_id is None:
+        return
+    if not await origins.is_doubtful(edges.db, repo.id):
+        return
+    now = await look(edges, await asked_of(edges, origin.connection_id), origin)
+    if now.archived_at is not None:
+        if await origins.is_taken(edges.db, repo.id):
+            raise RemoteGone(f"{repo.url} is another repository now; nothing of it was taken")
+        raise RemoteGone(f"{repo.name} is not at {origin.host} any more; what was kept of it stays")
+    if now.repo.url != repo.url:
+        raise Busy(f"{repo.name} has moved to {now.repo.url}; the next run goes there")
+
+
+def _path(url: str) -> str:
+    """The full name that a forge's clone address holds."""
+    return unquote(urlsplit(url).path).strip("/").removesuffix(".git")
+
+
+async def _tell(
+    edges: Edges, origin: Origin, message: str, *, kind: str = "moved", key: str | None = None
+) -> None:
+    await notices.add(edges.db, origin.team_id, origin.repo.id, kind, message, edges.clock(), key)

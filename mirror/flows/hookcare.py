@@ -1,0 +1,304 @@
+"""Looking after the hooks that Everref registers itself: there, switched on, with our address and secret.
+
+Who calls: flows/choose when a repo is chosen, and the sweep: about once a day for
+each hook, sooner for one that is silent while its repo moves.
+"""
+
+import ipaddress
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+from urllib.parse import urlsplit
+
+from mirror.errors import (
+    BadCredentials,
+    Blocked,
+    EverrefError,
+    LimitReached,
+    NotFound,
+    OurFault,
+    Refused,
+    RemoteGone,
+)
+from mirror.flows import hook as giving
+from mirror.flows import steps
+from mirror.flows.asking import Asked, asked_of
+from mirror.flows.edges import Edges
+from mirror.forges.contract import Purpose, RemoteHook
+from mirror.keyring import Keyring
+from mirror.store import hooks, origins
+from mirror.store.connections import ConnectionId
+from mirror.store.hooks import Hook, State
+from mirror.store.origins import Origin
+
+EVERY: Final = timedelta(
+    hours=24
+)  # a hook is looked at, or some hours sooner, so that they don't come together
+SILENT: Final = timedelta(hours=1)  # between two looks at one that does not deliver what a sweep finds
+AT_ONCE: Final = 100  # hooks in one sweep, which comes every few minutes
+RECENT: Final = timedelta(
+    days=3
+)  # how old failed deliveries are that are sent again; GitHub keeps no older ones
+
+
+class Outcome(StrEnum):
+    """What became of a hook."""
+
+    REGISTERED = "registered"  # it was made
+    REUSED = "reused"  # it was there
+    REFUSED = "refused"  # the forge does not let us; backups go on by the schedule
+    WAITING = "waiting"  # the forge could not be asked now; a sweep does
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """What became of a repo's hook, and why it is not as it should be."""
+
+    outcome: Outcome
+    why: str | None = None
+
+
+async def ensure(edges: Edges, asked: Asked, origin: Origin) -> Care:
+    """Have the forge tell of every push to this repo: its hook is there, on, and the only one of ours.
+
+    1. One run at a time per repo, by a lock that goes with the process.
+    2. The row comes first, so that the forge's ping finds it, and so that the
+       next run knows the address when this one dies before the forge has answered.
+    3. The forge is asked which hooks there are. One with our row's address is
+       ours; one whose address is under our base and that no row knows is what is
+       left of an earlier time, and is taken over or removed.
+    4. The forge's number is stored: from here on it is registered.
+
+    Safe to run twice, also at once. What the forge refuses is the hook's state and
+    no failure: the schedule finds the pushes then.
+    """
+    async with hooks.turn(edges.db, origin.repo.id):
+        keyring = _keyring(edges)
+        row = await _row(edges, keyring, asked, origin)
+        try:
+            _check(edges, asked)
+            care, there = await _at_forge(edges, keyring, asked, origin, row)
+        except (Refused, Blocked) as error:
+            return await _refused(edges, row, str(error))
+        except RemoteGone:  # which is also what a forge says to those who may not see hooks
+            name, host = origin.repo.name, asked.connection.host
+            return await _refused(
+                edges,
+                row,
+                f"{asked.connection.login} may not register hooks for {name} at {host}: admins may",
+            )
+        except EverrefError as error:
+            if error.permanent and not isinstance(error, BadCredentials):
+                raise
+            return Care(Outcome.WAITING, str(error))  # unchecked as it is, a sweep comes to it again
+        steps.reached("hook: at the forge")
+        state: State = "disabled" if there.state == "disabled" else "registered"
+        await hooks.set_state(edges.db, row.id, state, care.why, edges.clock(), there.id)
+        return care
+
+
+async def _refused(edges: Edges, row: Hook, why: str) -> Care:
+    await hooks.set_state(edges.db, row.id, "refused", why, edges.clock())
+    return Care(Outcome.REFUSED, why)
+
+
+async def announce(edges: Edges, asked: Asked, origin: Origin) -> None:
+    """Let the next sweep register the repo's hook. Safe to run twice."""
+    await _row(edges, _keyring(edges), asked, origin)
+
+
+async def _row(edges: Edges, keyring: Keyring, asked: Asked, origin: Origin) -> Hook:
+    """The repo's hook as we know it, made if it has none."""
+    for _ in range(2):
+        known = await hooks.of(edges.db, origin.repo.id)
+        if known and known.forge == asked.app.forge:
+            return known
+        if known:  # its address says another forge: it was pasted in before the repo was chosen
+            await hooks.remove(edges.db, origin.repo.id)
+        hook_id = secrets.token_urlsafe(24)
+        locks = hooks.lock(keyring, hook_id, giving.new_secret(asked.app.forge))
+        made = await hooks.add(
+            edges.db,
+            origin.repo.id,
+            asked.app.forge,
+            locks,
+            edges.clock(),
+            origin.repository_id,
+            "missing",
+        )
+        if made:
+            steps.reached("hook: row stored")
+            return made
+    raise OurFault(f"{origin.repo.name}: its hook is made and removed again and again; report this")
+
+
+async def _at_forge(
+    edges: Edges, keyring: Keyring, asked: Asked, origin: Origin, row: Hook
+) -> tuple[Care, RemoteHook]:
+    """Step 3 of `ensure`: the hook as it should be, and as the forge has it now."""
+    assert origin.repository_id
+    number = origin.repository_id
+    address = giving.address(edges.settings, row)
+    locks = await hooks.locks(edges.db, row.forge, row.id, edges.clock())
+    if locks is None:
+        raise NotFound(f"{origin.repo.name} has no hook any more")
+    secret = locks.secrets(keyring)[0]
+    there = await asked.ask(lambda forge, token: forge.hooks(token, number))
+    own = [one for one in there if one.url == address]
+    left = await _left_over(edges, row, there)
+    if own and _is_well(own[0], row):
+        kept, outcome = own[0], Outcome.REUSED
+    elif own or left:
+        found = (own or left)[0]
+        kept = await asked.ask(
+            lambda forge, token: forge.update_hook(token, number, found.id, address, secret)
+        )
+        if kept.state == "paused":  # it ends with a delivery that arrives
+            await _try(asked, number, kept)
+        outcome = Outcome.REUSED
+    else:
+        kept = await asked.ask(lambda forge, token: forge.add_hook(token, number, address, secret))
+        outcome = Outcome.REGISTERED
+    for extra in [*own, *left]:
+        if extra.id != kept.id:
+            await _drop(asked, number, extra.id)
+    return Care(outcome, None if kept.state == "works" else kept.why), kept
+
+
+async def _try(asked: Asked, number: str, hook: RemoteHook) -> None:
+    """Let the forge send something, which wakes a paused hook if we answer."""
+    try:
+        await asked.ask(lambda forge, token: forge.test_hook(token, number, hook.id))
+    except Refused as error:  # GitLab allows a few a minute
+        asked.edges.progress.note(f"a hook could not be tried: {error}")
+
+
+async def _drop(asked: Asked, number: str, hook_id: str) -> None:
+    await asked.ask(lambda forge, token: forge.remove_hook(token, number, hook_id))
+
+
+def _is_well(found: RemoteHook, row: Hook) -> bool:
+    """Whether it needs nothing: it is the one that we registered, and it works."""
+    return found.id == row.forge_hook_id and row.state == "registered" and found.state == "works"
+
+
+async def _left_over(edges: Edges, row: Hook, there: Sequence[RemoteHook]) -> list[RemoteHook]:
+    """Hooks with an address under ours that no row knows. Those of other teams' repos have a row."""
+    base = giving.address(edges.settings, row).removesuffix(row.id)
+    ids = {one.url.removeprefix(base): one for one in there if one.url.startswith(base)}
+    ours = await hooks.known(edges.db, list(ids))
+    return [one for hook_id, one in ids.items() if hook_id not in ours]
+
+
+def _check(edges: Edges, asked: Asked) -> None:
+    """Whether it makes sense to ask at all. Raises Refused, saying what to do."""
+    settings = edges.settings
+    if settings.base_url is None and not _is_loopback(asked.app.url):
+        raise Refused(f"{asked.app.host} cannot reach this machine: set BASE_URL to an address that it can")
+    missing = asked.missing(Purpose.HOOKS)
+    if missing:
+        raise Refused(
+            f"the connection to {asked.app.host} lacks {' and '.join(missing)}; connect again and allow hooks"
+        )
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+async def remove(edges: Edges, asked: Asked | None, origin: Origin) -> str | None:
+    """Take the repo's hook away, at the forge and here; what a person should know where the forge keeps it.
+
+    The forge comes first: a run that dies in between is finished by the next one.
+    Safe to run twice.
+    """
+    async with hooks.turn(edges.db, origin.repo.id):
+        row = await hooks.of(edges.db, origin.repo.id)
+        if row is None:
+            return None
+        left = None
+        if row.forge_hook_id is not None and origin.repository_id is not None:
+            left = await _removed(asked, origin.repository_id, row.forge_hook_id)
+            steps.reached("hook: removed at the forge")
+        await hooks.remove(edges.db, origin.repo.id)
+        return (
+            left and f"{origin.repo.name}: its hook stays in the forge's settings ({left}); remove it there"
+        )
+
+
+async def _removed(asked: Asked | None, repository_id: str, number: str) -> str | None:
+    if asked is None:
+        return "the connection does not work any more"
+    try:
+        await _drop(asked, repository_id, number)
+    except RemoteGone:
+        return None
+    except EverrefError as error:
+        return str(error)
+    return None
+
+
+async def due(edges: Edges) -> None:
+    """Look at the hooks whose time has come, connection by connection; one that fails stops no other.
+
+    Safe to run twice, as `ensure` is.
+    """
+    now = edges.clock()
+    by_connection: dict[ConnectionId, list[tuple[Origin, Hook]]] = {}
+    for row in await hooks.due(edges.db, now - EVERY, now - SILENT, AT_ONCE):
+        origin = await origins.of(edges.db, row.repo_id)
+        if origin and origin.connection_id and origin.repository_id:
+            by_connection.setdefault(origin.connection_id, []).append((origin, row))
+    for connection_id, found in by_connection.items():
+        try:
+            asked = await asked_of(edges, connection_id)
+            for origin, row in found:
+                if not await _looked_at(edges, asked, origin, row):
+                    break
+        except EverrefError as error:
+            edges.progress.note(f"hooks could not be looked at: {error}")
+
+
+async def _looked_at(edges: Edges, asked: Asked, origin: Origin, row: Hook) -> bool:
+    """Look at one hook. False: the forge answers no more for now."""
+    try:
+        care = await ensure(edges, asked, origin)
+        if care.outcome is Outcome.REUSED:
+            await _again(edges, asked, origin, row)
+    except LimitReached:
+        return False
+    except EverrefError as error:
+        edges.progress.note(f"the hook of {origin.repo.name} could not be looked at: {error}")
+        return True
+    return care.outcome is not Outcome.WAITING
+
+
+async def _again(edges: Edges, asked: Asked, origin: Origin, row: Hook) -> None:
+    """Ask for the deliveries that failed lately once more, where the forge does not by itself.
+
+    What they tell is found by the schedule as well, but without the name of who pushed.
+    """
+    if row.forge_hook_id is None or origin.repository_id is None:
+        return
+    since = max(filter(None, (row.checked_at, edges.clock() - RECENT)))
+    number, hook_id = origin.repository_id, row.forge_hook_id
+    for one in await asked.ask(lambda forge, token: forge.deliveries(token, number, hook_id)):
+        if not one.ok and one.at is not None and one.at >= since:
+            await _redelivered(asked, number, hook_id, one.id)
+
+
+async def _redelivered(asked: Asked, number: str, hook_id: str, sent_id: str) -> None:
+    await asked.ask(lambda forge, token: forge.redeliver(token, number, hook_id, sent_id))
+
+
+def _keyring(edges: Edges) -> Keyring:
+    if edges.keyring is None:
+        raise OurFault("secrets cannot be kept: set SECRET_KEYS (32 random characters or more)")
+    return edges.keyring
