@@ -112,6 +112,12 @@ class Busy(EverrefError):
     permanent = False
 
 
+class Cancelled(EverrefError):
+    """Somebody asked for this to be stopped."""
+
+    kind = "cancelled"
+
+
 class OurFault(EverrefError):
     """Everref itself failed: a bug or a broken set-up; the message says where to look."""
 

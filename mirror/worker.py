@@ -1,175 +1,272 @@
-"""The worker: arq's jobs, each a shell round a flow, and the sweep that makes up for jobs that were lost.
+"""The worker: hands that take up what is due in PostgreSQL, an ear for the hints in Redis, and the sweep.
 
-Redis holds hints only. What must not be lost is in PostgreSQL or can be seen at
-the remotes, and the sweep looks there; so a job that cannot be helped ends.
+Redis holds hints only, which make a push be served at once. What is due, and
+who has it, is in PostgreSQL, where every worker looks every few seconds as well:
+with Redis away things are slower, and nothing is lost.
 """
 
 import asyncio
 import json
 import logging
 import os
-import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from arq.connections import ArqRedis, RedisSettings
-from arq.constants import in_progress_key_prefix
-from arq.cron import cron
-from arq.worker import Retry, Worker, func
+from arq.connections import RedisSettings, create_pool
+from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
 from mirror import process
 from mirror.config import Settings
 from mirror.embedded import queue
-from mirror.errors import EverrefError, NetworkError
+from mirror.errors import EverrefError
+from mirror.flows import jobs as jobbing
 from mirror.flows import sweep as sweeping
-from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
 from mirror.job import SYNC, dumps
-from mirror.model import Reason, RepoId
+from mirror.model import Reason
 from mirror.process import Ties
-from mirror.store import repos
+from mirror.schedule import shares
+from mirror.store import leases, runs
+from mirror.store.runs import Run, RunKey
 
-JOB_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
-CLAIM_SECONDS: Final = 60  # a killed worker's job is taken over after this long
-RENEW_SECONDS: Final = 20  # how often the claim of a running job is renewed
-SWEEP_MINUTES: Final = 5
-HEARD: Final = timedelta(seconds=30)  # by when a job has begun with a wish, or its hint was lost
-STOP_SECONDS: Final = 20  # for jobs to clean up after themselves when the worker is stopped
-OTHERS_SECONDS: Final = 10  # for other repos, after one whose wish is renewed again and again
-TRIES: Final = 10  # then the job is left to the sweep
-POLL_SECONDS: Final = 0.01
+SLOTS: Final = max(4, 2 * (os.cpu_count() or 1))  # runs at once; most of their time they wait for the network
+KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first backup keeps no push waiting
+LOOK_SECONDS: Final = 2.0  # between two looks at what is due, without any hint
+BEAT_SECONDS: Final = 5.0
+SWEEP_SECONDS: Final = 10.0
+PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
+STOP_SECONDS: Final = 20  # for runs to clean up after themselves when the worker is stopped
+HINT_SECONDS: Final = 0.01  # between two looks at Redis
 ALIVE_SECONDS: Final = 10  # how often the worker says in Redis that it lives
+AWAY_SECONDS: Final = 2.0  # before the next try at a Redis or PostgreSQL that is away
+CHANNEL: Final = "everref:due"  # where one worker tells the others that something is theirs
 
 log = logging.getLogger("mirror.worker")  # also when run as __main__
 
 
-def wait_before_retry(attempt: int, chance: float) -> float:
-    """Seconds after try number `attempt`: doubling from 2 to 600, a quarter off by `chance` in 0..1."""
-    return float(min(2**attempt, 600) * (0.75 + chance / 2))
+class Hands:
+    """Takes up what is due, as much of it at once as there are slots, and does it."""
+
+    def __init__(self, edges: Edges, slots: int = SLOTS) -> None:
+        self.me = leases.myself()
+        self.workers = [self.me]  # those that are alive, as of the last beat
+        self.done = 0  # runs that have ended
+        self._edges = edges
+        self._slots = slots
+        self._shares = list(range(256))
+        self._runs: dict[RunKey, tuple[Run, asyncio.Task[None]]] = {}
+        self._taking = asyncio.Lock()
+        self._due = asyncio.Event()
+
+    def is_mine(self, repo_id: UUID) -> bool:
+        """Whether this repo's pool is kept warm here."""
+        return repo_id.bytes[0] in self._shares
+
+    def look(self) -> None:
+        """Something is due."""
+        self._due.set()
+
+    async def work(self) -> None:
+        """Look and do until cancelled; then everything under way is handed back."""
+        away = False
+        try:
+            while True:
+                self._due.clear()
+                try:
+                    await self._take()
+                    away = False
+                except EverrefError as error:
+                    if not away:
+                        log.warning("nothing can be taken up: %s", error)
+                    away = True
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._due.wait()
+        finally:
+            await self._hand_back()
+
+    async def work_off(self) -> None:
+        """Do what is due until nothing is; a failure that is tried again later is not waited for."""
+        while await self._take() or self._runs:
+            if self._runs:
+                await asyncio.wait([task for _, task in self._runs.values()], return_when="FIRST_COMPLETED")
+
+    async def _take(self) -> int:
+        """Fill the free slots; how many were filled."""
+        async with self._taking:
+            room = self._slots - len(self._runs)
+            if not room:
+                return 0
+            heavy = sum(run.heavy for run, _ in self._runs.values())
+            left = max(0, self._slots - max(1, self._slots // KEPT_FREE) - heavy)
+            edges = self._edges
+            found = await runs.take(edges.db, self.me, edges.clock(), room, left, self._shares, PATIENCE)
+            for run in found:
+                self._runs[run.key] = (run, asyncio.create_task(self._do(run)))
+            return len(found)
+
+    async def _do(self, run: Run) -> None:
+        try:
+            await jobbing.run(self._edges, run)
+        finally:
+            with suppress(EverrefError):  # the next beat finds it
+                await runs.end(self._edges.db, self.me, run.key)
+            del self._runs[run.key]
+            self.done += 1
+            self.look()
+
+    async def _hand_back(self) -> None:
+        tasks = [task for _, task in self._runs.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        with suppress(EverrefError):
+            await runs.leave(self._edges.db, self.me)
+
+    async def beat(self) -> None:
+        """Say that this worker is alive, and give back what dead ones had, until cancelled."""
+        while True:
+            with suppress(EverrefError):  # `work` tells of it
+                await self.beat_once()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def beat_once(self) -> None:
+        """One beat: who is alive decides which shares are ours."""
+        edges = self._edges
+        workers = await runs.beat(edges.db, self.me)
+        if workers != self.workers:
+            self.workers, self._shares = workers, shares(self.me, workers)
+        async with self._taking:
+            await runs.keep(edges.db, self.me, self._runs)
+        if reaped := await runs.reap(edges.db, edges.clock()):
+            log.warning("%d runs of workers that went away are begun anew", reaped)
+            self.look()
 
 
 async def sync_repo(ctx: dict[str, Any], repo_id: str, reason: str = Reason.PUSH) -> None:
-    """Serve one repo's wish. What may pass is tried again later; what will not is recorded and ends here."""
-    try:
-        async with _claimed(ctx):
-            if not await syncing.serve(ctx["edges"], RepoId(UUID(repo_id)), Reason(reason)):
-                await ctx["redis"].enqueue_job(SYNC, repo_id, reason, _defer_by=OTHERS_SECONDS)
-    except EverrefError as error:
-        log.warning("sync of %s: %s", repo_id, error)
-        if error.permanent or ctx["job_try"] >= TRIES:
-            return
-        raise Retry(defer=wait_before_retry(ctx["job_try"], random.random())) from error
-
-
-async def sweep(ctx: dict[str, Any]) -> None:
-    """Ask again for what no job served, then look at every repo, unless this worker is still at it."""
-    try:
-        await _sweep(ctx)
-    except EverrefError as error:  # the next one comes soon
-        log.warning("sweep: %s", error)
-
-
-async def _sweep(ctx: dict[str, Any]) -> None:
-    edges: Edges = ctx["edges"]
-    for repo_id in await repos.unheard(edges.db, edges.clock() - HEARD):
-        await ctx["redis"].enqueue_job(SYNC, str(repo_id))
-    if ctx["sweeping"].locked():
-        return
-    async with ctx["sweeping"], _claimed(ctx):
-        done = await sweeping.sweep(edges)
-    failed = sum(one.error is not None for one in done)
-    new = sum(one.synced is not None and one.synced.new for one in done)
-    if new or failed:
-        log.info("sweep: %d repos, %d with a new snapshot, %d failed", len(done), new, failed)
+    """A hint that this repo's wish is open. What is due, PostgreSQL says."""
+    await ctx["hear"](repo_id)
 
 
 def make_worker(
     edges: Edges,
     redis: RedisSettings,
     *,
-    on_startup: Callable[[], None] = lambda: None,
+    hear: Callable[[str], Awaitable[None]] | None = None,
     burst: bool = False,
-    handle_signals: bool = False,
 ) -> Worker:
-    """A worker of the default queue, to be run in this event loop; with `burst`, until the queue is empty."""
+    """The ear for the hints in the default queue. Without `hear`, everything that is due is done at each."""
+    hands = Hands(edges)
 
-    async def started(ctx: dict[str, Any]) -> None:
-        on_startup()
+    async def work_off(_: str) -> None:
+        await hands.work_off()
 
-    worker = Worker(
+    return Worker(
         functions=[func(sync_repo, name=SYNC)],
-        cron_jobs=[cron(sweep, name="sweep", minute=set(range(0, 60, SWEEP_MINUTES)), run_at_startup=True)],
         redis_settings=redis,
         burst=burst,
-        handle_signals=handle_signals,
-        on_startup=started,
-        ctx={"edges": edges, "sweeping": asyncio.Lock()},
-        max_jobs=max(2, os.cpu_count() or 1),
-        job_timeout=JOB_SECONDS,
+        handle_signals=False,
+        ctx={"hear": hear or work_off},
+        max_jobs=64,
         keep_result=0,
-        poll_delay=POLL_SECONDS,
-        max_tries=TRIES * 10,  # runs that were killed count too; it is `sync_repo` that gives up
+        poll_delay=HINT_SECONDS,
         health_check_interval=ALIVE_SECONDS,
         job_serializer=dumps,
         job_deserializer=json.loads,
+        log_results=False,
     )
-    # arq claims a job for as long as it may run; ours is claimed for a while, again and again (`_claimed`).
-    worker.in_progress_timeout_s = CLAIM_SECONDS
-    return worker
+
+
+async def listen(edges: Edges, redis: RedisSettings, hands: Hands) -> None:
+    """Hear hints until cancelled; with Redis away, try again and again."""
+    told = False
+    while True:
+        try:
+            await _listen(edges, redis, hands)
+        except* (RedisError, OSError) as errors:
+            if not told:
+                why = type(errors.exceptions[0]).__name__
+                log.warning("Redis does not answer (%s); until it does, work is found without hints", why)
+            told = True
+        await asyncio.sleep(AWAY_SECONDS)
+
+
+async def _listen(edges: Edges, redis: RedisSettings, hands: Hands) -> None:
+    """Hear the hints of the queue, and those of other workers for what is ours."""
+    others = await create_pool(redis)
+
+    async def hear(repo_id: str) -> None:
+        hands.look()
+        if not hands.is_mine(UUID(repo_id)):
+            await others.publish(CHANNEL, repo_id)
+            # Its own worker may have its hands full.
+            asyncio.get_running_loop().call_later(PATIENCE.total_seconds() * 1.1, hands.look)
+
+    async def hear_others() -> None:
+        async with others.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(CHANNEL)
+            async for _ in channel.listen():
+                hands.look()
+
+    ear = make_worker(edges, redis, hear=hear)
+    try:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(ear.async_run())
+            both.create_task(hear_others())
+    finally:
+        with suppress(RedisError, OSError):
+            await ear.close()
+        await others.aclose(close_connection_pool=True)
+
+
+async def sweep(edges: Edges, hands: Hands) -> None:
+    """Look at what is due by its schedule and do the chores, until cancelled."""
+    await sweeping.tidy(edges)
+    while True:
+        try:
+            done = await sweeping.tick(edges)
+            if done.moved or done.failed:
+                log.info("sweep: %d looks, %d moved, %d failed", done.looks, done.moved, done.failed)
+            if done.moved:
+                hands.look()
+        except EverrefError as error:  # the next one comes soon
+            log.warning("sweep: %s", error)
+        await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def main(settings: Settings, ties: Ties) -> None:
-    """Work until a signal says stop; jobs under way are cancelled, clean up, and are queued again."""
+    """Work until a signal says stop; what is under way is cancelled, cleans up, and is handed back."""
     async with AsyncExitStack() as stack:
         edges = await stack.enter_async_context(open_edges(settings))
         redis_url = settings.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(queue(Path(settings.data)))
-        redis = RedisSettings.from_dsn(redis_url)
-        worker = make_worker(edges, redis, on_startup=ties.say_ready, handle_signals=True)
-        worker.on_stop = _hurry
-        try:
-            with suppress(asyncio.CancelledError):
-                await worker.async_run()
-        except RedisError as error:
-            raise NetworkError(
-                f"Redis stopped answering ({type(error).__name__}); what was queued is swept up"
-            ) from None
-        finally:
-            with suppress(RedisError):  # of which there is nothing to close then
-                await worker.close()
+        hands = Hands(edges)
+        await hands.beat_once()
+        working = asyncio.gather(
+            hands.work(),
+            hands.beat(),
+            sweep(edges, hands),
+            listen(edges, RedisSettings.from_dsn(redis_url), hands),
+        )
 
+        def stop() -> None:
+            signal.alarm(STOP_SECONDS)  # whoever still hangs then is killed
+            working.cancel()
 
-def _hurry(_: signal.Signals) -> None:
-    """Whoever still hangs then is killed."""
-    signal.alarm(STOP_SECONDS)
-
-
-@asynccontextmanager
-async def _claimed(ctx: dict[str, Any]) -> AsyncIterator[None]:
-    """Keep this job ours while the block runs; when we are killed, another worker soon finds it free."""
-    redis: ArqRedis = ctx["redis"]
-
-    async def claim() -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            with suppress(RedisError):  # tried again soon enough
-                await redis.expire(in_progress_key_prefix + ctx["job_id"], CLAIM_SECONDS)
-
-    claiming = asyncio.create_task(claim())
-    try:
-        yield
-    finally:
-        claiming.cancel()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        ties.say_ready()
         with suppress(asyncio.CancelledError):
-            await claiming
+            await working
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ create table job (
 );
 create index job_of_repo on job (repo_id, queued_at);
 create index job_of_team on job (team_id, queued_at);
-create index job_open on job (state, queued_at) where state in ('queued', 'running');
+create index job_open on job (repo_id, kind) where state in ('queued', 'running');
 -- What brings a repo up to date waits once: asked again, it is the same job.
 create unique index job_once on job (repo_id, kind) where kind in ('sync', 'compact') and state = 'queued';
 
@@ -60,3 +60,9 @@ create table run (
 create index run_of_repo on run (repo_id);
 create index run_of_job on run (job_id) where job_id is not null;
 create index run_of_worker on run (worker);
+
+-- A row is a chore of the sweep: done by one worker for all of them.
+create table chore (
+  name     text primary key,
+  begun_at timestamptz not null                   -- the last time
+);

@@ -49,9 +49,8 @@ class Garden:
         return await self.forge.push(MAIN, before, self.work.commit("main"), by, **how)
 
     async def work_off(self, redis: RedisSettings) -> None:
-        """Let a worker do what is in the queue, without the sweep that would do it too."""
+        """Let a worker hear what is in the queue, and do what is due."""
         worker = make_worker(self.mirror.edges, redis, burst=True)
-        worker.cron_jobs = []
         worker.max_burst_jobs = await self.jobs.zcard("arq:queue")
         await worker.async_run()
         await worker.close()

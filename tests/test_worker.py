@@ -1,28 +1,29 @@
-"""The worker: jobs become syncs, what may pass is tried again, what will not ends, and Redis is no way in."""
+"""The worker: what is due is taken up, fairly and once; what is killed is begun anew; Redis is no way in."""
 
 import asyncio
 import pickle
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from arq.connections import ArqRedis, RedisSettings
-from arq.constants import in_progress_key_prefix, job_key_prefix
+from arq.constants import job_key_prefix
 from arq.worker import Worker
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mirror import worker as work_module
 from mirror.errors import EverrefError, NetworkError, RemoteGone
-from mirror.flows import sweep as sweeping
+from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
-from mirror.flows.sweep import Swept
 from mirror.flows.sync import Synced
 from mirror.model import Reason, RepoId
-from mirror.store import repos, snapshots
-from mirror.worker import CLAIM_SECONDS, TRIES, make_worker, wait_before_retry
+from mirror.store import jobs, leases, repos, runs, snapshots
+from mirror.store.jobs import Job
+from mirror.store.runs import Run
+from mirror.worker import Hands, make_worker
 from tests.parts.everref import Mirror
 from tests.parts.githttp import GitServer
 from tests.parts.repos import Work
@@ -30,19 +31,21 @@ from tests.parts.repos import Work
 # arq closes its connections by the old name of that method.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
 
+EVERYTHING = list(range(256))
+NO_PATIENCE = timedelta(0)
 
-async def wished(mirror: Mirror) -> RepoId:
+
+async def wished(mirror: Mirror, address: str = "https://forge.example/alice/garden") -> RepoId:
     """A repo, wherever it is, with an open wish."""
-    repo = await mirror.repo("https://forge.example/alice/garden")
+    repo = await mirror.repo(address)
     await repos.want(mirror.edges.db, repo.id, mirror.clock())
     return repo.id
 
 
-async def work_off(mirror: Mirror, redis: RedisSettings, jobs: ArqRedis) -> Worker:
-    """Let a worker do what is in the queue, without the sweep that would do it too."""
+async def work_off(mirror: Mirror, redis: RedisSettings, queue: ArqRedis) -> Worker:
+    """Let a worker hear what is in the queue and do what is due."""
     worker = make_worker(mirror.edges, redis, burst=True)
-    worker.cron_jobs = []
-    worker.max_burst_jobs = await jobs.zcard("arq:queue")
+    worker.max_burst_jobs = await queue.zcard("arq:queue")
     try:
         await worker.async_run()
     finally:
@@ -50,62 +53,109 @@ async def work_off(mirror: Mirror, redis: RedisSettings, jobs: ArqRedis) -> Work
     return worker
 
 
+async def jobs_of(mirror: Mirror, repo_id: RepoId) -> list[Job]:
+    rows = await mirror.edges.db.fetch(
+        "select id from job where repo_id = $1 order by queued_at, id", repo_id
+    )
+    found = [await jobs.by_id(mirror.edges.db, row["id"]) for row in rows]
+    return [job for job in found if job]
+
+
+async def take(
+    mirror: Mirror,
+    room: int = 100,
+    worker: str = "elsewhere/1/1/1/aa",
+    *,
+    heavy: int = 100,
+    shares: Sequence[int] = EVERYTHING,
+    patience: timedelta = NO_PATIENCE,
+    now: datetime | None = None,
+) -> list[Run]:
+    """What a worker takes up."""
+    return await runs.take(mirror.edges.db, worker, now or mirror.clock(), room, heavy, shares, patience)
+
+
 @pytest.fixture
 def syncs(monkeypatch: pytest.MonkeyPatch) -> list[EverrefError]:
-    """What the next syncs fail with, in this order, in place of syncing."""
+    """What the next syncs fail with, in this order, in place of asking the remote."""
     failures: list[EverrefError] = []
 
     async def fail(*_: object, **__: object) -> None:
         raise failures.pop(0)
 
-    monkeypatch.setattr(syncing, "sync", fail)
+    monkeypatch.setattr(syncing, "_in_turn", fail)
     return failures
 
 
-async def test_a_job_syncs_its_repo(mirror: Mirror, work: Work, redis: RedisSettings, jobs: ArqRedis) -> None:
+@asynccontextmanager
+async def hanging(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RepoId]:
+    """Hands in the midst of a sync that hangs, of a repo with an open wish; cancelled at the end."""
+    begun, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object, **__: object) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+
+    monkeypatch.setattr(syncing, "sync", hang)
+    monkeypatch.setattr(jobbing, "TELL_SECONDS", 0.01)
+    repo_id = await wished(mirror)
+    working = asyncio.create_task(Hands(mirror.edges).work())
+    try:
+        await begun.wait()
+        yield repo_id
+    finally:
+        working.cancel()
+        await asyncio.wait([working])
+    assert cleaned.is_set()
+
+
+async def until(true: Callable[[], Awaitable[Any]]) -> Any:
+    """Wait until something holds; the limit of the test run ends a wait that is in vain."""
+    while not (found := await true()):  # noqa: ASYNC110 - it is another connection's doing
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def test_a_hint_has_its_repo_synced(
+    mirror: Mirror, work: Work, redis: RedisSettings, jobs: ArqRedis
+) -> None:
     work.commit("main")
-    repo = await mirror.repo(str(work.path))
-    await repos.want(mirror.edges.db, repo.id, mirror.clock())
-    await jobs.enqueue_job("sync_repo", str(repo.id))
+    repo_id = await wished(mirror, str(work.path))
+    await jobs.enqueue_job("sync_repo", str(repo_id))
     await work_off(mirror, redis, jobs)
-    snapshot = await snapshots.latest(mirror.edges.db, repo.id)
+    snapshot = await snapshots.latest(mirror.edges.db, repo_id)
     assert snapshot is not None
     assert (snapshot.number, snapshot.reason) == (1, Reason.PUSH)
     assert await jobs.keys("arq:*") == []
 
 
-async def test_the_sweep_at_the_start_finds_what_no_job_told_of(
-    mirror: Mirror, work: Work, redis: RedisSettings, jobs: ArqRedis
-) -> None:
+async def test_what_no_hint_told_of_is_found(mirror: Mirror, work: Work) -> None:
     work.commit("main")
-    repo = await mirror.repo(str(work.path))
-    worker = make_worker(mirror.edges, redis, burst=True)
-    await worker.async_run()
-    await worker.close()
-    snapshot = await snapshots.latest(mirror.edges.db, repo.id)
-    assert snapshot is not None
-    assert snapshot.reason == Reason.SWEEP
+    repo_id = await wished(mirror, str(work.path))
+    await Hands(mirror.edges).work_off()
+    assert await repos.wish(mirror.edges.db, repo_id) is None
 
 
 async def test_a_hundred_hints_of_one_wish_are_one_look_at_the_remote(
     mirror: Mirror, work: Work, git_server: GitServer, redis: RedisSettings, jobs: ArqRedis
 ) -> None:
     work.commit("main")
-    repo = await mirror.repo(f"{git_server.url}/remote.git")
-    await repos.want(mirror.edges.db, repo.id, mirror.clock())
+    repo_id = await wished(mirror, f"{git_server.url}/remote.git")
     for _ in range(100):
-        await jobs.enqueue_job("sync_repo", str(repo.id))
+        await jobs.enqueue_job("sync_repo", str(repo_id))
     worker = await work_off(mirror, redis, jobs)
     assert worker.jobs_failed == 0
     assert git_server.count("info/refs") == 1
 
 
 async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
-    mirror: Mirror, work: Work, redis: RedisSettings, jobs: ArqRedis, monkeypatch: pytest.MonkeyPatch
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.commit("main")
-    repo = await mirror.repo(str(work.path))
-    monkeypatch.setattr(work_module, "OTHERS_SECONDS", 0)
+    repo_id = await wished(mirror, str(work.path))
     pushes = 1
     real = syncing.sync
 
@@ -115,66 +165,38 @@ async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
         if pushes < 5:
             pushes += 1
             work.commit("main")
-            await repos.want(mirror.edges.db, repo.id, mirror.clock())
+            await repos.want(mirror.edges.db, repo_id, mirror.clock())
         return done
 
     monkeypatch.setattr(syncing, "sync", sync_and_push)
-    await repos.want(mirror.edges.db, repo.id, mirror.clock())
-    await jobs.enqueue_job("sync_repo", str(repo.id))
-    await work_off(mirror, redis, jobs)
-    assert pushes == syncing.ROUNDS + 1  # then others have their turn
-    assert await repos.wish(mirror.edges.db, repo.id)
-    assert await jobs.zcard("arq:queue") == 1
-    await work_off(mirror, redis, jobs)
-    assert await repos.wish(mirror.edges.db, repo.id) is None
-    snapshot = await snapshots.latest(mirror.edges.db, repo.id)
-    assert snapshot and snapshot.number == pushes
+    await Hands(mirror.edges).work_off()
+    assert await repos.wish(mirror.edges.db, repo_id) is None
+    snapshot = await snapshots.latest(mirror.edges.db, repo_id)
+    assert snapshot and snapshot.number == pushes == 5
 
 
-async def test_the_sweep_asks_again_for_a_wish_whose_hint_was_lost(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, monkeypatch: pytest.MonkeyPatch
+async def test_what_may_pass_is_tried_again_later_and_what_will_not_is_not(
+    mirror: Mirror, syncs: list[EverrefError]
 ) -> None:
-    async def nothing(_: object) -> list[Swept]:
-        return []
-
-    monkeypatch.setattr(sweeping, "sweep", nothing)
+    syncs += [NetworkError("the remote does not answer"), RemoteGone("there is no such repository")]
     repo_id = await wished(mirror)
-    worker = make_worker(mirror.edges, redis)
-    worker.ctx |= {"redis": jobs, "job_id": "sweep"}
-    await work_module.sweep(worker.ctx)
-    (job,) = await jobs.queued_jobs()
-    assert (job.function, *job.args) == ("sync_repo", str(repo_id))
-    await worker.close()
+    await Hands(mirror.edges).work_off()  # the clock of tests goes on by a minute at each look
+    assert await take(mirror, now=mirror.clock.now + timedelta(days=1)) == []
+    assert syncs == []
+    await repos.want(mirror.edges.db, repo_id, mirror.clock())  # somebody pushes
+    (run,) = await take(mirror)
+    assert (run.repo_id, run.failing) == (repo_id, "gone")
 
 
-async def test_what_may_pass_is_tried_again_later(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, syncs: list[EverrefError]
-) -> None:
-    syncs.append(NetworkError("the remote does not answer"))
-    job = await jobs.enqueue_job("sync_repo", str(await wished(mirror)))
-    worker = await work_off(mirror, redis, jobs)
-    assert (worker.jobs_retried, worker.jobs_failed) == (1, 0)
-    assert job is not None
-    assert await jobs.zscore("arq:queue", job.job_id)
-
-
-async def test_what_will_not_pass_ends(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, syncs: list[EverrefError]
-) -> None:
-    syncs.append(RemoteGone("the forge says there is no such repository"))
-    await jobs.enqueue_job("sync_repo", str(await wished(mirror)))
-    worker = await work_off(mirror, redis, jobs)
-    assert (worker.jobs_retried, worker.jobs_failed, worker.jobs_complete) == (0, 0, 1)
-    assert await jobs.keys("arq:*") == []
-
-
-async def test_after_enough_tries_it_is_left_to_the_sweep(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, syncs: list[EverrefError]
-) -> None:
-    syncs.append(NetworkError("the remote does not answer"))
-    await jobs.enqueue_job("sync_repo", str(await wished(mirror)), _job_try=TRIES)
-    worker = await work_off(mirror, redis, jobs)
-    assert (worker.jobs_retried, worker.jobs_complete) == (0, 1)
+async def test_waits_grow_as_long_as_it_fails(mirror: Mirror) -> None:
+    repo_id = await wished(mirror)
+    at = mirror.clock()
+    await repos.set_failure(mirror.edges.db, repo_id, "network", "it does not answer", at)
+    assert not await take(mirror, now=at + timedelta(seconds=1))
+    later = at + timedelta(minutes=3)
+    await repos.set_failure(mirror.edges.db, repo_id, "network", "it does not answer", later)
+    assert not await take(mirror, now=later + timedelta(minutes=2))
+    assert await take(mirror, now=later + timedelta(minutes=4))
 
 
 async def test_who_writes_to_redis_runs_no_code_here(
@@ -190,60 +212,228 @@ async def test_who_writes_to_redis_runs_no_code_here(
     assert (worker.jobs_failed, worker.jobs_complete) == (1, 0)
 
 
-@asynccontextmanager
-async def hanging(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[str]:
-    """A worker in the midst of a job, which hangs; the job's id. At the end the worker is told to stop."""
-    begun, cleaned = asyncio.Event(), asyncio.Event()
+async def test_what_one_worker_has_taken_up_no_other_gets(mirror: Mirror) -> None:
+    for number in range(20):
+        await wished(mirror, f"https://forge-{number}.example/alice/garden-{number}")
+    taken = await asyncio.gather(*(take(mirror, 3, worker=f"elsewhere/{n}/1/1/aa") for n in range(8)))
+    keys = [run.key for one in taken for run in one]
+    assert len(keys) == len(set(keys)) == 20
 
+
+async def test_a_large_team_does_not_delay_a_small_one(mirror: Mirror) -> None:
+    db = mirror.edges.db
+    for number in range(30):
+        await wished(mirror, f"https://forge-{number}.example/alice/garden-{number}")
+    small = await db.fetchval("insert into team (name) values ('small') returning id")
+    for number in range(3):
+        repo = await repos.add(
+            db, small, f"bob/{number}", f"https://other-{number}.example/x", mirror.clock()
+        )
+        await repos.want(db, repo.id, mirror.clock())
+    teams = []
+    for _ in range(6):
+        (run,) = await take(mirror, 1)
+        teams.append(await db.fetchval("select team_id from repo where id = $1", run.repo_id))
+    assert teams.count(small) == 3
+
+
+async def test_no_host_is_asked_by_too_many_at_once(mirror: Mirror) -> None:
+    for number in range(20):
+        await wished(mirror, f"https://busy.example/alice/{number}")
+    other = await wished(mirror, "https://idle.example:8443/bob/shed")
+    first = await take(mirror)
+    assert len(first) == runs.AT_HOST + 1 and other in {run.repo_id for run in first}
+    assert await take(mirror) == []
+    await runs.end(mirror.edges.db, "elsewhere/1/1/1/aa", first[0].key)
+    await repos.touch_protected(
+        mirror.edges.db, first[0].repo_id, mirror.clock(), await repos.wish(mirror.edges.db, first[0].repo_id)
+    )
+    assert len(await take(mirror)) == (first[0].repo_id != other)
+
+
+async def test_first_backups_leave_room_for_pushes(mirror: Mirror) -> None:
+    for number in range(5):
+        await wished(mirror, f"https://forge-{number}.example/alice/garden-{number}")
+    known = await wished(mirror, "https://last.example/bob/shed")
+    await repos.touch_protected(mirror.edges.db, known, mirror.clock())
+    taken = await take(mirror, heavy=2)
+    assert sum(run.heavy for run in taken) == 2 and known in {run.repo_id for run in taken}
+
+
+async def test_a_repo_meets_the_worker_whose_share_it_is_unless_that_is_busy(mirror: Mirror) -> None:
+    repo_id = await wished(mirror)
+    now = mirror.clock.now
+    others = [share for share in EVERYTHING if share != repo_id.bytes[0]]
+    patience = timedelta(seconds=1)
+    assert not await take(mirror, shares=others, patience=patience, now=now)
+    assert await take(mirror, shares=others, patience=patience, now=now + patience)
+    await repos.want(mirror.edges.db, repo_id, now)
+    await runs.leave(mirror.edges.db, "elsewhere/1/1/1/aa")
+    assert await take(mirror, shares=[repo_id.bytes[0]], patience=patience, now=now)
+
+
+async def test_a_repo_that_somebody_is_at_work_on_is_left_alone(mirror: Mirror) -> None:
+    repo_id = await wished(mirror)
+    lease = await leases.acquire(mirror.edges.db, repo_id)
+    assert lease and not await take(mirror)
+    await leases.release(mirror.edges.db, lease)
+    assert await take(mirror)
+
+
+async def test_a_paused_or_archived_repo_is_synced_when_a_person_asks_only(mirror: Mirror) -> None:
+    repo_id = await wished(mirror)
+    await mirror.edges.db.execute("update repo set paused_at = now()")
+    assert not await take(mirror)
+    await jobs.queue(mirror.edges.db, repo_id, "sync", {"reason": "manual"}, mirror.clock())
+    assert await take(mirror)
+
+
+async def test_a_stopped_worker_hands_its_runs_back(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hanging(mirror, monkeypatch) as repo_id:
+        assert await take(mirror) == []
+        job = (await until(lambda: jobs_of(mirror, repo_id)))[0]  # a first backup can be watched
+        assert job.state == "running"
+    (job,) = await jobs_of(mirror, repo_id)
+    assert (job.state, job.notes) == ("queued", ("the worker was stopped",))
+    (run,) = await take(mirror)
+    assert run.job and (run.job.id, run.job.attempt) == (job.id, 2)
+    assert not await mirror.edges.db.fetchval("select count(*) from worker")
+
+
+def started(pid: int) -> str:
+    """When a process began, as proc(5) says it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+async def test_the_runs_of_a_killed_worker_are_begun_anew(mirror: Mirror) -> None:
+    db = mirror.edges.db
+    process = await asyncio.create_subprocess_exec("sleep", "1000")
+    me = leases.myself().split("/")
+    killed = "/".join([*me[:2], str(process.pid), started(process.pid), "aa"])
+    repo_id = await wished(mirror)
+    job = await jobs.queue(db, repo_id, "verify", {}, mirror.clock())
+    assert len(await take(mirror, worker=killed)) == 2
+    await runs.beat(db, killed)
+    assert await runs.reap(db, mirror.clock()) == 0
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    assert await runs.reap(db, mirror.clock()) == 2
+    again = {run.repo_id if run.job is None else run.job.id: run for run in await take(mirror)}
+    assert again.keys() == {repo_id, job.id}
+    found = again[job.id].job
+    assert found and found.attempt == 2 and found.notes == ("its worker went away",)
+
+
+async def test_a_job_that_kills_its_worker_each_time_has_failed_in_the_end(mirror: Mirror) -> None:
+    db = mirror.edges.db
+    repo = await mirror.repo("https://forge.example/alice/garden")
+    job = await jobs.queue(db, repo.id, "verify", {}, mirror.clock())
+    for _ in range(runs.ATTEMPTS):
+        assert len(await take(mirror)) == 1
+        await runs.leave(db, "elsewhere/1/1/1/aa")
+        await runs.reap(db, mirror.clock())
+    assert await take(mirror) == []
+    found = await jobs.by_id(db, job.id)
+    assert found and found.state == "failed" and found.failure and found.failure.kind == "ours"
+
+
+async def test_a_worker_that_fell_silent_loses_its_runs(mirror: Mirror) -> None:
+    db = mirror.edges.db
+    await wished(mirror)
+    await runs.beat(db, "elsewhere/1/1/1/aa")
+    await take(mirror)
+    assert await runs.reap(db, mirror.clock()) == 0
+    await db.execute("update worker set beat_at = clock_timestamp() - interval '1 hour'")
+    assert await runs.beat(db, "another/1/1/1/bb") == ["another/1/1/1/bb"]
+    assert await runs.reap(db, mirror.clock()) == 1
+
+
+async def test_a_run_whose_end_could_not_be_written_is_ended_by_the_next_beat(mirror: Mirror) -> None:
+    hands = Hands(mirror.edges)
+    await wished(mirror)
+    assert len(await take(mirror, worker=hands.me)) == 1
+    await hands.beat_once()
+    assert len(await take(mirror)) == 1
+
+
+async def test_a_look_that_finds_nothing_leaves_no_job_and_a_push_leaves_one(
+    mirror: Mirror, work: Work
+) -> None:
+    work.commit("main")
+    repo_id = await wished(mirror, str(work.path))
+    hands = Hands(mirror.edges)
+    await hands.work_off()
+    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    await hands.work_off()
+    work.commit("main")
+    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    await hands.work_off()
+    first, second = await jobs_of(mirror, repo_id)
+    assert first.result and second.result
+    assert (first.state, first.result["snapshot"], second.result["snapshot"]) == ("done", 1, 2)
+    assert first.phases and first.bytes is not None and first.asked == {"reason": "push"}
+
+
+async def test_a_failure_is_told_once(mirror: Mirror, syncs: list[EverrefError]) -> None:
+    repo_id = await wished(mirror)
+    await repos.touch_protected(mirror.edges.db, repo_id, mirror.clock())
+    for _ in range(3):
+        syncs.append(RemoteGone("there is no such repository"))
+        await repos.want(mirror.edges.db, repo_id, mirror.clock())
+        await Hands(mirror.edges).work_off()
+    (job,) = await jobs_of(mirror, repo_id)
+    assert job.failure and job.failure.kind == "gone"
+
+
+async def test_a_bug_stops_one_repo_and_no_other(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit("main")
+    good, bad = await wished(mirror, str(work.path)), await wished(mirror)
+    real = syncing.sync
+
+    async def with_a_bug(edges: Any, repo_id: RepoId, *args: Any) -> Synced:
+        if repo_id == bad:
+            raise KeyError("a bug")
+        return await real(edges, repo_id, *args)
+
+    monkeypatch.setattr(syncing, "sync", with_a_bug)
+    await Hands(mirror.edges).work_off()
+    assert await repos.wish(mirror.edges.db, good) is None
+    state = await repos.overview_of(mirror.edges.db, bad)
+    assert state.failure and state.failure.kind == "ours" and "KeyError" in state.failure.message
+
+
+async def test_a_run_that_takes_too_long_is_stopped_and_recorded(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def hang(*_: object, **__: object) -> None:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cleaned.set()
+        await asyncio.Event().wait()
 
-    monkeypatch.setattr(syncing, "sync", hang)
-    job = await jobs.enqueue_job("sync_repo", str(await wished(mirror)))
-    assert job is not None
-    worker = make_worker(mirror.edges, redis)
-    worker.cron_jobs = []
-    working = asyncio.create_task(worker.async_run())
-    try:
-        await begun.wait()
-        yield job.job_id
-    finally:
-        worker.handle_sig(signal.SIGTERM)
-        await asyncio.gather(working, return_exceptions=True)
-        await worker.close()
-    assert cleaned.is_set()
+    monkeypatch.setattr(syncing, "_in_turn", hang)
+    monkeypatch.setattr(jobbing, "RUN_SECONDS", 0.05)
+    repo_id = await wished(mirror)
+    await Hands(mirror.edges).work_off()
+    (job,) = await jobs_of(mirror, repo_id)
+    assert job.failure and job.failure.kind == "limit"
+    state = await repos.overview_of(mirror.edges.db, repo_id)
+    assert state.failure and state.failure.kind == "limit"
 
 
-async def test_a_running_job_is_claimed_for_a_short_while_again_and_again(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, monkeypatch: pytest.MonkeyPatch
+async def test_a_cancelled_backup_is_not_begun_at_once(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work_module, "RENEW_SECONDS", 0.01)
-    async with hanging(mirror, redis, jobs, monkeypatch) as job_id:
-        claim = in_progress_key_prefix + job_id
-        assert 0 < await jobs.ttl(claim) <= CLAIM_SECONDS  # when the worker is killed, it ends by then
-        await jobs.expire(claim, CLAIM_SECONDS // 2)
-        while await jobs.ttl(claim) <= CLAIM_SECONDS // 2:
-            pass
+    async with hanging(mirror, monkeypatch) as repo_id:
+        (job,) = await until(lambda: jobs_of(mirror, repo_id))
+        await jobs.cancel(mirror.edges.db, job.team_id, job.id, mirror.clock())
+        await until(lambda: ended(mirror.edges.db, job))
+    assert await take(mirror) == []
+    found = await jobs.by_id(mirror.edges.db, job.id)
+    assert found and (found.state, found.failure) == ("cancelled", None)
+    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    assert len(await take(mirror)) == 1
 
 
-async def test_a_stopped_worker_gives_its_job_back(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with hanging(mirror, redis, jobs, monkeypatch) as job_id:
-        pass
-    assert await jobs.zscore("arq:queue", job_id)
-    assert not await jobs.exists(in_progress_key_prefix + job_id)
-
-
-@given(attempt=st.integers(1, 100), chance=st.floats(0, 1))
-def test_waits_grow_to_a_limit_and_are_spread(attempt: int, chance: float) -> None:
-    wait = wait_before_retry(attempt, chance)
-    assert 1 <= wait <= 750
-    assert wait <= wait_before_retry(attempt + 2, chance)
-    assert wait_before_retry(attempt, 0) < wait_before_retry(attempt, 1)
+async def ended(db: asyncpg.Pool, job: Job) -> datetime | None:
+    found = await jobs.by_id(db, job.id)
+    return found.finished_at if found else None

@@ -1,20 +1,47 @@
-"""Looking at every repo in turn: what a lost webhook or a missed push left behind is found here."""
+"""Looking at repos by their schedules, and the chores: what lost webhooks left behind is found here.
 
+Who calls: the worker, every few seconds, and the command `sweep`, for every repo now.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
+from uuid import UUID
 
+import aiohttp
+
+from mirror import refs
 from mirror.errors import EverrefError
-from mirror.flows import compact, prune
+from mirror.flows import compact, jobs, prune, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
-from mirror.model import Reason, Repo
-from mirror.store import hooks, parts, repos
+from mirror.flows.turn import turn
+from mirror.git import address, upstream
+from mirror.model import Reason, Remote, Repo, RepoId
+from mirror.schedule import next_look, next_try
+from mirror.store import chores, hooks, parts, repos, schedules
+from mirror.store import jobs as job_rows
+from mirror.store.schedules import Due, Looked
 
 PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
-
+AT_ONCE: Final = 32  # looks
+LOCAL_AT_ONCE: Final = 4  # of them at repositories of this machine, each of which is a process
+BATCH: Final = 200  # repos that are taken up for a look together
+LOOKING: Final = timedelta(minutes=10)  # by when a batch was looked at, or its worker died
 DELIVERIES_KEPT: Final = timedelta(days=30)
+JOBS_KEPT: Final = timedelta(days=90)  # of Everref itself; what people asked for stays
+REQUESTS_KEPT: Final = timedelta(days=1)  # with their answers, for who sends one again
+LINKS_KEPT: Final = timedelta(days=1)  # after they have expired
+VIEWS_KEPT: Final = timedelta(days=2)  # of restores; nothing lives longer than a run may take
+
+log = logging.getLogger("mirror.sweep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +53,177 @@ class Swept:
     error: EverrefError | None
 
 
-async def sweep(edges: Edges) -> list[Swept]:
-    """Sync every repo and keep its place in the vault small; one that fails never stops another.
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """What became of the looks that were due."""
 
-    Old deliveries are forgotten: what they claimed is in the history by then.
+    looks: int
+    moved: int  # a sync is wished for
+    failed: int  # likewise: it says and records why
+
+
+async def sweep(edges: Edges) -> list[Swept]:
+    """Sync every repo now and keep its place in the vault small; one that fails never stops another.
 
     Safe to run twice, as `sync`, `compact` and `prune` are.
     """
     swept = [await _sweep(edges, repo) for repo in await repos.all(edges.db)]
-    await hooks.forget_before(edges.db, edges.clock() - DELIVERIES_KEPT)
+    await _forget(edges)
     return swept
 
 
 async def _sweep(edges: Edges, repo: Repo) -> Swept:
     try:
         synced = await syncing.sync(edges, repo.id, Reason.SWEEP, PATIENCE)
+        await jobs.looked(edges, repo.id, synced.new)
         await compact.compact(edges, repo, PATIENCE)
         if await parts.tombstones(edges.db, repo.id):
             await prune.prune(edges, prune.GRACE, repo, PATIENCE)
     except EverrefError as error:
         return Swept(repo, None, error)
     return Swept(repo, synced, None)
+
+
+async def tick(edges: Edges) -> Ticked:
+    """Look at every repo that is due, and do the chores that are.
+
+    A look is one listing of refs by our own client, over connections that are kept,
+    compared with the latest snapshot. What moved is wished for and queued as a
+    job; so is what failed, since a sync says and records why. Safe to run twice,
+    also at once: a repo or chore that one worker has taken up no other gets.
+    """
+    total = Ticked(0, 0, 0)
+    async with upstream.sessions(edges.settings.allow_private_remotes) as session:
+        while batch := await schedules.due(edges.db, edges.clock(), edges.clock() + LOOKING, BATCH):
+            total = await _looks(edges, session, batch, total)
+    for chore in CHORES:
+        if await chores.begin(edges.db, chore.name, edges.clock(), chore.every):
+            try:
+                await chore.do(edges)
+            except EverrefError as error:  # the others have their turn
+                log.warning("%s: %s", chore.name, error)
+    return total
+
+
+async def _looks(edges: Edges, session: aiohttp.ClientSession, batch: Sequence[Due], total: Ticked) -> Ticked:
+    near, far = asyncio.Semaphore(LOCAL_AT_ONCE), asyncio.Semaphore(AT_ONCE)
+
+    async def look(due: Due) -> _Look:
+        async with near if address.is_path(due.repo.url) else far:
+            try:
+                return await _look(edges, session, due)
+            except Exception:  # a bug, which stops this look and no other
+                log.exception("a bug in a look at %s", due.repo.id)
+                return _Look(Looked(due.repo.id, None, next_try(edges.clock(), edges.clock())), failed=True)
+
+    done = await asyncio.gather(*(look(due) for due in batch))
+    await schedules.looked(edges.db, [one.looked for one in done])
+    return Ticked(
+        total.looks + len(done),
+        total.moved + sum(one.moved for one in done),
+        total.failed + sum(one.failed for one in done),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How one look ended."""
+
+    looked: Looked
+    moved: bool = False
+    failed: bool = False
+
+
+async def _look(edges: Edges, session: aiohttp.ClientSession, due: Due) -> _Look:
+    repo_id, now = due.repo.id, edges.clock()  # before the answer: later pushes are not in it
+    again = next_look(due.schedule, repo_id, now, now, due.changed_at)
+    try:
+        remote = Remote(due.repo.url)
+        if due.has_secret:
+            remote = await request.remote_of(edges, repo_id, due.repo.url)
+        async with upstream.connect(
+            edges.git, remote, allow_private=edges.settings.allow_private_remotes, session=session
+        ) as source:
+            seen = await source.ls_refs()
+    except EverrefError as error:
+        if due.failing is None:
+            await _wish(edges, repo_id, now)
+        elif due.wish is None or (error.permanent and error.kind != due.failing):
+            await repos.want(edges.db, repo_id, now)  # in silence: it failed before
+        if error.permanent:
+            again = max(again, next_try(now, due.failing_since or now))
+        return _Look(Looked(repo_id, None, again), failed=True)
+    if (refs.digest(seen.refs), seen.object_format) == (due.digest, due.format):
+        await repos.touch_protected(edges.db, repo_id, now, due.wish)
+        return _Look(Looked(repo_id, now, again))
+    await _wish(edges, repo_id, now)
+    return _Look(Looked(repo_id, now, again), moved=True)
+
+
+async def _wish(edges: Edges, repo_id: RepoId, now: datetime) -> None:
+    """Have the repo synced, as a job that can be watched."""
+    await repos.want(edges.db, repo_id, now)
+    await job_rows.queue(edges.db, repo_id, "sync", {"reason": Reason.SWEEP.value}, now)
+
+
+async def tidy(edges: Edges) -> None:
+    """Remove from this disk what killed runs left, and bundles whose time is over. Safe to run twice."""
+    now = edges.clock().timestamp()
+    root = edges.disk.root
+    old = await asyncio.to_thread(_older_than, root / "restores", now - VIEWS_KEPT.total_seconds())
+    old += await asyncio.to_thread(_older_than, root / "bundles", now - jobs.BUNDLE_KEPT.total_seconds())
+    for path in old:
+        await asyncio.to_thread(_remove, path)
+    for path in await asyncio.to_thread(_older_than, root / "scratch", now):
+        with suppress(EverrefError, ValueError):  # somebody is at work on it; it is no repo's
+            repo = await repos.get(edges.db, RepoId(UUID(path.name)))
+            async with turn(edges, repo, patience=0):
+                await asyncio.to_thread(_remove, path)
+
+
+def _older_than(directory: Path, moment: float) -> list[Path]:
+    """What is in a directory since before then; nothing where there is no such directory."""
+    with suppress(FileNotFoundError):
+        return [path for path in directory.iterdir() if path.lstat().st_mtime < moment]
+    return []
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+async def _forget(edges: Edges) -> None:
+    """Forget what has had its time. What deliveries claimed is in the history by then."""
+    now = edges.clock()
+    await hooks.forget_before(edges.db, now - DELIVERIES_KEPT)
+    await job_rows.forget_before(edges.db, now - JOBS_KEPT)
+    await chores.forget_requests(edges.db, now - REQUESTS_KEPT)
+    await chores.forget_links(edges.db, now - LINKS_KEPT)
+
+
+async def _prune(edges: Edges) -> None:
+    """Delete replaced parts whose grace is over."""
+    for repo in await chores.with_old_tombstones(edges.db, edges.clock() - prune.GRACE):
+        try:
+            await prune.prune(edges, prune.GRACE, repo, patience=0)
+        except EverrefError as error:  # the others have their turn, this one the next time
+            log.warning("prune of %s: %s", repo.id, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something that is done now and then, by one worker for all of them. It must be safe to run twice."""
+
+    name: str
+    every: timedelta
+    do: Callable[[Edges], Awaitable[None]]
+
+
+# Whoever has more to look after adds a line.
+CHORES: Final[Sequence[Chore]] = (
+    Chore("forget what has had its time", timedelta(hours=1), _forget),
+    Chore("delete replaced parts", timedelta(hours=1), _prune),
+)

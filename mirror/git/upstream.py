@@ -11,7 +11,14 @@ import io
 import re
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -43,6 +50,7 @@ from mirror.refs import check_names, resolve
 SILENCE: Final = 60.0  # seconds without a byte after which a remote counts as dead
 CONNECTING: Final = 20.0  # seconds
 LONGEST_LISTING: Final = 512 << 20  # bytes
+PER_HOST: Final = 8  # connections to one host at once
 WORTH_PACKING: Final = 1 << 16  # bytes of a request from which on it is compressed
 
 _AGENT: Final = b"agent=everref"
@@ -64,20 +72,37 @@ class _Asked(Protocol):
 
 
 @asynccontextmanager
-async def connect(git: Git, remote: Remote, *, allow_private: bool) -> AsyncIterator["Upstream"]:
-    """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network."""
-    if address.is_path(remote.url):
-        yield Upstream(_Local(git, remote.url), remote.url)
-        return
-    await address.check_literal(remote.url, allow_private)
+async def sessions(allow_private: bool) -> AsyncIterator[aiohttp.ClientSession]:
+    """Connections to hosts, kept for whoever asks the same host next; no more than PER_HOST to each."""
+    connector = aiohttp.TCPConnector(
+        resolver=address.CheckedResolver(allow_private), use_dns_cache=False, limit_per_host=PER_HOST
+    )
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=address.CheckedResolver(allow_private), use_dns_cache=False),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "git/everref", "Git-Protocol": "version=2"},
         read_bufsize=CHUNK,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTING, sock_read=SILENCE),
         trust_env=False,
     ) as session:
+        yield session
+
+
+@asynccontextmanager
+async def connect(
+    git: Git, remote: Remote, *, allow_private: bool, session: aiohttp.ClientSession | None = None
+) -> AsyncIterator["Upstream"]:
+    """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network.
+
+    `session`, one of `sessions` with the same `allow_private`, is for who asks many remotes.
+    """
+    if address.is_path(remote.url):
+        yield Upstream(_Local(git, remote.url), remote.url)
+        return
+    await address.check_literal(remote.url, allow_private)
+    async with AsyncExitStack() as stack:
+        if session is None:
+            session = await stack.enter_async_context(sessions(allow_private))
         upstream = Upstream(_Http(session, remote), remote.url)
         try:
             yield upstream

@@ -35,7 +35,7 @@ async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None
     A run on this machine whose process is gone is dead at once, any other after
     `ttl` without heartbeat, by the database's clock. Raises NotFound.
     """
-    owner = _myself()
+    owner = myself()
     try:
         fence = await db.fetchval(query("acquire"), repo_id, owner, ttl)
     except asyncpg.ForeignKeyViolationError:
@@ -113,8 +113,8 @@ def is_dead(owner: str) -> bool:
     return False  # alive, but hidden from us (hidepid)
 
 
-def _myself() -> str:
-    """An owner for this run: machine, process, when the process started, and a word of its own."""
+def myself() -> str:
+    """A name for this run or worker: machine, process, when the process started, a word of its own."""
     seen = _process(os.getpid())
     return f"{_machine()}/{os.getpid()}/{seen[1] if seen else 0}/{secrets.token_hex(8)}"
 

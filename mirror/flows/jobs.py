@@ -1,0 +1,406 @@
+"""From what is due to what came of it: jobs that people ask for, and the runs in which a worker does them.
+
+Who calls: the pages and the API ask, cancel and retry; the worker runs. What it
+uses: store/jobs, store/runs, and the flows that do the work.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from mirror import compaction
+from mirror.errors import (
+    Busy,
+    Cancelled,
+    Corrupt,
+    EverrefError,
+    LimitReached,
+    NotFound,
+    OurFault,
+    Refused,
+    UsageError,
+)
+from mirror.flows import compact, drill, moment, restore, verify
+from mirror.flows import sync as syncing
+from mirror.flows.edges import Edges
+from mirror.flows.restore import Restored
+from mirror.git import address
+from mirror.model import Reason, Remote, Repo, RepoId, Secret, Snapshot
+from mirror.progress import Meter
+from mirror.refs import shown_text
+from mirror.schedule import next_look, wait_before_retry
+from mirror.store import jobs, parts, repos, schedules
+from mirror.store.jobs import Job, JobId, Kind, State
+from mirror.store.runs import ATTEMPTS, Run
+from mirror.store.schedules import Looked
+from mirror.store.teams import TeamId
+
+Result = Mapping[str, Any]  # of a job, as it is kept and shown
+
+TELL_SECONDS: Final = 1.0  # how often a run writes how far it is, and hears whether it should stop
+RUN_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
+PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken up again later
+LINES_KEPT: Final = 100  # of what a drill or a verification found
+REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
+BUNDLE_KEPT: Final = timedelta(days=1)
+
+log = logging.getLogger("mirror.jobs")
+
+
+async def ask(
+    edges: Edges,
+    repo_id: RepoId,
+    kind: Kind,
+    asked: Mapping[str, Any],
+    *,
+    person_id: UUID | None = None,
+    secret: Secret | None = None,
+) -> Job:
+    """Queue what somebody asks for; a worker takes it up within seconds, at once where it is hinted at.
+
+    What `asked` holds, by kind:
+    sync: reason. compact, verify: nothing. drill: snapshot (none: the latest).
+    bundle: snapshot, globs. restore: snapshot, globs, to, hidden, force.
+
+    `secret` is for the target of a restore; it is sealed, and gone when the job
+    ends. Raises UsageError, NotFound, and OurFault where secrets cannot be kept.
+    """
+    if kind == "restore":
+        _target(edges, asked, secret)
+    job_id, sealed = jobs.new_id(), None
+    if secret is not None:
+        if edges.keyring is None:
+            raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
+        sealed = jobs.seal(edges.keyring, job_id, secret)
+    now = edges.clock()
+    if kind == "sync":
+        await repos.want(edges.db, repo_id, now)
+    return await jobs.queue(
+        edges.db, repo_id, kind, asked, now, job_id=job_id, person_id=person_id, sealed=sealed
+    )
+
+
+async def retry(
+    edges: Edges, team_id: TeamId, job_id: JobId, person_id: UUID | None, secret: Secret | None = None
+) -> Job:
+    """Queue again what a job that has ended was asked for. Raises NotFound, Refused."""
+    job = await jobs.find(edges.db, team_id, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    if job.state not in jobs.ENDED:
+        raise Refused("this job has not ended yet; cancel it first")
+    return await ask(edges, job.repo_id, job.kind, job.asked, person_id=person_id, secret=secret)
+
+
+def bundle_file(root: Path, job_id: JobId) -> Path:
+    """Where the bundle of a job waits to be fetched, for BUNDLE_KEPT."""
+    return root / "bundles" / f"{job_id}.bundle"
+
+
+async def run(edges: Edges, run: Run) -> None:
+    """Do what was taken up, to its end; what goes wrong is recorded and raises nothing.
+
+    Cancelled (the worker stops), the work cleans up after itself and is handed
+    back. Safe to run twice, as each of these flows is: a run whose worker was
+    killed is begun anew, and a restore by push finds `unchanged` what had arrived.
+    """
+    watch = _Watch(edges, run)
+    work = asyncio.ensure_future(_limited(_DO[run.kind](replace(edges, progress=watch.meter), run)))
+    telling = asyncio.create_task(watch.tell(work))
+    try:
+        await asyncio.wait([work])
+    finally:
+        work.cancel()
+        telling.cancel()
+        await asyncio.wait([work, telling])
+        await watch.record(work)
+
+
+async def _limited(work: Coroutine[Any, Any, Result | None]) -> Result | None:
+    """The work, within its time; its git processes go with it."""
+    try:
+        async with asyncio.timeout(RUN_SECONDS) as limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise _TooLong(f"it took longer than {RUN_SECONDS:g} s and was stopped; try again later") from None
+
+
+class _TooLong(LimitReached):
+    """The time of a run was over; the flow itself could not record that."""
+
+
+class _Watch:
+    """One run as it is seen from outside: it tells how far it is, hears whether to stop, says how it ended.
+
+    A sync has a row if it is a first backup, found something, was asked for, or
+    fails in a way that is new: a look that finds nothing leaves none.
+    """
+
+    def __init__(self, edges: Edges, run: Run) -> None:
+        self.meter = Meter(asyncio.get_running_loop().time)
+        self._edges = edges
+        self._run = run
+        self._job = run.job
+        self._began = edges.clock()
+        self._stopped = False  # somebody wants it so
+        self._lost = False  # another run has the job
+
+    async def tell(self, work: "asyncio.Future[Result | None]") -> None:
+        """Write about once a second, until somebody wants the work to stop or this is cancelled."""
+        while not (self._stopped or self._lost):
+            await asyncio.sleep(TELL_SECONDS)
+            with suppress(EverrefError):  # the database may be back the next time
+                await self._tell()
+        work.cancel()
+
+    async def _tell(self) -> None:
+        seen = self.meter.seen
+        if self._run.heavy or seen.phases:  # it is more than a look
+            await self._show()
+        if self._job is not None:
+            stop = await jobs.progress(self._edges.db, self._job.id, self._job.attempt, seen)
+            self._stopped, self._lost = stop is True, stop is None
+
+    async def _show(self) -> None:
+        """Have a row from now on."""
+        if self._job is None:
+            asked = {"reason": Reason.PUSH.value}
+            self._job = await jobs.start(
+                self._edges.db, self._run.repo_id, self._run.kind, asked, self._began
+            )
+
+    async def record(self, work: "asyncio.Future[Result | None]") -> None:
+        """Say how it ended. With the database away, the job is later found without a run, and begun anew."""
+        try:
+            if not self._lost:
+                await self._record(work)
+        except EverrefError as error:
+            log.warning("the end of a %s of %s is not recorded: %s", self._run.kind, self._run.repo_id, error)
+
+    async def _record(self, work: "asyncio.Future[Result | None]") -> None:
+        edges, run = self._edges, self._run
+        if work.cancelled() and not self._stopped:
+            return await self._hand_back(None, "the worker was stopped")
+        if work.cancelled():
+            if run.kind == "sync":  # its wish is open still, and is not to be served at once
+                stopped = Cancelled("somebody stopped this; the next push or look begins it anew")
+                await repos.set_failure(edges.db, run.repo_id, stopped.kind, str(stopped), edges.clock())
+            return await self._finish("cancelled")
+        raised = work.exception()
+        error = _explained(raised, run)
+        if error is None:
+            result = work.result()
+            if result is not None and (run.heavy or result.get("new")):
+                await self._show()
+            short = _shortcoming(run.kind, result)
+            return await self._finish("failed" if short else "done", result, short)
+        log.warning("%s of %s: %s", run.kind, run.repo_id, error)
+        if run.kind == "sync":
+            if error is not raised or isinstance(error, _TooLong):
+                await repos.set_failure(edges.db, run.repo_id, error.kind, str(error), edges.clock())
+            if error.kind not in (run.failing, Busy.kind):  # as long as it fails like this, the repo says so
+                await self._show()
+        elif not error.permanent and self._job is not None and self._job.attempt < ATTEMPTS:
+            wait = wait_before_retry(self._job.attempt, random.random())
+            return await self._hand_back(timedelta(seconds=wait), f"{error} (tried again in {wait:.0f} s)")
+        await self._finish("failed", failure=error)
+
+    async def _hand_back(self, wait: timedelta | None, note: str) -> None:
+        if self._job is not None:
+            due = None if wait is None else self._edges.clock() + wait
+            await jobs.again(self._edges.db, self._job.id, self._job.attempt, due, note)
+
+    async def _finish(
+        self, state: State, result: Result | None = None, failure: EverrefError | None = None
+    ) -> None:
+        if self._job is not None:
+            await jobs.finish(
+                self._edges.db,
+                self._job.id,
+                self._job.attempt,
+                state,
+                self._edges.clock(),
+                self.meter.ended,
+                result=result,
+                failure=failure,
+            )
+
+
+def _explained(error: BaseException | None, run: Run) -> EverrefError | None:
+    """What the work raised, in our words; a bug stops this run and no other."""
+    if error is None or isinstance(error, EverrefError):
+        return error
+    log.error("a bug in a %s of %s", run.kind, run.repo_id, exc_info=error)
+    return OurFault(f"Everref failed ({type(error).__name__}); the log of the worker says where, report it")
+
+
+def _shortcoming(kind: Kind, result: Result | None) -> EverrefError | None:
+    """What is wrong although the work came to its end."""
+    if result is None:
+        return None
+    problems = result.get("problems")
+    if problems:
+        return Corrupt(f"{len(problems)} problems were found, the first: {problems[0]}")
+    if kind == "restore" and not result["verified"]:
+        refused = result["counts"].get("refused", 0)
+        return Refused(
+            f"{refused} of {result['refs_total']} refs were refused; the result says which and why"
+        )
+    if kind == "bundle" and not result["verified"]:
+        return Corrupt("the bundle does not hold the refs that were recorded; report this")
+    return None
+
+
+async def _sync(edges: Edges, run: Run) -> Result | None:
+    """Serve the wish that is open, or look because somebody asked. None: another run has served it."""
+    reason = Reason.PUSH
+    if run.job is not None:
+        reason = Reason(run.job.asked.get("reason", Reason.MANUAL))
+    elif await repos.wish(edges.db, run.repo_id) is None:
+        return None
+    done = await syncing.sync(edges, run.repo_id, reason, PATIENCE)
+    await looked(edges, run.repo_id, done.new)
+    if done.new and compaction.due(await parts.live(edges.db, run.repo_id)):
+        await jobs.queue(edges.db, run.repo_id, "compact", {}, edges.clock())
+    return {
+        "new": done.new,
+        "snapshot": done.snapshot.number,
+        "taken_at": done.snapshot.taken_at.isoformat(),
+        "changes": done.snapshot.changes_count if done.new else 0,
+        "refs": done.snapshot.refs_count,
+        "bytes": done.snapshot.bundle.bytes if done.new and done.snapshot.bundle else 0,
+    }
+
+
+async def looked(edges: Edges, repo_id: RepoId, new: bool) -> None:
+    """The remote has just answered; the next look is due when the repo's schedule says."""
+    now = edges.clock()
+    rhythm = await schedules.answered(edges.db, repo_id, now, new)
+    due = next_look(rhythm.schedule, repo_id, now, now, rhythm.changed_at)
+    await schedules.looked(edges.db, [Looked(repo_id, now, due)])
+
+
+async def _compact(edges: Edges, run: Run) -> Result:
+    done = await compact.compact(edges, await repos.get(edges.db, run.repo_id), PATIENCE)
+    return {
+        "merged": done.merged,
+        "parts_before": done.parts_before,
+        "parts_after": done.parts_after,
+        "bytes": done.bytes_written,
+    }
+
+
+async def _drill(edges: Edges, run: Run) -> Result:
+    repo, snapshot = await _moment(edges, run)
+    done = await drill.drill(edges, repo, snapshot)
+    await schedules.drilled(edges.db, repo.id, edges.clock())
+    return {
+        "snapshot": snapshot.number,
+        "refs": done.refs,
+        "bytes": done.bytes,
+        "seconds": done.seconds,
+        "problems": list(done.problems[:LINES_KEPT]),
+    }
+
+
+async def _verify(edges: Edges, run: Run) -> Result:
+    done = await verify.verify(edges, await repos.get(edges.db, run.repo_id))
+    return {
+        "snapshots": done.snapshots,
+        "parts": done.parts,
+        "bytes": done.bytes,
+        "problems": list(done.problems[:LINES_KEPT]),
+        "strays": list(done.strays[:LINES_KEPT]),
+        "damaged": list(done.damaged[:LINES_KEPT]),
+    }
+
+
+async def _bundle(edges: Edges, run: Run) -> Result:
+    """Make a bundle in a file, from where it can be fetched for a while."""
+    repo, snapshot = await _moment(edges, run)
+    path = bundle_file(edges.disk.root, _job_of(run).id)
+    await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+    globs = _job_of(run).asked.get("globs", ())
+    done = await restore.to_bundle(edges, repo, snapshot, path, globs=globs, force=True)
+    size = (await asyncio.to_thread(path.stat)).st_size
+    expires = edges.clock() + BUNDLE_KEPT
+    return _restored(done) | {"file": path.name, "bytes": size, "expires_at": expires.isoformat()}
+
+
+async def _restore(edges: Edges, run: Run) -> Result:
+    """Push a moment to a remote, with the credentials that were given for that alone."""
+    repo, snapshot = await _moment(edges, run)
+    job = _job_of(run)
+    secret = job.secret(edges.keyring) if edges.keyring else None
+    done = await restore.to_remote(
+        edges,
+        repo,
+        snapshot,
+        _target(edges, job.asked, secret),
+        globs=job.asked.get("globs", ()),
+        hidden=job.asked.get("hidden", "skip"),
+        force=job.asked.get("force", False),
+    )
+    return _restored(done)
+
+
+def _restored(done: Restored) -> dict[str, Any]:
+    """How a restore ended, what went wrong first."""
+    counts: dict[str, int] = {}
+    for ref in done.refs:
+        counts[ref.result] = counts.get(ref.result, 0) + 1
+    order = {"refused": 0, "skipped": 1}
+    shown = sorted(done.refs, key=lambda ref: (order.get(ref.result, 2), ref.name))[:REFS_KEPT]
+    return {
+        "snapshot": done.snapshot.number,
+        "verified": done.verified,
+        "counts": counts,
+        "refs_total": len(done.refs),
+        "refs": [
+            {
+                "name": shown_text(ref.name),
+                "target": shown_text(ref.target),
+                "result": ref.result,
+                "why": ref.why,
+            }
+            for ref in shown
+        ],
+    }
+
+
+def _target(edges: Edges, asked: Mapping[str, Any], secret: Secret | None) -> Remote:
+    """Where a restore goes. Raises UsageError."""
+    to = address.parse_remote(str(asked.get("to", "")), edges.settings.allow_private_remotes)
+    if to.secret is not None:
+        raise UsageError("give the credentials apart from the address")
+    return Remote(to.url, secret)
+
+
+async def _moment(edges: Edges, run: Run) -> tuple[Repo, Snapshot]:
+    """The repo, and the snapshot that was asked for: by its number, or the latest. Raises NotFound."""
+    repo = await repos.get(edges.db, run.repo_id)
+    return repo, await moment.snapshot_at(edges, repo, _job_of(run).asked.get("snapshot"))
+
+
+def _job_of(run: Run) -> Job:
+    assert run.job is not None, f"a {run.kind} is always asked for"
+    return run.job
+
+
+_DO: Final[Mapping[Kind, Callable[[Edges, Run], Coroutine[Any, Any, Result | None]]]] = {
+    "sync": _sync,
+    "restore": _restore,
+    "drill": _drill,
+    "verify": _verify,
+    "bundle": _bundle,
+    "compact": _compact,
+}

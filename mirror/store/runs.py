@@ -1,0 +1,127 @@
+"""Runs: what is due next, who has taken it up, and what becomes of it when that worker goes away."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NewType
+from uuid import UUID
+
+from mirror.model import RepoId
+from mirror.store import jobs, leases
+from mirror.store.database import Db, query, transaction, translating
+from mirror.store.jobs import Job, JobId, Kind
+
+RunKey = NewType("RunKey", UUID)  # of the job, or of the repo whose wish is served
+
+SILENT: Final = timedelta(seconds=30)  # without a heartbeat, after which a worker elsewhere is taken for dead
+AT_HOST: Final = 8  # syncs at one host at once, of all workers together
+PASSING: Final = ("network", "limit", "busy")  # failures that may pass by themselves
+ATTEMPTS: Final = 5  # of a job, after which it has failed
+_TAKING: Final = 0x65766572  # "ever": the advisory lock under which runs are shared out
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A piece of work that this worker has taken up."""
+
+    key: RunKey
+    repo_id: RepoId
+    kind: Kind
+    job: Job | None  # None: a wish, that nobody watches yet
+    heavy: bool  # it may take long
+    failing: str | None  # the class of the repo's last failure; None: its last run went well
+
+
+@translating
+async def take(
+    db: Db, worker: str, now: datetime, room: int, heavy: int, shares: Sequence[int], patience: timedelta
+) -> list[Run]:
+    """Take up as much of what is due as there is room for, the fairest first; at most `heavy` of it heavy.
+
+    What is not among this worker's `shares` it takes only after `patience`, as
+    its own worker has what it needs at hand. Taken is taken: no other worker gets it.
+    """
+    async with transaction(db) as connection:
+        await connection.execute("select pg_advisory_xact_lock($1)", _TAKING)
+        rows = await connection.fetch(
+            query("take"), worker, now, room, heavy, list(shares), patience, AT_HOST, list(PASSING)
+        )
+    found = []
+    for row in rows:
+        job = None
+        if row["job_id"] is not None:
+            job = await jobs.by_id(db, JobId(UUID(bytes=row["job_id"].bytes)))
+        found.append(
+            Run(
+                RunKey(UUID(bytes=row["key"].bytes)),
+                RepoId(UUID(bytes=row["repo_id"].bytes)),
+                row["kind"],
+                job,
+                row["heavy"],
+                row["failure_class"],
+            )
+        )
+    return found
+
+
+@translating
+async def end(db: Db, worker: str, key: RunKey) -> None:
+    """This worker has ended this run. Safe to run twice."""
+    await db.execute("delete from run where key = $1 and worker = $2", key, worker)
+
+
+@translating
+async def keep(db: Db, worker: str, keys: Collection[RunKey]) -> None:
+    """Of this worker's runs only these are under way: others ended while the database was away."""
+    await db.execute("delete from run where worker = $1 and not key = any($2::uuid[])", worker, list(keys))
+
+
+@translating
+async def beat(db: Db, worker: str) -> list[str]:
+    """Say that this worker is alive; every one that is, in order."""
+    await db.execute(
+        """
+        insert into worker (id, beat_at) values ($1, clock_timestamp())
+        on conflict (id) do update set beat_at = excluded.beat_at
+        """,
+        worker,
+    )
+    rows = await db.fetch(
+        "select id from worker where beat_at > clock_timestamp() - $1::interval order by id", SILENT
+    )
+    return [row["id"] for row in rows]
+
+
+@translating
+async def leave(db: Db, worker: str) -> None:
+    """This worker ends, and has handed everything back. Safe to run twice."""
+    await db.execute("delete from run where worker = $1", worker)
+    await db.execute("delete from worker where id = $1", worker)
+
+
+@translating
+async def reap(db: Db, now: datetime) -> int:
+    """Give back what dead workers had taken up; returns how many runs.
+
+    A worker of this machine whose process is gone is dead at once, and so are its
+    turns at repos; any other after SILENT without a heartbeat. A job without a
+    run waits for the next one, unless it was begun too often. Safe to run twice.
+    """
+    rows = await db.fetch(
+        """
+        select id, coalesce(beat_at < clock_timestamp() - $1::interval, true) as silent
+        from worker full join (select distinct worker as id from run) as at_work using (id)
+        """,
+        SILENT,
+    )
+    gone = [row["id"] for row in rows if leases.is_dead(row["id"])]
+    dead = [row["id"] for row in rows if row["silent"] or row["id"] in gone]
+    async with transaction(db) as connection:
+        done = await connection.execute("delete from run where worker = any($1::text[])", dead)
+        await connection.execute("delete from worker where id = any($1::text[])", dead)
+        await connection.execute(
+            "update lease set owner = null where regexp_replace(owner, '/[^/]*$', '') = any($1::text[])",
+            [one.rpartition("/")[0] for one in gone],
+        )
+        await connection.execute(query("orphaned"), now, ATTEMPTS)
+    return int(done.rpartition(" ")[2])

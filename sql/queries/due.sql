@@ -1,0 +1,19 @@
+-- due.sql($1 now, $2 until when nobody else gets them, $3 how many): repos whose look is due, with what is known of them.
+-- A wish that waits for its first try is none of ours: serving it is the look.
+with chosen as (
+  select id from repo
+  where (look_at is null or look_at <= $1) and archived_at is null and paused_at is null
+    and (wanted_at is not distinct from synced_at or failed_at >= wanted_at)
+  order by look_at nulls first limit $3
+  for update skip locked
+), claimed as (
+  update repo set look_at = $2 from chosen where repo.id = chosen.id returning repo.*
+)
+select
+  claimed.*, latest.refs_digest as digest, latest.object_format as format,
+  claimed.connection_id is not null
+    or exists (select from credential where credential.repo_id = claimed.id) as has_secret
+from claimed
+left join lateral (
+  select refs_digest, object_format from snapshot where repo_id = claimed.id order by number desc limit 1
+) latest on true

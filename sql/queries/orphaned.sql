@@ -1,0 +1,28 @@
+-- orphaned.sql($1 now, $2 attempts): what becomes of running jobs that no worker has: they wait again, unless somebody
+-- wants them stopped, they were begun too often, or the same was asked for meanwhile.
+with orphan as (
+  select
+    id, cancel_at is not null as stopped,
+    exists (
+      select from job as other
+      where other.repo_id = job.repo_id and other.kind = job.kind and other.state = 'queued'
+        and job.kind in ('sync', 'compact')
+    ) as replaced,
+    attempt >= $2::int as worn
+  from job
+  where state = 'running' and not exists (select from run where run.job_id = job.id)
+  for update
+)
+update job set
+  state = case when stopped then 'cancelled' when replaced or worn then 'failed' else 'queued' end,
+  finished_at = case when stopped or replaced or worn then $1::timestamptz end,
+  sealed = case when stopped or replaced or worn then null else sealed end,
+  failure_class = case when stopped then null when replaced then 'busy' when worn then 'ours' end,
+  failure_message = case
+    when stopped then null
+    when replaced then 'its worker went away; the same was asked for again and is done instead'
+    when worn then 'its worker went away each time that it was begun; see the log of the worker'
+  end,
+  notes = notes || 'its worker went away'::text
+from orphan
+where job.id = orphan.id
