@@ -23,9 +23,19 @@ def processes(data: Path) -> dict[int, str]:
 
 
 def the(data: Path, word: str) -> int:
-    """The one process of these whose command line has this word."""
-    (pid,) = [pid for pid, command in processes(data).items() if word in command]
+    """The one process of these whose command line has this word; a child that has its parent's still is none."""
+    found = [pid for pid, command in processes(data).items() if word in command]
+    (pid,) = [pid for pid in found if _parent(pid) not in found]
     return pid
+
+
+def _parent(pid: int) -> int | None:
+    """Who started a process; None when it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 async def until_free(data: Path) -> None:
