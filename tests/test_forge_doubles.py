@@ -296,6 +296,20 @@ async def test_a_repository_is_made_at_github(github: GitHub, alice: Person, htt
     assert (await http.post(f"{github.api_url}/user/repos", headers=headers, json=hidden)).status_code == 404
 
 
+async def test_an_organisation_with_a_single_sign_on_tells_nothing_to_other_tokens(
+    github: GitHub, alice: Person, garden: Repository, http: httpx.AsyncClient
+) -> None:
+    org = github.add_org("acme", owners=[alice])
+    tools = github.add_repository("acme/tools")
+    github.sso.append(org)
+    headers = bearer(github.personal_token(alice))
+    listed = await http.get(f"{github.api_url}/user/repos", headers=headers)
+    assert [one["id"] for one in listed.json()] == [garden.id]
+    assert listed.headers["x-github-sso"] == f"partial-results; organizations={org.id}"
+    one = await http.get(f"{github.api_url}/repositories/{tools.id}", headers=headers)
+    assert one.status_code == 403 and one.headers["x-github-sso"].startswith("required")
+
+
 # GitHub's hooks
 
 

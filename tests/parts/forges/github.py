@@ -11,7 +11,6 @@ import hmac
 import json
 import secrets
 import uuid
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,11 +20,19 @@ from urllib.parse import urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from tests.parts.forges.host import MOST, Call, Host, Refused, Route, number, stamp, with_query
+from tests.parts.forges.calls import MOST, Call, Refused, Route, conditional, number, stamp, with_query
+from tests.parts.forges.github_told import (
+    account,
+    delivery_of,
+    hook_of,
+    made_of,
+    place,
+    push_of,
+    repository_of,
+)
+from tests.parts.forges.host import Host
 from tests.parts.forges.world import (
     ADMIN,
-    MAINTAIN,
-    READ,
     WRITE,
     Code,
     Delivery,
@@ -37,14 +44,12 @@ from tests.parts.forges.world import (
     Repository,
     Token,
 )
-from tests.parts.repos import run_git
 
 DOCS: Final = "https://docs.github.com/rest"
 HOUR: Final = timedelta(hours=1)
 API: Final = "/api/v3"
 BODY: Final = 25 << 20  # bytes of a payload; a larger one is not sent ("Webhook events and payloads")
 TAGS: Final = 3  # of one push; with more of them none is told of (the same page, at create, delete and push)
-COMMITS: Final = 2048  # of one push in its payload (the same page)
 HOOKS: Final = 20  # of one event in one repository ("Creating webhooks")
 TOKENS: Final = 10  # of one person, app and scopes; the oldest goes ("Authorizing OAuth apps")
 KEPT: Final = timedelta(days=3)  # deliveries ("Viewing webhook deliveries")
@@ -89,7 +94,7 @@ class GitHub(Host):
         self.public_hooks = False  # whether a receiver on loopback is refused, as github.com does
         self._secondary: list[int] = []  # seconds to wait, for each of the next requests
         self._granted: dict[int, set[str]] = {}  # to the app, by person's id
-        self._etags: dict[str, str] = {}
+        self.sso: list[Owner] = []  # organisations that tell nothing to a token without a single sign-on
         r = self.route
         r("GET", "/login/oauth/authorize", self._ask)
         r("POST", "/login/oauth/authorize", self._decided)
@@ -242,7 +247,7 @@ class GitHub(Host):
                 "expires_at": None,
                 "created_at": stamp(token.created_at),
                 "updated_at": stamp(token.created_at),
-                "user": self._account(self._place(token.person)),
+                "user": account(self, place(self, token.person)),
             }
         )
 
@@ -297,6 +302,8 @@ class GitHub(Host):
                 headers["X-OAuth-Scopes"] = ", ".join(call.token.scopes)
                 if call.token.kind == "oauth":
                     headers["X-OAuth-Client-Id"] = self.client_id
+            if call.token.expires_at:  # "Token expiration and revocation"
+                headers["GitHub-Authentication-Token-Expiration"] = f"{call.token.expires_at:%F %T} UTC"
         return await self._limited(headers, route, call)
 
     async def _limited(self, headers: dict[str, str], route: Route, call: Call) -> Response:
@@ -327,12 +334,7 @@ class GitHub(Host):
             response = await route.handler(call)
         except Refused as refused:
             response = refused.response
-        if call.request.method == "GET" and response.status_code == 200:
-            etag = f'W/"{hashlib.sha256(bytes(response.body)).hexdigest()}"'
-            if call.request.headers.get("if-none-match") == etag:
-                response = Response(status_code=304)
-            response.headers["ETag"] = etag
-            response.headers["Cache-Control"] = "private, max-age=60, s-maxage=60"
+        response = conditional(call, response)
         response.headers.update(headers)
         return response
 
@@ -387,7 +389,7 @@ class GitHub(Host):
 
     async def _user(self, call: Call) -> Response:
         person = self._must(call)
-        told = self._account(self._place(person))
+        told = account(self, place(self, person))
         mail = person.email if self._may(call.token, ("user",)) else None
         more = {"name": person.name, "email": mail, "created_at": "2020-01-01T00:00:00Z", "company": None}
         return JSONResponse(told | more)
@@ -406,7 +408,7 @@ class GitHub(Host):
             told = "You need at least read:org scope or user scope to list your organizations"
             raise Refused(_error(403, told))
         mine = [one for one in self.owners if one.person is None and person.id in one.access]
-        return self._paged(call, [self._account(owner) for owner in mine])
+        return self._paged(call, [account(self, owner) for owner in mine])
 
     # https://docs.github.com/en/rest/repos/repos
 
@@ -422,10 +424,16 @@ class GitHub(Host):
             for one in self.repositories
             if one.level(person) and self._sees(one, call.token) and _affiliation(one, person) in kinds
         ]
+        hidden = [org for org in self.sso if person.id in org.access]
+        found = [one for one in found if one.owner not in hidden]
         visibility = query.get("visibility", "all")
         if visibility != "all":
             found = [one for one in found if one.private == (visibility == "private")]
-        return self._paged(call, self._sorted(call, found), "repo")
+        response = self._paged(call, self._sorted(call, found), "repo")
+        if hidden:  # "Authenticating to the REST API", SAML single sign-on
+            numbers = ",".join(str(org.id) for org in hidden)
+            response.headers["X-GitHub-SSO"] = f"partial-results; organizations={numbers}"
+        return response
 
     async def _org_repositories(self, call: Call) -> Response:
         org = self.owner(call.parts["org"])
@@ -446,17 +454,17 @@ class GitHub(Host):
         sort = call.query.get("sort", "full_name")
         down = call.query.get("direction", "asc" if sort == "full_name" else "desc") == "desc"
         found = sorted(found, key=keys.get(sort, lambda r: r.full_name.lower()), reverse=down)
-        return [self._told(one, call.person) for one in found]
+        return [repository_of(self, one, call.person) for one in found]
 
     async def _repository(self, call: Call) -> Response:
         repository = self._reached(call)
-        response = JSONResponse(self._told(repository, call.person))
+        response = JSONResponse(repository_of(self, repository, call.person))
         response.headers["X-Accepted-OAuth-Scopes"] = "repo"
         return response
 
     async def _create_mine(self, call: Call) -> Response:
         person = self._must(call)
-        return self._create(call, self._place(person))
+        return self._create(call, place(self, person))
 
     async def _create_for_org(self, call: Call) -> Response:
         person = self._must(call)
@@ -484,7 +492,7 @@ class GitHub(Host):
         if fields.get("auto_init"):
             repository.work.commit("main", {"README.md": f"# {name}\n".encode()})
             repository.settle()
-        answer = JSONResponse(self._told(repository, call.person), 201)
+        answer = JSONResponse(repository_of(self, repository, call.person), 201)
         answer.headers["Location"] = f"{self.api_url}/repos/{repository.full_name}"
         return answer
 
@@ -509,6 +517,12 @@ class GitHub(Host):
                 raise Refused(JSONResponse(told, status, {"Location": url}))
         if repository is None or not self._sees(repository, call.token):
             raise _not_found()
+        if repository.owner in self.sso:
+            why = (
+                "Resource protected by organization SAML enforcement. You must grant your OAuth token access"
+            )
+            url = f"{self.url}/orgs/{repository.owner.login}/sso?authorization_request=1"
+            raise Refused(_error(403, why, {"X-GitHub-SSO": f"required; url={url}"}))
         if repository.blocked:
             block = {
                 "reason": "dmca",
@@ -542,7 +556,7 @@ class GitHub(Host):
 
     async def _hooks(self, call: Call) -> Response:
         repository = self._for_hooks(call, _READS_HOOKS)
-        return self._paged(call, [self._told_hook(hook) for hook in repository.hooks])
+        return self._paged(call, [hook_of(self, hook) for hook in repository.hooks])
 
     async def _create_hook(self, call: Call) -> Response:
         repository = self._for_hooks(call, _WRITES_HOOKS)
@@ -556,10 +570,10 @@ class GitHub(Host):
         self._check_unique(repository, hook)
         repository.hooks.append(hook)
         self._ping(hook, call.token.person if call.token else repository.owner.person)
-        return JSONResponse(self._told_hook(hook), 201, {"Location": self._told_hook(hook)["url"]})
+        return JSONResponse(hook_of(self, hook), 201, {"Location": hook_of(self, hook)["url"]})
 
     async def _hook(self, call: Call) -> Response:
-        return JSONResponse(self._told_hook(self._its_hook(call, _READS_HOOKS)))
+        return JSONResponse(hook_of(self, self._its_hook(call, _READS_HOOKS)))
 
     async def _edit_hook(self, call: Call) -> Response:
         hook = self._its_hook(call, _WRITES_HOOKS)
@@ -573,7 +587,7 @@ class GitHub(Host):
         if "active" in fields:
             hook.active = bool(fields["active"])
         hook.updated_at = self.now()
-        return JSONResponse(self._told_hook(hook))
+        return JSONResponse(hook_of(self, hook))
 
     async def _delete_hook(self, call: Call) -> Response:
         hook = self._its_hook(call, _DELETES_HOOKS)
@@ -591,7 +605,7 @@ class GitHub(Host):
         start = number(call.query.get("cursor", "").removeprefix("v1_"), 0, 0)
         per_page = min(number(call.query.get("per_page"), 30), MOST)
         rest = [one for one in kept if not start or one.id <= start]
-        response = JSONResponse([self._told_delivery(one) for one in rest[:per_page]])
+        response = JSONResponse([delivery_of(self, one) for one in rest[:per_page]])
         if rest[per_page:]:
             query = urlencode(call.query | {"cursor": f"v1_{rest[per_page].id}"})
             response.headers["Link"] = f'<{self.url}{call.request.url.path}?{query}>; rel="next"'
@@ -604,7 +618,7 @@ class GitHub(Host):
             "request": {"headers": delivery.headers, "payload": delivery.payload},
             "response": {"headers": delivery.answer_headers, "payload": delivery.answer},
         }
-        return JSONResponse(self._told_delivery(delivery) | more)
+        return JSONResponse(delivery_of(self, delivery) | more)
 
     async def _redeliver(self, call: Call) -> Response:
         self.outbox.put(self.again(self._its_delivery(call, _WRITES_HOOKS)))
@@ -673,50 +687,6 @@ class GitHub(Host):
                 told = f'The "{event}" event cannot have more than {HOOKS} hooks'
                 raise Refused(_invalid("Hook", None, "custom", message=told))
 
-    def _told_hook(self, hook: Hook) -> Json:
-        url = f"{self.api_url}/repos/{hook.repository.full_name}/hooks/{hook.id}"
-        last = hook.deliveries[-1] if hook.deliveries else None
-        config = {
-            "content_type": hook.content_type,
-            "insecure_ssl": "0" if hook.verify else "1",
-            "url": hook.url,
-        }
-        return {
-            "type": "Repository",
-            "id": hook.id,
-            "name": "web",
-            "active": hook.active,
-            "events": list(hook.events),
-            "config": config | ({"secret": "********"} if hook.secret else {}),
-            "updated_at": stamp(hook.updated_at),
-            "created_at": stamp(hook.created_at),
-            "url": url,
-            "test_url": f"{url}/test",
-            "ping_url": f"{url}/pings",
-            "deliveries_url": f"{url}/deliveries",
-            "last_response": {
-                "code": last.status if last else None,
-                "status": ("active" if _ok(last) else "misconfigured") if last else "unused",
-                "message": _status(last) if last else None,
-            },
-        }
-
-    def _told_delivery(self, delivery: Delivery) -> Json:
-        return {
-            "id": delivery.id,
-            "guid": delivery.guid,
-            "delivered_at": stamp(delivery.created_at),
-            "redelivery": delivery.redelivery,
-            "duration": round(delivery.seconds, 2),
-            "status": _status(delivery),
-            "status_code": delivery.status or 502,
-            "event": delivery.event,
-            "action": delivery.payload.get("action"),
-            "installation_id": None,
-            "repository_id": delivery.hook.repository.id,
-            "throttled_at": None,
-        }
-
     # https://docs.github.com/en/webhooks/webhook-events-and-payloads
 
     def tell_push(self, repository: Repository, moves: Sequence[Move], by: Person) -> None:
@@ -724,10 +694,10 @@ class GitHub(Host):
         heads = [move for move in moves if move.name.startswith(b"refs/heads/")]
         for move in heads + (tags if len(tags) <= TAGS else []):
             if "push" in {event for hook in repository.hooks for event in _events(hook)}:
-                self._tell(repository, "push", self._push(repository, move, by), by)
+                self._tell(repository, "push", push_of(self, repository, move, by), by)
             if move.before is None or move.after is None:
                 event = "create" if move.before is None else "delete"
-                self._tell(repository, event, self._made(repository, move, event == "create"), by)
+                self._tell(repository, event, made_of(self, repository, move, event == "create"), by)
 
     def answered(self, delivery: Delivery) -> None:
         """GitHub goes on, whatever a receiver says."""
@@ -739,13 +709,13 @@ class GitHub(Host):
 
     def change_of_owner(self, old: Owner) -> Json:
         kind = "user" if old.person else "organization"
-        return {"owner": {"from": {kind: self._account(old)}}}
+        return {"owner": {"from": {kind: account(self, old)}}}
 
     def _ping(self, hook: Hook, by: Person | None) -> None:
         told = {
             "zen": "Keep it logically awesome.",
             "hook_id": hook.id,
-            "hook": self._told_hook(hook),
+            "hook": hook_of(self, hook),
         }
         self._queue(hook, "ping", told, by or self.people[0])
 
@@ -755,15 +725,15 @@ class GitHub(Host):
                 self._queue(hook, event, payload, by)
 
     def _queue(self, hook: Hook, event: str, payload: Json, by: Person) -> None:
-        about = self._told(hook.repository, None)
+        about = repository_of(self, hook.repository, None)
         if event == "push":  # seconds in a push, text in all others
             about["created_at"] = int(hook.repository.created_at.timestamp())
             about["pushed_at"] = int(hook.repository.pushed_at.timestamp())
             about["owner"] |= {"name": about["owner"]["login"], "email": None}
         payload = payload | {"repository": about}
         if hook.repository.owner.person is None:
-            payload["organization"] = self._account(hook.repository.owner)
-        payload["sender"] = self._account(self._place(by))
+            payload["organization"] = account(self, hook.repository.owner)
+        payload["sender"] = account(self, place(self, by))
         text = json.dumps(payload)
         if len(text) > BODY:
             return
@@ -802,131 +772,7 @@ class GitHub(Host):
         parts = (delivery.hook, delivery.event, delivery.payload, delivery.body, headers, self.now(), True)
         return self._signed(Delivery(self.next_id(), delivery.guid, *parts))
 
-    def _push(self, repository: Repository, move: Move, by: Person) -> Json:
-        commits = self._commits(repository, move)
-        return {
-            "ref": move.name.decode(errors="replace"),
-            "before": move.old,
-            "after": move.new,
-            "created": move.before is None,
-            "deleted": move.after is None,
-            "forced": self._forced(repository, move),
-            "base_ref": None,
-            "compare": f"{self.url}/{repository.full_name}/compare/{move.old[:12]}...{move.new[:12]}",
-            "commits": commits,
-            "head_commit": commits[-1] if commits else None,
-            "pusher": {"name": by.login, "email": by.email},
-        }
-
-    def _commits(self, repository: Repository, move: Move) -> list[Json]:
-        if not move.after or not move.name.startswith(b"refs/heads/"):
-            return []
-        span = [move.after.decode(), *([f"^{move.before.decode()}"] if move.before else [])]
-        form = "%H%x00%T%x00%aI%x00%an%x00%ae%x00%B%x01"
-        text = run_git("-C", repository.path, "log", f"-{COMMITS}", "--reverse", f"--format={form}", *span)
-        commits = []
-        for entry in text.decode(errors="replace").split("\1")[:-1]:
-            oid, tree, at, name, mail, message = entry.lstrip("\n").split("\0", 5)
-            who = {"name": name, "email": mail}
-            commits.append(
-                {
-                    "id": oid,
-                    "tree_id": tree,
-                    "distinct": True,
-                    "message": message.strip("\n"),
-                    "timestamp": at,
-                    "url": f"{self.url}/{repository.full_name}/commit/{oid}",
-                    "author": who,
-                    "committer": who,
-                    "added": [],
-                    "removed": [],
-                    "modified": [],
-                }
-            )
-        return commits
-
-    def _forced(self, repository: Repository, move: Move) -> bool:
-        if not move.before or not move.after or not move.name.startswith(b"refs/heads/"):
-            return False
-        left = run_git(
-            "-C", repository.path, "rev-list", "-1", move.before.decode(), f"^{move.after.decode()}"
-        )
-        return bool(left.strip())
-
-    def _made(self, repository: Repository, move: Move, created: bool) -> Json:
-        tag = move.name.startswith(b"refs/tags/")
-        told: Json = {
-            "ref": move.name.split(b"/", 2)[2].decode(errors="replace"),
-            "ref_type": "tag" if tag else "branch",
-            "pusher_type": "user",
-        }
-        if created:
-            told |= {"master_branch": repository.default_branch, "description": repository.description}
-        return told
-
     # What is told of people and repositories
-
-    def _place(self, person: Person) -> Owner:
-        return next(
-            (one for one in self.owners if one.person is person), Owner(person.id, person.login, person)
-        )
-
-    def _account(self, owner: Owner) -> Json:
-        kind = "User" if owner.person else "Organization"
-        return {
-            "login": owner.login,
-            "id": owner.id,
-            "node_id": _node(kind, owner.id),
-            "avatar_url": f"{self.url}/avatars/{owner.id}",
-            "gravatar_id": "",
-            "url": f"{self.api_url}/users/{owner.login}",
-            "html_url": f"{self.url}/{owner.login}",
-            "repos_url": f"{self.api_url}/users/{owner.login}/repos",
-            "type": kind,
-            "site_admin": False,
-        }
-
-    def _told(self, repository: Repository, person: Person | None) -> Json:
-        name = repository.full_name
-        url = f"{self.api_url}/repos/{name}"
-        told: Json = {
-            "id": repository.id,
-            "node_id": _node("Repository", repository.id),
-            "name": repository.name,
-            "full_name": name,
-            "private": repository.private,
-            "owner": self._account(repository.owner),
-            "html_url": f"{self.url}/{name}",
-            "description": repository.description,
-            "fork": False,
-            "url": url,
-            "hooks_url": f"{url}/hooks",
-            "created_at": stamp(repository.created_at),
-            "updated_at": stamp(repository.pushed_at),
-            "pushed_at": stamp(repository.pushed_at),
-            "git_url": f"git://{urlsplit(self.url).netloc}/{name}.git",
-            "ssh_url": f"git@{urlsplit(self.url).hostname}:{name}.git",
-            "clone_url": repository.url,
-            "svn_url": f"{self.url}/{name}",
-            "homepage": None,
-            "size": 1,
-            "language": None,
-            "archived": repository.archived,
-            "disabled": False,
-            "is_template": False,
-            "visibility": "private" if repository.private else "public",
-            "default_branch": repository.default_branch,
-        }
-        if person:
-            level = self.level_for(repository, person)
-            told["permissions"] = {
-                "admin": level >= ADMIN,
-                "maintain": level >= MAINTAIN,
-                "push": level >= WRITE,
-                "triage": level >= WRITE,
-                "pull": level >= READ,
-            }
-        return told
 
     # Git
 
@@ -998,20 +844,6 @@ def _affiliation(repository: Repository, person: Person) -> str:
 
 def _events(hook: Hook) -> frozenset[str]:
     return EVENTS if "*" in hook.events else frozenset(hook.events)
-
-
-def _ok(delivery: Delivery | None) -> bool:
-    return bool(delivery and delivery.status and delivery.status < 300)
-
-
-def _status(delivery: Delivery) -> str:
-    if delivery.status is None:
-        return "timed out" if "Timeout" in (delivery.problem or "") else "failed to connect to host"
-    return "OK" if _ok(delivery) else f"Invalid HTTP Response: {delivery.status}"
-
-
-def _node(kind: str, id: int) -> str:
-    return b64encode(f"0{len(kind)}:{kind}{id}".encode()).decode()
 
 
 def _denied(told: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import secrets
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mirror.model import RefName
-from tests.parts.forges.host import MOST, Call, Host, Refused, Route, number, stamp, with_query
+from tests.parts.forges.calls import MOST, Call, Refused, Route, conditional, number, with_query
+from tests.parts.forges.gitlab_told import (
+    delivery_of,
+    group_of,
+    moment,
+    namespace_of,
+    project_of,
+    push_of,
+    visibility,
+)
+from tests.parts.forges.host import Host
 from tests.parts.forges.world import (
     ADMIN,
     MAINTAIN,
@@ -38,13 +48,11 @@ from tests.parts.forges.world import (
     Repository,
     Token,
 )
-from tests.parts.repos import run_git
 
 API: Final = "/api/v4"
 LIFE: Final = timedelta(seconds=7200)  # of an access token ("OAuth 2.0 identity provider API")
 MINUTE: Final = timedelta(minutes=1)
 VERSION: Final = "19.1.0"
-COMMITS: Final = 20  # of one push in its payload ("Webhook events", push events)
 HOOKS: Final = 100  # of a project ("GitLab.com settings", webhooks)
 OFFSET: Final = 50_000  # of offset pagination ("REST API", pagination)
 GIVES_UP: Final = 4  # failures in a row that disable a hook for a while ("Webhooks", auto-disabled)
@@ -278,6 +286,7 @@ class GitLab(Host):
             response = await route.handler(call)
         except Refused as refused:
             response = refused.response
+        response = conditional(call, response)  # as Rack does; it counts all the same
         response.headers.update(rates | {"X-Request-Id": uuid.uuid4().hex})
         return response
 
@@ -359,10 +368,10 @@ class GitLab(Host):
                 "id": token.id,
                 "name": "everref",
                 "revoked": False,
-                "created_at": _moment(token.created_at),
+                "created_at": moment(token.created_at),
                 "scopes": list(token.scopes),
                 "user_id": token.person.id,
-                "last_used_at": _moment(self.now()),
+                "last_used_at": moment(self.now()),
                 "active": True,
                 "expires_at": f"{token.expires_at:%Y-%m-%d}" if token.expires_at else None,
             }
@@ -371,13 +380,13 @@ class GitLab(Host):
     async def _namespaces(self, call: Call) -> Response:
         person = self._must(call, "api", "read_api")
         mine = [one for one in self.owners if one.person is person or one.access.get(person.id, 0) >= WRITE]
-        return self._paged(call, [self._namespace(owner) for owner in mine])
+        return self._paged(call, [namespace_of(self, owner) for owner in mine])
 
     async def _groups(self, call: Call) -> Response:
         person = self._must(call, "api", "read_api")
         least = number(call.query.get("min_access_level"), 1)
         mine = [one for one in self.owners if one.person is None and one.access.get(person.id, 0) >= least]
-        return self._paged(call, [self._group(group) for group in sorted(mine, key=lambda one: one.login)])
+        return self._paged(call, [group_of(self, group) for group in sorted(mine, key=lambda one: one.login)])
 
     async def _group_projects(self, call: Call) -> Response:
         self._scoped(call, "api", "read_api")
@@ -407,7 +416,7 @@ class GitLab(Host):
         if person and "min_access_level" in query:
             found = [one for one in found if one.level(person) >= number(query["min_access_level"], 0, 0)]
         if "visibility" in query:
-            found = [one for one in found if _visibility(one) == query["visibility"]]
+            found = [one for one in found if visibility(one) == query["visibility"]]
         if "archived" in query:
             found = [one for one in found if one.archived == _true(query["archived"])]
         if search := query.get("search", "").lower():
@@ -427,7 +436,7 @@ class GitLab(Host):
         keys = {"name": lambda r: r.name.lower(), "path": lambda r: r.name.lower(), "id": lambda r: r.id}
         keys |= {"last_activity_at": lambda r: r.pushed_at, "updated_at": lambda r: r.pushed_at}
         found = sorted(found, key=keys.get(order, lambda r: r.id), reverse=down)
-        return self._paged(call, [self._told(one, call.person) for one in found])
+        return self._paged(call, [project_of(self, one, call.person) for one in found])
 
     def _keyset(self, call: Call, found: list[Repository], order: str, down: bool) -> Response:
         if order != "id":
@@ -440,7 +449,7 @@ class GitLab(Host):
             if one.id > number(after, 0, 0) and (before is None or one.id < number(before, 0, 0))
         ]
         size = self._per_page(call)
-        response = JSONResponse([self._told(one, call.person) for one in found[:size]])
+        response = JSONResponse([project_of(self, one, call.person) for one in found[:size]])
         if found[size:]:
             edge = "id_before" if down else "id_after"
             query = urlencode(call.query | {edge: str(found[size - 1].id)})
@@ -478,7 +487,12 @@ class GitLab(Host):
 
     async def _project(self, call: Call) -> Response:
         self._scoped(call, "api", "read_api")
-        return JSONResponse(self._told(self._reached(call), call.person))
+        project = self._reached(call)
+        told = project_of(self, project, call.person)
+        if _true(call.query.get("statistics", False)) and project.level(call.person) >= READ:
+            size = sum(file.stat().st_size for file in project.path.rglob("*") if file.is_file())
+            told["statistics"] = {"commit_count": 1, "storage_size": size, "repository_size": size}
+        return JSONResponse(told)
 
     async def _create(self, call: Call) -> Response:
         person = self._must(call, "api")
@@ -504,7 +518,7 @@ class GitLab(Host):
         if _true(fields.get("initialize_with_readme", False)):
             project.work.commit("main", {"README.md": f"# {path}\n".encode()})
             project.settle()
-        return JSONResponse(self._told(project, person), 201)
+        return JSONResponse(project_of(self, project, person), 201)
 
     def _reached(self, call: Call) -> Repository:
         """The project of the path, by id or full path; what may not be seen is not there. Raises Refused."""
@@ -570,7 +584,7 @@ class GitLab(Host):
         branch = f"refs/heads/{hook.repository.default_branch}".encode()
         move = Move(RefName(branch), tips[0], tips[0])
         who = call.person or self.people[0]
-        delivery = self._delivery(hook, "push_hooks", self._push(hook.repository, move, who))
+        delivery = self._delivery(hook, "push_hooks", push_of(self, hook.repository, move, who))
         await self.outbox.send_now(delivery)
         if delivery.status is None:
             return _said(422, delivery.problem or "the receiver does not answer")
@@ -581,7 +595,7 @@ class GitLab(Host):
         told = []
         for one in reversed(hook.deliveries):
             if self.now() - one.created_at < KEPT and _of_status(one, call.query.get("status")):
-                told.append(self._told_delivery(one))
+                told.append(delivery_of(self, one))
         return self._paged(call, told)
 
     async def _resend(self, call: Call) -> Response:
@@ -642,11 +656,11 @@ class GitLab(Host):
             "url": hook.url,
             "name": None,
             "description": None,
-            "created_at": _moment(hook.created_at),
+            "created_at": moment(hook.created_at),
             "project_id": hook.repository.id,
             "enable_ssl_verification": hook.verify,
             "alert_status": self.alert_status(hook),
-            "disabled_until": _moment(hook.disabled_until) if hook.disabled_until else None,
+            "disabled_until": moment(hook.disabled_until) if hook.disabled_until else None,
             "url_variables": [],
             "push_events_branch_filter": None,
             "branch_filter_strategy": "wildcard",
@@ -657,20 +671,6 @@ class GitLab(Host):
         if self.signing:
             told |= {"token_present": bool(hook.secret), "signing_token_present": bool(hook.signing)}
         return told
-
-    def _told_delivery(self, delivery: Delivery) -> Json:
-        hidden = {"X-Gitlab-Token": "[REDACTED]"} if "X-Gitlab-Token" in delivery.headers else {}
-        return {
-            "id": delivery.id,
-            "url": delivery.hook.url,
-            "trigger": delivery.event,
-            "request_headers": delivery.headers | hidden,
-            "request_data": delivery.payload,
-            "response_headers": delivery.answer_headers,
-            "response_body": delivery.answer,
-            "execution_duration": delivery.seconds,
-            "response_status": str(delivery.status or "internal error"),
-        }
 
     # Disabling: https://docs.gitlab.com/user/project/integrations/webhooks/#auto-disabled-webhooks,
     # and app/models/concerns/web_hooks/auto_disabling.rb
@@ -711,7 +711,7 @@ class GitLab(Host):
             return
         for move in told:
             trigger = "tag_push_hooks" if move.name.startswith(b"refs/tags/") else "push_hooks"
-            payload = self._push(repository, move, by)
+            payload = push_of(self, repository, move, by)
             for hook in repository.hooks:
                 if hook.settings.get(trigger.replace("_hooks", "_events")) and _passes(hook, move):
                     self.outbox.put(self._delivery(hook, trigger, payload))
@@ -755,139 +755,7 @@ class GitLab(Host):
         parts = (delivery.hook, delivery.event, delivery.payload, delivery.body, headers, self.now(), True)
         return self._signed(Delivery(self.next_id(), delivery.guid, *parts))
 
-    def _push(self, repository: Repository, move: Move, by: Person) -> Json:
-        tag = move.name.startswith(b"refs/tags/")
-        commits, total = self._commits(repository, move) if not tag else ([], 0)
-        project = self._hook_project(repository)
-        return {
-            "object_kind": "tag_push" if tag else "push",
-            "event_name": "tag_push" if tag else "push",
-            "before": move.old,
-            "after": move.new,
-            "ref": move.name.decode(errors="replace"),
-            "ref_protected": False,
-            "checkout_sha": move.after.decode() if move.after else None,
-            "message": None,
-            "user_id": by.id,
-            "user_name": by.name,
-            "user_username": by.login,
-            "user_email": "",
-            "user_avatar": None,
-            "project_id": repository.id,
-            "project": project,
-            "commits": commits,
-            "total_commits_count": total,
-            "push_options": {},
-            "repository": {
-                "name": repository.name,
-                "url": project["git_ssh_url"],
-                "description": repository.description or "",
-                "homepage": project["homepage"],
-                "git_http_url": repository.url,
-                "git_ssh_url": project["git_ssh_url"],
-                "visibility_level": project["visibility_level"],
-            },
-        }
-
-    def _commits(self, repository: Repository, move: Move) -> tuple[list[Json], int]:
-        if not move.after:
-            return [], 0
-        span = [move.after.decode(), *([f"^{move.before.decode()}"] if move.before else [])]
-        counted = run_git("-C", repository.path, "rev-list", "--count", *span)
-        form = "%H%x00%aI%x00%an%x00%B%x01"
-        text = run_git("-C", repository.path, "log", f"-{COMMITS}", f"--format={form}", *span)
-        commits = []
-        for entry in reversed(text.decode(errors="replace").split("\1")[:-1]):
-            oid, at, name, message = entry.lstrip("\n").split("\0", 3)
-            commits.append(
-                {
-                    "id": oid,
-                    "message": message.strip("\n"),
-                    "title": message.split("\n", 1)[0],
-                    "timestamp": at,
-                    "url": f"{self.url}/{repository.full_name}/-/commit/{oid}",
-                    "author": {"name": name, "email": "[REDACTED]"},
-                    "added": [],
-                    "modified": [],
-                    "removed": [],
-                }
-            )
-        return commits, int(counted)
-
-    def _hook_project(self, repository: Repository) -> Json:
-        ssh = f"git@{urlsplit(self.url).hostname}:{repository.full_name}.git"
-        web = f"{self.url}/{repository.full_name}"
-        return {
-            "id": repository.id,
-            "name": repository.name,
-            "description": repository.description or "",
-            "web_url": web,
-            "avatar_url": None,
-            "git_ssh_url": ssh,
-            "git_http_url": repository.url,
-            "namespace": repository.owner.login.rpartition("/")[2],
-            "visibility_level": 0 if repository.private else 20,
-            "path_with_namespace": repository.full_name,
-            "default_branch": repository.default_branch,
-            "ci_config_path": None,
-            "homepage": web,
-            "url": ssh,
-            "ssh_url": ssh,
-            "http_url": repository.url,
-        }
-
     # What is told of groups and projects
-
-    def _namespace(self, owner: Owner) -> Json:
-        return {
-            "id": owner.id,
-            "name": owner.login.rpartition("/")[2],
-            "path": owner.login.rpartition("/")[2],
-            "kind": "user" if owner.person else "group",
-            "full_path": owner.login,
-            "parent_id": None,
-            "avatar_url": None,
-            "web_url": f"{self.url}/{'' if owner.person else 'groups/'}{owner.login}",
-        }
-
-    def _group(self, group: Owner) -> Json:
-        told = self._namespace(group)
-        more = {"full_name": group.login.replace("/", " / "), "visibility": "private", "description": ""}
-        return {key: told[key] for key in told if key != "kind"} | more
-
-    def _told(self, project: Repository, person: Person | None) -> Json:
-        web = f"{self.url}/{project.full_name}"
-        told: Json = {
-            "id": project.id,
-            "description": project.description,
-            "name": project.name,
-            "name_with_namespace": project.full_name.replace("/", " / "),
-            "path": project.name,
-            "path_with_namespace": project.full_name,
-            "created_at": _moment(project.created_at),
-            "default_branch": project.default_branch,
-            "tag_list": [],
-            "topics": [],
-            "ssh_url_to_repo": f"git@{urlsplit(self.url).hostname}:{project.full_name}.git",
-            "http_url_to_repo": project.url,
-            "web_url": web,
-            "avatar_url": None,
-            "star_count": 0,
-            "last_activity_at": _moment(project.pushed_at),
-            "namespace": self._namespace(project.owner),
-            "_links": {"self": f"{self.api_url}/projects/{project.id}"},
-            "empty_repo": len(project.seen) <= 1,
-            "archived": project.archived,
-            "visibility": _visibility(project),
-        }
-        if person:
-            group = project.owner.access.get(person.id)
-            own = ADMIN if project.owner.person is person else project.access.get(person.id)
-            told["permissions"] = {
-                "project_access": {"access_level": own, "notification_level": 3} if own else None,
-                "group_access": {"access_level": group, "notification_level": 3} if group else None,
-            }
-        return told
 
     # Git
 
@@ -897,7 +765,7 @@ class GitLab(Host):
         """The old path of a moved project leads to it still, without a redirect ("Repository redirects")."""
         who = {"WWW-Authenticate": 'Basic realm="GitLab"'}
         token = self.live(given[1]) if given else None
-        if given and (token is None or (token.kind == "oauth" and given[0] != "oauth2")):
+        if given and token is None:  # any user name will do ("Access Git over HTTPS with access token")
             raise Refused(PlainTextResponse("HTTP Basic: Access denied.\n", 401, who))
         project = self.repository(name) or self.moved.get(name.lower())
         person = token.person if token else None
@@ -975,13 +843,5 @@ def _of_status(delivery: Delivery, wanted: str | None) -> bool:
     return code // 100 == classes[wanted] if wanted in classes else str(code) == wanted
 
 
-def _visibility(project: Repository) -> str:
-    return "private" if project.private else "public"
-
-
 def _true(value: object) -> bool:
     return value is True or str(value).lower() in ("true", "1", "yes", "on")
-
-
-def _moment(at: datetime) -> str:
-    return stamp(at).replace("Z", ".000Z")

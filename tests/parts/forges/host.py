@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import re
 import secrets
 import ssl
 from abc import ABC, abstractmethod
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
-from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from typing import Final, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httpx
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from mirror.model import ObjectFormat
 from tests.parts.forges import smart
+from tests.parts.forges.calls import Call, Handler, Refused, Route
 from tests.parts.forges.outbox import Outbox
 from tests.parts.forges.world import (
     ADMIN,
@@ -43,58 +43,9 @@ from tests.parts.forges.world import (
 from tests.parts.repos import Work
 
 CODE_LIFE: Final = timedelta(minutes=10)  # of a consent, at both
-MOST: Final = 100  # of a page, at both
 _GIT: Final = re.compile(r"/(?P<name>[^?]+?)(?:\.git)?/(?P<what>info/refs|git-upload-pack|git-receive-pack)")
 
-Handler = Callable[["Call"], Awaitable[Response]]
 H = TypeVar("H", bound="Host")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A method, a pattern of the path as it was sent, and who answers."""
-
-    method: str
-    pattern: re.Pattern[str]
-    handler: Handler
-
-
-@dataclass
-class Call:
-    """A request as a handler sees it."""
-
-    request: Request
-    parts: dict[str, str]  # of the path, decoded
-    query: dict[str, str]
-    body: bytes
-    token: Token | None = None
-
-    @property
-    def person(self) -> Person | None:
-        return self.token.person if self.token else None
-
-    def fields(self) -> Json:
-        """The parameters: of the query, and of a body that is a form or JSON."""
-        kind = self.request.headers.get("content-type", "").partition(";")[0].strip()
-        if kind == "application/x-www-form-urlencoded":
-            return self.query | dict(parse_qsl(self.body.decode(), keep_blank_values=True))
-        if not self.body:
-            return dict(self.query)
-        try:
-            told = json.loads(self.body)
-        except ValueError:
-            raise Refused(JSONResponse({"message": "Problems parsing JSON"}, 400)) from None
-        if not isinstance(told, dict):
-            raise Refused(JSONResponse({"message": "Body should be a JSON object"}, 400))
-        return self.query | told
-
-
-class Refused(Exception):
-    """The answer is this, and nothing was done."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status_code)
-        self.response = response
 
 
 @dataclass
@@ -114,6 +65,7 @@ class Host(ABC):
     """A forge on loopback, as an ASGI application. Its clock is ours, and can be put on."""
 
     kind: str  # as Everref calls it: "github" or "gitlab"
+    api_url: str  # where its REST API is
 
     def __init__(self, url: str, room: Path) -> None:
         self.url = url
@@ -590,21 +542,3 @@ def _proves(verifier: str, challenge: str, method: str) -> bool:
         return verifier == challenge
     digest = hashlib.sha256(verifier.encode()).digest()
     return urlsafe_b64encode(digest).rstrip(b"=").decode() == challenge
-
-
-def with_query(url: str, answer: Mapping[str, str]) -> RedirectResponse:
-    """Back to where the person came from, with an answer."""
-    parts = urlsplit(url)
-    query = "&".join(filter(None, (parts.query, urlencode(answer))))
-    return RedirectResponse(parts._replace(query=query).geturl(), 302)
-
-
-def number(text: Any, default: int, least: int = 1) -> int:
-    """A number of a query, or what stands for one."""
-    value = int(text) if isinstance(text, str) and text.isdecimal() else default
-    return max(value, least)
-
-
-def stamp(at: datetime) -> str:
-    """A time as both write it."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
