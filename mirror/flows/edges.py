@@ -110,7 +110,7 @@ async def open_edges(
             git=Git(settings.git, home=str(root / "home")),
             db=db,
             vault=vault,
-            forges=await stack.enter_async_context(opening.opened(settings)),
+            forges=await stack.enter_async_context(opening.opened(settings, clock)),
             disk=Disk(root),
             keyring=keys.keyring(settings, root),
             clock=clock,

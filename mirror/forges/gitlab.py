@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from mirror.config import App
-from mirror.errors import BadCredentials, RemoteGone
+from mirror.errors import BadCredentials, Blocked, RemoteGone
 from mirror.forges import fields, oauth
 from mirror.forges.contract import (
     Account,
@@ -134,7 +134,12 @@ class GitLab:
         return Page(url, ids, items, answer.next, answer.headers.get("etag"))
 
     async def repository(self, token: str, repository_id: str) -> Listed:
-        answer = await self._ask(token, "GET", f"{_project(repository_id)}?statistics=true")
+        """A project that this token may not read although it is there is one that was closed."""
+        answer = await self._ask(token, "GET", f"{_project(repository_id)}?statistics=true", also=(403,))
+        if answer.status == 403:
+            error = self._api.explained(answer)
+            told = answer.body.get("error") if isinstance(answer.body, Mapping) else None
+            raise error if told == "insufficient_scope" else Blocked(str(error))
         return self._listed(fields.table(answer, self._api.host))
 
     def _listed(self, one: Mapping[str, Any]) -> Listed:

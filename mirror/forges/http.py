@@ -9,9 +9,9 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
 from hashlib import sha256
@@ -67,12 +67,15 @@ class Answer:
 class Http:
     """One origin, by connections that are kept open until `close`."""
 
-    def __init__(self, app: App, base: str, *, allow_private: bool, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, app: App, base: str, *, allow_private: bool, patience: float, clock: Callable[[], datetime]
+    ) -> None:
         self.app = app
         self.base = base
         self.host = urlsplit(base).hostname or ""
         self._private = allow_private
         self._patience = patience
+        self._clock = clock
         self._client: httpx.AsyncClient | None = None
         self._until: dict[bytes, datetime] = {}  # by a token's digest: when it is answered again
 
@@ -141,13 +144,18 @@ class Http:
             )
         if status >= 500 or status == 408:
             return NetworkError(f"{host} answers {status}; try again later")
+        if isinstance(answer.body, Mapping) and answer.body.get("error") == "insufficient_scope":
+            scopes = " or ".join(str(answer.body.get("scope") or "").split()[:10])
+            return Refused(
+                f"{host} wants a token with the scope {scopes or 'for this'}; connect again with it"
+            )
         if 400 <= status < 500:
             return Refused(f"{host} refuses ({status}){words}")
         return Corrupt(f"{host} answers {status}, which is no answer")
 
     async def _wait(self, whose: bytes) -> None:
         """Wait until this token is answered again, where that is soon. Raises RateLimited where it is not."""
-        now = datetime.now(UTC)
+        now = self._clock()
         until = self._until.get(whose)
         if until is None:
             return
@@ -197,7 +205,7 @@ class Http:
             raise self._unreached(error) from None
         except httpx.HTTPError as error:
             raise self._unreached(error) from None
-        return Answer(response.status_code, response.headers, _json(body), datetime.now(UTC))
+        return Answer(response.status_code, response.headers, _json(body), self._clock())
 
     def _unreached(self, error: httpx.HTTPError) -> NetworkError:
         if "certificate verify failed" in str(error).lower():
@@ -259,8 +267,8 @@ def retry_at(answer: Answer) -> datetime | None:
     https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
     https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/#response-headers
     """
-    if answer.status not in (403, 429):
-        return None
+    if answer.status not in (403, 429) or (answer.status == 403 and "ratelimit-limit" in answer.headers):
+        return None  # GitLab's 403 is never about how often
     after = answer.headers.get("retry-after", "")
     if after.isdecimal():
         return answer.at + timedelta(seconds=min(int(after), 86400))

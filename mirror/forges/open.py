@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Final
 
 from mirror.config import App, Product, Settings, app_at
@@ -13,13 +14,26 @@ from mirror.forges.http import PATIENCE, Http
 PRODUCTS: Final[Mapping[Product, Callable[[App, Http, Http], Forge]]] = {"github": GitHub, "gitlab": GitLab}
 
 
+def now() -> datetime:
+    """This moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
 class Forges:
     """The forges by product and host. Connections stay open until `close`."""
 
-    def __init__(self, apps: Sequence[App], *, allow_private: bool, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        apps: Sequence[App],
+        *,
+        allow_private: bool,
+        patience: float = PATIENCE,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
         self.apps = tuple(apps)
         self._private = allow_private
         self._patience = patience
+        self._clock = clock
         self._origins: dict[str, Http] = {}
 
     def at(self, product: Product, host: str) -> Forge:
@@ -40,14 +54,16 @@ class Forges:
 
     def _http(self, app: App, base: str) -> Http:
         if base not in self._origins:
-            self._origins[base] = Http(app, base, allow_private=self._private, patience=self._patience)
+            self._origins[base] = Http(
+                app, base, allow_private=self._private, patience=self._patience, clock=self._clock
+            )
         return self._origins[base]
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Forges]:
+async def opened(settings: Settings, clock: Callable[[], datetime] = now) -> AsyncIterator[Forges]:
     """The forges of these settings; nothing is asked before somebody does."""
-    forges = Forges(settings.apps, allow_private=settings.allow_private_remotes)
+    forges = Forges(settings.apps, allow_private=settings.allow_private_remotes, clock=clock)
     try:
         yield forges
     finally:
