@@ -1,0 +1,99 @@
+"""The forges of the settings: given one by one or as lists, and a wrong one is a clear line."""
+
+import pytest
+
+from mirror.config import GITHUB, GITLAB, App, Settings, app_at, from_env
+from mirror.errors import UsageError
+from mirror.process import SETTINGS, environment
+
+
+def read(path: str) -> str:
+    return {"/run/id": "the id\n", "/run/secret": " the secret \n"}[path]
+
+
+def settings(**env: str) -> Settings:
+    return from_env(env, read, "/data")
+
+
+def test_without_settings_both_clouds_are_connected_by_token() -> None:
+    assert settings().apps == (GITHUB, GITLAB)
+    assert not any(app.registered for app in settings().apps)
+    assert Settings("/data").apps == settings().apps
+
+
+def test_an_application_is_read_from_files_too() -> None:
+    found = settings(GITHUB_CLIENT_ID_FILE="/run/id", GITHUB_CLIENT_SECRET_FILE="/run/secret").apps[0]
+    assert found == App("github", GITHUB.url, GITHUB.api_url, "the id", "the secret")
+    assert found.registered and found.host == "github.com"
+
+
+def test_several_hosts_are_lists_of_the_same_length() -> None:
+    found = settings(
+        GITHUB_URL="https://github.com, https://ghe.example.com/",
+        GITHUB_API_URL=",https://api.ghe.example.com",
+        GITHUB_CLIENT_ID="a, b",
+        GITHUB_CLIENT_SECRET="x, y",
+        GITLAB_URL="https://gitlab.com,https://git.example.com:8443/sub",
+        GITLAB_CLIENT_ID=",c",
+        GITLAB_CLIENT_SECRET=",z",
+    ).apps
+    assert found == (
+        App("github", "https://github.com", "https://api.github.com", "a", "x"),
+        App("github", "https://ghe.example.com", "https://api.ghe.example.com", "b", "y"),
+        GITLAB,
+        App(
+            "gitlab", "https://git.example.com:8443/sub", "https://git.example.com:8443/sub/api/v4", "c", "z"
+        ),
+    )
+    assert found[-1].host == "git.example.com:8443"
+
+
+def test_an_enterprise_server_has_its_interface_where_github_says() -> None:
+    assert app_at("github", "https://ghe.example.com/").api_url == "https://ghe.example.com/api/v3"
+    assert app_at("github", "https://github.com") == GITHUB
+
+
+@pytest.mark.parametrize(
+    "env, line",
+    [
+        ({"GITHUB_CLIENT_ID": "a"}, "GITHUB_CLIENT_ID and GITHUB_CLIENT_SECRET go together"),
+        ({"GITLAB_CLIENT_SECRET": "a"}, "GITLAB_CLIENT_ID and GITLAB_CLIENT_SECRET go together"),
+        (
+            {"GITHUB_URL": "https://a.example,https://b.example", "GITHUB_CLIENT_ID": "a"},
+            "GITHUB_CLIENT_ID names 1 where GITHUB_URL names 2",
+        ),
+        ({"GITHUB_CLIENT_ID": "a,b", "GITHUB_CLIENT_SECRET": "x,y"}, "the host github.com is named twice"),
+        ({"GITLAB_URL": "https://github.com"}, "the host github.com is named twice"),
+        ({"GITLAB_URL": "gitlab.example.com"}, "GITLAB_URL must begin with https://"),
+        ({"GITLAB_URL": "ftp://gitlab.example.com"}, "GITLAB_URL must begin with https://"),
+        ({"GITLAB_URL": "https://gitlab.example.com:x"}, "GITLAB_URL cannot be read"),
+        ({"GITLAB_URL": "https://me@gitlab.example.com"}, "GITLAB_URL has a user name"),
+        ({"GITHUB_API_URL": "https://api.github.com/?a=b"}, "GITHUB_API_URL has a user name, a query"),
+        (
+            {"GITLAB_URL": "http://gitlab.example.com", "DATABASE_URL": "postgresql:///x"},
+            "http would show tokens",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(env: dict[str, str], line: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        settings(**env)
+    assert line in str(raised.value) and "secret" not in str(raised.value)
+
+
+def test_a_secret_shows_in_no_repr() -> None:
+    found = settings(GITHUB_CLIENT_ID="a", GITHUB_CLIENT_SECRET="very secret")
+    assert "very secret" not in repr(found)
+
+
+def test_processes_are_handed_the_same_forges() -> None:
+    found = settings(
+        GITHUB_URL="https://github.com,https://ghe.example.com",
+        GITHUB_CLIENT_ID="a,",
+        GITHUB_CLIENT_SECRET="x,",
+        GITLAB_URL="http://127.0.0.1:8123",
+        EVERREF_DATA="/data",
+    )
+    inherited = {"GITLAB_CLIENT_ID": "of somebody else", "GITHUB_CLIENT_SECRET_FILE": "/nowhere"}
+    assert from_env(environment(found, inherited), read, "elsewhere") == found
+    assert {"GITHUB_API_URL", "GITLAB_URL"} <= set(SETTINGS)
