@@ -440,6 +440,17 @@ async def test_deliveries_get_lost_doubled_and_out_of_order(
     assert [json.loads(body)["after"].encode() for _, body in receiver.got] == tips[::-1]
 
 
+async def test_a_hundred_deliveries_arrive_at_once(
+    github: GitHub, garden: Repository, receiver: Receiver, http: httpx.AsyncClient
+) -> None:
+    await hooked(http, github, garden, receiver)
+    github.hold()
+    for _ in range(100):
+        garden.commit()
+    await github.release(at_once=True)
+    assert len(set(receiver.names("x-github-delivery"))) == 100
+
+
 async def test_a_receiver_that_is_gone_is_a_delivery_without_an_answer(
     github: GitHub, garden: Repository, receiver: Receiver, http: httpx.AsyncClient
 ) -> None:
@@ -813,6 +824,15 @@ async def test_a_double_fails_and_is_slow_when_it_is_told_to(
         await http.get(user, headers=bearer(token), timeout=0.05)
     host.forget(host.people[0])
     assert (await http.get(user, headers=bearer(token))).status_code == 401
+
+
+async def test_a_token_can_end_in_the_middle_of_a_fetch(
+    github: GitHub, alice: Person, garden: Repository
+) -> None:
+    token = github.personal_token(alice)
+    github.when("/git-upload-pack", lambda: github.expire(token))  # after it was let in to info/refs
+    said = await git("clone", "-q", "--bare", with_token(garden.url, token), garden.path / "x", fails=True)
+    assert b"Authentication failed" in said or b"401" in said
 
 
 async def test_a_repository_can_be_replaced_by_another_of_its_name(

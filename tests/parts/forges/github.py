@@ -92,7 +92,7 @@ class GitHub(Host):
         self.callback = "http://127.0.0.1/auth/github/callback"
         self.limit = 5000  # requests of a person in an hour ("Rate limits for the REST API")
         self.public_hooks = False  # whether a receiver on loopback is refused, as github.com does
-        self._secondary: list[int] = []  # seconds to wait, for each of the next requests
+        self._secondary: list[tuple[int, int]] = []  # for each of the next requests: status, seconds to wait
         self._granted: dict[int, set[str]] = {}  # to the app, by person's id
         self.sso: list[Owner] = []  # organisations that tell nothing to a token without a single sign-on
         r = self.route
@@ -138,9 +138,9 @@ class GitHub(Host):
         self.tokens.append(token)
         return token
 
-    def secondary_limit(self, retry_after: int = 60, times: int = 1) -> None:
-        """The next requests of the API are too many at once ("Rate limits for the REST API")."""
-        self._secondary += [retry_after] * times
+    def secondary_limit(self, retry_after: int = 60, times: int = 1, status: int = 403) -> None:
+        """The next requests of the API are too many at once: 403 or 429 ("Rate limits for the REST API")."""
+        self._secondary += [(status, retry_after)] * times
 
     def exhaust(self, person: Person) -> None:
         """Everything that this person may ask in this hour is asked."""
@@ -289,11 +289,9 @@ class GitHub(Host):
         if "/applications/" in call.request.url.path:
             return await self._with(headers, route, call)
         if self._secondary:
-            return _error(
-                403,
-                "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.",
-                headers | {"Retry-After": str(self._secondary.pop(0))},
-            )
+            status, seconds = self._secondary.pop(0)
+            why = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."
+            return _error(status, why, headers | {"Retry-After": str(seconds)})
         if given := self._given(call.request):
             call.token = self.live(given)
             if call.token is None:
@@ -698,6 +696,10 @@ class GitHub(Host):
             if move.before is None or move.after is None:
                 event = "create" if move.before is None else "delete"
                 self._tell(repository, event, made_of(self, repository, move, event == "create"), by)
+
+    def disable_hook(self, hook: Hook) -> None:
+        """Somebody switched it off in the settings."""
+        hook.active = False
 
     def answered(self, delivery: Delivery) -> None:
         """GitHub goes on, whatever a receiver says."""

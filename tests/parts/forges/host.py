@@ -9,7 +9,7 @@ import secrets
 import ssl
 from abc import ABC, abstractmethod
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html import escape
@@ -59,6 +59,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
     method: str | None = None
+    do: Callable[[], object] = lambda: None  # what happens just before
 
 
 class Host(ABC):
@@ -387,6 +388,10 @@ class Host(ABC):
         """The next requests are answered so much later."""
         self._faults.append(Fault(piece, times, None, seconds))
 
+    def when(self, piece: str, do: Callable[[], object], times: int = 1) -> None:
+        """Just before the next requests whose address has this piece are answered, this happens."""
+        self._faults.append(Fault(piece, times, do=do))
+
     def heal(self) -> None:
         """From now on nothing fails."""
         self._faults.clear()
@@ -439,6 +444,8 @@ class Host(ABC):
         address = f"{raw}?{query}" if query else raw
         self.requests.append(f"{request.method} {address}")
         fault = self._fault(request.method, address)
+        if fault:
+            fault.do()
         if fault and fault.seconds:
             try:
                 await asyncio.wait_for(self.closing.wait(), fault.seconds)
@@ -468,6 +475,8 @@ class Host(ABC):
                         return refused.response
         if allowed:
             return JSONResponse({"message": "405 Method Not Allowed"}, 405)
+        if raw.startswith(urlsplit(self.api_url).path + "/"):
+            return JSONResponse({"message": "Not Found"}, 404)
         return self.page(raw)
 
     @abstractmethod
