@@ -192,6 +192,28 @@ async def test_a_lost_branch_alone_takes_no_snapshot(garden: Garden) -> None:
     assert [(one.new, one.snapshot) for one in await garden.lost()] == [(gone, 1)]
 
 
+async def test_the_log_shows_what_was_not_rescued_where_it_was_noticed(
+    garden: Garden, everref: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    gone = await garden.push("side")
+    await garden.drop("side")
+    await garden.push()
+    garden.forget()
+    await garden.sync()
+    await garden.push()
+    await garden.sync()
+    said = everref("log", garden.repo.name).stdout.splitlines()
+    assert [line.split()[0] for line in said[:3]] == ["#3", "#2", "#2"]
+    assert "not rescued     refs/heads/side  " + gone.decode()[:10] + "  by alice  (the remote" in said[2]
+    lines = [
+        json.loads(line)
+        for line in everref("log", garden.repo.name, "--json", "--reverse").stdout.splitlines()
+    ]
+    assert [line.get("rescued", True) for line in lines] == [True, True, False, True, True]
+    assert (lines[2]["new"], lines[2]["kind"]) == (gone.decode(), None)
+    assert everref("log", garden.repo.name, "--ref", "main", "--json").stdout.count("rescued") == 0
+
+
 async def test_an_old_server_gives_no_ids_that_it_does_not_show(
     garden: Garden, git_server: GitServer
 ) -> None:

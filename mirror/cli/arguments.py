@@ -339,7 +339,9 @@ by --token-file, as other users can see a command's arguments.
 
 _REPOS = """\
 --json, one a line: {"repo", "url", "snapshots", "refs", "bytes",
-                     "protected_as_of", "state": "protected|behind|failing|never"}"""
+                     "protected_as_of",
+                     "state": "protected|behind|failing|archived|never",
+                     "behind_since", "failure": {"class", "message", "since"} or null}"""
 
 _LOG = (
     WHEN
@@ -349,6 +351,7 @@ _LOG = (
 
 --json, one a line: {"snapshot", "at", "name", "old", "new",
                      "kind": "created|fast-forwarded|forced|deleted|moved", "by"}
+A push that could not be rescued has "rescued": false, "why", and no kind.
 A name that is no UTF-8 has its bytes in "name_b64" too."""
 )
 

@@ -126,7 +126,7 @@ async def log(call: Call) -> int:
     async with call.edges() as edges:
         from mirror import refs
         from mirror.flows import moment
-        from mirror.store import history
+        from mirror.store import claims, history
 
         repo = await moment.repo_named(edges, args.repo)
         first = (await moment.snapshot_at(edges, repo, since)).number if isinstance(since, int) else 1
@@ -137,11 +137,19 @@ async def log(call: Call) -> int:
             since=since if isinstance(since, datetime) else None,
             kinds=(Kind.FORCED,) if args.forced else (),
         )
-        async for one in found:
-            if one.snapshot < first and not args.reverse:
+        lost = [
+            one
+            for one in await claims.lost(edges.db, repo.id)
+            if one.snapshot >= first and (not isinstance(since, datetime) or one.at >= since)
+        ]
+        if not args.reverse:
+            lost.reverse()
+        async for line in history.with_lost(found, lost, reverse=args.reverse):
+            if line.snapshot < first and not args.reverse:
                 break
-            if one.snapshot >= first and (not args.ref or refs.matches(one.change.name, args.ref)):
-                call.out.result(partial(render.change, one), partial(shapes.change, one))
+            moved = line.change if isinstance(line, history.Logged) else line
+            if line.snapshot >= first and (not args.ref or refs.matches(moved.name, args.ref)):
+                call.out.result(partial(render.change, line), partial(shapes.change, line))
     return 0
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target
+from mirror.pushes import Lost
 from mirror.words import ago, clean, count, lasted, name, size
 
 if TYPE_CHECKING:
@@ -140,10 +141,12 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
     ]
     lines = []
     for line, row in zip(table(cells), rows, strict=True):
+        since = f"  behind since {ago(row.behind_since, eye.now)}" if row.behind_since else ""
         if row.failure:
-            lines.append(f"{line}  {eye.paint(row.failure.kind, 'bad')}: {clean(row.failure.message)}")
+            why = f"{eye.paint(row.failure.kind, 'bad')}: {clean(row.failure.message)}"
+            lines.append(f"{line}{'  archived' if row.state == 'archived' else since}  {why}")
         else:
-            lines.append(line + ("  a sync is due" if row.state == "behind" else ""))
+            lines.append(line + since + ("  a sync is due" if row.state == "behind" else ""))
     return "\n".join(lines)
 
 
@@ -159,11 +162,22 @@ def more(repo: str, eye: Eye) -> str:
     return f"  ...  everref log {clean(repo)} shows them all"
 
 
-def change(one: Logged, eye: Eye) -> str:
+def change(one: Logged | Lost, eye: Eye) -> str:
     """One line of the ref history."""
+    if isinstance(one, Lost):
+        return _lost(one, eye)
     number = eye.paint(f"#{one.snapshot}".ljust(5), "strong")
     whom = f"  by {clean(one.change.by)}" if one.change.by else ""
     return f"{number} {eye.time(one.at)}{moved(one.change, eye)}{whom}"
+
+
+def _lost(one: Lost, eye: Eye) -> str:
+    number = eye.paint(f"#{one.snapshot}".ljust(5), "strong")
+    ends = " -> ".join(target(end) for end in (one.old, one.new) if end is not None)
+    whom = f"  by {clean(one.by)}" if one.by else ""
+    what = eye.paint("not rescued   ", "bad")
+    line = f"{number} {eye.time(one.at)}  {what}  {name(one.name)}  {eye.paint(ends, 'faint')}{whom}"
+    return f"{line}  ({clean(one.why)})"
 
 
 def ref(one: RefName, at: Target, eye: Eye) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mirror.model import RefName, Repo, Target
+from mirror.pushes import Lost
 from mirror.refs import shown, shown_as
 
 if TYPE_CHECKING:
@@ -68,11 +69,30 @@ def kept(row: Overview) -> Shape:
         "bytes": row.bytes,
         "protected_as_of": row.protected_as_of and at(row.protected_as_of),
         "state": row.state,
+        "behind_since": row.behind_since and at(row.behind_since),
+        "failure": row.failure
+        and {
+            "class": row.failure.kind,
+            "message": row.failure.message,
+            "since": at(row.failure.since),
+        },
     }
 
 
-def change(one: Logged) -> Shape:
-    """One ref's move."""
+def change(one: Logged | Lost) -> Shape:
+    """One ref's move, or a push that could not be rescued."""
+    if isinstance(one, Lost):
+        return {
+            "snapshot": one.snapshot,
+            "at": at(one.at),
+            **shown(one.name),
+            **_value("old", one.old),
+            **_value("new", one.new),
+            "kind": None,
+            "by": one.by,
+            "rescued": False,
+            "why": one.why,
+        }
     move = one.change
     return {
         "snapshot": one.snapshot,

@@ -1,5 +1,6 @@
 """Where every ref pointed at every snapshot, and every move that it made."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ import asyncpg
 
 from mirror.errors import Corrupt
 from mirror.model import Kind, RefChange, RefName, RepoId, Target
+from mirror.pushes import Lost
 from mirror.store.database import Db, query, storable, transaction, translating
 
 _PAGE: Final = 5000  # moves read at a time
@@ -56,6 +58,19 @@ async def changes(
         for row in page:
             yield _logged(row)
         position = (page[-1]["snapshot"], page[-1]["position"])
+
+
+async def with_lost(
+    found: AsyncIterator[Logged], lost: Sequence[Lost], *, reverse: bool = False
+) -> AsyncIterator[Logged | Lost]:
+    """The moves and, in the same order, the lost pushes: they came before the snapshot that noticed them."""
+    ahead = deque(lost)
+    async for one in found:
+        while ahead and (ahead[0].snapshot <= one.snapshot if reverse else ahead[0].snapshot > one.snapshot):
+            yield ahead.popleft()
+        yield one
+    for left in ahead:
+        yield left
 
 
 @translating
