@@ -154,7 +154,7 @@ async def test_a_session_that_was_ended_is_nobodys(framed: Framed) -> None:
 async def test_a_cookie_that_was_tampered_with_is_nobodys(framed: Framed) -> None:
     browser = await framed.browser(framed.alice)
     kept = browser.client.cookies["sid"]
-    browser.client.cookies.set("sid", ("A" if kept[0] != "A" else "B") + kept[1:])
+    browser.client.cookies.set("sid", ("A" if kept[0] != "A" else "B") + kept[1:], domain="127.0.0.1")
     assert (await browser.get("/open")).text == "nobody in - as None"
 
 

@@ -250,6 +250,7 @@ async def test_a_command_beside_it_shares_the_servers_and_takes_nothing_with_it(
 async def test_with_servers_of_their_own_none_is_started(tmp_path: Path) -> None:
     async with services(tmp_path / "theirs", redis=True) as theirs:
         env = {"DATABASE_URL": theirs.database_url, "REDIS_URL": theirs.redis_url or ""}
+        env["SECRET_KEYS"] = "k" * 40
         async with running(tmp_path / "ours", env=env) as up:
             assert (await up.readyz())[0] == 200
             assert not (tmp_path / "ours" / "postgres").exists()

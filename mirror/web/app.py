@@ -11,12 +11,15 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirror.web import assets, frame, home, problems, status
+from mirror.web import account, assets, frame, home, problems, settings, signin, status
 from mirror.web.frame import Outside, Way
 
 WAYS: Final[Sequence[Way]] = (
     *status.WAYS,
     *assets.WAYS,
+    *signin.WAYS,
+    *account.WAYS,
+    *settings.WAYS,
     *home.WAYS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last
 
@@ -54,7 +57,7 @@ def _headers(outside: Outside) -> Mapping[str, str]:
 
     Forms may end at the forges as well, whose consent a sign-in asks for.
     """
-    forges = " ".join(sorted({_origin(app.url) for app in getattr(outside.edges.settings, "apps", ())}))
+    forges = " ".join(sorted({_origin(app.url) for app in outside.edges.settings.apps}))
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         f"manifest-src 'self'; form-action 'self' {forges}; base-uri 'none'; frame-ancestors 'none'"

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from mirror import signed
 from mirror.errors import NotFound
 from mirror.flows.edges import Edges
+from mirror.flows.people import By
 from mirror.job import SYNC
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
@@ -108,6 +109,10 @@ class Visit:
         """The person, where the way needs one."""
         assert self.person is not None
         return self.person
+
+    def by(self) -> By:
+        """Who does something, when, and from where."""
+        return By(self.owner(), self.now, self.address)
 
     def of_team(self) -> Team:
         """The team, where the way is a team's."""

@@ -2,9 +2,9 @@
 
 import html
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -14,6 +14,8 @@ from starlette.types import ASGIApp
 
 from hooks import app as hooks
 from mirror import signed
+from mirror.config import App
+from mirror.forges.open import opened
 from mirror.people import PersonId, Role
 from mirror.store import people, sessions, teams, tokens
 from mirror.store.people import Person
@@ -93,7 +95,7 @@ class Site:
         """A browser that this person is signed in with."""
         browser = await self.browser(app)
         raw, session = await self.session(person.id)
-        browser.client.cookies.set(cookie_name(secure=False), raw)
+        browser.client.cookies.set(cookie_name(secure=False), raw, domain="127.0.0.1")
         browser.csrf = session
         return browser
 
@@ -113,11 +115,26 @@ class Site:
 
 
 @pytest_asyncio.fixture
-async def site(mirror: Mirror, redis_url: str) -> AsyncIterator[Site]:
-    """The pages over a fresh database, a fresh vault and a Redis of the test run."""
-    assert mirror.edges.keyring is not None
+async def make_site(mirror: Mirror, redis_url: str) -> AsyncIterator[Callable[..., Awaitable[Site]]]:
+    """The pages over a fresh database, a fresh vault and a Redis of the test run, with these forges."""
     async with AsyncExitStack() as stack:
         queue = hooks.queue(redis_url)
         stack.push_async_callback(queue.aclose)
-        outside = Outside(mirror.edges, queue, mirror.edges.keyring, ORIGIN, pages.environment())
-        yield Site(mirror, application(outside), outside, stack)
+
+        async def make(*apps: App) -> Site:
+            edges = mirror.edges
+            if apps:
+                settings = replace(edges.settings, apps=apps)
+                forges = await stack.enter_async_context(opened(settings))
+                edges = replace(edges, settings=settings, forges=forges)
+            assert edges.keyring is not None
+            outside = Outside(edges, queue, edges.keyring, ORIGIN, pages.environment())
+            return Site(replace(mirror, edges=edges), application(outside), outside, stack)
+
+        yield make
+
+
+@pytest_asyncio.fixture
+async def site(make_site: Callable[..., Awaitable[Site]]) -> Site:
+    """The pages, with the forges that everybody knows."""
+    return await make_site()

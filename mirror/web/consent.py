@@ -1,0 +1,171 @@
+"""Asking a forge for a person's consent, and what comes back: OAuth 2 with PKCE (RFC 6749, RFC 7636).
+
+A request for consent belongs to the browser that made it: its state and PKCE's
+verifier are in a signed cookie of that browser, for ten minutes. A state is
+taken once, a callback is for the forge that was asked (RFC 9700, mix-up), and
+the address to come back to is made of BASE_URL, never of the Host header.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from mirror import signed
+from mirror.config import App
+from mirror.errors import BadCredentials, Refused
+from mirror.flows import connections, people
+from mirror.forges import oauth
+from mirror.forges.contract import Purpose, Tokens
+from mirror.people import PersonId, Role
+from mirror.store import limits, sessions, teams
+from mirror.web.frame import Needs, Visit, Way
+
+SECONDS: Final = 600  # for a person to consent
+COOKIE: Final = "consent"
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What was asked of a forge for one browser, as the cookie keeps it."""
+
+    host: str
+    state: str
+    verifier: str
+    purpose: str  # in the words of Purpose
+    team: str | None  # whose connection it is to become; None: only to sign in
+    next: str  # the page to go on with
+
+
+def local(path: str | None, otherwise: str = "/") -> str:
+    """A path of ours, so that nobody is sent to another site."""
+    ok = path and path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if ok and path is not None else otherwise
+
+
+def app_of(visit: Visit, forge: str, host: str | None) -> App:
+    """The forge that is meant: the only one of its product, or that of the host."""
+    for app in visit.edges.settings.apps:
+        if app.forge == forge and host in (None, "", app.host) and app.registered:
+            return app
+    raise HTTPException(404, "no such forge is set up here")
+
+
+async def start(visit: Visit) -> Response:
+    """Send the browser to the forge: to sign in, or to connect a team."""
+    form = await visit.form()
+    app = app_of(visit, str(visit.path["forge"]), str(form.get("host", "")))
+    team = str(form.get("team", "")) or None
+    purpose = Purpose.SIGN_IN
+    if team is not None:
+        purpose = Purpose.CREATE if form.get("purpose") == Purpose.CREATE else Purpose.HOOKS
+        await _may_connect(visit, team)
+    asked = Consent(
+        app.host, oauth.new_state(), oauth.new_verifier(), purpose, team, local(str(form.get("next", "")))
+    )
+    back = connections.callback(visit.edges.settings, app)
+    address = visit.edges.forges.of(app).authorize_url(asked.state, asked.verifier, back, purpose)
+    answer = RedirectResponse(address, 303)
+    answer.set_cookie(
+        COOKIE,
+        signed.sign(visit.outside.keyring, "consent", msgspec.json.encode(asked).decode()),
+        SECONDS,
+        path="/auth/",
+        secure=visit.secure,
+        httponly=True,
+        samesite="lax",
+    )
+    return answer
+
+
+async def callback(visit: Visit) -> Response:
+    """What the forge sent the browser back with; of a refused consent, or one not ours, nothing is kept."""
+    asked = await _asked(visit)
+    app = app_of(visit, str(visit.path["forge"]), asked.host)
+    back = f"/{asked.team}/-/connect" if asked.team else "/sign-in"
+    try:
+        if "error" in visit.query:
+            raise oauth.explained(app, visit.query["error"])
+        registered = connections.callback(visit.edges.settings, app)
+        tokens = await visit.edges.forges.of(app).exchange(
+            visit.query.get("code", ""), asked.verifier, registered
+        )
+        answer = await (_connected if asked.team else _signed_in)(visit, app, asked, tokens)
+    except (BadCredentials, Refused) as error:
+        answer = visit.redirect(f"{back}?next={quote(asked.next)}", str(error))
+    answer.delete_cookie(COOKIE, path="/auth/", httponly=True, samesite="lax")
+    return answer
+
+
+async def _asked(visit: Visit) -> Consent:
+    """The request that this callback answers."""
+    cookie = visit.request.cookies.get(COOKIE, "")
+    kept = signed.read(visit.outside.keyring, "consent", cookie, timedelta(seconds=SECONDS))
+    state = visit.query.get("state", "")
+    asked = msgspec.json.decode(kept, type=Consent) if kept else None
+    if asked is None or not hmac.compare_digest(asked.state.encode(), state.encode()):
+        raise HTTPException(400, "this was not begun in this browser, or too long ago; begin it again")
+    once = f"consent {hashlib.sha256(state.encode()).hexdigest()}"
+    if not await limits.take(visit.edges.db, once, 1, timedelta(seconds=SECONDS), visit.now):
+        raise HTTPException(400, "this was finished already; begin it again")
+    return asked
+
+
+async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:
+    """Whose account it is; the token has served its purpose by that."""
+    account = await visit.edges.forges.of(app).account(tokens.access)
+    await connections.signed_in(visit.edges, app, account, tokens)
+    person = await people.sign_in_with_identity(
+        visit.edges.db,
+        app.forge,
+        app.host,
+        account.id,
+        account.login,
+        account.name,
+        visit.now,
+        visit.address,
+        visit.person,
+    )
+    return await begin(visit, person.id, asked.next)
+
+
+async def _connected(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:
+    assert asked.team is not None
+    await _may_connect(visit, asked.team)
+    connection = await connections.connect(visit.edges, visit.of_team().id, visit.owner().id, app, tokens)
+    await visit.audit("connection.add", f"{connection.login} at {connection.host}")
+    return visit.redirect(f"/{asked.team}/-/connect/{connection.id}")
+
+
+async def _may_connect(visit: Visit, team: str) -> None:
+    """The person who asks may connect this team, now as when they asked."""
+    if visit.person is None:
+        raise HTTPException(401, "sign in first")
+    found = await teams.membership(visit.edges.db, visit.person.id, team)
+    if found is None:
+        raise HTTPException(404, "there is nothing here, or it is not yours")
+    if not found.role.may(Role.ADMIN):
+        raise HTTPException(403, f"connecting a forge needs the role admin; you are {found.role} in {team}")
+    visit.team, visit.role = found.team, found.role
+
+
+async def begin(visit: Visit, person_id: PersonId, to: str) -> Response:
+    """A new session for this person, whatever session the browser had before."""
+    if visit.raw_session is not None:
+        await sessions.end(visit.edges.db, visit.raw_session)
+    agent = visit.request.headers.get("user-agent", "")
+    raw, _ = await sessions.start(visit.edges.db, person_id, visit.now, agent, visit.address)
+    return visit.sign_in(RedirectResponse(local(to), 303), raw)
+
+
+WAYS: Final[Sequence[Way]] = (
+    Way("POST", "/auth/{forge}", start, Needs.NOTHING),
+    Way("GET", "/auth/{forge}/callback", callback, Needs.NOTHING),
+)

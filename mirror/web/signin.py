@@ -1,0 +1,132 @@
+"""Signing in and out: by e-mail and password, by a one-time link, or by a forge (mirror/web/consent.py)."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mirror.errors import EverrefError, Refused
+from mirror.flows import people
+from mirror.store import people as store
+from mirror.store import sessions
+from mirror.web import consent
+from mirror.web.consent import begin, local
+from mirror.web.frame import Needs, Visit, Way
+
+
+async def page(visit: Visit) -> Response:
+    """The ways to sign in."""
+    return _page(visit, "sign-in.html")
+
+
+async def sign_in(visit: Visit) -> Response:
+    """By e-mail and password."""
+    form = await visit.form()
+    try:
+        person = await people.sign_in_with_password(
+            visit.edges.db,
+            str(form.get("email", "")),
+            str(form.get("password", "")),
+            visit.now,
+            visit.address,
+        )
+    except EverrefError as error:
+        return _page(visit, "sign-in.html", error=error, email=str(form.get("email", "")))
+    return await begin(visit, person.id, str(form.get("next", "")))
+
+
+async def sign_up_page(visit: Visit) -> Response:
+    return _page(visit, "sign-up.html")
+
+
+async def sign_up(visit: Visit) -> Response:
+    """A new account by e-mail and password, with a team of its own."""
+    form = await visit.form()
+    name, email = str(form.get("name", "")), str(form.get("email", ""))
+    try:
+        person = await people.sign_up(
+            visit.edges.db, email, str(form.get("password", "")), name, visit.now, visit.address
+        )
+    except EverrefError as error:
+        return _page(visit, "sign-up.html", error=error, email=email, name=name)
+    return await begin(visit, person.id, str(form.get("next", "")))
+
+
+async def link_page(visit: Visit) -> Response:
+    """A one-time link, which only the button on this page uses up: what looks ahead at links presses none."""
+    return visit.render("link.html", raw=str(visit.path["raw"]))
+
+
+async def follow_link(visit: Visit) -> Response:
+    """Sign in by a one-time link."""
+    try:
+        person = await people.sign_in_with_link(
+            visit.edges.db, str(visit.path["raw"]), visit.now, visit.address
+        )
+    except Refused as error:
+        return visit.redirect("/sign-in", str(error))
+    return await begin(visit, person.id, "/")
+
+
+async def sign_out(visit: Visit) -> Response:
+    """End this session; every one of them with `everywhere`."""
+    if visit.raw_session is not None:
+        await sessions.end(visit.edges.db, visit.raw_session)
+    if (await visit.form()).get("everywhere"):
+        await people.sign_out_everywhere(visit.edges.db, visit.by())
+    return visit.sign_out(visit.redirect("/sign-in", "You are signed out."))
+
+
+async def sure_page(visit: Visit) -> Response:
+    """Ask once more who this is, before something that cannot be undone."""
+    person = visit.owner()
+    return visit.render(
+        "sure.html",
+        next=local(visit.query.get("next")),
+        error=None,
+        has_password=await store.password_hash(visit.edges.db, person.id) is not None,
+        apps=[app for app in visit.edges.settings.apps if app.registered],
+    )
+
+
+async def be_sure(visit: Visit) -> Response:
+    """The password once more. Who has none signs in once more, by the forge or a new link."""
+    form = await visit.form()
+    if visit.raw_session is None:
+        raise HTTPException(403, "this is for people, in a browser")
+    try:
+        await people.prove(visit.edges.db, visit.by(), str(form.get("password", "")))
+    except EverrefError as error:
+        return visit.redirect(f"/account/sure?next={local(str(form.get('next', '')))}", str(error))
+    await sessions.sure(visit.edges.db, visit.raw_session, visit.now)
+    return visit.redirect(local(str(form.get("next", ""))))
+
+
+def _page(
+    visit: Visit, template: str, error: EverrefError | None = None, email: str = "", name: str = ""
+) -> Response:
+    status = 200 if error is None else 429 if error.kind == "limit" else 422
+    return visit.render(
+        template,
+        status,
+        error=error,
+        email=email,
+        name=name,
+        next=local(visit.query.get("next")),
+        apps=[app for app in visit.edges.settings.apps if app.registered],
+    )
+
+
+WAYS: Final[Sequence[Way]] = (
+    Way("GET", "/sign-in", page, Needs.NOTHING),
+    Way("POST", "/sign-in", sign_in, Needs.NOTHING),
+    Way("GET", "/sign-up", sign_up_page, Needs.NOTHING),
+    Way("POST", "/sign-up", sign_up, Needs.NOTHING),
+    Way("GET", "/sign-in/{raw}", link_page, Needs.NOTHING),
+    Way("POST", "/sign-in/{raw}", follow_link, Needs.NOTHING),
+    Way("POST", "/sign-out", sign_out, Needs.PERSON),
+    Way("GET", "/account/sure", sure_page, Needs.PERSON),
+    Way("POST", "/account/sure", be_sure, Needs.PERSON),
+    *consent.WAYS,
+)

@@ -1,0 +1,212 @@
+"""Signing in as people do it: by password, by link, and by a forge that asks for consent."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import pytest_asyncio
+
+from mirror.config import App
+from mirror.flows import people
+from mirror.store import connections, links, sessions, teams
+from tests.parts.forges import GitHub, GitLab, Person
+from tests.parts.web import Browser, Site
+
+ORIGIN = "http://127.0.0.1:8000"
+
+
+@dataclass
+class Forged:
+    """A site that knows one forge, and a person there."""
+
+    site: Site
+    forge: GitHub | GitLab
+    ann: Person
+
+    async def consent(self, browser: Browser, person: Person | None = None, **fields: str) -> str:
+        """Ask for consent and give it at the forge; where the browser is sent then."""
+        answer = await browser.post(f"/auth/{self.forge.kind}", **fields)
+        assert answer.status_code == 303, answer.text
+        return await self.forge.approve(answer.headers["location"], person or self.ann)
+
+    async def come_back(self, browser: Browser, address: str) -> str:
+        """Open the callback; the path that it leads to."""
+        parts = urlsplit(address)
+        assert f"{parts.scheme}://{parts.netloc}" == ORIGIN
+        answer = await browser.get(f"{parts.path}?{parts.query}")
+        assert answer.status_code == 303, answer.text
+        return str(answer.headers["location"])
+
+
+@pytest_asyncio.fixture(params=["github", "gitlab"])
+async def forged(
+    request: pytest.FixtureRequest,
+    github: GitHub,
+    gitlab: GitLab,
+    make_site: Callable[..., Awaitable[Site]],
+) -> AsyncIterator[Forged]:
+    forge = github if request.param == "github" else gitlab
+    app = App(request.param, forge.url, forge.api_url, forge.client_id, forge.client_secret)
+    site = await make_site(app)
+    yield Forged(site, forge, forge.add_person("ann", "Ann"))
+
+
+async def test_a_first_sign_in_by_a_forge_makes_a_person_with_a_team_of_their_own(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    assert await forged.come_back(browser, await forged.consent(browser)) == "/"
+    home = await browser.follow(await browser.get("/"))
+    assert home.status_code == 200
+    assert "Ann" in home.text
+
+
+async def test_signing_in_asks_for_no_access_to_repositories(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    answer = await browser.post(f"/auth/{forged.forge.kind}")
+    asked = parse_qs(urlsplit(answer.headers["location"]).query)
+    assert asked.get("scope", [""])[0] in ("", "read:user", "read_user")
+    assert asked["code_challenge_method"] == ["S256"]
+
+
+async def test_the_same_account_is_the_same_person_whatever_it_is_called_now(forged: Forged) -> None:
+    db = forged.site.mirror.edges.db
+    one, two = await forged.site.browser(), await forged.site.browser()
+    await forged.come_back(one, await forged.consent(one))
+    forged.ann.login = "ann-renamed"
+    await forged.come_back(two, await forged.consent(two))
+    assert await db.fetchval("select count(*) from person") == 1
+
+
+async def test_an_e_mail_address_makes_nobody_the_same_person(forged: Forged) -> None:
+    db, clock = forged.site.mirror.edges.db, forged.site.mirror.clock
+    await people.sign_up(db, forged.ann.email, "a long enough word", "Ann", clock.now, "127.0.0.1")
+    browser = await forged.site.browser()
+    await forged.come_back(browser, await forged.consent(browser))
+    assert await db.fetchval("select count(*) from person") == 2
+
+
+async def test_a_callback_in_another_browser_signs_nobody_in(forged: Forged) -> None:
+    attacker, victim = await forged.site.browser(), await forged.site.browser()
+    address = urlsplit(await forged.consent(attacker))
+    answer = await victim.get(f"{address.path}?{address.query}")
+    assert answer.status_code == 400
+    assert "was not begun in this browser" in answer.text
+
+
+async def test_a_callback_works_once(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    address = await forged.consent(browser)
+    cookie = browser.client.cookies["consent"]
+    await forged.come_back(browser, address)
+    browser.client.cookies.set("consent", cookie)
+    parts = urlsplit(address)
+    assert (await browser.get(f"{parts.path}?{parts.query}")).status_code == 400
+
+
+async def test_a_consent_that_was_refused_is_told_in_a_line(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    answer = await browser.post(f"/auth/{forged.forge.kind}")
+    address = await forged.forge.deny(answer.headers["location"], forged.ann)
+    to = await forged.come_back(browser, address)
+    assert to.startswith("/sign-in")
+    assert "access was not granted" in (await browser.get(to)).text
+    assert await forged.site.mirror.edges.db.fetchval("select count(*) from person") == 0
+
+
+async def test_a_code_of_another_state_is_refused(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    address = re.sub(r"state=[^&]+", "state=guessed", await forged.consent(browser))
+    parts = urlsplit(address)
+    assert (await browser.get(f"{parts.path}?{parts.query}")).status_code == 400
+
+
+async def test_signing_in_never_leads_to_another_site(forged: Forged) -> None:
+    for where in ("https://evil.example/", "//evil.example/", "/\\evil.example"):
+        browser = await forged.site.browser()
+        assert await forged.come_back(browser, await forged.consent(browser, next=where)) == "/"
+
+
+async def test_connecting_asks_for_what_is_needed_and_keeps_the_grant(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    await forged.come_back(browser, await forged.consent(browser))
+    await browser.follow(await browser.get("/"))
+    to = await forged.come_back(browser, await forged.consent(browser, team="ann"))
+    db = forged.site.mirror.edges.db
+    team = await teams.by_name(db, "ann")
+    assert team is not None
+    (kept,) = await connections.of_team(db, team.id)
+    assert to == f"/ann/-/connect/{kept.id}"
+    assert (kept.login, kept.state, kept.grant_kind) == ("ann", "works", "oauth")
+
+
+async def test_nobody_connects_another_team(forged: Forged) -> None:
+    await forged.site.person("bob")
+    browser = await forged.site.browser()
+    await forged.come_back(browser, await forged.consent(browser))
+    await browser.follow(await browser.get("/"))
+    assert (await browser.post(f"/auth/{forged.forge.kind}", team="bob")).status_code == 404
+
+
+async def test_a_link_signs_in_once_and_only_by_its_button(site: Site) -> None:
+    db, clock = site.mirror.edges.db, site.mirror.clock
+    raw = await links.make(db, None, "sign-in", clock.now, timedelta(hours=1))
+    browser = await site.browser()
+    assert (await browser.get(f"/sign-in/{raw}")).status_code == 200
+    assert (await browser.get(f"/sign-in/{raw}")).status_code == 200
+    answer = await browser.post(f"/sign-in/{raw}")
+    assert answer.headers["location"] == "/"
+    assert (await browser.get("/")).headers["location"] == "/everref"
+    again = await (await site.browser()).post(f"/sign-in/{raw}")
+    assert again.headers["location"] == "/sign-in"
+
+
+async def test_a_password_signs_in_and_a_wrong_one_does_not_say_why(site: Site) -> None:
+    browser = await site.browser()
+    made = await browser.post("/sign-up", name="Ann", email="ann@example.org", password="a long enough word")
+    assert made.status_code == 303
+    other = await site.browser()
+    wrong = await other.post("/sign-in", email="ann@example.org", password="another long word")
+    nobody = await other.post("/sign-in", email="nobody@example.org", password="another long word")
+    assert (wrong.status_code, nobody.status_code) == (422, 422)
+    for answer in (wrong, nobody):
+        assert "the e-mail address or the password is wrong" in answer.text
+    right = await other.post("/sign-in", email="Ann@Example.org", password="a long enough word")
+    assert right.headers["location"] == "/"
+
+
+async def test_an_eleventh_try_in_a_minute_is_told_to_wait(site: Site) -> None:
+    browser = await site.browser()
+    for _ in range(10):
+        site.mirror.clock.now -= timedelta(minutes=1)  # each look at it puts it on by a minute
+        await browser.post("/sign-in", email="ann@example.org", password="a wrong word")
+    site.mirror.clock.now -= timedelta(minutes=1)
+    answer = await browser.post("/sign-in", email="ann@example.org", password="a wrong word")
+    assert answer.status_code == 429
+
+
+async def test_a_weak_password_is_refused_with_what_would_do(site: Site) -> None:
+    browser = await site.browser()
+    answer = await browser.post("/sign-up", name="Ann", email="ann@example.org", password="short")
+    assert answer.status_code == 422
+    assert "10 characters or more" in answer.text
+
+
+async def test_signing_in_gives_the_browser_a_new_session(site: Site) -> None:
+    ann = await site.person("ann")
+    browser = await site.signed_in(ann)
+    before = browser.client.cookies["sid"]
+    raw = await links.make(site.mirror.edges.db, ann.id, "sign-in", site.mirror.clock.now, timedelta(hours=1))
+    await browser.post(f"/sign-in/{raw}")
+    assert browser.client.cookies["sid"] != before
+    assert len(await sessions.all_of(site.mirror.edges.db, ann.id)) == 1
+
+
+async def test_signing_out_everywhere_ends_every_session(site: Site) -> None:
+    ann = await site.person("ann")
+    here, there = await site.signed_in(ann), await site.signed_in(ann)
+    assert (await there.get("/account")).status_code == 200
+    answer = await here.post("/sign-out", everywhere="1")
+    assert answer.headers["location"] == "/sign-in"
+    assert (await there.get("/account")).status_code == 303
