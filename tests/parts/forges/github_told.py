@@ -4,10 +4,13 @@ https://docs.github.com/en/rest, https://docs.github.com/en/webhooks/webhook-eve
 """
 
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from tests.parts.forges.calls import stamp
+from starlette.responses import JSONResponse, Response
+
+from tests.parts.forges.calls import Refused, stamp
 from tests.parts.forges.host import Host
 from tests.parts.forges.world import (
     ADMIN,
@@ -24,7 +27,9 @@ from tests.parts.forges.world import (
 )
 from tests.parts.repos import run_git
 
-COMMITS: Final = 2048  # of one push in its payload (the same page)
+DOCS: Final = "https://docs.github.com/rest"
+API: Final = "/api/v3"
+COMMITS: Final = 2048  # of one push in its payload ("Webhook events and payloads")
 
 
 def place(host: Host, person: Person) -> Owner:
@@ -212,3 +217,25 @@ def _status(delivery: Delivery) -> str:
 
 def _node(kind: str, id: int) -> str:
     return b64encode(f"0{len(kind)}:{kind}{id}".encode()).decode()
+
+
+def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    told = {"message": message, "documentation_url": DOCS, "status": str(status)}
+    return JSONResponse(told, status, dict(headers or {}))
+
+
+def not_found(scopes: Sequence[str] = ()) -> Refused:
+    return Refused(error(404, "Not Found", {"X-Accepted-OAuth-Scopes": ", ".join(scopes)}))
+
+
+def invalid(
+    resource: str,
+    field: str | None,
+    code: str,
+    why: str = "Validation Failed",
+    message: str | None = None,
+) -> Response:
+    error = {"resource": resource, "code": code}
+    error |= {"field": field} if field else {}
+    error |= {"message": message} if message else {}
+    return JSONResponse({"message": why, "errors": [error], "documentation_url": DOCS}, 422)

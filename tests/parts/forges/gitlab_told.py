@@ -7,11 +7,15 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from starlette.responses import JSONResponse, Response
+
 from tests.parts.forges.calls import stamp
 from tests.parts.forges.host import Host
 from tests.parts.forges.world import ADMIN, Delivery, Json, Move, Owner, Person, Repository
 from tests.parts.repos import run_git
 
+API: Final = "/api/v4"
+VERSION: Final = "19.1.0"
 COMMITS: Final = 20  # of one push in its payload ("Webhook events", push events)
 
 
@@ -179,3 +183,18 @@ def visibility(project: Repository) -> str:
 
 def moment(at: datetime) -> str:
     return stamp(at).replace("Z", ".000Z")
+
+
+def oauth_error(status: int, error: str, told: str) -> Response:
+    headers = {"WWW-Authenticate": f'Bearer realm="Protected by OAuth 2.0", error="{error}"'}
+    return JSONResponse(
+        {"error": error, "error_description": told}, status, headers if status == 401 else None
+    )
+
+
+def said(status: int, message: str) -> Response:
+    return JSONResponse({"message": message}, status)
+
+
+def true(value: object) -> bool:
+    return value is True or str(value).lower() in ("true", "1", "yes", "on")
