@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from mirror.config import App, Settings
 from mirror.errors import BadCredentials, EverrefError, NetworkError, NotFound, OurFault, Refused
-from mirror.flows import connections, request
+from mirror.flows import connections, request, steps
 from mirror.flows.edges import Edges, open_edges
 from mirror.flows.sync import sync
 from mirror.forges import oauth
@@ -22,7 +22,7 @@ from mirror.forges.contract import Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
 from mirror.model import RepoId, Secret
 from mirror.store import connections as rows
-from mirror.store import credentials, teams
+from mirror.store import credentials, repos, teams
 from mirror.store.connections import Connection, ConnectionId
 from mirror.store.teams import TeamId
 from tests.parts.forges import GitHub, GitLab, Person, Repository
@@ -429,7 +429,43 @@ async def test_a_private_repository_is_backed_up_by_its_connection(
         await sync(edges, repo_id)
     await repo_of(edges, meadow, lab)
     later(clock, gitlab, 300)
-    assert (await sync(edges, repo_id)).snapshot is not None
+    assert (await sync(edges, repo_id)).new
+
+
+async def test_a_token_that_runs_out_during_a_fetch_is_renewed_and_the_fetch_goes_on(
+    edges: Edges, lab: Connection, gitlab: GitLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meadow = gitlab.add_repository("anna/meadow", private=True)
+    repo_id = await repo_of(edges, meadow, lab)
+    tokens = [await connections.token_for(edges, lab.id)]
+
+    def listed(step: str) -> None:
+        if step == "sync: listed" and tokens:
+            gitlab.expire(tokens.pop())
+
+    monkeypatch.setattr(steps, "reached", listed)
+    assert (await sync(edges, repo_id)).new and not tokens
+    assert refreshes(gitlab) == 1
+
+
+async def test_a_repo_waits_for_its_connection_and_goes_on_with_it(
+    edges: Edges, lab: Connection, team: TeamId, gitlab: GitLab, anna: Person
+) -> None:
+    meadow = gitlab.add_repository("anna/meadow", private=True)
+    repo_id = await repo_of(edges, meadow, lab)
+    gitlab.revoke(await connections.token_for(edges, lab.id))
+    with pytest.raises(BadCredentials, match="connect again"):
+        await sync(edges, repo_id)
+    assert await repos.is_held(edges.db, repo_id)
+    assert (await row(edges, lab.id)).state == "reauth"
+    asked = len(gitlab.requests)
+    with pytest.raises(BadCredentials):
+        await sync(edges, repo_id)
+    assert len(gitlab.requests) == asked
+    app = edges.forges.apps[1]
+    await connections.connect(edges, team, None, app, await consent(edges, app, gitlab, anna))
+    assert not await repos.is_held(edges.db, repo_id)
+    assert (await sync(edges, repo_id)).new
 
 
 async def test_a_repo_of_its_own_credentials_is_fetched_with_those(

@@ -18,8 +18,8 @@ from mirror.errors import BadCredentials, EverrefError, NotFound, OurFault, Refu
 from mirror.flows.edges import Edges
 from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
-from mirror.model import RepoId, Secret
-from mirror.store import connections
+from mirror.model import Repo, RepoId, Secret
+from mirror.store import connections, credentials
 from mirror.store.connections import Connection, ConnectionId, GrantKind, Wanted
 from mirror.store.database import transaction
 from mirror.store.teams import TeamId
@@ -241,6 +241,20 @@ async def credential_of(edges: Edges, repo_id: RepoId, url: str) -> Secret | Non
     if (ours.scheme, ours.netloc) != (theirs.scheme, theirs.netloc):
         return None
     return forge.credential(await token_for(edges, found.id))
+
+
+async def is_mended(edges: Edges, repo: Repo) -> bool:
+    """Whether a fetch whose credentials were refused is worth one more try.
+
+    A token may have run out on its way; the forge is asked about it, and it is renewed if need be. Raises BadCredentials where the connection has stopped.
+    """
+    found = await connections.of_repo(edges.db, repo.id)
+    if found is None or edges.keyring is None or await credential_of(edges, repo.id, repo.url) is None:
+        return False
+    if await credentials.of(edges.db, edges.keyring, repo.id, repo.url):
+        return False  # its own ones are used, and only a person can mend them
+    await check(edges, found.id)
+    return True
 
 
 async def _is_taken(forge: Forge, token: str) -> bool:

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Final
 
 from mirror import backoff, refs
-from mirror.errors import Busy, Corrupt, EverrefError, Refused
-from mirror.flows import hydrate, request, settle, steps
+from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, Refused
+from mirror.flows import connections, hydrate, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import rescue, without_snapshot
 from mirror.flows.take import Moment, Taking, take
@@ -64,6 +64,9 @@ async def sync(
             except Corrupt:
                 if not await hydrate.drop_broken(edges, repo):
                     raise  # it is the remote, or the vault
+            except BadCredentials:
+                if not await connections.is_mended(edges, repo):
+                    raise
             return await _in_turn(edges, repo, lease, reason)
         except Busy:
             raise  # another run is at work: no failure of the repo's

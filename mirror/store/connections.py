@@ -12,7 +12,7 @@ from uuid import UUID
 from mirror.config import Product
 from mirror.keyring import Keyring
 from mirror.model import RepoId
-from mirror.store.database import Db, storable, transaction, translating
+from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.teams import TeamId
 
 ConnectionId = NewType("ConnectionId", UUID)
@@ -109,24 +109,12 @@ async def id_of(db: Db, wanted: Wanted) -> ConnectionId | None:
 async def keep(
     db: Db, connection_id: ConnectionId, wanted: Wanted, sealed: Sealed, at: datetime
 ) -> Connection | None:
-    """Make it, or give the one of this id what it is now to be: it works again.
+    """Make it, or give the one of this id what it is now to be: it works again, and its repos go on.
 
     None: the account is connected by another id, made at the same time.
     """
     row = await db.fetchrow(
-        f"""
-        insert into connection as known (
-            id, team_id, person_id, forge, host, account_id, login, grant_kind, scopes, expires_at,
-            sealed_access, sealed_refresh, created_at, checked_at
-        ) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)
-        on conflict (team_id, forge, host, account_id, grant_kind) do update set
-            person_id = excluded.person_id, login = excluded.login, scopes = excluded.scopes,
-            expires_at = excluded.expires_at, sealed_access = excluded.sealed_access,
-            sealed_refresh = excluded.sealed_refresh, version = known.version + 1,
-            state = 'works', why = null, checked_at = excluded.checked_at, list_at = null
-        where known.id = excluded.id
-        returning {_COLUMNS}
-        """,
+        query("keep_connection"),
         connection_id,
         wanted.team_id,
         wanted.person_id,
@@ -224,13 +212,23 @@ async def renew(
     expires_at: datetime | None,
     at: datetime,
 ) -> bool:
-    """Keep a new pair in place of the one of this version. False: another one is there already."""
-    done = await db.execute(
+    """Keep a new pair for the one of this version; its repos that wanted other credentials are tried again.
+
+    False: another pair is there already.
+    """
+    found = await db.fetchval(
         """
-        update connection set
+        with renewed as (
+          update connection set
             sealed_access = $3, sealed_refresh = $4, scopes = $5, expires_at = $6, checked_at = $7,
             version = version + 1, state = 'works', why = null
-        where id = $1 and version = $2
+          where id = $1 and version = $2
+          returning id
+        ), tried as (
+          update repo set retry_at = failed_at from renewed
+          where connection_id = renewed.id and failure_class = 'credentials'
+        )
+        select true from renewed
         """,
         connection_id,
         version,
@@ -240,7 +238,7 @@ async def renew(
         expires_at,
         at,
     )
-    return done == "UPDATE 1"
+    return found is not None
 
 
 @translating
