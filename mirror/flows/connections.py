@@ -246,7 +246,8 @@ async def credential_of(edges: Edges, repo_id: RepoId, url: str) -> Secret | Non
 async def is_mended(edges: Edges, repo: Repo) -> bool:
     """Whether a fetch whose credentials were refused is worth one more try.
 
-    A token may have run out on its way; the forge is asked about it, and it is renewed if need be. Raises BadCredentials where the connection has stopped.
+    A token may have run out on its way: the forge is asked about it, and it is renewed if need be.
+    Raises BadCredentials where the connection has stopped.
     """
     found = await connections.of_repo(edges.db, repo.id)
     if found is None or edges.keyring is None or await credential_of(edges, repo.id, repo.url) is None:
