@@ -13,7 +13,7 @@ from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Refs, Target
 Move = tuple[RefName, Target | None, Target | None]  # name, old (None: created), new (None: deleted)
 
 
-_FEW: Final = 4  # refs; with fewer, half of them go every day
+FEW: Final = 4  # refs; with fewer, half of them go every day
 SYMBOLIC_DEPTH: Final = 5  # how many symbolic refs in a row git follows (refs.c, SYMREF_MAXDEPTH)
 HIDDEN: Final = tuple(
     b"refs/" + folder + b"/"
@@ -79,18 +79,17 @@ def _kind(
     return Kind.FAST_FORWARDED if name in forwarded else Kind.FORCED
 
 
-def mass_deletion(old: Refs, changes: Sequence[RefChange]) -> str | None:
-    """How much was deleted, where of four refs or more at least half are gone: a mistake or an attack."""
-    held = {name for name in old if name != HEAD}
-    gone = {change.name for change in changes if change.kind is Kind.DELETED} & held
-    return f"{len(gone)} of {len(held)} refs were deleted" if _FEW <= len(held) <= 2 * len(gone) else None
+def all_moved(old: Refs, new: Refs) -> bool:
+    """Whether of a few refs or more no branch is where it was."""
+    branches = [name for name in old if name.startswith(b"refs/heads/")]
+    return len(old.keys() - {HEAD}) >= FEW and all(new.get(name) != old[name] for name in branches)
 
 
 def all_overwritten(old: Refs, changes: Sequence[RefChange]) -> bool:
     """Whether of four refs or more no branch was left: each was overwritten by force or deleted."""
     branches = {name for name in old if name.startswith(b"refs/heads/")}
     left = {change.name for change in changes if change.kind in (Kind.FORCED, Kind.DELETED)}
-    return len(old.keys() - {HEAD}) >= _FEW and bool(branches) and branches <= left
+    return len(old.keys() - {HEAD}) >= FEW and bool(branches) and branches <= left
 
 
 def apply(refs: Refs, changes: Iterable[RefChange]) -> dict[RefName, Target]:

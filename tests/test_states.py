@@ -213,14 +213,23 @@ async def test_half_of_the_refs_gone_at_once_is_told(mirror: Mirror, work: Work)
     work.delete("a")
     await mirror.backup(work)
     assert await notices(mirror) == []
+    mirror.clock.now += 2 * HOUR
     work.commit("a")
     await mirror.backup(work)
-    work.delete("b", "c")
+    mirror.clock.now += 2 * HOUR
+    work.commit("young")
     await mirror.backup(work)
+    work.delete("young")
+    await mirror.backup(work)
+    work.delete("b")
+    await mirror.backup(work)
+    assert await notices(mirror) == []
+    for name in ("c", "a"):  # one after another
+        work.delete(name)
+        await mirror.backup(work)
     (told,) = await notices(mirror)
-    assert (
-        told == f"{done.repo.name}: 2 of 4 refs were deleted, as snapshot #4 shows; what was before is kept"
-    )
+    name = done.repo.name
+    assert told == f"{name}: 2 of 4 refs were deleted, as snapshot #7 shows; what was before is kept"
 
 
 async def test_every_branch_replaced_by_something_else_is_told_and_a_rebase_is_not(

@@ -69,11 +69,13 @@ async def gather(
     by_way_of: Sequence[Push] = (),
     *,
     claimed: bool = False,
+    since: Refs | None = None,
 ) -> AsyncIterator[Gathered]:
     """Fetch the ids of this listing that the pool lacks, store them as a part, and class the changes.
 
     Pushes that led there become changes of their own, where their objects came along.
     A listing that is only `claimed` to have been is Corrupt when it does not fit its objects.
+    `since` is what the remote showed at the last look, where `old` is not that.
     The pool holds exactly the log up to `last`. Everything new lives in scratch
     views that vanish at the end; a failure leaves at most an object in the vault
     that the stored intent names.
@@ -96,7 +98,8 @@ async def gather(
                     proof = await stack.enter_async_context(view.scratch_view(pool, room))
                     part, kept = await making.increment(incoming, proof, sorted(absent), haves)
                 packs = [kept]
-            lost = await _not_here(incoming, by_way_of)
+            sure = {} if claimed else seen.refs
+            lost = await _not_here(incoming, [one for one in by_way_of if one.new != sure.get(one.name)])
             if claimed and by_way_of[-1] in lost:
                 raise Corrupt("it is no commit, as a branch must be")
         except BaseException:  # whatever it was, no manifest names this key yet
@@ -105,9 +108,9 @@ async def gather(
             raise
         here = [push for push in by_way_of if push not in lost]
         changes = await _classed(incoming, pushes.steps(old, seen.refs, here))
-        suspicion = refs.mass_deletion(old, changes)
-        if refs.all_overwritten(old, changes) and not await _goes_on_somewhere(edges, incoming, changes):
-            suspicion = "every branch was overwritten with something else"
+        suspicion = None
+        if not claimed and await _is_replaced(edges, incoming, old if since is None else since, seen.refs):
+            suspicion = "every branch was overwritten with something unrelated, or deleted"
         yield Gathered(changes, part, packs, lost, suspicion)
 
 
@@ -135,14 +138,20 @@ async def _classed(incoming: View, made: Sequence[Step]) -> list[RefChange]:
     ]
 
 
-async def _goes_on_somewhere(edges: Edges, incoming: View, changes: Sequence[RefChange]) -> bool:
-    """Whether a branch that was overwritten has history in common with what it was."""
+async def _is_replaced(edges: Edges, incoming: View, old: Refs, new: Refs) -> bool:
+    """Whether of several refs no branch was left, and none has history in common with what it was."""
+    if not refs.all_moved(old, new):
+        return False
+    moves = refs.diff(old, new)
+    changes = refs.classify(moves, *await read.ancestry(incoming.path, moves))
+    if not refs.all_overwritten(old, changes):
+        return False
     for change in changes:
         if change.kind is Kind.FORCED and change.name.startswith(b"refs/heads/"):
             assert change.old and change.new
             if await read.are_related(edges.git, incoming.path, change.old, change.new):
-                return True
-    return False
+                return False
+    return True
 
 
 def _told(known: Refs, moves: Sequence[refs.Move]) -> list[Target]:

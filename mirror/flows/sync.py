@@ -161,7 +161,7 @@ async def _catch_up(
             await settle.introduce(edges, repo, seen.object_format)
             last = await take(run, None, {}, Moment(seen, now, reason, wish=None if told else wish))
             old = seen.refs
-        way = Way()
+        way, since = Way(), old
         if told:
             rescued = await rescue(run, last, old, seen, told, now)
             last, old, way = rescued.last, rescued.refs, rescued.way
@@ -170,7 +170,7 @@ async def _catch_up(
             await claims.answer(edges.db, repo.id, answered, last.number, now)
             await repos.touch_protected(edges.db, repo.id, now, wish)
         else:
-            last = await take(run, last, old, Moment(seen, now, reason, way, wish))
+            last = await take(run, last, old, Moment(seen, now, reason, way, wish, since))
         try:
             await pool.repack_if_due()
         except EverrefError as error:  # the snapshots are safe; the next run tries again

@@ -41,6 +41,7 @@ class Moment:
     reason: Reason
     way: Way = _STRAIGHT
     wish: datetime | None = None  # the one that this run serves
+    since: Refs | None = None  # what the remote showed at the last look; None: the snapshot before is that
     seen: bool = True  # False: not what the remote shows now, but what a push made of it before
 
 
@@ -67,6 +68,7 @@ async def take(run: Taking, last: Snapshot | None, old: Refs, moment: Moment) ->
         seen,
         moment.way.pushes,
         claimed=not moment.seen,
+        since=moment.since,
     ) as gathered:
         taken = Manifest(
             repo=repo.id,

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from mirror.errors import Corrupt
-from mirror.model import Reason, RefChange, RepoId, Segment, Snapshot
+from mirror.model import Kind, Reason, RefChange, RepoId, Segment, Snapshot
 from mirror.pushes import Answered
+from mirror.refs import FEW
 from mirror.store import claims, history, parts, repos
 from mirror.store.database import Db, query, transaction, translating
 from mirror.store.leases import Lease, fenced
@@ -50,7 +51,9 @@ async def record(
         if await _record(connection, repo_id, snapshot, changes):
             await claims.answer_within(connection, repo_id, answered, snapshot.number, snapshot.taken_at)
             if suspicion:
-                await _give_notice(connection, repo_id, snapshot, suspicion)
+                await _give_notice(connection, repo_id, snapshot, suspicion, snapshot.number)
+            if any(change.kind is Kind.DELETED for change in changes):
+                await _notice_mass_deletion(connection, repo_id, snapshot)
             if seen:
                 await repos.protected(connection, repo_id, snapshot.taken_at, wish)
 
@@ -78,8 +81,17 @@ async def _record(connection: Db, repo_id: RepoId, snapshot: Snapshot, changes: 
     return True
 
 
-async def _give_notice(connection: Db, repo_id: RepoId, snapshot: Snapshot, suspicion: str) -> None:
-    """Say once that a snapshot looks like a mistake or an attack."""
+async def _notice_mass_deletion(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> None:
+    """Say so when of several refs half are gone within an hour, by however many pushes."""
+    base, held, gone = await connection.fetchrow(query("mass_deletion"), repo_id, snapshot.taken_at)
+    if FEW <= held <= 2 * gone:
+        await _give_notice(connection, repo_id, snapshot, f"{gone} of {held} refs were deleted", base)
+
+
+async def _give_notice(
+    connection: Db, repo_id: RepoId, snapshot: Snapshot, suspicion: str, since: int
+) -> None:
+    """Say that a snapshot looks like a mistake or an attack; once for all that follow on the same one."""
     await connection.execute(
         """
         insert into notice (team_id, repo_id, kind, message, at, told_key)
@@ -89,7 +101,7 @@ async def _give_notice(connection: Db, repo_id: RepoId, snapshot: Snapshot, susp
         repo_id,
         f": {suspicion}, as snapshot #{snapshot.number} shows; what was before is kept",
         snapshot.taken_at,
-        f"mass-deletion/{repo_id}/{snapshot.number}",
+        f"mass-deletion/{repo_id}/{since}",
     )
 
 
