@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from mirror.errors import UsageError
 
+EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 
@@ -96,6 +97,8 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
     keys = tuple(key.strip() for key in (get("SECRET_KEYS") or "").split(",") if key.strip())
     if any(len(key) < 32 for key in keys):
         raise UsageError("SECRET_KEYS: every key needs 32 characters or more")
+    if EXAMPLE in keys:
+        raise UsageError("SECRET_KEYS holds the key of the documentation; make one with openssl rand -hex 32")
     allow_private = _flag("ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None)
     apps = (*_apps("github", get, allow_private), *_apps("gitlab", get, allow_private))
     for app in apps:

@@ -78,12 +78,10 @@ class Keyring:
         """With what everything begins that the newest key sealed."""
         return _FORMAT + self._newest
 
-    def key_of(self, sealed: bytes) -> tuple[str, bool] | None:
-        """The id (hex) of the key that sealed this, and whether it is here. None: Everref did not seal it."""
-        if len(sealed) < _OVERHEAD or sealed[:1] != _FORMAT:
-            return None
-        found = sealed[1 : 1 + _ID]
-        return found.hex(), found in self._keys
+    @property
+    def marks(self) -> tuple[bytes, ...]:
+        """The marks of all keys, newest first."""
+        return tuple(_FORMAT + known for known in self._keys)
 
     @property
     def signing_keys(self) -> tuple[bytes, ...]:

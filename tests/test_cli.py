@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from mirror import words as words_of
@@ -32,7 +33,9 @@ from mirror.flows.restore import RefResult, Restored, Result
 from mirror.flows.sweep import Swept
 from mirror.flows.sync import Synced
 from mirror.flows.verify import Verified
-from mirror.model import Kind, Part, Reason, RefChange, RefName, Repo, RepoId, Snapshot, Target
+from mirror.keyring import Keyring
+from mirror.model import Kind, Part, Reason, RefChange, RefName, Repo, RepoId, Secret, Snapshot, Target
+from mirror.store import credentials, links, people, repos, teams, tokens
 from mirror.store.history import Logged
 from mirror.store.repos import Failure, Overview
 from tests.parts.githttp import Fault, GitServer
@@ -1023,3 +1026,49 @@ def test_with_nothing_installed_a_command_brings_its_own_database(unset: Everref
     assert unset.json("backup", str(work.path), "--name", "r").one["new"] is True
     assert unset.json("repos").one["state"] == "protected"
     assert (Path(unset.env["EVERREF_DATA"]) / "vault").is_dir()
+
+
+# People, from the terminal of who owns the data.
+
+
+async def test_a_token_is_told_once_and_works(everref: Everref, pool: asyncpg.Pool) -> None:
+    made = everref.json("token", "ci", "--scope", "read", "--scope", "backup", "--expires", "90d").one
+    assert set(made) == {"name", "token", "team", "scopes", "expires_at"}
+    assert (made["name"], made["team"], made["scopes"]) == ("ci", "everref", ["backup", "read"])
+    found = await tokens.of(pool, made["token"], datetime.now(UTC))
+    assert found and found.person == await people.first_owner(pool, NOW)
+    said = everref("token", "another").out.splitlines()
+    assert "may admin, backup, read, restore  never expires" in said[0]
+    assert await tokens.of(pool, said[1].strip(), datetime.now(UTC))
+
+
+async def test_a_token_is_for_a_team_of_the_first_owner(everref: Everref, pool: asyncpg.Pool) -> None:
+    await people.add(pool, "Ann", NOW, team_name="ann")
+    assert "no team ann" in everref("token", "ci", "--team", "ann", code=3).err
+    assert "no length of time" in everref("token", "ci", "--expires", "soon", code=2).err
+
+
+async def test_a_link_signs_in_who_is_named(everref: Everref, pool: asyncpg.Pool) -> None:
+    ann = await people.add(
+        pool, "Ann", NOW, team_name="ann", email="ann@example.org", password_hash="forgotten"
+    )
+    said = everref.json("sign-in", "Ann@example.org", PORT="8123").one
+    path, _, raw = said["sign_in"].rpartition("/")
+    assert path == "http://127.0.0.1:8123/sign-in"
+    assert await links.use(pool, raw, datetime.now(UTC)) == links.Used(ann.id, "sign-in")
+    assert everref("sign-in", BASE_URL="https://e.example/").out.startswith("https://e.example/sign-in/")
+    assert "nobody signs in" in everref("sign-in", "bob@example.org", code=3).err
+
+
+async def test_keys_are_rotated_in_three_steps(everref: Everref, pool: asyncpg.Pool) -> None:
+    repo = await repos.add(pool, await teams.default(pool), "acme/api", "https://e.example/a", NOW)
+    secret = Secret("ann", "hush")
+    await credentials.keep(pool, Keyring(["k" * 40]), repo.id, secret)
+    missing = everref("rotate-keys", code=4, SECRET_KEYS="n" * 40).out
+    assert "is not in SECRET_KEYS; add it at the end" in missing
+    both = f"{'n' * 40},{'k' * 40}"
+    assert "is not needed any more; take it out" in everref("rotate-keys", SECRET_KEYS=both).out
+    done = everref.json("rotate-keys", SECRET_KEYS="n" * 40).one
+    assert set(done) == {"resealed", "keys", "problems"}
+    assert [(key["newest"], key["sealed"]) for key in done["keys"]] == [(True, 1)]
+    assert await credentials.of(pool, Keyring(["n" * 40]), repo.id) == secret

@@ -342,19 +342,6 @@ async def test_credentials_moved_to_another_repo_do_not_open(db: asyncpg.Pool) -
         await credentials.of(db, keyring, mine.repo.id)
 
 
-async def test_after_resealing_only_the_newest_key_is_needed(db: asyncpg.Pool) -> None:
-    one, two = await begin(db), await begin(db, "bob/shed")
-    old, both, new = Keyring(["o" * 32]), Keyring(["n" * 32, "o" * 32]), Keyring(["n" * 32])
-    await credentials.keep(db, old, one.repo.id, Secret("alice", "a"))
-    await credentials.keep(db, both, two.repo.id, Secret("bob", "b"))
-    with pytest.raises(BadKey, match="not in SECRET_KEYS"):
-        await credentials.reseal(db, new)
-    assert await credentials.reseal(db, both) == 1
-    assert await credentials.reseal(db, both) == 0
-    assert await credentials.of(db, new, one.repo.id) == Secret("alice", "a")
-    assert await credentials.of(db, new, two.repo.id) == Secret("bob", "b")
-
-
 async def test_restores_are_kept_newest_first(db: asyncpg.Pool) -> None:
     chain = await begin(db)
     await restores.add(db, chain.repo.id, 1, "bundle a.bundle", {"created": 2}, True, START)

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from hypothesis import strategies as st
 
 from mirror.config import Settings, from_env
 from mirror.embedded import services
+from mirror.errors import Refused
+from mirror.flows import people
 from mirror.process import environment
+from mirror.store import opened
 from tests.parts.processes import kill, processes, the, until_free
 from tests.test_embedded import ask
 
@@ -41,7 +45,7 @@ class Up:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.url = ""
+        self.url = self.sign_in = ""
 
     @property
     def port(self) -> int:
@@ -95,7 +99,8 @@ async def running(data: Path, port: int = 0, env: Mapping[str, str] = {}) -> Asy
         assert up.process.stdout is not None and up.process.stderr is not None
         line = await up.process.stdout.readline()
         assert line, (await up.process.stderr.read()).decode()
-        up.url = json.loads(line)["url"]
+        said = json.loads(line)
+        up.url, up.sign_in = said["url"], said["sign_in"]
         yield up
 
 
@@ -116,6 +121,17 @@ async def test_once_it_says_where_everything_answers(tmp_path: Path) -> None:
         status, page = await up.get("/status")
         assert status == 200
         assert "<h1>" in page
+
+
+async def test_it_says_a_link_that_signs_the_first_owner_in_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as up:
+        path, _, raw = up.sign_in.removeprefix(up.url).rpartition("/")
+        assert path == "/sign-in"
+        async with services(tmp_path, redis=False) as shared, opened(shared.database_url) as db:
+            owner = await people.sign_in_with_link(db, raw, datetime.now(UTC), "192.0.2.1")
+            assert owner == await people.first_owner(db, datetime.now(UTC))
+            with pytest.raises(Refused):
+                await people.sign_in_with_link(db, raw, datetime.now(UTC), "192.0.2.1")
 
 
 async def test_it_takes_webhooks_at_the_same_port(tmp_path: Path) -> None:

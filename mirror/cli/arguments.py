@@ -53,7 +53,7 @@ Each of these can be given as NAME_FILE, a file that holds the value.
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **options)
-        self._action_max_length = 14  # room for the longest command, which argparse forgets to indent
+        self._action_max_length = 15  # room for the longest command, which argparse forgets to indent
 
 
 class Parser(argparse.ArgumentParser):
@@ -199,6 +199,23 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--new", action="store_true", help="another secret; the old one works for 24 h more")
     what.add_argument("--remove", action="store_true", help="forget the webhook")
 
+    token = command("token", "make an API token for programs, shown once", _API_TOKEN)
+    token.add_argument("name", metavar="NAME", help="what to call it, such as what will use it")
+    token.add_argument("--team", metavar="TEAM", help="for which team (default: the command line's own)")
+    token.add_argument(
+        "--scope",
+        action="append",
+        choices=["read", "backup", "restore", "admin"],
+        metavar="read|backup|restore|admin",
+        help="what it may; may be given again (default: all of these)",
+    )
+    token.add_argument("--expires", metavar="TIME", help="after how long: 24h, 90d (default: never)")
+
+    sign_in = command("sign-in", "print a one-time link that signs a person in", _SIGN_IN)
+    sign_in.add_argument("email", metavar="EMAIL", nargs="?", help="who (default: the first owner)")
+
+    command("rotate-keys", "seal anew, with the newest of SECRET_KEYS, what older ones sealed", _ROTATE)
+
     command("sweep", "sync every repo that is kept", _SWEEP)
     command("rebuild", "read the vault's manifests back into an empty or older database", _REBUILD)
     command("migrate", "bring the database to this version's tables", _MIGRATE)
@@ -277,7 +294,19 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--forge is for making a webhook; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
         raise UsageError("--force is for --to and --bundle; a directory must not exist, or be empty")
-    for option in ("repo", "remote", "name", "to", "bundle", "dir", "data", "token_file"):
+    for option in (
+        "repo",
+        "remote",
+        "name",
+        "to",
+        "bundle",
+        "dir",
+        "data",
+        "token_file",
+        "team",
+        "email",
+        "expires",
+    ):
         if getattr(args, option, None) == "":
             raise UsageError(f"{option.replace('_', '-')} must not be empty; {see}")
 
@@ -325,7 +354,10 @@ _UP = """\
 Starts PostgreSQL, Redis, the web pages and the worker, all under the data
 directory, and says where they are once they answer.
 
---json: {"url"}"""
+It also prints a one-time link that signs its first owner in; everref sign-in
+makes another.
+
+--json: {"url", "sign_in"}"""
 
 _BACKUP = """\
 Credentials in the URL are cut out at once and kept encrypted; better give them
@@ -420,6 +452,29 @@ once; at GitLab it is the signing token or, where there is no such field, the
 secret token. BASE_URL is the address at which the forge reaches this machine.
 
 --json: {"repo", "forge", "url", "secret": "..." or null}, with --remove: {"repo", "removed": true}"""
+
+_API_TOKEN = """\
+It is the first owner's, who owns what the command line keeps: it may what its
+scopes say, as long as they are a member of the team.
+
+  everref token ci --scope read --scope backup --expires 90d
+
+--json: {"name", "token", "team", "scopes": ["..."], "expires_at": "..." or null}"""
+
+_SIGN_IN = """\
+The link works once, within an hour. Whoever can run this owns the data and can
+let anybody in: also a person who forgot their password, who then sets another.
+
+--json: {"sign_in", "expires_at"}"""
+
+_ROTATE = """\
+1. Put a new key first in SECRET_KEYS and start every process anew.
+2. Run everref rotate-keys. It can be stopped and run again, beside all else.
+3. Once it says that the older keys are not needed, take them out.
+
+With 4 it exits while something still needs a key that is not the newest.
+
+--json: {"resealed", "keys": [{"id", "newest", "here", "sealed"}], "problems": ["..."]}"""
 
 _SWEEP = """\
 --json, one a line: {"repo", "snapshot", "taken_at", "new", "error": {"class", "message", "retry"} or null}"""

@@ -318,6 +318,50 @@ async def hook(call: Call) -> int:
     return 0
 
 
+async def token(call: Call) -> int:
+    """An API token of the first owner."""
+    from mirror import when
+
+    args, now = call.args, environment.now()
+    expires_at = now + when.span(args.expires) if args.expires else None
+    async with call.edges() as edges:
+        from mirror.flows import people
+        from mirror.people import SCOPES
+
+        by = people.By(await people.first_owner(edges.db, now), now)
+        team = await people.team_named(edges.db, by, args.team)
+        raw, made = await people.make_token(edges.db, by, team, args.name, args.scope or SCOPES, expires_at)
+    call.out.result(partial(render.token, raw, made), partial(shapes.token, raw, made))
+    return 0
+
+
+async def sign_in(call: Call) -> int:
+    """A one-time link for a person."""
+    now = environment.now()
+    async with call.edges() as edges:
+        from mirror.flows import people
+        from mirror.web import up
+
+        path = await people.sign_in_path(edges.db, now, call.args.email)
+        url = await up.address(edges.settings) + path
+    until = now + people.LINK
+    call.out.result(partial(render.link, url, until), partial(shapes.link, url, until))
+    return 0
+
+
+async def rotate_keys(call: Call) -> int:
+    """Seal anew what older keys sealed."""
+    async with call.edges() as edges:
+        from mirror.flows import rotate
+
+        if edges.keyring is None:
+            raise OurFault("there are no keys: set SECRET_KEYS (32 random characters or more)")
+        done = await rotate.rotate(edges.db, edges.keyring)
+    show = call.out.said if done.done else call.out.result
+    show(partial(render.rotated, done), partial(shapes.rotated, done))
+    return 0 if done.done else IN_PART
+
+
 async def sweep(call: Call) -> int:
     """Sync every repo."""
     async with call.edges() as edges:
@@ -393,6 +437,9 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "compact": compact,
     "prune": prune,
     "hook": hook,
+    "token": token,
+    "sign-in": sign_in,
+    "rotate-keys": rotate_keys,
     "sweep": sweep,
     "rebuild": rebuild,
     "migrate": migrate,

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from mirror.flows.prune import Pruned
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
+    from mirror.flows.rotate import Rotated
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
     from mirror.store.history import Logged
     from mirror.store.repos import Overview
+    from mirror.store.tokens import ApiToken
 
 Paint = Callable[[str, str], str]  # a text and its meaning: good, bad, warn, faint, strong, or none
 
@@ -283,6 +285,34 @@ def hook(given: Given, eye: Eye) -> str:
 def unhooked(repo: Repo, eye: Eye) -> str:
     """A webhook is forgotten."""
     return f"{eye.repo(repo.name)}  has no hook any more; delete it in the forge's settings too"
+
+
+def token(raw: str, made: ApiToken, eye: Eye) -> str:
+    """An API token, as it is copied to where it is used."""
+    until = "never expires" if made.expires_at is None else f"expires {made.expires_at:%Y-%m-%d %H:%M:%SZ}"
+    may = ", ".join(sorted(made.scopes))
+    return f"{eye.repo(made.name)}  team {clean(made.team.name)}  may {may}  {until}\n  {raw}"
+
+
+def link(url: str, until: datetime, eye: Eye) -> str:
+    """A one-time link, to be opened."""
+    return f"{clean(url)}\n  works once, until {until:%H:%M:%SZ}"
+
+
+def rotated(done: Rotated, eye: Eye) -> str:
+    """What was sealed anew, and which keys can go."""
+    lines = [f"  {eye.paint(clean(problem), 'bad')}" for problem in done.problems]
+    for key in done.keys:
+        if key.newest:
+            word = "the newest"
+        elif not key.here:
+            word = eye.paint("is not in SECRET_KEYS; add it at the end, and run this again", "bad")
+        elif key.sealed:
+            word = eye.paint("is needed still; see that every process was started anew", "warn")
+        else:
+            word = "is not needed any more; take it out of SECRET_KEYS"
+        lines.append(f"  key {key.id}  {count(key.sealed, 'secret')}  {word}")
+    return "\n".join([f"{count(done.resealed, 'secret')} sealed anew", *lines])
 
 
 def unreachable(eye: Eye) -> str:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from mirror.flows.prune import Pruned
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
+    from mirror.flows.rotate import Rotated
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
     from mirror.store.history import Logged
     from mirror.store.repos import Overview
+    from mirror.store.tokens import ApiToken
 
 Shape = dict[str, Any]
 
@@ -188,6 +190,28 @@ def hook(given: Given) -> Shape:
 def unhooked(repo: Repo) -> Shape:
     """A webhook is forgotten."""
     return {"repo": repo.name, "removed": True}
+
+
+def token(raw: str, made: ApiToken) -> Shape:
+    """An API token, once."""
+    return {
+        "name": made.name,
+        "token": raw,
+        "team": made.team.name,
+        "scopes": sorted(made.scopes),
+        "expires_at": made.expires_at and at(made.expires_at),
+    }
+
+
+def link(url: str, until: datetime) -> Shape:
+    """A one-time link."""
+    return {"sign_in": url, "expires_at": at(until)}
+
+
+def rotated(done: Rotated) -> Shape:
+    """What was sealed anew, and which keys are needed."""
+    keys = [{"id": key.id, "newest": key.newest, "here": key.here, "sealed": key.sealed} for key in done.keys]
+    return {"resealed": done.resealed, "keys": keys, "problems": list(done.problems)}
 
 
 def swept(one: Swept) -> Shape:

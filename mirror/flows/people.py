@@ -167,6 +167,28 @@ async def _new_by_identity(
     return made
 
 
+async def sign_in_path(db: Db, at: datetime, email: str | None = None) -> str:
+    """The path of a new one-time link for who has this e-mail. None: the first owner. Raises NotFound."""
+    person = None if email is None else await people.by_email(db, email.strip())
+    if email is not None and person is None:
+        raise NotFound(f"nobody signs in as {email}")
+    raw = await links.make(db, None if person is None else person.id, "sign-in", at, LINK)
+    return f"/sign-in/{raw}"
+
+
+async def first_owner(db: Db, at: datetime) -> Person:
+    """Who owns what the command line keeps, made where there is nobody. Safe to run twice."""
+    return await people.first_owner(db, at)
+
+
+async def team_named(db: Db, by: By, name: str | None) -> Team:
+    """Their team of this name; the command line's where none is said. Raises NotFound."""
+    found = await teams.membership(db, by.person.id, name or teams.DEFAULT)
+    if found is None:
+        raise NotFound(f"there is no team {name}, or {by.person.name} is not in it")
+    return found.team
+
+
 # What people do to their own account.
 
 

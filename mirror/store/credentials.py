@@ -4,7 +4,7 @@ import json
 
 from mirror.keyring import Keyring
 from mirror.model import RepoId, Secret
-from mirror.store.database import Db, storable, transaction, translating
+from mirror.store.database import Db, storable, translating
 
 
 @translating
@@ -49,25 +49,6 @@ async def of(db: Db, keyring: Keyring, repo_id: RepoId, url: str | None = None) 
 async def forget(db: Db, repo_id: RepoId) -> None:
     """Keep no credentials for this repo any more. Safe to run twice."""
     await db.execute("delete from credential where repo_id = $1", repo_id)
-
-
-@translating
-async def reseal(db: Db, keyring: Keyring) -> int:
-    """Seal with the newest key what an older one sealed, after which the older ones can go; returns how many.
-
-    Safe to run twice. Raises BadKey, and changes nothing, where a key is missing.
-    """
-    done = 0
-    async with transaction(db) as connection:
-        for row in await connection.fetch("select repo_id, sealed from credential for update"):
-            if not keyring.is_newest(row["sealed"]):
-                context = _context(row["repo_id"])
-                sealed = keyring.seal(keyring.open(row["sealed"], context), context)
-                await connection.execute(
-                    "update credential set sealed = $2 where repo_id = $1", row["repo_id"], sealed
-                )
-                done += 1
-    return done
 
 
 def _context(repo_id: RepoId) -> str:

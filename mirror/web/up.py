@@ -17,6 +17,7 @@ from typing import Any
 from mirror.config import Settings
 from mirror.embedded.join import join
 from mirror.errors import Busy, UsageError
+from mirror.flows import people
 from mirror.flows.edges import open_edges
 from mirror.process import environment
 from mirror.web.child import Child, Signals
@@ -41,15 +42,31 @@ async def up(settings: Settings, port: int, as_json: bool) -> None:
     data = Path(os.path.abspath(settings.data))  # noqa: ASYNC240 - asks nothing of the disk
     with _claim(data) as claim, await _listen(port, claim.unclean) as listener, _signals() as signals:
         settings = replace(settings, data=str(data), port=listener.getsockname()[1])
-        url = settings.base_url or f"http://{HOST}:{settings.port}"
+        url = _url(settings)
         env = environment(settings, os.environ)
         while not signals.stop.is_set():
-            async with _servers(settings) as lost:
+            async with _servers(settings) as (lost, sign_in):
                 children = [Child("web", env, signals, listener.fileno()), Child("worker", env, signals)]
-                telling = _tell(children, claim, url, data, as_json)
+                telling = _tell(children, claim, url, url + sign_in, data, as_json)
                 await _first(signals.stop.wait(), lost.wait(), telling, *(child.run() for child in children))
             if not signals.stop.is_set():
                 log.warning("the embedded servers ended; everything is started anew")
+
+
+async def address(settings: Settings) -> str:
+    """Where people reach the `up` that runs on this data, else where they would."""
+
+    def told() -> str:
+        try:
+            return (Path(settings.data) / "up.lock").read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    return await asyncio.to_thread(told) or _url(settings)
+
+
+def _url(settings: Settings) -> str:
+    return (settings.base_url or f"http://{HOST}:{settings.port}").rstrip("/")
 
 
 @contextmanager
@@ -71,8 +88,12 @@ def _signals() -> Iterator[Signals]:
 
 
 @asynccontextmanager
-async def _servers(settings: Settings) -> AsyncIterator[asyncio.Event]:
-    """The embedded servers that the settings ask for, and every edge tried. Set when the servers are lost."""
+async def _servers(settings: Settings) -> AsyncIterator[tuple[asyncio.Event, str]]:
+    """The embedded servers that the settings ask for, and every edge tried.
+
+    An event that is set when the servers are lost, and the path of a one-time
+    link for who started us: they own the data, so they may sign in.
+    """
     async with AsyncExitStack() as stack:
         lost = asyncio.Event()
         postgres, redis = settings.database_url is None, settings.redis_url is None
@@ -81,9 +102,9 @@ async def _servers(settings: Settings) -> AsyncIterator[asyncio.Event]:
                 join(Path(settings.data), postgres=postgres, redis=redis)
             )
             lost = joined.lost
-        async with open_edges(settings):
-            pass
-        yield lost
+        async with open_edges(settings) as edges:
+            sign_in = await people.sign_in_path(edges.db, edges.clock())
+        yield lost, sign_in
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:
@@ -154,15 +175,18 @@ async def _listen(port: int, unclean: bool) -> socket.socket:
         await asyncio.sleep(0.05)
 
 
-async def _tell(children: list[Child], claim: Claim, url: str, data: Path, as_json: bool) -> None:
+async def _tell(
+    children: list[Child], claim: Claim, url: str, sign_in: str, data: Path, as_json: bool
+) -> None:
     """Say where we are once all work, the first time that they do."""
     for child in children:
         await child.ready.wait()
     if claim.say(url):
         said = (
-            json.dumps({"url": url})
+            json.dumps({"url": url, "sign_in": sign_in})
             if as_json
-            else f"Everref is up at {url}, data in {data}. Ctrl-C stops it."
+            else f"Everref is up at {url}, data in {data}. Ctrl-C stops it.\n"
+            f"Sign in, once, within an hour: {sign_in}"
         )
         print(said, flush=True)
     await asyncio.Event().wait()
