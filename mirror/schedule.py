@@ -19,10 +19,6 @@ STEPS: Final = (
     *(timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1)),
     *(timedelta(hours=4), timedelta(hours=12), timedelta(days=1)),
 )
-GONE: Final = (
-    timedelta(hours=1),
-    timedelta(days=1),
-)  # between looks at what fails for good, at the least and most
 
 _UNITS: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,12 +79,6 @@ def next_look(
 def period_of(quiet: timedelta) -> timedelta:
     """How often to look at a repo to which nothing was pushed for so long."""
     return max((step for step in STEPS if step <= quiet / 24), default=STEPS[0])
-
-
-def next_try(now: datetime, failing_since: datetime) -> datetime:
-    """When to look again at a repo that is refused, gone or broken: seldom, and ever more so."""
-    least, most = GONE
-    return now + min(max(now - failing_since, least), most)
 
 
 def wait_before_retry(attempt: int, chance: float) -> float:

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +27,13 @@ from mirror import process
 from mirror.config import Settings
 from mirror.embedded import queue
 from mirror.errors import EverrefError
+from mirror.flows import follow
 from mirror.flows import jobs as jobbing
 from mirror.flows import sweep as sweeping
 from mirror.flows.edges import Edges, open_edges
 from mirror.job import SYNC, dumps
-from mirror.model import Reason
 from mirror.process import Ties
+from mirror.progress import Silent
 from mirror.schedule import shares
 from mirror.store import leases, runs
 from mirror.store.runs import Run, RunKey
@@ -41,6 +43,7 @@ KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first b
 LOOK_SECONDS: Final = 2.0  # between two looks at what is due, without any hint
 BEAT_SECONDS: Final = 5.0
 SWEEP_SECONDS: Final = 10.0
+TIDY_MINUTES: Final = 60
 PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
 STOP_SECONDS: Final = 20  # for runs to clean up after themselves when the worker is stopped
 HINT_SECONDS: Final = 0.01  # between two looks at Redis
@@ -151,8 +154,8 @@ class Hands:
             self.look()
 
 
-async def sync_repo(ctx: dict[str, Any], repo_id: str, reason: str = Reason.PUSH) -> None:
-    """A hint that this repo's wish is open. What is due, PostgreSQL says."""
+async def sync_repo(ctx: dict[str, Any], repo_id: str = "", *_: object) -> None:
+    """A hint that something is due, for this repo. What it is, PostgreSQL says."""
     await ctx["hear"](repo_id)
 
 
@@ -205,7 +208,7 @@ async def _listen(edges: Edges, redis: RedisSettings, hands: Hands) -> None:
 
     async def hear(repo_id: str) -> None:
         hands.look()
-        if not hands.is_mine(UUID(repo_id)):
+        if not (repo_id and hands.is_mine(UUID(repo_id))):
             await others.publish(CHANNEL, repo_id)
             # Its own worker may have its hands full.
             asyncio.get_running_loop().call_later(PATIENCE.total_seconds() * 1.1, hands.look)
@@ -228,24 +231,41 @@ async def _listen(edges: Edges, redis: RedisSettings, hands: Hands) -> None:
 
 
 async def sweep(edges: Edges, hands: Hands) -> None:
-    """Look at what is due by its schedule and do the chores, until cancelled."""
-    await sweeping.tidy(edges)
+    """Look at every repo whose look is due, until cancelled."""
     while True:
         try:
             done = await sweeping.tick(edges)
-            if done.moved or done.failed:
-                log.info("sweep: %d looks, %d moved, %d failed", done.looks, done.moved, done.failed)
-            if done.moved:
-                hands.look()
         except EverrefError as error:  # the next one comes soon
             log.warning("sweep: %s", error)
+        else:
+            if done.moved or done.failed:
+                log.info("sweep: %d looks, %d moved, %d failed", done.looks, done.moved, done.failed)
+                hands.look()
         await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def tend(edges: Edges) -> None:
+    """Do the chores whose time has come, until cancelled."""
+    while True:
+        with suppress(EverrefError):  # the next one comes soon
+            await sweeping.tidy(edges)
+        for _ in range(TIDY_MINUTES):
+            await sweeping.tend(edges)
+            await asyncio.sleep(60)
+
+
+class Logged(Silent):
+    """A progress of which only the notes are told, in the log."""
+
+    def note(self, text: str) -> None:
+        log.info("%s", text)
 
 
 async def main(settings: Settings, ties: Ties) -> None:
     """Work until a signal says stop; what is under way is cancelled, cleans up, and is handed back."""
     async with AsyncExitStack() as stack:
-        edges = await stack.enter_async_context(open_edges(settings))
+        edges = await stack.enter_async_context(open_edges(settings, Logged()))
+        edges = replace(edges, identity=follow.identity_at_forge)
         redis_url = settings.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(queue(Path(settings.data)))

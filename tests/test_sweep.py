@@ -1,17 +1,39 @@
-"""What a sweep finds and keeps small, and what it does not let stop it."""
+"""What a sweep finds and keeps small, when it looks, and what it does not let stop it."""
 
+import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mirror.errors import EverrefError, LimitReached
-from mirror.flows import sweep
+from mirror.flows import jobs as jobbing
+from mirror.flows import sweep, turn
+from mirror.flows.sweep import Chore, Ticked
+from mirror.git import address, upstream
 from mirror.git.pool import Pool
-from mirror.model import Kind, Reason
-from mirror.store import history, parts
+from mirror.model import Kind, Reason, Repo, Secret
+from mirror.store import chores, history, jobs, parts, repos, runs, schedules, snapshots
+from mirror.worker import Hands
 from tests.parts.everref import Mirror
+from tests.parts.githttp import Fault, GitServer, serving
 from tests.parts.repos import Work, refs_of
+
+
+async def row(mirror: Mirror, repo: Repo) -> Any:
+    return await mirror.edges.db.fetchrow("select * from repo where id = $1", repo.id)
+
+
+async def later(mirror: Mirror, repo: Repo) -> None:
+    """Let its next look be due, and no other."""
+    await mirror.edges.db.execute(
+        "update repo set look_at = case when id = $1 then $2::timestamptz else 'infinity' end",
+        repo.id,
+        mirror.clock.now,
+    )
 
 
 async def test_a_push_that_nobody_told_of_is_found(mirror: Mirror, work: Work) -> None:
@@ -58,3 +80,220 @@ async def test_a_snapshot_is_no_failure_because_its_pool_could_not_be_tidied(
     monkeypatch.setattr(Pool, "repack_if_due", full)
     work.commit()
     assert (await mirror.backup(work)).new
+
+
+async def test_a_look_finds_a_push_that_nobody_told_of_and_has_it_saved(
+    mirror: Mirror, work: Work, git_server: GitServer
+) -> None:
+    work.commit()
+    first = await mirror.backup(f"{git_server.url}/remote.git")
+    work.commit()
+    assert await sweep.tick(mirror.edges) == Ticked(1, 1, 0)
+    assert (await repos.overview_of(mirror.edges.db, first.repo.id)).state == "behind"
+    await Hands(mirror.edges).work_off()
+    (state,) = await repos.overview(mirror.edges.db)
+    snapshot = await snapshots.latest(mirror.edges.db, first.repo.id)
+    assert state.state == "protected" and snapshot
+    assert (snapshot.number, snapshot.reason) == (2, Reason.SWEEP)
+    (job,) = await jobs.page(mirror.edges.db, await team_of(mirror, first.repo))
+    assert (job.state, job.asked) == ("done", {"reason": "sweep"})
+
+
+async def team_of(mirror: Mirror, repo: Repo) -> Any:
+    return (await row(mirror, repo))["team_id"]
+
+
+async def test_a_look_at_what_did_not_move_is_one_listing_and_leaves_no_job(
+    mirror: Mirror, work: Work, git_server: GitServer
+) -> None:
+    work.commit()
+    done = await mirror.backup(f"{git_server.url}/remote.git")
+    await schedules.set_schedule(mirror.edges.db, done.repo.id, "6h", mirror.clock())
+    before = (await repos.overview_of(mirror.edges.db, done.repo.id)).protected_as_of
+    git_server.requests.clear()
+    assert await sweep.tick(mirror.edges) == Ticked(1, 0, 0)
+    assert [request.method for request in git_server.requests] == ["GET", "POST"]
+    after = await repos.overview_of(mirror.edges.db, done.repo.id)
+    assert before and after.protected_as_of and after.protected_as_of > before
+    found = await row(mirror, done.repo)
+    assert found["looked_at"] == after.protected_as_of
+    assert timedelta(0) < found["look_at"] - found["looked_at"] <= timedelta(hours=9)
+    assert await jobs.page(mirror.edges.db, found["team_id"]) == []
+    assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)
+
+
+async def test_connections_to_a_host_are_kept_from_look_to_look(
+    mirror: Mirror, make_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+    real = address.CheckedResolver.resolve
+
+    async def resolve(*args: Any, **kwargs: Any) -> Any:
+        nonlocal made
+        made += 1
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(address.CheckedResolver, "resolve", resolve)
+    async with serving(tmp_path) as server:
+        for number in range(30):
+            make_work(f"many-{number}.git").commit()
+            await mirror.backup(f"http://localhost:{server.port}/many-{number}.git", f"many-{number}")
+        made = 0
+        assert await sweep.tick(mirror.edges) == Ticked(30, 0, 0)
+    assert 0 < made <= upstream.PER_HOST
+
+
+async def test_what_somebody_else_looks_at_is_left_to_them(mirror: Mirror, work: Work) -> None:
+    work.commit()
+    await mirror.backup(work)
+    now = mirror.clock()
+    assert len(await schedules.due(mirror.edges.db, now, now + sweep.LOOKING, 10)) == 1
+    assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)
+    mirror.clock.now += sweep.LOOKING  # it was killed meanwhile
+    assert await sweep.tick(mirror.edges) == Ticked(1, 0, 0)
+
+
+async def test_a_paused_and_an_archived_repo_are_not_looked_at(
+    mirror: Mirror, make_work: Callable[..., Work]
+) -> None:
+    for name in ("paused", "archived"):
+        one = make_work(f"{name}.git")
+        one.commit()
+        await mirror.backup(one)
+        await mirror.edges.db.execute(f"update repo set {name}_at = now() where name = '{name}'")
+    assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)
+
+
+async def test_a_failure_is_a_job_once_and_then_tried_again_in_silence(
+    mirror: Mirror, work: Work, git_server: GitServer
+) -> None:
+    work.commit()
+    done = await mirror.backup(f"{git_server.url}/remote.git")
+    git_server.faults["remote.git"] = Fault(status=404)
+    assert await sweep.tick(mirror.edges) == Ticked(1, 0, 1)
+    await Hands(mirror.edges).work_off()
+    state = await repos.overview_of(mirror.edges.db, done.repo.id)
+    assert state.failure and state.failure.kind == "gone"
+    for _ in range(3):
+        await later(mirror, done.repo)
+        assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)  # the wish is tried again by itself
+        mirror.clock.now += timedelta(hours=3)
+        await Hands(mirror.edges).work_off()
+    assert len(await jobs.page(mirror.edges.db, await team_of(mirror, done.repo))) == 1
+    del git_server.faults["remote.git"]
+    mirror.clock.now += timedelta(days=1)
+    await Hands(mirror.edges).work_off()
+    assert (await repos.overview_of(mirror.edges.db, done.repo.id)).state == "protected"
+
+
+async def test_a_look_takes_the_credentials_along(mirror: Mirror, work: Work, tmp_path: Path) -> None:
+    work.commit()
+    async with serving(tmp_path, credentials=("alice", "hunter2")) as server:
+        remote = f"http://alice:hunter2@127.0.0.1:{server.port}/remote.git"
+        await mirror.backup(remote)
+        assert await sweep.tick(mirror.edges) == Ticked(1, 0, 0)
+
+
+async def test_a_bug_in_one_look_stops_no_other(
+    mirror: Mirror, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        one = make_work(f"{name}.git")
+        one.commit()
+        await mirror.backup(one)
+    real = sweep._look
+
+    async def with_a_bug(edges: Any, session: Any, due: Any) -> Any:
+        if due.repo.name == "a":
+            raise KeyError("a bug")
+        return await real(edges, session, due)
+
+    monkeypatch.setattr(sweep, "_look", with_a_bug)
+    assert await sweep.tick(mirror.edges) == Ticked(2, 0, 1)
+
+
+async def test_a_schedule_that_a_person_sets_counts(mirror: Mirror, work: Work) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    await schedules.set_schedule(mirror.edges.db, done.repo.id, "6h", mirror.clock.now)
+    assert await sweep.tick(mirror.edges) == Ticked(1, 0, 0)
+    rhythm = await schedules.of(mirror.edges.db, done.repo.id)
+    assert rhythm.schedule == "6h" and rhythm.look_at
+    assert timedelta(hours=2) < rhythm.look_at - mirror.clock.now <= timedelta(hours=9)
+
+
+async def test_a_chore_is_done_by_one_worker_when_it_is_due(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+
+    async def fail(_: object) -> None:
+        raise LimitReached("no room")
+
+    async def note(_: object) -> None:
+        done.append(1)
+
+    day = timedelta(days=1)
+    monkeypatch.setattr(sweep, "CHORES", [Chore("fails", day, fail), Chore("notes", day, note)])
+    for _ in range(3):
+        await sweep.tend(mirror.edges)
+    assert len(done) == 1
+    mirror.clock.now += day
+    await sweep.tend(mirror.edges)
+    assert len(done) == 2
+    mirror.clock.now -= 10 * day  # a clock that was put right
+    assert await chores.begin(mirror.edges.db, "notes", mirror.clock.now, day)
+
+
+async def test_parts_are_merged_after_the_push_that_made_them_too_many_and_deleted_later(
+    mirror: Mirror, work: Work
+) -> None:
+    work.many_commits(40, "bulk", size=3000)
+    repo = (await mirror.backup(work)).repo
+    for _ in range(12):
+        work.commit()
+        await repos.want(mirror.edges.db, repo.id, mirror.clock())
+        await Hands(mirror.edges).work_off()
+    assert len(await parts.live(mirror.edges.db, repo.id)) < 8
+    compactions = await jobs.page(mirror.edges.db, await team_of(mirror, repo), kinds=["compact"])
+    assert compactions and {job.state for job in compactions} == {"done"}
+    graves = len(await parts.tombstones(mirror.edges.db, repo.id))
+    assert graves
+    mirror.clock.now += timedelta(days=2)
+    await sweep.tend(mirror.edges)
+    assert await parts.tombstones(mirror.edges.db, repo.id) == []
+
+
+async def test_what_killed_runs_left_on_the_disk_goes(mirror: Mirror, work: Work) -> None:
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    disk = mirror.edges.disk
+    old = mirror.clock.now.timestamp() - 10 * 24 * 3600
+    view, bundle = disk.root / "restores" / "view-dead", jobbing.bundle_file(disk.root, jobs.new_id())
+    scratch, busy = disk.scratch(repo.id), disk.root / "restores" / "view-alive"
+    for directory in (view, scratch, busy, bundle.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    bundle.touch()
+    for path in (view, scratch, bundle):
+        os.utime(path, (old, old))
+    async with turn.turn(mirror.edges, repo):
+        await sweep.tidy(mirror.edges)
+        assert scratch.exists()  # whoever has the turn works there
+    await sweep.tidy(mirror.edges)
+    assert [path.exists() for path in (view, scratch, bundle, busy)] == [False, False, False, True]
+
+
+async def test_what_a_sweep_by_command_saw_is_not_looked_at_again_at_once(mirror: Mirror, work: Work) -> None:
+    work.commit()
+    await mirror.backup(work)
+    await sweep.sweep(mirror.edges)
+    assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)
+
+
+async def test_a_secret_of_a_job_never_shows_in_what_a_worker_took(mirror: Mirror, work: Work) -> None:
+    repo = await mirror.repo(str(work.path))
+    await jobbing.ask(
+        mirror.edges, repo.id, "restore", {"to": "https://forge.example/x"}, secret=Secret("alice", "hunter2")
+    )
+    (run,) = await runs.take(mirror.edges.db, "w/1/1/1/aa", mirror.clock(), 5, 5, range(256), timedelta(0))
+    assert run.job and run.job.sealed and "hunter2" not in repr(run) and "sealed" not in repr(run)

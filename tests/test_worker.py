@@ -15,7 +15,7 @@ from arq.connections import ArqRedis, RedisSettings
 from arq.constants import job_key_prefix
 from arq.worker import Worker
 
-from mirror.errors import EverrefError, NetworkError, RemoteGone
+from mirror.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
 from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
 from mirror.flows.sync import Synced
@@ -181,22 +181,23 @@ async def test_what_may_pass_is_tried_again_later_and_what_will_not_is_not(
     syncs += [NetworkError("the remote does not answer"), RemoteGone("there is no such repository")]
     repo_id = await wished(mirror)
     await Hands(mirror.edges).work_off()  # the clock of tests goes on by a minute at each look
-    assert await take(mirror, now=mirror.clock.now + timedelta(days=1)) == []
+    assert await take(mirror, now=mirror.clock.now + timedelta(minutes=30)) == []
     assert syncs == []
     await repos.want(mirror.edges.db, repo_id, mirror.clock())  # somebody pushes
     (run,) = await take(mirror)
     assert (run.repo_id, run.failing) == (repo_id, "gone")
 
 
-async def test_waits_grow_as_long_as_it_fails(mirror: Mirror) -> None:
+async def test_what_takes_other_credentials_is_not_tried_before_there_are_some(
+    mirror: Mirror, syncs: list[EverrefError]
+) -> None:
+    syncs.append(BadCredentials("the host refuses these credentials"))
     repo_id = await wished(mirror)
-    at = mirror.clock()
-    await repos.set_failure(mirror.edges.db, repo_id, "network", "it does not answer", at)
-    assert not await take(mirror, now=at + timedelta(seconds=1))
-    later = at + timedelta(minutes=3)
-    await repos.set_failure(mirror.edges.db, repo_id, "network", "it does not answer", later)
-    assert not await take(mirror, now=later + timedelta(minutes=2))
-    assert await take(mirror, now=later + timedelta(minutes=4))
+    await Hands(mirror.edges).work_off()
+    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    assert not await take(mirror, now=mirror.clock.now + timedelta(days=30))
+    await repos.retry(mirror.edges.db, repo_id, mirror.clock())
+    assert await take(mirror)
 
 
 async def test_who_writes_to_redis_runs_no_code_here(

@@ -48,6 +48,7 @@ TELL_SECONDS: Final = 1.0  # how often a run writes how far it is, and hears whe
 RUN_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
 PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken up again later
 LINES_KEPT: Final = 100  # of what a drill or a verification found
+AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
 REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
 BUNDLE_KEPT: Final = timedelta(days=1)
 
@@ -192,8 +193,11 @@ class _Watch:
             return await self._hand_back(None, "the worker was stopped")
         if work.cancelled():
             if run.kind == "sync":  # its wish is open still, and is not to be served at once
-                stopped = Cancelled("somebody stopped this; the next push or look begins it anew")
-                await repos.set_failure(edges.db, run.repo_id, stopped.kind, str(stopped), edges.clock())
+                now = edges.clock()
+                stopped = Cancelled("somebody stopped this; the next push begins it anew, or an hour later")
+                await repos.set_failure(
+                    edges.db, run.repo_id, stopped.kind, str(stopped), now, now + AFTER_CANCEL
+                )
             return await self._finish("cancelled")
         raised = work.exception()
         error = _explained(raised, run)
@@ -206,7 +210,7 @@ class _Watch:
         log.warning("%s of %s: %s", run.kind, run.repo_id, error)
         if run.kind == "sync":
             if error is not raised or isinstance(error, _TooLong):
-                await repos.set_failure(edges.db, run.repo_id, error.kind, str(error), edges.clock())
+                await syncing.record_failure(edges, run.repo_id, error)
             if error.kind not in (run.failing, Busy.kind):  # as long as it fails like this, the repo says so
                 await self._show()
         elif not error.permanent and self._job is not None and self._job.attempt < ATTEMPTS:

@@ -18,15 +18,15 @@ import aiohttp
 
 from mirror import refs
 from mirror.errors import EverrefError
-from mirror.flows import compact, jobs, prune, request
+from mirror.flows import compact, hookcare, jobs, prune, relist, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
 from mirror.flows.turn import turn
 from mirror.git import address, upstream
 from mirror.model import Reason, Remote, Repo, RepoId
-from mirror.schedule import next_look, next_try
-from mirror.store import chores, hooks, parts, repos, schedules
+from mirror.schedule import next_look
+from mirror.store import chores, hooks, parts, repos, schedules, sessions
 from mirror.store import jobs as job_rows
 from mirror.store.schedules import Due, Looked
 
@@ -35,6 +35,7 @@ AT_ONCE: Final = 32  # looks
 LOCAL_AT_ONCE: Final = 4  # of them at repositories of this machine, each of which is a process
 BATCH: Final = 200  # repos that are taken up for a look together
 LOOKING: Final = timedelta(minutes=10)  # by when a batch was looked at, or its worker died
+PUT_OFF: Final = timedelta(days=1)  # looks at what trips over a bug of ours
 DELIVERIES_KEPT: Final = timedelta(days=30)
 JOBS_KEPT: Final = timedelta(days=90)  # of Everref itself; what people asked for stays
 REQUESTS_KEPT: Final = timedelta(days=1)  # with their answers, for who sends one again
@@ -85,24 +86,28 @@ async def _sweep(edges: Edges, repo: Repo) -> Swept:
 
 
 async def tick(edges: Edges) -> Ticked:
-    """Look at every repo that is due, and do the chores that are.
+    """Look at every repo that is due.
 
     A look is one listing of refs by our own client, over connections that are kept,
     compared with the latest snapshot. What moved is wished for and queued as a
     job; so is what failed, since a sync says and records why. Safe to run twice,
-    also at once: a repo or chore that one worker has taken up no other gets.
+    also at once: a repo that one worker has taken up no other gets.
     """
-    total = Ticked(0, 0, 0)
+    total, now = Ticked(0, 0, 0), edges.clock()
     async with upstream.sessions(edges.settings.allow_private_remotes) as session:
-        while batch := await schedules.due(edges.db, edges.clock(), edges.clock() + LOOKING, BATCH):
+        while batch := await schedules.due(edges.db, now, now + LOOKING, BATCH):
             total = await _looks(edges, session, batch, total)
-    for chore in CHORES:
-        if await chores.begin(edges.db, chore.name, edges.clock(), chore.every):
-            try:
-                await chore.do(edges)
-            except EverrefError as error:  # the others have their turn
-                log.warning("%s: %s", chore.name, error)
     return total
+
+
+async def tend(edges: Edges) -> None:
+    """Do the chores that are due; one that fails stops no other. Safe to run twice, also at once."""
+    for chore in CHORES:
+        try:
+            if await chores.begin(edges.db, chore.name, edges.clock(), chore.every):
+                await chore.do(edges)
+        except EverrefError as error:
+            log.warning("%s: %s", chore.name, error)
 
 
 async def _looks(edges: Edges, session: aiohttp.ClientSession, batch: Sequence[Due], total: Ticked) -> Ticked:
@@ -114,7 +119,7 @@ async def _looks(edges: Edges, session: aiohttp.ClientSession, batch: Sequence[D
                 return await _look(edges, session, due)
             except Exception:  # a bug, which stops this look and no other
                 log.exception("a bug in a look at %s", due.repo.id)
-                return _Look(Looked(due.repo.id, None, next_try(edges.clock(), edges.clock())), failed=True)
+                return _Look(Looked(due.repo.id, None, edges.clock() + PUT_OFF), failed=True)
 
     done = await asyncio.gather(*(look(due) for due in batch))
     await schedules.looked(edges.db, [one.looked for one in done])
@@ -145,16 +150,14 @@ async def _look(edges: Edges, session: aiohttp.ClientSession, due: Due) -> _Look
             edges.git, remote, allow_private=edges.settings.allow_private_remotes, session=session
         ) as source:
             seen = await source.ls_refs()
-    except EverrefError as error:
-        if due.failing is None:
+    except EverrefError:  # the sync that is wished for will say and record why
+        if due.failing:
+            await repos.want(edges.db, repo_id, now)  # in silence, as it failed before
+        else:
             await _wish(edges, repo_id, now)
-        elif due.wish is None or (error.permanent and error.kind != due.failing):
-            await repos.want(edges.db, repo_id, now)  # in silence: it failed before
-        if error.permanent:
-            again = max(again, next_try(now, due.failing_since or now))
         return _Look(Looked(repo_id, None, again), failed=True)
     if (refs.digest(seen.refs), seen.object_format) == (due.digest, due.format):
-        await repos.touch_protected(edges.db, repo_id, now, due.wish)
+        await repos.touch_protected(edges.db, repo_id, now)
         return _Look(Looked(repo_id, now, again))
     await _wish(edges, repo_id, now)
     return _Look(Looked(repo_id, now, again), moved=True)
@@ -201,6 +204,7 @@ async def _forget(edges: Edges) -> None:
     await hooks.forget_before(edges.db, now - DELIVERIES_KEPT)
     await job_rows.forget_before(edges.db, now - JOBS_KEPT)
     await chores.forget_requests(edges.db, now - REQUESTS_KEPT)
+    await sessions.sweep(edges.db, now)
     await chores.forget_links(edges.db, now - LINKS_KEPT)
 
 
@@ -226,4 +230,6 @@ class Chore:
 CHORES: Final[Sequence[Chore]] = (
     Chore("forget what has had its time", timedelta(hours=1), _forget),
     Chore("delete replaced parts", timedelta(hours=1), _prune),
+    Chore("list what connections can see", timedelta(minutes=5), relist.due),
+    Chore("look after hooks", timedelta(minutes=5), hookcare.due),
 )

@@ -71,16 +71,17 @@ async def sync(
         except Busy:
             raise  # another run is at work: no failure of the repo's
         except EverrefError as error:
-            await _record_failure(edges, repo, error)
+            await record_failure(edges, repo.id, error)
             raise
 
 
-async def _record_failure(edges: Edges, repo: Repo, error: EverrefError) -> None:
+async def record_failure(edges: Edges, repo_id: RepoId, error: EverrefError) -> None:
+    """Keep why a sync failed, and when automatic tries go on."""
     now = edges.clock()
-    failures = await repos.failures(edges.db, repo.id, error.kind) + 1
+    failures = await repos.failures(edges.db, repo_id, error.kind) + 1
     wait = backoff.wait(error.kind, failures, random.random())
     retry_at = None if wait is None else now + wait
-    await repos.set_failure(edges.db, repo.id, error.kind, str(error), now, retry_at)
+    await repos.set_failure(edges.db, repo_id, error.kind, str(error), now, retry_at)
 
 
 async def serve(edges: Edges, repo_id: RepoId, reason: Reason = Reason.PUSH) -> bool:

@@ -15,7 +15,6 @@ RunKey = NewType("RunKey", UUID)  # of the job, or of the repo whose wish is ser
 
 SILENT: Final = timedelta(seconds=30)  # without a heartbeat, after which a worker elsewhere is taken for dead
 AT_HOST: Final = 8  # syncs at one host at once, of all workers together
-PASSING: Final = ("network", "limit", "busy")  # failures that may pass by themselves
 ATTEMPTS: Final = 5  # of a job, after which it has failed
 _TAKING: Final = 0x65766572  # "ever": the advisory lock under which runs are shared out
 
@@ -44,7 +43,7 @@ async def take(
     async with transaction(db) as connection:
         await connection.execute("select pg_advisory_xact_lock($1)", _TAKING)
         rows = await connection.fetch(
-            query("take"), worker, now, room, heavy, list(shares), patience, AT_HOST, list(PASSING)
+            query("take"), worker, now, room, heavy, list(shares), patience, AT_HOST
         )
     found = []
     for row in rows:

@@ -20,9 +20,7 @@ class Due:
     changed_at: datetime  # when something was last found new; at first, when it was added
     digest: str | None  # of the refs of the latest snapshot; None: it has none
     format: ObjectFormat | None  # of the latest snapshot
-    wish: datetime | None  # that waits to be served; None: none
-    failing: str | None  # the class of its last failure; None: its last run went well
-    failing_since: datetime | None
+    failing: bool  # its last run failed
     has_secret: bool  # it takes more than its address to fetch it
 
 
@@ -120,8 +118,6 @@ def _due(row: Any) -> Due:
         row["changed_at"] or row["created_at"],
         row["digest"],
         row["format"],
-        row["wanted_at"] if row["wanted_at"] != row["synced_at"] else None,
-        row["failure_class"],
-        row["failing_since"],
+        row["failure_class"] is not None,
         row["has_secret"],
     )

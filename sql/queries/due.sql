@@ -1,9 +1,9 @@
 -- due.sql($1 now, $2 until when nobody else gets them, $3 how many): repos whose look is due, with what is known of them.
--- A wish that waits for its first try is none of ours: serving it is the look.
+-- Where a wish waits, serving it is the look, also where that failed and is tried again.
 with chosen as (
   select id from repo
   where (look_at is null or look_at <= $1) and archived_at is null and paused_at is null
-    and (wanted_at is not distinct from synced_at or failed_at >= wanted_at)
+    and wanted_at is not distinct from synced_at
   order by look_at nulls first limit $3
   for update skip locked
 ), claimed as (

@@ -1,21 +1,22 @@
 -- take.sql: take up what is due next, fair between teams and bounded for each host; only while the lock of `take` is held.
 -- $1 worker, $2 now, $3 how many at most, $4 of them heavy, $5 the shares that are this worker's, $6 how long it leaves
--- alone what is another's, $7 runs at most at one host, $8 the classes of failures that may pass by themselves.
+-- alone what is another's, $7 runs at most at one host.
 with teams as (
   select team_id, count(*) as runs from run group by team_id
 ), hosts as (
   select host, count(*) as runs from run where host is not null group by host
 ), due as (
-  -- Wishes that no job serves: new ones, and those that failed as long ago as they had been failing then, within limits.
+  -- Wishes that no job serves. What fails is tried again when it may; a new wish is one try, unless it takes other
+  -- credentials. What is gone at its forge is asked for as seldom as its failures say.
   select
     id as key, id as repo_id, null::uuid as job_id, 'sync' as kind, wanted_at as since,
     protected_as_of is null as heavy, case when protected_as_of is null then 2 else 1 end as class
   from repo
-  where wanted_at is distinct from synced_at and archived_at is null and paused_at is null
+  where wanted_at is distinct from synced_at and paused_at is null
+    and (archived_at is null or failure_class = 'gone')
     and (
-      failed_at is null or failed_at < wanted_at or failure_class = any($8::text[])
-      and failed_at + least(greatest(failed_at - failing_since, interval '2 s'), interval '10 min')
-        * (0.75 + get_byte(uuid_send(id), 1) / 512.0) <= $2
+      failure_class is null or retry_at <= $2
+      or failed_at < wanted_at and (failure_class <> 'credentials' or retry_at is not null)
     )
     and not exists (
       select from job where job.repo_id = repo.id and job.kind = 'sync' and job.state in ('queued', 'running')

@@ -23,7 +23,7 @@ def processes(data: Path) -> dict[int, str]:
 
 
 def the(data: Path, word: str) -> int:
-    """The one process of these whose command line has this word; a child that has its parent's still is none."""
+    """The one process of these with this word in its command line; a child that has its parent's is none."""
     found = [pid for pid, command in processes(data).items() if word in command]
     (pid,) = [pid for pid in found if _parent(pid) not in found]
     return pid
