@@ -66,9 +66,6 @@ alter table repo
   add column changed_at    timestamptz,           -- when a look last found something new
   add column excluded      text[] not null default '{}',  -- patterns of refs that are not kept
   add column drilled_at    timestamptz;
--- What is gone no longer holds its address: another repository of the name can be kept beside it.
-alter table repo drop constraint repo_team_id_url_key;
-create unique index repo_at_address on repo (team_id, url) where archived_at is null;
 create index repo_due on repo (look_at) where archived_at is null and paused_at is null;
 create index repo_of_connection on repo (connection_id) where connection_id is not null;
 create index delivery_of_change on delivery (received_at) where kind = 'repository';  -- few: renames, transfers and the like

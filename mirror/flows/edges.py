@@ -105,6 +105,8 @@ async def open_edges(
         db = await stack.enter_async_context(store.opened(database_url))
         await store.migrate(db)
         vault = await stack.enter_async_context(open_vault(settings.vault_url, root))
+        from mirror.flows.follow import identity_at_forge  # which is written for edges itself
+
         yield Edges(
             settings=settings,
             git=Git(settings.git, home=str(root / "home")),
@@ -115,4 +117,5 @@ async def open_edges(
             keyring=keys.keyring(settings, root),
             clock=clock,
             progress=progress or Silent(),
+            identity=identity_at_forge,
         )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from mirror.errors import Busy, RemoteGone, UsageError
+from mirror.errors import Busy, IdentityChanged, RemoteGone, UsageError
 from mirror.flows.asking import Asked, asked_of
 from mirror.flows.edges import Edges
 from mirror.forges.contract import Purpose
@@ -138,7 +138,7 @@ async def make_room(edges: Edges, other: Origin, repository_id: str) -> bool:
     One that follows another number was here before: it keeps its history under
     another name. False: it was added by its URL, and follows the address.
     """
-    if other.repository_id in (None, repository_id):
+    if other.repository_id in (None, repository_id) or _gave_up_its_address(other.repo):
         return False
     name = f"{other.repo.name}-{other.repository_id}"
     await origins.step_aside(edges.db, other.repo.id, name, edges.clock())
@@ -159,6 +159,9 @@ async def free_name(
         taken = await origins.named(edges.db, team, name)
         if taken is None or taken.repo.id in leaving:
             return name
+        if taken.archived_at is not None and _path(taken.repo.url) == there.full_name:  # gone, and replaced
+            if taken.host == host and await make_room(edges, taken, there.repository_id):
+                return name
     raise UsageError(f"every name for {there.full_name} is taken by another repo; rename that one first")
 
 
@@ -167,21 +170,34 @@ async def identity_at_forge(edges: Edges, repo: Repo) -> None:
 
     The forge is asked where there is a reason: the last run found it gone, moved
     or closed, a delivery told of a change, or a listing shows another repository at
-    its address. Raises RemoteGone, and Busy where the repo has
+    its address. Raises IdentityChanged or RemoteGone, and Busy where the repo has
     just been given its new address: the next run goes there.
     """
     origin = await origins.of(edges.db, repo.id)
-    if origin is None or origin.repository_id is None or origin.connection_id is None:
+    if origin is None:
+        return
+    if origin.repository_id is None or origin.connection_id is None:
+        if _gave_up_its_address(repo):
+            raise IdentityChanged(
+                f"another repository is at the address of {repo.name} now; nothing is taken"
+            )
         return
     if not await origins.is_doubtful(edges.db, repo.id):
         return
     now = await look(edges, await asked_of(edges, origin.connection_id), origin)
     if now.archived_at is not None:
-        if await origins.is_taken(edges.db, repo.id):
-            raise RemoteGone(f"{repo.url} is another repository now; nothing of it was taken")
+        if _gave_up_its_address(repo) or await origins.is_taken(edges.db, repo.id):
+            raise IdentityChanged(
+                f"another repository is at the address of {repo.name} now; nothing is taken"
+            )
         raise RemoteGone(f"{repo.name} is not at {origin.host} any more; what was kept of it stays")
     if now.repo.url != repo.url:
         raise Busy(f"{repo.name} has moved to {now.repo.url}; the next run goes there")
+
+
+def _gave_up_its_address(repo: Repo) -> bool:
+    """Whether it stepped aside for another repository (origins.step_aside)."""
+    return "#" in repo.url
 
 
 def _path(url: str) -> str:

@@ -156,8 +156,8 @@ async def _at_forge(
         kept = await asked.ask(
             lambda forge, token: forge.update_hook(token, number, found.id, address, secret)
         )
-        if kept.state == "paused":  # it ends with a delivery that arrives
-            await _try(asked, number, kept)
+        if not kept.enabled:  # GitLab goes on with one that it gave up when a delivery arrives
+            kept = await _tried(asked, number, kept)
         outcome = Outcome.REUSED
     else:
         kept = await asked.ask(lambda forge, token: forge.add_hook(token, number, address, secret))
@@ -168,12 +168,15 @@ async def _at_forge(
     return Care(outcome, None if kept.state == "works" else kept.why), kept
 
 
-async def _try(asked: Asked, number: str, hook: RemoteHook) -> None:
-    """Let the forge send something, which wakes a paused hook if we answer."""
+async def _tried(asked: Asked, number: str, hook: RemoteHook) -> RemoteHook:
+    """Let the forge send something, and see whether that made the hook work again."""
     try:
         await asked.ask(lambda forge, token: forge.test_hook(token, number, hook.id))
     except Refused as error:  # GitLab allows a few a minute
         asked.edges.progress.note(f"a hook could not be tried: {error}")
+        return hook
+    there = await asked.ask(lambda forge, token: forge.hooks(token, number))
+    return next((one for one in there if one.id == hook.id), hook)
 
 
 async def _drop(asked: Asked, number: str, hook_id: str) -> None:
@@ -196,7 +199,7 @@ async def _left_over(edges: Edges, row: Hook, there: Sequence[RemoteHook]) -> li
 def _check(edges: Edges, asked: Asked) -> None:
     """Whether it makes sense to ask at all. Raises Refused, saying what to do."""
     settings = edges.settings
-    if settings.base_url is None and not _is_loopback(asked.app.url):
+    if settings.base_url is None and not is_loopback(asked.app.url):
         raise Refused(f"{asked.app.host} cannot reach this machine: set BASE_URL to an address that it can")
     missing = asked.missing(Purpose.HOOKS)
     if missing:
@@ -205,7 +208,8 @@ def _check(edges: Edges, asked: Asked) -> None:
         )
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether this address is one of this machine, from where it needs no BASE_URL to reach us."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -64,11 +64,9 @@ async def at_forge(db: Db, team: TeamId, forge: str, host: str, repository_id: s
 
 @translating
 async def at_address(db: Db, team: TeamId, url: str) -> Origin | None:
-    """The team's repo with this remote, that is still there."""
+    """The team's repo with this remote."""
     return _maybe(
-        await db.fetchrow(
-            "select * from repo where team_id = $1 and url = $2 and archived_at is null", team, storable(url)
-        )
+        await db.fetchrow("select * from repo where team_id = $1 and url = $2", team, storable(url))
     )
 
 
@@ -149,11 +147,17 @@ async def rename(db: Db, moved: Mapping[RepoId, tuple[str, str]]) -> None:
 async def step_aside(db: Db, repo_id: RepoId, name: str, at: datetime) -> None:
     """Another repository is at its address now: it keeps its history under another name, and is gone there.
 
-    Safe to run twice.
+    Its address gets its number as a fragment, so that nothing is fetched from there
+    for it again. Safe to run twice.
     """
     try:
         await db.execute(
-            "update repo set name = $2, archived_at = coalesce(archived_at, $3) where id = $1",
+            """
+            update repo set
+              name = $2, archived_at = coalesce(archived_at, $3),
+              url = split_part(url, '#', 1) || '#' || repository_id
+            where id = $1
+            """,
             repo_id,
             storable(name),
             at,
@@ -190,8 +194,9 @@ async def revive(db: Db, repo_id: RepoId) -> bool:
 async def is_doubtful(db: Db, repo_id: RepoId) -> bool:
     """Whether there is a reason to ask the forge what has become of the repository.
 
-    The last run found it gone, moved or closed; a delivery told of a change since
-    the forge was last asked; or a listing shows another repository at its address.
+    It is archived; the last run found it gone, moved or closed; a delivery told of
+    a change since the forge was last asked; or a listing shows another repository
+    at its address.
     """
     found: bool = await db.fetchval(query("is_doubtful"), repo_id)
     return found

@@ -187,8 +187,7 @@ async def set_failure(
           failing_since = coalesce(failing_since, $4), failed_at = $4,
           failures = case when failure_class = $2 then failures + 1 else 1 end, retry_at = $5,
           archived_at = case
-            when $2 <> 'gone' then null
-            when failure_class = 'gone' and $4 >= failing_since + interval '1 day'
+            when $2 = 'gone' and failure_class = 'gone' and $4 >= failing_since + interval '1 day'
               then coalesce(archived_at, $4)
             else archived_at
           end

@@ -1,6 +1,7 @@
 -- is_doubtful.sql($1 repo): whether there is a reason to ask the forge what has become of the repository.
 select
-  coalesce(repo.failure_class in ('gone', 'moved', 'blocked', 'identity', 'credentials'), false)
+  repo.archived_at is not null
+  or coalesce(repo.failure_class in ('gone', 'moved', 'blocked', 'identity', 'credentials'), false)
     and repo.failed_at > coalesce(repo.asked_at, '-infinity')
   or exists (
     select from hook

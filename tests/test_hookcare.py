@@ -1,0 +1,182 @@
+"""Hooks looked after: gone, switched off, paused, changed by hand, silent; and deliveries that failed."""
+
+from datetime import timedelta
+
+import pytest
+
+from mirror.flows import choose, connections, hookcare
+from mirror.flows.choose import By
+from mirror.store import hooks
+from mirror.store.hooks import Hook
+from tests.parts.connected import Beside, Connected
+from tests.parts.forges import GitHub, GitLab, Person, Repository
+
+ME = By(None, "the test")
+A_DAY = timedelta(hours=25)
+
+
+@pytest.fixture
+def alice(alongside: Connected) -> Person:
+    return alongside.host.add_person("alice")
+
+
+@pytest.fixture
+def garden(alongside: Connected, alice: Person) -> Repository:
+    return alongside.host.add_repository("alice/garden")
+
+
+async def hooked(connected: Connected, account: Person, repository: Repository) -> Hook:
+    connection = await connected.connect(account)
+    (chosen,) = await choose.choose(connected.edges, connection.id, ME, [str(repository.id)])
+    assert chosen.hook == "registered"
+    await connected.host.deliver()
+    return await ours(connected, repository)
+
+
+async def ours(connected: Connected, repository: Repository) -> Hook:
+    found = await hooks.of(connected.edges.db, (await connected.kept(repository)).repo.id)
+    assert found
+    return found
+
+
+async def is_told(connected: Connected, repository: Repository) -> bool:
+    """Whether a push arrives and is taken."""
+    before = len(connected.host.deliveries(repository))
+    repository.commit()
+    await connected.host.deliver()
+    sent = connected.host.deliveries(repository)[before:]
+    return [one.status for one in sent] == [202]
+
+
+async def test_a_hook_that_is_well_is_looked_at_daily_and_left_alone(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    before = await hooked(alongside, alice, garden)
+    asked = len(alongside.host.requests)
+    await hookcare.due(alongside.edges)
+    assert len(alongside.host.requests) == asked
+    alongside.later(A_DAY)
+    await hookcare.due(alongside.edges)
+    now = await ours(alongside, garden)
+    assert before.checked_at and now.checked_at and now.checked_at > before.checked_at
+    assert (now.state, now.why, now.id) == ("registered", None, before.id)
+    assert alongside.host.count("PATCH") + alongside.host.count("PUT") == 0
+
+
+async def test_a_hook_that_somebody_removed_is_made_again(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    before = await hooked(alongside, alice, garden)
+    garden.hooks.clear()
+    alongside.later(A_DAY)
+    await hookcare.due(alongside.edges)
+    now = await ours(alongside, garden)
+    assert (now.id, now.state) == (before.id, "registered") and now.forge_hook_id != before.forge_hook_id
+    assert await is_told(alongside, garden)
+
+
+async def test_a_hook_that_was_switched_off_is_on_again(github: GitHub, beside: Beside) -> None:
+    connected = await beside(github)
+    alice = github.add_person("alice")
+    garden = github.add_repository("alice/garden")
+    await hooked(connected, alice, garden)
+    garden.hooks[0].active = False
+    connected.later(A_DAY)
+    await hookcare.due(connected.edges)
+    assert garden.hooks[0].active and await is_told(connected, garden)
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["paused", "disabled"])
+async def test_a_hook_that_gitlab_gave_up_works_again(gitlab: GitLab, beside: Beside, for_good: bool) -> None:
+    connected = await beside(gitlab)
+    alice = gitlab.add_person("alice")
+    garden = gitlab.add_repository("alice/garden")
+    await hooked(connected, alice, garden)
+    gitlab.disable_hook(garden.hooks[0], for_good=for_good)
+    connected.later(A_DAY)
+    await hookcare.due(connected.edges)
+    await gitlab.deliver()
+    assert await is_told(connected, garden)
+
+
+async def test_an_address_and_a_secret_that_were_changed_are_put_right(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    hook = await hooked(alongside, alice, garden)
+    right = garden.hooks[0].url
+    garden.hooks[0].url = right.replace(hook.id, "x" * 32)
+    alongside.later(A_DAY)
+    await hookcare.due(alongside.edges)
+    assert [one.url for one in garden.hooks] == [right]
+    assert await is_told(alongside, garden)
+
+
+async def test_doubled_hooks_become_one(gitlab: GitLab, beside: Beside) -> None:
+    connected = await beside(gitlab)
+    alice = gitlab.add_person("alice")
+    garden = gitlab.add_repository("alice/garden")
+    await hooked(connected, alice, garden)
+    origin = await connected.kept(garden)
+    assert origin.connection_id and origin.repository_id
+    url = garden.hooks[0].url
+    forge, token = await connections.forge_of(connected.edges, origin.connection_id)
+    await forge.add_hook(token, origin.repository_id, url, "whsec_" + "A" * 43 + "=")
+    connected.later(A_DAY)
+    await hookcare.due(connected.edges)
+    assert len(garden.hooks) == 1 and await is_told(connected, garden)
+
+
+async def test_rights_that_were_taken_away_show_and_come_back(alongside: Connected, alice: Person) -> None:
+    alongside.host.add_person("bob")
+    shed = alongside.host.add_repository("bob/shed", access={alice: 50})
+    await hooked(alongside, alice, shed)
+    shed.access[alice.id] = 30
+    alongside.later(A_DAY)
+    await hookcare.due(alongside.edges)
+    hook = await ours(alongside, shed)
+    assert hook.state == "refused" and hook.why
+    shed.access[alice.id] = 50
+    alongside.later(A_DAY)
+    await hookcare.due(alongside.edges)
+    assert (await ours(alongside, shed)).state == "registered"
+
+
+async def test_a_silent_hook_is_looked_at_when_the_repo_moved(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    await hooked(alongside, alice, garden)
+    garden.hooks.clear()
+    alongside.later(timedelta(hours=2))
+    await alongside.edges.db.execute("update repo set changed_at = $1", alongside.clock())  # by a sweep
+    await hookcare.due(alongside.edges)
+    assert len(garden.hooks) == 1
+    asked = len(alongside.host.requests)
+    await hookcare.due(alongside.edges)
+    assert len(alongside.host.requests) == asked
+
+
+async def test_deliveries_that_failed_are_asked_for_once_more(github: GitHub, beside: Beside) -> None:
+    connected = await beside(github)
+    alice = github.add_person("alice")
+    garden = github.add_repository("alice/garden")
+    hook = await hooked(connected, alice, garden)
+    base = garden.hooks[0].url
+    garden.hooks[0].url = "http://127.0.0.1:9/"  # we are down
+    garden.commit()
+    await github.deliver()
+    garden.hooks[0].url = base
+    assert github.deliveries(garden)[-1].status is None
+    await connected.edges.db.execute("update hook set checked_at = created_at - interval '25 hours'")
+    await hookcare.due(connected.edges)
+    await github.deliver()
+    assert [one.status for one in github.deliveries(garden)][-1] == 202 and hook.forge_hook_id
+    sent = len(github.deliveries(garden))
+    connected.later(A_DAY)
+    await hookcare.due(connected.edges)
+    await github.deliver()
+    assert len(github.deliveries(garden)) == sent
+
+
+def test_which_addresses_reach_this_machine_without_base_url() -> None:
+    assert hookcare.is_loopback("http://127.0.0.1:1") and hookcare.is_loopback("http://localhost:1")
+    assert not hookcare.is_loopback("https://github.com") and not hookcare.is_loopback("https://10.0.0.1")
