@@ -161,7 +161,8 @@ async def _stretches(
     db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
 ) -> Mapping[int, list[Stretch]]:
     """What each of these refs did in a window, by its id."""
-    rows = await db.fetch(query("lane_stretches"), repo_id, ids, first, last, start, end, STRETCHES)
+    marks = _begins(start, end)
+    rows = await db.fetch(query("lane_stretches"), repo_id, ids, first, last, start, end, marks)
     found: dict[int, list[Stretch]] = {}
     for row in rows:
         found.setdefault(row["ref_id"], []).append(_stretch(row))
@@ -173,7 +174,7 @@ async def _folders(
     db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
 ) -> list[Lane]:
     """A lane for each folder of the other refs that moved in a window, the liveliest first."""
-    rows = await db.fetch(query("folder_stretches"), repo_id, ids, first, last, start, end, STRETCHES)
+    rows = await db.fetch(query("folder_stretches"), repo_id, ids, first, last, _begins(start, end))
     counts = {bytes(row["folder"]): row["refs"] for row in rows if row["stretch"] is None}
     found: dict[bytes, list[Stretch]] = {folder: [] for folder in counts}
     for row in rows:
@@ -181,6 +182,11 @@ async def _folders(
             found[bytes(row["folder"])].append(_stretch(row))
     made = [lane(folder, told, start, end, refs=counts[folder]) for folder, told in found.items()]
     return sorted(made, key=lambda one: (not one.cuts, -one.refs, one.name))
+
+
+def _begins(start: datetime, end: datetime) -> list[datetime]:
+    """Where each stretch of a window begins."""
+    return [start + number * (end - start) / STRETCHES for number in range(STRETCHES)]
 
 
 def _stretch(row: Any) -> Stretch:

@@ -1,4 +1,4 @@
--- lane_stretches.sql($1 repo_id, $2 ref ids, $3 first snapshot, $4 last, $5 start, $6 end, $7 stretches): what each ref did in each stretch of a window.
+-- lane_stretches.sql($1 repo_id, $2 ref ids, $3 first snapshot, $4 last, $5 start, $6 end, $7 where each stretch begins): what each ref did in each stretch of a window.
 select
   ref_id, stretch, count(*) as moves,
   (array_agg(kind order by snapshot, position))[1] as first,
@@ -10,10 +10,7 @@ select
 from (
   select
     move.ref_id, move.snapshot, move.position, move.kind, timed.at,
-    width_bucket(
-      extract(epoch from timed.at)::float8, extract(epoch from $5::timestamptz)::float8,
-      extract(epoch from $6::timestamptz)::float8, $7::int
-    ) - 1 as stretch
+    width_bucket(timed.at, $7::timestamptz[]) as stretch
   from ref_change move
   join snapshot on snapshot.repo_id = $1 and snapshot.number = move.snapshot
   cross join lateral (

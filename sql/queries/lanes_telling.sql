@@ -8,7 +8,7 @@ from (
     max(snapshot) as last,
     count(*) over () as refs_moved, sum(count(*)) over () as all_moves
   from ref_change
-  where repo_id = $1 and snapshot between $2 and $3 and not (snapshot = 1 and kind = 'created')
+  where repo_id = $1 and snapshot between greatest($2, 2) and $3
     and ($4::bytea is null or ref_id in (select id from ref where repo_id = $1 and name like $4))
   group by ref_id
 ) told
