@@ -1,13 +1,16 @@
 """A repo at any moment: its refs, commits, files, differences and losses, with git as the judge."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from mirror.errors import Busy, NotFound
+from mirror import refs
+from mirror.errors import Busy, Corrupt, NotFound
 from mirror.flows import browse
+from mirror.git import browse as git_browse
 from mirror.git.pool import Pool
 from mirror.model import HEAD, Kind, RefName, Repo, Snapshot, Target
 from mirror.objects import Commit
@@ -50,7 +53,6 @@ async def test_the_refs_of_a_moment_come_in_pages_with_their_commits(mirror: Mir
 
 @pytest.mark.parametrize("glob", ["main", "refs/tags/*", "v?", "[cC]ase", "*%*", "*_*", "\\*", "nothing"])
 async def test_a_glob_means_the_same_refs_as_everywhere(mirror: Mirror, work: Work, glob: str) -> None:
-    from mirror import refs
 
     work.zoo()
     done = await mirror.backup(work)
@@ -437,9 +439,6 @@ async def test_a_reader_does_not_wait_for_ever(
 
 
 def test_a_killed_reader_leaves_nothing_for_long(tmp_path: Path) -> None:
-    import os
-
-    from mirror.git import browse as git_browse
 
     old, new = tmp_path / "view-old", tmp_path / "view-new"
     old.mkdir()
@@ -447,3 +446,50 @@ def test_a_killed_reader_leaves_nothing_for_long(tmp_path: Path) -> None:
     os.utime(old, (1, 1))
     git_browse._sweep(tmp_path)
     assert list(tmp_path.iterdir()) == [new]
+
+
+async def test_a_moved_tag_loses_what_it_held(mirror: Mirror, work: Work) -> None:
+    base = work.commit("main")
+    side = work.commit(None, parents=[base])
+    work.tag("v1", side, message="released")
+    await mirror.backup(work)
+    work.tag("v1", base)
+    done = await mirror.backup(work)
+    assert await losses_of(mirror, done.repo, done.snapshot) == {b"refs/tags/v1": [side]}
+
+
+async def test_what_is_too_much_to_show_is_cut_and_said_so(mirror: Mirror, work: Work) -> None:
+    work.commit("main", {"0": b"x\n"})
+    files = {f"d{n % 7}/{n}": b"".join(b"%d\n" % m for m in range(50)) for n in range(400)}
+    work.commit("main", {**files, "long": b"a" * 9000 + b"\n"})
+    done = await mirror.backup(work)
+    async with browse.opened(mirror.edges, done.repo, done.snapshot) as view:
+        trees = [Target(work.git("rev-parse", f"{rev}^{{tree}}").strip()) for rev in ("main~1", "main")]
+        ask = mirror.edges.git, view, trees[0], trees[1]
+        found = await git_browse.changes(*ask, files=100, lines=120)
+        assert (len(found.files), found.total, found.whole) == (100, 401, True)
+        assert sum(len(hunk.lines) for one in found.files for hunk in one.hunks) == 120
+        assert [one.why is None for one in found.files[:4]] == [True, True, False, False]
+        assert found.files[3].additions == 50  # counted, if not shown
+        one = await git_browse.changes(*ask, path=b"long")
+        assert (
+            one.files[0].why is not None and len(one.files[0].hunks[0].lines[0].text) == git_browse.LINE_BYTES
+        )
+        below = await git_browse.changes(*ask, path=b"d3")
+        assert below.total == len([name for name in files if name.startswith("d3/")])
+        late = await git_browse.changes(*ask, seconds=0)
+        assert late.files == () or all(one.why for one in late.files)
+
+
+async def test_a_damaged_pool_is_told_in_one_line(mirror: Mirror, work: Work) -> None:
+    work.commit("main", {"a": b"1\n" * 100})
+    done = await mirror.backup(work)
+    for pack in (mirror.edges.disk.pool(done.repo.id) / "objects/pack").glob("*.pack"):
+        pack.chmod(0o600)
+        data = bytearray(pack.read_bytes())
+        data[12:-20] = bytes(len(data) - 32)
+        pack.write_bytes(data)
+    for ask in (browse.commits, browse.tree, browse.commit):
+        with pytest.raises(Corrupt) as told:
+            await ask(mirror.edges, done.repo, done.snapshot, b"main")
+        assert "\n" not in str(told.value)

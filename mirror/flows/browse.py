@@ -257,8 +257,12 @@ async def tree(
         entry = await _entry(edges, repo, snapshot, view, rev, path)
         if entry.kind != "folder":
             raise NotFound(f"{refs.shown_text(path)} is no folder in {_of(repo, snapshot, rev)}")
-        held = await browse.look(view, lambda held: browse.folder(held, entry.oid, view.object_format))
-        held.sort(key=lambda one: (one.kind != "folder", one.name))
+
+        def ask(held: Objects) -> list[Entry]:
+            found = browse.folder(held, entry.oid, view.object_format)
+            return sorted(found, key=lambda one: (one.kind != "folder", one.name))
+
+        held = await browse.look(view, ask)
         shown = held[:limit]
         files = {one.oid for one in shown if one.kind in ("file", "executable", "link")}
         known = await browse.sizes(edges.git, view, files)
@@ -383,7 +387,7 @@ class Difference:
     files: Changes | None
 
 
-COUNTED: Final = 20  # refs whose commits are counted
+COUNTED: Final = 10  # refs whose commits are counted
 JUDGED: Final = 1000  # moved refs that are told forced from forwarded
 
 
@@ -535,7 +539,9 @@ async def _losses(edges: Edges, repo: Repo, at: Snapshot) -> _Walk:
     rank = {oid: place for place, oid in enumerate(found.parents)}
     walk = _Walk(moves, found, rank, found.whole and len(logged) <= LEAVING)
     _walks[key] = walk
-    while len(_walks) > _REMEMBERED:
+    while len(_walks) > 1 and (
+        len(_walks) > _REMEMBERED or sum(len(one.rank) for one in _walks.values()) > browse.LOST_AT_MOST
+    ):
         _walks.popitem(last=False)
     return walk
 
