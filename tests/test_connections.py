@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from mirror.config import App, Settings
+from mirror.config import App, Settings, app_at
 from mirror.errors import BadCredentials, EverrefError, NetworkError, NotFound, OurFault, Refused
 from mirror.flows import connections, request, steps
 from mirror.flows.edges import Edges, open_edges
@@ -184,6 +184,14 @@ async def test_a_fine_grained_token_is_taken_as_it_is(
     token = Tokens(github.fine_grained_token(alice))
     made = await connections.connect(edges, team, None, edges.forges.apps[0], token, "token")
     assert made.scopes == () and connections.missing_scopes(edges, made, Purpose.HOOKS) == ()
+
+
+async def test_a_host_has_one_address(edges: Edges, team: TeamId, github: GitHub, alice: Person) -> None:
+    token = Tokens(github.personal_token(alice, ("repo", "read:org")))
+    for url in (f"{github.url}/below", github.url.replace("127.0.0.1", "localhost")):
+        with pytest.raises(Refused, match="is reached at http"):
+            await connections.connect(edges, team, None, app_at("github", url), token, "token")
+    assert not github.requests
 
 
 async def test_nothing_is_connected_without_keys_to_seal_with(

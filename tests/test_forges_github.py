@@ -1,5 +1,6 @@
 """GitHub is asked as its documentation says, and whatever it answers becomes a value or an error of ours."""
 
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -116,6 +117,12 @@ async def test_an_error_with_status_200_is_an_error(github: GitHub, alice: Perso
     assert "not the secret" not in str(raised.value)
 
 
+async def test_a_client_id_that_github_does_not_know_is_our_fault(forge: Forge, github: GitHub) -> None:
+    github.fail(404, piece="access_token", body='{"error": "Not Found"}')
+    with pytest.raises(OurFault, match="GITHUB_CLIENT_ID"):
+        await forge.exchange("code", oauth.new_verifier(), BACK)
+
+
 async def test_a_cancelled_consent_is_one_clear_line(forge: Forge, github: GitHub, alice: Person) -> None:
     url = await github.deny(forge.authorize_url("s", oauth.new_verifier(), BACK, Purpose.READ), alice)
     error = oauth.explained(forge.app, asked(url)["error"])
@@ -196,7 +203,7 @@ def test_a_scope_brings_those_within_it(forge: Forge) -> None:
 async def test_every_page_is_listed_with_what_it_says(
     forge: Forge, github: GitHub, alice: Person, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.parts.forges.github.MOST", 2)
+    monkeypatch.setattr("tests.parts.forges.github_api.MOST", 2)
     bob = github.add_person("bob")
     github.add_org("acme", owners=[bob], members=[alice])
     for name in ("alice/one", "acme/two", "bob/three"):
@@ -217,7 +224,7 @@ async def test_every_page_is_listed_with_what_it_says(
 async def test_a_listing_that_did_not_change_costs_nothing(
     forge: Forge, github: GitHub, alice: Person, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.parts.forges.github.MOST", 2)
+    monkeypatch.setattr("tests.parts.forges.github_api.MOST", 2)
     for number in range(5):
         github.add_repository(f"alice/{number}")
     first = await pages(forge, token)
@@ -253,6 +260,19 @@ async def test_pages_in_a_circle_end(forge: Forge, github: GitHub, token: str) -
     url = f"{github.api_url}/user/repos?per_page=100&sort=created&direction=asc"
     github.fail(200, times=9, piece="/user/repos", headers={"Link": f'<{url}>; rel="next"'}, body="[]")
     assert len(await pages(forge, token)) == 1
+
+
+@pytest.mark.parametrize(
+    "told", ["/etc/repo", "file:///etc", "javascript:alert(1)", "https://evil.example/x", "http://[", None, 5]
+)
+async def test_a_repository_is_at_its_forge_whatever_that_says(
+    forge: Forge, github: GitHub, token: str, told: object
+) -> None:
+    body = json.dumps([{"id": 1, "full_name": "a b/c?d", "clone_url": told, "html_url": told}])
+    github.fail(200, piece="/user/repos", body=body)
+    [found] = (await pages(forge, token))[0].items
+    assert found.clone_url == f"{github.url}/a%20b/c%3Fd.git" and found.web_url == f"{github.url}/a%20b/c%3Fd"
+    assert found.private and not found.admin
 
 
 # Limits

@@ -51,6 +51,9 @@ async def connect(
     """
     keyring = _keyring(edges)
     forge = edges.forges.of(app)
+    known = edges.forges.at(app.forge, app.host).app.url
+    if known != app.url:  # the row keeps the host alone
+        raise Refused(f"{app.host} is reached at {known}; name another address in {app.forge.upper()}_URL")
     account = await forge.account(tokens.access)
     missing = missing_for(forge, account, Purpose.READ)
     if missing:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from mirror.errors import Corrupt
 from mirror.forges.http import Answer
@@ -41,6 +42,22 @@ def text(value: Mapping[str, Any], key: str, host: str) -> str:
     if not isinstance(found, str) or not found:
         raise Corrupt(f"{host} answers without {key}")
     return found
+
+
+def at_home(value: Mapping[str, Any], key: str, home: str, path: str) -> str:
+    """An address that must be the forge's own; where it is another's, the one that it has to be by its path.
+
+    A forge that anybody could connect must not lead git to a file, nor a browser to a script.
+    """
+    found, ours = value.get(key), urlsplit(home)
+    if isinstance(found, str):
+        try:
+            told = urlsplit(found)
+        except ValueError:
+            return f"{home}/{quote(path)}"
+        if (told.scheme, told.netloc) == (ours.scheme, ours.netloc) and found.isprintable():
+            return found
+    return f"{home}/{quote(path)}"
 
 
 def moment(value: object) -> datetime | None:

@@ -135,12 +135,12 @@ class GitHub:
 
     def _listed(self, one: Mapping[str, Any]) -> Listed:
         host = self._api.host
-        permissions = one.get("permissions")
+        permissions, name = one.get("permissions"), fields.text(one, "full_name", host)
         return Listed(
             fields.number(one, "id", host),
-            fields.text(one, "full_name", host),
-            fields.text(one, "clone_url", host),
-            fields.text(one, "html_url", host),
+            name,
+            fields.at_home(one, "clone_url", self.app.url, f"{name}.git"),
+            fields.at_home(one, "html_url", self.app.url, name),
             private=one.get("private") is not False,
             archived=one.get("archived") is True,
             fork=one.get("fork") is True,

@@ -144,11 +144,12 @@ class GitLab:
 
     def _listed(self, one: Mapping[str, Any]) -> Listed:
         host, statistics = self._api.host, one.get("statistics")
+        name = fields.text(one, "path_with_namespace", host)
         return Listed(
             fields.number(one, "id", host),
-            fields.text(one, "path_with_namespace", host),
-            fields.text(one, "http_url_to_repo", host),
-            fields.text(one, "web_url", host),
+            name,
+            fields.at_home(one, "http_url_to_repo", self.app.url, f"{name}.git"),
+            fields.at_home(one, "web_url", self.app.url, name),
             private=one.get("visibility") != "public",
             archived=one.get("archived") is True,
             fork=isinstance(one.get("forked_from_project"), Mapping),

@@ -17,7 +17,7 @@ from mirror.config import App
 from mirror.errors import BadCredentials, Corrupt, EverrefError, NetworkError, OurFault, Refused
 from mirror.forges.contract import SpentGrant, Tokens
 
-STATUSES: Final = (400, 401, 403)  # with which an error of OAuth may come; GitHub's come with 200
+STATUSES: Final = (400, 401, 403, 404)  # with which an error of OAuth may come; GitHub's come with 200
 
 
 def new_state() -> str:
@@ -72,6 +72,8 @@ def tokens(app: App, status: int, answer: object, now: datetime) -> Tokens:
     """
     if status >= 500:
         raise NetworkError(f"{app.host} answers {status} when it is asked for tokens; try again later")
+    if status == 404:  # so GitHub answers to a client id that it does not know
+        raise explained(app, "invalid_client")
     if not isinstance(answer, Mapping):
         raise Corrupt(f"{app.host} answered no JSON object when it was asked for tokens")
     if "error" in answer or status in STATUSES:
