@@ -1,6 +1,6 @@
 """How long work tells the person waiting how far it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -53,9 +53,12 @@ class Seen:
 
 
 class Meter:
-    """A Progress that remembers, for somebody who looks now and then; `clock` is monotonic, in seconds."""
+    """A Progress that remembers, for somebody who looks now and then; `clock` is monotonic, in seconds.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `notes` are those of earlier tries.
+    """
+
+    def __init__(self, clock: Callable[[], float], notes: Sequence[str] = ()) -> None:
         self._clock = clock
         self._began = clock()
         self._name: str | None = None
@@ -64,7 +67,7 @@ class Meter:
         self._unit = ""
         self._bytes = 0
         self._phases: list[Phase] = []
-        self._notes: list[str] = []
+        self._notes = list(notes)
 
     def phase(self, name: str, total: int | None = None, unit: str = "") -> None:
         self._end()

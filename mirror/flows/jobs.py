@@ -147,7 +147,7 @@ class _Watch:
     """
 
     def __init__(self, edges: Edges, run: Run) -> None:
-        self.meter = Meter(asyncio.get_running_loop().time)
+        self.meter = Meter(asyncio.get_running_loop().time, run.job.notes if run.job else ())
         self._edges = edges
         self._run = run
         self._job = run.job
