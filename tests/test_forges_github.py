@@ -201,9 +201,9 @@ def test_a_scope_brings_those_within_it(forge: Forge) -> None:
 
 
 async def test_every_page_is_listed_with_what_it_says(
-    forge: Forge, github: GitHub, alice: Person, token: str, monkeypatch: pytest.MonkeyPatch
+    forge: Forge, github: GitHub, alice: Person, token: str
 ) -> None:
-    monkeypatch.setattr("tests.parts.forges.github_api.MOST", 2)
+    github.most = 2
     bob = github.add_person("bob")
     github.add_org("acme", owners=[bob], members=[alice])
     for name in ("alice/one", "acme/two", "bob/three"):
@@ -222,9 +222,9 @@ async def test_every_page_is_listed_with_what_it_says(
 
 
 async def test_a_listing_that_did_not_change_costs_nothing(
-    forge: Forge, github: GitHub, alice: Person, token: str, monkeypatch: pytest.MonkeyPatch
+    forge: Forge, github: GitHub, alice: Person, token: str
 ) -> None:
-    monkeypatch.setattr("tests.parts.forges.github_api.MOST", 2)
+    github.most = 2
     for number in range(5):
         github.add_repository(f"alice/{number}")
     first = await pages(forge, token)

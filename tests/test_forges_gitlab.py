@@ -176,9 +176,9 @@ def test_a_scope_brings_those_within_it(forge: Forge) -> None:
 
 
 async def test_every_page_of_every_group_is_listed(
-    forge: Forge, gitlab: GitLab, anna: Person, token: str, monkeypatch: pytest.MonkeyPatch
+    forge: Forge, gitlab: GitLab, anna: Person, token: str
 ) -> None:
-    monkeypatch.setattr("tests.parts.forges.gitlab_api.MOST", 2)
+    gitlab.most = 2
     gitlab.add_person("boris")
     gitlab.add_org("acme")
     gitlab.add_org("acme/tools", owners=[anna])

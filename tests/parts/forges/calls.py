@@ -8,15 +8,13 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from tests.parts.forges.world import Json, Person, Token
-
-MOST: Final = 100  # of a page, at both
 
 Handler = Callable[["Call"], Awaitable[Response]]
 

@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from tests.parts.forges.calls import MOST, Call, Refused, number
+from tests.parts.forges.calls import Call, Refused, number
 from tests.parts.forges.github_api import REPOSITORY, GitHubApi
 from tests.parts.forges.github_told import (
     account,
@@ -132,7 +132,7 @@ class GitHub(GitHubApi):
         hook = self._its_hook(call, _READS_HOOKS)
         kept = [one for one in reversed(hook.deliveries) if self.now() - one.created_at < KEPT]
         start = number(call.query.get("cursor", "").removeprefix("v1_"), 0, 0)
-        per_page = min(number(call.query.get("per_page"), 30), MOST)
+        per_page = min(number(call.query.get("per_page"), 30), self.most)
         rest = [one for one in kept if not start or one.id <= start]
         response = JSONResponse([delivery_of(self, one) for one in rest[:per_page]])
         if rest[per_page:]:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from tests.parts.forges.calls import MOST, Call, Refused, Route, conditional, number, stamp
+from tests.parts.forges.calls import Call, Refused, Route, conditional, number, stamp
 from tests.parts.forges.github_oauth import GitHubOAuth, with_implied
 from tests.parts.forges.github_told import (
     API,
@@ -322,7 +322,7 @@ class GitHubApi(GitHubOAuth):
 
     def _paged(self, call: Call, found: list[Json], accepted: str = "") -> Response:
         """https://docs.github.com/en/rest/using-the-rest-api/using-pagination-in-the-rest-api"""
-        per_page = min(number(call.query.get("per_page"), 30), MOST)
+        per_page = min(number(call.query.get("per_page"), 30), self.most)
         page = number(call.query.get("page"), 1)
         last = max(-(-len(found) // per_page), 1)
         links: dict[str, int] = {}

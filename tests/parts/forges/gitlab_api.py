@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from tests.parts.forges.calls import MOST, Call, Refused, Route, conditional, number
+from tests.parts.forges.calls import Call, Refused, Route, conditional, number
 from tests.parts.forges.gitlab_oauth import GitLabOAuth
 from tests.parts.forges.gitlab_told import (
     API,
@@ -253,7 +253,7 @@ class GitLabApi(GitLabOAuth):
         return response
 
     def _per_page(self, call: Call) -> int:
-        return min(number(call.query.get("per_page"), 20), MOST)
+        return min(number(call.query.get("per_page"), 20), self.most)
 
     def _paged(self, call: Call, found: list[Json]) -> Response:
         size, page = self._per_page(call), number(call.query.get("page"), 1)

@@ -83,6 +83,7 @@ class Host(ABC):
         self.outbox = Outbox(self.answered, self.may_send)
         self.ca_pem = b""  # of the authority that signed the certificate, where there is TLS
         self.closing = asyncio.Event()
+        self.most = 100  # of a page, at both
         self.routes: list[Route] = []
         self._put_on = timedelta()
         self._faults: list[Fault] = []
