@@ -31,6 +31,7 @@ async def main(settings: Settings, ties: Ties) -> None:
         receiver = hooks.application(edges.db, hints, edges.keyring) if ties.parent is not None else None
         origin = settings.base_url or f"http://127.0.0.1:{settings.port}"
         outside = Outside(edges, hints, edges.keyring, origin.rstrip("/"), pages.environment())
+        stack.push_async_callback(outside.background.end)
         await serve(application(outside, receiver), settings, ties)
 
 

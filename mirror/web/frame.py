@@ -36,12 +36,14 @@ from mirror.store.people import Person
 from mirror.store.sessions import Session
 from mirror.store.teams import Membership, Team
 from mirror.store.tokens import ApiToken
+from mirror.web.background import Background
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
 SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
 SAID_SECONDS: Final = 60  # for a one-time message to be read
+SAID_AGE: Final = timedelta(hours=1)  # of one; what it tells of may have taken its time
 BEARER: Final = {"www-authenticate": "Bearer"}
 HINT_SECONDS: Final = 0.5  # for Redis to take a hint; a person waits meanwhile
 
@@ -68,6 +70,7 @@ class Outside:
     keyring: Keyring
     origin: str  # scheme and host under which people reach it
     pages: Environment
+    background: Background = field(default_factory=Background)
 
 
 @dataclass(slots=True)
@@ -293,8 +296,7 @@ async def _recognise(visit: Visit) -> None:
             visit.person, visit.raw_session = visit.session.person, raw
     said = request.cookies.get("said")
     if said and not visit.way.is_api:
-        age = timedelta(seconds=SAID_SECONDS)
-        visit.said = signed.read(visit.outside.keyring, "said", said, age, visit.now)
+        visit.said = signed.read(visit.outside.keyring, "said", said, SAID_AGE, visit.now)
 
 
 async def _check_sender(visit: Visit) -> None:

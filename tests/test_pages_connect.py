@@ -1,0 +1,161 @@
+"""Connecting a forge and choosing what is kept, as a person does it on the pages."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from mirror.config import App
+from mirror.people import Role
+from mirror.store import audit, connections, home, teams
+from tests.parts.forges import GitHub, GitLab, Person
+from tests.parts.web import Browser, Site
+
+SCOPES = {
+    "github": ("repo", "read:org", "admin:repo_hook"),
+    "gitlab": ("api", "read_user", "read_repository"),
+}
+
+
+@dataclass
+class Connecting:
+    """Ann, who owns a team, her account at a forge with repositories, and her browser."""
+
+    site: Site
+    forge: GitHub | GitLab
+    ann: Person
+    browser: Browser
+
+    async def by_token(self, **fields: str) -> str:
+        """Connect by a personal access token; the page that it leads to."""
+        await self.browser.get("/ann/-/connect")
+        token = self.forge.personal_token(self.ann, SCOPES[self.forge.kind])
+        fields = {"forge": self.forge.kind, "host": "", "token": token} | fields
+        answer = await self.browser.post("/ann/-/connect/token", **fields)
+        assert answer.status_code == 303, answer.text
+        return str(answer.headers["location"])
+
+    async def listed(self, address: str) -> str:
+        """The page to choose on, once everything is listed."""
+        while 'http-equiv="refresh"' in (page := (await self.browser.get(address)).text):
+            await self.site.outside.background.quiet()
+        return page
+
+    async def kept(self) -> list[str]:
+        team = await teams.by_name(self.site.mirror.edges.db, "ann")
+        assert team is not None
+        rows = await self.site.mirror.edges.db.fetch("select name from repo where team_id = $1", team.id)
+        return sorted(row["name"] for row in rows)
+
+
+@pytest_asyncio.fixture(params=["github", "gitlab"])
+async def connecting(
+    request: pytest.FixtureRequest,
+    github: GitHub,
+    gitlab: GitLab,
+    make_site: Callable[..., Awaitable[Site]],
+) -> AsyncIterator[Connecting]:
+    forge = github if request.param == "github" else gitlab
+    ann = forge.add_person("ann", "Ann")
+    forge.add_org("acme", owners=[ann])
+    for name in ("ann/notes", "acme/api", "acme/site"):
+        forge.add_repository(name, private=name == "acme/api")
+    app = App(request.param, forge.url, forge.api_url, forge.client_id, forge.client_secret)
+    site = await make_site(app)
+    browser = await site.signed_in(await site.person("ann"))
+    yield Connecting(site, forge, ann, browser)
+
+
+async def test_what_a_token_can_see_is_listed_to_choose_from(connecting: Connecting) -> None:
+    page = await connecting.listed(await connecting.by_token())
+    for name in ("ann/notes", "acme/api", "acme/site"):
+        assert name in page
+    assert "3 repositories, 0 of them kept" in page
+
+
+async def test_what_is_ticked_is_kept_and_its_forge_tells_of_pushes(connecting: Connecting) -> None:
+    address = await connecting.by_token()
+    page = await connecting.listed(address)
+    number = re.search(r'id="r(\d+)"[^>]*>[^r]*?<th[^>]*><label[^>]*>acme/api', page, re.S)
+    assert number is not None
+    answer = await connecting.browser.post(f"{address}/choose", repository=[number[1]])
+    assert answer.headers["location"] == "/ann"
+    assert "1 repository is kept from now on" in (await connecting.browser.follow(answer)).text
+    assert await connecting.kept() == ["acme/api"]
+    repository = connecting.forge.repository("acme/api")
+    assert repository is not None
+    assert len(repository.hooks) == 1
+
+
+async def test_everything_is_kept_by_a_rule(connecting: Connecting) -> None:
+    address = await connecting.by_token()
+    await connecting.listed(address)
+    answer = await connecting.browser.post(f"{address}/rule", rule="everything")
+    assert "3 repositories are kept" in (await connecting.browser.follow(answer)).text
+    assert await connecting.kept() == ["acme/api", "acme/site", "ann/notes"]
+
+
+async def test_a_pattern_keeps_what_it_matches(connecting: Connecting) -> None:
+    address = await connecting.by_token()
+    await connecting.listed(address)
+    await connecting.browser.post(f"{address}/rule", rule="patterns", patterns="acme/*")
+    assert await connecting.kept() == ["acme/api", "acme/site"]
+
+
+async def test_a_token_that_the_forge_refuses_is_told_in_a_line_without_it(connecting: Connecting) -> None:
+    await connecting.browser.get("/ann/-/connect")
+    answer = await connecting.browser.post(
+        "/ann/-/connect/token", forge=connecting.forge.kind, host="", token="not-a-token-at-all"
+    )
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert "not-a-token-at-all" not in answer.text
+
+
+async def test_disconnecting_keeps_the_repos_and_takes_the_hooks_away(connecting: Connecting) -> None:
+    address = await connecting.by_token()
+    await connecting.listed(address)
+    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.browser.get("/ann/-/connect")
+    answer = await connecting.browser.post(f"{address}/disconnect")
+    assert "every backup stays" in (await connecting.browser.follow(answer)).text
+    assert len(await connecting.kept()) == 3
+    assert [one.hooks for one in connecting.forge.repositories] == [[], [], []]
+    db = connecting.site.mirror.edges.db
+    team = await teams.by_name(db, "ann")
+    assert team is not None
+    assert await connections.of_team(db, team.id) == []
+    actions = [one.entry.action for one in await audit.page(db, team.id)]
+    assert "connection.add" in actions and "connection.remove" in actions
+
+
+async def test_who_is_no_admin_connects_nothing(connecting: Connecting) -> None:
+    site = connecting.site
+    team = await teams.by_name(site.mirror.edges.db, "ann")
+    assert team is not None
+    browser = await site.signed_in(await site.member(team, "oscar", Role.OPERATOR))
+    assert (await browser.get("/ann/-/connect")).status_code == 200
+    assert (await browser.post("/ann/-/connect/token", forge="github", token="x")).status_code == 403
+    address = await connecting.by_token()
+    assert (await browser.get(address)).status_code == 403
+
+
+async def test_any_git_address_is_kept(site: Site) -> None:
+    browser = await site.signed_in(await site.person("ann"))
+    await browser.get("/ann/-/connect/url")
+    answer = await browser.post("/ann/-/connect/url", url="https://git.example.org/you/project.git")
+    assert answer.headers["location"] == "/ann/you/project"
+    team = await teams.by_name(site.mirror.edges.db, "ann")
+    assert team is not None
+    assert (await home.summary(site.mirror.edges.db, team.id)).total == 1
+
+
+@pytest.mark.parametrize("url", ["ssh://git@example.org/x.git", "https:///x", "nonsense with spaces"])
+async def test_an_address_that_is_none_is_told_in_a_line(site: Site, url: str) -> None:
+    browser = await site.signed_in(await site.person("ann"))
+    await browser.get("/ann/-/connect/url")
+    answer = await browser.post("/ann/-/connect/url", url=url)
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
