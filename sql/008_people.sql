@@ -73,11 +73,10 @@ create table session (
 );
 create index session_of_person on session (person_id);
 
--- A row is a one-time link: the one that `everref up` prints, or one that resets a password.
+-- A row is a one-time link that signs somebody in, as `everref up` and `everref sign-in` print them.
 create table sign_in_link (
   id_sha256  bytea primary key check (octet_length(id_sha256) = 32),
   person_id  uuid references person on delete cascade,  -- null: the first owner, made when it is opened
-  purpose    text not null check (purpose in ('sign-in', 'reset')),
   created_at timestamptz not null,
   expires_at timestamptz not null,
   used_at    timestamptz

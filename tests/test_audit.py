@@ -202,7 +202,7 @@ async def test_no_secret_is_in_the_audit_log(db: asyncpg.Pool) -> None:
     keyring = Keyring(["k" * 32])
     ann = await flow.sign_up(db, "ann@example.org", "canary horse 1", "Ann", START, "192.0.2.1")
     by = By(ann, START, "192.0.2.1")
-    raw = await links.make(db, ann.id, "sign-in", START, timedelta(hours=1))
+    raw = await links.make(db, ann.id, START, timedelta(hours=1))
     await flow.sign_in_with_link(db, raw, START, "192.0.2.1")
     await flow.set_password(db, by, "canary horse 2")
     home = await teams.home(db, ann.id)

@@ -1055,7 +1055,7 @@ async def test_a_link_signs_in_who_is_named(everref: Everref, pool: asyncpg.Pool
     said = everref.json("sign-in", "Ann@example.org", PORT="8123").one
     path, _, raw = said["sign_in"].rpartition("/")
     assert path == "http://127.0.0.1:8123/sign-in"
-    assert await links.use(pool, raw, datetime.now(UTC)) == links.Used(ann.id, "sign-in")
+    assert await links.use(pool, raw, datetime.now(UTC)) == links.Used(ann.id)
     assert everref("sign-in", BASE_URL="https://e.example/").out.startswith("https://e.example/sign-in/")
     assert "nobody signs in" in everref("sign-in", "bob@example.org", code=3).err
 

@@ -16,7 +16,7 @@ from mirror.flows import people as flow
 from mirror.flows.people import By
 from mirror.keyring import Keyring
 from mirror.people import RESERVED, Role
-from mirror.store import audit, invitations, limits, links, people, sessions, teams
+from mirror.store import audit, invitations, limits, links, people, repos, sessions, teams
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from tests.parts.chain import START
@@ -237,13 +237,13 @@ async def test_one_address_cannot_try_many_emails(db: asyncpg.Pool) -> None:
 
 
 async def test_the_link_of_the_terminal_makes_the_first_owner_once(db: asyncpg.Pool) -> None:
-    raw = await links.make(db, None, "sign-in", START, HOUR)
+    raw = await links.make(db, None, START, HOUR)
     owner = await flow.sign_in_with_link(db, raw, START, HERE)
     membership = await teams.membership(db, owner.id, teams.DEFAULT)
     assert membership and membership.role is Role.OWNER
     with pytest.raises(Refused, match="used already or has expired"):
         await flow.sign_in_with_link(db, raw, START, HERE)
-    again = await links.make(db, None, "sign-in", START, HOUR)
+    again = await links.make(db, None, START, HOUR)
     assert await flow.sign_in_with_link(db, again, START, HERE) == owner
     assert await done(db, membership.team) == [("Owner", "person.sign-in", "done")] * 2
 
@@ -253,19 +253,17 @@ async def test_two_first_owners_at_once_are_one(db: asyncpg.Pool) -> None:
     assert len({one.id for one in made}) == 1
 
 
-async def test_a_link_that_resets_sets_a_password_and_signs_out_everywhere(db: asyncpg.Pool) -> None:
+async def test_a_link_lets_in_who_forgot_their_password_and_sets_another(db: asyncpg.Pool) -> None:
     person = await ann(db)
-    browser, _ = await sessions.start(db, person.id, START, "", HERE)
-    raw = await links.make(db, person.id, "reset", START, HOUR)
-    with pytest.raises(Refused):
-        await flow.sign_in_with_link(db, raw, START, HERE)
-    with pytest.raises(UsageError):
-        await flow.reset_password(db, raw, "short", START, HERE)
-    assert await flow.reset_password(db, raw, "another horse 2", START, HERE) == person
-    assert await sessions.of(db, browser, START) is None
+    path = await flow.sign_in_path(db, START, "Ann@example.org")
+    assert await flow.sign_in_with_link(db, path.removeprefix("/sign-in/"), START, HERE) == person
+    unused = (await flow.sign_in_path(db, START, "ann@example.org")).removeprefix("/sign-in/")
+    await flow.set_password(db, By(person, START, HERE), "another horse 2")
     await flow.sign_in_with_password(db, "ann@example.org", "another horse 2", START, HERE)
     with pytest.raises(Refused):
-        await flow.reset_password(db, raw, "another horse 3", START, HERE)
+        await flow.sign_in_with_link(db, unused, START, HERE)
+    with pytest.raises(NotFound):
+        await flow.sign_in_path(db, START, "bob@example.org")
 
 
 async def test_an_account_at_a_forge_is_known_by_its_number(db: asyncpg.Pool) -> None:
@@ -591,3 +589,16 @@ async def test_a_new_team_has_a_name_of_its_own(db: asyncpg.Pool) -> None:
 async def test_twenty_people_of_one_name_have_teams_of_their_own(db: asyncpg.Pool) -> None:
     await asyncio.gather(*(somebody(db, "Ann") for _ in range(20)))
     assert await db.fetchval("select count(distinct name) from team") == 20
+
+
+async def test_a_repo_of_another_team_is_one_that_does_not_exist(db: asyncpg.Pool) -> None:
+    ann, bob = await somebody(db, "Ann"), await somebody(db, "Bob")
+    mine, theirs = await own(db, ann), await own(db, bob)
+    repo = await repos.add(db, mine.id, "acme/api", "https://git.example.org/acme/api", START)
+    await repos.add(db, theirs.id, "acme/api", "https://git.example.org/acme/api", START)
+    assert await repos.find_in(db, mine.id, repo.id) == repo
+    assert await repos.find_in(db, theirs.id, repo.id) is None
+    assert [one.repo for one in await repos.overview(db, mine.id)] == [repo]
+    assert (await repos.overview_of(db, repo.id, mine.id)).repo == repo
+    with pytest.raises(NotFound):
+        await repos.overview_of(db, repo.id, theirs.id)

@@ -103,14 +103,13 @@ async def test_a_session_can_be_ended_here_there_and_everywhere(db: asyncpg.Pool
 async def test_what_has_ended_is_not_listed_and_is_swept(db: asyncpg.Pool) -> None:
     person = await ann(db)
     await begin(db, person.id)
-    await links.make(db, None, "sign-in", START, HOUR)
     await limits.take(db, "x", 1, HOUR, START)
     assert await sessions.all_of(db, person.id, START + IDLE) == []
     await sessions.sweep(db, START + HOUR - SECOND)
-    tables = ("session", "sign_in_link", "tries")
-    assert [await db.fetchval(f"select count(*) from {table}") for table in tables] == [1, 1, 1]
+    tables = ("session", "tries")
+    assert [await db.fetchval(f"select count(*) from {table}") for table in tables] == [1, 1]
     await sessions.sweep(db, START + IDLE)
-    assert [await db.fetchval(f"select count(*) from {table}") for table in tables] == [0, 0, 0]
+    assert [await db.fetchval(f"select count(*) from {table}") for table in tables] == [0, 0]
 
 
 async def test_the_browsers_words_are_shortened(db: asyncpg.Pool) -> None:
@@ -121,22 +120,20 @@ async def test_the_browsers_words_are_shortened(db: asyncpg.Pool) -> None:
 
 async def test_a_link_works_once(db: asyncpg.Pool) -> None:
     person = await ann(db)
-    raw = await links.make(db, person.id, "reset", START, HOUR)
-    assert await links.find(db, raw, START) == links.Used(person.id, "reset")
+    raw = await links.make(db, person.id, START, HOUR)
     used = await asyncio.gather(*(links.use(db, raw, START) for _ in range(8)))
-    assert [one for one in used if one] == [links.Used(person.id, "reset")]
-    assert await links.find(db, raw, START) is None
+    assert [one for one in used if one] == [links.Used(person.id)]
 
 
 async def test_a_link_expires_and_can_be_voided(db: asyncpg.Pool) -> None:
     person = await ann(db)
-    raw = await links.make(db, None, "sign-in", START, HOUR)
+    raw = await links.make(db, None, START, HOUR)
     assert await links.use(db, raw, START + HOUR) is None
     assert await links.use(db, "\udcff", START) is None
-    other = await links.make(db, person.id, "reset", START, HOUR)
+    other = await links.make(db, person.id, START, HOUR)
     await links.void(db, person.id, START)
     assert await links.use(db, other, START) is None
-    assert await links.use(db, raw, START) == links.Used(None, "sign-in")
+    assert await links.use(db, raw, START) == links.Used(None)
 
 
 async def test_a_limit_counts_all_tries_of_a_stretch_of_time(db: asyncpg.Pool) -> None:

@@ -151,7 +151,7 @@ async def test_nobody_connects_another_team(forged: Forged) -> None:
 
 async def test_a_link_signs_in_once_and_only_by_its_button(site: Site) -> None:
     db, clock = site.mirror.edges.db, site.mirror.clock
-    raw = await links.make(db, None, "sign-in", clock.now, timedelta(hours=1))
+    raw = await links.make(db, None, clock.now, timedelta(hours=1))
     browser = await site.browser()
     assert (await browser.get(f"/sign-in/{raw}")).status_code == 200
     assert (await browser.get(f"/sign-in/{raw}")).status_code == 200
@@ -197,7 +197,7 @@ async def test_signing_in_gives_the_browser_a_new_session(site: Site) -> None:
     ann = await site.person("ann")
     browser = await site.signed_in(ann)
     before = browser.client.cookies["sid"]
-    raw = await links.make(site.mirror.edges.db, ann.id, "sign-in", site.mirror.clock.now, timedelta(hours=1))
+    raw = await links.make(site.mirror.edges.db, ann.id, site.mirror.clock.now, timedelta(hours=1))
     await browser.post(f"/sign-in/{raw}")
     assert browser.client.cookies["sid"] != before
     assert len(await sessions.all_of(site.mirror.edges.db, ann.id)) == 1

@@ -108,11 +108,11 @@ async def sign_in_with_password(db: Db, email: str, password: str, at: datetime,
 async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str) -> Person:
     """Who this one-time link is for; the first owner is made when theirs is opened.
 
-    Raises Refused when it is used up, and for one that resets a password: see `reset_password`.
+    Who forgot their password is let in by one too, and sets another. Raises Refused when it is used up.
     """
     async with transaction(db) as connection:
         used = await links.use(connection, raw, at)
-        if used is None or used.purpose != "sign-in":
+        if used is None:
             raise Refused(_USED)
         person = await _linked(connection, used, at)
         await _note(connection, By(person, at, address), "person.sign-in", person.name, how="link")
@@ -172,7 +172,7 @@ async def sign_in_path(db: Db, at: datetime, email: str | None = None) -> str:
     person = None if email is None else await people.by_email(db, email.strip())
     if email is not None and person is None:
         raise NotFound(f"nobody signs in as {email}")
-    raw = await links.make(db, None if person is None else person.id, "sign-in", at, LINK)
+    raw = await links.make(db, None if person is None else person.id, at, LINK)
     return f"/sign-in/{raw}"
 
 
@@ -219,21 +219,6 @@ async def set_password(db: Db, by: By, password: str, session: str | None = None
         await links.void(connection, person.id, by.at)
         await sessions.end_all(connection, person.id, session)
         await _note(connection, by, "person.password", person.name)
-
-
-@translating
-async def reset_password(db: Db, raw: str, password: str, at: datetime, address: str) -> Person:
-    """Set a password by a one-time link, and sign out everywhere.
-
-    A password that will not do leaves the link as it was. Raises Refused when the link is used, UsageError.
-    """
-    async with transaction(db) as connection:
-        used = await links.use(connection, raw, at)
-        if used is None or used.purpose != "reset":
-            raise Refused(_USED)
-        person = await _linked(connection, used, at)
-        await set_password(connection, By(person, at, address), password)
-    return person
 
 
 @translating

@@ -1,57 +1,38 @@
-"""One-time links: what `everref up` prints, and what resets a password. Only their SHA-256 is kept."""
+"""One-time links that sign somebody in, as `everref up` prints them. Only their SHA-256 is kept."""
 
 import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from mirror.people import PersonId
 from mirror.store.database import Db, translating
 
-Purpose = Literal["sign-in", "reset"]
-
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a link is good for."""
+    """Whom a link signs in."""
 
     person_id: PersonId | None  # None: the first owner
-    purpose: Purpose
 
 
 @translating
-async def make(db: Db, person_id: PersonId | None, purpose: Purpose, now: datetime, ttl: timedelta) -> str:
+async def make(db: Db, person_id: PersonId | None, now: datetime, ttl: timedelta) -> str:
     """A new link for this person (None: the first owner); returns what stands in it, which is not kept."""
     raw = secrets.token_urlsafe(32)
     await db.execute(
         """
-        insert into sign_in_link (id_sha256, person_id, purpose, created_at, expires_at)
-        values ($1, $2, $3, $4, $5)
+        insert into sign_in_link (id_sha256, person_id, created_at, expires_at)
+        values ($1, $2, $3, $4)
         """,
         _key(raw),
         person_id,
-        purpose,
         now,
         now + ttl,
     )
     return raw
-
-
-@translating
-async def find(db: Db, raw: str, now: datetime) -> Used | None:
-    """What this link would do. Looking uses nothing up, since programs open links before people do."""
-    return _used(
-        await db.fetchrow(
-            """
-            select person_id, purpose from sign_in_link
-            where id_sha256 = $1 and used_at is null and expires_at > $2
-            """,
-            _key(raw),
-            now,
-        )
-    )
 
 
 @translating
@@ -62,7 +43,7 @@ async def use(db: Db, raw: str, now: datetime) -> Used | None:
             """
             update sign_in_link set used_at = $2
             where id_sha256 = $1 and used_at is null and expires_at > $2
-            returning person_id, purpose
+            returning person_id
             """,
             _key(raw),
             now,
@@ -86,4 +67,4 @@ def _used(row: Any) -> Used | None:
     if row is None:
         return None
     who = row["person_id"]
-    return Used(None if who is None else PersonId(UUID(bytes=who.bytes)), row["purpose"])
+    return Used(None if who is None else PersonId(UUID(bytes=who.bytes)))

@@ -82,6 +82,12 @@ async def find(db: Db, repo_id: RepoId) -> Repo | None:
     return _maybe(await db.fetchrow("select * from repo where id = $1", repo_id))
 
 
+@translating
+async def find_in(db: Db, team: TeamId, repo_id: RepoId) -> Repo | None:
+    """The team's repo of this id. None: there is none, or it is another team's."""
+    return _maybe(await db.fetchrow("select * from repo where id = $1 and team_id = $2", repo_id, team))
+
+
 async def get(db: Db, repo_id: RepoId) -> Repo:
     """The repo of this id. Raises NotFound."""
     found = await find(db, repo_id)
@@ -266,15 +272,15 @@ async def unheard(db: Db, before: datetime) -> list[RepoId]:
 
 
 @translating
-async def overview(db: Db) -> list[Overview]:
-    """Every repo with what is kept of it, by name."""
-    return [_overview(row) for row in await db.fetch(query("overview"), None)]
+async def overview(db: Db, team: TeamId | None = None) -> list[Overview]:
+    """Every repo with what is kept of it, by name; or those of one team."""
+    return [_overview(row) for row in await db.fetch(query("overview"), None, team)]
 
 
 @translating
-async def overview_of(db: Db, repo_id: RepoId) -> Overview:
-    """One repo with what is kept of it. Raises NotFound."""
-    row = await db.fetchrow(query("overview"), repo_id)
+async def overview_of(db: Db, repo_id: RepoId, team: TeamId | None = None) -> Overview:
+    """One repo with what is kept of it. Raises NotFound, also where it is not that team's."""
+    row = await db.fetchrow(query("overview"), repo_id, team)
     if row is None:
         raise NotFound(f"no repo has the id {repo_id}; `everref repos` lists them")
     return _overview(row)

@@ -146,12 +146,11 @@ async def end_all(db: Db, person_id: PersonId, but: str | None = None) -> int:
 
 @translating
 async def sweep(db: Db, now: datetime) -> None:
-    """Forget what has ended by itself: sessions, one-time links, counted tries. Safe to run twice."""
+    """Forget what has ended by itself: sessions, and tries that were counted. Safe to run twice."""
     async with transaction(db) as connection:
         await connection.execute(
             "delete from session where seen_at <= $1 or created_at <= $2", now - IDLE, now - ABSOLUTE
         )
-        await connection.execute("delete from sign_in_link where expires_at <= $1", now)
         await connection.execute("delete from tries where until <= $1", now)
 
 

@@ -1,4 +1,4 @@
--- overview.sql($1 repo_id or null for all): each repo with what is kept of it and how it is doing.
+-- overview.sql($1 repo_id or null for all, $2 team_id likewise): each repo with what is kept of it and how it is doing.
 select
   repo.*, team.name as team,
   (select count(*) from snapshot where snapshot.repo_id = repo.id) as snapshots,
@@ -17,5 +17,5 @@ join team on team.id = repo.team_id
 left join lateral (
   select refs_count from snapshot where snapshot.repo_id = repo.id order by number desc limit 1
 ) latest on true
-where $1::uuid is null or repo.id = $1
+where ($1::uuid is null or repo.id = $1) and ($2::uuid is null or repo.team_id = $2)
 order by team.name, repo.name
