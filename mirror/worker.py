@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +26,6 @@ from mirror import process
 from mirror.config import Settings
 from mirror.embedded import queue
 from mirror.errors import EverrefError
-from mirror.flows import follow
 from mirror.flows import jobs as jobbing
 from mirror.flows import sweep as sweeping
 from mirror.flows.edges import Edges, open_edges
@@ -265,7 +263,6 @@ async def main(settings: Settings, ties: Ties) -> None:
     """Work until a signal says stop; what is under way is cancelled, cleans up, and is handed back."""
     async with AsyncExitStack() as stack:
         edges = await stack.enter_async_context(open_edges(settings, Logged()))
-        edges = replace(edges, identity=follow.identity_at_forge)
         redis_url = settings.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(queue(Path(settings.data)))

@@ -94,6 +94,8 @@ async def open_edges(
     settings: Settings, progress: Progress | None = None, clock: Callable[[], datetime] = now
 ) -> AsyncIterator[Edges]:
     """Open what the settings name; what they leave out runs embedded, for as long as this is open."""
+    from mirror.flows.follow import identity_at_forge  # which itself is about edges
+
     root = _made(Path(settings.data))
     async with AsyncExitStack() as stack:
         database_url = settings.database_url

@@ -13,7 +13,7 @@ with teams as (
     protected_as_of is null as heavy, case when protected_as_of is null then 2 else 1 end as class
   from repo
   where wanted_at is distinct from synced_at and paused_at is null
-    and (archived_at is null or failure_class = 'gone')
+    and (archived_at is null or failure_class is not null)
     and (
       failure_class is null or retry_at <= $2
       or failed_at < wanted_at and (failure_class <> 'credentials' or retry_at is not null)
