@@ -18,11 +18,11 @@ from mirror.flows import connections, request, steps
 from mirror.flows.edges import Edges, open_edges
 from mirror.flows.sync import sync
 from mirror.forges import oauth
-from mirror.forges.contract import Purpose, SpentGrant, Tokens
+from mirror.forges.contract import Forge, Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
 from mirror.model import RepoId, Secret
 from mirror.store import connections as rows
-from mirror.store import credentials, repos, teams
+from mirror.store import credentials, notices, repos, teams
 from mirror.store.connections import Connection, ConnectionId
 from mirror.store.teams import TeamId
 from tests.parts.forges import GitHub, GitLab, Person, Repository
@@ -332,6 +332,27 @@ async def test_a_withdrawn_grant_stops_its_own_connection_alone(
         await connections.check(edges, lab.id)
     assert len(gitlab.requests) == asked
     assert (await connections.check(edges, hub.id)).state == "works"
+    [told] = await notices.open_of(edges.db, lab.team_id)
+    assert (told.kind, told.message) == ("connection", (await row(edges, lab.id)).why)
+
+
+async def test_a_refusal_of_an_old_token_does_not_stop_the_new_one(
+    make_edges: Make, edges: Edges, lab: Connection, gitlab: GitLab
+) -> None:
+    """Another worker renewed the pair while this one's second token was refused."""
+    other = await make_edges()
+    asked = []
+
+    async def ask(forge: Forge, token: str) -> None:
+        asked.append(token)
+        if len(asked) == 2:
+            await connections.token_for(other, lab.id, refused=token)
+        raise BadCredentials("no")
+
+    with pytest.raises(BadCredentials):
+        await connections.asking(edges, lab.id, ask)
+    assert len(set(asked)) == 2 and refreshes(gitlab) == 2
+    assert (await connections.check(edges, lab.id)).state == "works"
 
 
 async def test_a_token_that_ran_out_too_early_is_renewed_once(

@@ -8,6 +8,7 @@ and asks the forge no more.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -19,9 +20,9 @@ from mirror.flows.edges import Edges
 from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId, Secret
-from mirror.store import connections, credentials
+from mirror.store import connections, credentials, notices
 from mirror.store.connections import Connection, ConnectionId, GrantKind, Wanted
-from mirror.store.database import transaction
+from mirror.store.database import Db, transaction
 from mirror.store.teams import TeamId
 
 EARLY: Final = timedelta(minutes=10)  # before its end from which on a token is not given out any more
@@ -104,26 +105,40 @@ async def signed_in(edges: Edges, app: App, account: Account, tokens: Tokens) ->
 
 async def forge_of(edges: Edges, connection_id: ConnectionId) -> tuple[Forge, str]:
     """The connection's forge, and a token for it that is good for a while. Raises what `token_for` does."""
-    found = await _get(edges, connection_id)
-    return edges.forges.at(found.forge, found.host), await token_for(edges, connection_id)
+    good = await _good(edges, connection_id)
+    return good.forge, good.token
 
 
 async def token_for(edges: Edges, connection_id: ConnectionId, refused: str | None = None) -> str:
     """An access token with ten minutes or more before it, refreshed if need be.
 
     `refused` is a token that the forge did not take although it should have: it is not given out again.
-    Raises BadCredentials where the person must connect again (the row says so from then on, and the forge
-    is not asked any more), NetworkError where the forge cannot be reached and nothing was changed.
+    Raises BadCredentials where the person must connect again (the row says so from then on, a notice does
+    once, and the forge is not asked any more), NetworkError where the forge cannot be reached and nothing
+    was changed.
     """
+    return (await _good(edges, connection_id, refused)).token
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A token that can be used, and which one of its connection it is."""
+
+    forge: Forge
+    token: str = field(repr=False)
+    of: Connection
+
+
+async def _good(edges: Edges, connection_id: ConnectionId, refused: str | None = None) -> _Good:
     keyring = _keyring(edges)
     found = await _get(edges, connection_id)
     token, _ = await _tokens(edges.db, keyring, found)
     if not _is_due(edges, found) and token != refused:
-        return token
+        return _Good(edges.forges.at(found.forge, found.host), token, found)
     return await _unbroken(_renewed(edges, keyring, connection_id, refused))
 
 
-async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, refused: str | None) -> str:
+async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, refused: str | None) -> _Good:
     """The token after the one that is due, by whoever holds the row's lock first."""
     stopped: BadCredentials | None = None
     async with transaction(edges.db) as db:
@@ -132,12 +147,12 @@ async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, 
             raise NotFound("the connection was removed")
         _check_works(found)
         token, refresh = await _tokens(db, keyring, found)
-        if not _is_due(edges, found) and token != refused:
-            return token  # another run was first
         forge = edges.forges.at(found.forge, found.host)
+        if not _is_due(edges, found) and token != refused:
+            return _Good(forge, token, found)  # another run was first
         if refresh is None:
             if not _has_ended(edges, found) and (token != refused or await _is_taken(forge, token)):
-                return token
+                return _Good(forge, token, found)
             stopped = BadCredentials(f"{found.host} refuses the token of {found.login}; connect again")
         else:
             try:
@@ -147,22 +162,16 @@ async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, 
                     f"{found.host} does not renew the grant of {found.login} any more; connect again"
                 )
         if stopped:
-            await connections.stop(db, found.id, found.version, str(stopped))
+            await _stop(edges, db, found, str(stopped))
         else:
             sealed = connections.seal(keyring, found.id, new.access, new.refresh or refresh)
-            await connections.renew(
-                db,
-                found.id,
-                found.version,
-                sealed,
-                new.scopes or found.scopes,
-                new.expires_at,
-                edges.clock(),
-            )
+            scopes = new.scopes or found.scopes
+            now = edges.clock()
+            await connections.renew(db, found.id, found.version, sealed, scopes, new.expires_at, now)
             token = new.access
     if stopped:
         raise stopped
-    return token
+    return _Good(forge, token, replace(found, version=found.version + 1))
 
 
 async def asking(edges: Edges, connection_id: ConnectionId, ask: Callable[[Forge, str], Awaitable[A]]) -> A:
@@ -170,17 +179,23 @@ async def asking(edges: Edges, connection_id: ConnectionId, ask: Callable[[Forge
 
     Raises BadCredentials where that one is refused too: the connection has stopped then.
     """
-    forge, token = await forge_of(edges, connection_id)
+    good = await _good(edges, connection_id)
     try:
-        return await ask(forge, token)
+        return await ask(good.forge, good.token)
     except BadCredentials:
-        token = await token_for(edges, connection_id, refused=token)
+        good = await _good(edges, connection_id, refused=good.token)
     try:
-        return await ask(forge, token)
+        return await ask(good.forge, good.token)
     except BadCredentials as error:
-        found = await _get(edges, connection_id)
-        await connections.stop(edges.db, connection_id, found.version, str(error))
+        await _stop(edges, edges.db, good.of, str(error))
         raise
+
+
+async def _stop(edges: Edges, db: Db, found: Connection, why: str) -> None:
+    """Say, unless it has another pair by now, that a connection is of no use, and tell its team once."""
+    if await connections.stop(db, found.id, found.version, why):
+        key = f"stopped/{found.id}/{found.version}"
+        await notices.add(db, found.team_id, None, "connection", why, edges.clock(), key)
 
 
 async def check(edges: Edges, connection_id: ConnectionId) -> Connection:
@@ -194,7 +209,7 @@ async def check(edges: Edges, connection_id: ConnectionId) -> Connection:
     now = await _get(edges, connection_id)
     if account.id != found.account_id:
         why = f"the token is of another account at {found.host} now; connect again"
-        await connections.stop(edges.db, connection_id, now.version, why)
+        await _stop(edges, edges.db, now, why)
         raise BadCredentials(why)
     await connections.checked(
         edges.db, connection_id, now.version, account.login, account.scopes, account.expires_at, edges.clock()
@@ -291,7 +306,7 @@ def _check_works(found: Connection) -> None:
         raise BadCredentials(found.why or f"{found.host} must be connected again")
 
 
-async def _tokens(db: Any, keyring: Keyring, found: Connection) -> tuple[str, str | None]:
+async def _tokens(db: Db, keyring: Keyring, found: Connection) -> tuple[str, str | None]:
     sealed = await connections.sealed(db, found.id)
     if sealed is None:
         raise NotFound("the connection was removed")
