@@ -11,6 +11,7 @@ from mirror import refs
 from mirror.errors import Busy, Corrupt, NotFound
 from mirror.flows import browse
 from mirror.git import browse as git_browse
+from mirror.git import pool as git_pool
 from mirror.git.pool import Pool
 from mirror.model import HEAD, Kind, RefName, Repo, Snapshot, Target
 from mirror.objects import Commit
@@ -493,3 +494,21 @@ async def test_a_damaged_pool_is_told_in_one_line(mirror: Mirror, work: Work) ->
         with pytest.raises(Corrupt) as told:
             await ask(mirror.edges, done.repo, done.snapshot, b"main")
         assert "\n" not in str(told.value)
+
+
+async def test_after_a_restart_the_packs_are_read_once_and_not_for_each_page(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    read: list[Path] = []
+
+    def is_whole(idx: Path) -> bool:
+        read.append(idx)
+        return True
+
+    monkeypatch.setattr(git_pool, "_boot", lambda: "another start of the machine")
+    monkeypatch.setattr(git_pool, "is_whole", is_whole)
+    for _ in range(3):
+        await browse.tree(mirror.edges, done.repo, done.snapshot)
+    assert len(read) == 1

@@ -117,7 +117,7 @@ async def opened(edges: Edges, repo: Repo, snapshot: Snapshot) -> AsyncIterator[
     raise Busy(f"what is kept of {repo.name} is changing right now; look again in a moment")
 
 
-async def _holds(edges: Edges, repo: Repo, snapshot: Snapshot, mark: tuple[int, int, str]) -> bool:
+async def _holds(edges: Edges, repo: Repo, snapshot: Snapshot, mark: browse.Mark) -> bool:
     """Whether a pool of this mark holds what the snapshot reaches."""
     epoch, number, manifest = mark
     if epoch < snapshot.epoch or number < snapshot.number:

@@ -28,6 +28,8 @@ from mirror.model import ObjectFormat, Target
 from mirror.objects import FOLDER, SUBMODULE, Changes, Commit, Entry, FileChange, Hunk, Line, Sign
 
 T = TypeVar("T")
+Mark = tuple[int, int, str]  # epoch, snapshot, its manifest's SHA-256: see Pool.mark
+Stamp = tuple[int, int]  # which mark file it is
 
 TREE: Final = 2  # object types as packs number them: gitformat-pack(5)
 BLOB: Final = 3
@@ -51,7 +53,7 @@ _CONTEXT: Final = 3  # lines around a change
 
 
 @asynccontextmanager
-async def reading(pool: Pool, room: Path) -> AsyncIterator[tuple[View, tuple[int, int, str] | None]]:
+async def reading(pool: Pool, room: Path) -> AsyncIterator[tuple[View, Mark | None]]:
     """A view of the pool's packs as they are now, and the pool's mark, which it holds at least.
 
     The packs are hard links. A sync may grow, repack or empty the pool meanwhile.
@@ -61,7 +63,7 @@ async def reading(pool: Pool, room: Path) -> AsyncIterator[tuple[View, tuple[int
     await finish(lambda: _sweep(room))
     async with scratch_view(None, room, object_format=pool.object_format) as view:
         for _ in range(_TRIES):
-            mark = await pool.mark()
+            mark = await _mark(pool)
             if mark is None:
                 yield view, None
                 return
@@ -69,11 +71,28 @@ async def reading(pool: Pool, room: Path) -> AsyncIterator[tuple[View, tuple[int
                 settled = await finish(lambda: _link(pool.path, view.objects / "pack"))
             except OSError as error:
                 raise disk_error(room, error) from None
-            if settled and await pool.mark() == mark:
+            if settled and await _mark(pool) == mark:
                 yield view, mark
                 return
             await asyncio.sleep(_LOOK)
         raise Busy(f"{pool.path.name} is changing right now; look again in a moment")
+
+
+_marks: dict[Path, tuple[Stamp, Mark]] = {}
+
+
+async def _mark(pool: Pool) -> Mark | None:
+    """The pool's mark. After a restart of the machine all packs are read for it: once, not for each page."""
+    stamp = await finish(lambda: _stamp(pool.path))
+    if stamp is None:
+        return None
+    known = _marks.get(pool.path)
+    if known and known[0] == stamp:
+        return known[1]
+    mark = await pool.mark()
+    if mark and await finish(lambda: _stamp(pool.path)) == stamp:
+        _marks[pool.path] = stamp, mark
+    return mark
 
 
 def _sweep(room: Path) -> None:
@@ -102,7 +121,7 @@ def _link(pool: Path, here: Path) -> bool:
     return stamp is not None and stamp == _stamp(pool) and before == _indexes(packs)
 
 
-def _stamp(pool: Path) -> tuple[int, int] | None:
+def _stamp(pool: Path) -> Stamp | None:
     """Which mark this is: a pool that was emptied and filled again gets a new one, also of the same words."""
     try:
         found = os.stat(pool / MARK)
