@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
+from html import unescape
 from pathlib import Path
 
 import httpx
@@ -67,6 +69,15 @@ async def test_the_buttons_are_on_a_page(github: GitHub, garden: Repository) -> 
         assert (await browser.post("/", data=old)).status_code == 409
 
 
+def fields(page: str, action: str) -> dict[str, str]:
+    """The hidden fields of the form that is sent to this address."""
+    form = page.split(f'action="{action}"', 1)[1].split("</form>", 1)[0]
+    return {
+        unescape(name): unescape(value)
+        for name, value in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form)
+    }
+
+
 async def test_the_demo_says_where_it_is_and_leaves_nothing(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.parts.demo", "--json"),
@@ -75,11 +86,22 @@ async def test_the_demo_says_where_it_is_and_leaves_nothing(tmp_path: Path) -> N
     )
     assert process.stdout
     told = json.loads(await process.stdout.readline())
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(trust_env=False, headers={"Origin": told["url"]}) as browser:
         assert (await browser.get(told["url"] + "/healthz")).status_code == 200
         assert (await browser.get(told["github"] + "/api/v3/meta")).status_code == 200
         assert (await browser.get(told["gitlab"] + "/api/v4/version")).status_code == 401
         assert (await browser.get(told["pushes"])).status_code == 200
+        assert (await browser.get(told["sign_in"])).status_code == 200
+        asks = await browser.get(told["url"] + "/sign-in")
+        asks = await browser.post(told["url"] + "/auth/github", data=fields(asks.text, "/auth/github"))
+        consents = await browser.get(asks.headers["location"])
+        address = told["github"] + "/login/oauth/authorize"
+        choice = {"person": "bob", "decision": "approve"}
+        back = await browser.post(address, data=fields(consents.text, address) | choice)
+        signed_in = await browser.get(back.headers["location"])
+        assert signed_in.status_code == 303 and signed_in.cookies
+        home = await browser.get(told["url"], follow_redirects=True)
+        assert "bob" in home.text and "/sign-in" not in str(home.url)
     process.send_signal(signal.SIGINT)
     await process.communicate()
     assert process.returncode == 0
