@@ -21,7 +21,7 @@ from mirror.flows import request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.model import Repo, Secret
-from mirror.store import repos, teams
+from mirror.store import repos
 from mirror.store.repos import Overview
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer
@@ -180,19 +180,6 @@ async def test_another_repository_under_the_same_name_gets_nothing_into_the_hist
     found = await state(mirror, repo)
     assert found.failure
     assert (found.snapshots, found.failure.kind, len(git_server.requests)) == (1, "identity", asked)
-
-
-async def test_a_repo_whose_address_another_repo_has_now_is_asked_for_no_more(
-    mirror: Mirror, work: Work, git_server: GitServer
-) -> None:
-    db = mirror.edges.db
-    repo = await kept(mirror, work, git_server)
-    await db.execute("update repo set name = 'earlier', archived_at = $1", mirror.clock())
-    other = await repos.add(db, await teams.default(db), "later", repo.url, mirror.clock())
-    assert (await mirror.backup(repo.url)).repo.id == other.id
-    asked = len(git_server.requests)
-    found = await fail(mirror, repo, IdentityChanged)
-    assert (found.state, found.snapshots, len(git_server.requests)) == ("archived", 1, asked)
 
 
 async def test_behind_since_is_the_oldest_wish_that_nobody_served(mirror: Mirror, work: Work) -> None:

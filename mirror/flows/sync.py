@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from mirror import backoff, refs
-from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, IdentityChanged, Refused
+from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, Refused
 from mirror.flows import connections, hydrate, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import rescue, without_snapshot
@@ -100,8 +100,6 @@ async def serve(edges: Edges, repo_id: RepoId, reason: Reason = Reason.PUSH) -> 
 
 async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Synced:
     wish = await repos.wish(edges.db, repo.id)  # before the remote is asked: one that comes later stays open
-    if await repos.is_displaced(edges.db, repo.id):
-        raise IdentityChanged(f"{repo.url} is another repository now, which is kept as another repo")
     if edges.identity:
         await edges.identity(edges, repo)
     remote = await request.remote_of(edges, repo.id, repo.url)

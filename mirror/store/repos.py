@@ -106,13 +106,9 @@ async def by_name(db: Db, team: TeamId, name: str) -> Repo | None:
 
 @translating
 async def by_url(db: Db, team: TeamId, url: str) -> Repo | None:
-    """The team's repo with this remote; rather the one that keeps it now than an archived one."""
+    """The team's repo with this remote."""
     return _maybe(
-        await db.fetchrow(
-            "select * from repo where team_id = $1 and url = $2 order by archived_at nulls first limit 1",
-            team,
-            storable(url),
-        )
+        await db.fetchrow("select * from repo where team_id = $1 and url = $2", team, storable(url))
     )
 
 
@@ -219,19 +215,6 @@ async def retry(db: Db, repo_id: RepoId, at: datetime) -> None:
         repo_id,
         at,
     )
-
-
-@translating
-async def is_displaced(db: Db, repo_id: RepoId) -> bool:
-    """Whether it is archived, and another repo of the team keeps what is at its address now."""
-    found = await db.fetchval(
-        """
-        select true from repo join repo other using (team_id, url)
-        where repo.id = $1 and repo.archived_at is not null and other.archived_at is null
-        """,
-        repo_id,
-    )
-    return found is not None
 
 
 @translating
