@@ -199,6 +199,29 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--new", action="store_true", help="another secret; the old one works for 24 h more")
     what.add_argument("--remove", action="store_true", help="forget the webhook")
 
+    connect = command("connect", "keep repositories of an account at GitHub or GitLab, by a token", _CONNECT)
+    connect.add_argument(
+        "--forge",
+        choices=["github", "gitlab"],
+        required=True,
+        metavar="github|gitlab",
+        help="which forge it is",
+    )
+    connect.add_argument("--host", help="where it is (default: github.com, gitlab.com, or what is set)")
+    _token(connect, "kept encrypted")
+    which = connect.add_mutually_exclusive_group()
+    which.add_argument(
+        "--everything", action="store_true", help="keep every repository, also those that come later"
+    )
+    which.add_argument(
+        "--only",
+        action="append",
+        metavar="PATTERN",
+        help="keep what matches, also later: 'acme/*', '*/api'; may be given again",
+    )
+
+    command("connections", "list the accounts that are connected", _CONNECTIONS)
+
     token = command("token", "make an API token for programs, shown once", _API_TOKEN)
     token.add_argument("name", metavar="NAME", help="what to call it, such as what will use it")
     token.add_argument("--team", metavar="TEAM", help="for which team (default: the command line's own)")
@@ -292,10 +315,13 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--hidden-refs is for --to; a bundle and a directory take every ref; {see}")
     if args.command == "hook" and args.remove and args.forge:
         raise UsageError(f"--forge is for making a webhook; {see}")
+    if args.command == "connect" and not args.token_file:
+        raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
         raise UsageError("--force is for --to and --bundle; a directory must not exist, or be empty")
     for option in (
         "repo",
+        "host",
         "remote",
         "name",
         "to",
@@ -452,6 +478,24 @@ once; at GitLab it is the signing token or, where there is no such field, the
 secret token. BASE_URL is the address at which the forge reaches this machine.
 
 --json: {"repo", "forge", "url", "secret": "..." or null}, with --remove: {"repo", "removed": true}"""
+
+_CONNECT = """\
+Lists what the account can see, and keeps what is asked for: each gets a webhook,
+so that every push is backed up, and is wished for at once; a running everref up
+does the first backups, or everref sweep. The token is a personal access token: at
+GitHub with the scopes repo and read:org, at GitLab with api. Run it again with a
+new one in place of one that expired. Without --everything and --only, what was
+chosen before stays as it is.
+
+  everref connect --forge github --token-file ~/.github-token --only 'acme/*'
+  everref connect --forge gitlab --host git.example.org --token-file - --everything
+
+--json: {"connection", "forge", "host", "login", "repositories", "kept",
+         "chosen": [{"repo", "hook": "registered|reused|refused|waiting", "why"}]}"""
+
+_CONNECTIONS = """\
+--json, one a line: {"connection", "forge", "host", "login", "state": "works|reauth|ended", "why",
+                     "everything", "only": ["..."], "repositories", "kept", "listed_at"}"""
 
 _API_TOKEN = """\
 It is the first owner's, who owns what the command line keeps: it may what its

@@ -318,6 +318,56 @@ async def hook(call: Call) -> int:
     return 0
 
 
+async def connect(call: Call) -> int:
+    """Connect an account by a token, and keep what is asked for."""
+    args = call.args
+    given = environment.read_token(args.token_file)
+    call.redact.add(given)
+    async with call.edges() as edges:
+        from mirror.flows import choose, connections, people, relist
+        from mirror.forges.contract import Tokens
+        from mirror.store import connections as rows
+        from mirror.store import listed
+
+        now = environment.now()
+        by = people.By(await people.first_owner(edges.db, now), now)
+        team = await people.team_named(edges.db, by, None)
+        app = edges.forges.first(args.forge)
+        if args.host:
+            app = edges.forges.at(args.forge, args.host).app
+        made = await connections.connect(edges, team.id, by.person.id, app, Tokens(given), "token")
+        chosen = (await relist.relist(edges, made.id)).chosen
+        who = choose.By(by.person.id, by.person.name)
+        if args.everything:
+            chosen += await choose.choose_everything(edges, made.id, who, True, at_once=choose.ALL)
+        elif args.only:
+            chosen += await choose.choose_pattern(edges, made.id, who, args.only, at_once=choose.ALL)
+        made = await rows.get(edges.db, made.id) or made
+        counts = await listed.counts(edges.db, made.id)
+    text, shape = (
+        partial(render.connected, made, counts, chosen),
+        partial(shapes.connected, made, counts, chosen),
+    )
+    call.out.said(text, shape)
+    if chosen:
+        call.out.remark(render.beginning)
+    return 0
+
+
+async def connections(call: Call) -> int:
+    """The accounts that are connected."""
+    async with call.edges() as edges:
+        from mirror.store import connections, listed, teams
+
+        rows = await connections.of_team(edges.db, await teams.default(edges.db))
+        counted = [(row, await listed.counts(edges.db, row.id)) for row in rows]
+    for row, counts in counted:
+        call.out.result(partial(render.connection, row, counts), partial(shapes.connection, row, counts))
+    if not rows:
+        call.out.remark(render.nothing_connected)
+    return 0
+
+
 async def token(call: Call) -> int:
     """An API token of the first owner."""
     from mirror import when
@@ -437,6 +487,8 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "compact": compact,
     "prune": prune,
     "hook": hook,
+    "connect": connect,
+    "connections": connections,
     "token": token,
     "sign-in": sign_in,
     "rotate-keys": rotate_keys,

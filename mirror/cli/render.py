@@ -13,6 +13,7 @@ from mirror.pushes import Lost
 from mirror.words import ago, clean, count, lasted, name, size
 
 if TYPE_CHECKING:
+    from mirror.flows.choose import Chosen
     from mirror.flows.compact import Compacted
     from mirror.flows.doctor import Finding
     from mirror.flows.drill import Drilled
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
+    from mirror.store.connections import Connection
     from mirror.store.history import Logged
+    from mirror.store.listed import Counts
     from mirror.store.repos import Overview
     from mirror.store.tokens import ApiToken
 
@@ -285,6 +288,40 @@ def hook(given: Given, eye: Eye) -> str:
 def unhooked(repo: Repo, eye: Eye) -> str:
     """A webhook is forgotten."""
     return f"{eye.repo(repo.name)}  has no hook any more; delete it in the forge's settings too"
+
+
+def connected(made: Connection, counts: Counts, chosen: Sequence[Chosen], eye: Eye) -> str:
+    """An account that is connected, and what is kept of it from now on."""
+    words = {"registered": "hook registered", "reused": "has its hook", "waiting": "hook follows"}
+    rows = [
+        (
+            f"  {eye.repo(one.repo.name)}",
+            words.get(one.hook) or eye.paint("no hook", "warn"),
+            clean(one.why or ""),
+        )
+        for one in chosen
+    ]
+    return "\n".join([connection(made, counts, eye), *(table(rows) if rows else ())])
+
+
+def connection(made: Connection, counts: Counts, eye: Eye) -> str:
+    """An account that is connected."""
+    rule = "everything, also later" if made.everything else " ".join(made.patterns)
+    state = "" if made.state == "works" else eye.paint(clean(made.why or made.state), "bad")
+    sees = f"sees {count(counts.all, 'repo')}, {counts.chosen:,} kept"
+    return "  ".join(
+        filter(None, [f"{eye.repo(made.host)} as {clean(made.login)}", sees, clean(rule), state])
+    )
+
+
+def beginning(eye: Eye) -> str:
+    """Who does the first backups."""
+    return "where everref up runs, their first backups begin now; else everref sweep makes them"
+
+
+def nothing_connected(eye: Eye) -> str:
+    """What a person reads who has connected nothing."""
+    return "nothing is connected yet; everref connect --help says how"
 
 
 def token(raw: str, made: ApiToken, eye: Eye) -> str:

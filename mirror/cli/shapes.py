@@ -12,6 +12,7 @@ from mirror.refs import shown, shown_as
 
 if TYPE_CHECKING:
     from mirror.errors import EverrefError
+    from mirror.flows.choose import Chosen
     from mirror.flows.compact import Compacted
     from mirror.flows.doctor import Finding
     from mirror.flows.drill import Drilled
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
+    from mirror.store.connections import Connection
     from mirror.store.history import Logged
+    from mirror.store.listed import Counts
     from mirror.store.repos import Overview
     from mirror.store.tokens import ApiToken
 
@@ -190,6 +193,36 @@ def hook(given: Given) -> Shape:
 def unhooked(repo: Repo) -> Shape:
     """A webhook is forgotten."""
     return {"repo": repo.name, "removed": True}
+
+
+def connected(made: Connection, counts: Counts, chosen: Sequence[Chosen]) -> Shape:
+    """An account that is connected, and what was chosen of it."""
+    return {
+        "connection": str(made.id),
+        "forge": made.forge,
+        "host": made.host,
+        "login": made.login,
+        "repositories": counts.all,
+        "kept": counts.chosen,
+        "chosen": [{"repo": one.repo.name, "hook": one.hook.value, "why": one.why} for one in chosen],
+    }
+
+
+def connection(made: Connection, counts: Counts) -> Shape:
+    """An account that is connected."""
+    return {
+        "connection": str(made.id),
+        "forge": made.forge,
+        "host": made.host,
+        "login": made.login,
+        "state": made.state,
+        "why": made.why,
+        "everything": made.everything,
+        "only": list(made.patterns),
+        "repositories": counts.all,
+        "kept": counts.chosen,
+        "listed_at": made.listed_at and at(made.listed_at),
+    }
 
 
 def token(raw: str, made: ApiToken) -> Shape:

@@ -25,6 +25,7 @@ from mirror.store.origins import Origin
 from mirror.store.teams import TeamId
 
 AT_ONCE: Final = 20  # hooks that are registered while a person waits; a sweep registers the others
+ALL: Final = 1 << 31  # of them
 
 Hint = Callable[[RepoId], Awaitable[None]]  # tells the workers of a wish; it may be lost
 

@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from mirror.config import App, Product, Settings, app_at
+from mirror.config import GITHUB, GITLAB, App, Product, Settings, app_at
 from mirror.forges.contract import Forge
 from mirror.forges.github import GitHub
 from mirror.forges.gitlab import GitLab
 from mirror.forges.http import PATIENCE, Http
 
+PUBLIC: Final = {"github": GITHUB, "gitlab": GITLAB}
 PRODUCTS: Final[Mapping[Product, Callable[[App, Http, Http], Forge]]] = {"github": GitHub, "gitlab": GitLab}
 
 
@@ -42,6 +43,10 @@ class Forges:
             if (app.forge, app.host) == (product, host):
                 return self.of(app)
         return self.of(app_at(product, f"https://{host}"))
+
+    def first(self, product: Product) -> App:
+        """The first host of this product in the settings; the public one where they name none."""
+        return next((app for app in self.apps if app.forge == product), PUBLIC[product])
 
     def of(self, app: App) -> Forge:
         """This forge."""
