@@ -16,6 +16,7 @@ from mirror.config import App, Settings, app_at
 from mirror.errors import BadCredentials, EverrefError, NetworkError, NotFound, OurFault, Refused
 from mirror.flows import connections, request, steps
 from mirror.flows.edges import Edges, open_edges
+from mirror.flows.rotate import rotate
 from mirror.flows.sync import sync
 from mirror.forges import oauth
 from mirror.forges.contract import Forge, Purpose, SpentGrant, Tokens
@@ -137,7 +138,7 @@ async def test_a_connection_knows_whose_it_is_and_keeps_its_tokens_sealed(
     token = await connections.token_for(edges, lab.id)
     kept = await edges.db.fetchrow("select sealed_access, sealed_refresh from connection")
     assert token.encode() not in kept[0] and token.encode() not in kept[1]
-    assert token not in repr(await rows.sealed(edges.db, lab.id))
+    assert token not in repr(await rows.kept(edges.db, lab.id))
 
 
 async def test_the_same_account_is_the_same_connection(
@@ -559,10 +560,9 @@ async def test_tokens_are_sealed_anew_with_another_key(
 ) -> None:
     token = await connections.token_for(edges, lab.id)
     both = Keyring(("n" * 40, "k" * 40))
-    assert await rows.reseal(edges.db, both) == 2
-    assert await rows.reseal(edges.db, both) == 0
-    sealed = await rows.sealed(edges.db, lab.id)
-    assert sealed and sealed.opened(Keyring(("n" * 40,)), lab.id)[0] == token
+    assert (await rotate(edges.db, both)).done
+    kept = await rows.kept(edges.db, lab.id)
+    assert kept and kept.opened(Keyring(("n" * 40,)))[0] == token
 
 
 async def test_a_sealed_token_opens_in_no_other_row(edges: Edges, lab: Connection, hub: Connection) -> None:

@@ -21,7 +21,7 @@ from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId, Secret
 from mirror.store import connections, credentials, notices
-from mirror.store.connections import Connection, ConnectionId, GrantKind, Wanted
+from mirror.store.connections import Connection, ConnectionId, GrantKind, Kept, Wanted
 from mirror.store.database import Db, transaction
 from mirror.store.teams import TeamId
 
@@ -130,23 +130,31 @@ class _Good:
 
 
 async def _good(edges: Edges, connection_id: ConnectionId, refused: str | None = None) -> _Good:
-    keyring = _keyring(edges)
-    found = await _get(edges, connection_id)
-    token, _ = await _tokens(edges.db, keyring, found)
+    kept = await connections.kept(edges.db, connection_id)
+    if kept is None:
+        raise NotFound("the connection was removed")
+    return await _good_of(edges, kept, refused)
+
+
+async def _good_of(edges: Edges, kept: Kept, refused: str | None = None) -> _Good:
+    keyring, found = _keyring(edges), kept.connection
+    _check_works(found)
+    token, _ = kept.opened(keyring)
     if not _is_due(edges, found) and token != refused:
         return _Good(edges.forges.at(found.forge, found.host), token, found)
-    return await _unbroken(_renewed(edges, keyring, connection_id, refused))
+    return await _unbroken(_renewed(edges, keyring, found.id, refused))
 
 
 async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, refused: str | None) -> _Good:
     """The token after the one that is due, by whoever holds the row's lock first."""
     stopped: BadCredentials | None = None
     async with transaction(edges.db) as db:
-        found = await connections.locked(db, connection_id)
-        if found is None:
+        kept = await connections.locked(db, connection_id)
+        if kept is None:
             raise NotFound("the connection was removed")
+        found = kept.connection
         _check_works(found)
-        token, refresh = await _tokens(db, keyring, found)
+        token, refresh = kept.opened(keyring)
         forge = edges.forges.at(found.forge, found.host)
         if not _is_due(edges, found) and token != refused:
             return _Good(forge, token, found)  # another run was first
@@ -240,25 +248,26 @@ async def disconnect(edges: Edges, connection_id: ConnectionId) -> None:
     3. The row goes, and with it what was listed. Its repos have no connection from then on, and say so
        at the next sync if their forge wants credentials.
     """
-    found = await connections.get(edges.db, connection_id)
-    if found is None:
+    kept = await connections.kept(edges.db, connection_id)
+    if kept is None:
         return
+    found = kept.connection
     if found.grant_kind == "oauth" and edges.keyring:
-        token, _ = await _tokens(edges.db, edges.keyring, found)
+        token, _ = kept.opened(edges.keyring)
         await _revoked(edges.forges.at(found.forge, found.host), token)
     await connections.remove(edges.db, connection_id)
 
 
 async def credential_of(edges: Edges, repo_id: RepoId, url: str) -> Secret | None:
     """What git sends for a repo of a connection. None: it has none, or its address is elsewhere."""
-    found = await connections.of_repo(edges.db, repo_id)
-    if found is None:
+    kept = await connections.of_repo(edges.db, repo_id)
+    if kept is None:
         return None
-    forge = edges.forges.at(found.forge, found.host)
+    forge = edges.forges.at(kept.connection.forge, kept.connection.host)
     ours, theirs = urlsplit(forge.app.url), urlsplit(url)
     if (ours.scheme, ours.netloc) != (theirs.scheme, theirs.netloc):
         return None
-    return forge.credential(await token_for(edges, found.id))
+    return forge.credential((await _good_of(edges, kept)).token)
 
 
 async def is_mended(edges: Edges, repo: Repo) -> bool:
@@ -267,12 +276,12 @@ async def is_mended(edges: Edges, repo: Repo) -> bool:
     A token may have run out on its way: the forge is asked about it, and it is renewed if need be.
     Raises BadCredentials where the connection has stopped.
     """
-    found = await connections.of_repo(edges.db, repo.id)
-    if found is None or edges.keyring is None or await credential_of(edges, repo.id, repo.url) is None:
+    kept = await connections.of_repo(edges.db, repo.id)
+    if kept is None or edges.keyring is None or await credential_of(edges, repo.id, repo.url) is None:
         return False
     if await credentials.of(edges.db, edges.keyring, repo.id, repo.url):
         return False  # its own ones are used, and only a person can mend them
-    await check(edges, found.id)
+    await check(edges, kept.connection.id)
     return True
 
 
@@ -304,13 +313,6 @@ async def _get(edges: Edges, connection_id: ConnectionId) -> Connection:
 def _check_works(found: Connection) -> None:
     if found.state != "works":
         raise BadCredentials(found.why or f"{found.host} must be connected again")
-
-
-async def _tokens(db: Db, keyring: Keyring, found: Connection) -> tuple[str, str | None]:
-    sealed = await connections.sealed(db, found.id)
-    if sealed is None:
-        raise NotFound("the connection was removed")
-    return sealed.opened(keyring, found.id)
 
 
 def _is_due(edges: Edges, found: Connection) -> bool:

@@ -12,7 +12,7 @@ from uuid import UUID
 from mirror.config import Product
 from mirror.keyring import Keyring
 from mirror.model import RepoId
-from mirror.store.database import Db, query, storable, transaction, translating
+from mirror.store.database import Db, query, storable, translating
 from mirror.store.teams import TeamId
 
 ConnectionId = NewType("ConnectionId", UUID)
@@ -23,6 +23,7 @@ _COLUMNS: Final = """
     id, team_id, person_id, forge, host, account_id, login, grant_kind, scopes, expires_at, version, state,
     why, everything, patterns, created_at, checked_at, listed_at, list_at
 """
+_KEPT: Final = f"{_COLUMNS}, sealed_access, sealed_refresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,18 @@ class Sealed:
         if self.refresh is None:
             return access, None
         return access, keyring.open(self.refresh, _context(connection_id, "refresh")).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A connection and its tokens as they are kept, both of one moment."""
+
+    connection: Connection
+    sealed: Sealed
+
+    def opened(self, keyring: Keyring) -> tuple[str, str | None]:
+        """The access token and, where there is one, the refresh token. Raises BadKey."""
+        return self.sealed.opened(keyring, self.connection.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,32 +187,27 @@ async def of_account(db: Db, forge: Product, host: str, account_id: str) -> list
 
 
 @translating
-async def of_repo(db: Db, repo_id: RepoId) -> Connection | None:
+async def of_repo(db: Db, repo_id: RepoId) -> Kept | None:
     """By what the repo is fetched. None: by no connection."""
     row = await db.fetchrow(
-        f"""
-        select {_COLUMNS} from connection
-        where id = (select connection_id from repo where repo.id = $1)
-        """,
+        f"select {_KEPT} from connection where id = (select connection_id from repo where repo.id = $1)",
         repo_id,
     )
-    return None if row is None else _connection(row)
+    return None if row is None else _kept(row)
 
 
 @translating
-async def sealed(db: Db, connection_id: ConnectionId) -> Sealed | None:
-    """Its tokens as they are kept. None: it is gone."""
-    row = await db.fetchrow(
-        "select sealed_access, sealed_refresh from connection where id = $1", connection_id
-    )
-    return None if row is None else Sealed(*row)
+async def kept(db: Db, connection_id: ConnectionId) -> Kept | None:
+    """A connection with its tokens. None: it is gone."""
+    row = await db.fetchrow(f"select {_KEPT} from connection where id = $1", connection_id)
+    return None if row is None else _kept(row)
 
 
 @translating
-async def locked(db: Db, connection_id: ConnectionId) -> Connection | None:
-    """In a transaction: nobody else changes this connection before it ends."""
-    row = await db.fetchrow(f"select {_COLUMNS} from connection where id = $1 for update", connection_id)
-    return None if row is None else _connection(row)
+async def locked(db: Db, connection_id: ConnectionId) -> Kept | None:
+    """In a transaction: `kept`, and nobody else changes it before that ends."""
+    row = await db.fetchrow(f"select {_KEPT} from connection where id = $1 for update", connection_id)
+    return None if row is None else _kept(row)
 
 
 @translating
@@ -287,30 +295,6 @@ async def remove(db: Db, connection_id: ConnectionId) -> bool:
     return await db.execute("delete from connection where id = $1", connection_id) == "DELETE 1"
 
 
-@translating
-async def reseal(db: Db, keyring: Keyring) -> int:
-    """Seal with the newest key what an older one sealed, after which the older ones can go; returns how many.
-
-    Safe to run twice. Raises BadKey, and changes nothing, where a key is missing.
-    """
-    done = 0
-    async with transaction(db) as connection:
-        rows = await connection.fetch("select id, sealed_access, sealed_refresh from connection for update")
-        for row in rows:
-            if not all(keyring.is_newest(one) for one in row[1:] if one is not None):
-                connection_id = _id(row["id"])
-                opened = Sealed(*row[1:]).opened(keyring, connection_id)
-                fresh = seal(keyring, connection_id, *opened)
-                await connection.execute(
-                    "update connection set sealed_access = $2, sealed_refresh = $3 where id = $1",
-                    connection_id,
-                    fresh.access,
-                    fresh.refresh,
-                )
-                done += 1
-    return done
-
-
 def _connection(row: Any) -> Connection:
     return Connection(
         _id(row["id"]),
@@ -333,6 +317,10 @@ def _connection(row: Any) -> Connection:
         row["listed_at"],
         row["list_at"],
     )
+
+
+def _kept(row: Any) -> Kept:
+    return Kept(_connection(row), Sealed(row["sealed_access"], row["sealed_refresh"]))
 
 
 def _id(found: Any) -> ConnectionId:
