@@ -29,6 +29,8 @@ class Stretch:
     forced: int
     deleted: int
     created: int
+    cut_at: datetime | None = None  # of the last move that took something away; None: none did
+    cut: int | None = None  # the snapshot that has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +149,16 @@ def lane(
     for one in stretches:
         at = min(max(one.at, start), end)
         if taken := one.forced + one.deleted:
-            only_here = lost is None or folded or (name, one.snapshot) in lost
+            snapshot = one.cut or one.snapshot
+            gone = min(max(one.cut_at or one.at, start), end)
+            only_here = lost is None or folded or (name, snapshot) in lost
             kind: Taken = "deleted" if one.deleted else "forced"
-            cuts.append(Cut(at, one.snapshot, kind, taken, end if only_here else at))
+            cuts.append(Cut(gone, snapshot, kind, taken, end if only_here else gone))
         if folded:
             began = began or at
         elif taken:
-            bars += [Bar(began, at)] if began is not None else []
-            began = None if one.last is Kind.DELETED else at
+            bars += [Bar(began, gone)] if began is not None and began <= gone else []
+            began = None if one.last is Kind.DELETED else gone
         elif began is None:
             began = at
         if rest := one.moves - taken - (0 if folded else one.created):

@@ -138,7 +138,7 @@ async def test_a_first_commit_is_compared_with_nothing_and_a_merge_with_its_firs
 
 
 async def test_folders_and_files_are_read_at_any_path(mirror: Mirror, work: Work) -> None:
-    odd = b"caf\xe9 \xff"
+    odd = b"\xe9t\xe9 \xff"
     link, plain, program = work.blob(b"src/a.c"), work.blob(b"int a;\n"), work.blob(b"#!/bin/sh\n")
     work.commit(
         "main",
@@ -163,8 +163,8 @@ async def test_folders_and_files_are_read_at_any_path(mirror: Mirror, work: Work
     src = await browse.tree(mirror.edges, done.repo, done.snapshot, b"main", b"src/")
     assert [(one.name, one.kind) for one in src.entries] == [
         (b"a.c", "file"),
-        (odd, "file"),
         (b"run", "executable"),
+        (odd, "file"),
     ]
     file = await browse.blob(mirror.edges, done.repo, done.snapshot, b"main", b"src/a.c")
     assert (file.text, file.encoding, file.whole, file.size) == ("int a;\n", "utf-8", True, 7)
@@ -457,6 +457,7 @@ async def test_a_moved_tag_loses_what_it_held(mirror: Mirror, work: Work) -> Non
     work.tag("v1", base)
     done = await mirror.backup(work)
     assert await losses_of(mirror, done.repo, done.snapshot) == {b"refs/tags/v1": [side]}
+    assert await browse.lost_moves(mirror.edges, done.repo, done.snapshot) == {(b"refs/tags/v1", 2)}
 
 
 async def test_what_is_too_much_to_show_is_cut_and_said_so(mirror: Mirror, work: Work) -> None:

@@ -75,6 +75,16 @@ async def test_only_what_was_really_lost_has_a_dotted_line_when_that_is_told(db:
     assert [cut.until for cut in cuts[SIDE]] == [at(6)]
 
 
+async def test_a_cut_is_at_the_move_that_took_away_also_when_others_followed_at_once(
+    db: asyncpg.Pool,
+) -> None:
+    chain = await story(db)
+    main = RefChange(MAIN, oid(3), oid(7), Kind.FAST_FORWARDED)
+    await chain.take({**chain.maps[-1], MAIN: oid(7)}, [main])
+    shown = await stored.lanes(db, chain.repo.id, START - timedelta(days=90), END, lost={(MAIN, 3)})
+    assert shown.lanes[0].cuts == (Cut(at(3), 3, "forced", 1, END),)
+
+
 async def test_a_folder_can_be_looked_into(db: asyncpg.Pool) -> None:
     chain = await story(db)
     shown = await stored.lanes(db, chain.repo.id, START, END, unfolded=b"refs/pull/")

@@ -503,6 +503,11 @@ async def lost(
     return Losses(items, len(chosen), len(walk.apart.parents), walk.whole)
 
 
+async def lost_moves(edges: Edges, repo: Repo, at: Snapshot) -> frozenset[tuple[bytes, int]]:
+    """Every move that `lost` tells of, by ref and snapshot: where the picture has a dotted line."""
+    return frozenset((one.change.name, one.snapshot) for one, _ in (await _losses(edges, repo, at)).moves)
+
+
 @dataclass(frozen=True, slots=True)
 class _Walk:
     """What `lost` found of one moment."""

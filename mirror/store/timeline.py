@@ -200,6 +200,8 @@ def _stretch(row: Any) -> Stretch:
         forced=row["forced"],
         deleted=row["deleted"],
         created=row["created"],
+        cut_at=row["cut_at"],
+        cut=row["cut"],
     )
 
 

@@ -8,6 +8,8 @@ with timed as materialized (
 ), moved as materialized (
   select
     move.ref_id, timed.stretch, count(*) as moves, max(timed.taken_at) as at, max(move.snapshot) as snapshot,
+    max(timed.taken_at) filter (where move.kind in ('forced', 'deleted')) as cut_at,
+    max(move.snapshot) filter (where move.kind in ('forced', 'deleted')) as cut,
     count(*) filter (where move.kind = 'forced') as forced,
     count(*) filter (where move.kind = 'deleted') as deleted,
     count(*) filter (where move.kind = 'created') as created
@@ -23,10 +25,10 @@ with timed as materialized (
 )
 select
   folder, stretch, sum(moves)::bigint as moves, 'moved' as first, 'moved' as last,
-  max(at) as at, max(snapshot) as snapshot,
+  max(at) as at, max(snapshot) as snapshot, max(cut_at) as cut_at, max(cut) as cut,
   sum(forced)::bigint as forced, sum(deleted)::bigint as deleted, sum(created)::bigint as created, null::bigint as refs
 from told
 group by folder, stretch
 union all
-select folder, null, 0, 'moved', 'moved', null, 0, 0, 0, 0, count(distinct ref_id) from told group by folder
+select folder, null, 0, 'moved', 'moved', null, 0, null, null, 0, 0, 0, count(distinct ref_id) from told group by folder
 order by folder, stretch

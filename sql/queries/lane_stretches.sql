@@ -4,6 +4,8 @@ select
   (array_agg(kind order by snapshot, position))[1] as first,
   (array_agg(kind order by snapshot desc, position desc))[1] as last,
   max(at) as at, max(snapshot) as snapshot,
+  max(at) filter (where kind in ('forced', 'deleted')) as cut_at,
+  max(snapshot) filter (where kind in ('forced', 'deleted')) as cut,
   count(*) filter (where kind = 'forced') as forced,
   count(*) filter (where kind = 'deleted') as deleted,
   count(*) filter (where kind = 'created') as created
