@@ -28,7 +28,7 @@ API = Kept(
     url="https://example.org/api",
     state="protected",
     protected_as_of=NOW,
-    wanted_at=None,
+    behind_since=None,
     failure=None,
     archived_at=None,
     paused_at=None,
@@ -70,7 +70,7 @@ def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> No
         told=[Notice(7, API.id, "acme/api", "mass-deletion", "12 of 14 refs are gone", NOW, None)],
         troubled=[
             replace(API, name="acme/infra", state="failing", failure=failure),
-            replace(API, name="acme/slow", state="behind", wanted_at=NOW - timedelta(minutes=51)),
+            replace(API, name="acme/slow", state="behind", behind_since=NOW - timedelta(minutes=51)),
             replace(API, name="acme/old", state="archived", archived_at=NOW - timedelta(days=2)),
         ],
         forced=[
@@ -104,8 +104,8 @@ def test_a_token_that_is_refused_leads_to_connect() -> None:
 
 
 def test_a_push_that_is_being_saved_needs_nobody() -> None:
-    fresh = replace(API, state="behind", wanted_at=NOW - timedelta(seconds=20))
-    under_way = replace(API, state="behind", wanted_at=NOW - timedelta(hours=1), at_work=True)
+    fresh = replace(API, state="behind", behind_since=NOW - timedelta(seconds=20))
+    under_way = replace(API, state="behind", behind_since=NOW - timedelta(hours=1), at_work=True)
     topic = Forced(API.id, "acme/api", RefName(b"refs/heads/topic"), 4, None, NOW, False, 1)
     assert needs("acme", NOW, troubled=[API, fresh, under_way], forced=[topic]) == []
 

@@ -48,7 +48,7 @@ class Kept:
     url: str
     state: State
     protected_as_of: datetime | None  # None: never
-    wanted_at: datetime | None  # the newest wish; None: nobody ever asked
+    behind_since: datetime | None  # the oldest wish that was not served; None: none waits
     failure: Failure | None  # None: the last run went well, or there was none
     archived_at: datetime | None
     paused_at: datetime | None
@@ -82,6 +82,16 @@ class Day:
     day: date  # by UTC
     backups: int
     forced: int  # refs
+
+
+@dataclass(frozen=True, slots=True)
+class HookState:
+    """How a repo's hook is doing."""
+
+    forge: str
+    state: Literal["given", "registered", "disabled", "missing", "refused"]
+    why: str | None  # None: it works, as far as we know
+    delivered_at: datetime | None  # the last delivery; None: none yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +211,21 @@ async def broken_hooks(db: Db, team: TeamId, limit: int = 10) -> list[Broken]:
     return [Broken(row["forge"], row["name"], None, row["why"]) for row in rows]
 
 
+@translating
+async def hook_of(db: Db, repo_id: RepoId) -> HookState | None:
+    """The repo's hook. None: it has none."""
+    row = await db.fetchrow(
+        """
+        select forge, state, why, coalesce(delivered_at, (
+          select received_at from delivery where hook_id = hook.id order by received_at desc limit 1
+        )) as delivered_at
+        from hook where repo_id = $1
+        """,
+        repo_id,
+    )
+    return None if row is None else HookState(row["forge"], row["state"], row["why"], row["delivered_at"])
+
+
 def _kept(row: Any) -> Kept:
     failure = None
     if row["failure_class"] is not None:
@@ -213,7 +238,7 @@ def _kept(row: Any) -> Kept:
         url=row["url"],
         state=row["state"],
         protected_as_of=row["protected_as_of"],
-        wanted_at=row["wanted_at"],
+        behind_since=row["behind_since"],
         failure=failure,
         archived_at=row["archived_at"],
         paused_at=row["paused_at"],

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirror.web import account, assets, connect, frame, home, problems, settings, signin, status
+from mirror.web import account, assets, connect, frame, home, problems, repo, settings, signin, status
 from mirror.web.frame import Outside, Way
 
 WAYS: Final[Sequence[Way]] = (
@@ -22,6 +22,7 @@ WAYS: Final[Sequence[Way]] = (
     *settings.WAYS,
     *connect.WAYS,
     *home.WAYS,
+    *repo.WAYS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last
 
 

@@ -259,14 +259,14 @@ def _forced(team: str, one: Forced, now: datetime) -> Need:
 
 def _is_late(repo: Kept, now: datetime) -> bool:
     """Whether a wish waits for so long that somebody should look."""
-    waits = repo.state in ("behind", "never") and repo.failure is None and repo.wanted_at is not None
-    return waits and not repo.at_work and repo.wanted_at is not None and now - repo.wanted_at > PATIENCE
+    waits = repo.state in ("behind", "never") and repo.failure is None and not repo.at_work
+    return waits and repo.behind_since is not None and now - repo.behind_since > PATIENCE
 
 
 def _behind(team: str, repo: Kept, now: datetime) -> Need:
-    assert repo.wanted_at is not None
+    assert repo.behind_since is not None
     link = pages.repo_url(team, repo.name)
-    since = words.ago(repo.wanted_at, now).removesuffix(" ago")
+    since = words.ago(repo.behind_since, now).removesuffix(" ago")
     why = f"It has waited for a worker for {since}; see whether one runs. What was saved before is safe."
     return Need(repo.name, link, f"behind {since}", "late", why, "See", link)
 

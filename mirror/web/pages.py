@@ -43,7 +43,7 @@ def environment() -> Environment:
         "size": words.size,
         "text": text,
     }
-    made.globals |= {"static": static, "url": url, "repo_url": repo_url}
+    made.globals |= {"static": static, "url": url, "repo_url": repo_url, "slash": b"/"}
     return made
 
 

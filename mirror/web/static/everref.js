@@ -58,35 +58,67 @@
   // Time: a slider, and the picture itself, put the page at another moment.
   const sliding = (slider) => {
     const form = slider.form, words = one("[data-moment]", form.closest(".moment")), field = form.elements.at;
-    const picture = one("svg[data-from]"), from = Number(slider.dataset.from), to = Number(slider.dataset.to);
-    const zone = document.documentElement.dataset.zone || "UTC";
+    const from = Number(slider.dataset.from), to = Number(slider.dataset.to);
     const shown = new Intl.DateTimeFormat("en-GB", {
-      day: "numeric", month: "long", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZone: zone });
+      day: "numeric", month: "long", hour: "2-digit", minute: "2-digit", second: "2-digit",
+      timeZone: document.documentElement.dataset.zone || "UTC" });
     const iso = (seconds) => new Date(seconds * 1000).toISOString().replace(/\.\d+Z$/, "Z");
-    const go = (seconds) => { field.value = seconds >= to ? "" : iso(seconds); form.requestSubmit(); };
+    const live = (seconds) => seconds >= to && "now" in slider.dataset;
+    const said = (seconds) => live(seconds) ? "Now" : shown.format(seconds * 1000);
+    const go = (seconds) => { field.value = live(seconds) ? "" : iso(seconds); form.requestSubmit(); };
+    const picture = one("[data-picture]"), svg = picture && one("svg", picture);
+    const left = picture && Number(picture.dataset.left), width = picture && Number(picture.dataset.width);
     const show = (seconds) => {
-      if (words) words.textContent = seconds >= to ? "Now" : shown.format(seconds * 1000);
-      if (!picture) return;
-      const { left, width } = picture.dataset;
-      const x = Number(left) + Number(width) * (seconds - from) / Math.max(1, to - from);
-      const hand = one("[data-hand]", picture);
-      if (hand) {
-        hand.setAttribute("transform", `translate(${x} 0)`);
-        const label = one("text", hand);
-        if (label) label.textContent = seconds >= to ? "now" : shown.format(seconds * 1000);
-      }
+      if (words) words.textContent = said(seconds);
+      const line = svg && one(".head", svg), grip = svg && one(".grip", svg), label = svg && one(".gt", svg);
+      if (!line) return;
+      const x = left + width * Math.min(1, Math.max(0, (seconds - from) / Math.max(1, to - from)));
+      line.setAttribute("x1", x);
+      line.setAttribute("x2", x);
+      if (!grip || !label) return;
+      const wide = Number(grip.getAttribute("width"));
+      const begin = Math.min(Math.max(x - wide / 2, 0), left + width - wide);
+      grip.setAttribute("x", begin);
+      label.setAttribute("x", begin + wide / 2);
+      label.textContent = said(seconds).slice(0, 20);
     };
-    slider.closest("[data-script]").hidden = false;
     slider.addEventListener("input", () => show(Number(slider.value)));
     slider.addEventListener("change", () => go(Number(slider.value)));
-    if (!picture) return;
-    picture.addEventListener("click", (event) => {
-      if (event.target.closest("a")) return;
-      const box = picture.getBoundingClientRect(), view = picture.viewBox.baseVal;
-      const x = (event.clientX - box.left) * view.width / box.width;
-      const share = (x - Number(picture.dataset.left)) / Number(picture.dataset.width);
-      if (share >= 0 && share <= 1) go(Math.round(from + (to - from) * share));
+    if (!svg) return;
+    const at = (event) => {
+      const box = svg.getBoundingClientRect();
+      const share = ((event.clientX - box.left) * svg.viewBox.baseVal.width / box.width - left) / width;
+      return share < 0 ? null : Math.round(from + (to - from) * Math.min(1, share));
+    };
+    let held = false;
+    svg.addEventListener("pointerdown", (event) => {
+      const seconds = event.button === 0 ? at(event) : null;
+      if (seconds === null || event.pointerType === "touch") return;
+      held = true;
+      svg.setPointerCapture(event.pointerId);
+      slider.value = seconds;
+      show(seconds);
     });
+    svg.addEventListener("pointermove", (event) => {
+      const seconds = held ? at(event) : null;
+      if (seconds !== null) { slider.value = seconds; show(seconds); }
+    });
+    svg.addEventListener("pointerup", () => { if (held) { held = false; go(Number(slider.value)); } });
+    svg.addEventListener("pointercancel", () => { held = false; });
+    svg.addEventListener("click", (event) => {
+      const seconds = event.pointerType === "touch" ? at(event) : null;
+      if (seconds !== null) go(seconds);
+    });
+  };
+
+  // Parts that take the server a little longer come after the page.
+  const load = async (part) => {
+    try {
+      const answer = await fetch(part.dataset.load, { headers: { accept: "text/html" } });
+      if (!answer.ok) return;
+      part.innerHTML = await answer.text();
+      prepare(part);
+    } catch { /* what stands there leads to the same */ }
   };
 
   // Keys, until somebody turns them off: single letters get in the way of some voice and switch controls.
@@ -143,6 +175,7 @@
 
   const prepare = (root) => {
     all("[data-live]", root).forEach(follow);
+    all("[data-load]", root).forEach(load);
     all("[data-copy]", root).forEach(copying);
     all("input[data-slider]", root).forEach(sliding);
     all("input[data-all]", root).forEach(choosing);

@@ -1,0 +1,56 @@
+"""Progress as it happens: parts of a page sent anew by server-sent events while they change."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from starlette.responses import StreamingResponse
+
+from mirror.errors import EverrefError
+from mirror.web.frame import Visit
+
+LOOK_SECONDS: Final = 1.0  # between two looks
+QUIET_SECONDS: Final = 15.0  # after which a word is sent, so that nothing between us takes it for dead
+LASTS_SECONDS: Final = 600.0  # of one stream; the browser asks again by itself
+
+Look = Callable[
+    [], Awaitable[tuple[str, bool]]
+]  # the part as it is now, and whether it will not change any more
+
+
+async def follow(visit: Visit, look: Look) -> StreamingResponse:
+    """Send the part whenever it has changed, until it is at its end. The first look is made at once."""
+    first = await look()
+    return StreamingResponse(
+        _events(look, first),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+    )
+
+
+async def _events(look: Look, first: tuple[str, bool]) -> AsyncIterator[str]:
+    clock = asyncio.get_running_loop().time
+    (part, ended), sent, quiet_since, began = first, None, clock(), clock()
+    while True:
+        if part != sent:
+            yield event("part", part)
+            sent, quiet_since = part, clock()
+        if ended:
+            yield event("end", "")
+            return
+        if clock() - began > LASTS_SECONDS:
+            return
+        if clock() - quiet_since > QUIET_SECONDS:
+            yield ": still here\n\n"
+            quiet_since = clock()
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            part, ended = await look()
+        except EverrefError:  # it may be back the next time the browser asks
+            return
+
+
+def event(name: str, data: str) -> str:
+    """One event of https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+    lines = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
+    return f"event: {name}\n{lines}\n"

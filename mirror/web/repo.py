@@ -1,0 +1,529 @@
+"""The pages of a repo: every ref over time, and whatever it held at any moment of it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+
+from markupsafe import Markup
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from mirror import objects, when
+from mirror.errors import NotFound, UsageError
+from mirror.flows import browse, moment
+from mirror.flows.brought import brought
+from mirror.flows.browse import Blob, Raw
+from mirror.job import SYNC
+from mirror.model import Kind, Repo, RepoId, Snapshot
+from mirror.pushes import Lost
+from mirror.store import claims, drills, home, jobs, repos, timeline
+from mirror.store.home import Kept
+from mirror.store.timeline import Neighbours, Pushed
+from mirror.web import pages, render, strata
+from mirror.web.frame import Needs, Visit, Way
+from mirror.web.live import follow
+
+LANES: Final = 16  # of the picture
+AROUND: Final = 12  # pushes beside the picture
+AFTER: Final = 3  # of them after the moment
+PUSHES: Final = 40  # on a page
+REFS: Final = 100
+COMMITS: Final = 50
+LINES: Final = 3000  # of a difference that are shown
+MOST: Final = 400  # lines of one file's difference that are shown at once
+WINDOWS: Final = {"day": 1, "week": 7, "month": 31, "quarter": 92, "year": 366}  # days
+RAW_POLICY: Final = "default-src 'none'; sandbox"
+TAKEN: Final = (Kind.FORCED, Kind.DELETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A repo at the moment that the address names."""
+
+    team: str
+    repo: Repo
+    asked: str  # the WHEN of the address; empty: now
+    row: Kept
+    span: tuple[datetime, datetime] | None  # of the first and the latest snapshot; None: there is none
+    snapshot: Snapshot | None  # None: nothing was saved yet
+    around: Neighbours | None
+    note: str  # what makes this moment one to look at; mostly nothing
+
+    def url(self, page: str = "", /, **query: object) -> str:
+        """A page of this repo at this moment."""
+        return pages.repo_url(self.team, self.repo.name, page, **({"at": self.asked} | query))
+
+    def path(self, page: str, path: bytes = b"", /, **query: object) -> str:
+        """A page about a path, at this moment."""
+        address = pages.repo_url(self.team, self.repo.name, page)
+        below = f"{address}/{quote(path, safe='/')}" if path else address
+        asked = pages.url("", **({"at": self.asked} | query))
+        return below + asked
+
+    @property
+    def saved(self) -> Snapshot:
+        """The snapshot of this moment. Raises NotFound."""
+        if self.snapshot is None:
+            raise NotFound(f"nothing of {self.repo.name} was saved yet; its first backup is still to come")
+        return self.snapshot
+
+    @property
+    def host(self) -> str:
+        """From where it is fetched, in short."""
+        parts = urlsplit(self.repo.url)
+        return (parts.hostname or "") + parts.path.removesuffix(".git") if parts.hostname else self.repo.url
+
+
+async def overview(visit: Visit) -> Response:
+    """Every ref over time, the moment that was chosen, and what happened around it. Reads no git."""
+    at = await _moment(visit)
+    db = visit.edges.db
+    if at.snapshot is None or at.span is None:
+        return visit.render(
+            "repo.html",
+            at=at,
+            tab="overview",
+            hook=await home.hook_of(db, at.repo.id),
+            **await _job(visit, at.repo.id),
+        )
+    chosen = at.snapshot.taken_at if at.asked else visit.now
+    asked = visit.query.get("window", "")
+    name, start, end = window(asked, at.span[0], chosen, visit.now)
+    shown = await timeline.lanes(db, at.repo.id, start, end, limit=LANES)
+    zone = pages.zone_of(visit)
+    said = pages.moment(chosen, visit.now, zone, seconds=False) if at.asked else "now"
+    pushes = await _around(visit, at)
+    return visit.render(
+        "repo.html",
+        at=at,
+        tab="overview",
+        hook=await home.hook_of(db, at.repo.id),
+        drill=await drills.latest(db, at.repo.id),
+        picture=strata.figure(shown, at=min(max(chosen, start), end), said=said),
+        shown=shown,
+        window=name,
+        windows=_windows(at.span[0], visit.now),
+        slider=Slider(start, end, chosen),
+        left=strata.LABELS,
+        width=strata.WIDTH - strata.LABELS,
+        pushes=pushes,
+        told={},
+        lost_pushes=_lost_at(pushes, await claims.lost(db, at.repo.id)),
+        **await _job(visit, at.repo.id),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Slider:
+    """From where to where the slider goes, and where it stands."""
+
+    start: datetime
+    end: datetime
+    at: datetime
+
+
+def window(asked: str, first: datetime, chosen: datetime, now: datetime) -> tuple[str, datetime, datetime]:
+    """The stretch of time that the picture shows: its name, its start and its end.
+
+    The chosen moment is in it: at the end where it is near to now, else in the middle.
+    """
+    whole = max(now - first, timedelta(minutes=1))
+    name = asked if asked in WINDOWS else "all" if asked == "all" or whole <= timedelta(days=31) else "month"
+    if name == "all":
+        return name, first - whole / 50, now
+    length = timedelta(days=WINDOWS[name])
+    end = min(now, chosen + length / 2)
+    return name, end - length, end
+
+
+def _windows(first: datetime, now: datetime) -> list[tuple[str, str]]:
+    """The stretches that are shorter than all of it."""
+    found = [(name, f"A {name}") for name, days in WINDOWS.items() if timedelta(days=days) < now - first]
+    return [*found, ("all", "All of it")] if found else []
+
+
+async def _around(visit: Visit, at: Moment) -> list[Pushed]:
+    before = at.saved.number + 1 + AFTER if at.asked else None
+    return await timeline.feed(visit.edges.db, at.repo.id, before=before, limit=AROUND, shown=8)
+
+
+def _lost_at(pushes: Sequence[Pushed], lost: Sequence[Lost]) -> dict[int, list[Lost]]:
+    """The pushes that could not be rescued, by the snapshot beside which they are told of."""
+    found: dict[int, list[Lost]] = {}
+    if pushes:
+        low, high = pushes[-1].snapshot, pushes[0].snapshot
+        for one in lost:
+            if low <= one.snapshot <= high:
+                found.setdefault(one.snapshot, []).append(one)
+    return found
+
+
+async def push_list(visit: Visit) -> Response:
+    """Every push: who, when, what, how many commits. With `part`, only the list beside the picture."""
+    at = await _moment(visit)
+    snapshot = at.saved
+    part = "part" in visit.query
+    glob, by = visit.query.get("ref", "")[:500], visit.query.get("by", "")[:300]
+    kind = visit.query.get("kind", "")
+    if part:
+        found, more = await _around(visit, at), False
+    else:
+        before = _number(visit.query.get("before", "")) or (snapshot.number + 1 if at.asked else None)
+        found = await timeline.feed(
+            visit.edges.db,
+            at.repo.id,
+            before=before,
+            limit=PUSHES + 1,
+            kinds=TAKEN if kind == "taken" else (),
+            glob=_glob(glob),
+            by=by or None,
+            shown=8,
+        )
+        more, found = len(found) > PUSHES, found[:PUSHES]
+    latest = await moment.snapshot_at(visit.edges, at.repo, None)
+    told = await brought(visit.edges, at.repo, latest, (one.change for push in found for one in push.changes))
+    lost = await claims.lost(visit.edges.db, at.repo.id)
+    return visit.render(
+        "push_list.html" if part else "pushes.html",
+        at=at,
+        tab="pushes",
+        pushes=found,
+        told=told,
+        lost_pushes=_lost_at(found, lost),
+        next=found[-1].snapshot if more else None,
+        glob=glob,
+        by=by,
+        kind=kind,
+    )
+
+
+async def refs(visit: Visit) -> Response:
+    """The refs of a moment, a page at a time."""
+    at = await _moment(visit)
+    search = visit.query.get("q", "")[:500]
+    glob = _glob(search)
+    page = await browse.refs_at(
+        visit.edges,
+        at.repo,
+        at.saved,
+        after=_bytes(visit, "after"),
+        limit=REFS,
+        globs=[glob] if glob else [],
+    )
+    return visit.render("refs.html", at=at, tab="refs", page=page, search=search)
+
+
+def _glob(search: str) -> str | None:
+    """A glob of what a person typed: a word means names that contain it."""
+    search = search.strip()
+    if not search:
+        return None
+    return search if any(char in search for char in "*?[") else f"*{search}*"
+
+
+async def commits(visit: Visit) -> Response:
+    """The commits of a branch, tag or id, newest first; with a path, those that changed it."""
+    at = await _moment(visit)
+    rev, path = _bytes(visit, "ref"), _bytes(visit, "path")
+    number = _number(visit.query.get("page", "")) or 1
+    found, more = await browse.commits(
+        visit.edges, at.repo, at.saved, rev, path=path, skip=(number - 1) * COMMITS, limit=COMMITS
+    )
+    return visit.render(
+        "commits.html", at=at, tab="commits", commits=found, more=more, number=number, rev=rev, path=path
+    )
+
+
+async def commit(visit: Visit) -> Response:
+    """One commit with its changes."""
+    at = await _moment(visit)
+    shown = await browse.commit(visit.edges, at.repo, at.saved, str(visit.path["oid"]).encode())
+    return visit.render("commit.html", at=at, tab="commits", shown=shown, **_drawn(shown.changes))
+
+
+def _drawn(changes: objects.Changes | None) -> dict[str, Any]:
+    """The lines of changed files, as many as a page bears."""
+    budget = LINES
+    drawn: list[list[render.Block] | None] = []
+    shut: set[int] = set()
+    for number, change in enumerate(changes.files if changes else ()):
+        size = sum(len(hunk.lines) for hunk in change.hunks)
+        if size <= budget:
+            budget -= size
+            drawn.append(render.difference(change))
+            if size > MOST:
+                shut.add(number)
+        else:
+            drawn.append(None)
+    return {"drawn": drawn, "shut": shut}
+
+
+async def files(visit: Visit) -> Response:
+    """A folder with its README, or a file."""
+    at = await _moment(visit)
+    rev, path = _bytes(visit, "ref"), _below(visit, "files")
+    try:
+        folder = await browse.tree(visit.edges, at.repo, at.saved, rev, path)
+    except NotFound:
+        if not path:
+            raise
+        return await _file(visit, at, rev, path)
+    readme = None
+    if folder.readme is not None:
+        below = b"/".join(part for part in (folder.path, folder.readme.name) if part)
+        blob = await browse.blob(visit.edges, at.repo, at.saved, rev, below, limit=render.README)
+        readme = _readme(at, rev, blob)
+    return visit.render(
+        "files.html",
+        at=at,
+        tab="files",
+        folder=folder,
+        readme=readme,
+        rev=rev,
+        path=folder.path,
+        crumbs=_crumbs(folder.path),
+    )
+
+
+def _readme(at: Moment, rev: bytes, blob: Blob) -> Markup | None:
+    if blob.text is None:
+        return None
+    return render.readme(
+        blob.text,
+        blob.path,
+        link=lambda path: at.path("files", path, ref=rev),
+        picture=lambda path: at.path("raw", path, ref=rev),
+    )
+
+
+async def _file(visit: Visit, at: Moment, rev: bytes, path: bytes) -> Response:
+    blob = await browse.blob(visit.edges, at.repo, at.saved, rev, path)
+    prose = render.picture_type(path) is None and path.lower().endswith((b".md", b".markdown"))
+    as_source = "source" in visit.query or not prose
+    return visit.render(
+        "file.html",
+        at=at,
+        tab="files",
+        blob=blob,
+        lines=render.source(blob.text, path) if blob.text is not None and as_source else None,
+        prose=_readme(at, rev, blob) if not as_source else None,
+        is_prose=prose,
+        picture=render.picture_type(path) if blob.text is None and blob.entry.kind != "submodule" else None,
+        rev=rev,
+        path=blob.path,
+        crumbs=_crumbs(blob.path),
+    )
+
+
+def _crumbs(path: bytes) -> list[tuple[bytes, bytes]]:
+    """Each part of a path, and the path up to it."""
+    parts = path.split(b"/") if path else []
+    return [(part, b"/".join(parts[: number + 1])) for number, part in enumerate(parts)]
+
+
+async def raw(visit: Visit) -> Response:
+    """A file as it is. A browser is told to run nothing of it."""
+    at = await _moment(visit)
+    path = _below(visit, "raw")
+    return RawFile(browse.raw(visit.edges, at.repo, at.saved, _bytes(visit, "ref"), path), path)
+
+
+class RawFile(Response):
+    """A file's bytes, sent while the view that holds them is open."""
+
+    def __init__(self, opened: AbstractAsyncContextManager[Raw], path: bytes) -> None:
+        super().__init__()
+        self._opened = opened
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._opened as found:
+            first = await anext(found.chunks, b"")
+            answer = StreamingResponse(_after(first, found.chunks), headers=raw_headers(self._path, first))
+            answer.headers["content-length"] = str(found.size)
+            await answer(scope, receive, send)
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
+def raw_headers(path: bytes, beginning: bytes) -> dict[str, str]:
+    """Text is shown as text, pictures as pictures; everything else is only to be saved."""
+    picture = render.picture_type(path)
+    binary = objects.is_binary(beginning)
+    kind = picture or ("application/octet-stream" if binary else "text/plain; charset=utf-8")
+    name = quote(path.rpartition(b"/")[2], safe="")
+    how = "attachment" if binary and not picture else "inline"
+    return {
+        "content-type": kind,
+        "content-disposition": f"{how}; filename*=UTF-8''{name}",
+        "content-security-policy": RAW_POLICY,
+        "cross-origin-resource-policy": "same-origin",
+        "x-content-type-options": "nosniff",
+    }
+
+
+async def difference(visit: Visit) -> Response:
+    """What differs between two moments."""
+    at = await _moment(visit)
+    snapshot = at.saved
+    asked = visit.query.get("from", "").strip()[:100]
+    ref = _bytes(visit, "ref")
+    if asked:
+        before = await moment.snapshot_at(visit.edges, at.repo, when.parse(asked, visit.now))
+    else:
+        before = await moment.snapshot_at(visit.edges, at.repo, max(snapshot.number - 1, 1))
+    found = await browse.difference(visit.edges, at.repo, before, snapshot, ref=ref or None)
+    return visit.render(
+        "difference.html",
+        at=at,
+        tab="difference",
+        before=before,
+        asked=asked,
+        found=found,
+        ref=ref,
+        **_drawn(found.files),
+    )
+
+
+async def lost(visit: Visit) -> Response:
+    """After each forced or deleted ref, the commits that no ref holds any more. With `part`, a summary."""
+    at = await _moment(visit)
+    part = "part" in visit.query
+    found = await browse.lost(
+        visit.edges,
+        at.repo,
+        at.saved,
+        ref=_bytes(visit, "ref") or None,
+        limit=3 if part else 50,
+        shown=4 if part else 20,
+    )
+    back = {one.logged: browse.bring_back_name(one.logged) for one in found.items}
+    return visit.render(
+        "lost_list.html" if part else "lost.html", at=at, tab="lost", found=found, back=back, part=part
+    )
+
+
+async def back_up(visit: Visit) -> Response:
+    """Back up now: the wish is kept, and a worker is told."""
+    repo = await visit.repo()
+    db, person = visit.edges.db, visit.person
+    await repos.want(db, repo.id, visit.now)
+    await jobs.queue(
+        db, repo.id, "sync", {"reason": "manual"}, visit.now, person_id=person.id if person else None
+    )
+    await visit.hint(SYNC, str(repo.id))
+    await visit.audit("repo.back-up", repo.name, repo.id)
+    return visit.redirect(pages.repo_url(visit.of_team().name, repo.name))
+
+
+async def progress(visit: Visit) -> Response:
+    """How far the repo's work is, as it happens."""
+    repo = await visit.repo()
+
+    async def look() -> tuple[str, bool]:
+        found = await _job(visit, repo.id)
+        row = await _row(visit, repo.id)
+        template = visit.outside.pages.get_template("progress.html")
+        text = template.render(visit=visit, now=visit.edges.clock(), row=row, **found)
+        return text, not found["open_jobs"]
+
+    return await follow(visit, look)
+
+
+async def _job(visit: Visit, repo_id: RepoId) -> dict[str, Any]:
+    """What is being done for the repo, and the last that was asked for and failed."""
+    return {"open_jobs": await jobs.open_of(visit.edges.db, repo_id)}
+
+
+async def _row(visit: Visit, repo_id: RepoId) -> Kept:
+    rows, _ = await home.page(visit.edges.db, visit.of_team().id, only=[repo_id], limit=1)
+    if not rows:
+        raise NotFound("this repository was removed just now")
+    return rows[0]
+
+
+async def _moment(visit: Visit) -> Moment:
+    """The repo of the path, and the moment: `?at=WHEN`, or `@WHEN` after the repo's name."""
+    repo, asked = await _named(visit)
+    db = visit.edges.db
+    row, span = await _row(visit, repo.id), await timeline.span(db, repo.id)
+    wanted = when.parse(asked, visit.now) if asked else None
+    snapshot = around = None
+    note = ""
+    if span is not None or wanted is not None:
+        snapshot = await moment.snapshot_at(visit.edges, repo, wanted)
+    if snapshot is not None and asked:
+        around = await timeline.moment(db, repo.id, snapshot.number)
+        note = await _note(visit, repo, around)
+    return Moment(visit.of_team().name, repo, asked, row, span, snapshot, around, note)
+
+
+async def _named(visit: Visit) -> tuple[Repo, str]:
+    asked = visit.query.get("at", "").strip()
+    if len(asked) > 100:
+        raise UsageError(f"that is no moment; write it like {when.EXAMPLES}")
+    try:
+        return await visit.repo(), asked
+    except NotFound:
+        name, sign, after = str(visit.path["repo"]).rpartition("@")
+        found = await repos.by_name(visit.edges.db, visit.of_team().id, name) if sign else None
+        if found is None:
+            raise
+        return found, asked or after
+
+
+async def _note(visit: Visit, repo: Repo, around: Neighbours | None) -> str:
+    """What came right after the moment, where it took something away."""
+    if around is None or around.after is None:
+        return ""
+    pushes = await timeline.feed(
+        visit.edges.db, repo.id, before=around.number + 2, limit=1, kinds=TAKEN, shown=1
+    )
+    if not pushes or pushes[0].snapshot != around.number + 1:
+        return ""
+    change = pushes[0].changes[0].change
+    did = "replaced" if change.kind is Kind.FORCED else "deleted"
+    return f"just before {change.by or 'somebody'} {did} {pages.refname(change.name)}"
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and 0 < len(text) < 10 else None
+
+
+def _bytes(visit: Visit, name: str) -> bytes:
+    """A part of the query as the bytes that it was: names of git are in any encoding."""
+    query = bytes(visit.request.scope["query_string"]).decode("ascii", "replace")
+    found = dict(parse_qsl(query, encoding="latin-1"))
+    return found.get(name, "").encode("latin-1")
+
+
+def _below(visit: Visit, page: str) -> bytes:
+    """The path after the page's name, as the bytes that it was."""
+    whole = visit.request.scope.get("raw_path") or quote(visit.request.url.path).encode()
+    _, mark, path = bytes(whole).partition(b"?")[0].partition(f"/-/{page}/".encode())
+    return unquote_to_bytes(path).strip(b"/") if mark else b""
+
+
+_REPO: Final = "/{team}/{repo:repo}"
+
+WAYS: Final = (
+    Way("GET", f"{_REPO}/-/pushes", push_list, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/refs", refs, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/commits", commits, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/commit/{{oid}}", commit, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/files", files, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/files/{{path:path}}", files, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/raw/{{path:path}}", raw, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/difference", difference, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/lost", lost, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/progress", progress, Needs.VIEWER),
+    Way("POST", f"{_REPO}/-/backup", back_up, Needs.OPERATOR),
+    Way("GET", _REPO, overview, Needs.VIEWER),
+)
