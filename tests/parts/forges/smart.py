@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from starlette.requests import Request
@@ -85,10 +86,13 @@ async def _answer(
         while chunk:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = await child.stdout.read(CHUNK)
+        await child.wait()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-    finally:
-        if child.returncode is None:
+    except BaseException:
+        with suppress(ProcessLookupError):
             child.kill()
+        raise
+    finally:
         await feeding
         await child.wait()
 
