@@ -82,6 +82,8 @@ async def test_a_token_may_what_its_person_may_now_and_dies_with_their_membershi
     assert found and found.role is Role.VIEWER
     await flow.remove_member(db, ann, team, bob.person.id)
     assert await tokens.of(db, raw, START) is None
+    await teams.add(db, team.id, bob.person.id, Role.ADMIN, START)
+    assert await tokens.of(db, raw, START) is None
 
 
 @pytest.mark.parametrize("role", list(Role))

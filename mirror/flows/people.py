@@ -359,7 +359,7 @@ async def remove_member(db: Db, by: By, team: Team, person_id: PersonId) -> None
     who = await _member(db, by, team, person_id)
     async with _acting(db, by, team, Role.ADMIN, "member.remove", who.name) as (connection, mine):
         await _not_over(connection, mine, team, person_id)
-        await teams.remove_member(connection, team.id, person_id)
+        await teams.remove_member(connection, team.id, person_id, by.at)
 
 
 @translating
@@ -368,7 +368,7 @@ async def leave(db: Db, by: By, team: Team) -> None:
     async with _acting(db, by, team, Role.VIEWER, "member.leave", by.person.name) as (connection, _):
         if team.person_id == by.person.id:
             raise Refused("this is your own team; nobody leaves that")
-        await teams.remove_member(connection, team.id, by.person.id)
+        await teams.remove_member(connection, team.id, by.person.id, by.at)
 
 
 # API tokens.

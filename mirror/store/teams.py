@@ -205,8 +205,8 @@ async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role) -> 
 
 
 @translating
-async def remove_member(db: Db, team_id: TeamId, person_id: PersonId) -> None:
-    """End a membership; the person's API tokens for the team end with it. Raises as `set_role` does."""
+async def remove_member(db: Db, team_id: TeamId, person_id: PersonId, at: datetime) -> None:
+    """End a membership, and for good the person's API tokens for the team. Raises as `set_role` does."""
     async with transaction(db) as connection:
         await lock(connection, team_id)
         done = await connection.execute(
@@ -214,6 +214,15 @@ async def remove_member(db: Db, team_id: TeamId, person_id: PersonId) -> None:
         )
         if done == "DELETE 0":
             raise NotFound("this person is no member of the team")
+        await connection.execute(
+            """
+            update api_token set revoked_at = $3
+            where team_id = $1 and person_id = $2 and revoked_at is null
+            """,
+            team_id,
+            person_id,
+            at,
+        )
         await _owned(connection, team_id)
 
 
