@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import figures, machine, profile, sources
-from bench.cases import CASES
+from bench.cases import ALONE, CASES
 from bench.clock import Failed
 from bench.everref import Worker, settings
 from bench.remote import remote
@@ -73,7 +73,10 @@ async def _measure(asked: argparse.Namespace, place: Path) -> int:
                 return 0
             sections = await _run(room, asked.only or list(CASES))
     if not asked.no_write:
-        kept = figures.sections_of(RESULTS.read_text(), facts) if RESULTS.exists() else {}
+        before = RESULTS.read_text() if RESULTS.exists() else ""
+        if asked.only and ALONE.issuperset(asked.only):
+            facts = figures.facts_of(before, facts)
+        kept = figures.sections_of(before, facts)
         merged = kept | sections
         RESULTS.write_text(figures.document(facts, {name: merged[name] for name in CASES if name in merged}))
     return 0

@@ -137,3 +137,13 @@ def sections_of(text: str, facts: str) -> dict[str, str]:
         return {}
     split = (section.partition("\n") for section in sections)
     return {name: body.strip() for name, _, body in split}
+
+
+def facts_of(text: str, facts: str) -> str:
+    """The facts of an earlier document when they differ in the repositories alone, else these."""
+    head = text.partition("\n## ")[0]
+    return head if _apart_from_repositories(head) == _apart_from_repositories(facts) else facts
+
+
+def _apart_from_repositories(facts: str) -> list[str]:
+    return [line for line in facts.strip().splitlines() if not line.startswith("- repository ")]

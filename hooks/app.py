@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import asyncpg
@@ -36,6 +36,8 @@ ROOM: Final = 256 << 20  # bytes of all bodies that are in memory at once
 READ_SECONDS: Final = 10  # for a body to arrive; the forges give up on us about then
 HINT_SECONDS: Final = 0.5  # for Redis to take a hint; the forge waits meanwhile
 LARGE: Final = 1 << 20  # bytes of a body that is verified and parsed in a thread
+REMEMBERED: Final = timedelta(minutes=1)  # the secrets of a hook that delivers
+KNOWN: Final = 10_000  # hooks whose secrets are remembered
 RETRY: Final = {"retry-after": "60"}
 CLOSE: Final = {"connection": "close"}  # what is left of the body is not read
 
@@ -72,7 +74,8 @@ class Receiver:
         self._clock = clock
         self._held = 0  # bytes of bodies in memory
         # An address that is no hook gets the same work and the same answer as a wrong signature.
-        self._decoy = hooks.lock(keyring, "decoy", secrets.token_urlsafe(32))
+        self._decoy = [secrets.token_urlsafe(32)]
+        self._known: dict[tuple[str, str], tuple[list[str], datetime]] = {}  # until when
 
     async def post(self, request: Request) -> Response:
         """Take one delivery, in this order:
@@ -116,13 +119,12 @@ class Receiver:
         forge, hook_id = request.path_params["forge"], request.path_params["hook_id"]
         headers = {name.lower(): value for name, value in request.headers.items()}
         now = self._clock()
-        locks = await hooks.locks(self._db, forge, hook_id, now)
-        opened = (locks or self._decoy).secrets(self._keyring)
+        known, until = self._known.get((forge, hook_id), (self._decoy, now))
         try:
-            if len(body) < LARGE:
-                event = _understood(forge, opened, body, headers, now)
-            else:
-                event = await asyncio.to_thread(_understood, forge, opened, body, headers, now)
+            try:
+                event = await _understood(forge, known if now < until else self._decoy, body, headers, now)
+            except BadSignature:  # it has another secret by now, or is not known here
+                event = await _understood(forge, await self._asked(forge, hook_id, now), body, headers, now)
         except BadSignature:
             raise HTTPException(404, "there is no such hook, or the signature is not its own") from None
         except BadPayload as error:
@@ -134,6 +136,17 @@ class Receiver:
             await self._hint(taken.repo_id)
         return _answered(taken, event)
 
+    async def _asked(self, forge: str, hook_id: str, now: datetime) -> list[str]:
+        """The hook's secrets, remembered for a while; one that is removed meanwhile takes no delivery all the same."""
+        locks = await hooks.locks(self._db, forge, hook_id, now)
+        if locks is None:
+            return self._decoy
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        opened = locks.secrets(self._keyring)
+        self._known[forge, hook_id] = opened, now + REMEMBERED
+        return opened
+
     async def _hint(self, repo_id: RepoId) -> None:
         try:
             async with asyncio.timeout(HINT_SECONDS):
@@ -142,10 +155,16 @@ class Receiver:
             log.warning("no hint to the workers (%s); the sweep finds the wish", type(error).__name__)
 
 
-def _understood(
+async def _understood(
     forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime
 ) -> Event:
-    """Verify, then parse. Raises BadSignature or BadPayload."""
+    """Verify, then parse; what is large in a thread. Raises BadSignature or BadPayload."""
+    if len(body) < LARGE:
+        return _parsed(forge, opened, body, headers, now)
+    return await asyncio.to_thread(_parsed, forge, opened, body, headers, now)
+
+
+def _parsed(forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime) -> Event:
     check = verify.VERIFIERS.get(forge, verify.VERIFIERS["github"])
     check(opened, body, headers, now)
     return events.parse(forge, headers, body)

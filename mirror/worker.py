@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -259,6 +259,13 @@ class Logged(Silent):
         log.info("%s", text)
 
 
+async def _all(*works: Coroutine[Any, Any, None]) -> None:
+    """All of them at once, until each has ended; when one fails or this is cancelled, the others clean up."""
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work)
+
+
 async def main(settings: Settings, ties: Ties) -> None:
     """Work until a signal says stop; what is under way is cancelled, cleans up, and is handed back."""
     async with AsyncExitStack() as stack:
@@ -268,11 +275,9 @@ async def main(settings: Settings, ties: Ties) -> None:
             redis_url = await stack.enter_async_context(queue(Path(settings.data)))
         hands = Hands(edges)
         await hands.beat_once()
-        working = asyncio.gather(
-            hands.work(),
-            hands.beat(),
-            sweep(edges, hands),
-            listen(edges, RedisSettings.from_dsn(redis_url), hands),
+        listening = listen(edges, RedisSettings.from_dsn(redis_url), hands)
+        working = asyncio.create_task(
+            _all(hands.work(), hands.beat(), sweep(edges, hands), tend(edges), listening)
         )
 
         def stop() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from bench.cases import backup, chain, growth, memory, refs, start
+from bench.cases import backup, chain, growth, memory, refs, service, start
 from bench.figures import Row
 from bench.room import Room
 
@@ -20,4 +20,10 @@ CASES: Mapping[str, Case] = {
     "compact": chain.compact,
     "memory": memory.memory,
     "start": start.start,
+    "hooks": service.hooks,
+    "looks": service.looks,
+    "pushes": service.pushes,
 }
+
+# Measured with repositories of their own, whichever are given.
+ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes"})
