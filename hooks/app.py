@@ -137,7 +137,7 @@ class Receiver:
         return _answered(taken, event)
 
     async def _asked(self, forge: str, hook_id: str, now: datetime) -> list[str]:
-        """The hook's secrets, remembered for a while; one that is removed meanwhile takes no delivery all the same."""
+        """The hook's secrets, remembered for a while; if it is removed meanwhile, it takes no delivery."""
         locks = await hooks.locks(self._db, forge, hook_id, now)
         if locks is None:
             return self._decoy
