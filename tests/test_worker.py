@@ -1,10 +1,13 @@
 """The worker: what is due is taken up, fairly and once; what is killed is begun anew; Redis is no way in."""
 
 import asyncio
+import os
 import pickle
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,13 @@ from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
 from mirror.flows.sync import Synced
 from mirror.model import Reason, RepoId
+from mirror.process import environment
 from mirror.store import jobs, leases, repos, runs, snapshots
 from mirror.store.jobs import Job
 from mirror.store.runs import Run
 from mirror.worker import Hands, make_worker
 from tests.parts.everref import Mirror
-from tests.parts.githttp import GitServer
+from tests.parts.githttp import Fault, GitServer
 from tests.parts.repos import Work
 
 # arq closes its connections by the old name of that method.
@@ -438,3 +442,63 @@ async def test_a_cancelled_backup_is_not_begun_at_once(
 async def ended(db: asyncpg.Pool, job: Job) -> datetime | None:
     found = await jobs.by_id(db, job.id)
     return found.finished_at if found else None
+
+
+@asynccontextmanager
+async def process(mirror: Mirror, redis_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker process; asked to stop at the end, if it still runs."""
+    settings = replace(mirror.edges.settings, redis_url=redis_url)
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "mirror.worker"),
+        env=environment(settings, os.environ),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.terminate()
+        await running.wait()
+
+
+async def test_without_redis_work_goes_on(mirror: Mirror, work: Work, tmp_path: Path) -> None:
+    work.commit("main")
+    async with process(mirror, f"unix://{tmp_path}/no.sock") as worker:
+        repo_id = await wished(mirror, str(work.path))
+        await until(lambda: snapshots.latest(mirror.edges.db, repo_id))
+        worker.terminate()
+        assert await worker.wait() == 0
+    assert not await mirror.edges.db.fetchval("select count(*) from worker")
+
+
+async def test_with_redis_flushed_and_restarted_work_goes_on(
+    mirror: Mirror, work: Work, redis_url: str, jobs: ArqRedis
+) -> None:
+    work.commit("main")
+    async with process(mirror, redis_url):
+        repo_id = await wished(mirror, str(work.path))
+        await jobs.enqueue_job("sync_repo", str(repo_id))
+        await until(lambda: snapshots.latest(mirror.edges.db, repo_id))
+        await jobs.flushall()
+        work.commit("main")
+        await repos.want(mirror.edges.db, repo_id, mirror.clock())
+        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 2))
+
+
+async def test_the_first_backup_of_a_worker_that_is_killed_is_done_by_the_next(
+    mirror: Mirror, work: Work, git_server: GitServer, redis_url: str
+) -> None:
+    work.commit("main")
+    git_server.faults["git-upload-pack"] = Fault(silent=True)
+    repo_id = await wished(mirror, f"{git_server.url}/remote.git")
+    async with process(mirror, redis_url) as worker:
+        (job,) = await until(lambda: jobs_of(mirror, repo_id))
+        worker.kill()
+        await worker.wait()
+    git_server.faults.clear()
+    async with process(mirror, redis_url):
+        await until(lambda: ended(mirror.edges.db, job))
+    (again,) = await jobs_of(mirror, repo_id)
+    assert (again.id, again.state, again.attempt) == (job.id, "done", 2)
+    assert again.notes[0] == "its worker went away"
+    assert await snapshots.latest(mirror.edges.db, repo_id)
