@@ -30,6 +30,7 @@ async def serving(kind: type[H], room: Path, *, port: int = 0, tls: bool = False
     """A forge of this kind in the running event loop, for as long as the block lasts."""
     room.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - before anything runs
     listener = socket.create_server(("127.0.0.1", port))  # connections wait here until it serves
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     host = kind(f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}", room)
     options: dict[str, Any] = {}
     if tls:

@@ -1,0 +1,14 @@
+"""How an application listens."""
+
+import socket
+
+from mirror.config import Settings
+from mirror.process import Ties
+from mirror.web import serve
+
+
+def test_an_answer_in_two_writes_waits_for_no_acknowledgement() -> None:
+    with serve._listening(Settings("/data", port=0), Ties()) as listener:
+        address = ("127.0.0.1", listener.getsockname()[1])
+        with socket.create_connection(address), listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
