@@ -1,5 +1,6 @@
 """Which repos are kept, and how each of them is doing."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -137,6 +138,13 @@ async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
     except asyncpg.UniqueViolationError:
         raise UsageError(f"{url} is taken by another repo; everref repos shows which") from None
     return _maybe(row)
+
+
+@translating
+async def names(db: Db, ids: Collection[RepoId]) -> dict[RepoId, str]:
+    """What these repos are called."""
+    rows = await db.fetch("select id, name from repo where id = any($1::uuid[])", list(ids))
+    return {RepoId(UUID(bytes=row["id"].bytes)): row["name"] for row in rows}
 
 
 @translating

@@ -11,7 +11,19 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirror.web import account, assets, connect, frame, home, problems, repo, settings, signin, status
+from mirror.web import (
+    account,
+    activity,
+    assets,
+    connect,
+    frame,
+    home,
+    problems,
+    repo,
+    settings,
+    signin,
+    status,
+)
 from mirror.web.frame import Outside, Way
 
 WAYS: Final[Sequence[Way]] = (
@@ -21,6 +33,7 @@ WAYS: Final[Sequence[Way]] = (
     *account.WAYS,
     *settings.WAYS,
     *connect.WAYS,
+    *activity.WAYS,
     *home.WAYS,
     *repo.WAYS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last

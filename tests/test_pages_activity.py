@@ -1,0 +1,121 @@
+"""Jobs, drills and reports as people see them."""
+
+import csv
+import io
+
+import pytest
+import pytest_asyncio
+
+from mirror.flows import drill, jobs
+from mirror.flows.sync import Synced
+from mirror.people import Role
+from mirror.store import audit
+from mirror.store import jobs as store
+from mirror.store.people import Person
+from mirror.store.teams import Team
+from tests.parts.repos import Work
+from tests.parts.web import Browser, Site
+
+
+class Seen:
+    """Ann's team with one repo that was backed up, and her browser."""
+
+    def __init__(self, site: Site, ann: Person, team: Team, synced: Synced, browser: Browser) -> None:
+        self.site, self.ann, self.team, self.synced, self.browser = site, ann, team, synced, browser
+
+    async def asked(self, kind: store.Kind = "drill") -> store.Job:
+        return await jobs.ask(self.site.mirror.edges, self.synced.repo.id, kind, {}, person_id=self.ann.id)
+
+
+@pytest_asyncio.fixture
+async def seen(site: Site, work: Work) -> Seen:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    work.commit("main")
+    synced = await site.mirror.backup(work, "acme/api")
+    await site.mirror.edges.db.execute("update repo set team_id = $1 where id = $2", team.id, synced.repo.id)
+    return Seen(site, ann, team, synced, await site.signed_in(ann))
+
+
+async def test_a_job_is_listed_and_shown(seen: Seen) -> None:
+    job = await seen.asked()
+    page = await seen.browser.get("/ann/-/activity")
+    assert "acme/api" in page.text
+    assert str(job.id) in page.text
+    shown = await seen.browser.get(f"/ann/-/activity/{job.id}")
+    assert "Drill of" in shown.text
+    assert "data-live" in shown.text
+
+
+async def test_a_job_is_stopped_and_asked_for_again(seen: Seen) -> None:
+    job = await seen.asked()
+    await seen.browser.get(f"/ann/-/activity/{job.id}")
+    assert (await seen.browser.post(f"/ann/-/activity/{job.id}/cancel")).status_code == 303
+    ended = await store.by_id(seen.site.mirror.edges.db, job.id)
+    assert ended and ended.state == "cancelled"
+    again = await seen.browser.post(f"/ann/-/activity/{job.id}/retry")
+    assert again.status_code == 303
+    new = again.headers["location"].rpartition("/")[2]
+    assert new != str(job.id)
+    actions = [one.entry.action for one in await audit.page(seen.site.mirror.edges.db, seen.team.id)]
+    assert actions[:2] == ["job.retry", "job.cancel"]
+
+
+async def test_events_of_a_job_that_has_ended_end(seen: Seen) -> None:
+    job = await seen.asked()
+    await store.cancel(seen.site.mirror.edges.db, seen.team.id, job.id, seen.site.mirror.clock.now)
+    answer = await seen.browser.get(f"/ann/-/activity/{job.id}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.startswith("event: part\n")
+    assert "event: end\n" in answer.text
+
+
+async def test_a_viewer_stops_nothing_and_a_stranger_sees_nothing(seen: Seen) -> None:
+    job = await seen.asked()
+    viewer = await seen.site.signed_in(await seen.site.member(seen.team, "victor", Role.VIEWER))
+    assert (await viewer.get(f"/ann/-/activity/{job.id}")).status_code == 200
+    assert (await viewer.post(f"/ann/-/activity/{job.id}/cancel")).status_code == 403
+    stranger = await seen.site.signed_in(await seen.site.person("mallory"))
+    assert (await stranger.get(f"/ann/-/activity/{job.id}")).status_code == 404
+    assert (await stranger.get(f"/mallory/-/activity/{job.id}")).status_code == 404
+
+
+async def test_a_drill_is_begun_by_its_button(seen: Seen) -> None:
+    await seen.browser.get("/ann/-/drills")
+    answer = await seen.browser.post("/ann/acme/api/-/prove/drill")
+    shown = await seen.browser.follow(answer)
+    assert "Drill of" in shown.text
+    assert (await seen.browser.post("/ann/acme/api/-/prove/nothing")).status_code == 404
+
+
+async def test_a_drill_is_evidence(seen: Seen) -> None:
+    assert "No drill yet" in (await seen.browser.get("/ann/-/drills")).text
+    await drill.drill(seen.site.mirror.edges, seen.synced.repo, seen.synced.snapshot)
+    page = await seen.browser.get("/ann/-/drills")
+    assert "comes back" in page.text
+
+
+async def test_a_report_says_what_was_done_in_its_period(seen: Seen) -> None:
+    page = await seen.browser.get("/ann/-/report")
+    assert "1 snapshots, 0 restores" in page.text
+    told = (await seen.browser.get("/ann/-/report", **{"as": "json"})).json()
+    assert told["repos"][0]["repo"] == "acme/api"
+    assert told["repos"][0]["snapshots"] == 1
+    (row,) = csv.DictReader(io.StringIO((await seen.browser.get("/ann/-/report", **{"as": "csv"})).text))
+    assert row["snapshots"] == "1"
+    before = await seen.browser.get(
+        "/ann/-/report", **{"from": "2020-01-01", "to": "2020-02-01", "as": "json"}
+    )
+    assert before.json()["repos"][0]["snapshots"] == 0
+
+
+@pytest.mark.parametrize("query", [{"from": "nonsense"}, {"from": "2026-03-02", "to": "2026-03-01"}])
+async def test_a_period_that_is_none_is_told_in_a_line(seen: Seen, query: dict[str, str]) -> None:
+    assert (await seen.browser.get("/ann/-/report", **query)).status_code == 400
+
+
+async def test_a_cell_that_a_spreadsheet_would_run_is_quoted(seen: Seen) -> None:
+    db = seen.site.mirror.edges.db
+    await db.execute("update repo set name = '=HYPERLINK(1)' where id = $1", seen.synced.repo.id)
+    text = (await seen.browser.get("/ann/-/report", **{"as": "csv"})).text
+    assert "'=HYPERLINK(1)" in text
