@@ -7,9 +7,10 @@ import pytest
 
 from mirror.errors import NotFound
 from mirror.flows import choose, hookcare, relist, steps
+from mirror.flows import sync as syncing
 from mirror.flows.choose import By
 from mirror.flows.hookcare import Outcome
-from mirror.store import audit, hooks, listed, repos, teams
+from mirror.store import audit, hooks, listed, origins, repos, teams
 from mirror.store.teams import TeamId
 from tests.parts.connected import Beside, Connected
 from tests.parts.forges import GitLab, Person, Repository
@@ -285,3 +286,33 @@ async def test_pausing_and_going_on_is_written_down(
         await choose.resume(alongside.edges, chosen.repo.id, by(alongside))
     actions = [one.entry.action for one in await audit.page(alongside.edges.db, alongside.team)]
     assert actions == ["repo.resume", "repo.pause", "repo.add"]
+
+
+async def test_after_a_crash_the_sweep_registers_what_was_not_begun(
+    alongside: Connected, alice: Person, garden: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(reached: str) -> None:
+        if reached == "choose: wished":
+            raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(steps, "reached", crash)
+        await keep(alongside, alice, garden)
+    await hookcare.due(alongside.edges)
+    assert len(garden.hooks) == 1
+    assert len(await audit.page(alongside.edges.db, alongside.team)) == 1
+
+
+async def test_any_url_is_kept_once_for_the_team(alongside: Connected, alice: Person) -> None:
+    garden = alongside.host.add_repository("alice/open")
+    added = [
+        await choose.add_url(alongside.edges, alongside.team, by(alongside), garden.url, hint=alongside.hint)
+        for _ in range(2)
+    ]
+    assert added[0].id == added[1].id and alongside.hinted == [added[0].id] * 2
+    origin = await origins.get(alongside.edges.db, added[0].id)
+    assert (origin.team_id, origin.host) == (alongside.team, alongside.app.host)
+    assert len(await audit.page(alongside.edges.db, alongside.team)) == 1
+    await syncing.sync(alongside.edges, added[0].id)
+    (row,) = await repos.overview(alongside.edges.db)
+    assert (row.team, row.snapshots) == ("alice", 1)

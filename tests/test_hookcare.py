@@ -41,6 +41,7 @@ async def ours(connected: Connected, repository: Repository) -> Hook:
 
 async def is_told(connected: Connected, repository: Repository) -> bool:
     """Whether a push arrives and is taken."""
+    await connected.host.deliver()
     before = len(connected.host.deliveries(repository))
     repository.commit()
     await connected.host.deliver()

@@ -59,7 +59,9 @@ async def test_every_page_is_listed_and_searched(alongside: Connected, alice: Pe
         *(f"acme/tool-{number:03}" for number in range(130)),
         "alice/Garden",
     ]
-    assert [one.full_name for one in await listed.page(db, connection.id, search="GARD")] == ["alice/Garden"]
+    assert [one.full_name for one in await listed.page(db, connection.id, search="GARDEN")] == [
+        "alice/Garden"
+    ]
     assert [one.full_name for one in await listed.page(db, connection.id, archived=True)] == ["alice/Garden"]
     assert len(await listed.page(db, connection.id, private=True, limit=200)) == 65
     assert await listed.page(db, connection.id, chosen=True) == []

@@ -8,18 +8,21 @@ the backups.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from mirror import choosing
-from mirror.errors import NotFound, UsageError
+from mirror.errors import Busy, NotFound, UsageError
 from mirror.flows import connections, follow, hookcare, request, steps
 from mirror.flows.asking import Asked, asked_of
 from mirror.flows.edges import Edges
 from mirror.flows.hookcare import Care, Outcome
+from mirror.git import address
 from mirror.model import Repo, RepoId, Secret
 from mirror.people import PersonId
 from mirror.store import audit, listed, listings, origins, repos
 from mirror.store.audit import Entry
 from mirror.store.connections import ConnectionId
+from mirror.store.database import Db, transaction
 from mirror.store.listed import Seen
 from mirror.store.origins import Origin
 from mirror.store.teams import TeamId
@@ -123,7 +126,6 @@ async def _kept(edges: Edges, asked: Asked, by: By, row: Seen) -> Origin:
     connection = asked.connection
     team, host = connection.team_id, connection.host
     found = await origins.at_forge(edges.db, team, connection.forge, host, row.repository_id)
-    is_new = found is None or found.paused_at is not None
     if found is None:
         found = await _placeless(edges, asked, row)
     if found is None:
@@ -138,20 +140,21 @@ async def _kept(edges: Edges, asked: Asked, by: By, row: Seen) -> Origin:
                 raise
         else:
             found = await origins.get(edges.db, repo.id)
-    placed = await origins.place(
-        edges.db,
-        found.repo.id,
-        forge=connection.forge,
-        host=host,
-        repository_id=row.repository_id,
-        connection_id=connection.id,
-        private=row.private,
-        added_by=by.person_id,
-    )
-    if not placed:  # two runs chose two repositories of one name; this one comes again
-        raise UsageError(f"{row.full_name} is another repository now; list it anew")
-    if is_new:
-        await _told(edges, connection.team_id, by, "repo.add", found.repo)
+    async with transaction(edges.db) as db:
+        placed = await origins.place(
+            db,
+            found.repo.id,
+            forge=connection.forge,
+            host=host,
+            repository_id=row.repository_id,
+            connection_id=connection.id,
+            private=row.private,
+            added_by=by.person_id,
+        )
+        if placed:
+            await _told(edges, db, connection.team_id, by, "repo.add", found.repo)
+    if placed is None:  # another run has just given the row to another repository of this name
+        raise Busy(f"{row.full_name} is another repository now; list it anew")
     origin = await origins.get(edges.db, found.repo.id)
     if follow.is_old(origin, row):
         await follow.follow(edges, connection, [(origin, row)])
@@ -241,8 +244,14 @@ async def add_url(
 
     Safe to run twice: the second finds the first's row.
     """
+    remote = address.parse_remote(url, edges.settings.allow_private_remotes)
+    known = await origins.at_address(edges.db, team, remote.url)
     repo = await request.repo_for(edges, url, name, secret, team=team)
-    await _told(edges, team, by, "repo.add", repo)
+    await origins.set_host(edges.db, repo.id, urlsplit(repo.url).netloc or None, by.person_id)
+    if known is None:
+        await _told(edges, edges.db, team, by, "repo.add", repo)
+    elif known.paused_at is not None:
+        await resume(edges, repo.id, by)
     await repos.want(edges.db, repo.id, edges.clock())
     await hint(repo.id)
     return repo
@@ -251,17 +260,20 @@ async def add_url(
 async def pause(edges: Edges, repo_id: RepoId, by: By) -> None:
     """Look at it no more for now; its hook stays, and what is kept stays. Safe to run twice."""
     origin = await origins.get(edges.db, repo_id)
-    if await origins.pause(edges.db, repo_id, edges.clock()):
-        await _told(edges, origin.team_id, by, "repo.pause", origin.repo)
+    async with transaction(edges.db) as db:
+        if await origins.pause(db, repo_id, edges.clock()):
+            await _told(edges, db, origin.team_id, by, "repo.pause", origin.repo)
 
 
 async def resume(edges: Edges, repo_id: RepoId, by: By, *, hint: Hint = nobody) -> None:
     """Look at it again, beginning now. Safe to run twice."""
     origin = await origins.get(edges.db, repo_id)
-    if await origins.resume(edges.db, repo_id):
-        await _told(edges, origin.team_id, by, "repo.resume", origin.repo)
-        await repos.want(edges.db, repo_id, edges.clock())
-        await hint(repo_id)
+    async with transaction(edges.db) as db:
+        if not await origins.resume(db, repo_id):
+            return
+        await _told(edges, db, origin.team_id, by, "repo.resume", origin.repo)
+        await repos.want(db, repo_id, edges.clock())
+    await hint(repo_id)
 
 
 async def let_go(edges: Edges, repo_id: RepoId, by: By) -> str | None:
@@ -271,11 +283,10 @@ async def let_go(edges: Edges, repo_id: RepoId, by: By) -> str | None:
     forge. A rule does not choose it again; a person can. Safe to run twice.
     """
     origin = await origins.get(edges.db, repo_id)
-    was_kept = await origins.pause(edges.db, repo_id, edges.clock())
-    left = await _unhooked(edges, origin)
-    if was_kept:
-        await _told(edges, origin.team_id, by, "repo.remove", origin.repo)
-    return left
+    async with transaction(edges.db) as db:
+        if await origins.pause(db, repo_id, edges.clock()):
+            await _told(edges, db, origin.team_id, by, "repo.remove", origin.repo)
+    return await _unhooked(edges, origin)
 
 
 async def _unhooked(edges: Edges, origin: Origin) -> str | None:
@@ -304,7 +315,7 @@ async def disconnect(edges: Edges, connection_id: ConnectionId, by: By) -> list[
     return left
 
 
-async def _told(edges: Edges, team: TeamId, by: By, action: str, repo: Repo) -> None:
+async def _told(edges: Edges, db: Db, team: TeamId, by: By, action: str, repo: Repo) -> None:
     entry = Entry(
         person_id=by.person_id,
         actor=by.name,
@@ -314,4 +325,4 @@ async def _told(edges: Edges, team: TeamId, by: By, action: str, repo: Repo) -> 
         detail={"url": repo.url},
         address=by.address,
     )
-    await audit.add(edges.db, team, entry, edges.clock())
+    await audit.add(db, team, entry, edges.clock())

@@ -5,6 +5,7 @@ each hook, sooner for one that is silent while its repo moves.
 """
 
 import ipaddress
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ AT_ONCE: Final = 100  # hooks in one sweep, which comes every few minutes
 RECENT: Final = timedelta(
     days=3
 )  # how old failed deliveries are that are sent again; GitHub keeps no older ones
+
+log = logging.getLogger("mirror.hooks")
 
 
 class Outcome(StrEnum):
@@ -173,7 +176,7 @@ async def _tried(asked: Asked, number: str, hook: RemoteHook) -> RemoteHook:
     try:
         await asked.ask(lambda forge, token: forge.test_hook(token, number, hook.id))
     except Refused as error:  # GitLab allows a few a minute
-        asked.edges.progress.note(f"a hook could not be tried: {error}")
+        log.warning("a hook could not be tried: %s", error)
         return hook
     there = await asked.ask(lambda forge, token: forge.hooks(token, number))
     return next((one for one in there if one.id == hook.id), hook)
@@ -254,20 +257,23 @@ async def due(edges: Edges) -> None:
 
     Safe to run twice, as `ensure` is.
     """
+    for origin in await origins.hookless(edges.db, AT_ONCE):  # the run that chose it died
+        assert origin.connection_id
+        await announce(edges, await asked_of(edges, origin.connection_id), origin)
     now = edges.clock()
     by_connection: dict[ConnectionId, list[tuple[Origin, Hook]]] = {}
     for row in await hooks.due(edges.db, now - EVERY, now - SILENT, AT_ONCE):
-        origin = await origins.of(edges.db, row.repo_id)
-        if origin and origin.connection_id and origin.repository_id:
-            by_connection.setdefault(origin.connection_id, []).append((origin, row))
-    for connection_id, found in by_connection.items():
+        found = await origins.of(edges.db, row.repo_id)
+        if found and found.connection_id and found.repository_id:
+            by_connection.setdefault(found.connection_id, []).append((found, row))
+    for connection_id, pairs in by_connection.items():
         try:
             asked = await asked_of(edges, connection_id)
-            for origin, row in found:
+            for origin, row in pairs:
                 if not await _looked_at(edges, asked, origin, row):
                     break
         except EverrefError as error:
-            edges.progress.note(f"hooks could not be looked at: {error}")
+            log.warning("the hooks of connection %s: %s", connection_id, error)
 
 
 async def _looked_at(edges: Edges, asked: Asked, origin: Origin, row: Hook) -> bool:
@@ -279,7 +285,7 @@ async def _looked_at(edges: Edges, asked: Asked, origin: Origin, row: Hook) -> b
     except LimitReached:
         return False
     except EverrefError as error:
-        edges.progress.note(f"the hook of {origin.repo.name} could not be looked at: {error}")
+        log.warning("the hook of %s: %s", origin.repo.name, error)
         return True
     return care.outcome is not Outcome.WAITING
 

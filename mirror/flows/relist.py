@@ -5,6 +5,7 @@ connection once an hour. Pages that did not change cost the forge nothing.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ SPREAD: Final = 600  # seconds by which connections differ, so that they don't c
 SOON: Final = timedelta(minutes=15)  # until one that could not be listed is tried again
 AT_ONCE: Final = 4  # connections that are listed at the same time
 A_SWEEP: Final = 100  # connections, and repositories that deliveries tell of, in one sweep
+
+log = logging.getLogger("mirror.listing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,9 @@ async def due(edges: Edges, *, hint: Hint = nobody) -> None:
             try:
                 await relist(edges, connection_id, hint=hint)
             except EverrefError as error:
-                edges.progress.note(f"a connection could not be listed: {error}")
+                log.warning("connection %s could not be listed: %s", connection_id, error)
+            except Exception:  # a bug, which stops this listing and no other
+                log.exception("connection %s could not be listed; report this", connection_id)
 
     async with asyncio.TaskGroup() as group:
         for connection_id, was in await listings.due(edges.db, edges.clock(), A_SWEEP):
@@ -179,4 +184,4 @@ async def _looked_at(edges: Edges, origin: Origin) -> None:
     try:
         await follow.look(edges, await asked_of(edges, origin.connection_id), origin)
     except EverrefError as error:
-        edges.progress.note(f"what became of {origin.repo.name} could not be asked: {error}")
+        log.warning("what became of %s could not be asked: %s", origin.repo.name, error)

@@ -96,17 +96,25 @@ async def place(
     connection_id: ConnectionId,
     private: bool,
     added_by: UUID | None,
-) -> bool:
+) -> bool | None:
     """Say what the repo is at its forge, and by what it is read; it is kept, if it had been paused.
 
-    False, and nothing is changed: it follows another number. Safe to run twice.
+    True: it was not kept so far. None, and nothing is changed: it follows another
+    number. Safe to run twice, also at once: one of them is told True.
     """
-    done = await db.execute(
+    fresh: bool | None = await db.fetchval(
         """
+        with was as (
+          select id, repository_id is null or paused_at is not null as fresh
+          from repo where id = $1 for update
+        )
         update repo set
           forge = $2, host = $3, repository_id = $4, connection_id = $5, private = $6,
           added_by = coalesce(added_by, $7), paused_at = null
-        where id = $1 and (repository_id is null or (forge = $2 and host = $3 and repository_id = $4))
+        from was
+        where repo.id = was.id
+          and (repository_id is null or (forge = $2 and host = $3 and repository_id = $4))
+        returning was.fresh
         """,
         repo_id,
         forge,
@@ -116,7 +124,35 @@ async def place(
         private,
         added_by,
     )
-    return done == "UPDATE 1"
+    return fresh
+
+
+@translating
+async def set_host(db: Db, repo_id: RepoId, host: str | None, added_by: UUID | None) -> None:
+    """Where a repo that no connection reads has its remote, and who added it. Safe to run twice."""
+    await db.execute(
+        "update repo set host = coalesce(host, $2), added_by = coalesce(added_by, $3) where id = $1",
+        repo_id,
+        host,
+        added_by,
+    )
+
+
+@translating
+async def hookless(db: Db, limit: int) -> list[Origin]:
+    """The repos that a connection reads and that have no hook, as of a run that died while it chose them."""
+    rows = await db.fetch(
+        """
+        select repo.* from repo
+        join connection on connection.id = repo.connection_id
+        where connection.state = 'works' and repo.repository_id is not null
+          and repo.archived_at is null and repo.paused_at is null
+          and not exists (select from hook where hook.repo_id = repo.id)
+        order by repo.created_at limit $1
+        """,
+        limit,
+    )
+    return [_origin(row) for row in rows]
 
 
 @translating
