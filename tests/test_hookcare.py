@@ -181,3 +181,20 @@ async def test_deliveries_that_failed_are_asked_for_once_more(github: GitHub, be
 def test_which_addresses_reach_this_machine_without_base_url() -> None:
     assert hookcare.is_loopback("http://127.0.0.1:1") and hookcare.is_loopback("http://localhost:1")
     assert not hookcare.is_loopback("https://github.com") and not hookcare.is_loopback("https://10.0.0.1")
+
+
+async def test_one_hook_that_cannot_be_looked_at_stops_no_other(alongside: Connected, alice: Person) -> None:
+    several = [alongside.host.add_repository(f"alice/r{number}") for number in range(3)]
+    for one in several:
+        await hooked(alongside, alice, one)
+        one.hooks.clear()
+    number = several[0].id
+    alongside.host.fail(502, times=100, piece=f"/{number}/hooks")
+    alongside.later(A_DAY)
+    await hookcare.due(alongside.edges)
+    assert [len(one.hooks) for one in several] == [0, 1, 1]
+    hook = await ours(alongside, several[0])
+    assert hook.why and hook.why.startswith("could not be looked at: ")
+    alongside.host.heal()
+    await hookcare.due(alongside.edges)
+    assert (await ours(alongside, several[0])).why is None and len(several[0].hooks) == 1

@@ -15,7 +15,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mirror.errors import (
-    BadCredentials,
     Blocked,
     EverrefError,
     LimitReached,
@@ -39,6 +38,7 @@ EVERY: Final = timedelta(
     hours=24
 )  # a hook is looked at, or some hours sooner, so that they don't come together
 SILENT: Final = timedelta(hours=1)  # between two looks at one that does not deliver what a sweep finds
+ENOUGH: Final = 3  # hooks in a row about which the forge does not answer: the others can wait as well
 AT_ONCE: Final = 100  # hooks in one sweep, which comes every few minutes
 RECENT: Final = timedelta(
     days=3
@@ -93,10 +93,12 @@ async def ensure(edges: Edges, asked: Asked, origin: Origin) -> Care:
                 row,
                 f"{asked.connection.login} may not register hooks for {name} at {host}: admins may",
             )
-        except EverrefError as error:
-            if error.permanent and not isinstance(error, BadCredentials):
-                raise
-            return Care(Outcome.WAITING, str(error))  # unchecked as it is, a sweep comes to it again
+        except OurFault:
+            raise
+        except EverrefError as error:  # a sweep comes to it again, after those that are due for longer
+            why = f"could not be looked at: {error}"
+            await hooks.set_state(edges.db, row.id, row.state, why, edges.clock() - EVERY)
+            return Care(Outcome.WAITING, str(error))
         steps.reached("hook: at the forge")
         state: State = "disabled" if there.state == "disabled" else "registered"
         await hooks.set_state(edges.db, row.id, state, care.why, edges.clock(), there.id)
@@ -268,16 +270,17 @@ async def due(edges: Edges) -> None:
             by_connection.setdefault(found.connection_id, []).append((found, row))
     for connection_id, pairs in by_connection.items():
         try:
-            asked = await asked_of(edges, connection_id)
+            asked, waits = await asked_of(edges, connection_id), 0
             for origin, row in pairs:
-                if not await _looked_at(edges, asked, origin, row):
+                waits = 0 if await _looked_at(edges, asked, origin, row) else waits + 1
+                if waits == ENOUGH:
                     break
         except EverrefError as error:
             log.warning("the hooks of connection %s: %s", connection_id, error)
 
 
 async def _looked_at(edges: Edges, asked: Asked, origin: Origin, row: Hook) -> bool:
-    """Look at one hook. False: the forge answers no more for now."""
+    """Look at one hook. False: the forge did not answer."""
     try:
         care = await ensure(edges, asked, origin)
         if care.outcome is Outcome.REUSED:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from mirror.errors import EverrefError, RateLimited
+from mirror.errors import EverrefError, LimitReached, RateLimited
 from mirror.flows import choose, follow, steps
 from mirror.flows.asking import Asked, asked_of
 from mirror.flows.choose import EVERREF, Chosen, Hint, nobody
@@ -145,7 +145,12 @@ async def _follow(edges: Edges, asked: Asked) -> None:
         elif origin.archived_at is None and origin.repository_id:
             missing.append(origin)
     for origin in missing:  # first: one of them may be in the way of another
-        await follow.look(edges, asked, origin)
+        try:
+            await follow.look(edges, asked, origin)
+        except LimitReached:
+            raise  # the next listing goes on
+        except EverrefError as error:
+            log.warning("what became of %s could not be asked: %s", origin.repo.name, error)
     await follow.follow(edges, asked.connection, old)
 
 
