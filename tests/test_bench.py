@@ -83,3 +83,12 @@ def test_a_later_run_keeps_the_sections_of_the_same_machine_only() -> None:
 def test_time_that_two_calls_share_is_counted_once() -> None:
     calls = [Call("git", "a", 0, 0.0, 2.0), Call("git", "b", 1, 1.0, 3.0), Call("git", "c", 0, 5.0, 6.0)]
     assert covered(calls) == 4.0
+
+
+def test_the_facts_stay_those_of_the_document_where_only_the_repositories_differ() -> None:
+    written = "# Measured\n\n- 2 cores\n- repository dulwich: 1 ref\n"
+    document = figures.document(written, {"first": "a table"})
+    measured = "# Measured\n\n- 2 cores\n- repository everref: 2 refs\n"
+    assert figures.sections_of(document, figures.facts_of(document, measured)) == {"first": "a table"}
+    elsewhere = measured.replace("2 cores", "64 cores")
+    assert figures.facts_of(document, elsewhere) == elsewhere
