@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from mirror.flows import hook
 from mirror.flows.edges import Edges, open_edges
 from mirror.model import Repo
 from mirror.process import environment
-from mirror.store import repos, teams
+from mirror.store import repos, schedules, teams
 
 AT_ONCE = 32  # requests under way
 
@@ -66,9 +67,10 @@ def process(module: str, settings: Settings) -> Iterator[tuple[subprocess.Popen[
 
 
 async def hooked(edges: Edges, name: str, url: str) -> Hooked:
-    """A repo with a webhook, added."""
+    """A repo with a webhook, added; no schedule comes before the bench."""
     team = await teams.default(edges.db)
     repo = await repos.add(edges.db, team, name, url, edges.clock())
+    await schedules.set_schedule(edges.db, repo.id, None, edges.clock() + timedelta(days=1))
     given = await hook.give(edges, repo, "github")
     assert given.secret
     return Hooked(repo, urlsplit(given.url).path, given.secret)

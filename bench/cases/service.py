@@ -74,7 +74,7 @@ async def hooks(room: Room) -> list[Row]:
 
 async def pushes(room: Room) -> list[Row]:
     """From a delivery to the start of its job and to the end of it, at rest and with very many at once."""
-    alone, many = (10, 60) if room.quick else (60, 1000)
+    alone, many = (10, 60) if room.quick else (40, 1000)
     source = sources.generated(room.new("pushed"), 60, 20)
     tips = source.mainline()
     chain, url = room.chain(source, tips[0])
