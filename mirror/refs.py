@@ -146,6 +146,21 @@ def matches(name: bytes, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(short, pattern) for pattern in patterns for short in names)
 
 
+def frozen(seen: Refs, old: Refs, globs: Sequence[str]) -> dict[RefName, Target]:
+    """What was seen, but every ref that a glob means as it was of old, or not at all.
+
+    HEAD is always as seen. An old one goes where a ref that was seen cannot stand beside it.
+    """
+    live = {name: target for name, target in seen.items() if name == HEAD or not matches(name, globs)}
+    parents = {name[:end] for name in live for end in range(len(name)) if name[end : end + 1] == b"/"}
+    for name, target in old.items():
+        if name == HEAD or name in live or not matches(name, globs) or name in parents:
+            continue
+        if not any(name[:end] in live for end in range(len(name)) if name[end : end + 1] == b"/"):
+            live[name] = target
+    return live
+
+
 def is_symbolic(target: bytes) -> bool:
     """Whether a target names another ref instead of an object."""
     return target.startswith(SYMBOLIC)

@@ -18,7 +18,7 @@ import aiohttp
 
 from mirror import refs
 from mirror.errors import EverrefError
-from mirror.flows import compact, hookcare, jobs, prune, relist, request
+from mirror.flows import compact, excluded, hookcare, jobs, prune, relist, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
@@ -26,7 +26,7 @@ from mirror.flows.turn import turn
 from mirror.git import address, upstream
 from mirror.model import Reason, Remote, Repo, RepoId
 from mirror.schedule import next_look
-from mirror.store import chores, hooks, parts, repos, schedules, sessions
+from mirror.store import chores, hooks, parts, repos, schedules, sessions, snapshots
 from mirror.store import jobs as job_rows
 from mirror.store.schedules import Due, Looked
 
@@ -150,6 +150,9 @@ async def _look(edges: Edges, session: aiohttp.ClientSession, due: Due) -> _Look
             edges.git, remote, allow_private=edges.settings.allow_private_remotes, session=session
         ) as source:
             seen = await source.ls_refs()
+        if refs.digest(seen.refs) != due.digest:
+            last = await snapshots.latest(edges.db, repo_id)
+            seen = await excluded.shown(edges, repo_id, last, seen)
     except EverrefError:  # the sync that is wished for will say and record why
         if due.failing:
             await repos.want(edges.db, repo_id, now)  # in silence, as it failed before

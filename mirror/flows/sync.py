@@ -12,7 +12,7 @@ from typing import Final
 
 from mirror import backoff, refs
 from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, Refused
-from mirror.flows import connections, hydrate, request, settle, steps
+from mirror.flows import connections, excluded, hydrate, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import rescue, without_snapshot
 from mirror.flows.take import Moment, Taking, take
@@ -20,8 +20,8 @@ from mirror.flows.turn import PATIENCE, turn
 from mirror.git import upstream
 from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
-from mirror.model import Listing, Reason, Refs, Repo, RepoId, Snapshot
-from mirror.pushes import Claim, Way
+from mirror.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Snapshot
+from mirror.pushes import Answered, Claim, Way
 from mirror.store import claims, history, repos, snapshots
 from mirror.store.leases import Lease
 
@@ -144,6 +144,10 @@ async def _catch_up(
     if last and not told and _shows(last, seen):
         await repos.touch_protected(edges.db, repo.id, now, wish)
         return Synced(repo, last, new=False)
+    told, seen = await _without_excluded(edges, repo, last, told, seen)
+    if last and not told and _shows(last, seen):
+        await repos.touch_protected(edges.db, repo.id, now, wish)
+        return Synced(repo, last, new=False)
     if last and last.object_format != seen.object_format and last.log_entries:
         raise Refused(
             f"{repo.url} was a {last.object_format} repository and is a {seen.object_format} one now: "
@@ -177,6 +181,22 @@ async def _catch_up(
         except EverrefError as error:  # the snapshots are safe; the next run tries again
             edges.progress.note(f"the pool could not be repacked: {error}")
     return Synced(repo, last, new=last != before)
+
+
+async def _without_excluded(
+    edges: Edges, repo: Repo, last: Snapshot | None, told: Sequence[Claim], seen: Listing
+) -> tuple[Sequence[Claim], Listing]:
+    """What is left of it without the refs that are kept no longer; claims about those need no answer."""
+    left_out = await repos.excluded(edges.db, repo.id)
+    if not left_out:
+        return told, seen
+    ignored = [claim for claim in told if claim.name != HEAD and refs.matches(claim.name, left_out)]
+    if ignored:
+        answered = Answered(frozenset(claim.id for claim in ignored))
+        await claims.answer(edges.db, repo.id, answered, last.number if last else 1, edges.clock())
+    ids = {claim.id for claim in ignored}
+    left = [claim for claim in told if claim.id not in ids]
+    return left, await excluded.shown(edges, repo.id, last, seen)
 
 
 def _shows(last: Snapshot, seen: Listing) -> bool:

@@ -141,6 +141,18 @@ async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
 
 
 @translating
+async def excluded(db: Db, repo_id: RepoId) -> tuple[str, ...]:
+    """The patterns of refs that are kept no longer."""
+    return tuple(await db.fetchval("select excluded from repo where id = $1", repo_id) or ())
+
+
+@translating
+async def set_excluded(db: Db, repo_id: RepoId, patterns: Collection[str]) -> None:
+    """Keep refs that match one of these no longer; what is kept of them stays."""
+    await db.execute("update repo set excluded = $2 where id = $1", repo_id, list(patterns))
+
+
+@translating
 async def names(db: Db, ids: Collection[RepoId]) -> dict[RepoId, str]:
     """What these repos are called."""
     rows = await db.fetch("select id, name from repo where id = any($1::uuid[])", list(ids))

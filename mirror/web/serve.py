@@ -40,7 +40,7 @@ async def serve(app: ASGIApp, settings: Settings, ties: Ties) -> None:
 
 def _listening(settings: Settings, ties: Ties) -> socket.socket:
     listener = _bound(settings, ties)
-    # Every connection has this from its listener. asyncio sets it only on sockets made with a protocol number,
+    # Connections have this from their listener. asyncio sets it only on sockets made with a protocol number,
     # and without it an answer's second write waits 40 ms for the client's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
