@@ -18,6 +18,7 @@ from mirror.web import (
     connect,
     frame,
     home,
+    keeping,
     problems,
     repo,
     settings,
@@ -34,6 +35,7 @@ WAYS: Final[Sequence[Way]] = (
     *settings.WAYS,
     *connect.WAYS,
     *activity.WAYS,
+    *keeping.WAYS,
     *home.WAYS,
     *repo.WAYS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last

@@ -1,0 +1,149 @@
+"""How one repo is kept: how often it is looked at, which refs are left out, its webhook, letting it go."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, cast, get_args
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from mirror import schedule
+from mirror.errors import EverrefError, UsageError
+from mirror.flows import choose, excluded, hook
+from mirror.flows.choose import By
+from mirror.flows.hook import Given
+from mirror.job import SYNC
+from mirror.model import Repo, RepoId
+from mirror.store import connections, hooks, origins, repos, schedules
+from mirror.store.hooks import Forge
+from mirror.web.frame import Needs, Visit, Way
+
+
+async def page(visit: Visit) -> Response:
+    """Everything about how this repo is kept."""
+    return await _page(visit, await visit.repo())
+
+
+async def _page(
+    visit: Visit, repo: Repo, error: EverrefError | None = None, given: Given | None = None
+) -> Response:
+    db = visit.edges.db
+    known = await hooks.of(db, repo.id)
+    return visit.render(
+        "keeping.html",
+        200 if error is None else 422,
+        error=error,
+        given=given,
+        repo=repo,
+        origin=await origins.get(db, repo.id),
+        connection=await connections.of_repo(db, repo.id),
+        rhythm=await schedules.of(db, repo.id),
+        excluded=await repos.excluded(db, repo.id),
+        hook=known,
+        hook_url=hook.address(visit.edges.settings, known) if known else None,
+        forges=get_args(Forge),
+    )
+
+
+async def set_schedule(visit: Visit) -> Response:
+    """Look at it as often as a person says; empty: by activity."""
+    repo = await visit.repo()
+    text = " ".join(str((await visit.form()).get("schedule", "")).split())
+    try:
+        if text:
+            schedule.parse(text)
+        rhythm = await schedules.of(visit.edges.db, repo.id)
+        due = schedule.next_look(text or None, repo.id, visit.now, visit.now, rhythm.changed_at)
+    except UsageError as error:
+        return await _page(visit, repo, error)
+    await schedules.set_schedule(visit.edges.db, repo.id, text or None, due)
+    await visit.audit("repo.schedule", repo.name, repo.id, {"schedule": text or "by activity"})
+    return _back(visit, repo, "The schedule is saved.")
+
+
+async def set_excluded(visit: Visit) -> Response:
+    """Leave out what matches."""
+    repo = await visit.repo()
+    try:
+        patterns = excluded.patterns(str((await visit.form()).get("patterns", "")).split())
+    except UsageError as error:
+        return await _page(visit, repo, error)
+    await repos.set_excluded(visit.edges.db, repo.id, patterns)
+    await repos.want(visit.edges.db, repo.id, visit.now)
+    await visit.hint(SYNC, str(repo.id))
+    await visit.audit("repo.exclude", repo.name, repo.id, {"patterns": list(patterns)})
+    return _back(visit, repo, "Saved. What was kept of these refs stays.")
+
+
+async def pause(visit: Visit) -> Response:
+    """Look at it no more for now."""
+    repo = await visit.repo()
+    await choose.pause(visit.edges, repo.id, _by(visit))
+    return _back(visit, repo, "It is paused: nothing new is saved until it goes on.")
+
+
+async def resume(visit: Visit) -> Response:
+    """Look at it again, now."""
+    repo = await visit.repo()
+    await choose.resume(visit.edges, repo.id, _by(visit), hint=_hint(visit))
+    return _back(visit, repo, "It is looked at now.")
+
+
+async def let_go(visit: Visit) -> Response:
+    """Keep it no longer up to date; the backups stay."""
+    repo = await visit.repo()
+    left = await choose.let_go(visit.edges, repo.id, _by(visit))
+    return _back(visit, repo, f"It is kept as it is from now on. {left + '.' if left else ''}".strip())
+
+
+async def give_hook(visit: Visit) -> Response:
+    """A webhook to paste into a forge's settings, or another secret for it; told once."""
+    repo, form = await visit.repo(), await visit.form()
+    forge = str(form.get("forge", ""))
+    try:
+        given = await hook.give(
+            visit.edges,
+            repo,
+            cast(Forge, forge) if forge in get_args(Forge) else None,
+            new=bool(form.get("new")),
+        )
+    except UsageError as error:
+        return await _page(visit, repo, error)
+    await visit.audit("hook.secret" if form.get("new") else "hook.add", repo.name, repo.id)
+    return await _page(visit, repo, given=given)
+
+
+async def remove_hook(visit: Visit) -> Response:
+    """Forget the webhook; its address answers 404 from then on."""
+    repo = await visit.repo()
+    await hook.remove(visit.edges, repo)
+    await visit.audit("hook.remove", repo.name, repo.id)
+    return _back(visit, repo, "The webhook is forgotten. Remove it at the forge too.")
+
+
+def _back(visit: Visit, repo: Repo, said: str) -> Response:
+    return visit.redirect(f"/{visit.of_team().name}/{quote(repo.name)}/-/settings", said)
+
+
+def _by(visit: Visit) -> By:
+    return By(visit.owner().id, visit.actor, visit.address)
+
+
+def _hint(visit: Visit) -> Callable[[RepoId], Awaitable[None]]:
+    async def hint(repo_id: RepoId) -> None:
+        await visit.hint(SYNC, str(repo_id))
+
+    return hint
+
+
+_REPO: Final = "/{team}/{repo:repo}/-/settings"
+
+WAYS: Final[Sequence[Way]] = (
+    Way("GET", _REPO, page, Needs.VIEWER),
+    Way("POST", f"{_REPO}/schedule", set_schedule, Needs.ADMIN),
+    Way("POST", f"{_REPO}/excluded", set_excluded, Needs.ADMIN),
+    Way("POST", f"{_REPO}/pause", pause, Needs.ADMIN),
+    Way("POST", f"{_REPO}/resume", resume, Needs.ADMIN),
+    Way("POST", f"{_REPO}/let-go", let_go, Needs.ADMIN, sure=True),
+    Way("POST", f"{_REPO}/hook", give_hook, Needs.ADMIN),
+    Way("POST", f"{_REPO}/hook/remove", remove_hook, Needs.ADMIN),
+)

@@ -1,0 +1,92 @@
+"""How a repo is kept, changed on its page."""
+
+import re
+
+import pytest
+import pytest_asyncio
+
+from mirror.model import Repo
+from mirror.people import Role
+from mirror.store import audit, hooks, origins, repos, schedules
+from mirror.store.teams import Team
+from tests.parts.web import Browser, Site
+
+
+class Kept:
+    """Ann's team with one repo, and her browser at its settings."""
+
+    def __init__(self, site: Site, team: Team, repo: Repo, browser: Browser) -> None:
+        self.site, self.team, self.repo, self.browser = site, team, repo, browser
+        self.base = "/ann/acme/api/-/settings"
+
+
+@pytest_asyncio.fixture
+async def kept(site: Site) -> Kept:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    url = "https://github.com/acme/api"
+    repo = await repos.add(site.mirror.edges.db, team.id, "acme/api", url, site.mirror.clock.now)
+    browser = await site.signed_in(ann)
+    made = Kept(site, team, repo, browser)
+    assert (await browser.get(made.base)).status_code == 200
+    return made
+
+
+async def test_a_schedule_is_what_somebody_says_or_by_activity(kept: Kept) -> None:
+    db = kept.site.mirror.edges.db
+    await kept.browser.post(f"{kept.base}/schedule", schedule="6h")
+    assert (await schedules.of(db, kept.repo.id)).schedule == "6h"
+    await kept.browser.post(f"{kept.base}/schedule", schedule=" 30  2 * * * ")
+    assert (await schedules.of(db, kept.repo.id)).schedule == "30 2 * * *"
+    await kept.browser.post(f"{kept.base}/schedule", schedule="")
+    assert (await schedules.of(db, kept.repo.id)).schedule is None
+
+
+@pytest.mark.parametrize("text", ["often", "0m", "61 2 * * *"])
+async def test_a_schedule_that_is_none_is_told_in_a_line(kept: Kept, text: str) -> None:
+    answer = await kept.browser.post(f"{kept.base}/schedule", schedule=text)
+    assert answer.status_code == 422
+    assert "schedule" in re.findall(r'role="alert"><p>([^<]+)', answer.text)[0]
+
+
+async def test_refs_are_left_out_by_patterns(kept: Kept) -> None:
+    await kept.browser.post(f"{kept.base}/excluded", patterns="refs/pull/*  bots/*")
+    assert await repos.excluded(kept.site.mirror.edges.db, kept.repo.id) == ("refs/pull/*", "bots/*")
+    assert (await kept.browser.post(f"{kept.base}/excluded", patterns="*")).status_code == 422
+
+
+async def test_a_repo_is_paused_and_goes_on(kept: Kept) -> None:
+    db = kept.site.mirror.edges.db
+    await kept.browser.post(f"{kept.base}/pause")
+    assert (await origins.get(db, kept.repo.id)).paused_at is not None
+    await kept.browser.post(f"{kept.base}/resume")
+    assert (await origins.get(db, kept.repo.id)).paused_at is None
+    actions = [one.entry.action for one in await audit.page(db, kept.team.id)]
+    assert actions == ["repo.resume", "repo.pause"]
+
+
+async def test_a_webhooks_secret_is_told_once(kept: Kept) -> None:
+    db = kept.site.mirror.edges.db
+    told = (await kept.browser.post(f"{kept.base}/hook")).text
+    secrets = re.findall(r'data-copy="([^"]+)"', told)
+    assert len(secrets) == 3  # its address twice, and the secret
+    again = (await kept.browser.get(kept.base)).text
+    assert secrets[1] not in again
+    assert await hooks.of(db, kept.repo.id) is not None
+    await kept.browser.post(f"{kept.base}/hook/remove")
+    assert await hooks.of(db, kept.repo.id) is None
+
+
+async def test_letting_go_keeps_what_is_kept(kept: Kept) -> None:
+    answer = await kept.browser.post(f"{kept.base}/let-go")
+    if "/account/sure" in answer.headers["location"]:  # the clock of the test runs ahead
+        pytest.fail("the person was asked of late who they are")
+    origin = await origins.get(kept.site.mirror.edges.db, kept.repo.id)
+    assert origin.paused_at is not None
+
+
+async def test_who_is_no_admin_changes_nothing(kept: Kept) -> None:
+    browser = await kept.site.signed_in(await kept.site.member(kept.team, "oscar", Role.OPERATOR))
+    assert (await browser.get(kept.base)).status_code == 200
+    for name in ("schedule", "excluded", "pause", "resume", "let-go", "hook", "hook/remove"):
+        assert (await browser.post(f"{kept.base}/{name}")).status_code == 403
