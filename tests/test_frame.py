@@ -114,14 +114,29 @@ async def test_a_form_without_its_token_changes_nothing(framed: Framed) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}],
-    ids=["foreign origin", "no origin to tell", "cross-site"],
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "null", "sec-fetch-site": "none"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+    ids=["foreign origin", "no origin to tell", "nobody's origin", "cross-site"],
 )
 async def test_what_another_site_sends_changes_nothing(framed: Framed, headers: dict[str, str]) -> None:
     browser = await framed.browser(framed.alice)
     answer = await browser.client.post("/alice/do", data={"csrf": browser.csrf}, headers=headers)
     assert answer.status_code == 403
     assert await audit.page(framed.site.mirror.edges.db, framed.team.id) == []
+
+
+async def test_a_form_of_ours_is_known_where_the_browser_tells_no_origin(framed: Framed) -> None:
+    """As Chromium does under `Referrer-Policy: no-referrer`."""
+    browser = await framed.browser(framed.alice)
+    headers = {"origin": "null", "sec-fetch-site": "same-origin"}
+    answer = await browser.client.post(
+        "/alice/do", data={"csrf": browser.csrf, "how": "well"}, headers=headers
+    )
+    assert answer.status_code == 303
 
 
 async def test_a_form_of_ours_does_its_work_and_says_so_once(framed: Framed) -> None:

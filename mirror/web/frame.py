@@ -306,15 +306,12 @@ async def _check_sender(visit: Visit) -> None:
     ours = {visit.outside.origin}
     if _is_loopback(visit.request):
         ours.add(f"http://{headers.get('host', '')}")
-    if (
-        origin is not None
-        and origin not in ours
-        or headers.get("sec-fetch-site", "same-origin")
-        not in (
-            "same-origin",
-            "none",
+    site = headers.get("sec-fetch-site")
+    if origin == "null" and site == "same-origin":
+        origin = (
+            None  # a form of ours under our Referrer-Policy: https://fetch.spec.whatwg.org/#origin-header
         )
-    ):
+    if (origin is not None and origin not in ours) or site not in (None, "same-origin", "none"):
         raise HTTPException(403, "this was sent by another site; go back to Everref's own page and try again")
     if visit.session is None:
         return
