@@ -58,7 +58,7 @@ class Hands:
     def __init__(self, edges: Edges, slots: int = SLOTS) -> None:
         self.me = leases.myself()
         self.workers = [self.me]  # those that are alive, as of the last beat
-        self.done = 0  # runs that have ended
+        self._beaten = asyncio.get_running_loop().time()
         self._edges = edges
         self._slots = slots
         self._shares = list(range(256))
@@ -120,7 +120,6 @@ class Hands:
             with suppress(EverrefError):  # the next beat finds it
                 await runs.end(self._edges.db, self.me, run.key)
             del self._runs[run.key]
-            self.done += 1
             self.look()
 
     async def _hand_back(self) -> None:
@@ -142,12 +141,16 @@ class Hands:
     async def beat_once(self) -> None:
         """One beat: who is alive decides which shares are ours."""
         edges = self._edges
+        now, before = asyncio.get_running_loop().time(), self._beaten
         workers = await runs.beat(edges.db, self.me)
+        self._beaten = now
         if workers != self.workers:
             self.workers, self._shares = workers, shares(self.me, workers)
         async with self._taking:
             await runs.keep(edges.db, self.me, self._runs)
-        if reaped := await runs.reap(edges.db, edges.clock()):
+        if now - before > 2 * BEAT_SECONDS:
+            return  # the database was away: whoever else lives says so first
+        if reaped := await runs.reap(edges.db, self.me, edges.clock()):
             log.warning("%d runs of workers that went away are begun anew", reaped)
             self.look()
 
@@ -189,6 +192,7 @@ def make_worker(
 async def listen(edges: Edges, redis: RedisSettings, hands: Hands) -> None:
     """Hear hints until cancelled; with Redis away, try again and again."""
     told = False
+    redis = replace(redis, conn_retries=0)  # it is we who try again, and tell of it once
     while True:
         try:
             await _listen(edges, redis, hands)

@@ -18,6 +18,7 @@ from arq.connections import ArqRedis, RedisSettings
 from arq.constants import job_key_prefix
 from arq.worker import Worker
 
+from mirror import worker as work_module
 from mirror.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
 from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
@@ -319,10 +320,10 @@ async def test_the_runs_of_a_killed_worker_are_begun_anew(mirror: Mirror) -> Non
     job = await jobs.queue(db, repo_id, "verify", {}, mirror.clock())
     assert len(await take(mirror, worker=killed)) == 2
     await runs.beat(db, killed)
-    assert await runs.reap(db, mirror.clock()) == 0
+    assert await runs.reap(db, "me/1/1/1/cc", mirror.clock()) == 0
     process.send_signal(signal.SIGKILL)
     await process.wait()
-    assert await runs.reap(db, mirror.clock()) == 2
+    assert await runs.reap(db, "me/1/1/1/cc", mirror.clock()) == 2
     again = {run.repo_id if run.job is None else run.job.id: run for run in await take(mirror)}
     assert again.keys() == {repo_id, job.id}
     found = again[job.id].job
@@ -336,7 +337,7 @@ async def test_a_job_that_kills_its_worker_each_time_has_failed_in_the_end(mirro
     for _ in range(runs.ATTEMPTS):
         assert len(await take(mirror)) == 1
         await runs.leave(db, "elsewhere/1/1/1/aa")
-        await runs.reap(db, mirror.clock())
+        await runs.reap(db, "me/1/1/1/cc", mirror.clock())
     assert await take(mirror) == []
     found = await jobs.by_id(db, job.id)
     assert found and found.state == "failed" and found.failure and found.failure.kind == "ours"
@@ -347,10 +348,24 @@ async def test_a_worker_that_fell_silent_loses_its_runs(mirror: Mirror) -> None:
     await wished(mirror)
     await runs.beat(db, "elsewhere/1/1/1/aa")
     await take(mirror)
-    assert await runs.reap(db, mirror.clock()) == 0
+    assert await runs.reap(db, "me/1/1/1/cc", mirror.clock()) == 0
     await db.execute("update worker set beat_at = clock_timestamp() - interval '1 hour'")
     assert await runs.beat(db, "another/1/1/1/bb") == ["another/1/1/1/bb"]
-    assert await runs.reap(db, mirror.clock()) == 1
+    assert await runs.reap(db, "me/1/1/1/cc", mirror.clock()) == 1
+
+
+async def test_a_worker_that_could_not_reach_the_database_takes_nobody_for_dead(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands = Hands(mirror.edges)
+    await wished(mirror)
+    assert len(await take(mirror)) == 1
+    monkeypatch.setattr(work_module, "BEAT_SECONDS", -1)  # the last beat was longer ago than it should be
+    await hands.beat_once()
+    assert await take(mirror) == []
+    monkeypatch.undo()
+    await hands.beat_once()
+    assert len(await take(mirror)) == 1
 
 
 async def test_a_run_whose_end_could_not_be_written_is_ended_by_the_next_beat(mirror: Mirror) -> None:

@@ -99,8 +99,8 @@ async def leave(db: Db, worker: str) -> None:
 
 
 @translating
-async def reap(db: Db, now: datetime) -> int:
-    """Give back what dead workers had taken up; returns how many runs.
+async def reap(db: Db, worker: str, now: datetime) -> int:
+    """Give back what dead workers had taken up, of which this is none; returns how many runs.
 
     A worker of this machine whose process is gone is dead at once, and so are its
     turns at repos; any other after SILENT without a heartbeat. A job without a
@@ -113,8 +113,9 @@ async def reap(db: Db, now: datetime) -> int:
         """,
         SILENT,
     )
-    gone = [row["id"] for row in rows if leases.is_dead(row["id"])]
-    dead = [row["id"] for row in rows if row["silent"] or row["id"] in gone]
+    others = [row for row in rows if row["id"] != worker]
+    gone = [row["id"] for row in others if leases.is_dead(row["id"])]
+    dead = [row["id"] for row in others if row["silent"] or row["id"] in gone]
     async with transaction(db) as connection:
         done = await connection.execute("delete from run where worker = any($1::text[])", dead)
         await connection.execute("delete from worker where id = any($1::text[])", dead)
