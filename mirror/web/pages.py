@@ -33,6 +33,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "ago": ago,
+        "called": called,
         "clock": clock,
         "count": words.count,
         "iso": iso,
@@ -120,6 +121,12 @@ def zone_of(visit: Any) -> ZoneInfo:
 
 def _zone(context: Context) -> ZoneInfo:
     return zone_of(context.get("visit"))
+
+
+def called(app: Any) -> str:
+    """A forge as people call it, with its host where it is not the cloud's; `app` has a forge and a host."""
+    product = {"github": "GitHub", "gitlab": "GitLab"}[app.forge]
+    return product if app.host == f"{app.forge}.com" else f"{product} at {app.host}"
 
 
 def oid(target: bytes | str | None) -> str:
