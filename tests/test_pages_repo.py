@@ -46,8 +46,7 @@ def _link(text: str, words: str) -> str:
 @pytest.mark.parametrize(
     ("asked", "first", "chosen", "shown"),
     [
-        ("", NOW - timedelta(days=10), NOW, ("all", NOW - timedelta(days=10.2), NOW)),
-        ("", NOW - timedelta(days=90), NOW, ("month", NOW - timedelta(days=31), NOW)),
+        ("all", NOW - timedelta(days=10), NOW, ("all", NOW - timedelta(days=10.2), NOW)),
         ("day", NOW - timedelta(days=90), NOW, ("day", NOW - timedelta(days=1), NOW)),
         (
             "day",
@@ -55,9 +54,9 @@ def _link(text: str, words: str) -> str:
             NOW - timedelta(days=40),
             ("day", NOW - timedelta(days=40.5), NOW - timedelta(days=39.5)),
         ),
-        ("nonsense", NOW, NOW, ("all", NOW - timedelta(seconds=1.2), NOW)),
+        ("all", NOW, NOW, ("all", NOW - timedelta(seconds=1.2), NOW)),
     ],
-    ids=["all", "month", "day", "around-a-moment", "new"],
+    ids=["all", "day", "around-a-moment", "new"],
 )
 def test_the_chosen_moment_is_in_the_picture(
     asked: str, first: datetime, chosen: datetime, shown: tuple[str, datetime, datetime]
@@ -137,6 +136,31 @@ async def test_the_whole_page_is_put_at_any_moment(site: Site, work: Work) -> No
     assert (await browser.get("/acme/acme/api", at="yesterday-ish")).status_code == 400
     assert (await browser.get("/acme/acme/api", at="#9")).status_code == 404
     assert (await browser.get("/acme/acme/api@2001-01-01")).status_code == 404
+
+
+async def test_the_picture_shows_no_longer_than_can_be_told_apart(site: Site, work: Work) -> None:
+    work.commit()
+    work.head("main")
+    _, repo, browser = await _kept(site, work)
+    chosen = re.compile(r'window=(\w+)" aria-current="true"')
+    assert not chosen.search(await _text(browser, "/acme/acme/api"))
+    db = site.mirror.edges.db
+    await db.execute(
+        """
+        insert into snapshot
+        select (jsonb_populate_record(one, jsonb_build_object('number', n))).*
+        from snapshot one, generate_series(2, 3000) n where repo_id = $1 and number = 1
+        """,
+        repo.id,
+    )
+    await db.execute(
+        "update snapshot set taken_at = taken_at - (3000 - number) * interval '40 min' where repo_id = $1",
+        repo.id,
+    )
+    found = chosen.search(await _text(browser, "/acme/acme/api"))
+    assert found and found[1] == "week"
+    found = chosen.search(await _text(browser, "/acme/acme/api", window="month"))
+    assert found and found[1] == "month"
 
 
 async def test_another_teams_repo_is_not_there(site: Site, work: Work) -> None:

@@ -103,7 +103,7 @@ async def repositories(visit: Visit) -> Response:
         "home.html",
         title=sentence(summary),
         summary=summary,
-        needs=await _needs(visit, forced),
+        needs=await _needs(visit, summary, forced),
         most=NEEDS,
         rows=rows,
         matches=matches,
@@ -133,17 +133,21 @@ async def dismiss(visit: Visit) -> Response:
     return visit.redirect(pages.url(f"/{visit.of_team().name}"))
 
 
-async def _needs(visit: Visit, forced: Sequence[Forced]) -> list[Need]:
+async def _needs(visit: Visit, summary: Summary, forced: Sequence[Forced]) -> list[Need]:
     db, team = visit.edges.db, visit.of_team()
-    troubled, _ = await home.page(db, team.id, order="state", limit=NEEDS * 2)
-    gone, _ = await home.page(db, team.id, state="archived", limit=NEEDS)
+    troubled: list[Kept] = []
+    if any(summary.states[state] for state in ("failing", "never", "behind")):
+        troubled, _ = await home.page(db, team.id, order="state", limit=NEEDS * 2)
+    if summary.states["archived"]:
+        gone, _ = await home.page(db, team.id, state="archived", limit=NEEDS)
+        troubled += gone
     return needs(
         team.name,
         visit.now,
         connections=await home.broken_connections(db, team.id),
         hooks=await home.broken_hooks(db, team.id),
         told=[one for one in await notices.open_of(db, team.id) if one.kind in TOLD],
-        troubled=[*troubled, *gone],
+        troubled=troubled,
         forced=forced,
     )
 

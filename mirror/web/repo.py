@@ -14,12 +14,13 @@ from starlette.types import Receive, Scope, Send
 from mirror import objects, when
 from mirror.errors import NotFound, UsageError
 from mirror.flows import browse, moment
+from mirror.flows import jobs as work
 from mirror.flows.brought import brought
 from mirror.flows.browse import Blob, Raw
 from mirror.job import SYNC
 from mirror.model import Kind, Repo, RepoId, Snapshot
 from mirror.pushes import Lost
-from mirror.store import claims, drills, home, jobs, repos, timeline
+from mirror.store import claims, drills, home, jobs, repos, snapshots, timeline
 from mirror.store.home import Kept
 from mirror.store.timeline import Neighbours, Pushed
 from mirror.web import pages, render, strata
@@ -27,6 +28,7 @@ from mirror.web.frame import Needs, Visit, Way
 from mirror.web.live import follow
 
 LANES: Final = 16  # of the picture
+DENSE: Final = 1000  # pushes of a picture, unless somebody asks for more
 AROUND: Final = 12  # pushes beside the picture
 AFTER: Final = 3  # of them after the moment
 PUSHES: Final = 40  # on a page
@@ -91,6 +93,8 @@ async def overview(visit: Visit) -> Response:
         )
     chosen = at.snapshot.taken_at if at.asked else visit.now
     asked = visit.query.get("window", "")
+    if asked not in (*WINDOWS, "all"):
+        asked = await _telling(visit, at.repo.id, at.span)
     name, start, end = window(asked, at.span[0], chosen, visit.now)
     shown = await timeline.lanes(db, at.repo.id, start, end, limit=LANES)
     zone = pages.zone_of(visit)
@@ -125,18 +129,27 @@ class Slider:
     at: datetime
 
 
+async def _telling(visit: Visit, repo_id: RepoId, span: tuple[datetime, datetime]) -> str:
+    """The longest stretch up to a month that has no more pushes than a picture can tell apart."""
+    latest = await snapshots.latest(visit.edges.db, repo_id)
+    for name in ("month", "week"):
+        before = await snapshots.at(visit.edges.db, repo_id, visit.now - timedelta(days=WINDOWS[name]))
+        if latest is not None and latest.number - (before.number if before else 0) <= DENSE:
+            return name if visit.now - span[0] > timedelta(days=WINDOWS[name]) else "all"
+    return "day"
+
+
 def window(asked: str, first: datetime, chosen: datetime, now: datetime) -> tuple[str, datetime, datetime]:
     """The stretch of time that the picture shows: its name, its start and its end.
 
     The chosen moment is in it: at the end where it is near to now, else in the middle.
     """
     whole = max(now - first, timedelta(minutes=1))
-    name = asked if asked in WINDOWS else "all" if asked == "all" or whole <= timedelta(days=31) else "month"
-    if name == "all":
-        return name, first - whole / 50, now
-    length = timedelta(days=WINDOWS[name])
+    if asked not in WINDOWS:
+        return "all", first - whole / 50, now
+    length = timedelta(days=WINDOWS[asked])
     end = min(now, chosen + length / 2)
-    return name, end - length, end
+    return asked, end - length, end
 
 
 def _windows(first: datetime, now: datetime) -> list[tuple[str, str]]:
@@ -413,10 +426,9 @@ async def lost(visit: Visit) -> Response:
 async def back_up(visit: Visit) -> Response:
     """Back up now: the wish is kept, and a worker is told."""
     repo = await visit.repo()
-    db, person = visit.edges.db, visit.person
-    await repos.want(db, repo.id, visit.now)
-    await jobs.queue(
-        db, repo.id, "sync", {"reason": "manual"}, visit.now, person_id=person.id if person else None
+    person = visit.person
+    await work.ask(
+        visit.edges, repo.id, "sync", {"reason": "manual"}, person_id=person.id if person else None
     )
     await visit.hint(SYNC, str(repo.id))
     await visit.audit("repo.back-up", repo.name, repo.id)
