@@ -11,4 +11,5 @@ pytest_plugins = [
     "tests.parts.forges.serve",  # last: it imports others
     "tests.parts.web",
     "tests.parts.connected",
+    "tests.parts.whole",
 ]

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -39,16 +39,27 @@ _SETTINGS = {
 _serial = itertools.count(1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
-    """A running server."""
+    """A server: running, unless a test has stopped it."""
 
     socket: Path  # the directory
     process: subprocess.Popen[bytes]
+    begin: Callable[[], subprocess.Popen[bytes]]
 
     def url(self, database: str) -> str:
         """The address of one of its databases."""
         return f"postgresql://everref@/{database}?host={quote(str(self.socket))}"
+
+    def crash(self) -> None:
+        """Stop it at once, as `pg_ctl stop -m immediate` does: what was under way is lost."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait()
+
+    async def start(self) -> None:
+        """Start it again; it recovers what was committed."""
+        self.process = self.begin()
+        await _ready(self)
 
     async def sql(self, statement: str) -> None:
         """Say something to the server that belongs to no test's database."""
@@ -60,8 +71,8 @@ class Server:
 
 
 @contextmanager
-def running(programs: Path) -> Iterator[Server]:
-    """A new server of these programs, gone with its data at the end.
+def running(programs: Path, **other: str) -> Iterator[Server]:
+    """A new server of these programs, gone with its data at the end; `other` settings than ours win.
 
     PostgreSQL refuses to run as root: it is then run as `nobody`, in a directory
     of its own under the temporary directory.
@@ -77,19 +88,23 @@ def running(programs: Path) -> Iterator[Server]:
     start: list[str | Path] = ["setpriv", *become, "--pdeathsig=INT", "--"]
     initdb = [*start, programs / "initdb", "-U", "everref", "-A", "trust", "-E", "UTF8", "--no-sync"]
     postgres = [*start, programs / "postgres", "-c", f"unix_socket_directories={room}"]
-    for key, value in _SETTINGS.items():
+    for key, value in (_SETTINGS | other).items():
         postgres += ["-c", f"{key}={value}"]
     where: list[str | Path] = ["-D", room / "data"]
     env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     try:
         subprocess.run([*initdb, *where], check=True, capture_output=True, cwd=room, env=env)
-        with (room / "log").open("wb") as log:
-            process = subprocess.Popen([*postgres, *where], stdout=log, stderr=log, cwd=room, env=env)
-        with process:
-            try:
-                yield Server(room, process)
-            finally:
-                process.send_signal(signal.SIGINT)
+
+        def begin() -> subprocess.Popen[bytes]:
+            with (room / "log").open("ab") as log:
+                return subprocess.Popen([*postgres, *where], stdout=log, stderr=log, cwd=room, env=env)
+
+        server = Server(room, begin(), begin)
+        try:
+            yield server
+        finally:
+            server.process.send_signal(signal.SIGINT)
+            server.process.wait()
     finally:
         shutil.rmtree(room)
 
@@ -137,6 +152,14 @@ async def _fresh(server: Server, template: str) -> AsyncIterator[str]:
 async def postgres() -> AsyncIterator[Server]:
     """The embedded PostgreSQL, with a database `migrated` to copy."""
     with running(EMBEDDED) as server:
+        await _with_template(server)
+        yield server
+
+
+@pytest.fixture
+async def own_postgres() -> AsyncIterator[Server]:
+    """A PostgreSQL for this test alone, which a crash makes forget nothing; with a database `migrated`."""
+    with running(EMBEDDED, synchronous_commit="on") as server:
         await _with_template(server)
         yield server
 

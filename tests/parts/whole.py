@@ -1,0 +1,427 @@
+"""Everref as a whole beside a forge: receiver, queue, workers and vault; and what must hold in the end."""
+
+import asyncio
+import os
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import pytest_asyncio
+from arq.connections import ArqRedis, RedisSettings
+
+from hooks import app as receiving
+from mirror import process
+from mirror.config import Settings, app_at
+from mirror.embedded import queue as embedded_queue
+from mirror.flows import choose, connections, rebuild, relist, restore, sweep, verify
+from mirror.flows.choose import By
+from mirror.flows.edges import Edges, open_edges
+from mirror.forges import oauth as granting
+from mirror.forges.contract import Purpose, Tokens
+from mirror.model import Refs, RepoId
+from mirror.people import PersonId
+from mirror.process import READY, Ties
+from mirror.store import claims, history, people, repos, snapshots, teams
+from mirror.store.connections import Connection
+from mirror.store.repos import Overview
+from mirror.store.teams import TeamId
+from mirror.worker import Hands, listen
+from tests.parts.forge import served
+from tests.parts.forges import GitHub, GitLab, Move, Person, Repository
+from tests.parts.postgres import Server
+from tests.parts.repos import refs_of
+
+Host = GitHub | GitLab
+T = TypeVar("T")
+
+SECRET_KEY = "canary-of-the-secret-keys-" + "k" * 20
+_serial = count(1)
+
+
+async def until(true: Callable[[], Awaitable[T]]) -> T:
+    """Wait until something holds; the limit of the test run ends a wait that is in vain."""
+    while not (found := await true()):  # noqa: ASYNC110 - it is another program's doing
+        await asyncio.sleep(0.02)
+    return found
+
+
+class Ahead:
+    """A clock that is right until it is put on."""
+
+    def __init__(self) -> None:
+        self.by = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.by
+
+
+@dataclass(frozen=True)
+class State:
+    """Every ref of a repository, as a push left it."""
+
+    refs: Refs
+    at: datetime
+
+
+@dataclass
+class Whole:
+    """A team with a person who connected an account at a forge, and everything that serves them."""
+
+    edges: Edges
+    clock: Ahead
+    host: Host
+    alice: Person  # at the forge
+    team: TeamId
+    person: PersonId
+    connection: Connection
+    redis: RedisSettings
+    queue: ArqRedis  # as the receiver has it
+    postgres: Server
+    room: Path
+    kept: dict[Repository, RepoId] = field(default_factory=dict)
+    states: dict[Repository, list[State]] = field(default_factory=dict)  # every one that there ever was
+
+    # What people do
+
+    async def keep(self, *repositories: Repository) -> None:
+        """Choose these: from now on they are kept, and their pushes told."""
+        for one in repositories:
+            self.states[one] = [State(one.work.refs(), self.clock())]
+        await relist.refresh_listing(self.edges, self.connection.id)
+        ids = [str(one.id) for one in repositories]
+        chosen = await choose.choose(
+            self.edges, self.connection.id, By(self.person, "Alice"), ids, hint=self.hint, at_once=choose.ALL
+        )
+        assert {one.hook for one in chosen} == {"registered"}
+        by_url = {one.repo.url: one.repo.id for one in chosen}
+        self.kept |= {one: by_url[one.url] for one in repositories}
+        await self.host.deliver()
+
+    async def hint(self, repo_id: RepoId) -> None:
+        await self.queue.enqueue_job("sync_repo", str(repo_id))
+
+    def later(self, by: timedelta) -> None:
+        """Let time pass, here and at the forge."""
+        self.clock.by += by
+        self.host.advance(by.total_seconds())
+
+    # What works for them
+
+    @asynccontextmanager
+    async def working(self, edges: Edges | None = None) -> AsyncIterator[Hands]:
+        """A worker in this process, stopped at the end as a signal stops one."""
+        edges = edges or self.edges
+        hands = Hands(edges)
+        await hands.beat_once()
+        tasks = [
+            asyncio.create_task(one) for one in (hands.work(), hands.beat(), listen(edges, self.redis, hands))
+        ]
+        try:
+            yield hands
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            for task in tasks:
+                if not task.cancelled():
+                    task.result()
+
+    @asynccontextmanager
+    async def process(self, *, kill_at: str | None = None) -> AsyncIterator[Process]:
+        """A worker as a process of its own; with `kill_at`, one that is killed at that step."""
+        words = ["mirror.worker"] if kill_at is None else ["tests.parts.crashing", kill_at, "worker"]
+        with self.log.open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", *words, *Ties(os.getpid()).arguments()),
+                env=process.environment(self.edges.settings, os.environ),
+                stdout=PIPE,
+                stderr=log,
+            )
+        assert child.stdout
+        try:
+            assert await child.stdout.readline() == READY, self.log.read_text()
+            yield child
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+
+    @property
+    def log(self) -> Path:
+        """What the workers that are processes said."""
+        return self.room / "log"
+
+    @asynccontextmanager
+    async def elsewhere(self) -> AsyncIterator[Edges]:
+        """Everref's edges on another machine: the same database and vault, another disk."""
+        settings = self.edges.settings
+        data = str(self.room / f"data-{next(_serial)}")
+        vault = settings.vault_url or f"file://{settings.data}/vault"
+        other = replace(settings, data=data, vault_url=vault)
+        async with open_edges(other, clock=self.clock) as edges:
+            yield edges
+
+    async def sweep(self) -> None:
+        """What the scheduler does when everybody's time has come."""
+        await sweep.tick(self.edges)
+        await sweep.tend(self.edges)
+        await self.host.deliver()  # what hook care asked for
+
+    # How it stands
+
+    async def overview(self, repository: Repository) -> Overview:
+        return await repos.overview_of(self.edges.db, self.kept[repository])
+
+    async def snapshots(self, repository: Repository) -> int:
+        return (await self.overview(repository)).snapshots
+
+    async def at_rest(self, *bad: Repository) -> None:
+        """Wait until nothing is under way, and everything but what is bad is protected as it is upstream."""
+        await until(lambda: self._is_at_rest(bad))
+
+    async def _is_at_rest(self, bad: Collection[Repository]) -> bool:
+        if await self.edges.db.fetchval(_BUSY):
+            return False
+        for repository in self.kept.keys() - set(bad):
+            shown = await self.overview(repository)
+            if (
+                shown.state != "protected"
+                or await self._newest(repository) != self.states[repository][-1].refs
+            ):
+                return False
+        return True
+
+    async def _newest(self, repository: Repository) -> Refs:
+        last = await snapshots.latest(self.edges.db, self.kept[repository])
+        return await history.refs_at(self.edges.db, self.kept[repository], last.number) if last else {}
+
+    # What must hold
+
+    async def holds(
+        self, *, bad: Mapping[Repository, str] | None = None, lost: Mapping[Repository, int] | None = None
+    ) -> None:
+        """Once everything came to rest, and no worker works.
+
+        1. Every state that a repository ever had can be restored, with nothing but the vault;
+           so many as are `lost` are shown as that. Where one look found what two pushes made of two
+           refs, and only the first had been told by then, each of the refs can be.
+        2. What is shown is true: what is `bad` fails with this class, everything else is protected.
+        3. Nothing is stuck, held or left behind.
+        """
+        bad, lost = bad or {}, lost or {}
+        for repository in self.kept:
+            await self._is_shown_truly(repository, bad.get(repository))
+        await self._left_nothing(bad)
+        await self._restorable(bad, lost)
+
+    async def _is_shown_truly(self, repository: Repository, kind: str | None) -> None:
+        shown, latest = await self.overview(repository), self.states[repository][-1]
+        if kind is None:
+            assert (shown.state, shown.failure, shown.behind_since) == ("protected", None, None)
+            assert await self._newest(repository) == repository.work.refs() == latest.refs
+            assert shown.protected_as_of and latest.at <= shown.protected_as_of <= self.clock()
+            return
+        assert (shown.state, shown.failure and shown.failure.kind) in (("failing", kind), ("archived", kind))
+        assert shown.behind_since and shown.protected_as_of and shown.protected_as_of <= shown.behind_since
+        if await self._newest(repository) != latest.refs:
+            assert shown.protected_as_of < latest.at
+
+    async def _left_nothing(self, bad: Collection[Repository]) -> None:
+        assert await self.edges.db.fetchval(_BUSY) == 0
+        for table, where in (("run", "true"), ("lease", "owner is not null"), ("intent", "true")):
+            assert await self.edges.db.fetchval(f"select count(*) from {table} where {where}") == 0, table
+        good = [repo_id for repository, repo_id in self.kept.items() if repository not in bad]
+        assert await self.edges.db.fetchval(_UNANSWERED, good) == 0
+        assert await self.edges.vault.unfinished() == []
+        await asyncio.gather(*(self._is_sound(repo_id) for repo_id in self.kept.values()))
+
+    async def _is_sound(self, repo_id: RepoId) -> None:
+        scratch = self.edges.disk.scratch(repo_id)
+        assert not scratch.exists() or not list(scratch.iterdir())
+        repo = await repos.get(self.edges.db, repo_id)
+        found = await verify.verify(self.edges, repo)
+        assert (found.problems, found.strays, found.damaged) == ((), (), ()), repo.name
+
+    async def _restorable(self, bad: Collection[Repository], lost: Mapping[Repository, int]) -> None:
+        async with self._from_the_vault_alone() as edges:
+            await asyncio.gather(
+                *(
+                    self._restorable_from(edges, repository, lost.get(repository, 0))
+                    for repository in self.kept
+                )
+            )
+
+    @asynccontextmanager
+    async def _from_the_vault_alone(self) -> AsyncIterator[Edges]:
+        """Everref on a machine that has nothing but the vault."""
+        name = f"alone_{next(_serial)}"
+        await self.postgres.sql(f"create database {name} template migrated")
+        settings = self.edges.settings
+        alone = replace(
+            settings,
+            data=str(self.room / name),
+            database_url=self.postgres.url(name),
+            vault_url=settings.vault_url or f"file://{settings.data}/vault",
+        )
+        try:
+            async with open_edges(alone) as edges:
+                await rebuild.rebuild(edges)
+                yield edges
+        finally:
+            await self.postgres.sql(f"drop database {name} with (force)")
+
+    async def _restorable_from(self, edges: Edges, repository: Repository, lost: int) -> None:
+        repo = await repos.get(edges.db, self.kept[repository])
+        last = await snapshots.latest(edges.db, repo.id)
+        kept: list[Refs] = [
+            await history.refs_at(edges.db, repo.id, number)
+            for number in range(1, last.number + 1 if last else 1)
+        ]
+        shown = await self.overview(repository)
+        due = [one for one in self.states[repository] if self._is_due(one, shown)]
+        stays = {stay for refs in kept for stay in refs.items()}
+        missing = [one for one in due if not one.refs.items() <= stays]
+        assert len(missing) == lost, f"{repository.full_name}: {len(missing)} of {len(due)} are missing"
+        assert len(await claims.lost(self.edges.db, repo.id)) == lost
+        for refs in _once(one.refs for one in due if one.refs in kept):
+            snapshot = await snapshots.get(edges.db, repo.id, kept.index(refs) + 1)
+            assert snapshot
+            path = self.room / f"restored-{next(_serial)}"
+            done = await restore.to_directory(edges, repo, snapshot, path)
+            assert done.verified
+            assert await asyncio.to_thread(refs_of, path) == refs
+
+    def _is_due(self, state: State, shown: Overview) -> bool:
+        """Whether this must be in the vault: as is said, everything up to a moment is."""
+        return shown.protected_as_of is not None and state.at <= shown.protected_as_of
+
+
+def _once(maps: Any) -> list[Refs]:
+    found: list[Refs] = []
+    for one in maps:
+        if one not in found:
+            found.append(one)
+    return found
+
+
+_BUSY = """
+select (select count(*) from run) + (select count(*) from job where state in ('queued', 'running'))
+"""
+_UNANSWERED = """
+select count(*) from claim join delivery on delivery.id = delivery_id join hook on hook.id = hook_id
+where open and repo_id = any($1::uuid[])
+"""
+
+Begin = Callable[..., Awaitable[Whole]]
+
+
+@pytest_asyncio.fixture
+async def begin(
+    tmp_path: Path, postgres: Server, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Begin]:
+    """Begins Everref beside a forge at which Alice has an account: `await begin(github)`."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            host: Host,
+            *,
+            vault_url: str | None = None,
+            server: Server = postgres,
+            database_url: str = database,
+            redis_at: str = redis_url,
+            oauth: bool = False,
+        ) -> Whole:
+            clock = Ahead()
+            app = app_at("github" if isinstance(host, GitHub) else "gitlab", host.url)
+            if oauth:
+                app = replace(app, client_id=host.client_id, client_secret=host.client_secret)
+            settings = Settings(
+                data=str(tmp_path / "data"),
+                database_url=database_url,
+                redis_url=redis_at,
+                vault_url=vault_url,
+                secret_keys=(SECRET_KEY,),
+                allow_private_remotes=True,
+                apps=(app,),
+            )
+            edges = await stack.enter_async_context(open_edges(settings, clock=clock))
+            queue = receiving.queue(redis_at)
+            stack.push_async_callback(queue.aclose)
+            await queue.flushall()
+            assert edges.keyring
+            receiver = receiving.application(edges.db, queue, edges.keyring, clock)
+            base = await stack.enter_async_context(served(receiver))
+            edges = replace(edges, settings=replace(settings, base_url=base))
+            person = await people.add(edges.db, "Alice", clock(), team_name="alice")
+            (membership,) = await teams.memberships(edges.db, person.id)
+            alice = host.add_person("alice")
+            tokens = await (_granted if oauth else _personal)(edges, host, alice)
+            connection = await connections.connect(
+                edges, membership.team.id, person.id, app, tokens, "oauth" if oauth else "token"
+            )
+            whole = Whole(
+                *(edges, clock, host, alice, membership.team.id, person.id, connection),
+                *(RedisSettings.from_dsn(redis_at), queue, server, tmp_path),
+            )
+            real = host.tell_push
+
+            def tell_push(repository: Repository, moves: Sequence[Move], by: Person) -> None:
+                if repository in whole.states:
+                    whole.states[repository].append(State(repository.seen, clock()))
+                real(repository, moves, by)
+
+            monkeypatch.setattr(host, "tell_push", tell_push)
+            return whole
+
+        yield make
+
+
+async def _personal(edges: Edges, host: Host, account: Person) -> Tokens:
+    """A token that somebody made in the forge's settings."""
+    scopes = ("repo", "read:org") if isinstance(host, GitHub) else ("api",)
+    return Tokens(host.personal_token(account, scopes))
+
+
+async def _granted(edges: Edges, host: Host, account: Person) -> Tokens:
+    """What a browser and a callback bring."""
+    (app,) = edges.settings.apps
+    forge, verifier = edges.forges.of(app), granting.new_verifier()
+    back = connections.callback(edges.settings, app)
+    url = await host.approve(forge.authorize_url("state", verifier, back, Purpose.HOOKS), account)
+    return await forge.exchange(parse_qs(urlsplit(url).query)["code"][0], verifier, back)
+
+
+@dataclass
+class OwnRedis:
+    """A Redis that a test stops and starts again at the same address."""
+
+    data: Path
+    url: str = ""
+    _running: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def start(self) -> None:
+        url = await self._running.enter_async_context(embedded_queue(self.data))
+        assert self.url in ("", url)
+        self.url = url
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+
+@pytest_asyncio.fixture
+async def own_redis() -> AsyncIterator[OwnRedis]:
+    """A Redis for this test alone."""
+    with tempfile.TemporaryDirectory(prefix="everref-redis-") as data:  # pytest's are too deep for a socket
+        redis = OwnRedis(Path(data))
+        await redis.start()
+        yield redis
+        await redis.stop()
