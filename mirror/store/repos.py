@@ -174,14 +174,7 @@ async def touch_protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime 
 async def protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None) -> None:
     """`touch_protected` for a transaction of this package's own."""
     await db.execute(
-        """
-        update repo set
-          protected_as_of = greatest(protected_as_of, $2), synced_at = greatest(synced_at, $3),
-          behind_since = case when wanted_at is distinct from greatest(synced_at, $3) then $2 end,
-          failure_class = null, failure_message = null, failing_since = null, failed_at = null,
-          failures = 0, retry_at = null, archived_at = null
-        where id = $1
-        """,
+        query("protected"),
         repo_id,
         at,
         wish,
@@ -204,21 +197,11 @@ async def set_failure(
     """The last run failed; since when it fails is kept from the first failure on.
 
     Automatic tries go on at `retry_at`; None: only when credentials or address
-    change. A remote that has been gone for a day of tries is archived.
+    change. A remote that has been gone for a day of tries is archived. Its team is told
+    once: of what may pass by itself after an hour, of all else at once.
     """
     await db.execute(
-        """
-        update repo set
-          failure_class = $2, failure_message = $3,
-          failing_since = coalesce(failing_since, $4), failed_at = $4,
-          failures = case when failure_class = $2 then failures + 1 else 1 end, retry_at = $5,
-          archived_at = case
-            when $2 = 'gone' and failure_class = 'gone' and $4 >= failing_since + interval '1 day'
-              then coalesce(archived_at, $4)
-            else archived_at
-          end
-        where id = $1
-        """,
+        query("set_failure"),
         repo_id,
         kind,
         storable(message),
