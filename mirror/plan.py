@@ -1,18 +1,21 @@
 """What a restore will do, computed before anything is done: which parts to read, which refs to push."""
 
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from mirror.errors import Corrupt, GapInChain
+from mirror.errors import Corrupt, GapInChain, NotFound, UsageError
 from mirror.model import HEAD, Part, RefName, Refs, Segment, Target
-from mirror.refs import archived, is_hidden, is_symbolic, resolve, shown_text, symbolic_target
+from mirror.refs import archived, check_name, is_hidden, is_symbolic, resolve, shown_text, symbolic_target
 
 Hidden = Literal["skip", "archive"]  # what to do with refs that hosts refuse
-Action = Literal["create", "update", "unchanged", "refused", "skipped"]
+Action = Literal["create", "update", "unchanged", "refused", "skipped", "remove"]
 
-WRITES: Final[frozenset[Action]] = frozenset({"create", "update"})
+WRITES: Final[frozenset[Action]] = frozenset({"create", "update", "remove"})
+_ID: Final = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
+PLACES: Final = (b"refs/heads/", b"refs/tags/")  # where a ref can be brought back under another name
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +208,7 @@ def _planned(wanted: Refs, name: RefName, hidden: Hidden) -> RefAction:
         return RefAction(name, wanted[name], name, "skipped", f"symbolic, and there is no {whither}")
     if is_hidden(name):
         if hidden == "skip":
-            why = "hosts refuse this name; --hidden-refs archive carries it"
+            why = "hosts refuse this name; it can be carried under refs/archive/"
             return RefAction(name, found, name, "skipped", why)
         return RefAction(name, found, archived(name), "create", f"as {shown_text(archived(name))}")
     if is_symbolic(wanted[name]):
@@ -242,7 +245,7 @@ def _against(
             )
         if force:
             return instead("update")
-        return instead("refused", f"there it holds {shown_text(old)}; --force overwrites it")
+        return instead("refused", f"there it holds {shown_text(old)}, and overwriting was not asked for")
     above = next((folder for folder in _folders(goal) if folder in standing), None)
     if above is not None:
         return instead("refused", f"{shown_text(above)} is in the way")
@@ -255,3 +258,61 @@ def _folders(name: bytes) -> list[RefName]:
     """The names that cannot be refs where this one is: refs/heads/a for refs/heads/a/b."""
     pieces = name.split(b"/")
     return [RefName(b"/".join(pieces[:n])) for n in range(2, len(pieces))]
+
+
+def brought(known: Refs, wanted: Mapping[RefName, bytes]) -> dict[RefName, Target]:
+    """Refs of a moment, or commits by their ids, under names of their own: new name -> object id.
+
+    A symbolic ref is what it comes to. Raises NotFound where the moment has no such
+    ref, UsageError where a name cannot be given.
+    """
+    found: dict[RefName, Target] = {}
+    for name, source in wanted.items():
+        check_new_name(name)
+        by_id = _ID.fullmatch(source)
+        target = Target(source) if by_id else resolve(known, RefName(source))
+        if target is None:
+            raise NotFound(f"there is no ref {shown_text(source)} at this moment")
+        found[name] = target
+    return found
+
+
+def check_new_name(name: RefName) -> None:
+    """Raise UsageError unless something can be brought back under this name: a branch, or a tag."""
+    try:
+        check_name(name)
+    except Corrupt:
+        raise UsageError(f"{shown_text(name)} is not a name that git accepts") from None
+    if not name.startswith(PLACES) or name in PLACES:
+        raise UsageError("bring it back as a branch or a tag: refs/heads/NAME or refs/tags/NAME")
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """What a restore wrote, or was about to write, to one ref of its target."""
+
+    name: RefName
+    old: Target | None  # None: there was none
+    new: Target
+
+
+def undo_actions(wrote: Iterable[Wrote], target: Refs) -> list[RefAction]:
+    """What undoing a restore will do to a remote that lists `target`, in the order of names.
+
+    Only a ref that still holds what the restore wrote is touched: it gets back
+    what it held before, or is removed where the restore made it.
+    """
+    return [_undone(one, target.get(one.name)) for one in sorted(wrote, key=lambda one: one.name)]
+
+
+def _undone(one: Wrote, now: Target | None) -> RefAction:
+    goal = one.old or one.new
+    if now == one.old:
+        why = "it is gone already" if now is None else "it holds that already"
+        return RefAction(one.name, goal, one.name, "unchanged", why, now)
+    if now != one.new:
+        holds = f"holds {shown_text(now)} now" if now else "was deleted"
+        return RefAction(one.name, goal, one.name, "skipped", f"somebody moved it since: it {holds}", now)
+    if one.old is None:
+        return RefAction(one.name, goal, one.name, "remove", "the restore made it", now)
+    return RefAction(one.name, goal, one.name, "update", None, now)

@@ -240,7 +240,7 @@ def test_what_is_there_already_is_unchanged() -> None:
 def test_nothing_is_overwritten_unless_forced() -> None:
     (refused,) = plan.push_actions({MAIN: NEW}, {MAIN: OLD})
     assert (refused.action, refused.old) == ("refused", OLD)
-    assert refused.why and "--force" in refused.why
+    assert refused.why and "overwriting was not asked for" in refused.why
     assert plan.push_actions({MAIN: NEW}, {MAIN: OLD}, force=True) == [
         RefAction(MAIN, NEW, MAIN, "update", None, OLD)
     ]

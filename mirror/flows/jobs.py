@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -25,19 +26,18 @@ from mirror.errors import (
     NotFound,
     OurFault,
     Refused,
-    UsageError,
 )
-from mirror.flows import compact, drill, moment, restore, verify
+from mirror.flows import compact, drill, moment, restore, target, undo, verify
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.restore import Restored
-from mirror.git import address
-from mirror.model import Reason, Remote, Repo, RepoId, Secret, Snapshot
+from mirror.model import Reason, RefName, Repo, RepoId, Secret, Snapshot
 from mirror.progress import Meter
-from mirror.refs import shown_text
+from mirror.refs import from_shown, shown_as, shown_text
 from mirror.schedule import next_look, wait_before_retry
-from mirror.store import jobs, parts, repos, schedules
+from mirror.store import jobs, origins, parts, repos, schedules
 from mirror.store.jobs import Job, JobId, Kind, State
+from mirror.store.restores import Cause
 from mirror.store.runs import ATTEMPTS, Run
 from mirror.store.schedules import Looked
 from mirror.store.teams import TeamId
@@ -68,13 +68,15 @@ async def ask(
 
     What `asked` holds, by kind:
     sync: reason. compact, verify: nothing. drill: snapshot (none: the latest).
-    bundle: snapshot, globs. restore: snapshot, globs, to, hidden, force.
+    bundle: snapshot, globs, bring. restore: snapshot, globs, bring, hidden, force, and its target
+    (flows/target): `to` an address, `connection` whose token is used there; or `kept`, the id of a
+    repo; or `new`. Or `undo`, the job whose restore is undone.
 
     `secret` is for the target of a restore; it is sealed, and gone when the job
     ends. Raises UsageError, NotFound, and OurFault where secrets cannot be kept.
     """
     if kind == "restore":
-        _target(edges, asked, secret)
+        await _check_restore(edges, repo_id, asked, secret)
     job_id, sealed = jobs.new_id(), None
     if secret is not None:
         if edges.keyring is None:
@@ -86,6 +88,16 @@ async def ask(
     return await jobs.queue(
         edges.db, repo_id, kind, asked, now, job_id=job_id, person_id=person_id, sealed=sealed
     )
+
+
+async def _check_restore(
+    edges: Edges, repo_id: RepoId, asked: Mapping[str, Any], secret: Secret | None
+) -> None:
+    if asked.get("undo"):
+        origin = await origins.get(edges.db, repo_id)
+        await undo.check(edges, await _undone(edges, origin.team_id, repo_id, asked))
+    else:
+        target.check(edges, asked, secret)
 
 
 async def retry(
@@ -331,30 +343,74 @@ async def _verify(edges: Edges, run: Run) -> Result:
 async def _bundle(edges: Edges, run: Run) -> Result:
     """Make a bundle in a file, from where it can be fetched for a while."""
     repo, snapshot = await _moment(edges, run)
-    path = bundle_file(edges.disk.root, _job_of(run).id)
+    job = _job_of(run)
+    path = bundle_file(edges.disk.root, job.id)
     await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
-    globs = _job_of(run).asked.get("globs", ())
-    done = await restore.to_bundle(edges, repo, snapshot, path, globs=globs, force=True)
+    done = await restore.to_bundle(
+        edges,
+        repo,
+        snapshot,
+        path,
+        globs=job.asked.get("globs", ()),
+        bring=brought(job.asked),
+        force=True,
+        cause=Cause(job.id, job.person_id),
+    )
     size = (await asyncio.to_thread(path.stat)).st_size
     expires = edges.clock() + BUNDLE_KEPT
     return _restored(done) | {"file": path.name, "bytes": size, "expires_at": expires.isoformat()}
 
 
 async def _restore(edges: Edges, run: Run) -> Result:
-    """Push a moment to a remote, with the credentials that were given for that alone."""
+    """Push a moment to a remote, or undo that, with credentials that were given for that alone."""
     repo, snapshot = await _moment(edges, run)
     job = _job_of(run)
     secret = job.secret(edges.keyring) if edges.keyring else None
+    if job.asked.get("undo"):
+        undone = await _undone(edges, job.team_id, job.repo_id, job.asked)
+        cause = Cause(job.id, job.person_id, undo_of=undone.id)
+        return _restored(await undo.undo(edges, undone, repo, snapshot, secret, cause))
+    to, made = await target.ready(edges, job, secret)
+    named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
     done = await restore.to_remote(
         edges,
         repo,
         snapshot,
-        _target(edges, job.asked, secret),
+        to,
         globs=job.asked.get("globs", ()),
+        bring=brought(job.asked),
         hidden=job.asked.get("hidden", "skip"),
         force=job.asked.get("force", False),
+        cause=Cause(job.id, job.person_id, named, made),
+        keep=partial(target.keep, edges, job.team_id),
     )
-    return _restored(done)
+    result = _restored(done) | {"to": to.url}
+    if made:
+        result["made"] = to.url
+    if done.kept:
+        result |= {"kept": done.kept[0].name, "kept_snapshot": done.kept[1].number}
+    return result
+
+
+def brought(asked: Mapping[str, Any]) -> dict[RefName, bytes]:
+    """What a job is asked to bring back under other names: new name -> ref of the moment, or commit."""
+    return {RefName(from_shown(one, "as")): from_shown(one, "from") for one in asked.get("bring", ())}
+
+
+def shown_bring(bring: Mapping[RefName, bytes]) -> list[dict[str, str]]:
+    """The same as a job keeps it."""
+    return [shown_as("as", name) | shown_as("from", source) for name, source in bring.items()]
+
+
+async def _undone(edges: Edges, team_id: TeamId, repo_id: RepoId, asked: Mapping[str, Any]) -> Job:
+    """The job whose restore is to be undone. Raises NotFound."""
+    try:
+        found = await jobs.find(edges.db, team_id, JobId(UUID(str(asked["undo"]))))
+    except ValueError:
+        found = None
+    if found is None or found.repo_id != repo_id:
+        raise NotFound("there is no such restore to undo")
+    return found
 
 
 def _restored(done: Restored) -> dict[str, Any]:
@@ -375,18 +431,11 @@ def _restored(done: Restored) -> dict[str, Any]:
                 "target": shown_text(ref.target),
                 "result": ref.result,
                 "why": ref.why,
+                "old": None if ref.old is None else shown_text(ref.old),
             }
             for ref in shown
         ],
     }
-
-
-def _target(edges: Edges, asked: Mapping[str, Any], secret: Secret | None) -> Remote:
-    """Where a restore goes. Raises UsageError."""
-    to = address.parse_remote(str(asked.get("to", "")), edges.settings.allow_private_remotes)
-    if to.secret is not None:
-        raise UsageError("give the credentials apart from the address")
-    return Remote(to.url, secret)
 
 
 async def _moment(edges: Edges, run: Run) -> tuple[Repo, Snapshot]:

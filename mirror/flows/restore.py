@@ -4,17 +4,18 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal
 
 from mirror import bundle, refs
 from mirror import plan as planning
 from mirror.bundle import Header
-from mirror.errors import Corrupt, NotFound, Refused, UsageError
+from mirror.errors import Busy, Corrupt, NotFound, Refused, UsageError
 from mirror.flows import hydrate, steps
 from mirror.flows.edges import Edges
 from mirror.git import address, disk, pack, push, read, upstream, view
@@ -22,16 +23,21 @@ from mirror.git.pool import Pool
 from mirror.git.push import Answer
 from mirror.git.view import View
 from mirror.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
-from mirror.plan import Hidden, RefAction, Step
+from mirror.plan import Hidden, RefAction, Step, Wrote
 from mirror.store import history, restores, snapshots
+from mirror.store.restores import Cause
 
-Result = Literal["created", "updated", "unchanged", "refused", "skipped"]
+Bring = Mapping[RefName, bytes]  # new name -> the ref of the moment, or the commit, that gets it
+NOTHING: Final[Bring] = MappingProxyType({})
+Keep = Callable[[Remote], Awaitable[tuple[Repo, Snapshot]]]  # what a remote holds, before it is overwritten
+Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed"]
 _WILL: dict[str, Result] = {
     "create": "created",
     "update": "updated",
     "unchanged": "unchanged",
     "refused": "refused",
     "skipped": "skipped",
+    "remove": "removed",
 }
 
 
@@ -43,6 +49,7 @@ class RefResult:
     target: Target
     result: Result
     why: str | None  # None: nothing to explain
+    old: Target | None = None  # what the remote held under that name; None: nothing, or it was not asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class Restored:
     snapshot: Snapshot
     refs: tuple[RefResult, ...]
     verified: bool  # every ref that was written was read back equal
+    kept: tuple[Repo, Snapshot] | None = None  # has what was overwritten; None: nothing was, or nobody asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class RestorePlan:
     snapshot: Snapshot
     steps: tuple[str, ...]
     refs: tuple[RefResult, ...]
+    bytes: int = 0  # of the parts to read
 
 
 async def plan(
@@ -71,22 +80,29 @@ async def plan(
     snapshot: Snapshot,
     *,
     globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
     to: Remote | None = None,
+    new: bool = False,
     hidden: Hidden = "skip",
     force: bool = False,
 ) -> RestorePlan:
-    """What restoring this snapshot would read and write, ref by ref; asks the target what it has."""
-    chosen = await _chosen(edges, repo, snapshot, globs)
+    """What restoring this snapshot would read and write, ref by ref; asks the target what it has.
+
+    A `new` target is still to be made, and has nothing.
+    """
+    chosen = await _chosen(edges, repo, snapshot, globs, bring)
     parts = await hydrate.steps_to(edges, repo, snapshot)
     words = [_step_words(step) for step in parts]
+    size = sum(step.part.bytes for step in parts)
     if to is None:
         results = tuple(RefResult(name, target, "created", None) for name, target in chosen.items())
-        return RestorePlan(repo, snapshot, tuple(words), results)
-    actions = planning.push_actions(chosen, await _listed(edges, to), force=force, hidden=hidden)
+        return RestorePlan(repo, snapshot, tuple(words), results, size)
+    listed = {} if new else await listed_at(edges, to)
+    actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
     writes = [action for action in actions if action.action in planning.WRITES]
     words.append(f"push {len(writes)} of {len(actions)} refs to {to.url}")
     words.append(f"list the refs of {to.url} and compare them")
-    return RestorePlan(repo, snapshot, tuple(words), tuple(_foreseen(action) for action in actions))
+    return RestorePlan(repo, snapshot, tuple(words), tuple(foreseen(action) for action in actions), size)
 
 
 def _step_words(step: Step) -> str:
@@ -95,15 +111,21 @@ def _step_words(step: Step) -> str:
     return f"read {part.key} (snapshots #{part.first} to #{part.last}, {part.bytes} bytes){reach}"
 
 
-def _foreseen(action: RefAction) -> RefResult:
-    return RefResult(action.name, action.target, _WILL[action.action], action.why)
+def foreseen(action: RefAction) -> RefResult:
+    """What will become of a ref, as planned."""
+    return RefResult(action.name, action.target, _WILL[action.action], action.why, action.old)
 
 
 async def _chosen(
-    edges: Edges, repo: Repo, snapshot: Snapshot, globs: Sequence[str]
+    edges: Edges, repo: Repo, snapshot: Snapshot, globs: Sequence[str], bring: Bring
 ) -> dict[RefName, Target]:
-    """The refs to restore. HEAD belongs to a whole restore, and to a chosen one if its branch is chosen."""
+    """The refs to restore. HEAD belongs to a whole restore, and to a chosen one if its branch is chosen.
+
+    What is brought under names of its own comes alone.
+    """
     known = await history.refs_at(edges.db, repo.id, snapshot.number)
+    if bring:
+        return planning.brought(known, bring)
     if not globs:
         return dict(known)
     chosen = {name: target for name, target in known.items() if name != HEAD and refs.matches(name, globs)}
@@ -122,7 +144,9 @@ async def to_bundle(
     path: Path,
     *,
     globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
     force: bool = False,
+    cause: Cause | None = None,
 ) -> Restored:
     """Write this moment as a git bundle that holds what the moment reaches and nothing else.
 
@@ -130,7 +154,7 @@ async def to_bundle(
     else packed by git from a view, so that what was force-pushed away does not
     travel. Safe to run twice: the file appears whole, under its own name, at the end.
     """
-    chosen = await _chosen(edges, repo, snapshot, globs)
+    chosen = await _chosen(edges, repo, snapshot, globs, bring)
     heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
     if not heads:
         raise Refused(f"{repo.name} at #{snapshot.number} has no refs, which a bundle cannot hold; use --dir")
@@ -141,11 +165,12 @@ async def to_bundle(
     draft = await asyncio.to_thread(_draft, path)
     try:
         overwritten = await history.overwritten(edges.db, repo.id, snapshot.number)
-        if not globs and not overwritten and all(step.exact for step in parts):
+        if not globs and not bring and not overwritten and all(step.exact for step in parts):
             spliced = hydrate.spliced(edges, parts, snapshot.object_format)
             await disk.write_file(draft, _bundle(header, spliced))
         else:
-            async with _moment(edges, repo, snapshot, chosen) as moment:
+            async with moment_of(edges, repo, snapshot, chosen) as moment:
+                await check_held(repo, moment, heads)
                 tips = sorted(set(heads.values()))
                 packed = pack.make_whole(edges.git, moment.path, tips)
                 await disk.write_file(draft, _bundle(header, packed))
@@ -158,7 +183,8 @@ async def to_bundle(
         draft.unlink(missing_ok=True)
         raise
     results = tuple(RefResult(name, target, "created", None) for name, target in sorted(chosen.items()))
-    return await _recorded(edges, Restored(repo, snapshot, results, found == heads), f"bundle {path.name}")
+    done = Restored(repo, snapshot, results, found == heads)
+    return await recorded(edges, done, "a bundle to download" if cause else f"bundle {path.name}", cause)
 
 
 async def _bundle(header: bytes, pack: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -233,7 +259,7 @@ async def to_directory(
     it, which takes its place at the end; a later run removes what a killed one left.
     """
     _check_directory(path)
-    chosen = await _chosen(edges, repo, snapshot, globs)
+    chosen = await _chosen(edges, repo, snapshot, globs, NOTHING)
     parts = await hydrate.steps_to(edges, repo, snapshot)
     steps.reached("restore: planned")
     draft = await asyncio.to_thread(_draft, path)
@@ -251,7 +277,7 @@ async def to_directory(
         await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         raise
     results = tuple(RefResult(name, target, "created", None) for name, target in sorted(chosen.items()))
-    return await _recorded(edges, Restored(repo, snapshot, results, verified), f"directory {path.name}")
+    return await recorded(edges, Restored(repo, snapshot, results, verified), f"directory {path.name}")
 
 
 async def reads_back(edges: Edges, path: Path, wanted: Refs) -> bool:
@@ -262,7 +288,7 @@ async def reads_back(edges: Edges, path: Path, wanted: Refs) -> bool:
 
 
 @asynccontextmanager
-async def _moment(edges: Edges, repo: Repo, snapshot: Snapshot, chosen: Refs) -> AsyncIterator[View]:
+async def moment_of(edges: Edges, repo: Repo, snapshot: Snapshot, chosen: Refs) -> AsyncIterator[View]:
     """A view of these refs over the repo's pool, which is filled from the vault as far as needed."""
     latest = await snapshots.latest(edges.db, repo.id)
     pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
@@ -277,6 +303,13 @@ async def _moment(edges: Edges, repo: Repo, snapshot: Snapshot, chosen: Refs) ->
             yield moment
 
 
+async def check_held(repo: Repo, moment: View, wanted: Refs) -> None:
+    """Raise NotFound unless the moment holds every object that these refs are to hold."""
+    lacking = await read.missing(moment.path, set(wanted.values()))
+    if lacking:
+        raise NotFound(f"{repo.name} holds no object {min(lacking).decode()}; look at its lost commits")
+
+
 async def to_remote(
     edges: Edges,
     repo: Repo,
@@ -284,36 +317,61 @@ async def to_remote(
     to: Remote,
     *,
     globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
     hidden: Hidden = "skip",
     force: bool = False,
+    cause: Cause | None = None,
+    keep: Keep | None = None,
 ) -> Restored:
     """Push this moment to a remote and check, ref by ref, what arrived there.
 
     1. List the target and plan; without `force` nothing at all is pushed if
        something would be overwritten. Nothing is ever deleted.
-    2. Push HEAD's branch first to a target without branches: most hosts make it the default one.
-    3. Push the rest.
-    4. List the target again; what counts is what is there now.
+    2. Where something will be overwritten, `keep` what the target holds, and plan again.
+    3. Set down what will be written, where a job is the `cause`: that can be undone then (flows/undo).
+    4. Push HEAD's branch first to a target without branches: most hosts make it the default one.
+    5. Push the rest.
+    6. List the target again; what counts is what is there now.
 
-    Safe to run twice: what has arrived is `unchanged` the second time.
+    Safe to run twice: what has arrived is `unchanged` the second time, or told as
+    written where an earlier run of the same job set that down.
     """
-    chosen = await _chosen(edges, repo, snapshot, globs)
-    listed = await _listed(edges, to)
+    chosen = await _chosen(edges, repo, snapshot, globs, bring)
+    listed = await listed_at(edges, to)
     actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+    kept = None
+    if keep and any(action.action == "update" for action in actions):
+        kept = await keep(to)
+        listed = await listed_at(edges, to)
+        actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+        await _check_kept(edges, kept, actions)
+    before = {one.name: one for one in await restores.written(edges.db, cause.job_id)} if cause else {}
     steps.reached("restore: planned")
     where = f"push to {to.url}"
     due = [action for action in actions if action.action in planning.WRITES]
     if not due or (not force and any(action.action == "refused" for action in actions)):
-        foreseen = tuple(_not_pushed(action) for action in actions)
+        told = tuple(_not_pushed(action, before) for action in actions)
         sound = all(action.action != "refused" for action in actions)
-        return await _recorded(edges, Restored(repo, snapshot, foreseen, sound), where)
+        return await recorded(edges, Restored(repo, snapshot, told, sound, kept), where, cause)
+    if cause:
+        wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
+        await restores.will_write(edges.db, cause.job_id, wrote)
+        steps.reached("restore: set down")
     said = await _push(edges, repo, snapshot, to, due, chosen.get(HEAD), listed)
-    arrived = await _listed(edges, to)
-    results = tuple(_outcome(action, arrived, said) for action in actions)
+    arrived = await listed_at(edges, to)
+    results = tuple(outcome(action, arrived, said, before) for action in actions)
     equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
     written = [name for name in equal if said[name].ok or (said[name].ok is None and equal[name])]
     verified = bool(written) and all(equal[name] for name in written)
-    return await _recorded(edges, Restored(repo, snapshot, results, verified), where)
+    return await recorded(edges, Restored(repo, snapshot, results, verified, kept), where, cause)
+
+
+async def _check_kept(edges: Edges, kept: tuple[Repo, Snapshot], actions: Sequence[RefAction]) -> None:
+    """Raise Busy unless everything that will be overwritten is in what was kept just before."""
+    held = await history.refs_at(edges.db, kept[0].id, kept[1].number)
+    for action in actions:
+        if action.action == "update" and refs.resolve(held, action.target_name) != action.old:
+            raise Busy(f"somebody is pushing to {kept[0].url} right now; nothing was overwritten")
 
 
 async def _push(
@@ -325,7 +383,7 @@ async def _push(
     head: Target | None,
     expected: Refs,
 ) -> dict[RefName, Answer]:
-    """Steps 2 and 3 of `to_remote`; what the remote said of each ref."""
+    """Steps 4 and 5 of `to_remote`; what the remote said of each ref."""
     pinned = await address.check(to.url, edges.settings.allow_private_remotes)
     goal = {action.target_name: action.target for action in due}
     empty = not any(name.startswith(b"refs/heads/") for name in expected)
@@ -333,7 +391,8 @@ async def _push(
     rest = {name: target for name, target in goal.items() if name not in first}
     said: dict[RefName, Answer] = {}
     edges.progress.phase("filling the pool")
-    async with _moment(edges, repo, snapshot, goal) as moment:
+    async with moment_of(edges, repo, snapshot, goal) as moment:
+        await check_held(repo, moment, goal)
         for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
             edges.progress.phase(f"pushing {len(batch)} refs")
             said |= await push.push(
@@ -343,26 +402,40 @@ async def _push(
     return said
 
 
-def _not_pushed(action: RefAction) -> RefResult:
+def _not_pushed(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
     """Without --force one conflict stops all: nothing is half restored into a remote that somebody uses."""
     if action.action == "create":
         return RefResult(
             action.name, action.target, "refused", "not pushed, as other refs would be overwritten"
         )
-    return _foreseen(action)
+    return _as_before(action, before)
 
 
-def _outcome(action: RefAction, arrived: Refs, said: Mapping[RefName, Answer]) -> RefResult:
+def outcome(
+    action: RefAction,
+    arrived: Refs,
+    said: Mapping[RefName, Answer],
+    before: Mapping[RefName, Wrote] = MappingProxyType({}),
+) -> RefResult:
+    """What became of a ref, by what the remote lists now."""
     if action.action not in planning.WRITES:
-        return _foreseen(action)
-    if arrived.get(action.target_name) == action.target:
-        return RefResult(action.name, action.target, _WILL[action.action], action.why)
-    return RefResult(
-        action.name, action.target, "refused", said[action.target_name].why or "it did not arrive"
-    )
+        return _as_before(action, before)
+    wanted = None if action.action == "remove" else action.target
+    if arrived.get(action.target_name) == wanted:
+        return foreseen(action)
+    why = said[action.target_name].why or "it did not arrive"
+    return RefResult(action.name, action.target, "refused", why, action.old)
 
 
-async def _listed(edges: Edges, to: Remote) -> Refs:
+def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
+    """What an earlier run of the job wrote is not `unchanged`."""
+    wrote = before.get(action.target_name)
+    if action.action != "unchanged" or wrote is None or wrote.new != action.target:
+        return foreseen(action)
+    return RefResult(action.name, action.target, "updated" if wrote.old else "created", action.why, wrote.old)
+
+
+async def listed_at(edges: Edges, to: Remote) -> Refs:
     """What the target has now, symbolic refs resolved except HEAD."""
     edges.progress.phase("listing the target")
     async with upstream.connect(edges.git, to, allow_private=edges.settings.allow_private_remotes) as target:
@@ -373,12 +446,22 @@ async def _listed(edges: Edges, to: Remote) -> Refs:
     }
 
 
-async def _recorded(edges: Edges, done: Restored, where: str) -> Restored:
+async def recorded(edges: Edges, done: Restored, where: str, cause: Cause | None = None) -> Restored:
     """Keep a record of the restore for ever."""
-    counts: dict[str, int] = {
-        result: sum(ref.result == result for ref in done.refs) for result in _WILL.values()
-    }
+    counts: dict[str, int] = {}
+    for ref in done.refs:
+        counts[ref.result] = counts.get(ref.result, 0) + 1
+    kept = (done.kept[0].id, done.kept[1].number) if done.kept else None
     await restores.add(
-        edges.db, done.repo.id, done.snapshot.number, where, counts, done.verified, edges.clock()
+        edges.db,
+        done.repo.id,
+        done.snapshot.number,
+        where,
+        counts,
+        done.verified,
+        edges.clock(),
+        cause=cause,
+        kept=kept,
     )
+    steps.reached("restore: recorded")
     return done

@@ -20,7 +20,7 @@ from mirror.flows.turn import PATIENCE, turn
 from mirror.git import upstream
 from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
-from mirror.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Snapshot
+from mirror.model import HEAD, Listing, Reason, Refs, Remote, Repo, RepoId, Secret, Snapshot
 from mirror.pushes import Answered, Claim, Way
 from mirror.store import claims, history, repos, snapshots
 from mirror.store.leases import Lease
@@ -38,7 +38,11 @@ class Synced:
 
 
 async def sync(
-    edges: Edges, repo_id: RepoId, reason: Reason = Reason.MANUAL, patience: float = PATIENCE
+    edges: Edges,
+    repo_id: RepoId,
+    reason: Reason = Reason.MANUAL,
+    patience: float = PATIENCE,
+    secret: Secret | None = None,
 ) -> Synced:
     """Bring one repo's history up to date and, if anything moved, take a snapshot.
 
@@ -52,7 +56,8 @@ async def sync(
     Safe to run twice: the refs are compared with the last *recorded* ones, and a
     manifest that was stored but not recorded is replayed by step 1. The wish that
     was open at the beginning is served by it, whoever called. A failure is recorded
-    with its class, and with when automatic tries go on.
+    with its class, and with when automatic tries go on. `secret` is for this once,
+    and goes before what is kept for the repo.
     """
     repo = await repos.get(edges.db, repo_id)
     async with turn(edges, repo, patience) as lease:
@@ -60,14 +65,14 @@ async def sync(
         try:
             repo = await repos.get(edges.db, repo_id)  # its address may have been put right meanwhile
             try:
-                return await _in_turn(edges, repo, lease, reason)
+                return await _in_turn(edges, repo, lease, reason, secret)
             except Corrupt:
                 if not await hydrate.drop_broken(edges, repo):
                     raise  # it is the remote, or the vault
             except BadCredentials:
                 if not await connections.is_mended(edges, repo):
                     raise
-            return await _in_turn(edges, repo, lease, reason)
+            return await _in_turn(edges, repo, lease, reason, secret)
         except Busy:
             raise  # another run is at work: no failure of the repo's
         except EverrefError as error:
@@ -98,11 +103,13 @@ async def serve(edges: Edges, repo_id: RepoId, reason: Reason = Reason.PUSH) -> 
     return await repos.wish(edges.db, repo_id) is None
 
 
-async def _in_turn(edges: Edges, repo: Repo, lease: Lease, reason: Reason) -> Synced:
+async def _in_turn(
+    edges: Edges, repo: Repo, lease: Lease, reason: Reason, secret: Secret | None = None
+) -> Synced:
     wish = await repos.wish(edges.db, repo.id)  # before the remote is asked: one that comes later stays open
     if edges.identity:
         await edges.identity(edges, repo)
-    remote = await request.remote_of(edges, repo.id, repo.url)
+    remote = Remote(repo.url, secret) if secret else await request.remote_of(edges, repo.id, repo.url)
     edges.progress.phase("asking the remote for its refs")
     async with upstream.connect(
         edges.git, remote, allow_private=edges.settings.allow_private_remotes

@@ -10,7 +10,7 @@ import secrets
 import shlex
 import shutil
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from mirror.git.run import DAY, Git, GitFailed, explain, redact
 from mirror.git.view import View, lay_out, write_refs
 from mirror.model import RefName, Remote, Secret, Target
 from mirror.progress import Progress
+from mirror.refs import check_name
 
 _REMARKS: Final = 20  # lines of the other side that are passed on
 
@@ -52,21 +53,25 @@ async def push(
     pinned: Sequence[str],
     progress: Progress,
     expected: Mapping[RefName, Target] | None = None,
+    removed: Collection[RefName] = (),
     timeout: float = DAY,  # noqa: ASYNC109 -- the limit belongs to git
 ) -> dict[RefName, Answer]:
     """Have the remote's refs point at these objects of the view; an answer for each of them.
 
-    Deletes nothing. Without `expected` git overwrites nothing: the other side's ref is
-    new, the same, or an ancestor. With it, each ref is written if and only if it is
-    still as listed there (not listed: if it is not there). `pinned` are the addresses
-    that were checked for the remote's host; git dials no other.
+    Without `expected` git overwrites nothing: the other side's ref is new, the
+    same, or an ancestor. With it, each ref is written if and only if it is still
+    as listed there (not listed: if it is not there). `removed` are deleted, those of
+    them that are listed and still as listed; nothing else ever is. `pinned` are the
+    addresses that were checked for the remote's host; git dials no other.
 
     Raises BadCredentials, RemoteGone, Blocked, Refused, NetworkError, LimitReached
     when nothing can have been written.
     """
-    if not refs:
+    removed = [name for name in removed if name in (expected or {}) and name not in refs]
+    if not refs and not removed:
         return {}
-    async with _outbox(view, refs, expected) as box:
+    asked = [*refs, *removed]
+    async with _outbox(view, refs, expected, removed) as box:
         listening = _Listening(progress)
         config = _config(remote, pinned, force=expected is not None)
         said = b""
@@ -83,22 +88,31 @@ async def push(
                 said = b"".join([chunk async for chunk in child.stdout])
                 await child.wait(said)
         except GitFailed as failed:
-            return _answers(refs, said, listening, failed, remote)
-    return _answers(refs, said, listening, None, remote)
+            return _answers(asked, said, listening, failed, remote)
+    return _answers(asked, said, listening, None, remote)
 
 
 @asynccontextmanager
 async def _outbox(
-    view: View, refs: Mapping[RefName, Target], expected: Mapping[RefName, Target] | None
+    view: View,
+    refs: Mapping[RefName, Target],
+    expected: Mapping[RefName, Target] | None,
+    removed: Collection[RefName],
 ) -> AsyncIterator[Path]:
-    """A repository with the refs to write in refs/wanted/ and what was listed there in refs/listed/."""
+    """A repository with the refs to write in refs/wanted/ and what was listed there in refs/listed/.
+
+    What to push is in its configuration, as there can be many to remove, and none shall be in argv.
+    """
     path = view.path.with_name(f"push-{secrets.token_hex(8)}")
-    listed = {name: target for name, target in (expected or {}).items() if name in refs}
+    touched = {*refs, *removed}
+    listed = {name: target for name, target in (expected or {}).items() if name in touched}
     both = _under(b"refs/wanted", refs) | _under(b"refs/listed", listed)
 
     def make() -> None:
         path.mkdir(mode=0o700)
         lay_out(path, view.object_format, alternate=view.path / "objects")
+        with (path / "config").open("ab") as config:
+            config.write(_pushed(bool(refs), removed))
 
     try:
         await finish(make)
@@ -106,6 +120,15 @@ async def _outbox(
         yield path
     finally:
         await finish(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+def _pushed(some: bool, removed: Collection[RefName]) -> bytes:
+    """What is pushed, as git-config(1) has it in remote.<name>.push."""
+    specs = [b"refs/wanted/*:refs/*"] if some else []
+    for name in removed:
+        check_name(name)
+        specs.append(b":" + name.replace(b'"', b'\\"'))
+    return b'[remote "target"]\n' + b"".join(b'\tpush = "%b"\n' % spec for spec in specs)
 
 
 def _under(folder: bytes, refs: Mapping[RefName, Target]) -> dict[RefName, Target]:
@@ -130,7 +153,7 @@ def _arguments(git: Git, remote: Remote, *, force: bool) -> list[str]:
     if address.is_path(remote.url):
         # Its own hooks and rules hold, but it shall leave no process behind that tidies up.
         words.append(f"--receive-pack={shlex.quote(git.program)} -c receive.autogc=false receive-pack")
-    return [*words, "target", "refs/wanted/*:refs/*"]
+    return [*words, "target"]
 
 
 def _config(remote: Remote, pinned: Sequence[str], *, force: bool) -> dict[str, str]:
@@ -154,7 +177,7 @@ def _protocol(remote: Remote) -> str:
 
 
 def _answers(
-    refs: Mapping[RefName, Target], said: bytes, heard: "_Listening", failed: GitFailed | None, remote: Remote
+    refs: Collection[RefName], said: bytes, heard: "_Listening", failed: GitFailed | None, remote: Remote
 ) -> dict[RefName, Answer]:
     """Every ref's answer out of git's lines, or the error that kept git from writing any."""
     told = dict(_told(said, heard))

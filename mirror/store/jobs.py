@@ -171,7 +171,8 @@ async def finish(
         """
         update job set
           phase = $3, done = $4, total = $5, unit = $6, bytes = $7, phases = $8, notes = $9,
-          state = $10, finished_at = $11, result = $12, failure_class = $13, failure_message = $14,
+          state = $10, finished_at = $11, result = coalesce($12, result),
+          failure_class = $13, failure_message = $14,
           sealed = null
         where id = $1 and attempt = $2 and state = 'running'
         """,
@@ -183,6 +184,21 @@ async def finish(
         None if result is None else json.dumps(dict(result)),
         failure.kind if failure else None,
         storable(str(failure)) if failure else None,
+    )
+    return done == "UPDATE 1"
+
+
+@translating
+async def note(db: Db, job_id: JobId, attempt: int, found: Mapping[str, Any]) -> bool:
+    """Keep what a run of a job did that its next one must know. False: the job is not this run's any more."""
+    done = await db.execute(
+        """
+        update job set result = coalesce(result, '{}') || $3
+        where id = $1 and attempt = $2 and state = 'running'
+        """,
+        job_id,
+        attempt,
+        json.dumps(dict(found)),
     )
     return done == "UPDATE 1"
 

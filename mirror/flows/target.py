@@ -1,0 +1,176 @@
+"""Where a restore goes: a new repository, a kept one, or any address; and keeping what is there before."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from mirror.errors import NotFound, Refused, RemoteGone, UsageError
+from mirror.flows import connections, request, steps
+from mirror.flows import sync as syncing
+from mirror.flows.edges import Edges
+from mirror.forges.contract import Forge, Owner
+from mirror.git import address, upstream
+from mirror.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot
+from mirror.store import connections as store
+from mirror.store import jobs, origins, repos
+from mirror.store.connections import ConnectionId
+from mirror.store.database import transaction
+from mirror.store.jobs import Job
+from mirror.store.teams import TeamId
+
+Asked = Mapping[str, Any]  # of a job: names its target by one of WAYS
+
+WAYS: Final = ("to", "kept", "new")
+_NAMES: Final = 100  # that are tried for what is kept of a target
+
+
+def new_repository(connection_id: ConnectionId, owner: Owner, name: str, private: bool) -> dict[str, Any]:
+    """A repository that is to be made, as a job is asked for it under `new`. Raises UsageError."""
+    if not _is_name(name):
+        raise UsageError("a repository's name has letters, digits, dots, dashes and underscores, 100 at most")
+    of = {"id": owner.id, "login": owner.login, "name": owner.name, "personal": owner.personal}
+    return {"connection": str(connection_id), "owner": of, "name": name, "private": private}
+
+
+def _is_name(name: str) -> bool:
+    """What both GitHub and GitLab take, and leave as it is."""
+    plain = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    return plain and len(name) <= 100 and name[0] not in ".-_" and not name.endswith((".git", ".atom", "."))
+
+
+def check(edges: Edges, asked: Asked, secret: Secret | None) -> None:
+    """Raise UsageError unless exactly one target is named, in a way that can be."""
+    if len([way for way in WAYS if asked.get(way)]) != 1:
+        raise UsageError("say where the restore goes: to an address, a kept repository or a new one")
+    if asked.get("to"):
+        _parsed(edges, asked)
+    elif secret is not None:
+        raise UsageError("credentials of one's own are for an address; this target has a connection's")
+
+
+async def reach(edges: Edges, team_id: TeamId, asked: Asked, secret: Secret | None) -> Remote:
+    """The target with what it takes to write there; a new one may not be there yet.
+
+    Raises UsageError, NotFound, and BadCredentials where a connection wants its person.
+    """
+    if asked.get("kept"):
+        repo = await repos.find_in(edges.db, team_id, RepoId(_uuid(asked["kept"])))
+        if repo is None:
+            raise NotFound("the repository to restore to is not kept any more")
+        return await request.remote_of(edges, repo.id, repo.url)
+    if asked.get("new"):
+        new = asked["new"]
+        forge, token = await _forge(edges, team_id, new["connection"])
+        url = f"{forge.app.url.rstrip('/')}/{new['owner']['login']}/{new['name']}.git"
+        return Remote(url, forge.credential(token))
+    url = _parsed(edges, asked)
+    if secret is None and asked.get("connection"):
+        forge, token = await _forge(edges, team_id, asked["connection"])
+        if not url.startswith(f"{forge.app.url.rstrip('/')}/"):
+            raise UsageError("this connection is to another host than the address")
+        secret = forge.credential(token)
+    return Remote(url, secret)
+
+
+def _parsed(edges: Edges, asked: Asked) -> str:
+    to = address.parse_remote(str(asked.get("to", "")), edges.settings.allow_private_remotes)
+    if to.secret is not None:
+        raise UsageError("give the credentials apart from the address")
+    return to.url
+
+
+async def _forge(edges: Edges, team_id: TeamId, connection: object) -> tuple[Forge, str]:
+    found = await store.find(edges.db, team_id, ConnectionId(_uuid(connection)))
+    if found is None:
+        raise NotFound("the connection was removed; choose another target")
+    return await connections.forge_of(edges, found.id)
+
+
+def _uuid(text: object) -> UUID:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        raise UsageError("the target is not named as it should be") from None
+
+
+async def is_free(edges: Edges, to: Remote) -> bool:
+    """Whether there is no repository at this address, as far as these credentials can see."""
+    try:
+        await _is_empty(edges, to)
+    except RemoteGone:
+        return True
+    return False
+
+
+async def ready(edges: Edges, job: Job, secret: Secret | None) -> tuple[Remote, bool]:
+    """The job's target, made if that was asked for; and whether the job made it.
+
+    Safe to run twice: what is about to be made is noted in the job before. When a
+    run finds the name taken that an earlier one was about to take, and nothing in
+    it, it is ours. Raises Refused where somebody else has the name.
+    """
+    to = await reach(edges, job.team_id, job.asked, secret)
+    if not job.asked.get("new"):
+        return to, False
+    noted = job.result or {}
+    if noted.get("made"):
+        return Remote(noted["made"], to.secret), True
+    edges.progress.phase("making the repository")
+    await jobs.note(edges.db, job.id, job.attempt, {"making": to.url})
+    steps.reached("restore: about to make")
+    url = await _made(edges, job.asked["new"], to, again=bool(noted.get("making")))
+    steps.reached("restore: made")
+    await jobs.note(edges.db, job.id, job.attempt, {"made": url})
+    return Remote(url, to.secret), True
+
+
+async def _made(edges: Edges, new: Asked, to: Remote, again: bool) -> str:
+    owner = Owner(**new["owner"])
+    try:
+        listed = await connections.asking(
+            edges,
+            ConnectionId(_uuid(new["connection"])),
+            lambda forge, token: forge.create_repository(
+                token, owner, new["name"], private=new.get("private", True)
+            ),
+        )
+    except Refused:
+        if not again or await is_free(edges, to) or not await _is_empty(edges, to):
+            raise
+        return to.url
+    return listed.clone_url
+
+
+async def _is_empty(edges: Edges, to: Remote) -> bool:
+    async with upstream.connect(edges.git, to, allow_private=edges.settings.allow_private_remotes) as target:
+        return not (await target.ls_refs()).refs.keys() - {HEAD}
+
+
+async def keep(edges: Edges, team_id: TeamId, to: Remote) -> tuple[Repo, Snapshot]:
+    """Keep what the target holds now, so that overwriting it can be undone.
+
+    It is the team's repo of this address. One that is new is paused: nobody asked
+    for it to be looked at, and what lets us in may be lent for this once.
+    """
+    edges.progress.phase("keeping what the target holds")
+    repo = await repos.by_url(edges.db, team_id, to.url) or await _added(edges, team_id, to.url)
+    done = await syncing.sync(edges, repo.id, Reason.MANUAL, secret=to.secret)
+    steps.reached("restore: target kept")
+    return done.repo, done.snapshot
+
+
+async def _added(edges: Edges, team_id: TeamId, url: str) -> Repo:
+    wanted = address.name_from_url(url)
+    for number in range(1, _NAMES):
+        name = wanted if number == 1 else f"{wanted}-{number}"
+        if await repos.by_name(edges.db, team_id, name):
+            continue
+        try:
+            async with transaction(edges.db) as db:
+                made = await repos.add(db, team_id, name, url, edges.clock())
+                await origins.pause(db, made.id, edges.clock())
+            return made
+        except UsageError:  # another run was faster, or took the name
+            if found := await repos.by_url(edges.db, team_id, url):
+                return found
+    raise UsageError(f"no name is left to keep {url} under; remove a repo that is called like it")

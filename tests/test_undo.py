@@ -1,0 +1,197 @@
+"""Undoing a restore: what it overwrote comes back, what it made goes, and nothing else is touched."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mirror import plan
+from mirror.errors import NotFound, Refused, UsageError
+from mirror.flows import jobs as jobbing
+from mirror.flows import restore, undo
+from mirror.model import RefName, Repo, Target
+from mirror.plan import Wrote
+from mirror.store import jobs, origins, repos, restores
+from mirror.store.jobs import Job
+from mirror.store.runs import Run, RunKey
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work
+
+MAIN, SIDE = RefName(b"refs/heads/main"), RefName(b"refs/heads/side")
+OLD, NEW, OTHER = Target(b"1" * 40), Target(b"2" * 40), Target(b"3" * 40)
+
+
+@pytest.mark.parametrize(
+    ("old", "now", "action", "goal"),
+    [
+        (OLD, NEW, "update", OLD),
+        (OLD, OLD, "unchanged", OLD),
+        (OLD, OTHER, "skipped", OLD),
+        (OLD, None, "skipped", OLD),
+        (None, NEW, "remove", NEW),
+        (None, None, "unchanged", NEW),
+        (None, OTHER, "skipped", NEW),
+    ],
+    ids=["overwritten", "back", "moved-since", "deleted-since", "made", "gone", "made-and-moved-since"],
+)
+def test_only_what_still_holds_what_was_written_is_touched(
+    old: Target | None, now: Target | None, action: str, goal: Target
+) -> None:
+    listed = {} if now is None else {MAIN: now}
+    (found,) = plan.undo_actions([Wrote(MAIN, old, NEW)], listed | {SIDE: OTHER})
+    assert (found.action, found.target, found.old) == (action, goal, now)
+
+
+def test_a_ref_is_brought_back_under_another_name() -> None:
+    known = {MAIN: OLD, SIDE: NEW}
+    rescue = RefName(b"refs/heads/rescue/main")
+    assert plan.brought(known, {rescue: MAIN}) == {rescue: OLD}
+    assert plan.brought(known, {rescue: OTHER}) == {rescue: OTHER}
+    with pytest.raises(NotFound, match="no ref refs/heads/gone"):
+        plan.brought(known, {rescue: b"refs/heads/gone"})
+
+
+@pytest.mark.parametrize("name", [b"main", b"HEAD", b"refs/heads/", b"refs/pull/1/head", b"refs/heads/a..b"])
+def test_what_is_brought_back_is_a_branch_or_a_tag(name: bytes) -> None:
+    with pytest.raises(UsageError):
+        plan.brought({MAIN: OLD}, {RefName(name): MAIN})
+
+
+async def ran(mirror: Mirror, repo: Repo, asked: dict[str, Any]) -> Job:
+    """A restore that was asked for, at its end."""
+    db = mirror.edges.db
+    job = await jobbing.ask(mirror.edges, repo.id, "restore", asked)
+    return await taken_up(mirror, job, db)
+
+
+async def taken_up(mirror: Mirror, job: Job, db: Any) -> Job:
+    await db.execute("update job set state = 'running', attempt = attempt + 1 where id = $1", job.id)
+    running = await jobs.by_id(db, job.id)
+    assert running is not None
+    await jobbing.run(mirror.edges, Run(RunKey(job.id), job.repo_id, "restore", running, True, None))
+    ended = await jobs.by_id(db, job.id)
+    assert ended is not None
+    return ended
+
+
+async def test_an_overwriting_restore_is_undone_to_what_the_target_was(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    work.commit("main")
+    work.commit("side")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    target.commit("other")
+    before = target.refs()
+    asked = {"snapshot": 1, "to": str(target.path), "force": True}
+    job = await ran(mirror, done.repo, asked)
+    assert job.state == "done", job.failure
+    assert job.result and job.result["counts"] == {"created": 1, "updated": 1}
+    assert target.refs()[MAIN] == work.tip("main")
+    kept = await repos.by_url(mirror.edges.db, job.team_id, str(target.path))
+    assert kept is not None and job.result["kept"] == kept.name
+    assert (await origins.get(mirror.edges.db, kept.id)).paused_at is not None
+    planned = await undo.plan(mirror.edges, job, None)
+    assert [(ref.name, ref.result) for ref in planned.refs] == [(MAIN, "updated"), (SIDE, "removed")]
+    undone = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
+    assert undone.state == "done", undone.failure
+    assert target.refs() == before
+    assert undone.result and undone.result["counts"] == {"removed": 1, "updated": 1}
+    (record,) = await restores.undone(mirror.edges.db, job.id)
+    assert record.cause and record.cause.undo_of == job.id
+    again = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
+    assert again.result and again.result["counts"] == {"unchanged": 2}
+    assert target.refs() == before
+
+
+async def test_what_somebody_moved_since_is_left_and_told(mirror: Mirror, work: Work, make_work: Any) -> None:
+    work.commit("feature")
+    work.commit("side")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
+    moved = target.commit("side", {"since": b"1\n"})
+    undone = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
+    assert undone.result and undone.result["counts"] == {"removed": 1, "skipped": 1}
+    (skipped,) = [ref for ref in undone.result["refs"] if ref["result"] == "skipped"]
+    assert "somebody moved it since" in skipped["why"]
+    assert {name: oid for name, oid in target.refs().items() if name != b"HEAD"} == {SIDE: moved}
+
+
+async def test_a_run_that_was_killed_after_its_push_is_told_and_undone_as_if_it_had_not_been(
+    mirror: Mirror, work: Work, make_work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    before = target.refs()
+
+    async def killed(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore, "recorded", killed)
+        job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path), "force": True})
+    assert job.state == "failed"
+    assert target.refs()[MAIN] == work.tip("main")
+    await mirror.edges.db.execute(
+        "update job set state = 'queued', finished_at = null, failure_class = null, failure_message = null"
+    )
+    job = await taken_up(mirror, replace(job, state="queued"), mirror.edges.db)
+    assert job.state == "done" and job.result and job.result["counts"] == {"updated": 1}
+    await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
+    assert target.refs() == before
+
+
+async def test_a_default_branch_that_the_host_will_not_delete_is_told(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    work.commit("main")
+    work.commit("side")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
+    undone = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
+    assert undone.failure and "1 of 2 refs were refused" in undone.failure.message
+    assert undone.result and undone.result["refs"][0]["result"] == "refused"
+    assert set(target.refs()) == {MAIN, RefName(b"HEAD")}
+
+
+async def test_a_lost_commit_comes_back_under_a_name_of_its_own(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    lost = work.commit("main", {"a": b"1"})
+    await mirror.backup(work)
+    work.commit("main", {"b": b"1"}, parents=[])
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    rescue = RefName(b"refs/heads/rescue/main")
+    job = await ran(
+        mirror,
+        done.repo,
+        {"to": str(target.path), "bring": jobbing.shown_bring({rescue: lost})},
+    )
+    assert job.state == "done", job.failure
+    assert {name: oid for name, oid in target.refs().items() if name != b"HEAD"} == {rescue: lost}
+    unknown = jobbing.shown_bring({RefName(rescue + b"-2"): b"f" * 40})
+    job = await ran(mirror, done.repo, {"to": str(target.path), "bring": unknown})
+    assert job.failure and "holds no object" in job.failure.message
+
+
+async def test_only_a_restore_that_wrote_something_can_be_undone(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    first = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
+    second = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
+    with pytest.raises(Refused, match="wrote nothing"):
+        await jobbing.ask(mirror.edges, done.repo.id, "restore", {"undo": str(second.id)})
+    undone = await ran(mirror, done.repo, {"undo": str(first.id)})
+    with pytest.raises(Refused, match="only a restore"):
+        await jobbing.ask(mirror.edges, done.repo.id, "restore", {"undo": str(undone.id)})
+    with pytest.raises(NotFound):
+        await jobbing.ask(mirror.edges, done.repo.id, "restore", {"undo": "nonsense"})
