@@ -62,6 +62,13 @@ async def test_a_first_sign_in_by_a_forge_makes_a_person_with_a_team_of_their_ow
     assert "Ann" in home.text
 
 
+async def test_a_link_to_a_forge_signs_in_too(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    answer = await browser.get(f"/auth/{forged.forge.kind}", next="/account")
+    address = await forged.forge.approve(answer.headers["location"], forged.ann)
+    assert await forged.come_back(browser, address) == "/account"
+
+
 async def test_signing_in_asks_for_no_access_to_repositories(forged: Forged) -> None:
     browser = await forged.site.browser()
     answer = await browser.post(f"/auth/{forged.forge.kind}")

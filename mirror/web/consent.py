@@ -58,6 +58,12 @@ def app_of(visit: Visit, forge: str, host: str | None) -> App:
     raise HTTPException(404, "no such forge is set up here")
 
 
+async def sign_in(visit: Visit) -> Response:
+    """Send the browser to the forge, only to learn who it is."""
+    app = app_of(visit, str(visit.path["forge"]), visit.query.get("host"))
+    return _ask(visit, app, Purpose.SIGN_IN, None, visit.query.get("next"))
+
+
 async def start(visit: Visit) -> Response:
     """Send the browser to the forge: to sign in, or to connect a team."""
     form = await visit.form()
@@ -67,9 +73,12 @@ async def start(visit: Visit) -> Response:
     if team is not None:
         purpose = Purpose.CREATE if form.get("purpose") == Purpose.CREATE else Purpose.HOOKS
         await _may_connect(visit, team)
-    asked = Consent(
-        app.host, oauth.new_state(), oauth.new_verifier(), purpose, team, local(str(form.get("next", "")))
-    )
+    return _ask(visit, app, purpose, team, str(form.get("next", "")))
+
+
+def _ask(visit: Visit, app: App, purpose: Purpose, team: str | None, to: str | None) -> Response:
+    """To the consent page of the forge, with a cookie by which the callback is known."""
+    asked = Consent(app.host, oauth.new_state(), oauth.new_verifier(), purpose, team, local(to))
     back = connections.callback(visit.edges.settings, app)
     address = visit.edges.forges.of(app).authorize_url(asked.state, asked.verifier, back, purpose)
     answer = RedirectResponse(address, 303)
@@ -166,6 +175,7 @@ async def begin(visit: Visit, person_id: PersonId, to: str) -> Response:
 
 
 WAYS: Final[Sequence[Way]] = (
+    Way("GET", "/auth/{forge}", sign_in, Needs.NOTHING),
     Way("POST", "/auth/{forge}", start, Needs.NOTHING),
     Way("GET", "/auth/{forge}/callback", callback, Needs.NOTHING),
 )
