@@ -64,7 +64,7 @@
       timeZone: document.documentElement.dataset.zone || "UTC" });
     const iso = (seconds) => new Date(seconds * 1000).toISOString().replace(/\.\d+Z$/, "Z");
     const live = (seconds) => seconds >= to && "now" in slider.dataset;
-    const said = (seconds) => live(seconds) ? "Now" : shown.format(seconds * 1000);
+    const said = (seconds) => live(seconds) ? "Now" : shown.format(seconds * 1000).replace(" at ", ", ");
     const go = (seconds) => { field.value = live(seconds) ? "" : iso(seconds); form.requestSubmit(); };
     const picture = one("[data-picture]"), svg = picture && one("svg", picture);
     const left = picture && Number(picture.dataset.left), width = picture && Number(picture.dataset.width);
@@ -161,6 +161,14 @@
     if (event.target === help) help.close();
     const opener = event.target.closest("[data-keys]");
     if (opener && help) help.showModal();
+  });
+
+  // Addresses without what was left empty.
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "get") return;
+    const empty = [...event.target.elements].filter((field) => field.name && field.value === "" && !field.disabled);
+    empty.forEach((field) => { field.disabled = true; });
+    setTimeout(() => empty.forEach((field) => { field.disabled = false; }));
   });
 
   // Choosing many at once; sending a form when a choice is made.
