@@ -232,7 +232,7 @@ async def test_commits_lead_to_their_changes(site: Site, work: Work) -> None:
 
 
 async def test_files_are_highlighted_and_readmes_are_safe(site: Site, work: Work) -> None:
-    odd = "caf\u00e9 #?.txt"
+    odd = "\u00e9t\u00e9 #?.txt"
     work.commit(
         files={
             "README.md": b"# Hello\n\n<script>alert(1)</script>\n\n[src](src/a.py)\n",
