@@ -81,7 +81,7 @@ class Moment:
 
 async def overview(visit: Visit) -> Response:
     """Every ref over time, the moment that was chosen, and what happened around it. Reads no git."""
-    at = await _moment(visit)
+    at = await moment_at(visit)
     db = visit.edges.db
     if at.snapshot is None or at.span is None:
         return visit.render(
@@ -176,7 +176,7 @@ def _lost_at(pushes: Sequence[Pushed], lost: Sequence[Lost]) -> dict[int, list[L
 
 async def push_list(visit: Visit) -> Response:
     """Every push: who, when, what, how many commits. With `part`, only the list beside the picture."""
-    at = await _moment(visit)
+    at = await moment_at(visit)
     snapshot = at.saved
     part = "part" in visit.query
     glob, by = visit.query.get("ref", "")[:500], visit.query.get("by", "")[:300]
@@ -215,14 +215,14 @@ async def push_list(visit: Visit) -> Response:
 
 async def refs(visit: Visit) -> Response:
     """The refs of a moment, a page at a time."""
-    at = await _moment(visit)
+    at = await moment_at(visit)
     search = visit.query.get("q", "")[:500]
     glob = _glob(search)
     page = await browse.refs_at(
         visit.edges,
         at.repo,
         at.saved,
-        after=_bytes(visit, "after"),
+        after=bytes_of(visit, "after"),
         limit=REFS,
         globs=[glob] if glob else [],
     )
@@ -239,8 +239,8 @@ def _glob(search: str) -> str | None:
 
 async def commits(visit: Visit) -> Response:
     """The commits of a branch, tag or id, newest first; with a path, those that changed it."""
-    at = await _moment(visit)
-    rev, path = _bytes(visit, "ref"), _bytes(visit, "path")
+    at = await moment_at(visit)
+    rev, path = bytes_of(visit, "ref"), bytes_of(visit, "path")
     number = _number(visit.query.get("page", "")) or 1
     found, more = await browse.commits(
         visit.edges, at.repo, at.saved, rev, path=path, skip=(number - 1) * COMMITS, limit=COMMITS
@@ -252,7 +252,7 @@ async def commits(visit: Visit) -> Response:
 
 async def commit(visit: Visit) -> Response:
     """One commit with its changes."""
-    at = await _moment(visit)
+    at = await moment_at(visit)
     shown = await browse.commit(visit.edges, at.repo, at.saved, str(visit.path["oid"]).encode())
     return visit.render("commit.html", at=at, tab="commits", shown=shown, **_drawn(shown.changes))
 
@@ -276,8 +276,8 @@ def _drawn(changes: objects.Changes | None) -> dict[str, Any]:
 
 async def files(visit: Visit) -> Response:
     """A folder with its README, or a file."""
-    at = await _moment(visit)
-    rev, path = _bytes(visit, "ref"), _below(visit, "files")
+    at = await moment_at(visit)
+    rev, path = bytes_of(visit, "ref"), _below(visit, "files")
     try:
         folder = await browse.tree(visit.edges, at.repo, at.saved, rev, path)
     except NotFound:
@@ -339,9 +339,9 @@ def _crumbs(path: bytes) -> list[tuple[bytes, bytes]]:
 
 async def raw(visit: Visit) -> Response:
     """A file as it is. A browser is told to run nothing of it."""
-    at = await _moment(visit)
+    at = await moment_at(visit)
     path = _below(visit, "raw")
-    return RawFile(browse.raw(visit.edges, at.repo, at.saved, _bytes(visit, "ref"), path), path)
+    return RawFile(browse.raw(visit.edges, at.repo, at.saved, bytes_of(visit, "ref"), path), path)
 
 
 class RawFile(Response):
@@ -384,10 +384,10 @@ def raw_headers(path: bytes, beginning: bytes) -> dict[str, str]:
 
 async def difference(visit: Visit) -> Response:
     """What differs between two moments."""
-    at = await _moment(visit)
+    at = await moment_at(visit)
     snapshot = at.saved
     asked = visit.query.get("from", "").strip()[:100]
-    ref = _bytes(visit, "ref")
+    ref = bytes_of(visit, "ref")
     if asked:
         before = await moment.snapshot_at(visit.edges, at.repo, when.parse(asked, visit.now))
     else:
@@ -407,13 +407,13 @@ async def difference(visit: Visit) -> Response:
 
 async def lost(visit: Visit) -> Response:
     """After each forced or deleted ref, the commits that no ref holds any more. With `part`, a summary."""
-    at = await _moment(visit)
+    at = await moment_at(visit)
     part = "part" in visit.query
     found = await browse.lost(
         visit.edges,
         at.repo,
         at.saved,
-        ref=_bytes(visit, "ref") or None,
+        ref=bytes_of(visit, "ref") or None,
         limit=3 if part else 50,
         shown=4 if part else 20,
     )
@@ -461,7 +461,7 @@ async def _row(visit: Visit, repo_id: RepoId) -> Kept:
     return rows[0]
 
 
-async def _moment(visit: Visit) -> Moment:
+async def moment_at(visit: Visit) -> Moment:
     """The repo of the path, and the moment: `?at=WHEN`, or `@WHEN` after the repo's name."""
     repo, asked = await _named(visit)
     db = visit.edges.db
@@ -509,7 +509,7 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and 0 < len(text) < 10 else None
 
 
-def _bytes(visit: Visit, name: str) -> bytes:
+def bytes_of(visit: Visit, name: str) -> bytes:
     """A part of the query as the bytes that it was: names of git are in any encoding."""
     query = bytes(visit.request.scope["query_string"]).decode("ascii", "replace")
     found = dict(parse_qsl(query, encoding="latin-1"))
