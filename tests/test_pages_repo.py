@@ -274,6 +274,39 @@ async def test_a_path_of_any_bytes_is_found_by_its_own_link(site: Site, work: Wo
     assert "here" in await _text(browser, link[1])
 
 
+async def test_going_to_another_moment_stays_on_the_page(site: Site, work: Work) -> None:
+    work.commit("topic", {"d/a": b"1\n"})
+    work.head("topic")
+    _, repo, browser = await _kept(site, work)
+    work.commit("topic", {"d/a": b"2\n"})
+    await sync.sync(site.mirror.edges, repo.id)
+    page = await _text(browser, "/acme/acme/api/-/files/d/a", at="#1", ref="topic")
+    assert 'href="/acme/acme/api/-/files/d/a?ref=topic&amp;at=%232"' in page
+    assert 'action="/acme/acme/api/-/files/d/a"' in page
+    assert '<input type="hidden" name="ref" value="topic">' in page
+    overview = await _text(browser, "/acme/acme/api@%231")
+    assert '<form method="get" action="/acme/acme/api"' in overview
+
+
+async def test_a_push_that_nobody_can_bring_back_is_marked(site: Site, work: Work) -> None:
+    work.commit()
+    work.head("main")
+    _, repo, browser = await _kept(site, work)
+    await site.mirror.edges.db.execute(
+        """
+        insert into lost_push (repo_id, snapshot, name, new, pushed_by, pushed_at, noticed_at, why)
+        values ($1, 1, 'refs/heads/main', $2, 'kim', $3, $3, 'the remote had dropped it <already>')
+        """,
+        repo.id,
+        b"1" * 40,
+        site.mirror.clock(),
+    )
+    for page in ("/acme/acme/api", "/acme/acme/api/-/pushes"):
+        text = await _text(browser, page)
+        assert "not saved" in text
+        assert "The remote had dropped it &lt;already&gt;." in text
+
+
 async def test_two_moments_differ_in_refs_and_files(site: Site, work: Work) -> None:
     work.commit(files={"a": b"1\n"})
     work.head("main")

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
 
 from markupsafe import Markup
 from starlette.responses import Response, StreamingResponse
@@ -38,6 +38,7 @@ LINES: Final = 3000  # of a difference that are shown
 MOST: Final = 400  # lines of one file's difference that are shown at once
 WINDOWS: Final = {"day": 1, "week": 7, "month": 31, "quarter": 92, "year": 366}  # days
 RAW_POLICY: Final = "default-src 'none'; sandbox"
+KEPT: Final = frozenset({"ref", "path", "q", "from", "window", "source", "by", "kind"})
 TAKEN: Final = (Kind.FORCED, Kind.DELETED)
 
 
@@ -53,6 +54,8 @@ class Moment:
     snapshot: Snapshot | None  # None: nothing was saved yet
     around: Neighbours | None
     note: str  # what makes this moment one to look at; mostly nothing
+    here: str  # the address of this page, without its query
+    kept: tuple[tuple[str, bytes], ...]  # of its query, what goes on to mean the same at another moment
 
     def url(self, page: str = "", /, **query: object) -> str:
         """A page of this repo at this moment."""
@@ -64,6 +67,11 @@ class Moment:
         below = f"{address}/{quote(path, safe='/')}" if path else address
         asked = pages.url("", **({"at": self.asked} | query))
         return below + asked
+
+    def moved(self, at: str) -> str:
+        """This page at another moment."""
+        asked = [*self.kept, *([("at", at.encode())] if at else [])]
+        return self.here + (f"?{urlencode(asked)}" if asked else "")
 
     @property
     def saved(self) -> Snapshot:
@@ -474,7 +482,11 @@ async def moment_at(visit: Visit) -> Moment:
     if snapshot is not None and asked:
         around = await timeline.moment(db, repo.id, snapshot.number)
         note = await _note(visit, repo, around)
-    return Moment(visit.of_team().name, repo, asked, row, span, snapshot, around, note)
+    team = visit.of_team().name
+    below = _raw_path(visit).partition(b"/-/")[2].decode("ascii", "replace")
+    here = pages.repo_url(team, repo.name) + (f"/-/{below}" if below else "")
+    kept = tuple((name, value) for name, value in _query(visit).items() if name in KEPT and value)
+    return Moment(team, repo, asked, row, span, snapshot, around, note, here, kept)
 
 
 async def _named(visit: Visit) -> tuple[Repo, str]:
@@ -511,16 +523,24 @@ def _number(text: str) -> int | None:
 
 def bytes_of(visit: Visit, name: str) -> bytes:
     """A part of the query as the bytes that it was: names of git are in any encoding."""
-    query = bytes(visit.request.scope["query_string"]).decode("ascii", "replace")
-    found = dict(parse_qsl(query, encoding="latin-1"))
-    return found.get(name, "").encode("latin-1")
+    return _query(visit).get(name, b"")
+
+
+def _query(visit: Visit) -> dict[str, bytes]:
+    text = bytes(visit.request.scope["query_string"]).decode("ascii", "replace")
+    return {name: value.encode("latin-1", "replace") for name, value in parse_qsl(text, encoding="latin-1")}
 
 
 def _below(visit: Visit, page: str) -> bytes:
     """The path after the page's name, as the bytes that it was."""
-    whole = visit.request.scope.get("raw_path") or quote(visit.request.url.path).encode()
-    _, mark, path = bytes(whole).partition(b"?")[0].partition(f"/-/{page}/".encode())
+    _, mark, path = _raw_path(visit).partition(f"/-/{page}/".encode())
     return unquote_to_bytes(path).strip(b"/") if mark else b""
+
+
+def _raw_path(visit: Visit) -> bytes:
+    """The path as it was sent, with what is quoted in it."""
+    found = visit.request.scope.get("raw_path") or quote(visit.request.url.path).encode()
+    return bytes(found).partition(b"?")[0]
 
 
 _REPO: Final = "/{team}/{repo:repo}"
