@@ -25,7 +25,7 @@ from mirror.web import (
     signin,
     status,
 )
-from mirror.web.frame import Outside, Way
+from mirror.web.frame import Outside, Way, on_loopback
 
 WAYS: Final[Sequence[Way]] = (
     *status.WAYS,
@@ -82,13 +82,18 @@ def _headers(outside: Outside) -> Mapping[str, str]:
     headers = {
         "content-security-policy": " ".join(policy.replace(" ;", ";").split()),
         "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
+        "referrer-policy": "no-referrer" if _is_trustworthy(outside.origin) else "same-origin",
         "cross-origin-opener-policy": "same-origin",
         "cache-control": "no-store",
     }
     if outside.origin.startswith("https:"):
         headers["strict-transport-security"] = "max-age=31536000"
     return headers
+
+
+def _is_trustworthy(origin: str) -> bool:
+    """Whether browsers tell us Sec-Fetch-Site; over plain http they do not, and Origin has to be told."""
+    return origin.startswith("https:") or on_loopback(urlsplit(origin).netloc)
 
 
 def _origin(url: str) -> str:

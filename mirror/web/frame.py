@@ -39,7 +39,7 @@ from mirror.store.tokens import ApiToken
 from mirror.web.background import Background
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
 SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
 SAID_SECONDS: Final = 60  # for a one-time message to be read
@@ -264,10 +264,13 @@ def cookie_name(secure: bool) -> str:
     return "__Host-sid" if secure else "sid"
 
 
+def on_loopback(host: str) -> bool:
+    """Whether a host, with or without a port, is this machine."""
+    return (urlsplit(f"//{host}").hostname or "") in LOOPBACK
+
+
 def _is_loopback(request: Request) -> bool:
-    return (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") in {
-        host.strip("[]") for host in LOOPBACK
-    }
+    return on_loopback(request.headers.get("host", ""))
 
 
 def _check_host(visit: Visit) -> None:
