@@ -28,6 +28,7 @@ async def _page(
 ) -> Response:
     db = visit.edges.db
     known = await hooks.of(db, repo.id)
+    kept = await connections.of_repo(db, repo.id)
     return visit.render(
         "keeping.html",
         200 if error is None else 422,
@@ -35,7 +36,7 @@ async def _page(
         given=given,
         repo=repo,
         origin=await origins.get(db, repo.id),
-        connection=await connections.of_repo(db, repo.id),
+        connection=kept.connection if kept else None,
         rhythm=await schedules.of(db, repo.id),
         excluded=await repos.excluded(db, repo.id),
         hook=known,
