@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.parts.web",
     "tests.parts.connected",
     "tests.parts.whole",
+    "tests.parts.browser",
 ]

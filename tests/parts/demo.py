@@ -202,9 +202,19 @@ def _row(host: Host, repository: Repository) -> str:
 # All of it
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What runs: the doubles are in this process, Everref is one of its own."""
+
+    here: Demo
+    github: GitHub
+    gitlab: GitLab
+    everref: asyncio.subprocess.Process
+
+
 @asynccontextmanager
-async def running(port: int, room: Path) -> AsyncIterator[tuple[Demo, asyncio.subprocess.Process]]:
-    """The forges, the page of buttons and Everref; the process is Everref's."""
+async def running(port: int, room: Path) -> AsyncIterator[Stage]:
+    """The forges, the page of buttons and Everref."""
     listener = socket.create_server(("127.0.0.1", 0))
     async with (
         serving(GitHub, room / "github") as github,
@@ -229,7 +239,8 @@ async def running(port: int, room: Path) -> AsyncIterator[tuple[Demo, asyncio.su
                 raise SystemExit(f"everref up ended with {await everref.wait()}")
             told = json.loads(said)
             sign_in = told.get("sign_in") or told["url"]
-            yield Demo(told["url"], sign_in, github.url, gitlab.url, pushes), everref
+            here = Demo(told["url"], sign_in, github.url, gitlab.url, pushes)
+            yield Stage(here, github, gitlab, everref)
         finally:
             await _stop(everref)
 
@@ -292,9 +303,9 @@ async def demo(port: int, as_json: bool) -> None:
 
 
 async def _show(port: int, room: Path, as_json: bool) -> None:
-    async with running(port, room) as (here, everref):
-        print(json.dumps(asdict(here)) if as_json else here.words(), flush=True)
-        await everref.wait()
+    async with running(port, room) as stage:
+        print(json.dumps(asdict(stage.here)) if as_json else stage.here.words(), flush=True)
+        await stage.everref.wait()
 
 
 def main() -> None:

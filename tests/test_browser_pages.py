@@ -1,0 +1,219 @@
+"""Every page in a real browser: for people who cannot see or point, in the dark, and on a phone."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page
+
+from mirror.model import Target
+from mirror.web.app import WAYS
+from mirror.web.frame import Needs, Way
+from tests.parts.browser import DESK, PHONE, Someone, somebody
+from tests.parts.demo import Stage
+from tests.parts.forges import Repository
+
+RULES: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+SEEN: Final = ["color-contrast", "target-size", "scrollable-region-focusable"]  # what a screen changes
+
+# What is answered, but is no page.
+OTHERWISE: Final = {
+    "/": "leads to the team's home",
+    "/static/{name}": "a file of ours",
+    "/manifest.webmanifest": "for whoever installs the pages",
+    "/auth/{forge}/callback": "leads on, from the forge",
+    "/{team}/-/settings/audit.jsonl": "is downloaded",
+    "/{team}/{repo:repo}/-/raw/{path:path}": "a file of somebody's",
+    "/{team}/{repo:repo}/-/progress": "is streamed",
+    "/{team}/-/activity/{job}/events": "is streamed",
+}
+
+# Every page by its way, as it can be met. The names in them are those of `World.names`.
+PAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "/status": ("/status",),
+    "/sign-in": ("/sign-in", "/sign-in?next=/ann"),
+    "/sign-up": ("/sign-up",),
+    "/sign-in/{raw}": ("/sign-in/a-link-of-somebody",),
+    "/account": ("/account",),
+    "/account/sure": ("/account/sure?next=/account",),
+    "/invitations/{raw}": ("{invitation}",),
+    "/{team}": ("/ann", "/ann?q=nothing-like-this", "/ann?state=forced&sort=size", "/empty-team"),
+    "/{team}/-/settings": ("/ann/-/settings", "/empty-team/-/settings"),
+    "/{team}/-/settings/audit": ("/ann/-/settings/audit",),
+    "/{team}/-/connect": ("/ann/-/connect", "/empty-team/-/connect"),
+    "/{team}/-/connect/url": ("/ann/-/connect/url",),
+    "/{team}/-/connect/{connection}": ("{connection}", "{connection}?q=garden&private=no"),
+    "/{team}/-/activity": ("/ann/-/activity", "/empty-team/-/activity"),
+    "/{team}/-/activity/{job}": ("{job}",),
+    "/{team}/-/drills": ("/ann/-/drills", "/empty-team/-/drills"),
+    "/{team}/-/report": ("/ann/-/report", "/empty-team/-/report"),
+    "/{team}/{repo:repo}/-/settings": ("{garden}/-/settings",),
+    "/{team}/{repo:repo}": ("{garden}", "{garden}?at=%231", "{garden}?window=all"),
+    "/{team}/{repo:repo}/-/pushes": ("{garden}/-/pushes", "{garden}/-/pushes?kind=taken&at=%232"),
+    "/{team}/{repo:repo}/-/refs": ("{garden}/-/refs", "{garden}/-/refs?q=nothing"),
+    "/{team}/{repo:repo}/-/commits": ("{garden}/-/commits", "{garden}/-/commits?path=beds.py&at=%231"),
+    "/{team}/{repo:repo}/-/commit/{oid}": ("{garden}/-/commit/{commit}",),
+    "/{team}/{repo:repo}/-/files": ("{garden}/-/files", "{garden}/-/files?at=%231"),
+    "/{team}/{repo:repo}/-/files/{path:path}": (
+        "{garden}/-/files/src",
+        "{garden}/-/files/beds.py",
+        "{garden}/-/files/README.md",
+        "{garden}/-/files/README.md?source=1",
+        "{garden}/-/files/plot.png",
+        "{garden}/-/files/seeds.bin",
+        "{garden}/-/files/empty",
+    ),
+    "/{team}/{repo:repo}/-/difference": ("{garden}/-/difference?from=%231&ref=refs/heads/main",),
+    "/{team}/{repo:repo}/-/lost": ("{garden}/-/lost", "{garden}/-/lost?at=%231"),
+}
+ERRORS: Final = ("/nothing/here", "/ann/-/connect/nothing", "/ann/ann/garden?at=never")
+
+README: Final = b"""# The garden
+
+What **grows** where, with `code`, a [link](beds.py) and ![a picture](plot.png).
+
+| bed | plant |
+|-----|------:|
+| 1   | beans |
+
+```python
+def sow(bed: int) -> str:
+    return f"beans in {bed}"  # in may
+```
+
+> Water, then wait.
+
+- [x] dug
+- [ ] sown
+"""
+PYTHON: Final = b'''"""Where it grows."""
+
+
+class Bed(list[str]):
+    def sow(self, seed: str = "beans", rows: int = 3) -> str:  # in may
+        return f"{seed!r} in {rows} rows"
+'''
+PNG: Final = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d4944415478da63f8cf"
+    "c0f01f0005000185 3a9b5e600000000049454e44ae426082".replace(" ", "")
+)
+
+
+@dataclass
+class World:
+    """Ann, who keeps a repository in which something was overwritten, and where her pages are."""
+
+    ann: Someone
+    names: dict[str, str]
+
+    def path(self, template: str) -> str:
+        return template.format_map(self.names)
+
+
+def garden(repository: Repository) -> Target:
+    """Something of everything that a page shows differently; the first commit."""
+    files: dict[str, bytes | None] = {
+        "README.md": README,
+        "beds.py": PYTHON,
+        "plot.png": PNG,
+        "seeds.bin": bytes(range(256)),
+        "empty": b"",
+        "src/deep/folder/a-file-with-a-rather-long-name-that-goes-on-and-on-and-on.txt": b"x" * 400,
+    }
+    work = repository.work
+    first = work.commit("main", files, message="Dig\n\nIt takes a day, and a spade that somebody lent.")
+    work.commit("main", {"beds.py": b"beds = 3\n", "src/log.txt": b"dug\n"}, message="Sow the beans")
+    work.commit("a-branch/with-a-rather-long-name/which-a-phone-has-no-room-for", parents=[first])
+    work.tag("v1", message="The first season")
+    repository.settle()
+    return first
+
+
+@pytest_asyncio.fixture(scope="session")
+async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
+    """Everything is kept and was force-pushed once; a team is empty; an invitation is open."""
+    async with AsyncExitStack() as stack:
+        stage.github.add_person("ann", "Ann")
+        repository = stage.github.add_repository("ann/garden", commits=0)
+        first = garden(repository)
+        stage.github.add_repository("ann/notes", private=True)
+        ann = await somebody(chromium, stage, stack, "ann")
+        await ann.sign_in()
+        await ann.connect()
+        connection = ann.page.url.removeprefix(ann.url)
+        await ann.keep_everything()
+        await ann.go("/account")
+        await ann.page.get_by_label("Name of a new team").fill("empty-team")
+        await ann.press("Make a team")
+        repository.commit("main", {"beds.py": b"beds = 4\n"}, message="Sow peas", parents=[first])
+        await ann.go("/ann/-/activity")
+        job = await ann.page.locator("main a[href*='/-/activity/']").first.get_attribute("href")
+        assert job is not None
+        await ann.go("/ann/-/settings")
+        await ann.press("Make an invitation")
+        invitation = await ann.page.locator(".copy code").inner_text()
+        names = {
+            "job": job,
+            "connection": connection,
+            "garden": "/ann/ann/garden",
+            "commit": repository.work.tip().decode(),
+            "invitation": invitation.removeprefix(ann.url),
+        }
+        yield World(ann, names)
+
+
+def pages() -> list[Way]:
+    return [way for way in WAYS if way.method == "GET" and not way.is_api]
+
+
+def test_every_page_is_opened_here() -> None:
+    assert {way.path for way in pages()} == PAGES.keys() | OTHERWISE.keys()
+
+
+def met() -> list[tuple[str, bool]]:
+    """Every example of a page, and whether it is for who is signed in."""
+    needs = {way.path: way.needs for way in pages()}
+    found = [(one, needs[path] is not Needs.NOTHING) for path, examples in PAGES.items() for one in examples]
+    return found + [(one, True) for one in ERRORS]
+
+
+@pytest.mark.parametrize(("path", "signed_in"), met(), ids=[path for path, _ in met()])
+async def test_a_page_is_for_everybody(world: World, path: str, signed_in: bool) -> None:
+    page = world.ann.page
+    answer = await world.ann.go(world.path(path))
+    assert (answer.status < 400) == (path not in ERRORS), answer.status
+    assert await complaints_of_axe(page, {"type": "tag", "values": RULES}) == []
+    await page.emulate_media(color_scheme="dark")
+    await page.set_viewport_size(PHONE)
+    assert await complaints_of_axe(page, {"type": "rule", "values": SEEN}) == []
+    assert await too_wide(page) == []
+    await page.emulate_media(color_scheme="light")
+    await page.set_viewport_size(DESK)
+    assert world.ann.forgiven() == []
+
+
+async def complaints_of_axe(page: Page, which: dict[str, Any]) -> list[str]:
+    """What axe finds, with where."""
+    options = {"resultTypes": ["violations"], "runOnly": which}
+    found: dict[str, Any] = (await Axe().run(page, options=options)).response
+    return [
+        f"{one['id']}: {node['html'][:200]} {[why['message'] for why in node['any'] + node['all']]}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]
+
+
+async def too_wide(page: Page) -> list[str]:
+    """What makes the body scroll sideways."""
+    found: list[str] = await page.evaluate("""() => {
+      const wide = document.documentElement.clientWidth;
+      const asked = Math.max(document.documentElement.scrollWidth, document.body.scrollWidth);
+      const over = (one) => one.getBoundingClientRect().right > wide + 1;
+      const told = [...document.querySelectorAll("body *")].filter(over).map((one) => one.outerHTML);
+      return asked <= wide ? [] : [`${asked} > ${wide}`, ...told.map((text) => text.slice(0, 150))];
+    }""")
+    return found
