@@ -25,6 +25,7 @@ OTHERWISE: Final = {
     "/": "leads to the team's home",
     "/static/{name}": "a file of ours",
     "/manifest.webmanifest": "for whoever installs the pages",
+    "/auth/{forge}": "leads to the forge",
     "/auth/{forge}/callback": "leads on, from the forge",
     "/{team}/-/settings/audit.jsonl": "is downloaded",
     "/{team}/{repo:repo}/-/raw/{path:path}": "a file of somebody's",
