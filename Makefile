@@ -16,7 +16,7 @@ demo: $(READY)
 
 # Every test and every check.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 # ruff, mypy --strict, the layers, spelling.
 lint: $(READY)
