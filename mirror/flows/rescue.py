@@ -29,6 +29,8 @@ class Rescued:
     last: Snapshot
     refs: Refs  # of `last`
     way: Way
+    is_short: bool  # something may be left to the next sync
+    broken_off: NetworkError | None  # why the line could not be asked for all of it; None: it was
 
 
 async def rescue(
@@ -45,7 +47,8 @@ async def rescue(
 
     What can't be had is left to the snapshot that follows: if its objects come with
     it, the push is a change of its own there, else it is lost, and that is kept.
-    Beyond AT_ONCE, and when the line breaks, what did not come waits for the next sync.
+    Beyond AT_ONCE, and when the line breaks, what did not come waits for the next sync, for which
+    the caller leaves the wish open.
 
     Safe to run twice: each snapshot answers its claims in its own transaction, and a claim
     whose move the history has is no push. A run that dies leaves the first ones.
@@ -60,7 +63,7 @@ async def rescue(
     gone: dict[Push, str] = {}
     lost: list[Lost] = []
     goal = [ahead.pop()] if ahead and ahead[-1].new == seen.refs.get(ahead[-1].name) else []
-    broken_off = False
+    broken_off: NetworkError | None = None
     for number, push in enumerate(ahead):
         state = _after(old, push)
         if broken_off or number >= AT_ONCE or state is None or old.get(push.name) == push.new:
@@ -79,16 +82,16 @@ async def rescue(
         )
         try:
             last = await take(run, last, old, moment)
-        except (NotOurRef, RemoteGone):
+        except NotOurRef:
             waiting.append(push)
             gone[push] = _GONE
         except (Corrupt, Refused) as error:
             if await run.pool.empty_if_broken():
                 raise
             lost.append(pushes.lost_push(push, str(error)))
-        except (NetworkError, LimitReached) as error:
-            run.edges.progress.note(f"pushes that were overwritten are not saved yet: {error}")
-            broken_off = True
+        except (NetworkError, LimitReached, RemoteGone) as error:  # it has just listed its refs
+            broken_off = NetworkError(f"pushes that were overwritten are not saved yet: {error}")
+            run.edges.progress.note(str(broken_off))
             waiting.append(push)
             gone |= {one: str(error) for one in ahead[number:] if now - one.claim.at > GIVEN_UP}
         else:
@@ -98,7 +101,8 @@ async def rescue(
         run.edges.progress.note(
             f"{len(ahead) - AT_ONCE:,} pushes more were made at once than are saved as snapshots of their own"
         )
-    return Rescued(last, old, Way((*waiting, *goal), open_, gone, lost))
+    is_short = broken_off is not None or len(ahead) > AT_ONCE or len(told) >= claims.AT_ONCE
+    return Rescued(last, old, Way((*waiting, *goal), open_, gone, lost), is_short, broken_off)
 
 
 async def without_snapshot(run: Taking, way: Way) -> Answered:

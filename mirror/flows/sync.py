@@ -14,7 +14,7 @@ from mirror import backoff, refs
 from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, Refused
 from mirror.flows import connections, excluded, hydrate, request, settle, steps
 from mirror.flows.edges import Edges, together
-from mirror.flows.rescue import rescue, without_snapshot
+from mirror.flows.rescue import Rescued, rescue, without_snapshot
 from mirror.flows.take import Moment, Taking, take
 from mirror.flows.turn import PATIENCE, turn
 from mirror.git import upstream
@@ -173,21 +173,42 @@ async def _catch_up(
             await settle.introduce(edges, repo, seen.object_format)
             last = await take(run, None, {}, Moment(seen, now, reason, wish=None if told else wish))
             old = seen.refs
-        way, since = Way(), old
+        way, since, rescued = Way(), old, None
         if told:
             rescued = await rescue(run, last, old, seen, told, now)
             last, old, way = rescued.last, rescued.refs, rescued.way
+        is_short = rescued is not None and rescued.is_short
         if _shows(last, seen):
             answered = await without_snapshot(run, way)
             await claims.answer(edges.db, repo.id, answered, last.number, now)
-            await repos.touch_protected(edges.db, repo.id, now, wish)
+            if not is_short:
+                await repos.touch_protected(edges.db, repo.id, now, wish)
         else:
-            last = await take(run, last, old, Moment(seen, now, reason, way, wish, since))
+            last = await take(
+                run, last, old, Moment(seen, now, reason, way, None if is_short else wish, since)
+            )
+        if rescued and is_short:
+            await _see_what_waits(edges, repo, rescued, now, wish)
         try:
             await pool.repack_if_due()
         except EverrefError as error:  # the snapshots are safe; the next run tries again
             edges.progress.note(f"the pool could not be repacked: {error}")
     return Synced(repo, last, new=last != before)
+
+
+async def _see_what_waits(
+    edges: Edges, repo: Repo, rescued: Rescued, now: datetime, wish: datetime | None
+) -> None:
+    """Leave the wish open where pushes wait for the next sync, which nothing else would bring about.
+
+    Raises NetworkError where the line broke: the next one comes when it may be whole again.
+    """
+    waits = bool(await claims.unanswered(edges.db, repo.id))
+    if waits and wish is None:  # this was no run for one
+        await repos.want(edges.db, repo.id, now)
+    if waits and rescued.broken_off:
+        raise rescued.broken_off
+    await repos.touch_protected(edges.db, repo.id, now, None if waits else wish)
 
 
 async def _without_excluded(
