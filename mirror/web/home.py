@@ -16,6 +16,7 @@ from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
 from mirror.store.notices import Notice
 from mirror.web import pages
 from mirror.web.frame import Needs, Visit, Way
+from mirror.web.live import follow
 
 Tone = Literal["lost", "late", "proved", ""]
 
@@ -81,7 +82,7 @@ async def repositories(visit: Visit) -> Response:
     asked = {name: visit.query.get(name, "")[:200] for name in ("q", "state", "sort")}
     summary = await home.summary(db, team.id)
     if not summary.total:
-        return visit.render("home.html", summary=summary, title="Nothing is kept yet")
+        return visit.render("home.html", summary=summary, mark=mark(summary), title="Nothing is kept yet")
     forced = await home.forced_lately(db, team.id, visit.now - LATELY)
     number = _number(visit.query.get("page", ""))
     state, order = _state(asked["state"]), _order(asked["sort"])
@@ -103,6 +104,7 @@ async def repositories(visit: Visit) -> Response:
         "home.html",
         title=sentence(summary),
         summary=summary,
+        mark=mark(summary),
         needs=await _needs(visit, summary, forced),
         most=NEEDS,
         rows=rows,
@@ -122,6 +124,21 @@ async def repositories(visit: Visit) -> Response:
         address=lambda **changes: pages.url(f"/{team.name}", **(asked | changes)),
         page_address=lambda n: pages.url(f"/{team.name}", **asked, page=n),
     )
+
+
+async def live(visit: Visit) -> Response:
+    """That something changed, as it happens; the page asks for itself again then."""
+
+    async def look() -> tuple[str, bool]:
+        return mark(await home.summary(visit.edges.db, visit.of_team().id)), False
+
+    return await follow(visit, look)
+
+
+def mark(summary: Summary) -> str:
+    """What is another one whenever the home has something new to show."""
+    saved = "" if summary.saved_at is None else summary.saved_at.isoformat()
+    return " ".join([saved, *(str(number) for number in summary.states.values())])
 
 
 async def dismiss(visit: Visit) -> Response:
@@ -328,5 +345,6 @@ def _number(text: str) -> int:
 WAYS: Final = (
     Way("GET", "/", start, Needs.NOTHING),
     Way("GET", "/{team}", repositories, Needs.VIEWER),
+    Way("GET", "/{team}/-/live", live, Needs.VIEWER),
     Way("POST", "/{team}/-/notices/{notice}/seen", dismiss, Needs.OPERATOR),
 )

@@ -22,6 +22,7 @@ from mirror.model import Kind, Repo, RepoId, Snapshot
 from mirror.pushes import Lost
 from mirror.store import claims, drills, home, jobs, repos, snapshots, timeline
 from mirror.store.home import Kept
+from mirror.store.jobs import Job
 from mirror.store.timeline import Neighbours, Pushed
 from mirror.web import pages, render, strata
 from mirror.web.frame import Needs, Visit, Way
@@ -97,7 +98,7 @@ async def overview(visit: Visit) -> Response:
             at=at,
             tab="overview",
             hook=await home.hook_of(db, at.repo.id),
-            **await _job(visit, at.repo.id),
+            **await _now(visit, at.row),
         )
     chosen = at.snapshot.taken_at if at.asked else visit.now
     asked = visit.query.get("window", "")
@@ -124,7 +125,7 @@ async def overview(visit: Visit) -> Response:
         pushes=pushes,
         told={},
         lost_pushes=_lost_at(pushes, await claims.lost(db, at.repo.id)),
-        **await _job(visit, at.repo.id),
+        **await _now(visit, at.row),
     )
 
 
@@ -448,8 +449,8 @@ async def progress(visit: Visit) -> Response:
     repo = await visit.repo()
 
     async def look() -> tuple[str, bool]:
-        found = await _job(visit, repo.id)
         row = await _row(visit, repo.id)
+        found = await _now(visit, row)
         template = visit.outside.pages.get_template("progress.html")
         text = template.render(visit=visit, now=visit.edges.clock(), row=row, **found)
         return text, not found["open_jobs"]
@@ -457,9 +458,26 @@ async def progress(visit: Visit) -> Response:
     return await follow(visit, look)
 
 
-async def _job(visit: Visit, repo_id: RepoId) -> dict[str, Any]:
-    """What is being done for the repo, and the last that was asked for and failed."""
-    return {"open_jobs": await jobs.open_of(visit.edges.db, repo_id)}
+async def live(visit: Visit) -> Response:
+    """That something changed, as it happens; the page asks for itself again then."""
+    repo = await visit.repo()
+
+    async def look() -> tuple[str, bool]:
+        return str((await _now(visit, await _row(visit, repo.id)))["mark"]), False
+
+    return await follow(visit, look)
+
+
+def mark(row: Kept, open_jobs: Sequence[Job]) -> str:
+    """What is another one whenever the page has something new to show."""
+    under_way = sum(job.state == "running" for job in open_jobs)
+    return f"{row.state} {row.snapshots} {len(open_jobs)} {under_way}"
+
+
+async def _now(visit: Visit, row: Kept) -> dict[str, Any]:
+    """What is being done for the repo."""
+    open_jobs = await jobs.open_of(visit.edges.db, row.id)
+    return {"open_jobs": open_jobs, "mark": mark(row, open_jobs)}
 
 
 async def _row(visit: Visit, repo_id: RepoId) -> Kept:
@@ -556,6 +574,7 @@ WAYS: Final = (
     Way("GET", f"{_REPO}/-/difference", difference, Needs.VIEWER),
     Way("GET", f"{_REPO}/-/lost", lost, Needs.VIEWER),
     Way("GET", f"{_REPO}/-/progress", progress, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/live", live, Needs.VIEWER),
     Way("POST", f"{_REPO}/-/backup", back_up, Needs.OPERATOR),
     Way("GET", _REPO, overview, Needs.VIEWER),
 )

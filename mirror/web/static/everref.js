@@ -27,6 +27,7 @@
     const source = new EventSource(part.dataset.live);
     let last = part.innerHTML;
     source.addEventListener("part", (event) => {
+      if (!part.isConnected) source.close();
       if (event.data === last) return;
       last = event.data;
       part.innerHTML = event.data;
@@ -37,6 +38,42 @@
       if ("liveReload" in part.dataset) location.reload();
     });
     addEventListener("pagehide", () => source.close());
+  };
+
+  // A page about what changes asks for itself again when it did, unless somebody is writing on it just then.
+  const watch = (main) => {
+    let source = null, stale = false;
+    const written = () => main.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
+    const renew = async () => {
+      stale = true;
+      if (written()) return;
+      try {
+        const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+        if (!answer.ok || answer.redirected) return;
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html"), fresh = one("main[data-watch]", page);
+        if (!fresh || written()) return;
+        stale = false;
+        const said = one(".said", main), at = document.activeElement;
+        const same = main.contains(at) && at.matches("a[href]") ? `a[href="${CSS.escape(at.getAttribute("href"))}"]` : null;
+        main.dataset.mark = fresh.dataset.mark;
+        document.title = page.title;
+        main.replaceChildren(...(said ? [said] : []), ...fresh.childNodes);
+        prepare(main);
+        if (same) one(same, main)?.focus({ preventScroll: true });
+      } catch { /* the next change asks again */ }
+    };
+    const open = () => {
+      source = new EventSource(main.dataset.watch);
+      source.addEventListener("part", (event) => { if (event.data !== main.dataset.mark) renew(); });
+    };
+    const turn = () => {  // a browser keeps few connections for all its windows: those that nobody sees need none
+      source?.close();
+      if (document.visibilityState === "visible") open();
+    };
+    main.addEventListener("focusout", () => { if (stale) renew(); });
+    document.addEventListener("visibilitychange", turn);
+    addEventListener("pagehide", () => source?.close());
+    turn();
   };
 
   // Copying.
@@ -182,6 +219,7 @@
   });
 
   const prepare = (root) => {
+    all("main[data-watch]", root).forEach(watch);
     all("[data-live]", root).forEach(follow);
     all("[data-load]", root).forEach(load);
     all("[data-copy]", root).forEach(copying);
