@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: up demo test lint fmt bench lock clean
+.PHONY: up demo test lint fmt bench lock clean chromium
 
 # The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
 up: $(READY)

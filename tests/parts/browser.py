@@ -117,12 +117,7 @@ class Someone:
         if self.page.url.partition("?")[0] != home:
             await self.page.goto(home)
         heading = self.page.get_by_role("heading", level=1)
-        for _ in range(40):
-            if ALL_PROTECTED.search(await heading.inner_text()):
-                return
-            await self.page.wait_for_timeout(500)
-            await self.page.reload()
-        raise AssertionError(await heading.inner_text())
+        await expect(heading).to_have_text(ALL_PROTECTED, timeout=2 * PATIENCE)
 
     def forgiven(self) -> list[str]:
         """What there was to complain of; it is told once."""
