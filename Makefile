@@ -15,8 +15,15 @@ demo: $(READY)
 	$(BIN)/python -m tests.parts.demo $(ARGS)
 
 # Every test and every check.
-test: lint
+test: lint chromium
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# The browser in which pages are tested. Who may not install it is told by the tests that want it.
+chromium:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || for try in 1 2; do \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends chromium >/dev/null && break; \
+	done
 
 # ruff, mypy --strict, the layers, spelling.
 lint: $(READY)
