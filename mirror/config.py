@@ -63,6 +63,7 @@ class Settings:
     base_url: str | None = None
     port: int = 8000
     secret_keys: tuple[str, ...] = field(repr=False, default=())  # newest first
+    metrics_token: str | None = field(repr=False, default=None)  # None: only this machine reads /metrics
     allow_private_remotes: bool = False  # private and loopback addresses, http, file:// and paths
     git: str = "git"  # which git
     apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
@@ -113,6 +114,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         port=_port(get("PORT")),
         secret_keys=keys,
         allow_private_remotes=allow_private,
+        metrics_token=get("METRICS_TOKEN"),
         git=get("EVERREF_GIT") or "git",
         apps=apps,
     )

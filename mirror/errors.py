@@ -105,6 +105,14 @@ class RateLimited(LimitReached):
         self.retry_at = retry_at
 
 
+class TooOften(LimitReached):
+    """Somebody asks this of us too often."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds  # to wait
+
+
 class Busy(EverrefError):
     """Somebody else is at work on this repo right now."""
 

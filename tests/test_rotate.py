@@ -11,7 +11,7 @@ from mirror.errors import UsageError
 from mirror.flows import rotate
 from mirror.keyring import Keyring
 from mirror.model import RepoId, Secret
-from mirror.store import credentials, hooks, jobs, sealed
+from mirror.store import credentials, hooks, idempotency, jobs, people, sealed
 from mirror.store.database import sql_directory
 from tests.parts.chain import START, begin
 
@@ -41,6 +41,10 @@ async def one_of_each(db: asyncpg.Pool, keyring: Keyring) -> tuple[RepoId, jobs.
         keyring.seal(b"refresh", f"connection/{connection}/refresh"),
         START,
     )
+    person = (await people.first_owner(db, START)).id
+    await idempotency.begin(db, person, "key", "0" * 64, START)
+    answer = idempotency.seal(keyring, person, "key", b"{}")
+    await idempotency.answered(db, person, "key", 201, answer)
     return repo.id, job_id, connection
 
 
@@ -93,8 +97,8 @@ async def test_what_needs_a_key_that_is_missing_is_said_and_stays(db: asyncpg.Po
     repo_id, _, _ = await one_of_each(db, OLD)
     done = await rotate.rotate(db, NEW)
     assert (done.resealed, done.done) == (0, False)
-    assert [(key.newest, key.here, key.sealed) for key in done.keys] == [(True, True, 0), (False, False, 6)]
-    assert len(done.problems) == 6
+    assert [(key.newest, key.here, key.sealed) for key in done.keys] == [(True, True, 0), (False, False, 7)]
+    assert len(done.problems) == 7
     assert "the key that sealed it is not in SECRET_KEYS" in done.problems[0]
     assert await credentials.of(db, OLD, repo_id) == Secret("ann", "hush")
 
@@ -103,7 +107,7 @@ async def test_what_was_tampered_with_stops_nothing_else(db: asyncpg.Pool) -> No
     repo_id, _, _ = await one_of_each(db, OLD)
     await db.execute("update credential set sealed = set_byte(sealed, 90, get_byte(sealed, 90) # 1)")
     done = await rotate.rotate(db, BOTH)
-    assert (done.resealed, done.done) == (5, False)
+    assert (done.resealed, done.done) == (6, False)
     assert done.problems == [
         f"credential/{repo_id}: what is kept was changed or moved; give it again",
     ]
@@ -126,7 +130,7 @@ async def test_what_changes_meanwhile_is_not_overwritten(
     changed: list[bool] = []
     monkeypatch.setattr(sealed, "replace", later)
     done = await rotate.rotate(db, BOTH)
-    assert (done.resealed, done.done) == (6, True)
+    assert (done.resealed, done.done) == (7, True)
     assert await credentials.of(db, NEW, repo_id) == Secret("ann", "changed")
 
 

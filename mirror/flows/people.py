@@ -22,7 +22,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from mirror import people as rules
 from mirror import signed
-from mirror.errors import BadCredentials, LimitReached, NotFound, Refused, UsageError
+from mirror.errors import BadCredentials, NotFound, Refused, TooOften, UsageError
 from mirror.keyring import Keyring
 from mirror.people import SCOPES, PersonId, Role, Scope
 from mirror.store import audit, invitations, limits, links, people, sessions, teams, tokens
@@ -498,7 +498,8 @@ async def _linked(db: Db, used: links.Used, at: datetime) -> Person:
 
 async def _limit(db: Db, key: str, limit: int, per: timedelta, at: datetime) -> None:
     if not await limits.take(db, key, limit, per, at):
-        raise LimitReached(f"that was tried too often; wait {_in_words(per)}, then try again")
+        seconds = int(per.total_seconds())
+        raise TooOften(f"that was tried too often; wait {_in_words(per)}, then try again", seconds)
 
 
 def _in_words(per: timedelta) -> str:

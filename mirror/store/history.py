@@ -60,6 +60,21 @@ async def changes(
         position = (page[-1]["snapshot"], page[-1]["position"])
 
 
+async def page(
+    db: Db,
+    repo_id: RepoId,
+    *,
+    before: tuple[int, int] | None = None,
+    since: datetime | None = None,
+    kinds: Collection[Kind] = (),
+    limit: int,
+) -> list[tuple[tuple[int, int], Logged]]:
+    """`changes`, newest first, from after this place on: at most `limit`, each with its place."""
+    start = (_LAST, _LAST) if before is None else (min(before[0], _LAST), min(before[1], _LAST))
+    rows = await _page(db, repo_id, start, False, since, kinds, limit)
+    return [((row["snapshot"], row["position"]), _logged(row)) for row in rows]
+
+
 async def with_lost(
     found: AsyncIterator[Logged], lost: Sequence[Lost], *, reverse: bool = False
 ) -> AsyncIterator[Logged | Lost]:
@@ -81,6 +96,7 @@ async def _page(
     reverse: bool,
     since: datetime | None,
     kinds: Collection[Kind],
+    limit: int = _PAGE,
 ) -> list[Any]:
     beyond, order = (">", "asc") if reverse else ("<", "desc")
     async with transaction(db) as connection:
@@ -98,7 +114,7 @@ async def _page(
             ) move
             where $4::timestamptz is null or coalesce(pushed_at, taken_at) >= $4
             order by snapshot {order}, position {order}
-            limit {_PAGE}
+            limit {limit}
             """,
             repo_id,
             *position,

@@ -125,14 +125,25 @@ async def page(
     search: str = "",
     state: State | None = None,
     only: Collection[RepoId] | None = None,
+    after: str | None = None,
     order: Order = "name",
     limit: int = 50,
     offset: int = 0,
 ) -> tuple[list[Kept], int]:
-    """Some of the team's repos in this order, and how many there are in all that fit."""
+    """Some of the team's repos in this order, and how many there are in all that fit.
+
+    `after`: only those whose name comes after this one.
+    """
     text = query("home_page").format(order=_ORDERS[order].format("repo"), outer=_outer(order))
     rows = await db.fetch(
-        text, team, _pattern(search), state, None if only is None else list(only), limit, offset
+        text,
+        team,
+        _pattern(search),
+        state,
+        None if only is None else list(only),
+        limit,
+        offset,
+        None if after is None else storable(after),
     )
     return [_kept(row) for row in rows], rows[0]["matches"] if rows else 0
 

@@ -12,7 +12,7 @@ class Place:
     """A column of sealed texts."""
 
     table: str
-    id: str  # the column that names the row
+    id: str  # the column, or what is made of several, that names the row
     column: str
     context: str  # for what a text in it is sealed, with {} for the row
 
@@ -32,6 +32,7 @@ PLACES: Final[Sequence[Place]] = (
     Place("connection", "id", "sealed_access", "connection/{}/access"),
     Place("connection", "id", "sealed_refresh", "connection/{}/refresh"),
     Place("job", "id", "sealed", "job/{}"),
+    Place("idempotency", "(person_id::text || '/' || key)", "sealed", "idempotency/{}"),
 )
 
 

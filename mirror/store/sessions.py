@@ -1,4 +1,4 @@
-"""Which browsers are signed in: each holds a random id of which only the SHA-256 is kept here."""
+"""Which browsers and programs are signed in: each holds a random id, whose SHA-256 is kept here."""
 
 import hashlib
 import secrets
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mirror.people import PersonId
 from mirror.store.database import Db, storable, transaction, translating
+from mirror.store.idempotency import REMEMBERED
 from mirror.store.people import Person, person
 
 IDLE: Final = timedelta(hours=12)  # after which a session that nobody used ends
@@ -32,14 +33,17 @@ class Session:
 
 
 @translating
-async def start(db: Db, person_id: PersonId, now: datetime, agent: str, address: str) -> tuple[str, Session]:
-    """Sign a browser in. Returns the id for its cookie, which is not kept, and the session."""
+async def start(
+    db: Db, person_id: PersonId, now: datetime, agent: str, address: str, program: bool = False
+) -> tuple[str, Session]:
+    """Sign a browser in, or a program, which may be idle. Returns its id, which is not kept, and it."""
     raw = secrets.token_urlsafe(32)
     row = await db.fetchrow(
         """
         with begun as (
-          insert into session (id_sha256, person_id, csrf, created_at, seen_at, sure_at, agent, address)
-          values ($1, $2, $3, $4, $4, $4, $5, $6) returning *
+          insert into session
+            (id_sha256, person_id, csrf, created_at, seen_at, sure_at, agent, address, program)
+          values ($1, $2, $3, $4, $4, $4, $5, $6, $7) returning *
         )
         select begun.*, person.id, name, email, zone, person.created_at as since
         from begun join person on person.id = person_id
@@ -50,6 +54,7 @@ async def start(db: Db, person_id: PersonId, now: datetime, agent: str, address:
         now,
         storable(agent)[:_AGENT],
         storable(address)[:_AGENT],
+        program,
     )
     return raw, _session(row)
 
@@ -61,7 +66,7 @@ async def of(db: Db, raw_id: str, now: datetime) -> Session | None:
         """
         select session.*, person.id, name, email, zone, person.created_at as since
         from session join person on person.id = person_id
-        where id_sha256 = $1 and seen_at > $2 and session.created_at > $3
+        where id_sha256 = $1 and (seen_at > $2 or program) and session.created_at > $3
         """,
         _key(raw_id),
         now - IDLE,
@@ -85,7 +90,7 @@ async def all_of(db: Db, person_id: PersonId, now: datetime | None = None) -> Se
         from session join person on person.id = person_id
         where person_id = $1
           and ($2::timestamptz is null
-               or seen_at > $2 - $3::interval and session.created_at > $2 - $4::interval)
+               or (seen_at > $2 - $3::interval or program) and session.created_at > $2 - $4::interval)
         order by seen_at desc, id_sha256
         """,
         person_id,
@@ -121,6 +126,27 @@ async def renew(db: Db, raw_id: str, now: datetime) -> str | None:
 
 
 @translating
+async def rotate(db: Db, raw_id: str, now: datetime) -> tuple[str, Session] | None:
+    """Give a program's session another id; the old one is nobody's any more. None: it has ended."""
+    raw = secrets.token_urlsafe(32)
+    row = await db.fetchrow(
+        """
+        with rotated as (
+          update session set id_sha256 = $2, seen_at = greatest(seen_at, $3)
+          where id_sha256 = $1 and program and created_at > $4 returning *
+        )
+        select rotated.*, person.id, name, email, zone, person.created_at as since
+        from rotated join person on person.id = person_id
+        """,
+        _key(raw_id),
+        _key(raw),
+        now,
+        now - ABSOLUTE,
+    )
+    return None if row is None else (raw, _session(row))
+
+
+@translating
 async def end(db: Db, raw_id: str) -> None:
     """Sign this browser out. Safe to run twice."""
     await db.execute("delete from session where id_sha256 = $1", _key(raw_id))
@@ -146,12 +172,15 @@ async def end_all(db: Db, person_id: PersonId, but: str | None = None) -> int:
 
 @translating
 async def sweep(db: Db, now: datetime) -> None:
-    """Forget what has ended by itself: sessions, and tries that were counted. Safe to run twice."""
+    """Forget what has ended by itself: sessions, tries that were counted, answers. Safe to run twice."""
     async with transaction(db) as connection:
         await connection.execute(
-            "delete from session where seen_at <= $1 or created_at <= $2", now - IDLE, now - ABSOLUTE
+            "delete from session where seen_at <= $1 and not program or created_at <= $2",
+            now - IDLE,
+            now - ABSOLUTE,
         )
         await connection.execute("delete from tries where until <= $1", now)
+        await connection.execute("delete from idempotency where created_at <= $1", now - REMEMBERED)
 
 
 def _key(raw: str) -> bytes:

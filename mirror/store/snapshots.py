@@ -199,6 +199,18 @@ async def _page(db: Db, repo_id: RepoId, after: int) -> list[Snapshot]:
 
 
 @translating
+async def page(db: Db, repo_id: RepoId, before: int | None, limit: int) -> list[Snapshot]:
+    """The snapshots below this number, or the newest; newest first."""
+    rows = await db.fetch(
+        f"{query('snapshots')} and number < $2::bigint order by number desc limit $3",
+        repo_id,
+        1 << 31 if before is None else before,
+        limit,
+    )
+    return [_snapshot(row) for row in rows]
+
+
+@translating
 async def segments(db: Db, repo_id: RepoId, epoch: int, upto: int) -> tuple[Segment, ...]:
     """The runs of the pack log that the epoch's snapshots up to this one added, in log order."""
     rows = await db.fetch(

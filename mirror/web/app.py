@@ -7,18 +7,22 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirror.web import (
     account,
     activity,
+    api,
     assets,
     connect,
     frame,
     home,
     keeping,
+    metrics,
+    openapi,
     problems,
     repo,
     settings,
@@ -28,6 +32,8 @@ from mirror.web import (
 from mirror.web.frame import Outside, Way, on_loopback
 
 WAYS: Final[Sequence[Way]] = (
+    *openapi.WAYS,
+    *api.CALLS,
     *status.WAYS,
     *assets.WAYS,
     *signin.WAYS,
@@ -58,15 +64,36 @@ register_url_convertor("repo", RepoName())
 
 def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:
     """The application over an open outside, with the webhook receiver if it is given."""
+    calls = frame.routes([way for way in WAYS if way.is_api], outside)
     return Starlette(
         routes=[
             *status.probes(outside),
+            metrics.route(outside),
             *([Route("/hooks/{rest:path}", receiver)] if receiver else ()),
-            *frame.routes(WAYS, outside),
+            *calls,
+            Route("/api/{rest:path}", _Nowhere(calls)),  # no page stands below it
+            *frame.routes([way for way in WAYS if not way.is_api], outside),
         ],
         middleware=[Middleware(SafeHeaders, headers=_headers(outside))],
         exception_handlers=problems.handlers(outside),
     )
+
+
+class _Nowhere:
+    """What answers under /api/ where no call does: 405 where another method would, else 404."""
+
+    def __init__(self, calls: Sequence[Route]) -> None:
+        self.calls = calls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        methods: set[str] = set()
+        for call in self.calls:
+            if call.matches(scope)[0] is not Match.NONE:
+                methods |= call.methods or set()
+        if methods:
+            allow = ", ".join(sorted(methods))
+            raise HTTPException(405, f"this takes {allow}", {"allow": allow})
+        raise HTTPException(404, "there is no such call; /api/docs says which there are")
 
 
 def _headers(outside: Outside) -> Mapping[str, str]:

@@ -42,6 +42,7 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
 SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
+ACCESS: Final = timedelta(hours=12)  # for which an access token is good
 SAID_SECONDS: Final = 60  # for a one-time message to be read
 SAID_AGE: Final = timedelta(hours=1)  # of one; what it tells of may have taken its time
 BEARER: Final = {"www-authenticate": "Bearer"}
@@ -55,7 +56,7 @@ class Needs(StrEnum):
 
     NOTHING = "nothing"
     PERSON = "person"  # somebody who is signed in
-    VIEWER = "viewer"  # a member of the path's {team}, with this role or more
+    VIEWER = "viewer"  # a member of the path's {team}, or of the one that is meant, with this role or more
     OPERATOR = "operator"
     ADMIN = "admin"
     OWNER = "owner"
@@ -89,6 +90,7 @@ class Visit:
     teams: Sequence[Membership] = ()  # the person's, on a page
     said: str | None = None  # a message to show once
     raw_session: str | None = field(default=None, repr=False)
+    bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
 
     @property
     def edges(self) -> Edges:
@@ -228,7 +230,7 @@ class Way:
     path: str
     endpoint: Endpoint
     needs: Needs
-    scope: str = "read"  # of an API token; only for paths under /api/
+    scope: str = "read"  # of an API token, only for paths under /api/; one that no token has is for people
     sure: bool = False  # the person must have proved of late who they are
 
     @property
@@ -251,7 +253,7 @@ def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Respons
         request.state.visit = visit
         _check_host(visit)
         await _recognise(visit)
-        if way.method not in SAFE and visit.token is None:
+        if way.method not in SAFE and not visit.bearer:
             await _check_sender(visit)
         await _admit(visit)
         return await way.endpoint(visit)
@@ -286,10 +288,8 @@ async def _recognise(visit: Visit) -> None:
     db, request = visit.edges.db, visit.request
     bearer = request.headers.get("authorization", "")
     if visit.way.is_api and bearer[:7].lower() == "bearer ":
-        visit.token = await tokens.of(db, bearer[7:].strip(), visit.now)
-        if visit.token is None:
-            raise HTTPException(401, "the token is unknown, revoked or expired", BEARER)
-        visit.person = visit.token.person
+        visit.bearer = True
+        await _recognise_program(visit, bearer[7:].strip())
         return
     kept = request.cookies.get(cookie_name(visit.secure))
     raw = signed.read(visit.outside.keyring, "session", kept, sessions.ABSOLUTE, visit.now) if kept else None
@@ -300,6 +300,21 @@ async def _recognise(visit: Visit) -> None:
     said = request.cookies.get("said")
     if said and not visit.way.is_api:
         visit.said = signed.read(visit.outside.keyring, "said", said, SAID_AGE, visit.now)
+
+
+async def _recognise_program(visit: Visit, bearer: str) -> None:
+    """An API token, or the access token of a program that signed in as a person."""
+    db = visit.edges.db
+    if bearer.startswith(tokens.PREFIX):
+        visit.token = await tokens.of(db, bearer, visit.now)
+        visit.person = visit.token.person if visit.token else None
+    else:
+        raw = signed.read(visit.outside.keyring, "access", bearer, ACCESS, visit.now)
+        visit.session = await sessions.of(db, raw, visit.now) if isinstance(raw, str) else None
+        if visit.session is not None:
+            visit.person, visit.raw_session = visit.session.person, str(raw)
+    if visit.person is None:
+        raise HTTPException(401, "the token is unknown, revoked or expired", BEARER)
 
 
 async def _check_sender(visit: Visit) -> None:
@@ -342,7 +357,7 @@ async def _admit(visit: Visit) -> None:
 
 async def _admit_to_team(visit: Visit, needed: Role) -> None:
     assert visit.person is not None
-    name = str(visit.path["team"])
+    name = str(visit.path["team"]) if "team" in visit.path else await _team_meant(visit, visit.person)
     if visit.way.is_api:
         found = await teams.membership(visit.edges.db, visit.person.id, name)
     else:
@@ -353,3 +368,13 @@ async def _admit_to_team(visit: Visit, needed: Role) -> None:
     visit.team, visit.role = found.team, found.role
     if not found.role.may(needed):
         raise HTTPException(403, f"this needs the role {needed}; you are {found.role} in {name}")
+
+
+async def _team_meant(visit: Visit, person: Person) -> str:
+    """The team where the path names none: that of the query, else the token's, else the person's own."""
+    if named := visit.query.get("team"):
+        return named
+    team = visit.token.team if visit.token else await teams.home(visit.edges.db, person.id)
+    if team is None:
+        raise HTTPException(404, "you are in no team; make one, or have somebody invite you")
+    return team.name

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from mirror.errors import EverrefError
+from mirror.errors import EverrefError, TooOften
 from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
 
 STATUS: Final[Mapping[str, int]] = {
@@ -28,6 +28,18 @@ STATUS: Final[Mapping[str, int]] = {
     "corrupt": 500,
     "ours": 500,
 }
+CLASS: Final[Mapping[int, str]] = {
+    400: "usage",
+    401: "credentials",
+    403: "refused",
+    404: "not-found",
+    405: "usage",
+    409: "busy",
+    413: "limit",
+    415: "usage",
+    422: "usage",
+    429: "limit",
+}  # of what is not an error of mirror/errors.py
 _ELSE: Final = "An error of Everref itself, which it has written down"
 
 log = logging.getLogger("mirror.web")
@@ -40,14 +52,22 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
         assert isinstance(error, HTTPException)
         if error.status_code == 401 and not _is_api(request) and request.method in SAFE:
             return RedirectResponse(f"/sign-in?next={quote(_here(request))}", 303)
-        return answer(outside, request, error.status_code, error.detail, headers=error.headers)
+        status = error.status_code
+        return answer(
+            outside, request, status, error.detail, retry=status in (409, 429), headers=error.headers
+        )
 
     async def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, EverrefError)
         status = STATUS.get(error.kind, 500)
-        if status >= 500:
+        if status >= 500 and not isinstance(error, TooOften):
             log.warning("%s %s: %s", request.method, request.url.path, error)
-        return answer(outside, request, status, str(error), kind=error.kind, retry=not error.permanent)
+        headers = {}
+        if isinstance(error, TooOften):
+            status, headers = 429, {"retry-after": str(error.seconds)}
+        return answer(
+            outside, request, status, str(error), kind=error.kind, retry=not error.permanent, headers=headers
+        )
 
     async def ask_again(request: Request, error: Exception) -> Response:
         if _is_api(request):
@@ -76,8 +96,7 @@ def answer(
     title = HTTPStatus(status).phrase
     if _is_api(request):
         about = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-        if kind is not None:
-            about |= {"class": kind, "retry": retry}
+        about |= {"class": kind or CLASS.get(status, "ours"), "retry": retry}
         return Response(
             json.dumps(about) + "\n", status, dict(headers or {}), media_type="application/problem+json"
         )

@@ -1,5 +1,5 @@
--- home_page.sql($1 team_id, $2 pattern or null, $3 state or null, $4 ids or null, $5 limit, $6 offset), the order put
--- in: some repos of a team with what is kept of each. `matches` is how many there are in all.
+-- home_page.sql($1 team_id, $2 pattern or null, $3 state or null, $4 ids or null, $5 limit, $6 offset, $7 name or null,
+-- after which), the order put in: some repos of a team with what is kept of each. `matches` is how many there are in all.
 with chosen as (
   select repo.*, repo_state(repo) as state, count(*) over () as matches
   from repo
@@ -7,6 +7,7 @@ with chosen as (
     and ($2::text is null or repo.name ilike $2)
     and ($3::text is null or repo_state(repo) = $3)
     and ($4::uuid[] is null or repo.id = any ($4))
+    and ($7::text is null or repo.name > $7)
   order by {order}, repo.name
   limit $5 offset $6
 )

@@ -18,13 +18,14 @@ from tests.parts.repos import Work, refs_of
 
 
 class Clock:
-    """A clock that goes on by a minute at each look."""
+    """A clock that goes on by a minute at each look, or by another step."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+        self.step = timedelta(minutes=1)
 
     def __call__(self) -> datetime:
-        self.now += timedelta(minutes=1)
+        self.now += self.step
         return self.now
 
 

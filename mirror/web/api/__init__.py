@@ -1,0 +1,17 @@
+"""The JSON API: everything that the pages do, for programs."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from mirror.web.api import account, entry, forges, moments, repos, team, work
+from mirror.web.api.call import Call
+
+CALLS: Final[Sequence[Call]] = (
+    *entry.CALLS,
+    *account.CALLS,
+    *team.CALLS,
+    *repos.CALLS,
+    *moments.CALLS,
+    *work.CALLS,
+    *forges.CALLS,
+)

@@ -1,0 +1,311 @@
+"""One call of the API: the row of which its route, its checks and its part of the document are made.
+
+What a call takes and gives is written once, as the types of the function that
+answers it: `asked` is the query, `body` the JSON that was sent, and what it
+returns is the answer. Everything is checked against them before it is called.
+"""
+
+import base64
+import binascii
+import hashlib
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import Annotated, Any, Final, Literal, TypeVar
+from uuid import UUID
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mirror.errors import NotFound, TooOften, UsageError
+from mirror.people import Scope
+from mirror.store import idempotency, limits
+from mirror.web.frame import Needs, Visit, Way
+
+T = TypeVar("T")
+
+PREFIX: Final = "/api/v1"
+BODY: Final = 1 << 20  # bytes of JSON that are read
+A_MINUTE: Final = 600  # calls of one token, session or address
+KEY: Final = 200  # characters of an Idempotency-Key
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+_LONGEST: Final = 2000  # characters of a parameter
+_MINUTE: Final = timedelta(minutes=1)
+
+Act = Callable[..., Awaitable[Any]]
+Small = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]  # what a cursor may say of an int of PostgreSQL
+Big = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
+
+
+class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of a call."""
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is sent to a call."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call is answered."""
+
+
+class NoParameters(Query, frozen=True, kw_only=True):
+    """None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Way):
+    """A way of the API, and the function that answers it."""
+
+    act: Act = field(kw_only=True)
+    asks: type[Query] = field(kw_only=True)
+    takes: type[Body] | None = field(kw_only=True)  # None: no body
+    gives: Any = field(kw_only=True)  # a type; None: nothing. Of `media` other than JSON: bytes
+    status: int = field(kw_only=True)
+    media: str = field(kw_only=True)
+    creates: bool = field(kw_only=True)  # an Idempotency-Key is respected
+
+    @property
+    def meant(self) -> bool:
+        """Whether it is about a team that the path does not name."""
+        return self.needs not in (Needs.NOTHING, Needs.PERSON) and "{team}" not in self.path
+
+
+def call(
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"],
+    path: str,
+    act: Act,
+    needs: Needs,
+    scope: Scope | Literal["account"] = "read",
+    *,
+    status: int = 200,
+    media: str = JSON,
+    sure: bool = False,
+) -> Call:
+    """A row of the table; `path` is below /api/v1. `scope` "account": for people, no API token has it."""
+    told = typing.get_type_hints(act, include_extras=True)
+    gives = told["return"]
+    return Call(
+        method,
+        PREFIX + path,
+        answer,
+        needs,
+        scope,
+        sure,
+        act=act,
+        asks=told.get("asked", NoParameters),
+        takes=told.get("body"),
+        gives=None if gives is types.NoneType else gives,
+        status=204 if gives is types.NoneType else status,
+        media=media,
+        creates=status in (201, 202) and needs is not Needs.NOTHING,
+    )
+
+
+async def answer(visit: Visit) -> Response:
+    """Check what was sent, call the function of the row, and send what it returns."""
+    made = visit.way
+    assert isinstance(made, Call)
+    await _limit(visit)
+    given: dict[str, Any] = {}
+    asked = _asked(visit, made)
+    if made.asks is not NoParameters:
+        given["asked"] = asked
+    raw = b""
+    if made.takes is not None:
+        raw = await _sent(visit)
+        given["body"] = _decoded(raw, made.takes)
+    key = visit.request.headers.get("idempotency-key")
+    if made.creates and key is not None:
+        return await _once(visit, made, given, key, raw)
+    return _answer(visit, made, await made.act(visit, **given))
+
+
+async def _limit(visit: Visit) -> None:
+    """Count the call. Raises TooOften."""
+    if visit.token is not None:
+        who = f"token {visit.token.id}"
+    elif visit.session is not None:
+        who = f"session {visit.session.key.hex()}"
+    else:
+        who = f"address {visit.address}"
+    if not await limits.take(visit.edges.db, f"api {who}", A_MINUTE, _MINUTE, visit.now):
+        raise TooOften(f"that is more than {A_MINUTE} calls in a minute; wait a minute, then go on", 60)
+
+
+def _asked(visit: Visit, made: Call) -> Query:
+    """The query as what the call asks for. Raises UsageError naming the parameter."""
+    kinds = parameters(made.asks)
+    given: dict[str, Any] = {}
+    for name in visit.request.query_params.keys():
+        values = visit.request.query_params.getlist(name)
+        if name == "team" and made.meant:
+            continue
+        if name not in kinds:
+            raise UsageError(f"there is no parameter {name[:100]!r} here")
+        if kinds[name] is not list and len(values) > 1:
+            raise UsageError(f"the parameter {name} is given more than once")
+        read = [_value(name, kinds[name], value) for value in values]
+        given[name] = read if kinds[name] is list else read[0]
+    try:
+        return msgspec.convert(given, made.asks)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the parameters are not right: {error}") from None
+
+
+@cache
+def parameters(asks: type[Query]) -> dict[str, type]:
+    """Of what kind each parameter is: a str, an int, a bool, or a list of str."""
+    found: dict[str, type] = {}
+    for name, told in typing.get_type_hints(asks).items():
+        options = [one for one in (typing.get_args(told) or (told,)) if one is not types.NoneType]
+        if typing.get_origin(told) in (list, tuple):
+            found[name] = list
+        elif int in options or bool in options:
+            found[name] = bool if bool in options else int
+        else:
+            found[name] = str
+    return found
+
+
+def _value(name: str, kind: type, text: str) -> Any:
+    if len(text) > _LONGEST:
+        raise UsageError(f"the parameter {name} is too long")
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise UsageError(f"the parameter {name} is true or false")
+        return text == "true"
+    if kind is int:
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdecimal()) or len(digits) > 18:
+            raise UsageError(f"the parameter {name} is a whole number")
+        return int(text)
+    return text
+
+
+async def _sent(visit: Visit) -> bytes:
+    """The body. Raises what says that it is too large, or no JSON."""
+    request = visit.request
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > BODY:
+        raise _too_large()
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > BODY:
+            raise _too_large()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != JSON and (found or kind):
+        raise HTTPException(415, f"send JSON, with the content type {JSON}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPException(415, "send the JSON as it is, not compressed")
+    return bytes(found)
+
+
+def _too_large() -> HTTPException:
+    return HTTPException(413, f"a body of more than {BODY} bytes is not read")
+
+
+def _decoded(raw: bytes, takes: type[Body]) -> Body:
+    """The body as what the call takes; nothing at all is an empty object. Raises UsageError with the path."""
+    try:
+        return _decoder(takes).decode(raw or b"{}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"the body is not right: {error}") from None
+
+
+@cache
+def _decoder(takes: type[Body]) -> msgspec.json.Decoder[Body]:
+    return msgspec.json.Decoder(takes)
+
+
+async def _once(visit: Visit, made: Call, given: dict[str, Any], key: str, raw: bytes) -> Response:
+    """Do it, unless this key was answered before: then say the same again.
+
+    What fails has made nothing, so that its key is free for another try.
+    """
+    if not key or len(key) > KEY or not key.isascii() or not key.isprintable():
+        raise UsageError(f"an Idempotency-Key takes 1 to {KEY} printable ASCII characters")
+    db, person, keyring = visit.edges.db, visit.owner().id, visit.outside.keyring
+    team = visit.team.id if visit.team else ""
+    where = f"{made.method} {visit.request.url.path}?{visit.request.url.query} {team}\n"
+    request = hashlib.sha256(where.encode() + raw).hexdigest()
+    known = await idempotency.begin(db, person, key, request, visit.now)
+    if known is None:
+        try:
+            done = _answer(visit, made, await made.act(visit, **given))
+        except BaseException:
+            await idempotency.forget(db, person, key)
+            raise
+        sealed = idempotency.seal(keyring, person, key, bytes(done.body))
+        await idempotency.answered(db, person, key, done.status_code, sealed)
+        return done
+    if not known.same:
+        raise HTTPException(422, "this Idempotency-Key was used for another request; take a new one")
+    if known.status is None or known.sealed is None:
+        raise HTTPException(409, "the first request of this Idempotency-Key is still at work; ask again")
+    body = idempotency.opened(keyring, person, key, known.sealed)
+    return Response(body, known.status, {"idempotent-replayed": "true"}, media_type=JSON)
+
+
+def _answer(visit: Visit, made: Call, result: Any) -> Response:
+    """What the call returned, as it is sent."""
+    if isinstance(result, Response):
+        return result
+    if made.gives is None:
+        return Response(status_code=204)
+    body = msgspec.json.encode(result) + b"\n"
+    if made.method != "GET":
+        return Response(body, made.status, media_type=JSON)
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"etag": tag, "vary": "authorization, cookie"}
+    if _matches(visit.request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, made.status, headers, media_type=JSON)
+
+
+def _matches(wanted: str, tag: str) -> bool:
+    """Whether If-None-Match names this tag (RFC 9110, 13.1.2: weakly)."""
+    return wanted.strip() == "*" or tag in {one.strip().removeprefix("W/") for one in wanted.split(",")}
+
+
+# What calls have in common.
+
+
+def cursor(place: object) -> str:
+    """Where a page ends, as text that only `begin` reads."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def begin(text: str | None, kind: type[T]) -> T | None:
+    """Where a page begins. None: at the start. Raises UsageError where it is not what `cursor` made."""
+    if text is None:
+        return None
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        return msgspec.json.decode(raw, type=kind)
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise UsageError("the cursor is not one that a page of this list gave; begin without it") from None
+
+
+def uuid_of(visit: Visit, name: str, what: str) -> UUID:
+    """A part of the path that is an id. Raises NotFound."""
+    text = str(visit.path[name])
+    try:
+        if len(text) == 36:
+            return UUID(text)
+    except ValueError:
+        pass
+    raise NotFound(f"there is no such {what}")
+
+
+def summary(act: Act) -> tuple[str, str]:
+    """What a function does, in its first line, and all that its words say."""
+    words = inspect.cleandoc(act.__doc__ or "")
+    return words.partition("\n")[0].rstrip("."), words

@@ -1,0 +1,311 @@
+"""A repo at any moment: its snapshots, refs, moves, commits, files, differences and losses."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+from starlette.responses import Response
+
+from mirror import when
+from mirror.errors import UsageError
+from mirror.flows import browse, moment
+from mirror.model import Kind, Repo, Snapshot
+from mirror.store import claims, history, reading, snapshots, timeline
+from mirror.web.api.call import Call, Query, Small, begin, call, cursor
+from mirror.web.api.repos import REPO, repo_of
+from mirror.web.api.shapes import (
+    Base64,
+    Change,
+    Changes,
+    Commit,
+    CommitShown,
+    Difference,
+    Entry,
+    File,
+    Folder,
+    LostCommits,
+    LostPushed,
+    LostThere,
+    Page,
+    Paged,
+    Push,
+    Ref,
+    RefDifference,
+    RefsAt,
+    TakenSnapshot,
+    Text,
+    When,
+    Words,
+    git,
+)
+from mirror.web.frame import Needs, Visit
+from mirror.web.repo import RawFile
+
+RAW: Final = "application/octet-stream"
+_SHOWN: Final = 20  # changes of one push, and commits of one loss
+
+Glob = Annotated[str, Meta(max_length=500, description="a glob of ref names: release-*")]
+MoveKind = Literal["created", "fast-forwarded", "forced", "deleted", "moved"]
+
+
+class At(Query, frozen=True, kw_only=True):
+    """Which moment."""
+
+    at: When | None = None
+
+
+class RefsAsked(Paged, frozen=True, kw_only=True):
+    """Which refs of which moment."""
+
+    at: When | None = None
+    glob: list[Glob] = []
+
+
+class ChangesAsked(Paged, frozen=True, kw_only=True):
+    """Which moves."""
+
+    since: When | None = None
+    kind: list[MoveKind] = []
+
+
+class PushesAsked(Paged, frozen=True, kw_only=True):
+    """Which pushes."""
+
+    ref: Glob | None = None
+    by: Words | None = None
+    kind: list[MoveKind] = []
+
+
+class LostAsked(At, frozen=True, kw_only=True):
+    """What was lost of which ref."""
+
+    ref: Text | None = None
+    ref_b64: Base64 | None = None
+    limit: Annotated[int, Meta(ge=1, le=50)] = 20
+
+
+class Place(At, frozen=True, kw_only=True):
+    """A path, in a ref or commit, at a moment."""
+
+    ref: (
+        Annotated[Text, Meta(description="a ref's name, whole or short, or an object id; else HEAD")] | None
+    ) = None
+    ref_b64: Base64 | None = None
+    path: Text | None = None
+    path_b64: Base64 | None = None
+
+
+class CommitsAsked(Place, frozen=True, kw_only=True):
+    """Which commits: with a path, those that changed it."""
+
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    cursor: Annotated[str, Meta(max_length=2000)] | None = None
+
+
+class DifferenceAsked(At, frozen=True, kw_only=True):
+    """Between which moments."""
+
+    since: (
+        Annotated[When, Meta(description="the moment to compare with; else the snapshot before")] | None
+    ) = None
+    ref: Text | None = None
+    ref_b64: Base64 | None = None
+
+
+async def list_snapshots(visit: Visit, asked: Paged) -> Page[TakenSnapshot]:
+    """A repo's snapshots, newest first."""
+    found = await snapshots.page(
+        visit.edges.db, (await repo_of(visit)).id, begin(asked.cursor, Small), asked.limit + 1
+    )
+    shown = found[: asked.limit]
+    more = cursor(shown[-1].number) if len(found) > asked.limit else None
+    return Page(items=[TakenSnapshot.of(one) for one in shown], next=more)
+
+
+async def snapshot(visit: Visit) -> TakenSnapshot:
+    """One snapshot, by its number."""
+    text = str(visit.path["number"])
+    found = await repo_of(visit)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 11 else 0
+    return TakenSnapshot.of(await moment.snapshot_at(visit.edges, found, number))
+
+
+async def refs(visit: Visit, asked: RefsAsked) -> RefsAt:
+    """The refs of a moment, HEAD too, in the order of their names."""
+    found, then = await moment_of(visit, asked.at)
+    rows = await reading.refs_page(
+        visit.edges.db,
+        found.id,
+        then.number,
+        after=_bytes(begin(asked.cursor, str)),
+        globs=asked.glob,
+        limit=asked.limit + 1,
+    )
+    shown = rows[: asked.limit]
+    more = cursor(base64.b64encode(shown[-1][0]).decode()) if len(rows) > asked.limit else None
+    items = [Ref.of(name, target) for name, target in shown]
+    return RefsAt(items=items, next=more, snapshot=then.number, taken_at=then.taken_at)
+
+
+async def changes(visit: Visit, asked: ChangesAsked) -> Page[Change]:
+    """Every move of every ref, newest first."""
+    since = when.parse(asked.since, visit.now) if asked.since else None
+    if isinstance(since, int):
+        raise UsageError("say since which time, as in 2026-03-02 or 2h ago")
+    place = begin(asked.cursor, tuple[Small, Small])
+    found = await history.page(
+        visit.edges.db,
+        (await repo_of(visit)).id,
+        before=place,
+        since=since,
+        kinds=[Kind(kind) for kind in asked.kind],
+        limit=asked.limit + 1,
+    )
+    shown = found[: asked.limit]
+    more = cursor(shown[-1][0]) if len(found) > asked.limit else None
+    return Page(items=[Change.of(one) for _, one in shown], next=more)
+
+
+async def pushes(visit: Visit, asked: PushesAsked) -> Page[Push]:
+    """Every push, newest first, with the first of its changes."""
+    found = await timeline.feed(
+        visit.edges.db,
+        (await repo_of(visit)).id,
+        before=begin(asked.cursor, Small),
+        limit=asked.limit + 1,
+        kinds=[Kind(kind) for kind in asked.kind],
+        glob=asked.ref,
+        by=asked.by,
+        shown=_SHOWN,
+    )
+    shown = found[: asked.limit]
+    more = cursor(shown[-1].snapshot) if len(found) > asked.limit else None
+    return Page(items=[Push.of(one) for one in shown], next=more)
+
+
+async def lost(visit: Visit, asked: LostAsked) -> LostThere:
+    """After each forced or deleted ref, the commits that no ref held any more at a moment."""
+    found, then = await moment_of(visit, asked.at)
+    told = await browse.lost(
+        visit.edges,
+        found,
+        then,
+        ref=_named(asked.ref, asked.ref_b64) or None,
+        limit=asked.limit,
+        shown=_SHOWN,
+    )
+    gone = await claims.lost(visit.edges.db, found.id)
+    return LostThere(
+        snapshot=then.number,
+        items=[LostCommits.of(one) for one in told.items],
+        total=told.total,
+        commits=told.commits,
+        whole=told.whole,
+        pushes=[LostPushed.of(one) for one in gone if one.snapshot <= then.number],
+    )
+
+
+async def commits(visit: Visit, asked: CommitsAsked) -> Page[Commit]:
+    """The commits of a ref or id backwards, newest first."""
+    found, then = await moment_of(visit, asked.at)
+    skip = begin(asked.cursor, Small) or 0
+    rows, more = await browse.commits(
+        visit.edges,
+        found,
+        then,
+        _named(asked.ref, asked.ref_b64),
+        path=_named(asked.path, asked.path_b64),
+        skip=skip,
+        limit=asked.limit,
+    )
+    return Page(items=[Commit.of(one) for one in rows], next=cursor(skip + len(rows)) if more else None)
+
+
+async def commit(visit: Visit, asked: At) -> CommitShown:
+    """One commit, and what it changed against its first parent."""
+    found, then = await moment_of(visit, asked.at)
+    shown = await browse.commit(visit.edges, found, then, str(visit.path["oid"]).encode())
+    return CommitShown(commit=Commit.of(shown.commit), changes=Changes.of(shown.changes))
+
+
+async def tree(visit: Visit, asked: Place) -> Folder:
+    """A folder."""
+    found, then = await moment_of(visit, asked.at)
+    folder = await browse.tree(
+        visit.edges, found, then, _named(asked.ref, asked.ref_b64), _named(asked.path, asked.path_b64)
+    )
+    return Folder(
+        snapshot=then.number,
+        oid=folder.oid.decode(),
+        entries=[Entry.of(one) for one in folder.entries],
+        total=folder.total,
+        **git("path", folder.path),
+    )
+
+
+async def blob(visit: Visit, asked: Place) -> File:
+    """A file; of a large one the first MiB."""
+    found, then = await moment_of(visit, asked.at)
+    ref, path = _named(asked.ref, asked.ref_b64), _named(asked.path, asked.path_b64)
+    return File.of(await browse.blob(visit.edges, found, then, ref, path), then)
+
+
+async def raw(visit: Visit, asked: Place) -> Response:
+    """A file as it is."""
+    found, then = await moment_of(visit, asked.at)
+    path = _named(asked.path, asked.path_b64)
+    return RawFile(browse.raw(visit.edges, found, then, _named(asked.ref, asked.ref_b64), path), path)
+
+
+async def difference(visit: Visit, asked: DifferenceAsked) -> Difference:
+    """What differs between two moments: refs, commits, and the files of one ref."""
+    found, after = await moment_of(visit, asked.at)
+    before = when.parse(asked.since, visit.now) if asked.since else max(after.number - 1, 1)
+    then = await moment.snapshot_at(visit.edges, found, before)
+    ref = _named(asked.ref, asked.ref_b64) or None
+    told = await browse.difference(visit.edges, found, then, after, ref=ref)
+    return Difference(
+        before=then.number,
+        after=after.number,
+        refs=[RefDifference.of(one) for one in told.refs],
+        total=told.total,
+        files=None if told.files is None else Changes.of(told.files),
+        **git("ref", told.ref),
+    )
+
+
+async def moment_of(visit: Visit, at: str | None) -> tuple[Repo, Snapshot]:
+    """The path's repo, and its snapshot at this moment. Raises NotFound, UsageError."""
+    found = await repo_of(visit)
+    wanted = when.parse(at, visit.now) if at and at.strip() else None
+    return found, await moment.snapshot_at(visit.edges, found, wanted)
+
+
+def _named(text: str | None, coded: str | None) -> bytes:
+    """A name of git out of its two parameters, as the bytes that it was."""
+    return _bytes(coded) if coded is not None else (text or "").encode()
+
+
+def _bytes(coded: str | None) -> bytes:
+    try:
+        return base64.b64decode(coded or "", validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError("this is no base64; leave it out where the name is UTF-8") from None
+
+
+CALLS: Final[Sequence[Call]] = (
+    call("GET", f"{REPO}/snapshots", list_snapshots, Needs.VIEWER),
+    call("GET", f"{REPO}/snapshots/{{number}}", snapshot, Needs.VIEWER),
+    call("GET", f"{REPO}/refs", refs, Needs.VIEWER),
+    call("GET", f"{REPO}/changes", changes, Needs.VIEWER),
+    call("GET", f"{REPO}/pushes", pushes, Needs.VIEWER),
+    call("GET", f"{REPO}/lost", lost, Needs.VIEWER),
+    call("GET", f"{REPO}/commits", commits, Needs.VIEWER),
+    call("GET", f"{REPO}/commits/{{oid}}", commit, Needs.VIEWER),
+    call("GET", f"{REPO}/tree", tree, Needs.VIEWER),
+    call("GET", f"{REPO}/blob", blob, Needs.VIEWER),
+    call("GET", f"{REPO}/raw", raw, Needs.VIEWER, media=RAW),
+    call("GET", f"{REPO}/difference", difference, Needs.VIEWER),
+)

@@ -1,0 +1,402 @@
+"""What is done with a repo: backups, restores, bundles, proofs; and the jobs that do it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, cast
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mirror import when
+from mirror.errors import NotFound, Refused, UsageError
+from mirror.flows import jobs as flow
+from mirror.flows import restore as restoring
+from mirror.git import address
+from mirror.job import SYNC
+from mirror.model import Remote, RepoId, Secret
+from mirror.model import Repo as Known
+from mirror.plan import Hidden
+from mirror.store import jobs, report, repos, restores
+from mirror.store.jobs import Job as Kept
+from mirror.store.jobs import JobId, Kind
+from mirror.web.api.call import EVENTS, Body, Call, Query, begin, call, cursor, uuid_of
+from mirror.web.api.moments import moment_of
+from mirror.web.api.repos import REPO, repo_of
+from mirror.web.api.shapes import (
+    Drill,
+    Job,
+    Nothing,
+    Page,
+    Paged,
+    Plan,
+    Report,
+    ReportLine,
+    Restore,
+    When,
+    Words,
+)
+from mirror.web.api.team import TEAM
+from mirror.web.frame import Needs, Visit
+from mirror.web.live import follow
+
+PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which
+JOB: Final = f"{TEAM}/jobs/{{job}}"
+RESTORING: Final = frozenset({"restore", "bundle"})  # kinds that need the scope of that name
+
+Id = Annotated[str, Meta(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
+Globs = Annotated[list[Annotated[str, Meta(min_length=1, max_length=500)]], Meta(max_length=1000)]
+
+
+class JobsAsked(Paged, frozen=True, kw_only=True):
+    """Which jobs."""
+
+    repo: Id | None = None
+    kind: list[Kind] = []
+    state: list[jobs.State] = []
+
+
+class BackupsAsked(Paged, frozen=True, kw_only=True):
+    """Which backups."""
+
+    repo: Id | None = None
+    state: list[jobs.State] = []
+
+
+class BackupWanted(Body, frozen=True, kw_only=True):
+    """Which repo to back up."""
+
+    repo: Id
+
+
+class DrillsAsked(Paged, frozen=True, kw_only=True):
+    """Which drills."""
+
+
+class Period(Query, frozen=True, kw_only=True):
+    """From when to when."""
+
+    start: When | None = None
+    end: When | None = None
+
+
+class Target(Body, frozen=True, kw_only=True):
+    """A remote to push to; its credentials are used once and not kept after that."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2000)]
+    username: Words | None = None
+    token: Annotated[str, Meta(max_length=10_000)] | None = None
+
+
+class PlanWanted(Body, frozen=True, kw_only=True):
+    """What to restore, and where to; without a target, a bundle."""
+
+    at: When | None = None
+    refs: Globs = []
+    to: Target | None = None
+    hidden: Hidden = "skip"
+    force: bool = False
+
+
+class RestoreWanted(Body, frozen=True, kw_only=True):
+    """What to restore, and where to. Overwriting, `force`, is confirmed by the repo's name."""
+
+    to: Target
+    at: When | None = None
+    refs: Globs = []
+    hidden: Hidden = "skip"
+    force: bool = False
+    confirm: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class BundleWanted(Body, frozen=True, kw_only=True):
+    """What a bundle is to hold."""
+
+    at: When | None = None
+    refs: Globs = []
+
+
+class ProofWanted(Body, frozen=True, kw_only=True):
+    """What to prove."""
+
+    at: When | None = None
+
+
+class Again(Body, frozen=True, kw_only=True):
+    """The credentials for the target of a restore, which are not kept."""
+
+    username: Words | None = None
+    token: Annotated[str, Meta(max_length=10_000)] | None = None
+
+
+async def list_jobs(visit: Visit, asked: JobsAsked) -> Page[Job]:
+    """The team's jobs, newest first."""
+    return await _listed(visit, asked.repo, asked.kind, asked.state, asked)
+
+
+async def job(visit: Visit) -> Job:
+    """One job, from what was asked to what came of it."""
+    return await _shown(visit, await _job(visit))
+
+
+async def job_events(visit: Visit) -> Response:
+    """A job while it changes, as server-sent events `part`, each the whole job as JSON; `end` is the last."""
+    found = await _job(visit)
+    if visit.request.method == "HEAD":
+        return Response(media_type=EVENTS)
+    name = (await repos.get(visit.edges.db, found.repo_id)).name
+
+    async def look() -> tuple[str, bool]:
+        now = await _job(visit)
+        return msgspec.json.encode(Job.of(now, name)).decode(), now.finished_at is not None
+
+    return await follow(visit, look)
+
+
+async def cancel_job(visit: Visit) -> Job:
+    """Ask a job to stop. One that has ended stays as it is."""
+    found = await _job(visit)
+    _check_scope(visit, found.kind)
+    done = await jobs.cancel(visit.edges.db, visit.of_team().id, found.id, visit.now)
+    if done is None:
+        raise NotFound("there is no such job")
+    if found.finished_at is None:
+        await visit.audit("job.cancel", found.kind, found.repo_id)
+    return await _shown(visit, done)
+
+
+async def retry_job(visit: Visit, body: Again) -> Job:
+    """Ask for the same again."""
+    found = await _job(visit)
+    _check_scope(visit, found.kind)
+    secret = _secret(body.username, body.token)
+    again = await flow.retry(visit.edges, visit.of_team().id, found.id, visit.owner().id, secret)
+    await visit.audit("job.retry", found.kind, found.repo_id)
+    await visit.hint(SYNC, str(found.repo_id))
+    return await _shown(visit, again)
+
+
+async def list_backups(visit: Visit, asked: BackupsAsked) -> Page[Job]:
+    """The team's backups, newest first: those that found something new, were asked for, or failed."""
+    return await _listed(visit, asked.repo, ("sync",), asked.state, asked)
+
+
+async def back_up(visit: Visit, body: BackupWanted) -> Job:
+    """Back up a repo now."""
+    found = await repos.find_in(visit.edges.db, visit.of_team().id, RepoId(UUID(body.repo)))
+    if found is None:
+        raise NotFound("there is no such repo")
+    return await _back_up(visit, found)
+
+
+async def back_up_repo(visit: Visit, body: Nothing) -> Job:
+    """Back up this repo now."""
+    return await _back_up(visit, await repo_of(visit))
+
+
+async def backup(visit: Visit) -> Job:
+    """One backup; its result names the snapshot."""
+    return await _shown(visit, await _backup(visit))
+
+
+async def restore_backup(visit: Visit, body: RestoreWanted) -> Job:
+    """Restore the snapshot of a backup."""
+    found = await _backup(visit)
+    number = (found.result or {}).get("snapshot")
+    if not isinstance(number, int):
+        raise Refused("this backup has no snapshot; restore another one, or wait till it is done")
+    if body.at is not None:
+        raise UsageError("the backup says which moment; leave out `at`")
+    repo = await repos.get(visit.edges.db, found.repo_id)
+    return await _restore(visit, repo, number, body)
+
+
+async def plan(visit: Visit, body: PlanWanted) -> Plan:
+    """What a restore would do, ref by ref; the target is asked what it has. Nothing is changed."""
+    found, then = await moment_of(visit, body.at)
+    to = None if body.to is None else _remote(visit, body.to)
+    made = await restoring.plan(
+        visit.edges, found, then, globs=body.refs, to=to, hidden=body.hidden, force=body.force
+    )
+    return Plan.of(made, None if to is None else to.url)
+
+
+async def restore(visit: Visit, body: RestoreWanted) -> Job:
+    """Push a moment to a remote. Nothing is ever deleted there; what would be overwritten needs `force`."""
+    found, then = await moment_of(visit, body.at)
+    return await _restore(visit, found, then.number, body)
+
+
+async def list_restores(visit: Visit) -> Page[Restore]:
+    """Every restore of a repo that came to its end, newest first."""
+    found = await restores.of(visit.edges.db, (await repo_of(visit)).id)
+    return Page(items=[Restore.of(one) for one in found], next=None)
+
+
+async def make_bundle(visit: Visit, body: BundleWanted) -> Job:
+    """Make a git bundle of a moment, which can be fetched for a day."""
+    found, then = await moment_of(visit, body.at)
+    return await _ask(visit, found, "bundle", {"snapshot": then.number, "globs": body.refs})
+
+
+async def drill(visit: Visit, body: ProofWanted) -> Job:
+    """Restore a moment only to prove that it works."""
+    found, then = await moment_of(visit, body.at)
+    return await _ask(visit, found, "drill", {"snapshot": then.number} if body.at else {})
+
+
+async def verify(visit: Visit, body: Nothing) -> Job:
+    """Read back every stored byte of a repo."""
+    return await _ask(visit, await repo_of(visit), "verify", {})
+
+
+async def list_drills(visit: Visit, asked: DrillsAsked) -> Page[Drill]:
+    """Every drill of the team, newest first, with its evidence."""
+    place = begin(asked.cursor, str)
+    before = visit.now + timedelta(days=1)
+    if place is not None:
+        moment = when.parse(place, visit.now)
+        if isinstance(moment, int):
+            raise UsageError("the cursor is not one that a page of this list gave; begin without it")
+        before = moment
+    found = await report.drills(visit.edges.db, visit.of_team().id, before, asked.limit + 1)
+    shown = found[: asked.limit]
+    more = cursor(shown[-1].finished_at) if len(found) > asked.limit else None
+    return Page(items=[Drill.of(one, one.repo) for one in shown], next=more)
+
+
+async def period(visit: Visit, asked: Period) -> Report:
+    """What was protected, behind, restored and drilled in a period; the last 30 days unless you say which."""
+    end = _time(visit, asked.end) or visit.now
+    start = _time(visit, asked.start) or end - PERIOD
+    if start >= end:
+        raise UsageError("the period ends before it begins; choose other days")
+    team = visit.of_team()
+    lines = await report.report(visit.edges.db, team.id, start, end)
+    return Report(team=team.name, start=start, end=end, repos=[ReportLine.of(one) for one in lines])
+
+
+async def _listed(
+    visit: Visit, repo: str | None, kinds: Sequence[Kind], states: Sequence[jobs.State], asked: Paged
+) -> Page[Job]:
+    db, team = visit.edges.db, visit.of_team()
+    found = await jobs.page(
+        db,
+        team.id,
+        repo_id=None if repo is None else RepoId(UUID(repo)),
+        kinds=kinds,
+        states=states,
+        before=cast(JobId | None, begin(asked.cursor, UUID)),
+        limit=asked.limit + 1,
+    )
+    shown = found[: asked.limit]
+    names = await repos.names(db, {one.repo_id for one in shown})
+    more = cursor(shown[-1].id) if len(found) > asked.limit else None
+    return Page(items=[Job.of(one, names[one.repo_id]) for one in shown], next=more)
+
+
+async def _job(visit: Visit) -> Kept:
+    chosen = JobId(uuid_of(visit, "job", "job"))
+    found = await jobs.find(visit.edges.db, visit.of_team().id, chosen)
+    if found is None:
+        raise NotFound("there is no such job")
+    return found
+
+
+async def _backup(visit: Visit) -> Kept:
+    chosen = JobId(uuid_of(visit, "backup", "backup"))
+    found = await jobs.find(visit.edges.db, visit.of_team().id, chosen)
+    if found is None or found.kind != "sync":
+        raise NotFound("there is no such backup")
+    return found
+
+
+async def _shown(visit: Visit, found: Kept) -> Job:
+    return Job.of(found, (await repos.get(visit.edges.db, found.repo_id)).name)
+
+
+def _check_scope(visit: Visit, kind: Kind) -> None:
+    """A token that may not restore may not have its way with restores by their jobs."""
+    if visit.token is not None and kind in RESTORING and "restore" not in visit.token.scopes:
+        raise HTTPException(403, f"the token {visit.token.name} has not the scope restore")
+
+
+async def _back_up(visit: Visit, found: Known) -> Job:
+    return await _ask(visit, found, "sync", {"reason": "manual"}, "repo.back-up")
+
+
+async def _ask(
+    visit: Visit,
+    found: Known,
+    kind: Kind,
+    asked: Mapping[str, Any],
+    action: str | None = None,
+    secret: Secret | None = None,
+) -> Job:
+    made = await flow.ask(visit.edges, found.id, kind, asked, person_id=visit.owner().id, secret=secret)
+    await visit.audit(action or f"repo.{kind}", found.name, found.id)
+    await visit.hint(SYNC, str(found.id))
+    return Job.of(made, found.name)
+
+
+async def _restore(visit: Visit, found: Known, number: int, body: RestoreWanted) -> Job:
+    if body.force and body.confirm != found.name:
+        raise UsageError(f'what is overwritten must be confirmed: say "confirm": "{found.name}"')
+    to = _remote(visit, body.to)
+    asked = {
+        "snapshot": number,
+        "globs": body.refs,
+        "to": to.url,
+        "hidden": body.hidden,
+        "force": body.force,
+    }
+    return await _ask(visit, found, "restore", asked, secret=to.secret)
+
+
+def _remote(visit: Visit, to: Target) -> Remote:
+    """A target with its credentials, which are never part of the address. Raises UsageError."""
+    remote = address.parse_remote(to.url, visit.edges.settings.allow_private_remotes)
+    if remote.secret is not None:
+        raise UsageError("give the credentials apart from the address")
+    return Remote(remote.url, _secret(to.username, to.token))
+
+
+def _secret(username: str | None, token: str | None) -> Secret | None:
+    return Secret(username or "oauth2", token) if token else None
+
+
+def _time(visit: Visit, text: str | None) -> datetime | None:
+    if not text:
+        return None
+    found = when.parse(text, visit.now)
+    if isinstance(found, int):
+        raise UsageError("say a day or a time, as in 2026-03-02")
+    return found
+
+
+CALLS: Final[Sequence[Call]] = (
+    call("GET", f"{TEAM}/jobs", list_jobs, Needs.VIEWER),
+    call("GET", JOB, job, Needs.VIEWER),
+    call("GET", f"{JOB}/events", job_events, Needs.VIEWER, media=EVENTS),
+    call("POST", f"{JOB}/cancel", cancel_job, Needs.OPERATOR, "backup"),
+    call("POST", f"{JOB}/retry", retry_job, Needs.OPERATOR, "backup", status=202),
+    call("GET", f"{TEAM}/backups", list_backups, Needs.VIEWER),
+    call("POST", f"{TEAM}/backups", back_up, Needs.OPERATOR, "backup", status=202),
+    call("GET", f"{TEAM}/backups/{{backup}}", backup, Needs.VIEWER),
+    call("POST", f"{TEAM}/backups/{{backup}}/restore", restore_backup, Needs.OPERATOR, "restore", status=202),
+    call("GET", "/backups", list_backups, Needs.VIEWER),
+    call("POST", "/backups", back_up, Needs.OPERATOR, "backup", status=202),
+    call("GET", "/backups/{backup}", backup, Needs.VIEWER),
+    call("POST", "/backups/{backup}/restore", restore_backup, Needs.OPERATOR, "restore", status=202),
+    call("POST", f"{REPO}/backups", back_up_repo, Needs.OPERATOR, "backup", status=202),
+    call("POST", f"{REPO}/plans", plan, Needs.OPERATOR, "restore"),
+    call("GET", f"{REPO}/restores", list_restores, Needs.VIEWER),
+    call("POST", f"{REPO}/restores", restore, Needs.OPERATOR, "restore", status=202),
+    call("POST", f"{REPO}/bundles", make_bundle, Needs.OPERATOR, "restore", status=202),
+    call("POST", f"{REPO}/drills", drill, Needs.OPERATOR, "backup", status=202),
+    call("POST", f"{REPO}/verifications", verify, Needs.OPERATOR, "backup", status=202),
+    call("GET", f"{TEAM}/drills", list_drills, Needs.VIEWER),
+    call("GET", f"{TEAM}/report", period, Needs.VIEWER),
+)

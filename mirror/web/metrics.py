@@ -1,0 +1,103 @@
+"""Numbers for Prometheus: how well everything is protected, what is being done, what fails."""
+
+import hmac
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mirror.store.measures import Measures, measures
+from mirror.web.frame import BEARER, Outside
+
+LATE: Final = timedelta(hours=1)
+TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
+_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
+
+def route(outside: Outside) -> Route:
+    """`GET /metrics`."""
+
+    async def metrics(request: Request) -> Response:
+        """Every number, to who may read them."""
+        _admit(request, outside.edges.settings.metrics_token)
+        found = await measures(outside.edges.db, outside.edges.clock(), LATE)
+        return Response(text(found), headers={"content-type": TEXT})
+
+    return Route("/metrics", metrics)
+
+
+def _admit(request: Request, token: str | None) -> None:
+    """Let in who has the token; where none is set, what runs on this machine and came by no proxy."""
+    if token is not None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(401, "send METRICS_TOKEN as a bearer token", BEARER)
+        return
+    near = request.client is not None and request.client.host in _LOOPBACK
+    if not near or request.url.hostname not in _NAMES or any(one in request.headers for one in _FORWARDED):
+        raise HTTPException(404, "there is nothing here")
+
+
+def text(found: Measures) -> bytes:
+    """The numbers in the text format of Prometheus."""
+
+    class Found(Collector):
+        def collect(self) -> Iterator[Metric]:
+            return _families(found)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Found())
+    return bytes(generate_latest(registry))
+
+
+def _families(found: Measures) -> Iterator[Metric]:
+    ages = GaugeMetricFamily(
+        "everref_protection_age_seconds",
+        "How long ago repos were last known to be protected, by how we hear of their pushes",
+        labels=["class", "quantile"],
+    )
+    for name, age in found.ages.items():
+        for quantile, value in (("0.5", age.median), ("0.95", age.most), ("1", age.oldest)):
+            ages.add_metric([name, quantile], value)
+    yield ages
+    yield _by(found.repos, "everref_repos", "Repos, by state", "state")
+    yield _by(
+        found.failing, "everref_repos_failing", "Repos whose last run failed, by class of error", "class"
+    )
+    yield GaugeMetricFamily("everref_wishes", "Repos that are due to be synced", value=found.wishes)
+    yield GaugeMetricFamily(
+        "everref_wish_oldest_seconds", "How long the oldest of them has waited", value=found.oldest_wish
+    )
+    yield _by(found.jobs, "everref_jobs", "Jobs that have not ended", "kind", "state")
+    yield GaugeMetricFamily(
+        "everref_queue_oldest_seconds", "How long the oldest queued job has waited", value=found.oldest_job
+    )
+    yield _by(found.ended, "everref_jobs_ended_last_hour", "Jobs that ended in an hour", "kind", "state")
+    yield _by(
+        found.failed, "everref_errors_last_hour", "Jobs that failed in an hour, by class", "kind", "class"
+    )
+    yield _by(found.deliveries, "everref_deliveries_last_hour", "Webhook deliveries in an hour", "kind")
+    yield GaugeMetricFamily("everref_stored_bytes", "Bytes of live parts in the vault", value=found.bytes)
+    yield GaugeMetricFamily(
+        "everref_replaced_bytes", "Bytes in the vault that wait to be deleted", value=found.replaced
+    )
+    yield GaugeMetricFamily("everref_snapshots", "Snapshots", value=found.snapshots)
+
+
+def _by(
+    counts: Mapping[str, int] | Mapping[tuple[str, str], int], name: str, about: str, *labels: str
+) -> Metric:
+    family = GaugeMetricFamily(name, about, labels=labels)
+    for key, count in counts.items():
+        family.add_metric([key] if isinstance(key, str) else list(key), count)
+    return family

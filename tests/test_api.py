@@ -1,0 +1,521 @@
+"""The API as programs use it: signing in, lists, errors, keys for what creates, and all that the pages do."""
+
+import asyncio
+import base64
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mirror.flows import sync
+from mirror.model import RefName, Repo
+from mirror.people import Role
+from mirror.store import audit, idempotency, jobs, notices, repos, sealed
+from mirror.store.people import Person
+from mirror.store.teams import Team
+from mirror.web.api.call import A_MINUTE, BODY
+from tests.parts.api import Program, program, with_token
+from tests.parts.repos import Work
+from tests.parts.web import ORIGIN, Site
+
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Kept:
+    """A team of Alice's with a repo that has three snapshots, the last of them forced."""
+
+    site: Site
+    alice: Person
+    team: Team
+    program: Program
+    work: Work
+    repo: Repo
+
+    @property
+    def at(self) -> str:
+        return f"/teams/alice/repos/{self.repo.id}"
+
+
+@pytest_asyncio.fixture
+async def kept(site: Site, work: Work) -> Kept:
+    alice = await site.person("alice")
+    team = await site.team(alice)
+    edges = site.mirror.edges
+    first = work.commit(files={"README.md": b"# One\n", "src/a.txt": b"a\n"})
+    work.set(RefName(b"refs/heads/odd-\xff"), first)
+    repo = await repos.add(edges.db, team.id, "acme/api", str(work.path), site.mirror.clock.now)
+    await sync.sync(edges, repo.id)
+    work.commit(files={"README.md": b"# Two\n"}, message="This will be lost")
+    await sync.sync(edges, repo.id)
+    work.commit(files={"README.md": b"# Three\n", "caf\u00e9.bin": b"\0\1"}, parents=[first])
+    await sync.sync(edges, repo.id)
+    return Kept(site, alice, team, await with_token(site, alice, team), work, repo)
+
+
+# Signing in.
+
+
+async def test_who_registers_gets_an_access_token_and_a_team(site: Site) -> None:
+    guest = await program(site)
+    made = await guest.ask(
+        "POST", "/register", {"name": "Ann", "email": "ann@example.org", "password": PASSWORD}
+    )
+    assert made.status_code == 201
+    assert (made.json()["token_type"], made.json()["expires_in"]) == ("Bearer", 12 * 3600)
+    ann = await program(site, made.json()["access_token"])
+    profile = await ann.get("/profile")
+    assert (profile["name"], profile["email"]) == ("Ann", "ann@example.org")
+    assert [(one["name"], one["role"]) for one in profile["teams"]] == [("ann", "owner")]
+
+
+async def test_a_refresh_token_renews_both_once(site: Site) -> None:
+    guest = await program(site)
+    new = {"name": "Ann", "email": "ann@example.org", "password": PASSWORD}
+    await guest.post("/register", new)
+    first = await guest.post("/login", {"email": "ann@example.org", "password": PASSWORD})
+    site.mirror.clock.now += timedelta(hours=13)
+    old = await program(site, first["access_token"])
+    assert (await old.ask("GET", "/profile")).status_code == 401
+    second = await guest.post("/refresh", {"refresh_token": first["refresh_token"]})
+    ann = await program(site, second["access_token"])
+    assert (await ann.get("/profile"))["name"] == "Ann"
+    again = await guest.ask("POST", "/refresh", {"refresh_token": first["refresh_token"]})
+    assert again.status_code == 401
+    site.mirror.clock.now += timedelta(days=14)
+    late = await guest.ask("POST", "/refresh", {"refresh_token": second["refresh_token"]})
+    assert late.status_code == 401
+
+
+async def test_refreshing_proves_nothing_about_who_it_is(site: Site) -> None:
+    guest = await program(site)
+    first = await guest.post("/register", {"name": "Ann", "email": "ann@example.org", "password": PASSWORD})
+    site.mirror.clock.now += timedelta(hours=1)
+    second = await guest.post("/refresh", {"refresh_token": first["refresh_token"]})
+    ann = await program(site, second["access_token"])
+    changed = await ann.ask("PUT", "/profile/password", {"password": "another good one"})
+    assert changed.status_code == 403
+    assert "prove who you are" in changed.json()["detail"]
+
+
+async def test_who_logs_out_is_out(site: Site) -> None:
+    guest = await program(site)
+    made = await guest.post("/register", {"name": "Ann", "email": "ann@example.org", "password": PASSWORD})
+    ann = await program(site, made["access_token"])
+    assert [one["current"] for one in (await ann.get("/sessions"))["items"]] == [True]
+    assert (await ann.ask("POST", "/logout")).status_code == 204
+    assert (await ann.ask("GET", "/profile")).status_code == 401
+    gone = await guest.ask("POST", "/refresh", {"refresh_token": made["refresh_token"]})
+    assert gone.status_code == 401
+
+
+async def test_guessing_passwords_ends_after_ten_tries(site: Site) -> None:
+    guest = await program(site)
+    site.mirror.clock.step = timedelta()
+    wrong = {"email": "ann@example.org", "password": "not the password"}
+    answers = [await guest.ask("POST", "/login", wrong) for _ in range(11)]
+    assert {answer.status_code for answer in answers[:10]} == {401}
+    assert answers[10].status_code == 429
+    assert answers[10].headers["retry-after"] == "60"
+    assert (answers[10].json()["class"], answers[10].json()["retry"]) == ("limit", True)
+
+
+async def test_an_access_token_is_no_cookie_and_a_cookie_no_access_token(site: Site) -> None:
+    alice = await site.person("alice")
+    raw, _ = await site.session(alice.id)
+    assert (await (await program(site, raw)).ask("GET", "/profile")).status_code == 401
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "status", "word"),
+    [
+        (b"{", "application/json", 400, "truncated"),
+        (b"\xff{}", "application/json", 400, "malformed"),
+        (b'{"url": 3}', "application/json", 400, "$.url"),
+        (b'{"url": "https://x.example/y", "what": 1}', "application/json", 400, "what"),
+        (b"{}", "application/json", 400, "url"),
+        (b"[" * 100_000, "application/json", 400, ""),
+        (b"url=x", "application/x-www-form-urlencoded", 415, "JSON"),
+        (b'{"url": "' + b"x" * BODY + b'"}', "application/json", 413, "bytes"),
+    ],
+    ids=["cut off", "no UTF-8", "wrong type", "unknown field", "missing", "deep", "a form", "too large"],
+)
+async def test_what_is_sent_wrongly_is_told_with_the_place(
+    site: Site, sent: bytes, kind: str, status: int, word: str
+) -> None:
+    alice = await site.person("alice")
+    one = await with_token(site, alice, await site.team(alice))
+    headers = {"authorization": f"Bearer {one.bearer}", "content-type": kind}
+    answer = await one.client.post("/api/v1/teams/alice/repos", content=sent, headers=headers)
+    told = answer.json()
+    assert (answer.status_code, told["status"]) == (status, status), told
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert word in told["detail"]
+    assert (told["class"], told["retry"]) == ("limit" if status == 413 else "usage", False)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": "0"}, {"limit": "201"}, {"limit": "many"}, {"cursor": "!"}, {"what": "1"}, {"state": "odd"}],
+    ids=lambda query: "=".join(next(iter(query.items()))),
+)
+async def test_a_parameter_that_is_not_right_is_named(site: Site, query: dict[str, Any]) -> None:
+    alice = await site.person("alice")
+    one = await with_token(site, alice, await site.team(alice))
+    answer = await one.ask("GET", "/teams/alice/repos", **query)
+    assert answer.status_code == 400
+    assert next(iter(query)) in answer.json()["detail"]
+
+
+async def test_where_no_call_is_the_api_says_so(site: Site) -> None:
+    guest = await program(site)
+    assert (await guest.ask("GET", "/nothing")).json()["status"] == 404
+    other = await guest.ask("DELETE", "/teams/alice/repos")
+    assert other.status_code == 405
+    assert other.headers["allow"] == "GET, HEAD, POST"
+    assert other.headers["content-type"] == "application/problem+json"
+
+
+async def test_another_teams_objects_are_as_those_that_there_are_not(kept: Kept) -> None:
+    mallory = await kept.site.person("mallory")
+    other = await with_token(kept.site, mallory, await kept.site.team(mallory))
+    job = await kept.program.post(f"{kept.at}/backups")
+    for path in (f"/repos/{kept.repo.id}", f"/jobs/{job['id']}", f"/backups/{job['id']}"):
+        assert (await other.ask("GET", f"/teams/alice{path}")).status_code == 404
+        assert (await other.ask("GET", f"/teams/mallory{path}")).status_code == 404
+    assert (await other.ask("POST", "/backups", {"repo": str(kept.repo.id)})).status_code == 404
+    assert (await other.get("/backups"))["items"] == []
+
+
+async def test_more_than_so_many_calls_a_minute_are_refused(site: Site) -> None:
+    alice = await site.person("alice")
+    one = await with_token(site, alice, await site.team(alice))
+    site.mirror.clock.step = timedelta()
+    await one.get("/profile")
+    await site.mirror.edges.db.execute("update tries set count = $1", A_MINUTE)
+    answer = await one.ask("GET", "/profile")
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "60"
+    site.mirror.clock.now += timedelta(minutes=2)
+    await one.get("/profile")
+
+
+# What creates.
+
+
+async def test_the_same_key_makes_one_thing(kept: Kept) -> None:
+    key = {"idempotency-key": "one"}
+    wanted = {"role": "viewer"}
+    first = await kept.program.ask("POST", "/teams/alice/invitations", wanted, headers=key)
+    again = await kept.program.ask("POST", "/teams/alice/invitations", wanted, headers=key)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len((await kept.program.get("/teams/alice/invitations"))["items"]) == 1
+    other = await kept.program.ask("POST", "/teams/alice/invitations", {"role": "admin"}, headers=key)
+    assert other.status_code == 422
+    kept.site.mirror.clock.now += timedelta(hours=25)
+    fresh = await kept.program.ask("POST", "/teams/alice/invitations", {"role": "admin"}, headers=key)
+    assert fresh.status_code == 201
+
+
+async def test_a_key_whose_first_request_is_at_work_waits(kept: Kept) -> None:
+    kept.site.mirror.clock.step = timedelta()
+    key = {"idempotency-key": "one"}
+    answers = await asyncio.gather(
+        *(kept.program.ask("POST", f"{kept.at}/drills", {}, headers=key) for _ in range(4))
+    )
+    assert set(one.status_code for one in answers) <= {202, 409}
+    assert len({one.json()["id"] for one in answers if one.status_code == 202}) == 1
+    assert len((await kept.program.get("/teams/alice/jobs", kind="drill"))["items"]) == 1
+
+
+async def test_what_failed_leaves_its_key_free(kept: Kept) -> None:
+    key = {"idempotency-key": "one"}
+    gone = {"to": {"url": "ssh://nowhere.example/x"}}
+    failed = await kept.program.ask("POST", f"{kept.at}/restores", gone, headers=key)
+    assert failed.status_code == 400
+    made = await kept.program.ask("POST", f"{kept.at}/drills", {}, headers=key)
+    assert made.status_code == 202
+
+
+async def test_the_key_of_a_process_that_died_is_free_after_a_while(kept: Kept) -> None:
+    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock.now
+    assert await idempotency.begin(db, kept.alice.id, "one", "0" * 64, now) is None
+    key = {"idempotency-key": "one"}
+    other = await kept.program.ask("POST", f"{kept.at}/drills", {}, headers=key)
+    assert other.status_code == 422
+    kept.site.mirror.clock.now += timedelta(minutes=6)
+    assert (await kept.program.ask("POST", f"{kept.at}/drills", {}, headers=key)).status_code == 202
+
+
+async def test_a_kept_answer_shows_no_token(site: Site) -> None:
+    alice = await site.person("alice")
+    browser = await site.signed_in(alice)
+    headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf, "idempotency-key": "one"}
+    body = {"name": "ci", "scopes": ["read"]}
+    made = await browser.client.post("/api/v1/teams/alice/tokens", json=body, headers=headers)
+    again = await browser.client.post("/api/v1/teams/alice/tokens", json=body, headers=headers)
+    assert made.json() == again.json()
+    token = made.json()["token"]
+    kept = await site.mirror.edges.db.fetchval("select sealed from idempotency")
+    assert token.encode() not in kept
+    place = next(one for one in sealed.PLACES if one.table == "idempotency")
+    assert len(await sealed.others(site.mirror.edges.db, place, b"\0" * 9, "", 10)) == 1
+
+
+# Reading.
+
+
+async def test_a_get_that_has_not_changed_is_304(kept: Kept) -> None:
+    first = await kept.program.ask("GET", f"{kept.at}/snapshots")
+    tag = first.headers["etag"]
+    same = await kept.program.ask("GET", f"{kept.at}/snapshots", headers={"if-none-match": f'"x", W/{tag}'})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    other = await kept.program.ask("GET", f"{kept.at}/snapshots", limit=1, headers={"if-none-match": tag})
+    assert other.status_code == 200
+
+
+async def test_a_head_is_a_get_without_its_body(kept: Kept) -> None:
+    for path in (f"{kept.at}/snapshots", f"{kept.at}/refs"):
+        assert (await kept.program.ask("HEAD", path)).status_code == 200
+    job = await kept.program.post(f"{kept.at}/backups")
+    assert (await kept.program.ask("HEAD", f"/teams/alice/jobs/{job['id']}/events")).status_code == 200
+
+
+async def test_lists_are_read_page_by_page(kept: Kept) -> None:
+    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock.now
+    for number in range(5):
+        await repos.add(db, kept.team.id, f"acme/b{number}", f"https://b.example/{number}", now)
+        await notices.add(db, kept.team.id, None, "connection", f"notice {number}", now)
+    for path, key, count in (
+        ("/teams/alice/repos", "name", 6),
+        (f"{kept.at}/snapshots", "number", 3),
+        (f"{kept.at}/refs", "name", 3),
+        (f"{kept.at}/changes", "new", 5),
+        (f"{kept.at}/pushes", "snapshot", 3),
+        ("/notifications", "id", 5),
+    ):
+        found: list[str] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = await kept.program.get(path, limit=2, **cursor)
+            found += [str(one[key]) for one in page["items"]]
+            if page["next"] is None:
+                break
+            cursor = {"cursor": page["next"]}
+        assert len(found) == count, path
+        assert found == [str(one[key]) for one in (await kept.program.get(path, limit=200))["items"]]
+
+
+async def test_a_cursor_of_another_list_is_refused(kept: Kept) -> None:
+    page = await kept.program.get(f"{kept.at}/snapshots", limit=1)
+    for path in (f"{kept.at}/changes", "/teams/alice/repos", "/teams/alice/jobs", "/teams/alice/drills"):
+        answer = await kept.program.ask("GET", path, cursor=page["next"])
+        assert answer.status_code == 400, path
+
+
+async def test_repos_are_found_by_name_words_and_state(kept: Kept) -> None:
+    for query, found in (
+        ({"name": "acme/api"}, 1),
+        ({"name": "acme"}, 0),
+        ({"q": "api"}, 1),
+        ({"state": "protected"}, 1),
+        ({"state": "failing"}, 0),
+    ):
+        assert len((await kept.program.get("/teams/alice/repos", **query))["items"]) == found
+    one = await kept.program.get(kept.at)
+    assert (one["name"], one["state"], one["snapshots"], one["refs"]) == ("acme/api", "protected", 3, 2)
+
+
+async def test_a_name_that_is_no_utf8_has_its_bytes_as_well(kept: Kept) -> None:
+    odd = (await kept.program.get(f"{kept.at}/refs", glob="odd-*"))["items"][0]
+    assert base64.b64decode(odd["name_b64"]) == b"refs/heads/odd-\xff"
+    shown = await kept.program.get(f"{kept.at}/commits", ref_b64=odd["name_b64"])
+    assert shown["items"][0]["oid"] == odd["target"]
+
+
+async def test_a_moment_is_read_as_it_was(kept: Kept) -> None:
+    blob = await kept.program.get(f"{kept.at}/blob", path="README.md", at="#2")
+    assert (blob["snapshot"], blob["text"], blob["whole"]) == (2, "# Two\n", True)
+    now = await kept.program.get(f"{kept.at}/blob", path="caf\u00e9.bin")
+    assert (now["text"], base64.b64decode(now["data_b64"])) == (None, b"\0\1")
+    folder = await kept.program.get(f"{kept.at}/tree", path="src")
+    assert [(one["name"], one["kind"], one["mode"]) for one in folder["entries"]] == [
+        ("a.txt", "file", "100644")
+    ]
+    raw = await kept.program.ask("GET", f"{kept.at}/raw", path="README.md", at="#1")
+    assert (raw.content, raw.headers["x-content-type-options"]) == (b"# One\n", "nosniff")
+    told = await kept.program.get(f"{kept.at}/difference", since="#2", at="#3")
+    assert [(one["name"], one["kind"]) for one in told["refs"]] == [("refs/heads/main", "forced")]
+    assert {one["path"] for one in told["files"]["files"]} == {"README.md", "caf\u00e9.bin"}
+    commit = await kept.program.get(f"{kept.at}/commits/{kept.work.tip().decode()}")
+    assert commit["commit"]["author"] == "Alice Example"
+    missing = await kept.program.ask("GET", f"{kept.at}/blob", path="nothing")
+    assert missing.status_code == 404
+
+
+async def test_what_a_force_push_took_away_is_told(kept: Kept) -> None:
+    lost = await kept.program.get(f"{kept.at}/lost")
+    assert (lost["total"], lost["commits"]) == (1, 1)
+    assert lost["items"][0]["commits"][0]["summary"] == "This will be lost"
+    assert lost["items"][0]["bring_back_as"].startswith("refs/heads/restored/main-")
+    forced = await kept.program.get(f"{kept.at}/changes", kind="forced")
+    assert [one["snapshot"] for one in forced["items"]] == [3]
+
+
+# Doing.
+
+
+async def test_a_backup_is_a_job_that_is_listed_shown_and_cancelled(kept: Kept) -> None:
+    job = await kept.program.post("/backups", {"repo": str(kept.repo.id)})
+    assert (job["kind"], job["state"], job["repo"]) == ("sync", "queued", "acme/api")
+    assert (await kept.program.post(f"{kept.at}/backups"))["id"] == job["id"]
+    assert [one["id"] for one in (await kept.program.get("/backups"))["items"]] == [job["id"]]
+    assert (await kept.program.get(f"/teams/alice/backups/{job['id']}"))["id"] == job["id"]
+    early = await kept.program.ask("POST", f"/backups/{job['id']}/restore", {"to": {"url": "https://x/y"}})
+    assert early.status_code == 409
+    stopped = await kept.program.post(f"/teams/alice/jobs/{job['id']}/cancel")
+    assert stopped["state"] == "cancelled"
+    again = await kept.program.post(f"/teams/alice/jobs/{job['id']}/retry")
+    assert (again["state"], again["id"] == job["id"]) == ("queued", False)
+    actions = [one.entry.action for one in await audit.page(kept.site.mirror.edges.db, kept.team.id)]
+    assert actions[:4] == ["job.retry", "job.cancel", "repo.back-up", "repo.back-up"]
+
+
+async def test_a_job_is_followed_by_events(kept: Kept) -> None:
+    job = await kept.program.post(f"{kept.at}/drills")
+    await kept.program.post(f"/teams/alice/jobs/{job['id']}/cancel")
+    answer = await kept.program.ask("GET", f"/teams/alice/jobs/{job['id']}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    part, end, _ = answer.text.split("\n\n", 2)
+    assert json.loads(part.partition("data: ")[2])["state"] == "cancelled"
+    assert end.startswith("event: end")
+
+
+async def test_a_plan_says_ref_by_ref_what_a_restore_would_do(kept: Kept) -> None:
+    plan = await kept.program.post(f"{kept.at}/plans", {"at": "#2", "refs": ["main"]})
+    told = {one["name"]: one["result"] for one in plan["refs"]}
+    assert told == {"HEAD": "created", "refs/heads/main": "created"}
+    assert plan["snapshot"] == 2
+
+
+async def test_credentials_of_a_restore_are_sealed_and_never_shown(kept: Kept, work: Work) -> None:
+    to = {"url": str(kept.work.path), "token": "s3cret-token"}
+    job = await kept.program.post(f"{kept.at}/restores", {"at": "#1", "to": to})
+    assert "s3cret" not in json.dumps(job)
+    assert (job["kind"], job["asked"]["snapshot"]) == ("restore", 1)
+    row = await kept.site.mirror.edges.db.fetchrow("select asked, sealed from job where id = $1", job["id"])
+    assert "s3cret" not in row["asked"]
+    assert row["sealed"] is not None
+
+
+async def test_overwriting_is_confirmed_by_the_name(kept: Kept) -> None:
+    wanted = {"to": {"url": str(kept.work.path)}, "force": True}
+    refused = await kept.program.ask("POST", f"{kept.at}/restores", wanted)
+    assert refused.status_code == 400
+    assert "acme/api" in refused.json()["detail"]
+    await kept.program.post(f"{kept.at}/restores", wanted | {"confirm": "acme/api"})
+
+
+async def test_a_token_that_may_only_back_up_does_not_retry_a_restore(kept: Kept) -> None:
+    to = {"url": str(kept.work.path)}
+    job = await kept.program.post(f"{kept.at}/restores", {"to": to})
+    small = await with_token(kept.site, kept.alice, kept.team, ("read", "backup"))
+    for what in ("cancel", "retry"):
+        answer = await small.ask("POST", f"/teams/alice/jobs/{job['id']}/{what}", {})
+        assert answer.status_code == 403
+    found = await jobs.page(kept.site.mirror.edges.db, kept.team.id)
+    assert [one.state for one in found] == ["queued"]
+
+
+async def test_a_repos_schedule_is_checked_and_kept(kept: Kept) -> None:
+    headers = {"content-type": "application/json"}
+    wrong = await kept.program.ask("PATCH", f"{kept.at}/settings", {"schedule": "often"}, headers=headers)
+    assert wrong.status_code == 400
+    done = await kept.program.ask(
+        "PATCH", f"{kept.at}/settings", {"schedule": "6h", "paused": True, "excluded": ["refs/pull/*"]}
+    )
+    assert (done.json()["schedule"], done.json()["paused_at"] is None) == ("6h", False)
+    assert done.json()["excluded"] == ["refs/pull/*"]
+    back = await kept.program.ask("PATCH", f"{kept.at}/settings", {"schedule": None, "paused": False})
+    assert (back.json()["schedule"], back.json()["paused_at"]) == (None, None)
+
+
+async def test_a_hook_is_given_rotated_and_removed(kept: Kept) -> None:
+    assert (await kept.program.ask("GET", f"{kept.at}/hook")).status_code == 404
+    made = await kept.program.post(f"{kept.at}/hook", {"forge": "github"})
+    assert made["secret"]
+    assert "/hooks/github/" in made["url"]
+    assert (await kept.program.get(f"{kept.at}/hook"))["secret"] is None
+    assert (await kept.program.post(f"{kept.at}/hook/rotate"))["secret"] != made["secret"]
+    assert (await kept.program.ask("DELETE", f"{kept.at}/hook")).status_code == 204
+
+
+async def test_members_come_by_invitation_and_go(kept: Kept) -> None:
+    bob = await kept.site.person("bob")
+    theirs = await kept.site.signed_in(bob)
+    invited = await kept.program.post("/teams/alice/invitations", {"role": "operator"})
+    seen = await theirs.client.get(f"/api/v1/invitations/{invited['code']}")
+    assert (seen.json()["team"], seen.json()["role"]) == ("alice", "operator")
+    headers = {"origin": ORIGIN, "x-csrf-token": theirs.csrf}
+    joined = await theirs.client.post(f"/api/v1/invitations/{invited['code']}/accept", headers=headers)
+    assert joined.json()["role"] == "operator"
+    changed = await kept.program.ask("PATCH", f"/teams/alice/members/{bob.id}", {"role": "viewer"})
+    assert changed.json()["role"] == "viewer"
+    assert (await kept.program.ask("DELETE", f"/teams/alice/members/{bob.id}")).status_code == 204
+    assert [one["name"] for one in (await kept.program.get("/teams/alice/members"))["items"]] == ["Alice"]
+
+
+async def test_notices_are_listed_and_dismissed(kept: Kept) -> None:
+    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock.now
+    await notices.add(db, kept.team.id, kept.repo.id, "mass-deletion", "half is gone", now)
+    (one,) = (await kept.program.get("/notifications"))["items"]
+    assert (one["repo"], one["seen_at"]) == ("acme/api", None)
+    assert (await kept.program.ask("POST", f"/notifications/{one['id']}/seen")).status_code == 204
+    assert (await kept.program.get("/teams/alice/notices"))["items"][0]["seen_at"] is not None
+
+
+async def test_the_audit_log_is_read_and_exported(kept: Kept) -> None:
+    await kept.program.post(f"{kept.at}/backups")
+    page = await kept.program.get("/teams/alice/audit", action="repo")
+    assert page["items"][0]["actor"] == "Alice, by token a test's"
+    export = await kept.program.ask("GET", "/teams/alice/audit/export")
+    assert export.headers["content-type"] == "application/x-ndjson"
+    assert json.loads(export.text.splitlines()[-1])["action"] == "repo.back-up"
+
+
+async def test_a_report_is_about_its_period(kept: Kept) -> None:
+    report = await kept.program.get("/teams/alice/report")
+    assert [(one["repo"], one["snapshots"], one["forced"]) for one in report["repos"]] == [("acme/api", 3, 1)]
+    wrong = await kept.program.ask("GET", "/teams/alice/report", start="2026-03-02", end="2026-03-01")
+    assert wrong.status_code == 400
+
+
+async def test_the_team_that_is_meant_can_be_said(kept: Kept) -> None:
+    bob = await kept.site.member(kept.team, "bob", Role.VIEWER)
+    browser = await kept.site.signed_in(bob)
+    own = await browser.client.get("/api/v1/settings")
+    assert (own.json()["name"], own.json()["role"]) == ("bob", "owner")
+    theirs = await browser.client.get("/api/v1/settings", params={"team": "alice"})
+    assert (theirs.json()["name"], theirs.json()["role"]) == ("alice", "viewer")
+    headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf}
+    refused = await browser.client.post(
+        "/api/v1/backups?team=alice", json={"repo": str(kept.repo.id)}, headers=headers
+    )
+    assert refused.status_code == 403
+
+
+async def test_a_session_sends_its_token_and_another_site_cannot(kept: Kept) -> None:
+    browser = await kept.site.signed_in(kept.alice)
+    body = {"repo": str(kept.repo.id)}
+    assert (await browser.client.post("/api/v1/backups", json=body)).status_code == 403
+    foreign = {"origin": "https://evil.example", "x-csrf-token": browser.csrf}
+    assert (await browser.client.post("/api/v1/backups", json=body, headers=foreign)).status_code == 403
+    assert await jobs.page(kept.site.mirror.edges.db, kept.team.id) == []
