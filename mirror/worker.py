@@ -149,6 +149,7 @@ class Hands:
             self.workers, self._shares = workers, shares(self.me, workers)
         async with self._taking:
             await runs.keep(edges.db, self.me, self._runs)
+        await leases.release_over(edges.db)
         if now - before > 2 * BEAT_SECONDS:
             return  # the database was away: whoever else lives says so first
         if reaped := await runs.reap(edges.db, self.me, edges.clock()):

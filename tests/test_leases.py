@@ -13,6 +13,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from mirror.errors import OurFault
 from mirror.model import RepoId
 from mirror.store import leases
 from tests.parts.chain import begin
@@ -186,3 +187,26 @@ async def test_an_owner_says_where_to_look_for_it(db: asyncpg.Pool, free: RepoId
     assert lease is not None
     assert lease.owner.startswith(f"{socket.gethostname()}/")
     assert f"/{os.getpid()}/" in lease.owner
+
+
+async def test_a_turn_whose_end_could_not_be_written_is_free_again_at_once(
+    db: asyncpg.Pool, free: RepoId
+) -> None:
+    lease, other = await leases.acquire(db, free), (await begin(db, "other")).lease
+    assert lease is not None
+    await db.execute("alter table lease rename to away")
+    with pytest.raises(OurFault):
+        await leases.release(db, lease)
+    await db.execute("alter table away rename to lease")
+    await leases.release_over(db)
+    assert await db.fetchval("select owner from lease where repo_id = $1", free) is None
+    assert await leases.beat(db, other)  # the turn of a run that goes on
+
+
+async def test_a_run_of_this_process_that_has_ended_holds_nobody_up(db: asyncpg.Pool, free: RepoId) -> None:
+    lease = await leases.acquire(db, free)
+    assert lease is not None and await leases.acquire(db, free) is None
+    await leases.release(db, lease)
+    await db.execute("update lease set owner = $2 where repo_id = $1", free, lease.owner)
+    assert leases.is_over(lease.owner) and not leases.is_dead(lease.owner)
+    assert await leases.acquire(db, free)

@@ -1,11 +1,9 @@
 """From a push at a forge to a restore out of the vault alone, with everything between them real."""
 
-from datetime import timedelta
-
 import pytest
 
-from tests.parts.forges import GitHub, Repository
-from tests.parts.whole import Begin, Host, Whole, until
+from tests.parts.forges import GitHub
+from tests.parts.whole import LATER, Begin, Host, Whole, until
 
 # arq closes its connections by the old name of that method.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
@@ -35,43 +33,29 @@ async def whole(github: GitHub, begin: Begin) -> Whole:
     return await begin(github)
 
 
-async def protected(whole: Whole, *names: str, private: bool = False) -> list[Repository]:
-    """New repositories that are kept and protected."""
-    made = [whole.host.add_repository(f"alice/{name}", private=private) for name in names]
-    async with whole.working():
-        await whole.keep(*made)
-        await whole.at_rest()
-    return made
-
-
 # Deliveries
 
 
 async def test_a_delivery_that_got_lost_costs_time_and_no_push(either: Host, begin: Begin) -> None:
     whole = await begin(either)
-    garden, shed = await protected(whole, "garden", "shed")
+    garden, shed = await whole.protected("garden", "shed")
     async with whole.working():
         either.drop()
         garden.commit()
         shed.commit()
         await either.deliver()
-        await until(lambda: is_behind_no_more(whole, shed))
+        await until(lambda: whole.is_protected(shed))
         shown = await whole.overview(garden)
         assert shown.protected_as_of and shown.protected_as_of < whole.states[garden][-1].at
-        whole.later(timedelta(minutes=6))
+        whole.later(LATER)
         await whole.sweep()
         await whole.at_rest()
     await whole.holds()
 
 
-async def is_behind_no_more(whole: Whole, repository: Repository) -> bool:
-    shown = await whole.overview(repository)
-    return shown.state == "protected" and shown.snapshots == len(whole.states[repository])
-
-
 async def test_deliveries_that_come_twice_change_nothing(either: Host, begin: Begin) -> None:
     whole = await begin(either)
-    (garden,) = await protected(whole, "garden")
+    (garden,) = await whole.protected("garden")
     async with whole.working():
         either.duplicate(2)
         garden.commit()
@@ -88,7 +72,7 @@ async def test_deliveries_that_come_twice_change_nothing(either: Host, begin: Be
 
 async def test_deliveries_in_the_opposite_order_tell_the_same(either: Host, begin: Begin) -> None:
     whole = await begin(either)
-    (garden,) = await protected(whole, "garden")
+    (garden,) = await whole.protected("garden")
     either.hold()
     for _ in range(3):
         garden.commit()
@@ -102,7 +86,7 @@ async def test_deliveries_in_the_opposite_order_tell_the_same(either: Host, begi
 
 async def test_a_hundred_deliveries_at_once_are_a_few_looks_and_every_push(whole: Whole) -> None:
     github = whole.host
-    garden, shed = await protected(whole, "garden", "shed")
+    garden, shed = await whole.protected("garden", "shed")
     asked = github.count("info/refs")
     github.hold()
     for number in range(25):
@@ -117,7 +101,7 @@ async def test_a_hundred_deliveries_at_once_are_a_few_looks_and_every_push(whole
 
 async def test_a_force_push_between_two_jobs_is_rescued(either: Host, begin: Begin) -> None:
     whole = await begin(either)
-    (garden,) = await protected(whole, "garden")
+    (garden,) = await whole.protected("garden")
     for _ in range(3):
         garden.commit(parents=[])
         await either.deliver()
@@ -130,7 +114,7 @@ async def test_a_force_push_between_two_jobs_is_rescued(either: Host, begin: Beg
 
 
 async def test_what_the_forge_has_no_more_when_it_is_asked_is_shown_as_lost(whole: Whole) -> None:
-    (garden,) = await protected(whole, "garden")
+    (garden,) = await whole.protected("garden")
     garden.commit(parents=[])
     garden.commit(parents=[])
     await whole.host.deliver()
@@ -147,10 +131,11 @@ async def test_what_the_forge_has_no_more_when_it_is_asked_is_shown_as_lost(whol
 async def test_fifty_repositories_that_are_pushed_to_at_once_are_protected_by_two_workers(
     whole: Whole,
 ) -> None:
-    made = await protected(whole, *(f"garden-{number}" for number in range(50)))
-    async with whole.elsewhere() as elsewhere, whole.working() as one, whole.working(elsewhere) as other:
+    made = await whole.protected(*(f"garden-{number}" for number in range(50)))
+    async with whole.elsewhere() as elsewhere, whole.working(), whole.working(elsewhere):
         for repository in made:
             repository.commit()
         await whole.at_rest()
-        assert one.done and other.done
+        pools = [list((edges.disk.root / "pools").iterdir()) for edges in (whole.edges, elsewhere)]
+        assert all(pools)
     await whole.holds()

@@ -21,14 +21,14 @@ async def settle(edges: Edges, repo: Repo, lease: Lease) -> Snapshot | None:
     """Bring the database and the scratch space level with the vault; returns the latest snapshot.
 
     1. Replay manifests that were stored but not recorded: storing was the commit.
-    2. Discard uploads that dead runs intended and no manifest names.
+    2. Discard uploads that runs which are over intended and no manifest names.
     3. Empty the repo's scratch space on this disk: only the lease's holder works there.
 
     Safe to run twice; costs one request to the vault when there is nothing to do.
     """
     last = await replay(edges, repo, lease, await snapshots.latest(edges.db, repo.id))
     for intent in await intents.of(edges.db, repo.id):
-        if leases.is_dead(intent.owner) or edges.clock() - intent.at > _ABANDONED:
+        if leases.is_over(intent.owner) or edges.clock() - intent.at > _ABANDONED:
             await discard(edges, repo.id, intent.key)
     await to_thread(shutil.rmtree, edges.disk.scratch(repo.id), ignore_errors=True)
     return last

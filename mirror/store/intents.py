@@ -13,7 +13,7 @@ class Intent:
     """A bundle that a run is about to upload, or was when it died."""
 
     key: str
-    owner: str  # of the run's lease; leases.is_dead judges it
+    owner: str  # of the run's lease; leases.is_over judges it
     at: datetime  # by the database's clock
 
 

@@ -16,6 +16,7 @@ from mirror.model import RepoId
 from mirror.store.database import Db, query, translating
 
 TTL: Final = timedelta(seconds=30)  # without a heartbeat, after which an owner elsewhere is taken for dead
+_turns: Final[set[str]] = set()  # the owners of this process whose runs are not over
 _OWNER: Final = re.compile(r"([^/]*/[^/]+)/([0-9]+)/([0-9]+)/([0-9a-f]+)")
 
 
@@ -36,24 +37,35 @@ async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None
     `ttl` without heartbeat, by the database's clock. Raises NotFound.
     """
     owner = myself()
+    _turns.add(owner)  # before anybody can see it
+    fence = None
     try:
-        fence = await db.fetchval(query("acquire"), repo_id, owner, ttl)
+        fence = await _fence(db, repo_id, owner, ttl)
     except asyncpg.ForeignKeyViolationError:
         raise NotFound(f"no repo has the id {repo_id}") from None
-    if fence is None:
-        other = await db.fetchval("select owner from lease where repo_id = $1", repo_id)
-        if other is None or not is_dead(other):
-            return None
-        fence = await db.fetchval(
-            """
-            update lease set owner = $2, beat_at = clock_timestamp(), fence = nextval('lease_fence')
-            where repo_id = $1 and owner = $3 returning fence
-            """,
-            repo_id,
-            owner,
-            other,
-        )
+    finally:
+        if fence is None:
+            _turns.discard(owner)
     return None if fence is None else Lease(repo_id, owner, fence)
+
+
+async def _fence(db: Db, repo_id: RepoId, owner: str, ttl: timedelta) -> int | None:
+    fence: int | None = await db.fetchval(query("acquire"), repo_id, owner, ttl)
+    if fence is not None:
+        return fence
+    other = await db.fetchval("select owner from lease where repo_id = $1", repo_id)
+    if other is None or not is_over(other):
+        return None
+    fence = await db.fetchval(
+        """
+        update lease set owner = $2, beat_at = clock_timestamp(), fence = nextval('lease_fence')
+        where repo_id = $1 and owner = $3 returning fence
+        """,
+        repo_id,
+        owner,
+        other,
+    )
+    return fence
 
 
 @translating
@@ -70,12 +82,30 @@ async def beat(db: Db, lease: Lease) -> bool:
 
 @translating
 async def release(db: Db, lease: Lease) -> None:
-    """Give the turn back; does nothing if it was lost. Safe to run twice."""
+    """Give the turn back; does nothing if it was lost. Safe to run twice.
+
+    Where the database is away, the run is over all the same: `release_over` gives the turn back.
+    """
+    _turns.discard(lease.owner)
     await db.execute(
         "update lease set owner = null where repo_id = $1 and owner = $2 and fence = $3",
         lease.repo_id,
         lease.owner,
         lease.fence,
+    )
+
+
+@translating
+async def release_over(db: Db) -> None:
+    """Give back the turns of this process whose runs ended while the database was away. Safe to run twice."""
+    mine = myself().rpartition("/")[0]
+    await db.execute(
+        """
+        update lease set owner = null
+        where starts_with(owner, $1) and not owner = any($2::text[])
+        """,
+        f"{mine}/",
+        list(_turns),
     )
 
 
@@ -91,8 +121,15 @@ async def fenced(connection: Db, lease: Lease, repo_id: RepoId) -> None:
         raise Busy("another run took over this repo while this one was not answering; nothing was recorded")
 
 
+def is_over(owner: str) -> bool:
+    """Whether the run that owns a lease or an intent has ended: in a process that is gone, or in this one."""
+    if owner.rpartition("/")[0] == myself().rpartition("/")[0]:
+        return owner not in _turns
+    return is_dead(owner)
+
+
 def is_dead(owner: str) -> bool:
-    """Whether the owner of a lease or intent was a process of this machine that is gone.
+    """Whether the owner of a lease, or a worker, was a process of this machine that is gone.
 
     False for one that may be alive, or that only its machine can judge.
     """

@@ -156,9 +156,9 @@ async def postgres() -> AsyncIterator[Server]:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def own_postgres() -> AsyncIterator[Server]:
-    """A PostgreSQL for this test alone, which a crash makes forget nothing; with a database `migrated`."""
+    """A PostgreSQL that may crash, and forgets nothing then; with a database `migrated` to copy."""
     with running(EMBEDDED, synchronous_commit="on") as server:
         await _with_template(server)
         yield server
@@ -168,6 +168,13 @@ async def own_postgres() -> AsyncIterator[Server]:
 async def database(postgres: Server) -> AsyncIterator[str]:
     """A fresh migrated database of the embedded PostgreSQL."""
     async for url in _fresh(postgres, "migrated"):
+        yield url
+
+
+@pytest.fixture
+async def fragile_database(own_postgres: Server) -> AsyncIterator[str]:
+    """A fresh migrated database of the PostgreSQL that may crash."""
+    async for url in _fresh(own_postgres, "migrated"):
         yield url
 
 

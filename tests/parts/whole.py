@@ -19,7 +19,7 @@ import pytest_asyncio
 from arq.connections import ArqRedis, RedisSettings
 
 from hooks import app as receiving
-from mirror import process
+from mirror import process, worker
 from mirror.config import Settings, app_at
 from mirror.embedded import queue as embedded_queue
 from mirror.flows import choose, connections, rebuild, relist, restore, sweep, verify
@@ -44,6 +44,7 @@ Host = GitHub | GitLab
 T = TypeVar("T")
 
 SECRET_KEY = "canary-of-the-secret-keys-" + "k" * 20
+LATER = timedelta(minutes=8)  # every repo's next look is due, and the next try of what failed once
 _serial = count(1)
 
 
@@ -91,6 +92,18 @@ class Whole:
     states: dict[Repository, list[State]] = field(default_factory=dict)  # every one that there ever was
 
     # What people do
+
+    def add(self, *names: str, private: bool = False) -> list[Repository]:
+        """New repositories of Alice's."""
+        return [self.host.add_repository(f"alice/{name}", private=private) for name in names]
+
+    async def protected(self, *names: str, private: bool = False) -> list[Repository]:
+        """New repositories of Alice's that are kept and protected."""
+        made = self.add(*names, private=private)
+        async with self.working():
+            await self.keep(*made)
+            await self.at_rest()
+        return made
 
     async def keep(self, *repositories: Repository) -> None:
         """Choose these: from now on they are kept, and their pushes told."""
@@ -174,6 +187,7 @@ class Whole:
         """What the scheduler does when everybody's time has come."""
         await sweep.tick(self.edges)
         await sweep.tend(self.edges)
+        await sweep.tidy(self.edges)
         await self.host.deliver()  # what hook care asked for
 
     # How it stands
@@ -183,6 +197,31 @@ class Whole:
 
     async def snapshots(self, repository: Repository) -> int:
         return (await self.overview(repository)).snapshots
+
+    async def is_protected(self, repository: Repository) -> bool:
+        """Whether everything is here, as far as anybody told."""
+        shown = await self.overview(repository)
+        return (
+            shown.state == "protected" and await self._newest(repository) == self.states[repository][-1].refs
+        )
+
+    async def is_failing(self, repository: Repository) -> bool:
+        return (await self.overview(repository)).state == "failing"
+
+    async def is_down(self) -> bool:
+        """Whether the database does not answer."""
+        return self.postgres.process.poll() is not None
+
+    async def has_asked(self, piece: str) -> bool:
+        """Whether the forge was asked for such an address."""
+        return self.host.count(piece) > 0
+
+    async def held(self) -> int:
+        """How much some worker has taken up."""
+        held: int = await self.edges.db.fetchval(
+            "select (select count(*) from run) + (select count(*) from lease where owner is not null)"
+        )
+        return held
 
     async def at_rest(self, *bad: Repository) -> None:
         """Wait until nothing is under way, and everything but what is bad is protected as it is upstream."""
@@ -329,6 +368,8 @@ async def begin(
     tmp_path: Path, postgres: Server, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Begin]:
     """Begins Everref beside a forge at which Alice has an account: `await begin(github)`."""
+    for name in ("LOOK_SECONDS", "BEAT_SECONDS", "AWAY_SECONDS"):  # of workers in this process
+        monkeypatch.setattr(worker, name, 0.3)
     async with AsyncExitStack() as stack:
 
         async def make(
