@@ -63,6 +63,7 @@ async def ask(
     *,
     person_id: UUID | None = None,
     secret: Secret | None = None,
+    job_id: JobId | None = None,
 ) -> Job:
     """Queue what somebody asks for; a worker takes it up within seconds, at once where it is hinted at.
 
@@ -77,7 +78,7 @@ async def ask(
     """
     if kind == "restore":
         await _check_restore(edges, repo_id, asked, secret)
-    job_id, sealed = jobs.new_id(), None
+    job_id, sealed = job_id or jobs.new_id(), None
     if secret is not None:
         if edges.keyring is None:
             raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")

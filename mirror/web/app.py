@@ -25,6 +25,7 @@ from mirror.web import (
     openapi,
     problems,
     repo,
+    restore,
     settings,
     signin,
     status,
@@ -43,6 +44,7 @@ WAYS: Final[Sequence[Way]] = (
     *activity.WAYS,
     *keeping.WAYS,
     *home.WAYS,
+    *restore.WAYS,
     *repo.WAYS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last
 

@@ -150,6 +150,8 @@ async def _connected(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
     await _may_connect(visit, asked.team)
     connection = await connections.connect(visit.edges, visit.of_team().id, visit.owner().id, app, tokens)
     await visit.audit("connection.add", f"{connection.login} at {connection.host}")
+    if asked.purpose == Purpose.CREATE and asked.next != "/":  # a restore that goes on with it
+        return visit.redirect(asked.next)
     return visit.redirect(f"/{asked.team}/-/connect/{connection.id}")
 
 

@@ -1,0 +1,432 @@
+"""Restoring from the pages: the plan, the job, what came of it, a bundle to download, and undoing it."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from mirror.config import App
+from mirror.flows import connections, sync
+from mirror.flows.jobs import BUNDLE_KEPT
+from mirror.forges.contract import Tokens
+from mirror.model import RefName, Repo
+from mirror.people import Role
+from mirror.store import audit, repos
+from mirror.store.connections import Connection
+from mirror.store.people import Person
+from mirror.store.teams import Team
+from mirror.web.restore import Row, groups
+from mirror.worker import Hands
+from tests.parts.forges import GitHub, GitLab
+from tests.parts.forges.world import Person as Account
+from tests.parts.repos import Work, refs_of, run_git
+from tests.parts.web import Browser, Site
+
+MAIN, SIDE = RefName(b"refs/heads/main"), RefName(b"refs/heads/side")
+SCOPES = {"github": ("repo", "read:org"), "gitlab": ("api",)}
+HERE = "/ann/acme/api/-"
+
+
+@dataclass
+class Restoring:
+    """Ann with a kept repository of two snapshots: in the second main was forced and side is gone."""
+
+    site: Site
+    ann: Person
+    team: Team
+    repo: Repo
+    work: Work
+    browser: Browser
+    lost: bytes  # what main was
+    gone: bytes  # what side was
+
+    async def planned(self, fields: dict[str, str], *, status: int = 200) -> str:
+        """The page of a plan to an address, by a form; `at` and what is restored are in it."""
+        query = {key: fields.pop(key) for key in ("at", "ref", "as", "commit") if key in fields}
+        address = str(httpx.URL(f"{HERE}/restore/plan", params=query))
+        answer = await self.browser.post(address, where="url", **fields)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+    async def pressed(self, page: str, path: str = "/restore", **fields: str) -> httpx.Response:
+        """Press the button of a plan."""
+        return await self.browser.post(f"{HERE}{path}", draft=hidden(page, "draft"), **fields)
+
+    async def done(self, answer: httpx.Response) -> str:
+        """The page of a job that was asked for, after a worker did it."""
+        assert answer.status_code == 303, answer.text
+        await Hands(self.site.mirror.edges).work_off()
+        page = await self.browser.follow(answer)
+        assert page.status_code == 200, page.text
+        return page.text
+
+    async def sure(self) -> None:
+        """Sign in anew, so that nobody asks who she is."""
+        self.browser = await self.site.signed_in(self.ann)
+
+    async def actions(self) -> list[str]:
+        return [one.entry.action for one in await audit.page(self.site.mirror.edges.db, self.team.id)]
+
+
+def hidden(page: str, name: str) -> str:
+    found = re.search(rf'name="{name}" value="([^"]*)"', page)
+    assert found, page
+    return unescape(found[1])
+
+
+def link(page: str, words: str) -> str:
+    """Where the link with these words leads."""
+    found = re.search(rf'<a[^>]* href="([^"]+)"[^>]*>(?:<[^>]+>)*{re.escape(words)}', page)
+    assert found, page
+    return unescape(found[1])
+
+
+def plain(refs: Any) -> dict[bytes, bytes]:
+    return {name: oid for name, oid in refs.items() if name != b"HEAD"}
+
+
+async def restoring_at(site: Site, work: Work) -> Restoring:
+    lost = work.commit("main", {"a": b"1\n"})
+    gone = work.commit("side", {"b": b"1\n"})
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    edges = site.mirror.edges
+    repo = await repos.add(edges.db, team.id, "acme/api", str(work.path), site.mirror.clock())
+    await sync.sync(edges, repo.id)
+    work.commit("main", {"c": b"1\n"}, parents=[])
+    work.update({SIDE: None})
+    await sync.sync(edges, repo.id)
+    return Restoring(site, ann, team, repo, work, await site.signed_in(ann), lost, gone)
+
+
+@pytest_asyncio.fixture
+async def restoring(site: Site, work: Work) -> Restoring:
+    return await restoring_at(site, work)
+
+
+async def test_the_places_to_restore_to_are_offered_for_a_moment(restoring: Restoring) -> None:
+    page = (await restoring.browser.get(f"{HERE}/restore", at="#1")).text
+    assert "Restore as of" in page and "2 refs" in page
+    for words in ("A repository that is kept here", "Any git address", "A bundle to download"):
+        assert words in page
+    assert 'name="token"' in (await restoring.browser.get(f"{HERE}/restore", at="#1", where="url")).text
+    assert 'value="acme/api"' in (await restoring.browser.get(f"{HERE}/restore", at="#1", where="kept")).text
+
+
+async def test_a_plan_writes_nothing_and_one_press_does_what_it_said(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    target = make_work("target.git")
+    page = await restoring.planned({"at": "#1", "url": str(target.path)})
+    assert "refs/heads/side" in page and "create" in page
+    assert plain(target.refs()) == {}
+    answer = await restoring.pressed(page)
+    told = await restoring.done(answer)
+    assert "read back and compared" in told and "Undo this restore" in told
+    assert plain(target.refs())[MAIN] == restoring.lost
+    assert await restoring.pressed(page)  # pressed twice, it is done once
+    assert (await restoring.browser.get(f"{HERE}/restores")).text.count("<tr data-row>") == 1
+    assert (await restoring.actions()).count("restore.push") == 1
+
+
+async def test_only_chosen_refs_are_restored(restoring: Restoring, make_work: Callable[..., Work]) -> None:
+    target = make_work("target.git")
+    page = await restoring.planned({"at": "#1", "ref": "si*", "url": str(target.path)})
+    await restoring.done(await restoring.pressed(page))
+    assert set(plain(target.refs())) == {SIDE}
+
+
+async def test_overwriting_wants_the_name_typed_and_is_undone_to_what_was_there(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    target.commit("other")
+    before = target.refs()
+    page = await restoring.planned({"at": "#1", "url": str(target.path)})
+    assert "cannot be written, so nothing would be" in page and "Overwrite target" not in page
+    page = await restoring.planned({"at": "#1", "draft": hidden(page, "draft"), "force": "yes"})
+    assert "Type <span" in page
+    wrong = await restoring.pressed(page, "/restore/over", name="something else")
+    assert wrong.status_code == 422 and "Nothing was done" in wrong.text
+    assert (await restoring.pressed(page)).status_code == 400  # not without its name either
+    assert target.refs() == before
+    name = re.search(r'Type <span class="mono">([^<]+)<', page)
+    assert name is not None
+    told = await restoring.done(await restoring.pressed(page, "/restore/over", name=name[1]))
+    assert "What the target held before is in" in told
+    assert target.refs()[MAIN] == restoring.lost and SIDE in target.refs()
+    await restoring.sure()
+    page = (await restoring.browser.get(link(told, "Undo this restore"))).text
+    assert "Put back" in page and "Remove" in page
+    undo = link(told, "Undo this restore").removeprefix("/ann/acme/api/-")
+    told = await restoring.done(await restoring.pressed(page, f"{undo}/now"))
+    assert target.refs() == before, told
+    assert "restore.undo" in await restoring.actions()
+    page = (await restoring.browser.get(link(told, "restore"))).text
+    assert "Undone" in page
+
+
+async def test_who_has_not_proved_it_of_late_is_asked_before_anything_is_overwritten(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    target = make_work("target.git")
+    for _ in range(12):
+        restoring.site.mirror.clock()
+    address = f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fapi&force=yes"
+    answer = await restoring.browser.get(address)
+    assert answer.status_code == 303 and answer.headers["location"].startswith("/account/sure?next=")
+    assert plain(target.refs()) == {}
+
+
+async def test_what_the_host_refuses_is_told(restoring: Restoring, make_work: Callable[..., Work]) -> None:
+    target = make_work("target.git")
+    hook = target.git_dir / "hooks" / "update"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(
+        '#!/bin/sh\n[ "$1" != refs/heads/side ] || { echo "refs/heads/side is protected"; exit 1; }\n'
+    )
+    hook.chmod(0o755)
+    page = await restoring.planned({"at": "#1", "url": str(target.path)})
+    told = await restoring.done(await restoring.pressed(page))
+    assert "refs/heads/side is protected" in told and "1 ref was refused" in told
+    assert set(plain(target.refs())) == {MAIN}
+
+
+async def test_a_lost_commit_comes_back_as_a_branch_of_the_repository_it_came_from(
+    restoring: Restoring,
+) -> None:
+    page = (await restoring.browser.get(f"{HERE}/lost")).text
+    page = (await restoring.browser.get(link(page, "Bring back as a branch"))).text
+    assert "Bring back" in page
+    page = (await restoring.browser.get(link(page, "Bring it back"))).text
+    query = {"where": "kept", "repo": "acme/api", "at": hidden(page, "at"), "as": hidden(page, "as")}
+    query["ref"] = hidden(page, "ref")
+    page = (await restoring.browser.get(f"{HERE}/restore/plan", **query)).text
+    assert query["as"] in page
+    told = await restoring.done(await restoring.pressed(page))
+    assert "read back and compared" in told
+    came = restoring.work.refs()
+    was = restoring.lost if query["ref"] == "refs/heads/main" else restoring.gone
+    assert came[RefName(query["as"].encode())] == was
+
+
+async def test_a_commit_comes_back_by_its_id(restoring: Restoring, make_work: Callable[..., Work]) -> None:
+    target = make_work("target.git")
+    asked = {"commit": restoring.lost.decode(), "as": "rescue/main", "url": str(target.path)}
+    await restoring.done(await restoring.pressed(await restoring.planned(asked)))
+    assert plain(target.refs()) == {b"refs/heads/rescue/main": restoring.lost}
+    unknown = {"commit": "f" * 40, "as": "x", "url": str(target.path)}
+    assert 'role="alert"' in await restoring.planned(unknown, status=422)
+
+
+async def test_a_bundle_is_made_and_fetched_in_pieces_that_git_clones(
+    restoring: Restoring, tmp_path: Path
+) -> None:
+    told = await restoring.done(await restoring.browser.post(f"{HERE}/bundles?at=%231"))
+    assert "git clone acme-api-1.bundle" in told
+    address = link(told, "Download")
+    whole = await restoring.browser.get(address)
+    assert whole.headers["content-disposition"] == 'attachment; filename="acme-api-1.bundle"'
+    tag, size = whole.headers["etag"], len(whole.content)
+    client = restoring.browser.client
+    first = await client.get(address, headers={"range": "bytes=0-99"})
+    rest = await client.get(address, headers={"range": "bytes=100-", "if-range": tag})
+    assert (first.status_code, rest.status_code) == (206, 206)
+    assert rest.headers["content-range"] == f"bytes 100-{size - 1}/{size}"
+    assert first.content + rest.content == whole.content
+    assert (await client.get(address, headers={"range": f"bytes={size}-"})).status_code == 416
+    file = tmp_path / "x.bundle"
+    file.write_bytes(first.content + rest.content)
+    run_git("clone", "-q", "--mirror", file, tmp_path / "x.git")
+    assert refs_of(tmp_path / "x.git")[MAIN] == restoring.lost
+    assert (await restoring.actions()).count("restore.download") == 1
+    restoring.site.mirror.clock.now += BUNDLE_KEPT
+    await restoring.sure()
+    assert (await restoring.browser.get(address)).status_code == 404
+
+
+async def test_a_viewer_restores_nothing_and_another_team_finds_nothing(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    told = await restoring.done(await restoring.browser.post(f"{HERE}/bundles"))
+    address = link(told, "Download")
+    viewer = await restoring.site.signed_in(
+        await restoring.site.member(restoring.team, "victor", Role.VIEWER)
+    )
+    stranger = await restoring.site.signed_in(await restoring.site.person("sue"))
+    for path in (f"{HERE}/restore", f"{HERE}/restore/plan?where=url", address):
+        assert (await viewer.get(path)).status_code == 403
+        assert (await stranger.get(path)).status_code == 404
+    assert (await viewer.get(f"{HERE}/restores")).status_code == 200
+    for path in (f"{HERE}/restore", f"{HERE}/bundles", f"{HERE}/restore/over"):
+        assert (await viewer.post(path, draft="x")).status_code == 403
+        assert (await stranger.post(path, draft="x")).status_code == 404
+
+
+async def test_a_plan_is_for_who_saw_it_and_for_its_repo(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    target = make_work("target.git")
+    page = await restoring.planned({"at": "#1", "url": str(target.path)})
+    oscar = await restoring.site.signed_in(
+        await restoring.site.member(restoring.team, "oscar", Role.OPERATOR)
+    )
+    answer = await oscar.post(f"{HERE}/restore", draft=hidden(page, "draft"))
+    assert answer.status_code == 400 and "not a plan that was shown to you" in answer.text
+    assert (await restoring.browser.post(f"{HERE}/restore", draft="nonsense")).status_code == 400
+
+
+async def test_a_sixth_restore_within_an_hour_waits(
+    restoring: Restoring, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = make_work("target.git")
+    clock = restoring.site.mirror.clock
+    began = clock.now
+    answers = []
+    for _ in range(6):
+        clock.now = began
+        page = await restoring.planned({"at": "#1", "url": str(target.path)})
+        answers.append((await restoring.pressed(page)).status_code)
+    assert answers == [303] * 5 + [429]
+
+
+async def test_a_token_is_in_no_page_and_in_no_row(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    target = make_work("target.git")
+    page = await restoring.planned({"at": "#1", "url": str(target.path), "token": "hunter2-hunter2"})
+    assert "hunter2" not in page
+    answer = await restoring.pressed(page)
+    assert "hunter2" not in str(
+        [dict(row) for row in await restoring.site.mirror.edges.db.fetch("select * from job")]
+    )
+    told = await restoring.done(answer)
+    await restoring.sure()
+    page = (await restoring.browser.get(link(told, "Undo this restore"))).text
+    assert "used once and forgotten" in page  # it is asked for again
+
+
+def test_many_refs_of_a_kind_are_folded_and_what_takes_away_comes_first() -> None:
+    rows = [Row(f"refs/tags/v{n}", "1" * 40, "created", "", "") for n in range(500)]
+    rows += [Row("refs/heads/main", "1" * 40, "updated", "", "2" * 40)]
+    found = groups(rows)
+    assert [(one.folder, one.total, len(one.rows)) for one in found] == [("", 1, 1), ("refs/tags", 500, 200)]
+
+
+# At a forge
+
+
+@dataclass
+class AtForge:
+    """The same, with Ann's account at a forge."""
+
+    here: Restoring
+    forge: GitHub | GitLab
+    account: Account
+
+    async def connect(self, *scopes: str) -> Connection:
+        site = self.here.site
+        (app,) = site.outside.edges.settings.apps
+        token = self.forge.personal_token(self.account, scopes or SCOPES[self.forge.kind])
+        return await connections.connect(
+            site.outside.edges, self.here.team.id, self.here.ann.id, app, Tokens(token), "token"
+        )
+
+
+@pytest_asyncio.fixture(params=["github", "gitlab"])
+async def at_forge(
+    request: pytest.FixtureRequest,
+    github: GitHub,
+    gitlab: GitLab,
+    make_site: Callable[..., Awaitable[Site]],
+    work: Work,
+) -> AtForge:
+    forge = github if request.param == "github" else gitlab
+    account = forge.add_person("ann", "Ann")
+    forge.add_org("acme", owners=[account])
+    app = App(request.param, forge.url, forge.api_url, forge.client_id, forge.client_secret)
+    return AtForge(await restoring_at(await make_site(app), work), forge, account)
+
+
+async def test_a_new_repository_is_made_and_restored_to(at_forge: AtForge) -> None:
+    here, connection = at_forge.here, await at_forge.connect()
+    query = {"at": "#1", "where": "new", "connection": str(connection.id)}
+    page = (await here.browser.get(f"{HERE}/restore", **query)).text
+    assert 'value="api-restored"' in page
+    owner = re.search(r'<option value="(\d+)">acme', page)
+    assert owner is not None
+    asked = query | {"owner": owner[1], "name": "api-restored", "private": "yes"}
+    page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text
+    assert "a new private repository" in page
+    assert at_forge.forge.repository("acme/api-restored") is None
+    told = await here.done(await here.pressed(page))
+    made = at_forge.forge.repository("acme/api-restored")
+    assert made is not None and made.private, told
+    assert plain(made.work.refs())[MAIN] == here.lost
+    assert "was made for this" in told
+    assert "restore.create" in await here.actions()
+    answer = await here.browser.get(f"{HERE}/restore/plan", **asked)
+    assert answer.status_code == 422 and "choose another name" in answer.text
+
+
+async def test_a_forge_address_is_written_with_the_connection_and_undone(at_forge: AtForge) -> None:
+    here = at_forge.here
+    await at_forge.connect()
+    there = at_forge.forge.add_repository("acme/other", private=True)
+    there.commit("main", {"more": b"1\n"})
+    before = there.work.refs()
+    page = await here.planned({"at": "#1", "url": there.url, "force": "yes"})
+    assert "with the connection of ann" in page
+    name = re.search(r'Type <span class="mono">([^<]+)<', page)
+    assert name is not None
+    told = await here.done(await here.pressed(page, "/restore/over", name=name[1]))
+    assert there.work.refs()[MAIN] == here.lost, told
+    await here.sure()
+    page = (await here.browser.get(link(told, "Undo this restore"))).text
+    undo = link(told, "Undo this restore").removeprefix("/ann/acme/api/-")
+    told = await here.done(await here.pressed(page, f"{undo}/now"))
+    assert refs_of(there.path) == before, told
+
+
+async def test_what_a_connection_may_not_is_named_with_what_to_do(at_forge: AtForge) -> None:
+    if at_forge.forge.kind == "github":
+        scopes = ("repo", "read:org")
+        assert await at_forge.connect(*scopes)
+        return
+    connection = await at_forge.connect("read_user", "read_api", "read_repository")
+    page = (
+        await at_forge.here.browser.get(f"{HERE}/restore", where="new", connection=str(connection.id))
+    ).text
+    assert "has not allowed this connection to make repositories" in page and "api" in page
+
+
+async def test_a_run_that_was_killed_while_it_made_the_repository_makes_no_second_one(
+    at_forge: AtForge,
+) -> None:
+    here, connection = at_forge.here, await at_forge.connect()
+    edges = here.site.outside.edges
+    owners = await connections.asking(edges, connection.id, lambda forge, token: forge.owners(token))
+    asked = {
+        "at": "#1",
+        "where": "new",
+        "connection": str(connection.id),
+        "owner": owners[0].id,
+        "name": "again",
+    }
+    page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text
+    answer = await here.pressed(page)
+    await edges.db.execute("""update job set result = '{"making": "x"}'""")  # as a killed run leaves it
+    await connections.asking(
+        edges, connection.id, lambda forge, token: forge.create_repository(token, owners[0], "again")
+    )
+    told = await here.done(answer)
+    made = at_forge.forge.repository("ann/again")
+    assert made is not None and plain(made.work.refs())[MAIN] == here.lost, told
+    assert len([one for one in at_forge.forge.repositories if one.name.startswith("again")]) == 1
