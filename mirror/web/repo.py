@@ -39,7 +39,9 @@ LINES: Final = 3000  # of a difference that are shown
 MOST: Final = 400  # lines of one file's difference that are shown at once
 WINDOWS: Final = {"day": 1, "week": 7, "month": 31, "quarter": 92, "year": 366}  # days
 RAW_POLICY: Final = "default-src 'none'; sandbox"
-KEPT: Final = frozenset({"ref", "path", "q", "from", "window", "source", "by", "kind"})
+KEPT: Final = frozenset(
+    {"ref", "path", "q", "from", "window", "source", "by", "kind", "as", "commit", "where", "connection"}
+)
 TAKEN: Final = (Kind.FORCED, Kind.DELETED)
 
 
