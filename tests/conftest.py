@@ -1,5 +1,7 @@
 """The fixtures of the real parts, for every test: one line for each module of tests/parts that has some."""
 
+import signal
+
 pytest_plugins = [
     "tests.parts.repos",  # first: the others import it
     "tests.parts.everref",
@@ -14,3 +16,8 @@ pytest_plugins = [
     "tests.parts.whole",
     "tests.parts.browser",
 ]
+
+# A shell that starts the tests in the background has them ignore these, and what they start would inherit that.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)

@@ -691,7 +691,8 @@ def test_a_backup_and_its_history_can_be_read_by_programs(everref: Everref, git_
     assert len(everref.json("refs", "acme/api").lines) == 2
 
     [kept] = everref.json("repos").lines
-    assert set(kept) == {"repo", "url", "snapshots", "refs", "bytes", "protected_as_of", "state"}
+    known = {"repo", "url", "snapshots", "refs", "bytes", "protected_as_of", "state"}
+    assert set(kept) == known | {"behind_since", "failure"}
     assert (kept["repo"], kept["url"], kept["snapshots"], kept["refs"]) == ("acme/api", url, 2, 1)
     assert kept["state"] == "protected"
 
