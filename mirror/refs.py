@@ -80,16 +80,23 @@ def _kind(
 
 
 def all_moved(old: Refs, new: Refs) -> bool:
-    """Whether of a few refs or more no branch is where it was."""
+    """Whether there were branches, and none is where it was."""
     branches = [name for name in old if name.startswith(b"refs/heads/")]
-    return len(old.keys() - {HEAD}) >= FEW and all(new.get(name) != old[name] for name in branches)
+    return bool(branches) and all(new.get(name) != old[name] for name in branches)
 
 
 def all_overwritten(old: Refs, changes: Sequence[RefChange]) -> bool:
-    """Whether of four refs or more no branch was left: each was overwritten by force or deleted."""
+    """Whether no branch was left: each was overwritten by force or deleted."""
     branches = {name for name in old if name.startswith(b"refs/heads/")}
     left = {change.name for change in changes if change.kind in (Kind.FORCED, Kind.DELETED)}
-    return len(old.keys() - {HEAD}) >= FEW and bool(branches) and branches <= left
+    return bool(branches) and branches <= left
+
+
+def without(refs: Refs, globs: Sequence[str]) -> Refs:
+    """The map but for every ref that a glob means; HEAD stays."""
+    if not globs:
+        return refs
+    return {name: target for name, target in refs.items() if name == HEAD or not matches(name, globs)}
 
 
 def apply(refs: Refs, changes: Iterable[RefChange]) -> dict[RefName, Target]:

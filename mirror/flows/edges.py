@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 
@@ -55,8 +55,14 @@ class Edges:
     keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
     clock: Callable[[], datetime]
     progress: Progress
-    # Raises IdentityChanged where the forge says that another repository has the address. None: nobody asks.
-    identity: Callable[["Edges", Repo], Awaitable[None]] | None = None
+    identity: "Identity | None" = None  # None: nobody asks
+
+
+class Identity(Protocol):
+    """Sees that a repo's address leads to the same repository still."""
+
+    def __call__(self, edges: Edges, repo: Repo, *, doubt: bool = False) -> Awaitable[None]:
+        """Raises IdentityChanged where the forge, asked with or without `doubt`, says that it does not."""
 
 
 async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
@@ -94,8 +100,6 @@ async def open_edges(
     settings: Settings, progress: Progress | None = None, clock: Callable[[], datetime] = now
 ) -> AsyncIterator[Edges]:
     """Open what the settings name; what they leave out runs embedded, for as long as this is open."""
-    from mirror.flows.follow import identity_at_forge  # which itself is about edges
-
     root = _made(Path(settings.data))
     async with AsyncExitStack() as stack:
         database_url = settings.database_url

@@ -4,7 +4,8 @@ A repo keeps its history under whatever name its repository has. Nothing that a
 delivery tells is believed here: the forge is asked.
 """
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +19,8 @@ from mirror.store.connections import Connection
 from mirror.store.database import transaction
 from mirror.store.origins import Origin
 from mirror.store.teams import TeamId
+
+log = logging.getLogger("mirror.listing")
 
 
 class There(Protocol):
@@ -52,10 +55,11 @@ async def look(edges: Edges, asked: Asked, origin: Origin) -> Origin:
     """Ask the forge by its number what has become of a repository, and follow it; the repo as it is now.
 
     One that is gone is archived: what is kept stays, and nothing looks at it until
-    a listing has it again. Safe to run twice.
+    a listing has it again. Raises IdentityChanged where it cannot be followed to
+    where it is. Safe to run twice.
     """
     assert origin.repository_id
-    number, began = origin.repository_id, edges.clock()
+    number, began, there = origin.repository_id, edges.clock(), None
     try:
         there = await asked.ask(lambda forge, token: forge.repository(token, number))
     except RemoteGone:
@@ -64,7 +68,12 @@ async def look(edges: Edges, asked: Asked, origin: Origin) -> Origin:
     else:
         await follow(edges, asked.connection, [(origin, there)])
     await origins.looked(edges.db, origin.repo.id, began)
-    return await origins.get(edges.db, origin.repo.id)
+    now = await origins.get(edges.db, origin.repo.id)
+    if there is not None and has_moved(now, there):
+        raise IdentityChanged(
+            f"{now.repo.name} is {there.full_name} now, which another repo keeps already: stop one of the two"
+        )
+    return now
 
 
 async def _gone(edges: Edges, asked: Asked, origin: Origin) -> None:
@@ -89,9 +98,10 @@ async def follow(edges: Edges, connection: Connection, seen: Sequence[tuple[Orig
     another repository has taken steps aside first. Safe to run twice.
     """
     moved = [(origin, there) for origin, there in seen if has_moved(origin, there)]
-    if moved:
-        await _move(edges, connection, moved)
+    lost = await _move(edges, connection, moved) if moved else set()
     for origin, there in seen:
+        if origin.repo.id in lost:
+            continue
         if origin.private != there.private:
             await origins.set_private(edges.db, origin.repo.id, there.private)
         if origin.archived_at is not None and await origins.revive(edges.db, origin.repo.id):
@@ -100,19 +110,16 @@ async def follow(edges: Edges, connection: Connection, seen: Sequence[tuple[Orig
             )
 
 
-async def _move(edges: Edges, connection: Connection, moved: Sequence[tuple[Origin, There]]) -> None:
+async def _move(edges: Edges, connection: Connection, moved: Sequence[tuple[Origin, There]]) -> set[RepoId]:
+    """Give these repos their new names and addresses; those that cannot have theirs."""
     leaving = {origin.repo.id for origin, _ in moved}
+    lost: set[RepoId] = set()
+    while stuck := await _stuck(edges, [one for one in moved if one[0].repo.id not in lost], leaving):
+        lost |= stuck  # they stay where they are, and can be in the way of others
+        leaving -= stuck
     places = {}
     for origin, there in moved:
-        other = await origins.at_address(edges.db, origin.team_id, there.clone_url)
-        if other and other.repo.id not in leaving and not await make_room(edges, other, there.repository_id):
-            await _tell(
-                edges,
-                origin,
-                f"{origin.repo.name} is {there.full_name} now, which {other.repo.name} keeps already: "
-                "stop one of the two",
-                key=f"moved/{origin.repo.id}/{there.clone_url}",
-            )
+        if origin.repo.id in lost:
             continue
         name = origin.repo.name
         if name in names(
@@ -120,7 +127,9 @@ async def _move(edges: Edges, connection: Connection, moved: Sequence[tuple[Orig
         ):  # nobody chose another
             name = await free_name(edges, origin.team_id, there, connection.host, leaving)
         places[origin.repo.id] = (name, there.clone_url)
-    await origins.rename(edges.db, places)
+    for repo_id in await _renamed(edges, places):
+        lost.add(repo_id)
+        del places[repo_id]
     for origin, there in moved:
         if origin.repo.id in places:
             await _tell(
@@ -130,6 +139,44 @@ async def _move(edges: Edges, connection: Connection, moved: Sequence[tuple[Orig
                 f"{places[origin.repo.id][0]}",
                 key=f"moved/{origin.repo.id}/{there.clone_url}",
             )
+    return lost
+
+
+async def _renamed(edges: Edges, places: Mapping[RepoId, tuple[str, str]]) -> set[RepoId]:
+    """Rename all of them at once, or where one is in the way each by itself; those that could not be."""
+    failed = set()
+    try:
+        await origins.rename(edges.db, places)
+    except UsageError:
+        for repo_id, place in places.items():
+            try:
+                await origins.rename(edges.db, {repo_id: place})
+            except UsageError as error:
+                log.warning("%s cannot be followed to %s: %s", repo_id, place[0], error)
+                failed.add(repo_id)
+    return failed
+
+
+async def _stuck(
+    edges: Edges, moved: Sequence[tuple[Origin, There]], leaving: Collection[RepoId]
+) -> set[RepoId]:
+    """Those whose new address a repo has that follows the address; their team is told."""
+    stuck = set()
+    for origin, there in moved:
+        other = await origins.at_address(edges.db, origin.team_id, there.clone_url)
+        if other is None or other.repo.id in leaving:
+            continue
+        if await make_room(edges, other, there.repository_id):
+            continue
+        stuck.add(origin.repo.id)
+        await _tell(
+            edges,
+            origin,
+            f"{origin.repo.name} is {there.full_name} now, which {other.repo.name} keeps already: "
+            "stop one of the two",
+            key=f"moved/{origin.repo.id}/{there.clone_url}",
+        )
+    return stuck
 
 
 async def make_room(edges: Edges, other: Origin, repository_id: str) -> bool:
@@ -165,13 +212,14 @@ async def free_name(
     raise UsageError(f"every name for {there.full_name} is taken by another repo; rename that one first")
 
 
-async def identity_at_forge(edges: Edges, repo: Repo) -> None:
+async def identity_at_forge(edges: Edges, repo: Repo, *, doubt: bool = False) -> None:
     """See that a repo's address still leads to the repository that it follows, before a sync goes there.
 
     The forge is asked where there is a reason: the last run found it gone, moved
     or closed, a delivery told of a change, or a listing shows another repository at
-    its address. Raises IdentityChanged or RemoteGone, and Busy where the repo has
-    just been given its new address: the next run goes there.
+    its address; or the caller has a `doubt` of its own. Raises IdentityChanged or
+    RemoteGone, and Busy where the repo has just been given its new address: the next
+    run goes there.
     """
     origin = await origins.of(edges.db, repo.id)
     if origin is None:
@@ -182,7 +230,7 @@ async def identity_at_forge(edges: Edges, repo: Repo) -> None:
                 f"another repository is at the address of {repo.name} now; nothing is taken"
             )
         return
-    if not await origins.is_doubtful(edges.db, repo.id):
+    if not (doubt or _gave_up_its_address(repo) or await origins.is_doubtful(edges.db, repo.id)):
         return
     now = await look(edges, await asked_of(edges, origin.connection_id), origin)
     if now.archived_at is not None:

@@ -70,12 +70,15 @@ async def gather(
     *,
     claimed: bool = False,
     since: Refs | None = None,
+    left_out: Sequence[str] = (),
 ) -> AsyncIterator[Gathered]:
     """Fetch the ids of this listing that the pool lacks, store them as a part, and class the changes.
 
     Pushes that led there become changes of their own, where their objects came along.
     A listing that is only `claimed` to have been is Corrupt when it does not fit its objects.
-    `since` is what the remote showed at the last look, where `old` is not that.
+    `since` is what the remote showed at the last look, where `old` is not that;
+    refs that `left_out` means say nothing about it. Where nothing is left of what it
+    showed, the forge is asked whether it is the same repository still (Edges.identity).
     The pool holds exactly the log up to `last`. Everything new lives in scratch
     views that vanish at the end; a failure leaves at most an object in the vault
     that the stored intent names.
@@ -102,15 +105,25 @@ async def gather(
             lost = await _not_here(incoming, [one for one in by_way_of if one.new != sure.get(one.name)])
             if claimed and by_way_of[-1] in lost:
                 raise Corrupt("it is no commit, as a branch must be")
+            here = [push for push in by_way_of if push not in lost]
+            changes = await _classed(incoming, pushes.steps(old, seen.refs, here))
+            before = old if since is None else since
+            suspicion = None
+            if not claimed and await _is_replaced(
+                edges,
+                incoming,
+                refs.without(before, left_out),
+                refs.without(seen.refs, left_out),
+                changes if before is old else (),
+            ):
+                if edges.identity:
+                    await edges.identity(edges, repo, doubt=True)
+                if len(before.keys() - {HEAD}) >= refs.FEW:
+                    suspicion = "every branch was overwritten with something unrelated, or deleted"
         except BaseException:  # whatever it was, no manifest names this key yet
             if making.key:
                 await settle.discard(edges, repo.id, making.key)
             raise
-        here = [push for push in by_way_of if push not in lost]
-        changes = await _classed(incoming, pushes.steps(old, seen.refs, here))
-        suspicion = None
-        if not claimed and await _is_replaced(edges, incoming, old if since is None else since, seen.refs):
-            suspicion = "every branch was overwritten with something unrelated, or deleted"
         yield Gathered(changes, part, packs, lost, suspicion)
 
 
@@ -138,9 +151,16 @@ async def _classed(incoming: View, made: Sequence[Step]) -> list[RefChange]:
     ]
 
 
-async def _is_replaced(edges: Edges, incoming: View, old: Refs, new: Refs) -> bool:
-    """Whether of several refs no branch was left, and none has history in common with what it was."""
+async def _is_replaced(
+    edges: Edges, incoming: View, old: Refs, new: Refs, known: Sequence[RefChange]
+) -> bool:
+    """Whether no branch was left, and none has history in common with what it was.
+
+    `known` are changes that lead away from `old`, if their kinds are known already.
+    """
     if not refs.all_moved(old, new):
+        return False
+    if any(one.kind is Kind.FAST_FORWARDED and one.name.startswith(b"refs/heads/") for one in known):
         return False
     moves = refs.diff(old, new)
     changes = refs.classify(moves, *await read.ancestry(incoming.path, moves))

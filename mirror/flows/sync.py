@@ -47,7 +47,8 @@ async def sync(
     """Bring one repo's history up to date and, if anything moved, take a snapshot.
 
     1. Take the lease, and finish or undo what a killed run left (flows/settle).
-    2. See that it is the same repository still, where somebody can tell (Edges.identity).
+    2. See that it is the same repository still, where somebody can tell (Edges.identity); again
+       before something is kept that has nothing in common with what was there.
     3. Read what deliveries claim, then ask the remote for its refs, once. If nothing moved
        and nothing is claimed, say so and stop.
     4. Take a snapshot for each push that was overwritten since the last look (flows/rescue).
@@ -151,7 +152,9 @@ async def _catch_up(
     if last and not told and _shows(last, seen):
         await repos.touch_protected(edges.db, repo.id, now, wish)
         return Synced(repo, last, new=False)
-    told, seen = await _without_excluded(edges, repo, last, told, seen)
+    left_out = await repos.excluded(edges.db, repo.id)
+    if left_out:
+        told, seen = await _without_excluded(edges, repo, last, told, seen, left_out)
     if last and not told and _shows(last, seen):
         await repos.touch_protected(edges.db, repo.id, now, wish)
         return Synced(repo, last, new=False)
@@ -162,7 +165,7 @@ async def _catch_up(
         )
     old: Refs = await history.refs_at(edges.db, repo.id, last.number) if last else {}
     pool = Pool(edges.git, edges.disk.pool(repo.id), seen.object_format)
-    run = Taking(edges, repo, lease, source, pool)
+    run = Taking(edges, repo, lease, source, pool, left_out)
     async with pool.lock():
         if last and last.object_format != seen.object_format:
             await pool.destroy()
@@ -212,12 +215,14 @@ async def _see_what_waits(
 
 
 async def _without_excluded(
-    edges: Edges, repo: Repo, last: Snapshot | None, told: Sequence[Claim], seen: Listing
+    edges: Edges,
+    repo: Repo,
+    last: Snapshot | None,
+    told: Sequence[Claim],
+    seen: Listing,
+    left_out: Sequence[str],
 ) -> tuple[Sequence[Claim], Listing]:
     """What is left of it without the refs that are kept no longer; claims about those need no answer."""
-    left_out = await repos.excluded(edges.db, repo.id)
-    if not left_out:
-        return told, seen
     ignored = [claim for claim in told if claim.name != HEAD and refs.matches(claim.name, left_out)]
     if ignored:
         answered = Answered(frozenset(claim.id for claim in ignored))

@@ -1,6 +1,7 @@
 """One snapshot: fetch what it lacks, prove it, store part and manifest, record it, and let the pool grow."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -30,6 +31,7 @@ class Taking:
     lease: Lease
     source: Upstream
     pool: Pool
+    left_out: Sequence[str] = ()  # globs of refs that are kept no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ async def take(run: Taking, last: Snapshot | None, old: Refs, moment: Moment) ->
         moment.way.pushes,
         claimed=not moment.seen,
         since=moment.since,
+        left_out=run.left_out,
     ) as gathered:
         taken = Manifest(
             repo=repo.id,
