@@ -23,7 +23,7 @@ chromium:
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || for try in 1 2; do \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -qq -y --no-install-recommends chromium >/dev/null && break; \
-	done
+	done; true
 
 # ruff, mypy --strict, the layers, spelling.
 lint: $(READY)
