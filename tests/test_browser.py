@@ -1,8 +1,9 @@
 """A person without a manual, in a real browser: from the first sign-in to what a force-push took away."""
 
 import re
+import time
 
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 from mirror.model import Target
 from tests.parts.browser import PATIENCE, Visitor
@@ -87,3 +88,125 @@ async def test_from_connecting_to_what_a_force_push_took_away(visitor: Visitor, 
     await expect(page.get_by_role("article").get_by_role("heading")).to_have_text("Thursday")
     await page.get_by_role("link", name="Raw").click()
     await expect(page.locator("body")).to_have_text("# Thursday\n")
+
+
+async def test_somebody_who_was_invited_looks_and_no_more(visitor: Visitor, stage: Stage) -> None:
+    stage.github.add_person("dora")
+    stage.github.add_person("emil")
+    dora, emil = await visitor("dora"), await visitor("emil")
+    await dora.sign_in()
+    await dora.go("/dora/-/settings")
+    await dora.page.get_by_label("As what").select_option("viewer")
+    await dora.press("Make an invitation")
+    link = await dora.page.locator(".copy code").inner_text()
+    await emil.page.goto(link)  # signed out: by way of signing in
+    await emil.page.get_by_role("button", name="Sign in with GitHub").click()
+    await emil.consent()
+    await expect(emil.page).to_have_url(link)
+    await emil.press("Join dora")
+    await expect(emil.page).to_have_url(f"{emil.url}/dora")
+    await expect(emil.page.get_by_role("status")).to_have_text("You are a member of dora now.")
+    await emil.go("/dora/-/settings")
+    await expect(emil.page.get_by_role("heading", name="Invitations")).to_have_count(0)
+    answer = await emil.go("/dora/-/settings/audit")
+    assert answer.status == 403
+    third = await visitor("emil")
+    await third.sign_in()
+    assert (await third.go(link.removeprefix(third.url))).status == 404  # it was for one person
+
+
+async def test_signing_out_everywhere_ends_every_window(visitor: Visitor, stage: Stage) -> None:
+    stage.github.add_person("fay")
+    here, there = await visitor("fay"), await visitor("fay")
+    for one in (here, there):
+        await one.sign_in()
+    await here.go("/account")
+    await here.press("Sign out everywhere")
+    await expect(here.page).to_have_url(re.compile("/sign-in"))
+    for one in (here, there):
+        await one.go("/account")
+        await expect(one.page).to_have_url(re.compile(r"/sign-in\?next=/account"))
+
+
+async def test_everything_is_within_reach_of_keys(visitor: Visitor, stage: Stage) -> None:
+    diary(stage, "gus")
+    gus = await visitor("gus")
+    page, keys = gus.page, gus.page.keyboard
+    await gus.sign_in()
+    await gus.connect()
+    await gus.keep_everything()
+    await page.goto(f"{gus.url}/gus")
+
+    # The first stop skips to the page, and whatever has the focus shows it.
+    await keys.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the page")
+    await expect(skip).to_be_focused()
+    await expect(skip).to_be_in_viewport()
+    await keys.press("Enter")
+    await expect(page.locator("main")).to_be_focused()
+    await page.goto(f"{gus.url}/gus")
+    stops = await page.locator("a[href], button, input:not([type=hidden]), select, summary").count()
+    for _ in range(stops):
+        await keys.press("Tab")
+        assert await page.evaluate(FOCUS_SHOWS), await page.evaluate("document.activeElement.outerHTML")
+
+    # Single keys: search, rows, pages, and the list of them all.
+    await page.goto(f"{gus.url}/gus")
+    await keys.press("/")
+    await expect(page.get_by_role("searchbox")).to_be_focused()
+    await keys.press("Escape")
+    await keys.press("j")
+    await expect(page.get_by_role("link", name="gus/diary")).to_be_focused()
+    await keys.press("?")
+    await expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
+    await keys.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await keys.press("g")
+    await keys.press("s")
+    await expect(page).to_have_url(f"{gus.url}/gus/-/settings")
+
+    # Whoever speaks to the machine turns them off.
+    await keys.press("?")
+    await page.get_by_label("Listen to single keys").uncheck()
+    await keys.press("Escape")
+    await keys.press("?")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+async def test_the_main_path_needs_no_script(visitor: Visitor, stage: Stage) -> None:
+    repository = diary(stage, "hana")
+    hana = await visitor("hana", java_script_enabled=False)
+    page = hana.page
+    await hana.sign_in()
+    await hana.connect()
+    await page.get_by_label("Everything, also what comes later").check()
+    await hana.press("Save the rule")
+    await shows_after_reloading(page, "1 repository, protected")
+    monday = commit_of(repository, "main~2")
+    repository.commit("main", {"may.md": b"May\n"}, message="Say it otherwise", parents=[monday])
+    await shows_after_reloading(page, "hana replaced main")
+    await page.get_by_role("link", name="See what was lost: hana/diary").click()
+    await expect(page.get_by_role("rowheader").filter(has_text="Write wednesday")).to_be_visible()
+    await page.get_by_role("link", name="Timeline").click()
+    await page.get_by_role("textbox", name="Moment, as a time").fill("#1")
+    await hana.press("Go")
+    await page.get_by_role("link", name="Files").click()
+    await page.get_by_role("link", name="wednesday.md").click()
+    await expect(page.get_by_role("article")).to_have_text("Wednesday")
+
+
+async def shows_after_reloading(page: Page, words: str) -> None:
+    """As somebody does who has no scripts."""
+    end = time.monotonic() + 2 * PATIENCE / 1000
+    while time.monotonic() < end:
+        if await page.get_by_text(words).count():
+            return
+        await page.reload()
+    raise AssertionError(f"{words} is not on {await page.locator('main').inner_text()}")
+
+
+FOCUS_SHOWS = """() => {
+  const one = document.activeElement, look = getComputedStyle(one), box = one.getBoundingClientRect();
+  const lined = look.outlineStyle !== "none" && parseFloat(look.outlineWidth) >= 2;
+  return one === document.body || (lined && box.height > 0);
+}"""
