@@ -8,12 +8,12 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, expect
 
 from mirror.model import Target
 from mirror.web.app import WAYS
 from mirror.web.frame import Needs, Way
-from tests.parts.browser import DESK, PHONE, Someone, somebody
+from tests.parts.browser import DESK, PATIENCE, PHONE, Someone, somebody
 from tests.parts.demo import Stage
 from tests.parts.forges import Repository
 
@@ -33,6 +33,10 @@ OTHERWISE: Final = {
     "/{team}/{repo:repo}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/progress": "is streamed",
     "/{team}/-/activity/{job}/events": "is streamed",
+    "/{team}/{repo:repo}/-/restore/over": "leads back to the plan",
+    "/{team}/{repo:repo}/-/bundles/{job}": "is downloaded",
+    "/{team}/{repo:repo}/-/restores/{job}/events": "is streamed",
+    "/{team}/{repo:repo}/-/restores/{job}/undo/now": "leads back to the plan",
 }
 
 # Every page by its way, as it can be met. The names in them are those of `World.names`.
@@ -72,6 +76,21 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "/{team}/{repo:repo}/-/difference": ("{garden}/-/difference?from=%231&ref=refs/heads/main",),
     "/{team}/{repo:repo}/-/lost": ("{garden}/-/lost", "{garden}/-/lost?at=%231"),
+    "/{team}/{repo:repo}/-/restore": (
+        "{garden}/-/restore?at=%231",
+        "{garden}/-/restore?ref=refs/heads/main&as=refs/heads/rescue/main&at=%231",
+        "{garden}/-/restore?where=new&connection={connection_id}",
+        "{garden}/-/restore?where=kept&at=%231",
+        "{garden}/-/restore?where=url&at=%231",
+    ),
+    "/{team}/{repo:repo}/-/restore/plan": (
+        "{garden}/-/restore/plan?where=kept&at=%231",
+        "{garden}/-/restore/plan?where=kept&at=%231&force=yes",
+        "{garden}/-/restore/plan?where=kept",
+    ),
+    "/{team}/{repo:repo}/-/restores": ("{garden}/-/restores", "/ann/ann/notes/-/restores"),
+    "/{team}/{repo:repo}/-/restores/{job}": ("{restore}", "{bundle}"),
+    "/{team}/{repo:repo}/-/restores/{job}/undo": ("{restore}/undo",),
 }
 ERRORS: Final = ("/nothing/here", "/ann/-/connect/nothing", "/ann/ann/garden?at=never")
 
@@ -156,17 +175,36 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         await ann.go("/ann/-/activity")
         job = await ann.page.locator("main a[href*='/-/activity/']").first.get_attribute("href")
         assert job is not None
+        await ann.go("/ann/ann/garden/-/restore?at=%231")
+        await ann.press("Make the bundle")
+        await ended(ann)
+        bundle = ann.page.url.removeprefix(ann.url)
+        await ann.go("/ann/ann/garden/-/restore?at=%231")
+        await ann.press("Make it")
+        await ann.press("See what will happen")
+        await ann.press("Restore to ann/garden-restored")
+        await ended(ann)
+        restore = ann.page.url.removeprefix(ann.url)
         await ann.go("/ann/-/settings")
         await ann.press("Make an invitation")
         invitation = await ann.page.locator(".copy code").inner_text()
         names = {
             "job": job,
             "connection": connection,
+            "connection_id": connection.rpartition("/")[2],
+            "bundle": bundle,
+            "restore": restore,
             "garden": "/ann/ann/garden",
             "commit": repository.work.tip().decode(),
             "invitation": invitation.removeprefix(ann.url),
         }
         yield World(ann, names)
+
+
+async def ended(someone: Someone) -> None:
+    """The page of a restore says what came of it, and changes no more."""
+    await expect(someone.page.locator("[data-live]")).to_have_count(0, timeout=PATIENCE)
+    await expect(someone.page.get_by_text("Ended", exact=True)).to_be_visible(timeout=PATIENCE)
 
 
 def pages() -> list[Way]:

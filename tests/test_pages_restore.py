@@ -205,10 +205,9 @@ async def test_a_lost_commit_comes_back_as_a_branch_of_the_repository_it_came_fr
     page = (await restoring.browser.get(f"{HERE}/lost")).text
     page = (await restoring.browser.get(link(page, "Bring back as a branch"))).text
     assert "Bring back" in page
-    page = (await restoring.browser.get(link(page, "Bring it back"))).text
-    query = {"where": "kept", "repo": "acme/api", "at": hidden(page, "at"), "as": hidden(page, "as")}
-    query["ref"] = hidden(page, "ref")
-    page = (await restoring.browser.get(f"{HERE}/restore/plan", **query)).text
+    address = link(page, "Bring it back")
+    query = httpx.URL(address).params
+    page = (await restoring.browser.get(address)).text
     assert query["as"] in page
     told = await restoring.done(await restoring.pressed(page))
     assert "read back and compared" in told

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mirror import when
-from mirror.errors import NotFound, UsageError
+from mirror.errors import NotFound, Refused, UsageError
 from mirror.flows import jobs as flow
 from mirror.job import SYNC
 from mirror.store import jobs, report, repos
@@ -101,6 +101,8 @@ async def cancel(visit: Visit) -> Response:
 async def retry(visit: Visit) -> Response:
     """Ask for the same again."""
     found = await _job(visit)
+    if found.kind == "restore":  # what its target holds may be something else by now
+        raise Refused("a restore is planned anew, on the page of its repository")
     again = await flow.retry(visit.edges, visit.of_team().id, found.id, visit.owner().id)
     await visit.audit("job.retry", NAMES[found.kind], found.repo_id)
     await visit.hint(SYNC, str(found.repo_id))

@@ -319,6 +319,7 @@ async def _shown(
         due=0 if blocked else sum(counts.get(one, 0) for one in ("created", "updated")),
         blocked=blocked,
         stands=stands,
+        what={key: visit.query[key] for key in ("ref", "as", "commit") if key in visit.query},
         again={key: value for key, value in visit.query.items() if key not in ("force", "at")},
         by_post=visit.request.method == "POST",
         where=given.get("where", "url"),
