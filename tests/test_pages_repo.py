@@ -112,7 +112,7 @@ async def test_the_timeline_shows_refs_pushes_and_the_moment(site: Site, work: W
     assert "It has no hook" in page
     assert re.search(r'<input type="text" name="at" value=""', page)
     assert 'href="/acme/acme/api?at=%231"' in page
-    assert _link(page, "Restore") == "/acme/acme/api/-/restore?at=%232"
+    assert _link(page, "Restore…") == "/acme/acme/api/-/restore?at=%232"
     part = await _text(browser, "/acme/acme/api/-/pushes", part="1")
     assert "+1 commit" in part
     assert "Second steps" in part

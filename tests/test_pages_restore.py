@@ -173,6 +173,13 @@ async def test_overwriting_wants_the_name_typed_and_is_undone_to_what_was_there(
     assert "Undone" in page
 
 
+async def test_an_address_that_is_none_is_told_beside_it(restoring: Restoring) -> None:
+    page = await restoring.planned({"url": "ssh://git@example.org/x.git"}, status=422)
+    assert 'role="alert"' in page and 'name="token"' in page
+    page = await restoring.planned({"url": "/no/such/place"}, status=422)
+    assert 'role="alert"' in page and 'value="/no/such/place"' in page
+
+
 async def test_who_has_not_proved_it_of_late_is_asked_before_anything_is_overwritten(
     restoring: Restoring, make_work: Callable[..., Work]
 ) -> None:

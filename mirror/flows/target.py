@@ -21,6 +21,7 @@ from mirror.store.teams import TeamId
 Asked = Mapping[str, Any]  # of a job: names its target by one of WAYS
 
 WAYS: Final = ("to", "kept", "new")
+PATIENCE: Final = 60.0  # seconds with another run at work on the target; then the job is tried again later
 _NAMES: Final = 100  # that are tried for what is kept of a target
 
 
@@ -154,7 +155,7 @@ async def keep(edges: Edges, team_id: TeamId, to: Remote) -> tuple[Repo, Snapsho
     """
     edges.progress.phase("keeping what the target holds")
     repo = await repos.by_url(edges.db, team_id, to.url) or await _added(edges, team_id, to.url)
-    done = await syncing.sync(edges, repo.id, Reason.MANUAL, secret=to.secret)
+    done = await syncing.sync(edges, repo.id, Reason.MANUAL, PATIENCE, secret=to.secret)
     steps.reached("restore: target kept")
     return done.repo, done.snapshot
 

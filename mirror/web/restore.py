@@ -92,14 +92,17 @@ class Draft:
     secret: Secret | None = field(default=None, repr=False)  # lent for this once
 
 
-async def choose(visit: Visit, error: EverrefError | None = None) -> Response:
+async def choose(
+    visit: Visit, error: EverrefError | None = None, given: Mapping[str, str] | None = None
+) -> Response:
     """The moment, what of it, and the places it can go to."""
     at = await moment_at(visit)
     snapshot = at.saved
     db, team = visit.edges.db, visit.of_team()
-    where = visit.query.get("where", "")
+    given = given if given is not None else visit.query
+    where, url = given.get("where", ""), given.get("url", "")
     found = await store.of_team(db, team.id)
-    chosen = next((one for one in found if str(one.id) == visit.query.get("connection")), None)
+    chosen = next((one for one in found if str(one.id) == given.get("connection")), None)
     values: dict[str, Any] = {"owners": [], "missing": ()}
     try:
         what = await _what(visit, at)
@@ -121,7 +124,8 @@ async def choose(visit: Visit, error: EverrefError | None = None) -> Response:
         connections=found,
         chosen=chosen,
         by_consent=bool(chosen and forge and chosen.grant_kind == "oauth" and forge.app.registered),
-        proposed=visit.query.get("name") or f"{at.repo.name.rpartition('/')[2]}-restored",
+        proposed=given.get("name") or f"{at.repo.name.rpartition('/')[2]}-restored",
+        url_given="" if "@" in url else url,  # it may hold a password
         here=pages.url(visit.request.url.path, **dict(visit.query)),
         error=error,
         **values,
@@ -183,7 +187,7 @@ async def plan(visit: Visit) -> Response:
             raise AskAgain  # before the plan, which would be lost
         return await _shown(visit, at, draft, given)
     except EverrefError as error:
-        return await choose(visit, error)
+        return await choose(visit, error, given)
 
 
 def _is_sure(visit: Visit) -> bool:
