@@ -146,11 +146,11 @@ async def _renamed(edges: Edges, places: Mapping[RepoId, tuple[str, str]]) -> se
     """Rename all of them at once, or where one is in the way each by itself; those that could not be."""
     failed = set()
     try:
-        await origins.rename(edges.db, places)
+        await origins.rename(edges.db, places, edges.clock())
     except UsageError:
         for repo_id, place in places.items():
             try:
-                await origins.rename(edges.db, {repo_id: place})
+                await origins.rename(edges.db, {repo_id: place}, edges.clock())
             except UsageError as error:
                 log.warning("%s cannot be followed to %s: %s", repo_id, place[0], error)
                 failed.add(repo_id)

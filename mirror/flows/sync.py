@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from mirror import backoff, refs
-from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, Refused
+from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, Moved, Refused
 from mirror.flows import connections, excluded, hydrate, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import Rescued, rescue, without_snapshot
@@ -73,6 +73,10 @@ async def sync(
             except BadCredentials:
                 if not await connections.is_mended(edges, repo):
                     raise
+            except Moved:
+                if edges.identity:  # Busy where it is followed: the next run goes to its new address
+                    await edges.identity(edges, repo, doubt=True)
+                raise
             return await _in_turn(edges, repo, lease, reason, secret)
         except Busy:
             raise  # another run is at work: no failure of the repo's

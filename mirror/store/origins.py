@@ -156,11 +156,11 @@ async def hookless(db: Db, limit: int) -> list[Origin]:
 
 
 @translating
-async def rename(db: Db, moved: Mapping[RepoId, tuple[str, str]]) -> None:
+async def rename(db: Db, moved: Mapping[RepoId, tuple[str, str]], at: datetime) -> None:
     """These go by another name and address now: what is kept of them, and their credentials, stay with them.
 
-    All at once, since two can have swapped their names. Raises UsageError when a
-    name or an address is taken by a repo that is none of them.
+    What failed at the old address is tried anew at the new one. All together, since two can have
+    swapped their names. Raises UsageError when a name or an address is taken by a repo that is none of them.
     """
     try:
         async with transaction(db) as connection:
@@ -169,8 +169,13 @@ async def rename(db: Db, moved: Mapping[RepoId, tuple[str, str]]) -> None:
                 "update repo set name = id::text, url = id::text where id = any($1::uuid[])", list(moved)
             )
             await connection.executemany(
-                "update repo set name = $2, url = $3 where id = $1",
-                [(repo_id, storable(name), storable(url)) for repo_id, (name, url) in moved.items()],
+                """
+                update repo set
+                  name = $2, url = $3,
+                  retry_at = case when failure_class is not null then least(retry_at, $4) end
+                where id = $1
+                """,
+                [(repo_id, storable(name), storable(url), at) for repo_id, (name, url) in moved.items()],
             )
     except asyncpg.UniqueViolationError as error:
         what = "name" if error.constraint_name == "repo_team_id_name_key" else "address"

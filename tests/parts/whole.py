@@ -105,14 +105,21 @@ class Whole:
             await self.at_rest()
         return made
 
-    async def keep(self, *repositories: Repository) -> None:
+    async def connect(self, account: Person) -> Connection:
+        """Connect an account by a new token of its own."""
+        (app,) = self.edges.settings.apps
+        tokens = await personal(self.edges, self.host, account)
+        return await connections.connect(self.edges, self.team, self.person, app, tokens, "token")
+
+    async def keep(self, *repositories: Repository, connection: Connection | None = None) -> None:
         """Choose these: from now on they are kept, and their pushes told."""
+        connection = connection or self.connection
         for one in repositories:
             self.states[one] = [State(one.work.refs(), self.clock())]
-        await relist.refresh_listing(self.edges, self.connection.id)
+        await relist.refresh_listing(self.edges, connection.id)
         ids = [str(one.id) for one in repositories]
         chosen = await choose.choose(
-            self.edges, self.connection.id, By(self.person, "Alice"), ids, hint=self.hint, at_once=choose.ALL
+            self.edges, connection.id, By(self.person, "Alice"), ids, hint=self.hint, at_once=choose.ALL
         )
         assert {one.hook for one in chosen} == {"registered"}
         by_url = {one.repo.url: one.repo.id for one in chosen}
@@ -251,9 +258,10 @@ class Whole:
         """Once everything came to rest, and no worker works.
 
         1. Every state that a repository ever had can be restored, with nothing but the vault;
-           so many as are `lost` are shown as that. Where one look found what two pushes made of two
-           refs, and only the first had been told by then, each of the refs can be.
-        2. What is shown is true: what is `bad` fails with this class, everything else is protected.
+           so many as are `lost` are shown as that; and nothing is there that never was. Where one
+           look found what two pushes made of two refs, and only the first had been told by then, each
+           of the refs can be restored.
+        2. What is shown is true: what is `bad` is archived, or fails with this class; the rest is protected.
         3. Nothing is stuck, held or left behind.
         """
         bad, lost = bad or {}, lost or {}
@@ -262,17 +270,20 @@ class Whole:
         await self._left_nothing(bad)
         await self._restorable(bad, lost)
 
-    async def _is_shown_truly(self, repository: Repository, kind: str | None) -> None:
+    async def _is_shown_truly(self, repository: Repository, why: str | None) -> None:
         shown, latest = await self.overview(repository), self.states[repository][-1]
-        if kind is None:
+        has_all = await self._newest(repository) == latest.refs
+        assert shown.protected_as_of and shown.protected_as_of <= self.clock()
+        if why is None:
             assert (shown.state, shown.failure, shown.behind_since) == ("protected", None, None)
-            assert await self._newest(repository) == repository.work.refs() == latest.refs
-            assert shown.protected_as_of and latest.at <= shown.protected_as_of <= self.clock()
-            return
-        assert (shown.state, shown.failure and shown.failure.kind) in (("failing", kind), ("archived", kind))
-        assert shown.behind_since and shown.protected_as_of and shown.protected_as_of <= shown.behind_since
-        if await self._newest(repository) != latest.refs:
-            assert shown.protected_as_of < latest.at
+            assert has_all and latest.refs == repository.work.refs()
+            assert latest.at <= shown.protected_as_of
+        elif why == "archived":
+            assert shown.state == "archived" and has_all
+        else:
+            assert (shown.state, shown.failure and shown.failure.kind) == ("failing", why)
+            assert shown.behind_since and shown.protected_as_of <= shown.behind_since
+            assert has_all or shown.protected_as_of < latest.at
 
     async def _left_nothing(self, bad: Collection[Repository]) -> None:
         assert await self.edges.db.fetchval(_BUSY) == 0
@@ -327,6 +338,8 @@ class Whole:
         ]
         shown = await self.overview(repository)
         due = [one for one in self.states[repository] if self._is_due(one, shown)]
+        were = {stay for one in self.states[repository] for stay in one.refs.items()}
+        assert all(refs.items() <= were for refs in kept), f"{repository.full_name} never was like that"
         stays = {stay for refs in kept for stay in refs.items()}
         missing = [one for one in due if not one.refs.items() <= stays]
         assert len(missing) == lost, f"{repository.full_name}: {len(missing)} of {len(due)} are missing"
@@ -405,7 +418,7 @@ async def begin(
             person = await people.add(edges.db, "Alice", clock(), team_name="alice")
             (membership,) = await teams.memberships(edges.db, person.id)
             alice = host.add_person("alice")
-            tokens = await (_granted if oauth else _personal)(edges, host, alice)
+            tokens = await (granted if oauth else personal)(edges, host, alice)
             connection = await connections.connect(
                 edges, membership.team.id, person.id, app, tokens, "oauth" if oauth else "token"
             )
@@ -426,13 +439,13 @@ async def begin(
         yield make
 
 
-async def _personal(edges: Edges, host: Host, account: Person) -> Tokens:
+async def personal(edges: Edges, host: Host, account: Person) -> Tokens:
     """A token that somebody made in the forge's settings."""
     scopes = ("repo", "read:org") if isinstance(host, GitHub) else ("api",)
     return Tokens(host.personal_token(account, scopes))
 
 
-async def _granted(edges: Edges, host: Host, account: Person) -> Tokens:
+async def granted(edges: Edges, host: Host, account: Person) -> Tokens:
     """What a browser and a callback bring."""
     (app,) = edges.settings.apps
     forge, verifier = edges.forges.of(app), granting.new_verifier()
