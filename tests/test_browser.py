@@ -9,6 +9,7 @@ from mirror.model import Target
 from tests.parts.browser import PATIENCE, Visitor
 from tests.parts.demo import Stage
 from tests.parts.forges import Repository
+from tests.parts.repos import fsck
 
 
 def diary(stage: Stage, login: str) -> Repository:
@@ -88,6 +89,53 @@ async def test_from_connecting_to_what_a_force_push_took_away(visitor: Visitor, 
     await expect(page.get_by_role("article").get_by_role("heading")).to_have_text("Thursday")
     await page.get_by_role("link", name="Raw").click()
     await expect(page.locator("body")).to_have_text("# Thursday\n")
+
+
+async def test_a_moment_is_restored_to_a_new_remote_and_an_overwriting_undone(
+    visitor: Visitor, stage: Stage
+) -> None:
+    repository = diary(stage, "ida")
+    before = repository.work.refs()
+    ida = await visitor("ida")
+    page = ida.page
+    await ida.sign_in()
+    await ida.connect()
+    await ida.keep_everything()
+    await ida.press("ida/diary")
+    repository.commit("main", {"may.md": b"May\n"}, message="Say it otherwise", parents=[])
+    await page.get_by_role("link", name="See what was lost in push #2").wait_for()
+    after = repository.work.refs()
+    assert before != after
+
+    # To a new repository, which the connection makes.
+    await ida.go("/ida/ida/diary?at=%231")
+    await ida.press("Restore…")
+    await page.get_by_role("listitem").filter(has_text="A new repository at").get_by_role("link").click()
+    await ida.press("See what will happen")
+    await expect(page.get_by_role("rowheader", name="refs/heads/main")).to_be_visible()
+    assert stage.github.repository("ida/diary-restored") is None  # so far it is a plan
+    await ida.press("Restore to ida/diary-restored")
+    await expect(page.get_by_text("Every ref that was written was read back")).to_be_visible(timeout=PATIENCE)
+    made = stage.github.repository("ida/diary-restored")
+    assert made is not None and made.private
+    assert made.work.refs() == before
+    fsck(made.path)
+
+    # Over what is there: its name is typed, and it can be undone.
+    await ida.go("/ida/ida/diary/-/restore?at=%231&where=kept")
+    await page.get_by_label("Overwrite refs that hold something else there").check()
+    await ida.press("See what will happen")
+    await page.get_by_label("to go on").fill("ida/something")
+    await ida.press("Overwrite ida/diary")
+    await expect(page.get_by_role("alert")).to_be_visible()
+    await page.get_by_label("to go on").fill("ida/diary")
+    await ida.press("Overwrite ida/diary")
+    await expect(page.get_by_text("Every ref that was written was read back")).to_be_visible(timeout=PATIENCE)
+    assert repository.work.refs() == before
+    await ida.press("Undo this restore…")
+    await ida.press("Undo the restore")
+    await expect(page.get_by_text("Every ref that was written was read back")).to_be_visible(timeout=PATIENCE)
+    assert repository.work.refs() == after
 
 
 async def test_somebody_who_was_invited_looks_and_no_more(visitor: Visitor, stage: Stage) -> None:
