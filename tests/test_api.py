@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from mirror.store import audit, idempotency, jobs, notices, repos, sealed
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.web.api.call import A_MINUTE, BODY
+from mirror.worker import Hands
 from tests.parts.api import Program, program, with_token
 from tests.parts.repos import Work
 from tests.parts.web import ORIGIN, Site
@@ -54,6 +56,11 @@ async def kept(site: Site, work: Work) -> Kept:
     work.commit(files={"README.md": b"# Three\n", "caf\u00e9.bin": b"\0\1"}, parents=[first])
     await sync.sync(edges, repo.id)
     return Kept(site, alice, team, await with_token(site, alice, team), work, repo)
+
+
+async def work_off(kept: Kept) -> None:
+    """What a worker would do."""
+    await Hands(kept.site.mirror.edges).work_off()
 
 
 # Signing in.
@@ -420,8 +427,76 @@ async def test_overwriting_is_confirmed_by_the_name(kept: Kept) -> None:
     wanted = {"to": {"url": str(kept.work.path)}, "force": True}
     refused = await kept.program.ask("POST", f"{kept.at}/restores", wanted)
     assert refused.status_code == 400
-    assert "acme/api" in refused.json()["detail"]
-    await kept.program.post(f"{kept.at}/restores", wanted | {"confirm": "acme/api"})
+    name = kept.work.path.stem
+    assert f'"confirm": "{name}"' in refused.json()["detail"]
+    await kept.program.post(f"{kept.at}/restores", wanted | {"confirm": name})
+
+
+async def test_a_person_proves_who_they_are_before_overwriting(kept: Kept) -> None:
+    browser = await kept.site.signed_in(kept.alice)
+    kept.site.mirror.clock.now += timedelta(hours=1)
+    wanted = {"to": {"url": str(kept.work.path)}, "force": True, "confirm": kept.work.path.stem}
+    headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf}
+    answer = await browser.client.post(f"/api/v1{kept.at}/restores", json=wanted, headers=headers)
+    assert answer.status_code == 403
+    assert await jobs.page(kept.site.mirror.edges.db, kept.team.id) == []
+
+
+async def test_a_restore_is_done_told_and_undone(kept: Kept, make_work: Callable[..., Work]) -> None:
+    goal = make_work("goal")
+    bring = [{"source": "main", "name": "rescue/two"}]
+    wanted = {"at": "#2", "bring": bring, "to": {"url": str(goal.path)}}
+    plan = await kept.program.post(f"{kept.at}/plans", wanted)
+    assert [(one["name"], one["result"]) for one in plan["refs"]] == [("refs/heads/rescue/two", "created")]
+    job = await kept.program.post(f"{kept.at}/restores", wanted)
+    await work_off(kept)
+    done = await kept.program.get(f"/teams/alice/jobs/{job['id']}")
+    assert (done["state"], done["result"]["verified"]) == ("done", True), done
+    assert len((await kept.program.get(f"{kept.at}/restores"))["items"]) == 1
+    assert goal.git("show", "rescue/two:README.md") == b"# Two\n"
+    undoing = await kept.program.post(f"/teams/alice/jobs/{job['id']}/undo/plan")
+    assert [(one["name"], one["result"]) for one in undoing["refs"]] == [("refs/heads/rescue/two", "removed")]
+    back = await kept.program.post(f"/teams/alice/jobs/{job['id']}/undo")
+    await work_off(kept)
+    assert (await kept.program.get(f"/teams/alice/jobs/{back['id']}"))["failure"] is None
+    assert goal.git("for-each-ref") == b""
+
+
+async def test_a_bundle_is_made_and_fetched_in_parts(kept: Kept) -> None:
+    tip = kept.work.tip().decode()
+    wanted = {"bring": [{"source": tip, "name": "rescue/it"}]}
+    job = await kept.program.post(f"{kept.at}/bundles", wanted)
+    early = await kept.program.ask("GET", f"/teams/alice/jobs/{job['id']}/bundle")
+    assert early.status_code == 404
+    await work_off(kept)
+    whole = await kept.program.ask("GET", f"/teams/alice/jobs/{job['id']}/bundle")
+    assert whole.content.startswith(b"# v2 git bundle\n")
+    assert f"{tip} refs/heads/rescue/it".encode() in whole.content
+    part = await kept.program.ask(
+        "GET", f"/teams/alice/jobs/{job['id']}/bundle", headers={"range": "bytes=2-3"}
+    )
+    assert (part.status_code, part.content) == (206, b"v2")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"to": {}},
+        {"to": {"url": "https://git.example.org/x", "repo": "7b0f7b9e-8b1c-4a57-8e0c-000000000000"}},
+        {"to": {"repo": "7b0f7b9e-8b1c-4a57-8e0c-000000000000", "token": "x"}},
+        {
+            "to": {"url": "https://u:p@git.example.org/x"},
+            "refs": ["a"],
+            "bring": [{"source": "a", "name": "b"}],
+        },
+        {"to": {"url": "https://git.example.org/x"}, "bring": [{"source": "main", "name": "a..b"}]},
+    ],
+    ids=["nowhere", "two places", "a token for a kept one", "two whats", "no name"],
+)
+async def test_a_restore_that_says_no_one_thing_is_refused(kept: Kept, wrong: dict[str, Any]) -> None:
+    answer = await kept.program.ask("POST", f"{kept.at}/restores", wrong)
+    assert answer.status_code in (400, 404), answer.text
+    assert await jobs.page(kept.site.mirror.edges.db, kept.team.id) == []
 
 
 async def test_a_token_that_may_only_back_up_does_not_retry_a_restore(kept: Kept) -> None:

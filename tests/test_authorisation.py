@@ -26,7 +26,7 @@ from mirror.flows import people as flows
 from mirror.flows import sync
 from mirror.flows.people import By
 from mirror.model import Repo
-from mirror.people import Role
+from mirror.people import Role, Scope
 from mirror.store import connections, jobs, links, notices, people, repos, sessions, teams, tokens
 from mirror.store.connections import ConnectionId, Wanted
 from mirror.store.people import Person
@@ -77,7 +77,9 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
     repo = await repos.add(db, team.id, "acme/api", str(work.path), now)
     await sync.sync(edges, repo.id)
     job = await flow.ask(edges, repo.id, "sync", {"reason": "manual"}, person_id=alice.id)
-    await jobs.cancel(db, team.id, job.id, now)
+    packed = await flow.ask(edges, repo.id, "bundle", {"snapshot": 1}, person_id=alice.id)
+    for one in (job, packed):
+        await jobs.cancel(db, team.id, one.id, now)
     assert edges.keyring
     connection = ConnectionId(UUID(int=7))
     wanted = Wanted(team.id, alice.id, "github", "github.com", "1", "octocat", "token", (), None)
@@ -88,7 +90,8 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
     notice = await db.fetchval("select max(id) from notice")
     bob = await site.member(team, "bob", Role.OPERATOR)
     invited, code = await flows.invite(db, edges.keyring, By(alice, now), team, Role.VIEWER)
-    _, token = await tokens.make(db, alice.id, team.id, "ci", ("read",), None, now)
+    reading: Scope = "read"
+    _, token = await tokens.make(db, alice.id, team.id, "ci", (reading,), None, now)
     _, session = await sessions.start(db, alice.id, now, "a browser", "192.0.2.1")
     await people.link(db, alice.id, "github", "github.com", "1", "octocat", now)
     link = await links.make(db, alice.id, now, flows.LINK)
@@ -98,6 +101,7 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
         "repo:repo": repo.name,
         "job": str(job.id),
         "backup": str(job.id),
+        "packed": str(packed.id),
         "connection": str(connection),
         "notice": str(notice),
         "person": str(bob.id),
@@ -123,9 +127,7 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
     for scope in ("read", "backup", "restore", "admin"):
         raw = await site.token(alice, team, (scope,))
         visitors.append(by_token(f"owner's token to {scope}", raw, Role.OWNER, scope))
-    low = next(one for one in visitors if one.name == "viewer")
-    assert low.role is Role.VIEWER
-    viewer = await people.by_email(db, "nobody@example.org") or await site.member(team, "val", Role.VIEWER)
+    viewer = await site.member(team, "val", Role.VIEWER)
     visitors.append(by_token("viewer's token to read", await site.token(viewer, team), Role.VIEWER, "read"))
     other = await teams.add_named(db, "elsewhere", now)
     await teams.add(db, other.id, alice.id, Role.OWNER, now)
@@ -156,6 +158,8 @@ def address(way: Way, parts: Mapping[str, str]) -> str:
         name = match[1]
         if name == "raw":
             return parts["link"] if way.path.startswith("/sign-in") else parts["code"]
+        if name == "job" and re.search("/-/(restores|bundles)/", way.path):
+            return parts["packed"]
         if name == "invitation" and "{team}" not in way.path:
             return parts["code"]
         return parts[name]
@@ -301,7 +305,7 @@ async def test_the_owner_can_read_everything_there_is(world: World) -> None:
     owner = next(one for one in world.visitors if one.name == "owner")
     wrong = []
     for way in WAYS:
-        if way.method != "GET":
+        if way.method != "GET" or way.path.endswith("/owners"):  # which are a forge's to tell
             continue
         status = await begun(world.site.app, address(way, world.parts), owner.headers)
         if status >= 500 or (status >= 400 and not may_lack(way)):

@@ -183,14 +183,14 @@ async def plan(visit: Visit) -> Response:
         return visit.redirect(at.url("restore"))
     try:
         draft = await _drafted(visit, at, given)
-        if draft.asked["force"] and not _is_sure(visit):
+        if draft.asked["force"] and not is_sure(visit):
             raise AskAgain  # before the plan, which would be lost
         return await _shown(visit, at, draft, given)
     except EverrefError as error:
         return await choose(visit, error, given)
 
 
-def _is_sure(visit: Visit) -> bool:
+def is_sure(visit: Visit) -> bool:
     return visit.session is None or visit.now - visit.session.sure_at <= SURE
 
 
@@ -206,11 +206,11 @@ async def _drafted(visit: Visit, at: Moment, given: Mapping[str, str]) -> Draft:
         "hidden": "archive" if given.get("archive") else "skip",
         "force": bool(given.get("force")),
     }
-    ways = {"new": _to_new, "kept": _to_kept, "url": _to_url}
-    return await ways[given["where"]](visit, at, given, asked)
+    ways = {"new": to_new, "kept": to_kept, "url": to_url}
+    return await ways[given["where"]](visit, at.repo, given, asked)
 
 
-async def _to_new(visit: Visit, at: Moment, given: Mapping[str, str], asked: dict[str, Any]) -> Draft:
+async def to_new(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dict[str, Any]) -> Draft:
     connection = await _connection(visit, given.get("connection", ""))
     missing = _missing(visit, connection)
     if missing:
@@ -229,19 +229,19 @@ async def _to_new(visit: Visit, at: Moment, given: Mapping[str, str], asked: dic
     return Draft(jobs.new_id(), asked | {"new": new, "force": False}, name, told)
 
 
-async def _to_kept(visit: Visit, at: Moment, given: Mapping[str, str], asked: dict[str, Any]) -> Draft:
-    name = given.get("repo", "") or at.repo.name
-    repo = await repos.by_name(visit.edges.db, visit.of_team().id, name)
-    if repo is None:
+async def to_kept(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dict[str, Any]) -> Draft:
+    name = given.get("repo", "") or repo.name
+    found = await repos.by_name(visit.edges.db, visit.of_team().id, name)
+    if found is None:
         raise NotFound(f"there is no repository {name} in {visit.of_team().name}")
-    kept = await store.of_repo(visit.edges.db, repo.id)
+    kept = await store.of_repo(visit.edges.db, found.id)
     if kept:
         _check_push(visit, kept.connection)
-    told = f"{repo.name}, at {repo.url}"
-    return Draft(jobs.new_id(), asked | {"kept": str(repo.id)}, repo.name, told)
+    told = f"{found.name}, at {found.url}"
+    return Draft(jobs.new_id(), asked | {"kept": str(found.id)}, found.name, told)
 
 
-async def _to_url(visit: Visit, at: Moment, given: Mapping[str, str], asked: dict[str, Any]) -> Draft:
+async def to_url(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dict[str, Any]) -> Draft:
     settings = visit.edges.settings
     to = address.parse_remote(given.get("url", "").strip(), settings.allow_private_remotes)
     token, username = given.get("token", "").strip(), given.get("username", "").strip()
@@ -634,7 +634,7 @@ async def undo_plan(visit: Visit) -> Response:
         token, username = str(form.get("token", "")).strip(), str(form.get("username", "")).strip()
         secret = Secret(username or "oauth2", token) if token else None
     await undo.check(visit.edges, job)
-    if not _is_sure(visit):
+    if not is_sure(visit):
         raise AskAgain  # before the plan, which would be lost
     asks = bool(job.asked.get("lent")) and secret is None
     if not asks:

@@ -81,14 +81,14 @@ async def connect(visit: Visit, body: ConnectionWanted) -> Connection:
 
 async def connection(visit: Visit) -> Connection:
     """A connection, and whether it works."""
-    return Connection.of(await _connection(visit))
+    return Connection.of(await connection_of(visit))
 
 
 async def list_repositories(visit: Visit, asked: ListedAsked) -> Page[ListedRepository]:
     """What a connection sees at its forge, by name."""
     found = await listed.page(
         visit.edges.db,
-        (await _connection(visit)).id,
+        (await connection_of(visit)).id,
         search=asked.q or "",
         private=asked.private,
         archived=asked.archived,
@@ -106,21 +106,21 @@ async def list_repositories(visit: Visit, asked: ListedAsked) -> Page[ListedRepo
 
 async def list_anew(visit: Visit, body: Nothing) -> Connection:
     """Ask the forge again what there is; it is listed in the background."""
-    found = await _connection(visit)
+    found = await connection_of(visit)
     _list(visit, found)
     return Connection.of(found)
 
 
 async def choose_repositories(visit: Visit, body: Choice) -> Page[Chosen]:
     """Keep these repositories from now on."""
-    found = await _connection(visit)
+    found = await connection_of(visit)
     done = await choose.choose(visit.edges, found.id, by(visit), body.repositories, hint=hint(visit))
     return Page(items=[Chosen.of(one) for one in done], next=None)
 
 
 async def set_rule(visit: Visit, body: Rule) -> Page[Chosen]:
     """Say what is kept by itself, now and later; what it means now is kept at once."""
-    found = await _connection(visit)
+    found = await connection_of(visit)
     if body.everything and body.patterns:
         raise UsageError("say everything, or patterns, not both")
     patterns = choosing.patterns(body.patterns)
@@ -135,7 +135,7 @@ async def set_rule(visit: Visit, body: Rule) -> Page[Chosen]:
 
 async def disconnect(visit: Visit) -> Told:
     """End a connection. Every backup stays."""
-    found = await _connection(visit)
+    found = await connection_of(visit)
     left = await choose.disconnect(visit.edges, found.id, by(visit))
     await visit.audit("connection.remove", f"{found.login} at {found.host}")
     return Told(notes=list(left))
@@ -146,7 +146,8 @@ def _list(visit: Visit, found: connections.Connection) -> None:
     visit.outside.background.begin(f"listing of {found.id}", work)
 
 
-async def _connection(visit: Visit) -> connections.Connection:
+async def connection_of(visit: Visit) -> connections.Connection:
+    """The path's connection, of this team. Raises NotFound."""
     chosen = ConnectionId(uuid_of(visit, "connection", "connection"))
     found = await connections.find(visit.edges.db, visit.of_team().id, chosen)
     if found is None:

@@ -825,6 +825,34 @@ class RefOutcome(Answer, frozen=True, kw_only=True):
     target_b64: Base64 | UnsetType = UNSET
     result: restoring.Result
     why: str | None
+    old: Annotated[str | None, Meta(description="what the target holds under that name")]
+    old_b64: Base64 | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, one: restoring.RefResult) -> "RefOutcome":
+        return cls(
+            result=one.result,
+            why=one.why,
+            **git("name", one.name),
+            **git("target", one.target),
+            **git("old", one.old),
+        )
+
+
+class UndoPlan(Answer, frozen=True, kw_only=True):
+    """What undoing a restore would do."""
+
+    to: str
+    refs: list[RefOutcome]
+
+
+class Owner(Answer, frozen=True, kw_only=True):
+    """Under whose name a repository can be made."""
+
+    id: str
+    login: str
+    name: str
+    personal: bool
 
 
 class Plan(Answer, frozen=True, kw_only=True):
@@ -845,12 +873,7 @@ class Plan(Answer, frozen=True, kw_only=True):
             taken_at=one.snapshot.taken_at,
             to=to,
             steps=list(one.steps),
-            refs=[
-                RefOutcome(
-                    result=ref.result, why=ref.why, **git("name", ref.name), **git("target", ref.target)
-                )
-                for ref in one.refs
-            ],
+            refs=[RefOutcome.of(ref) for ref in one.refs],
         )
 
 

@@ -8,39 +8,54 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from mirror import when
 from mirror.errors import NotFound, Refused, UsageError
+from mirror.flows import browse, connections, moment, target, undo
 from mirror.flows import jobs as flow
 from mirror.flows import restore as restoring
-from mirror.git import address
 from mirror.job import SYNC
-from mirror.model import Remote, RepoId, Secret
+from mirror.model import RefName, RepoId, Secret, Snapshot
 from mirror.model import Repo as Known
-from mirror.plan import Hidden
+from mirror.plan import Hidden, check_new_name
 from mirror.store import jobs, report, repos, restores
 from mirror.store.jobs import Job as Kept
 from mirror.store.jobs import JobId, Kind
 from mirror.web.api.call import EVENTS, Body, Call, Query, begin, call, cursor, uuid_of
-from mirror.web.api.moments import moment_of
+from mirror.web.api.forges import CONNECTION, connection_of
+from mirror.web.api.moments import RAW, moment_of
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import (
     Drill,
     Job,
     Nothing,
+    Owner,
     Page,
     Paged,
     Plan,
+    RefOutcome,
     Report,
     ReportLine,
     Restore,
+    UndoPlan,
     When,
     Words,
 )
 from mirror.web.api.team import TEAM
-from mirror.web.frame import Needs, Visit
+from mirror.web.frame import AskAgain, Needs, Visit
 from mirror.web.live import follow
+from mirror.web.restore import (
+    BUNDLES_PER_HOUR,
+    Draft,
+    bundle_name,
+    is_sure,
+    is_there,
+    limited,
+    to_kept,
+    to_new,
+    to_url,
+)
 
 PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which
 JOB: Final = f"{TEAM}/jobs/{{job}}"
@@ -82,40 +97,69 @@ class Period(Query, frozen=True, kw_only=True):
     end: When | None = None
 
 
-class Target(Body, frozen=True, kw_only=True):
-    """A remote to push to; its credentials are used once and not kept after that."""
+class NewRepository(Body, frozen=True, kw_only=True):
+    """A repository to make by a connection."""
 
-    url: Annotated[str, Meta(min_length=1, max_length=2000)]
+    connection: Id
+    owner: Annotated[Words, Meta(description="the forge's id of who is to own it, out of `owners`")]
+    name: Words
+    private: bool = True
+
+
+class Target(Body, frozen=True, kw_only=True):
+    """Where a restore goes: exactly one of an address, a kept repo and a new repository.
+
+    Credentials for an address are used once and not kept; without them a connection to its host is used.
+    """
+
+    url: Annotated[str, Meta(min_length=1, max_length=2000)] | None = None
     username: Words | None = None
     token: Annotated[str, Meta(max_length=10_000)] | None = None
+    repo: Id | None = None
+    new: NewRepository | None = None
 
 
-class PlanWanted(Body, frozen=True, kw_only=True):
-    """What to restore, and where to; without a target, a bundle."""
+class Bring(Body, frozen=True, kw_only=True):
+    """A ref of the moment, or a commit, that is brought back under a name of its own."""
+
+    source: Annotated[str, Meta(min_length=1, max_length=500)]
+    name: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class What(Body, frozen=True, kw_only=True):
+    """What of a moment is restored: all of it, the refs that match, or some things under other names."""
 
     at: When | None = None
     refs: Globs = []
+    bring: Annotated[list[Bring], Meta(max_length=100)] = []
+
+
+class PlanWanted(What, frozen=True, kw_only=True):
+    """What to restore, and where to; without a target, a bundle."""
+
     to: Target | None = None
     hidden: Hidden = "skip"
     force: bool = False
 
 
-class RestoreWanted(Body, frozen=True, kw_only=True):
-    """What to restore, and where to. Overwriting, `force`, is confirmed by the repo's name."""
+class RestoreWanted(What, frozen=True, kw_only=True):
+    """What to restore, and where to. Overwriting, `force`, is confirmed by the target's name."""
 
     to: Target
-    at: When | None = None
-    refs: Globs = []
     hidden: Hidden = "skip"
     force: bool = False
     confirm: Annotated[str, Meta(max_length=500)] | None = None
 
 
-class BundleWanted(Body, frozen=True, kw_only=True):
+class BundleWanted(What, frozen=True, kw_only=True):
     """What a bundle is to hold."""
 
-    at: When | None = None
-    refs: Globs = []
+
+class UndoWanted(Body, frozen=True, kw_only=True):
+    """The credentials for the target, where they were lent for the restore alone."""
+
+    username: Words | None = None
+    token: Annotated[str, Meta(max_length=10_000)] | None = None
 
 
 class ProofWanted(Body, frozen=True, kw_only=True):
@@ -210,23 +254,61 @@ async def restore_backup(visit: Visit, body: RestoreWanted) -> Job:
     if body.at is not None:
         raise UsageError("the backup says which moment; leave out `at`")
     repo = await repos.get(visit.edges.db, found.repo_id)
-    return await _restore(visit, repo, number, body)
+    return await _restore(visit, repo, await moment.snapshot_at(visit.edges, repo, number), body)
 
 
 async def plan(visit: Visit, body: PlanWanted) -> Plan:
     """What a restore would do, ref by ref; the target is asked what it has. Nothing is changed."""
+    edges = visit.edges
     found, then = await moment_of(visit, body.at)
-    to = None if body.to is None else _remote(visit, body.to)
+    what = await _what(visit, found, then, body)
+    draft = None if body.to is None else await _drafted(visit, found, then, body.to, body, what)
+    to = None
+    if draft is not None:
+        to = await target.reach(edges, visit.of_team().id, draft.asked, draft.secret)
     made = await restoring.plan(
-        visit.edges, found, then, globs=body.refs, to=to, hidden=body.hidden, force=body.force
+        edges,
+        found,
+        then,
+        globs=body.refs,
+        bring=flow.brought(what),
+        to=to,
+        new=draft is not None and bool(draft.asked.get("new")),
+        hidden=body.hidden,
+        force=body.force,
     )
     return Plan.of(made, None if to is None else to.url)
 
 
 async def restore(visit: Visit, body: RestoreWanted) -> Job:
-    """Push a moment to a remote. Nothing is ever deleted there; what would be overwritten needs `force`."""
+    """Bring a moment back to a remote. Nothing is ever deleted there; what it held is kept first."""
     found, then = await moment_of(visit, body.at)
-    return await _restore(visit, found, then.number, body)
+    return await _restore(visit, found, then, body)
+
+
+async def plan_undo(visit: Visit, body: UndoWanted) -> UndoPlan:
+    """What undoing a restore would do, ref by ref."""
+    job = await _restore_job(visit)
+    made = await undo.plan(visit.edges, job, _secret(body.username, body.token))
+    return UndoPlan(to=made.to.url, refs=[RefOutcome.of(one) for one in made.refs])
+
+
+async def undo_restore(visit: Visit, body: UndoWanted) -> Job:
+    """Undo a restore: what it overwrote comes back, what it made goes, unless somebody moved it since."""
+    job = await _restore_job(visit)
+    secret = _secret(body.username, body.token)
+    await undo.check(visit.edges, job)
+    found = await repos.get(visit.edges.db, job.repo_id)
+    asked = {"undo": str(job.id), "snapshot": (job.result or {}).get("snapshot"), "force": False}
+    return await _ask(visit, found, "restore", asked, "restore.undo", secret)
+
+
+async def list_owners(visit: Visit) -> Page[Owner]:
+    """Under whose names a connection can make a repository."""
+    found = await connection_of(visit)
+    owners = await connections.asking(visit.edges, found.id, lambda forge, token: forge.owners(token))
+    items = [Owner(id=one.id, login=one.login, name=one.name, personal=one.personal) for one in owners]
+    return Page(items=items, next=None)
 
 
 async def list_restores(visit: Visit) -> Page[Restore]:
@@ -238,7 +320,22 @@ async def list_restores(visit: Visit) -> Page[Restore]:
 async def make_bundle(visit: Visit, body: BundleWanted) -> Job:
     """Make a git bundle of a moment, which can be fetched for a day."""
     found, then = await moment_of(visit, body.at)
-    return await _ask(visit, found, "bundle", {"snapshot": then.number, "globs": body.refs})
+    what = await _what(visit, found, then, body)
+    await limited(visit, "bundle", BUNDLES_PER_HOUR)
+    return await _ask(visit, found, "bundle", what | {"snapshot": then.number}, "restore.bundle")
+
+
+async def bundle(visit: Visit) -> Response:
+    """The bundle that a job has made, as a whole or any part of it."""
+    found = await _job(visit)
+    if found.kind != "bundle" or found.state != "done" or not is_there(found, visit):
+        raise NotFound("there is no such bundle, or not any more; make it again")
+    repo = await repos.get(visit.edges.db, found.repo_id)
+    if "range" not in visit.request.headers:
+        snapshot = (found.result or {}).get("snapshot")
+        await visit.audit("restore.download", repo.name, repo.id, {"snapshot": snapshot})
+    path = flow.bundle_file(visit.edges.disk.root, found.id)
+    return FileResponse(path, media_type=RAW, filename=bundle_name(repo, found))
 
 
 async def drill(visit: Visit, body: ProofWanted) -> Job:
@@ -257,10 +354,10 @@ async def list_drills(visit: Visit, asked: DrillsAsked) -> Page[Drill]:
     place = begin(asked.cursor, str)
     before = visit.now + timedelta(days=1)
     if place is not None:
-        moment = when.parse(place, visit.now)
-        if isinstance(moment, int):
+        began = when.parse(place, visit.now)
+        if isinstance(began, int):
             raise UsageError("the cursor is not one that a page of this list gave; begin without it")
-        before = moment
+        before = began
     found = await report.drills(visit.edges.db, visit.of_team().id, before, asked.limit + 1)
     shown = found[: asked.limit]
     more = cursor(shown[-1].finished_at) if len(found) > asked.limit else None
@@ -334,33 +431,75 @@ async def _ask(
     asked: Mapping[str, Any],
     action: str | None = None,
     secret: Secret | None = None,
+    detail: Mapping[str, Any] | None = None,
 ) -> Job:
     made = await flow.ask(visit.edges, found.id, kind, asked, person_id=visit.owner().id, secret=secret)
-    await visit.audit(action or f"repo.{kind}", found.name, found.id)
+    await visit.audit(action or f"repo.{kind}", found.name, found.id, detail)
     await visit.hint(SYNC, str(found.id))
     return Job.of(made, found.name)
 
 
-async def _restore(visit: Visit, found: Known, number: int, body: RestoreWanted) -> Job:
-    if body.force and body.confirm != found.name:
-        raise UsageError(f'what is overwritten must be confirmed: say "confirm": "{found.name}"')
-    to = _remote(visit, body.to)
-    asked = {
-        "snapshot": number,
-        "globs": body.refs,
-        "to": to.url,
-        "hidden": body.hidden,
-        "force": body.force,
-    }
-    return await _ask(visit, found, "restore", asked, secret=to.secret)
+async def _restore(visit: Visit, found: Known, then: Snapshot, body: RestoreWanted) -> Job:
+    what = await _what(visit, found, then, body)
+    if body.force and not is_sure(visit):
+        raise AskAgain
+    draft = await _drafted(visit, found, then, body.to, body, what)
+    if draft.asked["force"] and body.confirm != draft.name:
+        raise UsageError(f'what is overwritten must be confirmed: say "confirm": "{draft.name}"')
+    await limited(visit)
+    action = "restore.create" if draft.asked.get("new") else "restore.push"
+    detail = {"to": draft.told, "snapshot": then.number, "overwrites": draft.asked["force"]}
+    return await _ask(visit, found, "restore", draft.asked, action, draft.secret, detail)
 
 
-def _remote(visit: Visit, to: Target) -> Remote:
-    """A target with its credentials, which are never part of the address. Raises UsageError."""
-    remote = address.parse_remote(to.url, visit.edges.settings.allow_private_remotes)
-    if remote.secret is not None:
-        raise UsageError("give the credentials apart from the address")
-    return Remote(remote.url, _secret(to.username, to.token))
+async def _drafted(
+    visit: Visit,
+    found: Known,
+    then: Snapshot,
+    to: Target,
+    body: PlanWanted | RestoreWanted,
+    what: Mapping[str, Any],
+) -> Draft:
+    """The restore that is asked for, as a job is asked for it. Raises UsageError, NotFound, Refused."""
+    asked = dict(what) | {"snapshot": then.number, "hidden": body.hidden, "force": body.force}
+    if [to.url, to.repo, to.new].count(None) != 2:
+        raise UsageError("say where to: exactly one of `url`, `repo` and `new`")
+    if to.url is not None:
+        given = {"url": to.url, "username": to.username or "", "token": to.token or ""}
+        return await to_url(visit, found, given, asked)
+    if to.token or to.username:
+        raise UsageError("credentials are for an address; this target has a connection's")
+    if to.new is not None:
+        new = to.new
+        given = {"connection": new.connection, "owner": new.owner, "name": new.name}
+        given["private"] = "yes" if new.private else "no"
+        return await to_new(visit, found, given, asked)
+    kept = await repos.find_in(visit.edges.db, visit.of_team().id, RepoId(UUID(to.repo)))
+    if kept is None:
+        raise NotFound("there is no such repo to restore to")
+    return await to_kept(visit, found, {"repo": kept.name}, asked)
+
+
+async def _what(visit: Visit, found: Known, then: Snapshot, body: What) -> dict[str, Any]:
+    """What of the moment is restored, as a job is asked for it. Raises UsageError, NotFound."""
+    if not body.bring:
+        return {"globs": body.refs} if body.refs else {}
+    if body.refs:
+        raise UsageError("say `refs` or `bring`, not both")
+    bring: dict[RefName, bytes] = {}
+    for one in body.bring:
+        name = RefName((one.name if one.name.startswith("refs/") else f"refs/heads/{one.name}").encode())
+        check_new_name(name)
+        await browse.commits(visit.edges, found, then, one.source.encode(), limit=1)  # it must be there
+        bring[name] = one.source.encode()
+    return {"bring": flow.shown_bring(bring)}
+
+
+async def _restore_job(visit: Visit) -> Kept:
+    found = await _job(visit)
+    if found.kind != "restore":
+        raise NotFound("there is no such restore")
+    return found
 
 
 def _secret(username: str | None, token: str | None) -> Secret | None:
@@ -395,6 +534,10 @@ CALLS: Final[Sequence[Call]] = (
     call("GET", f"{REPO}/restores", list_restores, Needs.VIEWER),
     call("POST", f"{REPO}/restores", restore, Needs.OPERATOR, "restore", status=202),
     call("POST", f"{REPO}/bundles", make_bundle, Needs.OPERATOR, "restore", status=202),
+    call("GET", f"{JOB}/bundle", bundle, Needs.OPERATOR, "restore", media=RAW),
+    call("POST", f"{JOB}/undo/plan", plan_undo, Needs.OPERATOR, "restore"),
+    call("POST", f"{JOB}/undo", undo_restore, Needs.OPERATOR, "restore", status=202, sure=True),
+    call("GET", f"{CONNECTION}/owners", list_owners, Needs.OPERATOR, "restore"),
     call("POST", f"{REPO}/drills", drill, Needs.OPERATOR, "backup", status=202),
     call("POST", f"{REPO}/verifications", verify, Needs.OPERATOR, "backup", status=202),
     call("GET", f"{TEAM}/drills", list_drills, Needs.VIEWER),
