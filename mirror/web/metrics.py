@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mirror.store.measures import Measures, measures
@@ -29,23 +29,23 @@ def route(outside: Outside) -> Route:
 
     async def metrics(request: Request) -> Response:
         """Every number, to who may read them."""
-        _admit(request, outside.edges.settings.metrics_token)
+        if not _may(request, outside.edges.settings.metrics_token):
+            return PlainTextResponse("send METRICS_TOKEN as a bearer token\n", 401, BEARER)
         found = await measures(outside.edges.db, outside.edges.clock(), LATE)
         return Response(text(found), headers={"content-type": TEXT})
 
     return Route("/metrics", metrics)
 
 
-def _admit(request: Request, token: str | None) -> None:
-    """Let in who has the token; where none is set, what runs on this machine and came by no proxy."""
+def _may(request: Request, token: str | None) -> bool:
+    """Whether it has the token. Where none is set: it comes from this machine by no proxy; else 404."""
     if token is not None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(401, "send METRICS_TOKEN as a bearer token", BEARER)
-        return
+        return hmac.compare_digest(given.encode(), token.encode())
     near = request.client is not None and request.client.host in _LOOPBACK
     if not near or request.url.hostname not in _NAMES or any(one in request.headers for one in _FORWARDED):
         raise HTTPException(404, "there is nothing here")
+    return True
 
 
 def text(found: Measures) -> bytes:

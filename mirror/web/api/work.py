@@ -490,8 +490,11 @@ async def _what(visit: Visit, found: Known, then: Snapshot, body: What) -> dict[
     for one in body.bring:
         name = RefName((one.name if one.name.startswith("refs/") else f"refs/heads/{one.name}").encode())
         check_new_name(name)
-        await browse.commits(visit.edges, found, then, one.source.encode(), limit=1)  # it must be there
-        bring[name] = one.source.encode()
+        source = one.source.encode()
+        await browse.commits(visit.edges, found, then, source, limit=1)  # it must be there
+        if not source.startswith(b"refs/"):
+            source = await browse.resolve(visit.edges, found, then, source)
+        bring[name] = source
     return {"bring": flow.shown_bring(bring)}
 
 
