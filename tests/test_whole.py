@@ -89,8 +89,8 @@ async def test_a_hundred_deliveries_at_once_are_a_few_looks_and_every_push(whole
     garden, shed = await whole.protected("garden", "shed")
     asked = github.count("info/refs")
     github.hold()
-    for number in range(25):
-        garden.commit(parents=[] if number % 5 == 0 else None)
+    for number in range(50):
+        garden.commit(parents=[] if number % 10 == 0 else None)
         shed.commit()
     async with whole.working():
         await github.release(at_once=True)
