@@ -31,6 +31,7 @@ class Stretch:
     created: int
     cut_at: datetime | None = None  # of the last move that took something away; None: none did
     cut: int | None = None  # the snapshot that has it
+    first_at: datetime | None = None  # of the first move; None: of a folder, where it does not show
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def lane(
             bars += [Bar(began, gone)] if began is not None and began <= gone else []
             began = None if one.last is Kind.DELETED else gone
         elif began is None:
-            began = at
+            began = min(max(one.first_at or one.at, start), end)
         if rest := one.moves - taken - (0 if folded else one.created):
             pushes.append(Push(at, one.snapshot, rest))
     bars += [Bar(began, end)] if began is not None else []

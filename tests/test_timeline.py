@@ -164,6 +164,14 @@ def test_the_most_telling_lanes_come_first() -> None:
     assert len(timeline.chosen(found, MAIN, 2)) == 2
 
 
+def test_a_ref_begins_where_it_was_created_also_where_it_was_pushed_right_after() -> None:
+    """The bar began at the last push of its first stretch, later than the refs that were created with it."""
+    made = Stretch(0, 2, Kind.CREATED, Kind.FAST_FORWARDED, at(5), 2, 0, 0, 1, first_at=at(1))
+    lane = timeline.lane(MAIN, [made], START, END)
+    assert [bar.start for bar in lane.bars] == [at(1)]
+    assert [push.at for push in lane.pushes] == [at(5)]
+
+
 kinds = st.sampled_from(list(Kind))
 
 

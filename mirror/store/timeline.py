@@ -202,6 +202,7 @@ def _stretch(row: Any) -> Stretch:
         created=row["created"],
         cut_at=row["cut_at"],
         cut=row["cut"],
+        first_at=row.get("first_at"),
     )
 
 

@@ -3,7 +3,7 @@ select
   ref_id, stretch, count(*) as moves,
   (array_agg(kind order by snapshot, position))[1] as first,
   (array_agg(kind order by snapshot desc, position desc))[1] as last,
-  max(at) as at, max(snapshot) as snapshot,
+  min(at) as first_at, max(at) as at, max(snapshot) as snapshot,
   max(at) filter (where kind in ('forced', 'deleted')) as cut_at,
   max(snapshot) filter (where kind in ('forced', 'deleted')) as cut,
   count(*) filter (where kind = 'forced') as forced,
