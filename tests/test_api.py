@@ -87,7 +87,7 @@ async def test_a_refresh_token_renews_both_once(site: Site) -> None:
     site.mirror.clock.now += timedelta(hours=13)
     old = await program(site, first["access_token"])
     assert (await old.ask("GET", "/profile")).status_code == 401
-    second = await guest.post("/refresh", {"refresh_token": first["refresh_token"]})
+    second = await old.post("/refresh", {"refresh_token": first["refresh_token"]})
     ann = await program(site, second["access_token"])
     assert (await ann.get("/profile"))["name"] == "Ann"
     again = await guest.ask("POST", "/refresh", {"refresh_token": first["refresh_token"]})
@@ -491,7 +491,7 @@ async def test_a_bundle_is_made_and_fetched_in_parts(kept: Kept) -> None:
         },
         {"to": {"url": "https://git.example.org/x"}, "bring": [{"source": "main", "name": "a..b"}]},
     ],
-    ids=["nowhere", "two places", "a token for a kept one", "two whats", "no name"],
+    ids=["nowhere", "two places", "a token for a kept one", "both refs and others", "no name"],
 )
 async def test_a_restore_that_says_no_one_thing_is_refused(kept: Kept, wrong: dict[str, Any]) -> None:
     answer = await kept.program.ask("POST", f"{kept.at}/restores", wrong)
