@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from mirror.store import hooks, notices, origins
 from tests.parts.forges import GitHub, GitLab, Repository
+from tests.parts.repos import run_git
 from tests.parts.whole import LATER, Begin, Host, Whole, until
 
 # arq closes its connections by the old name of that method.
@@ -169,14 +170,17 @@ async def test_a_repository_that_was_deleted_is_archived_with_all_that_it_had(
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard", "unheard"])
 @pytest.mark.parametrize("first", ["look", "list"])
+@pytest.mark.parametrize("is_fork", [True, False], ids=["fork", "other"])
 async def test_what_another_repository_of_its_name_holds_never_enters(
-    whole: Whole, heard: bool, first: str
+    whole: Whole, heard: bool, first: str, is_fork: bool
 ) -> None:
     garden, shed = await whole.protected("garden", "shed")
     async with whole.working():
         whole.host.drop(0 if heard else 1)
         other = whole.host.replace(garden)
-        other.commit()
+        if is_fork:  # its history begins with what is kept
+            run_git("-C", other.path, "fetch", "-q", garden.path, "+refs/heads/main:refs/heads/main")
+        other.commit("side")
         shed.commit()
         await whole.host.deliver()
         whole.later(LATER if first == "look" else A_DAY)

@@ -168,6 +168,8 @@ async def _catch_up(
             "what is kept stays; back the new one up under another name"
         )
     old: Refs = await history.refs_at(edges.db, repo.id, last.number) if last else {}
+    if last and edges.identity and not _is_told(old, seen.refs, told):
+        await edges.identity(edges, repo, doubt=True)
     pool = Pool(edges.git, edges.disk.pool(repo.id), seen.object_format)
     run = Taking(edges, repo, lease, source, pool, left_out)
     async with pool.lock():
@@ -234,6 +236,12 @@ async def _without_excluded(
     ids = {claim.id for claim in ignored}
     left = [claim for claim in told if claim.id not in ids]
     return left, await excluded.shown(edges, repo.id, last, seen)
+
+
+def _is_told(old: Refs, new: Refs, told: Sequence[Claim]) -> bool:
+    """Whether deliveries tell of every move: they say their repository's number, so it is the same."""
+    tips = {(claim.name, claim.after) for claim in told}
+    return all((name, target) in tips for name, _, target in refs.diff(old, new))
 
 
 def _shows(last: Snapshot, seen: Listing) -> bool:
