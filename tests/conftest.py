@@ -17,7 +17,7 @@ pytest_plugins = [
     "tests.parts.browser",
 ]
 
-# A shell that starts the tests in the background has them ignore these, and what they start would inherit that.
+# A shell that starts the tests in the background has them ignore these, which what they start would inherit.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
