@@ -166,6 +166,25 @@ async def test_somebody_who_was_invited_looks_and_no_more(visitor: Visitor, stag
     assert (await third.go(link.removeprefix(third.url))).status == 404  # it was for one person
 
 
+async def test_a_token_of_the_settings_page_opens_the_api(visitor: Visitor, stage: Stage) -> None:
+    stage.github.add_person("jo")
+    jo = await visitor("jo")
+    await jo.sign_in()
+    await jo.go("/jo/-/settings")
+    await jo.page.get_by_label("Name of the token").fill("for a test")
+    await jo.press("Make a token")
+    token = await jo.page.locator(".copy code").inner_text()
+    async with httpx.AsyncClient(trust_env=False, base_url=jo.url) as program:
+        program.headers["authorization"] = f"Bearer {token}"
+        answer = await program.get("/api/v1/teams/jo/repos")
+        assert (answer.status_code, answer.json()["items"]) == (200, [])
+        await jo.go("/jo/-/settings")
+        await expect(jo.page.get_by_text(token)).to_have_count(0)  # it was shown once
+        await jo.press("Revoke for a test")
+        await expect(jo.page.get_by_text("The token is revoked.")).to_be_visible()
+        assert (await program.get("/api/v1/teams/jo/repos")).status_code == 401
+
+
 async def test_signing_out_everywhere_ends_every_window(visitor: Visitor, stage: Stage) -> None:
     stage.github.add_person("fay")
     here, there = await visitor("fay"), await visitor("fay")
