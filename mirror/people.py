@@ -77,11 +77,11 @@ def check_team_name(name: str) -> None:
         )
 
 
-def check_person_name(name: str) -> str:
-    """The name of a person without what cannot be seen. Raises UsageError."""
+def check_person_name(name: str, asked: str = "say what you are called") -> str:
+    """The name of a person, or of what else is asked for, without what nobody sees. Raises UsageError."""
     seen = _seen(name)
     if not seen:
-        raise UsageError("say what you are called")
+        raise UsageError(asked)
     if len(seen.encode()) > _NAME:
         raise UsageError(f"that name is too long; {_NAME} bytes at most")
     return seen

@@ -49,6 +49,13 @@ def ago(then: datetime, now: datetime) -> str:
     return f"{number} {unit} ago" if seconds > 0 else f"in {number} {unit}"
 
 
+def sentence(said: object) -> str:
+    """A line that an error says, as a sentence; a name or an address that it begins with stays as it is."""
+    text = str(said).strip().rstrip(".")
+    named = not text.partition(" ")[0].rstrip(",:;").isalpha()
+    return f"{text if named else text[:1].upper() + text[1:]}."
+
+
 def lasted(seconds: float) -> str:
     """A duration in words."""
     if seconds < 9.95:

@@ -50,6 +50,7 @@ WAYS = (
     Way("GET", "/{team}/rule", here, Needs.ADMIN),
     Way("POST", "/{team}/do", done, Needs.OPERATOR),
     Way("GET", "/{team}/danger", here, Needs.VIEWER, sure=True),
+    Way("POST", "/{team}/see/delete", done, Needs.VIEWER, sure=True),
     Way("GET", "/api/{team}/see", here, Needs.VIEWER),
     Way("POST", "/api/{team}/do", here, Needs.OPERATOR, scope="backup"),
     Way("GET", "/api/broken", broken, Needs.NOTHING),
@@ -179,6 +180,14 @@ async def test_who_was_not_asked_of_late_is_asked_before_danger(framed: Framed) 
     for _ in range(12):
         framed.site.mirror.clock()
     assert (await browser.get("/alice/danger")).headers["location"] == "/account/sure?next=/alice/danger"
+    sent = await browser.post("/alice/see/delete?at=%232")  # what comes back is the page with the form
+    assert sent.headers["location"] == "/account/sure?next=/alice/see%3Fat%3D%25232"
+
+
+async def test_an_address_that_only_takes_a_form_leads_to_its_page(framed: Framed) -> None:
+    browser = await framed.browser(framed.alice)
+    assert (await browser.get("/alice/see/delete")).headers["location"] == "/alice/see"
+    assert (await browser.get("/alice/do")).headers["location"] == "/"
 
 
 async def test_a_token_opens_its_own_team_as_far_as_its_scopes_reach(framed: Framed) -> None:

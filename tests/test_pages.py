@@ -19,7 +19,7 @@ STYLE = (pages.STATIC / "style.css").read_text()
 def visitor(**known: Any) -> SimpleNamespace:
     """A visit as far as the frame of a page looks at it."""
     return SimpleNamespace(
-        **{"person": None, "session": None, "team": None, "teams": (), "said": None} | known
+        **{"person": None, "session": None, "team": None, "teams": (), "said": None, "found": None} | known
     )
 
 
@@ -113,6 +113,13 @@ def test_a_stranger_sees_a_page_without_a_team() -> None:
     assert "There is nothing here." in said
     assert 'href="/sign-in"' in said
     assert "<nav" not in said
+
+
+def test_an_error_within_a_repo_leads_back_to_it() -> None:
+    seen = signed_in(found=SimpleNamespace(name="acme/api"))
+    said = page("error.html", seen, title="x", detail="acme/api has no snapshot #9", retry=False)
+    assert "acme/api has no snapshot #9." in said  # a name stays as it is
+    assert '<a class="btn" href="/acme/acme/api">Back to acme/api</a>' in said
 
 
 def test_a_member_finds_every_page_of_the_team_and_the_way_out() -> None:

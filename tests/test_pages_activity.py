@@ -97,7 +97,7 @@ async def test_a_drill_is_evidence(seen: Seen) -> None:
 
 async def test_a_report_says_what_was_done_in_its_period(seen: Seen) -> None:
     page = await seen.browser.get("/ann/-/report")
-    assert "1 snapshots, 0 restores" in page.text
+    assert "1 snapshot, 0 restores" in page.text
     told = (await seen.browser.get("/ann/-/report", **{"as": "json"})).json()
     assert told["repos"][0]["repo"] == "acme/api"
     assert told["repos"][0]["snapshots"] == 1

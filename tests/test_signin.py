@@ -118,7 +118,7 @@ async def test_a_consent_that_was_refused_is_told_in_a_line(forged: Forged) -> N
     address = await forged.forge.deny(answer.headers["location"], forged.ann)
     to = await forged.come_back(browser, address)
     assert to.startswith("/sign-in")
-    assert "access was not granted" in (await browser.get(to)).text
+    assert "Access was not granted" in (await browser.get(to)).text
     assert await forged.site.mirror.edges.db.fetchval("select count(*) from person") == 0
 
 
@@ -178,7 +178,7 @@ async def test_a_password_signs_in_and_a_wrong_one_does_not_say_why(site: Site) 
     nobody = await other.post("/sign-in", email="nobody@example.org", password="another long word")
     assert (wrong.status_code, nobody.status_code) == (422, 422)
     for answer in (wrong, nobody):
-        assert "the e-mail address or the password is wrong" in answer.text
+        assert "The e-mail address or the password is wrong" in answer.text
     right = await other.post("/sign-in", email="Ann@Example.org", password="a long enough word")
     assert right.headers["location"] == "/"
 

@@ -87,11 +87,11 @@ async def ensure(edges: Edges, asked: Asked, origin: Origin) -> Care:
         except (Refused, Blocked) as error:
             return await _refused(edges, row, str(error))
         except RemoteGone:  # which is also what a forge says to those who may not see hooks
-            name, host = origin.repo.name, asked.connection.host
+            name, host, who = origin.repo.name, asked.connection.host, asked.connection.login
             return await _refused(
                 edges,
                 row,
-                f"{asked.connection.login} may not register hooks for {name} at {host}: admins may",
+                f"the account {who} may not register hooks for {name} at {host}: admins may",
             )
         except OurFault:
             raise

@@ -159,7 +159,7 @@ def _period(visit: Visit) -> tuple[datetime, datetime]:
     end = _time(visit.query.get("to"), visit.now, visit.now)
     start = _time(visit.query.get("from"), visit.now, end - PERIOD)
     if start >= end:
-        raise UsageError("the period ends before it begins; choose other days")
+        raise UsageError("the period has no length: it ends when it begins, or before; choose a later end")
     return start, end
 
 

@@ -119,12 +119,14 @@ async def rule(visit: Visit) -> Response:
                 visit.edges, connection.id, _by(visit), True, hint=_hint(visit)
             )
         else:
+            if which == "patterns" and not patterns:
+                raise UsageError("say which repositories, as in acme/* or */api; nothing was changed")
             given = choosing.patterns(patterns if which == "patterns" else ())
             done = await choose.choose_pattern(
                 visit.edges, connection.id, _by(visit), given, hint=_hint(visit)
             )
     except UsageError as error:
-        return visit.redirect(_address(visit, connection), f"{error}.")
+        return visit.redirect(_address(visit, connection), str(error))
     await visit.audit(
         "connection.rule", f"{connection.login} at {connection.host}", detail={"rule": which or "none"}
     )
@@ -180,10 +182,10 @@ def told(done: Sequence[Chosen]) -> str:
     said += " kept from now on; the first backups have begun."
     refused = [one for one in done if one.hook is Outcome.REFUSED]
     if refused:
-        said += (
-            f" {len(refused)} of them will not tell us of pushes ({refused[0].why}); "
-            "they are looked at on schedule instead."
-        )
+        which = "It" if number == 1 else f"{len(refused)} of them"
+        verb = "is" if len(refused) == 1 else "are"
+        why = refused[0].why
+        said += f" {which} will not tell us of pushes ({why}) and {verb} looked at on schedule instead."
     return said
 
 

@@ -89,6 +89,7 @@ class Visit:
     role: Role | None = None  # in that team
     teams: Sequence[Membership] = ()  # the person's, on a page
     said: str | None = None  # a message to show once
+    found: Repo | None = None  # the path's repo, once it was asked for
     raw_session: str | None = field(default=None, repr=False)
     bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
 
@@ -134,6 +135,7 @@ class Visit:
         found = await repos.by_name(self.edges.db, self.of_team().id, text)
         if found is None:
             raise NotFound(f"there is no repository {text} in {self.of_team().name}")
+        self.found = found
         return found
 
     async def form(self) -> FormData:

@@ -201,7 +201,7 @@ def needs(
                 connect,
                 "sign in again",
                 "late",
-                f"{_sentence(why)} What is kept is safe.",
+                f"{words.sentence(why)} What is kept is safe.",
                 "Reconnect",
                 connect,
             )
@@ -219,7 +219,7 @@ def needs(
                 link,
                 "no hook",
                 "late",
-                f"{_sentence(why)} It is looked at on a schedule.",
+                f"{words.sentence(why)} It is looked at on a schedule.",
                 "See",
                 link,
             )
@@ -243,7 +243,7 @@ def _failing(team: str, repo: Kept) -> Need:
         link,
         "failing" if repo.protected_as_of else "first backup failed",
         "late",
-        f"{_sentence(repo.failure.message)} {kept}",
+        f"{words.sentence(repo.failure.message)} {kept}",
         "Reconnect" if again else "See",
         pages.url(f"/{team}/-/connect") if again else link,
     )
@@ -257,7 +257,7 @@ def _told(team: str, notice: Notice) -> Need:
         link,
         notice.kind.replace("-", " "),
         "lost" if lost else "late",
-        _sentence(notice.message),
+        words.sentence(notice.message),
         "See what was lost" if lost and notice.repo else "See",
         pages.repo_url(team, notice.repo, "lost") if lost and notice.repo else link,
         notice.id,
@@ -290,13 +290,6 @@ def _behind(team: str, repo: Kept, now: datetime) -> Need:
     since = words.ago(repo.behind_since, now).removesuffix(" ago")
     why = f"It has waited for a worker for {since}; see whether one runs. What was saved before is safe."
     return Need(repo.name, link, f"behind {since}", "late", why, "See", link)
-
-
-def _sentence(text: str) -> str:
-    """One line of an error as a sentence; a host or a name that it begins with stays as it is."""
-    text = text.strip().rstrip(".")
-    named = not text.partition(" ")[0].isalpha()
-    return f"{text if named else text[:1].upper() + text[1:]}."
 
 
 def strip(days: Sequence[Day], today: date, failing_since: date | None) -> Strip:

@@ -38,6 +38,7 @@ def environment() -> Environment:
         "count": words.count,
         "iso": iso,
         "lasted": words.lasted,
+        "sentence": words.sentence,
         "oid": oid,
         "path": path,
         "refname": refname,

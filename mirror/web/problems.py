@@ -11,6 +11,7 @@ from urllib.parse import quote
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match
 
 from mirror.errors import EverrefError, TooOften
 from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
@@ -40,6 +41,19 @@ CLASS: Final[Mapping[int, str]] = {
     422: "usage",
     429: "limit",
 }  # of what is not an error of mirror/errors.py
+TITLE: Final[Mapping[int, str]] = {
+    400: "That cannot be read",
+    403: "That is not yours to do",
+    404: "There is nothing here",
+    405: "That is not how to ask",
+    409: "Not now",
+    413: "That is too much",
+    422: "That does not work",
+    429: "Too often",
+    500: "Something broke",
+    502: "Somebody else does not answer",
+    503: "Not at the moment",
+}  # of a page; programs get the words of HTTP
 _ELSE: Final = "An error of Everref itself, which it has written down"
 
 log = logging.getLogger("mirror.web")
@@ -53,6 +67,8 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
         if error.status_code == 401 and not _is_api(request) and request.method in SAFE:
             return RedirectResponse(f"/sign-in?next={quote(_here(request))}", 303)
         status = error.status_code
+        if status == 405 and not _is_api(request) and request.method in SAFE:
+            return RedirectResponse(_page_of(request), 303)  # reloaded, or reached by its address
         return answer(
             outside, request, status, error.detail, retry=status in (409, 429), headers=error.headers
         )
@@ -72,7 +88,8 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
     async def ask_again(request: Request, error: Exception) -> Response:
         if _is_api(request):
             return answer(outside, request, 403, "prove who you are again, on the page, or use an API token")
-        return RedirectResponse(f"/account/sure?next={quote(_here(request))}", 303)
+        back = _here(request) if request.method in SAFE else _page_of(request)
+        return RedirectResponse(f"/account/sure?next={quote(back)}", 303)
 
     async def broken(request: Request, error: Exception) -> Response:
         number = secrets.token_hex(4)
@@ -100,7 +117,9 @@ def answer(
         return Response(
             json.dumps(about) + "\n", status, dict(headers or {}), media_type="application/problem+json"
         )
-    page = _visit(outside, request).render("error.html", status, title=title, detail=detail, retry=retry)
+    page = _visit(outside, request).render(
+        "error.html", status, title=TITLE.get(status, title), detail=detail, retry=retry
+    )
     page.headers.update(headers or {})
     return page
 
@@ -124,3 +143,15 @@ def _is_api(request: Request) -> bool:
 
 def _here(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def _page_of(request: Request) -> str:
+    """The page nearest above an address that only takes a form."""
+    path = request.url.path
+    while path:
+        path = path.rpartition("/")[0]
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+        shown = any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+        if shown and not path.endswith("/-"):
+            return path + (f"?{request.url.query}" if request.url.query else "")
+    return "/"

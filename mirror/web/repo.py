@@ -520,6 +520,7 @@ async def _named(visit: Visit) -> tuple[Repo, str]:
         found = await repos.by_name(visit.edges.db, visit.of_team().id, name) if sign else None
         if found is None:
             raise
+        visit.found = found
         return found, asked or after
 
 

@@ -81,12 +81,13 @@ async def sign_out(visit: Visit) -> Response:
 async def sure_page(visit: Visit) -> Response:
     """Ask once more who this is, before something that cannot be undone."""
     person = visit.owner()
+    known = {(one.forge, one.host) for one in await store.identities(visit.edges.db, person.id)}
     return visit.render(
         "sure.html",
         next=local(visit.query.get("next")),
         error=None,
         has_password=await store.password_hash(visit.edges.db, person.id) is not None,
-        apps=[app for app in visit.edges.settings.apps if app.registered],
+        apps=[app for app in visit.edges.settings.apps if app.registered and (app.forge, app.host) in known],
     )
 
 

@@ -311,7 +311,12 @@ async def _show(port: int, room: Path, as_json: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.parts.demo", description=__doc__)
     parser.add_argument("--json", action="store_true", help="say where everything is as one line of JSON")
-    parser.add_argument("--port", type=int, default=0, help="where Everref's pages are (default: 8000)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=os.environ.get("PORT") or 0,
+        help="where Everref's pages are (default: PORT, else 8000, or any that is free)",
+    )
     given = parser.parse_args()
     asyncio.run(demo(given.port, given.json))
 

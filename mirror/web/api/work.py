@@ -369,7 +369,7 @@ async def period(visit: Visit, asked: Period) -> Report:
     end = _time(visit, asked.end) or visit.now
     start = _time(visit, asked.start) or end - PERIOD
     if start >= end:
-        raise UsageError("the period ends before it begins; choose other days")
+        raise UsageError("the period has no length: it ends when it begins, or before; choose a later end")
     team = visit.of_team()
     lines = await report.report(visit.edges.db, team.id, start, end)
     return Report(team=team.name, start=start, end=end, repos=[ReportLine.of(one) for one in lines])
