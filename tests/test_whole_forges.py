@@ -107,6 +107,20 @@ async def test_a_token_that_was_revoked_is_told_of_once_and_stops_no_other(whole
     await whole.holds()
 
 
+async def test_a_forge_whose_api_is_away_holds_up_no_backup(whole: Whole) -> None:
+    (garden,) = await whole.protected("garden")
+    async with whole.working():
+        whole.host.drop(1)
+        whole.host.fail(503, 1000, "/api/")
+        garden.commit()
+        await whole.host.deliver()
+        whole.later(A_DAY)
+        await whole.sweep()
+        await whole.at_rest()
+    whole.host.heal()
+    await whole.holds()
+
+
 # What becomes of repositories
 
 

@@ -6,12 +6,22 @@ in order: flows/turn, flows/settle, git/upstream, flows/hydrate, flows/rescue, f
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from mirror import backoff, refs
-from mirror.errors import BadCredentials, Busy, Corrupt, EverrefError, Moved, Refused
+from mirror.errors import (
+    BadCredentials,
+    Busy,
+    Corrupt,
+    EverrefError,
+    LimitReached,
+    Moved,
+    NetworkError,
+    Refused,
+)
 from mirror.flows import connections, excluded, hydrate, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import Rescued, rescue, without_snapshot
@@ -169,7 +179,9 @@ async def _catch_up(
         )
     old: Refs = await history.refs_at(edges.db, repo.id, last.number) if last else {}
     if last and edges.identity and not _is_told(old, seen.refs, told):
-        await edges.identity(edges, repo, doubt=True)
+        # A forge that does not answer holds up no backup: before what is unrelated enters, it is asked again.
+        with suppress(NetworkError, LimitReached):
+            await edges.identity(edges, repo, doubt=True)
     pool = Pool(edges.git, edges.disk.pool(repo.id), seen.object_format)
     run = Taking(edges, repo, lease, source, pool, left_out)
     async with pool.lock():
