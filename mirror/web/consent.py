@@ -26,6 +26,7 @@ from mirror.forges import oauth
 from mirror.forges.contract import Purpose, Tokens
 from mirror.people import PersonId, Role
 from mirror.store import limits, sessions, teams
+from mirror.store import people as people_rows
 from mirror.web.frame import Needs, Visit, Way
 
 SECONDS: Final = 600  # for a person to consent
@@ -42,6 +43,7 @@ class Consent:
     purpose: str  # in the words of Purpose
     team: str | None  # whose connection it is to become; None: only to sign in
     next: str  # the page to go on with
+    session: str  # whose: the session's SHA-256, as nobody else is to come back with it; empty: signed out
 
 
 def local(path: str | None, otherwise: str = "/") -> str:
@@ -78,7 +80,9 @@ async def start(visit: Visit) -> Response:
 
 def _ask(visit: Visit, app: App, purpose: Purpose, team: str | None, to: str | None) -> Response:
     """To the consent page of the forge, with a cookie by which the callback is known."""
-    asked = Consent(app.host, oauth.new_state(), oauth.new_verifier(), purpose, team, local(to))
+    asked = Consent(
+        app.host, oauth.new_state(), oauth.new_verifier(), purpose, team, local(to), _session(visit)
+    )
     back = connections.callback(visit.edges.settings, app)
     address = visit.edges.forges.of(app).authorize_url(asked.state, asked.verifier, back, purpose)
     answer = RedirectResponse(address, 303)
@@ -98,7 +102,7 @@ async def callback(visit: Visit) -> Response:
     """What the forge sent the browser back with; of a refused consent, or one not ours, nothing is kept."""
     asked = await _asked(visit)
     app = app_of(visit, str(visit.path["forge"]), asked.host)
-    back = f"/{asked.team}/-/connect" if asked.team else "/sign-in"
+    back = f"/{asked.team}/-/connect" if asked.team else "/account/sure" if visit.session else "/sign-in"
     try:
         if "error" in visit.query:
             raise oauth.explained(app, visit.query["error"])
@@ -119,7 +123,11 @@ async def _asked(visit: Visit) -> Consent:
     kept = signed.read(visit.outside.keyring, "consent", cookie, timedelta(seconds=SECONDS))
     state = visit.query.get("state", "")
     asked = msgspec.json.decode(kept, type=Consent) if kept else None
-    if asked is None or not hmac.compare_digest(asked.state.encode(), state.encode()):
+    if (
+        asked is None
+        or not hmac.compare_digest(asked.state.encode(), state.encode())
+        or not hmac.compare_digest(asked.session.encode(), _session(visit).encode())
+    ):
         raise HTTPException(400, "this was not begun in this browser, or too long ago; begin it again")
     once = f"consent {hashlib.sha256(state.encode()).hexdigest()}"
     if not await limits.take(visit.edges.db, once, 1, timedelta(seconds=SECONDS), visit.now):
@@ -131,6 +139,11 @@ async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
     """Whose account it is; the token has served its purpose by that."""
     account = await visit.edges.forges.of(app).account(tokens.access)
     await connections.signed_in(visit.edges, app, account, tokens)
+    known = await people_rows.by_identity(visit.edges.db, app.forge, app.host, account.id)
+    if known is None and not visit.is_sure:  # a new way in is no proof, and lets in whoever has it
+        raise Refused(
+            f"you do not sign in as {account.login} yet: first prove who you are, then add that account"
+        )
     person = await people.sign_in_with_identity(
         visit.edges.db,
         app.forge,
@@ -143,6 +156,11 @@ async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
         visit.person,
     )
     return await begin(visit, person.id, asked.next)
+
+
+def _session(visit: Visit) -> str:
+    """Which session this is, as the consent's cookie tells."""
+    return hashlib.sha256(visit.raw_session.encode()).hexdigest() if visit.raw_session else ""
 
 
 async def _connected(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:

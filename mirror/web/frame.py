@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Message, Receive
 
 from mirror import signed
 from mirror.errors import NotFound
@@ -41,6 +42,7 @@ from mirror.web.background import Background
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
+BODY: Final = 8 << 20  # bytes of one request
 SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
 ACCESS: Final = timedelta(hours=12)  # for which an access token is good
 SAID_SECONDS: Final = 60  # for a one-time message to be read
@@ -185,6 +187,11 @@ class Visit:
         )
         return answer
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the person has proved of late who they are; there is nothing to prove without a session."""
+        return self.session is None or self.now - self.session.sure_at <= SURE
+
     async def audit(
         self,
         action: str,
@@ -251,6 +258,7 @@ def routes(ways: Sequence[Way], outside: Outside) -> list[Route]:
 
 def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
+        request = Request(request.scope, _bounded(request.receive))
         visit = Visit(request, outside, outside.edges.clock(), way)
         request.state.visit = visit
         _check_host(visit)
@@ -261,6 +269,21 @@ def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Respons
         return await way.endpoint(visit)
 
     return serve
+
+
+def _bounded(receive: Receive) -> Receive:
+    """The request's body as far as BODY reaches: whoever sends more, signed in or not, fills no memory."""
+    left = BODY
+
+    async def bounded() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, f"this is more than {BODY >> 20} MiB; send less at once")
+        return message
+
+    return bounded
 
 
 def cookie_name(secure: bool) -> str:
@@ -355,7 +378,7 @@ async def _admit(visit: Visit) -> None:
         await _admit_to_team(visit, Role(way.needs.value))
     if visit.token is not None and way.scope not in visit.token.scopes:
         raise HTTPException(403, f"the token {visit.token.name} has not the scope {way.scope}")
-    if way.sure and visit.session is not None and visit.now - visit.session.sure_at > SURE:
+    if way.sure and not visit.is_sure:
         raise AskAgain
 
 
