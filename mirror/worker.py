@@ -26,9 +26,10 @@ from redis.exceptions import RedisError
 from mirror import process
 from mirror.config import Settings
 from mirror.embedded import queue
-from mirror.errors import EverrefError
+from mirror.errors import EverrefError, OurFault
 from mirror.flows import jobs as jobbing
 from mirror.flows import sweep as sweeping
+from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
 from mirror.job import SYNC, dumps
 from mirror.process import Ties
@@ -48,6 +49,7 @@ STOP_SECONDS: Final = 20  # for runs to clean up after themselves when the worke
 HINT_SECONDS: Final = 0.01  # between two looks at Redis
 ALIVE_SECONDS: Final = 10  # how often the worker says in Redis that it lives
 AWAY_SECONDS: Final = 2.0  # before the next try at a Redis or PostgreSQL that is away
+_DEADLY: Final = "the worker went away each time that this was synced; its log, or the system's, says why"
 CHANNEL: Final = "everref:due"  # where one worker tells the others that something is theirs
 
 log = logging.getLogger("mirror.worker")  # also when run as __main__
@@ -155,6 +157,9 @@ class Hands:
         if reaped := await runs.reap(edges.db, self.me, edges.clock()):
             log.warning("%d runs of workers that went away are begun anew", reaped)
             self.look()
+        for repo_id in await runs.deadly(edges.db):
+            await syncing.record_failure(edges, repo_id, OurFault(_DEADLY))
+            await runs.spare(edges.db, repo_id)
 
 
 async def sync_repo(ctx: dict[str, Any], repo_id: str = "", *_: object) -> None:
@@ -241,6 +246,8 @@ async def sweep(edges: Edges, hands: Hands) -> None:
             done = await sweeping.tick(edges)
         except EverrefError as error:  # the next one comes soon
             log.warning("sweep: %s", error)
+        except Exception:  # a bug, which keeps no push waiting
+            log.exception("a bug in the sweep")
         else:
             if done.moved or done.failed:
                 log.info("sweep: %d looks, %d moved, %d failed", done.looks, done.moved, done.failed)
@@ -251,8 +258,10 @@ async def sweep(edges: Edges, hands: Hands) -> None:
 async def tend(edges: Edges) -> None:
     """Do the chores whose time has come, until cancelled."""
     while True:
-        with suppress(EverrefError):  # the next one comes soon
+        try:
             await sweeping.tidy(edges)
+        except (EverrefError, OSError) as error:  # the next one comes soon
+            log.warning("what killed runs left on the disk is not removed: %s", error)
         for _ in range(TIDY_MINUTES):
             await sweeping.tend(edges)
             await asyncio.sleep(60)
@@ -280,7 +289,8 @@ async def main(settings: Settings, ties: Ties) -> None:
         if redis_url is None:
             redis_url = await stack.enter_async_context(queue(Path(settings.data)))
         hands = Hands(edges)
-        await hands.beat_once()
+        with suppress(EverrefError):  # the next one comes soon
+            await hands.beat_once()
         listening = listen(edges, RedisSettings.from_dsn(redis_url), hands)
         working = asyncio.create_task(
             _all(hands.work(), hands.beat(), sweep(edges, hands), tend(edges), listening)

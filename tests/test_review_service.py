@@ -1,20 +1,29 @@
 """What an attacker and Murphy would try: lost pushes, foreign objects, poison, clocks, stolen browsers."""
 
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from urllib.parse import urlsplit
+
 import pytest
 
 from mirror.errors import EverrefError, IdentityChanged, NetworkError
-from mirror.flows import choose, relist, rescue
+from mirror.flows import choose, relist, rescue, sweep
 from mirror.flows import take as taking
 from mirror.model import Target
-from mirror.store import claims, origins, repos
+from mirror.store import claims, jobs, limits, origins, people, repos, runs
+from mirror.worker import Hands
 from tests.parts.connected import Connected
+from tests.parts.everref import Mirror
 from tests.parts.forges import Person, Repository
 from tests.parts.githttp import Fault, GitServer
-from tests.parts.repos import MAIN
+from tests.parts.repos import MAIN, Work
+from tests.parts.web import ORIGIN, Site
 from tests.test_relist import ME, alice, kept
 from tests.test_rescue import Garden, garden
+from tests.test_signin import Forged, forged
+from tests.test_worker import take, wished
 
-__all__ = ["alice", "garden"]
+__all__ = ["alice", "forged", "garden"]
 
 
 async def back_and_forth(garden: Garden) -> Target:
@@ -149,3 +158,154 @@ async def test_a_chain_of_renames_whose_end_is_taken_stops_no_other_repo(
     assert earlier.repo.name == f"alice/two-{two.id}" and earlier.archived_at is not None
     assert (await alongside.sync(one)).snapshot.number in (1, 2)
     assert await origins.of(alongside.edges.db, earlier.repo.id)
+
+
+# Poison, crashes and clocks.
+
+OTHER = "elsewhere/1/1/1/aa"
+
+
+async def die(mirror: Mirror) -> None:
+    """The worker that `take` is goes away, and another one notices."""
+    await mirror.edges.db.execute("update worker set beat_at = '-infinity' where id = $1", OTHER)
+    hands = Hands(mirror.edges)
+    await hands.beat_once()
+    await runs.leave(mirror.edges.db, hands.me)
+
+
+async def test_a_repo_that_kills_its_worker_each_time_is_left_alone_for_longer_and_longer(
+    mirror: Mirror,
+) -> None:
+    repo_id = await wished(mirror)
+    for _ in range(runs.ATTEMPTS):
+        assert len(await take(mirror)) == 1
+        await die(mirror)
+    assert not await take(mirror, now=mirror.clock.now)
+    (row,) = await repos.overview(mirror.edges.db)
+    assert row.failure and row.failure.kind == "ours" and "went away" in row.failure.message
+    assert row.failure.retry_at and await repos.wish(mirror.edges.db, repo_id)
+    mirror.clock.now = row.failure.retry_at
+    assert len(await take(mirror, now=mirror.clock.now)) == 1  # one try
+    await die(mirror)
+    assert not await take(mirror, now=mirror.clock.now)
+    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    assert len(await take(mirror, now=mirror.clock.now)) == 1  # a push is worth one, too
+
+
+async def test_two_jobs_of_one_repo_that_were_under_way_when_everything_died_become_one(
+    mirror: Mirror,
+) -> None:
+    db, repo_id = mirror.edges.db, await wished(mirror)
+    first = await jobs.queue(db, repo_id, "sync", {}, mirror.clock())
+    await db.execute("update job set state = 'running'")  # its run ended, and the database was away
+    second = await jobs.queue(db, repo_id, "sync", {}, mirror.clock())
+    assert [run.job and run.job.id for run in await take(mirror)] == [second.id]
+    await die(mirror)
+    found = [await jobs.by_id(db, one.id) for one in (first, second)]
+    assert [one and one.state for one in found] == ["failed", "queued"]
+
+
+async def test_first_backups_from_one_host_leave_room_for_its_pushes(mirror: Mirror) -> None:
+    for number in range(20):
+        await wished(mirror, f"https://busy.example/alice/{number}")
+    assert len(await take(mirror)) < runs.AT_HOST
+    known = await wished(mirror, "https://busy.example/bob/shed")
+    await repos.touch_protected(mirror.edges.db, known, mirror.clock())
+    assert [run.repo_id for run in await take(mirror)] == [known]
+
+
+async def test_after_a_clock_that_went_far_ahead_and_back_all_goes_on(mirror: Mirror, work: Work) -> None:
+    db = mirror.edges.db
+    work.commit()
+    kept = (await mirror.backup(work)).repo
+    lost = await wished(mirror)
+    true = mirror.clock.now
+    mirror.clock.now += timedelta(days=4000)
+    await sweep.tick(mirror.edges)
+    await repos.set_failure(
+        db, lost, "network", "away", mirror.clock(), mirror.clock() + timedelta(minutes=1)
+    )
+    await limits.take(db, "somebody", 1, timedelta(minutes=1), mirror.clock())
+    await repos.touch_protected(db, kept.id, mirror.clock())
+    mirror.clock.now = true
+    assert (await sweep.tick(mirror.edges)).looks == 1
+    assert (await sweep.tick(mirror.edges)).looks == 0
+    (row,) = [one for one in await repos.overview(db) if one.repo.id == kept.id]
+    assert row.protected_as_of and row.protected_as_of < true + timedelta(days=1)
+    assert [run.repo_id for run in await take(mirror)] == [lost]
+    assert await limits.take(db, "somebody", 1, timedelta(minutes=1), mirror.clock())
+
+
+async def test_a_bug_in_a_chore_or_a_sweep_stops_no_worker(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    async def broken(*_: object) -> None:
+        done.append("broken")
+        raise ValueError("a bug")
+
+    async def sound(*_: object) -> None:
+        done.append("sound")
+
+    chores = [
+        sweep.Chore("broken", timedelta(hours=1), broken),
+        sweep.Chore("sound", timedelta(hours=1), sound),
+    ]
+    monkeypatch.setattr(sweep, "CHORES", chores)
+    await sweep.tend(mirror.edges)
+    assert done == ["broken", "sound"]
+
+
+# A browser that was left open, or lured.
+
+
+async def test_an_account_at_a_forge_is_no_proof_and_no_new_way_in_for_an_old_session(forged: Forged) -> None:
+    site = forged.site
+    victim = await site.person("victim")
+    browser = await site.signed_in(victim)
+    await site.mirror.edges.db.execute("update session set sure_at = sure_at - interval '1 hour'")
+    await browser.get("/account")
+    to = await forged.come_back(browser, await forged.consent(browser, next="/account"))
+    assert to.startswith("/account/sure")
+    assert "first prove who you are" in (await browser.get(to)).text
+    assert await people.identities(site.mirror.edges.db, victim.id) == []
+    assert (
+        (await browser.post("/account/password", password="a password of mine"))
+        .headers["location"]
+        .startswith("/account/sure")
+    )
+    await site.mirror.edges.db.execute("update session set sure_at = $1", site.mirror.clock())
+    assert await forged.come_back(browser, await forged.consent(browser, next="/account")) == "/account"
+    assert len(await people.identities(site.mirror.edges.db, victim.id)) == 1
+
+
+async def test_a_consent_planted_in_another_session_gives_its_account_to_nobody(forged: Forged) -> None:
+    attacker = await forged.site.browser()
+    address = urlsplit(await forged.consent(attacker))
+    victim = await forged.site.person("victim")
+    browser = await forged.site.signed_in(victim)
+    browser.client.cookies.set(
+        "consent", attacker.client.cookies["consent"], domain="127.0.0.1", path="/auth/"
+    )
+    answer = await browser.get(f"{address.path}?{address.query}")
+    assert answer.status_code == 400
+    assert await people.identities(forged.site.mirror.edges.db, victim.id) == []
+
+
+async def test_a_form_without_end_is_refused_whoever_sends_it(site: Site) -> None:
+    browser = await site.browser()
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(200):
+            sent += 1
+            yield b"a" * 500_000 + b"&"
+
+    answer = await browser.client.post(
+        "/sign-in",
+        content=endless(),
+        headers={"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.status_code == 413

@@ -61,7 +61,7 @@ class Edges:
 class Identity(Protocol):
     """Sees that a repo's address leads to the same repository still."""
 
-    def __call__(self, edges: Edges, repo: Repo, *, doubt: bool = False) -> Awaitable[None]:
+    def __call__(self, edges: Edges, repo: Repo, /, *, doubt: bool = False) -> Awaitable[None]:
         """Raises IdentityChanged where the forge, asked with or without `doubt`, says that it does not."""
 
 

@@ -108,6 +108,8 @@ async def tend(edges: Edges) -> None:
                 await chore.do(edges)
         except EverrefError as error:
             log.warning("%s: %s", chore.name, error)
+        except Exception:  # a bug, which stops this chore and no other
+            log.exception("a bug in a chore: %s", chore.name)
 
 
 async def _looks(edges: Edges, session: aiohttp.ClientSession, batch: Sequence[Due], total: Ticked) -> Ticked:

@@ -10,14 +10,19 @@ from mirror.store.database import Db, translating
 async def take(db: Db, key: str, limit: int, per: timedelta, now: datetime) -> bool:
     """Count one more try; whether it is among the first `limit` of a stretch of time, which the first began.
 
+    A stretch that ends later than one from now on would was begun by a clock that was ahead: it is over.
     The key says what is tried and by whom; only its SHA-256 is kept.
     """
     count: int = await db.fetchval(
         """
         insert into tries (key_sha256, count, until) values ($1, 1, $3::timestamptz + $4::interval)
         on conflict (key_sha256) do update set
-          count = case when tries.until <= $3 then 1 else least(tries.count, $2) + 1 end,
-          until = case when tries.until <= $3 then excluded.until else tries.until end
+          count = case
+            when tries.until > $3 and tries.until <= excluded.until then least(tries.count, $2) + 1 else 1
+          end,
+          until = case
+            when tries.until > $3 and tries.until <= excluded.until then tries.until else excluded.until
+          end
         returning count
         """,
         hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(),

@@ -102,9 +102,10 @@ async def leave(db: Db, worker: str) -> None:
 async def reap(db: Db, worker: str, now: datetime) -> int:
     """Give back what dead workers had taken up, of which this is none; returns how many runs.
 
-    A worker of this machine whose process is gone is dead at once, and so are its
-    turns at repos; any other after SILENT without a heartbeat. A job without a
-    run waits for the next one, unless it was begun too often. Safe to run twice.
+    How often in a row a sync of each repo ended so is counted. A worker of this
+    machine whose process is gone is dead at once, and so are its turns at repos; any
+    other after SILENT without a heartbeat. A job without a run waits for the next
+    one, unless it was begun too often. Safe to run twice.
     """
     rows = await db.fetch(
         """
@@ -117,7 +118,15 @@ async def reap(db: Db, worker: str, now: datetime) -> int:
     gone = [row["id"] for row in others if leases.is_dead(row["id"])]
     dead = [row["id"] for row in others if row["silent"] or row["id"] in gone]
     async with transaction(db) as connection:
-        done = await connection.execute("delete from run where worker = any($1::text[])", dead)
+        done = await connection.execute(
+            """
+            with gone as (delete from run where worker = any($1::text[]) returning repo_id, kind), syncs as (
+              update repo set crashes = crashes + 1 from gone where repo.id = gone.repo_id and kind = 'sync'
+            )
+            select from gone
+            """,
+            dead,
+        )
         await connection.execute("delete from worker where id = any($1::text[])", dead)
         await connection.execute(
             "update lease set owner = null where regexp_replace(owner, '/[^/]*$', '') = any($1::text[])",
@@ -125,3 +134,16 @@ async def reap(db: Db, worker: str, now: datetime) -> int:
         )
         await connection.execute(query("orphaned"), now, ATTEMPTS)
     return int(done.rpartition(" ")[2])
+
+
+@translating
+async def deadly(db: Db) -> list[RepoId]:
+    """The repos whose syncs ended with their worker ATTEMPTS times in a row, or once more since `spare`."""
+    rows = await db.fetch("select id from repo where crashes >= $1", ATTEMPTS)
+    return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
+
+
+@translating
+async def spare(db: Db, repo_id: RepoId) -> None:
+    """The repo's failure is recorded; the next time that it takes a worker along is one too many at once."""
+    await db.execute("update repo set crashes = $2 where id = $1", repo_id, ATTEMPTS - 1)

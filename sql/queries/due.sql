@@ -2,12 +2,13 @@
 -- Where a wish waits, serving it is the look, also where that failed and is tried again.
 with chosen as (
   select id from repo
-  where (look_at is null or look_at <= $1) and archived_at is null and paused_at is null
+  where (look_at is null or look_at <= $1 or looked_at > $1 + interval '1 hour')  -- the clock was ahead
+    and archived_at is null and paused_at is null
     and wanted_at is not distinct from synced_at
   order by look_at nulls first limit $3
   for update skip locked
 ), claimed as (
-  update repo set look_at = $2 from chosen where repo.id = chosen.id returning repo.*
+  update repo set look_at = $2, looked_at = least(looked_at, $1) from chosen where repo.id = chosen.id returning repo.*
 )
 select
   claimed.*, latest.refs_digest as digest, latest.object_format as format,

@@ -1,17 +1,22 @@
 -- orphaned.sql($1 now, $2 attempts): what becomes of running jobs that no worker has: they wait again, unless somebody
--- wants them stopped, they were begun too often, or the same was asked for meanwhile.
-with orphan as (
-  select
-    id, cancel_at is not null as stopped,
-    exists (
-      select from job as other
-      where other.repo_id = job.repo_id and other.kind = job.kind and other.state = 'queued'
-        and job.kind in ('sync', 'compact')
-    ) as replaced,
-    attempt >= $2::int as worn
-  from job
+-- wants them stopped, they were begun too often, or the same was asked for meanwhile (also by one of them).
+with alone as (
+  select * from job
   where state = 'running' and not exists (select from run where run.job_id = job.id)
   for update
+), orphan as (
+  select
+    id, cancel_at is not null as stopped,
+    kind in ('sync', 'compact') and (
+      exists (
+        select from job as other
+        where other.repo_id = alone.repo_id and other.kind = alone.kind and other.state = 'queued'
+      ) or row_number() over (
+        partition by repo_id, kind order by cancel_at is null and attempt < $2::int desc, queued_at desc, id desc
+      ) > 1
+    ) as replaced,
+    attempt >= $2::int as worn
+  from alone
 )
 update job set
   state = case when stopped then 'cancelled' when replaced or worn then 'failed' else 'queued' end,

@@ -4,10 +4,13 @@ with was as (
   select id, team_id, name, failing_since from repo where id = $1 and failing_since is not null
 ), changed as (
   update repo set
-    protected_as_of = greatest(protected_as_of, $2::timestamptz), synced_at = greatest(synced_at, $3::timestamptz),
+    protected_as_of = case  -- a clock that was ahead is not believed for ever
+      when protected_as_of < $2::timestamptz + interval '1 hour' then greatest(protected_as_of, $2) else $2
+    end,
+    synced_at = greatest(synced_at, $3::timestamptz),
     behind_since = case when wanted_at is distinct from greatest(synced_at, $3) then $2 end,
     failure_class = null, failure_message = null, failing_since = null, failed_at = null,
-    failures = 0, retry_at = null, archived_at = null
+    failures = 0, retry_at = null, archived_at = null, crashes = 0
   where id = $1
 )
 insert into notice (team_id, repo_id, kind, message, at, told_key)

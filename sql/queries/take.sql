@@ -1,10 +1,11 @@
 -- take.sql: take up what is due next, fair between teams and bounded for each host; only while the lock of `take` is held.
 -- $1 worker, $2 now, $3 how many at most, $4 of them heavy, $5 the shares that are this worker's, $6 how long it leaves
--- alone what is another's, $7 runs at most at one host.
+-- alone what is another's, $7 runs at most at one host, a quarter of them kept free of what is heavy.
 with teams as (
   select team_id, count(*) as runs from run group by team_id
 ), hosts as (
-  select host, count(*) as runs from run where host is not null group by host
+  select host, count(*) as runs, count(*) filter (where heavy) as heavy
+  from run where host is not null group by host
 ), due as (
   -- Wishes that no job serves. What fails is tried again when it may; a new wish is one try, unless it takes other
   -- credentials. What is gone at its forge is asked for as seldom as its failures say.
@@ -16,6 +17,7 @@ with teams as (
     and (archived_at is null or failure_class is not null)
     and (
       failure_class is null or retry_at <= $2
+      or failed_at > $2 + interval '1 hour' and retry_at is not null  -- the clock was ahead
       or failed_at < wanted_at and (failure_class <> 'credentials' or retry_at is not null)
     )
     and not exists (
@@ -27,7 +29,7 @@ with teams as (
     job.kind <> 'sync' or repo.protected_as_of is null,
     case when job.person_id is not null then 0 else 3 end
   from job join repo on repo.id = job.repo_id
-  where job.state = 'queued' and (job.due_at is null or job.due_at <= $2)
+  where job.state = 'queued' and (job.due_at is null or job.due_at <= $2 or job.due_at > $2 + interval '1 hour')
 ), open as (
   select
     due.*, repo.team_id, repo.failure_class,
@@ -49,13 +51,18 @@ with teams as (
   from open left join teams using (team_id) left join hosts using (host)
   where (not elsewhere or since <= $2 - $6::interval or since > $2) and coalesce(hosts.runs, 0) < $7::int
 ), light as (
-  select in_turn.*, row_number() over (partition by heavy order by turn, elsewhere, since) as weight from in_turn
+  select
+    in_turn.*,
+    row_number() over (partition by in_turn.heavy order by turn, elsewhere, since) as weight,
+    coalesce(hosts.heavy, 0)
+      + row_number() over (partition by in_turn.host, in_turn.heavy order by turn, elsewhere, since) as heavy_at_host
+  from in_turn left join hosts using (host)
 ), bounded as (
   select
     light.*,
     coalesce(hosts.runs, 0) + row_number() over (partition by host order by turn, elsewhere, since) as at_host
   from light left join hosts using (host)
-  where not heavy or weight <= $4::int
+  where not light.heavy or weight <= $4::int and (light.host is null or heavy_at_host <= $7 - greatest(1, $7 / 4))
 ), chosen as (
   select * from bounded where host is null or at_host <= $7 order by turn, elsewhere, since limit $3
 ), begun as (
