@@ -114,10 +114,10 @@ async def test_an_unrelated_force_push_of_the_same_repository_is_saved(
     await kept(alongside, alice, shed)
     shed.commit(parents=[])
     assert (await alongside.sync(shed)).snapshot.number == 2
-    before = alongside.host.count(f"/{shed.id} ")
+    before = alongside.host.count(f"/{shed.id}")
     shed.commit()
     assert (await alongside.sync(shed)).snapshot.number == 3
-    assert alongside.host.count(f"/{shed.id} ") == before > 0
+    assert alongside.host.count(f"/{shed.id}") == before > 0
 
 
 async def test_a_repo_that_cannot_follow_its_repository_takes_nothing_from_the_next_one_at_its_address(
