@@ -11,6 +11,8 @@ from mirror.flows import choose, relist, rescue, sweep
 from mirror.flows import take as taking
 from mirror.model import Target
 from mirror.store import claims, jobs, limits, origins, people, repos, runs
+from mirror.store import home as home_rows
+from mirror.web import home
 from mirror.worker import Hands
 from tests.parts.connected import Connected
 from tests.parts.everref import Mirror
@@ -309,3 +311,13 @@ async def test_a_form_without_end_is_refused_whoever_sends_it(site: Site) -> Non
         headers={"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"},
     )
     assert answer.status_code == 413
+
+
+async def test_what_is_paused_is_not_said_to_be_protected(mirror: Mirror) -> None:
+    repo_id = await wished(mirror)
+    db = mirror.edges.db
+    await repos.touch_protected(db, repo_id, mirror.clock(), await repos.wish(db, repo_id))
+    team = (await origins.get(db, repo_id)).team_id
+    assert home.sentence(await home_rows.summary(db, team)) == "1 repository, protected"
+    await origins.pause(db, repo_id, mirror.clock())
+    assert home.sentence(await home_rows.summary(db, team)) == "1 repository, 1 paused, not protected"

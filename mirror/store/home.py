@@ -37,6 +37,7 @@ class Summary:
         datetime | None
     )  # the oldest moment as of which a repo that is behind is protected; None: none is
     gap_of: str | None  # that repo's name
+    paused: int = 0  # of those that are protected: as they were when that began
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ async def summary(db: Db, team: TeamId) -> Summary:
         row["saved_at"],
         row["gap_since"],
         row["gap_of"],
+        row["paused"],
     )
 
 

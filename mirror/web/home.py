@@ -172,7 +172,9 @@ async def _needs(visit: Visit, summary: Summary, forced: Sequence[Forced]) -> li
 def sentence(summary: Summary) -> str:
     """The answer to the question that people come with."""
     kept = "1 repository" if summary.total == 1 else f"{summary.total:,} repositories"
-    good = summary.states["protected"]
+    good = summary.states["protected"] - summary.paused
+    if summary.paused:
+        kept += f", {summary.paused:,} paused"
     if good == summary.total:
         return f"{kept}, {'protected' if good == 1 else 'all protected'}"
     return (

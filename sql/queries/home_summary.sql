@@ -1,7 +1,7 @@
 -- home_summary.sql($1 team_id): how many repos of a team are in which state, and the ends of the scale.
 with kept as (
   select
-    repo.name, repo.protected_as_of, repo.wanted_at, repo_state(repo) as state,
+    repo.name, repo.paused_at, repo.protected_as_of, repo.wanted_at, repo_state(repo) as state,
     (select taken_at from snapshot where snapshot.repo_id = repo.id order by taken_at desc limit 1) as saved_at
   from repo where repo.team_id = $1
 )
@@ -12,6 +12,7 @@ select
   count(*) filter (where state = 'failing') as failing,
   count(*) filter (where state = 'never') as never,
   count(*) filter (where state = 'archived') as archived,
+  count(*) filter (where state = 'protected' and paused_at is not null) as paused,
   max(saved_at) as saved_at,
   min(protected_as_of) filter (where state in ('behind', 'failing')) as gap_since,
   (array_agg(name order by protected_as_of) filter (where state in ('behind', 'failing')))[1] as gap_of
