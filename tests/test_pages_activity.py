@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 import pytest_asyncio
@@ -98,6 +99,9 @@ async def test_a_drill_is_evidence(seen: Seen) -> None:
 async def test_a_report_says_what_was_done_in_its_period(seen: Seen) -> None:
     page = await seen.browser.get("/ann/-/report")
     assert "1 snapshot, 0 restores" in page.text
+    assert re.search(
+        r">2026-03-02 [0-9]{2}:[0-9]{2} UTC</time></td>", page.text
+    )  # which paper does not outdate
     told = (await seen.browser.get("/ann/-/report", **{"as": "json"})).json()
     assert told["repos"][0]["repo"] == "acme/api"
     assert told["repos"][0]["snapshots"] == 1

@@ -24,6 +24,7 @@ from mirror.errors import Refused
 from mirror.flows import people
 from mirror.process import environment
 from mirror.store import opened
+from mirror.web.up import beside
 from tests.parts.processes import kill, processes, the, until_free
 from tests.test_embedded import ask
 
@@ -261,6 +262,14 @@ async def test_a_command_beside_it_shares_the_servers_and_takes_nothing_with_it(
             assert await ask(shared.database_url, "select count(*) from migration") != 0
         assert the(tmp_path, "bin/postgres ") == before
         assert (await up.readyz())[0] == 200
+
+
+async def test_a_command_beside_it_tells_forges_of_its_port(tmp_path: Path) -> None:
+    alone = Settings(data=str(tmp_path))
+    async with running(tmp_path) as up:
+        assert (await beside(alone)).port == up.port
+        await up.stop()
+    assert (await beside(alone)).port == alone.port
 
 
 async def test_with_servers_of_their_own_none_is_started(tmp_path: Path) -> None:

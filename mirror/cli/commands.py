@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,12 @@ class Call:
         from mirror.flows.edges import open_edges
 
         return open_edges(self.settings, self.out.progress, environment.now)
+
+    async def beside(self) -> "Call":
+        """The call as one for the `up` that runs on the same data: forges are told of its port."""
+        from mirror.web import up
+
+        return replace(self, settings=await up.beside(self.settings))
 
     def when(self, text: str | None) -> int | datetime | None:
         """What a WHEN means. None: it was not given."""
@@ -302,7 +308,7 @@ async def _chosen(call: Call, edges: "Edges") -> list[Repo]:
 
 async def hook(call: Call) -> int:
     """Give a repo a webhook, or take it away."""
-    args = call.args
+    args, call = call.args, await call.beside()
     async with call.edges() as edges:
         from mirror.flows import hook, moment
 
@@ -320,7 +326,7 @@ async def hook(call: Call) -> int:
 
 async def connect(call: Call) -> int:
     """Connect an account by a token, and keep what is asked for."""
-    args = call.args
+    args, call = call.args, await call.beside()
     given = environment.read_token(args.token_file)
     call.redact.add(given)
     async with call.edges() as edges:

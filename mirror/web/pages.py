@@ -36,6 +36,7 @@ def environment() -> Environment:
         "called": called,
         "clock": clock,
         "count": words.count,
+        "day": day,
         "iso": iso,
         "lasted": words.lasted,
         "sentence": words.sentence,
@@ -87,6 +88,15 @@ def clock(context: Context, then: datetime, seconds: bool = True) -> str:
     zone = _zone(context)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         iso(then), shown(then, zone), moment(then, context["now"], zone, seconds)
+    )
+
+
+@pass_context
+def day(context: Context, then: datetime) -> str:
+    """A time that still says when, on paper and years later: with its year and zone."""
+    zone = _zone(context)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        iso(then), shown(then, zone), f"{then.astimezone(zone):%Y-%m-%d %H:%M %Z}"
     )
 
 

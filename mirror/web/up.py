@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mirror.config import Settings
 from mirror.embedded.join import join
@@ -21,6 +22,7 @@ from mirror.flows import people
 from mirror.flows.edges import open_edges
 from mirror.process import environment
 from mirror.web.child import Child, Signals
+from mirror.web.frame import on_loopback
 
 HOST = "127.0.0.1"
 PORT_SECONDS = 3  # for what a killed predecessor left to let go of the port
@@ -51,6 +53,14 @@ async def up(settings: Settings, port: int, as_json: bool) -> None:
                 await _first(signals.stop.wait(), lost.wait(), telling, *(child.run() for child in children))
             if not signals.stop.is_set():
                 log.warning("the embedded servers ended; everything is started anew")
+
+
+async def beside(settings: Settings) -> Settings:
+    """The settings as the `up` that runs on this data has them: its port is what forges are told."""
+    parts = urlsplit(await address(settings))
+    if settings.base_url is not None or parts.port is None or not on_loopback(parts.netloc):
+        return settings
+    return replace(settings, port=parts.port)
 
 
 async def address(settings: Settings) -> str:

@@ -92,6 +92,16 @@
     });
   };
 
+  // What the next page takes up.
+  const stay = (what) => {
+    try {
+      const kept = sessionStorage.getItem("stay");
+      if (what) sessionStorage.setItem("stay", what);
+      else sessionStorage.removeItem("stay");
+      return kept;
+    } catch { return null; }
+  };
+
   // Time: a slider, and the picture itself, put the page at another moment.
   const sliding = (slider) => {
     const form = slider.form, words = one("[data-moment]", form.closest(".moment")), field = form.elements.at;
@@ -120,7 +130,8 @@
       label.textContent = said(seconds).slice(0, 20);
     };
     slider.addEventListener("input", () => show(Number(slider.value)));
-    slider.addEventListener("change", () => go(Number(slider.value)));
+    slider.addEventListener("change", () => { stay("slider"); go(Number(slider.value)); });
+    if (stay() === "slider") slider.focus({ preventScroll: true });  // for the next press of an arrow
     if (!svg) return;
     const at = (event) => {
       const box = svg.getBoundingClientRect();
