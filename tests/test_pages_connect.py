@@ -133,6 +133,18 @@ async def test_disconnecting_keeps_the_repos_and_takes_the_hooks_away(connecting
     assert "connection.add" in actions and "connection.remove" in actions
 
 
+async def test_a_rule_says_what_it_leaves_alone_after_a_disconnection(connecting: Connecting) -> None:
+    address = await connecting.by_token()
+    await connecting.listed(address)
+    await connecting.browser.post(f"{address}/rule", rule="everything")
+    connecting.browser = await connecting.site.signed_in(connecting.person)
+    await connecting.browser.post(f"{address}/disconnect")
+    address = await connecting.by_token()
+    await connecting.listed(address)
+    answer = await connecting.browser.post(f"{address}/rule", rule="everything")
+    assert "3 of what it means were let go or disconnected" in (await connecting.browser.follow(answer)).text
+
+
 async def test_who_is_no_admin_connects_nothing(connecting: Connecting) -> None:
     site = connecting.site
     team = await teams.by_name(site.mirror.edges.db, "ann")

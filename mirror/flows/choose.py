@@ -230,6 +230,18 @@ async def unchosen(
     return choosing.wanted(rows, everything, patterns, known)
 
 
+async def passed_over(edges: Edges, connection_id: ConnectionId) -> int:
+    """How many the connection's rule means and leaves alone, as they were let go or disconnected before."""
+    connection = (await asked_of(edges, connection_id)).connection
+    rows = await listed.all(edges.db, connection_id)
+    known = {
+        row.repository_id for row in rows if row.repo_id is None or row.chosen or row.gone_at is not None
+    }
+    if not connection.everything and not connection.patterns:
+        return 0
+    return len(choosing.wanted(rows, connection.everything, connection.patterns, known))
+
+
 async def add_url(
     edges: Edges,
     team: TeamId,

@@ -130,6 +130,11 @@ async def rule(visit: Visit) -> Response:
     await visit.audit(
         "connection.rule", f"{connection.login} at {connection.host}", detail={"rule": which or "none"}
     )
+    if left := await choose.passed_over(visit.edges, connection.id):
+        said = told(done) if done else "The rule is saved."
+        verb = "was" if left == 1 else "were"
+        said += f" {left} of what it means {verb} let go or disconnected before, and stay as they are: "
+        return visit.redirect(_address(visit, connection), said + "tick below what shall be kept again.")
     if done:
         return visit.redirect(f"/{visit.of_team().name}", told(done))
     return visit.redirect(_address(visit, connection), "The rule is saved; nothing new matches it now.")

@@ -64,8 +64,9 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 401 and not _is_api(request) and request.method in SAFE:
-            return RedirectResponse(f"/sign-in?next={quote(_here(request))}", 303)
+        if error.status_code == 401 and not _is_api(request):
+            back = _here(request) if request.method in SAFE else _page_of(request)
+            return RedirectResponse(f"/sign-in?next={quote(back)}", 303)
         status = error.status_code
         if status == 405 and not _is_api(request) and request.method in SAFE:
             return RedirectResponse(_page_of(request), 303)  # reloaded, or reached by its address
