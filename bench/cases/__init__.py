@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from bench.cases import backup, chain, growth, memory, refs, service, start
+from bench.cases import backup, chain, growth, memory, pages, refs, service, start
 from bench.figures import Row
 from bench.room import Room
 
@@ -23,7 +23,8 @@ CASES: Mapping[str, Case] = {
     "hooks": service.hooks,
     "looks": service.looks,
     "pushes": service.pushes,
+    "pages": pages.pages,
 }
 
 # Measured with repositories of their own, whichever are given.
-ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes"})
+ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes", "pages"})
