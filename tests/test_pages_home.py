@@ -11,7 +11,7 @@ import pytest
 from mirror.flows import sync
 from mirror.model import RefName, Repo, RepoId
 from mirror.people import Role
-from mirror.store import drills, home, notices, repos
+from mirror.store import drills, home, notices, repos, runs
 from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
@@ -269,3 +269,17 @@ async def test_files_of_ours_are_kept_by_browsers_under_the_address_of_their_con
     assert manifest.headers["content-type"] == "application/manifest+json"
     assert (await browser.get("/static/..%2fpages.py")).status_code == 303  # a page to sign in for, no file
     assert (await browser.get("/static/nothing.css")).status_code == 404
+
+
+async def test_without_a_worker_nothing_is_shown_as_well(site: Site) -> None:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    db = site.mirror.edges.db
+    repo = await repos.add(db, team.id, "acme/api", "https://x.example/a", site.mirror.clock.now)
+    await repos.touch_protected(db, repo.id, site.mirror.clock.now)
+    browser = await site.signed_in(ann)
+    assert "1 repository, protected" in (await browser.get("/ann")).text
+    await runs.leave(db, "a test's worker")
+    page = (await browser.get("/ann")).text
+    assert "<h1>Nothing new is being saved</h1>" in page
+    assert "no worker is running" in page

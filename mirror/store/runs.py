@@ -92,6 +92,15 @@ async def beat(db: Db, worker: str) -> list[str]:
 
 
 @translating
+async def is_anyone_alive(db: Db) -> bool:
+    """Whether some worker has said of late that it is alive; else nothing new is being saved."""
+    found: bool = await db.fetchval(
+        "select exists (select from worker where beat_at > clock_timestamp() - $1::interval)", SILENT
+    )
+    return found
+
+
+@translating
 async def leave(db: Db, worker: str) -> None:
     """This worker ends, and has handed everything back. Safe to run twice."""
     await db.execute("delete from run where worker = $1", worker)

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from mirror import words
-from mirror.store import home, notices, teams
+from mirror.store import home, notices, runs, teams
 from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
 from mirror.store.notices import Notice
 from mirror.web import pages
@@ -57,6 +57,17 @@ class Need:
     notice: int | None = None  # that is dismissed instead; None: it goes by itself
 
 
+UNSAVED: Final = Need(
+    title="Nothing new is being saved",
+    link="/status",
+    chip="no worker is running",
+    tone="lost",
+    why="What was saved is safe. Once a worker runs again, it saves what was pushed meanwhile and is still there.",
+    action="See",
+    to="/status",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Strip:
     """The last days as paths of an SVG, by what they stand for, and the same in words."""
@@ -83,6 +94,7 @@ async def repositories(visit: Visit) -> Response:
     summary = await home.summary(db, team.id)
     if not summary.total:
         return visit.render("home.html", summary=summary, mark=mark(summary), title="Nothing is kept yet")
+    alive = await runs.is_anyone_alive(db)
     forced = await home.forced_lately(db, team.id, visit.now - LATELY)
     number = _number(visit.query.get("page", ""))
     state, order = _state(asked["state"]), _order(asked["sort"])
@@ -102,10 +114,10 @@ async def repositories(visit: Visit) -> Response:
     )
     return visit.render(
         "home.html",
-        title=sentence(summary),
+        title=sentence(summary) if alive else UNSAVED.title,
         summary=summary,
-        mark=mark(summary),
-        needs=await _needs(visit, summary, forced),
+        mark=mark(summary, alive),
+        needs=[*(() if alive else (UNSAVED,)), *await _needs(visit, summary, forced)],
         most=NEEDS,
         rows=rows,
         matches=matches,
@@ -130,15 +142,16 @@ async def live(visit: Visit) -> Response:
     """That something changed, as it happens; the page asks for itself again then."""
 
     async def look() -> tuple[str, bool]:
-        return mark(await home.summary(visit.edges.db, visit.of_team().id)), False
+        db = visit.edges.db
+        return mark(await home.summary(db, visit.of_team().id), await runs.is_anyone_alive(db)), False
 
     return await follow(visit, look)
 
 
-def mark(summary: Summary) -> str:
+def mark(summary: Summary, alive: bool = True) -> str:
     """What is another one whenever the home has something new to show."""
     saved = "" if summary.saved_at is None else summary.saved_at.isoformat()
-    return " ".join([saved, *(str(number) for number in summary.states.values())])
+    return " ".join([saved, str(alive), *(str(number) for number in summary.states.values())])
 
 
 async def dismiss(visit: Visit) -> Response:

@@ -17,7 +17,7 @@ from mirror import signed
 from mirror.config import App
 from mirror.forges.open import opened
 from mirror.people import PersonId, Role
-from mirror.store import people, sessions, teams, tokens
+from mirror.store import people, runs, sessions, teams, tokens
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.web import pages
@@ -128,6 +128,7 @@ async def make_site(mirror: Mirror, redis_url: str) -> AsyncIterator[Callable[..
                 forges = await stack.enter_async_context(opened(settings))
                 edges = replace(edges, settings=settings, forges=forges)
             assert edges.keyring is not None
+            await runs.beat(edges.db, "a test's worker")
             outside = Outside(edges, queue, edges.keyring, ORIGIN, pages.environment())
             return Site(replace(mirror, edges=edges), application(outside), outside, stack)
 
