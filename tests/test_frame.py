@@ -188,6 +188,9 @@ async def test_an_address_that_only_takes_a_form_leads_to_its_page(framed: Frame
     browser = await framed.browser(framed.alice)
     assert (await browser.get("/alice/see/delete")).headers["location"] == "/alice/see"
     assert (await browser.get("/alice/do")).headers["location"] == "/"
+    signed_out = await (await framed.browser()).post("/alice/see/delete")
+    assert signed_out.status_code == 401
+    assert 'href="/sign-in?next=/alice/see"' in signed_out.text
 
 
 async def test_a_token_opens_its_own_team_as_far_as_its_scopes_reach(framed: Framed) -> None:

@@ -43,6 +43,7 @@ CLASS: Final[Mapping[int, str]] = {
 }  # of what is not an error of mirror/errors.py
 TITLE: Final[Mapping[int, str]] = {
     400: "That cannot be read",
+    401: "You are signed out",
     403: "That is not yours to do",
     404: "There is nothing here",
     405: "That is not how to ask",
@@ -64,9 +65,8 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 401 and not _is_api(request):
-            back = _here(request) if request.method in SAFE else _page_of(request)
-            return RedirectResponse(f"/sign-in?next={quote(back)}", 303)
+        if error.status_code == 401 and not _is_api(request) and request.method in SAFE:
+            return RedirectResponse(f"/sign-in?next={quote(_here(request))}", 303)
         status = error.status_code
         if status == 405 and not _is_api(request) and request.method in SAFE:
             return RedirectResponse(_page_of(request), 303)  # reloaded, or reached by its address
@@ -119,7 +119,12 @@ def answer(
             json.dumps(about) + "\n", status, dict(headers or {}), media_type="application/problem+json"
         )
     page = _visit(outside, request).render(
-        "error.html", status, title=TITLE.get(status, title), detail=detail, retry=retry
+        "error.html",
+        status,
+        title=TITLE.get(status, title),
+        detail=detail,
+        retry=retry,
+        sign_in=f"/sign-in?next={quote(_page_of(request))}" if status == 401 else None,
     )
     page.headers.update(headers or {})
     return page
