@@ -14,7 +14,7 @@ import pytest_asyncio
 from mirror.flows import sync
 from mirror.model import RefName, Repo
 from mirror.people import Role
-from mirror.store import audit, idempotency, jobs, notices, repos, sealed
+from mirror.store import audit, idempotency, jobs, notices, repos, sealed, teams
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.web.api.call import A_MINUTE, BODY
@@ -43,7 +43,8 @@ class Kept:
 
 
 @pytest_asyncio.fixture
-async def kept(site: Site, work: Work) -> Kept:
+async def kept(site: Site, work: Work, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    monkeypatch.setattr(teams, "DEFAULT", "alice")  # it is she who runs Everref: paths are hers to restore to
     alice = await site.person("alice")
     team = await site.team(alice)
     edges = site.mirror.edges

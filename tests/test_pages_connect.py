@@ -9,9 +9,10 @@ import pytest_asyncio
 
 from mirror.config import App
 from mirror.people import Role
-from mirror.store import audit, connections, home, teams
+from mirror.store import audit, connections, home, people, teams
 from mirror.store.people import Person as Someone
 from tests.parts.forges import GitHub, GitLab, Person
+from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
 SCOPES = {
@@ -173,3 +174,15 @@ async def test_an_address_that_is_none_is_told_in_a_line(site: Site, url: str) -
     answer = await browser.post("/ann/-/connect/url", url=url)
     assert answer.status_code == 422
     assert 'role="alert"' in answer.text
+
+
+async def test_a_path_of_this_machine_is_for_whoever_runs_everref_here(site: Site, work: Work) -> None:
+    work.commit("main")
+    stranger = await site.signed_in(await site.person("ann"))
+    await stranger.get("/ann/-/connect/url")
+    answer = await stranger.post("/ann/-/connect/url", url=str(work.path))
+    assert answer.status_code == 422
+    assert "of this machine are for the team everref" in answer.text
+    owner = await site.signed_in(await people.first_owner(site.mirror.edges.db, site.mirror.clock.now))
+    await owner.get("/everref/-/connect/url")
+    assert (await owner.post("/everref/-/connect/url", url=str(work.path))).status_code == 303

@@ -17,7 +17,7 @@ from mirror.flows.jobs import BUNDLE_KEPT
 from mirror.forges.contract import Tokens
 from mirror.model import RefName, Repo
 from mirror.people import Role
-from mirror.store import audit, repos
+from mirror.store import audit, repos, teams
 from mirror.store.connections import Connection
 from mirror.store.people import Person
 from mirror.store.teams import Team
@@ -106,7 +106,8 @@ async def restoring_at(site: Site, work: Work) -> Restoring:
 
 
 @pytest_asyncio.fixture
-async def restoring(site: Site, work: Work) -> Restoring:
+async def restoring(site: Site, work: Work, monkeypatch: pytest.MonkeyPatch) -> Restoring:
+    monkeypatch.setattr(teams, "DEFAULT", "ann")  # it is she who runs Everref: paths are hers to restore to
     return await restoring_at(site, work)
 
 

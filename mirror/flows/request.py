@@ -28,6 +28,7 @@ async def repo_for(
     """
     remote = address.parse_remote(remote_text, edges.settings.allow_private_remotes)
     team = team or await teams.default(edges.db)
+    await check_path(edges, team, remote.url)
     known = await repos.by_url(edges.db, team, remote.url)
     wanted = name or (known.name if known else address.name_from_url(remote.url))
     if known and known.name != wanted:
@@ -40,6 +41,17 @@ async def repo_for(
             raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
         await credentials.keep(edges.db, edges.keyring, known.id, given)
     return known
+
+
+async def check_path(edges: Edges, team: TeamId, url: str) -> None:
+    """Raise UsageError for a path of this machine, unless the team is that of who runs Everref here.
+
+    Everybody may sign up; whoever owns the command line's team has its terminal.
+    """
+    if address.is_path(url) and team != await teams.default(edges.db):
+        raise UsageError(
+            f"paths of this machine are for the team {teams.DEFAULT}, of whoever runs Everref; use a URL"
+        )
 
 
 async def _added(edges: Edges, team: TeamId, name: str, url: str, insisted: bool) -> Repo:

@@ -65,6 +65,7 @@ async def reach(edges: Edges, team_id: TeamId, asked: Asked, secret: Secret | No
         url = f"{forge.app.url.rstrip('/')}/{new['owner']['login']}/{new['name']}.git"
         return Remote(url, forge.credential(token))
     url = _parsed(edges, asked)
+    await request.check_path(edges, team_id, url)
     if secret is None and asked.get("connection"):
         forge, token = await _forge(edges, team_id, asked["connection"])
         if not url.startswith(f"{forge.app.url.rstrip('/')}/"):

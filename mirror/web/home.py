@@ -62,7 +62,7 @@ UNSAVED: Final = Need(
     link="/status",
     chip="no worker is running",
     tone="lost",
-    why="What was saved is safe. Once a worker runs again, it saves what was pushed meanwhile and is still there.",
+    why="What was saved is safe. Once a worker runs, it saves what was pushed meanwhile and is still there.",
     action="See",
     to="/status",
 )
