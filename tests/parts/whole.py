@@ -121,7 +121,7 @@ class Whole:
         chosen = await choose.choose(
             self.edges, connection.id, By(self.person, "Alice"), ids, hint=self.hint, at_once=choose.ALL
         )
-        assert {one.hook for one in chosen} == {"registered"}
+        assert {one.hook for one in chosen} <= {"registered", "reused"}  # a sweep may have been faster
         by_url = {one.repo.url: one.repo.id for one in chosen}
         self.kept |= {one: by_url[one.url] for one in repositories}
         await self.host.deliver()
