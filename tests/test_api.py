@@ -382,7 +382,9 @@ async def test_what_a_force_push_took_away_is_told(kept: Kept) -> None:
 
 
 async def test_a_backup_is_a_job_that_is_listed_shown_and_cancelled(kept: Kept) -> None:
+    by_name = await kept.program.post("/backups", {"repo": "acme/api"})
     job = await kept.program.post("/backups", {"repo": str(kept.repo.id)})
+    assert by_name["id"] == job["id"]  # it waits still
     assert (job["kind"], job["state"], job["repo"]) == ("sync", "queued", "acme/api")
     assert (await kept.program.post(f"{kept.at}/backups"))["id"] == job["id"]
     assert [one["id"] for one in (await kept.program.get("/backups"))["items"]] == [job["id"]]

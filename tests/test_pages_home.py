@@ -11,7 +11,8 @@ import pytest
 from mirror.flows import sync
 from mirror.model import RefName, Repo, RepoId
 from mirror.people import Role
-from mirror.store import drills, home, notices, repos, runs
+from mirror.plan import Wrote
+from mirror.store import drills, home, jobs, notices, repos, restores, runs
 from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
@@ -181,6 +182,24 @@ async def test_a_force_push_to_the_default_branch_needs_somebody_until_it_is_old
     assert _listed((await browser.get("/acme", state="forced")).text) == ["api"]
     later = site.mirror.clock.now + timedelta(days=8)
     assert await home.forced_lately(site.mirror.edges.db, team.id, later - timedelta(days=7)) == []
+
+
+async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, work: Work) -> None:
+    team, browser = await _visitor(site)
+    old = work.commit(message="first")
+    work.head("main")
+    await _kept(site, team, work, "api")
+    new = work.commit(None, message="instead", parents=[])
+    work.set("main", new)
+    repo = await repos.by_name(site.mirror.edges.db, team.id, "api")
+    assert repo is not None
+    job = await jobs.queue(site.mirror.edges.db, repo.id, "restore", {}, site.mirror.clock.now)
+    await restores.will_write(site.mirror.edges.db, job.id, [Wrote(RefName(b"refs/heads/main"), old, new)])
+    await _kept_again(site, team, "api")
+    assert "replaced main" not in (await browser.get("/acme")).text
+    work.set("main", old)  # as undoing it does
+    await _kept_again(site, team, "api")
+    assert "replaced main" not in (await browser.get("/acme")).text
 
 
 async def _kept_again(site: Site, team: Team, name: str) -> None:

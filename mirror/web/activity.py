@@ -5,14 +5,14 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast, get_args
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror import when
+from mirror import when, words
 from mirror.errors import NotFound, Refused, UsageError
 from mirror.flows import jobs as flow
 from mirror.job import SYNC
@@ -23,6 +23,7 @@ from mirror.web.frame import Needs, Visit, Way
 from mirror.web.live import follow
 
 ROWS: Final = 50  # jobs or drills on a page
+AT_ONCE: Final = 50  # drills that one press begins
 PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which
 NAMES: Final = {
     "sync": "Backup",
@@ -136,6 +137,25 @@ async def drills(visit: Visit) -> Response:
     )
 
 
+async def drill_due(visit: Visit) -> Response:
+    """Begin a drill of every repo that is due for one, those that never had one first."""
+    lines = await report.report(visit.edges.db, visit.of_team().id, visit.now - PERIOD, visit.now)
+    due = [line for line in lines if is_due(line, visit.now)]
+    due.sort(key=lambda line: line.last_drill_at or datetime.min.replace(tzinfo=UTC))
+    for line in due[:AT_ONCE]:
+        await flow.ask(visit.edges, line.repo_id, "drill", {}, person_id=visit.owner().id)
+        await visit.audit("repo.drill", line.repo, line.repo_id)
+    await visit.hint(SYNC)
+    began = len(due[:AT_ONCE])
+    return visit.redirect(f"/{visit.of_team().name}/-/activity", f"{words.count(began, 'drill')} begun.")
+
+
+def is_due(line: Line, now: datetime) -> bool:
+    """Whether it is time to prove again that this repo comes back."""
+    old = line.last_drill_at is None or now - line.last_drill_at > PERIOD
+    return old and line.protected_as_of is not None
+
+
 async def period(visit: Visit) -> Response:
     """What was protected, behind, restored and drilled in a period: as a page, CSV or JSON."""
     start, end = _period(visit)
@@ -234,6 +254,7 @@ WAYS: Final[Sequence[Way]] = (
     Way("POST", "/{team}/-/activity/{job}/cancel", cancel, Needs.OPERATOR),
     Way("POST", "/{team}/-/activity/{job}/retry", retry, Needs.OPERATOR),
     Way("GET", "/{team}/-/drills", drills, Needs.VIEWER),
+    Way("POST", "/{team}/-/drills/due", drill_due, Needs.OPERATOR),
     Way("POST", "/{team}/{repo:repo}/-/prove/{proof}", prove, Needs.OPERATOR),
     Way("GET", "/{team}/-/report", period, Needs.VIEWER),
 )

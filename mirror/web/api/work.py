@@ -83,7 +83,7 @@ class BackupsAsked(Paged, frozen=True, kw_only=True):
 class BackupWanted(Body, frozen=True, kw_only=True):
     """Which repo to back up."""
 
-    repo: Id
+    repo: Annotated[str, Meta(min_length=1, max_length=500, description="its id, or its name")]
 
 
 class DrillsAsked(Paged, frozen=True, kw_only=True):
@@ -229,9 +229,13 @@ async def list_backups(visit: Visit, asked: BackupsAsked) -> Page[Job]:
 
 async def back_up(visit: Visit, body: BackupWanted) -> Job:
     """Back up a repo now."""
-    found = await repos.find_in(visit.edges.db, visit.of_team().id, RepoId(UUID(body.repo)))
+    db, team = visit.edges.db, visit.of_team().id
+    try:
+        found = await repos.find_in(db, team, RepoId(UUID(body.repo)))
+    except ValueError:
+        found = await repos.by_name(db, team, body.repo)
     if found is None:
-        raise NotFound("there is no such repo")
+        raise NotFound(f"there is no repo {body.repo} in {visit.of_team().name}")
     return await _back_up(visit, found)
 
 
