@@ -272,7 +272,7 @@ async def test_a_look_that_finds_nothing_new_protects_up_to_then(db: asyncpg.Poo
     await chain.take({MAIN: oid(1)})
     await repos.set_failure(db, chain.repo.id, "network", "nobody answers", START + HOUR)
     await repos.touch_protected(db, chain.repo.id, START + 2 * HOUR)
-    await repos.touch_protected(db, chain.repo.id, START + HOUR)  # a slower run that looked before
+    await repos.touch_protected(db, chain.repo.id, START + 1.5 * HOUR)  # a slower run that looked before
     row = await repos.overview_of(db, chain.repo.id)
     assert (row.state, row.protected_as_of) == ("protected", START + 2 * HOUR)
 
