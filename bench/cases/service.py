@@ -112,7 +112,8 @@ async def pushes(room: Room) -> list[Row]:
             await _settled(edges.db, group)
             all_of, all_cpu = time.perf_counter() - began, cpu_seconds(worker.pid) - used
             unfinished = "select exists (select from job where started_at > $1 and finished_at is null)"
-            while await edges.db.fetchval(unfinished, begun):  # its wish is served just before its job ends
+            # A wish is served just before its job ends.
+            while await edges.db.fetchval(unfinished, begun):  # noqa: ASYNC110 - another process's doing
                 await asyncio.sleep(_POLL)
             waits = [
                 (row["finished_at"] - begun).total_seconds()
