@@ -186,3 +186,11 @@ async def test_a_path_of_this_machine_is_for_whoever_runs_everref_here(site: Sit
     owner = await site.signed_in(await people.first_owner(site.mirror.edges.db, site.mirror.clock.now))
     await owner.get("/everref/-/connect/url")
     assert (await owner.post("/everref/-/connect/url", url=str(work.path))).status_code == 303
+
+
+async def test_which_keys_seal_what_is_shown_to_whoever_runs_everref_here(site: Site) -> None:
+    owner = await site.signed_in(await people.first_owner(site.mirror.edges.db, site.mirror.clock.now))
+    page = (await owner.get("/everref/-/settings")).text
+    assert ">newest<" in page and "0 texts" in page
+    ann = await site.signed_in(await site.person("ann"))
+    assert "SECRET_KEYS" not in (await ann.get("/ann/-/settings")).text

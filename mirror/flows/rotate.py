@@ -50,7 +50,7 @@ async def rotate(db: Db, keyring: Keyring) -> Rotated:
         resealed += moved
         if not moved:
             break
-    return Rotated(resealed, await _keys(db, keyring), problems)
+    return Rotated(resealed, await keys(db, keyring), problems)
 
 
 async def _round(db: Db, keyring: Keyring) -> tuple[int, list[str]]:
@@ -70,7 +70,8 @@ async def _round(db: Db, keyring: Keyring) -> tuple[int, list[str]]:
     return resealed, problems
 
 
-async def _keys(db: Db, keyring: Keyring) -> Sequence[Key]:
+async def keys(db: Db, keyring: Keyring) -> Sequence[Key]:
+    """Every key that something is sealed with, or that SECRET_KEYS has, and how much each seals."""
     counts = await sealed.marks(db, len(keyring.mark))
     known = [Key(mark[1:].hex(), mark == keyring.mark, True, counts.pop(mark, 0)) for mark in keyring.marks]
     return [*known, *(Key(mark[1:].hex(), False, False, counts[mark]) for mark in sorted(counts))]

@@ -8,7 +8,7 @@ from uuid import UUID
 from starlette.responses import Response, StreamingResponse
 
 from mirror.errors import EverrefError, NotFound, Refused, UsageError
-from mirror.flows import people
+from mirror.flows import people, rotate
 from mirror.people import SCOPES, PersonId, Role, Scope
 from mirror.store import audit, invitations, teams, tokens
 from mirror.store.invitations import InvitationId
@@ -34,8 +34,14 @@ async def page(visit: Visit, error: EverrefError | None = None, **fresh: Any) ->
         roles=[role for role in Role if visit.may(role)],
         scopes=[scope for scope, role in SCOPES.items() if visit.may(role)],
         expiries=EXPIRIES,
+        keys=await rotate.keys(db, visit.outside.keyring) if _runs_it(visit) else (),
         **{"link": None, "token": None} | fresh,
     )
+
+
+def _runs_it(visit: Visit) -> bool:
+    """Whether this is the team of the command line, and its owner: whoever runs Everref here."""
+    return visit.of_team().name == teams.DEFAULT and visit.may(Role.OWNER)
 
 
 async def rename(visit: Visit) -> Response:
