@@ -121,7 +121,7 @@ class Repo:
 class Secret:
     """A user name and a password or token. Its repr tells neither."""
 
-    username: str
+    username: str  # empty: a token alone, which goes with the name that its host documents
     password: str
 
     def __repr__(self) -> str:

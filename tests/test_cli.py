@@ -374,11 +374,6 @@ def test_a_token_file_holds_one_token(tmp_path: Path) -> None:
         environment.read_token(str(tmp_path / "none"))
 
 
-def test_a_token_goes_with_the_user_name_that_its_host_documents() -> None:
-    assert environment.user_of("ghp_abc") == "x-access-token"
-    assert environment.user_of("glpat-abc") == "oauth2"
-
-
 def test_no_secret_of_the_call_passes_the_last_look() -> None:
     redact = Redactor()
     redact.learn(

@@ -68,7 +68,7 @@ class Call:
             raise UsageError("there are credentials in the URL and a --token-file; give one of them")
         token = environment.read_token(self.args.token_file)
         self.redact.add(token)
-        return Remote(remote.url, Secret(unquote(user) or environment.user_of(token), token))
+        return Remote(remote.url, Secret(unquote(user), token))
 
 
 async def up(call: Call) -> int:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from mirror.config import Settings
 
 _LARGEST_TOKEN: Final = 64 * 1024  # bytes; a file larger than that is another file
-_GITHUB: Final = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
 
 
 def now() -> datetime:
@@ -80,17 +79,6 @@ def _token_text(source: str | int) -> str:
     except UnicodeDecodeError:
         pass
     raise UsageError("--token-file: it must hold one token and nothing else")
-
-
-def user_of(token: str) -> str:
-    """The user name to send with a token where nobody gave one.
-
-    Both hosts document a fixed one: GitHub `x-access-token`, GitLab `oauth2`,
-    which Gitea and Forgejo take too, as they take any.
-    https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/authenticating-as-a-github-app-installation
-    https://docs.gitlab.com/api/oauth2/#access-git-over-https-with-access-token
-    """
-    return "x-access-token" if token.startswith(_GITHUB) else "oauth2"
 
 
 def is_set(env: Mapping[str, str], name: str) -> bool:

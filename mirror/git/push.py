@@ -9,7 +9,6 @@ import re
 import secrets
 import shlex
 import shutil
-from base64 import b64encode
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from mirror import login
 from mirror.errors import (
     BadCredentials,
     Blocked,
@@ -29,7 +29,7 @@ from mirror.git import address
 from mirror.git.disk import finish
 from mirror.git.run import DAY, Git, GitFailed, explain, redact
 from mirror.git.view import View, lay_out, write_refs
-from mirror.model import RefName, Remote, Secret, Target
+from mirror.model import RefName, Remote, Target
 from mirror.progress import Progress
 from mirror.refs import check_name
 
@@ -162,14 +162,10 @@ def _config(remote: Remote, pinned: Sequence[str], *, force: bool) -> dict[str, 
     config |= address.pinned(remote.url, list(pinned))
     if force:  # where --force-with-lease looks up what it expects: git-push(1)
         config["remote.target.fetch"] = "+refs/*:refs/listed/*"
-    if remote.secret:
+    if authorization := login.authorization(remote):
         parts = urlsplit(remote.url)
-        config[f"http.{parts.scheme}://{parts.netloc}/.extraHeader"] = _authorization(remote.secret)
+        config[f"http.{parts.scheme}://{parts.netloc}/.extraHeader"] = f"Authorization: {authorization}"
     return config
-
-
-def _authorization(secret: Secret) -> str:
-    return "Authorization: Basic " + b64encode(f"{secret.username}:{secret.password}".encode()).decode()
 
 
 def _protocol(remote: Remote) -> str:

@@ -169,7 +169,7 @@ async def add_url(visit: Visit) -> Response:
     form = await visit.form()
     url, name = str(form.get("url", "")).strip(), str(form.get("name", "")).strip()
     token, username = str(form.get("token", "")).strip(), str(form.get("username", "")).strip()
-    secret = Secret(username or "oauth2", token) if token else None
+    secret = Secret(username or "", token) if token else None
     try:
         repo = await choose.add_url(
             visit.edges, visit.of_team().id, _by(visit), url, secret, name or None, hint=_hint(visit)

@@ -245,7 +245,7 @@ async def to_url(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dict
     settings = visit.edges.settings
     to = address.parse_remote(given.get("url", "").strip(), settings.allow_private_remotes)
     token, username = given.get("token", "").strip(), given.get("username", "").strip()
-    secret = Secret(username or "oauth2", token) if token else to.secret
+    secret = Secret(username or "", token) if token else to.secret
     asked, told = asked | {"to": to.url}, to.url
     if secret is not None:
         asked["lent"] = True
@@ -632,7 +632,7 @@ async def undo_plan(visit: Visit) -> Response:
     if visit.request.method == "POST":
         form = await visit.form()
         token, username = str(form.get("token", "")).strip(), str(form.get("username", "")).strip()
-        secret = Secret(username or "oauth2", token) if token else None
+        secret = Secret(username or "", token) if token else None
     await undo.check(visit.edges, job)
     if not is_sure(visit):
         raise AskAgain  # before the plan, which would be lost

@@ -83,7 +83,7 @@ async def list_repos(visit: Visit, asked: ReposAsked) -> Page[Repo]:
 
 async def add_repo(visit: Visit, body: RepoWanted) -> Repo:
     """Keep a git remote from now on, beginning at once. One that is kept already is that one."""
-    secret = Secret(body.username or "oauth2", body.token) if body.token else None
+    secret = Secret(body.username or "", body.token) if body.token else None
     made = await choose.add_url(
         visit.edges, visit.of_team().id, by(visit), body.url, secret, body.name or None, hint=hint(visit)
     )

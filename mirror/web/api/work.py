@@ -510,7 +510,7 @@ async def _restore_job(visit: Visit) -> Kept:
 
 
 def _secret(username: str | None, token: str | None) -> Secret | None:
-    return Secret(username or "oauth2", token) if token else None
+    return Secret(username or "", token) if token else None
 
 
 def _time(visit: Visit, text: str | None) -> datetime | None:
