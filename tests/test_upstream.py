@@ -195,6 +195,28 @@ async def test_with_haves_only_the_rest_is_fetched_as_a_thin_pack(
     assert new in objects_of(copy.path, everything=True)
 
 
+@pytest.mark.parametrize("known", [b"multi_ack_detailed", b"multi_ack"])
+async def test_a_server_that_wants_multi_ack_is_fetched_from(
+    git: Git, git_server: GitServer, make_work: Callable[..., Work], known: bytes
+) -> None:
+    """Azure DevOps speaks version 0 and refuses clients that do not say multi_ack (TF401041)."""
+    work, copy = make_work("remote.git"), make_work("copy")
+    old = work.commit(files={"large": os.urandom(100_000)})
+    run_git("-C", copy.path, "fetch", "-q", work.path, "main")
+    new = work.commit(files={"large": run_git("-C", work.path, "show", "main:large") + b"one line more\n"})
+    git_server.protocol, git_server.demands = 0, known
+    async with over_http(git, git_server) as source:
+        await source.ls_refs()
+        source._capabilities = {
+            key: b"" for key in source._capabilities if b"multi" not in key or key == known
+        }
+        assert len(await pack_of(source, [new], [])) > 100_000
+        pack = await pack_of(source, [new], [NOWHERE, old])
+    assert len(pack) < 1000
+    copy.git("index-pack", "--stdin", "--fix-thin", stdin=pack)
+    assert new in objects_of(copy.path, everything=True)
+
+
 async def test_thousands_of_ids_are_wanted_at_once(reach: Reach, make_work: Callable[..., Work]) -> None:
     work, copy = make_work("work"), make_work("copy")
     work.many_commits(3000, size=10)

@@ -9,7 +9,6 @@ import asyncio
 import gzip
 import io
 import re
-from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from mirror import pktline
+from mirror import login, pktline
 from mirror.errors import (
     BadCredentials,
     Blocked,
@@ -55,6 +54,7 @@ WORTH_PACKING: Final = 1 << 16  # bytes of a request from which on it is compres
 
 _AGENT: Final = b"agent=everref"
 _SERVICE: Final = "git-upload-pack"
+_ACKNOWLEDGING: Final = (b"multi_ack_detailed", b"multi_ack")  # the first that the server knows
 
 
 class NotOurRef(NetworkError):
@@ -224,6 +224,9 @@ class Upstream:
             raise Refused(f"{self._name} is served by a git too old to be backed up from; have it updated")
         asked = (b"side-band-64k", b"thin-pack", b"no-progress", b"ofs-delta")
         words = [word for word in asked if word in self._capabilities]
+        # All haves go in one request, so how they are acknowledged makes no difference here, but Azure DevOps
+        # serves nobody who cannot say it (TF401041): https://git-scm.com/docs/protocol-capabilities#_multi_ack
+        words += [word for word in _ACKNOWLEDGING if word in self._capabilities][:1]
         if b"object-format" in self._capabilities:
             words.append(b"object-format=" + self._format.encode())
         if b"agent" in self._capabilities:
@@ -352,10 +355,8 @@ class _Http:
     def __init__(self, session: aiohttp.ClientSession, remote: Remote) -> None:
         self._session = session
         self._url = remote.url
-        self._authorization: dict[str, str] = {}
-        if remote.secret is not None:
-            pair = f"{remote.secret.username}:{remote.secret.password}".encode()
-            self._authorization["Authorization"] = "Basic " + b64encode(pair).decode()
+        authorization = login.authorization(remote)
+        self._authorization = {"Authorization": authorization} if authorization else {}
 
     def greeting(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return self._answer(

@@ -76,6 +76,7 @@ class GitServer:
         self.push = push
         self.credentials = credentials  # who may enter; None: everybody
         self.protocol = protocol  # 0: a server that knows nothing of protocol v2
+        self.demands = b""  # a capability without which no fetch is served, as Azure DevOps wants multi_ack
         self.faults: dict[str, Fault] = {}
         self.requests: list[Request] = []
         self.stopping = threading.Event()
@@ -200,6 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._plain(404, b"no such repository\n", {})
         if service == "git-receive-pack" and not git.push:
             return self._plain(403, b"pushing is not allowed\n", {})
+        sent = None
+        if git.demands and not asks:
+            sent = b"".join(self._body())
+            if git.demands not in sent.split(b"\n")[0]:
+                return self._plain(400, b"TF401041: Clients must support multi-ack.\n", {})
         version = self.headers.get("Git-Protocol", "") if git.protocol else ""
         words = ["git", service.removeprefix("git-"), "--stateless-rpc"]
         words += ["--http-backend-info-refs"] if asks else []
@@ -215,7 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
             greeting = b"%04x%s0000" % (len(line) + 4, line)
         with _child([*words, str(repository)], version, git) as child:
             assert child.stdin and child.stdout
-            feeding = threading.Thread(target=self._feed, args=(child.stdin,))
+            body = self._body() if sent is None else iter([sent])
+            feeding = threading.Thread(target=self._feed, args=(child.stdin, body))
             feeding.start()
             try:
                 self._send(greeting, child.stdout.fileno(), fault)
@@ -252,10 +259,10 @@ class _Handler(BaseHTTPRequestHandler):
             linger = struct.pack("ii", 1, 0)  # closing sends a reset
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    def _feed(self, stdin: IO[bytes]) -> None:
+    def _feed(self, stdin: IO[bytes], body: Iterator[bytes]) -> None:
         try:
             with stdin:
-                for chunk in self._body():
+                for chunk in body:
                     stdin.write(chunk)
         except OSError:  # git ended before it had read all, or the client went away
             self.close_connection = True
