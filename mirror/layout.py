@@ -3,6 +3,7 @@
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +15,8 @@ RESTORE: Final = "restore.sh"
 _ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 _BUNDLE: Final = re.compile(_ID + r"/bundles/([0-9]{4})-([0-9]{10})-([0-9]{10})-([0-9a-f]{16})\.bundle")
 _MANIFEST: Final = re.compile(_ID + r"/snapshots/([0-9]{10})\.json")
+_NOTE: Final = re.compile(_ID + r"/notes/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.json")
+_NOTE_TIME: Final = "%Y%m%dT%H%M%S.%fZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,14 @@ class ManifestKey:
 
     repo_id: RepoId
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteKey:
+    """What the key of a note says."""
+
+    repo_id: RepoId
+    at: datetime
 
 
 def repo_prefix(repo_id: RepoId) -> str:
@@ -60,8 +71,18 @@ def manifest_key(repo_id: RepoId, number: int) -> str:
     return f"{repo_id}/snapshots/{number:010d}.json"
 
 
+def notes_prefix(repo_id: RepoId) -> str:
+    """What the keys of this repo's notes begin with."""
+    return f"{repo_id}/notes/"
+
+
+def note_key(repo_id: RepoId, at: datetime, unique: str) -> str:
+    """The key of a note that was written then; keys sort as the moments do."""
+    return f"{repo_id}/notes/{at.astimezone(UTC):{_NOTE_TIME}}-{unique}.json"
+
+
 def unique() -> str:
-    """16 hex digits for a new part's key: nothing in the vault is ever overwritten."""
+    """16 hex digits for a new key: nothing in the vault is ever overwritten."""
     return secrets.token_hex(8)
 
 
@@ -91,3 +112,15 @@ def parse_manifest_key(key: str) -> ManifestKey | None:
     """What the key of a manifest says. None: it is none."""
     match = _MANIFEST.fullmatch(key)
     return ManifestKey(RepoId(UUID(match[1])), int(match[2])) if match else None
+
+
+def parse_note_key(key: str) -> NoteKey | None:
+    """What the key of a note says. None: it is none."""
+    match = _NOTE.fullmatch(key)
+    if not match:
+        return None
+    try:
+        at = datetime.strptime(match[2], _NOTE_TIME).replace(tzinfo=UTC)
+    except ValueError:  # the 31st of February
+        return None
+    return NoteKey(RepoId(UUID(match[1])), at)

@@ -196,7 +196,7 @@ def _time(moment: datetime) -> str:
 
 def decode(stored: bytes) -> Manifest:
     """The manifest out of its stored bytes. Raises Corrupt where anything is off."""
-    fields = _Fields.of(stored, "manifest")
+    fields = Fields.of(stored, "manifest")
     object_format = fields.object_format("object_format")
     number, epoch = fields.count("number", 1), fields.count("epoch", 1)
     repo = fields.uuid("repo")
@@ -223,7 +223,7 @@ def decode(stored: bytes) -> Manifest:
     )
 
 
-def _decoded_part(fields: "_Fields", epoch: int, number: int) -> Part | None:
+def _decoded_part(fields: "Fields", epoch: int, number: int) -> Part | None:
     if fields.optional("segment") is None and fields.optional("bundle") is None:
         return None
     added, part = fields.inner("segment"), fields.inner("bundle")
@@ -248,7 +248,7 @@ def _decoded_part(fields: "_Fields", epoch: int, number: int) -> Part | None:
     )
 
 
-def _decoded_change(row: "_Fields", object_format: ObjectFormat) -> RefChange:
+def _decoded_change(row: "Fields", object_format: ObjectFormat) -> RefChange:
     old, new = row.target_or_none("old", object_format), row.target_or_none("new", object_format)
     if old is None and new is None:
         raise Corrupt(f"{row.what}: a change from nothing to nothing")
@@ -277,7 +277,7 @@ def encode_repo(about: RepoFile) -> bytes:
 
 def decode_repo(stored: bytes) -> RepoFile:
     """`repo.json` out of its stored bytes. Raises Corrupt where anything is off."""
-    fields = _Fields.of(stored, "repo.json", errors="surrogateescape")
+    fields = Fields.of(stored, "repo.json", errors="surrogateescape")
     return RepoFile(
         repo=fields.uuid("repo"),
         name=fields.text("name"),
@@ -310,7 +310,7 @@ def decode_index(key: str, line: bytes) -> Part:
     place = parse_bundle_key(key)
     if place is None:
         raise Corrupt(f"{key} is no key of a part")
-    fields = _Fields.of(line, f"the index of {key}")
+    fields = Fields.of(line, f"the index of {key}")
     segments = tuple(_decoded_segment(fields, row) for row in fields.items("segments"))
     numbers = [segment.snapshot for segment in segments]
     if numbers != sorted(set(numbers)) or not all(place.first <= n <= place.last for n in numbers):
@@ -332,31 +332,31 @@ def decode_index(key: str, line: bytes) -> Part:
     return part
 
 
-def _decoded_segment(fields: "_Fields", row: object) -> Segment:
+def _decoded_segment(fields: "Fields", row: object) -> Segment:
     if not isinstance(row, list) or len(row) != 4:
         raise Corrupt(f"{fields.what}: a segment is not a list of four")
-    named = _Fields(dict(zip(("snapshot", "entries", "bytes", "sha256"), row, strict=True)), fields.what)
+    named = Fields(dict(zip(("snapshot", "entries", "bytes", "sha256"), row, strict=True)), fields.what)
     return Segment(
         named.count("snapshot", 1), named.count("entries", 1), named.count("bytes", 1), named.sha256("sha256")
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Fields:
+class Fields:
     """A JSON object that is asked for its fields by type; what is off is Corrupt and names the field."""
 
     fields: Mapping[str, object]
     what: str  # for the message
 
     @staticmethod
-    def of(stored: bytes, what: str, errors: str = "strict") -> "_Fields":
+    def of(stored: bytes, what: str, errors: str = "strict") -> "Fields":
         try:
             found = json.loads(stored.decode("utf-8", errors))
         except (ValueError, RecursionError):
             raise Corrupt(f"{what}: this is no JSON") from None
         if not isinstance(found, dict):
             raise Corrupt(f"{what}: this is no JSON object")
-        fields = _Fields(found, what)
+        fields = Fields(found, what)
         if fields.fields.get("format") != FORMAT:
             raise Corrupt(f"{what}: its format is not {FORMAT}; a newer Everref may read it")
         return fields
@@ -439,11 +439,11 @@ class _Fields:
             raise self.off(key)
         return Target(target)
 
-    def inner(self, key: str) -> "_Fields":
+    def inner(self, key: str) -> "Fields":
         value = self.fields.get(key)
         if not isinstance(value, dict):
             raise self.off(key)
-        return _Fields(value, f"{self.what}, {key!r}")
+        return Fields(value, f"{self.what}, {key!r}")
 
     def items(self, key: str) -> Sequence[object]:
         value = self.fields.get(key)
@@ -451,8 +451,8 @@ class _Fields:
             raise self.off(key)
         return value
 
-    def rows(self, key: str) -> Iterator["_Fields"]:
+    def rows(self, key: str) -> Iterator["Fields"]:
         for row in self.items(key):
             if not isinstance(row, dict):
                 raise self.off(key)
-            yield _Fields(row, f"{self.what}, {key!r}")
+            yield Fields(row, f"{self.what}, {key!r}")

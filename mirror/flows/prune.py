@@ -112,6 +112,7 @@ async def strays(edges: Edges, repo: Repo) -> list[Stat]:
     found = []
     async for stat in edges.vault.list(layout.repo_prefix(repo.id)):
         # A manifest after the latest snapshot is no stray either, but a commit that the next run replays.
-        if stat.key not in known and layout.parse_manifest_key(stat.key) is None:
-            found.append(stat)
+        if stat.key in known or layout.parse_manifest_key(stat.key) or layout.parse_note_key(stat.key):
+            continue
+        found.append(stat)
     return found

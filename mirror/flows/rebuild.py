@@ -7,7 +7,7 @@ from uuid import UUID
 
 from mirror import layout, manifest
 from mirror.errors import Corrupt, EverrefError, UsageError
-from mirror.flows import partindex, prune, settle
+from mirror.flows import notes, partindex, prune, settle
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
 from mirror.model import Part, Repo, RepoId
@@ -59,6 +59,7 @@ async def _rebuild(edges: Edges, repo: Repo, patience: float) -> Rebuilt:
         before = await snapshots.latest(edges.db, repo.id)
         last = await settle.replay(edges, repo, lease, before)
         await _parts(edges, repo, lease)
+        await notes.replay(edges, repo)
     total = last.number if last else 0
     return Rebuilt(repo, total, total - (before.number if before else 0))
 

@@ -18,7 +18,7 @@ import aiohttp
 
 from mirror import refs
 from mirror.errors import EverrefError
-from mirror.flows import compact, excluded, hookcare, jobs, prune, relist, request
+from mirror.flows import compact, excluded, hookcare, jobs, notes, prune, relist, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
@@ -235,6 +235,7 @@ class Chore:
 CHORES: Final[Sequence[Chore]] = (
     Chore("forget what has had its time", timedelta(hours=1), _forget),
     Chore("delete replaced parts", timedelta(hours=1), _prune),
+    Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
     Chore("list what connections can see", timedelta(minutes=5), relist.due),
     Chore("look after hooks", timedelta(minutes=5), hookcare.due),
 )

@@ -12,7 +12,8 @@ from mirror.flows.edges import Edges
 from mirror.git import read, view
 from mirror.manifest import Manifest
 from mirror.model import Part, RefName, Refs, Repo, Snapshot, Target
-from mirror.store import history, parts, snapshots
+from mirror.notes import LIMIT as NOTE_LIMIT
+from mirror.store import history, notes, parts, snapshots
 
 _AT_ONCE = 16  # manifests asked of the vault at the same time
 
@@ -33,7 +34,7 @@ class Verified:
 async def verify(edges: Edges, repo: Repo) -> Verified:
     """Check the vault's copy of a repo from end to end; changes nothing but the stamp of when it was proved.
 
-    1. Every manifest: its sum, its place in the hash chain, and the refs map it adds up to.
+    1. Every manifest: its sum, its place in the hash chain, the refs map it adds up to. Every note: its sum.
     2. Every part and index: every stored byte against its sum.
     3. The cover: every segment of the pack log is in exactly one part.
     4. A copy hydrated from the vault alone: `git fsck --full`, every target that any
@@ -45,6 +46,7 @@ async def verify(edges: Edges, repo: Repo) -> Verified:
     problems: list[str] = []
     damaged: set[int] = set()
     targets = await _manifests(edges, repo, last, problems, damaged)
+    problems += await _notes(edges, repo)
     live = await parts.live(edges.db, repo.id)
     size = 0
     bad: list[Part] = []
@@ -141,6 +143,20 @@ def _off(found: tuple[Manifest, str], recorded: Snapshot | None) -> str | None:
     if found[0].previous != recorded.previous_sha256:
         return "it does not follow the manifest before it"
     return None
+
+
+async def _notes(edges: Edges, repo: Repo) -> list[str]:
+    """What is wrong with the notes that are in the vault."""
+    problems = []
+    for key, sha256 in sorted((await notes.known(edges.db, repo.id)).items()):
+        try:
+            found = hashlib.sha256(await edges.vault.get(key, limit=NOTE_LIMIT)).hexdigest()
+        except NoSuchObject as error:
+            problems.append(str(error))
+            continue
+        if found != sha256:
+            problems.append(f"{key}: expected sha256 {sha256}, found {found}")
+    return problems
 
 
 async def _part(edges: Edges, part: Part) -> int:
