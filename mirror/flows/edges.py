@@ -66,16 +66,13 @@ class Identity(Protocol):
 
 
 async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Both at once, where neither needs the other; the first failure ends both."""
-    other = asyncio.ensure_future(second)
+    """Both at once, where neither needs the other; the first failure ends both, and is raised as it is."""
     try:
-        return await first, await other
-    finally:
-        if not other.done():
-            other.cancel()
-            await asyncio.wait([other])
-        elif not other.cancelled():
-            other.exception()  # seen; what is raised is the first one
+        async with asyncio.TaskGroup() as group:
+            one, other = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # in the order in which they failed
+    return one.result(), other.result()
 
 
 def now() -> datetime:
