@@ -18,7 +18,7 @@ from mirror.git.pool import Pool
 from mirror.git.run import Git, Limits
 from mirror.git.view import View, scratch_view
 from mirror.model import HEX_LENGTH, ObjectFormat, Target
-from tests.parts.packs import FORMATS, gathered, ids_of, pack_of, packed_ids, sent, stream
+from tests.parts.packs import FORMATS, gathered, ids_of, made_idx, pack_of, packed_ids, sent, stream
 from tests.parts.repos import Work, fsck, objects_of, run_git
 
 
@@ -237,7 +237,7 @@ async def part_of(
         await pack.check_proof(received, proven, end)
         entries = struct.unpack(">I", thin[8:12])[0]
         with IdxFile(proven.idx) as found:
-            own = found.own_ids(end)
+            own = set(found.iter_own(end))
         assert len(own) == entries
         return {Target(oid.hex().encode()) for oid in own}
 
@@ -518,23 +518,10 @@ async def test_the_index_says_where_each_object_is(
             assert {oid: found.offset(oid) for oid in expected} == expected
             assert len(found) == len(expected) > 900
             middle = sorted(expected.values())[400]
-            assert found.own_ids(middle) == {oid for oid, at in expected.items() if at < middle}
+            assert set(found.iter_own(middle)) == {oid for oid, at in expected.items() if at < middle}
             assert found.pack_checksum.hex() == arrived.pack_id
             assert found.offset(b"\0" * found.id_size) is None
             assert b"" not in found and "text" not in found
-
-
-def made_idx(ids: Sequence[bytes], offsets: Sequence[int]) -> bytes:
-    """An index of a pack that nobody made: gitformat-pack(5)."""
-    entries = sorted(zip(ids, offsets, strict=True))
-    large = [at for _, at in entries if at >= 1 << 31]
-    short = [at if at < 1 << 31 else 1 << 31 | large.index(at) for _, at in entries]
-    body = b"\xfftOc\0\0\0\2"
-    body += struct.pack(">256I", *(sum(oid[0] <= first for oid in ids) for first in range(256)))
-    body += b"".join(oid for oid, _ in entries) + bytes(4 * len(ids))
-    body += struct.pack(f">{len(ids)}I", *short) + struct.pack(f">{len(large)}Q", *large)
-    body += bytes(len(ids[0]) if ids else 20)
-    return body + hashlib.new("sha256" if ids and len(ids[0]) == 32 else "sha1", body).digest()
 
 
 @given(

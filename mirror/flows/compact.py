@@ -179,10 +179,10 @@ def _joined(headers: Sequence[Header], idx: Path, end: int) -> Header:
     needed: set[Target] = set()
     heads: dict[RefName, Target] = {}
     with IdxFile(idx) as found:
-        own = found.own_ids(end)
         for header in headers:
-            needed.update(
-                target for target in header.prerequisites if bytes.fromhex(target.decode()) not in own
-            )
+            for target in header.prerequisites:
+                at = found.offset(bytes.fromhex(target.decode()))
+                if at is None or at >= end:  # behind `end` are bases that git added
+                    needed.add(target)
             heads.update(header.refs)
     return Header(headers[0].object_format, tuple(sorted(needed)), heads)

@@ -237,16 +237,53 @@ async def is_reached(
     """
     wanted = b"".join(line + b"\n" for line in (*tips, *(b"^" + oid for oid in boundary)))
     args = ("rev-list", "--objects", "--no-object-names", "--stdin")
-    try:
-        reached = await git.run(*args, git_dir=str(path), stdin=wanted)
-    except GitFailed as failed:
-        raise explain(failed) from None
+    with IdxFile(idx) as found:
+        seen = Seen(found)
+        try:
+            async with git.process(*args, git_dir=str(path)) as child:
+                await child.feed(wanted)
+                async for chunk in child.stdout:
+                    await finish(partial(seen.feed, chunk))
+        except GitFailed as failed:
+            raise explain(failed) from None
+        return await finish(partial(seen.has_all_own, own_end))
 
-    def compare() -> bool:
-        with IdxFile(idx) as found:
-            return found.own_ids(own_end) <= {bytes.fromhex(oid.decode()) for oid in reached.split()}
 
-    return await finish(compare)
+class Seen:
+    """Which objects of a pack a list of ids named, one bit an object: the list may be longer than memory."""
+
+    def __init__(self, idx: "IdxFile") -> None:
+        self._idx = idx
+        self._bits = bytearray(-(-len(idx) // 8))
+        self._rest = b""  # of a line that goes on in the next chunk
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the list: ids in hex, a line feed after each."""
+        length = 2 * self._idx.id_size + 1  # of a line
+        begun = len(self._rest)
+        first = min(length - begun, len(chunk)) if begun else 0
+        lines = memoryview(chunk)
+        self._rest += chunk[:first]
+        if len(self._rest) == length:
+            self._name(self._rest)
+            self._rest = b""
+        whole = first + (len(chunk) - first) // length * length
+        for at in range(first, whole, length):
+            self._name(lines[at : at + length])
+        self._rest += chunk[whole:]
+
+    def _name(self, line: bytes | memoryview) -> None:
+        place = self._idx.place(bytes.fromhex(str(line, "ascii")))
+        if place is not None:
+            self._bits[place >> 3] |= 1 << (place & 7)
+
+    def has_all_own(self, end: int) -> bool:
+        """Whether every object whose entry begins before byte `end` of the pack was named."""
+        return all(
+            self._bits[place >> 3] & 1 << (place & 7)
+            for place, start in enumerate(self._idx.starts())
+            if start < end
+        )
 
 
 async def check_proof(received: Indexed, proof: Indexed, own_end: int) -> None:
@@ -320,7 +357,7 @@ class IdxFile:
         return self._len
 
     def __contains__(self, oid: object) -> bool:
-        return isinstance(oid, bytes) and self._find(oid) is not None
+        return isinstance(oid, bytes) and self.place(oid) is not None
 
     @property
     def pack_checksum(self) -> bytes:
@@ -346,24 +383,22 @@ class IdxFile:
 
     def offset(self, oid: bytes) -> int | None:
         """Where this object's entry begins in the pack; None: it is not in there."""
-        place = self._find(oid)
+        place = self.place(oid)
         return None if place is None else self._offset_at(place)
 
-    def iter_own(self, end: int) -> Iterator[bytes]:
-        """The ids of the entries that begin before byte `end` of the pack, in order."""
-        ids = self.ids()
+    def starts(self) -> Iterator[int]:
+        """Where the entry of every id begins in the pack, in the order of ids."""
         for start in range(self._offsets, self._large, 4 * _STEP):
             block = self._map[start : min(start + 4 * _STEP, self._large)]
             for (short,) in struct.iter_unpack(">I", block):
-                oid = next(ids)
-                if (short if short < _LARGE else self._large_offset(short)) < end:
-                    yield oid
+                yield short if short < _LARGE else self._large_offset(short)
 
-    def own_ids(self, end: int) -> frozenset[bytes]:
-        """The same at once, in memory."""
-        return frozenset(self.iter_own(end))
+    def iter_own(self, end: int) -> Iterator[bytes]:
+        """The ids of the entries that begin before byte `end` of the pack, in order."""
+        return (oid for oid, start in zip(self.ids(), self.starts(), strict=True) if start < end)
 
-    def _find(self, oid: bytes) -> int | None:
+    def place(self, oid: bytes) -> int | None:
+        """Which of the ids this is, counted from 0; None: none of them."""
         if len(oid) != self.id_size:
             return None
         size, ids = self.id_size, self._map
@@ -407,6 +442,24 @@ def absent_from(folders: Collection[Path], ids: Collection[bytes]) -> set[bytes]
                     with IdxFile(path) as idx:
                         _subtract(left, idx)
             return left
+
+
+def holds_none(folders: Collection[Path], idx: IdxFile, end: int) -> bool:
+    """Whether no pack in these objects/pack folders holds one of the own objects that `iter_own` gives.
+
+    Nothing is brought into memory: the shorter of two indexes is walked, and looked up in the longer.
+    """
+    for folder in folders:
+        for path in sorted(folder.glob("pack-*.idx")):
+            with IdxFile(path) as other:
+                if len(other) < len(idx):
+                    places = (idx.offset(oid) for oid in other.ids())
+                    found = any(at is not None and at < end for at in places)
+                else:
+                    found = any(oid in other for oid in idx.iter_own(end))
+            if found:
+                return False
+    return True
 
 
 def _subtract(left: set[bytes], idx: IdxFile) -> None:

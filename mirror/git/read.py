@@ -19,7 +19,7 @@ from dulwich.pack import Pack
 
 from mirror.errors import Corrupt
 from mirror.git.disk import finish
-from mirror.git.pack import IdxFile, absent_from
+from mirror.git.pack import IdxFile, absent_from, holds_none
 from mirror.git.run import Git, GitFailed, explain
 from mirror.git.view import config_text, object_folders
 from mirror.model import HEAD, RefName, Target
@@ -70,14 +70,13 @@ async def everything(path: Path) -> set[Target]:
 async def is_apart(path: Path, idx: Path, own_end: int) -> bool:
     """Whether none of a pack's own objects (those that begin before byte `own_end`) is in the pool.
 
-    `path` is the view that the pack is in; its alternate is the pool.
+    `path` is the view that the pack is in; its alternate is the pool, whose lock the caller holds.
     """
 
     def look() -> bool:
         pool = [folder / "pack" for folder in object_folders(path)[1:]]
         with IdxFile(idx) as found:
-            own = found.own_ids(own_end)
-        return len(absent_from(pool, own)) == len(own)
+            return holds_none(pool, found, own_end)
 
     return await finish(look)
 

@@ -1,6 +1,10 @@
 """Packs as a remote would send them, and what git edges need in order to run: for the tests of mirror/git."""
 
+import hashlib
+import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -53,3 +57,17 @@ def packed_ids(path: Path) -> set[Target]:
 def ids_of(idx: Path) -> set[Target]:
     with IdxFile(idx) as found:
         return {Target(oid.hex().encode()) for oid in found.ids()}
+
+
+def made_idx(ids: Sequence[bytes], offsets: Sequence[int]) -> bytes:
+    """An index of a pack that nobody made: gitformat-pack(5)."""
+    entries = sorted(zip(ids, offsets, strict=True))
+    large = [at for _, at in entries if at >= 1 << 31]
+    short = [at if at < 1 << 31 else 1 << 31 | large.index(at) for _, at in entries]
+    begin = Counter(oid[0] for oid in ids)
+    body = b"\xfftOc\0\0\0\2"
+    body += struct.pack(">256I", *(accumulate(begin[first] for first in range(256))))
+    body += b"".join(oid for oid, _ in entries) + bytes(4 * len(ids))
+    body += struct.pack(f">{len(ids)}I", *short) + struct.pack(f">{len(large)}Q", *large)
+    body += bytes(len(ids[0]) if ids else 20)
+    return body + hashlib.new("sha256" if ids and len(ids[0]) == 32 else "sha1", body).digest()
