@@ -36,7 +36,8 @@ from mirror.refs import check_name, from_shown, is_symbolic, shown_as, symbolic_
 
 FORMAT: Final = 1
 LIMIT: Final = 1 << 30  # bytes; a manifest with a million refs has about 200 MB
-WHOLE_MAP_EVERY: Final = 64  # snapshots
+WHOLE_MAP_EVERY: Final = 64  # snapshots, of a repo with few refs
+WHOLE_MAP_LINES: Final = 8  # refs a snapshot, which whole maps may cost on average
 
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _SHA256: Final = 64  # hex digits
@@ -80,9 +81,17 @@ class RepoFile:
     object_format: ObjectFormat | None  # None: not seen when this was written
 
 
-def has_whole_map(number: int) -> bool:
-    """Whether the manifest of this number holds every ref, so that no reader adds up more than 64."""
-    return number % WHOLE_MAP_EVERY == 0
+def has_whole_map(number: int, refs_count: int) -> bool:
+    """Whether the manifest of this number holds every ref, so that a reader can begin there.
+
+    The more refs, the seldomer: what a push adds to the vault grows with what it changed,
+    not with the repo. No reader needs to know this rule, by which older ones were written
+    every 64 snapshots.
+    """
+    every = WHOLE_MAP_EVERY
+    while every * WHOLE_MAP_LINES < refs_count:
+        every *= 2
+    return number % every == 0
 
 
 def snapshot_of(manifest: Manifest, sha256: str) -> Snapshot:

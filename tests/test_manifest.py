@@ -187,7 +187,14 @@ def test_a_whole_map_has_one_ref_a_line_in_the_order_of_names() -> None:
         "]",
         "}",
     ]
-    assert [n for n in range(1, 200) if manifest.has_whole_map(n)] == [64, 128, 192]
+
+
+def test_whole_maps_cost_a_snapshot_no_more_the_more_refs_there_are() -> None:
+    assert [n for n in range(1, 200) if manifest.has_whole_map(n, 512)] == [64, 128, 192]
+    for refs_count in (1, 513, 3_000, 100_000, 1_000_000):
+        lines = sum(refs_count for n in range(1, 1 << 18) if manifest.has_whole_map(n, refs_count))
+        assert refs_count / 16 < lines
+        assert lines <= manifest.WHOLE_MAP_LINES << 18
 
 
 def test_times_are_written_in_utc() -> None:

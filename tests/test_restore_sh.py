@@ -61,7 +61,7 @@ class Vault:
                 bundle=replace(part, key=self.write(part)) if part else None,
                 previous=self._previous,
                 changes=tuple(replace(c, by='B"ob\\","name":"x","kind":') for c in changes),
-                refs=known if manifest.has_whole_map(number) else None,
+                refs=known if manifest.has_whole_map(number, len(known)) else None,
             )
         )
         self.manifest(number).write_bytes(stored)

@@ -350,3 +350,19 @@ async def test_changes_take_who_and_when_from_the_claims_that_fit(mirror: Mirror
     assert (tag.new, tag.by, tag.at) == (first, None, None)
     stored = manifest.decode(await mirror.edges.vault.get(layout.manifest_key(repo.id, 2)))
     assert {change.by for change in stored.changes} == {"alice", None}
+
+
+async def test_a_push_adds_to_the_vault_what_it_changed_and_not_every_ref(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "WHOLE_MAP_EVERY", 2)
+    tip = work.commit("main")
+    work.update({RefName(b"refs/tags/v%d" % number): tip for number in range(300)})
+    done = await mirror.backup(work)
+    sizes = []
+    for _ in range(6):
+        work.commit("main")
+        done = await mirror.backup(work)
+        key = layout.manifest_key(done.repo.id, done.snapshot.number)
+        sizes.append(len(await mirror.edges.vault.get(key)))
+    assert max(sizes) < 2000

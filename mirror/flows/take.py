@@ -88,7 +88,7 @@ async def take(run: Taking, last: Snapshot | None, old: Refs, moment: Moment) ->
             bundle=gathered.part,
             previous=last.manifest_sha256 if last else None,
             changes=tuple(gathered.changes),
-            refs=dict(seen.refs) if manifest.has_whole_map(number) else None,
+            refs=dict(seen.refs) if manifest.has_whole_map(number, len(seen.refs)) else None,
         )
         snapshot = await _commit(run, taken, moment, gathered)
         await run.pool.adopt(gathered.packs)
