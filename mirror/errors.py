@@ -1,11 +1,35 @@
 """What can go wrong, in the classes that people and programs act on.
 
 An error states the fact and what to do about it in one line. It never holds a
-URL with credentials, a token, or another program's unfiltered output.
+URL with credentials, a token, or another program's unfiltered output. Its class says
+what happened, its origin to whom.
 """
 
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import ClassVar
+from enum import StrEnum
+from functools import wraps
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Origin(StrEnum):
+    """Who failed. The edge that met a failure says so; what nobody said it of is our own."""
+
+    SOURCE = "source"  # the remote that is backed up, and what it sent
+    TARGET = "target"  # the remote that is restored to
+    FORGE = "forge"  # a forge's API
+    VAULT = "vault"
+    DATABASE = "database"
+    DISK = "disk"  # of the machine at work
+    OURS = "ours"
+
+
+# What all repos share: where one of these is away, nothing is wrong with any repo.
+SHARED: Final = frozenset({Origin.VAULT, Origin.DATABASE, Origin.DISK})
 
 
 class EverrefError(Exception):
@@ -15,8 +39,50 @@ class EverrefError(Exception):
     permanent: ClassVar[bool] = True  # False: trying again later may help
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, origin: Origin | None = None) -> None:
         super().__init__(" ".join(message.split()))
+        self._origin = origin  # None: nobody has said it yet
+
+    @property
+    def origin(self) -> Origin:
+        """Whose failure it is."""
+        return self._origin or Origin.OURS
+
+    def came_from(self, origin: Origin, instead_of: Origin | None = None) -> None:
+        """Say whose failure it is.
+
+        Who was nearer to it knows better: what was said before stays, unless it was `instead_of`.
+        """
+        if self._origin is None or self._origin is instead_of:
+            self._origin = origin
+
+
+@contextmanager
+def whose(origin: Origin, *kinds: type[EverrefError]) -> Iterator[None]:
+    """Let the errors that leave this block say where they came from; only these `kinds` where some are given.
+
+    It encloses what an edge does by itself, never a `yield` to a caller: that one's failures are its own.
+    """
+    try:
+        yield
+    except EverrefError as error:
+        if not kinds or isinstance(error, kinds):
+            error.came_from(origin)
+        raise
+
+
+def met_by(origin: Origin) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Coroutine[Any, Any, R]]]:
+    """`whose` for all that a function does."""
+
+    def edge(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+        @wraps(ask)
+        async def asked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with whose(origin):
+                return await ask(*args, **kwargs)
+
+        return asked
+
+    return edge
 
 
 class UsageError(EverrefError):
@@ -62,8 +128,8 @@ class Moved(Refused):
 
     kind = "moved"
 
-    def __init__(self, message: str, address: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, address: str | None = None, *, origin: Origin | None = None) -> None:
+        super().__init__(message, origin=origin)
         self.address = address  # without credentials; None: the host did not say
 
 

@@ -26,7 +26,7 @@ from mirror.cli.commands import COMMANDS, restore_code
 from mirror.cli.redact import Redactor
 from mirror.cli.render import Eye
 from mirror.cli.terminal import Drawn, Out, paint, to_json
-from mirror.errors import Busy, LimitReached, NetworkError, OurFault, Refused, UsageError
+from mirror.errors import Busy, LimitReached, NetworkError, Origin, OurFault, Refused, UsageError
 from mirror.flows.doctor import Finding
 from mirror.flows.prune import Pruned
 from mirror.flows.restore import RefResult, Restored, Result
@@ -218,9 +218,14 @@ def test_other_results_read_as_lines_too() -> None:
         "  deleted  k",
         "1 object deleted  2.0 kB  1 object within the grace period",
     ]
-    swept = Swept(REPO, None, NetworkError("nobody answers"))
+    swept = Swept(REPO, None, NetworkError("nobody answers", origin=Origin.SOURCE))
     assert render.swept(swept, EYE) == "acme/api  failed  network: nobody answers"
-    assert shapes.swept(swept)["error"] == {"class": "network", "message": "nobody answers", "retry": True}
+    assert shapes.swept(swept)["error"] == {
+        "class": "network",
+        "origin": "source",
+        "message": "nobody answers",
+        "retry": True,
+    }
     assert render.findings(
         [Finding("git", "2.39", True), Finding("keys", "none", False, "set them")], EYE
     ) == ("ok  git   2.39\n!!  keys  none\n    set them")
@@ -480,7 +485,7 @@ class Ran:
         [line] = self.err.splitlines()
         found = json.loads(line)
         assert set(found) == {"error"}
-        assert set(found["error"]) == {"class", "message", "retry"}
+        assert set(found["error"]) == {"class", "origin", "message", "retry"}
         return dict(found["error"])
 
 
@@ -580,6 +585,7 @@ def test_a_mistake_is_one_line_or_one_object_and_exit_code_2(bare: Everref) -> N
     )
     assert bare("--json", "restore", "acme/api", code=2).error == {
         "class": "usage",
+        "origin": "ours",
         "message": "one of the arguments --bundle --to --dir is required; see everref restore --help",
         "retry": False,
     }

@@ -23,7 +23,7 @@ _EPILOG = (
     + """
 
 Every command takes --json (results on standard output, one object or one
-object a line; a failure as {"error": {"class", "message", "retry"}} on
+object a line; a failure as {"error": {"class", "origin", "message", "retry"}} on
 standard error), -q and --data DIR, before or after its name.
 
 exit codes:
@@ -521,7 +521,8 @@ With 4 it exits while something still needs a key that is not the newest.
 --json: {"resealed", "keys": [{"id", "newest", "here", "sealed"}], "problems": ["..."]}"""
 
 _SWEEP = """\
---json, one a line: {"repo", "snapshot", "taken_at", "new", "error": {"class", "message", "retry"} or null}"""
+--json, one a line: {"repo", "snapshot", "taken_at", "new",
+                     "error": {"class", "origin", "message", "retry"} or null}"""
 
 _REBUILD = """\
 The vault is the truth; the database is its index. Run it with an empty database

@@ -193,7 +193,7 @@ def _tell(error: EverrefError, retry: bool, as_json: bool, redact: Redactor) -> 
         from mirror.cli import shapes
         from mirror.cli.terminal import to_json
 
-        _say(to_json(shapes.error(error.kind, message, retry)))
+        _say(to_json(shapes.error(error.kind, error.origin, message, retry)))
     else:
         from mirror.cli.render import failure, plain
         from mirror.cli.terminal import paint

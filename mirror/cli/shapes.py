@@ -38,9 +38,9 @@ def at(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def error(kind: str, message: str, retry: bool) -> Shape:
+def error(kind: str, origin: str, message: str, retry: bool) -> Shape:
     """Any failure, as it goes to standard error."""
-    return {"error": {"class": kind, "message": message, "retry": retry}}
+    return {"error": {"class": kind, "origin": origin, "message": message, "retry": retry}}
 
 
 def _value(key: str, value: bytes | None) -> Shape:
@@ -261,7 +261,7 @@ def swept(one: Swept) -> Shape:
 
 def failure(one: EverrefError) -> Shape:
     """An error of ours."""
-    return error(one.kind, str(one), not one.permanent)
+    return error(one.kind, one.origin, str(one), not one.permanent)
 
 
 def rebuilt(one: Rebuilt) -> Shape:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from mirror.config import App, Settings
-from mirror.errors import BadCredentials, EverrefError, NotFound, OurFault, Refused
+from mirror.errors import BadCredentials, EverrefError, NotFound, Origin, OurFault, Refused, met_by, whose
 from mirror.flows.edges import Edges
 from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
@@ -145,6 +145,7 @@ async def _good_of(edges: Edges, kept: Kept, refused: str | None = None) -> _Goo
     return await _unbroken(_renewed(edges, keyring, found.id, refused))
 
 
+@met_by(Origin.FORGE)
 async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, refused: str | None) -> _Good:
     """The token after the one that is due, by whoever holds the row's lock first."""
     stopped: BadCredentials | None = None
@@ -310,6 +311,7 @@ async def _get(edges: Edges, connection_id: ConnectionId) -> Connection:
     return found
 
 
+@whose(Origin.FORGE)
 def _check_works(found: Connection) -> None:
     if found.state != "works":
         raise BadCredentials(found.why or f"{found.host} must be connected again")

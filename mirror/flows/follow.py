@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from mirror import errors
 from mirror.errors import Busy, IdentityChanged, RemoteGone, UsageError
 from mirror.flows.asking import Asked, asked_of
 from mirror.flows.edges import Edges
@@ -212,6 +213,7 @@ async def free_name(
     raise UsageError(f"every name for {there.full_name} is taken by another repo; rename that one first")
 
 
+@errors.met_by(errors.Origin.SOURCE)  # what the forge itself failed in is stamped already
 async def identity_at_forge(edges: Edges, repo: Repo, *, doubt: bool = False) -> None:
     """See that a repo's address still leads to the repository that it follows, before a sync goes there.
 

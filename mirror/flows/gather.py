@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mirror import bundle, layout, pushes, refs, splice
 from mirror.bundle import Header
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, Origin, whose
 from mirror.flows import partindex, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.upload import Upload, upload
@@ -94,17 +94,18 @@ async def gather(
         moved = refs.diff(old, seen.refs)
         try:
             if absent:
-                if last is None or last.log_entries == 0:
-                    part, kept = await making.whole(incoming, sorted(absent))
-                else:
-                    haves = await read.haves(pool.path, _told(old, moved), _HAVES)
-                    proof = await stack.enter_async_context(view.scratch_view(pool, room))
-                    part, kept = await making.increment(incoming, proof, sorted(absent), haves)
+                with whose(Origin.SOURCE, Corrupt):  # the proof of what it sent fails
+                    if last is None or last.log_entries == 0:
+                        part, kept = await making.whole(incoming, sorted(absent))
+                    else:
+                        haves = await read.haves(pool.path, _told(old, moved), _HAVES)
+                        proof = await stack.enter_async_context(view.scratch_view(pool, room))
+                        part, kept = await making.increment(incoming, proof, sorted(absent), haves)
                 packs = [kept]
             sure = {} if claimed else seen.refs
             lost = await _not_here(incoming, [one for one in by_way_of if one.new != sure.get(one.name)])
             if claimed and by_way_of[-1] in lost:
-                raise Corrupt("it is no commit, as a branch must be")
+                raise Corrupt("it is no commit, as a branch must be", origin=Origin.SOURCE)
             here = [push for push in by_way_of if push not in lost]
             changes = await _classed(incoming, pushes.steps(old, seen.refs, here))
             before = old if since is None else since
@@ -267,7 +268,9 @@ class _Making:
         await bundled.all_of(splice.repack(came.entries, body, self.format))
         bundled.tap.end()
         if bundled.tap.body_sha256 != came.body_sha256:
-            raise Corrupt("what was received changed on this machine's disk; nothing was kept")
+            raise Corrupt(
+                "what was received changed on this machine's disk; nothing was kept", origin=Origin.DISK
+            )
         return received
 
     async def _index(

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from mirror import plan, splice
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, Origin, whose
 from mirror.flows import partindex
 from mirror.flows.edges import Edges
 from mirror.git import pack
@@ -63,27 +64,33 @@ async def fill(
     """
     rest = list(steps)
     edges.progress.phase("reading the vault", sum(_cut(step).bytes_to_read for step in steps), "bytes")
-    if rest and rest[0].part.complete and rest[0].upto is None and rest[0].part.index_bytes:
-        base = rest.pop(0)
-        index = partindex.read(edges.vault, base.part)
-        await pack.install(path, spliced(edges, [base], object_format), index, object_format)
-    if rest:
-        chunks = spliced(edges, rest, object_format)
-        await pack.index(
-            edges.git,
-            path,
-            chunks,
-            self_contained=False,
-            fix_thin=True,
-            object_format=object_format,
-            source="what the vault holds",
-            durable=durable,
-        )
+    with whose(Origin.VAULT, Corrupt):
+        if rest and rest[0].part.complete and rest[0].upto is None and rest[0].part.index_bytes:
+            base = rest.pop(0)
+            index = partindex.read(edges.vault, base.part)
+            await pack.install(path, spliced(edges, [base], object_format), index, object_format)
+        if rest:
+            chunks = spliced(edges, rest, object_format)
+            await pack.index(
+                edges.git,
+                path,
+                chunks,
+                self_contained=False,
+                fix_thin=True,
+                object_format=object_format,
+                source="what the vault holds",
+                durable=durable,
+            )
 
 
-def spliced(edges: Edges, steps: Sequence[Step], object_format: ObjectFormat) -> AsyncGenerator[bytes, None]:
+async def spliced(
+    edges: Edges, steps: Sequence[Step], object_format: ObjectFormat
+) -> AsyncGenerator[bytes, None]:
     """One pack out of these parts, read from the vault, every byte checked on the way."""
-    return splice.pack([_source(edges, step) for step in steps], object_format)
+    with whose(Origin.VAULT, Corrupt):
+        async with aclosing(splice.pack([_source(edges, step) for step in steps], object_format)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 def _source(edges: Edges, step: Step) -> splice.Source:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from mirror import pushes, refs
-from mirror.errors import Corrupt, LimitReached, NetworkError, Refused, RemoteGone
+from mirror.errors import Corrupt, LimitReached, NetworkError, Origin, Refused, RemoteGone
 from mirror.flows.take import Moment, Taking, take
 from mirror.git import read
 from mirror.git.upstream import NotOurRef
@@ -47,6 +47,8 @@ async def rescue(
 
     What can't be had is left to the snapshot that follows: if its objects come with
     it, the push is a change of its own there, else it is lost, and that is kept.
+    Only the remote itself can make an end of a push: where the vault, the database or this
+    machine fails, the sync fails, and the next one goes on from there.
     Beyond AT_ONCE, and when the line breaks, what did not come waits for the next sync, for which
     the caller leaves the wish open.
 
@@ -86,11 +88,18 @@ async def rescue(
             waiting.append(push)
             gone[push] = _GONE
         except (Corrupt, Refused) as error:
-            if await run.pool.empty_if_broken():
+            if error.origin is Origin.SOURCE and await run.pool.empty_if_broken():
+                error.came_from(Origin.DISK, instead_of=Origin.SOURCE)
+            if error.origin is not Origin.SOURCE:
                 raise
             lost.append(pushes.lost_push(push, str(error)))
-        except (NetworkError, LimitReached, RemoteGone) as error:  # it has just listed its refs
-            broken_off = NetworkError(f"pushes that were overwritten are not saved yet: {error}")
+        except (NetworkError, LimitReached, RemoteGone) as error:
+            if error.origin is not Origin.SOURCE:
+                raise
+            # It has just listed its refs.
+            broken_off = NetworkError(
+                f"pushes that were overwritten are not saved yet: {error}", origin=error.origin
+            )
             run.edges.progress.note(str(broken_off))
             waiting.append(push)
             gone |= {one: str(error) for one in ahead[number:] if now - one.claim.at > GIVEN_UP}

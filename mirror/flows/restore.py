@@ -15,7 +15,7 @@ from typing import Final, Literal
 from mirror import bundle, refs
 from mirror import plan as planning
 from mirror.bundle import Header
-from mirror.errors import Busy, Corrupt, NotFound, Refused, UsageError
+from mirror.errors import Busy, Corrupt, NotFound, Origin, Refused, UsageError, whose
 from mirror.flows import hydrate, steps
 from mirror.flows.edges import Edges
 from mirror.git import address, disk, pack, push, read, upstream, view
@@ -384,7 +384,8 @@ async def _push(
     expected: Refs,
 ) -> dict[RefName, Answer]:
     """Steps 4 and 5 of `to_remote`; what the remote said of each ref."""
-    pinned = await address.check(to.url, edges.settings.allow_private_remotes)
+    with whose(Origin.TARGET):
+        pinned = await address.check(to.url, edges.settings.allow_private_remotes)
     goal = {action.target_name: action.target for action in due}
     empty = not any(name.startswith(b"refs/heads/") for name in expected)
     first = {a.target_name: a.target for a in due if empty and head == SYMBOLIC + a.name}
@@ -438,7 +439,9 @@ def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
 async def listed_at(edges: Edges, to: Remote) -> Refs:
     """What the target has now, symbolic refs resolved except HEAD."""
     edges.progress.phase("listing the target")
-    async with upstream.connect(edges.git, to, allow_private=edges.settings.allow_private_remotes) as target:
+    async with upstream.connect(
+        edges.git, to, allow_private=edges.settings.allow_private_remotes, origin=Origin.TARGET
+    ) as target:
         listing = await target.ls_refs()
     return {
         name: found if name == HEAD else refs.resolve(listing.refs, name) or found

@@ -7,7 +7,7 @@ from datetime import timedelta
 from importlib import resources
 
 from mirror import layout, manifest
-from mirror.errors import AlreadyExists, Corrupt, NoSuchObject
+from mirror.errors import AlreadyExists, Corrupt, NoSuchObject, Origin, whose
 from mirror.flows.edges import Edges
 from mirror.manifest import RepoFile
 from mirror.model import ObjectFormat, Repo, RepoId, Snapshot
@@ -43,11 +43,12 @@ async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) 
             stored = await edges.vault.get(key, limit=manifest.LIMIT)
         except NoSuchObject:
             return last
-        found = manifest.decode(stored)
-        if (found.repo, found.number) != (repo.id, number):
-            raise Corrupt(f"{key} is the manifest of another snapshot")
-        if found.previous != (last.manifest_sha256 if last else None):
-            raise Corrupt(f"{key} does not follow the manifest that was recorded before it")
+        with whose(Origin.VAULT):
+            found = manifest.decode(stored)
+            if (found.repo, found.number) != (repo.id, number):
+                raise Corrupt(f"{key} is the manifest of another snapshot")
+            if found.previous != (last.manifest_sha256 if last else None):
+                raise Corrupt(f"{key} does not follow the manifest that was recorded before it")
         snapshot = manifest.snapshot_of(found, hashlib.sha256(stored).hexdigest())
         await snapshots.record(edges.db, lease, repo.id, snapshot, found.changes)
         last = snapshot

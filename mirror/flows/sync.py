@@ -20,6 +20,7 @@ from mirror.errors import (
     LimitReached,
     Moved,
     NetworkError,
+    Origin,
     Refused,
 )
 from mirror.flows import connections, excluded, hydrate, request, settle, steps
@@ -77,8 +78,8 @@ async def sync(
             repo = await repos.get(edges.db, repo_id)  # its address may have been put right meanwhile
             try:
                 return await _in_turn(edges, repo, lease, reason, secret)
-            except Corrupt:
-                if not await hydrate.drop_broken(edges, repo):
+            except Corrupt as error:
+                if not await hydrate.drop_broken(edges, repo) and error.origin is not Origin.DISK:
                     raise  # it is the remote, or the vault
             except BadCredentials:
                 if not await connections.is_mended(edges, repo):
@@ -175,7 +176,8 @@ async def _catch_up(
     if last and last.object_format != seen.object_format and last.log_entries:
         raise Refused(
             f"{repo.url} was a {last.object_format} repository and is a {seen.object_format} one now: "
-            "what is kept stays; back the new one up under another name"
+            "what is kept stays; back the new one up under another name",
+            origin=Origin.SOURCE,
         )
     old: Refs = await history.refs_at(edges.db, repo.id, last.number) if last else {}
     if last and edges.identity and not _is_told(old, seen.refs, told):

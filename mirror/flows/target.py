@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from mirror.errors import NotFound, Refused, RemoteGone, UsageError
+from mirror.errors import EverrefError, NotFound, Origin, Refused, RemoteGone, UsageError
 from mirror.flows import connections, request, steps
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
@@ -144,7 +144,9 @@ async def _made(edges: Edges, new: Asked, to: Remote, again: bool) -> str:
 
 
 async def _is_empty(edges: Edges, to: Remote) -> bool:
-    async with upstream.connect(edges.git, to, allow_private=edges.settings.allow_private_remotes) as target:
+    async with upstream.connect(
+        edges.git, to, allow_private=edges.settings.allow_private_remotes, origin=Origin.TARGET
+    ) as target:
         return not (await target.ls_refs()).refs.keys() - {HEAD}
 
 
@@ -156,7 +158,11 @@ async def keep(edges: Edges, team_id: TeamId, to: Remote) -> tuple[Repo, Snapsho
     """
     edges.progress.phase("keeping what the target holds")
     repo = await repos.by_url(edges.db, team_id, to.url) or await _added(edges, team_id, to.url)
-    done = await syncing.sync(edges, repo.id, Reason.MANUAL, PATIENCE, secret=to.secret)
+    try:
+        done = await syncing.sync(edges, repo.id, Reason.MANUAL, PATIENCE, secret=to.secret)
+    except EverrefError as error:
+        error.came_from(Origin.TARGET, instead_of=Origin.SOURCE)
+        raise
     steps.reached("restore: target kept")
     return done.repo, done.snapshot
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirror import plan as planning
-from mirror.errors import NotFound, Refused
+from mirror.errors import NotFound, Origin, Refused, whose
 from mirror.flows import restore, steps, target
 from mirror.flows.edges import Edges
 from mirror.flows.restore import RefResult, Restored
@@ -86,7 +86,8 @@ async def _put_back(
     removed = [action.name for action in actions if action.action == "remove"]
     if not goal and not removed:
         return {}
-    pinned = await address.check(to.url, edges.settings.allow_private_remotes)
+    with whose(Origin.TARGET):
+        pinned = await address.check(to.url, edges.settings.allow_private_remotes)
     repo = await _kept(edges, job, to) if goal else None
     repo = repo or await repos.get(edges.db, job.repo_id)
     latest = await snapshots.latest(edges.db, repo.id)

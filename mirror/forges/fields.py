@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, Origin
 from mirror.forges.http import Answer
 
 
@@ -17,14 +17,14 @@ def table(answer: Answer, host: str) -> Mapping[str, Any]:
 def rows(answer: Answer, host: str) -> list[Mapping[str, Any]]:
     """The answer, which must be a JSON list of objects."""
     if not isinstance(answer.body, list):
-        raise Corrupt(f"{host} answers with no list where one was asked for")
+        raise Corrupt(f"{host} answers with no list where one was asked for", origin=Origin.FORGE)
     return [row(one, host) for one in answer.body]
 
 
 def row(value: object, host: str) -> Mapping[str, Any]:
     """A value, which must be a JSON object."""
     if not isinstance(value, Mapping):
-        raise Corrupt(f"{host} answers with something that is no object")
+        raise Corrupt(f"{host} answers with something that is no object", origin=Origin.FORGE)
     return value
 
 
@@ -32,7 +32,7 @@ def number(value: Mapping[str, Any], key: str, host: str) -> str:
     """The forge's number for something, as text."""
     found = value.get(key)
     if isinstance(found, bool) or not isinstance(found, int):
-        raise Corrupt(f"{host} answers without the number {key}")
+        raise Corrupt(f"{host} answers without the number {key}", origin=Origin.FORGE)
     return str(found)
 
 
@@ -40,7 +40,7 @@ def text(value: Mapping[str, Any], key: str, host: str) -> str:
     """A text that must be there."""
     found = value.get(key)
     if not isinstance(found, str) or not found:
-        raise Corrupt(f"{host} answers without {key}")
+        raise Corrupt(f"{host} answers without {key}", origin=Origin.FORGE)
     return found
 
 

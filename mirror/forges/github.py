@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from mirror.config import App
-from mirror.errors import RemoteGone
+from mirror.errors import Origin, RemoteGone
 from mirror.forges import fields, oauth
 from mirror.forges.contract import (
     Account,
@@ -267,7 +267,7 @@ def _repository(repository_id: str) -> str:
 def _number(text: str) -> str:
     """A number of GitHub's. What is none is nowhere, and must not be read as a path."""
     if not text.isdecimal() or not text.isascii():
-        raise RemoteGone(f"{text[:40]!r} is no number of a repository or hook")
+        raise RemoteGone(f"{text[:40]!r} is no number of a repository or hook", origin=Origin.FORGE)
     return text
 
 

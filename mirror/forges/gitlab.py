@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from mirror.config import App
-from mirror.errors import BadCredentials, Blocked, RemoteGone
+from mirror.errors import BadCredentials, Blocked, Origin, RemoteGone
 from mirror.forges import fields, oauth
 from mirror.forges.contract import (
     Account,
@@ -88,7 +88,9 @@ class GitLab:
         else:
             answer = await self._web.ask("GET", "/oauth/token/info", token=token, also=(400,))
             if answer.status == 400:
-                raise BadCredentials(f"{self._web.host} refuses the token; connect again")
+                raise BadCredentials(
+                    f"{self._web.host} refuses the token; connect again", origin=Origin.FORGE
+                )
             told = fields.table(answer, self._web.host)
             scopes, expires_at = told.get("scope"), None
         granted = tuple(str(scope) for scope in scopes) if isinstance(scopes, list) else ()
@@ -138,8 +140,9 @@ class GitLab:
         answer = await self._ask(token, "GET", f"{_project(repository_id)}?statistics=true", also=(403,))
         if answer.status == 403:
             error = self._api.explained(answer)
+            error.came_from(Origin.FORGE)
             told = answer.body.get("error") if isinstance(answer.body, Mapping) else None
-            raise error if told == "insufficient_scope" else Blocked(str(error))
+            raise error if told == "insufficient_scope" else Blocked(str(error), origin=Origin.FORGE)
         return self._listed(fields.table(answer, self._api.host))
 
     def _listed(self, one: Mapping[str, Any]) -> Listed:
@@ -304,7 +307,7 @@ def _project(repository_id: str) -> str:
 def _number(text: str) -> str:
     """A number of GitLab's. What is none would be read as a path."""
     if not text.isdecimal() or not text.isascii():
-        raise RemoteGone(f"{text[:40]!r} is no number of a project or hook")
+        raise RemoteGone(f"{text[:40]!r} is no number of a project or hook", origin=Origin.FORGE)
     return text
 
 

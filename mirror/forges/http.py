@@ -29,10 +29,12 @@ from mirror.errors import (
     EverrefError,
     LimitReached,
     NetworkError,
+    Origin,
     OurFault,
     RateLimited,
     Refused,
     RemoteGone,
+    met_by,
 )
 from mirror.net.reach import resolved
 
@@ -85,6 +87,7 @@ class Http:
             await self._client.aclose()
             self._client = None
 
+    @met_by(Origin.FORGE)
     async def ask(
         self,
         method: str,

@@ -14,7 +14,16 @@ from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_r
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from mirror.config import App
-from mirror.errors import BadCredentials, Corrupt, EverrefError, NetworkError, OurFault, Refused
+from mirror.errors import (
+    BadCredentials,
+    Corrupt,
+    EverrefError,
+    NetworkError,
+    Origin,
+    OurFault,
+    Refused,
+    whose,
+)
 from mirror.forges.contract import SpentGrant, Tokens
 
 STATUSES: Final = (400, 401, 403, 404)  # with which an error of OAuth may come; GitHub's come with 200
@@ -65,6 +74,7 @@ def refresh_request(app: App, refresh_token: str, redirect_uri: str) -> dict[str
     return dict(parse_qsl(body))
 
 
+@whose(Origin.FORGE)
 def tokens(app: App, status: int, answer: object, now: datetime) -> Tokens:
     """What a token endpoint answered. GitHub reports errors with HTTP 200.
 

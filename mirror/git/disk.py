@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.errors import LimitReached
+from mirror.errors import LimitReached, Origin
 
 T = TypeVar("T")
 
@@ -59,5 +59,6 @@ def sync_path(path: Path) -> None:
 def disk_error(path: Path, error: OSError) -> LimitReached:
     """A failure of our own disk as one line."""
     return LimitReached(
-        f"{path} cannot be written: {error.strerror}; free some space or choose another place"
+        f"{path} cannot be written: {error.strerror}; free some space or choose another place",
+        origin=Origin.DISK,
     )

@@ -22,8 +22,10 @@ from mirror.errors import (
     Blocked,
     EverrefError,
     NetworkError,
+    Origin,
     Refused,
     RemoteGone,
+    met_by,
 )
 from mirror.git import address
 from mirror.git.disk import finish
@@ -44,6 +46,7 @@ class Answer:
     why: str = ""  # the other side's reason, one line
 
 
+@met_by(Origin.TARGET)
 async def push(
     git: Git,
     view: View,

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Final
 
-from mirror.errors import Corrupt, EverrefError, LimitReached, OurFault
+from mirror.errors import Corrupt, EverrefError, LimitReached, Origin, OurFault
 
 CHUNK: Final = 1 << 20  # bytes read at once, and what a pipe holds
 DAY: Final = 24 * 3600.0  # seconds; nothing that git does for us takes longer
@@ -191,7 +191,8 @@ class Git:
         program = shutil.which(self.program, path=self._environment.get("PATH", os.defpath))
         if program is None:
             raise OurFault(
-                f"no program {self.program} here; install git 2.39 or newer, or say where by EVERREF_GIT"
+                f"no program {self.program} here; install git 2.39 or newer, or say where by EVERREF_GIT",
+                origin=Origin.OURS,
             )
         argv: list[str | bytes] = [*self._setpriv, program]
         if git_dir is not None:
@@ -210,7 +211,9 @@ class Git:
                 preexec_fn=None if self._setpriv else _die_with_parent,
             )
         except OSError as error:
-            raise LimitReached(f"git cannot be started: {error.strerror}; try again later") from None
+            raise LimitReached(
+                f"git cannot be started: {error.strerror}; try again later", origin=Origin.OURS
+            ) from None
         with suppress(ProcessLookupError):
             for which, limit in self._limits.items():
                 resource.prlimit(popen.pid, which, limit)
@@ -420,26 +423,36 @@ def explain(failed: GitFailed) -> EverrefError:
         if pattern.search(failed.stderr):
             return error(failed.line)
     if failed.returncode == -signal.SIGXFSZ:
-        return LimitReached("a file would have become larger than allowed; nothing was changed")
+        return LimitReached(
+            "a file would have become larger than allowed; nothing was changed", origin=Origin.OURS
+        )
     return failed
 
 
 _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ...]] = (
     (
         re.compile("No space left on device|Disk quota exceeded"),
-        lambda line: LimitReached("the disk is full; free some space and run it again; nothing was changed"),
+        lambda line: LimitReached(
+            "the disk is full; free some space and run it again; nothing was changed", origin=Origin.DISK
+        ),
     ),
     (
         re.compile("File too large|File size limit exceeded"),
-        lambda line: LimitReached("a file would have become larger than allowed; nothing was changed"),
+        lambda line: LimitReached(
+            "a file would have become larger than allowed; nothing was changed", origin=Origin.OURS
+        ),
     ),
     (
         re.compile("[Oo]ut of memory|Cannot allocate memory|malloc failed|unable to create thread"),
-        lambda line: LimitReached(f"git ran out of memory ({line}); give it more, or run fewer jobs at once"),
+        lambda line: LimitReached(
+            f"git ran out of memory ({line}); give it more, or run fewer jobs at once", origin=Origin.OURS
+        ),
     ),
     (
         re.compile("Read-only file system|Permission denied|Input/output error"),
-        lambda line: OurFault(f"the data directory cannot be used: {line}; mend it and run it again"),
+        lambda line: OurFault(
+            f"the data directory cannot be used: {line}; mend it and run it again", origin=Origin.DISK
+        ),
     ),
     (
         re.compile(

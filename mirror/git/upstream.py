@@ -35,8 +35,10 @@ from mirror.errors import (
     Moved,
     NetworkError,
     NotFound,
+    Origin,
     Refused,
     RemoteGone,
+    whose,
 )
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, redact
@@ -90,20 +92,27 @@ async def sessions(allow_private: bool) -> AsyncIterator[aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def connect(
-    git: Git, remote: Remote, *, allow_private: bool, session: aiohttp.ClientSession | None = None
+    git: Git,
+    remote: Remote,
+    *,
+    allow_private: bool,
+    session: aiohttp.ClientSession | None = None,
+    origin: Origin = Origin.SOURCE,
 ) -> AsyncIterator["Upstream"]:
     """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network.
 
     `session`, one of `sessions` with the same `allow_private`, is for who asks many remotes.
+    What fails in the asking is of this `origin`: it may be a target as well.
     """
     if address.is_path(remote.url):
-        yield Upstream(_Local(git, remote.url), remote.url)
+        yield Upstream(_Local(git, remote.url), remote.url, origin)
         return
-    await address.check_literal(remote.url, allow_private)
+    with whose(origin):
+        await address.check_literal(remote.url, allow_private)
     async with AsyncExitStack() as stack:
         if session is None:
             session = await stack.enter_async_context(sessions(allow_private))
-        upstream = Upstream(_Http(session, remote), remote.url)
+        upstream = Upstream(_Http(session, remote), remote.url, origin)
         try:
             yield upstream
         finally:
@@ -113,8 +122,9 @@ async def connect(
 class Upstream:
     """A remote that is asked."""
 
-    def __init__(self, asked: _Asked, name: str) -> None:
+    def __init__(self, asked: _Asked, name: str, origin: Origin = Origin.SOURCE) -> None:
         self._asked = asked
+        self._origin = origin  # of what fails
         self._name = name  # its address, for messages
         self._version = 0  # of the protocol; 0 also while it is unknown
         self._capabilities: dict[bytes, bytes] = {}  # empty: it has not been greeted
@@ -130,6 +140,10 @@ class Upstream:
         else an id. Raises BadCredentials, RemoteGone, Blocked, Refused,
         NetworkError, Corrupt (a shallow copy; an answer that no git gives).
         """
+        with whose(self._origin):
+            return await self._ls_refs()
+
+    async def _ls_refs(self) -> Listing:
         if self._version != 2 and self._advertised is None:
             await self._greet()
         if self._version == 2:
@@ -154,9 +168,10 @@ class Upstream:
         and whatever `ls_refs` raises.
         """
         self._fetching = self._pack(wants, haves, progress)
-        async with aclosing(self._fetching) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        with whose(self._origin):
+            async with aclosing(self._fetching) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     async def hang_up(self) -> None:
         """End a fetch that nobody reads any more."""

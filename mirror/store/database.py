@@ -8,7 +8,17 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import asyncpg
 
-from mirror.errors import BadCredentials, Busy, EverrefError, LimitReached, NetworkError, OurFault, UsageError
+from mirror.errors import (
+    BadCredentials,
+    Busy,
+    EverrefError,
+    LimitReached,
+    NetworkError,
+    Origin,
+    OurFault,
+    UsageError,
+    met_by,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,13 +78,13 @@ def explained(error: Exception) -> EverrefError:
     """What went wrong in our words: never a value out of a row, a query or an address."""
     for raised, ours, words in _SAID:
         if isinstance(error, raised):
-            return ours(words)
+            return ours(words, origin=Origin.DATABASE)
     if isinstance(error, asyncpg.PostgresError):
         where = f", constraint {error.constraint_name}" if getattr(error, "constraint_name", None) else ""
         return OurFault(f"the database refused a statement (SQLSTATE {error.sqlstate}{where}); report this")
     if isinstance(error, ValueError):  # what was asked cannot be put into the types of the query
         return OurFault(f"the database was asked wrongly ({type(error).__name__}); report this")
-    return NetworkError(_SILENT)
+    return NetworkError(_SILENT, origin=Origin.DATABASE)
 
 
 _SILENT: Final = "the database does not answer; see that PostgreSQL runs, then run it again"
@@ -121,6 +131,7 @@ _SAID: Final[Sequence[tuple[tuple[type[Exception], ...], type[EverrefError], str
 )
 
 
+@met_by(Origin.DATABASE)
 async def connect(url: str) -> asyncpg.Pool:
     """A pool of connections to the database of this URL; the caller closes it.
 

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from mirror.errors import Refused, UsageError
+from mirror.errors import Origin, Refused, UsageError, whose
 from mirror.vault.contract import Vault
 from mirror.vault.directory import DirectoryVault
+from mirror.vault.edge import Edge
 
 
 @asynccontextmanager
@@ -18,9 +19,10 @@ async def open_vault(url: str | None, data_dir: str | Path) -> AsyncIterator[Vau
     `file:///dir`, or `s3://bucket/prefix?endpoint_url=...&region=...` with credentials by the usual AWS
     variables. Raises UsageError for any other URL, Refused, BadCredentials.
     """
-    vault = await _open(url, Path(data_dir))
+    with whose(Origin.VAULT):
+        vault = await _open(url, Path(data_dir))
     try:
-        yield vault
+        yield Edge(vault)
     finally:
         await vault.aclose()
 
