@@ -1,6 +1,5 @@
 """What is kept of webhooks: deliveries once, claims as claims, wishes renewed, one repository a hook."""
 
-import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -11,7 +10,7 @@ import pytest_asyncio
 from mirror.keyring import BadKey, Keyring
 from mirror.model import RefName, RepoId, Target
 from mirror.pushes import Answered, Lost
-from mirror.store import claims, hooks, repos
+from mirror.store import claims, forge_leases, hooks, repos
 from mirror.store.hooks import A_MINUTE, BODY_KEPT, Claimed, Delivery, Taken
 from tests.parts.chain import MAIN, START, begin, oid
 
@@ -199,30 +198,22 @@ async def test_a_hook_says_when_it_was_last_heard_of(db: asyncpg.Pool, repo_id: 
 async def test_what_the_forge_says_of_a_hook_is_kept(db: asyncpg.Pool, repo_id: RepoId) -> None:
     made = await hooks.of(db, repo_id)
     assert made and (made.state, made.forge_hook_id, made.checked_at) == ("given", None, None)
-    assert await hooks.set_state(db, HOOK, "registered", None, START, "5")
-    assert await hooks.set_state(db, HOOK, "disabled", "it failed 4 times", START + SECOND)
+    lease = await forge_leases.acquire(db, forge_leases.of_hook(repo_id))
+    assert lease
+    assert await hooks.set_state(db, lease, HOOK, "registered", None, START, "5")
+    assert await hooks.set_state(db, lease, HOOK, "disabled", "it failed 4 times", START + SECOND)
     found = await hooks.of(db, repo_id)
     assert found and (found.state, found.why) == ("disabled", "it failed 4 times")
     assert (found.forge_hook_id, found.checked_at) == ("5", START + SECOND)
-    assert not await hooks.set_state(db, "none", "missing", None, START)
+    assert not await hooks.set_state(db, lease, "none", "missing", None, START)
 
 
-async def test_one_run_at_a_time_has_the_turn_at_a_hook(db: asyncpg.Pool, repo_id: RepoId) -> None:
-    order: list[str] = []
-
-    async def run(name: str) -> None:
-        async with hooks.turn(db, repo_id):
-            order.append(f"{name} begins")
-            await db.fetchval("select pg_sleep(0.01)")
-            order.append(f"{name} ends")
-
-    await asyncio.gather(*(run(str(number)) for number in range(12)))  # more than the pool has connections
-    assert [one.partition(" ")[2] for one in order] == ["begins", "ends"] * 12
-
-
-async def test_the_turn_at_a_hook_goes_on_after_a_failure(db: asyncpg.Pool, repo_id: RepoId) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with hooks.turn(db, repo_id):
-            raise ZeroDivisionError
-    async with hooks.turn(db, repo_id):
-        pass
+async def test_a_run_that_lost_its_lease_says_nothing_of_the_hook(db: asyncpg.Pool, repo_id: RepoId) -> None:
+    name = forge_leases.of_hook(repo_id)
+    frozen = await forge_leases.acquire(db, name)
+    later = await forge_leases.acquire(db, name, ttl=timedelta(0))
+    assert frozen and later and later.fence > frozen.fence
+    assert not await hooks.set_state(db, frozen, HOOK, "refused", "as it was once", START)
+    assert not await hooks.remove(db, repo_id, frozen)
+    assert await hooks.set_state(db, later, HOOK, "registered", None, START, "5")
+    assert await hooks.remove(db, repo_id, later)

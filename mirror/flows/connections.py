@@ -1,7 +1,7 @@
 """Connecting an account at a forge, and keeping its tokens of use; every question to a forge begins here.
 
-A pair of tokens belongs to one row, and a refresh token is good for one use: it is used under a lock on its
-row, and what came for it is committed before anybody works with it. Whoever dies in between leaves a spent
+A pair of tokens belongs to one row, and a refresh token is good for one use: it is used under a lease on the
+tokens, and what came for it is committed before anybody works with it. Whoever dies in between leaves a spent
 token behind, which the next run finds refused: the connection then says that its person must connect again,
 and asks the forge no more.
 """
@@ -17,15 +17,17 @@ from uuid import UUID, uuid4
 from mirror.config import App, Settings
 from mirror.errors import BadCredentials, EverrefError, NotFound, Origin, OurFault, Refused, met_by, whose
 from mirror.flows.edges import Edges
+from mirror.flows.turn import turn_at_forge
 from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId, Secret
-from mirror.store import connections, credentials, notices
+from mirror.store import connections, credentials, forge_leases, notices
 from mirror.store.connections import Connection, ConnectionId, GrantKind, Kept, Wanted
-from mirror.store.database import Db, transaction
+from mirror.store.database import transaction
 from mirror.store.teams import TeamId
 
 EARLY: Final = timedelta(minutes=10)  # before its end from which on a token is not given out any more
+SAVING: Final = (0.5, 1, 2, 4, 8)  # seconds between two tries to keep a new pair while the database is away
 
 A = TypeVar("A")
 
@@ -147,10 +149,14 @@ async def _good_of(edges: Edges, kept: Kept, refused: str | None = None) -> _Goo
 
 @met_by(Origin.FORGE)
 async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, refused: str | None) -> _Good:
-    """The token after the one that is due, by whoever holds the row's lock first."""
-    stopped: BadCredentials | None = None
-    async with transaction(edges.db) as db:
-        kept = await connections.locked(db, connection_id)
+    """The token after the one that is due, by whichever run gets the lease on the connection's tokens first.
+
+    Nothing of the database is held while the forge is asked. A run that lost its lease
+    meanwhile finds another pair there, and uses that.
+    """
+    name = forge_leases.of_tokens(connection_id)
+    async with turn_at_forge(edges.db, name, "the tokens of this connection"):
+        kept = await connections.kept(edges.db, connection_id)
         if kept is None:
             raise NotFound("the connection was removed")
         found = kept.connection
@@ -159,6 +165,7 @@ async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, 
         forge = edges.forges.at(found.forge, found.host)
         if not _is_due(edges, found) and token != refused:
             return _Good(forge, token, found)  # another run was first
+        stopped: BadCredentials | None = None
         if refresh is None:
             if not _has_ended(edges, found) and (token != refused or await _is_taken(forge, token)):
                 return _Good(forge, token, found)
@@ -170,17 +177,31 @@ async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, 
                 stopped = SpentGrant(
                     f"{found.host} does not renew the grant of {found.login} any more; connect again"
                 )
-        if stopped:
-            await _stop(edges, db, found, str(stopped))
-        else:
-            sealed = connections.seal(keyring, found.id, new.access, new.refresh or refresh)
-            scopes = new.scopes or found.scopes
-            now = edges.clock()
-            await connections.renew(db, found.id, found.version, sealed, scopes, new.expires_at, now)
-            token = new.access
-    if stopped:
-        raise stopped
-    return _Good(forge, token, replace(found, version=found.version + 1))
+            else:
+                sealed = connections.seal(keyring, found.id, new.access, new.refresh or refresh)
+                if await _saved(edges, found, sealed, new):
+                    return _Good(forge, new.access, replace(found, version=found.version + 1))
+        if stopped and await _stop(edges, found, str(stopped)):
+            raise stopped
+    return await _good(edges, connection_id, refused)  # somebody gave it another pair meanwhile
+
+
+async def _saved(edges: Edges, found: Connection, sealed: connections.Sealed, new: Tokens) -> bool:
+    """Keep the new pair, which no forge gives twice: a database that is away for a while is waited for.
+
+    False: another pair is there already.
+    """
+    scopes = new.scopes or found.scopes
+    for pause in (*SAVING, None):
+        try:
+            return await connections.renew(
+                edges.db, found.id, found.version, sealed, scopes, new.expires_at, edges.clock()
+            )
+        except EverrefError as error:
+            if pause is None or error.permanent:
+                raise
+            await asyncio.sleep(pause)
+    raise AssertionError("the last try returns or raises")
 
 
 async def asking(edges: Edges, connection_id: ConnectionId, ask: Callable[[Forge, str], Awaitable[A]]) -> A:
@@ -196,15 +217,18 @@ async def asking(edges: Edges, connection_id: ConnectionId, ask: Callable[[Forge
     try:
         return await ask(good.forge, good.token)
     except BadCredentials as error:
-        await _stop(edges, edges.db, good.of, str(error))
+        await _stop(edges, good.of, str(error))
         raise
 
 
-async def _stop(edges: Edges, db: Db, found: Connection, why: str) -> None:
-    """Say, unless it has another pair by now, that a connection is of no use, and tell its team once."""
-    if await connections.stop(db, found.id, found.version, why):
-        key = f"stopped/{found.id}/{found.version}"
-        await notices.add(db, found.team_id, None, "connection", why, edges.clock(), key)
+async def _stop(edges: Edges, found: Connection, why: str) -> bool:
+    """Say that a connection is of no use, and tell its team once. False: it has another pair by now."""
+    async with transaction(edges.db) as db:
+        stopped = await connections.stop(db, found.id, found.version, why)
+        if stopped:
+            key = f"stopped/{found.id}/{found.version}"
+            await notices.add(db, found.team_id, None, "connection", why, edges.clock(), key)
+    return stopped
 
 
 async def check(edges: Edges, connection_id: ConnectionId) -> Connection:
@@ -218,7 +242,7 @@ async def check(edges: Edges, connection_id: ConnectionId) -> Connection:
     now = await _get(edges, connection_id)
     if account.id != found.account_id:
         why = f"the token is of another account at {found.host} now; connect again"
-        await _stop(edges, edges.db, now, why)
+        await _stop(edges, now, why)
         raise BadCredentials(why)
     await connections.checked(
         edges.db, connection_id, now.version, account.login, account.scopes, account.expires_at, edges.clock()

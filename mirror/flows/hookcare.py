@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from mirror.errors import (
     Blocked,
+    Busy,
     EverrefError,
     LimitReached,
     NotFound,
@@ -27,10 +29,12 @@ from mirror.flows import hook as giving
 from mirror.flows import steps
 from mirror.flows.asking import Asked, asked_of
 from mirror.flows.edges import Edges
+from mirror.flows.turn import turn_at_forge
 from mirror.forges.contract import Purpose, RemoteHook
 from mirror.keyring import Keyring
-from mirror.store import hooks, origins
+from mirror.store import forge_leases, hooks, origins
 from mirror.store.connections import ConnectionId
+from mirror.store.forge_leases import ForgeLease
 from mirror.store.hooks import Hook, State
 from mirror.store.origins import Origin
 
@@ -67,7 +71,7 @@ class Care:
 async def ensure(edges: Edges, asked: Asked, origin: Origin) -> Care:
     """Have the forge tell of every push to this repo: its hook is there, on, and the only one of ours.
 
-    1. One run at a time per repo, by a lock that goes with the process.
+    1. One run at a time per repo, by a lease: nothing of the database is held while the forge is asked.
     2. The row comes first, so that the forge's ping finds it, and so that the
        next run knows the address when this one dies before the forge has answered.
     3. The forge is asked which hooks there are. One with our row's address is
@@ -78,35 +82,49 @@ async def ensure(edges: Edges, asked: Asked, origin: Origin) -> Care:
     Safe to run twice, also at once. What the forge refuses is the hook's state and
     no failure: the schedule finds the pushes then.
     """
-    async with hooks.turn(edges.db, origin.repo.id):
-        keyring = _keyring(edges)
-        row = await _row(edges, keyring, asked, origin)
-        try:
-            _check(edges, asked)
-            care, there = await _at_forge(edges, keyring, asked, origin, row)
-        except (Refused, Blocked) as error:
-            return await _refused(edges, row, str(error))
-        except RemoteGone:  # which is also what a forge says to those who may not see hooks
-            name, host, who = origin.repo.name, asked.connection.host, asked.connection.login
-            return await _refused(
-                edges,
-                row,
-                f"the account {who} may not register hooks for {name} at {host}: admins may",
-            )
-        except OurFault:
-            raise
-        except EverrefError as error:  # a sweep comes to it again, after those that are due for longer
-            why = f"could not be looked at: {error}"
-            await hooks.set_state(edges.db, row.id, row.state, why, edges.clock() - EVERY)
-            return Care(Outcome.WAITING, str(error))
-        steps.reached("hook: at the forge")
-        state: State = "disabled" if there.state == "disabled" else "registered"
-        await hooks.set_state(edges.db, row.id, state, care.why, edges.clock(), there.id)
-        return care
+    try:
+        async with _turn(edges, origin) as lease:
+            return await _ensured(edges, lease, asked, origin)
+    except Busy as error:  # that one looks after it
+        return Care(Outcome.WAITING, str(error))
 
 
-async def _refused(edges: Edges, row: Hook, why: str) -> Care:
-    await hooks.set_state(edges.db, row.id, "refused", why, edges.clock())
+def _turn(edges: Edges, origin: Origin) -> AbstractAsyncContextManager[ForgeLease]:
+    name = forge_leases.of_hook(origin.repo.id)
+    return turn_at_forge(edges.db, name, f"the hook of {origin.repo.name}")
+
+
+async def _ensured(edges: Edges, lease: ForgeLease, asked: Asked, origin: Origin) -> Care:
+    """Steps 2 to 4 of `ensure`."""
+    keyring = _keyring(edges)
+    row = await _row(edges, keyring, asked, origin)
+    try:
+        _check(edges, asked)
+        care, there = await _at_forge(edges, keyring, asked, origin, row)
+    except (Refused, Blocked) as error:
+        return await _refused(edges, lease, row, str(error))
+    except RemoteGone:  # which is also what a forge says to those who may not see hooks
+        name, host, who = origin.repo.name, asked.connection.host, asked.connection.login
+        return await _refused(
+            edges,
+            lease,
+            row,
+            f"the account {who} may not register hooks for {name} at {host}: admins may",
+        )
+    except OurFault:
+        raise
+    except EverrefError as error:  # a sweep comes to it again, after those that are due for longer
+        why = f"could not be looked at: {error}"
+        await hooks.set_state(edges.db, lease, row.id, row.state, why, edges.clock() - EVERY)
+        return Care(Outcome.WAITING, str(error))
+    steps.reached("hook: at the forge")
+    state: State = "disabled" if there.state == "disabled" else "registered"
+    await hooks.set_state(edges.db, lease, row.id, state, care.why, edges.clock(), there.id)
+    return care
+
+
+async def _refused(edges: Edges, lease: ForgeLease, row: Hook, why: str) -> Care:
+    await hooks.set_state(edges.db, lease, row.id, "refused", why, edges.clock())
     return Care(Outcome.REFUSED, why)
 
 
@@ -226,9 +244,9 @@ async def remove(edges: Edges, asked: Asked | None, origin: Origin) -> str | Non
     """Take the repo's hook away, at the forge and here; what a person should know where the forge keeps it.
 
     The forge comes first: a run that dies in between is finished by the next one.
-    Safe to run twice.
+    Safe to run twice. Raises Busy while another run is at work on it.
     """
-    async with hooks.turn(edges.db, origin.repo.id):
+    async with _turn(edges, origin) as lease:
         row = await hooks.of(edges.db, origin.repo.id)
         if row is None:
             return None
@@ -236,7 +254,7 @@ async def remove(edges: Edges, asked: Asked | None, origin: Origin) -> str | Non
         if row.forge_hook_id is not None and origin.repository_id is not None:
             left = await _removed(asked, origin.repository_id, row.forge_hook_id)
             steps.reached("hook: removed at the forge")
-        await hooks.remove(edges.db, origin.repo.id)
+        await hooks.remove(edges.db, origin.repo.id, lease)
         return (
             left and f"{origin.repo.name}: its hook stays in the forge's settings ({left}); remove it there"
         )

@@ -1,4 +1,4 @@
-"""Whose turn it is: one job at a time per repo, by a lease in Postgres."""
+"""Whose turn it is: one job at a time per repo, and one run at a time at what it changes at a forge."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager, suppress
 from mirror.errors import Busy, EverrefError
 from mirror.flows.edges import Edges
 from mirror.model import Repo
-from mirror.store import leases
+from mirror.store import forge_leases, leases
+from mirror.store.database import Db
+from mirror.store.forge_leases import ForgeLease
 from mirror.store.leases import Lease
 
 PATIENCE = 3600.0  # seconds that a person's command waits for its turn
+PATIENCE_AT_FORGE = 30.0  # seconds; a person waits meanwhile, or others of a sweep
 _LOOK = 0.2  # seconds between two looks at somebody else's lease
 _BEAT = 5.0  # seconds between two heartbeats
 
@@ -67,3 +70,41 @@ async def _acquire(edges: Edges, repo: Repo, patience: float) -> Lease:
             edges.progress.note(f"waiting: another run is at work on {repo.name}")
             told = True
         await asyncio.sleep(_LOOK)
+
+
+@asynccontextmanager
+async def turn_at_forge(
+    db: Db, name: str, what: str, patience: float | None = None
+) -> AsyncIterator[ForgeLease]:
+    """Be the only run that changes this at its forge; Busy when another one does for longer than `patience`.
+
+    No connection is held meanwhile. A run that did not beat in time is not stopped, as
+    a forge that was asked has done it: it finds that it lost the lease when it records.
+    """
+    lease = await _acquire_at_forge(db, name, what, PATIENCE_AT_FORGE if patience is None else patience)
+    beating = asyncio.create_task(_beat_at_forge(db, lease))
+    try:
+        yield lease
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+        with suppress(EverrefError):  # the next run finds that this one is over
+            await forge_leases.release(db, lease)
+
+
+async def _acquire_at_forge(db: Db, name: str, what: str, patience: float) -> ForgeLease:
+    deadline = asyncio.get_running_loop().time() + patience
+    while (lease := await forge_leases.acquire(db, name)) is None:
+        if asyncio.get_running_loop().time() >= deadline:
+            raise Busy(f"another run is at work on {what}; try again in a moment")
+        await asyncio.sleep(_LOOK)
+    return lease
+
+
+async def _beat_at_forge(db: Db, lease: ForgeLease) -> None:
+    lost = False
+    while not lost:
+        await asyncio.sleep(_BEAT)
+        with suppress(EverrefError):  # the database may be back before the lease has run out
+            lost = not await forge_leases.beat(db, lease)

@@ -204,13 +204,6 @@ async def kept(db: Db, connection_id: ConnectionId) -> Kept | None:
 
 
 @translating
-async def locked(db: Db, connection_id: ConnectionId) -> Kept | None:
-    """In a transaction: `kept`, and nobody else changes it before that ends."""
-    row = await db.fetchrow(f"select {_KEPT} from connection where id = $1 for update", connection_id)
-    return None if row is None else _kept(row)
-
-
-@translating
 async def renew(
     db: Db,
     connection_id: ConnectionId,

@@ -24,8 +24,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OLDEST: Final = 14  # the oldest PostgreSQL that the tables are written for
+CONNECTIONS: Final = 10  # of one process, at the most
 _CONNECTING: Final = 10.0  # seconds
+_TAKING: Final = 15.0  # seconds for a connection to become free: longer than connecting, which says more
 _ANSWERING: Final = 300.0  # seconds for one statement; a snapshot of a million new refs needs a part of it
+_SETTINGS: Final = {
+    "application_name": "everref",
+    # Compiling a query that probes 100,000 names takes longer than running it.
+    "jit": "off",
+    # What a client that froze or vanished may hold: a transaction of ours never waits for anything outside.
+    "idle_in_transaction_session_timeout": "30s",  # the time after which its lease is taken over, too
+    "lock_timeout": "30s",
+    "statement_timeout": "310s",  # the client gives up sooner, and says so where it can
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # milliseconds
+}
 
 
 class Db(Protocol):
@@ -50,6 +65,51 @@ def sql_directory() -> Path:
 def query(name: str) -> str:
     """The text of sql/queries/NAME.sql."""
     return (sql_directory() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+class Connections(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
+    """The connections of this process: one is taken within a time limit, and given back without a word.
+
+    asyncpg gives each back with a statement that gives up whatever a session may hold. Nothing here is ever
+    left in a session: locks and settings belong to transactions. One that is still open is rolled back.
+    """
+
+    def __init__(self, url: str, size: int = CONNECTIONS, taking: float = _TAKING) -> None:
+        super().__init__(
+            url,
+            min_size=1,
+            max_size=size,
+            max_queries=50_000,
+            max_inactive_connection_lifetime=300.0,
+            reset=_nothing_left,
+            loop=None,
+            connection_class=asyncpg.Connection,
+            record_class=asyncpg.Record,
+            timeout=_CONNECTING,
+            command_timeout=_ANSWERING,
+            server_settings=_SETTINGS,
+        )
+        self._taking = taking
+
+    async def _acquire(self, timeout: float | None) -> Any:  # noqa: ASYNC109 - it is asyncpg's
+        """What `acquire`, `fetch` and all the others begin with.
+
+        Raises Busy when every connection was in use for as long as anybody waits.
+        """
+        try:
+            return await super()._acquire(self._taking if timeout is None else timeout)
+        except TimeoutError as error:
+            if self.get_size() < self.get_max_size() or self.get_idle_size():
+                raise explained(error) from None  # it was the server that did not answer
+            raise Busy(
+                "every connection to the database is in use; try again in a moment", origin=Origin.DATABASE
+            ) from None
+        except _RAISED as error:
+            raise explained(error) from error
+
+
+async def _nothing_left(_: asyncpg.Connection) -> None:
+    """How a connection is made ready for the next one who takes it."""
 
 
 _RAISED: Final = (
@@ -132,21 +192,14 @@ _SAID: Final[Sequence[tuple[tuple[type[Exception], ...], type[EverrefError], str
 
 
 @met_by(Origin.DATABASE)
-async def connect(url: str) -> asyncpg.Pool:
-    """A pool of connections to the database of this URL; the caller closes it.
+async def connect(url: str) -> Connections:
+    """The connections to the database of this URL; the caller closes them.
 
     Raises UsageError, BadCredentials, NetworkError or OurFault, none of which tells the URL's password.
     """
     try:
-        pool = await asyncpg.create_pool(
-            url,
-            min_size=1,
-            max_size=10,
-            timeout=_CONNECTING,
-            command_timeout=_ANSWERING,
-            # Compiling a query that probes 100,000 names takes longer than running it.
-            server_settings={"application_name": "everref", "jit": "off"},
-        )
+        pool = Connections(url)
+        await pool
     except asyncpg.InvalidAuthorizationSpecificationError:  # among them: a wrong password
         raise BadCredentials("PostgreSQL refuses the user or the password of DATABASE_URL") from None
     except asyncpg.InvalidCatalogNameError:
@@ -168,7 +221,7 @@ async def connect(url: str) -> asyncpg.Pool:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[asyncpg.Pool]:
+async def opened(url: str) -> AsyncIterator[Connections]:
     """The pool of `connect`, closed at the end."""
     pool = await connect(url)
     try:
@@ -196,6 +249,16 @@ async def _check_server(pool: asyncpg.Pool) -> None:
         raise OurFault(
             f"the database must be in UTF8, not {row[1]}; make it by createdb -E UTF8 -T template0"
         )
+
+
+@asynccontextmanager
+async def connected(db: Db) -> AsyncIterator[Db]:
+    """One connection for a stretch of statements, or the one that is given: never across a wait outside."""
+    if isinstance(db, asyncpg.Pool):
+        async with db.acquire() as connection:
+            yield connection
+    else:
+        yield db
 
 
 @asynccontextmanager

@@ -1,8 +1,6 @@
 """Webhooks: which there are, what arrived by them, and what that claims about refs."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, cast
@@ -14,6 +12,7 @@ from mirror.errors import NotFound
 from mirror.keyring import Keyring
 from mirror.model import RefName, RepoId, Target
 from mirror.store.database import Db, query, storable, translating
+from mirror.store.forge_leases import ForgeLease
 
 Forge = Literal["github", "gitlab", "gitea"]
 State = Literal[
@@ -26,8 +25,8 @@ State = Literal[
 
 BODY_KEPT: Final = 256 * 1024  # bytes of a delivery's body that are kept
 A_MINUTE: Final = 60  # deliveries by one hook that are taken
-_LOOK: Final = 0.1  # seconds between two looks at a lock that another run holds
 _NAME: Final = 300  # bytes of a person's name that are kept
+_HELD: Final = "with held as (select from forge_lease where name = $1 and fence = $2 for share)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +151,18 @@ async def change(db: Db, locks: Locks, until: datetime) -> bool:
 
 
 @translating
-async def remove(db: Db, repo_id: RepoId) -> bool:
-    """Forget the repo's hook and what arrived by it. False: it had none."""
-    return await db.execute("delete from hook where repo_id = $1", repo_id) == "DELETE 1"
+async def remove(db: Db, repo_id: RepoId, lease: ForgeLease | None = None) -> bool:
+    """Forget the repo's hook and what arrived by it. False: it had none, or the lease was lost.
+
+    None: it is forgotten here alone, whoever is at work on it at its forge.
+    """
+    done = await db.execute(
+        f"{_HELD} delete from hook where repo_id = $3 and ($1::text is null or exists (select from held))",
+        lease and lease.name,
+        lease and lease.fence,
+        repo_id,
+    )
+    return done == "DELETE 1"
 
 
 @translating
@@ -203,17 +211,26 @@ async def deliver(db: Db, hook_id: str, delivery: Delivery, now: datetime) -> Ta
 
 @translating
 async def set_state(
-    db: Db, hook_id: str, state: State, why: str | None, at: datetime, forge_hook_id: str | None = None
+    db: Db,
+    lease: ForgeLease,
+    hook_id: str,
+    state: State,
+    why: str | None,
+    at: datetime,
+    forge_hook_id: str | None = None,
 ) -> bool:
     """What the forge says of the hook now; `forge_hook_id` is its number there, None leaves the one known.
 
-    False: the hook is gone here.
+    False: the hook is gone here, or the lease was lost, and what the run that has it now finds is true.
     """
     done = await db.execute(
-        """
-        update hook set state = $2, why = $3, checked_at = $4, forge_hook_id = coalesce($5, forge_hook_id)
-        where id = $1
+        f"""
+        {_HELD}
+        update hook set state = $4, why = $5, checked_at = $6, forge_hook_id = coalesce($7, forge_hook_id)
+        where id = $3 and exists (select from held)
         """,
+        lease.name,
+        lease.fence,
         hook_id,
         state,
         None if why is None else storable(why),
@@ -242,39 +259,6 @@ async def due(db: Db, before: datetime, silent_before: datetime, limit: int) -> 
     """
     rows = await db.fetch(query("hooks_due"), before, silent_before, limit)
     return [_hook(row) for row in rows]
-
-
-@asynccontextmanager
-async def turn(pool: asyncpg.Pool, repo_id: RepoId) -> AsyncIterator[None]:
-    """One run at a time brings this repo's hook to the forge, or takes it away; others wait.
-
-    The lock belongs to a connection: it goes with a process that is killed. Who
-    waits holds none meanwhile, so that who is at work is never short of one.
-    """
-    held = await _taken(pool, repo_id)
-    while held is None:
-        await asyncio.sleep(_LOOK)
-        held = await _taken(pool, repo_id)
-    try:
-        yield
-    finally:
-        await pool.release(held)  # which gives up its locks
-
-
-@translating
-async def _taken(pool: asyncpg.Pool, repo_id: RepoId) -> Any:
-    """A connection that holds the repo's lock. None: another one does."""
-    connection = await pool.acquire()
-    try:
-        if await connection.fetchval(
-            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"hook/{repo_id}"
-        ):
-            return connection
-    except BaseException:
-        await pool.release(connection)
-        raise
-    await pool.release(connection)
-    return None
 
 
 @translating

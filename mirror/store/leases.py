@@ -36,8 +36,7 @@ async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None
     A run on this machine whose process is gone is dead at once, any other after
     `ttl` without heartbeat, by the database's clock. Raises NotFound.
     """
-    owner = myself()
-    _turns.add(owner)  # before anybody can see it
+    owner = enter()
     fence = None
     try:
         fence = await _fence(db, repo_id, owner, ttl)
@@ -45,7 +44,7 @@ async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None
         raise NotFound(f"no repo has the id {repo_id}") from None
     finally:
         if fence is None:
-            _turns.discard(owner)
+            leave(owner)
     return None if fence is None else Lease(repo_id, owner, fence)
 
 
@@ -86,7 +85,7 @@ async def release(db: Db, lease: Lease) -> None:
 
     Where the database is away, the run is over all the same: `release_over` gives the turn back.
     """
-    _turns.discard(lease.owner)
+    leave(lease.owner)
     await db.execute(
         "update lease set owner = null where repo_id = $1 and owner = $2 and fence = $3",
         lease.repo_id,
@@ -119,6 +118,18 @@ async def fenced(connection: Db, lease: Lease, repo_id: RepoId) -> None:
     )
     if not held:
         raise Busy("another run took over this repo while this one was not answering; nothing was recorded")
+
+
+def enter() -> str:
+    """A name for a run of this process, which is not over: to be said before anybody can see it."""
+    owner = myself()
+    _turns.add(owner)
+    return owner
+
+
+def leave(owner: str) -> None:
+    """The run of this name is over, whatever the database says. Safe to run twice."""
+    _turns.discard(owner)
 
 
 def is_over(owner: str) -> bool:
