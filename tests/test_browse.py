@@ -483,7 +483,7 @@ async def test_what_is_too_much_to_show_is_cut_and_said_so(mirror: Mirror, work:
         assert late.files == () or all(one.why for one in late.files)
 
 
-async def test_a_damaged_pool_is_told_in_one_line(mirror: Mirror, work: Work) -> None:
+async def test_a_damaged_pool_is_told_in_one_line_and_mended_for_the_next(mirror: Mirror, work: Work) -> None:
     work.commit("main", {"a": b"1\n" * 100})
     done = await mirror.backup(work)
     for pack in (mirror.edges.disk.pool(done.repo.id) / "objects/pack").glob("*.pack"):
@@ -491,10 +491,29 @@ async def test_a_damaged_pool_is_told_in_one_line(mirror: Mirror, work: Work) ->
         data = bytearray(pack.read_bytes())
         data[12:-20] = bytes(len(data) - 32)
         pack.write_bytes(data)
-    for ask in (browse.commits, browse.tree, browse.commit):
-        with pytest.raises(Corrupt) as told:
-            await ask(mirror.edges, done.repo, done.snapshot, b"main")
-        assert "\n" not in str(told.value)
+    with pytest.raises(Corrupt) as told:
+        await browse.commits(mirror.edges, done.repo, done.snapshot, b"main")
+    assert "\n" not in str(told.value)
+    assert await browse.tree(mirror.edges, done.repo, done.snapshot, b"main")  # out of the vault again
+
+
+async def test_a_pool_is_read_whole_once_where_the_damage_is_not_its_own(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    read: list[Path] = []
+
+    def is_whole(idx: Path) -> bool:
+        read.append(idx)
+        return True
+
+    monkeypatch.setattr(git_pool, "is_whole", is_whole)
+    for _ in range(3):
+        with pytest.raises(Corrupt):
+            async with browse.opened(mirror.edges, done.repo, done.snapshot):
+                raise Corrupt("a hostile object")
+    assert len(read) == 1
 
 
 async def test_after_a_restart_the_packs_are_read_once_and_not_for_each_page(

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from mirror import objects, refs
-from mirror.errors import Busy, NotFound
+from mirror.errors import Busy, Corrupt, NotFound
 from mirror.flows import hydrate
 from mirror.flows.edges import Edges, together
 from mirror.git import browse, read
@@ -110,11 +111,26 @@ async def opened(edges: Edges, repo: Repo, snapshot: Snapshot) -> AsyncIterator[
     for attempt in (1, 2, 3):
         async with browse.reading(pool, room) as (view, mark):
             if mark and await _holds(edges, repo, snapshot, mark):
-                yield view
+                try:
+                    yield view
+                except Corrupt:
+                    await _doubt(edges, repo, pool, mark)
+                    raise
                 return
         if attempt < 3:
             await _fill(edges, repo, pool)
     raise Busy(f"what is kept of {repo.name} is changing right now; look again in a moment")
+
+
+_doubted: dict[Path, browse.Mark] = {}  # pools that were read whole, by the marks that they had
+
+
+async def _doubt(edges: Edges, repo: Repo, pool: Pool, mark: browse.Mark) -> None:
+    """Throw the pool away if this disk has damaged it; it is read whole for that once, not for each look."""
+    if _doubted.get(pool.path) != mark:
+        _doubted[pool.path] = mark
+        if await hydrate.drop_broken(edges, repo):
+            del _doubted[pool.path]
 
 
 async def _holds(edges: Edges, repo: Repo, snapshot: Snapshot, mark: browse.Mark) -> bool:
@@ -132,7 +148,6 @@ async def _fill(edges: Edges, repo: Repo, pool: Pool) -> None:
     edges.progress.phase("filling the pool")
     async with pool.lock(PATIENCE):
         await pool.open_or_create()
-        await pool.empty_if_broken()
         await hydrate.warm(edges, repo, pool, await snapshots.latest(edges.db, repo.id))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mirror import bundle, compaction, layout, splice
@@ -54,7 +55,7 @@ async def compact(edges: Edges, repo: Repo, patience: float = PATIENCE) -> Compa
         if last is not None:
             while due := compaction.due(await parts.live(edges.db, repo.id)):
                 edges.progress.phase(f"merging {len(due.parts)} parts")
-                part = await _recut(edges, repo, lease, last, due)
+                part = await hydrate.mended(edges, repo, partial(_recut, edges, repo, lease, last, due))
                 merged += 1
                 written += part.bytes
         after = await parts.live(edges.db, repo.id)
@@ -68,7 +69,6 @@ async def _recut(edges: Edges, repo: Repo, lease: Lease, last: Snapshot, due: Me
     pool = Pool(edges.git, edges.disk.pool(repo.id), last.object_format)
     async with pool.lock():
         await pool.open_or_create()
-        await pool.empty_if_broken()
         await hydrate.warm(edges, repo, pool, last)
         async with view.scratch_view(pool, edges.disk.scratch(repo.id)) as room:
             await intents.add(edges.db, lease, repo.id, key)

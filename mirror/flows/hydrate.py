@@ -1,9 +1,10 @@
 """From the vault to a bare repository: how a pool is warmed, and how a moment becomes a directory."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import TypeVar
 
 from mirror import plan, splice
 from mirror.errors import Corrupt, Origin, whose
@@ -14,6 +15,8 @@ from mirror.git.pool import Pool
 from mirror.model import ObjectFormat, Part, Repo, Snapshot
 from mirror.plan import Step
 from mirror.store import parts, snapshots
+
+T = TypeVar("T")
 
 
 async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> None:
@@ -43,6 +46,21 @@ async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> N
         await pool.empty()  # the log was recut below what we have: take it whole
     await fill(edges, pool.path, last.object_format, steps)
     await pool.set_mark(last.epoch, last.number, last.manifest_sha256)
+
+
+async def mended(edges: Edges, repo: Repo, work: Callable[[], Awaitable[T]]) -> T:
+    """Do work that reads the repo's pool; where something was found corrupt, look at the pool.
+
+    If this disk has damaged it, it is thrown away and the work done once more: the
+    vault fills it anew. The pool is read whole then and never before, so the work
+    itself must find damage out. It must be safe to run twice, and hold the pool's lock by itself.
+    """
+    try:
+        return await work()
+    except Corrupt:
+        if not await drop_broken(edges, repo):
+            raise  # it is the remote, or the vault
+    return await work()
 
 
 async def drop_broken(edges: Edges, repo: Repo) -> bool:

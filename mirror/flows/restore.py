@@ -169,11 +169,14 @@ async def to_bundle(
             spliced = hydrate.spliced(edges, parts, snapshot.object_format)
             await disk.write_file(draft, _bundle(header, spliced))
         else:
-            async with moment_of(edges, repo, snapshot, chosen) as moment:
-                await check_held(repo, moment, heads)
-                tips = sorted(set(heads.values()))
-                packed = pack.make_whole(edges.git, moment.path, tips)
-                await disk.write_file(draft, _bundle(header, packed))
+
+            async def packed() -> None:
+                async with moment_of(edges, repo, snapshot, chosen) as moment:
+                    await check_held(repo, moment, heads)
+                    chunks = pack.make_checked(edges.git, moment.path, sorted(set(heads.values())))
+                    await disk.write_file(draft, _bundle(header, chunks))
+
+            await hydrate.mended(edges, repo, packed)
         steps.reached("restore: written")
         found = await asyncio.to_thread(_heads_of, draft)
         _place(draft, path, force)
@@ -294,7 +297,6 @@ async def moment_of(edges: Edges, repo: Repo, snapshot: Snapshot, chosen: Refs) 
     pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
     async with pool.lock():
         await pool.open_or_create()
-        await pool.empty_if_broken()
         await hydrate.warm(edges, repo, pool, latest)
         steps.reached("restore: pool filled")
         # Beside the scratch space of syncs, which empty theirs; see settle.
@@ -391,16 +393,39 @@ async def _push(
     first = {a.target_name: a.target for a in due if empty and head == SYMBOLIC + a.name}
     rest = {name: target for name, target in goal.items() if name not in first}
     said: dict[RefName, Answer] = {}
-    edges.progress.phase("filling the pool")
-    async with moment_of(edges, repo, snapshot, goal) as moment:
-        await check_held(repo, moment, goal)
-        for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
-            edges.progress.phase(f"pushing {len(batch)} refs")
-            said |= await push.push(
-                edges.git, moment, to, batch, pinned=pinned, progress=edges.progress, expected=expected
-            )
-            steps.reached(done)
+
+    async def send() -> None:
+        edges.progress.phase("filling the pool")
+        async with moment_of(edges, repo, snapshot, goal) as moment:
+            await check_held(repo, moment, goal)
+            for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
+                left = {name: batch[name] for name in batch if name not in said or not said[name].ok}
+                edges.progress.phase(f"pushing {len(left)} refs")
+                answers = await push.push(
+                    edges.git, moment, to, left, pinned=pinned, progress=edges.progress, expected=expected
+                )
+                said.update(answers)
+                steps.reached(done)
+
+    await sent_whole(edges, repo, send, said)
     return said
+
+
+async def sent_whole(
+    edges: Edges, repo: Repo, send: Callable[[], Awaitable[None]], said: Mapping[RefName, Answer]
+) -> None:
+    """Send, and once more what is left of it where this disk has damaged the pool; see hydrate.mended.
+
+    The other side finds that out, as git sends what it has packed already without a look at it.
+    `said` is what the other side answered, which `send` adds to.
+    """
+
+    async def checked() -> None:
+        await send()
+        if any(answer.doubtful for answer in said.values()) and await hydrate.drop_broken(edges, repo):
+            await send()
+
+    await hydrate.mended(edges, repo, checked)
 
 
 def _not_pushed(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:

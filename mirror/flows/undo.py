@@ -7,7 +7,6 @@ a remote is ever deleted.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mirror import plan as planning
 from mirror.errors import NotFound, Origin, Refused, whose
@@ -93,24 +92,32 @@ async def _put_back(
     latest = await snapshots.latest(edges.db, repo.id)
     if latest is None:
         raise NotFound(f"{repo.name} has no snapshot, so nothing of it can be put back")
-    edges.progress.phase("filling the pool")
-    async with restore.moment_of(edges, repo, latest, goal) as moment:
-        lacking = await read.missing(moment.path, set(goal.values()))
-        held = {name: oid for name, oid in goal.items() if oid not in lacking}
-        edges.progress.phase(f"pushing {len(held) + len(removed)} refs")
-        said: dict[RefName, Any] = await push.push(
-            edges.git,
-            moment,
-            to,
-            held,
-            pinned=pinned,
-            progress=edges.progress,
-            expected=listed,
-            removed=removed,
-        )
-    steps.reached("undo: pushed")
     gone = Answer(False, f"{repo.name} does not hold what was there any more")
-    return {name: gone for name in goal if name not in held} | said
+    said: dict[RefName, Answer] = {}
+
+    async def send() -> None:
+        edges.progress.phase("filling the pool")
+        async with restore.moment_of(edges, repo, latest, goal) as moment:
+            lacking = await read.missing(moment.path, set(goal.values()))
+            said.update({name: gone for name, oid in goal.items() if oid in lacking})
+            left = [name for name in (*goal, *removed) if name not in said or not said[name].ok]
+            held = {name: goal[name] for name in left if name in goal and goal[name] not in lacking}
+            edges.progress.phase(f"pushing {len(left)} refs")
+            answers = await push.push(
+                edges.git,
+                moment,
+                to,
+                held,
+                pinned=pinned,
+                progress=edges.progress,
+                expected=listed,
+                removed=[name for name in removed if name in left],
+            )
+            said.update(answers)
+
+    await restore.sent_whole(edges, repo, send, said)
+    steps.reached("undo: pushed")
+    return said
 
 
 async def _reach(edges: Edges, job: Job, secret: Secret | None) -> tuple[Remote, bool]:

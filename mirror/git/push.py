@@ -44,6 +44,7 @@ class Answer:
 
     ok: bool | None  # None: the connection broke before the other side said; list it again
     why: str = ""  # the other side's reason, one line
+    doubtful: bool = False  # what was sent may have been broken
 
 
 @met_by(Origin.TARGET)
@@ -187,7 +188,7 @@ def _answers(
     broken = (
         f"the connection broke: {failed.line}" if failed and failed.line else "the other side did not say"
     )
-    return {name: told.get(name, Answer(None, broken)) for name in refs}
+    return {name: told.get(name, Answer(None, broken, True)) for name in refs}
 
 
 _LINE: Final = re.compile(
@@ -200,6 +201,7 @@ _OURS: Final = {  # git's own words for what it did not even ask of the other si
     "needs force": "it would be overwritten",
     "non-fast-forward": "it would be overwritten",
 }
+_BROKEN: Final = re.compile("unpack|missing necessary objects")  # git receive-pack's words for a bad pack
 
 
 def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
@@ -212,11 +214,12 @@ def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
         if flag != b"!":
             yield RefName(name), Answer(True)
         elif outcome.startswith(b"[remote failure]"):
-            yield RefName(name), Answer(None, "the connection broke before the other side said")
+            yield RefName(name), Answer(None, "the connection broke before the other side said", True)
         else:
             reason = _REASON.fullmatch(outcome)
             words = redact(reason[1] if reason else outcome, [])
-            yield RefName(name), Answer(False, heard.about(name, _OURS.get(words, words)))
+            why = heard.about(name, _OURS.get(words, words))
+            yield RefName(name), Answer(False, why, bool(_BROKEN.search(words)))
 
 
 _BROKE: Final = re.compile(
