@@ -15,6 +15,8 @@ RESTORE: Final = "restore.sh"
 _ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 _BUNDLE: Final = re.compile(_ID + r"/bundles/([0-9]{4})-([0-9]{10})-([0-9]{10})-([0-9a-f]{16})\.bundle")
 _MANIFEST: Final = re.compile(_ID + r"/snapshots/([0-9]{10})\.json")
+_DESCRIBED: Final = re.compile(_ID + r"/repo\.json")
+_DESCRIPTION: Final = re.compile(_ID + r"/repo/([0-9]{10})\.json")
 _NOTE: Final = re.compile(_ID + r"/notes/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.json")
 _NOTE_TIME: Final = "%Y%m%dT%H%M%S.%fZ"
 
@@ -31,8 +33,8 @@ class BundleKey:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestKey:
-    """What the key of a manifest says."""
+class NumberedKey:
+    """What the key of a manifest, or of a description of a repo, says."""
 
     repo_id: RepoId
     number: int
@@ -52,8 +54,24 @@ def repo_prefix(repo_id: RepoId) -> str:
 
 
 def repo_file(repo_id: RepoId) -> str:
-    """The key of repo.json."""
+    """The key of repo.json, the first description."""
     return f"{repo_id}/repo.json"
+
+
+def parse_repo_file(key: str) -> RepoId | None:
+    """Which repo this describes first. None: it is no repo.json."""
+    match = _DESCRIBED.fullmatch(key)
+    return RepoId(UUID(match[1])) if match else None
+
+
+def description_key(repo_id: RepoId, number: int) -> str:
+    """The key of a description that follows `repo.json` and those before it; the highest number holds."""
+    return f"{repo_id}/repo/{number:010d}.json"
+
+
+def parse_description_key(key: str) -> NumberedKey | None:
+    """What the key of a numbered description says. None: it is none."""
+    return _numbered(_DESCRIPTION, key)
 
 
 def bundles_prefix(repo_id: RepoId) -> str:
@@ -108,10 +126,14 @@ def parse_bundle_key(key: str) -> BundleKey | None:
     return BundleKey(RepoId(UUID(repo_id)), int(epoch), int(first), int(last), unique)
 
 
-def parse_manifest_key(key: str) -> ManifestKey | None:
+def parse_manifest_key(key: str) -> NumberedKey | None:
     """What the key of a manifest says. None: it is none."""
-    match = _MANIFEST.fullmatch(key)
-    return ManifestKey(RepoId(UUID(match[1])), int(match[2])) if match else None
+    return _numbered(_MANIFEST, key)
+
+
+def _numbered(pattern: re.Pattern[str], key: str) -> NumberedKey | None:
+    match = pattern.fullmatch(key)
+    return NumberedKey(RepoId(UUID(match[1])), int(match[2])) if match else None
 
 
 def parse_note_key(key: str) -> NoteKey | None:
@@ -124,3 +146,8 @@ def parse_note_key(key: str) -> NoteKey | None:
     except ValueError:  # the 31st of February
         return None
     return NoteKey(RepoId(UUID(match[1])), at)
+
+
+def is_kept_for_ever(key: str) -> bool:
+    """Whether this is a manifest, a note or a description of a repo: such are only ever added."""
+    return any(kind.fullmatch(key) for kind in (_MANIFEST, _DESCRIBED, _DESCRIPTION, _NOTE))

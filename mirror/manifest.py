@@ -9,7 +9,7 @@ wrongly gets a new `format`.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from json.encoder import encode_basestring
@@ -73,12 +73,24 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """What `repo.json` says of a repo."""
+    """What `repo.json`, and the numbered descriptions after it, say of a repo."""
 
     repo: RepoId
     name: str
     url: str  # without credentials; a path for a local one
     object_format: ObjectFormat | None  # None: not seen when this was written
+    at: datetime | None = None  # when it was written; None: by a version that did not say
+    team: UUID | None = None  # None likewise, for this and all that follow
+    team_name: str | None = None
+    created_at: datetime | None = None
+    forge: str = "generic"
+    host: str | None = None
+    repository_id: str | None = None  # the forge's number
+    private: bool | None = None
+    paused_at: datetime | None = None
+    archived_at: datetime | None = None
+    schedule: str | None = None
+    excluded: tuple[str, ...] = ()  # patterns of refs that are not kept
 
 
 def has_whole_map(number: int, refs_count: int) -> bool:
@@ -124,7 +136,7 @@ def encode(manifest: Manifest) -> bytes:
         f'"format":{FORMAT},',
         f'"repo":"{m.repo}",',
         f'"number":{m.number},',
-        f'"taken_at":"{_time(m.taken_at)}",',
+        f'"taken_at":"{time_text(m.taken_at)}",',
         f'"reason":"{m.reason}",',
         f'"object_format":"{m.object_format}",',
         _field("head", m.head) + ",",
@@ -160,7 +172,7 @@ def _rows(rows: Iterator[str]) -> Iterator[str]:
 
 def _change(change: RefChange) -> str:
     by = "null" if change.by is None else encode_basestring(change.by)
-    at = "null" if change.at is None else f'"{_time(change.at)}"'
+    at = "null" if change.at is None else f'"{time_text(change.at)}"'
     return (
         f"{{{_field('name', change.name)},{_field('old', change.old)},{_field('new', change.new)},"
         f'"kind":"{change.kind}","by":{by},"at":{at}}}'
@@ -199,7 +211,7 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _time(moment: datetime) -> str:
+def time_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -272,28 +284,64 @@ def _decoded_change(row: "Fields", object_format: ObjectFormat) -> RefChange:
 
 
 def encode_repo(about: RepoFile) -> bytes:
-    """`repo.json` as it is stored."""
+    """`repo.json`, or a numbered description, as it is stored: one field a line."""
     fields = {
         "format": FORMAT,
         "repo": str(about.repo),
         "name": about.name,
-        "forge": "generic",
+        "forge": about.forge,
         "url": about.url,
         "object_format": about.object_format,
+        "at": _time_or_none(about.at),
+        "team": None if about.team is None else str(about.team),
+        "team_name": about.team_name,
+        "created_at": _time_or_none(about.created_at),
+        "host": about.host,
+        "repository_id": about.repository_id,
+        "private": about.private,
+        "paused_at": _time_or_none(about.paused_at),
+        "archived_at": _time_or_none(about.archived_at),
+        "schedule": about.schedule,
+        "excluded": list(about.excluded),
     }
     return f"{json.dumps(fields, ensure_ascii=False, indent=0)}\n".encode("utf-8", "surrogateescape")
 
 
+def _time_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else time_text(moment)
+
+
 def decode_repo(stored: bytes) -> RepoFile:
-    """`repo.json` out of its stored bytes. Raises Corrupt where anything is off."""
-    fields = Fields.of(stored, "repo.json", errors="surrogateescape")
-    return RepoFile(
+    """`repo.json`, or a numbered description, out of its stored bytes. Raises Corrupt."""
+    return repo_of(Fields.of(stored, "repo.json", errors="surrogateescape"))
+
+
+def repo_of(fields: "Fields") -> RepoFile:
+    """The description that these fields make. Raises Corrupt."""
+    about = RepoFile(
         repo=fields.uuid("repo"),
         name=fields.text("name"),
         url=fields.text("url"),
         object_format=None
         if fields.optional("object_format") is None
         else fields.object_format("object_format"),
+    )
+    if "at" not in fields.fields:  # of a version that said no more
+        return about
+    return replace(
+        about,
+        at=fields.time_or_none("at"),
+        team=None if fields.optional("team") is None else fields.uuid("team"),
+        team_name=fields.text_or_none("team_name"),
+        created_at=fields.time_or_none("created_at"),
+        forge=fields.text("forge"),
+        host=fields.text_or_none("host"),
+        repository_id=fields.text_or_none("repository_id"),
+        private=None if fields.optional("private") is None else fields.flag("private"),
+        paused_at=fields.time_or_none("paused_at"),
+        archived_at=fields.time_or_none("archived_at"),
+        schedule=fields.text_or_none("schedule"),
+        excluded=tuple(fields.texts("excluded")),
     )
 
 
@@ -385,6 +433,21 @@ class Fields:
             raise self.off(key)
         return value
 
+    def text_or_none(self, key: str) -> str | None:
+        return None if self.optional(key) is None else self.text(key)
+
+    def texts(self, key: str) -> list[str]:
+        values = self.items(key)
+        if not all(isinstance(value, str) for value in values):
+            raise self.off(key)
+        return [str(value) for value in values]
+
+    def number(self, key: str) -> float:
+        value = self.fields.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.off(key)
+        return float(value)
+
     def count(self, key: str, least: int = 0) -> int:
         value = self.fields.get(key)
         if type(value) is not int or not least <= value < 1 << 63:
@@ -415,9 +478,12 @@ class Fields:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise self.off(key) from None
-        if moment.tzinfo is None or _time(moment) != text:
+        if moment.tzinfo is None or time_text(moment) != text:
             raise self.off(key)
         return moment
+
+    def time_or_none(self, key: str) -> datetime | None:
+        return None if self.optional(key) is None else self.time(key)
 
     def one_of(self, key: str, words: type[Word]) -> Word:
         try:
@@ -437,14 +503,16 @@ class Fields:
         check_name(name)
         return RefName(name)
 
-    def target_or_none(self, key: str, object_format: ObjectFormat) -> Target | None:
+    def target_or_none(self, key: str, object_format: ObjectFormat | None = None) -> Target | None:
         return None if self.optional(key) is None else self.target(key, object_format)
 
-    def target(self, key: str, object_format: ObjectFormat) -> Target:
+    def target(self, key: str, object_format: ObjectFormat | None = None) -> Target:
+        """Where a ref pointed; without an object format, in any of them."""
+        lengths = [HEX_LENGTH[object_format]] if object_format else HEX_LENGTH.values()
         target = from_shown(self.fields, key)
         if is_symbolic(target):
             check_name(symbolic_target(target))
-        elif len(target) != HEX_LENGTH[object_format] or target.strip(b"0123456789abcdef"):
+        elif len(target) not in lengths or target.strip(b"0123456789abcdef"):
             raise self.off(key)
         return Target(target)
 

@@ -39,7 +39,7 @@ def test_a_bundle_key_reads_back_as_it_was_written(
 @given(ids, numbers)
 def test_a_manifest_key_reads_back_as_it_was_written(repo_id: RepoId, number: int) -> None:
     key = layout.manifest_key(repo_id, number)
-    assert layout.parse_manifest_key(key) == layout.ManifestKey(repo_id, number)
+    assert layout.parse_manifest_key(key) == layout.NumberedKey(repo_id, number)
     assert key.startswith(layout.manifests_prefix(repo_id))
 
 

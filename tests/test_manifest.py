@@ -283,6 +283,13 @@ def test_what_is_no_json_object_is_corrupt(stored: bytes) -> None:
         name=st.text(),
         url=st.text() | st.binary().map(lambda b: b.decode("utf-8", "surrogateescape")),
         object_format=st.sampled_from(["sha1", "sha256", None]),
+        at=st.none() | times,
+        team=st.none() | st.uuids(),
+        team_name=st.none() | st.text(),
+        repository_id=st.none() | st.text(),
+        private=st.none() | st.booleans(),
+        archived_at=st.none() | times,
+        excluded=st.lists(st.text(), max_size=3).map(tuple),
     )
 )
 def test_repo_json_reads_back_as_it_was_written(about: RepoFile) -> None:

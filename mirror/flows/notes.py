@@ -6,9 +6,11 @@ from typing import Final
 
 from mirror import layout, notes
 from mirror.errors import AlreadyExists, Corrupt
+from mirror.flows import steps
 from mirror.flows.edges import Edges
 from mirror.model import Repo, RepoId
 from mirror.notes import Note
+from mirror.store import noted
 from mirror.store import notes as rows
 from mirror.store.database import Db, transaction
 
@@ -17,7 +19,10 @@ _AT_ONCE: Final = 100  # notes read from the database at a time
 Apply = Callable[[Db, RepoId, Note], Awaitable[None]]
 
 # Who records what a kind tells, in the transaction that records the note. Other kinds are left alone.
-_KINDS: Final[Mapping[str, Apply]] = {}
+_KINDS: Final[Mapping[str, Apply]] = {
+    noted.LOST_PUSHES: noted.read_lost_pushes,
+    noted.DRILLS: noted.read_drills,
+}
 
 
 async def store_waiting(edges: Edges, repo_id: RepoId | None = None) -> None:
@@ -25,19 +30,22 @@ async def store_waiting(edges: Edges, repo_id: RepoId | None = None) -> None:
 
     Safe to run twice, also at once: a key is never used for anything else.
     """
+    await noted.make(edges.db, repo_id, edges.clock())
+    steps.reached("notes: made")
     while batch := await rows.waiting(edges.db, repo_id, _AT_ONCE):
         for note in batch:
             with suppress(AlreadyExists):  # a run that died had put it
                 await edges.vault.put(note.key, note.body)
+            steps.reached("notes: stored")
             await rows.stored(edges.db, note.key)
 
 
-async def replay(edges: Edges, repo: Repo) -> None:
+async def replay(edges: Edges, repo: Repo) -> int:
     """Record every note of this repo that the vault has and the database does not, in their order.
 
-    Safe to run twice. Raises Corrupt for what is no note of this repo's.
+    Returns how many. Safe to run twice. Raises Corrupt for what is no note of this repo's.
     """
-    known = await rows.known(edges.db, repo.id)
+    known, added = await rows.known(edges.db, repo.id), 0
     async for stat in edges.vault.list(layout.notes_prefix(repo.id)):
         if stat.key in known or layout.parse_note_key(stat.key) is None:
             continue
@@ -47,5 +55,7 @@ async def replay(edges: Edges, repo: Repo) -> None:
             raise Corrupt(f"{stat.key} is a note of another repo")
         async with transaction(edges.db) as connection:
             if await rows.read_back_within(connection, repo.id, stat.key, note.kind, stored):
+                added += 1
                 if apply := _KINDS.get(note.kind):
                     await apply(connection, repo.id, note)
+    return added

@@ -102,7 +102,7 @@ async def strays(edges: Edges, repo: Repo) -> list[Stat]:
 
     An upload that is under way right now is no stray: an intent names it.
     """
-    known = {layout.repo_file(repo.id)}
+    known = set[str]()
     for part in await parts.live(edges.db, repo.id):
         known |= {part.key, layout.index_key(part.key)}
     for grave in await parts.tombstones(edges.db, repo.id):
@@ -112,7 +112,6 @@ async def strays(edges: Edges, repo: Repo) -> list[Stat]:
     found = []
     async for stat in edges.vault.list(layout.repo_prefix(repo.id)):
         # A manifest after the latest snapshot is no stray either, but a commit that the next run replays.
-        if stat.key in known or layout.parse_manifest_key(stat.key) or layout.parse_note_key(stat.key):
-            continue
-        found.append(stat)
+        if stat.key not in known and not layout.is_kept_for_ever(stat.key):
+            found.append(stat)
     return found

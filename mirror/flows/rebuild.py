@@ -1,17 +1,16 @@
 """Reading the history back from the vault: for the day on which the database is lost."""
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from uuid import UUID
+from dataclasses import dataclass, field
 
 from mirror import layout, manifest
 from mirror.errors import Corrupt, EverrefError, UsageError
 from mirror.flows import notes, partindex, prune, settle
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
+from mirror.manifest import RepoFile
 from mirror.model import Part, Repo, RepoId
-from mirror.store import parts, repos, snapshots, teams
+from mirror.store import described, origins, parts, repos, snapshots
 from mirror.store.leases import Lease
 
 
@@ -22,6 +21,16 @@ class Rebuilt:
     repo: Repo
     snapshots: int
     added: int  # snapshots that the database did not know
+    notes: int  # likewise: what was noted besides
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the vault has of one repo."""
+
+    is_introduced: bool = False  # it has a `repo.json`
+    descriptions: set[int] = field(default_factory=set)  # their numbers, as of the manifests
+    manifests: set[int] = field(default_factory=set)
 
 
 async def rebuild(edges: Edges, patience: float = PATIENCE) -> list[Rebuilt]:
@@ -34,10 +43,10 @@ async def rebuild(edges: Edges, patience: float = PATIENCE) -> list[Rebuilt]:
     """
     done = []
     problem: EverrefError | None = None
-    for repo_id, numbers in (await _repos_in(edges)).items():
+    for repo_id, found in (await _repos_in(edges)).items():
         try:
-            await _check(edges, repo_id, numbers)
-            done.append(await _rebuild(edges, await _repo(edges, repo_id), patience))
+            await _check(edges, repo_id, found.manifests)
+            done.append(await _rebuild(edges, await _repo(edges, repo_id, found), patience))
         except (Corrupt, UsageError) as error:
             edges.progress.note(f"{repo_id}: {error}")
             problem = problem or error
@@ -56,44 +65,54 @@ async def _check(edges: Edges, repo_id: RepoId, numbers: Collection[int]) -> Non
 
 async def _rebuild(edges: Edges, repo: Repo, patience: float) -> Rebuilt:
     async with turn(edges, repo, patience) as lease:
+        archived_at = (await origins.get(edges.db, repo.id)).archived_at
         before = await snapshots.latest(edges.db, repo.id)
         last = await settle.replay(edges, repo, lease, before)
         await _parts(edges, repo, lease)
-        await notes.replay(edges, repo)
+        noted = await notes.replay(edges, repo)
+        if archived_at:  # what a snapshot shows was there then, and says nothing of now
+            await origins.archive(edges.db, repo.id, archived_at)
     total = last.number if last else 0
-    return Rebuilt(repo, total, total - (before.number if before else 0))
+    return Rebuilt(repo, total, total - (before.number if before else 0), noted)
 
 
-async def _repos_in(edges: Edges) -> dict[RepoId, set[int]]:
-    """The repos of which the vault has a `repo.json`, and the numbers of their manifests."""
-    found: dict[RepoId, set[int]] = {}
-    numbers: dict[RepoId, set[int]] = {}
+async def _repos_in(edges: Edges) -> dict[RepoId, _Found]:
+    """The repos that the vault describes, and the numbers of their descriptions and manifests."""
+    found: dict[RepoId, _Found] = {}
     edges.progress.phase("listing the vault", None, "objects")
     async for stat in edges.vault.list():
         edges.progress.advance(1)
-        prefix, _, rest = stat.key.partition("/")
-        if rest == "repo.json":
-            with suppress(ValueError):  # somebody else's object
-                repo_id = RepoId(UUID(prefix))
-                found[repo_id] = numbers.setdefault(repo_id, set())
-        if manifest := layout.parse_manifest_key(stat.key):
-            numbers.setdefault(manifest.repo_id, set()).add(manifest.number)
-    return found
+        if repo_id := layout.parse_repo_file(stat.key):
+            found.setdefault(repo_id, _Found()).is_introduced = True
+        elif description := layout.parse_description_key(stat.key):
+            found.setdefault(description.repo_id, _Found()).descriptions.add(description.number)
+        elif manifest := layout.parse_manifest_key(stat.key):
+            found.setdefault(manifest.repo_id, _Found()).manifests.add(manifest.number)
+    return {repo_id: one for repo_id, one in found.items() if one.is_introduced or one.descriptions}
 
 
-async def _repo(edges: Edges, repo_id: RepoId) -> Repo:
-    """The repo's row, made from its `repo.json` where there is none."""
-    about = manifest.decode_repo(await edges.vault.get(layout.repo_file(repo_id)))
-    if about.repo != repo_id:
-        raise Corrupt(f"{layout.repo_file(repo_id)} describes another repo")
+async def _repo(edges: Edges, repo_id: RepoId, found: _Found) -> Repo:
+    """The repo's row, made from the vault's newest description where there is none."""
     known = await repos.find(edges.db, repo_id)
     if known:
         return known
-    team = await teams.default(edges.db)
-    repo = await repos.add(edges.db, team, about.name, about.url, edges.clock(), repo_id)
-    if about.object_format:
-        await repos.set_object_format(edges.db, repo_id, about.object_format)
-    return repo
+    about, number = await _about(edges, repo_id, found), max(found.descriptions, default=0)
+    made = await described.recover(edges.db, about, number, edges.clock())
+    if made.url != about.url:
+        edges.progress.note(
+            f"{about.name}: another repo is kept under its name or address, so it is archived as {made.name}"
+        )
+    return made
+
+
+async def _about(edges: Edges, repo_id: RepoId, found: _Found) -> RepoFile:
+    """What the newest description in the vault says. Raises Corrupt."""
+    number = max(found.descriptions, default=0)
+    key = layout.description_key(repo_id, number) if number else layout.repo_file(repo_id)
+    about = manifest.decode_repo(await edges.vault.get(key))
+    if about.repo != repo_id:
+        raise Corrupt(f"{key} describes another repo")
+    return about
 
 
 async def _parts(edges: Edges, repo: Repo, lease: Lease) -> None:

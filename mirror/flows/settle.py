@@ -8,8 +8,8 @@ from importlib import resources
 
 from mirror import layout, manifest
 from mirror.errors import AlreadyExists, Corrupt, NoSuchObject, Origin, whose
+from mirror.flows import describe
 from mirror.flows.edges import Edges
-from mirror.manifest import RepoFile
 from mirror.model import ObjectFormat, Repo, RepoId, Snapshot
 from mirror.store import intents, leases, parts, repos, snapshots
 from mirror.store.leases import Lease
@@ -65,14 +65,13 @@ async def discard(edges: Edges, repo_id: RepoId, key: str) -> None:
 async def introduce(edges: Edges, repo: Repo, object_format: ObjectFormat) -> None:
     """Say in the vault what this repo is, and how to restore without Everref. Safe to run twice."""
     guide = resources.files("mirror.vault_readme")
-    about = RepoFile(repo.id, repo.name, repo.url, object_format)
     for key, content in (
         (layout.README, (guide / "README.txt").read_bytes()),
         (layout.RESTORE, (guide / "restore.sh").read_bytes()),
-        (layout.repo_file(repo.id), manifest.encode_repo(about)),
     ):
         try:
             await edges.vault.put(key, content)
         except AlreadyExists:
             pass  # an earlier repo's backup, or an earlier try at this one
     await repos.set_object_format(edges.db, repo.id, object_format)
+    await describe.introduce(edges, repo.id)

@@ -36,6 +36,8 @@ RESTORE: Final = (
     "restore: pushed",
     "restore: in place",
 )
+DESCRIBE: Final = ("describe: stored",)
+NOTES: Final = ("notes: made", "notes: stored")
 HOOK: Final = ("hook: row stored", "hook: at the forge", "hook: removed at the forge")
 LIST: Final = ("list: seen",)
 CHOOSE: Final = ("choose: repo stored", "choose: wished")

@@ -18,7 +18,7 @@ import aiohttp
 
 from mirror import refs
 from mirror.errors import EverrefError
-from mirror.flows import compact, excluded, hookcare, jobs, notes, prune, relist, request
+from mirror.flows import compact, describe, excluded, hookcare, jobs, notes, prune, relist, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
@@ -69,6 +69,8 @@ async def sweep(edges: Edges) -> list[Swept]:
     Safe to run twice, as `sync`, `compact` and `prune` are.
     """
     swept = [await _sweep(edges, repo) for repo in await repos.all(edges.db)]
+    await describe.due(edges)
+    await notes.store_waiting(edges)
     await _forget(edges)
     return swept
 
@@ -235,6 +237,7 @@ class Chore:
 CHORES: Final[Sequence[Chore]] = (
     Chore("forget what has had its time", timedelta(hours=1), _forget),
     Chore("delete replaced parts", timedelta(hours=1), _prune),
+    Chore("describe repos that changed", timedelta(minutes=5), describe.due),
     Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
     Chore("list what connections can see", timedelta(minutes=5), relist.due),
     Chore("look after hooks", timedelta(minutes=5), hookcare.due),

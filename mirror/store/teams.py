@@ -61,13 +61,28 @@ async def default(db: Db) -> TeamId:
 
 
 @translating
-async def add_named_like(db: Db, name: str, at: datetime, own: PersonId | None = None) -> Team:
+async def recover(db: Db, team_id: TeamId, name: str, at: datetime) -> TeamId:
+    """The team of this id, made with this name, or one near it, where there is none.
+
+    The command line's team is known by its name: where there is one, it is that.
+    """
+    if await find(db, team_id):
+        return team_id
+    if name == DEFAULT and (known := await by_name(db, name)):
+        return known.id
+    return (await add_named_like(db, name, at, team_id=team_id)).id
+
+
+@translating
+async def add_named_like(
+    db: Db, name: str, at: datetime, own: PersonId | None = None, *, team_id: TeamId | None = None
+) -> Team:
     """A new team of this name, or of one that is near it and free; `own`: the person whose own team it is."""
     for number in range(1, _NEAR + 1):
-        made = await _add(db, name if number == 1 else f"{name}-{number}", at, own)
+        made = await _add(db, name if number == 1 else f"{name}-{number}", at, own, team_id)
         if made is not None:
             return made
-    made = await _add(db, f"{name}-{secrets.token_hex(4)}", at, own)
+    made = await _add(db, f"{name}-{secrets.token_hex(4)}", at, own, team_id)
     assert made is not None  # 32 random bits behind a name of one's own
     return made
 
@@ -81,15 +96,19 @@ async def add_named(db: Db, name: str, at: datetime) -> Team:
     return made
 
 
-async def _add(db: Db, name: str, at: datetime, own: PersonId | None) -> Team | None:
+async def _add(
+    db: Db, name: str, at: datetime, own: PersonId | None, team_id: TeamId | None = None
+) -> Team | None:
     row = await db.fetchrow(
         """
-        insert into team (name, person_id, created_at) values ($1, $2, $3)
+        insert into team (name, person_id, created_at, id)
+        values ($1, $2, $3, coalesce($4, gen_random_uuid()))
         on conflict (name) do nothing returning *
         """,
         storable(name),
         own,
         at,
+        team_id,
     )
     return None if row is None else team(row)
 

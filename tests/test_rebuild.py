@@ -1,0 +1,210 @@
+"""What a rebuild brings back besides snapshots: teams, addresses after a rename, lost pushes, drills."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from mirror import layout
+from mirror.flows import describe, drill, notes, rebuild, steps, verify
+from mirror.flows import sync as syncing
+from mirror.flows.edges import Edges, open_edges
+from mirror.model import RefName, Repo, Target
+from mirror.pushes import Lost
+from mirror.store import claims, drills, origins, repos, teams
+from mirror.store.teams import TeamId
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work, refs_of
+
+FORGED = Target(b"ab" * 20)
+
+
+@asynccontextmanager
+async def after_the_loss(mirror: Mirror, database: str) -> AsyncIterator[Mirror]:
+    """Everref with the same vault and an empty database."""
+    settings = replace(mirror.edges.settings, database_url=database)
+    async with open_edges(settings, clock=mirror.clock) as edges:
+        yield Mirror(edges, mirror.clock, mirror.place)
+
+
+async def another_team(mirror: Mirror, name: str) -> TeamId:
+    return (await teams.add_named(mirror.edges.db, name, mirror.clock())).id
+
+
+async def tell(edges: Edges) -> None:
+    """Have the vault know all that it should, as the sweep does."""
+    await describe.due(edges)
+    await notes.store_waiting(edges)
+
+
+async def lose(edges: Edges, repo: Repo, why: str = "the remote has it no more") -> None:
+    """Remember a push that could not be rescued, as a sync does."""
+    async with edges.db.acquire() as connection, connection.transaction():
+        lost = Lost(RefName(b"refs/heads/caf\xe9"), None, FORGED, "Ann", edges.clock(), why)
+        await claims._lose(connection, repo.id, [lost], 1, edges.clock())
+
+
+async def rows(edges: Edges, table: str) -> list[dict[str, object]]:
+    """A table without what only this database knows."""
+    found = await edges.db.fetch(f"select * from {table} order by 2, 3")
+    return [{key: value for key, value in row.items() if key != "id"} for row in found]
+
+
+async def test_two_teams_that_keep_one_url_both_have_their_history_after_a_rebuild(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    work.commit()
+    first = (await mirror.backup(work)).repo
+    other = await another_team(mirror, "other")
+    made = await repos.add(mirror.edges.db, other, first.name, first.url, mirror.clock())
+    second = (await syncing.sync(mirror.edges, made.id)).repo
+    async with after_the_loss(mirror, empty_database) as again:
+        assert {one.repo.id for one in await rebuild.rebuild(again.edges)} == {first.id, second.id}
+        for repo, team in ((first, teams.DEFAULT), (second, "other")):
+            kept = await repos.overview_of(again.edges.db, repo.id)
+            assert (kept.team, kept.repo.name, kept.repo.url) == (team, repo.name, repo.url)
+            assert refs_of(await again.restored(repo, 1)) == work.refs()
+        assert (await teams.by_name(again.edges.db, "other")) == teams.Team(other, "other")
+
+
+async def test_repos_of_a_vault_without_teams_that_have_one_url_all_come_back(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    work.commit()
+    done = [await mirror.backup(work)]
+    made = await repos.add(
+        mirror.edges.db,
+        await another_team(mirror, "other"),
+        done[0].repo.name,
+        done[0].repo.url,
+        mirror.clock(),
+    )
+    done.append(await syncing.sync(mirror.edges, made.id))
+    for one in done:  # as it was written before descriptions told of teams
+        await mirror.edges.vault.delete(layout.repo_file(one.repo.id))
+        old = '{"format":1,"repo":"%s","name":"%s","forge":"generic","url":"%s","object_format":"sha1"}'
+        said = old % (one.repo.id, one.repo.name, one.repo.url)
+        await mirror.edges.vault.put(layout.repo_file(one.repo.id), said.encode())
+    async with after_the_loss(mirror, empty_database) as again:
+        for added in (1, 0):
+            assert [one.added for one in await rebuild.rebuild(again.edges)] == [added, added]
+        kept = await repos.overview(again.edges.db)
+        assert [one.state for one in kept].count("archived") == 1
+        for one in done:
+            assert refs_of(await again.restored(one.repo, 1)) == work.refs()
+
+
+async def test_what_a_repo_became_comes_back_and_no_object_is_ever_written_twice(
+    mirror: Mirror, work: Work, empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    db = mirror.edges.db
+    await tell(mirror.edges)
+    assert layout.description_key(repo.id, 1) not in await mirror.keys()  # repo.json says so already
+    await db.execute(
+        """
+        update repo set forge = 'github', host = 'github.com', repository_id = '42', private = true,
+          schedule = '6h', excluded = '{refs/pull/*}', paused_at = $1
+        """,
+        mirror.clock(),
+    )
+    await tell(mirror.edges)
+    await origins.rename(db, {repo.id: ("new/name", "https://github.com/new/name.git")}, mirror.clock())
+    await teams.rename(db, await teams.default(db), "renamed")
+    before = {key: (await mirror.edges.vault.get(key)) for key in await mirror.keys()}
+    for _ in range(2):
+        await tell(mirror.edges)
+    after = await mirror.keys()
+    assert set(after) - before.keys() == {layout.description_key(repo.id, 2)}
+    assert all([await mirror.edges.vault.get(key) == before[key] for key in before])
+    wanted = await db.fetchval("select repo_description(repo) from repo")
+    assert (await verify.verify(mirror.edges, repo)).strays == ()
+    async with after_the_loss(mirror, empty_database) as again:
+        await rebuild.rebuild(again.edges)
+        assert await again.edges.db.fetchval("select repo_description(repo) from repo") == wanted
+        found = await repos.get(again.edges.db, repo.id)
+        assert (found.name, found.url) == ("new/name", "https://github.com/new/name.git")
+        await tell(again.edges)
+        assert await mirror.keys() == after
+
+
+@pytest.mark.parametrize("step", (*steps.DESCRIBE, *steps.NOTES))
+async def test_a_run_killed_after_it_told_the_vault_tells_it_once(
+    mirror: Mirror, work: Work, empty_database: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    await mirror.edges.db.execute("update repo set schedule = '1d'")
+    await lose(mirror.edges, repo)
+
+    class Killed(BaseException): ...
+
+    def killed(reached: str) -> None:
+        if reached == step:
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(steps, "reached", killed)
+        await tell(mirror.edges)
+    await lose(mirror.edges, repo, "what it had was broken")
+    await mirror.edges.db.execute("update repo set schedule = '2d'")
+    await tell(mirror.edges)
+    before = await rows(mirror.edges, "lost_push")
+    assert len(before) == 2
+    async with after_the_loss(mirror, empty_database) as again:
+        for noted in (1 if step == "describe: stored" else 2, 0):
+            assert [one.notes for one in await rebuild.rebuild(again.edges)] == [noted]
+        assert await rows(again.edges, "lost_push") == before
+        assert await again.edges.db.fetchval("select schedule from repo") == "2d"
+
+
+async def test_lost_pushes_and_drills_are_history_and_come_back(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    await lose(mirror.edges, done.repo)
+    await drill.drill(mirror.edges, done.repo, done.snapshot)
+    lost, proofs = await claims.lost(mirror.edges.db, done.repo.id), await rows(mirror.edges, "drill")
+    assert [one.why for one in lost] == ["the remote has it no more"] and len(proofs) == 1
+    assert len([key for key in await mirror.keys() if layout.parse_note_key(key)]) == 2
+    async with after_the_loss(mirror, empty_database) as again:
+        await rebuild.rebuild(again.edges)
+        assert await claims.lost(again.edges.db, done.repo.id) == lost
+        assert await rows(again.edges, "drill") == proofs
+        assert await drills.latest(again.edges.db, done.repo.id) is not None
+        await drill.drill(again.edges, done.repo, done.snapshot)
+        assert len([key for key in await mirror.keys() if layout.parse_note_key(key)]) == 3
+
+
+async def test_a_rebuild_beside_repos_that_were_added_anew_merges_and_takes_nothing_from_them(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    work.commit()
+    old = (await mirror.backup(work)).repo
+    async with after_the_loss(mirror, empty_database) as again:
+        new = (await again.backup(work)).repo
+        for _ in range(2):
+            await rebuild.rebuild(again.edges)
+        assert (await repos.get(again.edges.db, new.id)).url == new.url
+        kept = await repos.overview_of(again.edges.db, old.id)
+        assert (kept.state, kept.repo.name) == ("archived", f"{old.name}-{str(old.id)[:8]}")
+        for repo in (old, new):
+            assert refs_of(await again.restored(repo, 1)) == work.refs()
+
+
+async def test_nobody_is_given_what_was_another_teams_because_of_its_name(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    work.commit()
+    repo = await repos.add(
+        mirror.edges.db, await another_team(mirror, "acme"), "r", str(work.path), mirror.clock()
+    )
+    await syncing.sync(mirror.edges, repo.id)
+    async with after_the_loss(mirror, empty_database) as again:
+        stranger = await another_team(again, "acme")
+        await rebuild.rebuild(again.edges)
+        assert await repos.find_in(again.edges.db, stranger, repo.id) is None
+        assert (await repos.overview_of(again.edges.db, repo.id)).team == "acme-2"
