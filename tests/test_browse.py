@@ -433,7 +433,7 @@ async def test_a_reader_does_not_wait_for_ever(
     work.commit()
     done = await mirror.backup(work)
     pool = Pool(mirror.edges.git, mirror.edges.disk.pool(done.repo.id), "sha1")
-    async with pool.lock():
+    async with pool.lock(), pool.filling(0):
         await pool.destroy()
         with pytest.raises(Busy):
             await browse.tree(mirror.edges, done.repo, done.snapshot)

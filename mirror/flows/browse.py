@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from mirror import objects, refs
-from mirror.errors import Busy, Corrupt, NotFound
+from mirror.errors import Corrupt, NotFound
 from mirror.flows import hydrate
 from mirror.flows.edges import Edges, together
 from mirror.git import browse, read
@@ -24,12 +24,12 @@ from mirror.git.read import Objects
 from mirror.git.view import View
 from mirror.model import HEAD, Kind, RefName, Repo, Snapshot, Target
 from mirror.objects import Changes, Commit, Entry, LfsPointer, RefKind
-from mirror.store import reading, snapshots
+from mirror.store import reading
 from mirror.store.history import Logged
 
 T = TypeVar("T")
 
-PATIENCE: Final = 30.0  # seconds that a reader waits for a run that uses the pool
+PATIENCE: Final = 30.0  # seconds that a reader waits for another one who fills the pool
 PAGE: Final = 100  # rows where nobody says how many
 PATH_BYTES: Final = 8192  # of a path that a person asks for
 SHOWN_BYTES: Final = 1 << 20  # of a file that is shown
@@ -106,49 +106,27 @@ class Raw:
 @asynccontextmanager
 async def opened(edges: Edges, repo: Repo, snapshot: Snapshot) -> AsyncIterator[View]:
     """A view that holds every object of this moment, for as long as this is open; safe beside any sync."""
-    pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
     room = edges.disk.root / "reading"
-    for attempt in (1, 2, 3):
-        async with browse.reading(pool, room) as (view, mark):
-            if mark and await _holds(edges, repo, snapshot, mark):
-                try:
-                    yield view
-                except Corrupt:
-                    await _doubt(edges, repo, pool, mark)
-                    raise
-                return
-        if attempt < 3:
-            await _fill(edges, repo, pool)
-    raise Busy(f"what is kept of {repo.name} is changing right now; look again in a moment")
+    await browse.sweep(room)
+    async with hydrate.view_of(edges, repo, snapshot, room, PATIENCE) as view:
+        try:
+            yield view
+        except Corrupt:
+            await _doubt(edges, repo, snapshot)
+            raise
 
 
 _doubted: dict[Path, browse.Mark] = {}  # pools that were read whole, by the marks that they had
 
 
-async def _doubt(edges: Edges, repo: Repo, pool: Pool, mark: browse.Mark) -> None:
+async def _doubt(edges: Edges, repo: Repo, snapshot: Snapshot) -> None:
     """Throw the pool away if this disk has damaged it; it is read whole for that once, not for each look."""
-    if _doubted.get(pool.path) != mark:
+    pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
+    mark = await pool.mark()
+    if mark and _doubted.get(pool.path) != mark:
         _doubted[pool.path] = mark
         if await hydrate.drop_broken(edges, repo):
             del _doubted[pool.path]
-
-
-async def _holds(edges: Edges, repo: Repo, snapshot: Snapshot, mark: browse.Mark) -> bool:
-    """Whether a pool of this mark holds what the snapshot reaches."""
-    epoch, number, manifest = mark
-    if epoch < snapshot.epoch or number < snapshot.number:
-        return False
-    if (number, manifest) == (snapshot.number, snapshot.manifest_sha256):
-        return True
-    held = await snapshots.get(edges.db, repo.id, number)
-    return held is not None and held.manifest_sha256 == manifest
-
-
-async def _fill(edges: Edges, repo: Repo, pool: Pool) -> None:
-    edges.progress.phase("filling the pool")
-    async with pool.lock(PATIENCE):
-        await pool.open_or_create()
-        await hydrate.warm(edges, repo, pool, await snapshots.latest(edges.db, repo.id))
 
 
 async def resolve(edges: Edges, repo: Repo, snapshot: Snapshot, rev: bytes) -> Target:

@@ -1,17 +1,20 @@
 """From the vault to a bare repository: how a pool is warmed, and how a moment becomes a directory."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from mirror import plan, splice
-from mirror.errors import Corrupt, Origin, whose
+from mirror.errors import Busy, Corrupt, Origin, whose
 from mirror.flows import partindex
 from mirror.flows.edges import Edges
-from mirror.git import pack
+from mirror.git import browse, pack
+from mirror.git import view as view_
+from mirror.git.browse import Mark
 from mirror.git.pool import Pool
+from mirror.git.view import View
 from mirror.model import ObjectFormat, Part, Repo, Snapshot
 from mirror.plan import Step
 from mirror.store import parts, snapshots
@@ -29,23 +32,87 @@ async def warm(edges: Edges, repo: Repo, pool: Pool, last: Snapshot | None) -> N
     mark = await pool.mark()
     if mark and last and mark == (last.epoch, last.number, last.manifest_sha256):
         return
-    # By its manifest, as a vault that was itself brought back can have another snapshot of that number.
-    behind = False
-    if mark and last and mark[0] == last.epoch and mark[1] < last.number:
-        held = await snapshots.get(edges.db, repo.id, mark[1])
-        behind = held is not None and held.manifest_sha256 == mark[2]
-    if not behind:
+    after, steps = await _lacking(edges, repo, mark, last) if last else (0, [])
+    if not after:
         await pool.empty()
     if last is None:
         return
-    live = await parts.live(edges.db, repo.id)
-    segments = await snapshots.segments(edges.db, repo.id, last.epoch, last.number)
-    after = mark[1] if behind and mark else 0
-    steps = plan.parts_after(live, segments, after, last.number, log_entries=last.log_entries)
-    if after and plan.starts_over(steps, after):
-        await pool.empty()  # the log was recut below what we have: take it whole
     await fill(edges, pool.path, last.object_format, steps)
     await pool.set_mark(last.epoch, last.number, last.manifest_sha256)
+
+
+async def _lacking(edges: Edges, repo: Repo, mark: Mark | None, last: Snapshot) -> tuple[int, list[Step]]:
+    """After which snapshot what has this mark lacks the log up to `last`, and its parts; 0: it lacks all."""
+    after = 0
+    if mark and mark[0] == last.epoch and mark[1] < last.number:
+        # By its manifest, as a vault that was itself brought back can have another snapshot of that number.
+        held = await snapshots.get(edges.db, repo.id, mark[1])
+        after = mark[1] if held is not None and held.manifest_sha256 == mark[2] else 0
+    live = await parts.live(edges.db, repo.id)
+    segments = await snapshots.segments(edges.db, repo.id, last.epoch, last.number)
+    steps = plan.parts_after(live, segments, after, last.number, log_entries=last.log_entries)
+    if after and plan.starts_over(steps, after):
+        return 0, steps  # the log was recut below what is there: take it whole
+    return after, steps
+
+
+@asynccontextmanager
+async def view_of(
+    edges: Edges, repo: Repo, snapshot: Snapshot, room: Path, patience: float
+) -> AsyncIterator[View]:
+    """A view under `room` of the pack log up to this snapshot or further, for as long as this is open.
+
+    It has links to the pool's packs, and nothing is held that a sync needs, neither
+    while it is open nor while the vault is read. What the pool lacks is read from the
+    vault into the view, by one reader at a time, and lent to the pool.
+    Raises Busy when another one reads it for longer than `patience` seconds.
+    """
+    pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
+    async with browse.reading(pool, room) as (view, mark):
+        if mark and await _holds(edges, repo, snapshot, mark):
+            yield view
+            return
+    async with AsyncExitStack() as stack:
+        edges.progress.phase("filling the pool")
+        async with pool.filling(patience):
+            view, mark = await stack.enter_async_context(browse.reading(pool, room))
+            if not (mark and await _holds(edges, repo, snapshot, mark)):  # nobody has filled it meanwhile
+                last = await snapshots.latest(edges.db, repo.id) or snapshot
+                after, steps = await _lacking(edges, repo, mark, last)
+                if mark and not after:
+                    empty = view_.scratch_view(None, room, object_format=snapshot.object_format)
+                    view = await stack.enter_async_context(empty)
+                before = await browse.packs(view)
+                await fill(edges, view.path, last.object_format, steps)
+                await _lend(pool, view, before, mark, last, whole=not after)
+        yield view
+
+
+async def _holds(edges: Edges, repo: Repo, snapshot: Snapshot, mark: Mark) -> bool:
+    """Whether a pool of this mark holds what the snapshot reaches."""
+    epoch, number, manifest = mark
+    if epoch < snapshot.epoch or number < snapshot.number:
+        return False
+    if (number, manifest) == (snapshot.number, snapshot.manifest_sha256):
+        return True
+    held = await snapshots.get(edges.db, repo.id, number)
+    return held is not None and held.manifest_sha256 == manifest
+
+
+async def _lend(
+    pool: Pool, view: View, before: Collection[str], mark: Mark | None, last: Snapshot, *, whole: bool
+) -> None:
+    """Let the pool have the packs that a view got, unless somebody is at work on it: it is a cache."""
+    with suppress(Busy):
+        async with pool.lock(patience=0):
+            await pool.open_or_create()
+            await pool.clean()
+            if await pool.mark() != mark:
+                return
+            if whole:
+                await pool.empty()
+            await pool.link(view.objects / "pack", await browse.packs(view) - set(before))
+            await pool.set_mark(last.epoch, last.number, last.manifest_sha256)
 
 
 async def mended(edges: Edges, repo: Repo, work: Callable[[], Awaitable[T]]) -> T:
@@ -53,7 +120,7 @@ async def mended(edges: Edges, repo: Repo, work: Callable[[], Awaitable[T]]) -> 
 
     If this disk has damaged it, it is thrown away and the work done once more: the
     vault fills it anew. The pool is read whole then and never before, so the work
-    itself must find damage out. It must be safe to run twice, and hold the pool's lock by itself.
+    itself must find damage out. It must be safe to run twice, and take the pool's lock by itself.
     """
     try:
         return await work()

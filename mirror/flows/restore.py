@@ -19,7 +19,6 @@ from mirror.errors import Busy, Corrupt, NotFound, Origin, Refused, UsageError, 
 from mirror.flows import hydrate, steps
 from mirror.flows.edges import Edges
 from mirror.git import address, disk, pack, push, read, upstream, view
-from mirror.git.pool import Pool
 from mirror.git.push import Answer
 from mirror.git.view import View
 from mirror.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
@@ -29,6 +28,7 @@ from mirror.store.restores import Cause
 
 Bring = Mapping[RefName, bytes]  # new name -> the ref of the moment, or the commit, that gets it
 NOTHING: Final[Bring] = MappingProxyType({})
+PATIENCE: Final = 3600.0  # seconds with another restore, or a page, that reads the same from the vault
 Keep = Callable[[Remote], Awaitable[tuple[Repo, Snapshot]]]  # what a remote holds, before it is overwritten
 Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed"]
 _WILL: dict[str, Result] = {
@@ -292,17 +292,13 @@ async def reads_back(edges: Edges, path: Path, wanted: Refs) -> bool:
 
 @asynccontextmanager
 async def moment_of(edges: Edges, repo: Repo, snapshot: Snapshot, chosen: Refs) -> AsyncIterator[View]:
-    """A view of these refs over the repo's pool, which is filled from the vault as far as needed."""
-    latest = await snapshots.latest(edges.db, repo.id)
-    pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
-    async with pool.lock():
-        await pool.open_or_create()
-        await hydrate.warm(edges, repo, pool, latest)
+    """A view of these refs over all that is kept of the repo; a sync may grow its pool meanwhile."""
+    latest = await snapshots.latest(edges.db, repo.id) or snapshot
+    room = edges.disk.root / "restores"  # beside the scratch space of syncs, which empty theirs; see settle
+    async with hydrate.view_of(edges, repo, latest, room, PATIENCE) as moment:
         steps.reached("restore: pool filled")
-        # Beside the scratch space of syncs, which empty theirs; see settle.
-        async with view.scratch_view(pool, edges.disk.root / "restores") as moment:
-            await view.write_refs(moment.path, chosen)
-            yield moment
+        await view.write_refs(moment.path, chosen)
+        yield moment
 
 
 async def check_held(repo: Repo, moment: View, wanted: Refs) -> None:

@@ -60,7 +60,6 @@ async def reading(pool: Pool, room: Path) -> AsyncIterator[tuple[View, Mark | No
     Without a mark nobody knows what is in the pool, and the view is empty.
     Raises Busy when the pool changes faster than it can be looked at.
     """
-    await finish(lambda: _sweep(room))
     async with scratch_view(None, room, object_format=pool.object_format) as view:
         for _ in range(_TRIES):
             mark = await _mark(pool)
@@ -95,8 +94,12 @@ async def _mark(pool: Pool) -> Mark | None:
     return mark
 
 
-def _sweep(room: Path) -> None:
+async def sweep(room: Path) -> None:
     """Remove the views of processes that were killed long ago."""
+    await finish(lambda: _sweep(room))
+
+
+def _sweep(room: Path) -> None:
     try:
         with os.scandir(room) as found:
             old = [one.path for one in found if one.stat().st_mtime < time.time() - _ABANDONED]
@@ -128,6 +131,11 @@ def _stamp(pool: Path) -> Stamp | None:
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns
+
+
+async def packs(view: View) -> set[str]:
+    """The names of the packs that a view has, without their endings."""
+    return await finish(lambda: _indexes(view.objects / "pack"))
 
 
 def _indexes(packs: Path) -> set[str]:

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -49,16 +49,25 @@ class Pool:
 
         Raises Busy when somebody else holds it for longer than `patience` seconds.
         """
-        self._lock = await self._acquire(patience)
+        self._lock = await self._acquire(".lock", patience)
         try:
             yield
         finally:
             os.close(self._lock)
             self._lock = None
 
-    async def _acquire(self, patience: float) -> int:
+    @asynccontextmanager
+    async def filling(self, patience: float) -> AsyncIterator[None]:
+        """Be the only reader who reads from the vault what the pool lacks; no sync ever waits for that."""
+        held = await self._acquire(".filling.lock", patience)
+        try:
+            yield
+        finally:
+            os.close(held)
+
+    async def _acquire(self, ending: str, patience: float) -> int:
         # Beside the pool, as `destroy` removes the pool; and it stays: a removed lock file locks nobody out.
-        file = self.path.with_name(self.path.name + ".lock")
+        file = self.path.with_name(self.path.name + ending)
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -125,6 +134,17 @@ class Pool:
         for arrived in packs:
             for file in (arrived.pack, arrived.idx):  # the index last: git looks for indexes
                 os.replace(file, self._packs / file.name)
+
+    async def link(self, packs: Path, names: Collection[str]) -> None:
+        """Have these packs of a view on the same disk as well, which keeps them too."""
+        self._check_held()
+        await self._on_disk(lambda: self._link(packs, names))
+
+    def _link(self, packs: Path, names: Collection[str]) -> None:
+        for name in names:
+            for ending in (".pack", ".idx"):  # likewise
+                with suppress(FileExistsError):
+                    os.link(packs / (name + ending), self._packs / (name + ending))
 
     async def clean(self) -> None:
         """Remove what a killed run left: drafts, locks, packs without an index and indexes without a pack."""
