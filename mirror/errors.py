@@ -152,7 +152,14 @@ class Corrupt(EverrefError):
     kind = "corrupt"
 
 
-class GapInChain(Corrupt):
+class Damaged(Corrupt):
+    """Something of one repo in the vault is missing, or not what it was stored as."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, origin=Origin.VAULT)
+
+
+class GapInChain(Damaged):
     """The parts in the vault do not cover the pack log from its beginning to the wanted moment."""
 
 

@@ -28,6 +28,7 @@ from mirror.config import Settings
 from mirror.embedded import queue
 from mirror.errors import EverrefError, OurFault
 from mirror.flows import jobs as jobbing
+from mirror.flows import outages
 from mirror.flows import sweep as sweeping
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
@@ -106,7 +107,7 @@ class Hands:
         """Fill the free slots; how many were filled."""
         async with self._taking:
             room = self._slots - len(self._runs)
-            if not room:
+            if not room or self._edges.away:
                 return 0
             heavy = sum(run.heavy for run, _ in self._runs.values())
             left = max(0, self._slots - max(1, self._slots // KEPT_FREE) - heavy)
@@ -293,7 +294,14 @@ async def main(settings: Settings, ties: Ties) -> None:
             await hands.beat_once()
         listening = listen(edges, RedisSettings.from_dsn(redis_url), hands)
         working = asyncio.create_task(
-            _all(hands.work(), hands.beat(), sweep(edges, hands), tend(edges), listening)
+            _all(
+                hands.work(),
+                hands.beat(),
+                sweep(edges, hands),
+                tend(edges),
+                listening,
+                outages.watch(edges, hands.look),
+            )
         )
 
         def stop() -> None:

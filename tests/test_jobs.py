@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from mirror.errors import NetworkError, NotFound, Refused, UsageError
+from mirror.errors import NetworkError, NotFound, Origin, Refused, UsageError
 from mirror.flows import jobs as jobbing
 from mirror.flows import restore
 from mirror.keyring import BadKey, Keyring
@@ -121,11 +121,11 @@ async def test_credentials_go_when_the_job_ends(db: asyncpg.Pool) -> None:
         START,
         None,
     )
-    error = NetworkError("the target does not answer")
+    error = NetworkError("the target does not answer", origin=Origin.TARGET)
     await jobs.finish(db, ended.id, ended.attempt, "failed", START, NOTHING, failure=error)
     found = await jobs.by_id(db, ended.id)
     assert found and found.sealed is None
-    assert found.failure == JobFailure("network", "the target does not answer")
+    assert found.failure == JobFailure("network", "the target does not answer", Origin.TARGET)
 
 
 async def test_what_has_ended_cannot_be_cancelled(db: asyncpg.Pool) -> None:

@@ -8,11 +8,12 @@ from uuid import uuid4
 
 import pytest
 
+from mirror.errors import NetworkError, Origin
 from mirror.flows import sync
 from mirror.model import RefName, Repo, RepoId
 from mirror.people import Role
 from mirror.plan import Wrote
-from mirror.store import drills, home, jobs, notices, repos, restores, runs
+from mirror.store import drills, home, jobs, notices, outages, repos, restores, runs
 from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
@@ -302,3 +303,24 @@ async def test_without_a_worker_nothing_is_shown_as_well(site: Site) -> None:
     page = (await browser.get("/ann")).text
     assert "<h1>Nothing new is being saved</h1>" in page
     assert "no worker is running" in page
+
+
+async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site: Site) -> None:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    db, now = site.mirror.edges.db, site.mirror.clock.now
+    for name in ("api", "web"):
+        repo = await repos.add(db, team.id, f"acme/{name}", f"https://x.example/{name}", now)
+        await repos.touch_protected(db, repo.id, now)
+    error = NetworkError("the vault at s3.example stopped answering", origin=Origin.VAULT)
+    assert await outages.begin(db, "", error, now)
+    assert not await outages.begin(db, "", error, now)
+    browser = await site.signed_in(ann)
+    page = (await browser.get("/ann")).text
+    assert page.count("the vault does not answer") == 1
+    assert "<h1>Nothing new is being saved</h1>" in page
+    assert "s3.example" not in page
+    assert (await browser.get("/status")).text.count("does not answer") >= 1
+    (outage,) = await outages.now(db)
+    assert await outages.end(db, outage, now) and not await outages.end(db, outage, now)
+    assert "2 repositories, protected" in (await browser.get("/ann")).text

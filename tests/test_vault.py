@@ -110,6 +110,11 @@ async def test_a_small_object_is_put_at_once(vault: Vault) -> None:
     assert await vault.get("a/small.json") == b"{}\n"
 
 
+async def test_a_vault_that_works_says_so_and_keeps_nothing_of_the_question(vault: Vault) -> None:
+    await vault.probe()
+    assert await nothing_is_left(vault)
+
+
 async def test_one_write_may_hold_many_parts(vault: Vault) -> None:
     await upload(vault, "object", PARTS, chunk=len(PARTS))
     assert await vault.get("object") == PARTS

@@ -188,6 +188,18 @@ async def test_every_question_gives_up_in_one_line(hasty: S3Vault, proxy: FaultP
     await asyncio.gather(*map(gives_up, questions))
 
 
+@pytest.mark.parametrize("step", steps[:2])
+async def test_a_vault_that_takes_nothing_new_does_not_work(
+    vault: S3Vault, proxy: FaultProxy, step: When
+) -> None:
+    proxy.fail(step, faults.says(403, "AccessDenied"))
+    with pytest.raises(EverrefError):
+        await vault.probe()
+    proxy.heal()
+    await vault.probe()
+    assert await vault.unfinished() == []
+
+
 @pytest.mark.parametrize("fault", [faults.cut(after=0), faults.stall(after=0)], ids=["cut", "stall"])
 async def test_a_read_that_gets_no_further_gives_up(hasty: S3Vault, proxy: FaultProxy, fault: Fault) -> None:
     await hasty.put("a/object", b"bytes")

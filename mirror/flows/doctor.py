@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from mirror import store
 from mirror.errors import EverrefError
 from mirror.flows.edges import Edges
-from mirror.store import repos
+from mirror.store import outages, repos
+from mirror.store.outages import Outage
 
 _LOW_SPACE = 1 << 30  # bytes of free disk below which a person should know
 
@@ -29,6 +30,7 @@ async def doctor(edges: Edges) -> list[Finding]:
         *await _vault(edges),
         _disk(edges),
         _keys(edges),
+        *[_outage(one) for one in await outages.now(edges.db)],
         await _repos(edges),
     ]
 
@@ -62,6 +64,12 @@ async def _vault(edges: Edges) -> list[Finding]:
     )
     found.append(Finding("vault: object lock", "yes" if can.object_lock else "no", True))
     return found
+
+
+def _outage(one: Outage) -> Finding:
+    where = f"{one.origin} of {one.place}" if one.place else str(one.origin)
+    words = f"away since {one.since:%Y-%m-%d %H:%M} UTC: {one.message}"
+    return Finding(where, words, False, "workers wait for it, and go on by themselves once it is back")
 
 
 def _disk(edges: Edges) -> Finding:

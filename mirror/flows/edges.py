@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,7 +12,7 @@ import asyncpg
 
 from mirror import store
 from mirror.config import Settings
-from mirror.errors import UsageError
+from mirror.errors import Origin, UsageError
 from mirror.flows import keys
 from mirror.forges import open as opening
 from mirror.forges.open import Forges
@@ -56,6 +56,7 @@ class Edges:
     clock: Callable[[], datetime]
     progress: Progress
     identity: "Identity | None" = None  # None: nobody asks
+    away: set[Origin] = field(default_factory=set, compare=False)  # vault, this disk: flows/outages
 
 
 class Identity(Protocol):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from mirror import compaction
+from mirror import backoff, compaction
 from mirror.errors import (
     Busy,
     Cancelled,
@@ -24,10 +24,11 @@ from mirror.errors import (
     EverrefError,
     LimitReached,
     NotFound,
+    Origin,
     OurFault,
     Refused,
 )
-from mirror.flows import compact, drill, moment, restore, target, undo, verify
+from mirror.flows import compact, drill, moment, outages, restore, target, undo, verify
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.restore import Restored
@@ -51,6 +52,7 @@ LINES_KEPT: Final = 100  # of what a drill or a verification found
 AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
 REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
 BUNDLE_KEPT: Final = timedelta(days=1)
+_MOMENT: Final = timedelta(seconds=2)  # before a run that waits is taken up again at the earliest
 
 log = logging.getLogger("mirror.jobs")
 
@@ -220,7 +222,11 @@ class _Watch:
                 await self._show()
             short = _shortcoming(run.kind, result)
             return await self._finish("failed" if short else "done", result, short)
+        if await outages.met(edges, error):
+            return await self._hand_back(_MOMENT, f"{error} (waits until that is over)", counted=False)
         log.warning("%s of %s: %s", run.kind, run.repo_id, error)
+        if run.kind == "sync" and not syncing.is_its_own(error):
+            return await self._put_off(error)
         if run.kind == "sync":
             if error is not raised or isinstance(error, _TooLong):
                 await syncing.record_failure(edges, run.repo_id, error)
@@ -231,10 +237,24 @@ class _Watch:
             return await self._hand_back(timedelta(seconds=wait), f"{error} (tried again in {wait:.0f} s)")
         await self._finish("failed", failure=error)
 
-    async def _hand_back(self, wait: timedelta | None, note: str) -> None:
+    async def _put_off(self, error: EverrefError) -> None:
+        """Try a sync again that failed by nothing of its repo's, and by nothing that all repos share.
+
+        Where the vault, the database or a disk fails for this one repo only, again and again, it
+        is recorded at the repo in the end, as nobody would see it else.
+        """
+        await self._show()
+        attempt = self._job.attempt if self._job is not None else 1
+        if attempt >= ATTEMPTS and error.origin is not Origin.FORGE:
+            await syncing.record_failure(self._edges, self._run.repo_id, error)
+            return await self._finish("failed", failure=error)
+        wait = backoff.wait("network", attempt, random.random())
+        await self._hand_back(wait, f"{error} (tried again later)")
+
+    async def _hand_back(self, wait: timedelta | None, note: str, *, counted: bool = True) -> None:
         if self._job is not None:
             due = None if wait is None else self._edges.clock() + wait
-            await jobs.again(self._edges.db, self._job.id, self._job.attempt, due, note)
+            await jobs.again(self._edges.db, self._job.id, self._job.attempt, due, note, counted=counted)
 
     async def _finish(
         self, state: State, result: Result | None = None, failure: EverrefError | None = None

@@ -17,7 +17,7 @@ from uuid import UUID
 import aiohttp
 
 from mirror import refs
-from mirror.errors import EverrefError
+from mirror.errors import SHARED, Corrupt, EverrefError
 from mirror.flows import compact, describe, excluded, hookcare, jobs, notes, prune, relist, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
@@ -26,7 +26,7 @@ from mirror.flows.turn import turn
 from mirror.git import address, upstream
 from mirror.model import Reason, Remote, Repo, RepoId
 from mirror.schedule import next_look
-from mirror.store import chores, hooks, parts, repos, schedules, sessions, snapshots
+from mirror.store import chores, hooks, outages, parts, repos, schedules, sessions, snapshots
 from mirror.store import jobs as job_rows
 from mirror.store.schedules import Due, Looked
 
@@ -213,6 +213,7 @@ async def _forget(edges: Edges) -> None:
     await chores.forget_requests(edges.db, now - REQUESTS_KEPT)
     await sessions.sweep(edges.db, now)
     await chores.forget_links(edges.db, now - LINKS_KEPT)
+    await outages.forget_before(edges.db, now - JOBS_KEPT)
 
 
 async def _prune(edges: Edges) -> None:
@@ -221,6 +222,8 @@ async def _prune(edges: Edges) -> None:
         try:
             await prune.prune(edges, prune.GRACE, repo, patience=0)
         except EverrefError as error:  # the others have their turn, this one the next time
+            if error.origin in SHARED and not isinstance(error, Corrupt):
+                raise  # they would fail likewise
             log.warning("prune of %s: %s", repo.id, error)
 
 

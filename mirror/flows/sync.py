@@ -23,7 +23,7 @@ from mirror.errors import (
     Origin,
     Refused,
 )
-from mirror.flows import connections, excluded, hydrate, request, settle, steps
+from mirror.flows import connections, excluded, hydrate, outages, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import Rescued, rescue, without_snapshot
 from mirror.flows.take import Moment, Taking, take
@@ -67,9 +67,9 @@ async def sync(
 
     Safe to run twice: the refs are compared with the last *recorded* ones, and a
     manifest that was stored but not recorded is replayed by step 1. The wish that
-    was open at the beginning is served by it, whoever called. A failure is recorded
-    with its class, and with when automatic tries go on. `secret` is for this once,
-    and goes before what is kept for the repo.
+    was open at the beginning is served by it, whoever called. A failure of
+    the repo's is recorded with its class, and with when automatic tries go on. `secret` is for
+    this once, and goes before what is kept for the repo.
     """
     repo = await repos.get(edges.db, repo_id)
     async with turn(edges, repo, patience) as lease:
@@ -92,8 +92,16 @@ async def sync(
         except Busy:
             raise  # another run is at work: no failure of the repo's
         except EverrefError as error:
-            await record_failure(edges, repo.id, error)
+            if is_its_own(error):
+                await record_failure(edges, repo.id, error)
             raise
+
+
+def is_its_own(error: EverrefError) -> bool:
+    """Whether a failure is the repo's: the vault, the database, a disk or a forge's API is none of it."""
+    if error.origin is Origin.FORGE:
+        return error.permanent  # its connection must be made anew, or the forge says no to this repo
+    return not outages.is_shared(error)
 
 
 async def record_failure(edges: Edges, repo_id: RepoId, error: EverrefError) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, NewType, cast
 from uuid import UUID, uuid4
 
-from mirror.errors import EverrefError, NotFound
+from mirror.errors import EverrefError, NotFound, Origin
 from mirror.keyring import Keyring
 from mirror.model import RepoId, Secret
 from mirror.progress import Phase, Seen
@@ -28,6 +28,7 @@ class JobFailure:
 
     kind: str  # the class, in the words of mirror/errors.py
     message: str
+    origin: Origin | None = None  # whose failure it was; None: nobody said
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ async def finish(
         update job set
           phase = $3, done = $4, total = $5, unit = $6, bytes = $7, phases = $8, notes = $9,
           state = $10, finished_at = $11, result = coalesce($12, result),
-          failure_class = $13, failure_message = $14,
+          failure_class = $13, failure_message = $14, failure_origin = $15,
           sealed = null
         where id = $1 and attempt = $2 and state = 'running'
         """,
@@ -184,6 +185,7 @@ async def finish(
         None if result is None else json.dumps(dict(result)),
         failure.kind if failure else None,
         storable(str(failure)) if failure else None,
+        failure.origin if failure else None,
     )
     return done == "UPDATE 1"
 
@@ -204,8 +206,12 @@ async def note(db: Db, job_id: JobId, attempt: int, found: Mapping[str, Any]) ->
 
 
 @translating
-async def again(db: Db, job_id: JobId, attempt: int, due_at: datetime | None, note: str | None) -> bool:
+async def again(
+    db: Db, job_id: JobId, attempt: int, due_at: datetime | None, note: str | None, *, counted: bool = True
+) -> bool:
     """Give a running job back, to be started not before `due_at`. False: it is not this run's any more.
+
+    Not `counted`: it is as if it had not been started, as what failed was none of its doing.
 
     One that somebody wants to stop is given back too, and cancelled when it is taken up. A sync that
     somebody asked for meanwhile takes its place; then it is False as well.
@@ -214,7 +220,8 @@ async def again(db: Db, job_id: JobId, attempt: int, due_at: datetime | None, no
         """
         update job set
           state = 'queued', due_at = $3, phase = null, done = null, total = null, unit = null,
-          notes = case when $4::text is null then notes else notes || $4::text end
+          notes = case when $4::text is null then notes else notes || $4::text end,
+          attempt = attempt - case when $5::boolean then 0 else 1 end
         where id = $1 and attempt = $2 and state = 'running' and not exists (
           select from job as other
           where other.repo_id = job.repo_id and other.kind = job.kind and other.state = 'queued'
@@ -225,6 +232,7 @@ async def again(db: Db, job_id: JobId, attempt: int, due_at: datetime | None, no
         attempt,
         due_at,
         None if note is None else storable(note),
+        counted,
     )
     return done == "UPDATE 1"
 
@@ -338,7 +346,10 @@ def _seen(seen: Seen) -> Sequence[object]:
 def _job(row: Any) -> Job:
     failure = None
     if row["failure_class"] is not None:
-        failure = JobFailure(row["failure_class"], row["failure_message"])
+        origin = row["failure_origin"]
+        failure = JobFailure(
+            row["failure_class"], row["failure_message"], None if origin is None else Origin(origin)
+        )
     return Job(
         id=JobId(UUID(bytes=row["id"].bytes)),
         repo_id=RepoId(UUID(bytes=row["repo_id"].bytes)),

@@ -110,6 +110,9 @@ class Vault(Protocol):
     async def capabilities(self) -> Capabilities:
         """What the store can do, found out by trying; asked once."""
 
+    async def probe(self) -> None:
+        """Raises what keeps objects from being read or written at all now; leaves nothing behind."""
+
     def describe(self) -> str:
         """Where it is, in words for a person, without credentials."""
 

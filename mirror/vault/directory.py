@@ -195,6 +195,10 @@ class DirectoryVault:
     async def capabilities(self) -> Capabilities:
         return Capabilities(conditional_create=True, checksums=False, object_lock=False, versioning=False)
 
+    async def probe(self) -> None:
+        draft = _Draft(self._root, f"probe-{secrets.token_hex(8)}")
+        await _finished(_in_thread(draft.probe))
+
     def describe(self) -> str:
         return f"the directory {self._root}"
 
@@ -254,6 +258,15 @@ class _Draft:
             self.begin()
             self.write([data])
             self.commit()
+        finally:
+            self.close()
+
+    def probe(self) -> None:
+        try:
+            self.begin()
+            with _explained(self._root):
+                os.posix_fallocate(self._fd, 0, CHUNK)
+                os.fsync(self._fd)
         finally:
             self.close()
 

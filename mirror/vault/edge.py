@@ -71,6 +71,10 @@ class Edge:
     async def capabilities(self) -> Capabilities:
         return await self._store.capabilities()
 
+    @_mine
+    async def probe(self) -> None:
+        await self._store.probe()
+
     def describe(self) -> str:
         return self._store.describe()
 

@@ -280,6 +280,16 @@ class S3Vault:
         except (Refused, BadCredentials, NetworkError):  # many stores do not know the question
             return False
 
+    async def probe(self) -> None:
+        # An upload that is never completed leaves nothing, where objects cannot be deleted neither.
+        key = f"{_PROBE}{secrets.token_hex(8)}"
+        upload_id = await self.begin(key, key)
+        try:
+            await self.upload(key, upload_id, 1, b"some bytes")
+        finally:
+            await self.abort(key, upload_id)
+        await self._head(key)
+
     def describe(self) -> str:
         return self._bucket.describe(self._root)
 

@@ -1,7 +1,7 @@
 """The home of a team: whether all of it is protected, what needs somebody, and every repo."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from math import log2
 from typing import Final, Literal, cast, get_args
@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from mirror import words
-from mirror.store import home, notices, runs, teams
+from mirror.errors import Origin
+from mirror.store import home, notices, outages, runs, teams
 from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
 from mirror.store.notices import Notice
 from mirror.web import pages
@@ -68,6 +69,12 @@ UNSAVED: Final = Need(
 )
 
 
+AWAY: Final[Mapping[Origin, str]] = {
+    Origin.VAULT: "the vault does not answer",
+    Origin.DISK: "a worker's disk is full or broken",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Strip:
     """The last days as paths of an SVG, by what they stand for, and the same in words."""
@@ -94,7 +101,7 @@ async def repositories(visit: Visit) -> Response:
     summary = await home.summary(db, team.id)
     if not summary.total:
         return visit.render("home.html", summary=summary, mark=mark(summary), title="Nothing is kept yet")
-    alive = await runs.is_anyone_alive(db)
+    held_up = await _held_up(visit)
     forced = await home.forced_lately(db, team.id, visit.now - LATELY)
     number = _number(visit.query.get("page", ""))
     state, order = _state(asked["state"]), _order(asked["sort"])
@@ -114,10 +121,10 @@ async def repositories(visit: Visit) -> Response:
     )
     return visit.render(
         "home.html",
-        title=sentence(summary) if alive else UNSAVED.title,
+        title=UNSAVED.title if held_up else sentence(summary),
         summary=summary,
-        mark=mark(summary, alive),
-        needs=[*(() if alive else (UNSAVED,)), *await _needs(visit, summary, forced)],
+        mark=mark(summary, held_up),
+        needs=[*((held_up,) if held_up else ()), *await _needs(visit, summary, forced)],
         most=NEEDS,
         rows=rows,
         matches=matches,
@@ -142,16 +149,32 @@ async def live(visit: Visit) -> Response:
     """That something changed, as it happens; the page asks for itself again then."""
 
     async def look() -> tuple[str, bool]:
-        db = visit.edges.db
-        return mark(await home.summary(db, visit.of_team().id), await runs.is_anyone_alive(db)), False
+        summary = await home.summary(visit.edges.db, visit.of_team().id)
+        return mark(summary, await _held_up(visit)), False
 
     return await follow(visit, look)
 
 
-def mark(summary: Summary, alive: bool = True) -> str:
+async def _held_up(visit: Visit) -> Need | None:
+    """Why nothing new is saved, of no repo: no worker runs, or what they all need is away. None: it is."""
+    if not await runs.is_anyone_alive(visit.edges.db):
+        return UNSAVED
+    for one in await outages.now(visit.edges.db):
+        began = words.ago(one.since, visit.now)
+        return replace(
+            UNSAVED,
+            chip=AWAY[one.origin],
+            why=f"That began {began}. What was saved is safe; pushes wait, and are saved once it is back.",
+        )
+    return None
+
+
+def mark(summary: Summary, held_up: Need | None = None) -> str:
     """What is another one whenever the home has something new to show."""
     saved = "" if summary.saved_at is None else summary.saved_at.isoformat()
-    return " ".join([saved, str(alive), *(str(number) for number in summary.states.values())])
+    return " ".join(
+        [saved, held_up.chip if held_up else "", *(str(number) for number in summary.states.values())]
+    )
 
 
 async def dismiss(visit: Visit) -> Response:

@@ -1,6 +1,7 @@
 """Whether every part of the service answers: for people, and for the machines that watch it."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from mirror.errors import EverrefError, Origin
+from mirror.store import outages
 from mirror.web.frame import Needs, Outside, Visit, Way
 
 ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
@@ -24,6 +27,8 @@ class Health:
     database: bool
     queue: bool
     worker: bool  # one of them at least said so of late
+    vault: bool  # no worker found it away
+    disk: bool  # no worker found its own full or broken
 
     @property
     def ready(self) -> bool:
@@ -32,7 +37,7 @@ class Health:
 
     @property
     def well(self) -> bool:
-        return self.ready and self.worker
+        return self.ready and self.worker and self.vault and self.disk
 
 
 async def status(visit: Visit) -> Response:
@@ -51,7 +56,8 @@ def probes(outside: Outside) -> list[Route]:
     async def readyz(request: Request) -> Response:
         """What this process needs answers too."""
         health = await look(outside.edges.db, outside.queue)
-        parts = {"database": health.database, "queue": health.queue, "worker": health.worker}
+        names = ("database", "queue", "worker", "vault", "disk")
+        parts = {name: getattr(health, name) for name in names}
         return JSONResponse({"ready": health.ready} | parts, status_code=200 if health.ready else 503)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]
@@ -59,8 +65,23 @@ def probes(outside: Outside) -> list[Route]:
 
 async def look(db: asyncpg.Pool, queue: Redis) -> Health:
     """Ask every part whether it is there."""
-    database, queued = await asyncio.gather(_database_answers(db), _workers(queue))
-    return Health(database=database, queue=queued is not None, worker=bool(queued))
+    database, queued, away = await asyncio.gather(_database_answers(db), _workers(queue), _away(db))
+    return Health(
+        database=database,
+        queue=queued is not None,
+        worker=bool(queued),
+        vault=Origin.VAULT not in away,
+        disk=Origin.DISK not in away,
+    )
+
+
+async def _away(db: asyncpg.Pool) -> Collection[Origin]:
+    """What workers found away; nothing where the database does not tell."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return {one.origin for one in await outages.now(db)}
+    except (EverrefError, TimeoutError):
+        return ()
 
 
 async def _database_answers(db: asyncpg.Pool) -> bool:

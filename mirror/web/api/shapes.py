@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from msgspec import UNSET, Meta, UnsetType, field
 
 from mirror import objects, refs
+from mirror.errors import Origin
 from mirror.flows import browse
 from mirror.flows import choose as choosing
 from mirror.flows import restore as restoring
@@ -301,6 +302,12 @@ class Failure(Answer, frozen=True, kw_only=True):
 
     kind: str = field(name="class")
     message: str
+
+
+class JobFailure(Failure, frozen=True, kw_only=True):
+    """Why a job failed."""
+
+    origin: Annotated[Origin | None, Meta(description="whose failure it was")]
 
 
 class RepoFailure(Failure, frozen=True, kw_only=True):
@@ -784,7 +791,7 @@ class Job(Answer, frozen=True, kw_only=True):
     phases: list[Phase]
     notes: list[str]
     result: dict[str, Any] | None
-    failure: Failure | None
+    failure: JobFailure | None
 
     @classmethod
     def of(cls, one: jobs.Job, repo: str) -> "Job":
@@ -812,7 +819,7 @@ class Job(Answer, frozen=True, kw_only=True):
             result=None if one.result is None else dict(one.result),
             failure=None
             if one.failure is None
-            else Failure(kind=one.failure.kind, message=one.failure.message),
+            else JobFailure(kind=one.failure.kind, message=one.failure.message, origin=one.failure.origin),
         )
 
 

@@ -1,0 +1,123 @@
+"""Noticing that the vault, the database or this machine's disk is away, and that it is back.
+
+Who calls: flows/jobs, when a run failed by one of them; the worker, which takes nothing up meanwhile.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from mirror.errors import SHARED, Damaged, EverrefError, NetworkError, Origin
+from mirror.flows.edges import Edges
+from mirror.git.disk import disk_error
+from mirror.store import outages
+from mirror.store.outages import Outage
+
+LOOK_SECONDS: Final = 5.0  # between two looks whether what is away is back
+_ROOM: Final = 1 << 20  # bytes; a disk that has less is full
+
+log = logging.getLogger("mirror.outages")
+
+
+def is_shared(error: EverrefError) -> bool:
+    """Whether something failed that all repos share: nothing that the repo at hand could be blamed for.
+
+    A part of its history that is damaged in the vault is its own trouble, and nobody else's.
+    """
+    return error.origin in SHARED and not isinstance(error, Damaged)
+
+
+async def met(edges: Edges, error: EverrefError) -> bool:
+    """Whether what failed is away for everybody, so that this run waits as all others do.
+
+    A failure may be of one object only, so the vault and the disk are asked by
+    themselves: only what fails then too is away. Whoever notices it first tells of it.
+    Safe to run twice, also at once.
+    """
+    if error.origin is Origin.DATABASE:
+        return isinstance(error, NetworkError)
+    if not is_shared(error):
+        return False
+    if error.origin in edges.away:
+        return True
+    found = await _fails(edges, error.origin)
+    if found is None:
+        return False
+    edges.away.add(error.origin)
+    if await outages.begin(edges.db, _place(error.origin), found, edges.clock()):
+        log.error("the %s is away, and whatever needs it waits: %s", error.origin, found)
+    return True
+
+
+async def look(edges: Edges) -> bool:
+    """See what is away now, and ask it whether it is back where that is due; tells if nothing is away."""
+    found = await outages.at(edges.db, _machine())
+    edges.away.clear()
+    for outage in found:
+        if not await _is_back(edges, outage):
+            edges.away.add(outage.origin)
+    return not edges.away
+
+
+async def _is_back(edges: Edges, outage: Outage) -> bool:
+    if not await outages.ask(edges.db, outage, timedelta(seconds=LOOK_SECONDS)):
+        return False
+    if await _fails(edges, outage.origin) is not None:
+        return False
+    if await outages.end(edges.db, outage, edges.clock()):
+        log.warning("the %s is back after %s", outage.origin, edges.clock() - outage.since)
+    return True
+
+
+async def watch(edges: Edges, back: Callable[[], None]) -> None:
+    """Keep `edges.away` true until cancelled; `back` is called when nothing is away any more."""
+    while True:
+        waited = bool(edges.away)
+        with suppress(EverrefError):  # the database is away itself, and the worker tells of that
+            if await look(edges) and waited:
+                back()
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _fails(edges: Edges, origin: Origin) -> EverrefError | None:
+    """What keeps the vault or this disk from being used at all; None: it can be."""
+    try:
+        if origin is Origin.VAULT:
+            await edges.vault.probe()
+        else:
+            await asyncio.to_thread(_probe, edges.disk.root)
+    except EverrefError as error:
+        error.came_from(origin)
+        return error
+    return None
+
+
+def _probe(root: Path) -> None:
+    path = root / f".probe-{secrets.token_hex(8)}"
+    try:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _ROOM)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        finally:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(root, error) from None
+
+
+def _place(origin: Origin) -> str:
+    return "" if origin is Origin.VAULT else _machine()
+
+
+def _machine() -> str:
+    return socket.gethostname()
