@@ -11,6 +11,7 @@ from mirror.model import RepoId
 
 README: Final = "README.txt"
 RESTORE: Final = "restore.sh"
+EXPORTS: Final = "exports/"  # what the keys of bundles to download begin with; no repo's id does
 
 _ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 _BUNDLE: Final = re.compile(_ID + r"/bundles/([0-9]{4})-([0-9]{10})-([0-9]{10})-([0-9a-f]{16})\.bundle")
@@ -97,6 +98,11 @@ def notes_prefix(repo_id: RepoId) -> str:
 def note_key(repo_id: RepoId, at: datetime, unique: str) -> str:
     """The key of a note that was written then; keys sort as the moments do."""
     return f"{repo_id}/notes/{at.astimezone(UTC):{_NOTE_TIME}}-{unique}.json"
+
+
+def export_key() -> str:
+    """A new key for a bundle to download, which nobody can guess."""
+    return f"{EXPORTS}{secrets.token_hex(32)}.bundle"
 
 
 def unique() -> str:

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from mirror.errors import NetworkError, NotFound, Origin, Refused, UsageError
+from mirror.flows import export, restore
 from mirror.flows import jobs as jobbing
-from mirror.flows import restore
 from mirror.keyring import BadKey, Keyring
 from mirror.model import Repo, RepoId, Secret
 from mirror.progress import Meter, Phase, Seen
@@ -237,12 +237,15 @@ async def test_a_restore_that_a_target_refuses_says_so_ref_by_ref(
 async def test_a_bundle_waits_to_be_fetched_and_is_the_moment(mirror: Mirror, work: Work) -> None:
     repo = await backed_up(mirror, work)
     job = await done(mirror, await jobbing.ask(mirror.edges, repo.id, "bundle", {"snapshot": 1}))
-    path = jobbing.bundle_file(mirror.edges.disk.root, job.id)
-    assert job.result and job.result["bytes"] == path.stat().st_size
-    assert job.result["file"] == path.name and job.state == "done"
+    made = export.of(job, mirror.clock())
+    assert made and job.result and job.result["bytes"] == made.bytes
+    path = mirror.place / "x.bundle"
+    path.write_bytes(await mirror.edges.vault.get(made.key))
+    assert path.stat().st_size == made.bytes
     copy = mirror.place / "copy.git"
     run_git("clone", "-q", "--mirror", path, copy)
     assert refs_of(copy) == work.refs()
+    assert export.of(job, mirror.clock.now + export.KEPT) is None
 
 
 async def test_a_drill_and_a_verification_keep_what_they_found(mirror: Mirror, work: Work) -> None:

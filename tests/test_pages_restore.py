@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest_asyncio
 
 from mirror.config import App
 from mirror.flows import connections, sync
-from mirror.flows.jobs import BUNDLE_KEPT
+from mirror.flows.export import KEPT as BUNDLE_KEPT
 from mirror.forges.contract import Tokens
 from mirror.model import RefName, Repo
 from mirror.people import Role
@@ -21,6 +22,7 @@ from mirror.store import audit, repos, teams
 from mirror.store.connections import Connection
 from mirror.store.people import Person
 from mirror.store.teams import Team
+from mirror.vault.directory import DirectoryVault
 from mirror.web.restore import Row, groups
 from mirror.worker import Hands
 from tests.parts.forges import GitHub, GitLab
@@ -254,9 +256,33 @@ async def test_a_bundle_is_made_and_fetched_in_pieces_that_git_clones(
     run_git("clone", "-q", "--mirror", file, tmp_path / "x.git")
     assert refs_of(tmp_path / "x.git")[MAIN] == restoring.lost
     assert (await restoring.actions()).count("restore.download") == 1
+    disk = restoring.site.mirror.edges.disk.root
+    assert not (disk / "bundles").exists()  # the vault has it, which any web process reads
     restoring.site.mirror.clock.now += BUNDLE_KEPT
     await restoring.sure()
     assert (await restoring.browser.get(address)).status_code == 404
+
+
+async def test_a_bundle_is_handed_over_by_the_store_where_it_can(
+    restoring: Restoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = await restoring.done(await restoring.browser.post(f"{HERE}/bundles?at=%231"))
+    asked: list[tuple[str, timedelta, str]] = []
+
+    async def presign(self: DirectoryVault, key: str, expires: timedelta, filename: str) -> str:
+        asked.append((key, expires, filename))
+        return "https://store.example/exports/x?X-Amz-Signature=abc"
+
+    monkeypatch.setattr(DirectoryVault, "presign", presign)
+    answer = await restoring.browser.get(link(told, "Download"))
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "https://store.example/exports/x?X-Amz-Signature=abc"
+    ((key, expires, filename),) = asked
+    assert re.fullmatch(r"exports/[0-9a-f]{64}\.bundle", key) and expires == timedelta(minutes=15)
+    assert filename == "acme-api-1.bundle" and key.split("/")[1] not in told
+    assert (await restoring.actions()).count("restore.download") == 1
+    head = await restoring.browser.client.head(link(told, "Download"))
+    assert head.status_code == 200 and int(head.headers["content-length"]) > 0
 
 
 async def test_a_viewer_restores_nothing_and_another_team_finds_nothing(

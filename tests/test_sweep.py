@@ -269,7 +269,10 @@ async def test_what_killed_runs_left_on_the_disk_goes(mirror: Mirror, work: Work
     repo = (await mirror.backup(work)).repo
     disk = mirror.edges.disk
     old = mirror.clock.now.timestamp() - 10 * 24 * 3600
-    view, bundle = disk.root / "restores" / "view-dead", jobbing.bundle_file(disk.root, jobs.new_id())
+    view, bundle = (
+        disk.root / "restores" / "view-dead",
+        disk.root / "bundles" / "an-earlier-version.bundle",
+    )
     scratch, busy = disk.scratch(repo.id), disk.root / "restores" / "view-alive"
     for directory in (view, scratch, busy, bundle.parent):
         directory.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from mirror.errors import (
     Refused,
     UsageError,
 )
-from mirror.vault import Capabilities, Vault, open_vault
+from mirror.vault import Capabilities, Vault, bucket, open_vault
 from mirror.vault.directory import DirectoryVault
 from mirror.vault.s3 import PART, S3Vault, part_size
 from tests.parts.s3 import SECRET_KEY, S3Server, client
@@ -448,7 +448,8 @@ async def test_object_lock_is_seen(s3_server: S3Server, s3_credentials: None) ->
 async def test_a_link_downloads_an_object_under_a_name_for_so_long(
     s3_server: S3Server, s3_credentials: None
 ) -> None:
-    async with open_vault(s3_server.url(), "unused") as vault, aiohttp.ClientSession() as browser:
+    url = f"{s3_server.url()}&presign=on"
+    async with open_vault(url, "unused") as vault, aiohttp.ClientSession() as browser:
         await vault.put("a/object.bundle", b"bytes")
         link = await vault.presign("a/object.bundle", timedelta(minutes=15), 'my "é".bundle')
         assert link and parse_qs(urlsplit(link).query)["X-Amz-Expires"] == ["900"]
@@ -460,6 +461,32 @@ async def test_a_link_downloads_an_object_under_a_name_for_so_long(
             )
         async with browser.get(link.replace("a/object.bundle", "a/other.bundle")) as answer:
             assert answer.status == 403
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "public"),
+    [
+        ("https://s3.eu-central-1.amazonaws.com", True),
+        ("https://s3.example.com:9000", True),
+        ("https://93.184.216.34", True),
+        ("http://s3.example.com", False),
+        ("https://minio:9000", False),
+        ("https://s3.cluster.local", False),
+        ("https://10.1.2.3", False),
+        ("https://[::1]:9000", False),
+        ("http://127.0.0.1:8333", False),
+    ],
+)
+def test_links_are_given_where_browsers_reach_the_store(endpoint: str, public: bool) -> None:
+    assert bucket.is_public(endpoint) == public
+
+
+async def test_a_store_that_browsers_do_not_reach_gives_no_link(
+    s3_server: S3Server, s3_credentials: None
+) -> None:
+    for option in ("", "&presign=off"):
+        async with open_vault(s3_server.url() + option, "unused") as vault:
+            assert await vault.presign("a/object.bundle", timedelta(minutes=15), "x.bundle") is None
 
 
 async def test_a_directory_has_no_links(directory: Vault) -> None:
@@ -501,6 +528,7 @@ async def test_a_vault_says_where_it_is(tmp_path: Path, s3_server: S3Server, s3_
         ("s3://bucket/a?endpoint_url=http://x:port", "endpoint_url must be an address"),
         ("s3://bucket/a?endpoint_url=http://[x", "endpoint_url must be an address"),
         ("s3://bucket/a?read_timeout=soon", "read_timeout must be a number"),
+        ("s3://bucket/a?presign=maybe", "presign must be on or off"),
         ("s3://bucket/a?attempts=0", "attempts must be a number"),
     ],
 )

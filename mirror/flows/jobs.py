@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,7 +27,7 @@ from mirror.errors import (
     OurFault,
     Refused,
 )
-from mirror.flows import compact, drill, moment, outages, restore, target, undo, verify
+from mirror.flows import compact, drill, export, moment, outages, restore, target, undo, verify
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.restore import Restored
@@ -51,7 +50,6 @@ PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken
 LINES_KEPT: Final = 100  # of what a drill or a verification found
 AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
 REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
-BUNDLE_KEPT: Final = timedelta(days=1)
 _MOMENT: Final = timedelta(seconds=2)  # before a run that waits is taken up again at the earliest
 
 log = logging.getLogger("mirror.jobs")
@@ -113,11 +111,6 @@ async def retry(
     if job.state not in jobs.ENDED:
         raise Refused("this job has not ended yet; cancel it first")
     return await ask(edges, job.repo_id, job.kind, job.asked, person_id=person_id, secret=secret)
-
-
-def bundle_file(root: Path, job_id: JobId) -> Path:
-    """Where the bundle of a job waits to be fetched, for BUNDLE_KEPT."""
-    return root / "bundles" / f"{job_id}.bundle"
 
 
 async def run(edges: Edges, run: Run) -> None:
@@ -362,24 +355,13 @@ async def _verify(edges: Edges, run: Run) -> Result:
 
 
 async def _bundle(edges: Edges, run: Run) -> Result:
-    """Make a bundle in a file, from where it can be fetched for a while."""
+    """Make a bundle, which can be fetched for a while."""
     repo, snapshot = await _moment(edges, run)
     job = _job_of(run)
-    path = bundle_file(edges.disk.root, job.id)
-    await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
-    done = await restore.to_bundle(
-        edges,
-        repo,
-        snapshot,
-        path,
-        globs=job.asked.get("globs", ()),
-        bring=brought(job.asked),
-        force=True,
-        cause=Cause(job.id, job.person_id),
-    )
-    size = (await asyncio.to_thread(path.stat)).st_size
-    expires = edges.clock() + BUNDLE_KEPT
-    return _restored(done) | {"file": path.name, "bytes": size, "expires_at": expires.isoformat()}
+    cause = Cause(job.id, job.person_id)
+    globs = job.asked.get("globs", ())
+    done, made = await export.make(edges, repo, snapshot, cause, globs=globs, bring=brought(job.asked))
+    return _restored(done) | made.told()
 
 
 async def _restore(edges: Edges, run: Run) -> Result:

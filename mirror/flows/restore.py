@@ -4,8 +4,8 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,6 +137,66 @@ async def _chosen(
     return chosen
 
 
+Write = Callable[[AsyncIterator[bytes]], Awaitable[None]]  # begins anew when it is called again
+
+
+@dataclass(frozen=True, slots=True)
+class Bundled:
+    """A bundle that was written."""
+
+    repo: Repo
+    snapshot: Snapshot
+    refs: Refs  # of the moment, as they were chosen
+    heads: Refs  # as the bundle has them
+
+    def restored(self, verified: bool) -> Restored:
+        """The same as a restore."""
+        results = tuple(
+            RefResult(name, target, "created", None) for name, target in sorted(self.refs.items())
+        )
+        return Restored(self.repo, self.snapshot, results, verified)
+
+
+async def bundled(
+    edges: Edges,
+    repo: Repo,
+    snapshot: Snapshot,
+    write: Write,
+    *,
+    globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
+) -> Bundled:
+    """Write this moment as a git bundle that holds what the moment reaches and nothing else.
+
+    Spliced from the parts where nothing had been overwritten before that moment;
+    else packed by git from a view, so that what was force-pushed away does not
+    travel. Where this disk has damaged the pool, `write` is called once more.
+    """
+    chosen = await _chosen(edges, repo, snapshot, globs, bring)
+    heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
+    if not heads:
+        raise Refused(f"{repo.name} at #{snapshot.number} has no refs, which a bundle cannot hold; use --dir")
+    parts = await hydrate.steps_to(edges, repo, snapshot)
+    steps.reached("restore: planned")
+    header = bundle.encode(Header(snapshot.object_format, (), heads))
+    overwritten = await history.overwritten(edges.db, repo.id, snapshot.number)
+
+    async def spliced() -> None:
+        await write(_bundle(header, hydrate.spliced(edges, parts, snapshot.object_format)))
+
+    async def packed() -> None:
+        async with moment_of(edges, repo, snapshot, chosen) as moment:
+            await check_held(repo, moment, heads)
+            tips = sorted(set(heads.values()))
+            await write(_bundle(header, pack.make_checked(edges.git, moment.path, tips)))
+
+    if not globs and not bring and not overwritten and all(step.exact for step in parts):
+        await spliced()
+    else:
+        await hydrate.mended(edges, repo, packed)
+    return Bundled(repo, snapshot, chosen, heads)
+
+
 async def to_bundle(
     edges: Edges,
     repo: Repo,
@@ -144,39 +204,16 @@ async def to_bundle(
     path: Path,
     *,
     globs: Sequence[str] = (),
-    bring: Bring = NOTHING,
     force: bool = False,
-    cause: Cause | None = None,
 ) -> Restored:
-    """Write this moment as a git bundle that holds what the moment reaches and nothing else.
+    """Write this moment as a bundle into a file.
 
-    Spliced from the parts where nothing had been overwritten before that moment;
-    else packed by git from a view, so that what was force-pushed away does not
-    travel. Safe to run twice: the file appears whole, under its own name, at the end.
+    Safe to run twice: the file appears whole, under its own name, at the end.
     """
-    chosen = await _chosen(edges, repo, snapshot, globs, bring)
-    heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
-    if not heads:
-        raise Refused(f"{repo.name} at #{snapshot.number} has no refs, which a bundle cannot hold; use --dir")
     _check_file(path, force)
-    parts = await hydrate.steps_to(edges, repo, snapshot)
-    steps.reached("restore: planned")
-    header = bundle.encode(Header(snapshot.object_format, (), heads))
     draft = await asyncio.to_thread(_draft, path)
     try:
-        overwritten = await history.overwritten(edges.db, repo.id, snapshot.number)
-        if not globs and not bring and not overwritten and all(step.exact for step in parts):
-            spliced = hydrate.spliced(edges, parts, snapshot.object_format)
-            await disk.write_file(draft, _bundle(header, spliced))
-        else:
-
-            async def packed() -> None:
-                async with moment_of(edges, repo, snapshot, chosen) as moment:
-                    await check_held(repo, moment, heads)
-                    chunks = pack.make_checked(edges.git, moment.path, sorted(set(heads.values())))
-                    await disk.write_file(draft, _bundle(header, chunks))
-
-            await hydrate.mended(edges, repo, packed)
+        made = await bundled(edges, repo, snapshot, partial(disk.write_file, draft), globs=globs)
         steps.reached("restore: written")
         found = await asyncio.to_thread(_heads_of, draft)
         _place(draft, path, force)
@@ -185,15 +222,14 @@ async def to_bundle(
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    results = tuple(RefResult(name, target, "created", None) for name, target in sorted(chosen.items()))
-    done = Restored(repo, snapshot, results, found == heads)
-    return await recorded(edges, done, "a bundle to download" if cause else f"bundle {path.name}", cause)
+    return await recorded(edges, made.restored(found == made.heads), f"bundle {path.name}")
 
 
-async def _bundle(header: bytes, pack: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield header
-    async for chunk in pack:
-        yield chunk
+async def _bundle(header: bytes, pack: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pack):
+        yield header
+        async for chunk in pack:
+            yield chunk
 
 
 def _draft(path: Path) -> Path:

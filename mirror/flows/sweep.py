@@ -18,7 +18,7 @@ import aiohttp
 
 from mirror import refs
 from mirror.errors import SHARED, Corrupt, EverrefError
-from mirror.flows import compact, describe, excluded, hookcare, jobs, notes, prune, relist, request
+from mirror.flows import compact, describe, excluded, export, hookcare, jobs, notes, prune, relist, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.sync import Synced
@@ -177,11 +177,11 @@ async def _wish(edges: Edges, repo_id: RepoId, now: datetime) -> None:
 
 
 async def tidy(edges: Edges) -> None:
-    """Remove from this disk what killed runs left, and bundles whose time is over. Safe to run twice."""
+    """Remove from this disk what killed runs left, and bundles of earlier versions. Safe to run twice."""
     now = edges.clock().timestamp()
     root = edges.disk.root
     old = await asyncio.to_thread(_older_than, root / "restores", now - VIEWS_KEPT.total_seconds())
-    old += await asyncio.to_thread(_older_than, root / "bundles", now - jobs.BUNDLE_KEPT.total_seconds())
+    old += await asyncio.to_thread(_older_than, root / "bundles", now - export.KEPT.total_seconds())
     for path in old:
         await asyncio.to_thread(_remove, path)
     for path in await asyncio.to_thread(_older_than, root / "scratch", now):
@@ -239,6 +239,7 @@ class Chore:
 # Whoever has more to look after adds a line.
 CHORES: Final[Sequence[Chore]] = (
     Chore("forget what has had its time", timedelta(hours=1), _forget),
+    Chore("delete bundles whose time is over", timedelta(hours=1), export.forget),
     Chore("delete replaced parts", timedelta(hours=1), _prune),
     Chore("describe repos that changed", timedelta(minutes=5), describe.due),
     Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),

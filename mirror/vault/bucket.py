@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import ipaddress
 import random
 import re
 from collections.abc import Callable, Collection
@@ -30,7 +31,9 @@ from mirror.errors import (
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]*")
-_OPTIONS: Final = ("endpoint_url", "region", "connect_timeout", "read_timeout", "attempts")
+_OPTIONS: Final = ("endpoint_url", "region", "connect_timeout", "read_timeout", "attempts", "presign")
+# No public name ends so.
+_NEAR: Final = frozenset("arpa home internal intranet lan local localdomain localhost svc".split())
 _CONNECTIONS: Final = 64
 _SLOW: Final = 5  # times as long: S3 puts a large upload together within minutes
 
@@ -103,6 +106,7 @@ class Place:
     endpoint_url: str | None  # None: AWS, or what AWS_ENDPOINT_URL says
     region: str | None  # None: what AWS_DEFAULT_REGION says
     patience: Patience
+    presign: bool | None = None  # whether browsers reach the store; None: by its address, see is_public
 
 
 class Told(Exception):
@@ -116,12 +120,14 @@ class Told(Exception):
 class Bucket:
     """One bucket; every request either is answered, or fails as an EverrefError within a bounded time."""
 
-    def __init__(self, client: Any, name: str, patience: Patience, connections: AsyncExitStack) -> None:
+    def __init__(self, client: Any, place: Place, connections: AsyncExitStack) -> None:
         self._client = client
-        self._name = name
+        self._name = place.bucket
+        url = client.meta.endpoint_url
+        self._presign = is_public(url) if place.presign is None else place.presign
         self._connections = connections
-        self.patience = patience
-        self.host = urlsplit(client.meta.endpoint_url).netloc
+        self.patience = place.patience
+        self.host = urlsplit(url).netloc
 
     @classmethod
     async def open(cls, place: Place) -> "Bucket":
@@ -142,7 +148,7 @@ class Bucket:
                 client = await connections.enter_async_context(making)
                 # Waiting for "100 Continue" costs a round trip, and never ends behind some proxies.
                 client.meta.events.unregister("before-call.s3", add_expect_header)
-                return cls(client, place.bucket, place.patience, connections.pop_all())
+                return cls(client, place, connections.pop_all())
         except _KEYLESS as error:
             raise _keyless() from error
         except (boto.BotoCoreError, ValueError) as error:
@@ -214,8 +220,10 @@ class Bucket:
         """Wait after the failure of the attempt of this number, counted from 1."""
         await asyncio.sleep(self.patience.pause * 3 ** (attempt - 1) * random.uniform(0.5, 1))
 
-    async def presign(self, expires: int, **parameters: Any) -> str:
-        """A link to GetObject with these parameters, good for `expires` seconds."""
+    async def presign(self, expires: int, **parameters: Any) -> str | None:
+        """A link to GetObject with these parameters, for `expires` seconds; None: no browser gets there."""
+        if not self._presign:
+            return None
         parameters["Bucket"] = self._name
         link: str = await self._client.generate_presigned_url(
             "get_object", Params=parameters, ExpiresIn=expires
@@ -290,7 +298,7 @@ class _Body(io.BytesIO):
 def parse(url: SplitResult) -> Place:
     """The place that s3://bucket/prefix?endpoint_url=...&region=... names. Raises UsageError.
 
-    More options: connect_timeout and read_timeout (seconds), attempts.
+    More options: connect_timeout and read_timeout (seconds), attempts, presign (on or off).
     """
     if "@" in url.netloc:
         raise UsageError(
@@ -317,7 +325,21 @@ def parse(url: SplitResult) -> Place:
         read=_number(given, "read_timeout", usual.read),
         attempts=int(_number(given, "attempts", usual.attempts)),
     )
-    return Place(url.netloc, prefix, _endpoint(given.get("endpoint_url")), region, patience)
+    if given.get("presign", "on") not in ("on", "off"):
+        raise UsageError("VAULT_URL: presign must be on or off")
+    presign = given["presign"] == "on" if "presign" in given else None
+    return Place(url.netloc, prefix, _endpoint(given.get("endpoint_url")), region, patience, presign)
+
+
+def is_public(url: str) -> bool:
+    """Whether browsers anywhere are likely to reach this address, and may from a page that came by https."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        return parts.scheme == "https" and ipaddress.ip_address(host).is_global
+    except ValueError:  # it is a name
+        _, dot, last = host.rpartition(".")
+        return parts.scheme == "https" and bool(dot) and last not in _NEAR
 
 
 def _endpoint(text: str | None) -> str | None:

@@ -179,6 +179,10 @@ def _responses(call: Call) -> dict[str, Any]:
     found = {str(call.status): done}
     if call.method == "GET" and call.media == JSON:
         found["304"] = {"description": "what If-None-Match named has not changed"}
+    if call.elsewhere:
+        headers = {"Location": {"schema": {"type": "string", "format": "uri"}}}
+        about = "the store hands it over by itself, at this address, for 15 minutes"
+        found["303"] = {"description": about, "headers": headers}
     for status in errors(call):
         found[str(status)] = {
             "description": HTTPStatus(status).phrase,

@@ -9,11 +9,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from mirror import words
 from mirror.errors import BadCredentials, EverrefError, NotFound, Refused, UsageError
-from mirror.flows import browse, connections, restore, target, undo
+from mirror.flows import browse, connections, export, restore, target, undo
 from mirror.flows import jobs as flow
 from mirror.flows.restore import RefResult
 from mirror.forges.contract import Owner, Purpose
@@ -27,6 +27,7 @@ from mirror.store import jobs, limits, repos, restores
 from mirror.store.connections import Connection, ConnectionId
 from mirror.store.jobs import ENDED, Job, JobId
 from mirror.web import pages
+from mirror.web.download import bundle_name, bundle_of
 from mirror.web.frame import SURE, AskAgain, Needs, Visit, Way
 from mirror.web.live import follow
 from mirror.web.repo import Moment, bytes_of, moment_at
@@ -491,36 +492,9 @@ async def bundle(visit: Visit) -> Response:
 
 
 async def download(visit: Visit) -> Response:
-    """The bundle of a job, as a whole or any part of it: a download that broke off goes on."""
+    """The bundle of a job."""
     repo = await visit.repo()
-    job = await _job(visit, repo)
-    path = flow.bundle_file(visit.edges.disk.root, job.id)
-    if job.kind != "bundle" or job.state != "done" or not is_there(job, visit):
-        raise NotFound("there is no such bundle, or not any more; make it again")
-    snapshot = (job.result or {}).get("snapshot")
-    if "range" not in visit.request.headers:
-        await visit.audit("restore.download", repo.name, repo.id, {"snapshot": snapshot})
-    return FileResponse(
-        path,
-        media_type="application/octet-stream",
-        filename=bundle_name(repo, job),
-        headers={"cache-control": "private, no-cache"},
-    )
-
-
-def bundle_name(repo: Repo, job: Job) -> str:
-    """What a bundle is called where it is saved."""
-    plain = "".join(
-        char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in repo.name
-    )
-    return f"{plain.strip('-.') or 'everref'}-{(job.result or {}).get('snapshot', 0)}.bundle"
-
-
-def is_there(job: Job, visit: Visit) -> bool:
-    """Whether the bundle of a job can still be fetched."""
-    until = (job.result or {}).get("expires_at")
-    file = flow.bundle_file(visit.edges.disk.root, job.id)
-    return until is not None and datetime.fromisoformat(until) > visit.now and file.is_file()
+    return await bundle_of(visit, repo, await _job(visit, repo))
 
 
 # What came of it
@@ -582,7 +556,7 @@ async def _told(visit: Visit, repo: Repo, job: Job) -> dict[str, Any]:
         "to": await _destination(visit, job),
         "undoable": job.kind == "restore" and ended and not undoes and await restores.wrote_any(db, job.id),
         "undone": await restores.undone(db, job.id),
-        "file": bundle_name(repo, job) if job.kind == "bundle" and ended and is_there(job, visit) else None,
+        "file": bundle_name(repo, job) if export.of(job, visit.now) else None,
         "expires": datetime.fromisoformat(result["expires_at"]) if "expires_at" in result else None,
         "kept": await _kept(visit, result),
     }

@@ -70,6 +70,7 @@ class Call(Way):
     status: int = field(kw_only=True)
     media: str = field(kw_only=True)
     creates: bool = field(kw_only=True)  # an Idempotency-Key is respected
+    elsewhere: bool = field(kw_only=True)  # the vault's store may hand it over itself
 
     @property
     def meant(self) -> bool:
@@ -87,6 +88,7 @@ def call(
     status: int = 200,
     media: str = JSON,
     sure: bool = False,
+    elsewhere: bool = False,
 ) -> Call:
     """A row of the table; `path` is below /api/v1. `scope` "account": for people, no API token has it."""
     told = typing.get_type_hints(act, include_extras=True)
@@ -105,6 +107,7 @@ def call(
         status=204 if gives is types.NoneType else status,
         media=media,
         creates=status in (201, 202) and needs is not Needs.NOTHING,
+        elsewhere=elsewhere,
     )
 
 

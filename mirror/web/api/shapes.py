@@ -816,7 +816,7 @@ class Job(Answer, frozen=True, kw_only=True):
                 Phase(phase=phase.name, seconds=phase.seconds, bytes=phase.bytes) for phase in one.phases
             ],
             notes=list(one.notes),
-            result=None if one.result is None else dict(one.result),
+            result=None if one.result is None else {k: v for k, v in one.result.items() if k != "export"},
             failure=None
             if one.failure is None
             else JobFailure(kind=one.failure.kind, message=one.failure.message, origin=one.failure.origin),

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from mirror import when
 from mirror.errors import NotFound, Refused, UsageError
@@ -43,14 +43,13 @@ from mirror.web.api.shapes import (
     Words,
 )
 from mirror.web.api.team import TEAM
+from mirror.web.download import bundle_of
 from mirror.web.frame import AskAgain, Needs, Visit
 from mirror.web.live import follow
 from mirror.web.restore import (
     BUNDLES_PER_HOUR,
     Draft,
-    bundle_name,
     is_sure,
-    is_there,
     limited,
     to_kept,
     to_new,
@@ -330,16 +329,9 @@ async def make_bundle(visit: Visit, body: BundleWanted) -> Job:
 
 
 async def bundle(visit: Visit) -> Response:
-    """The bundle that a job has made, as a whole or any part of it."""
+    """The bundle that a job has made, as a whole or any part of it; or, with 303, where the store has it."""
     found = await _job(visit)
-    if found.kind != "bundle" or found.state != "done" or not is_there(found, visit):
-        raise NotFound("there is no such bundle, or not any more; make it again")
-    repo = await repos.get(visit.edges.db, found.repo_id)
-    if "range" not in visit.request.headers:
-        snapshot = (found.result or {}).get("snapshot")
-        await visit.audit("restore.download", repo.name, repo.id, {"snapshot": snapshot})
-    path = flow.bundle_file(visit.edges.disk.root, found.id)
-    return FileResponse(path, media_type=RAW, filename=bundle_name(repo, found))
+    return await bundle_of(visit, await repos.get(visit.edges.db, found.repo_id), found)
 
 
 async def drill(visit: Visit, body: ProofWanted) -> Job:
@@ -541,7 +533,7 @@ CALLS: Final[Sequence[Call]] = (
     call("GET", f"{REPO}/restores", list_restores, Needs.VIEWER),
     call("POST", f"{REPO}/restores", restore, Needs.OPERATOR, "restore", status=202),
     call("POST", f"{REPO}/bundles", make_bundle, Needs.OPERATOR, "restore", status=202),
-    call("GET", f"{JOB}/bundle", bundle, Needs.OPERATOR, "restore", media=RAW),
+    call("GET", f"{JOB}/bundle", bundle, Needs.OPERATOR, "restore", media=RAW, elsewhere=True),
     call("POST", f"{JOB}/undo/plan", plan_undo, Needs.OPERATOR, "restore"),
     call("POST", f"{JOB}/undo", undo_restore, Needs.OPERATOR, "restore", status=202, sure=True),
     call("GET", f"{CONNECTION}/owners", list_owners, Needs.OPERATOR, "restore"),

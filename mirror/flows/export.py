@@ -1,0 +1,123 @@
+"""Bundles to download: made by a worker, put into the vault for a day, handed over by any web process.
+
+Who calls: flows/jobs makes them, the pages and the API hand them over, a chore of
+the sweep deletes them. So no web process needs a worker's disk.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from mirror import bundle, layout
+from mirror.errors import Corrupt
+from mirror.flows import restore
+from mirror.flows.edges import Edges
+from mirror.flows.restore import NOTHING, Bring, Restored
+from mirror.model import Refs, Repo, Snapshot
+from mirror.store.jobs import Job
+from mirror.store.restores import Cause
+
+KEPT: Final = timedelta(days=1)
+LINK_LASTS: Final = timedelta(minutes=15)  # which hands one over without asking who it is
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A bundle that waits in the vault to be fetched."""
+
+    key: str  # which nobody can guess, and no page or answer shows
+    bytes: int
+    expires_at: datetime
+
+    def told(self) -> dict[str, Any]:
+        """The same in the result of the job that made it."""
+        return {
+            "export": {"key": self.key},
+            "bytes": self.bytes,
+            "expires_at": self.expires_at.isoformat(),
+        }
+
+
+async def make(
+    edges: Edges,
+    repo: Repo,
+    snapshot: Snapshot,
+    cause: Cause,
+    *,
+    globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
+) -> tuple[Restored, Export]:
+    """Put a bundle of this moment into the vault.
+
+    Safe to run twice: each run has a key of its own, nothing is at it before the
+    bundle is whole, and `forget` deletes what a run that was killed then left.
+    """
+    key = layout.export_key()
+    size = 0
+
+    async def store(chunks: AsyncIterator[bytes]) -> None:
+        nonlocal size
+        size = 0
+        async with edges.vault.create(key) as writer:
+            async for chunk in chunks:
+                await writer.write(chunk)
+                size += len(chunk)
+                edges.progress.advance(len(chunk))
+            await writer.commit()
+
+    edges.progress.phase("writing the bundle", None, "bytes")
+    made = await restore.bundled(edges, repo, snapshot, store, globs=globs, bring=bring)
+    sound = await _heads(edges, key) == made.heads
+    expires_at = edges.clock() + KEPT
+    done = await restore.recorded(edges, made.restored(sound), "a bundle to download", cause)
+    return done, Export(key, size, expires_at)
+
+
+async def _heads(edges: Edges, key: str) -> Refs:
+    """The refs that a stored bundle's own header names."""
+    start = b""
+    async with aclosing(edges.vault.read(key)) as chunks:
+        async for chunk in chunks:
+            start += chunk
+            if found := bundle.decode(start):
+                return found[0].refs
+    raise Corrupt(f"{key} was written without a whole header; please report this as a bug")
+
+
+def of(job: Job, now: datetime) -> Export | None:
+    """What a job has made. None: nothing, or it cannot be fetched any more."""
+    result = job.result or {}
+    if job.kind != "bundle" or job.state != "done" or "export" not in result:
+        return None
+    found = Export(result["export"]["key"], result["bytes"], datetime.fromisoformat(result["expires_at"]))
+    return found if now < found.expires_at else None
+
+
+async def link(edges: Edges, export: Export, filename: str) -> str | None:
+    """An address of the store itself that hands the bundle over. None: it is read through us."""
+    return await edges.vault.presign(export.key, LINK_LASTS, filename)
+
+
+def read(edges: Edges, export: Export, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    """The bytes from `start` to before `end`."""
+    return edges.vault.read(export.key, start, end)
+
+
+async def is_there(edges: Edges, export: Export) -> bool:
+    """Whether the vault still has all of it."""
+    found = await edges.vault.stat(export.key)
+    return found is not None and found.bytes == export.bytes
+
+
+async def forget(edges: Edges) -> None:
+    """Delete the bundles whose time is over, and what killed runs left of others. Safe to run twice."""
+    before = edges.clock() - KEPT - LINK_LASTS
+    async with aclosing(edges.vault.list(layout.EXPORTS)) as found:
+        old = [stat.key async for stat in found if stat.modified < before]
+    for key in old:
+        await edges.vault.delete(key)
+    for upload in await edges.vault.unfinished(layout.EXPORTS):
+        if upload.since < before:
+            await edges.vault.give_up(upload.key)

@@ -1,0 +1,91 @@
+"""Handing over a bundle that waits in the vault: by a link to the store itself, or read through us."""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from hashlib import sha256
+from typing import Final
+
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from mirror.errors import NotFound
+from mirror.flows import export
+from mirror.model import Repo
+from mirror.store.jobs import Job
+from mirror.web.frame import Visit
+
+_ONE_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_PRIVATE: Final = {"cache-control": "private, no-cache"}
+
+
+def bundle_name(repo: Repo, job: Job) -> str:
+    """What a bundle is called where it is saved."""
+    plain = "".join(
+        char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in repo.name
+    )
+    return f"{plain.strip('-.') or 'everref'}-{(job.result or {}).get('snapshot', 0)}.bundle"
+
+
+async def bundle_of(visit: Visit, repo: Repo, job: Job) -> Response:
+    """The bundle of a job, whole or any part of it, as a download that broke off goes on. Raises NotFound."""
+    found = export.of(job, visit.now)
+    if found is None or not await export.is_there(visit.edges, found):
+        raise NotFound("there is no such bundle, or not any more; make it again")
+    request, name = visit.request, bundle_name(repo, job)
+    asked = request.headers.get("range")
+    if asked is None and request.method == "GET":
+        snapshot = (job.result or {}).get("snapshot")
+        await visit.audit("restore.download", repo.name, repo.id, {"snapshot": snapshot})
+    link = await export.link(visit.edges, found, name) if request.method == "GET" else None
+    if link:
+        return RedirectResponse(link, 303, {"cache-control": "no-store"})
+    tag = f'"{sha256(found.key.encode()).hexdigest()[:32]}"'  # a key is written once
+    if request.headers.get("if-range", tag) != tag:
+        asked = None
+    headers = _PRIVATE | {
+        "accept-ranges": "bytes",
+        "content-disposition": f'attachment; filename="{name}"',
+        "content-type": "application/octet-stream",
+        "etag": tag,
+    }
+    part = part_of(asked, found.bytes)
+    if part is None:
+        return Response(status_code=416, headers=headers | {"content-range": f"bytes */{found.bytes}"})
+    start, end = part
+    headers["content-length"] = str(end - start)
+    status = 200
+    if asked is not None and part != (0, found.bytes):
+        status, headers["content-range"] = 206, f"bytes {start}-{end - 1}/{found.bytes}"
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    return _Stream(export.read(visit.edges, found, start, end), status, headers)
+
+
+def part_of(asked: str | None, size: int) -> tuple[int, int] | None:
+    """Where the part that a Range header asks for begins and ends; None: there is nothing of it.
+
+    What is no range of bytes, or more than one, means the whole: RFC 9110, 14.2.
+    """
+    match = _ONE_RANGE.fullmatch(asked or "")
+    if match is None or match[1] == match[2] == "":
+        return 0, size
+    if match[1] == "":
+        start, end = max(0, size - int(match[2])), size
+    else:
+        start, end = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
+        if match[2] and int(match[2]) < start:
+            return 0, size
+    return (start, end) if start < end else None
+
+
+class _Stream(StreamingResponse):
+    """Chunks that are let go of at once when whoever reads them has gone."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], status: int, headers: dict[str, str]) -> None:
+        super().__init__(chunks, status, headers)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._chunks):
+            await super().__call__(scope, receive, send)

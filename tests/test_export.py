@@ -1,0 +1,135 @@
+"""Bundles to download: in the vault for a day, whole or not at all, under names that nobody guesses."""
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mirror import layout
+from mirror.errors import NetworkError
+from mirror.flows import export, prune, rebuild, restore, verify
+from mirror.flows import jobs as jobbing
+from mirror.model import Repo, Snapshot
+from mirror.store.restores import Cause
+from mirror.vault import open_vault
+from mirror.web.download import part_of
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work, refs_of, run_git
+from tests.parts.s3 import S3Server
+
+
+async def exports(mirror: Mirror) -> list[str]:
+    return [stat.key async for stat in mirror.edges.vault.list(layout.EXPORTS)]
+
+
+async def backed_up(mirror: Mirror, work: Work) -> tuple[Repo, Snapshot]:
+    work.commit()
+    done = await mirror.backup(work)
+    return done.repo, done.snapshot
+
+
+async def made(mirror: Mirror, repo: Repo, snapshot: Snapshot, *globs: str) -> export.Export:
+    cause = Cause((await jobbing.ask(mirror.edges, repo.id, "bundle", {})).id)
+    done, found = await export.make(mirror.edges, repo, snapshot, cause, globs=globs)
+    assert done.verified
+    return found
+
+
+@pytest.mark.parametrize("globs", [(), ("refs/heads/*",)], ids=["spliced", "packed"])
+async def test_an_interrupted_export_leaves_nothing_to_read(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch, globs: tuple[str, ...]
+) -> None:
+    repo, snapshot = await backed_up(mirror, work)
+    honest = restore._bundle
+
+    async def broken(*parts: object) -> AsyncIterator[bytes]:
+        async for chunk in honest(*parts):  # type: ignore[arg-type]
+            yield chunk
+        raise NetworkError("the line broke")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore, "_bundle", broken)
+        with pytest.raises(NetworkError):
+            await made(mirror, repo, snapshot, *globs)
+    assert await exports(mirror) == []
+    assert await mirror.edges.vault.unfinished(layout.EXPORTS) == []
+    found = await made(mirror, repo, snapshot, *globs)
+    assert await exports(mirror) == [found.key]
+
+
+async def test_a_store_hands_a_bundle_over_by_itself(
+    mirror: Mirror, work: Work, s3_server: S3Server, s3_credentials: None, tmp_path: Path
+) -> None:
+    async with open_vault(f"{s3_server.url()}&presign=on", "unused") as vault:
+        mirror.edges = replace(mirror.edges, vault=vault)
+        found = await made(mirror, *await backed_up(mirror, work))
+        link = await export.link(mirror.edges, found, "acme-api-1.bundle")
+        assert link
+        async with aiohttp.ClientSession() as browser, browser.get(link) as answer:
+            (tmp_path / "x.bundle").write_bytes(await answer.read())
+            assert 'filename="acme-api-1.bundle"' in answer.headers["Content-Disposition"]
+    assert (tmp_path / "x.bundle").stat().st_size == found.bytes
+    run_git("clone", "-q", "--mirror", tmp_path / "x.bundle", tmp_path / "x.git")
+    assert refs_of(tmp_path / "x.git") == work.refs()
+
+
+async def test_an_export_is_deleted_after_its_day_and_so_is_what_a_killed_run_left(
+    mirror: Mirror, work: Work
+) -> None:
+    found = await made(mirror, *await backed_up(mirror, work))
+    folder = mirror.edges.disk.root / "vault"
+    begun = mirror.clock().timestamp()
+    killed = folder / "exports" / f".{'0' * 64}.bundle.{'0' * 16}.tmp"
+    killed.touch()
+    for file in (killed, folder / found.key):
+        os.utime(file, (begun, begun))
+    mirror.clock.now += export.KEPT
+    await export.forget(mirror.edges)
+    assert await exports(mirror) == [found.key]  # a download that began in time goes on
+    mirror.clock.now += export.LINK_LASTS
+    await export.forget(mirror.edges)
+    assert not (folder / "exports").exists()
+    assert any(layout.parse_manifest_key(key) for key in await mirror.keys())
+
+
+async def test_exports_are_nobodys_strays_and_no_history(mirror: Mirror, work: Work) -> None:
+    repo, snapshot = await backed_up(mirror, work)
+    found = await made(mirror, repo, snapshot)
+    assert (await verify.verify(mirror.edges, repo)).strays == ()
+    assert (await prune.prune(mirror.edges, timedelta(0))).deleted == ()
+    assert [(one.repo.id, one.added) for one in await rebuild.rebuild(mirror.edges)] == [(repo.id, 0)]
+    assert await exports(mirror) == [found.key]
+
+
+def test_keys_of_exports_are_long_and_never_the_same() -> None:
+    keys = {layout.export_key() for _ in range(100)}
+    assert len(keys) == 100 and {len(key) for key in keys} == {len(layout.EXPORTS) + 64 + len(".bundle")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        (None, (0, 100)),
+        ("bytes=0-99", (0, 100)),
+        ("bytes=0-9", (0, 10)),
+        ("bytes=90-", (90, 100)),
+        ("bytes=90-1000", (90, 100)),
+        ("bytes=-10", (90, 100)),
+        ("bytes=-1000", (0, 100)),
+        ("bytes=99-99", (99, 100)),
+        ("bytes=100-", None),
+        ("bytes=-0", None),
+        ("bytes=20-10", (0, 100)),
+        ("bytes=0-1,5-6", (0, 100)),
+        ("bytes=-", (0, 100)),
+        ("lines=0-1", (0, 100)),
+        ("bytes=\u0661-2", (0, 100)),
+        (f"bytes={'9' * 40}-", (0, 100)),
+    ],
+)
+def test_a_range_is_read_as_the_rfc_says(asked: str | None, part: tuple[int, int] | None) -> None:
+    assert part_of(asked, 100) == part
