@@ -1074,3 +1074,48 @@ async def test_keys_are_rotated_in_three_steps(everref: Everref, pool: asyncpg.P
     assert set(done) == {"resealed", "keys", "problems"}
     assert [(key["newest"], key["sealed"]) for key in done["keys"]] == [(True, 1)]
     assert await credentials.of(pool, Keyring(["n" * 40]), repo.id) == secret
+
+
+# Teams.
+
+
+async def test_a_repo_of_another_team_is_called_as_repos_shows_it(
+    everref: Everref, pool: asyncpg.Pool, git_server: GitServer, work: Work
+) -> None:
+    work.commit("main")
+    await people.add(pool, "Ann", NOW, team_name="acme")
+    url = f"{git_server.url}/remote.git"
+    everref("backup", url, "--name", "api")
+    everref("backup", url, "--name", "api", "--team", "acme")
+    shown = everref.json("repos").lines
+    assert [(one["team"], one["repo"]) for one in shown] == [("acme", "acme:api"), ("everref", "api")]
+    for one in shown:
+        assert everref.json("refs", one["repo"]).lines[0]["name"] == "HEAD"
+    assert [one["repo"] for one in everref.json("repos", "--team", "acme").lines] == ["acme:api"]
+    assert everref.json("log", "api", "--team", "acme").lines == everref.json("log", "acme:api").lines
+    everref("restore", "acme:api", "--dir", "back.git")
+    assert "in the team acme" in everref("refs", "web", "--team", "acme", code=3).err
+    assert "there is no team nobody" in everref("refs", "api", "--team", "nobody", code=3).err
+    assert "name the repo too" in everref("prune", "--team", "acme", code=2).err
+
+
+async def test_what_is_archived_is_no_failure_of_a_sweep(
+    everref: Everref, pool: asyncpg.Pool, work: Work, make_work: Callable[..., Work]
+) -> None:
+    gone = make_work("gone.git")
+    gone.commit("main")
+    work.commit("main")
+    everref("backup", str(gone.path), "--name", "a")
+    everref("backup", str(work.path), "--name", "b")
+    gone.path.rename(gone.path.with_name("moved.git"))
+    everref("sweep", code=4)
+    await pool.execute("update repo set archived_at = failing_since where name = 'a'")
+    archived, saved = everref.json("sweep").lines
+    assert (archived["repo"], archived["archived"], archived["error"]) == ("a", True, None)
+    assert (saved["repo"], saved["archived"]) == ("b", False)
+    kept = everref.json("repos").lines[0]
+    assert (kept["state"], kept["failure"], kept["behind_since"]) == ("archived", None, None)
+    assert "archived: gone at its host" in everref("repos").out
+    gone.path.with_name("moved.git").rename(gone.path)
+    assert everref.json("sweep").lines[0]["snapshot"] == 1
+    assert everref.json("repos").lines[0]["state"] == "protected"

@@ -137,7 +137,7 @@ async def test_a_personal_token_tells_its_scopes_and_its_end(
     made = gitlab.token(value)
     assert made
     made.expires_at = datetime(2099, 1, 31, tzinfo=UTC)
-    account = await forge.account(value)
+    account = await forge.account(value, personal=True)
     assert (account.id, account.login, account.name) == (str(anna.id), "anna", "Anna Karenina")
     assert account.scopes == ("read_user", "read_api") and account.expires_at == made.expires_at
     assert forge.missing_scopes(account.scopes, Purpose.READ) == ("read_repository",)
@@ -149,12 +149,13 @@ async def test_a_granted_token_tells_its_scopes(forge: Forge, gitlab: GitLab, an
     account = await forge.account((await forge.exchange(code, verifier, BACK)).access)
     assert account.scopes == ("read_user", "api", "read_repository")
     assert forge.missing_scopes(account.scopes, Purpose.CREATE) == ()
+    assert gitlab.count("personal_access_tokens/self") == 0  # which is refused to every token of OAuth
 
 
 async def test_a_token_that_ran_out_is_refused(forge: Forge, gitlab: GitLab, token: str) -> None:
     gitlab.expire(token)
     with pytest.raises(BadCredentials) as raised:
-        await forge.account(token)
+        await forge.account(token, personal=True)
     assert token not in str(raised.value)
 
 

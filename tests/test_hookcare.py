@@ -4,15 +4,18 @@ from datetime import timedelta
 
 import pytest
 
-from mirror.flows import choose, connections, hookcare
+from mirror.errors import NotFound, Refused
+from mirror.flows import choose, connections, hookcare, relist
 from mirror.flows.choose import By
-from mirror.store import hooks
+from mirror.flows.hookcare import Outcome
+from mirror.store import home, hooks
 from mirror.store.hooks import Hook
 from tests.parts.connected import Beside, Connected
 from tests.parts.forges import GitHub, GitLab, Person, Repository
 
 ME = By(None, "the test")
 A_DAY = timedelta(hours=25)
+AN_HOUR = timedelta(minutes=61)
 
 
 @pytest.fixture
@@ -49,14 +52,14 @@ async def is_told(connected: Connected, repository: Repository) -> bool:
     return [one.status for one in sent] == [202]
 
 
-async def test_a_hook_that_is_well_is_looked_at_daily_and_left_alone(
+async def test_a_hook_that_is_well_is_looked_at_hourly_and_left_alone(
     alongside: Connected, alice: Person, garden: Repository
 ) -> None:
     before = await hooked(alongside, alice, garden)
     asked = len(alongside.host.requests)
     await hookcare.due(alongside.edges)
     assert len(alongside.host.requests) == asked
-    alongside.later(A_DAY)
+    alongside.later(AN_HOUR)
     await hookcare.due(alongside.edges)
     now = await ours(alongside, garden)
     assert before.checked_at and now.checked_at and now.checked_at > before.checked_at
@@ -69,7 +72,7 @@ async def test_a_hook_that_somebody_removed_is_made_again(
 ) -> None:
     before = await hooked(alongside, alice, garden)
     garden.hooks.clear()
-    alongside.later(A_DAY)
+    alongside.later(AN_HOUR)
     await hookcare.due(alongside.edges)
     now = await ours(alongside, garden)
     assert (now.id, now.state) == (before.id, "registered") and now.forge_hook_id != before.forge_hook_id
@@ -140,6 +143,56 @@ async def test_rights_that_were_taken_away_show_and_come_back(alongside: Connect
     alongside.later(A_DAY)
     await hookcare.due(alongside.edges)
     assert (await ours(alongside, shed)).state == "registered"
+
+
+async def test_a_forge_is_not_asked_for_what_its_listing_says_it_refuses(
+    alongside: Connected, alice: Person
+) -> None:
+    alongside.host.add_person("bob")
+    sheds = [alongside.host.add_repository(f"bob/shed{n}", access={alice: 30}) for n in range(3)]
+    connection = await alongside.connect(alice)
+    chosen = await choose.choose(alongside.edges, connection.id, ME, [str(one.id) for one in sheds])
+    assert [one.hook for one in chosen] == ["refused"] * 3
+    assert all(one.why and "admins may" in one.why for one in chosen)
+    assert alongside.host.count("/hooks") == 0
+    sheds[0].access[alice.id] = 50
+    await relist.relist(alongside.edges, connection.id)
+    alongside.later(A_DAY)
+    await hookcare.due(alongside.edges)
+    assert [(await ours(alongside, one)).state for one in sheds] == ["registered", "refused", "refused"]
+
+
+async def test_who_asks_now_is_told_that_a_hook_was_gone(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    await hooked(alongside, alice, garden)
+    repo = (await alongside.kept(garden)).repo.id
+    assert (await hookcare.check_now(alongside.edges, repo)).outcome is Outcome.REUSED
+    garden.hooks.clear()
+    assert (await hookcare.check_now(alongside.edges, repo)).outcome is Outcome.REGISTERED
+    assert len(garden.hooks) == 1 and await is_told(alongside, garden)
+    await alongside.edges.db.execute("update repo set connection_id = null")
+    with pytest.raises(Refused, match="no connection reads alice/garden"):
+        await hookcare.check_now(alongside.edges, repo)
+    await hooks.remove(alongside.edges.db, repo)
+    with pytest.raises(NotFound, match="has no webhook"):
+        await hookcare.check_now(alongside.edges, repo)
+
+
+async def test_hooks_that_wait_are_on_their_way_and_no_trouble(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    await hooked(alongside, alice, garden)
+    assert (await home.summary(alongside.edges.db, alongside.team)).hooks_waiting == 0
+    await alongside.edges.db.execute("update hook set state = 'missing', forge_hook_id = null")
+    assert (await home.summary(alongside.edges.db, alongside.team)).hooks_waiting == 1
+    assert await home.broken_hooks(alongside.edges.db, alongside.team) == []
+    now = alongside.clock()
+    assert [hookcare.registered_by(n, now) - now for n in (1, 100, 101)] == [
+        timedelta(minutes=5),
+        timedelta(minutes=5),
+        timedelta(minutes=10),
+    ]
 
 
 async def test_a_silent_hook_is_looked_at_when_the_repo_moved(

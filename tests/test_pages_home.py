@@ -18,7 +18,7 @@ from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
 from mirror.store.teams import Team
-from mirror.web.home import needs, sentence, strip
+from mirror.web.home import needs, on_their_way, sentence, strip
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
@@ -96,6 +96,26 @@ def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> No
         "kim replaced main 3 h ago. What it held is kept. It is one of 2 force-pushes this week."
     )
     assert found[3].to == "/acme/acme/api/-/lost"
+
+
+def test_webhooks_that_wait_are_said_with_how_many_and_until_when() -> None:
+    assert on_their_way(0, NOW) is None
+    assert on_their_way(1, NOW) == (
+        "1 webhook is on its way, registered within 5 min; until then pushes are found on a schedule."
+    )
+    assert "1,201 webhooks are on their way, registered within 65 min" in (on_their_way(1201, NOW) or "")
+
+
+def test_webhooks_that_are_refused_are_one_line() -> None:
+    refused = [
+        Broken("github", f"acme/{n}", None, "the account kim may not register hooks") for n in range(44)
+    ]
+    [one] = needs("acme", NOW, hooks=refused)
+    assert (one.title, one.chip) == ("acme/0", "no hook")
+    assert one.why == (
+        "The account kim may not register hooks. So it is for 44 repositories. "
+        "They are looked at on a schedule."
+    )
 
 
 def test_a_token_that_is_refused_leads_to_connect() -> None:

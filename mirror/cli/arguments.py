@@ -136,9 +136,11 @@ def parser() -> argparse.ArgumentParser:
     backup = command("backup", "take a snapshot of a repository, adding it if it is new", _BACKUP)
     backup.add_argument("remote", metavar="URL|PATH", help="https://..., or a path on this machine")
     backup.add_argument("--name", help="what to call it (default: owner/name, from the URL)")
+    _team(backup, "the team that keeps it (default: the command line's own)")
     _token(backup, "kept encrypted")
 
-    command("repos", "list what is kept, protected as of when", _REPOS)
+    repos = command("repos", "list what is kept, protected as of when", _REPOS)
+    _team(repos, "only those of this team")
 
     log = command("log", "show how the refs moved, newest first", _LOG)
     _repo(log)
@@ -207,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="github|gitlab",
         help="which forge it is",
     )
+    _team(connect, "the team that it is for (default: the command line's own)")
     connect.add_argument("--host", help="where it is (default: github.com, gitlab.com, or what is set)")
     _token(connect, "kept encrypted")
     which = connect.add_mutually_exclusive_group()
@@ -220,11 +223,12 @@ def parser() -> argparse.ArgumentParser:
         help="keep what matches, also later: 'acme/*', '*/api'; may be given again",
     )
 
-    command("connections", "list the accounts that are connected", _CONNECTIONS)
+    connections = command("connections", "list the accounts that are connected", _CONNECTIONS)
+    _team(connections, "of which team (default: the command line's own)")
 
     token = command("token", "make an API token for programs, shown once", _API_TOKEN)
     token.add_argument("name", metavar="NAME", help="what to call it, such as what will use it")
-    token.add_argument("--team", metavar="TEAM", help="for which team (default: the command line's own)")
+    _team(token, "for which team (default: the command line's own)")
     token.add_argument(
         "--scope",
         action="append",
@@ -273,6 +277,11 @@ def _repo(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         parser.add_argument("repo", metavar="REPO", nargs="?", help="its name (default: every repo)")
     else:
         parser.add_argument("repo", metavar="REPO", help="its name, as `everref repos` shows it")
+    _team(parser, "the team that it is of (default: the command line's own, or as in TEAM:NAME)")
+
+
+def _team(parser: argparse.ArgumentParser, says: str) -> None:
+    parser.add_argument("--team", metavar="TEAM", help=says)
 
 
 def _at(parser: argparse.ArgumentParser) -> None:
@@ -315,6 +324,8 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--hidden-refs is for --to; a bundle and a directory take every ref; {see}")
     if args.command == "hook" and args.remove and args.forge:
         raise UsageError(f"--forge is for making a webhook; {see}")
+    if args.command == "prune" and args.team and args.repo is None:
+        raise UsageError(f"--team says of which team REPO is; name the repo too; {see}")
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
@@ -396,7 +407,10 @@ by --token-file, as other users can see a command's arguments.
          "bundle": {"key", "bytes", "sha256"} or null, "new", "seconds"}"""
 
 _REPOS = """\
---json, one a line: {"repo", "url", "snapshots", "refs", "bytes",
+A repo of another team than the command line's own is shown as TEAM:NAME, and
+log, refs, plan, restore and the others take that name, or NAME with --team.
+
+--json, one a line: {"repo", "team", "url", "snapshots", "refs", "bytes",
                      "protected_as_of",
                      "state": "protected|behind|failing|archived|never",
                      "behind_since", "failure": {"class", "message", "since"} or null}"""
@@ -521,7 +535,9 @@ With 4 it exits while something still needs a key that is not the newest.
 --json: {"resealed", "keys": [{"id", "newest", "here", "sealed"}], "problems": ["..."]}"""
 
 _SWEEP = """\
---json, one a line: {"repo", "snapshot", "taken_at", "new",
+A repo that is archived, as its host says that it is gone, is no failure when it is gone still.
+
+--json, one a line: {"repo", "snapshot", "taken_at", "new", "archived",
                      "error": {"class", "origin", "message", "retry"} or null}"""
 
 _REBUILD = """\

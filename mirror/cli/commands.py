@@ -84,9 +84,10 @@ async def backup(call: Call) -> int:
     began = time.monotonic()
     remote = call.remote(call.args.remote)
     async with call.edges() as edges:
-        from mirror.flows import request, sync
+        from mirror.flows import moment, request, sync
 
-        repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret)
+        team = await moment.team_of(edges, call.args.team)
+        repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret, team=team)
         done = await sync.sync(edges, repo.id)
         seconds = time.monotonic() - began
         call.out.said(partial(render.backup, done, seconds), partial(shapes.backup, done, seconds))
@@ -112,9 +113,11 @@ async def _remark_changes(call: Call, edges: "Edges", repo: Repo, number: int) -
 async def repos(call: Call) -> int:
     """What is kept."""
     async with call.edges() as edges:
+        from mirror.flows import moment
         from mirror.store import repos
 
-        rows = await repos.overview(edges.db)
+        team = await moment.team_of(edges, call.args.team) if call.args.team else None
+        rows = await repos.overview(edges.db, team)
     if call.out.json:
         for row in rows:
             call.out.result(render.nothing, partial(shapes.kept, row))
@@ -134,7 +137,7 @@ async def log(call: Call) -> int:
         from mirror.flows import moment
         from mirror.store import claims, history
 
-        repo = await moment.repo_named(edges, args.repo)
+        repo = await moment.repo_named(edges, args.repo, args.team)
         first = (await moment.snapshot_at(edges, repo, since)).number if isinstance(since, int) else 1
         found = history.changes(
             edges.db,
@@ -166,7 +169,7 @@ async def refs(call: Call) -> int:
         from mirror.flows import moment
         from mirror.store import history
 
-        repo = await moment.repo_named(edges, call.args.repo)
+        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
         snapshot = await moment.snapshot_at(edges, repo, when)
         known = await history.refs_at(edges.db, repo.id, snapshot.number)
     for name in sorted(known):
@@ -181,7 +184,7 @@ async def plan(call: Call) -> int:
     async with call.edges() as edges:
         from mirror.flows import moment, restore
 
-        repo = await moment.repo_named(edges, call.args.repo)
+        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
         snapshot = await moment.snapshot_at(edges, repo, when)
         hidden: Hidden = call.args.hidden_refs or "skip"
         made = await restore.plan(
@@ -201,7 +204,7 @@ async def restore(call: Call) -> int:
     async with call.edges() as edges:
         from mirror.flows import moment, restore
 
-        repo = await moment.repo_named(edges, args.repo)
+        repo = await moment.repo_named(edges, args.repo, args.team)
         snapshot = await moment.snapshot_at(edges, repo, when)
         if to:
             hidden: Hidden = args.hidden_refs or "skip"
@@ -242,7 +245,7 @@ async def verify(call: Call) -> int:
     async with call.edges() as edges:
         from mirror.flows import moment, verify
 
-        found = await verify.verify(edges, await moment.repo_named(edges, call.args.repo))
+        found = await verify.verify(edges, await moment.repo_named(edges, call.args.repo, call.args.team))
     seconds = time.monotonic() - began
     show = call.out.result if found.problems else call.out.said
     show(partial(render.verified, found, seconds), partial(shapes.verified, found, seconds))
@@ -259,7 +262,7 @@ async def drill(call: Call) -> int:
     async with call.edges() as edges:
         from mirror.flows import drill, moment
 
-        repo = await moment.repo_named(edges, call.args.repo)
+        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
         found = await drill.drill(edges, repo, await moment.snapshot_at(edges, repo, when))
     show = call.out.result if found.problems else call.out.said
     show(partial(render.drilled, found), partial(shapes.drilled, found))
@@ -290,7 +293,7 @@ async def prune(call: Call) -> int:
         from mirror.flows import moment, prune
 
         named = call.args.repo
-        repo = await moment.repo_named(edges, named) if named is not None else None
+        repo = await moment.repo_named(edges, named, call.args.team) if named is not None else None
         done = await prune.prune(edges, grace, repo)
     call.out.said(partial(render.pruned, done), partial(shapes.pruned, done))
     return 0
@@ -302,8 +305,9 @@ async def _chosen(call: Call, edges: "Edges") -> list[Repo]:
     from mirror.store import repos
 
     if call.args.repo is not None:
-        return [await moment.repo_named(edges, call.args.repo)]
-    return await repos.all(edges.db)
+        return [await moment.repo_named(edges, call.args.repo, call.args.team)]
+    team = await moment.team_of(edges, call.args.team) if call.args.team else None
+    return await repos.all(edges.db, team)
 
 
 async def hook(call: Call) -> int:
@@ -312,7 +316,7 @@ async def hook(call: Call) -> int:
     async with call.edges() as edges:
         from mirror.flows import hook, moment
 
-        repo = await moment.repo_named(edges, args.repo)
+        repo = await moment.repo_named(edges, args.repo, args.team)
         if args.remove:
             await hook.remove(edges, repo)
             call.out.said(partial(render.unhooked, repo), partial(shapes.unhooked, repo))
@@ -337,7 +341,7 @@ async def connect(call: Call) -> int:
 
         now = environment.now()
         by = people.By(await people.first_owner(edges.db, now), now)
-        team = await people.team_named(edges.db, by, None)
+        team = await people.team_named(edges.db, by, args.team)
         app = edges.forges.first(args.forge)
         if args.host:
             app = edges.forges.at(args.forge, args.host).app
@@ -363,9 +367,10 @@ async def connect(call: Call) -> int:
 async def connections(call: Call) -> int:
     """The accounts that are connected."""
     async with call.edges() as edges:
-        from mirror.store import connections, listed, teams
+        from mirror.flows import moment
+        from mirror.store import connections, listed
 
-        rows = await connections.of_team(edges.db, await teams.default(edges.db))
+        rows = await connections.of_team(edges.db, await moment.team_of(edges, call.args.team))
         counted = [(row, await listed.counts(edges.db, row.id)) for row in rows]
     for row, counts in counted:
         call.out.result(partial(render.connection, row, counts), partial(shapes.connection, row, counts))

@@ -134,7 +134,7 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
     """What is kept, in columns: protected as of when, how much, and what stands in the way."""
     cells = [
         (
-            clean(row.repo.name),
+            clean(row.called),
             f"protected as of {ago(row.protected_as_of, eye.now)}"
             if row.protected_as_of
             else "never protected",
@@ -149,7 +149,9 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
         since = f"  behind since {ago(row.behind_since, eye.now)}" if row.behind_since else ""
         if row.failure:
             why = f"{eye.paint(row.failure.kind, 'bad')}: {clean(row.failure.message)}"
-            lines.append(f"{line}{'  archived' if row.state == 'archived' else since}  {why}")
+            lines.append(f"{line}{since}  {why}")
+        elif row.state == "archived":
+            lines.append(f"{line}  archived: gone at its host, what was kept stays")
         else:
             lines.append(line + since + ("  a sync is due" if row.state == "behind" else ""))
     return "\n".join(lines)
@@ -359,6 +361,8 @@ def unreachable(eye: Eye) -> str:
 
 def swept(one: Swept, eye: Eye) -> str:
     """What became of one repo in a sweep."""
+    if one.synced is None and one.error is None:
+        return f"{eye.repo(one.repo.name)}  archived: gone at its host, what was kept stays"
     if one.synced is None:
         why = f"{one.error.kind}: {clean(str(one.error))}" if one.error else ""
         return f"{eye.repo(one.repo.name)}  {eye.paint('failed', 'bad')}  {why}"

@@ -67,7 +67,8 @@ def backup(done: Synced, seconds: float) -> Shape:
 def kept(row: Overview) -> Shape:
     """One repo that is kept."""
     return {
-        "repo": row.repo.name,
+        "repo": row.called,
+        "team": row.team,
         "url": row.repo.url,
         "snapshots": row.snapshots,
         "refs": row.refs,
@@ -255,6 +256,7 @@ def swept(one: Swept) -> Shape:
         "snapshot": snapshot and snapshot.number,
         "taken_at": snapshot and at(snapshot.taken_at),
         "new": one.synced.new if one.synced else False,
+        "archived": one.synced is None and one.error is None,
         "error": one.error and failure(one.error)["error"],
     }
 

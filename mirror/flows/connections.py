@@ -57,7 +57,7 @@ async def connect(
     known = edges.forges.at(app.forge, app.host).app.url
     if known != app.url:  # the row keeps the host alone
         raise Refused(f"{app.host} is reached at {known}; name another address in {app.forge.upper()}_URL")
-    account = await forge.account(tokens.access)
+    account = await forge.account(tokens.access, personal=grant_kind == "token")
     missing = missing_for(forge, account, Purpose.READ)
     if missing:
         needed = ", ".join(forge.scopes(Purpose.READ))
@@ -167,7 +167,7 @@ async def _renewed(edges: Edges, keyring: Keyring, connection_id: ConnectionId, 
             return _Good(forge, token, found)  # another run was first
         stopped: BadCredentials | None = None
         if refresh is None:
-            if not _has_ended(edges, found) and (token != refused or await _is_taken(forge, token)):
+            if not _has_ended(edges, found) and (token != refused or await _is_taken(forge, token, found)):
                 return _Good(forge, token, found)
             stopped = BadCredentials(f"{found.host} refuses the token of {found.login}; connect again")
         else:
@@ -238,7 +238,9 @@ async def check(edges: Edges, connection_id: ConnectionId) -> Connection:
     has stopped then. Where the forge cannot be reached nothing is changed.
     """
     found = await _get(edges, connection_id)
-    account = await asking(edges, connection_id, lambda forge, token: forge.account(token))
+    account = await asking(
+        edges, connection_id, lambda forge, token: forge.account(token, personal=found.grant_kind == "token")
+    )
     now = await _get(edges, connection_id)
     if account.id != found.account_id:
         why = f"the token is of another account at {found.host} now; connect again"
@@ -310,10 +312,10 @@ async def is_mended(edges: Edges, repo: Repo) -> bool:
     return True
 
 
-async def _is_taken(forge: Forge, token: str) -> bool:
+async def _is_taken(forge: Forge, token: str, of: Connection) -> bool:
     """Whether the forge takes a token that it refused a moment ago; some have refused all for a while."""
     try:
-        await forge.account(token)
+        await forge.account(token, personal=of.grant_kind == "token")
     except BadCredentials:
         return False
     return True

@@ -1,7 +1,7 @@
 """Looking after the hooks that Everref registers itself: there, switched on, with our address and secret.
 
-Who calls: flows/choose when a repo is chosen, and the sweep: about once a day for
-each hook, sooner for one that is silent while its repo moves.
+Who calls: flows/choose when a repo is chosen, a person who wants to know now, and the
+sweep: about once an hour for each hook, sooner for one that is silent while its repo moves.
 """
 
 import ipaddress
@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
@@ -32,18 +32,21 @@ from mirror.flows.edges import Edges
 from mirror.flows.turn import turn_at_forge
 from mirror.forges.contract import Purpose, RemoteHook
 from mirror.keyring import Keyring
-from mirror.store import forge_leases, hooks, origins
+from mirror.model import RepoId
+from mirror.store import forge_leases, hooks, listed, origins
 from mirror.store.connections import ConnectionId
 from mirror.store.forge_leases import ForgeLease
 from mirror.store.hooks import Hook, State
 from mirror.store.origins import Origin
 
 EVERY: Final = timedelta(
-    hours=24
-)  # a hook is looked at, or some hours sooner, so that they don't come together
+    hours=1
+)  # a hook is looked at, or a quarter sooner, so that they don't come together
+REFUSED: Final = timedelta(hours=24)  # one that the forge did not allow: that changes seldom
 SILENT: Final = timedelta(hours=1)  # between two looks at one that does not deliver what a sweep finds
 ENOUGH: Final = 3  # hooks in a row about which the forge does not answer: the others can wait as well
-AT_ONCE: Final = 100  # hooks in one sweep, which comes every few minutes
+AT_ONCE: Final = 100  # hooks of a connection in one sweep
+SWEEPS: Final = timedelta(minutes=5)  # between two of them
 RECENT: Final = timedelta(
     days=3
 )  # how old failed deliveries are that are sent again; GitHub keeps no older ones
@@ -99,18 +102,12 @@ async def _ensured(edges: Edges, lease: ForgeLease, asked: Asked, origin: Origin
     keyring = _keyring(edges)
     row = await _row(edges, keyring, asked, origin)
     try:
-        _check(edges, asked)
+        await _check(edges, asked, origin)
         care, there = await _at_forge(edges, keyring, asked, origin, row)
     except (Refused, Blocked) as error:
         return await _refused(edges, lease, row, str(error))
     except RemoteGone:  # which is also what a forge says to those who may not see hooks
-        name, host, who = origin.repo.name, asked.connection.host, asked.connection.login
-        return await _refused(
-            edges,
-            lease,
-            row,
-            f"the account {who} may not register hooks for {name} at {host}: admins may",
-        )
+        return await _refused(edges, lease, row, _not_admin(asked, origin))
     except OurFault:
         raise
     except EverrefError as error:  # a sweep comes to it again, after those that are due for longer
@@ -123,9 +120,39 @@ async def _ensured(edges: Edges, lease: ForgeLease, asked: Asked, origin: Origin
     return care
 
 
+def _not_admin(asked: Asked, origin: Origin) -> str:
+    who, host = asked.connection.login, asked.connection.host
+    return f"the account {who} may not register hooks for {origin.repo.name} at {host}: admins may"
+
+
 async def _refused(edges: Edges, lease: ForgeLease, row: Hook, why: str) -> Care:
     await hooks.set_state(edges.db, lease, row.id, "refused", why, edges.clock())
     return Care(Outcome.REFUSED, why)
+
+
+async def check_now(edges: Edges, repo_id: RepoId) -> Care:
+    """Ask the forge about the repo's hook because somebody wants to know, and mend what is wrong with it.
+
+    Raises NotFound where the repo has no hook, Refused where no connection reads it. Safe to run twice.
+    """
+    origin, row = await origins.get(edges.db, repo_id), await hooks.of(edges.db, repo_id)
+    if row is None:
+        raise NotFound(f"{origin.repo.name} has no webhook; make one first")
+    if origin.connection_id is None or origin.repository_id is None:
+        raise Refused(
+            f"no connection reads {origin.repo.name}, so its host cannot be asked about the webhook; "
+            "look at it in the repository's settings there"
+        )
+    asked = await asked_of(edges, origin.connection_id)
+    care = await ensure(edges, asked, origin)
+    if care.outcome is Outcome.REUSED:
+        await _again(edges, asked, origin, row)
+    return care
+
+
+def registered_by(waiting: int, now: datetime) -> datetime:
+    """When so many hooks of one connection that wait to be registered are at the forge, as it looks now."""
+    return now + SWEEPS * -(-waiting // AT_ONCE)
 
 
 async def announce(edges: Edges, asked: Asked, origin: Origin) -> None:
@@ -219,7 +246,7 @@ async def _left_over(edges: Edges, row: Hook, there: Sequence[RemoteHook]) -> li
     return [one for hook_id, one in ids.items() if hook_id not in ours]
 
 
-def _check(edges: Edges, asked: Asked) -> None:
+async def _check(edges: Edges, asked: Asked, origin: Origin) -> None:
     """Whether it makes sense to ask at all. Raises Refused, saying what to do."""
     settings = edges.settings
     if settings.base_url is None and not is_loopback(asked.app.url):
@@ -229,6 +256,10 @@ def _check(edges: Edges, asked: Asked) -> None:
         raise Refused(
             f"the connection to {asked.app.host} lacks {' and '.join(missing)}; connect again and allow hooks"
         )
+    if origin.repository_id:
+        seen = await listed.of(edges.db, asked.connection.id, [origin.repository_id])
+        if seen and not seen[0].admin:  # the forge would refuse: it has said so in the listing
+            raise Refused(_not_admin(asked, origin))
 
 
 def is_loopback(url: str) -> bool:
@@ -282,7 +313,7 @@ async def due(edges: Edges) -> None:
         await announce(edges, await asked_of(edges, origin.connection_id), origin)
     now = edges.clock()
     by_connection: dict[ConnectionId, list[tuple[Origin, Hook]]] = {}
-    for row in await hooks.due(edges.db, now - EVERY, now - SILENT, AT_ONCE):
+    for row in await hooks.due(edges.db, now - EVERY, now - REFUSED, now - SILENT, AT_ONCE):
         found = await origins.of(edges.db, row.repo_id)
         if found and found.connection_id and found.repository_id:
             by_connection.setdefault(found.connection_id, []).append((found, row))

@@ -6,14 +6,33 @@ from mirror.errors import NotFound
 from mirror.flows.edges import Edges
 from mirror.model import Repo, Snapshot
 from mirror.store import repos, snapshots, teams
+from mirror.store.teams import TeamId
 
 
-async def repo_named(edges: Edges, name: str) -> Repo:
-    """The repo of this name."""
-    repo = await repos.by_name(edges.db, await teams.default(edges.db), name)
+async def repo_named(edges: Edges, name: str, team: str | None = None) -> Repo:
+    """The repo that `everref repos` shows as NAME (of the command line's team) or as TEAM:NAME.
+
+    `team` says the team instead. A name that has a colon is first looked for as it stands. Raises NotFound.
+    """
+    repo = await repos.by_name(edges.db, await team_of(edges, team), name)
+    if repo is None and team is None and ":" in name:
+        before, _, after = name.partition(":")
+        other = await teams.by_name(edges.db, before)
+        repo = None if other is None else await repos.by_name(edges.db, other.id, after)
     if repo is None:
-        raise NotFound(f"no repo is called {name}; `everref repos` lists them")
+        where = "" if team is None else f" in the team {team}"
+        raise NotFound(f"no repo is called {name}{where}; `everref repos` lists them")
     return repo
+
+
+async def team_of(edges: Edges, name: str | None) -> TeamId:
+    """The team of this name; None: that of the command line. Raises NotFound."""
+    if name is None:
+        return await teams.default(edges.db)
+    found = await teams.by_name(edges.db, name)
+    if found is None:
+        raise NotFound(f"there is no team {name}; `everref repos` names the teams")
+    return found.id
 
 
 async def snapshot_at(edges: Edges, repo: Repo, when: int | datetime | None) -> Snapshot:

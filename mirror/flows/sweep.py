@@ -50,8 +50,8 @@ class Swept:
     """What became of one repo."""
 
     repo: Repo
-    synced: Synced | None  # None: it failed
-    error: EverrefError | None
+    synced: Synced | None  # None: it failed, or is archived and gone still
+    error: EverrefError | None  # None: it did not fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ async def _sweep(edges: Edges, repo: Repo) -> Swept:
         if await parts.tombstones(edges.db, repo.id):
             await prune.prune(edges, prune.GRACE, repo, PATIENCE)
     except EverrefError as error:
-        return Swept(repo, None, error)
+        archived = error.kind == "gone" and (await repos.overview_of(edges.db, repo.id)).state == "archived"
+        return Swept(repo, None, None if archived else error)
     return Swept(repo, synced, None)
 
 
@@ -244,5 +245,5 @@ CHORES: Final[Sequence[Chore]] = (
     Chore("describe repos that changed", timedelta(minutes=5), describe.due),
     Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
     Chore("list what connections can see", timedelta(minutes=5), relist.due),
-    Chore("look after hooks", timedelta(minutes=5), hookcare.due),
+    Chore("look after hooks", hookcare.SWEEPS, hookcare.due),
 )

@@ -147,8 +147,8 @@ class Forge(Protocol):
     async def revoke(self, token: str) -> None:
         """Let the token of an OAuth grant end. Safe to run twice."""
 
-    async def account(self, token: str) -> Account:
-        """Whose token this is, and its scopes."""
+    async def account(self, token: str, *, personal: bool = False) -> Account:
+        """Whose token this is, and its scopes; `personal`: a person made it, so it is none of OAuth."""
 
     def scopes(self, purpose: Purpose) -> tuple[str, ...]:
         """The fewest scopes that this needs."""

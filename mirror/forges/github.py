@@ -80,7 +80,7 @@ class GitHub:
             also=(404, 422),  # no such token of ours any more
         )
 
-    async def account(self, token: str) -> Account:
+    async def account(self, token: str, *, personal: bool = False) -> Account:
         """A classic token's scopes are in X-OAuth-Scopes; a fine-grained one has no such header."""
         answer = await self._ask(token, "GET", "/user")
         person = fields.table(answer, self._api.host)

@@ -77,15 +77,17 @@ class GitLab:
             }
             await self._web.ask("POST", "/oauth/revoke", form=form)
 
-    async def account(self, token: str) -> Account:
+    async def account(self, token: str, *, personal: bool = False) -> Account:
         """A personal access token tells of itself, https://docs.gitlab.com/api/personal_access_tokens/#self-inform;
-        one of OAuth is refused there and told of by /oauth/token/info.
+        one of OAuth would be refused there, and is told of by /oauth/token/info.
         """
-        answer = await self._ask(token, "GET", "/personal_access_tokens/self", also=(400, 401, 403, 404))
-        if answer.status == 200:
-            told = fields.table(answer, self._api.host)
+        told: Mapping[str, Any] | None = None
+        if personal:
+            answer = await self._ask(token, "GET", "/personal_access_tokens/self", also=(400, 401, 403, 404))
+            told = fields.table(answer, self._api.host) if answer.status == 200 else None
+        if told is not None:
             scopes, expires_at = told.get("scopes"), fields.moment(told.get("expires_at"))
-        else:
+        else:  # of OAuth, also where a person has pasted such a token
             answer = await self._web.ask("GET", "/oauth/token/info", token=token, also=(400,))
             if answer.status == 400:
                 raise BadCredentials(

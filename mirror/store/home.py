@@ -38,6 +38,7 @@ class Summary:
     )  # the oldest moment as of which a repo that is behind is protected; None: none is
     gap_of: str | None  # that repo's name
     paused: int = 0  # of those that are protected: as they were when that began
+    hooks_waiting: int = 0  # webhooks that are not at their forges yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ async def summary(db: Db, team: TeamId) -> Summary:
         row["gap_since"],
         row["gap_of"],
         row["paused"],
+        row["hooks_waiting"],
     )
 
 
@@ -209,17 +211,16 @@ async def broken_connections(db: Db, team: TeamId) -> list[Broken]:
 
 
 @translating
-async def broken_hooks(db: Db, team: TeamId, limit: int = 10) -> list[Broken]:
-    """The team's repos of whose pushes the forge tells nothing any more, though it should."""
+async def broken_hooks(db: Db, team: TeamId) -> list[Broken]:
+    """The team's repos of whose pushes the forge tells nothing, though it should; not those on their way."""
     rows = await db.fetch(
         """
         select hook.forge, repo.name, hook.why from hook join repo on repo.id = hook.repo_id
-        where repo.team_id = $1 and hook.state in ('disabled', 'missing', 'refused')
+        where repo.team_id = $1 and hook.state in ('disabled', 'refused')
           and repo.archived_at is null
-        order by repo.name limit $2
+        order by repo.name
         """,
         team,
-        limit,
     )
     return [Broken(row["forge"], row["name"], None, row["why"]) for row in rows]
 
@@ -241,7 +242,7 @@ async def hook_of(db: Db, repo_id: RepoId) -> HookState | None:
 
 def _kept(row: Any) -> Kept:
     failure = None
-    if row["failure_class"] is not None:
+    if row["failure_class"] is not None and row["state"] != "archived":  # that it is gone is no failure
         failure = Failure(
             row["failure_class"], row["failure_message"], row["failing_since"], row["failed_at"]
         )

@@ -250,14 +250,17 @@ async def known(db: Db, hook_ids: Sequence[str]) -> set[str]:
 
 
 @translating
-async def due(db: Db, before: datetime, silent_before: datetime, limit: int) -> list[Hook]:
+async def due(
+    db: Db, before: datetime, refused_before: datetime, silent_before: datetime, limit: int
+) -> list[Hook]:
     """The hooks to look at: last checked before the first moment, or silent while their repo moved.
 
-    Silent is a hook whose last delivery and last check are older than the second
+    One that the forge refused is looked at when that was before the second moment.
+    Silent is a hook whose last delivery and last check are older than the third
     moment although a look at the remote has found something since. Only hooks of
     repos that a connection reads and that are kept; those checked longest ago first.
     """
-    rows = await db.fetch(query("hooks_due"), before, silent_before, limit)
+    rows = await db.fetch(query("hooks_due"), before, silent_before, limit, refused_before)
     return [_hook(row) for row in rows]
 
 

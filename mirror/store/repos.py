@@ -12,7 +12,7 @@ from mirror.errors import NotFound, UsageError
 from mirror.model import ObjectFormat, Repo, RepoId
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.leases import Lease, fenced
-from mirror.store.teams import TeamId
+from mirror.store.teams import DEFAULT, TeamId
 
 State = Literal["protected", "behind", "failing", "archived", "never"]
 
@@ -34,7 +34,7 @@ class Overview:
 
     `state` is the first of these that is true:
     "never": no run ever protected it; its first backup may be under way, or have failed.
-    "archived": its remote has been gone for a day of tries; what is kept stays.
+    "archived": its remote has been gone for a day of tries; what is kept stays. That is no failure.
     "failing": it is protected as of an earlier time, and the last run failed.
     "behind": the last run went well, and somebody has asked for another since.
     "protected": what its remote said when last asked is stored.
@@ -49,6 +49,11 @@ class Overview:
     state: State
     failure: Failure | None  # None: the last run went well, or there was none
     behind_since: datetime | None = None  # what came from then on may not be here; None: it is not behind
+
+    @property
+    def called(self) -> str:
+        """Its name on the command line, where every team's repos stand in one list."""
+        return self.repo.name if self.team == DEFAULT else f"{self.team}:{self.repo.name}"
 
 
 @translating
@@ -309,9 +314,10 @@ async def forget_history(db: Db, lease: Lease, repo_id: RepoId) -> None:
 
 
 @translating
-async def all(db: Db) -> list[Repo]:
-    """Every repo, by name."""
-    return [_repo(row) for row in await db.fetch("select * from repo order by name, id")]
+async def all(db: Db, team: TeamId | None = None) -> list[Repo]:
+    """Every repo, by name; or those of one team."""
+    rows = await db.fetch("select * from repo where $1::uuid is null or team_id = $1 order by name, id", team)
+    return [_repo(row) for row in rows]
 
 
 def _maybe(row: Any) -> Repo | None:
@@ -326,7 +332,7 @@ def _repo(row: Any) -> Repo:
 
 def _overview(row: Any) -> Overview:
     failure = None
-    if row["failure_class"] is not None:
+    if row["failure_class"] is not None and row["state"] != "archived":
         failure = Failure(
             row["failure_class"],
             row["failure_message"],
@@ -343,5 +349,5 @@ def _overview(row: Any) -> Overview:
         row["protected_as_of"],
         row["state"],
         failure,
-        row["behind"],
+        None if row["state"] == "archived" else row["behind"],
     )

@@ -4,7 +4,7 @@ A person's way to anything of a team is through `membership`: another's team is 
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NewType
@@ -58,6 +58,13 @@ async def default(db: Db) -> TeamId:
         await db.execute("insert into team (name) values ($1) on conflict do nothing", DEFAULT)
         found = await db.fetchval("select id from team where name = $1", DEFAULT)
     return TeamId(UUID(bytes=found.bytes))
+
+
+@translating
+async def of_ids(db: Db, ids: Collection[TeamId]) -> list[Team]:
+    """These teams, by name."""
+    rows = await db.fetch("select * from team where id = any($1::uuid[]) order by name", list(ids))
+    return [team(row) for row in rows]
 
 
 @translating

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from mirror import words
 from mirror.errors import Origin
+from mirror.flows import hookcare
 from mirror.store import home, notices, outages, runs, teams
 from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
 from mirror.store.notices import Notice
@@ -124,6 +125,7 @@ async def repositories(visit: Visit) -> Response:
         title=UNSAVED.title if held_up else sentence(summary),
         summary=summary,
         mark=mark(summary, held_up),
+        on_their_way=on_their_way(summary.hooks_waiting, visit.now),
         needs=[*((held_up,) if held_up else ()), *await _needs(visit, summary, forced)],
         most=NEEDS,
         rows=rows,
@@ -248,20 +250,8 @@ def needs(
     found += [_failing(team, one) for one in failing]
     found += [_told(team, one) for one in told]
     found += [_forced(team, one, now) for one in forced if one.is_default]
-    for one in hooks:
-        link = pages.repo_url(team, one.where)
-        why = one.why or "the hook is missing or switched off"
-        found.append(
-            Need(
-                one.where,
-                link,
-                "no hook",
-                "late",
-                f"{words.sentence(why)} It is looked at on a schedule.",
-                "See",
-                link,
-            )
-        )
+    if hooks:
+        found.append(_unhooked(team, hooks))
     found += [_behind(team, one, now) for one in troubled if _is_late(one, now)]
     for repo in troubled:
         if repo.archived_at and now - repo.archived_at < GONE:
@@ -320,6 +310,27 @@ def _is_late(repo: Kept, now: datetime) -> bool:
     """Whether a wish waits for so long that somebody should look."""
     waits = repo.state in ("behind", "never") and repo.failure is None and not repo.at_work
     return waits and repo.behind_since is not None and now - repo.behind_since > PATIENCE
+
+
+def _unhooked(team: str, hooks: Sequence[Broken]) -> Need:
+    """One line for the webhooks that their hosts refuse or switched off; pushes are found all the same."""
+    first = hooks[0]
+    link = pages.repo_url(team, first.where)
+    why = words.sentence(first.why or "its host has switched the webhook off")
+    if len(hooks) == 1:
+        said = f"{why} It is looked at on a schedule."
+    else:
+        said = f"{why} So it is for {len(hooks):,} repositories. They are looked at on a schedule."
+    return Need(first.where, link, "no hook", "late", said, "See", link)
+
+
+def on_their_way(waiting: int, now: datetime) -> str | None:
+    """What is said of webhooks that wait to be registered. None: none does."""
+    if not waiting:
+        return None
+    minutes = round((hookcare.registered_by(waiting, now) - now).total_seconds() / 60)
+    many = "1 webhook is on its way" if waiting == 1 else f"{waiting:,} webhooks are on their way"
+    return f"{many}, registered within {minutes} min; until then pushes are found on a schedule."
 
 
 def _behind(team: str, repo: Kept, now: datetime) -> Need:

@@ -1,16 +1,17 @@
 """How one repo is kept: how often it is looked at, which refs are left out, its webhook, letting it go."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, cast, get_args
 from urllib.parse import quote
 
 from starlette.responses import Response
 
-from mirror import schedule
-from mirror.errors import EverrefError, UsageError
-from mirror.flows import choose, excluded, hook
+from mirror import schedule, words
+from mirror.errors import EverrefError, NotFound, Refused, UsageError
+from mirror.flows import choose, excluded, hook, hookcare
 from mirror.flows.choose import By
 from mirror.flows.hook import Given
+from mirror.flows.hookcare import Outcome
 from mirror.job import SYNC
 from mirror.model import Repo, RepoId
 from mirror.store import connections, hooks, origins, repos, schedules
@@ -113,6 +114,17 @@ async def give_hook(visit: Visit) -> Response:
     return await _page(visit, repo, given=given)
 
 
+async def check_hook(visit: Visit) -> Response:
+    """Ask the forge about the webhook now."""
+    repo = await visit.repo()
+    try:
+        care = await hookcare.check_now(visit.edges, repo.id)
+    except (NotFound, Refused) as error:
+        return _back(visit, repo, words.sentence(str(error)))
+    await visit.audit("hook.check", repo.name, repo.id, {"outcome": care.outcome.value})
+    return _back(visit, repo, _CHECKED[care.outcome] + (f" {words.sentence(care.why)}" if care.why else ""))
+
+
 async def remove_hook(visit: Visit) -> Response:
     """Forget the webhook; its address answers 404 from then on."""
     repo = await visit.repo()
@@ -136,6 +148,13 @@ def _hint(visit: Visit) -> Callable[[RepoId], Awaitable[None]]:
     return hint
 
 
+_CHECKED: Final[Mapping[Outcome, str]] = {
+    Outcome.REGISTERED: "The webhook was not at the host any more; it has been registered anew.",
+    Outcome.REUSED: "The webhook is at the host.",
+    Outcome.REFUSED: "The host does not allow it.",
+    Outcome.WAITING: "The host could not be asked; Everref asks again within minutes.",
+}
+
 _REPO: Final = "/{team}/{repo:repo}/-/settings"
 
 WAYS: Final[Sequence[Way]] = (
@@ -146,5 +165,6 @@ WAYS: Final[Sequence[Way]] = (
     Way("POST", f"{_REPO}/resume", resume, Needs.ADMIN),
     Way("POST", f"{_REPO}/let-go", let_go, Needs.ADMIN, sure=True),
     Way("POST", f"{_REPO}/hook", give_hook, Needs.ADMIN),
+    Way("POST", f"{_REPO}/hook/check", check_hook, Needs.ADMIN),
     Way("POST", f"{_REPO}/hook/remove", remove_hook, Needs.ADMIN),
 )

@@ -15,5 +15,10 @@ select
   count(*) filter (where state = 'protected' and paused_at is not null) as paused,
   max(saved_at) as saved_at,
   min(protected_as_of) filter (where state in ('behind', 'failing')) as gap_since,
+  (
+    select count(*) from hook join repo on repo.id = hook.repo_id
+    where repo.team_id = $1 and hook.state = 'missing' and repo.connection_id is not null
+      and repo.archived_at is null and repo.paused_at is null
+  ) as hooks_waiting,
   (array_agg(name order by protected_as_of) filter (where state in ('behind', 'failing')))[1] as gap_of
 from kept

@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from mirror import schedule
 from mirror.errors import NotFound
-from mirror.flows import choose, excluded
+from mirror.flows import choose, excluded, hookcare
 from mirror.flows import hook as hooking
 from mirror.flows.choose import By
 from mirror.flows.hook import Given
@@ -156,6 +156,14 @@ async def rotate_hook(visit: Visit) -> Hook:
     return await _given(visit, found, made, "hook.secret")
 
 
+async def check_hook(visit: Visit) -> Hook:
+    """Ask the forge about a repo's webhook now; one that is gone there is registered anew."""
+    found = await repo_of(visit)
+    care = await hookcare.check_now(visit.edges, found.id)
+    await visit.audit("hook.check", found.name, found.id, {"outcome": care.outcome.value})
+    return await repo_hook(visit)
+
+
 async def remove_hook(visit: Visit) -> None:
     """Forget a repo's webhook and what arrived by it."""
     found = await repo_of(visit)
@@ -233,5 +241,6 @@ CALLS: Final[Sequence[Call]] = (
     call("GET", f"{REPO}/hook", repo_hook, Needs.ADMIN, "admin"),
     call("POST", f"{REPO}/hook", give_hook, Needs.ADMIN, "admin", status=201),
     call("POST", f"{REPO}/hook/rotate", rotate_hook, Needs.ADMIN, "admin", status=201),
+    call("POST", f"{REPO}/hook/check", check_hook, Needs.ADMIN, "admin"),
     call("DELETE", f"{REPO}/hook", remove_hook, Needs.ADMIN, "admin", sure=True),
 )
