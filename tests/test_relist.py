@@ -319,3 +319,23 @@ async def test_one_connection_that_fails_stops_no_other(
     assert await alongside.origin(tool) is not None and shed and garden
     found = await connections.get(alongside.edges.db, dead.id)
     assert found and found.state == "reauth"
+
+
+async def test_a_listing_that_failed_stays_said_until_one_went_well(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    connection = await alongside.connect(alice)
+    alongside.host.fail(502, times=100)
+    said = []
+    for _ in range(2):
+        with pytest.raises(NetworkError):
+            await relist.refresh_listing(alongside.edges, connection.id)
+        failing = await connections.get(alongside.edges.db, connection.id)
+        assert failing and failing.list_failed_at and "502" in (failing.list_failure or "")
+        said.append(failing.list_failed_at)
+        alongside.later(timedelta(minutes=20))
+    assert said[0] == said[1]
+    alongside.host.heal()
+    await relist.refresh_listing(alongside.edges, connection.id)
+    well = await connections.get(alongside.edges.db, connection.id)
+    assert well and (well.list_failed_at, well.list_failure) == (None, None)

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from mirror.config import App
 from mirror.flows import people
+from mirror.people import Role
 from mirror.store import connections, links, sessions, teams
 from tests.parts.forges import GitHub, GitLab, Person
 from tests.parts.web import Browser, Site
@@ -118,7 +119,8 @@ async def test_a_consent_that_was_refused_is_told_in_a_line(forged: Forged) -> N
     address = await forged.forge.deny(answer.headers["location"], forged.ann)
     to = await forged.come_back(browser, address)
     assert to.startswith("/sign-in")
-    assert "Access was not granted" in (await browser.get(to)).text
+    said = (await browser.get(to)).text
+    assert "You did not let 127.0.0.1" in said and "not signed in by it" in said
     assert await forged.site.mirror.edges.db.fetchval("select count(*) from person") == 0
 
 
@@ -146,6 +148,64 @@ async def test_connecting_asks_for_what_is_needed_and_keeps_the_grant(forged: Fo
     (kept,) = await connections.of_team(db, team.id)
     assert to == f"/ann/-/connect/{kept.id}"
     assert (kept.login, kept.state, kept.grant_kind) == ("ann", "works", "oauth")
+
+
+async def test_a_consent_to_connect_that_was_refused_says_that_nothing_was_connected(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    await forged.come_back(browser, await forged.consent(browser))
+    await browser.follow(await browser.get("/"))
+    answer = await browser.post(f"/auth/{forged.forge.kind}", team="ann")
+    to = await forged.come_back(browser, await forged.forge.deny(answer.headers["location"], forged.ann))
+    assert to.startswith("/ann/-/connect")
+    assert "so nothing was connected" in (await browser.get(to)).text
+
+
+async def test_an_account_that_was_connected_can_be_added_as_a_way_to_sign_in(forged: Forged) -> None:
+    site = forged.site
+    ann = await site.person("ann")
+    browser = await site.signed_in(ann)
+    page = await forged.come_back(browser, await forged.consent(browser, team="ann"))
+    assert "Sign in by ann too" in (await browser.get(page)).text
+    answer = await browser.post(f"{page}/sign-in")
+    assert answer.headers["location"] == page
+    assert "Sign in by ann too" not in (await browser.get(page)).text
+    other = await site.browser()
+    await forged.come_back(other, await forged.consent(other))
+    assert "ann" in (await other.get("/account")).text
+    assert await site.mirror.edges.db.fetchval("select count(*) from person") == 1
+
+
+async def test_only_who_connected_an_account_adds_it_to_their_ways_to_sign_in(forged: Forged) -> None:
+    site = forged.site
+    browser = await site.signed_in(await site.person("ann"))
+    page = await forged.come_back(browser, await forged.consent(browser, team="ann"))
+    db = site.mirror.edges.db
+    bob = await site.person("bob")
+    team = await teams.by_name(db, "ann")
+    assert team is not None
+    await teams.add(db, team.id, bob.id, Role.ADMIN, site.mirror.clock.now)
+    theirs = await site.signed_in(bob)
+    assert "Sign in by ann too" not in (await theirs.get(page)).text
+    assert (await theirs.post(f"{page}/sign-in")).status_code == 409
+    assert await db.fetchval("select count(*) from identity") == 0
+
+
+async def test_signing_in_by_an_account_that_a_team_has_connected_says_so(forged: Forged) -> None:
+    site = forged.site
+    browser = await site.signed_in(await site.person("kim"))
+    await forged.come_back(browser, await forged.consent(browser, team="kim"))
+    db = site.mirror.edges.db
+    stranger = await site.browser()
+    address = urlsplit(await forged.consent(stranger, next="/account"))
+    said = await stranger.get(f"{address.path}?{address.query}")
+    assert said.status_code == 200 and "is connected to the team kim" in said.text
+    assert await db.fetchval("select count(*) from person") == 1
+    found = re.search(r'name="account" value="([^"]+)"', said.text)
+    assert found is not None
+    assert (await stranger.post("/auth/new-account", account=found[1] + "x")).status_code == 400
+    begun = await stranger.post("/auth/new-account", account=found[1], next="/account")
+    assert begun.headers["location"] == "/account"
+    assert await db.fetchval("select count(*) from person") == 2
 
 
 async def test_nobody_connects_another_team(forged: Forged) -> None:

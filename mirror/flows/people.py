@@ -240,6 +240,14 @@ async def set_profile(db: Db, by: By, name: str, email: str | None, zone: str | 
 
 
 @translating
+async def link_identity(db: Db, by: By, forge: Forge, host: str, account_id: str, login: str) -> None:
+    """Let the person sign in by this account too, which the forge has said to be theirs. Raises Refused."""
+    async with transaction(db) as connection:
+        if await people.link(connection, by.person.id, forge, host, account_id, login, by.at):
+            await _note(connection, by, "identity.link", f"{login} at {host}", account=account_id)
+
+
+@translating
 async def unlink_identity(db: Db, by: By, forge: Forge, host: str, account_id: str) -> None:
     """Sign in by this account no more. Raises NotFound; Refused where it is the only way in."""
     async with transaction(db) as connection:

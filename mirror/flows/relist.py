@@ -58,8 +58,9 @@ async def refresh_listing(edges: Edges, connection_id: ConnectionId) -> Whole:
     try:
         pages = await _pages(edges, asked, marks)
     except EverrefError as error:
-        at = error.retry_at if isinstance(error, RateLimited) else edges.clock() + SOON
-        await listings.later(edges.db, connection_id, at)
+        now = edges.clock()
+        again = error.retry_at if isinstance(error, RateLimited) else now + SOON
+        await listings.failed(edges.db, connection_id, str(error), now, again)
         raise
     hidden = {number for page in pages for number in page.hidden}
     steps.reached("list: seen")

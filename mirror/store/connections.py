@@ -21,7 +21,7 @@ State = Literal["works", "reauth", "ended"]
 
 _COLUMNS: Final = """
     id, team_id, person_id, forge, host, account_id, login, grant_kind, scopes, expires_at, version, state,
-    why, everything, patterns, created_at, checked_at, listed_at, list_at
+    why, everything, patterns, created_at, checked_at, listed_at, list_at, list_failed_at, list_failure
 """
 _KEPT: Final = f"{_COLUMNS}, sealed_access, sealed_refresh"
 
@@ -49,6 +49,8 @@ class Connection:
     checked_at: datetime | None
     listed_at: datetime | None
     list_at: datetime | None
+    list_failed_at: datetime | None = None  # since when listing it fails; None: the last one went well
+    list_failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +311,8 @@ def _connection(row: Any) -> Connection:
         row["checked_at"],
         row["listed_at"],
         row["list_at"],
+        row["list_failed_at"],
+        row["list_failure"],
     )
 
 

@@ -24,7 +24,11 @@ async def done(
 ) -> None:
     """It was listed to the end, and is due again then."""
     await db.execute(
-        "update connection set etags = $2, listed_at = $3, list_at = $4 where id = $1",
+        """
+        update connection set
+          etags = $2, listed_at = $3, list_at = $4, list_failed_at = null, list_failure = null
+        where id = $1
+        """,
         connection_id,
         json.dumps(marks),
         at,
@@ -33,9 +37,19 @@ async def done(
 
 
 @translating
-async def later(db: Db, connection_id: ConnectionId, at: datetime) -> None:
-    """It could not be listed; it is due again then."""
-    await db.execute("update connection set list_at = $2 where id = $1", connection_id, at)
+async def failed(db: Db, connection_id: ConnectionId, why: str, now: datetime, next_at: datetime) -> None:
+    """It could not be listed, which stays said until it could; it is due again then."""
+    await db.execute(
+        """
+        update connection set
+          list_failed_at = coalesce(list_failed_at, $3), list_failure = $2, list_at = $4
+        where id = $1
+        """,
+        connection_id,
+        storable(why),
+        now,
+        next_at,
+    )
 
 
 @translating

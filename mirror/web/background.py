@@ -19,23 +19,17 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._failed: dict[str, EverrefError] = {}
 
     def begin(self, about: str, work: Coroutine[Any, Any, object]) -> None:
         """Begin this, unless it is under way."""
         if about in self._tasks:
             work.close()
             return
-        self._failed.pop(about, None)
         self._tasks[about] = asyncio.create_task(self._run(about, work))
 
     def is_busy(self, about: str) -> bool:
         """Whether this is under way."""
         return about in self._tasks
-
-    def failure(self, about: str) -> EverrefError | None:
-        """How this failed the last time, told once."""
-        return self._failed.pop(about, None)
 
     async def quiet(self) -> None:
         """Wait until nothing is under way."""
@@ -53,7 +47,7 @@ class Background:
         try:
             await work
         except EverrefError as error:
-            self._failed[about] = error
+            log.info("%s: %s", about, error)  # the work itself says so where people look
         except Exception:
             log.exception("%s failed", about)
         finally:

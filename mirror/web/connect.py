@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from mirror import choosing
 from mirror.config import Product, app_at
-from mirror.errors import EverrefError, NotFound, UsageError
-from mirror.flows import choose, connections, relist
+from mirror.errors import EverrefError, NotFound, Refused, UsageError
+from mirror.flows import choose, connections, people, relist
 from mirror.flows.choose import By, Chosen
 from mirror.flows.hookcare import Outcome
 from mirror.forges.contract import Purpose, Tokens
@@ -20,6 +20,7 @@ from mirror.model import RepoId, Secret
 from mirror.people import Role
 from mirror.store import connections as store
 from mirror.store import listed
+from mirror.store import people as people_rows
 from mirror.store.connections import Connection, ConnectionId
 from mirror.web.frame import Needs, Visit, Way
 
@@ -90,12 +91,39 @@ async def repositories(visit: Visit) -> Response:
         more=f"{rows[ROWS - 1].full_name}{AFTER}{rows[ROWS - 1].repository_id}" if len(rows) > ROWS else None,
         counts=await listed.counts(visit.edges.db, connection.id),
         busy=busy,
-        failure=visit.outside.background.failure(_about(connection)),
         asked={"q": search} | {kind: visit.query.get(kind, "") for kind in KINDS},
         missing=connections.missing_scopes(visit.edges, connection, Purpose.HOOKS),
         oauth=oauth,
+        offered=await _signs_in_by(visit, connection) is False,
         manages=visit.may(Role.ADMIN),
     )
+
+
+async def _signs_in_by(visit: Visit, connection: Connection) -> bool | None:
+    """Whether who looks signs in by the account that they connected. None: it is nothing of theirs to say."""
+    if connection.grant_kind != "oauth" or connection.person_id != visit.owner().id:
+        return None
+    found = await people_rows.by_identity(
+        visit.edges.db, connection.forge, connection.host, connection.account_id
+    )
+    return None if found is not None and found.id != visit.owner().id else found is not None
+
+
+async def sign_in_by(visit: Visit) -> Response:
+    """Let who connected an account sign in by it too; the forge has said whose it is."""
+    connection = await _connection(visit)
+    if await _signs_in_by(visit, connection) is None:
+        raise Refused("only who connected an account by consent adds it to their ways to sign in")
+    await people.link_identity(
+        visit.edges.db,
+        visit.by(),
+        connection.forge,
+        connection.host,
+        connection.account_id,
+        connection.login,
+    )
+    said = f"You sign in by {connection.login} at {connection.host} from now on, too."
+    return visit.redirect(_address(visit, connection), said)
 
 
 async def chose(visit: Visit) -> Response:
@@ -259,5 +287,6 @@ WAYS: Final[Sequence[Way]] = (
     Way("POST", "/{team}/-/connect/{connection}/choose", chose, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/{connection}/rule", rule, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/{connection}/list", list_anew, Needs.ADMIN),
+    Way("POST", "/{team}/-/connect/{connection}/sign-in", sign_in_by, Needs.ADMIN, sure=True),
     Way("POST", "/{team}/-/connect/{connection}/disconnect", disconnect, Needs.ADMIN, sure=True),
 )

@@ -18,15 +18,17 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from mirror import signed
-from mirror.config import App
-from mirror.errors import BadCredentials, Refused
+from mirror import signed, words
+from mirror.config import App, Product
+from mirror.errors import EverrefError, Refused
 from mirror.flows import connections, people
 from mirror.forges import oauth
-from mirror.forges.contract import Purpose, Tokens
+from mirror.forges.contract import Account, Purpose, Tokens
 from mirror.people import PersonId, Role
+from mirror.store import connections as connection_rows
 from mirror.store import limits, sessions, teams
 from mirror.store import people as people_rows
+from mirror.store.connections import Connection
 from mirror.web.frame import Needs, Visit, Way
 
 SECONDS: Final = 600  # for a person to consent
@@ -105,16 +107,25 @@ async def callback(visit: Visit) -> Response:
     back = f"/{asked.team}/-/connect" if asked.team else "/account/sure" if visit.session else "/sign-in"
     try:
         if "error" in visit.query:
-            raise oauth.explained(app, visit.query["error"])
+            raise _refused(app, asked, visit.query["error"])
         registered = connections.callback(visit.edges.settings, app)
         tokens = await visit.edges.forges.of(app).exchange(
             visit.query.get("code", ""), asked.verifier, registered
         )
         answer = await (_connected if asked.team else _signed_in)(visit, app, asked, tokens)
-    except (BadCredentials, Refused) as error:
-        answer = visit.redirect(f"{back}?next={quote(asked.next)}", str(error))
+    except EverrefError as error:
+        answer = visit.redirect(f"{back}?next={quote(asked.next)}", words.sentence(str(error)))
     answer.delete_cookie(COOKIE, path="/auth/", httponly=True, samesite="lax")
     return answer
+
+
+def _refused(app: App, asked: Consent, error: str) -> EverrefError:
+    """Why no consent came of it, in words for who was asked."""
+    if error != "access_denied":
+        return oauth.explained(app, error)
+    if asked.team:
+        return Refused(f"You did not allow access at {app.host}, so nothing was connected")
+    return Refused(f"You did not let {app.host} say who you are, so you are not signed in by it")
 
 
 async def _asked(visit: Visit) -> Consent:
@@ -140,7 +151,11 @@ async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
     account = await visit.edges.forges.of(app).account(tokens.access)
     await connections.signed_in(visit.edges, app, account, tokens)
     known = await people_rows.by_identity(visit.edges.db, app.forge, app.host, account.id)
-    if known is None and not visit.is_sure:  # a new way in is no proof, and lets in whoever has it
+    if known is None and visit.person is None:
+        connected = await connection_rows.of_account(visit.edges.db, app.forge, app.host, account.id)
+        if connected:
+            return await _known_account(visit, app, account, asked, connected)
+    elif known is None and not visit.is_sure:  # a new way in is no proof, and lets in whoever has it
         raise Refused(
             f"you do not sign in as {account.login} yet: first prove who you are, then add that account"
         )
@@ -156,6 +171,48 @@ async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
         visit.person,
     )
     return await begin(visit, person.id, asked.next)
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account at a forge that somebody proved to be theirs a moment ago, as the page keeps it."""
+
+    forge: Product
+    host: str
+    id: str
+    login: str
+    name: str
+
+
+async def _known_account(
+    visit: Visit, app: App, account: Account, asked: Consent, connected: Sequence[Connection]
+) -> Response:
+    """Say that a team has this account connected, before an empty team is made for the same person."""
+    names = [one.name for one in await teams.of_ids(visit.edges.db, [one.team_id for one in connected])]
+    new = NewAccount(app.forge, app.host, account.id, account.login, account.name)
+    return visit.render(
+        "known-account.html",
+        login=account.login,
+        host=app.host,
+        names=names,
+        account=signed.sign(visit.outside.keyring, "new account", msgspec.json.encode(new).decode()),
+        next=local(asked.next),
+    )
+
+
+async def new_account(visit: Visit) -> Response:
+    """Begin anew with an account that a team has connected, as its page offered."""
+    form = await visit.form()
+    kept = signed.read(
+        visit.outside.keyring, "new account", str(form.get("account", "")), timedelta(seconds=SECONDS)
+    )
+    if kept is None:
+        raise HTTPException(400, "this page is too old; begin the sign-in again")
+    new = msgspec.json.decode(kept, type=NewAccount)
+    person = await people.sign_in_with_identity(
+        visit.edges.db, new.forge, new.host, new.id, new.login, new.name, visit.now, visit.address
+    )
+    return await begin(visit, person.id, str(form.get("next", "")))
 
 
 def _session(visit: Visit) -> str:
@@ -195,6 +252,7 @@ async def begin(visit: Visit, person_id: PersonId, to: str) -> Response:
 
 
 WAYS: Final[Sequence[Way]] = (
+    Way("POST", "/auth/new-account", new_account, Needs.NOTHING),
     Way("GET", "/auth/{forge}", sign_in, Needs.NOTHING),
     Way("POST", "/auth/{forge}", start, Needs.NOTHING),
     Way("GET", "/auth/{forge}/callback", callback, Needs.NOTHING),

@@ -992,6 +992,10 @@ class Connection(Answer, frozen=True, kw_only=True):
     patterns: list[str]
     created_at: datetime
     listed_at: datetime | None
+    list_failed_at: Annotated[
+        datetime | None, Meta(description="since when listing it fails; null: the last listing went well")
+    ]
+    list_failure: str | None
 
     @classmethod
     def of(cls, one: connections.Connection) -> "Connection":
@@ -1008,6 +1012,8 @@ class Connection(Answer, frozen=True, kw_only=True):
             patterns=list(one.patterns),
             created_at=one.created_at,
             listed_at=one.listed_at,
+            list_failed_at=one.list_failed_at,
+            list_failure=one.list_failure,
         )
 
 
