@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from mirror.errors import UsageError
 
 EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
+LISTING_BYTES: Final = 64 << 20  # of refs that a remote may list; some 900,000 of them
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 
@@ -66,6 +67,7 @@ class Settings:
     metrics_token: str | None = field(repr=False, default=None)  # None: only this machine reads /metrics
     allow_private_remotes: bool = False  # private and loopback addresses, http, file:// and paths
     git: str = "git"  # which git
+    listing_bytes: int = LISTING_BYTES  # that a remote may list of its refs
     apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
 
 
@@ -116,6 +118,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         allow_private_remotes=allow_private,
         metrics_token=get("METRICS_TOKEN"),
         git=get("EVERREF_GIT") or "git",
+        listing_bytes=_bytes("EVERREF_LISTING_BYTES", get("EVERREF_LISTING_BYTES"), LISTING_BYTES),
         apps=apps,
     )
 
@@ -177,6 +180,14 @@ def _port(text: str | None) -> int:
         return 8000
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise UsageError(f"PORT must be a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _bytes(name: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not text.isdecimal() or len(text) > 12 or int(text) < 1 << 20:
+        raise UsageError(f"{name} must be a number of bytes, {1 << 20} or more, not {text!r}")
     return int(text)
 
 

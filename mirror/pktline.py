@@ -38,53 +38,86 @@ def encode(packets: Iterable[Packet]) -> bytes:
     )
 
 
-def split_lines(data: bytes) -> list[Packet]:
-    """All lines of a whole message, without the newlines that may end them.
-
-    Raises Corrupt when it is no message, or ends within a line.
-    """
-    packets: list[Packet] = []
-    add = packets.append
-    at, end = 0, len(data)
-    while at < end:
-        size = _size(data[at : at + 4])
-        if size < 4:
-            add(_MARKS[size])
-            at += 4
-            continue
-        at, start = at + size, at + 4
-        if at > end:
-            raise Corrupt("the remote's answer ends in the middle")
-        add(data[start : at - 1] if data[at - 1] == _NEWLINE and size > 4 else data[start:at])
-    return packets
-
-
 def text(packet: Packet) -> bytes:
     """What a line says, without the newline that may end it."""
     return b"" if isinstance(packet, Mark) else packet.removesuffix(b"\n")
+
+
+class Lines:
+    """Takes whole lines out of bytes as they arrive, without the newlines that may end them.
+
+    Never more than one line is kept. Safe in another thread, one call at a time.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()  # the beginning of a line
+        self._wanted = 4  # bytes of it, as far as that is known
+
+    def feed(self, data: bytes) -> list[Packet]:
+        """The lines that end in `data`. Raises Corrupt when these are no packets."""
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return []
+            data, self._rest = bytes(self._rest), bytearray()
+        packets: list[Packet] = []
+        add = packets.append
+        at, end = 0, len(data)
+        wanted = 4
+        while end - at >= 4:
+            size = _size(data[at : at + 4])
+            if size < 4:
+                add(_MARKS[size])
+                at += 4
+                continue
+            start, stop = at + 4, at + size
+            if stop > end:
+                wanted = size
+                break
+            at = stop
+            add(data[start : stop - 1] if data[stop - 1] == _NEWLINE and size > 4 else data[start:stop])
+        self._rest += data[at:]
+        self._wanted = wanted
+        return packets
+
+    def end(self) -> None:
+        """Nothing more arrives. Raises Corrupt where that is within a line."""
+        if self._rest:
+            raise Corrupt("the remote's answer ends in the middle")
 
 
 class Packets:
     """Takes one packet after the other out of bytes as they arrive."""
 
     def __init__(self) -> None:
-        self.rest = b""  # what has arrived and was not taken
+        self._data = b""
+        self._at = 0  # what was taken of it
+        self.taken = 0  # bytes, of all packets so far
+
+    @property
+    def rest(self) -> bytes:
+        """What has arrived and was not taken."""
+        return self._data[self._at :]
 
     def feed(self, data: bytes) -> None:
-        self.rest += data
+        self._data, self._at = self.rest + data, 0
+
+    def peek(self, place: int) -> int | None:
+        """The byte at this place of what was not taken. None: it has not arrived."""
+        at = self._at + place
+        return self._data[at] if at < len(self._data) else None
 
     def take(self) -> Packet | None:
         """The next packet. None: more bytes are needed. Raises Corrupt when these are no packets."""
-        if len(self.rest) < 4:
+        start, left = self._at, len(self._data) - self._at
+        if left < 4:
             return None
-        size = _size(self.rest[:4])
-        if size < 4:
-            self.rest = self.rest[4:]
-            return _MARKS[size]
-        if len(self.rest) < size:
+        size = _size(self._data[start : start + 4])
+        if left < size:
             return None
-        packet, self.rest = self.rest[4:size], self.rest[size:]
-        return packet
+        self._at += max(size, 4)
+        self.taken += max(size, 4)
+        return self._data[start + 4 : start + size] if size >= 4 else _MARKS[size]
 
 
 class SideBand:
@@ -93,7 +126,7 @@ class SideBand:
     def __init__(self) -> None:
         self.ended = False  # the flush packet has come: the pack is whole
         self.fatal = b""  # the remote's last words; when there are any, nothing follows
-        self._said = b""
+        self._said = bytearray()
         self._head = b""  # of a packet that has not come so far: 4 digits and a band
         self._band = 0
         self._left = 0  # bytes of this packet still to come
@@ -124,9 +157,11 @@ class SideBand:
             if self._band == _PACK:
                 pack.append(piece)
             elif self._band == _PROGRESS:
-                self._said = (self._said + piece)[-LONGEST:]
+                self._said += piece
+                if len(self._said) > 2 * LONGEST:
+                    del self._said[:-LONGEST]
             elif self._band == _FATAL:
-                self.fatal = (self.fatal + piece)[:LONGEST]
+                self.fatal += bytes(piece[: LONGEST - len(self.fatal)])
             else:
                 raise Corrupt("the remote's answer is not git's protocol")
         return pack[0].tobytes() if len(pack) == 1 else b"".join(pack)
@@ -134,7 +169,7 @@ class SideBand:
     def said(self) -> Iterator[bytes]:
         """The whole lines that the remote has said beside the pack since the last call."""
         *lines, self._said = self._said.replace(b"\r", b"\n").split(b"\n")
-        return (line for line in lines if line)
+        return (bytes(line) for line in lines if line)
 
 
 def _size(digits: bytes) -> int:

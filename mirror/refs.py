@@ -14,6 +14,7 @@ Move = tuple[RefName, Target | None, Target | None]  # name, old (None: created)
 
 
 FEW: Final = 4  # refs; with fewer, half of them go every day
+_LINES: Final = 4096  # of a map that are in memory at once while its digest is taken
 SYMBOLIC_DEPTH: Final = 5  # how many symbolic refs in a row git follows (refs.c, SYMREF_MAXDEPTH)
 HIDDEN: Final = tuple(
     b"refs/" + folder + b"/"
@@ -41,7 +42,10 @@ _NOT_TOGETHER: Final = (b"..", b"@{", b"//", b"/.", b".lock/", b".lock\n", b".\n
 
 def digest(refs: Refs) -> str:
     """SHA-256, hex, of the lines b"target name\\n" in the order of names: equal for equal maps only."""
-    return sha256(b"".join(b"%b %b\n" % (refs[name], name) for name in sorted(refs))).hexdigest()
+    found, names = sha256(), sorted(refs)
+    for start in range(0, len(names), _LINES):
+        found.update(b"".join([b"%b %b\n" % (refs[name], name) for name in names[start : start + _LINES]]))
+    return found.hexdigest()
 
 
 def diff(old: Refs, new: Refs) -> list[Move]:

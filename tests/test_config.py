@@ -63,6 +63,11 @@ def test_an_enterprise_server_has_its_interface_where_github_says() -> None:
             "GITHUB_CLIENT_ID names 1 where GITHUB_URL names 2",
         ),
         ({"GITHUB_CLIENT_ID": "a,b", "GITHUB_CLIENT_SECRET": "x,y"}, "the host github.com is named twice"),
+        (
+            {"EVERREF_LISTING_BYTES": "64M"},
+            "EVERREF_LISTING_BYTES must be a number of bytes, 1048576 or more",
+        ),
+        ({"EVERREF_LISTING_BYTES": "1000"}, "EVERREF_LISTING_BYTES must be a number of bytes"),
         ({"GITLAB_URL": "https://github.com"}, "the host github.com is named twice"),
         ({"GITLAB_URL": "gitlab.example.com"}, "GITLAB_URL must begin with https://"),
         ({"GITLAB_URL": "ftp://gitlab.example.com"}, "GITLAB_URL must begin with https://"),
@@ -93,6 +98,7 @@ def test_processes_are_handed_the_same_forges() -> None:
         GITHUB_CLIENT_SECRET="x,",
         GITLAB_URL="http://127.0.0.1:8123",
         EVERREF_DATA="/data",
+        EVERREF_LISTING_BYTES="268435456",
     )
     inherited = {"GITLAB_CLIENT_ID": "of somebody else", "GITHUB_CLIENT_SECRET_FILE": "/nowhere"}
     assert from_env(environment(found, inherited), read, "elsewhere") == found

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import Corrupt
-from mirror.pktline import LONGEST, Mark, Packet, Packets, SideBand, encode, split_lines, text
+from mirror.pktline import LONGEST, Lines, Mark, Packet, Packets, SideBand, encode, text
 
 PACKETS = st.lists(st.one_of(st.sampled_from(Mark), st.binary(max_size=300)), max_size=20)
 CUTS = st.lists(st.integers(min_value=1, max_value=200), max_size=40)
@@ -19,10 +19,12 @@ def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
     return [*cut, data[at:]]
 
 
-@given(PACKETS)
-def test_lines_that_are_written_are_read(packets: list[Packet]) -> None:
+@given(PACKETS, CUTS)
+def test_lines_are_read_from_any_pieces(packets: list[Packet], cuts: list[int]) -> None:
     lines = [packet if isinstance(packet, Mark) else text(packet) for packet in packets]
-    assert split_lines(encode(packets)) == lines
+    reader = Lines()
+    assert [line for piece in pieces(encode(packets), cuts) for line in reader.feed(piece)] == lines
+    reader.end()
 
 
 @given(PACKETS, CUTS)
@@ -65,8 +67,37 @@ def test_the_remotes_last_words_are_kept() -> None:
 
 @pytest.mark.parametrize("data", [b"<html>", b"0003", b"-001", b" 12x", b"00", b"0010short"], ids=repr)
 def test_what_is_no_packet_is_corrupt(data: bytes) -> None:
+    reader = Lines()
     with pytest.raises(Corrupt, match="the remote's answer"):
-        split_lines(data)
+        reader.feed(data)
+        reader.end()
+
+
+def test_reading_costs_what_arrives_and_not_its_square() -> None:
+    """24 MiB of empty packets kept the event loop for 40 s, as every one copied all the rest."""
+
+    class Copies(bytes):
+        copied = 0
+
+        def __getitem__(self, key: object) -> bytes:  # type: ignore[override]
+            piece = bytes.__getitem__(self, key)  # type: ignore[call-overload]
+            Copies.copied += len(piece)
+            return bytes(piece)
+
+    marks, packets = Copies(b"0000" * 5000), Packets()
+    assert Lines().feed(marks) == [Mark.FLUSH] * 5000
+    packets._data = marks
+    while packets.take() is not None:
+        pass
+    assert (packets.taken, packets.rest) == (20_000, b"")
+    assert Copies.copied <= 2 * 20_000 + 4
+
+
+def test_much_that_the_remote_says_beside_the_pack_is_not_kept() -> None:
+    side = SideBand()
+    for _ in range(100):
+        side.feed(encode([b"\2" + b"x" * (LONGEST - 1)]))
+    assert len(side._said) <= 2 * LONGEST
 
 
 @pytest.mark.parametrize("data", [b"<html>", b"0004rest", b"0001rest", b"0006\4x"], ids=repr)

@@ -1,7 +1,7 @@
 """What went wrong once in thought: crashes between two effects, lost answers, clocks and disks that lie."""
 
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from mirror import layout, manifest
 from mirror.errors import Busy, Corrupt
 from mirror.flows import compact, gather, moment, prune, rebuild, restore, settle, steps, verify
 from mirror.git.upstream import Upstream
+from mirror.lsrefs import Reading
 from mirror.model import HEAD, Listing, RefName, Remote, Repo
 from mirror.store import parts, repos
 from tests.parts.everref import Mirror
@@ -388,18 +389,19 @@ async def test_symbolic_refs_in_a_circle_keep_the_objects_that_the_remote_lists(
 ) -> None:
     tip = work.commit()
     other = work.commit("other", parents=[])
-    honest = Upstream._listing
     circle = {
         b"HEAD": b"HEAD",
         b"refs/heads/main": b"refs/heads/other",
         b"refs/heads/other": b"refs/heads/main",
     }
 
-    def turning(self: Upstream, lines: Sequence[bytes], symbolic: dict[bytes, bytes]) -> Listing:
-        plain = [b" ".join(line.split(b" ")[:2]) for line in lines]
-        return honest(self, plain, symbolic | circle)
+    honest = Reading.done
 
-    monkeypatch.setattr(Upstream, "_listing", turning)
+    def turning(self: Reading) -> Listing:
+        self.point(circle)
+        return honest(self)
+
+    monkeypatch.setattr(Reading, "done", turning)
     done = await mirror.backup(work)
     found = await mirror.refs(done.repo, 1)
     assert found == {HEAD: tip, RefName(b"refs/heads/main"): tip, RefName(b"refs/heads/other"): other}

@@ -1,12 +1,14 @@
 """A remote is listed and fetched from as it is, and what is wrong with it is said in one line."""
 
 import asyncio
+import gzip
 import os
 import re
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
@@ -19,6 +21,7 @@ from mirror.errors import (
     Blocked,
     Corrupt,
     EverrefError,
+    LimitReached,
     Moved,
     NetworkError,
     Refused,
@@ -471,6 +474,116 @@ async def test_a_host_that_falls_silent_is_given_up(
                 await source.ls_refs()
 
 
+async def test_a_look_ends_in_time_however_little_drips(
+    git: Git, git_server: GitServer, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    monkeypatch.setattr(upstream, "LOOK", 0.3)
+    for piece in ("info/refs", "/git-upload-pack"):
+        git_server.faults = {piece: Fault(rate=20)}
+        async with over_http(git, git_server) as source:
+            with pytest.raises(NetworkError, match=r"did not list its refs within 0.3 s; try again later"):
+                await source.ls_refs()
+            with pytest.raises(NetworkError, match="did not list its refs"):
+                source._capabilities = {}
+                git_server.faults = {"info/refs": Fault(rate=20)}
+                await pack_of(source, [work.tip()])
+
+
+async def test_a_local_repository_that_falls_silent_is_given_up(
+    git: Git, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    monkeypatch.setattr(upstream, "SILENCE", 0.0)
+    async with connect(git, Remote(str(work.path)), allow_private=True) as source:
+        with pytest.raises(NetworkError, match="has stopped answering; try again later"):
+            await source.ls_refs()
+
+
+async def test_a_pack_that_drips_is_given_up(
+    git: Git, git_server: GitServer, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.many_commits(3, size=100_000)
+    monkeypatch.setattr(upstream, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(upstream, "LEAST_SPEED", 1 << 30)
+    async with over_http(git, git_server) as source:
+        refs = (await source.ls_refs()).refs
+        git_server.faults["/git-upload-pack"] = Fault(rate=1 << 14)
+        with pytest.raises(NetworkError, match="bytes a second; try again later"):
+            await pack_of(source, ids(refs))
+
+
+async def test_keep_alives_are_no_pack(
+    git: Git, git_server: GitServer, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = [b"packfile\n", *[b"\1", b"\2Counting objects: 1\r"] * 3]
+    whole = pktline.encode([*alive, b"\1PACK", pktline.Mark.FLUSH])
+    git_server.faults["/git-upload-pack"] = Fault(status=200, body=whole, headers=ANSWER)
+    async with over_http(git, git_server) as source:
+        assert await pack_of(source, [NOWHERE]) == b"PACK"
+        monkeypatch.setattr(upstream, "PREPARING", 0.0)
+        body = pktline.encode(alive)
+        git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
+        with pytest.raises(NetworkError, match="has not begun its pack within 0 s; try again later"):
+            await pack_of(source, [NOWHERE])
+
+
+async def test_little_else_may_come_before_the_pack(git: Git, git_server: GitServer, work: Work) -> None:
+    for version, line in ((2, b"acknowledgments\n"), (0, b"ACK %b common\n" % NOWHERE)):
+        git_server.protocol = version
+        work.commit()
+        async with over_http(git, git_server) as source:
+            await source.ls_refs()
+            body = pktline.encode([line] * 5000)
+            git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
+            with pytest.raises(Corrupt, match="says more than git would before it sends a pack"):
+                await pack_of(source, [NOWHERE])
+        git_server.faults.clear()
+
+
+async def test_a_listing_is_bounded(reach: Reach, work: Work) -> None:
+    work.commit()
+    work.many_refs(100)
+    async with reach(work) as source:
+        source._longest = 1000
+        with pytest.raises(LimitReached, match="if they are to be kept, allow more by EVERREF_LISTING_BYTES"):
+            await source.ls_refs()
+
+
+async def test_an_answer_that_is_compressed_unasked_is_not_unpacked(
+    git: Git, git_server: GitServer, work: Work
+) -> None:
+    work.commit()
+    bomb = gzip.compress(pktline.encode([b"x"]) * 1_000_000)
+    for kind, piece in ((GREETING, "info/refs"), (ANSWER, "/git-upload-pack")):
+        packed = Fault(status=200, body=bomb, headers={**kind, "Content-Encoding": "gzip"})
+        git_server.faults = {piece: packed}
+        async with over_http(git, git_server) as source:
+            with pytest.raises(Refused, match="in a compressed form that was not asked for"):
+                await source.ls_refs()
+    assert {request.headers["accept-encoding"] for request in git_server.requests} == {"identity"}
+
+
+async def test_a_long_listing_is_read_beside_the_event_loop(
+    reach: Reach, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    work.many_refs(5000)
+    read: list[tuple[bool, int]] = []
+    real = pktline.Lines.feed
+
+    def feed(lines: pktline.Lines, data: bytes) -> list[pktline.Packet]:
+        read.append((threading.current_thread() is threading.main_thread(), len(data)))
+        return real(lines, data)
+
+    monkeypatch.setattr(pktline.Lines, "feed", feed)
+    monkeypatch.setattr(upstream, "INLINE", 1000)
+    async with reach(work) as source:
+        assert (await source.ls_refs()).refs == work.refs()
+    assert {main for main, length in read if length > 1000} == {False}
+    assert sum(length for _, length in read) > 5000 * 50
+
+
 async def test_a_slow_host_is_waited_for(
     git: Git, git_server: GitServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,10 +672,13 @@ async def test_an_authority_of_ones_own_is_named_by_the_environment(work: Work, 
         ([b"unborn HEAD symref-target:../../config\n"], "is not a valid ref name"),
         ([b"nothing of the sort"], "lists an object id that is none"),
         ([b""], "lists an object id that is none"),
+        ([pktline.Mark.FLUSH, pktline.Mark.FLUSH], "says more than its refs"),
+        ([pktline.Mark.FLUSH, b"%b refs/heads/a\n" % NOWHERE], "says more than its refs"),
+        ([pktline.Mark.DELIM], "says more than its refs"),
     ],
 )
 async def test_a_listing_that_no_git_gives_is_corrupt(
-    git: Git, git_server: GitServer, work: Work, lines: list[bytes], words: str
+    git: Git, git_server: GitServer, work: Work, lines: list[pktline.Packet], words: str
 ) -> None:
     body = pktline.encode([*lines, pktline.Mark.FLUSH])
     git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)

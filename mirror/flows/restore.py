@@ -16,9 +16,9 @@ from mirror import bundle, refs
 from mirror import plan as planning
 from mirror.bundle import Header
 from mirror.errors import Busy, Corrupt, NotFound, Origin, Refused, UsageError, whose
-from mirror.flows import hydrate, steps
+from mirror.flows import hydrate, source, steps
 from mirror.flows.edges import Edges
-from mirror.git import address, disk, pack, push, read, upstream, view
+from mirror.git import address, disk, pack, push, read, view
 from mirror.git.push import Answer
 from mirror.git.view import View
 from mirror.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
@@ -496,9 +496,7 @@ def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
 async def listed_at(edges: Edges, to: Remote) -> Refs:
     """What the target has now, symbolic refs resolved except HEAD."""
     edges.progress.phase("listing the target")
-    async with upstream.connect(
-        edges.git, to, allow_private=edges.settings.allow_private_remotes, origin=Origin.TARGET
-    ) as target:
+    async with source.connected(edges, to, origin=Origin.TARGET) as target:
         listing = await target.ls_refs()
     return {
         name: found if name == HEAD else refs.resolve(listing.refs, name) or found

@@ -16,11 +16,11 @@ from uuid import UUID
 
 import aiohttp
 
-from mirror import refs
 from mirror.errors import SHARED, Corrupt, EverrefError
 from mirror.flows import compact, describe, excluded, export, hookcare, jobs, notes, prune, relist, request
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
+from mirror.flows.source import connected, digest
 from mirror.flows.sync import Synced
 from mirror.flows.turn import turn
 from mirror.git import address, upstream
@@ -151,20 +151,20 @@ async def _look(edges: Edges, session: aiohttp.ClientSession, due: Due) -> _Look
         remote = Remote(due.repo.url)
         if due.has_secret:
             remote = await request.remote_of(edges, repo_id, due.repo.url)
-        async with upstream.connect(
-            edges.git, remote, allow_private=edges.settings.allow_private_remotes, session=session
-        ) as source:
+        async with connected(edges, remote, session) as source:
             seen = await source.ls_refs()
-        if refs.digest(seen.refs) != due.digest:
+        found = await digest(seen.refs)
+        if found != due.digest:
             last = await snapshots.latest(edges.db, repo_id)
-            seen = await excluded.shown(edges, repo_id, last, seen)
+            shown = await excluded.shown(edges, repo_id, last, seen)
+            found = found if shown is seen else await digest(shown.refs)
     except EverrefError:  # the sync that is wished for will say and record why
         if due.failing:
             await repos.want(edges.db, repo_id, now)  # in silence, as it failed before
         else:
             await _wish(edges, repo_id, now)
         return _Look(Looked(repo_id, None, again), failed=True)
-    if (refs.digest(seen.refs), seen.object_format) == (due.digest, due.format):
+    if (found, seen.object_format) == (due.digest, due.format):
         await repos.touch_protected(edges.db, repo_id, now)
         return _Look(Looked(repo_id, now, again))
     await _wish(edges, repo_id, now)

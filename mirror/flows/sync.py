@@ -26,9 +26,9 @@ from mirror.errors import (
 from mirror.flows import connections, excluded, hydrate, outages, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import Rescued, rescue, without_snapshot
+from mirror.flows.source import connected, digest
 from mirror.flows.take import Moment, Taking, take
 from mirror.flows.turn import PATIENCE, turn
-from mirror.git import upstream
 from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
 from mirror.model import HEAD, Listing, Reason, Refs, Remote, Repo, RepoId, Secret, Snapshot
@@ -135,9 +135,7 @@ async def _in_turn(
         await edges.identity(edges, repo)
     remote = Remote(repo.url, secret) if secret else await request.remote_of(edges, repo.id, repo.url)
     edges.progress.phase("asking the remote for its refs")
-    async with upstream.connect(
-        edges.git, remote, allow_private=edges.settings.allow_private_remotes
-    ) as source:
+    async with connected(edges, remote) as source:
         now = edges.clock()  # before the answer: later pushes are not in it
         last, look = await together(settle.settle(edges, repo, lease), _look(edges, repo, source))
         for attempt in (1, 2):
@@ -172,13 +170,13 @@ async def _catch_up(
 ) -> Synced:
     """Steps 4 and 5 of `sync`."""
     told, seen = look
-    if last and not told and _shows(last, seen):
+    if last and not told and await _shows(last, seen):
         await repos.touch_protected(edges.db, repo.id, now, wish)
         return Synced(repo, last, new=False)
     left_out = await repos.excluded(edges.db, repo.id)
     if left_out:
         told, seen = await _without_excluded(edges, repo, last, told, seen, left_out)
-    if last and not told and _shows(last, seen):
+    if last and not told and await _shows(last, seen):
         await repos.touch_protected(edges.db, repo.id, now, wish)
         return Synced(repo, last, new=False)
     if last and last.object_format != seen.object_format and last.log_entries:
@@ -209,7 +207,7 @@ async def _catch_up(
             rescued = await rescue(run, last, old, seen, told, now)
             last, old, way = rescued.last, rescued.refs, rescued.way
         is_short = rescued is not None and rescued.is_short
-        if _shows(last, seen):
+        if await _shows(last, seen):
             answered = await without_snapshot(run, way)
             await claims.answer(edges.db, repo.id, answered, last.number, now)
             if not is_short:
@@ -266,6 +264,6 @@ def _is_told(old: Refs, new: Refs, told: Sequence[Claim]) -> bool:
     return all((name, target) in tips for name, _, target in refs.diff(old, new))
 
 
-def _shows(last: Snapshot, seen: Listing) -> bool:
+async def _shows(last: Snapshot, seen: Listing) -> bool:
     """Whether the remote shows what the last snapshot has."""
-    return refs.digest(seen.refs) == last.refs_digest and seen.object_format == last.object_format
+    return seen.object_format == last.object_format and await digest(seen.refs) == last.refs_digest

@@ -5,11 +5,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from mirror.errors import EverrefError, NotFound, Origin, Refused, RemoteGone, UsageError
-from mirror.flows import connections, request, steps
+from mirror.flows import connections, request, source, steps
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.forges.contract import Forge, Owner
-from mirror.git import address, upstream
+from mirror.git import address
 from mirror.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot
 from mirror.store import connections as store
 from mirror.store import jobs, origins, repos
@@ -144,9 +144,7 @@ async def _made(edges: Edges, new: Asked, to: Remote, again: bool) -> str:
 
 
 async def _is_empty(edges: Edges, to: Remote) -> bool:
-    async with upstream.connect(
-        edges.git, to, allow_private=edges.settings.allow_private_remotes, origin=Origin.TARGET
-    ) as target:
+    async with source.connected(edges, to, origin=Origin.TARGET) as target:
         return not (await target.ls_refs()).refs.keys() - {HEAD}
 
 

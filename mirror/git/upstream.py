@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import io
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from mirror import login, pktline
+from mirror import login, lowspeed, pktline
+from mirror.config import LISTING_BYTES
 from mirror.errors import (
     BadCredentials,
     Blocked,
@@ -41,16 +42,22 @@ from mirror.errors import (
     whose,
 )
 from mirror.git import address
-from mirror.git.run import CHUNK, DAY, Git, GitFailed, redact
-from mirror.model import HEAD, HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefName, Remote, Target
+from mirror.git.run import CHUNK, DAY, Git, GitFailed, Stdout, redact
+from mirror.lowspeed import LowSpeed
+from mirror.lsrefs import Greeting, Reading, no_repository, shallow
+from mirror.model import Listing, ObjectFormat, Remote, Target
 from mirror.net.reach import NOWHERE
-from mirror.pktline import Mark, Packet, Packets, SideBand
+from mirror.pktline import Lines, Mark, Packet, Packets, SideBand
 from mirror.progress import Progress
-from mirror.refs import check_names, resolve
 
 SILENCE: Final = 60.0  # seconds without a byte after which a remote counts as dead
 CONNECTING: Final = 20.0  # seconds
-LONGEST_LISTING: Final = 512 << 20  # bytes
+LOOK: Final = 60.0  # seconds for a listing in all, with its greeting
+PREPARING: Final = 1800.0  # seconds in which a pack must begin; meanwhile a remote counts and compresses
+LEAST_SPEED: Final = lowspeed.LIMIT
+SLOW_SECONDS: Final = lowspeed.TIME
+BEFORE_THE_PACK: Final = 1 << 16  # bytes of other words; 256 acknowledgments are 20 KiB
+INLINE: Final = 1 << 16  # bytes of a listing that are read at once, in a millisecond; more go to a thread
 PER_HOST: Final = 8  # connections to one host at once
 WORTH_PACKING: Final = 1 << 16  # bytes of a request from which on it is compressed
 
@@ -82,7 +89,12 @@ async def sessions(allow_private: bool) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": "git/everref", "Git-Protocol": "version=2"},
+        headers={
+            "User-Agent": "git/everref",
+            "Git-Protocol": "version=2",
+            "Accept-Encoding": "identity",  # a pack is compressed as it is, and a listing would have no bound
+        },
+        auto_decompress=False,
         read_bufsize=CHUNK,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTING, sock_read=SILENCE),
         trust_env=False,
@@ -98,21 +110,23 @@ async def connect(
     allow_private: bool,
     session: aiohttp.ClientSession | None = None,
     origin: Origin = Origin.SOURCE,
+    longest: int = LISTING_BYTES,
 ) -> AsyncIterator["Upstream"]:
     """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network.
 
     `session`, one of `sessions` with the same `allow_private`, is for who asks many remotes.
     What fails in the asking is of this `origin`: it may be a target as well.
+    `longest` is how many bytes of refs it may list.
     """
     if address.is_path(remote.url):
-        yield Upstream(_Local(git, remote.url), remote.url, origin)
+        yield Upstream(_Local(git, remote.url), remote.url, origin, longest)
         return
     with whose(origin):
         await address.check_literal(remote.url, allow_private)
     async with AsyncExitStack() as stack:
         if session is None:
             session = await stack.enter_async_context(sessions(allow_private))
-        upstream = Upstream(_Http(session, remote), remote.url, origin)
+        upstream = Upstream(_Http(session, remote), remote.url, origin, longest)
         try:
             yield upstream
         finally:
@@ -122,41 +136,59 @@ async def connect(
 class Upstream:
     """A remote that is asked."""
 
-    def __init__(self, asked: _Asked, name: str, origin: Origin = Origin.SOURCE) -> None:
+    def __init__(
+        self, asked: _Asked, name: str, origin: Origin = Origin.SOURCE, longest: int = LISTING_BYTES
+    ) -> None:
         self._asked = asked
         self._origin = origin  # of what fails
         self._name = name  # its address, for messages
+        self._longest = longest  # listing, in bytes
         self._version = 0  # of the protocol; 0 also while it is unknown
         self._capabilities: dict[bytes, bytes] = {}  # empty: it has not been greeted
-        self._advertised: list[bytes] | None = None  # version 0 lists its refs in the greeting; None: used up
+        self._advertised: Listing | None = None  # version 0 lists its refs in the greeting; None: used up
         self._format: ObjectFormat = "sha1"
         self._fetching: AsyncGenerator[bytes, None] | None = None
 
     async def ls_refs(self) -> Listing:
-        """Every ref at this moment.
+        """Every ref at this moment, within LOOK seconds, however much or little arrives in them.
 
         HEAD is `ref: name` on a branch, unborn ones too where the remote tells,
         else an id. Other symbolic refs are `ref: name` where that name is listed,
         else an id. Raises BadCredentials, RemoteGone, Blocked, Refused,
-        NetworkError, Corrupt (a shallow copy; an answer that no git gives).
+        NetworkError, LimitReached (a listing longer than allowed; RateLimited where
+        the host asks us to wait), Corrupt (a shallow copy; an answer that no git gives).
         """
         with whose(self._origin):
             return await self._ls_refs()
 
     async def _ls_refs(self) -> Listing:
-        if self._version != 2 and self._advertised is None:
-            await self._greet()
-        if self._version == 2:
-            arguments = [b"symrefs\n"]
-            if b"unborn" in self._capabilities.get(b"ls-refs", b"").split():
-                arguments.append(b"unborn\n")
-            lines = self._lines(await self._whole(self._asked.ask(self._command(b"ls-refs", arguments))))
-            if lines[-1:] != [Mark.FLUSH]:
-                raise NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
-            return self._listing([line for line in lines if isinstance(line, bytes)], {})
-        lines_v0, self._advertised = self._advertised or [], None
-        pairs = [pair.partition(b":") for pair in self._capabilities.get(b"symref", b"").split()]
-        return self._listing(lines_v0, {name: target for name, _, target in pairs})
+        async with self._in_time():
+            if self._version != 2 and self._advertised is None:
+                await self._greet()
+            if self._version == 2:
+                return await self._listed_v2()
+        listing, self._advertised = self._advertised, None
+        return listing or Listing({}, self._format)
+
+    async def _listed_v2(self) -> Listing:
+        arguments = [b"symrefs\n"]
+        if b"unborn" in self._capabilities.get(b"ls-refs", b"").split():
+            arguments.append(b"unborn\n")
+        reading, ended = Reading(self._name, self._format), False
+
+        def take(packets: Sequence[Packet]) -> None:
+            nonlocal ended
+            lines = [packet for packet in packets if isinstance(packet, bytes)]
+            marks = len(packets) - len(lines)
+            if ended and packets or marks > 1 or marks and packets[-1] != Mark.FLUSH:
+                raise Corrupt(f"{self._name} says more than its refs when it is asked for them")
+            ended = ended or bool(marks)
+            reading.add(lines)
+
+        length = await self._read(self._asked.ask(self._command(b"ls-refs", arguments)), take)
+        if not ended:
+            raise self._broken_off()
+        return reading.done() if length <= INLINE else await asyncio.to_thread(reading.done)
 
     async def fetch(
         self, wants: Sequence[Target], haves: Sequence[Target], progress: Progress
@@ -166,6 +198,10 @@ class Upstream:
         It is whole only when the iteration ends by itself. Raises NotOurRef when a
         wanted id is gone, Corrupt when the remote is a shallow copy or broken,
         and whatever `ls_refs` raises.
+
+        Until the pack begins, a remote that counts and compresses has PREPARING seconds, as long as it
+        says something now and then (git's keep-alives and progress do). From then on only bytes of the
+        pack count: where they come slower than lowspeed.LIMIT, it is a NetworkError, whatever else is said.
         """
         self._fetching = self._pack(wants, haves, progress)
         with whose(self._origin):
@@ -182,43 +218,61 @@ class Upstream:
         self, wants: Sequence[Target], haves: Sequence[Target], progress: Progress
     ) -> AsyncGenerator[bytes, None]:
         if not self._capabilities:
-            await self._greet()
+            async with self._in_time():
+                await self._greet()
         wants, haves = list(dict.fromkeys(wants)), list(dict.fromkeys(haves))
         request = self._fetch_v2(wants, haves) if self._version == 2 else self._fetch_v0(wants, haves)
         progress.phase("receiving", None, "bytes")
-        before = Packets()
+        clock = asyncio.get_running_loop().time
+        before, speed = Packets(), LowSpeed(LEAST_SPEED, SLOW_SECONDS)
         side: SideBand | None = None
+        begun, prepared = False, 0.0
         async with self._asked.ask(request) as chunks:
+            asked = clock()
             async for chunk in chunks:
+                waited, pack = clock() - asked, b""
                 if side is None:
                     before.feed(chunk)
-                    if not self._at_the_pack(before):
-                        continue
-                    side, chunk = SideBand(), before.rest
-                pack = side.feed(chunk)
-                for line in side.said():
-                    progress.note(f"the remote says: {redact(line, [])}")
+                    if self._at_the_pack(before):
+                        side, chunk = SideBand(), before.rest
+                if side is not None:
+                    pack = side.feed(chunk)
+                    for line in side.said():
+                        progress.note(f"the remote says: {redact(line, [])}")
+                begun = begun or bool(pack or side and side.fatal)
+                prepared += waited
+                if not begun and prepared > PREPARING:
+                    raise NetworkError(
+                        f"{self._name} has not begun its pack within {PREPARING:g} s; try again later"
+                    )
+                if begun and speed.is_slow(len(pack), waited):
+                    raise NetworkError(
+                        f"{self._name} sends less than {LEAST_SPEED} bytes a second; try again later"
+                    )
                 if pack:
                     progress.advance(len(pack))
                     yield pack
+                asked = clock()
         if side and side.fatal:
             raise self._meaning(side.fatal)
         if not side or not side.ended:
-            raise NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
+            raise self._broken_off()
 
     def _at_the_pack(self, packets: Packets) -> bool:
         """Whether what has arrived so far goes up to the pack. Raises what the remote says instead of one."""
         while True:
-            if self._version != 2 and packets.rest[4:5] in (b"\1", b"\2", b"\3"):
+            if self._version != 2 and packets.peek(4) in (1, 2, 3):
                 return True
             packet = packets.take()
             if packet is None:
                 return False
+            if packets.taken > BEFORE_THE_PACK:
+                raise Corrupt(f"{self._name} says more than git would before it sends a pack")
             line = pktline.text(packet)
             if line.startswith(b"ERR "):
                 raise self._meaning(line[4:])
             if line.startswith(b"shallow "):
-                raise self._shallow()
+                raise shallow(self._name)
             if self._version == 2 and line == b"packfile":
                 return True
 
@@ -251,95 +305,67 @@ class Upstream:
         return pktline.encode([*lines, Mark.FLUSH, *(b"have %b\n" % oid for oid in haves), b"done\n"])
 
     async def _greet(self) -> None:
-        lines = self._lines(await self._whole(self._asked.greeting()))
-        said = [line for line in lines if isinstance(line, bytes)]
-        served = bool(said) and said[0].startswith(b"# service=")  # smart HTTP's own line
-        said = said[1:] if served else said
-        if served and not said:
-            self._version, self._advertised = (
-                0,
-                [],
-            )  # version 0 has no more to say of a repository without refs
-            return
-        if said[:1] == [b"version 2"]:
-            self._version = 2
-            self._capabilities = {key: value for key, _, value in (line.partition(b"=") for line in said)}
-            if not {b"ls-refs", b"fetch"} <= self._capabilities.keys():
-                raise Refused(f"{self._name} does not let its refs be listed; check the address")
-        else:
-            self._version = 0
-            self._advertised = self._read_v0(said[1:] if said[:1] == [b"version 1"] else said)
-        found = self._capabilities.get(b"object-format", b"sha1")
-        if found == b"sha1" or found == b"sha256":
-            self._format = "sha1" if found == b"sha1" else "sha256"
-        else:
-            raise Refused(f"{self._name} keeps ids of a kind that is not known here: {redact(found, [])}")
+        greeting = Greeting(self._name)
+        length = await self._read(self._asked.greeting(), greeting.add)
+        if not greeting.begun and not greeting.served:
+            raise no_repository(self._name, "it does not speak git's protocol")
+        if not greeting.ended:
+            raise self._broken_off()
+        self._version, self._capabilities = greeting.version, greeting.capabilities
+        self._format = greeting.object_format
+        if self._version == 2 and not {b"ls-refs", b"fetch"} <= self._capabilities.keys():
+            raise Refused(f"{self._name} does not let its refs be listed; check the address")
+        if self._version == 0:
+            done = greeting.reading.done
+            self._advertised = done() if length <= INLINE else await asyncio.to_thread(done)
 
-    def _read_v0(self, said: list[bytes]) -> list[bytes]:
-        """The ref lines of a version 0 greeting; its capabilities stand behind the first."""
-        first, nul, words = said[0].partition(b"\0") if said else (b"", b"", b"")
-        if not nul:
-            raise _no_repository(self._name, "it does not speak git's protocol")
-        self._capabilities = {}
-        for key, _, value in (word.partition(b"=") for word in words.split()):
-            known = self._capabilities.get(key)
-            self._capabilities[key] = value if known is None else known + b" " + value
-        lines = [first, *said[1:]]
-        if any(line.startswith(b"shallow ") for line in lines):
-            raise self._shallow()
-        return [line for line in lines if not line.endswith(b"^{}")]  # peeled tags, and "there are none"
+    async def _read(
+        self,
+        asking: AbstractAsyncContextManager[AsyncIterator[bytes]],
+        take: Callable[[Sequence[Packet]], None],
+    ) -> int:
+        """Hand the lines of an answer on as they arrive; how many bytes they were."""
+        lines, length, known = Lines(), 0, 0
 
-    def _lines(self, answer: bytes) -> list[Packet]:
-        lines = pktline.split_lines(answer)
-        for line in lines[:3]:
-            if isinstance(line, bytes) and line.startswith(b"ERR "):
-                raise self._meaning(line[4:])
-        return lines
+        def read(data: bytes) -> None:
+            nonlocal known
+            packets = lines.feed(data)
+            for packet in packets[: max(0, 3 - known)]:
+                if isinstance(packet, bytes) and packet.startswith(b"ERR "):
+                    raise self._meaning(packet[4:])
+            known += len(packets)
+            take(packets)
 
-    async def _whole(self, asking: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> bytes:
-        answer = bytearray()
         async with asking as chunks:
             async for chunk in chunks:
-                answer += chunk
-                if len(answer) > LONGEST_LISTING:
-                    raise LimitReached(f"{self._name} lists more refs than can be kept")
-        return bytes(answer)
+                length += len(chunk)
+                if length > self._longest:
+                    raise LimitReached(
+                        f"{self._name} lists more than {self._longest >> 20} MiB of refs; "
+                        "if they are to be kept, allow more by EVERREF_LISTING_BYTES"
+                    )
+                if len(chunk) <= INLINE:
+                    read(chunk)
+                else:
+                    await asyncio.to_thread(read, chunk)
+        lines.end()
+        return length
 
-    def _listing(self, lines: Sequence[bytes], symbolic: dict[bytes, bytes]) -> Listing:
-        """The refs map out of lines `id name attribute...`. Raises Corrupt on what no git says."""
-        length = HEX_LENGTH[self._format]
-        refs: dict[RefName, Target] = {}
-        longer = []
-        for line in lines:
-            if line.count(b" ") == 1:
-                refs[RefName(line[length + 1 :])] = Target(line[:length])
-            else:
-                longer.append(line)
-        unborn = set()
-        for line in longer:
-            oid, name, *attributes = [*line.split(b" "), b""]
-            if oid == b"unborn":
-                unborn.add(RefName(name))
-            else:
-                refs[RefName(name)] = Target(oid)
-            for attribute in attributes:
-                if attribute.startswith(b"symref-target:"):
-                    symbolic[name] = attribute.removeprefix(b"symref-target:")
-        if len(refs) + len(unborn) != len(lines):
-            raise Corrupt(f"{self._name} lists a ref twice")
-        if not _are_ids(refs.values(), length):
-            raise Corrupt(f"{self._name} lists an object id that is none")
-        check_names([*refs, *unborn, *symbolic.values()])
-        pointing = {RefName(name): RefName(target) for name, target in symbolic.items()}
-        found = {
-            name: Target(SYMBOLIC + target)
-            for name, target in pointing.items()
-            if (name in unborn and target != HEAD) or (name in refs and target in refs)
-        }
-        whole = refs | found
-        # What leads back to itself keeps its id, whose object would not be fetched else.
-        loops = [name for name in found if name in refs and resolve(whole, name) is None]
-        return Listing(whole | {name: refs[name] for name in loops}, self._format)
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """What is asked in here has LOOK seconds."""
+        try:
+            async with asyncio.timeout(LOOK) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise NetworkError(
+                f"{self._name} did not list its refs within {LOOK:g} s; try again later"
+            ) from None
+
+    def _broken_off(self) -> NetworkError:
+        return NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
 
     def _meaning(self, said: bytes) -> EverrefError:
         """What the remote's own words mean."""
@@ -351,17 +377,6 @@ class Upstream:
         if re.search("(?i)corrupt|unable to (read|parse)|bad (object|tree)|missing", words):
             return Corrupt(f"{self._name} is broken, its host says: {words}; have it mended there")
         return Refused(f"{self._name}: the host says: {words}")
-
-    def _shallow(self) -> Corrupt:
-        return Corrupt(
-            f"{self._name} is a shallow copy, its history is not whole: "
-            "back up what it was cloned from, or run git fetch --unshallow in it"
-        )
-
-
-def _are_ids(targets: Collection[bytes], length: int) -> bool:
-    digits = b"".join(targets)
-    return {len(target) for target in targets} <= {length} and not digits.translate(None, b"0123456789abcdef")
 
 
 class _Http:
@@ -380,8 +395,6 @@ class _Http:
 
     def ask(self, request: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         headers = {"Content-Type": f"application/x-{_SERVICE}-request"}
-        if b"command=ls-refs" not in request[:32]:
-            headers["Accept-Encoding"] = "identity"  # a pack is compressed as it is
         if len(request) >= WORTH_PACKING:
             headers["Content-Encoding"] = "gzip"
             request = gzip.compress(request, 1)
@@ -403,8 +416,13 @@ class _Http:
             if response.status != 200:
                 raise await self._refusal(response)
             if response.content_type != kind:
-                raise _no_repository(
+                raise no_repository(
                     self._url, f"it answers with {redact(response.content_type.encode(), [])[:60]}"
+                )
+            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise Refused(
+                    f"{self._url} answers in a compressed form that was not asked for; "
+                    "have the host, or the proxy before it, leave git's answers as they are"
                 )
             async with aclosing(self._chunks(response)) as chunks:
                 yield chunks
@@ -459,7 +477,7 @@ def refusal(url: str, status: int, with_secret: bool, text: str = "", location: 
         return Moved(f"{url} has moved{where}; redirects are not followed: add that address", goal)
     if status == 408 or status >= 500:
         return NetworkError(f"{url}: the host is in trouble (HTTP {status}); try again later")
-    return _no_repository(url, f"it answers with HTTP {status}")
+    return no_repository(url, f"it answers with HTTP {status}")
 
 
 def _whither(location: str) -> str | None:
@@ -472,10 +490,6 @@ def _whither(location: str) -> str | None:
     if not parts.hostname:
         return None
     return redact(f"{parts.scheme}://{host}{parts.path.removesuffix('/info/refs')}".encode(), [])[:200]
-
-
-def _no_repository(url: str, why: str) -> Refused:
-    return Refused(f"{url} is not a git repository address: {why}; check the address")
 
 
 @contextmanager
@@ -526,13 +540,25 @@ class _Local:
             ) as child:
                 feeding = asyncio.create_task(child.feed(request))
                 try:
-                    yield child.stdout
+                    async with aclosing(self._chunks(child.stdout)) as chunks:
+                        yield chunks
                     await feeding
                 finally:
                     feeding.cancel()
                     await asyncio.wait([feeding])
         except GitFailed as failed:
             raise _local_failure(failed, self._path) from None
+
+    async def _chunks(self, stdout: Stdout) -> AsyncGenerator[bytes, None]:
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    chunk = await stdout.read()
+            except TimeoutError:
+                raise NetworkError(f"{self._path} has stopped answering; try again later") from None
+            if not chunk:
+                return
+            yield chunk
 
 
 def _local_failure(failed: GitFailed, path: str) -> EverrefError:

@@ -2,7 +2,9 @@
 
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from hooks import app as hooks
 from mirror import process
@@ -16,11 +18,14 @@ from mirror.web.app import application
 from mirror.web.frame import Outside
 from mirror.web.serve import serve
 
+LISTING_BYTES: Final = 32 << 20  # that a remote may list of its refs while a request waits for it
+
 
 async def main(settings: Settings, ties: Ties) -> None:
     """Serve until a signal says stop."""
     async with AsyncExitStack() as stack:
-        edges = await stack.enter_async_context(open_edges(settings))
+        allowed = replace(settings, listing_bytes=min(settings.listing_bytes, LISTING_BYTES))
+        edges = await stack.enter_async_context(open_edges(allowed))
         if edges.keyring is None:
             raise UsageError("set SECRET_KEYS: sessions are signed and tokens are sealed with it")
         redis_url = settings.redis_url
