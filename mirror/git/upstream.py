@@ -200,7 +200,7 @@ class Upstream:
         and whatever `ls_refs` raises.
 
         Until the pack begins, a remote that counts and compresses has PREPARING seconds, as long as it
-        says something now and then (git's keep-alives and progress do). From then on only bytes of the
+        says something now and then (git's keep-alive packets and progress do). From then on only bytes of the
         pack count: where they come slower than lowspeed.LIMIT, it is a NetworkError, whatever else is said.
         """
         self._fetching = self._pack(wants, haves, progress)
