@@ -25,9 +25,10 @@ from hooks import events, verify
 from hooks.errors import BadPayload, BadSignature
 from hooks.events import Event, EventKind
 from mirror.errors import EverrefError
-from mirror.job import SYNC, dumps
+from mirror.job import SYNC
 from mirror.keyring import Keyring
 from mirror.model import RepoId
+from mirror.net.queue import Queue
 from mirror.store import hooks
 from mirror.store.hooks import Claimed, Delivery, Taken
 
@@ -55,11 +56,9 @@ def application(
     )
 
 
-def queue(url: str) -> ArqRedis:
-    """The queue that the worker reads, connected to when it is first needed."""
-    made: ArqRedis = ArqRedis.from_url(url)
-    made.job_serializer = dumps
-    return made
+def queue(url: str) -> Queue:
+    """The queue that the workers read, connected to when it is first needed."""
+    return Queue.at(url)
 
 
 class Receiver:
@@ -83,7 +82,7 @@ class Receiver:
         1. Read the body as it is, within its limits.
         2. Verify it with the hook's secrets; only then parse it.
         3. Keep it with its claims and renew the wish, in one statement.
-        4. Hint to the workers. A Redis that is down is no failure: the sweep finds the wish.
+        4. Put a job into arq's queue. A Redis that is down is no failure: a worker finds the wish.
         """
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "send the body as it is, without content-encoding", CLOSE)
@@ -133,7 +132,7 @@ class Receiver:
         if taken is None:  # removed a moment ago, or a decoy whose secret was guessed
             raise HTTPException(404, "there is no such hook, or the signature is not its own")
         if taken.wished and taken.within:
-            await self._hint(taken.repo_id)
+            await self._enqueue(taken.repo_id)
         return _answered(taken, event)
 
     async def _asked(self, forge: str, hook_id: str, now: datetime) -> list[str]:
@@ -147,12 +146,12 @@ class Receiver:
         self._known[forge, hook_id] = opened, now + REMEMBERED
         return opened
 
-    async def _hint(self, repo_id: RepoId) -> None:
+    async def _enqueue(self, repo_id: RepoId) -> None:
         try:
             async with asyncio.timeout(HINT_SECONDS):
                 await self._queue.enqueue_job(SYNC, str(repo_id))
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            log.warning("no hint to the workers (%s); the sweep finds the wish", type(error).__name__)
+            log.warning("no job in the queue (%s); a worker finds the wish", type(error).__name__)
 
 
 async def _understood(

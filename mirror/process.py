@@ -100,11 +100,16 @@ def _of_apps(apps: Sequence[App]) -> dict[str, str]:
     return found
 
 
+def settings(data: str) -> Settings:
+    """The settings of the environment, with this data directory where it names none. Raises UsageError."""
+    return from_env(os.environ, lambda path: Path(path).read_text(encoding="utf-8"), data)
+
+
 async def _run(main: Callable[[Settings, Ties], Awaitable[None]], ties: Ties) -> None:
-    settings = from_env(os.environ, lambda path: Path(path).read_text(encoding="utf-8"), "")
-    if not settings.data:
+    found = settings("")
+    if not found.data:
         raise UsageError("EVERREF_DATA is not set; it names the directory for pools and scratch space")
-    await main(settings, ties)
+    await main(found, ties)
 
 
 def _die_with(parent: int) -> None:

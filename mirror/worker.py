@@ -1,8 +1,9 @@
-"""The worker: hands that take up what is due in PostgreSQL, an ear for the hints in Redis, and the sweep.
+"""The worker: `python -m mirror.worker`, or as people who know arq do, `arq mirror.worker.WorkerSettings`.
 
-Redis holds hints only, which make a push be served at once. What is due, and
-who has it, is in PostgreSQL, where every worker looks every few seconds as well:
-with Redis away things are slower, and nothing is lost.
+arq carries the jobs, and does by its clock what is periodical. What is due, and who
+has it, is in PostgreSQL, where every worker looks every 2 s as well: with Redis away
+things are slower, and nothing is lost. As a module it begins without Redis, too;
+arq's own command waits for Redis first.
 """
 
 import asyncio
@@ -11,261 +12,238 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from arq.connections import RedisSettings, create_pool
-from arq.worker import Worker, func
+from arq import cron, func
+from arq.connections import RedisSettings
+from arq.worker import Worker, create_worker
 from redis.exceptions import RedisError
 
 from mirror import process
 from mirror.config import Settings
-from mirror.embedded import queue
-from mirror.errors import EverrefError, OurFault
-from mirror.flows import jobs as jobbing
-from mirror.flows import outages
+from mirror.embedded import queue as embedded_queue
+from mirror.errors import EverrefError, UsageError
+from mirror.flows import outages, periodic
 from mirror.flows import sweep as sweeping
-from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
+from mirror.flows.jobs import RUN_SECONDS
+from mirror.flows.periodic import Periodic
+from mirror.flows.runner import SLOTS, Runner
 from mirror.job import SYNC, dumps
+from mirror.model import RepoId
+from mirror.net.queue import NAME, WorkerQueue
 from mirror.process import Ties
 from mirror.progress import Silent
-from mirror.schedule import shares
-from mirror.store import leases, runs
-from mirror.store.runs import Run, RunKey
 
-SLOTS: Final = max(4, 2 * (os.cpu_count() or 1))  # runs at once; most of their time they wait for the network
-KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first backup keeps no push waiting
-LOOK_SECONDS: Final = 2.0  # between two looks at what is due, without any hint
-BEAT_SECONDS: Final = 5.0
-SWEEP_SECONDS: Final = 10.0
-TIDY_MINUTES: Final = 60
-PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
+SWEEP_SECONDS: Final = 10
+TEND_SECONDS: Final = 60
+TIDY_SECONDS: Final = 3600
+POLL_SECONDS: Final = (
+    0.05  # between two looks of arq's at its queue, which wait for something to do (net/queue)
+)
 STOP_SECONDS: Final = 20  # for runs to clean up after themselves when the worker is stopped
-HINT_SECONDS: Final = 0.01  # between two looks at Redis
-ALIVE_SECONDS: Final = 10  # how often the worker says in Redis that it lives
-AWAY_SECONDS: Final = 2.0  # before the next try at a Redis or PostgreSQL that is away
-_DEADLY: Final = "the worker went away each time that this was synced; its log, or the system's, says why"
-CHANNEL: Final = "everref:due"  # where one worker tells the others that something is theirs
+FAREWELL_SECONDS: Final = 2.0  # for Redis to hear what became of the jobs of a worker that stops
+AWAY_SECONDS: Final = 2.0  # before what Redis or a bug broke off is begun anew
+HINT_SECONDS: Final = 0.5  # for Redis to take a job; the run that makes it waits meanwhile
+WITHOUT: Final = "redis://localhost:6379"  # for arq's own command where REDIS_URL is not set
+DATA: Final = os.path.expanduser("~/.local/share/everref")  # likewise where EVERREF_DATA is not
 
 log = logging.getLogger("mirror.worker")  # also when run as __main__
 
+Context = dict[str, Any]  # what arq hands to each of its jobs: `runner`, `sweep` and `tend` of `working`
 
-class Hands:
-    """Takes up what is due, as much of it at once as there are slots, and does it."""
 
-    def __init__(self, edges: Edges, slots: int = SLOTS) -> None:
-        self.me = leases.myself()
-        self.workers = [self.me]  # those that are alive, as of the last beat
-        self._beaten = asyncio.get_running_loop().time()
-        self._edges = edges
-        self._slots = slots
-        self._shares = list(range(256))
-        self._runs: dict[RunKey, tuple[Run, asyncio.Task[None]]] = {}
-        self._taking = asyncio.Lock()
-        self._due = asyncio.Event()
+# What arq runs
 
-    def is_mine(self, repo_id: UUID) -> bool:
-        """Whether this repo's pool is kept warm here."""
-        return repo_id.bytes[0] in self._shares
 
-    def look(self) -> None:
-        """Something is due."""
-        self._due.set()
+async def sync_repo(ctx: Context, repo_id: str = "", *_: object) -> None:
+    """Do what is due for this repo, or what fairness puts first; then what is next, for a minute.
 
-    async def work(self) -> None:
-        """Look and do until cancelled; then everything under way is handed back."""
-        away = False
-        try:
-            while True:
-                self._due.clear()
-                try:
-                    await self._take()
-                    away = False
-                except EverrefError as error:
-                    if not away:
-                        log.warning("nothing can be taken up: %s", error)
-                    away = True
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await self._due.wait()
-        finally:
-            await self._hand_back()
+    Safe to run twice, and to lose: what is due is in PostgreSQL. arq ends it after RUN_SECONDS.
+    """
+    if await ctx["runner"].serve(_repo_id(repo_id), ctx["began"] + RUN_SECONDS):
+        await ctx["redis"].enqueue_job(SYNC)
 
-    async def work_off(self) -> None:
-        """Do what is due until nothing is; a failure that is tried again later is not waited for."""
-        while await self._take() or self._runs:
-            if self._runs:
-                await asyncio.wait([task for _, task in self._runs.values()], return_when="FIRST_COMPLETED")
 
-    async def _take(self) -> int:
-        """Fill the free slots; how many were filled."""
-        async with self._taking:
-            room = self._slots - len(self._runs)
-            if not room or self._edges.away:
-                return 0
-            heavy = sum(run.heavy for run, _ in self._runs.values())
-            left = max(0, self._slots - max(1, self._slots // KEPT_FREE) - heavy)
-            edges = self._edges
-            found = await runs.take(edges.db, self.me, edges.clock(), room, left, self._shares, PATIENCE)
-            for run in found:
-                self._runs[run.key] = (run, asyncio.create_task(self._do(run)))
-            return len(found)
+async def sweep(ctx: Context) -> None:
+    """Look at every repo whose look is due."""
+    await ctx["sweep"]()
 
-    async def _do(self, run: Run) -> None:
-        try:
-            await jobbing.run(self._edges, run)
-        finally:
-            with suppress(EverrefError):  # the next beat finds it
-                await runs.end(self._edges.db, self.me, run.key)
-            del self._runs[run.key]
-            self.look()
 
-    async def _hand_back(self) -> None:
-        tasks = [task for _, task in self._runs.values()]
+async def tend(ctx: Context) -> None:
+    """Do the chores whose time has come."""
+    await ctx["tend"]()
+
+
+async def on_job_start(ctx: Context) -> None:
+    """Take the job out of the queue: should this process die, PostgreSQL says what is begun anew, not arq."""
+    ctx["began"] = asyncio.get_running_loop().time()
+    await ctx["redis"].zrem(NAME, ctx["job_id"])
+
+
+async def after_job_end(ctx: Context) -> None:
+    """Let arq look for the next job at once."""
+    ctx["redis"].wake()
+
+
+async def on_startup(ctx: Context) -> None:
+    """Begin everything, where arq's own command does: its loop is running, and Redis answers."""
+    stack = AsyncExitStack()
+    try:
+        settings = process.settings(DATA)
+        edges = await stack.enter_async_context(open_edges(settings, Logged()))
+        ctx |= await stack.enter_async_context(working(edges, ctx["redis"]))
+    except EverrefError as error:
+        await stack.aclose()
+        raise SystemExit(f"everref worker: {error}") from None
+    ctx["stack"] = stack
+    _stop_at_signals()
+
+
+async def on_shutdown(ctx: Context) -> None:
+    """End everything that `on_startup` began."""
+    if "stack" in ctx:
+        await ctx["stack"].aclose()
+
+
+def _redis_url() -> str:
+    """Where arq's own command finds Redis. What is wrong with the settings is said when they are read."""
+    with suppress(UsageError):
+        return process.settings(DATA).redis_url or WITHOUT
+    return WITHOUT
+
+
+class WorkerSettings:
+    """How arq does the work: what `arq mirror.worker.WorkerSettings` reads, and `carry`."""
+
+    functions = (func(sync_repo, name=SYNC),)
+    cron_jobs = (
+        cron(sweep, second=set(range(0, 60, SWEEP_SECONDS))),
+        cron(tend, second=0),
+    )
+    redis_settings = RedisSettings.from_dsn(_redis_url())  # for arq --check
+    redis_pool = WorkerQueue.at(_redis_url())
+    on_startup = on_startup
+    on_shutdown = on_shutdown
+    on_job_start = on_job_start
+    after_job_end = after_job_end
+    handle_signals = False  # `on_startup` does, so that what is under way is handed back within STOP_SECONDS
+    max_jobs = SLOTS + len(cron_jobs)
+    job_timeout = RUN_SECONDS
+    keep_result = 0
+    poll_delay = POLL_SECONDS
+    health_check_interval = 10
+    job_serializer = dumps
+    job_deserializer = json.loads
+    log_results = False
+
+
+# What goes on beside arq
+
+
+@asynccontextmanager
+async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) -> AsyncIterator[Context]:
+    """What a worker does beside arq, and what the jobs of arq need; at the end everything is handed back."""
+    edges = replace(edges, hint=partial(_hint, queue))
+    runner = Runner(edges, freed=queue.wake)
+    queue.choose = runner.choose
+    looks = Periodic("sweep", SWEEP_SECONDS, periodic.look)
+    chores = Periodic("chores", TEND_SECONDS, sweeping.tend)
+    tidying = Periodic("removal of what killed runs left on the disk", TIDY_SECONDS, sweeping.tidy)
+    works: list[Callable[[], Awaitable[None]]] = [
+        runner.work,
+        runner.beat,
+        queue.listen,
+        partial(outages.watch, edges, runner.look_soon),
+    ]
+    if periodical:
+        works.append(partial(periodic.by_our_clock, edges, [tidying], [looks, chores], queue.lives))
+    with suppress(EverrefError):  # the next beat comes soon
+        await runner.beat_once()
+    tasks = [asyncio.create_task(_again(work)) for work in works]
+    try:
+        yield {"runner": runner, "sweep": partial(looks.run, edges), "tend": partial(chores.run, edges)}
+    finally:
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        with suppress(EverrefError):
-            await runs.leave(self._edges.db, self.me)
-
-    async def beat(self) -> None:
-        """Say that this worker is alive, and give back what dead ones had, until cancelled."""
-        while True:
-            with suppress(EverrefError):  # `work` tells of it
-                await self.beat_once()
-            await asyncio.sleep(BEAT_SECONDS)
-
-    async def beat_once(self) -> None:
-        """One beat: who is alive decides which shares are ours."""
-        edges = self._edges
-        now, before = asyncio.get_running_loop().time(), self._beaten
-        workers = await runs.beat(edges.db, self.me)
-        self._beaten = now
-        if workers != self.workers:
-            self.workers, self._shares = workers, shares(self.me, workers)
-        async with self._taking:
-            await runs.keep(edges.db, self.me, self._runs)
-        await leases.release_over(edges.db)
-        if now - before > 2 * BEAT_SECONDS:
-            return  # the database was away: whoever else lives says so first
-        if reaped := await runs.reap(edges.db, self.me, edges.clock()):
-            log.warning("%d runs of workers that went away are begun anew", reaped)
-            self.look()
-        for repo_id in await runs.deadly(edges.db):
-            await syncing.record_failure(edges, repo_id, OurFault(_DEADLY))
-            await runs.spare(edges.db, repo_id)
+        await asyncio.wait(tasks)
+        await runner.hand_back()
 
 
-async def sync_repo(ctx: dict[str, Any], repo_id: str = "", *_: object) -> None:
-    """A hint that something is due, for this repo. What it is, PostgreSQL says."""
-    await ctx["hear"](repo_id)
+async def carry(ctx: Context, queue: WorkerQueue, **options: Any) -> None:
+    """Have arq carry the jobs until cancelled; then everything is handed back.
 
-
-def make_worker(
-    edges: Edges,
-    redis: RedisSettings,
-    *,
-    hear: Callable[[str], Awaitable[None]] | None = None,
-    burst: bool = False,
-) -> Worker:
-    """The ear for the hints in the default queue. Without `hear`, everything that is due is done at each."""
-    hands = Hands(edges)
-
-    async def work_off(_: str) -> None:
-        await hands.work_off()
-
-    return Worker(
-        functions=[func(sync_repo, name=SYNC)],
-        redis_settings=redis,
-        burst=burst,
-        handle_signals=False,
-        ctx={"hear": hear or work_off},
-        max_jobs=64,
-        keep_result=0,
-        poll_delay=HINT_SECONDS,
-        health_check_interval=ALIVE_SECONDS,
-        job_serializer=dumps,
-        job_deserializer=json.loads,
-        log_results=False,
-    )
-
-
-async def listen(edges: Edges, redis: RedisSettings, hands: Hands) -> None:
-    """Hear hints until cancelled; with Redis away, try again and again."""
-    told = False
-    redis = replace(redis, conn_retries=0)  # it is we who try again, and tell of it once
+    Where an error of Redis ends arq's loop, its jobs go on to their ends, and it is begun anew.
+    """
     while True:
+        carrier = create_worker(
+            WorkerSettings,  # type: ignore[arg-type]
+            **{"redis_pool": queue, "ctx": ctx, "on_startup": None, "on_shutdown": None} | options,
+        )
         try:
-            await _listen(edges, redis, hands)
-        except* (RedisError, OSError) as errors:
-            if not told:
-                why = type(errors.exceptions[0]).__name__
-                log.warning("Redis does not answer (%s); until it does, work is found without hints", why)
-            told = True
+            await carrier.async_run()
+        except asyncio.CancelledError:
+            await ctx["runner"].hand_back()
+            await _farewell(carrier)
+            raise
+        except (RedisError, OSError) as error:
+            log.warning("arq was ended by an error of Redis (%s) and is begun anew", type(error).__name__)
+        except Exception:  # a bug; until it is gone, work is found without arq
+            log.exception("a bug ended arq")
+        for task in carrier.tasks.values():
+            task.add_done_callback(_seen)
         await asyncio.sleep(AWAY_SECONDS)
 
 
-async def _listen(edges: Edges, redis: RedisSettings, hands: Hands) -> None:
-    """Hear the hints of the queue, and those of other workers for what is ours."""
-    others = await create_pool(redis)
+async def _farewell(carrier: Worker) -> None:
+    """Let Redis hear what became of the jobs, and that this worker is alive no more."""
+    with suppress(RedisError, OSError):  # TimeoutError is an OSError
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            if carrier.tasks:
+                await asyncio.wait(carrier.tasks.values())
+            await carrier.pool.delete(carrier.health_check_key)
 
-    async def hear(repo_id: str) -> None:
-        hands.look()
-        if not (repo_id and hands.is_mine(UUID(repo_id))):
-            await others.publish(CHANNEL, repo_id)
-            # Its own worker may have its hands full.
-            asyncio.get_running_loop().call_later(PATIENCE.total_seconds() * 1.1, hands.look)
 
-    async def hear_others() -> None:
-        async with others.pubsub(ignore_subscribe_messages=True) as channel:
-            await channel.subscribe(CHANNEL)
-            async for _ in channel.listen():
-                hands.look()
+def _seen(task: asyncio.Task[Any]) -> None:
+    """That Redis was away at the end of a job is told already."""
+    if not task.cancelled():
+        task.exception()
 
-    ear = make_worker(edges, redis, hear=hear)
+
+async def _again(work: Callable[[], Awaitable[None]]) -> None:
+    """Do this until cancelled, also after a bug."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a bug in the worker")
+        await asyncio.sleep(AWAY_SECONDS)
+
+
+async def _hint(queue: WorkerQueue, repo_id: RepoId) -> None:
+    """Put a job for this repo into the queue; with Redis away its run is found all the same."""
+    if not queue.lives():
+        return
+    with suppress(RedisError, OSError):  # TimeoutError is an OSError
+        async with asyncio.timeout(HINT_SECONDS):
+            await queue.enqueue_job(SYNC, str(repo_id))
+
+
+def _repo_id(text: object) -> RepoId | None:
+    """The repo that a job names; None: whatever is due."""
     try:
-        async with asyncio.TaskGroup() as both:
-            both.create_task(ear.async_run())
-            both.create_task(hear_others())
-    finally:
-        with suppress(RedisError, OSError):
-            await ear.close()
-        await others.aclose(close_connection_pool=True)
+        return RepoId(UUID(str(text)))
+    except ValueError:
+        return None
 
 
-async def sweep(edges: Edges, hands: Hands) -> None:
-    """Look at every repo whose look is due, until cancelled."""
-    while True:
-        try:
-            done = await sweeping.tick(edges)
-        except EverrefError as error:  # the next one comes soon
-            log.warning("sweep: %s", error)
-        except Exception:  # a bug, which keeps no push waiting
-            log.exception("a bug in the sweep")
-        else:
-            if done.moved or done.failed:
-                log.info("sweep: %d looks, %d moved, %d failed", done.looks, done.moved, done.failed)
-                hands.look()
-        await asyncio.sleep(SWEEP_SECONDS)
-
-
-async def tend(edges: Edges) -> None:
-    """Do the chores whose time has come, until cancelled."""
-    while True:
-        try:
-            await sweeping.tidy(edges)
-        except (EverrefError, OSError) as error:  # the next one comes soon
-            log.warning("what killed runs left on the disk is not removed: %s", error)
-        for _ in range(TIDY_MINUTES):
-            await sweeping.tend(edges)
-            await asyncio.sleep(60)
+# The process
 
 
 class Logged(Silent):
@@ -275,11 +253,17 @@ class Logged(Silent):
         log.info("%s", text)
 
 
-async def _all(*works: Coroutine[Any, Any, None]) -> None:
-    """All of them at once, until each has ended; when one fails or this is cancelled, the others clean up."""
-    async with asyncio.TaskGroup() as group:
-        for work in works:
-            group.create_task(work)
+def _stop_at_signals() -> None:
+    """At a signal cancel the task that we are in; whoever still hangs after STOP_SECONDS is killed."""
+    working = asyncio.current_task()
+    assert working is not None
+
+    def stop() -> None:
+        signal.alarm(STOP_SECONDS)
+        working.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
 async def main(settings: Settings, ties: Ties) -> None:
@@ -288,31 +272,14 @@ async def main(settings: Settings, ties: Ties) -> None:
         edges = await stack.enter_async_context(open_edges(settings, Logged()))
         redis_url = settings.redis_url
         if redis_url is None:
-            redis_url = await stack.enter_async_context(queue(Path(settings.data)))
-        hands = Hands(edges)
-        with suppress(EverrefError):  # the next one comes soon
-            await hands.beat_once()
-        listening = listen(edges, RedisSettings.from_dsn(redis_url), hands)
-        working = asyncio.create_task(
-            _all(
-                hands.work(),
-                hands.beat(),
-                sweep(edges, hands),
-                tend(edges),
-                listening,
-                outages.watch(edges, hands.look),
-            )
-        )
-
-        def stop() -> None:
-            signal.alarm(STOP_SECONDS)  # whoever still hangs then is killed
-            working.cancel()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
-        ties.say_ready()
+            redis_url = await stack.enter_async_context(embedded_queue(Path(settings.data)))
+        queue = WorkerQueue.at(redis_url)
+        stack.push_async_callback(queue.aclose)
+        _stop_at_signals()
         with suppress(asyncio.CancelledError):
-            await working
+            async with working(edges, queue) as ctx:
+                ties.say_ready()
+                await carry(ctx, queue)
 
 
 if __name__ == "__main__":

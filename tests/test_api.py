@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 
 from mirror.flows import sync
+from mirror.flows.runner import Runner
 from mirror.model import RefName, Repo
 from mirror.people import Role
 from mirror.store import audit, idempotency, jobs, notices, repos, sealed, teams
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.web.api.call import A_MINUTE, BODY
-from mirror.worker import Hands
 from tests.parts.api import Program, program, with_token
 from tests.parts.repos import Work
 from tests.parts.web import ORIGIN, Site
@@ -61,7 +61,7 @@ async def kept(site: Site, work: Work, monkeypatch: pytest.MonkeyPatch) -> Kept:
 
 async def work_off(kept: Kept) -> None:
     """What a worker would do."""
-    await Hands(kept.site.mirror.edges).work_off()
+    await Runner(kept.site.mirror.edges).work_off()
 
 
 # Signing in.

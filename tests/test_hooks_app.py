@@ -15,16 +15,16 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from arq.connections import ArqRedis, RedisSettings
+from arq.connections import ArqRedis
 
 from hooks import app
 from mirror.flows import hook
 from mirror.model import RefName, Repo
 from mirror.store import history, hooks, repos, snapshots
-from mirror.worker import make_worker
 from tests.parts.everref import Mirror
 from tests.parts.forge import Forge, served
 from tests.parts.githttp import GitServer
+from tests.parts.redis import work_off
 from tests.parts.repos import Work
 
 # arq closes its connections by the old name of that method.
@@ -48,12 +48,9 @@ class Garden:
         before = self.work.tip()
         return await self.forge.push(MAIN, before, self.work.commit("main"), by, **how)
 
-    async def work_off(self, redis: RedisSettings) -> None:
+    async def work_off(self, redis_url: str) -> None:
         """Let a worker hear what is in the queue, and do what is due."""
-        worker = make_worker(self.mirror.edges, redis, burst=True)
-        worker.max_burst_jobs = await self.jobs.zcard("arq:queue")
-        await worker.async_run()
-        await worker.close()
+        worker = await work_off(self.mirror.edges, redis_url)
         assert worker.jobs_failed == 0
 
     async def state(self) -> str:
@@ -82,12 +79,12 @@ async def garden(
     await queue.aclose(close_connection_pool=True)
 
 
-async def test_a_push_is_a_snapshot_with_who_and_when(garden: Garden, redis: RedisSettings) -> None:
+async def test_a_push_is_a_snapshot_with_who_and_when(garden: Garden, redis_url: str) -> None:
     before, told = garden.work.tip(), garden.mirror.clock.now
     answer = await garden.push(by="alice")
     assert (answer.status, answer.text) == (202, '{"why": "a sync is due"}\n')
     assert await garden.state() == "behind"
-    await garden.work_off(redis)
+    await garden.work_off(redis_url)
     assert await garden.state() == "protected"
     db = garden.mirror.edges.db
     snapshot = await snapshots.latest(db, garden.repo.id)
@@ -100,7 +97,7 @@ async def test_a_push_is_a_snapshot_with_who_and_when(garden: Garden, redis: Red
 
 
 async def test_a_hundred_deliveries_at_once_are_two_looks_at_the_most(
-    garden: Garden, redis: RedisSettings, git_server: GitServer
+    garden: Garden, redis_url: str, git_server: GitServer
 ) -> None:
     looks = git_server.count("info/refs")
     tip = garden.work.tip()
@@ -108,7 +105,7 @@ async def test_a_hundred_deliveries_at_once_are_two_looks_at_the_most(
     answers = await asyncio.gather(*(garden.forge.push(MAIN, tip, after) for _ in range(100)))
     statuses = [answer.status for answer in answers]
     assert (statuses.count(202), statuses.count(429)) == (hooks.A_MINUTE, 100 - hooks.A_MINUTE)
-    await garden.work_off(redis)
+    await garden.work_off(redis_url)
     assert git_server.count("info/refs") - looks <= 2
     assert await garden.state() == "protected"
 

@@ -12,13 +12,13 @@ import pytest
 from mirror.errors import NetworkError, NotFound, Origin, Refused, UsageError
 from mirror.flows import export, restore
 from mirror.flows import jobs as jobbing
+from mirror.flows.runner import Runner
 from mirror.keyring import BadKey, Keyring
 from mirror.model import Repo, RepoId, Secret
 from mirror.progress import Meter, Phase, Seen
 from mirror.store import jobs
 from mirror.store.jobs import Job, JobFailure
 from mirror.store.teams import TeamId
-from mirror.worker import Hands
 from tests.parts.chain import START, begin
 from tests.parts.everref import Mirror
 from tests.parts.githttp import serving
@@ -191,7 +191,7 @@ def test_a_meter_keeps_the_last_notes_only() -> None:
 
 async def done(mirror: Mirror, job: Job) -> Job:
     """The job after a worker did what was due."""
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     found = await jobs.by_id(mirror.edges.db, job.id)
     assert found
     return found

@@ -14,12 +14,12 @@ from mirror.errors import Corrupt, Damaged, EverrefError, LimitReached, NetworkE
 from mirror.flows import jobs as jobbing
 from mirror.flows import outages
 from mirror.flows import sync as syncing
+from mirror.flows.runner import Runner
 from mirror.git.disk import disk_error
 from mirror.model import Repo, RepoId
 from mirror.store import jobs, notices, repos, runs, teams
 from mirror.store import outages as rows
 from mirror.store.jobs import Job
-from mirror.worker import Hands
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 from tests.test_worker import jobs_of, wished
@@ -80,7 +80,7 @@ async def test_a_vault_that_is_away_is_noticed_once_and_nothing_is_held_against_
     with caplog.at_level(logging.WARNING):
         for _ in range(2 * runs.ATTEMPTS):
             edges.away.clear()  # as a worker that was just started
-            await Hands(edges, slots=2).work_off()
+            await Runner(edges, slots=2).work_off()
     assert [record.levelname for record in caplog.records if "away" in record.message] == ["ERROR"]
     assert {one.failure for one in await repos.overview(edges.db)} == {None}
     assert {one.state for one in await repos.overview(edges.db)} == {"behind"}
@@ -95,7 +95,7 @@ async def test_a_vault_that_is_away_is_noticed_once_and_nothing_is_held_against_
     vault.comes()
     assert await outages.look(edges) and await outages.look(edges)
     mirror.clock.now += timedelta(minutes=1)
-    await Hands(edges).work_off()
+    await Runner(edges).work_off()
     assert {one.state for one in await repos.overview(edges.db)} == {"protected"}
     waiting = await jobs.by_id(edges.db, asked.id)
     assert waiting and waiting.state == "done"
@@ -107,8 +107,8 @@ async def test_while_it_is_away_nothing_is_taken_up(mirror: Mirror, vault: Movin
     repo_id, edges = await wished(mirror), mirror.edges
     vault.goes()
     assert await outages.met(edges, LimitReached("full", origin=Origin.VAULT))
-    hands = Hands(edges)
-    await hands.work_off()
+    runner = Runner(edges)
+    await runner.work_off()
     assert await jobs_of(mirror, repo_id) == []
     assert (await repos.overview_of(edges.db, repo_id)).failure is None
 
@@ -131,7 +131,7 @@ async def tried(mirror: Mirror, repo_id: RepoId, times: int) -> Job:
     mirror.clock.step = timedelta(0)
     for _ in range(times):
         mirror.clock.now += timedelta(hours=1)
-        await Hands(mirror.edges).work_off()
+        await Runner(mirror.edges).work_off()
     (job,) = await jobs_of(mirror, repo_id)
     return job
 
@@ -186,7 +186,7 @@ async def test_a_part_that_is_damaged_is_its_repos_own_trouble_at_once(
 ) -> None:
     repo_id = await wished(mirror)
     fails(Damaged("the part is missing"))
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     failure = (await repos.overview_of(mirror.edges.db, repo_id)).failure
     assert failure and failure.kind == "corrupt"
 
@@ -203,7 +203,7 @@ async def test_a_full_disk_holds_up_the_workers_of_its_machine_alone(
     with monkeypatch.context() as patch:
         patch.setattr(outages, "_probe", no_room)
         fails(full)
-        await Hands(edges).work_off()
+        await Runner(edges).work_off()
         assert edges.away == {Origin.DISK} and not await outages.look(edges)
     assert (await repos.overview_of(edges.db, repo_id)).failure is None
     assert await jobs_of(mirror, repo_id) == []

@@ -15,6 +15,7 @@ import pytest_asyncio
 from mirror.config import App
 from mirror.flows import connections, sync
 from mirror.flows.export import KEPT as BUNDLE_KEPT
+from mirror.flows.runner import Runner
 from mirror.forges.contract import Tokens
 from mirror.model import RefName, Repo
 from mirror.people import Role
@@ -24,7 +25,6 @@ from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.vault.directory import DirectoryVault
 from mirror.web.restore import Row, groups
-from mirror.worker import Hands
 from tests.parts.forges import GitHub, GitLab
 from tests.parts.forges.world import Person as Account
 from tests.parts.repos import Work, refs_of, run_git
@@ -63,7 +63,7 @@ class Restoring:
     async def done(self, answer: httpx.Response) -> str:
         """The page of a job that was asked for, after a worker did it."""
         assert answer.status_code == 303, answer.text
-        await Hands(self.site.mirror.edges).work_off()
+        await Runner(self.site.mirror.edges).work_off()
         page = await self.browser.follow(answer)
         assert page.status_code == 200, page.text
         return page.text

@@ -1,5 +1,6 @@
 """Listing again and again: what is new, renamed, transferred, gone, replaced and back; what only looks so."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -292,10 +293,10 @@ async def test_connections_are_listed_hourly_each_once(
     connection = await alongside.connect(alice)
     await choose.choose_everything(alongside.edges, connection.id, ME, True)
     shed = alongside.host.add_repository("alice/shed")
-    await relist.due(alongside.edges, hint=alongside.hint)
+    await relist.due(replace(alongside.edges, hint=alongside.hint))
     assert await alongside.origin(shed) is None
     alongside.later(timedelta(minutes=71))
-    await relist.due(alongside.edges, hint=alongside.hint)
+    await relist.due(replace(alongside.edges, hint=alongside.hint))
     assert (await alongside.kept(shed)).repo.name == "alice/shed"
     assert alongside.hinted == [(await alongside.kept(shed)).repo.id]
     asked = len(alongside.host.requests)

@@ -9,11 +9,11 @@ import pytest
 from mirror.errors import EverrefError, IdentityChanged, NetworkError
 from mirror.flows import choose, relist, rescue, sweep
 from mirror.flows import take as taking
+from mirror.flows.runner import Runner
 from mirror.model import Target
 from mirror.store import claims, jobs, limits, origins, people, repos, runs
 from mirror.store import home as home_rows
 from mirror.web import home
-from mirror.worker import Hands
 from tests.parts.connected import Connected
 from tests.parts.everref import Mirror
 from tests.parts.forges import Person, Repository
@@ -170,9 +170,9 @@ OTHER = "elsewhere/1/1/1/aa"
 async def die(mirror: Mirror) -> None:
     """The worker that `take` is goes away, and another one notices."""
     await mirror.edges.db.execute("update worker set beat_at = '-infinity' where id = $1", OTHER)
-    hands = Hands(mirror.edges)
-    await hands.beat_once()
-    await runs.leave(mirror.edges.db, hands.me)
+    runner = Runner(mirror.edges)
+    await runner.beat_once()
+    await runs.leave(mirror.edges.db, runner.me)
 
 
 async def test_a_repo_that_kills_its_worker_each_time_is_left_alone_for_longer_and_longer(

@@ -12,12 +12,12 @@ import pytest
 from mirror.errors import EverrefError, LimitReached
 from mirror.flows import jobs as jobbing
 from mirror.flows import sweep, turn
+from mirror.flows.runner import Runner
 from mirror.flows.sweep import Chore, Ticked
 from mirror.git import address, upstream
 from mirror.git.pool import Pool
 from mirror.model import Kind, Reason, Repo, Secret
 from mirror.store import chores, history, jobs, parts, repos, runs, schedules, snapshots
-from mirror.worker import Hands
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer, serving
 from tests.parts.repos import Work, refs_of
@@ -90,7 +90,7 @@ async def test_a_look_finds_a_push_that_nobody_told_of_and_has_it_saved(
     work.commit()
     assert await sweep.tick(mirror.edges) == Ticked(1, 1, 0)
     assert (await repos.overview_of(mirror.edges.db, first.repo.id)).state == "behind"
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     (state,) = await repos.overview(mirror.edges.db)
     snapshot = await snapshots.latest(mirror.edges.db, first.repo.id)
     assert state.state == "protected" and snapshot
@@ -171,18 +171,18 @@ async def test_a_failure_is_a_job_once_and_then_tried_again_in_silence(
     done = await mirror.backup(f"{git_server.url}/remote.git")
     git_server.faults["remote.git"] = Fault(status=404)
     assert await sweep.tick(mirror.edges) == Ticked(1, 0, 1)
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     state = await repos.overview_of(mirror.edges.db, done.repo.id)
     assert state.failure and state.failure.kind == "gone"
     for _ in range(3):
         await later(mirror, done.repo)
         assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)  # the wish is tried again by itself
         mirror.clock.now += timedelta(hours=3)
-        await Hands(mirror.edges).work_off()
+        await Runner(mirror.edges).work_off()
     assert len(await jobs.page(mirror.edges.db, await team_of(mirror, done.repo))) == 1
     del git_server.faults["remote.git"]
     mirror.clock.now += timedelta(days=1)
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     assert (await repos.overview_of(mirror.edges.db, done.repo.id)).state == "protected"
 
 
@@ -253,7 +253,7 @@ async def test_parts_are_merged_after_the_push_that_made_them_too_many_and_delet
     for _ in range(12):
         work.commit()
         await repos.want(mirror.edges.db, repo.id, mirror.clock())
-        await Hands(mirror.edges).work_off()
+        await Runner(mirror.edges).work_off()
     assert len(await parts.live(mirror.edges.db, repo.id)) < 8
     compactions = await jobs.page(mirror.edges.db, await team_of(mirror, repo), kinds=["compact"])
     assert compactions and {job.state for job in compactions} == {"done"}

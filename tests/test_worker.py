@@ -14,23 +14,23 @@ from typing import Any
 
 import asyncpg
 import pytest
-from arq.connections import ArqRedis, RedisSettings
 from arq.constants import job_key_prefix
-from arq.worker import Worker
 
-from mirror import worker as work_module
 from mirror.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
 from mirror.flows import jobs as jobbing
+from mirror.flows import runner as running
 from mirror.flows import sync as syncing
+from mirror.flows.runner import Runner
 from mirror.flows.sync import Synced
 from mirror.model import Reason, RepoId
+from mirror.net.queue import Queue
 from mirror.process import environment
 from mirror.store import jobs, leases, repos, runs, snapshots
 from mirror.store.jobs import Job
 from mirror.store.runs import Run
-from mirror.worker import Hands, make_worker
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer
+from tests.parts.redis import work_off
 from tests.parts.repos import Work
 
 # arq closes its connections by the old name of that method.
@@ -45,17 +45,6 @@ async def wished(mirror: Mirror, address: str = "https://forge.example/alice/gar
     repo = await mirror.repo(address)
     await repos.want(mirror.edges.db, repo.id, mirror.clock())
     return repo.id
-
-
-async def work_off(mirror: Mirror, redis: RedisSettings, queue: ArqRedis) -> Worker:
-    """Let a worker hear what is in the queue and do what is due."""
-    worker = make_worker(mirror.edges, redis, burst=True)
-    worker.max_burst_jobs = await queue.zcard("arq:queue")
-    try:
-        await worker.async_run()
-    finally:
-        await worker.close()
-    return worker
 
 
 async def jobs_of(mirror: Mirror, repo_id: RepoId) -> list[Job]:
@@ -94,7 +83,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[EverrefError]:
 
 @asynccontextmanager
 async def hanging(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RepoId]:
-    """Hands in the midst of a sync that hangs, of a repo with an open wish; cancelled at the end."""
+    """A runner in the midst of a sync that hangs, of a repo with an open wish; cancelled at the end."""
     begun, cleaned = asyncio.Event(), asyncio.Event()
 
     async def hang(*_: object, **__: object) -> None:
@@ -107,13 +96,15 @@ async def hanging(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     monkeypatch.setattr(syncing, "sync", hang)
     monkeypatch.setattr(jobbing, "TELL_SECONDS", 0.01)
     repo_id = await wished(mirror)
-    working = asyncio.create_task(Hands(mirror.edges).work())
+    runner = Runner(mirror.edges)
+    working = asyncio.create_task(runner.work())
     try:
         await begun.wait()
         yield repo_id
     finally:
         working.cancel()
         await asyncio.wait([working])
+        await runner.hand_back()
     assert cleaned.is_set()
 
 
@@ -124,13 +115,11 @@ async def until(true: Callable[[], Awaitable[Any]]) -> Any:
     return found
 
 
-async def test_a_hint_has_its_repo_synced(
-    mirror: Mirror, work: Work, redis: RedisSettings, jobs: ArqRedis
-) -> None:
+async def test_a_hint_has_its_repo_synced(mirror: Mirror, work: Work, redis_url: str, jobs: Queue) -> None:
     work.commit("main")
     repo_id = await wished(mirror, str(work.path))
     await jobs.enqueue_job("sync_repo", str(repo_id))
-    await work_off(mirror, redis, jobs)
+    await work_off(mirror.edges, redis_url)
     snapshot = await snapshots.latest(mirror.edges.db, repo_id)
     assert snapshot is not None
     assert (snapshot.number, snapshot.reason) == (1, Reason.PUSH)
@@ -140,18 +129,18 @@ async def test_a_hint_has_its_repo_synced(
 async def test_what_no_hint_told_of_is_found(mirror: Mirror, work: Work) -> None:
     work.commit("main")
     repo_id = await wished(mirror, str(work.path))
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     assert await repos.wish(mirror.edges.db, repo_id) is None
 
 
 async def test_a_hundred_hints_of_one_wish_are_one_look_at_the_remote(
-    mirror: Mirror, work: Work, git_server: GitServer, redis: RedisSettings, jobs: ArqRedis
+    mirror: Mirror, work: Work, git_server: GitServer, redis_url: str, jobs: Queue
 ) -> None:
     work.commit("main")
     repo_id = await wished(mirror, f"{git_server.url}/remote.git")
     for _ in range(100):
         await jobs.enqueue_job("sync_repo", str(repo_id))
-    worker = await work_off(mirror, redis, jobs)
+    worker = await work_off(mirror.edges, redis_url)
     assert worker.jobs_failed == 0
     assert git_server.count("info/refs") == 1
 
@@ -174,7 +163,7 @@ async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
         return done
 
     monkeypatch.setattr(syncing, "sync", sync_and_push)
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     assert await repos.wish(mirror.edges.db, repo_id) is None
     snapshot = await snapshots.latest(mirror.edges.db, repo_id)
     assert snapshot and snapshot.number == pushes == 5
@@ -185,7 +174,7 @@ async def test_what_may_pass_is_tried_again_later_and_what_will_not_is_not(
 ) -> None:
     syncs += [NetworkError("the remote does not answer"), RemoteGone("there is no such repository")]
     repo_id = await wished(mirror)
-    await Hands(mirror.edges).work_off()  # the clock of tests goes on by a minute at each look
+    await Runner(mirror.edges).work_off()  # the clock of tests goes on by a minute at each look
     assert await take(mirror, now=mirror.clock.now + timedelta(minutes=30)) == []
     assert syncs == []
     await repos.want(mirror.edges.db, repo_id, mirror.clock())  # somebody pushes
@@ -198,23 +187,21 @@ async def test_what_takes_other_credentials_is_not_tried_before_there_are_some(
 ) -> None:
     syncs.append(BadCredentials("the host refuses these credentials"))
     repo_id = await wished(mirror)
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     await repos.want(mirror.edges.db, repo_id, mirror.clock())
     assert not await take(mirror, now=mirror.clock.now + timedelta(days=30))
     await repos.retry(mirror.edges.db, repo_id, mirror.clock())
     assert await take(mirror)
 
 
-async def test_who_writes_to_redis_runs_no_code_here(
-    mirror: Mirror, redis: RedisSettings, jobs: ArqRedis
-) -> None:
+async def test_who_writes_to_redis_runs_no_code_here(mirror: Mirror, redis_url: str, jobs: Queue) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
             return (pytest.fail, ("a pickle from the queue was opened",))
 
     await jobs.set(job_key_prefix + "bomb", pickle.dumps(Bomb()))
     await jobs.zadd("arq:queue", {"bomb": 1})
-    worker = await work_off(mirror, redis, jobs)
+    worker = await work_off(mirror.edges, redis_url)
     assert (worker.jobs_failed, worker.jobs_complete) == (1, 0)
 
 
@@ -358,22 +345,22 @@ async def test_a_worker_that_fell_silent_loses_its_runs(mirror: Mirror) -> None:
 async def test_a_worker_that_could_not_reach_the_database_takes_nobody_for_dead(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hands = Hands(mirror.edges)
+    runner = Runner(mirror.edges)
     await wished(mirror)
     assert len(await take(mirror)) == 1
-    monkeypatch.setattr(work_module, "BEAT_SECONDS", -1)  # the last beat was longer ago than it should be
-    await hands.beat_once()
+    monkeypatch.setattr(running, "BEAT_SECONDS", -1)  # the last beat was longer ago than it should be
+    await runner.beat_once()
     assert await take(mirror) == []
     monkeypatch.undo()
-    await hands.beat_once()
+    await runner.beat_once()
     assert len(await take(mirror)) == 1
 
 
 async def test_a_run_whose_end_could_not_be_written_is_ended_by_the_next_beat(mirror: Mirror) -> None:
-    hands = Hands(mirror.edges)
+    runner = Runner(mirror.edges)
     await wished(mirror)
-    assert len(await take(mirror, worker=hands.me)) == 1
-    await hands.beat_once()
+    assert len(await take(mirror, worker=runner.me)) == 1
+    await runner.beat_once()
     assert len(await take(mirror)) == 1
 
 
@@ -382,13 +369,13 @@ async def test_a_look_that_finds_nothing_leaves_no_job_and_a_push_leaves_one(
 ) -> None:
     work.commit("main")
     repo_id = await wished(mirror, str(work.path))
-    hands = Hands(mirror.edges)
-    await hands.work_off()
+    runner = Runner(mirror.edges)
+    await runner.work_off()
     await repos.want(mirror.edges.db, repo_id, mirror.clock())
-    await hands.work_off()
+    await runner.work_off()
     work.commit("main")
     await repos.want(mirror.edges.db, repo_id, mirror.clock())
-    await hands.work_off()
+    await runner.work_off()
     first, second = await jobs_of(mirror, repo_id)
     assert first.result and second.result
     assert (first.state, first.result["snapshot"], second.result["snapshot"]) == ("done", 1, 2)
@@ -401,7 +388,7 @@ async def test_a_failure_is_told_once(mirror: Mirror, syncs: list[EverrefError])
     for _ in range(3):
         syncs.append(RemoteGone("there is no such repository"))
         await repos.want(mirror.edges.db, repo_id, mirror.clock())
-        await Hands(mirror.edges).work_off()
+        await Runner(mirror.edges).work_off()
     (job,) = await jobs_of(mirror, repo_id)
     assert job.failure and job.failure.kind == "gone"
 
@@ -419,7 +406,7 @@ async def test_a_bug_stops_one_repo_and_no_other(
         return await real(edges, repo_id, *args)
 
     monkeypatch.setattr(syncing, "sync", with_a_bug)
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     assert await repos.wish(mirror.edges.db, good) is None
     state = await repos.overview_of(mirror.edges.db, bad)
     assert state.failure and state.failure.kind == "ours" and "KeyError" in state.failure.message
@@ -434,7 +421,7 @@ async def test_a_run_that_takes_too_long_is_stopped_and_recorded(
     monkeypatch.setattr(syncing, "_in_turn", hang)
     monkeypatch.setattr(jobbing, "RUN_SECONDS", 0.05)
     repo_id = await wished(mirror)
-    await Hands(mirror.edges).work_off()
+    await Runner(mirror.edges).work_off()
     (job,) = await jobs_of(mirror, repo_id)
     assert job.failure and job.failure.kind == "limit"
     state = await repos.overview_of(mirror.edges.db, repo_id)
@@ -488,7 +475,7 @@ async def test_without_redis_work_goes_on(mirror: Mirror, work: Work, tmp_path: 
 
 
 async def test_with_redis_flushed_and_restarted_work_goes_on(
-    mirror: Mirror, work: Work, redis_url: str, jobs: ArqRedis
+    mirror: Mirror, work: Work, redis_url: str, jobs: Queue
 ) -> None:
     work.commit("main")
     async with process(mirror, redis_url):

@@ -5,7 +5,7 @@ for; the worker and the sweep do the rest. Letting go removes the hook and keeps
 the backups.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from mirror import choosing
 from mirror.errors import Busy, NotFound, UsageError
 from mirror.flows import connections, follow, hookcare, request, steps
 from mirror.flows.asking import Asked, asked_of
-from mirror.flows.edges import Edges
+from mirror.flows.edges import Edges, Hint, nobody
 from mirror.flows.hookcare import Care, Outcome
 from mirror.git import address
 from mirror.model import Repo, RepoId, Secret
@@ -29,8 +29,6 @@ from mirror.store.teams import TeamId
 
 AT_ONCE: Final = 20  # hooks that are registered while a person waits; a sweep registers the others
 ALL: Final = 1 << 31  # of them
-
-Hint = Callable[[RepoId], Awaitable[None]]  # tells the workers of a wish; it may be lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +50,6 @@ class By:
 
 
 EVERREF: Final = By(None, "Everref")
-
-
-async def nobody(repo_id: RepoId) -> None:
-    """No hint: the sweep finds the wish."""
 
 
 async def choose(

@@ -42,6 +42,13 @@ class Disk:
         return self.root / "scratch" / str(repo_id)
 
 
+Hint = Callable[[RepoId], Awaitable[None]]  # puts a job for this repo into arq's queue; it may be lost
+
+
+async def nobody(_: RepoId) -> None:
+    """No queue is at hand: the workers find in PostgreSQL what is due."""
+
+
 @dataclass(frozen=True, slots=True)
 class Edges:
     """The outside, as the flows see it."""
@@ -57,6 +64,7 @@ class Edges:
     progress: Progress
     identity: "Identity | None" = None  # None: nobody asks
     away: set[Origin] = field(default_factory=set, compare=False)  # vault, this disk: flows/outages
+    hint: Hint = nobody
 
 
 class Identity(Protocol):

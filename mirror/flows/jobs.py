@@ -6,6 +6,7 @@ uses: store/jobs, store/runs, and the flows that do the work.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -47,10 +48,12 @@ Result = Mapping[str, Any]  # of a job, as it is kept and shown
 TELL_SECONDS: Final = 1.0  # how often a run writes how far it is, and hears whether it should stop
 RUN_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
 PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken up again later
+TICK: Final = 0.001  # seconds
 LINES_KEPT: Final = 100  # of what a drill or a verification found
 AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
 REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
 _MOMENT: Final = timedelta(seconds=2)  # before a run that waits is taken up again at the earliest
+_TOO_LONG: Final = f"it took longer than {RUN_SECONDS / 3600:g} hours and was stopped; try again later"
 
 log = logging.getLogger("mirror.jobs")
 
@@ -113,34 +116,28 @@ async def retry(
     return await ask(edges, job.repo_id, job.kind, job.asked, person_id=person_id, secret=secret)
 
 
-async def run(edges: Edges, run: Run) -> None:
+async def run(edges: Edges, run: Run, until: float = math.inf) -> None:
     """Do what was taken up, to its end; what goes wrong is recorded and raises nothing.
 
-    Cancelled (the worker stops), the work cleans up after itself and is handed
-    back. Safe to run twice, as each of these flows is: a run whose worker was
-    killed is begun anew, and a restore by push finds `unchanged` what had arrived.
+    Cancelled, the work cleans up after itself, its git processes with it. Before
+    `until`, by the loop's clock, that means that the worker stops: the run is handed
+    back. From then on it took too long, which is recorded as its failure. Safe to
+    run twice, as each of these flows is: a run whose worker was killed is begun
+    anew, and a restore by push finds `unchanged` what had arrived.
     """
-    watch = _Watch(edges, run)
-    work = asyncio.ensure_future(_limited(_DO[run.kind](replace(edges, progress=watch.meter), run)))
+    watch = _Watch(edges, run, until)
+    work = asyncio.ensure_future(_DO[run.kind](replace(edges, progress=watch.meter), run))
     telling = asyncio.create_task(watch.tell(work))
     try:
         await asyncio.wait([work])
+    except asyncio.CancelledError:
+        if not watch.is_over():
+            raise
     finally:
         work.cancel()
         telling.cancel()
         await asyncio.wait([work, telling])
         await watch.record(work)
-
-
-async def _limited(work: Coroutine[Any, Any, Result | None]) -> Result | None:
-    """The work, within its time; its git processes go with it."""
-    try:
-        async with asyncio.timeout(RUN_SECONDS) as limit:
-            return await work
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise _TooLong(f"it took longer than {RUN_SECONDS:g} s and was stopped; try again later") from None
 
 
 class _TooLong(LimitReached):
@@ -154,7 +151,8 @@ class _Watch:
     fails in a way that is new: a look that finds nothing leaves none.
     """
 
-    def __init__(self, edges: Edges, run: Run) -> None:
+    def __init__(self, edges: Edges, run: Run, until: float) -> None:
+        self._until = until
         self.meter = Meter(asyncio.get_running_loop().time, run.job.notes if run.job else ())
         self._edges = edges
         self._run = run
@@ -162,6 +160,10 @@ class _Watch:
         self._began = edges.clock()
         self._stopped = False  # somebody wants it so
         self._lost = False  # another run has the job
+
+    def is_over(self) -> bool:
+        """Whether the time of this run is over. A timer may go off a tick of the clock early."""
+        return asyncio.get_running_loop().time() + TICK >= self._until
 
     async def tell(self, work: "asyncio.Future[Result | None]") -> None:
         """Write about once a second, until somebody wants the work to stop or this is cancelled."""
@@ -197,9 +199,10 @@ class _Watch:
 
     async def _record(self, work: "asyncio.Future[Result | None]") -> None:
         edges, run = self._edges, self._run
-        if work.cancelled() and not self._stopped:
+        is_late = work.cancelled() and not self._stopped and self.is_over()
+        if work.cancelled() and not self._stopped and not is_late:
             return await self._hand_back(None, "the worker was stopped")
-        if work.cancelled():
+        if work.cancelled() and not is_late:
             if run.kind == "sync":  # its wish is open still, and is not to be served at once
                 now = edges.clock()
                 stopped = Cancelled("somebody stopped this; the next push begins it anew, or an hour later")
@@ -207,7 +210,7 @@ class _Watch:
                     edges.db, run.repo_id, stopped.kind, str(stopped), now, now + AFTER_CANCEL
                 )
             return await self._finish("cancelled")
-        raised = work.exception()
+        raised = _TooLong(_TOO_LONG) if is_late else work.exception()
         error = _explained(raised, run)
         if error is None:
             result = work.result()

@@ -14,8 +14,8 @@ from typing import Final
 from mirror.errors import EverrefError, LimitReached, RateLimited
 from mirror.flows import choose, follow, steps
 from mirror.flows.asking import Asked, asked_of
-from mirror.flows.choose import EVERREF, Chosen, Hint, nobody
-from mirror.flows.edges import Edges
+from mirror.flows.choose import EVERREF, Chosen
+from mirror.flows.edges import Edges, Hint, nobody
 from mirror.forges.contract import Forge, Mark, Page, marked, marks_from_json, marks_to_json
 from mirror.store import listed, listings, notices, origins
 from mirror.store.connections import ConnectionId
@@ -155,7 +155,7 @@ async def _follow(edges: Edges, asked: Asked) -> None:
     await follow.follow(edges, asked.connection, old)
 
 
-async def due(edges: Edges, *, hint: Hint = nobody) -> None:
+async def due(edges: Edges) -> None:
     """List the connections whose time has come, and look at repositories that deliveries tell of.
 
     One that fails stops no other. Safe to run twice, also at once: each connection
@@ -168,7 +168,7 @@ async def due(edges: Edges, *, hint: Hint = nobody) -> None:
             if not await listings.claim(edges.db, connection_id, was, edges.clock() + SOON):
                 return
             try:
-                await relist(edges, connection_id, hint=hint)
+                await relist(edges, connection_id, hint=edges.hint)
             except EverrefError as error:
                 log.warning("connection %s could not be listed: %s", connection_id, error)
             except Exception:  # a bug, which stops this listing and no other

@@ -161,6 +161,7 @@ async def _look(edges: Edges, session: aiohttp.ClientSession, due: Due) -> _Look
     except EverrefError:  # the sync that is wished for will say and record why
         if due.failing:
             await repos.want(edges.db, repo_id, now)  # in silence, as it failed before
+            await edges.hint(repo_id)
         else:
             await _wish(edges, repo_id, now)
         return _Look(Looked(repo_id, None, again), failed=True)
@@ -175,6 +176,7 @@ async def _wish(edges: Edges, repo_id: RepoId, now: datetime) -> None:
     """Have the repo synced, as a job that can be watched."""
     await repos.want(edges.db, repo_id, now)
     await job_rows.queue(edges.db, repo_id, "sync", {"reason": Reason.SWEEP.value}, now)
+    await edges.hint(repo_id)
 
 
 async def tidy(edges: Edges) -> None:

@@ -70,9 +70,15 @@ async def end(db: Db, worker: str, key: RunKey) -> None:
 
 
 @translating
-async def keep(db: Db, worker: str, keys: Collection[RunKey]) -> None:
-    """Of this worker's runs only these are under way: others ended while the database was away."""
-    await db.execute("delete from run where worker = $1 and not key = any($2::uuid[])", worker, list(keys))
+async def keep(db: Db, worker: str, keys: Collection[RunKey], before: datetime) -> None:
+    """Of the runs that this worker took up before then only these are under way.
+
+    The others ended while the database was away, or were taken up by a statement whose answer was lost.
+    """
+    await db.execute(
+        "delete from run where worker = $1 and not key = any($2::uuid[]) and began_at < $3",
+        *(worker, list(keys), before),
+    )
 
 
 @translating

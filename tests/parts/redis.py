@@ -1,14 +1,17 @@
-"""A real Redis, and the queue in it as a worker reads it."""
+"""A real Redis, the queue in it, and a worker of arq that works it off."""
 
-import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.worker import Worker, create_worker
 
 from mirror.embedded import queue as embedded_queue
-from mirror.job import dumps
+from mirror.flows.edges import Edges
+from mirror.flows.runner import Runner
+from mirror.net.queue import NAME, Queue, WorkerQueue
+from mirror.worker import WorkerSettings
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -18,16 +21,28 @@ async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[s
         yield url
 
 
-@pytest.fixture(scope="session")
-def redis(redis_url: str) -> RedisSettings:
-    """A real Redis."""
-    return RedisSettings.from_dsn(redis_url)
-
-
 @pytest_asyncio.fixture
-async def jobs(redis: RedisSettings) -> AsyncIterator[ArqRedis]:
+async def jobs(redis_url: str) -> AsyncIterator[Queue]:
     """The queue, empty."""
-    pool = await create_pool(redis, job_serializer=dumps, job_deserializer=json.loads)
-    await pool.flushall()
-    yield pool
-    await pool.aclose(close_connection_pool=True)
+    queue = Queue.at(redis_url)
+    await queue.flushall()
+    yield queue
+    await queue.aclose(close_connection_pool=True)
+
+
+async def work_off(edges: Edges, redis_url: str) -> Worker:
+    """Let arq do the jobs that are in the queue now."""
+    queue = WorkerQueue.at(redis_url)
+    runner = Runner(edges, freed=queue.wake)
+    queue.choose = runner.choose
+    without: dict[str, Any] = {"cron_jobs": [], "on_startup": None, "on_shutdown": None}
+    worker = create_worker(
+        WorkerSettings,  # type: ignore[arg-type]
+        **{"redis_pool": queue, "burst": True, "max_burst_jobs": await queue.zcard(NAME)} | without,
+        ctx={"runner": runner},
+    )
+    try:
+        await worker.async_run()
+    finally:
+        await worker.close()
+    return worker

@@ -16,25 +16,27 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import pytest_asyncio
-from arq.connections import ArqRedis, RedisSettings
 
 from hooks import app as receiving
-from mirror import process, worker
+from mirror import process
 from mirror.config import Settings, app_at
 from mirror.embedded import queue as embedded_queue
-from mirror.flows import choose, connections, rebuild, relist, restore, sweep, verify
+from mirror.flows import choose, connections, rebuild, relist, restore, runner, sweep, verify
 from mirror.flows.choose import By
 from mirror.flows.edges import Edges, open_edges
+from mirror.flows.runner import Runner
 from mirror.forges import oauth as granting
 from mirror.forges.contract import Purpose, Tokens
 from mirror.model import Refs, RepoId
+from mirror.net import queue as queueing
+from mirror.net.queue import Queue, WorkerQueue
 from mirror.people import PersonId
 from mirror.process import READY, Ties
 from mirror.store import claims, history, people, repos, snapshots, teams
 from mirror.store.connections import Connection
 from mirror.store.repos import Overview
 from mirror.store.teams import TeamId
-from mirror.worker import Hands, listen
+from mirror.worker import carry, working
 from tests.parts.forge import served
 from tests.parts.forges import GitHub, GitLab, Move, Person, Repository
 from tests.parts.postgres import Server
@@ -84,8 +86,8 @@ class Whole:
     team: TeamId
     person: PersonId
     connection: Connection
-    redis: RedisSettings
-    queue: ArqRedis  # as the receiver has it
+    redis_url: str
+    queue: Queue  # as the receiver has it
     postgres: Server
     room: Path
     kept: dict[Repository, RepoId] = field(default_factory=dict)
@@ -137,23 +139,17 @@ class Whole:
     # What works for them
 
     @asynccontextmanager
-    async def working(self, edges: Edges | None = None) -> AsyncIterator[Hands]:
-        """A worker in this process, stopped at the end as a signal stops one."""
-        edges = edges or self.edges
-        hands = Hands(edges)
-        await hands.beat_once()
-        tasks = [
-            asyncio.create_task(one) for one in (hands.work(), hands.beat(), listen(edges, self.redis, hands))
-        ]
-        try:
-            yield hands
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            for task in tasks:
-                if not task.cancelled():
-                    task.result()
+    async def working(self, edges: Edges | None = None) -> AsyncIterator[Runner]:
+        """A worker in this process that does nothing by the clock; stopped at the end as by a signal."""
+        queue = WorkerQueue.at(self.redis_url)
+        async with working(edges or self.edges, queue, periodical=False) as ctx:
+            carrying = asyncio.create_task(carry(ctx, queue, cron_jobs=()))
+            try:
+                yield ctx["runner"]
+            finally:
+                carrying.cancel()
+                await asyncio.wait([carrying])
+                await queue.aclose(close_connection_pool=True)
 
     @asynccontextmanager
     async def process(self, *, kill_at: str | None = None) -> AsyncIterator[Process]:
@@ -381,8 +377,8 @@ async def begin(
     tmp_path: Path, postgres: Server, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Begin]:
     """Begins Everref beside a forge at which Alice has an account: `await begin(github)`."""
-    for name in ("LOOK_SECONDS", "BEAT_SECONDS", "AWAY_SECONDS"):  # of workers in this process
-        monkeypatch.setattr(worker, name, 0.3)
+    for module, name in ((runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS"), (queueing, "AWAY_SECONDS")):
+        monkeypatch.setattr(module, name, 0.3)  # of workers in this process
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -424,7 +420,7 @@ async def begin(
             )
             whole = Whole(
                 *(edges, clock, host, alice, membership.team.id, person.id, connection),
-                *(RedisSettings.from_dsn(redis_at), queue, server, tmp_path),
+                *(redis_at, queue, server, tmp_path),
             )
             real = host.tell_push
 
