@@ -30,7 +30,7 @@ async def jobs(redis_url: str) -> AsyncIterator[Queue]:
     await queue.aclose(close_connection_pool=True)
 
 
-async def work_off(edges: Edges, redis_url: str) -> Worker:
+async def work_off(edges: Edges, redis_url: str, **options: Any) -> Worker:
     """Let arq do the jobs that are in the queue now."""
     queue = WorkerQueue.at(redis_url)
     runner = Runner(edges, freed=queue.wake)
@@ -38,7 +38,7 @@ async def work_off(edges: Edges, redis_url: str) -> Worker:
     without: dict[str, Any] = {"cron_jobs": [], "on_startup": None, "on_shutdown": None}
     worker = create_worker(
         WorkerSettings,  # type: ignore[arg-type]
-        **{"redis_pool": queue, "burst": True, "max_burst_jobs": await queue.zcard(NAME)} | without,
+        **{"redis_pool": queue, "burst": True, "max_burst_jobs": await queue.zcard(NAME)} | without | options,
         ctx={"runner": runner},
     )
     try:
