@@ -1,5 +1,6 @@
 """The settings, read once at the edge and checked at the start: a wrong value is one clear line."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -68,6 +69,7 @@ class Settings:
     allow_private_remotes: bool = False  # private and loopback addresses, http, file:// and paths
     git: str = "git"  # which git
     listing_bytes: int = LISTING_BYTES  # that a remote may list of its refs
+    pool_bytes: int | None = None  # what pools may take of a disk; None: half of what is free and theirs
     apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
 
 
@@ -119,6 +121,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         metrics_token=get("METRICS_TOKEN"),
         git=get("EVERREF_GIT") or "git",
         listing_bytes=_bytes("EVERREF_LISTING_BYTES", get("EVERREF_LISTING_BYTES"), LISTING_BYTES),
+        pool_bytes=_size("EVERREF_POOL_BYTES", get("EVERREF_POOL_BYTES")),
         apps=apps,
     )
 
@@ -189,6 +192,18 @@ def _bytes(name: str, text: str | None, default: int) -> int:
     if not text.isdecimal() or len(text) > 12 or int(text) < 1 << 20:
         raise UsageError(f"{name} must be a number of bytes, {1 << 20} or more, not {text!r}")
     return int(text)
+
+
+_SIZE: Final = re.compile(r"([0-9]{1,15})([KMGT]?)(i?B)?")
+
+
+def _size(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{name} must be a number of bytes such as 20G or 500M, not {text!r}")
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
 
 
 def _flag(name: str, text: str | None, default: bool) -> bool:

@@ -170,6 +170,14 @@ class LimitReached(EverrefError):
     permanent = False
 
 
+class DiskFull(LimitReached):
+    """A disk has no room left; what is only a cache can make some."""
+
+    def __init__(self, message: str, path: str | None = None, *, origin: Origin | None = None) -> None:
+        super().__init__(message, origin=origin)
+        self.path = path  # where something was to be written; None: below the data directory
+
+
 class RateLimited(LimitReached):
     """The other side answers no more questions until then."""
 

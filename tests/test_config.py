@@ -103,3 +103,19 @@ def test_processes_are_handed_the_same_forges() -> None:
     inherited = {"GITLAB_CLIENT_ID": "of somebody else", "GITHUB_CLIENT_SECRET_FILE": "/nowhere"}
     assert from_env(environment(found, inherited), read, "elsewhere") == found
     assert {"GITHUB_API_URL", "GITLAB_URL"} <= set(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes"),
+    [(None, None), ("0", 0), ("5000", 5000), ("500M", 500 << 20), ("20G", 20 << 30), ("2TiB", 2 << 40)],
+)
+def test_what_pools_may_take_is_given_in_bytes_or_larger_units(text: str | None, bytes: int | None) -> None:
+    found = settings(**({"EVERREF_POOL_BYTES": text} if text else {}))
+    assert found.pool_bytes == bytes
+    assert from_env(environment(found, {"EVERREF_POOL_BYTES": "7"}), read, "/data").pool_bytes == bytes
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5G", "half", "20 G", "1E", "\u0662"])
+def test_a_bound_of_pools_that_is_no_size_is_a_clear_line(text: str) -> None:
+    with pytest.raises(UsageError, match="EVERREF_POOL_BYTES must be a number of bytes such as 20G"):
+        settings(EVERREF_POOL_BYTES=text)

@@ -45,6 +45,7 @@ async def test_they_say_what_is_kept_and_what_waits(site: Site, work: Work) -> N
 
 async def test_with_nothing_kept_they_are_all_there(site: Site) -> None:
     names = {family.name for family in text_string_to_metric_families((await read(site)).text)}
+    assert {"everref_pool_bytes", "everref_pool_evictions"} <= names
     assert {"everref_repos", "everref_deliveries_last_hour", "everref_errors_last_hour"} <= names
 
 

@@ -32,6 +32,7 @@ exit codes:
 
 environment:
   EVERREF_DATA           pools, scratch space and the embedded services [~/.local/share/everref]
+  EVERREF_POOL_BYTES     what pools may take of the disk, such as 20G [half of what is free]
   DATABASE_URL           postgresql://... [an embedded PostgreSQL]
   VAULT_URL              file:///dir or s3://bucket/prefix?endpoint_url=...&region=... [vault/ in the data]
   SECRET_KEYS            what credentials are encrypted with, newest first [a key of its own in the data]

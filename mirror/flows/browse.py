@@ -7,14 +7,14 @@ take a while; `edges.progress` is told. Nothing is changed but that cache.
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from mirror import objects, refs
-from mirror.errors import Corrupt, NotFound
+from mirror.errors import Busy, Corrupt, NotFound
 from mirror.flows import hydrate
 from mirror.flows.edges import Edges, together
 from mirror.git import browse, read
@@ -125,8 +125,9 @@ async def _doubt(edges: Edges, repo: Repo, snapshot: Snapshot) -> None:
     mark = await pool.mark()
     if mark and _doubted.get(pool.path) != mark:
         _doubted[pool.path] = mark
-        if await hydrate.drop_broken(edges, repo):
-            del _doubted[pool.path]
+        with suppress(Busy):  # a sync is at work on it, and finds it out as well
+            if await hydrate.drop_broken(edges, repo, patience=0):
+                del _doubted[pool.path]
 
 
 async def resolve(edges: Edges, repo: Repo, snapshot: Snapshot, rev: bytes) -> Target:

@@ -12,10 +12,11 @@ import asyncpg
 
 from mirror import store
 from mirror.config import Settings
-from mirror.errors import Origin, UsageError
+from mirror.errors import DiskFull, Origin, UsageError
 from mirror.flows import keys
 from mirror.forges import open as opening
 from mirror.forges.open import Forges
+from mirror.git.pools import Pools
 from mirror.git.run import Git
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
@@ -32,6 +33,11 @@ class Disk:
     """The worker's own disk: a cache of the vault, and room to work in."""
 
     root: Path
+    pools: Pools  # all of them, which are evicted where there is no room
+
+    async def give_way(self, full: DiskFull) -> bool:
+        """Make room where a disk was full; tells if it is worth another try."""
+        return await self.pools.give_way(Path(full.path) if full.path else None)
 
     def pool(self, repo_id: RepoId) -> Path:
         """The bare repository that holds one repo's objects."""
@@ -125,7 +131,7 @@ async def open_edges(
             db=db,
             vault=vault,
             forges=await stack.enter_async_context(opening.opened(settings, clock)),
-            disk=Disk(root),
+            disk=Disk(root, Pools(root / "pools", settings.pool_bytes)),
             keyring=keys.keyring(settings, root),
             clock=clock,
             progress=progress or Silent(),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mirror import plan, splice
-from mirror.errors import Busy, Corrupt, Origin, whose
+from mirror.errors import Busy, Corrupt, DiskFull, Origin, whose
 from mirror.flows import partindex
 from mirror.flows.edges import Edges
 from mirror.git import browse, pack
@@ -123,17 +123,30 @@ async def mended(edges: Edges, repo: Repo, work: Callable[[], Awaitable[T]]) -> 
     itself must find damage out. It must be safe to run twice, and take the pool's lock by itself.
     """
     try:
-        return await work()
+        return await roomy(edges, work)
     except Corrupt:
         if not await drop_broken(edges, repo):
             raise  # it is the remote, or the vault
+    return await roomy(edges, work)
+
+
+async def roomy(edges: Edges, work: Callable[[], Awaitable[T]]) -> T:
+    """Do work that is safe to run twice; where the disk is full, once more when pools have given way."""
+    try:
+        return await work()
+    except DiskFull as error:
+        if not await edges.disk.give_way(error):
+            raise
     return await work()
 
 
-async def drop_broken(edges: Edges, repo: Repo) -> bool:
-    """Throw away what the repo's pool holds if this disk has damaged it; tells if so."""
+async def drop_broken(edges: Edges, repo: Repo, patience: float = 3600.0) -> bool:
+    """Throw away what the repo's pool holds if this disk has damaged it; tells if so.
+
+    Raises Busy when another run holds the pool for longer than `patience` seconds.
+    """
     pool = Pool(edges.git, edges.disk.pool(repo.id), repo.object_format or "sha1")
-    async with pool.lock():
+    async with pool.lock(patience):
         return pool.path.is_dir() and await pool.empty_if_broken()
 
 
@@ -145,10 +158,19 @@ async def fill(
     A complete part goes in as it is, with the index that was stored beside it;
     everything else is spliced into one pack that git indexes. Every stored
     byte is checked against its sum on the way. `durable` has it all safe on disk
-    when this returns. Raises Corrupt naming the key.
+    when this returns. Pools that were not used for long make room for it. Raises
+    Corrupt naming the key.
     """
+    size = sum(_cut(step).bytes_to_read for step in steps)
+    await edges.disk.pools.make_room(path, size)
+    await roomy(edges, lambda: _fill(edges, path, object_format, steps, size, durable))
+
+
+async def _fill(
+    edges: Edges, path: Path, object_format: ObjectFormat, steps: Sequence[Step], size: int, durable: bool
+) -> None:
     rest = list(steps)
-    edges.progress.phase("reading the vault", sum(_cut(step).bytes_to_read for step in steps), "bytes")
+    edges.progress.phase("reading the vault", size, "bytes")
     with whose(Origin.VAULT, Corrupt):
         if rest and rest[0].part.complete and rest[0].upto is None and rest[0].part.index_bytes:
             base = rest.pop(0)

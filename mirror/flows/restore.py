@@ -191,7 +191,7 @@ async def bundled(
             await write(_bundle(header, pack.make_checked(edges.git, moment.path, tips)))
 
     if not globs and not bring and not overwritten and all(step.exact for step in parts):
-        await spliced()
+        await hydrate.roomy(edges, spliced)
     else:
         await hydrate.mended(edges, repo, packed)
     return Bundled(repo, snapshot, chosen, heads)

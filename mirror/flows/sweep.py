@@ -104,7 +104,11 @@ async def tick(edges: Edges) -> Ticked:
 
 
 async def tend(edges: Edges) -> None:
-    """Do the chores that are due; one that fails stops no other. Safe to run twice, also at once."""
+    """Do the chores that are due; one that fails stops no other. Safe to run twice, also at once.
+
+    First, on each machine: pools that grew beyond their bound are evicted.
+    """
+    await edges.disk.pools.make_room(edges.disk.root, 0)
     for chore in CHORES:
         try:
             if await chores.begin(edges.db, chore.name, edges.clock(), chore.every):

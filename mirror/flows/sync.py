@@ -16,6 +16,7 @@ from mirror.errors import (
     BadCredentials,
     Busy,
     Corrupt,
+    DiskFull,
     EverrefError,
     LimitReached,
     Moved,
@@ -81,6 +82,9 @@ async def sync(
             except Corrupt as error:
                 if not await hydrate.drop_broken(edges, repo) and error.origin is not Origin.DISK:
                     raise  # it is the remote, or the vault
+            except DiskFull as error:
+                if not await edges.disk.give_way(error):
+                    raise
             except BadCredentials:
                 if not await connections.is_mended(edges, repo):
                     raise

@@ -112,6 +112,7 @@ def _sweep(room: Path) -> None:
 def _link(pool: Path, here: Path) -> bool:
     """Link every pack that is there and not yet here; tells if the pool stayed as it is meanwhile."""
     packs = pool / "objects/pack"
+    Pool.note_use(pool)
     stamp, before = _stamp(pool), _indexes(packs)
     for stem in before:
         for suffix in (".pack", ".idx"):  # the index last, as when they arrive

@@ -1,13 +1,14 @@
 """Files that we write ourselves: work in a thread that is never left halfway, and failures as one line."""
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.errors import LimitReached, Origin
+from mirror.errors import DiskFull, LimitReached, Origin
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def sync_path(path: Path) -> None:
 
 def disk_error(path: Path, error: OSError) -> LimitReached:
     """A failure of our own disk as one line."""
-    return LimitReached(
-        f"{path} cannot be written: {error.strerror}; free some space or choose another place",
-        origin=Origin.DISK,
-    )
+    message = f"{path} cannot be written: {error.strerror}; free some space or choose another place"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(message, str(path), origin=Origin.DISK)
+    return LimitReached(message, origin=Origin.DISK)

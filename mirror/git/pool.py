@@ -4,10 +4,11 @@ import asyncio
 import fcntl
 import functools
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -66,8 +67,7 @@ class Pool:
             os.close(held)
 
     async def _acquire(self, ending: str, patience: float) -> int:
-        # Beside the pool, as `destroy` removes the pool; and it stays: a removed lock file locks nobody out.
-        file = self.path.with_name(self.path.name + ending)
+        file = _lock_file(self.path, ending)
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -79,10 +79,35 @@ class Pool:
                 if asyncio.get_running_loop().time() >= deadline:
                     raise Busy(f"another run is using {self.path.name}; try again when it has ended")
                 await asyncio.sleep(_LOOK)
+            os.utime(fd)  # its last use, by which it is chosen to be evicted or not
         except BaseException:
             os.close(fd)
             raise
         return fd
+
+    @staticmethod
+    def used_at(path: Path) -> float:
+        """When the pool at this path was last used. Raises FileNotFoundError where it never was."""
+        return _lock_file(path, ".lock").stat().st_mtime
+
+    @staticmethod
+    def note_use(path: Path) -> None:
+        """Have the pool at this path count as used just now; for who reads it without its lock."""
+        with suppress(FileNotFoundError):
+            os.utime(_lock_file(path, ".lock"))
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove the pool at this path from the disk; for who holds its lock, see `held_alone`."""
+        for draft in path.parent.glob(f".{path.name}-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        doomed = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+        os.replace(path, doomed)  # which needs no room, as the disk may be full
+        sync_path(path.parent)  # or it could come back with the power, and be half of it
+        shutil.rmtree(doomed)
 
     async def open_or_create(self) -> None:
         """Have an empty pool there, unless one of this object format is there already."""
@@ -93,7 +118,7 @@ class Pool:
         with suppress(OSError, UnicodeDecodeError):
             if (self.path / "config").read_text() == config_text(self.object_format) and self._packs.is_dir():
                 return
-        self._destroy()
+        self.remove(self.path)
         draft = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
         lay_out(draft, self.object_format)
         os.replace(draft, self.path)
@@ -201,18 +226,7 @@ class Pool:
     async def destroy(self) -> None:
         """Remove it from the disk."""
         self._check_held()
-        await self._on_disk(self._destroy)
-
-    def _destroy(self) -> None:
-        for draft in self.path.parent.glob(f".{self.path.name}-*"):
-            shutil.rmtree(draft, ignore_errors=True)
-        if self.path.is_symlink() or not self.path.is_dir():
-            self.path.unlink(missing_ok=True)
-            return
-        doomed = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
-        os.replace(self.path, doomed)
-        sync_path(self.path.parent)  # likewise
-        shutil.rmtree(doomed)
+        await self._on_disk(lambda: self.remove(self.path))
 
     async def _on_disk(self, work: Callable[[], None]) -> None:
         try:
@@ -222,6 +236,21 @@ class Pool:
 
     def _check_held(self) -> None:
         assert self._lock is not None, "the pool's lock must be held to change it"
+
+
+@contextmanager
+def held_alone(path: Path) -> Iterator[bool]:
+    """Hold the lock of the pool at this path if nobody else does; tells whether it is held."""
+    fd = os.open(_lock_file(path, ".lock"), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock_file(path: Path, ending: str) -> Path:
+    # Beside the pool, as `remove` takes the pool away; and it stays: a removed lock file locks nobody out.
+    return path.with_name(path.name + ending)
 
 
 def _try_lock(fd: int) -> bool:

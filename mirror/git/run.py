@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Final
 
-from mirror.errors import Corrupt, EverrefError, LimitReached, Origin, OurFault
+from mirror.errors import Corrupt, DiskFull, EverrefError, LimitReached, Origin, OurFault
 
 CHUNK: Final = 1 << 20  # bytes read at once, and what a pipe holds
 DAY: Final = 24 * 3600.0  # seconds; nothing that git does for us takes longer
@@ -432,7 +432,7 @@ def explain(failed: GitFailed) -> EverrefError:
 _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ...]] = (
     (
         re.compile("No space left on device|Disk quota exceeded"),
-        lambda line: LimitReached(
+        lambda line: DiskFull(
             "the disk is full; free some space and run it again; nothing was changed", origin=Origin.DISK
         ),
     ),

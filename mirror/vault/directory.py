@@ -16,8 +16,8 @@ from mirror.errors import (
     AlreadyExists,
     Busy,
     Corrupt,
+    DiskFull,
     EverrefError,
-    LimitReached,
     NetworkError,
     NoSuchObject,
     OurFault,
@@ -435,7 +435,7 @@ def _explained(root: Path) -> Iterator[None]:
 
 def _explain(error: OSError, root: Path) -> EverrefError:
     if error.errno in _FULL:
-        return LimitReached(f"the vault's disk is full ({root}); free some space there and try again")
+        return DiskFull(f"the vault's disk is full ({root}); free some space there and try again", str(root))
     if error.errno in _DENIED:
         return Refused(f"the vault's directory {root} is not writable by this user; change its owner or mode")
     if error.errno in _AWAY:

@@ -3,10 +3,11 @@
 import hmac
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from itertools import chain
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from mirror.git.pools import Measured
 from mirror.store.measures import Measures, measures
 from mirror.web.frame import BEARER, Outside
 
@@ -32,7 +34,8 @@ def route(outside: Outside) -> Route:
         if not _may(request, outside.edges.settings.metrics_token):
             return PlainTextResponse("send METRICS_TOKEN as a bearer token\n", 401, BEARER)
         found = await measures(outside.edges.db, outside.edges.clock(), LATE)
-        return Response(text(found), headers={"content-type": TEXT})
+        pools = await outside.edges.disk.pools.measured()
+        return Response(text(found, pools), headers={"content-type": TEXT})
 
     return Route("/metrics", metrics)
 
@@ -48,12 +51,12 @@ def _may(request: Request, token: str | None) -> bool:
     return True
 
 
-def text(found: Measures) -> bytes:
+def text(found: Measures, pools: Measured) -> bytes:
     """The numbers in the text format of Prometheus."""
 
     class Found(Collector):
         def collect(self) -> Iterator[Metric]:
-            return _families(found)
+            return chain(_families(found), _of_disk(pools))
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Found())
@@ -92,6 +95,14 @@ def _families(found: Measures) -> Iterator[Metric]:
         "everref_replaced_bytes", "Bytes in the vault that wait to be deleted", value=found.replaced
     )
     yield GaugeMetricFamily("everref_snapshots", "Snapshots", value=found.snapshots)
+
+
+def _of_disk(pools: Measured) -> Iterator[Metric]:
+    """What this machine's disk holds; workers on others have pools of their own."""
+    yield GaugeMetricFamily("everref_pool_bytes", "Bytes of the pools on this disk", value=pools.bytes)
+    yield CounterMetricFamily(
+        "everref_pool_evictions", "Pools that made room on this disk", value=pools.evicted
+    )
 
 
 def _by(
