@@ -24,6 +24,7 @@ from mirror.errors import Refused
 from mirror.flows import people
 from mirror.process import environment
 from mirror.store import opened
+from mirror.web import child
 from mirror.web.up import beside
 from tests.parts.processes import kill, processes, the, until_free
 from tests.test_embedded import ask
@@ -223,6 +224,37 @@ async def test_a_process_that_is_killed_is_started_anew(tmp_path: Path, name: st
         await up.until_said(f"the {name} process works again")
         assert (await up.readyz())[0] == 200
         await up.stop()
+
+
+@pytest.mark.parametrize(
+    "lives, pauses",
+    [
+        pytest.param([60, 6, 3600], [0, 0, 0], id="killed now and then"),
+        pytest.param([0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 5, 10, 30, 30], id="dying at once"),
+        pytest.param([0, 1, 6, 0], [0, 1, 0, 0], id="dying at once, working, dying at once"),
+    ],
+)
+async def test_only_what_dies_at_once_waits_before_it_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, lives: list[float], pauses: list[float]
+) -> None:
+    seen: list[float] = []
+    process = child.Child("worker", {}, child.Signals(asyncio.Event(), asyncio.Event()))
+    process.ready.set()
+    ends = iter(lives)
+
+    async def live() -> tuple[int, float]:
+        return -signal.SIGKILL, next(ends)
+
+    async def sleep(seconds: float) -> None:
+        seen.append(seconds)
+        if len(seen) == len(pauses):
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(process, "_live", live)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await process.run()
+    assert seen == pauses
 
 
 @pytest.mark.parametrize("word", ["bin/postgres ", "redis-server"])

@@ -13,8 +13,16 @@ from mirror.process import READY, Ties
 
 READY_SECONDS = 120  # for a process to say that it works
 STOP_SECONDS = 30  # for a process to end when asked
-PAUSES = (0.5, 1, 2, 5, 10, 30)  # seconds before a process that ended by itself is started anew
-STEADY_SECONDS = 60  # who lived this long begins with the first pause again
+AT_ONCE_SECONDS = 5.0  # what works for less before it ends by itself has died at once
+PAUSES = (
+    0.0,
+    0.0,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    30.0,
+)  # seconds before it is started anew, by how often in a row it did
 
 log = logging.getLogger("mirror.up")
 
@@ -39,22 +47,20 @@ class Child:
 
     async def run(self) -> None:
         """Keep it running until cancelled. Raises OurFault if it ends before it was ready."""
-        clock = asyncio.get_running_loop().time
-        ended = 0
+        died_at_once = 0  # in a row
         while True:
-            began = clock()
-            code = await self._live()
+            code, worked = await self._live()
             if not self.ready.is_set():
                 raise OurFault(f"the {self._name} process did not start; what it said stands above")
-            if clock() - began > STEADY_SECONDS:
-                ended = 0
-            pause = PAUSES[min(ended, len(PAUSES) - 1)]
-            ended += 1
-            log.warning("the %s process ended with %s; it is started anew in %s s", self._name, code, pause)
+            died_at_once = died_at_once + 1 if worked < AT_ONCE_SECONDS else 0
+            pause = pause_after(died_at_once)
+            log.warning("the %s process ended with %s; it is started anew in %g s", self._name, code, pause)
             await asyncio.sleep(pause)
 
-    async def _live(self) -> int:
-        """One life of it, ended if we are cancelled; its exit code."""
+    async def _live(self) -> tuple[int, float]:
+        """One life of it, ended if we are cancelled; its exit code, and for how many seconds it worked."""
+        clock = asyncio.get_running_loop().time
+        worked = 0.0
         ties = Ties(parent=os.getpid(), listen=self._listen)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", f"mirror.{self._name}", *ties.arguments()),
@@ -72,12 +78,14 @@ class Child:
                 if self.ready.is_set():
                     log.warning("the %s process works again", self._name)
                 self.ready.set()
+                began = clock()
                 await process.wait()
+                worked = clock() - began
         except TimeoutError:
             log.warning("the %s process did not get ready within %s s", self._name, READY_SECONDS)
         finally:
             await self._end(process)
-        return await process.wait()
+        return await process.wait(), worked
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         """Ask it to end, and make it end if it takes too long or somebody is in a hurry."""
@@ -87,6 +95,11 @@ class Child:
         _signal(process, signal.SIGKILL)
         await waits[0]
         waits[1].cancel()
+
+
+def pause_after(died_at_once: int) -> float:
+    """Seconds before a process is started anew that died at once so often in a row."""
+    return PAUSES[min(died_at_once, len(PAUSES) - 1)]
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
