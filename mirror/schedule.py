@@ -1,6 +1,7 @@
 """When a repo is looked at next: by a person's schedule, or by how lately something was pushed to it."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from mirror.model import RepoId
 
 SHORTEST: Final = timedelta(minutes=1)
 LONGEST: Final = timedelta(days=30)
+A_SECOND: Final = 8  # looks that become due at one host in a second after a start
 # By activity: the longest of these that is not more than a 24th of how long nothing was pushed.
 STEPS: Final = (
     *(timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1)),
@@ -74,6 +76,19 @@ def next_look(
     if looked_at is not None and due - looked_at < period / 2:  # it has just changed its period
         due += period
     return due
+
+
+def spread(hosts: Sequence[str | None], now: datetime) -> list[datetime]:
+    """When to look at each repo after the service has started: as soon as its host can take it.
+
+    `hosts` are those of the repos, in the order in which they shall be looked at. None: this machine.
+    """
+    places: Counter[str | None] = Counter()
+    found = []
+    for host in hosts:
+        found.append(now + timedelta(seconds=places[host] // A_SECOND))
+        places[host] += 1
+    return found
 
 
 def period_of(quiet: timedelta) -> timedelta:

@@ -40,6 +40,7 @@ from mirror.model import RepoId
 from mirror.net.queue import NAME, WorkerQueue
 from mirror.process import Ties
 from mirror.progress import Silent
+from mirror.store import runs
 
 SWEEP_SECONDS: Final = 10
 TEND_SECONDS: Final = 60
@@ -165,6 +166,8 @@ async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) 
     if periodical:
         works.append(partial(periodic.by_our_clock, edges, [tidying], [looks, chores], queue.lives))
     with suppress(EverrefError):  # the next beat comes soon
+        if periodical and await runs.is_alone(edges.db, runner.me):
+            await sweeping.after_start(edges)
         await runner.beat_once()
     tasks = [asyncio.create_task(_again(work)) for work in works]
     try:

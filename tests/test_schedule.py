@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from mirror import schedule
 from mirror.errors import UsageError
 from mirror.model import RepoId
-from mirror.schedule import Cron, Every, next_look, parse, period_of, shares, wait_before_retry
+from mirror.schedule import (
+    A_SECOND,
+    Cron,
+    Every,
+    next_look,
+    parse,
+    period_of,
+    shares,
+    spread,
+    wait_before_retry,
+)
 
 NOW = datetime(2026, 3, 2, 9, 7, 30, tzinfo=UTC)
 REPO = RepoId(UUID(int=7))
@@ -120,3 +130,15 @@ def test_shares_are_about_even() -> None:
 
 def test_a_step_divides_the_day() -> None:
     assert all(timedelta(days=1) % step == timedelta(0) for step in schedule.STEPS)
+
+
+@given(st.lists(st.sampled_from(["one.example", "other.example", None]), max_size=200))
+def test_after_a_start_no_host_is_asked_for_more_than_so_much_a_second_and_none_waits_for_another(
+    hosts: list[str | None],
+) -> None:
+    found = spread(hosts, NOW)
+    for host in set(hosts):
+        looks = [moment for at, moment in zip(hosts, found, strict=True) if at == host]
+        assert looks == sorted(looks) and looks[0] == NOW
+        assert max(Counter(looks).values()) <= A_SECOND
+        assert looks[-1] - NOW == timedelta(seconds=(len(looks) - 1) // A_SECOND)

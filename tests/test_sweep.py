@@ -17,7 +17,8 @@ from mirror.flows.sweep import Chore, Ticked
 from mirror.git import address, upstream
 from mirror.git.pool import Pool
 from mirror.model import Kind, Reason, Repo, Secret
-from mirror.store import chores, history, jobs, parts, repos, runs, schedules, snapshots
+from mirror.schedule import A_SECOND
+from mirror.store import chores, history, jobs, leases, parts, repos, runs, schedules, snapshots
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer, serving
 from tests.parts.repos import Work, refs_of
@@ -300,3 +301,55 @@ async def test_a_secret_of_a_job_never_shows_in_what_a_worker_took(mirror: Mirro
     )
     (run,) = await runs.take(mirror.edges.db, "w/1/1/1/aa", mirror.clock(), 5, 5, range(256), timedelta(0))
     assert run.job and run.job.sealed and "hunter2" not in repr(run) and "sealed" not in repr(run)
+
+
+async def test_what_was_pushed_while_the_service_was_down_is_found_soon_after_its_start(
+    mirror: Mirror, work: Work
+) -> None:
+    work.commit()
+    quiet = (await mirror.backup(work)).repo
+    await mirror.edges.db.execute("update repo set look_at = $1", mirror.clock.now + timedelta(days=1))
+    work.commit()
+    assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)
+    await sweep.after_start(mirror.edges)
+    assert await sweep.tick(mirror.edges) == Ticked(1, 1, 0)
+    await Runner(mirror.edges).work_off()
+    latest = await snapshots.latest(mirror.edges.db, quiet.id)
+    assert latest and latest.number == 2
+
+
+async def test_after_a_start_the_most_active_repos_of_a_host_are_looked_at_first(mirror: Mirror) -> None:
+    mirror.clock.step = timedelta(0)
+    now = mirror.clock.now
+    made = [await mirror.repo(f"https://forge.example/alice/{n}") for n in range(A_SECOND + 2)]
+    other = await mirror.repo("https://idle.example/alice/shed")
+    for age, repo in enumerate([*reversed(made), other]):
+        await mirror.edges.db.execute(
+            "update repo set look_at = $2, changed_at = $3 where id = $1",
+            *(repo.id, now + timedelta(days=1), now - timedelta(hours=age)),
+        )
+    await sweep.after_start(mirror.edges)
+    waits = {repo.id: (await row(mirror, repo))["look_at"] - now for repo in (*made, other)}
+    assert [waits[one.id].total_seconds() for one in made] == [1.0, 1.0] + [0.0] * A_SECOND
+    assert waits[other.id] == timedelta(0)
+    await mirror.edges.db.execute("update repo set look_at = $1", now + timedelta(days=1))
+    await sweep.after_start(mirror.edges)  # of another worker that starts at the same time
+    assert (await row(mirror, other))["look_at"] == now + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("worker", "beat", "alone"),
+    [
+        pytest.param("elsewhere/1/1/1/aa", "0 s", False, id="another is alive"),
+        pytest.param("elsewhere/1/1/1/aa", "1 hour", True, id="another fell silent"),
+        pytest.param(None, "0 s", True, id="another of this machine was killed"),
+    ],
+)
+async def test_a_service_has_just_started_where_no_other_worker_is_alive(
+    mirror: Mirror, worker: str | None, beat: str, alone: bool
+) -> None:
+    machine = "/".join(leases.myself().split("/")[:2])
+    other = worker or f"{machine}/{2**22 + 1}/1/aa"  # above the largest process id: proc_pid_max(5)
+    await runs.beat(mirror.edges.db, other)
+    await mirror.edges.db.execute(f"update worker set beat_at = beat_at - interval '{beat}'")
+    assert await runs.is_alone(mirror.edges.db, leases.myself()) is alone

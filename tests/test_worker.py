@@ -464,11 +464,18 @@ async def process(mirror: Mirror, redis_url: str) -> AsyncIterator[asyncio.subpr
         await running.wait()
 
 
-async def test_without_redis_work_goes_on(mirror: Mirror, work: Work, tmp_path: Path) -> None:
+async def test_without_redis_work_goes_on_also_with_what_was_pushed_while_no_worker_was_there(
+    mirror: Mirror, work: Work, tmp_path: Path
+) -> None:
+    work.commit("main")
+    repo_id = (await mirror.backup(work)).repo.id
+    await mirror.edges.db.execute("update repo set look_at = now() + interval '1 day'")
     work.commit("main")
     async with process(mirror, f"unix://{tmp_path}/no.sock") as worker:
-        repo_id = await wished(mirror, str(work.path))
-        await until(lambda: snapshots.latest(mirror.edges.db, repo_id))
+        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 2))
+        work.commit("main")
+        await repos.want(mirror.edges.db, repo_id, mirror.clock())
+        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 3))
         worker.terminate()
         assert await worker.wait() == 0
     assert not await mirror.edges.db.fetchval("select count(*) from worker")

@@ -25,7 +25,7 @@ from mirror.flows.sync import Synced
 from mirror.flows.turn import turn
 from mirror.git import address, upstream
 from mirror.model import Reason, Remote, Repo, RepoId
-from mirror.schedule import next_look
+from mirror.schedule import next_look, spread
 from mirror.store import chores, hooks, outages, parts, repos, schedules, sessions, snapshots
 from mirror.store import jobs as job_rows
 from mirror.store.schedules import Due, Looked
@@ -35,6 +35,7 @@ AT_ONCE: Final = 32  # looks
 LOCAL_AT_ONCE: Final = 4  # of them at repositories of this machine, each of which is a process
 BATCH: Final = 200  # repos that are taken up for a look together
 LOOKING: Final = timedelta(minutes=10)  # by when a batch was looked at, or its worker died
+STARTING: Final = timedelta(seconds=30)  # within which workers start together
 PUT_OFF: Final = timedelta(days=1)  # looks at what trips over a bug of ours
 DELIVERIES_KEPT: Final = timedelta(days=30)
 JOBS_KEPT: Final = timedelta(days=90)  # of Everref itself; what people asked for stays
@@ -101,6 +102,20 @@ async def tick(edges: Edges) -> Ticked:
         while batch := await schedules.due(edges.db, now, now + LOOKING, BATCH):
             total = await _looks(edges, session, batch, total)
     return total
+
+
+async def after_start(edges: Edges) -> None:
+    """The service has just started: look at every repo soon, at the most active first.
+
+    What was pushed while it was down nobody has told, and nobody tells again. Where several
+    workers start together, one of them does it. Safe to run twice.
+    """
+    now = edges.clock()
+    if await chores.begin(edges.db, "look at every repo after a start", now, STARTING):
+        found = await schedules.looked_at(edges.db)
+        moments = spread([host for _, host in found], now)
+        ids = [repo_id for repo_id, _ in found]
+        await schedules.look_by(edges.db, list(zip(ids, moments, strict=True)))
 
 
 async def tend(edges: Edges) -> None:

@@ -107,6 +107,15 @@ async def is_anyone_alive(db: Db) -> bool:
 
 
 @translating
+async def is_alone(db: Db, worker: str) -> bool:
+    """Whether no other worker is alive, as far as can be told from here."""
+    rows = await db.fetch(
+        "select id from worker where id <> $1 and beat_at > clock_timestamp() - $2::interval", worker, SILENT
+    )
+    return all(leases.is_dead(row["id"]) for row in rows)
+
+
+@translating
 async def leave(db: Db, worker: str) -> None:
     """This worker ends, and has handed everything back. Safe to run twice."""
     await db.execute("delete from run where worker = $1", worker)

@@ -49,6 +49,33 @@ async def due(db: Db, now: datetime, until: datetime, limit: int) -> list[Due]:
 
 
 @translating
+async def looked_at(db: Db) -> list[tuple[RepoId, str | None]]:
+    """Every repo that is looked at, and its host; first where something was found new most lately."""
+    rows = await db.fetch(
+        """
+        select id, substring(url from '^[a-z]+://(?:[^/@]*@)?([[][^]]*]|[^/:]+)') as host
+        from repo where archived_at is null and paused_at is null
+        order by coalesce(changed_at, created_at) desc, id
+        """
+    )
+    return [(RepoId(UUID(bytes=row["id"].bytes)), row["host"]) for row in rows]
+
+
+@translating
+async def look_by(db: Db, moments: Sequence[tuple[RepoId, datetime]]) -> None:
+    """Look at these repos by then at the latest. Safe to run twice."""
+    await db.execute(
+        """
+        update repo set look_at = given.look_at
+        from unnest($1::uuid[], $2::timestamptz[]) as given (id, look_at)
+        where repo.id = given.id and repo.look_at > given.look_at
+        """,
+        [repo_id for repo_id, _ in moments],
+        [moment for _, moment in moments],
+    )
+
+
+@translating
 async def of(db: Db, repo_id: RepoId) -> Rhythm:
     """How often a repo is looked at, and why. Raises NotFound."""
     row = await db.fetchrow(

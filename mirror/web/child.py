@@ -14,15 +14,7 @@ from mirror.process import READY, Ties
 READY_SECONDS = 120  # for a process to say that it works
 STOP_SECONDS = 30  # for a process to end when asked
 AT_ONCE_SECONDS = 5.0  # what works for less before it ends by itself has died at once
-PAUSES = (
-    0.0,
-    0.0,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    30.0,
-)  # seconds before it is started anew, by how often in a row it did
+PAUSES = (0.0, 0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds to a new start, by how often it died at once
 
 log = logging.getLogger("mirror.up")
 
