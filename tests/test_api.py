@@ -18,6 +18,7 @@ from mirror.people import Role
 from mirror.store import audit, idempotency, jobs, notices, repos, sealed, teams
 from mirror.store.people import Person
 from mirror.store.teams import Team
+from mirror.vault.directory import DirectoryVault
 from mirror.web.api.call import A_MINUTE, BODY
 from tests.parts.api import Program, program, with_token
 from tests.parts.repos import Work
@@ -479,6 +480,22 @@ async def test_a_bundle_is_made_and_fetched_in_parts(kept: Kept) -> None:
         "GET", f"/teams/alice/jobs/{job['id']}/bundle", headers={"range": "bytes=2-3"}
     )
     assert (part.status_code, part.content) == (206, b"v2")
+    told = await kept.program.get(f"/teams/alice/jobs/{job['id']}")
+    assert told["result"]["bytes"] == len(whole.content) and "exports/" not in str(told)
+
+
+async def test_a_bundle_is_handed_over_by_the_store_where_it_can(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await kept.program.post(f"{kept.at}/bundles", {})
+    await work_off(kept)
+
+    async def presign(*_: object) -> str:
+        return "https://store.example/exports/x?X-Amz-Signature=abc"
+
+    monkeypatch.setattr(DirectoryVault, "presign", presign)
+    answer = await kept.program.ask("GET", f"/teams/alice/jobs/{job['id']}/bundle")
+    assert (answer.status_code, answer.headers["location"]) == (303, await presign())
 
 
 @pytest.mark.parametrize(

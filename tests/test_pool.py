@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from mirror.errors import Busy, EverrefError, LimitReached
 from mirror.git import pack
+from mirror.git import pool as git_pool
 from mirror.git.pool import REPACK_AT, Pool
 from mirror.git.run import Git, Limits
 from mirror.git.view import scratch_view
@@ -61,6 +62,26 @@ async def test_the_mark_says_what_it_holds(held: Pool) -> None:
     await held.set_mark(1, 12, "sum")
     await held.set_mark(2, 13, "sum")
     assert await held.mark() == (2, 13, "sum")
+
+
+async def test_after_a_restart_of_the_machine_the_packs_are_read_once(
+    git: Git, held: Pool, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await grow(git, held, work, tmp_path / "room")
+    await held.set_mark(1, 1, "sum")
+    read: list[Path] = []
+
+    def is_whole(idx: Path) -> bool:
+        read.append(idx)
+        return True
+
+    monkeypatch.setattr(git_pool, "_boot", lambda: "another-start")
+    monkeypatch.setattr(git_pool, "is_whole", is_whole)
+    reader = Pool(git, held.path, "sha1")
+    assert await reader.mark() == await held.mark() == (1, 1, "sum")
+    assert len(read) == 2  # a reader changes nothing
+    assert await reader.mark() == await held.mark() == (1, 1, "sum")
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize("text", ["", "1", "one two\n", "1 2 3 4 5", "1 x 3 4"])

@@ -128,17 +128,24 @@ class Pool:
 
         Nothing that grows a cache is forced to disk, and what was there when the
         machine went down may be half written: a mark of an earlier boot counts if every pack is whole.
+        Who holds the lock writes it anew then, so that all packs are read once.
         """
         return await finish(self._read_mark)
 
     def _read_mark(self) -> tuple[int, int, str] | None:
         try:
             epoch, snapshot, manifest, boot = (self.path / MARK).read_text().split()
-            if boot == _boot() or all(is_whole(idx) for idx in self._packs.glob("*.idx")):
-                return int(epoch), int(snapshot), manifest
+            mark = int(epoch), int(snapshot), manifest
+            if boot == _boot():
+                return mark
+            if not all(is_whole(idx) for idx in self._packs.glob("*.idx")):
+                return None
         except (FileNotFoundError, NotADirectoryError, ValueError):
-            pass
-        return None
+            return None
+        if self._lock is not None:
+            with suppress(OSError):  # the next one reads them again
+                self._write_mark(f"{epoch} {snapshot} {manifest} {_boot()}\n")
+        return mark
 
     async def set_mark(self, epoch: int, snapshot: int, manifest: str) -> None:
         """Say what it holds, once the packs are in; `manifest` is the SHA-256 of the snapshot's."""
