@@ -79,6 +79,11 @@ class Keyring:
         return _FORMAT + self._newest
 
     @property
+    def id(self) -> str:
+        """The id of the newest key, hex: nothing of the key itself."""
+        return self._newest.hex()
+
+    @property
     def marks(self) -> tuple[bytes, ...]:
         """The marks of all keys, newest first."""
         return tuple(_FORMAT + known for known in self._keys)

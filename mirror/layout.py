@@ -20,6 +20,8 @@ _DESCRIBED: Final = re.compile(_ID + r"/repo\.json")
 _DESCRIPTION: Final = re.compile(_ID + r"/repo/([0-9]{10})\.json")
 _NOTE: Final = re.compile(_ID + r"/notes/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.json")
 _NOTE_TIME: Final = "%Y%m%dT%H%M%S.%fZ"
+_STATE: Final = re.compile(r"state/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.sealed")
+STATES: Final = "state/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +147,31 @@ def _numbered(pattern: re.Pattern[str], key: str) -> NumberedKey | None:
 def parse_note_key(key: str) -> NoteKey | None:
     """What the key of a note says. None: it is none."""
     match = _NOTE.fullmatch(key)
-    if not match:
-        return None
+    at = _time(match[2]) if match else None
+    return NoteKey(RepoId(UUID(match[1])), at) if match and at else None
+
+
+def _time(text: str) -> datetime | None:
     try:
-        at = datetime.strptime(match[2], _NOTE_TIME).replace(tzinfo=UTC)
+        return datetime.strptime(text, _NOTE_TIME).replace(tzinfo=UTC)
     except ValueError:  # the 31st of February
         return None
-    return NoteKey(RepoId(UUID(match[1])), at)
+
+
+def state_key(at: datetime, unique: str) -> str:
+    """The key of the state as it was exported then; keys sort as the moments do."""
+    return f"{STATES}{at.astimezone(UTC):{_NOTE_TIME}}-{unique}.sealed"
+
+
+def state_about_key(key: str) -> str:
+    """The key of what can be read of an export without any key of the application."""
+    return f"{key.removesuffix('.sealed')}.json"
+
+
+def parse_state_key(key: str) -> datetime | None:
+    """When the state of this key was exported. None: it is no key of one."""
+    match = _STATE.fullmatch(key)
+    return _time(match[1]) if match else None
 
 
 def is_kept_for_ever(key: str) -> bool:

@@ -101,7 +101,7 @@ async def test_exports_are_nobodys_strays_and_no_history(mirror: Mirror, work: W
     found = await made(mirror, repo, snapshot)
     assert (await verify.verify(mirror.edges, repo)).strays == ()
     assert (await prune.prune(mirror.edges, timedelta(0))).deleted == ()
-    assert [(one.repo.id, one.added) for one in await rebuild.rebuild(mirror.edges)] == [(repo.id, 0)]
+    assert [(one.repo.id, one.added) for one in (await rebuild.rebuild(mirror.edges)).repos] == [(repo.id, 0)]
     assert await exports(mirror) == [found.key]
 
 

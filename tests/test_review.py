@@ -148,7 +148,7 @@ async def test_a_foreign_object_in_the_vault_does_not_stop_a_rebuild(mirror: Mir
     done = await mirror.backup(work)
     await mirror.edges.vault.put("elsewhere/repo.json", b"{}")
     await lose_the_database(mirror)
-    assert [found.repo.id for found in await rebuild.rebuild(mirror.edges)] == [done.repo.id]
+    assert [found.repo.id for found in (await rebuild.rebuild(mirror.edges)).repos] == [done.repo.id]
 
 
 async def test_a_repo_that_cannot_be_rebuilt_does_not_stop_the_others(

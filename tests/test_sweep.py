@@ -290,6 +290,7 @@ async def test_what_killed_runs_left_on_the_disk_goes(mirror: Mirror, work: Work
 async def test_what_a_sweep_by_command_saw_is_not_looked_at_again_at_once(mirror: Mirror, work: Work) -> None:
     work.commit()
     await mirror.backup(work)
+    mirror.clock.step = timedelta(seconds=1)
     await sweep.sweep(mirror.edges)
     assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)
 

@@ -106,11 +106,11 @@ async def test_a_lost_database_is_read_back_from_the_vault(
     settings = replace(mirror.edges.settings, database_url=empty_database)
     async with open_edges(settings, clock=mirror.clock) as edges:
         again = Mirror(edges, mirror.clock, mirror.place)
-        assert [(one.repo.name, one.snapshots, one.added) for one in await rebuild.rebuild(edges)] == [
-            (repo.name, 12, 12)
-        ]
+        assert [
+            (one.repo.name, one.snapshots, one.added) for one in (await rebuild.rebuild(edges)).repos
+        ] == [(repo.name, 12, 12)]
         assert await lines(again, repo) == before
-        assert [one.added for one in await rebuild.rebuild(edges)] == [0]
+        assert [one.added for one in (await rebuild.rebuild(edges)).repos] == [0]
         found = await verify.verify(edges, repo)
         assert (found.problems, found.strays) == ((), ())
         for number, expected in enumerate(moments, 1):

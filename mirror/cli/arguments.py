@@ -245,7 +245,8 @@ def parser() -> argparse.ArgumentParser:
     command("rotate-keys", "seal anew, with the newest of SECRET_KEYS, what older ones sealed", _ROTATE)
 
     command("sweep", "sync every repo that is kept", _SWEEP)
-    command("rebuild", "read the vault's manifests back into an empty or older database", _REBUILD)
+    command("export", "store teams, people, connections and choices in the vault, sealed", _EXPORT)
+    command("rebuild", "read the vault back into an empty or older database", _REBUILD)
     command("migrate", "bring the database to this version's tables", _MIGRATE)
     command("doctor", "say what is used here, what it can do and what is missing", _DOCTOR)
 
@@ -543,9 +544,19 @@ A repo that is archived, as its host says that it is gone, is no failure when it
 
 _REBUILD = """\
 The vault is the truth; the database is its index. Run it with an empty database
-after a loss: names, snapshots, refs and their history come back.
+after a loss: repos, snapshots, refs and their history come back, and the newest
+state that `everref export` or a worker stored: teams, people, connections and
+choices. That needs the SECRET_KEYS that sealed it; the history needs none.
 
---json, one a line: {"repo", "snapshots", "added"}"""
+--json, one a line: {"repo", "snapshots", "added", "notes"}, and where a state was
+looked for {"state", "added": {TABLE: rows}, "unread": [why, ...]}"""
+
+_EXPORT = """\
+Store what no snapshot tells in the vault, sealed with SECRET_KEYS: teams, people,
+roles, connections, hooks, chosen repositories, schedules and the audit logs. The
+worker does so once a day, and `everref rebuild` takes the newest one up.
+
+--json: {"state", "taken_at", "bytes", "tables": {TABLE: rows}}"""
 
 _MIGRATE = """\
 --json: {"applied": [file, ...]}"""

@@ -444,10 +444,23 @@ async def rebuild(call: Call) -> int:
         from mirror.flows import rebuild
 
         done = await rebuild.rebuild(edges)
-    for one in done:
+    for one in done.repos:
         call.out.said(partial(render.rebuilt, one), partial(shapes.rebuilt, one))
-    if not done:
+    if done.state:
+        show = call.out.result if done.state.aside else call.out.said
+        show(partial(render.taken_up, done.state), partial(shapes.taken_up, done.state))
+    elif not done.repos:
         call.out.remark(render.nothing)
+    return 0
+
+
+async def export(call: Call) -> int:
+    """Store the state in the vault, now."""
+    async with call.edges() as edges:
+        from mirror.flows import state
+
+        done = await state.export(edges)
+    call.out.said(partial(render.exported, done), partial(shapes.exported, done))
     return 0
 
 
@@ -504,6 +517,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "sign-in": sign_in,
     "rotate-keys": rotate_keys,
     "sweep": sweep,
+    "export": export,
     "rebuild": rebuild,
     "migrate": migrate,
     "doctor": doctor,

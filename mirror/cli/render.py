@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
     from mirror.flows.rotate import Rotated
+    from mirror.flows.state import Exported, TakenUp
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
@@ -374,7 +375,35 @@ def swept(one: Swept, eye: Eye) -> str:
 def rebuilt(one: Rebuilt, eye: Eye) -> str:
     """What was read back of one repo."""
     added = f"{one.added:,} of them new here" if one.added else "all known here"
-    return f"{eye.repo(one.repo.name)}  {count(one.snapshots, 'snapshot')}  {added}"
+    noted = f"  {count(one.notes, 'note')}" if one.notes else ""
+    return f"{eye.repo(one.repo.name)}  {count(one.snapshots, 'snapshot')}  {added}{noted}"
+
+
+def taken_up(one: TakenUp, eye: Eye) -> str:
+    """The state that was taken up, in numbers, and from when it is."""
+    lines = [f"{eye.paint('not read', 'warn')}  {clean(why)}" for why in one.aside]
+    if one.taken_at:
+        lines.append(f"state of {eye.time(one.taken_at)}  {_tables(one.added) or 'all known here'}")
+    return "\n".join(lines)
+
+
+def exported(one: Exported, eye: Eye) -> str:
+    """The state that was stored."""
+    return f"state of {eye.time(one.taken_at)}  {_tables(one.tables) or 'nothing in it'}  {size(one.bytes)}"
+
+
+def _tables(rows: Mapping[str, int]) -> str:
+    return ", ".join(count(rows[table], word) for table, word in _STATE.items() if rows.get(table))
+
+
+_STATE: Final = {
+    "team": "team",
+    "person": "account",
+    "connection": "connection",
+    "repo": "repo",
+    "hook": "hook",
+    "audit": "audit record",
+}
 
 
 def migrated(applied: Sequence[str], eye: Eye) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
     from mirror.flows.rotate import Rotated
+    from mirror.flows.state import Exported, TakenUp
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
@@ -268,7 +269,17 @@ def failure(one: EverrefError) -> Shape:
 
 def rebuilt(one: Rebuilt) -> Shape:
     """What was read back of one repo."""
-    return {"repo": one.repo.name, "snapshots": one.snapshots, "added": one.added}
+    return {"repo": one.repo.name, "snapshots": one.snapshots, "added": one.added, "notes": one.notes}
+
+
+def taken_up(one: TakenUp) -> Shape:
+    """The state that was taken up."""
+    return {"state": one.taken_at and at(one.taken_at), "added": dict(one.added), "unread": list(one.aside)}
+
+
+def exported(one: Exported) -> Shape:
+    """The state that was stored."""
+    return {"state": one.key, "taken_at": at(one.taken_at), "bytes": one.bytes, "tables": dict(one.tables)}
 
 
 def finding(one: Finding) -> Shape:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from mirror import store
 from mirror.errors import EverrefError
+from mirror.flows import state
 from mirror.flows.edges import Edges
+from mirror.manifest import time_text
 from mirror.store import outages, repos
 from mirror.store.outages import Outage
 
@@ -32,7 +34,27 @@ async def doctor(edges: Edges) -> list[Finding]:
         _keys(edges),
         *[_outage(one) for one in await outages.now(edges.db)],
         await _repos(edges),
+        *await _state(edges),
     ]
+
+
+async def _state(edges: Edges) -> list[Finding]:
+    """When the state was last exported, and whether the audit logs are what the exports say."""
+    try:
+        last, changed = await state.latest(edges), await state.contradictions(edges)
+    except EverrefError as error:
+        return [Finding("state", str(error), False, "see that the vault answers, then look again")]
+    wrong = [f"{time_text(seen_at)}: entry {head.count} of team {head.team_id}" for head, seen_at in changed]
+    audit = (
+        Finding("audit", f"not as it was on {wrong[0]}", False, "somebody changed the table: compare exports")
+        if wrong
+        else Finding("audit", "as every export in the vault says", True)
+    )
+    if last is None:
+        advice = "run everref export, or a worker, so that people and connections outlive the database"
+        return [Finding("state", "never exported", True, advice), audit]
+    words, late = f"exported {time_text(last.taken_at)}", edges.clock() - last.taken_at > 2 * state.EVERY
+    return [Finding("state", words, not late, "run everref export, or a worker" if late else None), audit]
 
 
 async def _git(edges: Edges) -> Finding:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from mirror import layout, manifest
 from mirror.errors import Corrupt, EverrefError, UsageError
-from mirror.flows import notes, partindex, prune, settle
+from mirror.flows import notes, partindex, prune, settle, state
 from mirror.flows.edges import Edges
+from mirror.flows.state import TakenUp
 from mirror.flows.turn import PATIENCE, turn
 from mirror.manifest import RepoFile
 from mirror.model import Part, Repo, RepoId
@@ -24,6 +25,14 @@ class Rebuilt:
     notes: int  # likewise: what was noted besides
 
 
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What came back."""
+
+    repos: Sequence[Rebuilt]
+    state: TakenUp | None  # None: the vault has none of a database before this
+
+
 @dataclass(slots=True)
 class _Found:
     """What the vault has of one repo."""
@@ -33,26 +42,57 @@ class _Found:
     manifests: set[int] = field(default_factory=set)
 
 
-async def rebuild(edges: Edges, patience: float = PATIENCE) -> list[Rebuilt]:
-    """Record every repo, snapshot and part that the vault holds and the database does not.
+async def rebuild(edges: Edges, patience: float = PATIENCE) -> Recovered:
+    """Record all that the vault holds and the database does not.
 
-    Credentials were never in the vault and must be given again. Safe to run
-    twice: what is known already is left as it is. Raises Corrupt where the vault
-    and the database tell different histories, or a manifest is missing between
-    others; nothing is overwritten then, and every other repo is done first.
+    1. The state that was exported last, if the keys open it: teams, people, connections (flows/state).
+    2. Every repo, as the vault's newest description has it; its snapshots, parts and notes.
+    3. The state as it is now goes into the vault, unless something is missing: a rebuild with
+       other keys, or a vault that was put right, is to find the old one as the newest.
+
+    Safe to run twice, and after a run that was killed: what is known already is left as it
+    is. Raises Corrupt where the vault and the database tell different histories, or a
+    manifest is missing between others; nothing is overwritten then, and every other repo
+    is done first.
     """
     done = []
-    problem: EverrefError | None = None
-    for repo_id, found in (await _repos_in(edges)).items():
+    problems: list[EverrefError] = []
+
+    def failed(repo_id: RepoId, error: EverrefError) -> None:
+        edges.progress.note(f"{repo_id}: {error}")
+        problems.append(error)
+
+    in_vault = await _repos_in(edges)
+    abouts = dict[RepoId, RepoFile]()
+    for repo_id, found in in_vault.items():
+        try:
+            if await repos.find(edges.db, repo_id) is None:
+                abouts[repo_id] = await _about(edges, repo_id, found)
+        except (Corrupt, UsageError) as error:
+            failed(repo_id, error)
+    taken = await state.take_up(edges, abouts)
+    for repo_id, found in in_vault.items():
         try:
             await _check(edges, repo_id, found.manifests)
-            done.append(await _rebuild(edges, await _repo(edges, repo_id, found), patience))
+            repo = await _repo(edges, repo_id, found, abouts.get(repo_id))
+            if repo:
+                done.append(await _rebuild(edges, repo, patience))
         except (Corrupt, UsageError) as error:
-            edges.progress.note(f"{repo_id}: {error}")
-            problem = problem or error
-    if problem:
-        raise problem
-    return done
+            failed(repo_id, error)
+    if problems:
+        raise problems[0]
+    if taken is None or taken.taken_at:
+        await _export(edges)
+    return Recovered(done, taken)
+
+
+async def _export(edges: Edges) -> None:
+    if edges.keyring is None:
+        return
+    try:
+        await state.export(edges)
+    except EverrefError as error:  # the sweep does it
+        edges.progress.note(f"the state is not exported yet: {error}")
 
 
 async def _check(edges: Edges, repo_id: RepoId, numbers: Collection[int]) -> None:
@@ -91,14 +131,14 @@ async def _repos_in(edges: Edges) -> dict[RepoId, _Found]:
     return {repo_id: one for repo_id, one in found.items() if one.is_introduced or one.descriptions}
 
 
-async def _repo(edges: Edges, repo_id: RepoId, found: _Found) -> Repo:
-    """The repo's row, made from the vault's newest description where there is none."""
-    known = await repos.find(edges.db, repo_id)
-    if known:
+async def _repo(edges: Edges, repo_id: RepoId, found: _Found, about: RepoFile | None) -> Repo | None:
+    """The repo's row, made as it is described where there is none. None: the description cannot be read."""
+    known, number = await repos.find(edges.db, repo_id), max(found.descriptions, default=0)
+    if about is None:
         return known
-    about, number = await _about(edges, repo_id, found), max(found.descriptions, default=0)
-    made = await described.recover(edges.db, about, number, edges.clock())
-    if made.url != about.url:
+    made = known or await described.recover(edges.db, about, edges.clock())
+    await described.compare(edges.db, about, number)
+    if known is None and made.url != about.url:
         edges.progress.note(
             f"{about.name}: another repo is kept under its name or address, so it is archived as {made.name}"
         )

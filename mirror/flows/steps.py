@@ -38,6 +38,7 @@ RESTORE: Final = (
 )
 DESCRIBE: Final = ("describe: stored",)
 NOTES: Final = ("notes: made", "notes: stored")
+STATE: Final = ("state: begun", "state: stored", "state: told", "state: taken up")
 HOOK: Final = ("hook: row stored", "hook: at the forge", "hook: removed at the forge")
 LIST: Final = ("list: seen",)
 CHOOSE: Final = ("choose: repo stored", "choose: wished")

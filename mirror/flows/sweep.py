@@ -17,7 +17,19 @@ from uuid import UUID
 import aiohttp
 
 from mirror.errors import SHARED, Corrupt, EverrefError
-from mirror.flows import compact, describe, excluded, export, hookcare, jobs, notes, prune, relist, request
+from mirror.flows import (
+    compact,
+    describe,
+    excluded,
+    export,
+    hookcare,
+    jobs,
+    notes,
+    prune,
+    relist,
+    request,
+    state,
+)
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.source import connected, digest
@@ -70,8 +82,8 @@ async def sweep(edges: Edges) -> list[Swept]:
     Safe to run twice, as `sync`, `compact` and `prune` are.
     """
     swept = [await _sweep(edges, repo) for repo in await repos.all(edges.db)]
-    await describe.due(edges)
-    await notes.store_waiting(edges)
+    for chore in TOLD:
+        await _do(edges, chore)
     await _forget(edges)
     return swept
 
@@ -125,13 +137,17 @@ async def tend(edges: Edges) -> None:
     """
     await edges.disk.pools.make_room(edges.disk.root, 0)
     for chore in CHORES:
-        try:
-            if await chores.begin(edges.db, chore.name, edges.clock(), chore.every):
-                await chore.do(edges)
-        except EverrefError as error:
-            log.warning("%s: %s", chore.name, error)
-        except Exception:  # a bug, which stops this chore and no other
-            log.exception("a bug in a chore: %s", chore.name)
+        await _do(edges, chore, if_due=True)
+
+
+async def _do(edges: Edges, chore: "Chore", *, if_due: bool = False) -> None:
+    try:
+        if not if_due or await chores.begin(edges.db, chore.name, edges.clock(), chore.every):
+            await chore.do(edges)
+    except EverrefError as error:
+        log.warning("%s: %s", chore.name, error)
+    except Exception:  # a bug, which stops this chore and no other
+        log.exception("a bug in a chore: %s", chore.name)
 
 
 async def _looks(edges: Edges, session: aiohttp.ClientSession, batch: Sequence[Due], total: Ticked) -> Ticked:
@@ -258,13 +274,18 @@ class Chore:
     do: Callable[[Edges], Awaitable[None]]
 
 
+# By these the vault hears of all that is no snapshot.
+TOLD: Final[Sequence[Chore]] = (
+    Chore("describe repos that changed", timedelta(minutes=5), describe.due),
+    Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
+    Chore("export the state", timedelta(hours=1), state.due),
+)
 # Whoever has more to look after adds a line.
 CHORES: Final[Sequence[Chore]] = (
     Chore("forget what has had its time", timedelta(hours=1), _forget),
     Chore("delete bundles whose time is over", timedelta(hours=1), export.forget),
     Chore("delete replaced parts", timedelta(hours=1), _prune),
-    Chore("describe repos that changed", timedelta(minutes=5), describe.due),
-    Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
+    *TOLD,
     Chore("list what connections can see", timedelta(minutes=5), relist.due),
     Chore("look after hooks", hookcare.SWEEPS, hookcare.due),
 )

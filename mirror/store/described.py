@@ -10,10 +10,10 @@ from uuid import UUID
 import asyncpg
 
 from mirror.errors import NotFound
-from mirror.manifest import RepoFile
+from mirror.manifest import RepoFile, encode_repo
 from mirror.model import Repo, RepoId
 from mirror.store import teams
-from mirror.store.database import Db, query, transaction, translating
+from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.teams import TeamId
 
 _FORGES: Final = ("github", "gitlab", "gitea", "generic")
@@ -80,8 +80,8 @@ async def untold(db: Db) -> list[Repo]:
 
 
 @translating
-async def recover(db: Db, about: RepoFile, number: int, at: datetime) -> Repo:
-    """Make the repo that description `number` of the vault is about, in its team.
+async def recover(db: Db, about: RepoFile, at: datetime) -> Repo:
+    """Make the repo that a description in the vault is about, in its team.
 
     Where another repo has its name, its address or its number at the forge, it
     steps aside, as one does whose repository was replaced: it is archived, with
@@ -90,14 +90,29 @@ async def recover(db: Db, about: RepoFile, number: int, at: datetime) -> Repo:
     async with transaction(db) as connection:
         team = await _team(connection, about, at)
         try:
-            made = await _insert(connection, about, team, number, at)
+            return await _insert(connection, about, team, at)
         except asyncpg.UniqueViolationError:
-            made = await _insert(connection, _aside(about, at), team, number, at)
-        if about.at and made.url == about.url and team == about.team:
-            await connection.execute(
-                "update repo set described = md5(repo_description(repo)::text) where id = $1", made.id
-            )
-    return made
+            return await _insert(connection, _aside(about, at), team, at)
+
+
+@translating
+async def compare(db: Db, about: RepoFile, number: int) -> None:
+    """Description `number` is the vault's newest, and says this, be it what the row says or not."""
+    said = json.loads(encode_repo(about).decode("utf-8", "surrogateescape"))
+    await db.execute(
+        """
+        update repo set
+          descriptions = greatest(descriptions, $2),
+          described = case
+            when repo_description(repo) = $3::jsonb - array['format', 'repo', 'at']
+            then md5(repo_description(repo)::text)
+          end
+        where id = $1
+        """,
+        about.repo,
+        number,
+        storable(json.dumps(said, ensure_ascii=False)),
+    )
 
 
 async def _team(db: Db, about: RepoFile, at: datetime) -> TeamId:
@@ -111,7 +126,7 @@ async def _team(db: Db, about: RepoFile, at: datetime) -> TeamId:
     return await teams.recover(db, TeamId(about.team), about.team_name, at)
 
 
-async def _insert(db: Db, about: RepoFile, team: TeamId, number: int, at: datetime) -> Repo:
+async def _insert(db: Db, about: RepoFile, team: TeamId, at: datetime) -> Repo:
     made = Repo(about.repo, about.name, about.url, about.object_format, about.created_at or at)
     async with transaction(db) as connection:
         await connection.execute(
@@ -130,7 +145,6 @@ async def _insert(db: Db, about: RepoFile, team: TeamId, number: int, at: dateti
             about.archived_at,
             about.schedule,
             list(about.excluded),
-            number,
         )
     return made
 

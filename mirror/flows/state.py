@@ -1,0 +1,308 @@
+"""The state that no history tells: teams, people, connections, choices, audit logs; into the vault, and back.
+
+Who calls: the sweep, daily; `everref export`; and `everref rebuild`, which takes the
+newest one up. An export is sealed with the keys of SECRET_KEYS: without them it
+stays shut, and the history, which nothing seals, is rebuilt all the same.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import IO, Final
+from uuid import UUID
+
+from mirror import layout, manifest
+from mirror.errors import Corrupt, NoSuchObject, OurFault, Refused
+from mirror.exported import Opener, Sealer
+from mirror.flows import steps
+from mirror.flows.edges import Edges
+from mirror.keyring import BadKey, Keyring
+from mirror.manifest import Fields, RepoFile, time_text
+from mirror.model import RepoId
+from mirror.store import notices, state, teams
+from mirror.store.state import Head, Row
+from mirror.store.teams import TeamId
+
+EVERY: Final = timedelta(days=1)
+KEPT: Final = timedelta(days=30)
+ALWAYS_KEPT: Final = 3  # however old they are
+_READ: Final = 1 << 20
+_AT_ONCE: Final = 500  # rows
+
+log = logging.getLogger("mirror.state")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One export, as it is in the vault."""
+
+    key: str
+    taken_at: datetime
+    bytes: int
+    tables: Mapping[str, int]  # rows of each
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """What came back of the state."""
+
+    taken_at: datetime | None  # as of when; None: none could be read
+    added: Mapping[str, int]  # rows of each table that were not here
+    aside: Sequence[str] = ()  # why newer ones could not be read, each in a line
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What can be read of an export without a key."""
+
+    key: str
+    taken_at: datetime
+    sealed_to: str  # the id of the key
+    heads: Sequence[Head]  # how far the audit logs went
+
+
+async def due(edges: Edges) -> None:
+    """Export the state once a day, and when the keys changed; delete exports that are old. A chore.
+
+    Safe to run twice, also at once.
+    """
+    if edges.keyring is None:
+        return
+    last = await latest(edges)
+    if last is None or edges.clock() - last.taken_at >= EVERY or last.sealed_to != edges.keyring.id:
+        await tell_of_contradictions(edges)
+        await export(edges)
+    await prune(edges)
+
+
+async def export(edges: Edges) -> Exported:
+    """Store the state as it is at this moment, and beside it how far the audit logs go.
+
+    1. The row that names the export, so that this database knows it as its own.
+    2. One look at all tables, into a sealed file on this disk: nothing else waits for that.
+    3. The sealed object, then what can be read of it without keys: from here on it exists.
+    4. The row says so.
+
+    Safe to run twice: each is an export of its own. Raises Refused where this database is
+    new, and the vault has the state of one before it that was not taken up yet.
+    """
+    if edges.keyring is None:
+        raise OurFault("the state cannot be sealed: set SECRET_KEYS (32 random characters or more)")
+    known = await state.known(edges.db)
+    strange = [] if known else await _keys(edges)
+    if strange:
+        raise Refused(
+            f"the vault has the state of another database ({strange[-1]}); run everref rebuild to take it up"
+        )
+    at = edges.clock()
+    key = layout.state_key(at, layout.unique())
+    await state.begin(edges.db, key, at)
+    steps.reached("state: begun")
+    with tempfile.TemporaryFile(dir=edges.disk.root) as file:
+        tables, heads = await _spool(edges, edges.keyring, key, file)
+        size, sha256 = await _upload(edges, key, file)
+    steps.reached("state: stored")
+    about = {
+        "format": manifest.FORMAT,
+        "key": key,
+        "taken_at": time_text(at),
+        "bytes": size,
+        "sha256": sha256,
+        "sealed_to": edges.keyring.id,
+        "tables": tables,
+        "audit": [{"team": str(head.team_id), "count": head.count, "sha256": head.sha256} for head in heads],
+    }
+    await edges.vault.put(layout.state_about_key(key), f"{json.dumps(about, indent=0)}\n".encode())
+    steps.reached("state: told")
+    await state.settle(edges.db, key, at, "stored", tables)
+    return Exported(key, at, size, tables)
+
+
+async def _spool(
+    edges: Edges, keyring: Keyring, key: str, file: IO[bytes]
+) -> tuple[dict[str, int], Sequence[Head]]:
+    """Write all of it into a file, sealed; how many rows of each table, and how far the audit logs go."""
+    sealer = Sealer(keyring, key)
+
+    def write(table: str, lines: Sequence[str]) -> None:
+        if not lines:
+            lines = [json.dumps({"table": table})]
+        file.write(sealer.add("".join(f"{line}\n" for line in lines).encode()))
+
+    async def take(table: str, lines: Sequence[str]) -> None:
+        await asyncio.to_thread(write, table, lines)
+
+    tables, heads = await state.read(edges.db, take)
+    await asyncio.to_thread(lambda: file.write(sealer.end()))
+    return tables, heads
+
+
+async def _upload(edges: Edges, key: str, file: IO[bytes]) -> tuple[int, str]:
+    """Store the file; its size, and its SHA-256."""
+    size, sha256 = 0, hashlib.sha256()
+    file.seek(0)
+    async with edges.vault.create(key) as writer:
+        while chunk := await asyncio.to_thread(file.read, _READ):
+            sha256.update(chunk)
+            size += len(chunk)
+            await writer.write(chunk)
+        await writer.commit()
+    return size, sha256.hexdigest()
+
+
+async def take_up(edges: Edges, described: Mapping[RepoId, RepoFile]) -> TakenUp | None:
+    """Take up the newest state in the vault that opens, once, in a database that has none of its own.
+
+    `described` is what the vault says of repos, which may be newer. None: there is nothing to
+    take up. What is here already stays as it is. One transaction: safe to run twice, and after a
+    run that was killed. One that cannot be read is left aside, and is tried again by the next
+    rebuild.
+    """
+    known, keys = await state.known(edges.db), await _keys(edges)
+    if any(one.state == "taken-up" for one in known.values()):
+        return None
+    aside = [key for key in keys if key in known and known[key].state == "unreadable"]
+    if known and not aside:
+        return None  # it has exported what it has
+    reasons = list[str]()
+    for key in reversed(aside or keys):
+        at = layout.parse_state_key(key)
+        assert at is not None
+        try:
+            return TakenUp(at, await _take_up(edges, key, at, described), reasons)
+        except (BadKey, Corrupt, NoSuchObject) as error:
+            await state.settle(edges.db, key, at, "unreadable", {})
+            reasons.append(str(error))
+    return TakenUp(None, {}, reasons) if reasons else None
+
+
+async def _take_up(
+    edges: Edges, key: str, at: datetime, described: Mapping[RepoId, RepoFile]
+) -> Mapping[str, int]:
+    """How many rows of each table were not here. Raises BadKey, Corrupt, and nothing is changed then."""
+    if edges.keyring is None:
+        raise BadKey(f"{key}: there are no keys; set SECRET_KEYS to those that sealed it")
+    edges.progress.phase("reading the state", None, "rows")
+    async with state.taking_up(edges.db, edges.clock()) as into:
+        async for table, rows in _batches(edges, edges.keyring, key):
+            edges.progress.advance(len(rows))
+            if table == "repo":
+                rows = [_newer(row, described.get(RepoId(UUID(row["id"]))), at) for row in rows]
+            await into.add(table, rows)
+        await state.settle(into.connection, key, at, "taken-up", into.added)
+        steps.reached("state: taken up")
+    return into.added
+
+
+async def _batches(edges: Edges, keyring: Keyring, key: str) -> AsyncIterator[tuple[str, list[Row]]]:
+    """The rows of an export, each batch with its table. Raises BadKey, Corrupt."""
+    opener, table, rows = Opener(keyring, key), "", list[Row]()
+    async for chunk in edges.vault.read(key):
+        for line in opener.add(chunk):
+            row = json.loads(line)
+            if row.keys() == {"table"}:
+                if rows:
+                    yield table, rows
+                table, rows = row["table"], []
+                continue
+            rows.append(row)
+            if len(rows) == _AT_ONCE:
+                yield table, rows
+                rows = []
+    opener.end()
+    if rows:
+        yield table, rows
+
+
+def _newer(row: Row, about: RepoFile | None, at: datetime) -> Row:
+    """A repo's row with what the vault says of it, where that was written after the export."""
+    if about is None or about.at is None or about.at <= at:
+        return row
+    said = json.loads(manifest.encode_repo(about).decode("utf-8", "replace"))
+    changed = {column: said[column] for column in row.keys() & said.keys()}
+    return {**row, **changed, **({"team_id": said["team"]} if said["team"] else {})}
+
+
+async def prune(edges: Edges, grace: timedelta = KEPT) -> list[str]:
+    """Delete exports that are older than `grace`, but for the newest ones; the keys of what was deleted.
+
+    Safe to run twice: the sealed object goes last, by which an export is found. What this
+    database does not know it leaves alone.
+    """
+    known, keys = await state.known(edges.db), await _keys(edges)
+    for key, one in known.items():
+        if key not in keys and edges.clock() - one.taken_at > grace:  # of a run that was killed
+            await state.forget(edges.db, key)
+    deleted = []
+    for key in keys[:-ALWAYS_KEPT]:
+        if key in known and edges.clock() - known[key].taken_at > grace:
+            await edges.vault.delete(layout.state_about_key(key))
+            await edges.vault.discard(key)
+            await state.forget(edges.db, key)
+            deleted.append(key)
+    return deleted
+
+
+async def latest(edges: Edges) -> About | None:
+    """The newest export that this database made, as the vault tells of it. None: there is none."""
+    known = await state.known(edges.db)
+    mine = [key for key in await _keys(edges) if key in known and known[key].state == "stored"]
+    found = await _abouts(edges, mine[-1:])
+    return found[0] if found else None
+
+
+async def _abouts(edges: Edges, keys: Sequence[str]) -> list[About]:
+    """What can be read of these exports without a key. Raises Corrupt."""
+    found = []
+    for key in keys:
+        try:
+            fields = Fields.of(await edges.vault.get(layout.state_about_key(key)), f"the export {key}")
+        except NoSuchObject:
+            continue  # of a run that was killed
+        heads = [
+            Head(TeamId(row.uuid("team")), row.count("count", 1), row.sha256("sha256"))
+            for row in fields.rows("audit")
+        ]
+        found.append(About(key, fields.time("taken_at"), fields.text("sealed_to"), heads))
+    return found
+
+
+async def contradictions(edges: Edges) -> list[tuple[Head, datetime]]:
+    """Every audit log that is not what an export says it was: how far it went, and when that was seen.
+
+    A log goes on, so what was its last entry then is in it still, with the same sum. One
+    of each team: the oldest.
+    """
+    found: dict[TeamId, tuple[Head, datetime]] = {}
+    for about in await _abouts(edges, await _keys(edges)):
+        sums = await state.audit_sums(edges.db, about.heads)
+        for head, sha256 in zip(about.heads, sums, strict=True):
+            if sha256 != head.sha256:
+                found.setdefault(head.team_id, (head, about.taken_at))
+    return list(found.values())
+
+
+async def tell_of_contradictions(edges: Edges) -> None:
+    """Tell the teams whose audit logs are not what they were. Safe to run twice: each is told once."""
+    for head, seen_at in await contradictions(edges):
+        log.warning("the audit log of team %s is not what the vault says", head.team_id)
+        if await teams.find(edges.db, head.team_id):
+            await notices.add(
+                edges.db,
+                head.team_id,
+                None,
+                "audit",
+                f"entry {head.count} of the audit log was changed or is gone since {time_text(seen_at)}",
+                edges.clock(),
+                f"audit/{head.team_id}/{head.count}/{head.sha256}",
+            )
+
+
+async def _keys(edges: Edges) -> list[str]:
+    """The exports in the vault, oldest first."""
+    return [stat.key async for stat in edges.vault.list(layout.STATES) if layout.parse_state_key(stat.key)]

@@ -1,0 +1,322 @@
+"""The state that no history tells, table by table: out of the database for an export, and back into it.
+
+Every table is either exported or left out for a reason. What is exported is in the
+order in which rows refer to each other.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from mirror.store import teams
+from mirror.store.database import Db, transaction, translating
+from mirror.store.teams import TeamId
+
+_AT_ONCE: Final = 500  # rows
+
+Row = dict[str, Any]  # a row as PostgreSQL writes it in JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of which rows are exported."""
+
+    name: str
+    only: tuple[str, ...] = ()  # the columns that are; none: all but `without`
+    without: tuple[str, ...] = ()
+
+
+EXPORTED: Final[Sequence[Table]] = (
+    Table("person"),
+    Table("team"),
+    Table("identity"),
+    Table("member"),
+    Table("invitation"),
+    Table("api_token"),
+    Table("connection", without=("list_at", "listed_at", "etags")),  # so that it is listed at once
+    Table(
+        "repo",  # what was chosen and is known; how it is doing shows anew
+        only=(
+            *(
+                "id",
+                "team_id",
+                "name",
+                "url",
+                "object_format",
+                "created_at",
+                "forge",
+                "host",
+                "repository_id",
+            ),
+            *("connection_id", "private", "added_by", "archived_at", "paused_at", "schedule", "excluded"),
+        ),
+    ),
+    Table("credential"),
+    Table("hook", without=("minute_at", "minute_count")),
+    Table("audit"),
+    Table("notice", without=("id",)),
+    Table("restore", without=("id",)),
+)
+
+_NAMES: Final = frozenset(table.name for table in EXPORTED)
+
+# Each with the reason.
+LEFT_OUT: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("snapshot", "part", "ref", "ref_stay", "ref_change"), "the manifests tell"),
+    **dict.fromkeys(("lost_push", "drill", "note"), "the notes in the vault tell"),
+    **dict.fromkeys(("intent", "lease", "run", "worker", "forge_lease"), "of those who are at work now"),
+    **dict.fromkeys(("job", "restored_ref"), "work that is under way, or was"),
+    **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
+    **dict.fromkeys(("session", "sign_in_link"), "people sign in again"),
+    **dict.fromkeys(("tries", "idempotency"), "of the last minutes"),
+    "outage": "of this installation, now",
+    "listed": "the forges tell, when they are asked again",
+    **dict.fromkeys(("chore", "state_export", "migration"), "of one database"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How far a team's audit log goes."""
+
+    team_id: TeamId
+    count: int  # entries
+    sha256: str  # of the last one
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An export that this database knows."""
+
+    key: str
+    taken_at: datetime
+    state: str  # begun, stored, taken-up, unreadable
+    tables: Mapping[str, int]  # rows
+
+
+@translating
+async def read(
+    db: asyncpg.Pool, take: Callable[[str, Sequence[str]], Awaitable[None]]
+) -> tuple[dict[str, int], list[Head]]:
+    """Give all that is exported to `take`: a table's name with some of its rows as JSON, at first with none.
+
+    All as it was at one moment. Returns how many rows each table has, and how far the audit logs go.
+    """
+    counts = dict[str, int]()
+    async with (
+        db.acquire() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        for table in EXPORTED:
+            await take(table.name, [])
+            counts[table.name] = 0
+            async for batch in _rows(connection, table):
+                await take(table.name, batch)
+                counts[table.name] += len(batch)
+        return counts, await heads(connection)
+
+
+async def _rows(connection: asyncpg.Connection, table: Table) -> AsyncIterator[list[str]]:
+    chosen = table.only or [one for one in await columns(connection, table.name) if one not in table.without]
+    listed = ", ".join(f'"{column}"' for column in chosen)
+    batch: list[str] = []
+    async for row in connection.cursor(
+        f"select to_jsonb(chosen)::text from (select {listed} from {table.name} {_order(table)}) as chosen",
+        prefetch=_AT_ONCE,
+    ):
+        batch.append(row[0])
+        if len(batch) == _AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _order(table: Table) -> str:
+    return "order by team_id, number" if table.name == "audit" else ""
+
+
+@translating
+async def columns(db: Db, table: str) -> list[str]:
+    """The columns of a table that can be written."""
+    found = await db.fetch(
+        """
+        select attname from pg_attribute
+        where attrelid = to_regclass($1) and attnum > 0 and not attisdropped and attgenerated = ''
+        order by attnum
+        """,
+        table,
+    )
+    return [row["attname"] for row in found]
+
+
+@translating
+async def heads(db: Db) -> list[Head]:
+    """How far each team's audit log goes, by team."""
+    found = await db.fetch(
+        "select distinct on (team_id) team_id, number, sha256 from audit order by team_id, number desc"
+    )
+    return [Head(TeamId(UUID(bytes=row[0].bytes)), row[1], row[2]) for row in found]
+
+
+@translating
+async def audit_sums(db: Db, wanted: Sequence[Head]) -> list[str | None]:
+    """The SHA-256 of the entries of these numbers; None where there is no such entry."""
+    found = await db.fetch(
+        """
+        select audit.sha256
+        from unnest($1::uuid[], $2::bigint[]) with ordinality as head (team_id, number, place)
+        left join audit using (team_id, number) order by place
+        """,
+        [head.team_id for head in wanted],
+        [head.count for head in wanted],
+    )
+    return [row[0] for row in found]
+
+
+@translating
+async def begin(db: Db, key: str, taken_at: datetime) -> None:
+    """An export is about to be stored under this key."""
+    await db.execute(
+        "insert into state_export (key, taken_at, state) values ($1, $2, 'begun')", key, taken_at
+    )
+
+
+@translating
+async def settle(db: Db, key: str, taken_at: datetime, state: str, tables: Mapping[str, int]) -> None:
+    """What became of an export: it is stored, taken up, or cannot be read. Safe to run twice."""
+    await db.execute(
+        """
+        insert into state_export (key, taken_at, state, tables) values ($1, $2, $3, $4)
+        on conflict (key) do update set state = excluded.state, tables = excluded.tables
+        """,
+        key,
+        taken_at,
+        state,
+        json.dumps(tables),
+    )
+
+
+@translating
+async def known(db: Db) -> dict[str, Known]:
+    """Every export that this database knows, by its key."""
+    return {
+        row["key"]: Known(row["key"], row["taken_at"], row["state"], json.loads(row["tables"]))
+        for row in await db.fetch("select * from state_export order by taken_at")
+    }
+
+
+@translating
+async def forget(db: Db, key: str) -> None:
+    """This export is not in the vault any more."""
+    await db.execute("delete from state_export where key = $1", key)
+
+
+@dataclass(slots=True)
+class TakingUp:
+    """A state on its way into the database: for one transaction.
+
+    What is there already stays. A row is left out where what it cannot be without is
+    not there; what else it refers to and is not there becomes null. A team is the
+    one of that id; the command line's is known by its name. An audit log goes on
+    where the one here ends, or is left out.
+    """
+
+    connection: Db
+    at: datetime
+    added: dict[str, int] = field(default_factory=dict)
+    teams: dict[str, str] = field(default_factory=dict)  # old id -> the one here, where that is another
+    _heads: dict[str, tuple[int, str | None]] | None = None
+
+    @translating
+    async def add(self, table: str, given: Sequence[Row]) -> None:
+        """Take up rows of this table; tables come in the order of EXPORTED. Others are left alone."""
+        if table not in _NAMES:
+            return
+        if table == "team":
+            given = [row for row in given if await self._is_new_team(row)]
+        elif table == "audit":
+            given = await self._that_follow(given)
+        if given:
+            self.added[table] = self.added.get(table, 0) + await self._insert(table, given)
+
+    async def _is_new_team(self, row: Row) -> bool:
+        """Whether the team's row is still to be made; False: it is there, or goes by a name near its own."""
+        old = TeamId(UUID(row["id"]))
+        if await teams.find(self.connection, old):
+            return False
+        if not await teams.by_name(self.connection, row["name"]):
+            return True
+        new = await teams.recover(self.connection, old, row["name"], self.at)
+        if new != old:
+            self.teams[str(old)] = str(new)
+        return False
+
+    async def _that_follow(self, given: Sequence[Row]) -> list[Row]:
+        if self._heads is None:
+            self._heads = {
+                str(head.team_id): (head.count, head.sha256) for head in await heads(self.connection)
+            }
+        following = []
+        for row in given:
+            if row["team_id"] in self.teams:
+                continue  # its sums are of another team's words
+            if (row["number"] - 1, row["previous"]) == self._heads.get(row["team_id"], (0, None)):
+                self._heads[row["team_id"]] = (row["number"], row["sha256"])
+                following.append(row)
+        return following
+
+    async def _insert(self, table: str, given: Sequence[Row]) -> int:
+        fitting = [column for column in await columns(self.connection, table) if column in given[0]]
+        values = {column: f'given."{column}"' for column in fitting}
+        needed = []
+        for column, other, key, required in await self._references(table):
+            if column not in values:
+                continue
+            if other == "team":
+                for row in given:
+                    row[column] = self.teams.get(row[column], row[column])
+            there = f'exists (select from {other} where {other}."{key}" = given."{column}")'
+            if required:
+                needed.append(there)
+            else:
+                values[column] = f'case when {there} then given."{column}" end'
+        listed = ", ".join(f'"{column}"' for column in fitting)
+        done = await self.connection.execute(
+            f"""
+            insert into {table} ({listed})
+            select {", ".join(values.values())}
+            from jsonb_populate_recordset(null::{table}, $1::jsonb) as given
+            {"where " + " and ".join(needed) if needed else ""}
+            on conflict do nothing
+            """,
+            json.dumps(given),
+        )
+        return int(done.rpartition(" ")[2])
+
+    async def _references(self, table: str) -> list[tuple[str, str, str, bool]]:
+        """The columns that refer to another table's: with that table, its column, and whether they must."""
+        found = await self.connection.fetch(
+            """
+            select mine.attname, confrelid::regclass::text, other.attname, mine.attnotnull
+            from pg_constraint
+            join pg_attribute as mine on mine.attrelid = conrelid and mine.attnum = conkey[1]
+            join pg_attribute as other on other.attrelid = confrelid and other.attnum = confkey[1]
+            where conrelid = to_regclass($1) and contype = 'f' and cardinality(conkey) = 1
+            """,
+            table,
+        )
+        return [tuple(row) for row in found]
+
+
+@asynccontextmanager
+async def taking_up(db: Db, at: datetime) -> AsyncIterator[TakingUp]:
+    """All of it, or nothing."""
+    async with transaction(db) as connection:
+        yield TakingUp(connection, at)

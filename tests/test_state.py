@@ -1,0 +1,457 @@
+"""The state in the vault: people sign in again after a rebuild; with the keys only what is sealed is lost."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, cast
+
+import asyncpg
+import pytest
+
+from mirror import exported, layout
+from mirror.errors import Corrupt, Refused
+from mirror.exported import Opener, Sealer
+from mirror.flows import describe, doctor, people, rebuild, state, steps, sweep
+from mirror.flows.edges import open_edges
+from mirror.flows.people import By
+from mirror.keyring import BadKey, Keyring
+from mirror.model import Repo, Secret
+from mirror.people import Role
+from mirror.store import audit, credentials, hooks, origins, repos, teams
+from mirror.store import state as rows
+from mirror.store.teams import Team
+from mirror.vault.contract import Vault
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work, refs_of
+
+HERE = "192.0.2.1"
+PASSWORD = "correct horse 1"
+SECRET = Secret("ann", "token-of-ann")
+HOOK = "h" * 32
+
+
+@asynccontextmanager
+async def after_the_loss(
+    mirror: Mirror, database: str, keys: tuple[str, ...] | None = None
+) -> AsyncIterator[Mirror]:
+    """Everref with the same vault and an empty database."""
+    settings = replace(
+        mirror.edges.settings, database_url=database, secret_keys=keys or mirror.edges.settings.secret_keys
+    )
+    async with open_edges(settings, clock=mirror.clock) as edges:
+        yield Mirror(edges, mirror.clock, mirror.place)
+
+
+@dataclass(frozen=True)
+class Some:
+    """Ann, who owns a team with a repo."""
+
+    by: By
+    team: Team
+    repo: Repo
+
+
+async def some_state(mirror: Mirror, work: Work) -> Some:
+    edges, db = mirror.edges, mirror.edges.db
+    ann = await people.sign_up(db, "ann@example.org", PASSWORD, "Ann", mirror.clock(), HERE)
+    by = By(ann, mirror.clock(), HERE)
+    team = await people.new_team(db, by, "acme")
+    work.commit()
+    (done,) = [await mirror.backup(work)]
+    await db.execute("update repo set team_id = $1, added_by = $2", team.id, ann.id)
+    assert edges.keyring
+    await credentials.keep(db, edges.keyring, done.repo.id, SECRET)
+    await hooks.add(db, done.repo.id, "github", hooks.lock(edges.keyring, HOOK, "hush"), mirror.clock())
+    await people.make_token(db, by, team, "ci", ["read"])
+    await db.execute(
+        """
+        insert into connection (
+          team_id, person_id, forge, host, account_id, login, grant_kind, scopes, sealed_access, created_at,
+          patterns, etags
+        ) values (
+          $1, $2, 'github', 'github.com', '7', 'ann', 'token', '{repo}', '\\x00', $3, '{acme/*}', '{"1": "x"}'
+        )
+        """,
+        team.id,
+        ann.id,
+        mirror.clock(),
+    )
+    await db.execute("update repo set schedule = '6h', connection_id = (select id from connection)")
+    await db.execute(
+        "insert into notice (team_id, repo_id, kind, message, at) values ($1, $2, 'failing', 'it fails', $3)",
+        team.id,
+        done.repo.id,
+        mirror.clock(),
+    )
+    await db.execute(
+        """
+        insert into restore (repo_id, snapshot, destination, results, verified, finished_at, person_id)
+        values ($1, 1, 'somewhere', '{"created": 1}', true, $2, $3)
+        """,
+        done.repo.id,
+        mirror.clock(),
+        ann.id,
+    )
+    await describe.due(edges)
+    return Some(by, team, done.repo)
+
+
+async def table(db: asyncpg.Pool, one: rows.Table) -> list[str]:
+    """What is exported of a table, in an order of its own."""
+    chosen = one.only or [name for name in await rows.columns(db, one.name) if name not in one.without]
+    listed = ", ".join(f'"{name}"' for name in chosen)
+    found = await db.fetch(f"select to_jsonb(chosen)::text from (select {listed} from {one.name}) as chosen")
+    return sorted(row[0] for row in found)
+
+
+async def everything(db: asyncpg.Pool) -> dict[str, list[str]]:
+    return {one.name: await table(db, one) for one in rows.EXPORTED}
+
+
+async def exports(mirror: Mirror) -> list[str]:
+    return [key for key in await mirror.keys() if layout.parse_state_key(key)]
+
+
+# What is exported.
+
+
+async def test_every_table_is_exported_or_left_out_for_a_reason(pool: asyncpg.Pool) -> None:
+    found = await pool.fetch("select tablename from pg_tables where schemaname = 'public'")
+    named = [one.name for one in rows.EXPORTED]
+    assert sorted([*named, *rows.LEFT_OUT]) == sorted(row["tablename"] for row in found), (
+        "say in mirror/store/state.py whether a rebuild brings this table back"
+    )
+    for one in rows.EXPORTED:
+        assert {*one.only, *one.without} <= {*await rows.columns(pool, one.name)}
+
+
+async def test_tables_are_exported_after_those_that_they_need(pool: asyncpg.Pool) -> None:
+    named = [one.name for one in rows.EXPORTED]
+    found = await pool.fetch(
+        """
+        select conrelid::regclass::text as one, confrelid::regclass::text as other from pg_constraint
+        where contype = 'f' and conrelid::regclass::text = any($1::text[])
+        """,
+        named,
+    )
+    needed = {(row["one"], row["other"]) for row in found if row["one"] != row["other"]}
+    assert [pair for pair in needed if pair[1] in named and named.index(pair[1]) > named.index(pair[0])] == []
+
+
+# The way there and back.
+
+
+async def test_people_sign_in_and_all_that_they_chose_is_there_after_a_rebuild(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    some = await some_state(mirror, work)
+    before = await everything(mirror.edges.db)
+    assert all(before[name] for name in before if name not in ("identity", "invitation"))
+    made = await state.export(mirror.edges)
+    async with after_the_loss(mirror, empty_database) as again:
+        db, keyring = again.edges.db, again.edges.keyring
+        done = await rebuild.rebuild(again.edges)
+        assert done.state and done.state.taken_at == made.taken_at
+        assert (done.state.added["person"], done.state.added["repo"]) == (1, 1)
+        assert await everything(db) == before
+        ann = await people.sign_in_with_password(db, "ann@example.org", PASSWORD, mirror.clock(), HERE)
+        member = await teams.membership(db, ann.id, "acme")
+        assert member and (member.team, member.role) == (some.team, Role.OWNER)
+        assert keyring and await credentials.of(db, keyring, some.repo.id) == SECRET
+        assert await audit.check(db, some.team.id) is None
+        assert refs_of(await again.restored(some.repo, 1)) == work.refs()
+        assert (await repos.overview_of(db, some.repo.id)).team == "acme"
+        assert [one.repo.id for one in done.repos] == [some.repo.id]
+        keys = await exports(mirror)
+        assert len(keys) == 2  # the rebuild made another
+        assert (await rebuild.rebuild(again.edges)).state is None
+        assert await state.latest(again.edges) is not None
+        assert [one.ok for one in await doctor.doctor(again.edges) if one.what in ("state", "audit")] == [
+            True
+        ] * 2
+
+
+async def test_a_rebuild_that_was_killed_goes_on_where_it_was(
+    mirror: Mirror, work: Work, empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = await some_state(mirror, work)
+    await state.export(mirror.edges)
+    before = await everything(mirror.edges.db)
+
+    class Killed(BaseException): ...
+
+    for step in steps.STATE[-1:] + steps.STATE[:-1]:
+        async with after_the_loss(mirror, empty_database) as again:
+            with monkeypatch.context() as patched, pytest.raises(Killed):
+
+                def killed(reached: str, step: str = step) -> None:
+                    if reached == step:
+                        raise Killed
+
+                patched.setattr(steps, "reached", killed)
+                await rebuild.rebuild(again.edges)
+            if step == "state: taken up":  # in its transaction
+                assert await again.edges.db.fetchval("select count(*) from person") == 0
+    async with after_the_loss(mirror, empty_database) as again:
+        done = await rebuild.rebuild(again.edges)
+        assert (done.state, [one.added for one in done.repos]) == (None, [0])
+        assert await everything(again.edges.db) == before
+        assert refs_of(await again.restored(some.repo, 1)) == work.refs()
+
+
+async def test_with_other_keys_the_history_comes_back_and_one_line_says_what_does_not(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    some = await some_state(mirror, work)
+    await state.export(mirror.edges)
+    async with after_the_loss(mirror, empty_database, keys=("another" * 6,)) as again:
+        for _ in range(2):
+            done = await rebuild.rebuild(again.edges)
+            assert done.state and done.state.taken_at is None
+            (line,) = done.state.aside
+            assert line.endswith("the key that sealed it is not in SECRET_KEYS; add that key at the end")
+        assert refs_of(await again.restored(some.repo, 1)) == work.refs()
+        assert (await repos.overview_of(again.edges.db, some.repo.id)).team == "acme"
+        assert await again.edges.db.fetchval("select count(*) from person") == 0
+    keys = ("another" * 6, *mirror.edges.settings.secret_keys)  # which opens what was left aside
+    async with after_the_loss(mirror, empty_database, keys=keys) as again:
+        done = await rebuild.rebuild(again.edges)
+        assert done.state and done.state.added["person"] == 1
+        await people.sign_in_with_password(again.edges.db, "ann@example.org", PASSWORD, mirror.clock(), HERE)
+
+
+async def test_a_state_that_is_damaged_is_left_for_the_one_before_it(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    await some_state(mirror, work)
+    good, bad = await state.export(mirror.edges), await state.export(mirror.edges)
+    stored = await mirror.edges.vault.get(bad.key)
+    await mirror.edges.vault.delete(bad.key)
+    await mirror.edges.vault.put(bad.key, stored[:-9])
+    async with after_the_loss(mirror, empty_database) as again:
+        done = await rebuild.rebuild(again.edges)
+        assert done.state and done.state.taken_at == good.taken_at and len(done.state.aside) == 1
+
+
+async def test_what_became_of_a_repo_after_the_export_is_as_the_vault_says(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    some = await some_state(mirror, work)
+    await state.export(mirror.edges)
+    place = ("acme/new", "https://github.com/acme/new.git")
+    await origins.rename(mirror.edges.db, {some.repo.id: place}, mirror.clock())
+    await describe.due(mirror.edges)
+    keys = await mirror.keys()
+    async with after_the_loss(mirror, empty_database) as again:
+        await rebuild.rebuild(again.edges)
+        found = await origins.get(again.edges.db, some.repo.id)
+        assert (found.repo.name, found.repo.url) == place
+        assert found.connection_id is not None
+        await describe.due(again.edges)
+        assert [key for key in await mirror.keys() if key not in keys and "state/" not in key] == []
+
+
+async def test_what_is_in_the_database_already_stays_and_people_are_never_taken_for_others(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    some = await some_state(mirror, work)
+    mine = await teams.default(mirror.edges.db)
+    await state.export(mirror.edges)
+    async with after_the_loss(mirror, empty_database) as again:
+        db = again.edges.db
+        other = await people.sign_up(
+            db, "ann@example.org", "another horse 2", "Mallory", mirror.clock(), HERE
+        )
+        theirs = await people.new_team(db, By(other, mirror.clock(), HERE), "acme")
+        here = await teams.default(db)
+        assert here != mine
+        await rebuild.rebuild(again.edges)
+        assert await teams.by_name(db, "acme") == theirs
+        assert (await repos.overview_of(db, some.repo.id)).team == "acme-2"
+        assert await db.fetchval("select count(*) from member where team_id = $1", some.team.id) == 0
+        assert await db.fetchval("select count(*) from person") == 1
+        assert await db.fetchval("select count(*) from team where name = 'everref'") == 1
+        assert await audit.check(db, some.team.id) is None
+        assert await audit.check(db, theirs.id) is None
+
+
+async def test_a_database_that_knows_its_own_exports_takes_up_no_other(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    await some_state(mirror, work)
+    await state.export(mirror.edges)
+    async with after_the_loss(mirror, empty_database) as drill:
+        await rebuild.rebuild(drill.edges)  # to see that it works, somewhere else
+    await mirror.edges.db.execute("delete from api_token")
+    assert (await rebuild.rebuild(mirror.edges)).state is None
+    assert await mirror.edges.db.fetchval("select count(*) from api_token") == 0
+    await state.export(mirror.edges)
+
+
+async def test_a_new_database_never_exports_over_the_head_of_the_one_that_was_lost(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    await some_state(mirror, work)
+    (made,) = [await state.export(mirror.edges)]
+    async with after_the_loss(mirror, empty_database) as again:
+        with pytest.raises(Refused, match="run everref rebuild"):
+            await state.due(again.edges)
+        assert await exports(mirror) == [made.key]
+
+
+async def test_a_vault_in_which_nothing_can_be_deleted_or_overwritten_is_enough(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    class Locked:
+        """As a bucket under Object Lock."""
+
+        def __getattr__(self, name: str) -> Any:
+            assert name not in ("delete", "discard", "give_up")
+            return getattr(mirror.edges.vault, name)
+
+    edges = replace(mirror.edges, vault=cast(Vault, Locked()))
+    some = await some_state(Mirror(edges, mirror.clock, mirror.place), work)
+    for name in ("one", "two"):
+        await edges.db.execute("update repo set name = $1", name)
+        await describe.due(edges)
+        await state.due(edges)
+    async with after_the_loss(mirror, empty_database) as again:
+        done = await rebuild.rebuild(replace(again.edges, vault=edges.vault))
+        assert [one.repo.name for one in done.repos] == ["two"]
+        assert refs_of(await again.restored(some.repo, 1)) == work.refs()
+
+
+# Once a day.
+
+
+async def test_the_state_is_exported_daily_and_old_ones_go(mirror: Mirror, work: Work) -> None:
+    await some_state(mirror, work)
+    assert "export the state" in [chore.name for chore in sweep.CHORES]
+    for _ in range(2):
+        await state.due(mirror.edges)
+    (first,) = await exports(mirror)
+    for _ in range(5):
+        mirror.clock.now += timedelta(days=8)
+        await state.due(mirror.edges)
+    found = await exports(mirror)
+    assert first not in found and len(found) == 4
+    assert sorted(await rows.known(mirror.edges.db)) == found
+    assert layout.state_about_key(first) not in await mirror.keys()
+
+
+async def test_other_keys_make_another_export(mirror: Mirror, work: Work) -> None:
+    await some_state(mirror, work)
+    await state.due(mirror.edges)
+    newer = Keyring(("n" * 40, "k" * 40))
+    for _ in range(2):
+        await state.due(replace(mirror.edges, keyring=newer))
+    assert len(await exports(mirror)) == 2
+
+
+async def test_nothing_that_is_secret_is_readable_in_the_vault(mirror: Mirror, work: Work) -> None:
+    await some_state(mirror, work)
+    made = await state.export(mirror.edges)
+    about = json.loads(await mirror.edges.vault.get(layout.state_about_key(made.key)))
+    assert about["tables"]["person"] == 1 and about["sealed_to"] == Keyring(("k" * 40,)).id
+    stored = b"".join([await mirror.edges.vault.get(key) for key in await mirror.keys()])
+    for word in (b"ann@example.org", b"argon2", b"acme/*"):
+        assert word not in stored
+
+
+# The audit log.
+
+
+@pytest.mark.parametrize("how", ["cut off", "written anew"])
+async def test_an_audit_log_that_was_tampered_with_shows_and_its_team_is_told(
+    mirror: Mirror, work: Work, how: str
+) -> None:
+    some = await some_state(mirror, work)
+    await state.export(mirror.edges)
+    db = mirror.edges.db
+    assert await state.contradictions(mirror.edges) == []
+    async with db.acquire() as connection, connection.transaction():
+        await connection.execute("alter table audit disable trigger audit_append_only")
+        await connection.execute("delete from audit where team_id = $1", some.team.id)
+        await connection.execute("alter table audit enable trigger audit_append_only")
+    if how == "written anew":
+        while await db.fetchval("select count(*) from audit") < 10:
+            await audit.add(
+                db,
+                some.team.id,
+                audit.Entry(person_id=None, actor="Mallory", action="team.rename", subject="x"),
+                mirror.clock(),
+            )
+        assert await audit.check(db, some.team.id) is None  # by itself it looks well
+    ((head, _),) = await state.contradictions(mirror.edges)
+    assert head.team_id == some.team.id
+    (finding,) = [one for one in await doctor.doctor(mirror.edges) if one.what == "audit"]
+    assert not finding.ok and str(some.team.id) in finding.value
+    mirror.clock.now += timedelta(days=2)
+    for _ in range(2):
+        await state.due(mirror.edges)
+    assert await db.fetchval("select count(*) from notice where kind = 'audit'") == 1
+
+
+# The bytes.
+
+LINES = [b'{"n": %d, "word": "%s"}' % (n, b"abc" * (n % 50)) for n in range(400)]
+
+
+def sealed(lines: Sequence[bytes], keyring: Keyring) -> bytes:
+    sealer = Sealer(keyring, "state/x")
+    return b"".join([sealer.add(line + b"\n") for line in lines]) + sealer.end()
+
+
+def opened(stored: bytes, keyring: Keyring, name: str = "state/x", step: int = 7919) -> list[bytes]:
+    opener = Opener(keyring, name)
+    found = [line for at in range(0, len(stored), step) for line in opener.add(stored[at : at + step])]
+    opener.end()
+    return found
+
+
+@pytest.mark.parametrize("lines", [[], LINES], ids=["none", "many"])
+def test_lines_come_back_as_they_were(lines: Sequence[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exported, "PIECE", 64)
+    keyring = Keyring(("k" * 40,))
+    assert opened(sealed(lines, keyring), Keyring(("n" * 40, "k" * 40))) == list(lines)
+
+
+def _swapped(frames: list[bytes]) -> list[bytes]:
+    return [frames[1], frames[0], *frames[2:]]
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        lambda frames: frames[:-1],
+        lambda frames: frames[1:],
+        _swapped,
+        lambda frames: [*frames, frames[-1]],
+        lambda frames: [*frames[:-1], frames[-1][:-1] + bytes([frames[-1][-1] ^ 1])],
+        lambda frames: [*frames[:2], b"\1" + frames[2][1:]],
+    ],
+    ids=["cut off", "begun late", "swapped", "repeated", "flipped", "ended early"],
+)
+def test_no_tampering_with_an_export_goes_unseen(
+    tampering: Callable[[list[bytes]], list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported, "PIECE", 64)
+    keyring = Keyring(("k" * 40,))
+    stored, frames = sealed(LINES, keyring)[len(exported.MAGIC) :], list[bytes]()
+    while stored:
+        length = 5 + int.from_bytes(stored[1:5], "big")
+        frames.append(stored[:length])
+        stored = stored[length:]
+    assert len(frames) > 4
+    with pytest.raises((BadKey, Corrupt)):
+        opened(exported.MAGIC + b"".join(tampering(frames)), keyring)
+
+
+def test_what_is_no_export_or_another_one_does_not_open() -> None:
+    keyring = Keyring(("k" * 40,))
+    with pytest.raises(Corrupt):
+        opened(b"PACK" * 9, keyring)
+    with pytest.raises(BadKey):
+        opened(sealed(LINES, keyring), keyring, name="state/y")
