@@ -36,6 +36,7 @@ from mirror.store import (
     snapshots,
     teams,
 )
+from mirror.store.endings import Ending
 from mirror.store.migrations import Migration
 from tests.parts.chain import MAIN, SIDE, START, begin, oid
 from tests.parts.postgres import Server
@@ -295,7 +296,7 @@ async def test_a_wish_that_came_while_a_run_served_another_stays_open(db: asyncp
     renewed = await repos.want(db, chain.repo.id, START - HOUR)  # by a clock that is behind
     assert renewed > served
     snapshot = chain.next({}, [], objects=False)
-    await snapshots.record(db, chain.lease, chain.repo.id, snapshot, [], served)
+    await snapshots.record(db, chain.lease, chain.repo.id, snapshot, [], Ending(served))
     assert await repos.wish(db, chain.repo.id) == renewed
     assert (await repos.overview_of(db, chain.repo.id)).state == "behind"
 

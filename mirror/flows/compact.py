@@ -49,7 +49,7 @@ async def compact(edges: Edges, repo: Repo, patience: float = PATIENCE) -> Compa
     """
     async with turn(edges, repo, patience) as lease:
         steps.reached("compact: leased")
-        last = await settle.settle(edges, repo, lease)
+        last = (await settle.settle(edges, repo, lease)).last
         before = await parts.live(edges.db, repo.id)
         merged = written = 0
         if last is not None:

@@ -39,7 +39,7 @@ async def prune(
     total = Pruned((), 0, 0)
     for one in chosen:
         async with turn(edges, one, patience) as lease:
-            last = await settle.settle(edges, one, lease)
+            last = (await settle.settle(edges, one, lease)).last
             await _check(edges, one, last)
             done = await _prune(edges, one, grace)
         total = Pruned(total.deleted + done.deleted, total.bytes + done.bytes, total.waiting + done.waiting)

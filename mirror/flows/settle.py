@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from asyncio import to_thread
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import resources
 
@@ -11,14 +12,22 @@ from mirror.errors import AlreadyExists, Corrupt, NoSuchObject, Origin, whose
 from mirror.flows import describe
 from mirror.flows.edges import Edges
 from mirror.model import ObjectFormat, Repo, RepoId, Snapshot
-from mirror.store import intents, leases, parts, repos, snapshots
+from mirror.store import endings, intents, leases, parts, repos, snapshots
 from mirror.store.leases import Lease
 
 _ABANDONED = timedelta(hours=1)  # after which an upload of an unknown machine is taken for dead
 
 
-async def settle(edges: Edges, repo: Repo, lease: Lease) -> Snapshot | None:
-    """Bring the database and the scratch space level with the vault; returns the latest snapshot.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Where a run begins."""
+
+    last: Snapshot | None  # the latest
+    replayed: bool  # a run that was killed had committed it
+
+
+async def settle(edges: Edges, repo: Repo, lease: Lease) -> Settled:
+    """Bring the database and the scratch space level with the vault.
 
     1. Replay manifests that were stored but not recorded: storing was the commit.
     2. Discard uploads that runs which are over intended and no manifest names.
@@ -26,16 +35,20 @@ async def settle(edges: Edges, repo: Repo, lease: Lease) -> Snapshot | None:
 
     Safe to run twice; costs one request to the vault when there is nothing to do.
     """
-    last = await replay(edges, repo, lease, await snapshots.latest(edges.db, repo.id))
+    before = await snapshots.latest(edges.db, repo.id)
+    last = await replay(edges, repo, lease, before)
     for intent in await intents.of(edges.db, repo.id):
         if leases.is_over(intent.owner) or edges.clock() - intent.at > _ABANDONED:
             await discard(edges, repo.id, intent.key)
     await to_thread(shutil.rmtree, edges.disk.scratch(repo.id), ignore_errors=True)
-    return last
+    return Settled(last, last != before)
 
 
 async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) -> Snapshot | None:
-    """Record every snapshot whose manifest follows `last` in the vault; returns the latest."""
+    """Record every snapshot whose manifest follows `last` in the vault; returns the latest.
+
+    Each is recorded as the run that took it would have done, with what it made an end of.
+    """
     while True:
         number = last.number + 1 if last else 1
         key = layout.manifest_key(repo.id, number)
@@ -50,7 +63,8 @@ async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) 
             if found.previous != (last.manifest_sha256 if last else None):
                 raise Corrupt(f"{key} does not follow the manifest that was recorded before it")
         snapshot = manifest.snapshot_of(found, hashlib.sha256(stored).hexdigest())
-        await snapshots.record(edges.db, lease, repo.id, snapshot, found.changes)
+        ending = await endings.of(edges.db, repo.id, snapshot.manifest_sha256)
+        await snapshots.record(edges.db, lease, repo.id, snapshot, found.changes, ending)
         last = snapshot
 
 

@@ -141,7 +141,11 @@ async def _in_turn(
     edges.progress.phase("asking the remote for its refs")
     async with connected(edges, remote) as source:
         now = edges.clock()  # before the answer: later pushes are not in it
-        last, look = await together(settle.settle(edges, repo, lease), _look(edges, repo, source))
+        settled, look = await together(settle.settle(edges, repo, lease), _look(edges, repo, source))
+        last = settled.last
+        if settled.replayed:  # which has answered some of what was read meanwhile
+            left = {claim.id for claim in await claims.unanswered(edges.db, repo.id)}
+            look = [claim for claim in look[0] if claim.id in left], look[1]
         for attempt in (1, 2):
             steps.reached("sync: listed")
             try:

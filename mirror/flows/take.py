@@ -16,7 +16,8 @@ from mirror.git.upstream import Upstream
 from mirror.manifest import Manifest
 from mirror.model import HEAD, Listing, Reason, Refs, Repo, Snapshot
 from mirror.pushes import Way
-from mirror.store import leases, snapshots
+from mirror.store import endings, snapshots
+from mirror.store.endings import Ending
 from mirror.store.leases import Lease
 
 _STRAIGHT: Final = Way()
@@ -101,24 +102,16 @@ async def _commit(run: Taking, taken: Manifest, moment: Moment, gathered: Gather
     """Store the manifest, then record it. The order is the promise: see `take`."""
     edges, repo = run.edges, run.repo
     stored = manifest.encode(taken)
-    if not await leases.beat(edges.db, run.lease):  # whoever has the turn now may have discarded the part
+    snapshot = manifest.snapshot_of(taken, hashlib.sha256(stored).hexdigest())
+    ending = Ending(moment.wish, moment.way.answered(gathered.lost), gathered.suspicion, moment.seen)
+    # Whoever has the turn now may have discarded the part.
+    if not await endings.announce(edges.db, run.lease, snapshot.manifest_sha256, ending):
         raise Busy(f"another run took over {repo.name} while this one was not answering")
     try:
         await edges.vault.put(layout.manifest_key(repo.id, taken.number), stored)
     except AlreadyExists:
         raise Busy(f"another run took snapshot #{taken.number} of {repo.name}; run it again") from None
     steps.reached("sync: manifest stored")
-    snapshot = manifest.snapshot_of(taken, hashlib.sha256(stored).hexdigest())
-    await snapshots.record(
-        edges.db,
-        run.lease,
-        repo.id,
-        snapshot,
-        taken.changes,
-        moment.wish,
-        answered=moment.way.answered(gathered.lost),
-        suspicion=gathered.suspicion,
-        seen=moment.seen,
-    )
+    await snapshots.record(edges.db, run.lease, repo.id, snapshot, taken.changes, ending)
     steps.reached("sync: recorded")
     return snapshot

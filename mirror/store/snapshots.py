@@ -6,14 +6,14 @@ from typing import Any, Final
 
 from mirror.errors import Corrupt
 from mirror.model import Kind, Reason, RefChange, RepoId, Segment, Snapshot
-from mirror.pushes import Answered
 from mirror.refs import FEW
 from mirror.store import claims, history, parts, repos
 from mirror.store.database import Db, query, transaction, translating
+from mirror.store.endings import Ending
 from mirror.store.leases import Lease, fenced
 
 _PAGE: Final = 500  # snapshots read at a time
-_NOTHING: Final = Answered()
+_NOTHING: Final = Ending()
 
 
 @translating
@@ -23,17 +23,11 @@ async def record(
     repo_id: RepoId,
     snapshot: Snapshot,
     changes: Sequence[RefChange],
-    wish: datetime | None = None,
-    *,
-    answered: Answered = _NOTHING,
-    suspicion: str | None = None,
-    seen: bool = True,
+    ending: Ending = _NOTHING,
 ) -> None:
-    """Record a snapshot whose manifest is in the vault; `wish` is the one that this run served.
+    """Record a snapshot whose manifest is in the vault, and what it makes an end of.
 
-    `answered` are the claims that it makes an end of, `suspicion` says why its
-    changes look like an attack. Not `seen`: it is as a push was, before the
-    remote was asked, and says nothing of how the repo is doing.
+    One that is not as the remote was seen says nothing of how the repo is doing.
 
     One transaction, in this order:
     1. The fence: nobody took this turn over, and nobody can until the end.
@@ -49,13 +43,15 @@ async def record(
     async with transaction(db) as connection:
         await fenced(connection, lease, repo_id)
         if await _record(connection, repo_id, snapshot, changes):
-            await claims.answer_within(connection, repo_id, answered, snapshot.number, snapshot.taken_at)
-            if suspicion:
-                await _give_notice(connection, repo_id, snapshot, suspicion, snapshot.number)
+            await claims.answer_within(
+                connection, repo_id, ending.answered, snapshot.number, snapshot.taken_at
+            )
+            if ending.suspicion:
+                await _give_notice(connection, repo_id, snapshot, ending.suspicion, snapshot.number)
             if any(change.kind is Kind.DELETED for change in changes):
                 await _notice_mass_deletion(connection, repo_id, snapshot)
-            if seen:
-                await repos.protected(connection, repo_id, snapshot.taken_at, wish)
+            if ending.seen:
+                await repos.protected(connection, repo_id, snapshot.taken_at, ending.wish)
 
 
 @translating
