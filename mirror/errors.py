@@ -186,6 +186,14 @@ class RateLimited(LimitReached):
         self.retry_at = retry_at
 
 
+class Locked(LimitReached):
+    """The store lets nobody delete this yet (S3 Object Lock)."""
+
+    def __init__(self, message: str, until: datetime | None) -> None:
+        super().__init__(message)
+        self.until = until  # None: until somebody lifts it
+
+
 class TooOften(LimitReached):
     """Somebody asks this of us too often."""
 

@@ -6,7 +6,7 @@ import resource
 import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,6 +20,7 @@ from mirror.errors import (
     Busy,
     EverrefError,
     LimitReached,
+    Locked,
     NoSuchObject,
     OurFault,
     Refused,
@@ -435,6 +436,55 @@ async def test_versioning_is_seen(s3_server: S3Server, s3_credentials: None) -> 
         s3.put_bucket_versioning(Bucket=kept.bucket, VersioningConfiguration={"Status": "Enabled"})
     async with open_vault(kept.url(), "unused") as vault:
         assert (await vault.capabilities()).versioning
+
+
+async def test_in_a_bucket_that_keeps_versions_what_is_deleted_is_gone(
+    s3_server: S3Server, s3_credentials: None
+) -> None:
+    kept = S3Server(s3_server.endpoint, bucket="everref-old-versions")
+    with client(kept) as s3:
+        s3.create_bucket(Bucket=kept.bucket)
+        async with open_vault(kept.url("p"), "unused") as vault:
+            await vault.put("a/before", b"before versions were kept")
+        s3.put_bucket_versioning(Bucket=kept.bucket, VersioningConfiguration={"Status": "Enabled"})
+        async with open_vault(kept.url("p"), "unused") as vault:
+            await vault.put("a/object", b"bytes")
+            await vault.put("a/object-2", b"other bytes")
+            await vault.put("a/hidden", b"1234567")
+            for key in ("p/a/object", "p/a/hidden"):  # as a deletion by anybody else does it
+                s3.delete_object(Bucket=kept.bucket, Key=key)
+            assert {(one.key, one.bytes) async for one in vault.hidden("a/")} == {
+                ("a/object", 5),
+                ("a/hidden", 7),
+            }
+            await vault.put("a/object", b"new bytes")
+            assert [one.key async for one in vault.hidden("a/")] == ["a/hidden"]
+            for key in ("a/object", "a/hidden", "a/before", "a/none"):
+                await vault.delete(key)
+            assert [one.key async for one in vault.hidden()] == []
+            assert await keys(vault) == ["a/object-2"]
+        left = s3.list_object_versions(Bucket=kept.bucket)
+        assert [one["Key"] for one in left["Versions"]] == ["p/a/object-2"]
+        assert "DeleteMarkers" not in left
+
+
+async def test_what_object_lock_keeps_is_said_and_stays(s3_server: S3Server, s3_credentials: None) -> None:
+    locked = S3Server(s3_server.endpoint, bucket="everref-kept")
+    until = datetime(2040, 1, 2, 3, 4, tzinfo=UTC)
+    with client(locked) as s3:
+        s3.create_bucket(Bucket=locked.bucket, ObjectLockEnabledForBucket=True)
+        async with open_vault(locked.url("p"), "unused") as vault:
+            await vault.put("a/object", b"bytes")
+            s3.put_object_retention(
+                Bucket=locked.bucket,
+                Key="p/a/object",
+                Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until},
+            )
+            with raises(Locked, "keeps it until 2040-01-02 03:04 UTC"):
+                await vault.delete("a/object")
+            assert await vault.get("a/object") == b"bytes"
+            await vault.discard("a/object")
+            assert await vault.get("a/object") == b"bytes"
 
 
 async def test_object_lock_is_seen(s3_server: S3Server, s3_credentials: None) -> None:

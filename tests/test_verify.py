@@ -1,18 +1,20 @@
 """Proving, damaging, reading back: verify names what is wrong, the vault alone gives everything back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from mirror import layout
-from mirror.errors import Corrupt, NoSuchObject
+from mirror.errors import Corrupt, Locked, NoSuchObject
 from mirror.flows import compact, drill, prune, rebuild, restore, verify
 from mirror.flows.edges import open_edges
 from mirror.model import Repo
 from mirror.store import history, parts
+from mirror.vault.contract import Stat
+from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of
 
@@ -166,3 +168,46 @@ async def test_the_manifest_is_lines_of_json(
     read = json.loads(text)
     assert (read["format"], read["number"], read["refs_count"]) == (1, 1, len(work.refs()) - 1)
     assert read["bundle"]["key"] == done.snapshot.bundle.key if done.snapshot.bundle else False
+
+
+async def test_what_object_lock_keeps_is_said_by_prune_and_goes_when_it_may(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, _ = await some_history(mirror, work, pushes=10)
+    await compact.compact(mirror.edges, repo)
+    graves = {grave.key for grave in await parts.tombstones(mirror.edges.db, repo.id)}
+    assert graves
+    until = mirror.clock() + timedelta(days=30)
+
+    async def delete(_: DirectoryVault, key: str) -> None:
+        raise Locked(f"the vault keeps {key}", until)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryVault, "delete", delete)
+        kept = await prune.prune(mirror.edges, timedelta(0), repo)
+    assert (kept.deleted, kept.bytes) == ((), 0)
+    assert set(kept.locked) == graves and kept.locked_until == until
+    gone = await prune.prune(mirror.edges, timedelta(0), repo)
+    assert graves <= set(gone.deleted) and gone.locked == () and gone.locked_until is None
+    assert (await verify.verify(mirror.edges, repo)).problems == ()
+
+
+async def test_prune_takes_what_a_deletion_had_only_hidden_and_nothing_that_is_needed(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, _ = await some_history(mirror, work)
+    (first, *_) = await parts.live(mirror.edges.db, repo.id)
+    old = layout.bundle_key(repo.id, 1, 1, 1, "f" * 16)
+    deleted = []
+
+    async def hidden(_: DirectoryVault, prefix: str = "") -> AsyncIterator[Stat]:
+        for key in (first.key, layout.manifest_key(repo.id, 1), old):
+            yield Stat(key, 7, mirror.clock.now - timedelta(days=2))
+
+    async def delete(_: DirectoryVault, key: str) -> None:
+        deleted.append(key)
+
+    monkeypatch.setattr(DirectoryVault, "hidden", hidden)
+    monkeypatch.setattr(DirectoryVault, "delete", delete)
+    done = await prune.prune(mirror.edges, timedelta(days=1), repo)
+    assert list(done.deleted) == deleted == [old]

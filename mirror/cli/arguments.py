@@ -484,7 +484,7 @@ _COMPACT = """\
 _PRUNE = """\
 Only objects that no snapshot needs are deleted, and only after --grace.
 
---json: {"deleted": [key, ...], "bytes", "waiting"}"""
+--json: {"deleted": [key, ...], "bytes", "waiting", "locked": [key, ...], "locked_until"}"""
 
 _HOOK = """\
 Paste the URL and the secret into the webhook settings of the repository at the

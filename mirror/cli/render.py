@@ -278,6 +278,9 @@ def pruned(done: Pruned, eye: Eye) -> str:
     total = (
         f"{count(len(done.deleted), 'object')} deleted  {size(done.bytes)}" if lines else "nothing to delete"
     )
+    if done.locked:
+        until = f" until {done.locked_until:%Y-%m-%d %H:%M} UTC at least" if done.locked_until else ""
+        waiting += f"  {count(len(done.locked), 'object')} kept by Object Lock{until}"
     return "\n".join([*lines, total + waiting])
 
 

@@ -184,7 +184,13 @@ def compacted(done: Compacted) -> Shape:
 
 def pruned(done: Pruned) -> Shape:
     """What was deleted."""
-    return {"deleted": list(done.deleted), "bytes": done.bytes, "waiting": done.waiting}
+    return {
+        "deleted": list(done.deleted),
+        "bytes": done.bytes,
+        "waiting": done.waiting,
+        "locked": list(done.locked),
+        "locked_until": done.locked_until and at(done.locked_until),
+    }
 
 
 def hook(given: Given) -> Shape:

@@ -1,11 +1,11 @@
 """Deleting from the vault what nothing needs any more: replaced parts, and what dead runs left."""
 
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final
 
 from mirror import layout
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, Locked
 from mirror.flows import settle, steps
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
@@ -23,12 +23,27 @@ class Pruned:
     deleted: tuple[str, ...]  # keys
     bytes: int
     waiting: int  # objects
+    locked: tuple[str, ...] = ()  # keys that the store lets nobody delete yet
+    locked_until: datetime | None = None  # when the first of them can go; None: there are none, or it is open
+
+    def __add__(self, other: "Pruned") -> "Pruned":
+        moments = [one for one in (self.locked_until, other.locked_until) if one]
+        return Pruned(
+            self.deleted + other.deleted,
+            self.bytes + other.bytes,
+            self.waiting + other.waiting,
+            self.locked + other.locked,
+            min(moments, default=None),
+        )
 
 
 async def prune(
     edges: Edges, grace: timedelta, repo: Repo | None = None, patience: float = PATIENCE
 ) -> Pruned:
     """Delete replaced parts, stray objects and unfinished uploads that are older than `grace`.
+
+    In a bucket that keeps versions, all of them go, also those that an earlier deletion
+    had only hidden. What Object Lock keeps is told, and tried again the next time.
 
     The row went first (a replaced part is a tombstone since its replacement was
     verified), the object follows, the tombstone goes last. Safe to run twice.
@@ -42,38 +57,67 @@ async def prune(
             last = (await settle.settle(edges, one, lease)).last
             await _check(edges, one, last)
             done = await _prune(edges, one, grace)
-        total = Pruned(total.deleted + done.deleted, total.bytes + done.bytes, total.waiting + done.waiting)
+        total += done
     return total
 
 
 async def _prune(edges: Edges, repo: Repo, grace: timedelta) -> Pruned:
     before = edges.clock() - grace
-    deleted: list[str] = []
-    size = waiting = 0
+    done = _Done()
     for grave in await parts.tombstones(edges.db, repo.id):
         if grave.replaced_at > before:
-            waiting += 1
+            done.waiting += 1
             continue
-        await edges.vault.delete(layout.index_key(grave.key))
-        await edges.vault.delete(grave.key)
+        try:
+            await edges.vault.delete(layout.index_key(grave.key))
+            await edges.vault.delete(grave.key)
+        except Locked as locked:
+            done.keep(grave.key, locked)
+            continue
         steps.reached("prune: object deleted")
         await parts.bury(edges.db, repo.id, grave.key)
         steps.reached("prune: row deleted")
-        deleted.append(grave.key)
-        size += grave.bytes
-    for stray in await strays(edges, repo):
+        done.delete(grave.key, grave.bytes)
+    for stray in [*await strays(edges, repo), *await _hidden(edges, repo)]:
         if stray.modified > before:
-            waiting += 1
+            done.waiting += 1
             continue
-        await edges.vault.delete(stray.key)
-        deleted.append(stray.key)
-        size += stray.bytes
+        try:
+            await edges.vault.delete(stray.key)
+        except Locked as locked:
+            done.keep(stray.key, locked)
+            continue
+        done.delete(stray.key, stray.bytes)
     for upload in await edges.vault.unfinished(layout.repo_prefix(repo.id)):
         if upload.since > before:
-            waiting += 1
+            done.waiting += 1
             continue
         await edges.vault.give_up(upload.key)  # no more: a commit whose end got lost has left its object
-    return Pruned(tuple(deleted), size, waiting)
+    return done.pruned()
+
+
+@dataclass(slots=True)
+class _Done:
+    """What became of each object, while it goes on."""
+
+    deleted: list[str] = field(default_factory=list)
+    bytes: int = 0
+    waiting: int = 0
+    locked: list[str] = field(default_factory=list)
+    until: datetime | None = None
+
+    def delete(self, key: str, size: int) -> None:
+        self.deleted.append(key)
+        self.bytes += size
+
+    def keep(self, key: str, locked: Locked) -> None:
+        """The store lets nobody delete it yet, as it is meant to; the next prune asks again."""
+        self.locked.append(key)
+        if locked.until is not None:
+            self.until = min(self.until or locked.until, locked.until)
+
+    def pruned(self) -> Pruned:
+        return Pruned(tuple(self.deleted), self.bytes, self.waiting, tuple(self.locked), self.until)
 
 
 async def _check(edges: Edges, repo: Repo, last: Snapshot | None) -> None:
@@ -102,6 +146,27 @@ async def strays(edges: Edges, repo: Repo) -> list[Stat]:
 
     An upload that is under way right now is no stray: an intent names it.
     """
+    known = await _known(edges, repo)
+    # A manifest after the latest snapshot is no stray either, but a commit that the next run replays.
+    return [
+        stat
+        async for stat in edges.vault.list(layout.repo_prefix(repo.id))
+        if stat.key not in known and not layout.is_kept_for_ever(stat.key)
+    ]
+
+
+async def _hidden(edges: Edges, repo: Repo) -> list[Stat]:
+    """Objects of this repo of which only old versions are left; none that a row accounts for."""
+    known = await _known(edges, repo)
+    return [
+        stat
+        async for stat in edges.vault.hidden(layout.repo_prefix(repo.id))
+        if stat.key not in known and not layout.is_kept_for_ever(stat.key)
+    ]
+
+
+async def _known(edges: Edges, repo: Repo) -> set[str]:
+    """The keys of parts and uploads that rows account for."""
     known = set[str]()
     for part in await parts.live(edges.db, repo.id):
         known |= {part.key, layout.index_key(part.key)}
@@ -109,9 +174,4 @@ async def strays(edges: Edges, repo: Repo) -> list[Stat]:
         known |= {grave.key, layout.index_key(grave.key)}
     for intent in await intents.of(edges.db, repo.id):
         known |= {intent.key, layout.index_key(intent.key)}
-    found = []
-    async for stat in edges.vault.list(layout.repo_prefix(repo.id)):
-        # A manifest after the latest snapshot is no stray either, but a commit that the next run replays.
-        if stat.key not in known and not layout.is_kept_for_ever(stat.key):
-            found.append(stat)
-    return found
+    return known

@@ -93,10 +93,19 @@ class Vault(Protocol):
         """Every object whose key begins with `prefix`, in the order of their keys' bytes."""
 
     async def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object, and every version of it that the store has; nothing happens where there is none.
+
+        Raises Locked where the store keeps it for a time; it is as it was then.
+        """
+
+    def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
+        """Objects under `prefix` that were deleted and of which the store keeps versions; in no order."""
 
     async def discard(self, key: str) -> None:
-        """Remove an object and everything unfinished under its key: what a dead run may have left."""
+        """Remove an object and everything unfinished under its key: what a dead run may have left.
+
+        One that the store keeps for a time stays, and is a stray.
+        """
 
     async def give_up(self, key: str) -> None:
         """Remove what is unfinished under a key, and leave alone the object that it may have."""

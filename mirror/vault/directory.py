@@ -140,6 +140,11 @@ class DirectoryVault:
         with _explained(self._root):
             _remove(self._root, self._root / key)
 
+    async def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
+        nothing: Sequence[Stat] = ()  # a directory keeps no versions
+        for stat in nothing:
+            yield stat
+
     async def discard(self, key: str) -> None:
         await self.give_up(key)
         await self.delete(key)

@@ -51,6 +51,12 @@ class Edge:
     async def delete(self, key: str) -> None:
         await self._store.delete(key)
 
+    async def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
+        with whose(Origin.VAULT):
+            async with aclosing(self._store.hidden(prefix)) as found:
+                async for stat in found:
+                    yield stat
+
     @_mine
     async def discard(self, key: str) -> None:
         await self._store.discard(key)

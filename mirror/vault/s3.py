@@ -7,8 +7,8 @@ import secrets
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import replace
-from datetime import UTC, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import SplitResult, quote
 
@@ -19,6 +19,7 @@ from mirror.errors import (
     Corrupt,
     EverrefError,
     LimitReached,
+    Locked,
     NetworkError,
     NoSuchObject,
     Refused,
@@ -55,6 +56,7 @@ class S3Vault:
         self._prefix = f"{prefix}/" if prefix else ""
         self._page = page
         self._capabilities: Capabilities | None = None
+        self._versioned: bool | None = None  # None: nobody has asked
         # Whether this store honours If-None-Match. None: not known, so every create looks first.
         self._conditional = True if bucket.host.endswith(".amazonaws.com") else None
 
@@ -209,12 +211,79 @@ class S3Vault:
             marker = {"ContinuationToken": page["NextContinuationToken"]}
 
     async def delete(self, key: str) -> None:
-        with suppress(Told):
-            await self._bucket.call("delete_object", told=("NoSuchKey",), Key=self._prefix + check_key(key))
+        check_key(key)
+        if not await self._keeps_versions():
+            with suppress(Told):
+                await self._bucket.call("delete_object", told=("NoSuchKey",), Key=self._prefix + key)
+            return
+        # The bytes first, and what hides them last: a deletion that breaks off is found by `hidden`.
+        found = [one async for one in self._versions(key) if one.key == key]
+        for one in sorted(found, key=lambda one: (one.is_marker, one.is_latest)):
+            await self._delete_version(one)
+
+    async def _delete_version(self, one: "_Version") -> None:
+        which: dict[str, Any] = {"Key": self._prefix + one.key, "VersionId": one.id}
+        try:
+            await self._bucket.call("delete_object", told=("NoSuchKey", "NoSuchVersion"), **which)
+        except Told:
+            return
+        except BadCredentials:
+            if one.is_marker:
+                raise
+            locked = _lock_of(await self._bucket.call("head_object", **which))
+            if locked is None:
+                raise
+            raise locked from None
+
+    async def _keeps_versions(self) -> bool:
+        """Whether the bucket keeps versions, or did once."""
+        if self._versioned is None:
+            try:
+                answer = await self._bucket.call("get_bucket_versioning")
+            except (Refused, BadCredentials):  # many stores do not know the question
+                answer = {}
+            self._versioned = bool(answer.get("Status"))
+        return self._versioned
+
+    async def _versions(self, prefix: str) -> AsyncGenerator["_Version", None]:
+        marker: dict[str, Any] = {}
+        while True:
+            page = await self._bucket.call(
+                "list_object_versions", Prefix=self._prefix + prefix, MaxKeys=self._page, **marker
+            )
+            for kind in ("Versions", "DeleteMarkers"):
+                for item in page.get(kind, ()):
+                    yield _Version(
+                        item["Key"][len(self._prefix) :],
+                        item["VersionId"],
+                        kind == "DeleteMarkers",
+                        item["IsLatest"],
+                        item.get("Size", 0),
+                        item["LastModified"].astimezone(UTC),
+                    )
+            if not page.get("IsTruncated"):
+                return
+            after = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker")}
+            marker = {name: value for name, value in after.items() if value}
+
+    async def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
+        if not await self._keeps_versions():
+            return
+        sizes: dict[str, int] = {}
+        gone: dict[str, datetime] = {}
+        async for one in self._versions(check_prefix(prefix)):
+            if one.is_latest and one.is_marker:
+                gone[one.key] = one.modified
+            elif not one.is_latest:
+                sizes[one.key] = sizes.get(one.key, 0) + one.bytes
+        for key, modified in gone.items():
+            if not key.startswith(_PROBE):
+                yield Stat(key, sizes.get(key, 0), modified)
 
     async def discard(self, key: str) -> None:
         await self.give_up(key)
-        await self.delete(key)
+        with suppress(Locked):
+            await self.delete(key)
 
     async def give_up(self, key: str) -> None:
         async for upload in self._uploads(check_key(key)):
@@ -427,6 +496,29 @@ class UploadWriter:
             with suppress(EverrefError, TimeoutError):
                 async with asyncio.timeout(_ABORT_WITHIN):
                     await self._vault.abort(self._key, self._upload_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """One of the versions of an object, or the marker that one was deleted."""
+
+    key: str
+    id: str
+    is_marker: bool
+    is_latest: bool
+    bytes: int
+    modified: datetime
+
+
+def _lock_of(answer: Any) -> Locked | None:
+    """Why an object cannot be deleted; None: no lock of its own keeps it."""
+    if answer.get("ObjectLockLegalHoldStatus") == "ON":
+        return Locked("the vault keeps it by a legal hold (S3 Object Lock)", None)
+    until = answer.get("ObjectLockRetainUntilDate")
+    if until is None:
+        return None
+    until = until.astimezone(UTC)
+    return Locked(f"the vault keeps it until {until:%Y-%m-%d %H:%M} UTC (S3 Object Lock)", until)
 
 
 def part_size(number: int, sent: int) -> int:
