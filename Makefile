@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: up demo test lint fmt bench lock clean chromium
+.PHONY: up demo test lint fmt bench lock clean programs
 
 # The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
 up: $(READY)
@@ -15,14 +15,14 @@ demo: $(READY)
 	$(BIN)/python -m tests.parts.demo $(ARGS)
 
 # Every test and every check.
-test: lint chromium
+test: lint programs
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-# The browser in which pages are tested. Who may not install it is told by the tests that want it.
-chromium:
-	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || for try in 1 2; do \
+# The browser in which pages are tested, and an ssh server. Who may not install them is told by the tests that want them.
+programs:
+	@{ command -v chromium && PATH="$$PATH:/usr/sbin" command -v sshd; } >/dev/null || [ "$$(id -u)" != 0 ] || for try in 1 2; do \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq -y --no-install-recommends chromium >/dev/null && break; \
+	    apt-get install -qq -y --no-install-recommends chromium openssh-server >/dev/null && break; \
 	done; true
 
 # ruff, mypy --strict, the layers, spelling.

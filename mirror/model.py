@@ -1,7 +1,7 @@
 """The words of Everref as values: what every other module takes and returns."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Literal, NewType
@@ -129,8 +129,17 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class SshAccess:
+    """What it takes to reach a host by ssh."""
+
+    key: str = field(repr=False)  # a private one, as OpenSSH writes it
+    host_keys: tuple[str, ...]  # that the host may show: "ssh-ed25519 AAAA..."
+
+
+@dataclass(frozen=True, slots=True)
 class Remote:
     """Where to fetch from or push to, checked and split from its credentials."""
 
     url: str
     secret: Secret | None = None
+    ssh: "SshAccess | None" = None  # None: it is not reached by ssh, or not made ready for it yet

@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.parts.postgres",
     "tests.parts.redis",
     "tests.parts.s3",
+    "tests.parts.sshd",
     "tests.parts.forges.serve",  # last: it imports others
     "tests.parts.web",
     "tests.parts.connected",

@@ -1,12 +1,12 @@
 """Adding a repository to what is kept: the first step of every backup."""
 
 from mirror.errors import OurFault, UsageError
-from mirror.flows import connections
+from mirror.flows import connections, sshaccess
 from mirror.flows.edges import Edges
 from mirror.flows.turn import turn
 from mirror.git import address
 from mirror.model import Remote, Repo, RepoId, Secret
-from mirror.store import credentials, repos, teams
+from mirror.store import credentials, origins, repos, teams
 from mirror.store.teams import TeamId
 
 
@@ -81,12 +81,15 @@ async def _added(edges: Edges, team: TeamId, name: str, url: str, insisted: bool
     return moved
 
 
-async def remote_of(edges: Edges, repo_id: RepoId, url: str) -> Remote:
-    """The repo's address with the credentials that are kept for it, else with its connection's token.
+async def remote_of(edges: Edges, repo_id: RepoId, url: str, secret: Secret | None = None) -> Remote:
+    """The repo's address with these credentials, else with those kept for it, else its connection's token.
 
     Raises BadCredentials where the connection wants its person to connect again.
     """
-    if edges.keyring is None:
-        return Remote(url)
-    secret = await credentials.of(edges.db, edges.keyring, repo_id, url)
-    return Remote(url, secret or await connections.credential_of(edges, repo_id, url))
+    if secret is None and edges.keyring is not None:
+        secret = await credentials.of(edges.db, edges.keyring, repo_id, url)
+        secret = secret or await connections.credential_of(edges, repo_id, url)
+    remote = Remote(url, secret)
+    if address.is_ssh(url):
+        remote = await sshaccess.ready(edges, (await origins.get(edges.db, repo_id)).team_id, remote)
+    return remote

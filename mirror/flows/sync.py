@@ -32,7 +32,7 @@ from mirror.flows.take import Moment, Taking, take
 from mirror.flows.turn import PATIENCE, turn
 from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
-from mirror.model import HEAD, Listing, Reason, Refs, Remote, Repo, RepoId, Secret, Snapshot
+from mirror.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Secret, Snapshot
 from mirror.pushes import Answered, Claim, Way
 from mirror.store import claims, history, repos, snapshots
 from mirror.store.leases import Lease
@@ -137,7 +137,7 @@ async def _in_turn(
     wish = await repos.wish(edges.db, repo.id)  # before the remote is asked: one that comes later stays open
     if edges.identity:
         await edges.identity(edges, repo)
-    remote = Remote(repo.url, secret) if secret else await request.remote_of(edges, repo.id, repo.url)
+    remote = await request.remote_of(edges, repo.id, repo.url, secret)
     edges.progress.phase("asking the remote for its refs")
     async with connected(edges, remote) as source:
         now = edges.clock()  # before the answer: later pushes are not in it

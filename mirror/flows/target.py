@@ -5,7 +5,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from mirror.errors import EverrefError, NotFound, Origin, Refused, RemoteGone, UsageError
-from mirror.flows import connections, request, source, steps
+from mirror.flows import connections, request, source, sshaccess, steps
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.forges.contract import Forge, Owner
@@ -71,7 +71,7 @@ async def reach(edges: Edges, team_id: TeamId, asked: Asked, secret: Secret | No
         if not url.startswith(f"{forge.app.url.rstrip('/')}/"):
             raise UsageError("this connection is to another host than the address")
         secret = forge.credential(token)
-    return Remote(url, secret)
+    return await sshaccess.ready(edges, team_id, Remote(url, secret))
 
 
 def _parsed(edges: Edges, asked: Asked) -> str:

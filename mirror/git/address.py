@@ -20,23 +20,30 @@ from mirror.errors import NetworkError, NotFound, UsageError
 from mirror.model import Remote, Secret
 from mirror.net.reach import resolved
 
-_PORTS: Final = {"https": 443, "http": 80}
+SSH_PORT: Final = 22
+USER: Final = "git"  # of an ssh address that names none
+HOME: Final = "/./"  # how the path of an ssh address begins that is meant from the account's home directory
+FROM_ROOT: Final = ("github.com", "gitlab.com", "bitbucket.org", "codeberg.org")  # to whom both are the same
+
+_PORTS: Final = {"https": 443, "http": 80, "ssh": SSH_PORT}
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
-_SCP: Final = re.compile(r"[^/:@\s]+@[^/:\s]+:.*|[A-Za-z0-9.-]+\.[A-Za-z]{2,}:[^/].*")
+_SCP: Final = re.compile(r"(?:([^/:@\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[^/:@\s\[]+):(?!//)(.+)")
+_PATH: Final = "/%:@!$&'()*+,;=~"  # what stays as it is in a path
+_USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def parse_remote(text: str, allow_private: bool) -> Remote:
     """The remote that a person means, its credentials cut out of the address.
 
-    https always; with `allow_private` also http, file:// and paths. Raises
+    https and ssh always; with `allow_private` also http, file:// and paths. Raises
     UsageError for anything else, NotFound for a path where no repository is.
     No message repeats the credentials.
     """
     text = text.strip()
     if not text or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
         raise UsageError("the address is empty or holds control characters; give a URL or a path")
-    if _SCP.fullmatch(text) and not os.path.exists(text):
-        raise UsageError("ssh addresses are not supported; use the https:// address of the repository")
+    if "://" not in text and (scp := _scp(text)):
+        text = scp
     if "://" not in text:
         return _path(text, allow_private)
     try:
@@ -49,14 +56,46 @@ def parse_remote(text: str, allow_private: bool) -> Remote:
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
             raise UsageError("a file address has no host: write file:///path/to/repository")
         return _path(unquote(parts.path), allow_private)
+    if scheme == "ssh":
+        return Remote(_ssh(parts, port, allow_private))
     if scheme not in _PORTS:
-        known = "https://" if not allow_private else "https://, http://, file:// or a path"
+        known = "https:// or ssh://" if not allow_private else "https://, ssh://, http://, file:// or a path"
         raise UsageError(f"{scheme}:// addresses are not supported; use {known}")
     if scheme == "http" and not allow_private:
         raise UsageError("http:// would show credentials to everybody on the way; use https://")
     if not allow_private and port is not None and port != 443 and port < 1024:
         raise UsageError(f"no git host answers on port {port}; leave the port out of the address")
     return Remote(_plain(parts, scheme, port), _secret(parts))
+
+
+def _scp(text: str) -> str | None:
+    """An address as scp writes it, as an URL. None: it is none.
+
+    Its path is meant from the account's home directory, as git reads it:
+    https://git-scm.com/docs/git-clone#_git_urls
+    """
+    found = _SCP.fullmatch(text)
+    if found is None or (found[1] is None and ("." not in found[2] or os.path.exists(text))):
+        return None
+    user, host, path = found.groups()
+    if not path.startswith(("/", "~")):
+        path = f"/{path}" if host.lower() in FROM_ROOT else f"{HOME}{path}"
+    elif path.startswith("~"):
+        path = f"{HOME}{path}"
+    return f"ssh://{user or USER}@{host}{quote(path, safe=_PATH)}"
+
+
+def _ssh(parts: SplitResult, port: int | None, allow_private: bool) -> str:
+    """An ssh address as it is kept. Raises UsageError."""
+    if parts.password:
+        raise UsageError("an ssh address takes no password; Everref signs in there by a key")
+    user = unquote(parts.username or USER)
+    if not _USER.fullmatch(user):
+        raise UsageError("the user name of the ssh address cannot be one; it is git at most hosts")
+    if not allow_private and port is not None and port != SSH_PORT and port < 1024 and port != 443:
+        raise UsageError(f"no git host answers in ssh on port {port}; leave the port out of the address")
+    plain = urlsplit(_plain(parts, "ssh", port))
+    return urlunsplit((plain.scheme, f"{user}@{plain.netloc}", plain.path, "", ""))
 
 
 def _plain(parts: SplitResult, scheme: str, port: int | None) -> str:
@@ -73,7 +112,7 @@ def _plain(parts: SplitResult, scheme: str, port: int | None) -> str:
     place = f"[{host}]" if ":" in host else host
     if port is not None and port != _PORTS[scheme]:
         place += f":{port}"
-    return urlunsplit((scheme, place, quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~"), "", ""))
+    return urlunsplit((scheme, place, quote(parts.path.rstrip("/"), safe=_PATH), "", ""))
 
 
 def _secret(parts: SplitResult) -> Secret | None:
@@ -115,6 +154,11 @@ def is_path(url: str) -> bool:
     return url.startswith("/")
 
 
+def is_ssh(url: str) -> bool:
+    """Whether a remote is reached by ssh."""
+    return url.startswith("ssh://")
+
+
 def name_from_url(url: str) -> str:
     """What a repo is called unless somebody says otherwise: `owner/name`, or a path's last directory."""
     if is_path(url):
@@ -122,7 +166,7 @@ def name_from_url(url: str) -> str:
         if parts and parts[-1] == ".git":
             parts.pop()
         return parts[-1].removesuffix(".git") or parts[-1] if parts else "repository"
-    parts = [part for part in unquote(urlsplit(url).path).split("/") if part]
+    parts = [part for part in unquote(urlsplit(url).path).split("/") if part not in ("", ".")]
     return "/".join(parts[-2:]).removesuffix(".git")
 
 

@@ -10,7 +10,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from mirror.errors import (
     RemoteGone,
     met_by,
 )
-from mirror.git import address
+from mirror.git import address, ssh
 from mirror.git.disk import finish
 from mirror.git.run import DAY, Git, GitFailed, explain, redact
 from mirror.git.view import View, lay_out, write_refs
@@ -80,17 +80,18 @@ async def push(
         config = _config(remote, pinned, force=expected is not None)
         said = b""
         try:
-            async with git.process(
-                *_arguments(git, remote, force=expected is not None),
-                git_dir=str(box),
-                stdin=False,
-                timeout=timeout,
-                env_config=config,
-                env={"GIT_ALLOW_PROTOCOL": _protocol(remote)},
-                on_stderr=listening.hear,
-            ) as child:
-                said = b"".join([chunk async for chunk in child.stdout])
-                await child.wait(said)
+            with _way(remote, pinned) as env:
+                async with git.process(
+                    *_arguments(git, remote, force=expected is not None),
+                    git_dir=str(box),
+                    stdin=False,
+                    timeout=timeout,
+                    env_config=config,
+                    env=env,
+                    on_stderr=listening.hear,
+                ) as child:
+                    said = b"".join([chunk async for chunk in child.stdout])
+                    await child.wait(said)
         except GitFailed as failed:
             return _answers(asked, said, listening, failed, remote)
     return _answers(asked, said, listening, None, remote)
@@ -143,6 +144,18 @@ def _under(folder: bytes, refs: Mapping[RefName, Target]) -> dict[RefName, Targe
     }
 
 
+@contextmanager
+def _way(remote: Remote, pinned: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The environment in which git finds its way to the remote, and no other."""
+    env = {"GIT_ALLOW_PROTOCOL": _protocol(remote)}
+    if not address.is_ssh(remote.url):
+        yield env
+        return
+    _, port = ssh.place(remote.url)
+    with ssh.at_hand(remote, ssh.nearest(pinned)) as words:
+        yield env | {"GIT_SSH_COMMAND": ssh.as_command([*words, "-p", str(port)]), "GIT_SSH_VARIANT": "ssh"}
+
+
 def _arguments(git: Git, remote: Remote, *, force: bool) -> list[str]:
     """The words after git. The remote is named by configuration; its address is nobody's business in `ps`."""
     words = [
@@ -161,12 +174,14 @@ def _arguments(git: Git, remote: Remote, *, force: bool) -> list[str]:
 
 
 def _config(remote: Remote, pinned: Sequence[str], *, force: bool) -> dict[str, str]:
-    config = {"remote.target.url": remote.url, f"protocol.{_protocol(remote)}.allow": "always"}
+    url = ssh.as_git_has_it(remote.url) if address.is_ssh(remote.url) else remote.url
+    config = {"remote.target.url": url, f"protocol.{_protocol(remote)}.allow": "always"}
     config["core.fsync"] = "none"  # nothing here outlives the push
-    config |= address.pinned(remote.url, list(pinned))
+    if not address.is_ssh(remote.url):
+        config |= address.pinned(remote.url, list(pinned))
     if force:  # where --force-with-lease looks up what it expects: git-push(1)
         config["remote.target.fetch"] = "+refs/*:refs/listed/*"
-    if authorization := login.authorization(remote):
+    if not address.is_ssh(remote.url) and (authorization := login.authorization(remote)):
         parts = urlsplit(remote.url)
         config[f"http.{parts.scheme}://{parts.netloc}/.extraHeader"] = f"Authorization: {authorization}"
     return config
@@ -241,6 +256,8 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
     """What it means that git said nothing of any ref. None: that cannot be known, the connection broke."""
     where = remote.url if address.is_path(remote.url) else urlsplit(remote.url).hostname or ""
     words = failed.stderr
+    if address.is_ssh(remote.url) and not _BROKE.search(words):
+        return ssh.meaning(failed, remote.url)
     found = _STATUS.search(words)
     status = int(found[1] or found[2]) if found else 0
     if status == 401 or _NO_LOGIN.search(words):

@@ -157,15 +157,16 @@ class Git:
         env_config: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
+        program: str | None = None,
     ) -> AsyncIterator["Process"]:
-        """A running git, to be written to and read from.
+        """A running git, or another `program` in the same surroundings, to be written to and read from.
 
         Leaving the block waits for its end and raises GitFailed when it failed;
         leaving it by an exception, or after `timeout` seconds (LimitReached),
         kills it with all its children. `env_config` is configuration that may
         hold secrets: it travels in the environment, never in argv.
         """
-        child = self._start(args, git_dir, stdin, env_config or {}, env or {}, on_stderr)
+        child = self._start(args, git_dir, stdin, env_config or {}, env or {}, on_stderr, program)
         try:
             async with asyncio.timeout(timeout) as limit:
                 yield child
@@ -187,8 +188,14 @@ class Git:
         env_config: Mapping[str, str],
         env: Mapping[str, str],
         on_stderr: Callable[[bytes], None] | None,
+        other: str | None,
     ) -> "Process":
-        program = shutil.which(self.program, path=self._environment.get("PATH", os.defpath))
+        program = shutil.which(other or self.program, path=self._environment.get("PATH", os.defpath))
+        if program is None and other:
+            raise OurFault(
+                f"no program {other} here, which ssh addresses need; install OpenSSH's client",
+                origin=Origin.OURS,
+            )
         if program is None:
             raise OurFault(
                 f"no program {self.program} here; install git 2.39 or newer, or say where by EVERREF_GIT",
@@ -217,7 +224,7 @@ class Git:
         with suppress(ProcessLookupError):
             for which, limit in self._limits.items():
                 resource.prlimit(popen.pid, which, limit)
-        verb = os.fsdecode(next((arg for arg in args if not os.fsencode(arg).startswith(b"-")), b""))
+        verb = other or os.fsdecode(next((arg for arg in args if not os.fsencode(arg).startswith(b"-")), b""))
         secrets = [value for key, value in env_config.items() if key.lower().endswith("extraheader")]
         return Process(popen, verb, secrets, on_stderr)
 

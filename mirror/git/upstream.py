@@ -43,6 +43,7 @@ from mirror.errors import (
 )
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, Stdout, redact
+from mirror.git.ssh import Ssh
 from mirror.lowspeed import LowSpeed
 from mirror.lsrefs import Greeting, Reading, no_repository, shallow
 from mirror.model import Listing, ObjectFormat, Remote, Target
@@ -120,6 +121,17 @@ async def connect(
     """
     if address.is_path(remote.url):
         yield Upstream(_Local(git, remote.url), remote.url, origin, longest)
+        return
+    if address.is_ssh(remote.url):
+        with whose(origin):
+            checked = await address.check(remote.url, allow_private)
+        client = Ssh(git, remote, checked, SILENCE)
+        upstream = Upstream(client, remote.url, origin, longest)
+        try:
+            yield upstream
+        finally:
+            await upstream.hang_up()
+            await client.hang_up()
         return
     with whose(origin):
         await address.check_literal(remote.url, allow_private)

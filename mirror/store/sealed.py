@@ -31,6 +31,7 @@ PLACES: Final[Sequence[Place]] = (
     Place("hook", "id", "old_sealed", "hook/{}"),
     Place("connection", "id", "sealed_access", "connection/{}/access"),
     Place("connection", "id", "sealed_refresh", "connection/{}/refresh"),
+    Place("ssh_key", "team_id", "sealed", "ssh_key/{}"),
     Place("job", "id", "sealed", "job/{}"),
     Place("idempotency", "(person_id::text || '/' || key)", "sealed", "idempotency/{}"),
 )

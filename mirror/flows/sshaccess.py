@@ -1,0 +1,87 @@
+"""What it takes to reach a host by ssh: the team's key, made when first needed, and the host's pinned keys.
+
+Who calls: whoever is about to connect to a remote (flows/request for sources, flows/target for targets).
+"""
+
+import base64
+import hashlib
+from dataclasses import replace
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from mirror.errors import NetworkError, OurFault
+from mirror.flows.edges import Edges
+from mirror.git import address
+from mirror.git import ssh as client
+from mirror.model import Remote, SshAccess
+from mirror.store import ssh
+from mirror.store.ssh import TeamKey
+from mirror.store.teams import TeamId
+
+
+async def ready(edges: Edges, team_id: TeamId, remote: Remote) -> Remote:
+    """The remote with what it takes to connect to it; one that is not reached by ssh as it is.
+
+    Credentials that were given for an ssh address are a private key of somebody's
+    own; else it is the team's. A host that the team meets for the first time is
+    known from then on by the keys that it shows now, unless they are published
+    ones. Safe to run twice, also at once: the first one's keys count.
+    """
+    if not address.is_ssh(remote.url):
+        return remote
+    key = remote.secret.password if remote.secret else (await team_key(edges, team_id)).private
+    return replace(remote, ssh=SshAccess(key, await _host_keys(edges, team_id, remote.url)))
+
+
+async def team_key(edges: Edges, team_id: TeamId) -> TeamKey:
+    """The team's key, made where it has none. Raises OurFault where secrets cannot be kept."""
+    if edges.keyring is None:
+        raise OurFault("an ssh key cannot be kept: set SECRET_KEYS (32 random characters or more)")
+    found = await ssh.key_of(edges.db, edges.keyring, team_id)
+    if found is not None:
+        return found
+    made = new_key(f"everref-{str(team_id)[:8]}")
+    if await ssh.keep_key(edges.db, edges.keyring, team_id, made, edges.clock()):
+        return made
+    found = await ssh.key_of(edges.db, edges.keyring, team_id)
+    if found is None:
+        raise OurFault("the team was removed while its ssh key was made")
+    return found
+
+
+def new_key(comment: str) -> TeamKey:
+    """A new ed25519 pair."""
+    made = Ed25519PrivateKey.generate()
+    public = made.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    private = made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    return TeamKey(f"{public} {comment}", private)
+
+
+def fingerprint(key: str) -> str:
+    """A key's fingerprint as ssh-keygen -l shows it: SHA256:..."""
+    raw = base64.b64decode(key.split()[1])
+    return "SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
+
+
+async def _host_keys(edges: Edges, team_id: TeamId, url: str) -> tuple[str, ...]:
+    host, port = client.place(url)
+    known = await ssh.host(edges.db, team_id, host, port)
+    if known is not None:
+        return known.keys
+    keys = client.KNOWN.get(host) if port == address.SSH_PORT else None
+    if keys is None:
+        checked = await address.check(url, edges.settings.allow_private_remotes)
+        keys = await client.host_keys(edges.git, url, client.nearest(checked))
+    if await ssh.pin(edges.db, team_id, host, port, keys, edges.clock()):
+        edges.progress.note(f"{host} is known from now on by {', '.join(map(fingerprint, keys))}")
+        return keys
+    known = await ssh.host(edges.db, team_id, host, port)
+    if known is None:
+        raise NetworkError(f"the keys of {host} were forgotten meanwhile; try again")
+    return known.keys
