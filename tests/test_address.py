@@ -56,8 +56,7 @@ def test_an_address_is_split_from_its_credentials(text: str, url: str, secret: S
         "https://example.org/a\nHost: evil",
         "https://%31%32%37.0.0.1/a",
         "http://example.org/a",
-        "ssh://git@example.org/a",
-        "git@example.org:owner/name.git",
+        "ssh://git:secret@example.org/a",
         "git://example.org/a",
         "ftp://example.org/a",
         "ext::sh -c touch% /tmp/pwned",
@@ -71,12 +70,6 @@ def test_what_is_no_https_address_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_remote(text, allow_private=False)
     assert len(str(error.value)) > 20
-
-
-@pytest.mark.parametrize("text", ["ssh://git@example.org/a", "git@example.org:owner/name.git"])
-def test_an_ssh_address_is_answered_with_what_to_use_instead(text: str) -> None:
-    with pytest.raises(UsageError, match="https://"):
-        parse_remote(text, allow_private=True)
 
 
 @pytest.mark.parametrize(

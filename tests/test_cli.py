@@ -27,6 +27,7 @@ from mirror.cli.redact import Redactor
 from mirror.cli.render import Eye
 from mirror.cli.terminal import Drawn, Out, paint, to_json
 from mirror.errors import Busy, LimitReached, NetworkError, Origin, OurFault, Refused, UsageError
+from mirror.flows import sshaccess
 from mirror.flows.doctor import Finding
 from mirror.flows.prune import Pruned
 from mirror.flows.restore import RefResult, Restored, Result
@@ -40,6 +41,7 @@ from mirror.store.history import Logged
 from mirror.store.repos import Failure, Overview
 from tests.parts.githttp import Fault, GitServer
 from tests.parts.repos import Work, refs_of, run_git
+from tests.parts.sshd import Sshd
 
 NOW = datetime(2026, 3, 2, 9, 14, 44, tzinfo=UTC)
 OID = Target(b"1234567890" * 4)
@@ -605,7 +607,7 @@ def test_a_wrong_setting_is_one_line(bare: Everref, env: dict[str, str], message
 
 def test_a_wrong_moment_or_address_is_told_before_anything_is_started(bare: Everref, tmp_path: Path) -> None:
     assert "is no moment" in bare.json("refs", "x", "--at", "yesteryear", code=2).error["message"]
-    assert "ssh" in bare.json("backup", "git@github.com:acme/api.git", code=2).error["message"]
+    assert "no password" in bare.json("backup", "ssh://git:pw@github.com/acme/api", code=2).error["message"]
     assert bare.json("backup", str(tmp_path / "none"), code=3).error["class"] == "not-found"
     assert not (tmp_path / "home").exists()
 
@@ -1119,3 +1121,30 @@ async def test_what_is_archived_is_no_failure_of_a_sweep(
     gone.path.with_name("moved.git").rename(gone.path)
     assert everref.json("sweep").lines[0]["snapshot"] == 1
     assert everref.json("repos").lines[0]["state"] == "protected"
+
+
+async def test_a_deploy_key_is_printed_and_reaches_a_host_by_ssh(
+    everref: Everref, sshd: Sshd, work: Work, pool: asyncpg.Pool
+) -> None:
+    work.commit("main")
+    public = everref.json("ssh-key").one["public_key"]
+    assert everref("ssh-key").out.strip() == public and public.startswith("ssh-ed25519 ")
+    sshd.let_in(public)
+    done = everref.json("backup", sshd.url(work.path), "--name", "r").one
+    assert (done["repo"], done["snapshot"]) == ("r", 1)
+    goal = everref.place / "goal.git"
+    run_git("init", "--quiet", "--bare", goal)
+    assert everref("restore", "r", "--to", sshd.url(goal)).out.rstrip().endswith("verified")
+    assert refs_of(goal) == refs_of(work.path)
+    own = sshaccess.new_key("mine")
+    sshd.let_in(own.public)
+    work.commit("main")
+    assert "does not take this ssh key" in everref("backup", sshd.url(work.path), "--name", "r", code=1).err
+    file = everref.place / "key"
+    file.write_text(own.private)
+    assert everref.json("backup", sshd.url(work.path), "--token-file", str(file)).one["snapshot"] == 2
+    file.write_text("no key")
+    assert (
+        "must hold a private key"
+        in everref("backup", sshd.url(work.path), "--token-file", str(file), code=2).err
+    )

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from mirror.config import App
 from mirror.people import Role
-from mirror.store import audit, connections, home, people, teams
+from mirror.store import audit, connections, home, people, ssh, teams
 from mirror.store.people import Person as Someone
 from tests.parts.forges import GitHub, GitLab, Person
 from tests.parts.repos import Work
@@ -167,7 +167,7 @@ async def test_any_git_address_is_kept(site: Site) -> None:
     assert (await home.summary(site.mirror.edges.db, team.id)).total == 1
 
 
-@pytest.mark.parametrize("url", ["ssh://git@example.org/x.git", "https:///x", "nonsense with spaces"])
+@pytest.mark.parametrize("url", ["ssh://git:pw@example.org/x.git", "https:///x", "nonsense with spaces"])
 async def test_an_address_that_is_none_is_told_in_a_line(site: Site, url: str) -> None:
     browser = await site.signed_in(await site.person("ann"))
     await browser.get("/ann/-/connect/url")
@@ -194,3 +194,29 @@ async def test_which_keys_seal_what_is_shown_to_whoever_runs_everref_here(site: 
     assert ">newest<" in page and "0 texts" in page
     ann = await site.signed_in(await site.person("ann"))
     assert "SECRET_KEYS" not in (await ann.get("/ann/-/settings")).text
+
+
+async def test_a_repository_behind_ssh_is_kept_by_the_teams_deploy_key(site: Site) -> None:
+    ann = await site.person("ann")
+    browser = await site.signed_in(ann)
+    page = (await browser.get("/ann/-/connect/url")).text
+    assert "Make the deploy key" in page
+    await browser.post("/ann/-/connect/ssh-key")
+    page = (await browser.get("/ann/-/connect/url")).text
+    found = re.search(r"ssh-ed25519 [A-Za-z0-9+/=]+ everref-[0-9a-f]+", page)
+    assert found is not None and "Make the deploy key" not in page
+    kept = await browser.post("/ann/-/connect/url", url="git@git.example.org:acme/api.git", name="api")
+    assert kept.status_code == 303
+    settings = (await browser.get("/ann/api/-/settings")).text
+    assert found[0] in settings and "Forget the host" not in settings
+    db = site.mirror.edges.db
+    team = await teams.by_name(db, "ann")
+    assert team is not None
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIVIC02vnjFyL+I4RHfvIGNtOgJMe769VTF1VR4EB3ZB"
+    await ssh.pin(db, team.id, "git.example.org", 22, [key], site.mirror.clock.now)
+    settings = (await browser.get("/ann/api/-/settings")).text
+    assert "SHA256:" in settings and "Forget the host" in settings
+    browser = await site.signed_in(ann)  # a moment ago, as the clock of the test runs ahead
+    answer = await browser.post("/ann/api/-/settings/forget-host")
+    assert answer.headers["location"] == "/ann/api/-/settings"
+    assert await ssh.host(db, team.id, "git.example.org", 22) is None

@@ -135,7 +135,11 @@ def parser() -> argparse.ArgumentParser:
     )
 
     backup = command("backup", "take a snapshot of a repository, adding it if it is new", _BACKUP)
-    backup.add_argument("remote", metavar="URL|PATH", help="https://..., or a path on this machine")
+    backup.add_argument(
+        "remote",
+        metavar="URL|PATH",
+        help="https://..., git@host:path, or a path on this machine",
+    )
     backup.add_argument("--name", help="what to call it (default: owner/name, from the URL)")
     _team(backup, "the team that keeps it (default: the command line's own)")
     _token(backup, "kept encrypted")
@@ -239,6 +243,9 @@ def parser() -> argparse.ArgumentParser:
     )
     token.add_argument("--expires", metavar="TIME", help="after how long: 24h, 90d (default: never)")
 
+    ssh_key = command("ssh-key", "print the deploy key for hosts that are reached by ssh", _SSH_KEY)
+    _team(ssh_key, "of which team (default: the command line's own)")
+
     sign_in = command("sign-in", "print a one-time link that signs a person in", _SIGN_IN)
     sign_in.add_argument("email", metavar="EMAIL", nargs="?", help="who (default: the first owner)")
 
@@ -312,7 +319,7 @@ def _token(parser: argparse.ArgumentParser, note: str) -> None:
     parser.add_argument(
         "--token-file",
         metavar="FILE|-",
-        help=f"a file that holds the access token or password ({note}); -: standard input",
+        help=f"a file that holds the access token or password, for ssh a private key ({note}); -: stdin",
     )
 
 
@@ -520,6 +527,13 @@ scopes say, as long as they are a member of the team.
   everref token ci --scope read --scope backup --expires 90d
 
 --json: {"name", "token", "team", "scopes": ["..."], "expires_at": "..." or null}"""
+
+_SSH_KEY = """\
+Each team has a key of its own, made when it is first asked for. Add it at the
+host, for reading, then: everref backup git@git.example.org:acme/api.git
+A host is known by the key that it shows when it is first met.
+
+--json: {"public_key"}"""
 
 _SIGN_IN = """\
 The link works once, within an hour. Whoever can run this owns the data and can

@@ -66,6 +66,10 @@ class Call:
         user, _, password = text.partition("://")[2].rpartition("@")[0].partition(":")
         if password:
             raise UsageError("there are credentials in the URL and a --token-file; give one of them")
+        if address.is_ssh(remote.url):
+            key = environment.read_key(self.args.token_file)
+            self.redact.add(key)
+            return Remote(remote.url, Secret("", key))
         token = environment.read_token(self.args.token_file)
         self.redact.add(token)
         return Remote(remote.url, Secret(unquote(user), token))
@@ -182,9 +186,10 @@ async def plan(call: Call) -> int:
     when = call.when(call.args.at)
     to = call.remote(call.args.to) if call.args.to else None
     async with call.edges() as edges:
-        from mirror.flows import moment, restore
+        from mirror.flows import moment, restore, sshaccess
 
         repo = await moment.repo_named(edges, call.args.repo, call.args.team)
+        to = to and await sshaccess.ready_for(edges, repo, to)
         snapshot = await moment.snapshot_at(edges, repo, when)
         hidden: Hidden = call.args.hidden_refs or "skip"
         made = await restore.plan(
@@ -202,9 +207,10 @@ async def restore(call: Call) -> int:
     to = call.remote(args.to) if args.to else None
     path = environment.absolute(args.bundle or args.dir or "")
     async with call.edges() as edges:
-        from mirror.flows import moment, restore
+        from mirror.flows import moment, restore, sshaccess
 
         repo = await moment.repo_named(edges, args.repo, args.team)
+        to = to and await sshaccess.ready_for(edges, repo, to)
         snapshot = await moment.snapshot_at(edges, repo, when)
         if to:
             hidden: Hidden = args.hidden_refs or "skip"
@@ -396,6 +402,17 @@ async def token(call: Call) -> int:
     return 0
 
 
+async def ssh_key(call: Call) -> int:
+    """The deploy key of a team, made if it has none."""
+    async with call.edges() as edges:
+        from mirror.flows import moment, sshaccess
+
+        team = await moment.team_of(edges, call.args.team)
+        public = (await sshaccess.team_key(edges, team)).public
+    call.out.result(partial(render.ssh_key, public), partial(shapes.ssh_key, public))
+    return 0
+
+
 async def sign_in(call: Call) -> int:
     """A one-time link for a person."""
     now = environment.now()
@@ -514,6 +531,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "connect": connect,
     "connections": connections,
     "token": token,
+    "ssh-key": ssh_key,
     "sign-in": sign_in,
     "rotate-keys": rotate_keys,
     "sweep": sweep,

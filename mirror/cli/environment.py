@@ -67,6 +67,14 @@ def read_token(path: str, stdin_fd: int = 0) -> str:
     return token
 
 
+def read_key(path: str) -> str:
+    """The private key in a file, or on standard input for "-". Raises UsageError."""
+    text = _token_text(0 if path == "-" else path).strip()
+    if not text.startswith("-----BEGIN ") or "PRIVATE KEY-----" not in text:
+        raise UsageError("--token-file: for an ssh address it must hold a private key, without a passphrase")
+    return text
+
+
 def _token_text(source: str | int) -> str:
     try:
         with open(source, "rb", closefd=isinstance(source, str)) as file:

@@ -320,6 +320,11 @@ def connection(made: Connection, counts: Counts, eye: Eye) -> str:
     )
 
 
+def ssh_key(public: str, eye: Eye) -> str:
+    """A team's deploy key, as hosts take it."""
+    return public
+
+
 def beginning(eye: Eye) -> str:
     """Who does the first backups."""
     return "where everref up runs, their first backups begin now; else everref sweep makes them"

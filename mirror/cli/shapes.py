@@ -244,6 +244,11 @@ def token(raw: str, made: ApiToken) -> Shape:
     }
 
 
+def ssh_key(public: str) -> Shape:
+    """A team's deploy key."""
+    return {"public_key": public}
+
+
 def link(url: str, until: datetime) -> Shape:
     """A one-time link."""
     return {"sign_in": url, "expires_at": at(until)}

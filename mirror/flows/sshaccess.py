@@ -19,9 +19,9 @@ from mirror.errors import NetworkError, OurFault
 from mirror.flows.edges import Edges
 from mirror.git import address
 from mirror.git import ssh as client
-from mirror.model import Remote, SshAccess
-from mirror.store import ssh
-from mirror.store.ssh import TeamKey
+from mirror.model import Remote, Repo, SshAccess
+from mirror.store import origins, ssh
+from mirror.store.ssh import PinnedHost, TeamKey
 from mirror.store.teams import TeamId
 
 
@@ -37,6 +37,29 @@ async def ready(edges: Edges, team_id: TeamId, remote: Remote) -> Remote:
         return remote
     key = remote.secret.password if remote.secret else (await team_key(edges, team_id)).private
     return replace(remote, ssh=SshAccess(key, await _host_keys(edges, team_id, remote.url)))
+
+
+async def ready_for(edges: Edges, repo: Repo, remote: Remote) -> Remote:
+    """`ready` by the key of the repo's team."""
+    return await ready(edges, (await origins.get(edges.db, repo.id)).team_id, remote)
+
+
+async def known_key(edges: Edges, team_id: TeamId) -> str | None:
+    """The public half of the team's key. None: none was made yet."""
+    found = await ssh.key_of(edges.db, edges.keyring, team_id) if edges.keyring else None
+    return None if found is None else found.public
+
+
+async def pinned(edges: Edges, team_id: TeamId, url: str) -> PinnedHost | None:
+    """By which keys the team knows the host of an ssh address. None: it has not met it."""
+    host, port = client.place(url)
+    return await ssh.host(edges.db, team_id, host, port)
+
+
+async def forget(edges: Edges, team_id: TeamId, url: str) -> bool:
+    """Know the host of an ssh address no more: what it shows next is pinned. False: it was not known."""
+    host, port = client.place(url)
+    return await ssh.forget_host(edges.db, team_id, host, port)
 
 
 async def team_key(edges: Edges, team_id: TeamId) -> TeamKey:

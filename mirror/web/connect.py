@@ -11,7 +11,7 @@ from starlette.responses import Response
 from mirror import choosing
 from mirror.config import Product, app_at
 from mirror.errors import EverrefError, NotFound, Refused, UsageError
-from mirror.flows import choose, connections, people, relist
+from mirror.flows import choose, connections, people, relist, sshaccess
 from mirror.flows.choose import By, Chosen
 from mirror.flows.hookcare import Outcome
 from mirror.forges.contract import Purpose, Tokens
@@ -189,7 +189,22 @@ async def url_page(
     visit: Visit, error: EverrefError | None = None, url: str = "", name: str = ""
 ) -> Response:
     """A form for any git address."""
-    return visit.render("url.html", 200 if error is None else 422, error=error, url=url, name=name)
+    return visit.render(
+        "url.html",
+        200 if error is None else 422,
+        error=error,
+        url=url,
+        name=name,
+        deploy_key=await sshaccess.known_key(visit.edges, visit.of_team().id),
+    )
+
+
+async def make_ssh_key(visit: Visit) -> Response:
+    """Make the team's deploy key for hosts that are reached by ssh; there is one at the most."""
+    team = visit.of_team()
+    await sshaccess.team_key(visit.edges, team.id)
+    await visit.audit("ssh-key.make", team.name)
+    return visit.redirect(f"/{team.name}/-/connect/url")
 
 
 async def add_url(visit: Visit) -> Response:
@@ -197,14 +212,15 @@ async def add_url(visit: Visit) -> Response:
     form = await visit.form()
     url, name = str(form.get("url", "")).strip(), str(form.get("name", "")).strip()
     token, username = str(form.get("token", "")).strip(), str(form.get("username", "")).strip()
-    secret = Secret(username or "", token) if token else None
+    key = str(form.get("key", "")).replace("\r\n", "\n").strip()
+    secret = Secret(username or "", token or key) if token or key else None
     try:
         repo = await choose.add_url(
             visit.edges, visit.of_team().id, _by(visit), url, secret, name or None, hint=_hint(visit)
         )
     except EverrefError as error:
         shown = "" if "@" in url else url  # it may hold a password
-        return visit.render("url.html", 422, error=error, url=shown, name=name)
+        return await url_page(visit, error, shown, name)
     return visit.redirect(f"/{visit.of_team().name}/{quote(repo.name)}", "Its first backup begins now.")
 
 
@@ -283,6 +299,7 @@ WAYS: Final[Sequence[Way]] = (
     Way("POST", "/{team}/-/connect/token", by_token, Needs.ADMIN),
     Way("GET", "/{team}/-/connect/url", url_page, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/url", add_url, Needs.ADMIN),
+    Way("POST", "/{team}/-/connect/ssh-key", make_ssh_key, Needs.ADMIN),
     Way("GET", "/{team}/-/connect/{connection}", repositories, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/{connection}/choose", chose, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/{connection}/rule", rule, Needs.ADMIN),

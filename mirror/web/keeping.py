@@ -8,10 +8,11 @@ from starlette.responses import Response
 
 from mirror import schedule, words
 from mirror.errors import EverrefError, NotFound, Refused, UsageError
-from mirror.flows import choose, excluded, hook, hookcare
+from mirror.flows import choose, excluded, hook, hookcare, sshaccess
 from mirror.flows.choose import By
 from mirror.flows.hook import Given
 from mirror.flows.hookcare import Outcome
+from mirror.git import address
 from mirror.job import SYNC
 from mirror.model import Repo, RepoId
 from mirror.store import connections, hooks, origins, repos, schedules
@@ -30,6 +31,7 @@ async def _page(
     db = visit.edges.db
     known = await hooks.of(db, repo.id)
     kept = await connections.of_repo(db, repo.id)
+    by_ssh = address.is_ssh(repo.url)
     return visit.render(
         "keeping.html",
         200 if error is None else 422,
@@ -43,7 +45,21 @@ async def _page(
         hook=known,
         hook_url=hook.address(visit.edges.settings, known) if known else None,
         forges=get_args(Forge),
+        deploy_key=await sshaccess.known_key(visit.edges, visit.of_team().id) if by_ssh else None,
+        host=await sshaccess.pinned(visit.edges, visit.of_team().id, repo.url) if by_ssh else None,
+        fingerprint=sshaccess.fingerprint,
     )
+
+
+async def forget_host(visit: Visit) -> Response:
+    """Know an ssh host no more by the keys that it once showed."""
+    repo = await visit.repo()
+    if not address.is_ssh(repo.url) or not await sshaccess.forget(visit.edges, visit.of_team().id, repo.url):
+        return _back(visit, repo, "No host key is pinned for it.")
+    await visit.audit("ssh-host.forget", repo.name, repo.id)
+    await repos.want(visit.edges.db, repo.id, visit.now)
+    await visit.hint(SYNC, str(repo.id))
+    return _back(visit, repo, "The pinned key is forgotten; the one that the host shows now is pinned.")
 
 
 async def set_schedule(visit: Visit) -> Response:
@@ -159,6 +175,7 @@ _REPO: Final = "/{team}/{repo:repo}/-/settings"
 
 WAYS: Final[Sequence[Way]] = (
     Way("GET", _REPO, page, Needs.VIEWER),
+    Way("POST", f"{_REPO}/forget-host", forget_host, Needs.ADMIN, sure=True),
     Way("POST", f"{_REPO}/schedule", set_schedule, Needs.ADMIN),
     Way("POST", f"{_REPO}/excluded", set_excluded, Needs.ADMIN),
     Way("POST", f"{_REPO}/pause", pause, Needs.ADMIN),

@@ -977,6 +977,12 @@ class Hook(Answer, frozen=True, kw_only=True):
     secret: Annotated[str | None, Meta(description="told once, when it is made")]
 
 
+class SshKey(Answer, frozen=True, kw_only=True):
+    """A team's deploy key for hosts that are reached by ssh."""
+
+    public_key: str
+
+
 class Connection(Answer, frozen=True, kw_only=True):
     """An account at a forge, as a team uses it."""
 

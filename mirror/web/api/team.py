@@ -8,7 +8,7 @@ from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
 from mirror.errors import NotFound
-from mirror.flows import people
+from mirror.flows import people, sshaccess
 from mirror.people import PersonId, Role, Scope
 from mirror.store import audit, invitations, notices, teams, tokens
 from mirror.store.invitations import InvitationId
@@ -25,6 +25,7 @@ from mirror.web.api.shapes import (
     Notice,
     Page,
     Paged,
+    SshKey,
     Token,
     Words,
 )
@@ -193,7 +194,14 @@ async def notice_seen(visit: Visit) -> None:
     await notices.seen(visit.edges.db, visit.of_team().id, int(number), visit.now)
 
 
+async def ssh_key(visit: Visit) -> SshKey:
+    """The team's deploy key for hosts that are reached by ssh, made where it has none."""
+    key = await sshaccess.team_key(visit.edges, visit.of_team().id)
+    return SshKey(public_key=key.public)
+
+
 CALLS: Final[Sequence[Call]] = (
+    call("POST", f"{TEAM}/ssh-key", ssh_key, Needs.ADMIN, "admin"),
     call("GET", TEAM, team, Needs.VIEWER),
     call("PATCH", TEAM, change_team, Needs.OWNER, "admin", sure=True),
     call("GET", f"{TEAM}/members", list_members, Needs.VIEWER),
