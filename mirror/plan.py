@@ -89,6 +89,24 @@ def parts_after(
     return parts_for(parts, segments, upto, log_entries=log_entries)
 
 
+def whole_near(
+    parts: Sequence[Part], segments: Sequence[Segment], at: int, latest: int
+) -> tuple[int | None, int | None]:
+    """The nearest snapshots before and after `at` that these parts, which are sound, hold whole.
+
+    A log is whole up to the first segment that no part has; a checkpoint makes all whole that
+    it covers, and what follows on it.
+    """
+    wanted = _wanted(segments, latest)
+    begins = [p.last for p in parts if not p.segments and wanted and p.first <= wanted[0].snapshot]
+    whole = 0  # every snapshot up to here is
+    for begin in (0, *begins):
+        _, lacking = _cover(parts, wanted, begin, latest)
+        whole = max(whole, lacking.snapshot - 1 if lacking else latest)
+    before = min(at - 1, whole)
+    return before if before > 0 else None, at + 1 if at < whole else None
+
+
 def starts_over(steps: Sequence[Step], after: int) -> bool:
     """Whether a plan of `parts_after` brings again what a pool at `after` holds."""
     if not steps:

@@ -86,6 +86,27 @@ def test_a_plan_brings_every_segment_once_or_names_the_gap(
         assert not step.part.segments and step.part.first == 1 and step.part.last > upto
 
 
+@given(vaults(), st.integers(1, 12))
+def test_what_is_nearest_and_whole_can_be_planned_and_nothing_nearer(
+    vault: tuple[list[Part], list[Segment], int], at: int
+) -> None:
+    parts, segments, latest = vault
+
+    def is_whole(number: int) -> bool:
+        try:
+            plan.parts_for(parts, segments, number)
+        except GapInChain:
+            return False
+        return True
+
+    before = [number for number in range(1, min(at, latest + 1)) if is_whole(number)]
+    after = [number for number in range(at + 1, latest + 1) if is_whole(number)]
+    assert plan.whole_near(parts, segments, min(at, latest + 1), latest) == (
+        max(before, default=None),
+        min(after, default=None),
+    )
+
+
 @given(vaults(), st.integers(0, 14), st.integers(1, 14))
 def test_a_pool_is_brought_on_from_where_it_is_or_begun_anew(
     vault: tuple[list[Part], list[Segment], int], after: int, upto: int

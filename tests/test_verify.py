@@ -1,6 +1,7 @@
 """Proving, damaging, reading back: verify names what is wrong, the vault alone gives everything back."""
 
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mirror import layout
-from mirror.errors import Corrupt, Locked, NoSuchObject
-from mirror.flows import compact, drill, prune, rebuild, restore, verify
+from mirror.errors import Corrupt, Locked, Origin
+from mirror.flows import browse, compact, drill, prune, rebuild, restore, verify
 from mirror.flows.edges import open_edges
 from mirror.model import Repo
 from mirror.store import history, parts
@@ -65,8 +66,23 @@ async def test_a_damaged_part_is_named_and_what_still_works_is_known(
     assert any(live[2].key in problem for problem in found.problems)
     assert found.damaged == (3, 4)
     assert refs_of(await mirror.restored(repo, 2)) == moments[1]
-    with pytest.raises((Corrupt, NoSuchObject), match=live[2].key.rsplit("/", 1)[1][:20]):
+    with pytest.raises(Corrupt, match=live[2].key.rsplit("/", 1)[1][:20]) as restoring:
         await mirror.restored(repo, 4)
+    assert (restoring.value.kind, restoring.value.origin) == ("corrupt", Origin.VAULT)
+    said = str(restoring.value)
+    assert "; #2 before it can be restored, and everref verify" in said and "\n" not in said
+    with pytest.raises(Corrupt, match="#2 before it can be restored"):
+        await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+    shutil.rmtree(mirror.edges.disk.pool(repo.id))  # which has it all
+    with pytest.raises(Corrupt, match="#2 before it can be restored"):
+        await restore.to_bundle(
+            mirror.edges, repo, await mirror.snapshot(repo, 4), mirror.place / "four.bundle"
+        )
+    async with browse.opened(mirror.edges, repo, await mirror.snapshot(repo, 2)):
+        pass  # what is before it can be read, although what came later is damaged
+    with pytest.raises(Corrupt, match="#2 before it can be restored"):
+        async with browse.opened(mirror.edges, repo, await mirror.snapshot(repo, 3)):
+            pass
     assert not [path for path in mirror.place.iterdir() if "restored" in path.name and "-4-" in path.name]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mirror import plan, splice
-from mirror.errors import Busy, Corrupt, DiskFull, Origin, whose
-from mirror.flows import partindex
+from mirror.errors import Busy, Corrupt, Damaged, DiskFull, NoSuchObject
+from mirror.flows import damage, partindex
 from mirror.flows.edges import Edges
 from mirror.git import browse, pack
 from mirror.git import view as view_
@@ -83,8 +83,19 @@ async def view_of(
                     empty = view_.scratch_view(None, room, object_format=snapshot.object_format)
                     view = await stack.enter_async_context(empty)
                 before = await browse.packs(view)
-                await fill(edges, view.path, last.object_format, steps)
-                await _lend(pool, view, before, mark, last, whole=not after)
+                try:
+                    await fill(edges, view.path, last.object_format, steps)
+                except Damaged:
+                    if last.number == snapshot.number:
+                        raise
+                    # What came later is damaged; this moment may be whole.
+                    empty = view_.scratch_view(None, room, object_format=snapshot.object_format)
+                    view = await stack.enter_async_context(empty)
+                    await fill(
+                        edges, view.path, snapshot.object_format, await steps_to(edges, repo, snapshot)
+                    )
+                else:
+                    await _lend(pool, view, before, mark, last, whole=not after)
         yield view
 
 
@@ -171,7 +182,7 @@ async def _fill(
 ) -> None:
     rest = list(steps)
     edges.progress.phase("reading the vault", size, "bytes")
-    with whose(Origin.VAULT, Corrupt):
+    try:
         if rest and rest[0].part.complete and rest[0].upto is None and rest[0].part.index_bytes:
             base = rest.pop(0)
             index = partindex.read(edges.vault, base.part)
@@ -188,16 +199,23 @@ async def _fill(
                 source="what the vault holds",
                 durable=durable,
             )
+    except (Corrupt, NoSuchObject) as error:
+        raise await damage.found(edges, [step.part for step in steps], error) from None
 
 
 async def spliced(
     edges: Edges, steps: Sequence[Step], object_format: ObjectFormat
 ) -> AsyncGenerator[bytes, None]:
-    """One pack out of these parts, read from the vault, every byte checked on the way."""
-    with whose(Origin.VAULT, Corrupt):
+    """One pack out of these parts, read from the vault, every byte checked on the way.
+
+    Raises Damaged where one of them is missing or broken.
+    """
+    try:
         async with aclosing(splice.pack([_source(edges, step) for step in steps], object_format)) as chunks:
             async for chunk in chunks:
                 yield chunk
+    except (Corrupt, NoSuchObject) as error:
+        raise await damage.found(edges, [step.part for step in steps], error) from None
 
 
 def _source(edges: Edges, step: Step) -> splice.Source:

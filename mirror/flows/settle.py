@@ -8,7 +8,7 @@ from datetime import timedelta
 from importlib import resources
 
 from mirror import layout, manifest
-from mirror.errors import AlreadyExists, Corrupt, NoSuchObject, Origin, whose
+from mirror.errors import AlreadyExists, Corrupt, Damaged, NoSuchObject
 from mirror.flows import describe
 from mirror.flows.edges import Edges
 from mirror.model import ObjectFormat, Repo, RepoId, Snapshot
@@ -56,12 +56,14 @@ async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) 
             stored = await edges.vault.get(key, limit=manifest.LIMIT)
         except NoSuchObject:
             return last
-        with whose(Origin.VAULT):
+        try:
             found = manifest.decode(stored)
-            if (found.repo, found.number) != (repo.id, number):
-                raise Corrupt(f"{key} is the manifest of another snapshot")
-            if found.previous != (last.manifest_sha256 if last else None):
-                raise Corrupt(f"{key} does not follow the manifest that was recorded before it")
+        except Corrupt as error:
+            raise Damaged(f"{key} is damaged: {error}") from None
+        if (found.repo, found.number) != (repo.id, number):
+            raise Damaged(f"{key} is the manifest of another snapshot")
+        if found.previous != (last.manifest_sha256 if last else None):
+            raise Damaged(f"{key} does not follow the manifest that was recorded before it")
         snapshot = manifest.snapshot_of(found, hashlib.sha256(stored).hexdigest())
         ending = await endings.of(edges.db, repo.id, snapshot.manifest_sha256)
         await snapshots.record(edges.db, lease, repo.id, snapshot, found.changes, ending)

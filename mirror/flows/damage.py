@@ -1,0 +1,48 @@
+"""Something of a repo in the vault is missing or broken: said in one line, with what is whole without it.
+
+Who calls: flows/hydrate, wherever parts are read.
+"""
+
+from collections.abc import Sequence
+
+from mirror import layout, plan
+from mirror.errors import Corrupt, Damaged, NoSuchObject
+from mirror.flows.edges import Edges
+from mirror.model import Part
+from mirror.store import parts, snapshots
+
+
+async def found(edges: Edges, read: Sequence[Part], error: Corrupt | NoSuchObject) -> Damaged:
+    """What it means that reading these parts failed so: which one it was, and what is whole without it."""
+    if isinstance(error, Damaged):
+        return error
+    words = str(error)
+    bad = next((one for one in read if one.key in words or layout.index_key(one.key) in words), None)
+    if bad is None:
+        return Damaged(f"{words}; everref verify says which part of the vault is damaged")
+    key = bad.key if bad.key in words else layout.index_key(bad.key)
+    missing = isinstance(error, NoSuchObject)
+    what = "is missing from the vault" if missing else f"is damaged ({words.removeprefix(f'{key}: ')})"
+    return Damaged(f"{key} {what}; {await _left(edges, bad)}, and everref verify says what is lost")
+
+
+async def _left(edges: Edges, bad: Part) -> str:
+    """What can be restored without this part, judged by what the vault lists."""
+    named = layout.parse_bundle_key(bad.key)
+    assert named is not None, "a part has the key of a bundle"
+    repo_id = named.repo_id
+    listed = {stat.key: stat.bytes async for stat in edges.vault.list(layout.repo_prefix(repo_id))}
+    latest = await snapshots.latest(edges.db, repo_id)
+    sound = [
+        part
+        for part in await parts.live(edges.db, repo_id)
+        if part.key != bad.key and listed.get(part.key) == part.bytes
+    ]
+    if latest is None:
+        return "no snapshot can be restored without it"
+    segments = await snapshots.segments(edges.db, repo_id, latest.epoch, latest.number)
+    before, after = plan.whole_near(sound, segments, bad.first, latest.number)
+    names = [f"#{number} {where} it" for number, where in ((before, "before"), (after, "after")) if number]
+    if not names:
+        return "no snapshot can be restored without it"
+    return f"{' and '.join(names)} can be restored"
