@@ -1,8 +1,9 @@
-"""How long to wait after a failure before the next automatic try: by its class, and by how often it came."""
+"""How long to wait before the next automatic try: by a failure's class and number, or as a host told us."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 _MINUTE: Final = timedelta(minutes=1)
@@ -43,3 +44,32 @@ def wait(kind: str, failures: int, chance: float) -> timedelta | None:
     pace = _PACES.get(kind, _USUAL)
     doubled = pace.first * int(2 ** min(max(failures, 1) - 1, 20))
     return min(doubled, pace.most) * (0.75 + chance / 2)
+
+
+def retry_after(value: str, date: str, at: datetime) -> datetime | None:
+    """When a host that was asked `at` may be asked again, by its Retry-After; None: it does not say.
+
+    Seconds, or a time by the host's clock, of which its Date tells. A day at the most.
+    https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+    """
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:9])
+    elif (then := _date(value)) is not None:
+        seconds = (then - (_date(date) or at)).total_seconds()
+    else:
+        return None
+    return at + timedelta(seconds=min(max(seconds, 1.0), _DAY.total_seconds()))
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def spread(told: datetime, now: datetime, chance: float) -> datetime:
+    """Some time after we were told to come, a minute at the most, so that not all come back at once."""
+    return told + min(max(told - now, timedelta(0)) / 10, _MINUTE) * chance

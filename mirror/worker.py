@@ -33,6 +33,7 @@ from mirror.flows import outages, periodic
 from mirror.flows import sweep as sweeping
 from mirror.flows.edges import Edges, open_edges
 from mirror.flows.jobs import RUN_SECONDS
+from mirror.flows.looks import looking
 from mirror.flows.periodic import Periodic
 from mirror.flows.runner import SLOTS, Runner
 from mirror.job import SYNC, dumps
@@ -152,31 +153,32 @@ class WorkerSettings:
 async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) -> AsyncIterator[Context]:
     """What a worker does beside arq, and what the jobs of arq need; at the end everything is handed back."""
     edges = replace(edges, hint=partial(_hint, queue))
-    runner = Runner(edges, freed=queue.wake)
-    queue.choose = runner.choose
-    looks = Periodic("sweep", SWEEP_SECONDS, periodic.look)
-    chores = Periodic("chores", TEND_SECONDS, sweeping.tend)
-    tidying = Periodic("removal of what killed runs left on the disk", TIDY_SECONDS, sweeping.tidy)
-    works: list[Callable[[], Awaitable[None]]] = [
-        runner.work,
-        runner.beat,
-        queue.listen,
-        partial(outages.watch, edges, runner.look_soon),
-    ]
-    if periodical:
-        works.append(partial(periodic.by_our_clock, edges, [tidying], [looks, chores], queue.lives))
-    with suppress(EverrefError):  # the next beat comes soon
-        if periodical and await runs.is_alone(edges.db, runner.me):
-            await sweeping.after_start(edges)
-        await runner.beat_once()
-    tasks = [asyncio.create_task(_again(work)) for work in works]
-    try:
-        yield {"runner": runner, "sweep": partial(looks.run, edges), "tend": partial(chores.run, edges)}
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        await runner.hand_back()
+    async with looking(edges) as looks:
+        runner = Runner(edges, freed=queue.wake)
+        queue.choose = runner.choose
+        sweeps = Periodic("sweep", SWEEP_SECONDS, partial(periodic.look, looks))
+        chores = Periodic("chores", TEND_SECONDS, sweeping.tend)
+        tidying = Periodic("removal of what killed runs left on the disk", TIDY_SECONDS, sweeping.tidy)
+        works: list[Callable[[], Awaitable[None]]] = [
+            runner.work,
+            runner.beat,
+            queue.listen,
+            partial(outages.watch, edges, runner.look_soon),
+        ]
+        if periodical:
+            works.append(partial(periodic.by_our_clock, edges, [tidying], [sweeps, chores], queue.lives))
+        with suppress(EverrefError):  # the next beat comes soon
+            if periodical and await runs.is_alone(edges.db, runner.me):
+                await sweeping.after_start(edges)
+            await runner.beat_once()
+        tasks = [asyncio.create_task(_again(work)) for work in works]
+        try:
+            yield {"runner": runner, "sweep": partial(sweeps.run, edges), "tend": partial(chores.run, edges)}
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await runner.hand_back()
 
 
 async def carry(ctx: Context, queue: WorkerQueue, **options: Any) -> None:

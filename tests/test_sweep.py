@@ -11,9 +11,10 @@ import pytest
 
 from mirror.errors import EverrefError, LimitReached
 from mirror.flows import jobs as jobbing
-from mirror.flows import sweep, turn
+from mirror.flows import looks, sweep, turn
+from mirror.flows.looks import Ticked
 from mirror.flows.runner import Runner
-from mirror.flows.sweep import Chore, Ticked
+from mirror.flows.sweep import Chore
 from mirror.git import address, upstream
 from mirror.git.pool import Pool
 from mirror.model import Kind, Reason, Repo, Secret
@@ -148,9 +149,9 @@ async def test_what_somebody_else_looks_at_is_left_to_them(mirror: Mirror, work:
     work.commit()
     await mirror.backup(work)
     now = mirror.clock()
-    assert len(await schedules.due(mirror.edges.db, now, now + sweep.LOOKING, 10)) == 1
+    assert len(await schedules.due(mirror.edges.db, now, now + looks.LOOKING, 10)) == 1
     assert await sweep.tick(mirror.edges) == Ticked(0, 0, 0)
-    mirror.clock.now += sweep.LOOKING  # it was killed meanwhile
+    mirror.clock.now += looks.LOOKING  # it was killed meanwhile
     assert await sweep.tick(mirror.edges) == Ticked(1, 0, 0)
 
 
@@ -202,14 +203,14 @@ async def test_a_bug_in_one_look_stops_no_other(
         one = make_work(f"{name}.git")
         one.commit()
         await mirror.backup(one)
-    real = sweep._look
+    real = looks.look
 
     async def with_a_bug(edges: Any, session: Any, due: Any) -> Any:
         if due.repo.name == "a":
             raise KeyError("a bug")
         return await real(edges, session, due)
 
-    monkeypatch.setattr(sweep, "_look", with_a_bug)
+    monkeypatch.setattr(looks, "look", with_a_bug)
     assert await sweep.tick(mirror.edges) == Ticked(2, 0, 1)
 
 

@@ -26,6 +26,7 @@ from mirror.errors import (
     NotFound,
     Origin,
     OurFault,
+    RateLimited,
     Refused,
 )
 from mirror.flows import compact, drill, export, moment, outages, restore, target, undo, verify
@@ -230,6 +231,8 @@ class _Watch:
                 await self._show()
         elif not error.permanent and self._job is not None and self._job.attempt < ATTEMPTS:
             wait = wait_before_retry(self._job.attempt, random.random())
+            if isinstance(error, RateLimited):
+                wait = max(wait, (error.retry_at - edges.clock()).total_seconds())
             return await self._hand_back(timedelta(seconds=wait), f"{error} (tried again in {wait:.0f} s)")
         await self._finish("failed", failure=error)
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mirror.errors import EverrefError
-from mirror.flows import sweep as sweeping
 from mirror.flows.edges import Edges
+from mirror.flows.looks import Looks
 
 LOOK_SECONDS: Final = 1.0  # between two looks at what is due
 
@@ -44,9 +44,9 @@ class Periodic:
             self._is_busy = False
 
 
-async def look(edges: Edges) -> None:
-    """Look at every repo whose look is due."""
-    done = await sweeping.tick(edges)
+async def look(looks: Looks, edges: Edges) -> None:
+    """Look at every repo whose look is due; those that take long may be under way still the next time."""
+    done = await looks.tick()
     if done.moved or done.failed:
         log.info("sweep: %d looks, %d moved, %d failed", done.looks, done.moved, done.failed)
 

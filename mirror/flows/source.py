@@ -1,4 +1,4 @@
-"""The one way from a flow to a remote: with what the settings allow.
+"""The one way from a flow to a remote: with what the settings allow, and when its host allows it.
 
 Who calls: every sync, every look, and restores that list their target.
 """
@@ -7,15 +7,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from mirror import refs
-from mirror.errors import Origin
+from mirror.errors import Origin, RateLimited
 from mirror.flows.edges import Edges
-from mirror.git import upstream
+from mirror.git import address, upstream
 from mirror.git.upstream import Upstream
-from mirror.model import Refs, Remote
+from mirror.model import Refs, Remote, RepoId
+from mirror.store import holds
 
 MANY: Final = 2000  # refs, whose digest takes a millisecond; that of more is taken in a thread
 
@@ -27,17 +29,44 @@ async def connected(
     session: aiohttp.ClientSession | None = None,
     *,
     origin: Origin = Origin.SOURCE,
+    repo_id: RepoId | None = None,
 ) -> AsyncIterator[Upstream]:
-    """A remote, ready to be asked; nothing is sent before. What is not said is as for `upstream.connect`."""
-    async with upstream.connect(
-        edges.git,
-        remote,
-        allow_private=edges.settings.allow_private_remotes,
-        session=session,
-        origin=origin,
-        longest=edges.settings.listing_bytes,
-    ) as found:
-        yield found
+    """A remote, ready to be asked; nothing is sent before. What is not said is as for `upstream.connect`.
+
+    With the repo whose credentials are used, RateLimited is raised while their host wants to be left
+    alone, and where it says so now, that is kept for all who ask there with the same ones.
+    """
+    place = place_of(remote.url)
+    if repo_id is not None and (until := await holds.until(edges.db, repo_id, place, edges.clock())):
+        limited = RateLimited(
+            f"{remote.url}: the host wants no more requests until {until:%H:%M:%S} UTC; it is asked then",
+            until,
+        )
+        limited.came_from(origin)
+        raise limited
+    try:
+        async with upstream.connect(
+            edges.git,
+            remote,
+            allow_private=edges.settings.allow_private_remotes,
+            session=session,
+            origin=origin,
+            longest=edges.settings.listing_bytes,
+            clock=edges.clock,
+        ) as found:
+            yield found
+    except RateLimited as limited:
+        if repo_id is not None and limited.origin is origin:
+            await holds.put(edges.db, repo_id, place, limited.retry_at)
+        raise
+
+
+def place_of(url: str) -> str:
+    """How the addresses of what is at the same host begin; a slash for what is on this machine."""
+    if address.is_path(url):
+        return "/"
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/" if parts.netloc else url.partition(":")[0] + ":"
 
 
 async def digest(seen: Refs) -> str:

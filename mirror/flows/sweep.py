@@ -9,46 +9,25 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import aiohttp
-
 from mirror.errors import SHARED, Corrupt, EverrefError
-from mirror.flows import (
-    compact,
-    describe,
-    excluded,
-    export,
-    hookcare,
-    jobs,
-    notes,
-    prune,
-    relist,
-    request,
-    state,
-)
+from mirror.flows import compact, describe, export, hookcare, jobs, notes, prune, relist, state
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
-from mirror.flows.source import connected, digest
+from mirror.flows.looks import Ticked, looking
 from mirror.flows.sync import Synced
 from mirror.flows.turn import turn
-from mirror.git import address, upstream
-from mirror.model import Reason, Remote, Repo, RepoId
-from mirror.schedule import next_look, spread
-from mirror.store import chores, hooks, outages, parts, repos, schedules, sessions, snapshots
+from mirror.model import Reason, Repo, RepoId
+from mirror.schedule import spread
+from mirror.store import chores, holds, hooks, outages, parts, repos, schedules, sessions
 from mirror.store import jobs as job_rows
-from mirror.store.schedules import Due, Looked
 
 PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
-AT_ONCE: Final = 32  # looks
-LOCAL_AT_ONCE: Final = 4  # of them at repositories of this machine, each of which is a process
-BATCH: Final = 200  # repos that are taken up for a look together
-LOOKING: Final = timedelta(minutes=10)  # by when a batch was looked at, or its worker died
 STARTING: Final = timedelta(seconds=30)  # within which workers start together
-PUT_OFF: Final = timedelta(days=1)  # looks at what trips over a bug of ours
 DELIVERIES_KEPT: Final = timedelta(days=30)
 JOBS_KEPT: Final = timedelta(days=90)  # of Everref itself; what people asked for stays
 REQUESTS_KEPT: Final = timedelta(days=1)  # with their answers, for who sends one again
@@ -65,15 +44,6 @@ class Swept:
     repo: Repo
     synced: Synced | None  # None: it failed, or is archived and gone still
     error: EverrefError | None  # None: it did not fail
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    """What became of the looks that were due."""
-
-    looks: int
-    moved: int  # a sync is wished for
-    failed: int  # likewise: it says and records why
 
 
 async def sweep(edges: Edges) -> list[Swept]:
@@ -102,7 +72,7 @@ async def _sweep(edges: Edges, repo: Repo) -> Swept:
 
 
 async def tick(edges: Edges) -> Ticked:
-    """Look at every repo that is due.
+    """Look at every repo that is due, until none is and every look has ended.
 
     A look is one listing of refs by our own client, over connections that are kept,
     compared with the latest snapshot. What moved is wished for and queued as a
@@ -110,10 +80,11 @@ async def tick(edges: Edges) -> Ticked:
     also at once: a repo that one worker has taken up no other gets.
     """
     total, now = Ticked(0, 0, 0), edges.clock()
-    async with upstream.sessions(edges.settings.allow_private_remotes) as session:
-        while batch := await schedules.due(edges.db, now, now + LOOKING, BATCH):
-            total = await _looks(edges, session, batch, total)
-    return total
+    async with looking(edges) as looks:
+        while True:
+            total += await looks.step(now)
+            if looks.idle:
+                return total
 
 
 async def after_start(edges: Edges) -> None:
@@ -148,70 +119,6 @@ async def _do(edges: Edges, chore: "Chore", *, if_due: bool = False) -> None:
         log.warning("%s: %s", chore.name, error)
     except Exception:  # a bug, which stops this chore and no other
         log.exception("a bug in a chore: %s", chore.name)
-
-
-async def _looks(edges: Edges, session: aiohttp.ClientSession, batch: Sequence[Due], total: Ticked) -> Ticked:
-    near, far = asyncio.Semaphore(LOCAL_AT_ONCE), asyncio.Semaphore(AT_ONCE)
-
-    async def look(due: Due) -> _Look:
-        async with near if address.is_path(due.repo.url) else far:
-            try:
-                return await _look(edges, session, due)
-            except Exception:  # a bug, which stops this look and no other
-                log.exception("a bug in a look at %s", due.repo.id)
-                return _Look(Looked(due.repo.id, None, edges.clock() + PUT_OFF), failed=True)
-
-    done = await asyncio.gather(*(look(due) for due in batch))
-    await schedules.looked(edges.db, [one.looked for one in done])
-    return Ticked(
-        total.looks + len(done),
-        total.moved + sum(one.moved for one in done),
-        total.failed + sum(one.failed for one in done),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """How one look ended."""
-
-    looked: Looked
-    moved: bool = False
-    failed: bool = False
-
-
-async def _look(edges: Edges, session: aiohttp.ClientSession, due: Due) -> _Look:
-    repo_id, now = due.repo.id, edges.clock()  # before the answer: later pushes are not in it
-    again = next_look(due.schedule, repo_id, now, now, due.changed_at)
-    try:
-        remote = Remote(due.repo.url)
-        if due.has_secret:
-            remote = await request.remote_of(edges, repo_id, due.repo.url)
-        async with connected(edges, remote, session) as source:
-            seen = await source.ls_refs()
-        found = await digest(seen.refs)
-        if found != due.digest:
-            last = await snapshots.latest(edges.db, repo_id)
-            shown = await excluded.shown(edges, repo_id, last, seen)
-            found = found if shown is seen else await digest(shown.refs)
-    except EverrefError:  # the sync that is wished for will say and record why
-        if due.failing:
-            await repos.want(edges.db, repo_id, now)  # in silence, as it failed before
-            await edges.hint(repo_id)
-        else:
-            await _wish(edges, repo_id, now)
-        return _Look(Looked(repo_id, None, again), failed=True)
-    if (found, seen.object_format) == (due.digest, due.format):
-        await repos.touch_protected(edges.db, repo_id, now)
-        return _Look(Looked(repo_id, now, again))
-    await _wish(edges, repo_id, now)
-    return _Look(Looked(repo_id, now, again), moved=True)
-
-
-async def _wish(edges: Edges, repo_id: RepoId, now: datetime) -> None:
-    """Have the repo synced, as a job that can be watched."""
-    await repos.want(edges.db, repo_id, now)
-    await job_rows.queue(edges.db, repo_id, "sync", {"reason": Reason.SWEEP.value}, now)
-    await edges.hint(repo_id)
 
 
 async def tidy(edges: Edges) -> None:
@@ -251,6 +158,7 @@ async def _forget(edges: Edges) -> None:
     await chores.forget_requests(edges.db, now - REQUESTS_KEPT)
     await sessions.sweep(edges.db, now)
     await chores.forget_links(edges.db, now - LINKS_KEPT)
+    await holds.forget_before(edges.db, now)
     await outages.forget_before(edges.db, now - JOBS_KEPT)
 
 

@@ -22,6 +22,7 @@ from mirror.errors import (
     Moved,
     NetworkError,
     Origin,
+    RateLimited,
     Refused,
 )
 from mirror.flows import connections, excluded, hydrate, outages, request, settle, steps
@@ -114,6 +115,8 @@ async def record_failure(edges: Edges, repo_id: RepoId, error: EverrefError) -> 
     failures = await repos.failures(edges.db, repo_id, error.kind) + 1
     wait = backoff.wait(error.kind, failures, random.random())
     retry_at = None if wait is None else now + wait
+    if retry_at and isinstance(error, RateLimited):
+        retry_at = max(retry_at, backoff.spread(error.retry_at, now, random.random()))
     await repos.set_failure(edges.db, repo_id, error.kind, str(error), now, retry_at)
 
 
@@ -139,7 +142,7 @@ async def _in_turn(
         await edges.identity(edges, repo)
     remote = await request.remote_of(edges, repo.id, repo.url, secret)
     edges.progress.phase("asking the remote for its refs")
-    async with connected(edges, remote) as source:
+    async with connected(edges, remote, repo_id=repo.id) as source:
         now = edges.clock()  # before the answer: later pushes are not in it
         settled, look = await together(settle.settle(edges, repo, lease), _look(edges, repo, source))
         last = settled.last

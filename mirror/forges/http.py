@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from mirror import backoff
 from mirror.config import App
 from mirror.errors import (
     BadCredentials,
@@ -270,11 +271,15 @@ def retry_at(answer: Answer) -> datetime | None:
     https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
     https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/#response-headers
     """
+    told = backoff.retry_after(
+        answer.headers.get("retry-after", ""), answer.headers.get("date", ""), answer.at
+    )
+    if answer.status == 503 and told:
+        return told
     if answer.status not in (403, 429) or (answer.status == 403 and "ratelimit-limit" in answer.headers):
         return None  # GitLab's 403 is never about how often
-    after = answer.headers.get("retry-after", "")
-    if after.isdecimal():
-        return answer.at + timedelta(seconds=min(int(after), 86400))
+    if told:
+        return told
     if _remaining(answer) == 0 and (reset := _reset(answer)):
         return reset
     if answer.status == 429 or "secondary rate limit" in (message(answer.body) or "").lower():

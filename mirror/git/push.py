@@ -21,6 +21,7 @@ from mirror.errors import (
     BadCredentials,
     Blocked,
     EverrefError,
+    LimitReached,
     NetworkError,
     Origin,
     Refused,
@@ -266,6 +267,8 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
         return BadCredentials(f"{where} does not let these credentials write there; check what they may do")
     if status == 404 or _GONE.search(words):
         return RemoteGone(f"{where}: there is no such repository, or not for these credentials")
+    if status == 429:
+        return LimitReached(f"{where} wants fewer requests; try again later")
     if status == 451:
         return Blocked(f"{where} says that access to this repository is blocked")
     if status == 413:

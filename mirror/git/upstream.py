@@ -18,6 +18,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from mirror import login, lowspeed, pktline
+from mirror import backoff, login, lowspeed, pktline
 from mirror.config import LISTING_BYTES
 from mirror.errors import (
     BadCredentials,
@@ -37,6 +38,7 @@ from mirror.errors import (
     NetworkError,
     NotFound,
     Origin,
+    RateLimited,
     Refused,
     RemoteGone,
     whose,
@@ -58,6 +60,7 @@ PREPARING: Final = 1800.0  # seconds in which a pack must begin; meanwhile a rem
 LEAST_SPEED: Final = lowspeed.LIMIT
 SLOW_SECONDS: Final = lowspeed.TIME
 BEFORE_THE_PACK: Final = 1 << 16  # bytes of other words; 256 acknowledgments are 20 KiB
+UNTOLD: Final = timedelta(minutes=1)  # to wait where a host that is asked too often does not say how long
 INLINE: Final = 1 << 16  # bytes of a listing that are read at once, in a millisecond; more go to a thread
 PER_HOST: Final = 8  # connections to one host at once
 WORTH_PACKING: Final = 1 << 16  # bytes of a request from which on it is compressed
@@ -79,6 +82,11 @@ class _Asked(Protocol):
 
     def ask(self, request: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Its answer to a request, as it arrives."""
+
+
+def now() -> datetime:
+    """This moment."""
+    return datetime.now(UTC)
 
 
 @asynccontextmanager
@@ -112,12 +120,13 @@ async def connect(
     session: aiohttp.ClientSession | None = None,
     origin: Origin = Origin.SOURCE,
     longest: int = LISTING_BYTES,
+    clock: Callable[[], datetime] = now,
 ) -> AsyncIterator["Upstream"]:
     """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network.
 
     `session`, one of `sessions` with the same `allow_private`, is for who asks many remotes.
     What fails in the asking is of this `origin`: it may be a target as well.
-    `longest` is how many bytes of refs it may list.
+    `longest` is how many bytes of refs it may list. By `clock` it is said when a host may be asked again.
     """
     if address.is_path(remote.url):
         yield Upstream(_Local(git, remote.url), remote.url, origin, longest)
@@ -138,7 +147,7 @@ async def connect(
     async with AsyncExitStack() as stack:
         if session is None:
             session = await stack.enter_async_context(sessions(allow_private))
-        upstream = Upstream(_Http(session, remote), remote.url, origin, longest)
+        upstream = Upstream(_Http(session, remote, clock), remote.url, origin, longest)
         try:
             yield upstream
         finally:
@@ -394,8 +403,9 @@ class Upstream:
 class _Http:
     """Smart HTTP. A redirect is never followed: it would take the credentials along."""
 
-    def __init__(self, session: aiohttp.ClientSession, remote: Remote) -> None:
+    def __init__(self, session: aiohttp.ClientSession, remote: Remote, clock: Callable[[], datetime]) -> None:
         self._session = session
+        self._clock = clock
         self._url = remote.url
         authorization = login.authorization(remote)
         self._authorization = {"Authorization": authorization} if authorization else {}
@@ -451,16 +461,26 @@ class _Http:
                     raise LimitReached(f"{self._url} has not come to an end within a day and was given up")
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> EverrefError:
+        text, at = "", self._clock()
         with suppress(aiohttp.ClientError, TimeoutError):
             text = (await response.content.read(4096)).decode(errors="replace")
-            return refusal(
-                self._url,
-                response.status,
-                bool(self._authorization),
-                text,
-                response.headers.get("Location", ""),
+        status, headers = response.status, response.headers
+        told = backoff.retry_after(headers.get("Retry-After", ""), headers.get("Date", ""), at)
+        if is_limit(status, text, told is not None):
+            until = told or at + UNTOLD
+            return RateLimited(
+                f"{self._url}: the host wants no more requests until {until:%H:%M:%S} UTC (HTTP {status}); "
+                "it is asked again then",
+                until,
             )
-        return refusal(self._url, response.status, bool(self._authorization))
+        return refusal(self._url, status, bool(self._authorization), text, headers.get("Location", ""))
+
+
+def is_limit(status: int, text: str, told: bool) -> bool:
+    """Whether an answer means that we ask too often; `told`: it says when we may come again."""
+    if status == 403 and re.search("(?i)rate limit|too many requests", text):
+        return True
+    return status == 429 or (told and status in (403, 503))
 
 
 def refusal(url: str, status: int, with_secret: bool, text: str = "", location: str = "") -> EverrefError:
@@ -469,8 +489,6 @@ def refusal(url: str, status: int, with_secret: bool, text: str = "", location: 
         status == 403 and re.search("(?i)blocked|disabled|dmca|suspended|unavailable", text)
     ):
         return Blocked(f"{url}: the host blocks access to this repository (HTTP {status}); ask the host why")
-    if status == 429 or (status == 403 and re.search("(?i)rate limit|too many requests", text)):
-        return NetworkError(f"{url}: the host wants fewer requests (HTTP {status}); try again later")
     if status == 401 and not with_secret:
         return BadCredentials(f"{url} wants credentials, or does not exist; give a token if it is private")
     if status == 401:

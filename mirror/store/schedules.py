@@ -22,6 +22,8 @@ class Due:
     format: ObjectFormat | None  # of the latest snapshot
     failing: bool  # its last run failed
     has_secret: bool  # it takes more than its address to fetch it
+    holder: str  # whose credentials that are, as the function `holder` says
+    held_until: datetime | None  # when its host may be asked again; None: now
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,12 @@ class Rhythm:
 
 
 @translating
-async def due(db: Db, now: datetime, until: datetime, limit: int) -> list[Due]:
-    """Repos whose look is due, the longest overdue first; nobody else gets them before `until`."""
-    return [_due(row) for row in await db.fetch(query("due"), now, until, limit)]
+async def due(db: Db, now: datetime, until: datetime, limit: int, but_at: Sequence[str] = ()) -> list[Due]:
+    """Repos whose look is due, the longest overdue first; nobody else gets them before `until`.
+
+    Those whose address begins like one of `but_at` are left for later.
+    """
+    return [_due(row) for row in await db.fetch(query("due"), now, until, limit, list(but_at))]
 
 
 @translating
@@ -147,4 +152,6 @@ def _due(row: Any) -> Due:
         row["format"],
         row["failure_class"] is not None,
         row["has_secret"],
+        row["holder"],
+        row["held_until"],
     )
