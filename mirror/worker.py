@@ -46,9 +46,7 @@ from mirror.store import runs
 SWEEP_SECONDS: Final = 10
 TEND_SECONDS: Final = 60
 TIDY_SECONDS: Final = 3600
-POLL_SECONDS: Final = (
-    0.05  # between two looks of arq's at its queue, which wait for something to do (net/queue)
-)
+POLL_SECONDS: Final = 0.01  # between two looks of arq at its queue, which wait for something to do
 STOP_SECONDS: Final = 20  # for runs to clean up after themselves when the worker is stopped
 FAREWELL_SECONDS: Final = 2.0  # for Redis to hear what became of the jobs of a worker that stops
 AWAY_SECONDS: Final = 2.0  # before what Redis or a bug broke off is begun anew

@@ -23,7 +23,7 @@ from mirror.flows.sync import Synced
 from mirror.job import SYNC, numbered
 from mirror.model import RepoId
 from mirror.net import queue as queueing
-from mirror.net.queue import NAME, Queue, WorkerQueue
+from mirror.net.queue import NAME, Choice, Queue, WorkerQueue
 from mirror.store import repos, runs, snapshots
 from tests.parts.everref import Mirror
 from tests.parts.redis import work_off
@@ -221,9 +221,25 @@ async def test_arq_begins_what_is_ours_and_what_there_is_room_for(
 ) -> None:
     runner = Runner(mirror.edges, slots=2)
     runner._shares = [OURS.bytes[0]]
-    found, again = runner.choose(waiting)
-    assert "".join(one.partition(":")[0] for one in found) == chosen
-    assert again is None if soon is None else again == pytest.approx(soon)
+    choice = runner.choose(waiting)
+    assert "".join(one.partition(":")[0] for one in choice.begin) == chosen
+    assert choice.again is None if soon is None else choice.again == pytest.approx(soon)
+    assert choice.drop == []
+
+
+async def test_a_job_goes_whose_work_others_did(mirror: Mirror, redis_url: str, jobs: Queue) -> None:
+    runner = Runner(mirror.edges)
+    waiting = [(numbered("late", str(OURS)), 0.5), (numbered("early", str(OURS)), 3600.0)]
+    assert len(runner.choose(waiting).begin) == 2
+    assert await runner.look() == 0  # nothing is due
+    choice = runner.choose([*waiting, ("cron:sweep:1", 3600.0)])
+    assert choice.begin == [waiting[0][0], "cron:sweep:1"] and choice.drop == [waiting[1][0]]
+    queue = WorkerQueue.at(redis_url)
+    queue.choose = lambda waiting: Choice(drop=[number for number, _ in waiting])
+    await jobs.enqueue_job(SYNC, str(OURS))
+    assert await queue.zrangebyscore(NAME, "-inf", "+inf") == []
+    assert await jobs.keys("arq:*") == []
+    await queue.aclose(close_connection_pool=True)
 
 
 async def test_a_heartbeat_waits_for_no_take_and_takes_nothing_from_it(

@@ -6,6 +6,7 @@ a job. What it uses: store/runs (what is next, and who has it), flows/jobs (the 
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.job import PERIODICAL, repo_of
 from mirror.model import RepoId
-from mirror.net.queue import Chosen, Waiting
+from mirror.net.queue import Choice, Waiting
 from mirror.schedule import shares
 from mirror.store import leases, runs
 from mirror.store.runs import Run, RunKey
@@ -28,6 +29,7 @@ KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first b
 PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
 LOOK_SECONDS: Final = 2.0  # between two looks at what is due, for what came without a job
 BEAT_SECONDS: Final = 5.0
+SKEW_SECONDS: Final = 1.0  # by which the clocks of machines differ at the most
 GO_ON_SECONDS: Final = 60.0  # for which one job of arq goes on with what is next
 _DEADLY: Final = "the worker went away each time that this was synced; its log, or the system's, says why"
 
@@ -49,6 +51,7 @@ class Runner:
         self._taking_since: datetime | None = None  # when the take began that is under way; None: none is
         self._time = asyncio.get_running_loop().time
         self._beaten = self._time()
+        self._idle_at = -math.inf  # when the last take began that found nothing
         self._due = asyncio.Event()
         self._is_away = False  # the database, as of the last take
         self._is_stopping = False
@@ -57,25 +60,28 @@ class Runner:
         """Whether this repo's pool is kept warm here."""
         return repo_id.bytes[0] in self._shares
 
-    def choose(self, waiting: Waiting) -> Chosen:
+    def choose(self, waiting: Waiting) -> Choice:
         """Which jobs of arq begin here: as many as there are free slots, other workers' own after PATIENCE.
 
         What is periodical needs no slot. The others stay in the queue, for this worker or another;
-        all do while the vault or this disk is away.
+        all do while the vault or this disk is away. A job goes that was put in before PostgreSQL
+        said that nothing is due: another one did its work.
         """
-        free, soon, chosen = self._slots - len(self._runs), None, []
-        if self._edges.away:
-            free = 0
+        choice = Choice()
+        free = 0 if self._edges.away else self._slots - len(self._runs)
+        done = self._time() - self._idle_at + SKEW_SECONDS
         for number, age in waiting:
             repo_id, left = repo_of(number), PATIENCE.total_seconds() - age
             if number.startswith(PERIODICAL):
-                chosen.append(number)
+                choice.begin.append(number)
+            elif age > done:
+                choice.drop.append(number)
             elif free > 0 and (repo_id is None or left <= 0 or self.is_mine(repo_id)):
-                chosen.append(number)
+                choice.begin.append(number)
                 free -= 1
             elif free > 0:
-                soon = left if soon is None else min(soon, left)
-        return chosen, soon
+                choice.again = left if choice.again is None else min(choice.again, left)
+        return choice
 
     async def serve(self, repo_id: RepoId | None, until: float) -> bool:
         """Do this repo's run, or the one that fairness puts first; then what is next, for a minute.
@@ -150,12 +156,14 @@ class Runner:
                 return None
             heavy = sum(run.heavy for run, _ in self._runs.values())
             left = max(0, self._slots - max(1, self._slots // KEPT_FREE) - heavy)
-            edges, now = self._edges, self._edges.clock()
+            edges, now, began = self._edges, self._edges.clock(), self._time()
             self._taking_since = now
             try:
                 found = await runs.take(edges.db, self.me, now, 1, left, self._shares, PATIENCE)
             finally:
                 self._taking_since = None
+            if not found:
+                self._idle_at = began
             if not found or self._is_stopping:
                 return None
             (run,) = found

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
 
@@ -32,9 +33,17 @@ AWAY_SECONDS: Final = 1.0  # before the next try at a Redis that is away
 Waiting = Sequence[
     tuple[str, float]
 ]  # jobs that could begin, the oldest first: number, and its age in seconds
-Chosen = tuple[list[str], float | None]  # those to begin, and in how many seconds to look again, if sooner
 
 log = logging.getLogger("mirror.queue")
+
+
+@dataclass(slots=True)
+class Choice:
+    """What becomes of the jobs that wait; those that are not named wait on."""
+
+    begin: list[str] = field(default_factory=list)
+    drop: list[str] = field(default_factory=list)  # what they were put in for is done
+    again: float | None = None  # in how many seconds to look again; None: in LOOK_SECONDS
 
 
 class Queue(ArqRedis):
@@ -71,7 +80,7 @@ class WorkerQueue(Queue):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.choose: Callable[[Waiting], Chosen] = _all
+        self.choose: Callable[[Waiting], Choice] = _all
         self._lives = False
         self._url = ""
         self._due = asyncio.Event()
@@ -111,11 +120,16 @@ class WorkerQueue(Queue):
         self._due.clear()
         found: list[Any] = await super().zrangebyscore(name, min, max, start, num, withscores=True)
         now = time.time()
-        chosen, soon = self.choose(
-            [(number.decode(errors="replace"), now - score / 1000) for number, score in found]
-        )
-        self._wait = LOOK_SECONDS if soon is None else soon
-        return [number.encode() for number in chosen]
+        waiting = [(number.decode(errors="replace"), now - score / 1000) for number, score in found]
+        choice = self.choose(waiting)
+        self._wait = LOOK_SECONDS if choice.again is None else choice.again
+        if choice.drop:
+            async with self.pipeline(transaction=True) as together:
+                together.zrem(name, *choice.drop)
+                together.delete(*(job_key_prefix + number for number in choice.drop))
+                await together.execute()
+            self.wake()  # there may be more of them
+        return [number.encode() for number in choice.begin]
 
     async def listen(self) -> None:
         """Be woken by what others publish, and know whether Redis lives, until cancelled."""
@@ -148,5 +162,5 @@ async def _published(redis: Queue) -> Any:
                 yield None
 
 
-def _all(waiting: Waiting) -> Chosen:
-    return [number for number, _ in waiting], None
+def _all(waiting: Waiting) -> Choice:
+    return Choice([number for number, _ in waiting])
