@@ -39,6 +39,12 @@ def size(octets: float) -> str:
     return f"{octets / 1000**power:.1f} {_SIZES[power - 1]}"
 
 
+def unsaved(files: int, octets: int | None = None) -> str:
+    """That so many large files are not saved, as Git LFS keeps them outside git."""
+    how_large = "" if octets is None else f" ({size(octets)})"
+    return f"{count(files, 'large file')}{how_large} of Git LFS {'is' if files == 1 else 'are'} not saved"
+
+
 def ago(then: datetime, now: datetime) -> str:
     """How long ago, in the coarsest unit that still says something."""
     seconds = (now - then).total_seconds()

@@ -420,7 +420,7 @@ A repo of another team than the command line's own is shown as TEAM:NAME, and
 log, refs, plan, restore and the others take that name, or NAME with --team.
 
 --json, one a line: {"repo", "team", "url", "snapshots", "refs", "bytes",
-                     "protected_as_of",
+                     "large_files_not_saved", "protected_as_of",
                      "state": "protected|behind|failing|archived|never",
                      "behind_since", "failure": {"class", "message", "since"} or null}"""
 
@@ -482,7 +482,8 @@ _DRILL = (
     WHEN
     + """
 
---json: {"repo", "snapshot", "refs", "bytes", "ok", "problems": ["..."], "seconds"}"""
+--json: {"repo", "snapshot", "refs", "bytes", "ok", "problems": ["..."],
+         "large_files_not_saved", "seconds"}"""
 )
 
 _COMPACT = """\

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target
 from mirror.pushes import Lost
-from mirror.words import ago, clean, count, lasted, name, size
+from mirror.words import ago, clean, count, lasted, name, size, unsaved
 
 if TYPE_CHECKING:
     from mirror.flows.choose import Chosen
@@ -155,6 +155,8 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
             lines.append(f"{line}  archived: gone at its host, what was kept stays")
         else:
             lines.append(line + since + ("  a sync is due" if row.state == "behind" else ""))
+        if row.large_files:
+            lines[-1] += f"  {eye.paint(unsaved(row.large_files), 'warn')}"
     return "\n".join(lines)
 
 
@@ -253,6 +255,8 @@ def verified(found: Verified, seconds: float, eye: Eye) -> str:
 def drilled(found: Drilled, eye: Eye) -> str:
     """The evidence of a drill."""
     lines = [f"  {eye.paint(clean(problem), 'bad')}" for problem in found.problems]
+    if found.large_files.files:
+        lines.append(f"  {eye.paint(unsaved(found.large_files.files, found.large_files.bytes), 'warn')}")
     words = (
         eye.repo(found.repo.name),
         f"#{found.snapshot.number} of {eye.time(found.snapshot.taken_at)}",

@@ -74,6 +74,7 @@ def kept(row: Overview) -> Shape:
         "snapshots": row.snapshots,
         "refs": row.refs,
         "bytes": row.bytes,
+        "large_files_not_saved": row.large_files,
         "protected_as_of": row.protected_as_of and at(row.protected_as_of),
         "state": row.state,
         "behind_since": row.behind_since and at(row.behind_since),
@@ -167,6 +168,7 @@ def drilled(found: Drilled) -> Shape:
         "bytes": found.bytes,
         "ok": not found.problems,
         "problems": list(found.problems),
+        "large_files_not_saved": found.large_files.files,
         "seconds": round(found.seconds, 3),
     }
 

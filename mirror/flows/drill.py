@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from mirror.errors import EverrefError
 from mirror.flows import hydrate, notes, restore
+from mirror.flows import lfs as lfs_flow
 from mirror.flows.edges import Edges
-from mirror.git import read, view
+from mirror.git import lfs, read, view
+from mirror.git.lfs import LargeFiles
 from mirror.model import Repo, Snapshot
 from mirror.store import drills, history
 
@@ -22,6 +24,7 @@ class Drilled:
     bytes: int  # read from the vault
     seconds: float  # from the first byte read to the last ref compared
     problems: tuple[str, ...]  # empty: it works
+    large_files: LargeFiles  # that are not saved, as Git LFS keeps them outside git
 
 
 async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
@@ -42,6 +45,7 @@ async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
         problems = [f"git fsck: {line}" for line in await read.fsck(edges.git, copy.path)]
         if not await restore.reads_back(edges, copy.path, wanted):
             problems.append("git does not list the refs that were recorded")
+        large_files = await lfs.large_files(edges.git, copy.path)
     done = Drilled(
         repo,
         snapshot,
@@ -49,7 +53,9 @@ async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
         sum(step.part.bytes for step in parts),
         clock() - began,
         tuple(problems),
+        large_files,
     )
+    await lfs_flow.record(edges, repo, large_files)
     await drills.add(
         edges.db, repo.id, snapshot.number, done.refs, done.bytes, done.seconds, done.problems, edges.clock()
     )

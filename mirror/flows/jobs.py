@@ -345,6 +345,7 @@ async def _drill(edges: Edges, run: Run) -> Result:
         "bytes": done.bytes,
         "seconds": done.seconds,
         "problems": list(done.problems[:LINES_KEPT]),
+        "large_files": done.large_files.files,
     }
 
 

@@ -25,7 +25,7 @@ from mirror.errors import (
     RateLimited,
     Refused,
 )
-from mirror.flows import connections, excluded, hydrate, outages, request, settle, steps
+from mirror.flows import connections, excluded, hydrate, lfs, outages, request, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.rescue import Rescued, rescue, without_snapshot
 from mirror.flows.source import connected, digest
@@ -79,7 +79,7 @@ async def sync(
         try:
             repo = await repos.get(edges.db, repo_id)  # its address may have been put right meanwhile
             try:
-                return await _in_turn(edges, repo, lease, reason, secret)
+                return await _done(edges, await _in_turn(edges, repo, lease, reason, secret))
             except Corrupt as error:
                 if not await hydrate.drop_broken(edges, repo) and error.origin is not Origin.DISK:
                     raise  # it is the remote, or the vault
@@ -93,13 +93,19 @@ async def sync(
                 if edges.identity:  # Busy where it is followed: the next run goes to its new address
                     await edges.identity(edges, repo, doubt=True)
                 raise
-            return await _in_turn(edges, repo, lease, reason, secret)
+            return await _done(edges, await _in_turn(edges, repo, lease, reason, secret))
         except Busy:
             raise  # another run is at work: no failure of the repo's
         except EverrefError as error:
             if is_its_own(error):
                 await record_failure(edges, repo.id, error)
             raise
+
+
+async def _done(edges: Edges, done: Synced) -> Synced:
+    if done.new:
+        await lfs.look(edges, done.repo, done.snapshot)
+    return done
 
 
 def is_its_own(error: EverrefError) -> bool:

@@ -61,6 +61,8 @@ class Kept:
     proved_at: datetime | None  # of the last drill; None: never drilled
     problems: int  # that the last drill found
     at_work: bool
+    large_files: int = 0  # that Git LFS keeps outside git, and that are not saved
+    large_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,8 @@ def _kept(row: Any) -> Kept:
         proved_at=row["proved_at"],
         problems=row["problems"] or 0,
         at_work=row["at_work"],
+        large_files=row["lfs_files"],
+        large_bytes=row["lfs_bytes"],
     )
 
 

@@ -43,6 +43,7 @@ class Drilled:
     seconds: float
     problems: tuple[str, ...]
     finished_at: datetime
+    large_files: int  # of the repo, as it is now, that are not saved
 
 
 @translating
@@ -56,7 +57,7 @@ async def drills(db: Db, team: TeamId, before: datetime, limit: int) -> list[Dri
     """The team's drills, newest first."""
     rows = await db.fetch(
         """
-        select repo.name, drill.* from drill join repo on repo.id = drill.repo_id
+        select repo.name, repo.lfs_files, drill.* from drill join repo on repo.id = drill.repo_id
         where repo.team_id = $1 and finished_at < $2
         order by finished_at desc, drill.id desc limit $3
         """,
@@ -73,6 +74,7 @@ async def drills(db: Db, team: TeamId, before: datetime, limit: int) -> list[Dri
             row["seconds"],
             tuple(row["problems"]),
             row["finished_at"],
+            row["lfs_files"],
         )
         for row in rows
     ]

@@ -49,6 +49,7 @@ class Overview:
     state: State
     failure: Failure | None  # None: the last run went well, or there was none
     behind_since: datetime | None = None  # what came from then on may not be here; None: it is not behind
+    large_files: int = 0  # that Git LFS keeps outside git, and that are not saved
 
     @property
     def called(self) -> str:
@@ -350,4 +351,5 @@ def _overview(row: Any) -> Overview:
         row["state"],
         failure,
         None if row["state"] == "archived" else row["behind"],
+        row["lfs_files"],
     )

@@ -57,6 +57,8 @@ EXPORTED: Final[Sequence[Table]] = (
             *("connection_id", "private", "added_by", "archived_at", "paused_at", "schedule", "excluded"),
         ),
     ),
+    Table("ssh_key"),
+    Table("ssh_host"),
     Table("credential"),
     Table("hook", without=("minute_at", "minute_count")),
     Table("audit"),

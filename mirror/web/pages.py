@@ -32,6 +32,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
+        "unsaved": words.unsaved,
         "ago": ago,
         "called": called,
         "clock": clock,

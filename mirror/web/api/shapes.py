@@ -334,6 +334,7 @@ class Repo(Answer, frozen=True, kw_only=True):
     bytes: int
     proved_at: datetime | None
     at_work: bool
+    large_files_not_saved: Annotated[int, Meta(description="files that Git LFS keeps outside git")]
 
     @classmethod
     def of(cls, one: home.Kept) -> "Repo":
@@ -356,6 +357,7 @@ class Repo(Answer, frozen=True, kw_only=True):
             bytes=one.bytes,
             proved_at=one.proved_at,
             at_work=one.at_work,
+            large_files_not_saved=one.large_files,
         )
 
 

@@ -1,0 +1,100 @@
+"""Finds the pointers of Git LFS in a repository's objects: what they stand for is not in git, and not saved.
+
+https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mirror import objects
+from mirror.git import read
+from mirror.git.read import Objects
+from mirror.git.run import Git
+from mirror.model import ObjectFormat, Target
+
+_SMALLEST: Final = 80  # bytes of a pointer: a version, an id and a size
+_LARGEST: Final = 1024
+_ATTRIBUTES: Final = b".gitattributes"
+_LONGEST: Final = 1 << 20  # bytes of a .gitattributes that is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class LargeFiles:
+    """What the pointers stand for, each file once."""
+
+    files: int
+    bytes: int  # as the pointers say
+
+
+async def are_likely(path: Path, object_format: ObjectFormat, tips: Collection[Target]) -> bool:
+    """Whether one of these commits says in its top folder that LFS keeps some of its files."""
+    return await asyncio.to_thread(_any_says, path, object_format, tips)
+
+
+def _any_says(path: Path, object_format: ObjectFormat, tips: Collection[Target]) -> bool:
+    with read.opened(path) as there:
+        return any(_says(there, object_format, tip) for tip in tips)
+
+
+def _says(there: Objects, object_format: ObjectFormat, tip: Target) -> bool:
+    commit = read.peeled(there, tip)
+    found = there.read(commit) if commit else None
+    tree = objects.tree_of(found[1]) if found else None
+    top = there.read(tree) if tree else None
+    if top is None:
+        return False
+    for entry in objects.entries(top[1], object_format):
+        if entry.name == _ATTRIBUTES and (there.size(entry.oid) or 0) <= _LONGEST:
+            content = there.read(entry.oid)
+            return content is not None and b"filter=lfs" in content[1]
+    return False
+
+
+async def large_files(git: Git, path: Path) -> LargeFiles:
+    """Every large file that some object of this repository points at, also in its past."""
+    sizes: dict[str, int] = {}
+    async with git.process("cat-file", "--batch", "--buffer", git_dir=str(path)) as child:
+        feeding = asyncio.create_task(child.feed(_small_blobs(git, path)))
+        try:
+            rest = b""
+            async for chunk in child.stdout:
+                rest = _taken(rest + chunk, sizes)
+            await feeding
+        finally:
+            feeding.cancel()
+            await asyncio.wait([feeding])
+    return LargeFiles(len(sizes), sum(sizes.values()))
+
+
+async def _small_blobs(git: Git, path: Path) -> AsyncIterator[bytes]:
+    """The ids, a line each, of the blobs that are as small as pointers are."""
+    listing = ("cat-file", "--batch-all-objects", "--unordered", "--buffer", "--batch-check")
+    async with git.process(*listing, stdin=False, git_dir=str(path)) as child:
+        rest = b""
+        async for chunk in child.stdout:
+            *lines, rest = (rest + chunk).split(b"\n")
+            chosen = [words for line in lines if _is_small(words := line.split(b" "))]
+            if chosen:
+                yield b"".join(oid + b"\n" for oid, _, _ in chosen)
+
+
+def _is_small(words: list[bytes]) -> bool:
+    return len(words) == 3 and words[1] == b"blob" and _SMALLEST <= int(words[2]) < _LARGEST
+
+
+def _taken(data: bytes, sizes: dict[str, int]) -> bytes:
+    """Take up the whole objects that `data` begins with; what is left of it."""
+    at = 0
+    while (end := data.find(b"\n", at)) >= 0:
+        head = data[at:end].split(b" ")
+        length = int(head[2]) if len(head) == 3 else 0
+        if end + 1 + length + 1 > len(data):
+            break
+        pointer = objects.lfs_pointer(data[end + 1 : end + 1 + length])
+        if pointer is not None:
+            sizes[pointer.sha256] = pointer.size
+        at = end + 1 + length + 1
+    return data[at:]
