@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from bench.cases import backup, chain, growth, memory, pages, refs, service, start
+from bench.cases import backup, chain, growth, memory, pages, queue, refs, service, start
 from bench.figures import Row
 from bench.room import Room
 
@@ -24,7 +24,8 @@ CASES: Mapping[str, Case] = {
     "looks": service.looks,
     "pushes": service.pushes,
     "pages": pages.pages,
+    "queue": queue.queue,
 }
 
 # Measured with repositories of their own, whichever are given.
-ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes", "pages"})
+ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes", "pages", "queue"})
