@@ -23,7 +23,7 @@ from mirror.flows.sync import Synced
 from mirror.flows.turn import turn
 from mirror.model import Reason, Repo, RepoId
 from mirror.schedule import spread
-from mirror.store import chores, holds, hooks, outages, parts, repos, schedules, sessions
+from mirror.store import chores, holds, hooks, outages, parts, repos, runs, schedules, sessions
 from mirror.store import jobs as job_rows
 
 PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
@@ -173,6 +173,12 @@ async def _prune(edges: Edges) -> None:
             log.warning("prune of %s: %s", repo.id, error)
 
 
+async def _mend_queue(edges: Edges) -> None:
+    """Look whether all that is due stands in the queue."""
+    if mended := await runs.mend(edges.db):
+        log.warning("%d rows of the queue were wrong and are mended; report this", mended)
+
+
 @dataclass(frozen=True, slots=True)
 class Chore:
     """Something that is done now and then, by one worker for all of them. It must be safe to run twice."""
@@ -193,6 +199,7 @@ CHORES: Final[Sequence[Chore]] = (
     Chore("forget what has had its time", timedelta(hours=1), _forget),
     Chore("delete bundles whose time is over", timedelta(hours=1), export.forget),
     Chore("delete replaced parts", timedelta(hours=1), _prune),
+    Chore("compare the queue with what is open", timedelta(hours=1), _mend_queue),
     *TOLD,
     Chore("list what connections can see", timedelta(minutes=5), relist.due),
     Chore("look after hooks", hookcare.SWEEPS, hookcare.due),

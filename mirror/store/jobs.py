@@ -109,7 +109,7 @@ async def queue(
     )
     if row is None:
         raise NotFound(f"no repo has the id {repo_id}")
-    return _job(row)
+    return from_row(row)
 
 
 @translating
@@ -134,7 +134,7 @@ async def start(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], a
         json.dumps(dict(asked)),
         at,
     )
-    return None if row is None else _job(row)
+    return None if row is None else from_row(row)
 
 
 @translating
@@ -257,21 +257,21 @@ async def cancel(db: Db, team_id: TeamId, job_id: JobId, at: datetime) -> Job | 
         job_id,
         at,
     )
-    return None if row is None else _job(row)
+    return None if row is None else from_row(row)
 
 
 @translating
 async def find(db: Db, team_id: TeamId, job_id: JobId) -> Job | None:
     """The team's job of this id."""
     row = await db.fetchrow("select * from job where id = $1 and team_id = $2", job_id, team_id)
-    return None if row is None else _job(row)
+    return None if row is None else from_row(row)
 
 
 @translating
 async def by_id(db: Db, job_id: JobId) -> Job | None:
     """The job of this id, whosever it is: for who works on it."""
     row = await db.fetchrow("select * from job where id = $1", job_id)
-    return None if row is None else _job(row)
+    return None if row is None else from_row(row)
 
 
 @translating
@@ -302,7 +302,7 @@ async def page(
         before,
         limit,
     )
-    return [_job(row) for row in rows]
+    return [from_row(row) for row in rows]
 
 
 @translating
@@ -312,7 +312,7 @@ async def open_of(db: Db, repo_id: RepoId) -> list[Job]:
         "select * from job where repo_id = $1 and state in ('queued', 'running') order by queued_at, id",
         repo_id,
     )
-    return [_job(row) for row in rows]
+    return [from_row(row) for row in rows]
 
 
 @translating
@@ -343,7 +343,8 @@ def _seen(seen: Seen) -> Sequence[object]:
     )
 
 
-def _job(row: Any) -> Job:
+def from_row(row: Any) -> Job:
+    """A row of the table `job`."""
     failure = None
     if row["failure_class"] is not None:
         origin = row["failure_origin"]

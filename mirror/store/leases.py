@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -101,10 +102,28 @@ async def release_over(db: Db) -> None:
     await db.execute(
         """
         update lease set owner = null
-        where starts_with(owner, $1) and not owner = any($2::text[])
+        where owner is not null and starts_with(owner, $1) and not owner = any($2::text[])
         """,
         f"{mine}/",
         list(_turns),
+    )
+
+
+@translating
+async def release_of(db: Db, workers: Collection[str]) -> None:
+    """Give back the turns of these workers, whose processes are gone. Safe to run twice.
+
+    Nobody is waited for: where another transaction has such a row, it is given back the next time.
+    """
+    await db.execute(
+        """
+        update lease set owner = null where repo_id in (
+          select repo_id from lease
+          where owner is not null and regexp_replace(owner, '/[^/]*$', '') = any($1::text[])
+          for update skip locked
+        )
+        """,
+        [one.rpartition("/")[0] for one in workers],
     )
 
 

@@ -8,15 +8,14 @@ from uuid import UUID
 
 from mirror.model import RepoId
 from mirror.store import jobs, leases
-from mirror.store.database import Db, query, transaction, translating
-from mirror.store.jobs import Job, JobId, Kind
+from mirror.store.database import Db, query, translating
+from mirror.store.jobs import Job, Kind
 
 RunKey = NewType("RunKey", UUID)  # of the job, or of the repo whose wish is served
 
 SILENT: Final = timedelta(seconds=30)  # without a heartbeat, after which a worker elsewhere is taken for dead
 AT_HOST: Final = 8  # syncs at one host at once, of all workers together
 ATTEMPTS: Final = 5  # of a job, after which it has failed
-_TAKING: Final = 0x65766572  # "ever": the advisory lock under which runs are shared out
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +32,34 @@ class Run:
 
 @translating
 async def take(
-    db: Db, worker: str, now: datetime, room: int, heavy: int, shares: Sequence[int], patience: timedelta
+    db: Db,
+    worker: str,
+    now: datetime,
+    room: int,
+    heavy: int,
+    shares: Sequence[int],
+    patience: timedelta,
+    *,
+    repo_id: RepoId | None = None,
 ) -> list[Run]:
     """Take up as much of what is due as there is room for, the fairest first; at most `heavy` of it heavy.
 
     What is not among this worker's `shares` it takes only after `patience`, as
-    its own worker has what it needs at hand. Taken is taken: no other worker gets it.
+    its own worker has what it needs at hand. Taken is taken: no other worker gets it,
+    and none waits for another's pick. Of what is equally fair, `repo_id` comes first.
     """
-    async with transaction(db) as connection:
-        await connection.execute("select pg_advisory_xact_lock($1)", _TAKING)
-        rows = await connection.fetch(
-            query("take"), worker, now, room, heavy, list(shares), patience, AT_HOST
+    rows = await db.fetch(query("take"), worker, now, room, heavy, list(shares), patience, AT_HOST, repo_id)
+    return [
+        Run(
+            RunKey(UUID(bytes=row["run_key"].bytes)),
+            RepoId(UUID(bytes=row["run_repo"].bytes)),
+            row["run_kind"],
+            None if row["id"] is None else jobs.from_row(row),
+            row["run_heavy"],
+            row["failing"],
         )
-    found = []
-    for row in rows:
-        job = None
-        if row["job_id"] is not None:
-            job = await jobs.by_id(db, JobId(UUID(bytes=row["job_id"].bytes)))
-        found.append(
-            Run(
-                RunKey(UUID(bytes=row["key"].bytes)),
-                RepoId(UUID(bytes=row["repo_id"].bytes)),
-                row["kind"],
-                job,
-                row["heavy"],
-                row["failure_class"],
-            )
-        )
-    return found
+        for row in rows
+    ]
 
 
 @translating
@@ -129,7 +128,8 @@ async def reap(db: Db, worker: str, now: datetime) -> int:
     How often in a row a sync of each repo ended so is counted. A worker of this
     machine whose process is gone is dead at once, and so are its turns at repos; any
     other after SILENT without a heartbeat. A job without a run waits for the next
-    one, unless it was begun too often. Safe to run twice.
+    one, unless it was begun too often. Safe to run twice: each statement finds what the one
+    before has left. None waits for a row that somebody else holds; the next beat finds that.
     """
     rows = await db.fetch(
         """
@@ -141,29 +141,27 @@ async def reap(db: Db, worker: str, now: datetime) -> int:
     others = [row for row in rows if row["id"] != worker]
     gone = [row["id"] for row in others if leases.is_dead(row["id"])]
     dead = [row["id"] for row in others if row["silent"] or row["id"] in gone]
-    async with transaction(db) as connection:
-        done = await connection.execute(
-            """
-            with gone as (delete from run where worker = any($1::text[]) returning repo_id, kind), syncs as (
-              update repo set crashes = crashes + 1 from gone where repo.id = gone.repo_id and kind = 'sync'
-            )
-            select from gone
-            """,
-            dead,
-        )
-        await connection.execute("delete from worker where id = any($1::text[])", dead)
-        await connection.execute(
-            "update lease set owner = null where regexp_replace(owner, '/[^/]*$', '') = any($1::text[])",
-            [one.rpartition("/")[0] for one in gone],
-        )
-        await connection.execute(query("orphaned"), now, ATTEMPTS)
+    await leases.release_of(db, gone)
+    done = await db.execute(query("reap"), dead)
+    await db.execute(
+        "delete from worker where id in (select id from worker where id = any($1) for update skip locked)",
+        dead,
+    )
+    await db.execute(query("orphaned"), now, ATTEMPTS)
     return int(done.rpartition(" ")[2])
+
+
+@translating
+async def mend(db: Db) -> int:
+    """Compare the queue with what is open; how much of it was wrong, and is right now. Safe to run twice."""
+    mended: int = await db.fetchval("select mend_queue()")
+    return mended
 
 
 @translating
 async def deadly(db: Db) -> list[RepoId]:
     """The repos whose syncs ended with their worker ATTEMPTS times in a row, or once more since `spare`."""
-    rows = await db.fetch("select id from repo where crashes >= $1", ATTEMPTS)
+    rows = await db.fetch("select id from repo where crashes > 0 and crashes >= $1", ATTEMPTS)
     return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
 
 

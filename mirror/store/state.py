@@ -74,6 +74,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("lost_push", "drill", "note"), "the notes in the vault tell"),
     **dict.fromkeys(("intent", "lease", "run", "worker", "forge_lease"), "of those who are at work now"),
     **dict.fromkeys(("job", "restored_ref"), "work that is under way, or was"),
+    "queue": "follows from repos and jobs",
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
     **dict.fromkeys(("session", "sign_in_link"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency"), "of the last minutes"),

@@ -3,7 +3,7 @@
 with alone as (
   select * from job
   where state = 'running' and not exists (select from run where run.job_id = job.id)
-  for update
+  for update skip locked
 ), orphan as (
   select
     id, cancel_at is not null as stopped,
