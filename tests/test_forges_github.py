@@ -310,6 +310,9 @@ async def test_the_limit_of_one_token_is_not_that_of_another(
     "status, headers, body, seconds",
     [
         (403, {"retry-after": "30"}, "", 30),
+        (429, {"retry-after": "Thu, 01 Jan 2026 00:01:40 GMT"}, "", 100),
+        (503, {"retry-after": "30"}, "", 30),
+        (503, {}, "", None),
         (429, {}, "", 60),
         (403, {}, '{"message": "You have exceeded a secondary rate limit"}', 60),
         (403, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1767225720"}, "", 120),

@@ -21,6 +21,7 @@ from mirror.errors import (
     Refused,
     UsageError,
 )
+from mirror.vault import s3
 from mirror.vault.bucket import Patience
 from mirror.vault.s3 import PART, S3Vault
 from tests.parts import faultproxy as faults
@@ -206,6 +207,14 @@ async def test_a_read_that_gets_no_further_gives_up(hasty: S3Vault, proxy: Fault
     proxy.fail(faults.reading, fault)
     with raises(NetworkError, "stopped answering"):
         await hasty.get("a/object")
+
+
+async def test_a_read_that_drips_gives_up(vault: S3Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    await vault.put("a/object", b"bytes")
+    monkeypatch.setattr(s3, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(s3, "LEAST_SPEED", 1 << 60)
+    with raises(NetworkError, "bytes a second; what is stored is as it was, try again later"):
+        await vault.get("a/object")
 
 
 async def test_bytes_that_always_change_on_their_way_are_said(hasty: S3Vault, proxy: FaultProxy) -> None:

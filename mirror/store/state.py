@@ -77,7 +77,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "queue": "follows from repos and jobs",
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
     **dict.fromkeys(("session", "sign_in_link"), "people sign in again"),
-    **dict.fromkeys(("tries", "idempotency"), "of the last minutes"),
+    **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),
     "outage": "of this installation, now",
     "listed": "the forges tell, when they are asked again",
     **dict.fromkeys(("chore", "state_export", "migration"), "of one database"),

@@ -206,6 +206,7 @@ class Bucket:
         clock = asyncio.get_running_loop().time
         patience = self.patience.read * (_SLOW if slow else 1)
         # aiohttp's read timeout begins once the request is sent; a server may also stop taking it.
+        # The body leaves by 64 KiB: taking it slower than some 1,000 bytes a second ends the attempt as well.
         async with asyncio.timeout(self.patience.connect + patience) as limit:
             method = getattr(self._client, operation)
             if body is None:

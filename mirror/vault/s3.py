@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import SplitResult, quote
 
+from mirror import lowspeed
 from mirror.errors import (
     AlreadyExists,
     BadCredentials,
@@ -24,6 +25,7 @@ from mirror.errors import (
     NoSuchObject,
     Refused,
 )
+from mirror.lowspeed import LowSpeed
 from mirror.vault.bucket import CHANGED, CUT, DENIED, Bucket, Patience, Told, parse
 from mirror.vault.contract import (
     GET_LIMIT,
@@ -38,6 +40,8 @@ from mirror.vault.contract import (
 MIB: Final = 1 << 20
 PART: Final = 8 * MIB  # larger ones are slower and take more memory
 AT_ONCE: Final = 4  # parts of one upload on their way, while they are small
+LEAST_SPEED: Final = lowspeed.LIMIT
+SLOW_SECONDS: Final = lowspeed.TIME
 CHUNK: Final = MIB  # what `read` gives at once
 PAGE: Final = 1000  # keys of one answer, the most that S3 gives
 _PARTS: Final = 10_000  # of one upload at most, a rule of S3
@@ -112,6 +116,7 @@ class S3Vault:
                 raise _missing(key)
             return
         offset, failures = start, 0
+        speed = LowSpeed(LEAST_SPEED, SLOW_SECONDS)
         etag: str | None = None
         while end is None or offset < end:
             answer = await self._get(check_key(key), offset, end, etag)
@@ -119,7 +124,7 @@ class S3Vault:
                 return
             etag, end = answer["ETag"], offset + answer["ContentLength"]
             async with answer["Body"] as body:
-                while offset < end and (chunk := await _gather(body)):
+                while offset < end and (chunk := await self._gather(body, speed)):
                     offset, failures = offset + len(chunk), 0
                     yield chunk
             if offset < end:
@@ -127,6 +132,22 @@ class S3Vault:
                 if failures >= self._bucket.patience.attempts:
                     raise self._bucket.silent()
                 await self._bucket.pause(failures)
+
+    async def _gather(self, body: Any, speed: LowSpeed) -> bytes:
+        """The next bytes of an answer, about a chunk; fewer or none where it ended or was cut."""
+        pieces, size, clock = [], 0, asyncio.get_running_loop().time
+        with suppress(*CUT):
+            asked = clock()
+            while size < CHUNK and (piece := await body.read(CHUNK - size)):
+                pieces.append(piece)
+                size += len(piece)
+                if speed.is_slow(len(piece), clock() - asked):
+                    raise NetworkError(
+                        f"the vault at {self._bucket.host} sends less than {LEAST_SPEED} bytes a second; "
+                        "what is stored is as it was, try again later"
+                    )
+                asked = clock()
+        return b"".join(pieces)
 
     async def _get(self, key: str, start: int, end: int | None, etag: str | None) -> Any:
         """The answer with these bytes; None: the object ends before them."""
@@ -526,16 +547,6 @@ def part_size(number: int, sent: int) -> int:
     if number <= _SMALL_PARTS:
         return PART
     return max(PART, -(-sent // 650 // MIB) * MIB)
-
-
-async def _gather(body: Any) -> bytes:
-    """The next bytes of an answer, about a chunk; fewer or none where it ended or was cut."""
-    pieces, size = [], 0
-    with suppress(*CUT):
-        while size < CHUNK and (piece := await body.read(CHUNK - size)):
-            pieces.append(piece)
-            size += len(piece)
-    return b"".join(pieces)
 
 
 async def _crc32(data: bytes) -> str:
