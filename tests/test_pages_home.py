@@ -35,6 +35,7 @@ API = Kept(
     archived_at=None,
     paused_at=None,
     snapshots=1,
+    first_at=NOW,
     saved_at=NOW,
     refs=1,
     bytes=1,

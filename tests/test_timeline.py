@@ -95,7 +95,6 @@ async def test_a_folder_can_be_looked_into(db: asyncpg.Pool) -> None:
 async def test_a_repo_without_snapshots_has_an_empty_picture(db: asyncpg.Pool) -> None:
     chain = await begin(db)
     assert (await stored.lanes(db, chain.repo.id, START, END)).lanes == ()
-    assert await stored.span(db, chain.repo.id) is None
     assert await stored.moment(db, chain.repo.id, 1) is None
     assert await stored.feed(db, chain.repo.id) == []
 
@@ -144,7 +143,6 @@ async def test_a_moment_knows_its_neighbours(db: asyncpg.Pool) -> None:
     assert (first.before, first.after) == (None, (2, at(2)))
     assert (middle.before, middle.taken_at, middle.after) == ((2, at(2)), at(3), (4, at(4)))
     assert (last.before, last.after) == ((5, at(5)), None)
-    assert await stored.span(db, chain.repo.id) == (at(1), at(6))
 
 
 def telling(name: bytes, taken: int = 0, last: int = 1) -> Telling:

@@ -37,25 +37,30 @@ async def team_of(edges: Edges, name: str | None) -> TeamId:
 
 async def snapshot_at(edges: Edges, repo: Repo, when: int | datetime | None) -> Snapshot:
     """The snapshot of this number, or the last one at or before this time; None means the latest."""
-    latest = await snapshots.latest(edges.db, repo.id)
-    if latest is None:
-        raise NotFound(f"{repo.name} has no snapshot yet; back it up first: everref backup {repo.url}")
     if when is None:
-        return latest
-    if isinstance(when, int):
+        found = await snapshots.latest(edges.db, repo.id)
+    elif isinstance(when, int):
         found = await snapshots.get(edges.db, repo.id, when)
-        if found is None:
-            raise NotFound(f"{repo.name} has no snapshot #{when}; it has #1 to #{latest.number}")
-        return found
-    found = await snapshots.at(edges.db, repo.id, when)
+    else:
+        found = await snapshots.at(edges.db, repo.id, when)
     if found is None:
-        first = await snapshots.get(edges.db, repo.id, 1)
-        assert first is not None  # there is a latest one, and numbers begin at 1
-        raise NotFound(
-            f"{repo.name} has no snapshot at or before {_shown(when)}; "
-            f"the first is #1 of {_shown(first.taken_at)}"
-        )
+        raise await _none(edges, repo, when)
     return found
+
+
+async def _none(edges: Edges, repo: Repo, when: int | datetime | None) -> NotFound:
+    """Why there is no such snapshot."""
+    latest = await snapshots.latest(edges.db, repo.id)
+    if latest is None or when is None:
+        return NotFound(f"{repo.name} has no snapshot yet; back it up first: everref backup {repo.url}")
+    if isinstance(when, int):
+        return NotFound(f"{repo.name} has no snapshot #{when}; it has #1 to #{latest.number}")
+    first = await snapshots.get(edges.db, repo.id, 1)
+    assert first is not None  # there is a latest one, and numbers begin at 1
+    return NotFound(
+        f"{repo.name} has no snapshot at or before {_shown(when)}; "
+        f"the first is #1 of {_shown(first.taken_at)}"
+    )
 
 
 def _shown(moment: datetime) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from mirror.model import RefName, RepoId
 from mirror.pushes import Answered, Claim, Lost
@@ -88,15 +88,17 @@ async def _lose(connection: Db, repo_id: RepoId, lost: Collection[Lost], snapsho
 async def lost(db: Db, repo_id: RepoId) -> list[Lost]:
     """Every push that could not be rescued, oldest first."""
     rows = await db.fetch("select * from lost_push where repo_id = $1 order by snapshot, id", repo_id)
-    return [
-        Lost(
-            RefName(row["name"]),
-            row["old"],
-            row["new"],
-            row["pushed_by"],
-            row["pushed_at"],
-            row["why"],
-            row["snapshot"],
-        )
-        for row in rows
-    ]
+    return [lost_push(row) for row in rows]
+
+
+def lost_push(row: Any) -> Lost:
+    """A push that could not be rescued, out of a row of that table."""
+    return Lost(
+        RefName(row["name"]),
+        row["old"],
+        row["new"],
+        row["pushed_by"],
+        row["pushed_at"],
+        row["why"],
+        row["snapshot"],
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from mirror.model import RepoId
 from mirror.store.database import Db, storable, translating
@@ -53,8 +54,11 @@ async def latest(db: Db, repo_id: RepoId) -> Drill | None:
     row = await db.fetchrow(
         "select * from drill where repo_id = $1 order by finished_at desc, id desc limit 1", repo_id
     )
-    if row is None:
-        return None
+    return None if row is None else drill(row)
+
+
+def drill(row: Any) -> Drill:
+    """A drill out of a row of that table."""
     return Drill(
         row["snapshot"], row["refs"], row["bytes"], row["seconds"], tuple(row["problems"]), row["finished_at"]
     )

@@ -6,9 +6,13 @@ from datetime import date, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from mirror.model import RefName, RepoId
+from mirror.model import RefName, Repo, RepoId
+from mirror.pushes import Lost
+from mirror.store import claims, drills, jobs
 from mirror.store.database import Db, query, storable, translating
-from mirror.store.repos import Failure
+from mirror.store.drills import Drill
+from mirror.store.jobs import Job
+from mirror.store.repos import Failure, repo
 from mirror.store.teams import TeamId
 
 State = Literal["protected", "behind", "failing", "never", "archived"]
@@ -55,6 +59,7 @@ class Kept:
     archived_at: datetime | None
     paused_at: datetime | None
     snapshots: int
+    first_at: datetime | None  # when something was first saved; None: nothing ever was
     saved_at: datetime | None  # when something new was last saved
     refs: int
     bytes: int
@@ -99,6 +104,16 @@ class HookState:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What a repo's page shows beside its history."""
+
+    hook: HookState | None  # None: it has none
+    drill: Drill | None  # the newest; None: never drilled
+    lost: Sequence[Lost]  # every push that could not be rescued, oldest first
+    open_jobs: Sequence[Job]  # that have not ended, oldest first
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """A connection that the forge takes no more, or a hook that it does not serve."""
 
@@ -140,9 +155,8 @@ async def page(
 
     `after`: only those whose name comes after this one.
     """
-    text = query("home_page").format(order=_ORDERS[order].format("repo"), outer=_outer(order))
     rows = await db.fetch(
-        text,
+        _page(order),
         team,
         _pattern(search),
         state,
@@ -152,6 +166,29 @@ async def page(
         None if after is None else storable(after),
     )
     return [_kept(row) for row in rows], rows[0]["matches"] if rows else 0
+
+
+@translating
+async def named(db: Db, team: TeamId, name: str) -> tuple[Repo, Kept] | None:
+    """The team's repo of this name, with what is kept of it."""
+    row = await db.fetchrow(_page("name", match="="), team, storable(name), None, None, 1, 0, None)
+    return None if row is None else (repo(row), _kept(row))
+
+
+@translating
+async def beside(db: Db, repo_id: RepoId) -> Beside:
+    """What a repo's page shows beside its history."""
+    row = await db.fetchrow(query("beside"), repo_id)
+    return Beside(
+        hook=None if row["forge"] is None else _hook(row),
+        drill=None if row["drill"] is None else drills.drill(row["drill"]),
+        lost=[claims.lost_push(one) for one in row["lost"]],
+        open_jobs=[jobs.from_row(one) for one in row["jobs"]],
+    )
+
+
+def _page(order: Order, match: Literal["=", "ilike"] = "ilike") -> str:
+    return query("home_page").format(order=_ORDERS[order].format("repo"), outer=_outer(order), match=match)
 
 
 def _outer(order: Order) -> str:
@@ -239,7 +276,11 @@ async def hook_of(db: Db, repo_id: RepoId) -> HookState | None:
         """,
         repo_id,
     )
-    return None if row is None else HookState(row["forge"], row["state"], row["why"], row["delivered_at"])
+    return None if row is None else _hook(row)
+
+
+def _hook(row: Any) -> HookState:
+    return HookState(row["forge"], row["state"], row["why"], row["delivered_at"])
 
 
 def _kept(row: Any) -> Kept:
@@ -259,6 +300,7 @@ def _kept(row: Any) -> Kept:
         archived_at=row["archived_at"],
         paused_at=row["paused_at"],
         snapshots=row["snapshots"] or 0,
+        first_at=row["first_at"],
         saved_at=row["saved_at"],
         refs=row["refs"],
         bytes=row["bytes"],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mirror import refs
 from mirror.model import Kind, RefChange, RefName, RepoId, Target
-from mirror.store.database import Db, query, transaction, translating
+from mirror.store.database import Db, query, translating
 from mirror.store.history import Logged
 
 
@@ -16,18 +16,36 @@ async def refs_page(
     likes = [pattern for glob in globs for pattern in patterns(glob)] or None
     found: list[tuple[RefName, Target]] = []
     while True:
-        async with transaction(db) as connection:
-            # Read along the index and stop at the limit, also while no statistics say that this is best.
-            await connection.execute(
-                "set local enable_seqscan = off; set local enable_bitmapscan = off;"
-                " set local enable_sort = off"
-            )
-            rows = await connection.fetch(query("refs_page"), repo_id, number, after, likes, limit)
+        rows = await db.fetch(
+            "select * from refs_page($1, $2, $3, $4, $5)", repo_id, number, after, likes, limit
+        )
         read = [(RefName(row[0]), Target(row[1])) for row in rows]
         found += [one for one in read if not globs or refs.matches(one[0], globs)]
         if len(rows) < limit or len(found) >= limit:
             return found[:limit]
         after = read[-1][0]
+
+
+@translating
+async def names_after(
+    db: Db, repo_id: RepoId, number: int, starts: Sequence[bytes], limit: int
+) -> list[list[RefName]]:
+    """The names of a snapshot's refs after each of these, in name order: at most `limit` for each."""
+    rows = await db.fetch(
+        """
+        select place, page.name
+        from unnest($3::bytea[]) with ordinality as given (start, place)
+        cross join lateral refs_page($1, $2, given.start, null, $4) as page
+        """,
+        repo_id,
+        number,
+        list(starts),
+        limit,
+    )
+    found: list[list[RefName]] = [[] for _ in starts]
+    for place, name in rows:
+        found[place - 1].append(RefName(name))
+    return [sorted(names) for names in found]
 
 
 def patterns(glob: str) -> list[bytes]:

@@ -318,14 +318,15 @@ async def forget_history(db: Db, lease: Lease, repo_id: RepoId) -> None:
 async def all(db: Db, team: TeamId | None = None) -> list[Repo]:
     """Every repo, by name; or those of one team."""
     rows = await db.fetch("select * from repo where $1::uuid is null or team_id = $1 order by name, id", team)
-    return [_repo(row) for row in rows]
+    return [repo(row) for row in rows]
 
 
 def _maybe(row: Any) -> Repo | None:
-    return None if row is None else _repo(row)
+    return None if row is None else repo(row)
 
 
-def _repo(row: Any) -> Repo:
+def repo(row: Any) -> Repo:
+    """A repo out of a row of that table."""
     return Repo(
         RepoId(UUID(bytes=row["id"].bytes)), row["name"], row["url"], row["object_format"], row["created_at"]
     )
@@ -342,7 +343,7 @@ def _overview(row: Any) -> Overview:
             row["retry_at"],
         )
     return Overview(
-        _repo(row),
+        repo(row),
         row["team"],
         row["snapshots"],
         row["refs"],

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from mirror.people import PersonId
+from mirror.people import PersonId, Role
 from mirror.store.database import Db, storable, transaction, translating
 from mirror.store.idempotency import REMEMBERED
 from mirror.store.people import Person, person
+from mirror.store.teams import Membership, team
 
 IDLE: Final = timedelta(hours=12)  # after which a session that nobody used ends
 ABSOLUTE: Final = timedelta(days=14)  # after which every session ends
@@ -59,26 +60,47 @@ async def start(
     return raw, _session(row)
 
 
+_USED: Final = """
+    with used as (
+      update session set seen_at = greatest(seen_at, $4)
+      where id_sha256 = $1 and (seen_at > $2 or program) and created_at > $3 and seen_at <= $5
+    )
+    select session.*, person.id, name, email, zone, person.created_at as since {more}
+    from session join person on person.id = person_id
+    where id_sha256 = $1 and (seen_at > $2 or program) and session.created_at > $3
+"""
+_TEAMS: Final = """
+    , array(
+      select team from member join team on team.id = team_id
+      where member.person_id = person.id order by team.name
+    ) as teams, array(
+      select role from member join team on team.id = team_id
+      where member.person_id = person.id order by team.name
+    ) as roles
+"""
+
+
 @translating
 async def of(db: Db, raw_id: str, now: datetime) -> Session | None:
     """The session of this id, which counts as used now. None: there is none, or it has ended."""
-    row = await db.fetchrow(
-        """
-        select session.*, person.id, name, email, zone, person.created_at as since
-        from session join person on person.id = person_id
-        where id_sha256 = $1 and (seen_at > $2 or program) and session.created_at > $3
-        """,
-        _key(raw_id),
-        now - IDLE,
-        now - ABSOLUTE,
-    )
+    row = await _used(db, raw_id, now, "")
+    return None if row is None else _session(row)
+
+
+@translating
+async def with_teams(db: Db, raw_id: str, now: datetime) -> tuple[Session | None, Sequence[Membership]]:
+    """The same with the teams in which its person is, by name: what every page begins with."""
+    row = await _used(db, raw_id, now, _TEAMS)
     if row is None:
-        return None
-    if row["seen_at"] <= now - _SEEN:
-        await db.execute(
-            "update session set seen_at = greatest(seen_at, $2) where id_sha256 = $1", row["id_sha256"], now
-        )
-    return _session(row)
+        return None, ()
+    pairs = zip(row["teams"], row["roles"], strict=True)
+    return _session(row), [Membership(team(one), Role(role)) for one, role in pairs]
+
+
+async def _used(db: Db, raw_id: str, now: datetime, more: str) -> Any:
+    return await db.fetchrow(
+        _USED.format(more=more), _key(raw_id), now - IDLE, now - ABSOLUTE, now, now - _SEEN
+    )
 
 
 @translating

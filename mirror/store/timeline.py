@@ -54,6 +54,7 @@ class Neighbours:
     taken_at: datetime
     before: tuple[int, datetime] | None  # None: it is the first
     after: tuple[int, datetime] | None  # None: it is the latest
+    took: RefChange | None = None  # the first ref that the one after forced or deleted; None: it did not
 
 
 async def lanes(
@@ -73,8 +74,7 @@ async def lanes(
     looks at alone. `lost`: see `timeline.lane`.
     """
     end = max(end, start + timedelta(seconds=1))
-    first, last = await _window(db, repo_id, start, end)
-    top = await _top(db, repo_id, last)
+    first, last, top = await _window(db, repo_id, start, end)
     told = await _telling(db, repo_id, first, last, unfolded, 4 * limit)
     alone = chosen([one for one, _, _ in told], top, limit, unfolded)
     known = {one.name: one.ref_id for one in alone}
@@ -89,28 +89,15 @@ async def lanes(
 
 
 @translating
-async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> tuple[int, int]:
-    """The first and the last snapshot of a window; where it has none, the last one is before the first."""
-    row = await db.fetchrow(
-        """
-        select
-          (select number from snapshot where repo_id = $1 and taken_at >= $2
-            order by taken_at, number limit 1),
-          (select number from snapshot where repo_id = $1 and taken_at <= $3
-            order by taken_at desc, number desc limit 1)
-        """,
-        repo_id,
-        start,
-        end,
-    )
-    last = row[1] or 0
-    return row[0] or last + 1, last
+async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> tuple[int, int, RefName | None]:
+    """The first and the last snapshot of a window, and HEAD's branch at the last one.
 
-
-async def _top(db: Db, repo_id: RepoId, number: int) -> RefName | None:
-    """HEAD's branch at a snapshot."""
-    head = (await reading.targets_at(db, repo_id, [HEAD], number)).get(HEAD)
-    return refs.symbolic_target(head) if head and refs.is_symbolic(head) else None
+    Where it has none, the last one is before the first.
+    """
+    row = await db.fetchrow(query("window"), repo_id, start, end, HEAD)
+    last, head = row["last"] or 0, row["head"]
+    top = refs.symbolic_target(head) if head and refs.is_symbolic(head) else None
+    return row["first"] or last + 1, last, top
 
 
 @translating
@@ -148,11 +135,12 @@ async def _quiet(
     found: list[RefName] = []
     if top and top not in known and top.startswith(beginning):
         found += await reading.targets_at(db, repo_id, [top], number)
-    for start in (beginning,) if beginning else APART:
-        if len(found) < count:
-            rows = await reading.refs_page(db, repo_id, number, after=start, limit=count + len(known) + 1)
-            names = [name for name, _ in rows if name.startswith(start) and name not in known]
-            found += [name for name in names if name not in found][: count - len(found)]
+    if len(found) < count:
+        starts = (beginning,) if beginning else APART
+        pages = await reading.names_after(db, repo_id, number, starts, count + len(known) + 1)
+        for start, page in zip(starts, pages, strict=True):
+            names = [name for name in page if name.startswith(start) and name not in (*known, *found)]
+            found += names[: max(count - len(found), 0)]
     return found
 
 
@@ -273,34 +261,35 @@ async def days(db: Db, repo_ids: Sequence[RepoId], since: datetime) -> dict[Repo
 
 @translating
 async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
-    """A snapshot with the times of the one before and the one after; None: there is no such snapshot."""
-    rows = await db.fetch(
-        """
-        select number, taken_at from snapshot
-        where repo_id = $1 and number between $2 - 1 and $2 + 1
-        """,
-        repo_id,
-        number,
-    )
-    times = {row["number"]: row["taken_at"] for row in rows}
-    if number not in times:
+    """A snapshot with the times of the one before and the one after, and what that one took away.
+
+    None: there is no such snapshot.
+    """
+    rows = await db.fetch(query("neighbours"), repo_id, number)
+    found = {row["number"]: row for row in rows}
+    if number not in found:
         return None
 
     def of(other: int) -> tuple[int, datetime] | None:
-        return (other, times[other]) if other in times else None
+        return (other, found[other]["taken_at"]) if other in found else None
 
-    return Neighbours(number, times[number], of(number - 1), of(number + 1))
+    after = found.get(number + 1)
+    took = None if after is None or after["kind"] is None else _logged(after).change
+    return Neighbours(number, found[number]["taken_at"], of(number - 1), of(number + 1), took)
 
 
 @translating
-async def span(db: Db, repo_id: RepoId) -> tuple[datetime, datetime] | None:
-    """The times of the first and of the latest snapshot: the whole picture's window. None: there is none."""
-    row = await db.fetchrow(
+async def numbers_at(db: Db, repo_id: RepoId, moments: Sequence[datetime]) -> list[int]:
+    """The last snapshot at or before each of these moments; 0: there was none yet."""
+    rows = await db.fetch(
         """
-        select
-          (select taken_at from snapshot where repo_id = $1 order by number limit 1) as first,
-          (select taken_at from snapshot where repo_id = $1 order by number desc limit 1) as last
+        select coalesce((
+          select number from snapshot where repo_id = $1 and taken_at <= given.at
+          order by number desc limit 1
+        ), 0)
+        from unnest($2::timestamptz[]) with ordinality as given (at, place) order by place
         """,
         repo_id,
+        list(moments),
     )
-    return (row["first"], row["last"]) if row["first"] is not None else None
+    return [row[0] for row in rows]

@@ -89,7 +89,8 @@ class Visit:
     token: ApiToken | None = None
     team: Team | None = None  # the path's
     role: Role | None = None  # in that team
-    teams: Sequence[Membership] = ()  # the person's, on a page
+    teams: Sequence[Membership] = ()  # the person's, on a page of a team
+    memberships: Sequence[Membership] = ()  # the person's, as they came with the session
     said: str | None = None  # a message to show once
     found: Repo | None = None  # the path's repo, once it was asked for
     raw_session: str | None = field(default=None, repr=False)
@@ -319,7 +320,10 @@ async def _recognise(visit: Visit) -> None:
     kept = request.cookies.get(cookie_name(visit.secure))
     raw = signed.read(visit.outside.keyring, "session", kept, sessions.ABSOLUTE, visit.now) if kept else None
     if isinstance(raw, str):
-        visit.session = await sessions.of(db, raw, visit.now)
+        if visit.way.is_api:
+            visit.session = await sessions.of(db, raw, visit.now)
+        else:
+            visit.session, visit.memberships = await sessions.with_teams(db, raw, visit.now)
         if visit.session is not None:
             visit.person, visit.raw_session = visit.session.person, raw
     said = request.cookies.get("said")
@@ -388,7 +392,7 @@ async def _admit_to_team(visit: Visit, needed: Role) -> None:
     if visit.way.is_api:
         found = await teams.membership(visit.edges.db, visit.person.id, name)
     else:
-        visit.teams = await teams.memberships(visit.edges.db, visit.person.id)
+        visit.teams = visit.memberships
         found = next((one for one in visit.teams if one.team.name == name), None)
     if found is None or (visit.token is not None and visit.token.team.id != found.team.id):
         raise HTTPException(404, "there is nothing here, or it is not yours")

@@ -20,7 +20,7 @@ from mirror.flows.browse import Blob, Raw
 from mirror.job import SYNC
 from mirror.model import Kind, Repo, RepoId, Snapshot
 from mirror.pushes import Lost
-from mirror.store import claims, drills, home, jobs, repos, snapshots, timeline
+from mirror.store import claims, home, jobs, timeline
 from mirror.store.home import Kept
 from mirror.store.jobs import Job
 from mirror.store.timeline import Neighbours, Pushed
@@ -94,18 +94,19 @@ async def overview(visit: Visit) -> Response:
     """Every ref over time, the moment that was chosen, and what happened around it. Reads no git."""
     at = await moment_at(visit)
     db = visit.edges.db
+    beside = await home.beside(db, at.repo.id)
     if at.snapshot is None or at.span is None:
         return visit.render(
             "repo.html",
             at=at,
             tab="overview",
-            hook=await home.hook_of(db, at.repo.id),
-            **await _now(visit, at.row),
+            hook=beside.hook,
+            **_under_way(at.row, beside.open_jobs),
         )
     chosen = at.snapshot.taken_at if at.asked else visit.now
     asked = visit.query.get("window", "")
     if asked not in (*WINDOWS, "all"):
-        asked = await _telling(visit, at.repo.id, at.span)
+        asked = await _telling(visit, at.row, at.span)
     name, start, end = window(asked, at.span[0], chosen, visit.now)
     shown = await timeline.lanes(db, at.repo.id, start, end, limit=LANES)
     zone = pages.zone_of(visit)
@@ -115,8 +116,8 @@ async def overview(visit: Visit) -> Response:
         "repo.html",
         at=at,
         tab="overview",
-        hook=await home.hook_of(db, at.repo.id),
-        drill=await drills.latest(db, at.repo.id),
+        hook=beside.hook,
+        drill=beside.drill,
         picture=strata.figure(shown, at=min(max(chosen, start), end), said=said),
         shown=shown,
         window=name,
@@ -126,8 +127,8 @@ async def overview(visit: Visit) -> Response:
         width=strata.WIDTH - strata.LABELS,
         pushes=pushes,
         told={},
-        lost_pushes=_lost_at(pushes, await claims.lost(db, at.repo.id)),
-        **await _now(visit, at.row),
+        lost_pushes=_lost_at(pushes, beside.lost),
+        **_under_way(at.row, beside.open_jobs),
     )
 
 
@@ -140,12 +141,14 @@ class Slider:
     at: datetime
 
 
-async def _telling(visit: Visit, repo_id: RepoId, span: tuple[datetime, datetime]) -> str:
+async def _telling(visit: Visit, row: Kept, span: tuple[datetime, datetime]) -> str:
     """The longest stretch up to a month that has no more pushes than a picture can tell apart."""
-    latest = await snapshots.latest(visit.edges.db, repo_id)
-    for name in ("month", "week"):
-        before = await snapshots.at(visit.edges.db, repo_id, visit.now - timedelta(days=WINDOWS[name]))
-        if latest is not None and latest.number - (before.number if before else 0) <= DENSE:
+    names, before = ("month", "week"), [0, 0]
+    if row.snapshots > DENSE:
+        starts = [visit.now - timedelta(days=WINDOWS[name]) for name in names]
+        before = await timeline.numbers_at(visit.edges.db, row.id, starts)
+    for name, number in zip(names, before, strict=True):
+        if row.snapshots - number <= DENSE:
             return name if visit.now - span[0] > timedelta(days=WINDOWS[name]) else "all"
     return "day"
 
@@ -478,7 +481,10 @@ def mark(row: Kept, open_jobs: Sequence[Job]) -> str:
 
 async def _now(visit: Visit, row: Kept) -> dict[str, Any]:
     """What is being done for the repo."""
-    open_jobs = await jobs.open_of(visit.edges.db, row.id)
+    return _under_way(row, await jobs.open_of(visit.edges.db, row.id))
+
+
+def _under_way(row: Kept, open_jobs: Sequence[Job]) -> dict[str, Any]:
     return {"open_jobs": open_jobs, "mark": mark(row, open_jobs)}
 
 
@@ -491,9 +497,9 @@ async def _row(visit: Visit, repo_id: RepoId) -> Kept:
 
 async def moment_at(visit: Visit) -> Moment:
     """The repo of the path, and the moment: `?at=WHEN`, or `@WHEN` after the repo's name."""
-    repo, asked = await _named(visit)
+    repo, row, asked = await _named(visit)
     db = visit.edges.db
-    row, span = await _row(visit, repo.id), await timeline.span(db, repo.id)
+    span = (row.first_at, row.saved_at) if row.first_at and row.saved_at else None
     wanted = when.parse(asked, visit.now) if asked else None
     snapshot = around = None
     note = ""
@@ -501,7 +507,7 @@ async def moment_at(visit: Visit) -> Moment:
         snapshot = await moment.snapshot_at(visit.edges, repo, wanted)
     if snapshot is not None and asked:
         around = await timeline.moment(db, repo.id, snapshot.number)
-        note = await _note(visit, repo, around)
+        note = _note(around)
     team = visit.of_team().name
     below = _raw_path(visit).partition(b"/-/")[2].decode("ascii", "replace")
     here = pages.repo_url(team, repo.name) + (f"/-/{below}" if below else "")
@@ -509,31 +515,28 @@ async def moment_at(visit: Visit) -> Moment:
     return Moment(team, repo, asked, row, span, snapshot, around, note, here, kept)
 
 
-async def _named(visit: Visit) -> tuple[Repo, str]:
+async def _named(visit: Visit) -> tuple[Repo, Kept, str]:
     asked = visit.query.get("at", "").strip()
     if len(asked) > 100:
         raise UsageError(f"that is no moment; write it like {when.EXAMPLES}")
-    try:
-        return await visit.repo(), asked
-    except NotFound:
-        name, sign, after = str(visit.path["repo"]).rpartition("@")
-        found = await repos.by_name(visit.edges.db, visit.of_team().id, name) if sign else None
-        if found is None:
-            raise
-        visit.found = found
-        return found, asked or after
+    db, team = visit.edges.db, visit.of_team()
+    text = str(visit.path["repo"])
+    found = await home.named(db, team.id, text)
+    if found is None:
+        name, sign, after = text.rpartition("@")
+        found = await home.named(db, team.id, name) if sign else None
+        asked = asked or after
+    if found is None:
+        raise NotFound(f"there is no repository {text} in {team.name}")
+    visit.found = found[0]
+    return *found, asked
 
 
-async def _note(visit: Visit, repo: Repo, around: Neighbours | None) -> str:
+def _note(around: Neighbours | None) -> str:
     """What came right after the moment, where it took something away."""
-    if around is None or around.after is None:
+    change = around.took if around else None
+    if change is None:
         return ""
-    pushes = await timeline.feed(
-        visit.edges.db, repo.id, before=around.number + 2, limit=1, kinds=TAKEN, shown=1
-    )
-    if not pushes or pushes[0].snapshot != around.number + 1:
-        return ""
-    change = pushes[0].changes[0].change
     did = "replaced" if change.kind is Kind.FORCED else "deleted"
     return f"just before {change.by or 'somebody'} {did} {pages.refname(change.name)}"
 

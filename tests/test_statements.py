@@ -1,0 +1,64 @@
+"""Pages and pushes ask the database little: at most so many statements each, and no resets between them."""
+
+from datetime import timedelta
+
+import pytest
+
+from bench.statements import counted
+from mirror.flows import jobs as jobbing
+from mirror.flows import sync as syncing
+from mirror.web import repo as pages
+from tests.parts.repos import Work
+from tests.parts.web import Site
+from tests.test_pages_repo import _kept
+
+A_PAGE = 12
+
+
+async def test_a_page_asks_at_most_twelve_statements(
+    site: Site, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        work.commit()
+    _, repo, browser = await _kept(site, work)
+    edges = site.mirror.edges
+    work.set("side", work.tip())
+    await syncing.sync(edges, repo.id)
+    work.commit()
+    work.commit("side", files={"README.md": b"# The garden"})
+    await syncing.sync(edges, repo.id)
+    work.delete("side")
+    await syncing.sync(edges, repo.id)
+    await jobbing.ask(edges, repo.id, "verify", {})
+    monkeypatch.setattr(pages, "DENSE", 1)  # more pushes than a picture can tell apart
+    asked: dict[str, list[str]] = {}
+    for path in (
+        "/acme",
+        "/acme/acme/api",
+        "/acme/acme/api?at=%232",
+        "/acme/acme/api?at=%232&window=week",
+        "/acme/acme/api/-/pushes",
+        "/acme/acme/api/-/refs?at=%232",
+        "/acme/acme/api/-/commits?at=%232",
+        "/acme/acme/api/-/files?at=%232",
+        "/acme/acme/api/-/difference?at=%233",
+        "/acme/acme/api/-/lost",
+        "/acme/acme/api/-/restore",
+        "/acme/acme/api/-/restore?at=%232",
+        "/acme/-/activity",
+        "/acme/-/drills",
+        "/acme/-/connect",
+        "/acme/acme/api/-/restores",
+        "/account",
+        "/acme/-/settings",
+    ):
+        site.mirror.clock.now += timedelta(minutes=2)  # since the session was last seen
+        with counted() as statements:
+            answer = await browser.get(path)
+        assert answer.status_code == 200, path
+        asked[path] = statements
+    too_many = {path: found for path, found in asked.items() if len(found) > A_PAGE}
+    for path, found in too_many.items():
+        print(path, *(one[:110] for one in found), sep="\n   ")
+    assert not too_many
+    assert not [one for found in asked.values() for one in found if "unlock_all" in one]
