@@ -1,5 +1,6 @@
 """Pages and pushes ask the database little: at most so many statements each, and no resets between them."""
 
+import math
 from datetime import timedelta
 
 import pytest
@@ -7,12 +8,17 @@ import pytest
 from bench.statements import counted
 from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
+from mirror.flows.runner import Runner
+from mirror.store import repos, snapshots
 from mirror.web import repo as pages
+from tests.parts.everref import Mirror
+from tests.parts.githttp import GitServer
 from tests.parts.repos import Work
 from tests.parts.web import Site
 from tests.test_pages_repo import _kept
 
 A_PAGE = 12
+A_PUSH = 25
 
 
 async def test_a_page_asks_at_most_twelve_statements(
@@ -62,3 +68,21 @@ async def test_a_page_asks_at_most_twelve_statements(
         print(path, *(one[:110] for one in found), sep="\n   ")
     assert not too_many
     assert not [one for found in asked.values() for one in found if "unlock_all" in one]
+
+
+async def test_a_push_asks_at_most_25_statements(mirror: Mirror, work: Work, git_server: GitServer) -> None:
+    edges = mirror.edges
+    work.commit()
+    repo = (await mirror.backup(f"{git_server.url}/remote.git")).repo
+    work.commit()
+    await syncing.sync(edges, repo.id)
+    work.commit()
+    await repos.want(edges.db, repo.id, mirror.clock())
+    runner = Runner(edges)
+    with counted() as asked:
+        await runner.serve(repo.id, math.inf)
+    latest = await snapshots.latest(edges.db, repo.id)
+    assert latest and latest.number == 3
+    (end,) = [place for place, one in enumerate(asked, 1) if one.startswith("delete from run")]
+    assert end <= A_PUSH, asked[:end]  # after that comes the look for what is next
+    assert not [one for one in asked if "unlock_all" in one]

@@ -169,7 +169,7 @@ async def test_another_repository_under_the_same_name_gets_nothing_into_the_hist
 ) -> None:
     repo = await kept(mirror, work, git_server)
 
-    async def differs(edges: Edges, repo: Repo, *, doubt: bool = False) -> None:
+    async def differs(edges: Edges, repo: Repo, **_: object) -> None:
         raise IdentityChanged(f"{repo.url} is another repository now (9, not 7); add it under another name")
 
     edges = replace(mirror.edges, identity=differs)

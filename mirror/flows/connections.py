@@ -288,8 +288,11 @@ async def disconnect(edges: Edges, connection_id: ConnectionId) -> None:
 async def credential_of(edges: Edges, repo_id: RepoId, url: str) -> Secret | None:
     """What git sends for a repo of a connection. None: it has none, or its address is elsewhere."""
     kept = await connections.of_repo(edges.db, repo_id)
-    if kept is None:
-        return None
+    return None if kept is None else await credential_from(edges, kept, url)
+
+
+async def credential_from(edges: Edges, kept: Kept, url: str) -> Secret | None:
+    """What git sends there for a repo of this connection. None: the address is elsewhere."""
     forge = edges.forges.at(kept.connection.forge, kept.connection.host)
     ours, theirs = urlsplit(forge.app.url), urlsplit(url)
     if (ours.scheme, ours.netloc) != (theirs.scheme, theirs.netloc):

@@ -21,6 +21,7 @@ from mirror.git.run import Git
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
 from mirror.progress import Progress, Silent
+from mirror.store import origins
 from mirror.vault.contract import Vault
 from mirror.vault.open import open_vault
 
@@ -76,8 +77,13 @@ class Edges:
 class Identity(Protocol):
     """Sees that a repo's address leads to the same repository still."""
 
-    def __call__(self, edges: Edges, repo: Repo, /, *, doubt: bool = False) -> Awaitable[None]:
-        """Raises IdentityChanged where the forge, asked with or without `doubt`, says that it does not."""
+    def __call__(
+        self, edges: Edges, repo: Repo, /, *, doubt: bool = False, known: origins.Origin | None = None
+    ) -> Awaitable[None]:
+        """Raises IdentityChanged where the forge, asked with or without `doubt`, says that it does not.
+
+        `known` is what the repo was at its forge when the turn began, where that was read.
+        """
 
 
 async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:

@@ -214,16 +214,19 @@ async def free_name(
 
 
 @errors.met_by(errors.Origin.SOURCE)  # what the forge itself failed in is stamped already
-async def identity_at_forge(edges: Edges, repo: Repo, *, doubt: bool = False) -> None:
+async def identity_at_forge(
+    edges: Edges, repo: Repo, *, doubt: bool = False, known: Origin | None = None
+) -> None:
     """See that a repo's address still leads to the repository that it follows, before a sync goes there.
 
     The forge is asked where there is a reason: the last run found it gone, moved
     or closed, a delivery told of a change, or a listing shows another repository at
-    its address; or the caller has a `doubt` of its own. Raises IdentityChanged or
+    its address; or the caller has a `doubt` of its own. `known` is what it was at its forge
+    a moment ago, where somebody has read that. Raises IdentityChanged or
     RemoteGone, and Busy where the repo has just been given its new address: the next
     run goes there.
     """
-    origin = await origins.of(edges.db, repo.id)
+    origin = known or await origins.of(edges.db, repo.id)
     if origin is None:
         return
     if origin.repository_id is None or origin.connection_id is None:

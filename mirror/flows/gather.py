@@ -207,7 +207,9 @@ class _Making:
 
     async def announce(self) -> None:
         """Choose the key, and store the intent to upload to it."""
-        self.first = await parts.last(self.edges.db, self.repo.id) + 1
+        # The log's last part ends where the latest snapshot that brought an object does.
+        covered = self.last.number if self.last and self.last.bundle else None
+        self.first = (await parts.last(self.edges.db, self.repo.id) if covered is None else covered) + 1
         self.key = layout.bundle_key(self.repo.id, self.epoch, self.first, self.number, layout.unique())
         await intents.add(self.edges.db, self.lease, self.repo.id, self.key)
         steps.reached("sync: intent stored")

@@ -215,10 +215,11 @@ class _Watch:
         error = _explained(raised, run)
         if error is None:
             result = work.result()
-            if result is not None and (run.heavy or result.get("new")):
-                await self._show()
             short = _shortcoming(run.kind, result)
-            return await self._finish("failed" if short else "done", result, short)
+            state: State = "failed" if short else "done"
+            if self._job is None and result is not None and (run.heavy or result.get("new")):
+                return await self._keep(state, result, short)
+            return await self._finish(state, result, short)
         if await outages.met(edges, error):
             return await self._hand_back(_MOMENT, f"{error} (waits until that is over)", counted=False)
         log.warning("%s of %s: %s", run.kind, run.repo_id, error)
@@ -254,6 +255,22 @@ class _Watch:
         if self._job is not None:
             due = None if wait is None else self._edges.clock() + wait
             await jobs.again(self._edges.db, self._job.id, self._job.attempt, due, note, counted=counted)
+
+    async def _keep(self, state: State, result: Result, failure: EverrefError | None) -> None:
+        """Have a row of what has ended without one, in one statement."""
+        edges, run = self._edges, self._run
+        await jobs.keep(
+            edges.db,
+            run.repo_id,
+            run.kind,
+            {"reason": Reason.PUSH.value},
+            self._began,
+            state,
+            edges.clock(),
+            self.meter.ended,
+            result=result,
+            failure=failure,
+        )
 
     async def _finish(
         self, state: State, result: Result | None = None, failure: EverrefError | None = None
@@ -301,9 +318,12 @@ async def _sync(edges: Edges, run: Run) -> Result | None:
     reason = Reason.PUSH
     if run.job is not None:
         reason = Reason(run.job.asked.get("reason", Reason.MANUAL))
-    elif await repos.wish(edges.db, run.repo_id) is None:
+        repo = await repos.get(edges.db, run.repo_id)
+    elif (wished := await repos.wished(edges.db, run.repo_id)) is not None:
+        repo = wished
+    else:
         return None
-    done = await syncing.sync(edges, run.repo_id, reason, PATIENCE)
+    done = await syncing.sync_kept(edges, repo, reason, PATIENCE)
     await looked(edges, run.repo_id, done.new)
     if done.new and compaction.due(await parts.live(edges.db, run.repo_id)):
         await jobs.queue(edges.db, run.repo_id, "compact", {}, edges.clock())

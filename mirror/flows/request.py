@@ -7,6 +7,7 @@ from mirror.flows.turn import turn
 from mirror.git import address
 from mirror.model import Remote, Repo, RepoId, Secret
 from mirror.store import credentials, origins, repos, teams
+from mirror.store.beginnings import Beginning
 from mirror.store.teams import TeamId
 
 
@@ -93,3 +94,14 @@ async def remote_of(edges: Edges, repo_id: RepoId, url: str, secret: Secret | No
     if address.is_ssh(url):
         remote = await sshaccess.ready(edges, (await origins.get(edges.db, repo_id)).team_id, remote)
     return remote
+
+
+async def remote_at(edges: Edges, began: Beginning, secret: Secret | None = None) -> Remote:
+    """`remote_of` for a turn that has just begun."""
+    url = began.repo.url
+    if secret is None and edges.keyring is not None:
+        if began.sealed is not None:
+            secret = credentials.opened(edges.keyring, began.repo.id, began.sealed)
+        elif began.connection is not None:
+            secret = await connections.credential_from(edges, began.connection, url)
+    return await sshaccess.ready(edges, began.origin.team_id, Remote(url, secret))

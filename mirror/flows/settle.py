@@ -12,7 +12,8 @@ from mirror.errors import AlreadyExists, Corrupt, Damaged, NoSuchObject
 from mirror.flows import describe
 from mirror.flows.edges import Edges
 from mirror.model import ObjectFormat, Repo, RepoId, Snapshot
-from mirror.store import endings, intents, leases, parts, repos, snapshots
+from mirror.store import beginnings, endings, intents, leases, parts, repos, snapshots
+from mirror.store.beginnings import Beginning
 from mirror.store.leases import Lease
 
 _ABANDONED = timedelta(hours=1)  # after which an upload of an unknown machine is taken for dead
@@ -26,18 +27,20 @@ class Settled:
     replayed: bool  # a run that was killed had committed it
 
 
-async def settle(edges: Edges, repo: Repo, lease: Lease) -> Settled:
+async def settle(edges: Edges, repo: Repo, lease: Lease, began: Beginning | None = None) -> Settled:
     """Bring the database and the scratch space level with the vault.
 
     1. Replay manifests that were stored but not recorded: storing was the commit.
     2. Discard uploads that runs which are over intended and no manifest names.
     3. Empty the repo's scratch space on this disk: only the lease's holder works there.
 
+    `began` is how the repo was when the turn began, where that was read already.
     Safe to run twice; costs one request to the vault when there is nothing to do.
     """
-    before = await snapshots.latest(edges.db, repo.id)
+    began = began or await beginnings.of(edges.db, repo.id)
+    before = began.latest
     last = await replay(edges, repo, lease, before)
-    for intent in await intents.of(edges.db, repo.id):
+    for intent in began.intents:
         if leases.is_over(intent.owner) or edges.clock() - intent.at > _ABANDONED:
             await discard(edges, repo.id, intent.key)
     await to_thread(shutil.rmtree, edges.disk.scratch(repo.id), ignore_errors=True)

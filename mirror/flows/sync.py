@@ -35,7 +35,8 @@ from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
 from mirror.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Secret, Snapshot
 from mirror.pushes import Answered, Claim, Way
-from mirror.store import claims, history, repos, snapshots
+from mirror.store import beginnings, claims, history, repos, snapshots
+from mirror.store.beginnings import Beginning
 from mirror.store.leases import Lease
 
 ROUNDS: Final = 3  # syncs of one repo in a row, after which others have their turn
@@ -73,13 +74,23 @@ async def sync(
     the repo's is recorded with its class, and with when automatic tries go on. `secret` is for
     this once, and goes before what is kept for the repo.
     """
-    repo = await repos.get(edges.db, repo_id)
+    return await sync_kept(edges, await repos.get(edges.db, repo_id), reason, patience, secret)
+
+
+async def sync_kept(
+    edges: Edges,
+    repo: Repo,
+    reason: Reason = Reason.MANUAL,
+    patience: float = PATIENCE,
+    secret: Secret | None = None,
+) -> Synced:
+    """`sync` of a repo that was just read."""
+    repo_id = repo.id
     async with turn(edges, repo, patience) as lease:
         steps.reached("sync: leased")
         try:
-            repo = await repos.get(edges.db, repo_id)  # its address may have been put right meanwhile
             try:
-                return await _done(edges, await _in_turn(edges, repo, lease, reason, secret))
+                return await _done(edges, await _in_turn(edges, repo_id, lease, reason, secret))
             except Corrupt as error:
                 if not await hydrate.drop_broken(edges, repo) and error.origin is not Origin.DISK:
                     raise  # it is the remote, or the vault
@@ -87,13 +98,13 @@ async def sync(
                 if not await edges.disk.give_way(error):
                     raise
             except BadCredentials:
-                if not await connections.is_mended(edges, repo):
+                if not await connections.is_mended(edges, await repos.get(edges.db, repo_id)):
                     raise
             except Moved:
                 if edges.identity:  # Busy where it is followed: the next run goes to its new address
-                    await edges.identity(edges, repo, doubt=True)
+                    await edges.identity(edges, await repos.get(edges.db, repo_id), doubt=True)
                 raise
-            return await _done(edges, await _in_turn(edges, repo, lease, reason, secret))
+            return await _done(edges, await _in_turn(edges, repo_id, lease, reason, secret))
         except Busy:
             raise  # another run is at work: no failure of the repo's
         except EverrefError as error:
@@ -141,16 +152,19 @@ async def serve(edges: Edges, repo_id: RepoId, reason: Reason = Reason.PUSH) -> 
 
 
 async def _in_turn(
-    edges: Edges, repo: Repo, lease: Lease, reason: Reason, secret: Secret | None = None
+    edges: Edges, repo_id: RepoId, lease: Lease, reason: Reason, secret: Secret | None = None
 ) -> Synced:
-    wish = await repos.wish(edges.db, repo.id)  # before the remote is asked: one that comes later stays open
+    began = await beginnings.of(edges.db, repo_id)  # its address may have been put right before the turn
+    repo = began.repo
     if edges.identity:
-        await edges.identity(edges, repo)
-    remote = await request.remote_of(edges, repo.id, repo.url, secret)
+        await edges.identity(edges, repo, known=began.origin)
+    remote = await request.remote_at(edges, began, secret)
     edges.progress.phase("asking the remote for its refs")
     async with connected(edges, remote, repo_id=repo.id) as source:
         now = edges.clock()  # before the answer: later pushes are not in it
-        settled, look = await together(settle.settle(edges, repo, lease), _look(edges, repo, source))
+        settled, look = await together(
+            settle.settle(edges, repo, lease, began), _look(edges, repo, source)
+        )
         last = settled.last
         if settled.replayed:  # which has answered some of what was read meanwhile
             left = {claim.id for claim in await claims.unanswered(edges.db, repo.id)}
@@ -158,7 +172,7 @@ async def _in_turn(
         for attempt in (1, 2):
             steps.reached("sync: listed")
             try:
-                return await _catch_up(edges, repo, lease, source, last, look, now, reason, wish)
+                return await _catch_up(edges, began, lease, source, last, look, now, reason)
             except NotOurRef:  # a ref moved between the listing and the fetch
                 if attempt == 2:
                     raise
@@ -176,21 +190,20 @@ async def _look(edges: Edges, repo: Repo, source: Upstream) -> tuple[Sequence[Cl
 
 async def _catch_up(
     edges: Edges,
-    repo: Repo,
+    began: Beginning,
     lease: Lease,
     source: Upstream,
     last: Snapshot | None,
     look: tuple[Sequence[Claim], Listing],
     now: datetime,
     reason: Reason,
-    wish: datetime | None,
 ) -> Synced:
     """Steps 4 and 5 of `sync`."""
+    repo, wish, left_out = began.repo, began.wish, began.excluded
     told, seen = look
     if last and not told and await _shows(last, seen):
         await repos.touch_protected(edges.db, repo.id, now, wish)
         return Synced(repo, last, new=False)
-    left_out = await repos.excluded(edges.db, repo.id)
     if left_out:
         told, seen = await _without_excluded(edges, repo, last, told, seen, left_out)
     if last and not told and await _shows(last, seen):
@@ -206,7 +219,7 @@ async def _catch_up(
     if last and edges.identity and not _is_told(old, seen.refs, told):
         # A forge that does not answer holds up no backup: before what is unrelated enters, it is asked again.
         with suppress(NetworkError, LimitReached):
-            await edges.identity(edges, repo, doubt=True)
+            await edges.identity(edges, repo, doubt=True, known=began.origin)
     pool = Pool(edges.git, edges.disk.pool(repo.id), seen.object_format)
     run = Taking(edges, repo, lease, source, pool, left_out)
     async with pool.lock():

@@ -195,14 +195,14 @@ async def of_repo(db: Db, repo_id: RepoId) -> Kept | None:
         f"select {_KEPT} from connection where id = (select connection_id from repo where repo.id = $1)",
         repo_id,
     )
-    return None if row is None else _kept(row)
+    return None if row is None else kept_of(row)
 
 
 @translating
 async def kept(db: Db, connection_id: ConnectionId) -> Kept | None:
     """A connection with its tokens. None: it is gone."""
     row = await db.fetchrow(f"select {_KEPT} from connection where id = $1", connection_id)
-    return None if row is None else _kept(row)
+    return None if row is None else kept_of(row)
 
 
 @translating
@@ -316,7 +316,8 @@ def _connection(row: Any) -> Connection:
     )
 
 
-def _kept(row: Any) -> Kept:
+def kept_of(row: Any) -> Kept:
+    """A connection with its tokens, out of a row of that table."""
     return Kept(_connection(row), Sealed(row["sealed_access"], row["sealed_refresh"]))
 
 

@@ -39,8 +39,11 @@ async def of(db: Db, keyring: Keyring, repo_id: RepoId, url: str | None = None) 
         repo_id,
         None if url is None else storable(url),
     )
-    if sealed is None:
-        return None
+    return None if sealed is None else opened(keyring, repo_id, sealed)
+
+
+def opened(keyring: Keyring, repo_id: RepoId, sealed: bytes) -> Secret:
+    """The credentials of this repo, from how they are kept. Raises BadKey."""
     found = json.loads(keyring.open(sealed, _context(repo_id)))
     return Secret(found["username"], found["password"])
 

@@ -172,29 +172,26 @@ async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[R
     ids: dict[RefName, int | None] = {name: row[0] for name, row in zip(names, rows, strict=True)}
     moved = [name for name in names if first[name] != last[name]]
     await _end_stays(connection, number, [(ids[name], old) for name in moved if (old := first[name])])
-    await _begin_stays(connection, number, [(ids[name], new) for name in moved if (new := last[name])])
-    await connection.execute(
-        query("add_changes"),
-        repo_id,
-        number,
-        [ids[move.name] for move in moves],
-        [move.old for move in moves],
-        [move.new for move in moves],
-        [move.kind.value for move in moves],
-        [None if move.by is None else storable(move.by) for move in moves],
-        [move.at for move in moves],
-    )
+    begun = [(ids[name], new) for name in moved if (new := last[name])]
+    try:
+        await connection.execute(
+            query("add_changes"),
+            repo_id,
+            number,
+            [ids[move.name] for move in moves],
+            [move.old for move in moves],
+            [move.new for move in moves],
+            [move.kind.value for move in moves],
+            [None if move.by is None else storable(move.by) for move in moves],
+            [move.at for move in moves],
+            [ref for ref, _ in begun],
+            [target for _, target in begun],
+        )
+    except asyncpg.UniqueViolationError:
+        raise Corrupt(f"snapshot #{number} creates refs that exist; run everref rebuild") from None
 
 
 async def _end_stays(connection: Db, number: int, stays: Sequence[tuple[int | None, Target]]) -> None:
     ids, targets = [ref for ref, _ in stays], [target for _, target in stays]
     if await connection.execute(query("end_stays"), number, ids, targets) != f"UPDATE {len(stays)}":
         raise Corrupt(f"snapshot #{number} moves refs from where they were not; run everref rebuild")
-
-
-async def _begin_stays(connection: Db, number: int, stays: Sequence[tuple[int | None, Target]]) -> None:
-    ids, targets = [ref for ref, _ in stays], [target for _, target in stays]
-    try:
-        await connection.execute(query("begin_stays"), number, ids, targets)
-    except asyncpg.UniqueViolationError:
-        raise Corrupt(f"snapshot #{number} creates refs that exist; run everref rebuild") from None

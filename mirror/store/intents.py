@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from mirror.model import RepoId
 from mirror.store.database import Db, translating
@@ -29,7 +30,12 @@ async def add(db: Db, lease: Lease, repo_id: RepoId, key: str) -> None:
 async def of(db: Db, repo_id: RepoId) -> list[Intent]:
     """Every intent of this repo, oldest first."""
     rows = await db.fetch("select key, owner, at from intent where repo_id = $1 order by at, key", repo_id)
-    return [Intent(row["key"], row["owner"], row["at"]) for row in rows]
+    return [intent(row) for row in rows]
+
+
+def intent(row: Any) -> Intent:
+    """An intent out of a row of that table."""
+    return Intent(row["key"], row["owner"], row["at"])
 
 
 @translating

@@ -191,6 +191,51 @@ async def finish(
 
 
 @translating
+async def keep(
+    db: Db,
+    repo_id: RepoId,
+    kind: Kind,
+    asked: Mapping[str, Any],
+    began: datetime,
+    state: State,
+    at: datetime,
+    seen: Seen,
+    *,
+    result: Mapping[str, Any],
+    failure: EverrefError | None,
+) -> None:
+    """A row for work that has ended without one; nothing where that run is gone, or has a row."""
+    await db.execute(
+        """
+        with mine as (
+          update run set job_id = $1 where key = $2 and job_id is null returning repo_id, team_id
+        )
+        insert into job (
+          id, repo_id, team_id, kind, asked, state, queued_at, started_at, attempt, beat_at,
+          phase, done, total, unit, bytes, phases, notes, finished_at, result,
+          failure_class, failure_message, failure_origin
+        )
+        select
+          $1, repo_id, team_id, $3, $4, $5, $6, $6, 1, clock_timestamp(),
+          $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18
+        from mine
+        """,
+        new_id(),
+        repo_id,
+        kind,
+        json.dumps(dict(asked)),
+        state,
+        began,
+        *_seen(seen),
+        at,
+        json.dumps(dict(result)),
+        failure.kind if failure else None,
+        storable(str(failure)) if failure else None,
+        failure.origin if failure else None,
+    )
+
+
+@translating
 async def note(db: Db, job_id: JobId, attempt: int, found: Mapping[str, Any]) -> bool:
     """Keep what a run of a job did that its next one must know. False: the job is not this run's any more."""
     done = await db.execute(

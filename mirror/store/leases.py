@@ -136,7 +136,12 @@ async def fenced(connection: Db, lease: Lease, repo_id: RepoId) -> None:
         lease.fence,
     )
     if not held:
-        raise Busy("another run took over this repo while this one was not answering; nothing was recorded")
+        raise taken_over()
+
+
+def taken_over() -> Busy:
+    """What a run hears that lost its turn."""
+    return Busy("another run took over this repo while this one was not answering; nothing was recorded")
 
 
 def enter() -> str:

@@ -82,7 +82,7 @@ async def named(db: Db, team: TeamId, name: str) -> Origin | None:
 async def of_connection(db: Db, connection_id: ConnectionId) -> list[Origin]:
     """Every repo that this connection reads, by name."""
     rows = await db.fetch("select * from repo where connection_id = $1 order by name", connection_id)
-    return [_origin(row) for row in rows]
+    return [origin(row) for row in rows]
 
 
 @translating
@@ -152,7 +152,7 @@ async def hookless(db: Db, limit: int) -> list[Origin]:
         """,
         limit,
     )
-    return [_origin(row) for row in rows]
+    return [origin(row) for row in rows]
 
 
 @translating
@@ -315,10 +315,11 @@ async def hand_to(db: Db, repo_ids: Sequence[RepoId], connection_id: ConnectionI
 
 
 def _maybe(row: Any) -> Origin | None:
-    return None if row is None else _origin(row)
+    return None if row is None else origin(row)
 
 
-def _origin(row: Any) -> Origin:
+def origin(row: Any) -> Origin:
+    """A repo and what it is at its forge, out of a row of that table."""
     connection_id = row["connection_id"]
     return Origin(
         Repo(

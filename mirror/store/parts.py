@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from mirror.errors import Busy
 from mirror.model import Part, RepoId, Segment
 from mirror.store.database import Db, query, transaction, translating
 from mirror.store.leases import Lease, fenced
+
+COLUMNS: Final = 11  # of `columns`
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +117,22 @@ async def insert(connection: Db, repo_id: RepoId, part: Part) -> None:
     """Make a part live, and take back the intent to upload it: for a transaction of this package's own."""
     await connection.execute(
         """
+        with intended as (delete from intent where repo_id = $1 and key = $2)
         insert into part (
-          key, repo_id, epoch, first_snapshot, last_snapshot, bytes, sha256, header_bytes, entries,
+          repo_id, key, epoch, first_snapshot, last_snapshot, bytes, sha256, header_bytes, entries,
           cuttable, complete, index_bytes, index_sha256
-        ) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        ) values ($1, $2, $13, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         """,
-        part.key,
         repo_id,
+        *columns(part),
         part.epoch,
+    )
+
+
+def columns(part: Part) -> Sequence[object]:
+    """A part's row without its repo and epoch: its key, then as `insert` has them."""
+    return (
+        part.key,
         part.first,
         part.last,
         part.bytes,
@@ -134,7 +144,6 @@ async def insert(connection: Db, repo_id: RepoId, part: Part) -> None:
         part.index_bytes,
         part.index_sha256 or None,
     )
-    await connection.execute("delete from intent where repo_id = $1 and key = $2", repo_id, part.key)
 
 
 def part_of(row: Any, key: str, segments: tuple[Segment, ...]) -> Part:

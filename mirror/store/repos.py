@@ -266,6 +266,16 @@ async def wish(db: Db, repo_id: RepoId) -> datetime | None:
 
 
 @translating
+async def wished(db: Db, repo_id: RepoId) -> Repo | None:
+    """The repo of this id, if a wish waits to be served."""
+    return _maybe(
+        await db.fetchrow(
+            "select * from repo where id = $1 and wanted_at is distinct from synced_at", repo_id
+        )
+    )
+
+
+@translating
 async def unheard(db: Db, before: datetime) -> list[RepoId]:
     """The repos with an open wish, from before this moment, that no run has tried to serve; oldest first."""
     rows = await db.fetch(

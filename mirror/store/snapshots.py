@@ -10,10 +10,11 @@ from mirror.refs import FEW
 from mirror.store import claims, history, parts, repos
 from mirror.store.database import Db, query, transaction, translating
 from mirror.store.endings import Ending
-from mirror.store.leases import Lease, fenced
+from mirror.store.leases import Lease, taken_over
 
 _PAGE: Final = 500  # snapshots read at a time
 _NOTHING: Final = Ending()
+_Latest = tuple[int, str | None]  # its number (0: there is none) and its manifest's sum
 
 
 @translating
@@ -41,8 +42,8 @@ async def record(
     twice. Raises Busy when the lease was lost, Corrupt when it does not follow.
     """
     async with transaction(db) as connection:
-        await fenced(connection, lease, repo_id)
-        if await _record(connection, repo_id, snapshot, changes):
+        latest = await _in_turn(connection, lease, repo_id)
+        if await _record(connection, repo_id, snapshot, changes, latest):
             await claims.answer_within(
                 connection, repo_id, ending.answered, snapshot.number, snapshot.taken_at
             )
@@ -60,18 +61,27 @@ async def record_many(
 ) -> None:
     """`record` for snapshots one after another, in one transaction: cheaper where thousands are read back."""
     async with transaction(db) as connection:
-        await fenced(connection, lease, repo_id)
+        latest = await _in_turn(connection, lease, repo_id)
         for snapshot, changes in taken:
-            if await _record(connection, repo_id, snapshot, changes):
+            if await _record(connection, repo_id, snapshot, changes, latest):
+                latest = (snapshot.number, snapshot.manifest_sha256)
                 await repos.protected(connection, repo_id, snapshot.taken_at, None)
 
 
-async def _record(connection: Db, repo_id: RepoId, snapshot: Snapshot, changes: Sequence[RefChange]) -> bool:
+async def _in_turn(connection: Db, lease: Lease, repo_id: RepoId) -> _Latest:
+    """The fence, and the latest snapshot behind it. Raises Busy when the lease was lost."""
+    row = await connection.fetchrow(query("in_turn"), repo_id, lease.owner, lease.fence)
+    if row is None:
+        raise taken_over()
+    return row["number"] or 0, row["manifest_sha256"]
+
+
+async def _record(
+    connection: Db, repo_id: RepoId, snapshot: Snapshot, changes: Sequence[RefChange], latest: _Latest
+) -> bool:
     """Steps 2 to 4 of `record`; False: it was recorded already."""
-    if await _is_recorded(connection, repo_id, snapshot):
+    if await _is_recorded(connection, repo_id, snapshot, latest):
         return False
-    if snapshot.bundle:
-        await parts.insert(connection, repo_id, snapshot.bundle)
     await _insert(connection, repo_id, snapshot)
     await history.append(connection, repo_id, snapshot.number, changes)
     return True
@@ -101,13 +111,9 @@ async def _give_notice(
     )
 
 
-async def _is_recorded(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> bool:
+async def _is_recorded(connection: Db, repo_id: RepoId, snapshot: Snapshot, latest: _Latest) -> bool:
     """Whether it is there already; False when it follows the latest. Raises Corrupt when neither."""
-    latest = await connection.fetchrow(
-        "select number, manifest_sha256 from snapshot where repo_id = $1 order by number desc limit 1",
-        repo_id,
-    )
-    number, sum_of_latest = latest or (0, None)
+    number, sum_of_latest = latest
     if snapshot.number > number:
         if snapshot.previous_sha256 != sum_of_latest:
             raise Corrupt(f"the manifest of snapshot #{snapshot.number} does not follow what is recorded")
@@ -121,15 +127,9 @@ async def _is_recorded(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> b
 
 
 async def _insert(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> None:
-    segment = snapshot.segment
+    segment, part = snapshot.segment, snapshot.bundle
     await connection.execute(
-        """
-        insert into snapshot (
-          repo_id, number, taken_at, reason, object_format, head, refs_count, refs_digest, changes_count,
-          epoch, log_entries, log_bytes, segment_entries, segment_bytes, segment_sha256, bundle_key,
-          manifest_sha256, previous_sha256
-        ) values ($1, $2, $3, $4, $5, $6::bytea, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-        """,
+        query("add_snapshot"),
         repo_id,
         snapshot.number,
         snapshot.taken_at,
@@ -145,8 +145,8 @@ async def _insert(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> None:
         segment.entries if segment else None,
         segment.bytes if segment else None,
         segment.sha256 if segment else None,
-        snapshot.bundle.key if snapshot.bundle else None,
         snapshot.manifest_sha256,
+        *(parts.columns(part) if part else [None] * parts.COLUMNS),
         snapshot.previous_sha256,
     )
 
@@ -191,7 +191,7 @@ async def _page(db: Db, repo_id: RepoId, after: int) -> list[Snapshot]:
     rows = await db.fetch(
         f"{query('snapshots')} and number > $2 order by number limit $3", repo_id, after, _PAGE
     )
-    return [_snapshot(row) for row in rows]
+    return [snapshot(row) for row in rows]
 
 
 @translating
@@ -203,7 +203,7 @@ async def page(db: Db, repo_id: RepoId, before: int | None, limit: int) -> list[
         1 << 31 if before is None else before,
         limit,
     )
-    return [_snapshot(row) for row in rows]
+    return [snapshot(row) for row in rows]
 
 
 @translating
@@ -231,10 +231,11 @@ async def stamp_verified(db: Db, repo_id: RepoId, upto: int, at: datetime) -> No
 
 
 def _maybe(row: Any) -> Snapshot | None:
-    return None if row is None else _snapshot(row)
+    return None if row is None else snapshot(row)
 
 
-def _snapshot(row: Any) -> Snapshot:
+def snapshot(row: Any) -> Snapshot:
+    """A snapshot out of a row of that table and of the part that it was born with."""
     segment = bundle = None
     if row["bundle_key"] is not None:
         segment = Segment(row["number"], row["segment_entries"], row["segment_bytes"], row["segment_sha256"])

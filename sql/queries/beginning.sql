@@ -1,0 +1,12 @@
+-- beginning.sql($1 repo_id): what a sync must know of its repo when its turn begins.
+select
+  repo.*,
+  (select sealed from credential where credential.repo_id = repo.id) as sealed,
+  (select connection from connection where connection.id = repo.connection_id) as connection,
+  array(select intent from intent where intent.repo_id = repo.id order by at, key) as intents,
+  latest,
+  (select part from part where part.key = latest.bundle_key) as born
+from repo
+left join snapshot as latest
+  on latest.repo_id = repo.id and latest.number = (select max(number) from snapshot where repo_id = repo.id)
+where repo.id = $1
