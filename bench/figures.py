@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median as _median
 from typing import Literal
 
-Unit = Literal["s", "bytes", "MB"]
+Unit = Literal["s", "bytes", "MB", "statements"]
 
 HEAD = ("what", "repository", "Everref", "against", "takes", "ratio", "goal", "stretch", "")
 
@@ -57,8 +57,8 @@ def shown(value: float, unit: Unit) -> str:
         return (
             f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
         )
-    if unit == "MB":
-        return f"{value:.0f} MB"
+    if unit in ("MB", "statements"):
+        return f"{value:.0f} {unit}"
     for size, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= size:
             return f"{value / size:.2f} {word}"

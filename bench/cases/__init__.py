@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from bench.cases import backup, chain, growth, memory, pages, queue, refs, service, start
+from bench.cases import backup, chain, growth, memory, pages, queue, refs, service, start, statements
 from bench.figures import Row
 from bench.room import Room
 
@@ -25,7 +25,8 @@ CASES: Mapping[str, Case] = {
     "pushes": service.pushes,
     "pages": pages.pages,
     "queue": queue.queue,
+    "statements": statements.statements,
 }
 
 # Measured with repositories of their own, whichever are given.
-ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes", "pages", "queue"})
+ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes", "pages", "queue", "statements"})

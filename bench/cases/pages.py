@@ -12,6 +12,7 @@ from bench.room import Room
 from bench.service import process, servers
 from mirror import signed
 from mirror.flows.edges import Edges
+from mirror.people import PersonId
 from mirror.store import people, sessions, teams
 from mirror.web.frame import cookie_name
 
@@ -66,13 +67,20 @@ async def _filled(edges: Edges, repos: int, refs: int, snapshots: int) -> dict[s
     db, now = edges.db, edges.clock()
     kim = await people.add(db, "Kim", now, team_name="acme")
     team = await teams.home(db, kim.id)
-    assert team is not None and edges.keyring is not None
+    assert team is not None
     await db.execute(_REPOS, team.id, now, repos)
     big = await db.fetchval("select id from repo where name = $1", BIG)
     for statement, values in _rows(big, now, refs, snapshots):
         await db.execute(statement, *values)
     await db.execute("analyze")
-    raw, _ = await sessions.start(db, kim.id, now, "the bench", "127.0.0.1")
+    return await signed_in(edges, kim.id)
+
+
+async def signed_in(edges: Edges, person_id: PersonId) -> dict[str, str]:
+    """The cookie of a browser that this person is signed in with."""
+    assert edges.keyring is not None
+    now = edges.clock()
+    raw, _ = await sessions.start(edges.db, person_id, now, "the bench", "127.0.0.1")
     return {cookie_name(secure=False): signed.sign(edges.keyring, "session", raw, now)}
 
 

@@ -162,9 +162,7 @@ async def _in_turn(
     edges.progress.phase("asking the remote for its refs")
     async with connected(edges, remote, repo_id=repo.id) as source:
         now = edges.clock()  # before the answer: later pushes are not in it
-        settled, look = await together(
-            settle.settle(edges, repo, lease, began), _look(edges, repo, source)
-        )
+        settled, look = await together(settle.settle(edges, repo, lease, began), _look(edges, repo, source))
         last = settled.last
         if settled.replayed:  # which has answered some of what was read meanwhile
             left = {claim.id for claim in await claims.unanswered(edges.db, repo.id)}
