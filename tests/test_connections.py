@@ -295,6 +295,58 @@ async def test_a_cancelled_refresh_is_carried_to_its_end(
     assert refreshes(gitlab) == 1
 
 
+async def test_while_tokens_are_refreshed_no_connection_to_the_database_is_held(
+    edges: Edges, lab: Connection, gitlab: GitLab, clock: Ahead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge = type(edges.forges.at("gitlab", lab.host))
+    refresh, idle = forge.refresh, []
+
+    async def watched(*args: Any) -> Tokens:
+        idle.append((edges.db.get_idle_size(), edges.db.get_size()))
+        return await refresh(*args)
+
+    monkeypatch.setattr(forge, "refresh", watched)
+    later(clock, gitlab, 115)
+    await connections.token_for(edges, lab.id)
+    [(free, all_of_them)] = idle
+    assert free == all_of_them
+
+
+async def test_a_new_pair_is_kept_although_the_database_was_away_for_a_while(
+    edges: Edges, lab: Connection, gitlab: GitLab, clock: Ahead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew, away = rows.renew, iter([NetworkError("the database does not answer")] * 2)
+
+    async def late(*args: Any) -> bool:
+        if (error := next(away, None)) is not None:
+            raise error
+        return await renew(*args)
+
+    monkeypatch.setattr(rows, "renew", late)
+    monkeypatch.setattr(connections, "SAVING", (0, 0, 0))
+    later(clock, gitlab, 115)
+    await connections.token_for(edges, lab.id)
+    assert (await connections.check(edges, lab.id)).version == lab.version + 1
+    assert refreshes(gitlab) == 1
+
+
+async def test_a_run_that_lost_its_lease_uses_the_pair_that_another_one_got(
+    edges: Edges, lab: Connection, gitlab: GitLab, clock: Ahead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew, first = rows.renew, list[bool]()
+
+    async def overtaken(db: Any, connection_id: Any, version: int, *args: Any) -> bool:
+        if not first:
+            first.append(await renew(db, connection_id, version, *args))
+        return await renew(db, connection_id, version, *args)
+
+    monkeypatch.setattr(rows, "renew", overtaken)
+    later(clock, gitlab, 115)
+    token = await connections.token_for(edges, lab.id)
+    assert first == [True] and (await row(edges, lab.id)).version == lab.version + 1
+    assert (await edges.forges.at("gitlab", lab.host).account(token)).login == "anna"
+
+
 @pytest.mark.parametrize("fault", ["500", "silence", "limit"])
 async def test_a_forge_that_is_away_changes_nothing(
     edges: Edges,
