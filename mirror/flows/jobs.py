@@ -38,6 +38,7 @@ from mirror.progress import Meter
 from mirror.refs import from_shown, shown_as, shown_text
 from mirror.schedule import next_look, wait_before_retry
 from mirror.store import jobs, origins, parts, repos, schedules
+from mirror.store.database import connected
 from mirror.store.jobs import Job, JobId, Kind, State
 from mirror.store.restores import Cause
 from mirror.store.runs import ATTEMPTS, Run
@@ -340,9 +341,10 @@ async def _sync(edges: Edges, run: Run) -> Result | None:
 async def looked(edges: Edges, repo_id: RepoId, new: bool) -> None:
     """The remote has just answered; the next look is due when the repo's schedule says."""
     now = edges.clock()
-    rhythm = await schedules.answered(edges.db, repo_id, now, new)
-    due = next_look(rhythm.schedule, repo_id, now, now, rhythm.changed_at)
-    await schedules.looked(edges.db, [Looked(repo_id, now, due)])
+    async with connected(edges.db) as db:
+        rhythm = await schedules.answered(db, repo_id, now, new)
+        due = next_look(rhythm.schedule, repo_id, now, now, rhythm.changed_at)
+        await schedules.looked(db, [Looked(repo_id, now, due)])
 
 
 async def _compact(edges: Edges, run: Run) -> Result:

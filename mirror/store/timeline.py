@@ -8,7 +8,7 @@ from typing import Any, Final
 from mirror import refs
 from mirror.model import HEAD, Kind, Reason, RefChange, RefName, RepoId
 from mirror.store import reading
-from mirror.store.database import Db, query, translating
+from mirror.store.database import Db, connected, query, translating
 from mirror.store.history import Logged
 from mirror.timeline import APART, Lane, Stretch, Telling, Timeline, chosen, lane
 
@@ -74,16 +74,18 @@ async def lanes(
     looks at alone. `lost`: see `timeline.lane`.
     """
     end = max(end, start + timedelta(seconds=1))
-    first, last, top = await _window(db, repo_id, start, end)
-    told = await _telling(db, repo_id, first, last, unfolded, 4 * limit)
-    alone = chosen([one for one, _, _ in told], top, limit, unfolded)
-    known = {one.name: one.ref_id for one in alone}
-    quiet = await _quiet(db, repo_id, last, top, unfolded, set(known), min(limit, QUIET) - len(alone))
-    stretches = await _stretches(db, repo_id, list(known.values()), first, last, start, end)
-    shown = [lane(one.name, stretches.get(one.ref_id, []), start, end, lost=lost) for one in alone]
-    shown += [lane(name, [], start, end) for name in quiet]
-    shown.sort(key=lambda one: one.name != top)  # stable: HEAD's branch comes first
-    folded = [] if unfolded else await _folders(db, repo_id, list(known.values()), first, last, start, end)
+    async with connected(db) as held:
+        first, last, top = await _window(held, repo_id, start, end)
+        told = await _telling(held, repo_id, first, last, unfolded, 4 * limit)
+        alone = chosen([one for one, _, _ in told], top, limit, unfolded)
+        known = {one.name: one.ref_id for one in alone}
+        quiet = await _quiet(held, repo_id, last, top, unfolded, set(known), min(limit, QUIET) - len(alone))
+        ids = list(known.values())
+        stretches = await _stretches(held, repo_id, ids, first, last, start, end)
+        shown = [lane(one.name, stretches.get(one.ref_id, []), start, end, lost=lost) for one in alone]
+        shown += [lane(name, [], start, end) for name in quiet]
+        shown.sort(key=lambda one: one.name != top)  # stable: HEAD's branch comes first
+        folded = [] if unfolded else await _folders(held, repo_id, ids, first, last, start, end)
     moved, moves = (told[0][1], told[0][2]) if told else (0, 0)
     return Timeline(start, end, (*shown, *folded), moved, moves)
 
