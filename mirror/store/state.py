@@ -221,6 +221,9 @@ async def forget(db: Db, key: str) -> None:
     await db.execute("delete from state_export where key = $1", key)
 
 
+_Reference = tuple[str, str, str, bool]  # a column, the table and column that it refers to, whether it must
+
+
 @dataclass(slots=True)
 class TakingUp:
     """A state on its way into the database: for one transaction.
@@ -236,6 +239,7 @@ class TakingUp:
     added: dict[str, int] = field(default_factory=dict)
     teams: dict[str, str] = field(default_factory=dict)  # old id -> the one here, where that is another
     _heads: dict[str, tuple[int, str | None]] | None = None
+    _shapes: dict[str, tuple[list[str], list[_Reference]]] = field(default_factory=dict)
 
     @translating
     async def add(self, table: str, given: Sequence[Row]) -> None:
@@ -276,10 +280,13 @@ class TakingUp:
         return following
 
     async def _insert(self, table: str, given: Sequence[Row]) -> int:
-        fitting = [column for column in await columns(self.connection, table) if column in given[0]]
+        if table not in self._shapes:
+            self._shapes[table] = (await columns(self.connection, table), await self._references(table))
+        all_columns, references = self._shapes[table]
+        fitting = [column for column in all_columns if column in given[0]]
         values = {column: f'given."{column}"' for column in fitting}
         needed = []
-        for column, other, key, required in await self._references(table):
+        for column, other, key, required in references:
             if column not in values:
                 continue
             if other == "team":
@@ -303,8 +310,7 @@ class TakingUp:
         )
         return int(done.rpartition(" ")[2])
 
-    async def _references(self, table: str) -> list[tuple[str, str, str, bool]]:
-        """The columns that refer to another table's: with that table, its column, and whether they must."""
+    async def _references(self, table: str) -> list[_Reference]:
         found = await self.connection.fetch(
             """
             select mine.attname, confrelid::regclass::text, other.attname, mine.attnotnull
