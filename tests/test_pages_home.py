@@ -18,7 +18,7 @@ from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
 from mirror.store.teams import Team
-from mirror.web.home import needs, on_their_way, sentence, strip
+from mirror.web.home import TOLD, needs, on_their_way, sentence, strip
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
@@ -97,6 +97,18 @@ def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> No
         "kim replaced main 3 h ago. What it held is kept. It is one of 2 force-pushes this week."
     )
     assert found[3].to == "/acme/acme/api/-/lost"
+
+
+def test_an_audit_log_that_was_changed_needs_somebody() -> None:
+    notice = Notice(8, None, None, "audit", "entry 3 of the audit log was changed or is gone", NOW, None)
+    (found,) = needs("acme", NOW, connections=[], hooks=[], told=[notice], troubled=[], forced=[])
+    assert notice.kind in TOLD
+    assert (found.title, found.chip, found.tone, found.link) == (
+        "acme",
+        "audit",
+        "lost",
+        "/acme/-/settings/audit",
+    )
 
 
 def test_webhooks_that_wait_are_said_with_how_many_and_until_when() -> None:

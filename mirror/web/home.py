@@ -28,7 +28,9 @@ LATELY: Final = timedelta(days=7)  # for which a force-push is news
 PATIENCE: Final = timedelta(minutes=10)  # for a wish to be served before somebody should look
 GONE: Final = timedelta(days=30)  # for which a repo that is gone at its forge is news
 NEEDS: Final = 8  # lines of what needs somebody, before "and more"
-TOLD: Final = frozenset({"mass-deletion", "moved"})  # notices; of the others the states of repos tell
+TOLD: Final = frozenset(
+    {"mass-deletion", "moved", "audit"}
+)  # notices; of the others the states of repos tell
 ORDERS: Final[Mapping[Order, str]] = {
     "name": "Name",
     "state": "Worst first",
@@ -279,12 +281,14 @@ def _failing(team: str, repo: Kept) -> Need:
 
 def _told(team: str, notice: Notice) -> Need:
     link = pages.repo_url(team, notice.repo) if notice.repo else pages.url(f"/{team}")
+    if notice.kind == "audit":
+        link = pages.url(f"/{team}/-/settings/audit")
     lost = notice.kind == "mass-deletion"
     return Need(
         notice.repo or team,
         link,
         notice.kind.replace("-", " "),
-        "lost" if lost else "late",
+        "lost" if lost or notice.kind == "audit" else "late",
         words.sentence(notice.message),
         "See what was lost" if lost and notice.repo else "See",
         pages.repo_url(team, notice.repo, "lost") if lost and notice.repo else link,
