@@ -78,6 +78,17 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         ann.id,
         mirror.clock(),
     )
+    await db.execute(
+        "insert into ssh_key values ($1, 'ssh-ed25519 A', $2, $3)",
+        team.id,
+        edges.keyring.seal(b"private", f"ssh_key/{team.id}"),
+        mirror.clock(),
+    )
+    await db.execute(
+        "insert into ssh_host values ($1, 'git.example.org', 22, '{ssh-ed25519 B}', $2)",
+        team.id,
+        mirror.clock(),
+    )
     await db.execute("update repo set schedule = '6h', connection_id = (select id from connection)")
     await db.execute(
         "insert into notice (team_id, repo_id, kind, message, at) values ($1, $2, 'failing', 'it fails', $3)",

@@ -39,26 +39,17 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("member"),
     Table("invitation"),
     Table("api_token"),
+    Table("ssh_key"),
+    Table("ssh_host"),
     Table("connection", without=("list_at", "listed_at", "etags")),  # so that it is listed at once
     Table(
         "repo",  # what was chosen and is known; how it is doing shows anew
         only=(
-            *(
-                "id",
-                "team_id",
-                "name",
-                "url",
-                "object_format",
-                "created_at",
-                "forge",
-                "host",
-                "repository_id",
-            ),
-            *("connection_id", "private", "added_by", "archived_at", "paused_at", "schedule", "excluded"),
+            *("id", "team_id", "name", "url", "object_format", "created_at", "added_by", "private"),
+            *("forge", "host", "repository_id", "connection_id"),
+            *("paused_at", "archived_at", "schedule", "excluded"),
         ),
     ),
-    Table("ssh_key"),
-    Table("ssh_host"),
     Table("credential"),
     Table("hook", without=("minute_at", "minute_count")),
     Table("audit"),
@@ -66,6 +57,7 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("restore", without=("id",)),
 )
 
+_BOUND: Final = ("audit", "ssh_key")  # summed or sealed for the id of their team, and no other
 _NAMES: Final = frozenset(table.name for table in EXPORTED)
 
 # Each with the reason.
@@ -248,7 +240,9 @@ class TakingUp:
             return
         if table == "team":
             given = [row for row in given if await self._is_new_team(row)]
-        elif table == "audit":
+        elif table in _BOUND:
+            given = [row for row in given if row["team_id"] not in self.teams]
+        if table == "audit":
             given = await self._that_follow(given)
         if given:
             self.added[table] = self.added.get(table, 0) + await self._insert(table, given)
@@ -272,8 +266,6 @@ class TakingUp:
             }
         following = []
         for row in given:
-            if row["team_id"] in self.teams:
-                continue  # its sums are of another team's words
             if (row["number"] - 1, row["previous"]) == self._heads.get(row["team_id"], (0, None)):
                 self._heads[row["team_id"]] = (row["number"], row["sha256"])
                 following.append(row)
