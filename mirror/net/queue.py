@@ -113,13 +113,17 @@ class WorkerQueue(Queue):
     async def zrangebyscore(  # type: ignore[override]
         self, name: str, min: Any, max: Any, start: int | None = None, num: int | None = None, **_: Any
     ) -> list[bytes]:
-        """The jobs that may begin here now: it is with this command that arq looks at its queue."""
+        """The jobs that may begin here now: it is with this command that arq looks at its queue.
+
+        `max` is what the time was when arq asked, in milliseconds; what came meanwhile is due as well.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(self._wait):
                 await self._due.wait()
         self._due.clear()
-        found: list[Any] = await super().zrangebyscore(name, min, max, start, num, withscores=True)
         now = time.time()
+        due = round(now * 1000)
+        found: list[Any] = await super().zrangebyscore(name, min, due, start, num, withscores=True)
         waiting = [(number.decode(errors="replace"), now - score / 1000) for number, score in found]
         choice = self.choose(waiting)
         self._wait = LOOK_SECONDS if choice.again is None else choice.again
