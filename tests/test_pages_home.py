@@ -350,7 +350,7 @@ async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site:
     assert not await outages.begin(db, "", error, now)
     browser = await site.signed_in(ann)
     page = (await browser.get("/ann")).text
-    assert page.count("the vault does not answer") == 1
+    assert page.count(">the vault does not answer<") == 1
     assert "<h1>Nothing new is being saved</h1>" in page
     assert "s3.example" not in page
     assert (await browser.get("/status")).text.count("does not answer") >= 1

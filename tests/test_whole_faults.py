@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from mirror.flows import steps
+from mirror.flows import outages, steps
+from mirror.store import outages as rows
 from tests.parts import faultproxy
 from tests.parts.faultproxy import FaultProxy, fault_proxy
 from tests.parts.forges import GitHub
@@ -166,8 +167,14 @@ async def store(s3_server: S3Server, s3_credentials: None) -> AsyncIterator[Faul
     ids=["slow", "reset", "lost"],
 )
 async def test_a_store_that_fails_for_a_while_costs_time_and_no_push(
-    github: GitHub, begin: Begin, store: FaultProxy, s3_server: S3Server, fault: faultproxy.Fault
+    github: GitHub,
+    begin: Begin,
+    store: FaultProxy,
+    s3_server: S3Server,
+    fault: faultproxy.Fault,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(outages, "LOOK_SECONDS", 0.1)
     url = s3_server.url(endpoint=store.endpoint)
     whole = await begin(github, vault_url=f"{url}&attempts=2")
     garden, shed = await whole.protected("garden", "shed")
@@ -179,8 +186,8 @@ async def test_a_store_that_fails_for_a_while_costs_time_and_no_push(
         garden.commit(files=big, parents=[])
         shed.commit()
         await github.deliver()
-        await until(lambda: whole.is_failing(garden))
-        await until(lambda: whole.is_failing(shed))
+        await until(lambda: rows.now(whole.edges.db))
+        assert not await whole.is_failing(garden) and not await whole.is_failing(shed)
         garden.commit(parents=[])
         await github.deliver()
         store.heal()

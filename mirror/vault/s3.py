@@ -61,6 +61,8 @@ class S3Vault:
         self._page = page
         self._capabilities: Capabilities | None = None
         self._versioned: bool | None = None  # None: nobody has asked
+        self._probe_key = f"{_PROBE}{secrets.token_hex(8)}"
+        self._probing = asyncio.Lock()
         # Whether this store honours If-None-Match. None: not known, so every create looks first.
         self._conditional = True if bucket.host.endswith(".amazonaws.com") else None
 
@@ -372,13 +374,16 @@ class S3Vault:
 
     async def probe(self) -> None:
         # An upload that is never completed leaves nothing, where objects cannot be deleted neither.
-        key = f"{_PROBE}{secrets.token_hex(8)}"
-        upload_id = await self.begin(key, key)
-        try:
+        key = self._probe_key
+        async with self._probing:
+            upload_id = await self.begin(key, key)
             await self.upload(key, upload_id, 1, b"some bytes")
-        finally:
+            await self._head(key)
             await self.abort(key, upload_id)
-        await self._head(key)
+            async for upload in self._uploads(
+                key
+            ):  # those of earlier tries, whose beginning was not answered
+                await self.abort(key, upload["UploadId"])
 
     def describe(self) -> str:
         return self._bucket.describe(self._root)
