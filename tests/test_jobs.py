@@ -21,7 +21,7 @@ from mirror.store.jobs import Job, JobFailure
 from mirror.store.teams import TeamId
 from tests.parts.chain import START, begin
 from tests.parts.everref import Mirror
-from tests.parts.githttp import serving
+from tests.parts.githttp import Fault, serving
 from tests.parts.repos import Work, refs_of, run_git
 
 NOTHING = Seen()
@@ -277,6 +277,21 @@ async def test_a_failure_that_may_pass_is_tried_again_with_its_secret_and_then_e
     assert job.failure and (job.state, job.failure.kind, job.attempt) == ("failed", "network", 5)
     assert len([note for note in job.notes if "tried again in" in note]) == 4
     assert job.sealed is None
+
+
+async def test_a_restore_comes_back_when_its_target_said_that_it_may(
+    mirror: Mirror, work: Work, tmp_path: Path
+) -> None:
+    repo = await backed_up(mirror, work)
+    async with serving(tmp_path) as server:
+        server.faults["target.git"] = Fault(status=429, headers={"Retry-After": "86400"})
+        asked = {"to": f"{server.url}/target.git"}
+        job = await jobbing.ask(mirror.edges, repo.id, "restore", asked)
+        mirror.clock.step = timedelta(0)
+        job = await done(mirror, job)
+        assert job.due_at and (job.state, job.attempt) == ("queued", 1)
+        assert job.due_at - mirror.clock.now == timedelta(seconds=jobbing.LONGEST_WAIT)
+        assert len(server.requests) == 1
 
 
 async def test_what_is_asked_wrongly_is_refused_before_it_is_queued(mirror: Mirror, work: Work) -> None:

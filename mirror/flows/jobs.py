@@ -52,6 +52,7 @@ RUN_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hour
 PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken up again later
 TICK: Final = 0.001  # seconds
 LINES_KEPT: Final = 100  # of what a drill or a verification found
+LONGEST_WAIT: Final = 3540.0  # seconds; what is due in more than an hour counts as by a clock that was ahead
 AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
 REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
 _MOMENT: Final = timedelta(seconds=2)  # before a run that waits is taken up again at the earliest
@@ -234,7 +235,8 @@ class _Watch:
         elif not error.permanent and self._job is not None and self._job.attempt < ATTEMPTS:
             wait = wait_before_retry(self._job.attempt, random.random())
             if isinstance(error, RateLimited):
-                wait = max(wait, (error.retry_at - edges.clock()).total_seconds())
+                told = (error.retry_at - edges.clock()).total_seconds()
+                wait = max(wait, min(told, LONGEST_WAIT))
             return await self._hand_back(timedelta(seconds=wait), f"{error} (tried again in {wait:.0f} s)")
         await self._finish("failed", failure=error)
 
