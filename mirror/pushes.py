@@ -2,11 +2,18 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from mirror.model import RefName, Refs, Target
 
 ClaimId = tuple[int, int]  # the delivery's row, and the place in it
+
+# Of two moves of different refs that are told as closer together than this, nobody knows which was first: GitHub tells
+# `repository.pushed_at` in whole seconds, the same for all refs of one push, and GitLab tells no time at all.
+TOGETHER: Final = timedelta(seconds=1)
+_EVER: Final = datetime.min.replace(tzinfo=UTC)
+TOLD: Final = (b"refs/heads/", b"refs/tags/")  # the refs whose moves forges tell of
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,12 @@ class Claim:
     by: str | None  # None: not told
     at: datetime  # the forge's word, or when it arrived where that is earlier or all that is known
     known: bool = False  # the history has this very move already
+    told_at: datetime | None = None  # the forge's own word, by its own clock; None: it tells no times
+
+    @property
+    def when(self) -> datetime:
+        """What the claims of one forge are put in order by: its own times, where it tells any."""
+        return self.told_at or self.at
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +107,121 @@ class Step:
     at: datetime | None
 
 
-def between(old: Refs, seen: Refs, claims: Sequence[Claim], held: Collection[Target]) -> list[Push]:
-    """The pushes that led from the last snapshot to what the remote shows, as far as claims tell.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which pushes led from the last snapshot to what the remote shows, moment by moment."""
+
+    moments: Sequence[Sequence[Push]]  # in order; what each made of the refs was there before the next
+    rest: Sequence[Push]  # those that led from the last moment to what the remote shows
+
+    @property
+    def pushes(self) -> list[Push]:
+        return [*(push for moment in self.moments for push in moment), *self.rest]
+
+
+def plan(old: Refs, seen: Refs, claims: Sequence[Claim], held: Collection[Target]) -> Plan:
+    """The moments between the last snapshot and what the remote shows, as far as claims tell.
 
     `claims` are in the order of their arrival, `held` are those of their objects
-    that the pack log has. A claim that goes on where its ref is comes first; so
+    that the pack log has. Within a ref, a claim that goes on where the ref is comes first; so
     deliveries may arrive in any order. One that goes on from nowhere tells of a
     push whose own delivery was lost. What the history has already is no push, nor
-    is a claim that came late and whose objects are all held.
+    is a claim that came late and whose objects are all held. Across refs the
+    forge's times decide: see `moments`.
     """
     told: dict[RefName, list[tuple[int, Claim]]] = {}
     for place, claim in enumerate(claims):
         told.setdefault(claim.name, []).append((place, claim))
-    placed = [
-        one for name, mine in told.items() for one in _of_ref(old.get(name), seen.get(name), mine, set(held))
-    ]
-    return [push for _, push in sorted(placed, key=lambda one: one[0])]
+    found: list[Push | None] = []  # None: a move that nobody told
+    moves: list[Move] = []
+    for name in sorted(told.keys() | {name for name, _ in old.items() ^ seen.items()}):
+        chain = _of_ref(old.get(name), seen.get(name), told.get(name, []), set(held))
+        found += [push for _, push in chain]
+        moves += [Move(name, push.claim.when if push.told else None, place) for place, push in chain]
+        if (chain[-1][1].new if chain else old.get(name)) != seen.get(name):
+            found.append(None)
+            moves.append(Move(name, None))
+    *between, rest = [[push for number in group if (push := found[number])] for group in moments(moves)]
+    return Plan(between, rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One move of one ref, as `moments` looks at it."""
+
+    name: RefName
+    at: datetime | None  # None: nobody told
+    place: int = 0  # among all reports, where times are the same
+
+
+def moments(moves: Sequence[Move]) -> list[list[int]]:
+    """The numbers of these moves in groups: after each group the refs were as it left them.
+
+    `moves` has those of one ref in their order. The last group, which may be
+    empty, has what led to the end of the stretch. Moves of different refs are one
+    moment where nobody knows which was first: they were told as at the same time,
+    as the refs of one push are. A move that nobody told may have been anywhere
+    between its neighbours of the same ref, so there are no moments meanwhile; but
+    what a ref was moved on from is always one, as nothing else would keep it.
+    """
+    when = _times(moves)
+    last_of = {move.name: number for number, move in enumerate(moves)}
+    latest: dict[RefName, int] = {}  # places, so that no ref's moves change their order
+    order = []
+    for number, move in enumerate(moves):
+        latest[move.name] = max(move.place, latest.get(move.name, 0))
+        if (at := when[number]) is not None:
+            order.append((at, latest[move.name], number))
+    groups: list[list[int]] = []
+    since: datetime | None = None
+    names: set[RefName] = set()
+    for at, _, number in sorted(order):
+        if since is None or at - since >= TOGETHER or moves[number].name in names:
+            groups.append([])
+            since, names = at, set()
+        groups[-1].append(number)
+        names.add(moves[number].name)
+    unsure = _unsure(moves, groups)
+    found: list[list[int]] = [[]]
+    for place, group in enumerate(groups):
+        found[-1] += group
+        left = any(number != last_of[moves[number].name] for number in group)
+        if left or (place not in unsure and place < len(groups) - 1):
+            found.append([])
+    found[-1] += [number for number, at in enumerate(when) if at is None]
+    return found
+
+
+def _times(moves: Sequence[Move]) -> list[datetime | None]:
+    """When each move was at the latest: a move was before the next one of its ref. None: nobody knows."""
+    when: list[datetime | None] = [None] * len(moves)
+    after: dict[RefName, datetime] = {}
+    for number in range(len(moves) - 1, -1, -1):
+        move = moves[number]
+        times = [at for at in (move.at, after.get(move.name)) if at]
+        if times:
+            when[number] = after[move.name] = min(times)
+    return when
+
+
+def _unsure(moves: Sequence[Move], groups: Sequence[Sequence[int]]) -> set[int]:
+    """The groups at whose end some ref may have been moved already, as nobody told when it was."""
+    place_of = {number: place for place, group in enumerate(groups) for number in group}
+    unsure: set[int] = set()
+    since: dict[RefName, int] = {}
+    for number, move in enumerate(moves):
+        place = place_of.get(number, len(groups))
+        if move.at is None and move.name.startswith(TOLD):
+            unsure.update(range(since.get(move.name, -1) + 1, place))
+        since[move.name] = place
+    return unsure
 
 
 def _of_ref(
     old: Target | None, seen: Target | None, told: list[tuple[int, Claim]], held: set[Target]
 ) -> list[tuple[int, Push]]:
     """The pushes of one ref, each with its place among all claims."""
+    told = sorted(told, key=lambda one: one[1].when)
     if any(claim.before and claim.after is None for _, claim in told):  # then what tells less says it again
         told = [(place, claim) for place, claim in told if claim.before or claim.after]
     if old == seen:
@@ -124,7 +230,7 @@ def _of_ref(
     pushes: list[tuple[int, Push]] = []
     while told:
         linked = [one for one in told if _goes_on(one[1], now)]
-        place, claim = min(linked, key=lambda one: (one[1].known, one[0])) if linked else told[0]
+        place, claim = _next(linked, now, told) if linked else told[0]
         told.remove((place, claim))
         latest = max(latest, place)
         if not linked:
@@ -139,6 +245,27 @@ def _of_ref(
         held |= {claim.after} if claim.after else set()
         now = claim.after
     return _without_replays(old, seen, pushes)
+
+
+def _next(
+    linked: Sequence[tuple[int, Claim]], now: Target | None, told: Sequence[tuple[int, Claim]]
+) -> tuple[int, Claim]:
+    """Which of the claims that go on from here was first: by the forge's times, else one that leads back here."""
+    if len({claim.after for _, claim in linked}) == 1:
+        return min(linked, key=lambda one: (one[1].known, one[1].when, one[0]))
+    ways = {(claim.before, claim.after) for _, claim in told}
+
+    def is_end(claim: Claim) -> bool:
+        reached: set[Target | None] = set()
+        ahead = {claim.after}
+        while ahead and now not in reached:
+            reached |= ahead
+            ahead = {after for before, after in ways if before in ahead} - reached
+        return now not in reached
+
+    return min(
+        linked, key=lambda one: (one[1].known, one[1].told_at or _EVER, is_end(one[1]), one[1].when, one[0])
+    )
 
 
 def _goes_on(claim: Claim, now: Target | None) -> bool:
