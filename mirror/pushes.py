@@ -9,8 +9,8 @@ from mirror.model import RefName, Refs, Target
 
 ClaimId = tuple[int, int]  # the delivery's row, and the place in it
 
-# Of two moves of different refs that are told as closer together than this, nobody knows which was first: GitHub tells
-# `repository.pushed_at` in whole seconds, the same for all refs of one push, and GitLab tells no time at all.
+# Of two moves of different refs that are told as closer together than this, nobody knows which was first:
+# GitHub tells `repository.pushed_at` in whole seconds, the same for all refs of one push, and GitLab no time.
 TOGETHER: Final = timedelta(seconds=1)
 _EVER: Final = datetime.min.replace(tzinfo=UTC)
 TOLD: Final = (b"refs/heads/", b"refs/tags/")  # the refs whose moves forges tell of
@@ -250,7 +250,7 @@ def _of_ref(
 def _next(
     linked: Sequence[tuple[int, Claim]], now: Target | None, told: Sequence[tuple[int, Claim]]
 ) -> tuple[int, Claim]:
-    """Which of the claims that go on from here was first: by the forge's times, else one that leads back here."""
+    """Which of those that go on from here was first: by the forge's times, else one that leads back here."""
     if len({claim.after for _, claim in linked}) == 1:
         return min(linked, key=lambda one: (one[1].known, one[1].when, one[0]))
     ways = {(claim.before, claim.after) for _, claim in told}

@@ -1,4 +1,4 @@
-"""Which moments there were between two looks, out of reports that come late, twice, in any order, or not at all."""
+"""Which moments there were between two looks, out of reports that come in any order, twice, or not at all."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta

@@ -104,7 +104,7 @@ async def gather(
                 packs = [kept]
             sure = {} if claimed else seen.refs
             lost = await _not_here(incoming, [one for one in by_way_of if one.new != sure.get(one.name)])
-            if claimed and by_way_of[-1] in lost:
+            if claimed and any(one.new == seen.refs.get(one.name) for one in lost):
                 raise Corrupt("it is no commit, as a branch must be", origin=Origin.SOURCE)
             here = [push for push in by_way_of if push not in lost]
             changes = await _classed(incoming, pushes.steps(old, seen.refs, here))

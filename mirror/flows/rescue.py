@@ -1,20 +1,21 @@
-"""Every push counts: what was pushed and overwritten between two looks is fetched by id, a snapshot for each.
+"""Every push counts: what was overwritten between two looks is fetched by id, a snapshot for each moment.
 
 Who calls: flows/sync, in its turn, before it takes what the remote shows now.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from mirror import pushes, refs
-from mirror.errors import Corrupt, LimitReached, NetworkError, Origin, Refused, RemoteGone
+from mirror.errors import Corrupt, EverrefError, LimitReached, NetworkError, Origin, Refused, RemoteGone
 from mirror.flows.take import Moment, Taking, take
 from mirror.git import read
 from mirror.git.upstream import NotOurRef
 from mirror.model import HEX_LENGTH, Listing, ObjectFormat, Reason, RefName, Refs, Snapshot, Target
-from mirror.pushes import Answered, Claim, Lost, Push, Way
+from mirror.pushes import Answered, Claim, ClaimId, Lost, Push, Way
 from mirror.store import claims
 
 AT_ONCE: Final = 100  # pushes that become snapshots of their own in one sync
@@ -36,11 +37,11 @@ class Rescued:
 async def rescue(
     run: Taking, last: Snapshot, old: Refs, seen: Listing, told: Sequence[Claim], now: datetime
 ) -> Rescued:
-    """Take a snapshot for each push that claims tell of, in order, up to the one that led to `seen`.
+    """Take a snapshot for each moment that claims tell of, in order, up to the one that led to `seen`.
 
     A tip that was overwritten is fetched by its id, which forges serve while they
-    have it. A claim is evidence, never state: its ref map is the last one with this
-    one push, its objects are proved like all others, and the snapshot that follows
+    have it. A claim is evidence, never state: its ref map is the last one with the pushes of this one
+    moment, its objects are proved like all others, and the snapshot that follows
     is what the remote shows. So whoever has a hook's secret can add moments that
     never were, made of objects that the host serves for this repository (GitHub
     serves those of its forks too), and can neither change nor hide any that was.
@@ -59,59 +60,121 @@ async def rescue(
     tips = {tip for claim in sound for tip in (claim.before, claim.after) if tip}
     held = tips - await read.missing(run.pool.path, tips)
     compared = await claims.compared(run.edges.db, run.repo.id, sound)
-    ahead = pushes.between(old, seen.refs, compared, held)
-    open_ = {claim.id for claim in told}
-    waiting: list[Push] = []
-    gone: dict[Push, str] = {}
-    lost: list[Lost] = []
-    goal = [ahead.pop()] if ahead and ahead[-1].new == seen.refs.get(ahead[-1].name) else []
-    broken_off: NetworkError | None = None
-    for number, push in enumerate(ahead):
-        state = _after(old, push)
-        if broken_off or number >= AT_ONCE or state is None or old.get(push.name) == push.new:
-            waiting.append(push)
-            gone |= {push: "no ref can be beside others as it would have been"} if state is None else {}
-            continue
-        by_way_of = (*waiting, push)
-        later = {one.claim.id for one in (*ahead[number + 1 :], *goal)}
-        ended = {one.claim.id for one in by_way_of} - later
-        moment = Moment(
-            Listing(state, seen.object_format),
-            min(now, max(last.taken_at, push.claim.at)),
-            Reason.PUSH,
-            Way(by_way_of, ended, dict(gone)),
-            seen=False,
-        )
-        try:
-            last = await take(run, last, old, moment)
-        except NotOurRef:
-            waiting.append(push)
-            gone[push] = _GONE
-        except (Corrupt, Refused) as error:
-            if error.origin is Origin.SOURCE and await run.pool.empty_if_broken():
-                error.came_from(Origin.DISK, instead_of=Origin.SOURCE)
-            if error.origin is not Origin.SOURCE:
-                raise
-            lost.append(pushes.lost_push(push, str(error)))
-        except (NetworkError, LimitReached, RemoteGone) as error:
-            if error.origin is not Origin.SOURCE:
-                raise
-            # It has just listed its refs.
-            broken_off = NetworkError(
-                f"pushes that were overwritten are not saved yet: {error}", origin=error.origin
-            )
-            run.edges.progress.note(str(broken_off))
-            waiting.append(push)
-            gone |= {one: str(error) for one in ahead[number:] if now - one.claim.at > GIVEN_UP}
+    plan = pushes.plan(old, seen.refs, compared, held)
+    walk = _Walk(run, last, old, seen.object_format, now, {claim.id for claim in told})
+    for number, moment in enumerate(plan.moments):
+        left = [push for later in plan.moments[number + 1 :] for push in later]
+        if number >= AT_ONCE:
+            walk.waiting += moment
         else:
-            old, waiting = state, []
-            open_ -= ended
-    if len(ahead) > AT_ONCE:
+            await walk.take(moment, [*left, *plan.rest])
+    if len(plan.moments) > AT_ONCE:
         run.edges.progress.note(
-            f"{len(ahead) - AT_ONCE:,} pushes more were made at once than are saved as snapshots of their own"
+            f"{len(plan.moments) - AT_ONCE:,} pushes more were made at once than are saved as snapshots"
+            " of their own"
         )
-    is_short = broken_off is not None or len(ahead) > AT_ONCE or len(told) >= claims.AT_ONCE
-    return Rescued(last, old, Way((*waiting, *goal), open_, gone, lost), is_short, broken_off)
+    is_short = walk.broken_off is not None or len(plan.moments) > AT_ONCE or len(told) >= claims.AT_ONCE
+    way = Way((*walk.waiting, *plan.rest), walk.open, walk.gone, walk.lost)
+    return Rescued(walk.last, walk.refs, way, is_short, walk.broken_off)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """How far a rescue has come."""
+
+    run: Taking
+    last: Snapshot
+    refs: Refs  # of `last`
+    format: ObjectFormat
+    now: datetime
+    open: set[ClaimId]  # that no snapshot has answered yet
+    waiting: list[Push] = field(default_factory=list)  # for the snapshot that follows
+    gone: dict[Push, str] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
+    broken_off: NetworkError | None = None
+
+    async def take(self, moment: Sequence[Push], later: Sequence[Push]) -> None:
+        """Take the snapshot of this moment, of as much as can be had of it."""
+        if self.broken_off:
+            self.waiting += moment
+            return
+        made, state = self._made(moment)
+        while made:
+            by_way_of = (*self.waiting, *made)
+            ended = {one.claim.id for one in by_way_of} - {one.claim.id for one in later}
+            taken = Moment(
+                Listing(state, self.format),
+                min(self.now, max(self.last.taken_at, *(push.claim.at for push in made))),
+                Reason.PUSH,
+                Way(by_way_of, ended, dict(self.gone)),
+                seen=False,
+            )
+            try:
+                self.last = await take(self.run, self.last, self.refs, taken)
+            except NotOurRef:
+                made, state = self._made(await self._served(made))
+            except (Corrupt, Refused) as error:
+                if error.origin is Origin.SOURCE and await self.run.pool.empty_if_broken():
+                    error.came_from(Origin.DISK, instead_of=Origin.SOURCE)
+                if error.origin is not Origin.SOURCE:
+                    raise
+                if len(made) > 1:  # one of them is no sound push; the others shall not suffer for it
+                    for push in made:
+                        await self.take([push], [*made, *later])
+                    return
+                self.lost.append(pushes.lost_push(made[0], str(error)))
+                return
+            except (NetworkError, LimitReached, RemoteGone) as error:
+                if error.origin is not Origin.SOURCE:
+                    raise
+                self._break_off(error, made, later)  # it has just listed its refs
+                return
+            else:
+                self.refs, self.waiting = state, []
+                self.open -= ended
+                return
+
+    def _made(self, moment: Sequence[Push]) -> tuple[list[Push], dict[RefName, Target]]:
+        """The pushes that make a map of their own, and that map; the others wait."""
+        state = dict(self.refs)
+        made = []
+        for push in moment:
+            if push.new is not None and push.name not in state and pushes.collides(state.keys(), push.name):
+                self.gone[push] = "no ref can be beside others as it would have been"
+                self.waiting.append(push)
+            elif state.get(push.name) == push.new:
+                self.waiting.append(push)
+            else:
+                made.append(push)
+                if push.new is None:
+                    state.pop(push.name)
+                else:
+                    state[push.name] = push.new
+        return made, state
+
+    async def _served(self, made: Sequence[Push]) -> list[Push]:
+        """Those of the pushes whose objects can be had; what can't be had waits."""
+        absent = await read.missing(self.run.pool.path, {push.new for push in made if push.new})
+        served = set()
+        for target in absent if len(made) > 1 else ():
+            with suppress(NotOurRef):
+                async with aclosing(self.run.source.fetch([target], (), self.run.edges.progress)) as sent:
+                    await anext(sent, None)
+                served.add(target)
+        absent -= served if served < absent else set()  # all of them: then they could not be had together
+        for push in made:
+            if push.new in absent:
+                self.gone[push] = _GONE
+                self.waiting.append(push)
+        return [push for push in made if push.new not in absent]
+
+    def _break_off(self, error: EverrefError, made: Sequence[Push], later: Sequence[Push]) -> None:
+        self.broken_off = NetworkError(
+            f"pushes that were overwritten are not saved yet: {error}", origin=error.origin
+        )
+        self.run.edges.progress.note(str(self.broken_off))
+        self.waiting += made
+        self.gone |= {one: str(error) for one in (*made, *later) if self.now - one.claim.at > GIVEN_UP}
 
 
 async def without_snapshot(run: Taking, way: Way) -> Answered:
@@ -128,15 +191,3 @@ def _is_sound(claim: Claim, object_format: ObjectFormat) -> bool:
         return False
     length = HEX_LENGTH[object_format]
     return all(tip is None or len(tip) == length for tip in (claim.before, claim.after))
-
-
-def _after(old: Refs, push: Push) -> dict[RefName, Target] | None:
-    """The map after this push; None where git could not keep it beside the others."""
-    state = dict(old)
-    if push.new is None:
-        state.pop(push.name, None)
-    elif push.name not in old and pushes.collides(old.keys(), push.name):
-        return None
-    else:
-        state[push.name] = push.new
-    return state

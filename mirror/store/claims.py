@@ -23,6 +23,7 @@ async def unanswered(db: Db, repo_id: RepoId) -> list[Claim]:
             row["after"],
             row["pushed_by"],
             row["pushed_at"],
+            told_at=row["told_at"],
         )
         for row in await db.fetch(query("claims"), repo_id, AT_ONCE)
     ]

@@ -2,7 +2,7 @@
 -- those of a hook that turned out to be another repository's.
 select
   claim.delivery_id, claim.position, claim.name, claim.before, claim.after, claim.pushed_by,
-  least(claim.pushed_at, delivery.received_at) as pushed_at
+  least(claim.pushed_at, delivery.received_at) as pushed_at, claim.pushed_at as told_at
 from claim
 join delivery on delivery.id = claim.delivery_id
 join hook on hook.id = delivery.hook_id
