@@ -104,6 +104,23 @@ class Snapshot:
     manifest_sha256: str  # of the manifest's stored bytes
     previous_sha256: str | None  # None: the first
     verified_at: datetime | None = None  # when its bytes were last read back; None: only stored
+    moment: int = 0  # the number of a moment within it, which was passed over when it was taken; 0: itself
+    reach: int = 0  # the snapshot up to which such a moment needs the pack log; 0: itself
+
+    @property
+    def label(self) -> str:
+        """What people call it: #12, or #12.1 for the first moment that was passed over within it."""
+        return f"#{self.number}.{self.moment}" if self.moment else f"#{self.number}"
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The same in JSON; a moment within a snapshot has a number of its own."""
+        return {"snapshot": self.number} | ({"moment": self.moment} if self.moment else {})
+
+    @property
+    def log(self) -> int:
+        """The number of the snapshot up to which the pack log has all of its objects."""
+        return self.reach or self.number
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Final
+from typing import Final, NamedTuple
 
 from mirror.errors import NotFound, UsageError
 
 EXAMPLES: Final = "#12, 2024-05-01T12:00:00Z, 2024-05-01, 2h ago, 3 days ago, now"
 HIGHEST: Final = 2**31 - 1  # no snapshot has a higher number
 
-_NUMBER: Final = re.compile(r"#([0-9]+)")
+_NUMBER: Final = re.compile(r"#([0-9]+)(?:\.([0-9]+))?")
 # RFC 3339, section 5.6; the zone may be left out, and the seconds too.
 _TIME: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
@@ -31,8 +31,18 @@ _UNITS: Final = {
 }
 
 
-def parse(text: str, now: datetime) -> int | datetime:
-    """What a WHEN means: a snapshot's number for "#12", else a moment in UTC.
+class Within(NamedTuple):
+    """A moment within a snapshot: #12.1 is the first one that was told of after #12 had been taken."""
+
+    snapshot: int
+    moment: int
+
+
+When = int | Within | datetime  # the number of a snapshot, a moment within one, or a time in UTC
+
+
+def parse(text: str, now: datetime) -> When:
+    """What a WHEN means: a snapshot's number for "#12", a moment within one for "#12.1", else a time in UTC.
 
     A time without zone is UTC, and a date alone is its first moment. Raises
     UsageError where the text is none of these, NotFound for a number that no
@@ -40,7 +50,8 @@ def parse(text: str, now: datetime) -> int | datetime:
     """
     text = text.strip()
     if match := _NUMBER.fullmatch(text):
-        return _number(match[1])
+        number = _number(match[1])
+        return Within(number, _number(match[2])) if match[2] else number
     if text.lower() == "now":
         return now.astimezone(UTC)
     try:

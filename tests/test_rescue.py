@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import count, pairwise
 
 import pytest
@@ -37,10 +38,15 @@ class Garden:
     serial: Iterator[int] = field(default_factory=lambda: count(1))
 
     async def tell(
-        self, name: RefName, before: Target | None, after: Target | None, by: str | None = "alice"
+        self,
+        name: RefName,
+        before: Target | None,
+        after: Target | None,
+        by: str | None = "alice",
+        at: datetime | None = None,
     ) -> None:
-        """Deliver this claim."""
-        claim = hooks.Claimed(name, before, after, by, None)
+        """Deliver this claim; `at` is the forge's time."""
+        claim = hooks.Claimed(name, before, after, by, at)
         delivery = hooks.Delivery(f"d-{next(self.serial)}", "push", "7", (claim,), None, b"{}")
         assert await hooks.deliver(self.mirror.edges.db, HOOK, delivery, self.mirror.clock())
 
@@ -258,29 +264,6 @@ async def test_deliveries_may_arrive_in_any_order(garden: Garden) -> None:
     await garden.sync()
     assert await garden.maps() == garden.moments
     assert {line[5] for line in await garden.log()} == {"alice"}
-
-
-async def test_a_delivery_that_comes_after_the_look_adds_nothing(garden: Garden) -> None:
-    first = garden.work.tip()
-    middle = await garden.push(told=False)
-    last = await garden.push(told=False)
-    await garden.sync()
-    await garden.tell(MAIN, first, middle)
-    await garden.tell(MAIN, middle, last)
-    done = await garden.sync()
-    assert (done.new, done.snapshot.number) == (False, 2)
-
-
-async def test_a_late_delivery_still_rescues_what_was_overwritten(garden: Garden) -> None:
-    first = garden.work.tip()
-    middle = await garden.push(parents=[], told=False)
-    last = await garden.push(parents=[], told=False)
-    await garden.sync()
-    await garden.tell(MAIN, first, middle)
-    await garden.tell(MAIN, middle, last)
-    assert (await garden.sync()).snapshot.number == 4
-    maps = await garden.maps()
-    assert [one[MAIN] for one in maps] == [first, last, middle, last]
 
 
 async def test_what_is_delivered_again_is_not_replayed(garden: Garden) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mirror.flows.edges import Edges
     from mirror.flows.restore import Restored
     from mirror.plan import Hidden
+    from mirror.when import When
 
 IN_PART: Final = 4  # the exit code of what was done in part
 _CHANGES_SHOWN: Final = 10  # by backup; log shows them all
@@ -50,7 +51,7 @@ class Call:
 
         return replace(self, settings=await up.beside(self.settings))
 
-    def when(self, text: str | None) -> int | datetime | None:
+    def when(self, text: str | None) -> "When | None":
         """What a WHEN means. None: it was not given."""
         from mirror import when
 
@@ -142,7 +143,8 @@ async def log(call: Call) -> int:
         from mirror.store import claims, history
 
         repo = await moment.repo_named(edges, args.repo, args.team)
-        first = (await moment.snapshot_at(edges, repo, since)).number if isinstance(since, int) else 1
+        is_time = since is None or isinstance(since, datetime)
+        first = 1 if is_time else (await moment.snapshot_at(edges, repo, since)).number
         found = history.changes(
             edges.db,
             repo.id,
@@ -175,7 +177,7 @@ async def refs(call: Call) -> int:
 
         repo = await moment.repo_named(edges, call.args.repo, call.args.team)
         snapshot = await moment.snapshot_at(edges, repo, when)
-        known = await history.refs_at(edges.db, repo.id, snapshot.number)
+        known = await history.refs_at(edges.db, repo.id, snapshot.number, snapshot.moment)
     for name in sorted(known):
         call.out.result(partial(render.ref, name, known[name]), partial(shapes.ref, name, known[name]))
     return 0
@@ -274,7 +276,7 @@ async def drill(call: Call) -> int:
     show(partial(render.drilled, found), partial(shapes.drilled, found))
     if found.problems:
         raise Corrupt(
-            f"{repo.name}: #{found.snapshot.number} did not come back as it was; everref verify says why"
+            f"{repo.name}: {found.snapshot.label} did not come back as it was; everref verify says why"
         )
     return 0
 

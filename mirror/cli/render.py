@@ -176,7 +176,7 @@ def change(one: Logged | Lost, eye: Eye) -> str:
     """One line of the ref history."""
     if isinstance(one, Lost):
         return _lost(one, eye)
-    number = eye.paint(f"#{one.snapshot}".ljust(5), "strong")
+    number = eye.paint(one.label.ljust(5), "strong")
     whom = f"  by {clean(one.change.by)}" if one.change.by else ""
     return f"{number} {eye.time(one.at)}{moved(one.change, eye)}{whom}"
 
@@ -211,7 +211,7 @@ def tally(results: Sequence[RefResult]) -> str:
 def plan(made: RestorePlan, where: str | None, eye: Eye) -> str:
     """What a restore would do, step by step, and ref by ref where a remote decides."""
     snapshot = made.snapshot
-    lines = [f"{eye.repo(made.repo.name)}  #{snapshot.number} of {eye.time(snapshot.taken_at)}"]
+    lines = [f"{eye.repo(made.repo.name)}  {snapshot.label} of {eye.time(snapshot.taken_at)}"]
     lines += [f"{number:3}. {clean(step)}" for number, step in enumerate(made.steps, 1)]
     if where is None:
         return "\n".join([*lines, f"     {count(sum(one.name != HEAD for one in made.refs), 'ref')}"])
@@ -224,7 +224,7 @@ def restored(done: Restored, where: str, eye: Eye) -> str:
     worth = [one for one in done.refs if one.result in ("refused", "skipped", "updated")]
     words = (
         eye.repo(done.repo.name),
-        f"#{done.snapshot.number} of {eye.time(done.snapshot.taken_at)}",
+        f"{done.snapshot.label} of {eye.time(done.snapshot.taken_at)}",
         f"to {clean(where)}",
         tally(done.refs),
         proof,
@@ -259,7 +259,7 @@ def drilled(found: Drilled, eye: Eye) -> str:
         lines.append(f"  {eye.paint(unsaved(found.large_files.files, found.large_files.bytes), 'warn')}")
     words = (
         eye.repo(found.repo.name),
-        f"#{found.snapshot.number} of {eye.time(found.snapshot.taken_at)}",
+        f"{found.snapshot.label} of {eye.time(found.snapshot.taken_at)}",
         _proof(found.problems, "comes back as it was", eye),
         count(found.refs, "ref"),
         f"{size(found.bytes)} in {lasted(found.seconds)}",

@@ -104,6 +104,7 @@ def change(one: Logged | Lost) -> Shape:
     move = one.change
     return {
         "snapshot": one.snapshot,
+        **({"moment": one.moment} if one.moment else {}),
         "at": at(one.at),
         **shown(move.name),
         **_value("old", move.old),
@@ -126,7 +127,7 @@ def plan(made: RestorePlan, to: str | None) -> Shape:
     """What a restore would do."""
     return {
         "repo": made.repo.name,
-        "snapshot": made.snapshot.number,
+        **made.snapshot.numbers,
         "taken_at": at(made.snapshot.taken_at),
         "to": to,
         "steps": list(made.steps),
@@ -138,7 +139,7 @@ def restored(done: Restored) -> Shape:
     """What a restore did."""
     return {
         "repo": done.repo.name,
-        "snapshot": done.snapshot.number,
+        **done.snapshot.numbers,
         "refs": _results(done.refs),
         "verified": done.verified,
     }
@@ -163,7 +164,7 @@ def drilled(found: Drilled) -> Shape:
     """The evidence of a drill."""
     return {
         "repo": found.repo.name,
-        "snapshot": found.snapshot.number,
+        **found.snapshot.numbers,
         "refs": found.refs,
         "bytes": found.bytes,
         "ok": not found.problems,

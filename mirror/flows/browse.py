@@ -139,12 +139,12 @@ async def resolve(edges: Edges, repo: Repo, snapshot: Snapshot, rev: bytes) -> T
     if objects.is_id(text, snapshot.object_format):
         return Target(text.encode())
     names = objects.candidates(rev) if b"\0" not in rev else []
-    found = await reading.targets_at(edges.db, repo.id, names, snapshot.number)
+    found = await reading.targets_at(edges.db, repo.id, names, snapshot.number, snapshot.moment)
     for name in names:
         if name in found:
             return await _followed(edges, repo, snapshot, name, found[name])
     what = f"no ref {refs.shown_text(rev)}" if rev else "no HEAD that leads anywhere"
-    raise NotFound(f"{repo.name} at #{snapshot.number} has {what}")
+    raise NotFound(f"{repo.name} at {snapshot.label} has {what}")
 
 
 async def _followed(edges: Edges, repo: Repo, snapshot: Snapshot, name: RefName, target: Target) -> Target:
@@ -152,12 +152,12 @@ async def _followed(edges: Edges, repo: Repo, snapshot: Snapshot, name: RefName,
         if not refs.is_symbolic(target):
             return target
         to = refs.symbolic_target(target)
-        found = await reading.targets_at(edges.db, repo.id, [to], snapshot.number)
+        found = await reading.targets_at(edges.db, repo.id, [to], snapshot.number, snapshot.moment)
         if to not in found:
             break
         target = found[to]
     raise NotFound(
-        f"{refs.shown_text(name)} of {repo.name} at #{snapshot.number} leads to no ref that is there"
+        f"{refs.shown_text(name)} of {repo.name} at {snapshot.label} leads to no ref that is there"
     )
 
 
@@ -172,7 +172,7 @@ async def refs_at(
 ) -> Page[RefRow]:
     """The refs of a moment in name order, a page that begins after this name, each with its commit."""
     rows = await reading.refs_page(
-        edges.db, repo.id, snapshot.number, after=after, globs=globs, limit=limit + 1
+        edges.db, repo.id, snapshot.number, snapshot.moment, after=after, globs=globs, limit=limit + 1
     )
     more, rows = len(rows) > limit, rows[:limit]
     ids: dict[RefName, Target | None] = {}
@@ -341,7 +341,7 @@ async def _entry(edges: Edges, repo: Repo, snapshot: Snapshot, view: View, rev: 
 
 
 def _of(repo: Repo, snapshot: Snapshot, rev: bytes) -> str:
-    return f"{refs.shown_text(rev) or 'HEAD'} of {repo.name} at #{snapshot.number}"
+    return f"{refs.shown_text(rev) or 'HEAD'} of {repo.name} at {snapshot.label}"
 
 
 def _clean(path: bytes) -> bytes:
@@ -393,7 +393,7 @@ async def difference(
     The ref is HEAD's branch where none is chosen. `a` may be the later one.
     """
     moves = await _moves(edges, repo, a, b)
-    newer = a if a.number > b.number else b
+    newer = a if a.log > b.log else b
     async with opened(edges, repo, newer) as view:
         forward, commits_ = await read.ancestry(view.path, moves[:JUDGED])
         told = refs.classify(moves, forward, commits_)
@@ -413,8 +413,8 @@ async def _moves(edges: Edges, repo: Repo, a: Snapshot, b: Snapshot) -> list[ref
     names = await reading.moved_between(edges.db, repo.id, first, last)
     if not names:
         return []
-    old = await reading.targets_at(edges.db, repo.id, names, a.number)
-    new = await reading.targets_at(edges.db, repo.id, names, b.number)
+    old = await reading.targets_at(edges.db, repo.id, names, a.number, a.moment)
+    new = await reading.targets_at(edges.db, repo.id, names, b.number, b.moment)
     return refs.diff(old, new)
 
 
@@ -423,7 +423,7 @@ async def _files_between(
 ) -> tuple[RefName | None, Changes | None]:
     chosen = ref
     if chosen is None:
-        head = await reading.targets_at(edges.db, repo.id, [HEAD], b.number)
+        head = await reading.targets_at(edges.db, repo.id, [HEAD], b.number, b.moment)
         target = head.get(HEAD)
         chosen = refs.symbolic_target(target) if target and refs.is_symbolic(target) else HEAD
     ends: list[Target | None] = []
@@ -434,7 +434,7 @@ async def _files_between(
             ends.append(None)
     if ends == [None, None]:
         if ref is not None:
-            raise NotFound(f"{repo.name} has no ref {refs.shown_text(ref)} at #{a.number} or #{b.number}")
+            raise NotFound(f"{repo.name} has no ref {refs.shown_text(ref)} at {a.label} or {b.label}")
         return None, None
     trees = await browse.look(view, lambda held: [browse.tree_of(held, oid) if oid else None for oid in ends])
     return RefName(chosen), await browse.changes(edges.git, view, *trees)
@@ -522,7 +522,7 @@ async def _losses(edges: Edges, repo: Repo, at: Snapshot) -> _Walk:
         return known
     logged, held_then = await together(
         reading.leaving(edges.db, repo.id, at.number, LEAVING + 1),
-        reading.held_at(edges.db, repo.id, at.number),
+        reading.held_at(edges.db, repo.id, at.number, at.moment),
     )
     considered = logged[:LEAVING]
     async with opened(edges, repo, at) as view:

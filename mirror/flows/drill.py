@@ -35,7 +35,7 @@ async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
     """
     clock = asyncio.get_running_loop().time
     began = clock()
-    wanted = await history.refs_at(edges.db, repo.id, snapshot.number)
+    wanted = await history.refs_at(edges.db, repo.id, snapshot.number, snapshot.moment)
     parts = await hydrate.steps_to(edges, repo, snapshot)
     room = edges.disk.root / "restores"
     async with view.scratch_view(None, room, object_format=snapshot.object_format) as copy:

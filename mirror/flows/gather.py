@@ -1,8 +1,9 @@
 """The middle of a sync: from one ls-refs answer to a proved part in the vault and the list of ref changes."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mirror import bundle, layout, pushes, refs, splice
 from mirror.bundle import Header
@@ -71,6 +72,7 @@ async def gather(
     claimed: bool = False,
     since: Refs | None = None,
     left_out: Sequence[str] = (),
+    besides: Collection[Target] = (),
 ) -> AsyncIterator[Gathered]:
     """Fetch the ids of this listing that the pool lacks, store them as a part, and class the changes.
 
@@ -79,17 +81,20 @@ async def gather(
     `since` is what the remote showed at the last look, where `old` is not that;
     refs that `left_out` means say nothing about it. Where nothing is left of what it
     showed, the forge is asked whether it is the same repository still (Edges.identity).
+    What is `besides` comes along.
     The pool holds exactly the log up to `last`. Everything new lives in scratch
     views that vanish at the end; a failure leaves at most an object in the vault
     that the stored intent names.
     """
     number = last.number + 1 if last else 1
     targets = {target for target in seen.refs.values() if not refs.is_symbolic(target)}
-    absent = await read.missing(pool.path, targets)
+    absent = await read.missing(pool.path, targets | set(besides))
     async with AsyncExitStack() as stack:
         room = edges.disk.scratch(repo.id)
         incoming = await stack.enter_async_context(view.scratch_view(pool, room))
-        making, packs = _Making(edges, repo, lease, source, last, number, seen), []
+        passed = {RefName(b"refs/passed/" + target): target for target in besides}
+        shown = Listing({**passed, **seen.refs}, seen.object_format)
+        making, packs = _Making(edges, repo, lease, source, last, number, shown), []
         part = None
         moved = refs.diff(old, seen.refs)
         try:
@@ -107,7 +112,7 @@ async def gather(
             if claimed and any(one.new == seen.refs.get(one.name) for one in lost):
                 raise Corrupt("it is no commit, as a branch must be", origin=Origin.SOURCE)
             here = [push for push in by_way_of if push not in lost]
-            changes = await _classed(incoming, pushes.steps(old, seen.refs, here))
+            changes = await classed(incoming.path, pushes.steps(old, seen.refs, here))
             before = old if since is None else since
             suspicion = None
             if not claimed and await _is_replaced(
@@ -138,12 +143,12 @@ async def _not_here(incoming: View, by_way_of: Sequence[Push]) -> list[Push]:
     return [push for push in by_way_of if push.new in absent]
 
 
-async def _classed(incoming: View, made: Sequence[Step]) -> list[RefChange]:
-    """Give every step its kind."""
+async def classed(path: Path, made: Sequence[Step]) -> list[RefChange]:
+    """Give every step its kind; the repository at `path` has the objects."""
     kinds: dict[int, Kind] = {}
     for numbers in pushes.rounds(made):
         moves = [(made[number].name, made[number].old, made[number].new) for number in numbers]
-        forwarded, commits = await read.ancestry(incoming.path, moves)
+        forwarded, commits = await read.ancestry(path, moves)
         for number, change in zip(numbers, refs.classify(moves, forwarded, commits), strict=True):
             kinds[number] = change.kind
     return [

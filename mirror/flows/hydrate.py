@@ -102,9 +102,9 @@ async def view_of(
 async def _holds(edges: Edges, repo: Repo, snapshot: Snapshot, mark: Mark) -> bool:
     """Whether a pool of this mark holds what the snapshot reaches."""
     epoch, number, manifest = mark
-    if epoch < snapshot.epoch or number < snapshot.number:
+    if epoch < snapshot.epoch or number < snapshot.log:
         return False
-    if (number, manifest) == (snapshot.number, snapshot.manifest_sha256):
+    if (number, manifest) == (snapshot.log, snapshot.manifest_sha256):
         return True
     held = await snapshots.get(edges.db, repo.id, number)
     return held is not None and held.manifest_sha256 == manifest
@@ -236,8 +236,8 @@ async def _counted(edges: Edges, step: Step) -> AsyncIterator[bytes]:
 async def steps_to(edges: Edges, repo: Repo, snapshot: Snapshot) -> list[Step]:
     """The parts that hold everything up to this snapshot, in order. Raises GapInChain."""
     live = await parts.live(edges.db, repo.id)
-    segments = await snapshots.segments(edges.db, repo.id, snapshot.epoch, snapshot.number)
-    return plan.parts_for(live, segments, snapshot.number, log_entries=snapshot.log_entries)
+    segments = await snapshots.segments(edges.db, repo.id, snapshot.epoch, snapshot.log)
+    return plan.parts_for(live, segments, snapshot.log, log_entries=snapshot.log_entries)
 
 
 async def read_back(edges: Edges, part: Part) -> None:

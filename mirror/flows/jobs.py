@@ -332,7 +332,7 @@ async def _sync(edges: Edges, run: Run) -> Result | None:
         await jobs.queue(edges.db, run.repo_id, "compact", {}, edges.clock())
     return {
         "new": done.new,
-        "snapshot": done.snapshot.number,
+        **done.snapshot.numbers,
         "taken_at": done.snapshot.taken_at.isoformat(),
         "changes": done.snapshot.changes_count if done.new else 0,
         "refs": done.snapshot.refs_count,
@@ -364,7 +364,7 @@ async def _drill(edges: Edges, run: Run) -> Result:
     done = await drill.drill(edges, repo, snapshot)
     await schedules.drilled(edges.db, repo.id, edges.clock())
     return {
-        "snapshot": snapshot.number,
+        **snapshot.numbers,
         "refs": done.refs,
         "bytes": done.bytes,
         "seconds": done.seconds,
@@ -455,7 +455,7 @@ def _restored(done: Restored) -> dict[str, Any]:
     order = {"refused": 0, "skipped": 1}
     shown = sorted(done.refs, key=lambda ref: (order.get(ref.result, 2), ref.name))[:REFS_KEPT]
     return {
-        "snapshot": done.snapshot.number,
+        **done.snapshot.numbers,
         "verified": done.verified,
         "counts": counts,
         "refs_total": len(done.refs),
@@ -475,7 +475,7 @@ def _restored(done: Restored) -> dict[str, Any]:
 async def _moment(edges: Edges, run: Run) -> tuple[Repo, Snapshot]:
     """The repo, and the snapshot that was asked for: by its number, or the latest. Raises NotFound."""
     repo = await repos.get(edges.db, run.repo_id)
-    return repo, await moment.snapshot_at(edges, repo, _job_of(run).asked.get("snapshot"))
+    return repo, await moment.snapshot_at(edges, repo, moment.wanted(_job_of(run).asked))
 
 
 def _job_of(run: Run) -> Job:

@@ -1,12 +1,15 @@
 """Which repo, and which of its snapshots, a person means."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from mirror.errors import NotFound
 from mirror.flows.edges import Edges
 from mirror.model import Repo, Snapshot
-from mirror.store import repos, snapshots, teams
+from mirror.store import moments, repos, snapshots, teams
 from mirror.store.teams import TeamId
+from mirror.when import When, Within
 
 
 async def repo_named(edges: Edges, name: str, team: str | None = None) -> Repo:
@@ -35,26 +38,37 @@ async def team_of(edges: Edges, name: str | None) -> TeamId:
     return found.id
 
 
-async def snapshot_at(edges: Edges, repo: Repo, when: int | datetime | None) -> Snapshot:
-    """The snapshot of this number, or the last one at or before this time; None means the latest."""
+async def snapshot_at(edges: Edges, repo: Repo, when: When | None) -> Snapshot:
+    """The snapshot of this number, or the last moment at or before this time; None means the latest."""
     if when is None:
         found = await snapshots.latest(edges.db, repo.id)
     elif isinstance(when, int):
         found = await snapshots.get(edges.db, repo.id, when)
+    elif isinstance(when, Within):
+        found = await moments.get(edges.db, repo.id, *when)
     else:
         found = await snapshots.at(edges.db, repo.id, when)
+        found = found and await moments.after(edges.db, repo.id, found, when)
     if found is None:
         raise await _none(edges, repo, when)
     return found
 
 
-async def _none(edges: Edges, repo: Repo, when: int | datetime | None) -> NotFound:
+def wanted(asked: Mapping[str, Any]) -> int | Within | None:
+    """Which moment a job is about, from Snapshot.numbers; None means the latest."""
+    number, moment = asked.get("snapshot"), asked.get("moment")
+    return Within(number, moment) if number and moment else number
+
+
+async def _none(edges: Edges, repo: Repo, when: When | None) -> NotFound:
     """Why there is no such snapshot."""
     latest = await snapshots.latest(edges.db, repo.id)
     if latest is None or when is None:
         return NotFound(f"{repo.name} has no snapshot yet; back it up first: everref backup {repo.url}")
     if isinstance(when, int):
         return NotFound(f"{repo.name} has no snapshot #{when}; it has #1 to #{latest.number}")
+    if isinstance(when, Within):
+        return NotFound(f"{repo.name} has no moment #{when.snapshot}.{when.moment}")
     first = await snapshots.get(edges.db, repo.id, 1)
     assert first is not None  # there is a latest one, and numbers begin at 1
     return NotFound(

@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from mirror import layout, notes
+from mirror import late, layout, notes
 from mirror.errors import AlreadyExists, Corrupt
 from mirror.flows import steps
 from mirror.flows.edges import Edges
 from mirror.model import Repo, RepoId
 from mirror.notes import Note
-from mirror.store import noted
+from mirror.store import moments, noted
 from mirror.store import notes as rows
 from mirror.store.database import Db, transaction
 
@@ -20,6 +20,7 @@ Apply = Callable[[Db, RepoId, Note], Awaitable[None]]
 
 # Who records what a kind tells, in the transaction that records the note. Other kinds are left alone.
 _KINDS: Final[Mapping[str, Apply]] = {
+    late.KIND: moments.retell,
     noted.LOST_PUSHES: noted.read_lost_pushes,
     noted.DRILLS: noted.read_drills,
 }

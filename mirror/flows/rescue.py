@@ -3,7 +3,7 @@
 Who calls: flows/sync, in its turn, before it takes what the remote shows now.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from mirror.store import claims
 
 AT_ONCE: Final = 100  # pushes that become snapshots of their own in one sync
 GIVEN_UP: Final = timedelta(days=1)  # after which a push that could not be asked for is lost
-_GONE: Final = "the remote has it no more"
+GONE: Final = "the remote has it no more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,13 @@ class Rescued:
 
 
 async def rescue(
-    run: Taking, last: Snapshot, old: Refs, seen: Listing, told: Sequence[Claim], now: datetime
+    run: Taking,
+    last: Snapshot,
+    old: Refs,
+    seen: Listing,
+    told: Sequence[Claim],
+    now: datetime,
+    broken_off: NetworkError | None = None,
 ) -> Rescued:
     """Take a snapshot for each moment that claims tell of, in order, up to the one that led to `seen`.
 
@@ -56,12 +62,12 @@ async def rescue(
     Safe to run twice: each snapshot answers its claims in its own transaction, and a claim
     whose move the history has is no push. A run that dies leaves the first ones.
     """
-    sound = [claim for claim in told if _is_sound(claim, seen.object_format)]
+    sound = [claim for claim in told if is_sound(claim, seen.object_format)]
     tips = {tip for claim in sound for tip in (claim.before, claim.after) if tip}
     held = tips - await read.missing(run.pool.path, tips)
     compared = await claims.compared(run.edges.db, run.repo.id, sound)
     plan = pushes.plan(old, seen.refs, compared, held)
-    walk = _Walk(run, last, old, seen.object_format, now, {claim.id for claim in told})
+    walk = _Walk(run, last, old, seen.object_format, now, {claim.id for claim in told}, broken_off=broken_off)
     for number, moment in enumerate(plan.moments):
         left = [push for later in plan.moments[number + 1 :] for push in later]
         if number >= AT_ONCE:
@@ -112,7 +118,7 @@ class _Walk:
             try:
                 self.last = await take(self.run, self.last, self.refs, taken)
             except NotOurRef:
-                made, state = self._made(await self._served(made))
+                made, state = self._made(await self._to_be_had(made))
             except (Corrupt, Refused) as error:
                 if error.origin is Origin.SOURCE and await self.run.pool.empty_if_broken():
                     error.came_from(Origin.DISK, instead_of=Origin.SOURCE)
@@ -152,19 +158,13 @@ class _Walk:
                     state[push.name] = push.new
         return made, state
 
-    async def _served(self, made: Sequence[Push]) -> list[Push]:
+    async def _to_be_had(self, made: Sequence[Push]) -> list[Push]:
         """Those of the pushes whose objects can be had; what can't be had waits."""
         absent = await read.missing(self.run.pool.path, {push.new for push in made if push.new})
-        served = set()
-        for target in absent if len(made) > 1 else ():
-            with suppress(NotOurRef):
-                async with aclosing(self.run.source.fetch([target], (), self.run.edges.progress)) as sent:
-                    await anext(sent, None)
-                served.add(target)
-        absent -= served if served < absent else set()  # all of them: then they could not be had together
+        absent -= await served(self.run, absent)
         for push in made:
             if push.new in absent:
-                self.gone[push] = _GONE
+                self.gone[push] = GONE
                 self.waiting.append(push)
         return [push for push in made if push.new not in absent]
 
@@ -177,13 +177,24 @@ class _Walk:
         self.gone |= {one: str(error) for one in (*made, *later) if self.now - one.claim.at > GIVEN_UP}
 
 
+async def served(run: Taking, absent: Collection[Target]) -> set[Target]:
+    """Those of the objects that the remote gives by their ids, each by itself; not all of them are there."""
+    found = set()
+    for target in absent if len(absent) > 1 else ():
+        with suppress(NotOurRef):
+            async with aclosing(run.source.fetch([target], (), run.edges.progress)) as sent:
+                await anext(sent, None)
+            found.add(target)
+    return found if len(found) < len(absent) else set()  # all of them: they can't be had together
+
+
 async def without_snapshot(run: Taking, way: Way) -> Answered:
     """What is answered where all that was pushed is not there any more, and nothing else moved."""
     absent = await read.missing(run.pool.path, {push.new for push in way.pushes if push.new})
     return way.answered([push for push in way.pushes if push.new in absent])
 
 
-def _is_sound(claim: Claim, object_format: ObjectFormat) -> bool:
+def is_sound(claim: Claim, object_format: ObjectFormat) -> bool:
     """Whether a repository of this format can have had such a ref."""
     try:
         refs.check_name(claim.name)

@@ -123,14 +123,14 @@ async def _chosen(
 
     What is brought under names of its own comes alone.
     """
-    known = await history.refs_at(edges.db, repo.id, snapshot.number)
+    known = await history.refs_at(edges.db, repo.id, snapshot.number, snapshot.moment)
     if bring:
         return planning.brought(known, bring)
     if not globs:
         return dict(known)
     chosen = {name: target for name, target in known.items() if name != HEAD and refs.matches(name, globs)}
     if not chosen:
-        raise NotFound(f"no ref of {repo.name} at #{snapshot.number} matches {' '.join(globs)}")
+        raise NotFound(f"no ref of {repo.name} at {snapshot.label} matches {' '.join(globs)}")
     head = known.get(HEAD)
     if head and refs.is_symbolic(head) and refs.symbolic_target(head) in chosen:
         chosen[HEAD] = head
@@ -175,11 +175,12 @@ async def bundled(
     chosen = await _chosen(edges, repo, snapshot, globs, bring)
     heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
     if not heads:
-        raise Refused(f"{repo.name} at #{snapshot.number} has no refs, which a bundle cannot hold; use --dir")
+        raise Refused(f"{repo.name} at {snapshot.label} has no refs, which a bundle cannot hold; use --dir")
     parts = await hydrate.steps_to(edges, repo, snapshot)
     steps.reached("restore: planned")
     header = bundle.encode(Header(snapshot.object_format, (), heads))
-    overwritten = await history.overwritten(edges.db, repo.id, snapshot.number)
+    # The log up to where it has all objects of a moment within a snapshot has those of later ones, too.
+    overwritten = bool(snapshot.moment) or await history.overwritten(edges.db, repo.id, snapshot.number)
 
     async def spliced() -> None:
         await write(_bundle(header, hydrate.spliced(edges, parts, snapshot.object_format)))

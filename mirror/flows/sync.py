@@ -27,6 +27,7 @@ from mirror.errors import (
 )
 from mirror.flows import connections, excluded, hydrate, lfs, outages, request, settle, steps
 from mirror.flows.edges import Edges, together
+from mirror.flows.late import tell
 from mirror.flows.rescue import Rescued, rescue, without_snapshot
 from mirror.flows.source import connected, digest
 from mirror.flows.take import Moment, Taking, take
@@ -65,7 +66,8 @@ async def sync(
        before something is kept that has nothing in common with what was there.
     3. Read what deliveries claim, then ask the remote for its refs, once. If nothing moved
        and nothing is claimed, say so and stop.
-    4. Take a snapshot for each push that was overwritten since the last look (flows/rescue).
+    4. Let claims that came late name the moves that the history has already (flows/late), and take a
+       snapshot for each moment since the last look that claims tell of (flows/rescue).
     5. Take the snapshot of what the remote shows (flows/take).
 
     Safe to run twice: the refs are compared with the last *recorded* ones, and a
@@ -232,7 +234,8 @@ async def _catch_up(
             old = seen.refs
         way, since, rescued = Way(), old, None
         if told:
-            rescued = await rescue(run, last, old, seen, told, now)
+            late = await tell(run, last, old, seen, told, now)
+            rescued = await rescue(run, late.last, old, seen, late.left, now, late.broken_off)
             last, old, way = rescued.last, rescued.refs, rescued.way
         is_short = rescued is not None and rescued.is_short
         if await _shows(last, seen):

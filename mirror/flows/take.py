@@ -1,7 +1,7 @@
 """One snapshot: fetch what it lacks, prove it, store part and manifest, record it, and let the pool grow."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -14,7 +14,7 @@ from mirror.flows.gather import Gathered
 from mirror.git.pool import Pool
 from mirror.git.upstream import Upstream
 from mirror.manifest import Manifest
-from mirror.model import HEAD, Listing, Reason, Refs, Repo, Snapshot
+from mirror.model import HEAD, Listing, Reason, Refs, Repo, Snapshot, Target
 from mirror.pushes import Way
 from mirror.store import endings, snapshots
 from mirror.store.endings import Ending
@@ -46,6 +46,7 @@ class Moment:
     wish: datetime | None = None  # the one that this run serves
     since: Refs | None = None  # what the remote showed at the last look; None: the snapshot before is that
     seen: bool = True  # False: not what the remote shows now, but what a push made of it before
+    besides: Collection[Target] = ()  # come along, though no ref points there any more
 
 
 async def take(run: Taking, last: Snapshot | None, old: Refs, moment: Moment) -> Snapshot:
@@ -73,6 +74,7 @@ async def take(run: Taking, last: Snapshot | None, old: Refs, moment: Moment) ->
         claimed=not moment.seen,
         since=moment.since,
         left_out=run.left_out,
+        besides=moment.besides,
     ) as gathered:
         taken = Manifest(
             repo=repo.id,

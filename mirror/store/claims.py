@@ -31,11 +31,12 @@ async def unanswered(db: Db, repo_id: RepoId) -> list[Claim]:
 
 @translating
 async def compared(db: Db, repo_id: RepoId, claims: Sequence[Claim]) -> list[Claim]:
-    """These claims, with which of their moves the history has."""
+    """These claims, with which of their moves the history has: of the same time, where the forge tells it."""
     if not claims:
         return []
     columns = [[getattr(claim, column) for claim in claims] for column in ("name", "before", "after")]
-    known = {row[0] for row in await db.fetch(query("known_moves"), repo_id, *columns)}
+    times = [claim.at if claim.told_at else None for claim in claims]
+    known = {row[0] for row in await db.fetch(query("known_moves"), repo_id, *columns, times)}
     return [replace(claim, known=place in known) for place, claim in enumerate(claims, 1)]
 
 

@@ -24,6 +24,12 @@ class Logged:
     snapshot: int  # the one that has it
     taken_at: datetime
     change: RefChange
+    moment: int = 0  # the number of the moment within it that this led to; 0: the snapshot itself
+
+    @property
+    def label(self) -> str:
+        """What people call the moment that it led to."""
+        return f"#{self.snapshot}.{self.moment}" if self.moment else f"#{self.snapshot}"
 
     @property
     def at(self) -> datetime:
@@ -32,13 +38,19 @@ class Logged:
 
 
 @translating
-async def refs_at(db: Db, repo_id: RepoId, number: int) -> dict[RefName, Target]:
+async def refs_at(db: Db, repo_id: RepoId, number: int, moment: int = 0) -> dict[RefName, Target]:
     """Every ref, HEAD too, as it was at this snapshot, in name order; empty where there is no such snapshot.
 
+    `moment` is the number of one within the snapshot; 0 means the snapshot itself.
     Costs as much as the repo has names, whatever the length of its history.
     """
-    rows = await db.fetch(query("refs_at"), repo_id, number)
-    return {RefName(name): Target(target) for name, target in sorted(map(tuple, rows))}
+    rows = await db.fetch(query("refs_at"), repo_id, number - 1 if moment else number)
+    found = {RefName(name): Target(target) for name, target in rows}
+    if moment:
+        moved = await db.fetch(query("refs_within"), repo_id, number, moment)
+        found |= dict(moved)
+        found = {name: target for name, target in found.items() if target is not None}
+    return dict(sorted(found.items()))
 
 
 async def changes(
@@ -150,7 +162,7 @@ async def overwritten(db: Db, repo_id: RepoId, upto: int) -> bool:
 def _logged(row: Any) -> Logged:
     name, by, at = RefName(row["name"]), row["pushed_by"], row["pushed_at"]
     change = RefChange(name, row["old"], row["new"], Kind(row["kind"]), by, at)
-    return Logged(row["snapshot"], row["taken_at"], change)
+    return Logged(row["snapshot"], row["taken_at"], change, row["moment"] or 0)
 
 
 async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[RefChange]) -> None:
@@ -189,6 +201,38 @@ async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[R
         )
     except asyncpg.UniqueViolationError:
         raise Corrupt(f"snapshot #{number} creates refs that exist; run everref rebuild") from None
+
+
+async def put_moves(
+    connection: Db, repo_id: RepoId, number: int, moves: Sequence[tuple[RefChange, int]], after: int
+) -> None:
+    """Let these be a snapshot's moves after this position: for a transaction of this package's own.
+
+    Each has the number of the moment that it led to, 0 where that is the snapshot itself.
+    """
+    await connection.execute(
+        "delete from ref_change where repo_id = $1 and snapshot = $2 and position > $3",
+        repo_id,
+        number,
+        after,
+    )
+    names = list({move.name for move, _ in moves})
+    await connection.execute(query("add_ref_names"), repo_id, names)
+    rows = await connection.fetch(query("ref_ids"), repo_id, names)
+    ids = {name: row[0] for name, row in zip(names, rows, strict=True)}
+    await connection.execute(
+        query("put_changes"),
+        repo_id,
+        number,
+        [ids[move.name] for move, _ in moves],
+        [move.old for move, _ in moves],
+        [move.new for move, _ in moves],
+        [move.kind.value for move, _ in moves],
+        [None if move.by is None else storable(move.by) for move, _ in moves],
+        [move.at for move, _ in moves],
+        [moment for _, moment in moves],
+        after,
+    )
 
 
 async def _end_stays(connection: Db, number: int, stays: Sequence[tuple[int | None, Target]]) -> None:

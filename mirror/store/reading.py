@@ -1,18 +1,34 @@
 """A moment's refs, and the moves that took something away, as pages ask for them: by index, in pages."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 from mirror import refs
 from mirror.model import Kind, RefChange, RefName, RepoId, Target
+from mirror.store import history
 from mirror.store.database import Db, query, translating
 from mirror.store.history import Logged
 
 
 @translating
 async def refs_page(
-    db: Db, repo_id: RepoId, number: int, *, after: bytes = b"", globs: Sequence[str] = (), limit: int = 100
+    db: Db,
+    repo_id: RepoId,
+    number: int,
+    moment: int = 0,
+    *,
+    after: bytes = b"",
+    globs: Sequence[str] = (),
+    limit: int = 100,
 ) -> list[tuple[RefName, Target]]:
-    """The refs of a snapshot after this name, in name order, HEAD too: at most `limit` of these globs."""
+    """The refs of a snapshot after this name, in name order, HEAD too: at most `limit` of these globs.
+
+    `moment` is the number of one within the snapshot here and below; 0 means the snapshot itself.
+    """
+    if moment:
+        held = (await history.refs_at(db, repo_id, number, moment)).items()
+        mine = (one for one in held if one[0] > after and (not globs or refs.matches(one[0], globs)))
+        return list(islice(mine, limit))
     likes = [pattern for glob in globs for pattern in patterns(glob)] or None
     found: list[tuple[RefName, Target]] = []
     while True:
@@ -64,15 +80,23 @@ def patterns(glob: str) -> list[bytes]:
 
 
 @translating
-async def targets_at(db: Db, repo_id: RepoId, names: Sequence[RefName], number: int) -> dict[RefName, Target]:
+async def targets_at(
+    db: Db, repo_id: RepoId, names: Sequence[RefName], number: int, moment: int = 0
+) -> dict[RefName, Target]:
     """These refs as they were at a snapshot; what was not there is left out."""
+    if moment:
+        held = await history.refs_at(db, repo_id, number, moment)
+        return {name: held[name] for name in names if name in held}
     rows = await db.fetch(query("targets_at"), repo_id, list(names), number)
     return {RefName(row[0]): Target(row[1]) for row in rows}
 
 
 @translating
-async def held_at(db: Db, repo_id: RepoId, number: int) -> list[Target]:
+async def held_at(db: Db, repo_id: RepoId, number: int, moment: int = 0) -> list[Target]:
     """Every object id that a ref pointed at in a snapshot, once."""
+    if moment:
+        held = await history.refs_at(db, repo_id, number, moment)
+        return list({target for target in held.values() if not refs.is_symbolic(target)})
     return [Target(row[0]) for row in await db.fetch(query("held_at"), repo_id, number)]
 
 

@@ -248,7 +248,7 @@ def _pushes(rows: Sequence[Any]) -> list[Pushed]:
 def _logged(row: Any) -> Logged:
     name, by, at = RefName(row["name"]), row["pushed_by"], row["pushed_at"]
     change = RefChange(name, row["old"], row["new"], Kind(row["kind"]), by, at)
-    return Logged(row["snapshot"], row["taken_at"], change)
+    return Logged(row["snapshot"], row["taken_at"], change, row["moment"] or 0)
 
 
 @translating

@@ -212,7 +212,7 @@ def _time(text: str | None, now: datetime, otherwise: datetime) -> datetime:
     if not text:
         return otherwise
     found = when.parse(text, now)
-    if isinstance(found, int):
+    if not isinstance(found, datetime):
         raise UsageError("say a day or a time, as in 2026-03-02")
     return found
 

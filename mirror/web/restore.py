@@ -203,7 +203,7 @@ async def _drafted(visit: Visit, at: Moment, given: Mapping[str, str]) -> Draft:
         return Draft(jobs.new_id(), asked, kept.name, kept.told, kept.secret)
     what = await _what(visit, at)
     asked = what.asked | {
-        "snapshot": at.saved.number,
+        **at.saved.numbers,
         "hidden": "archive" if given.get("archive") else "skip",
         "force": bool(given.get("force")),
     }
@@ -486,8 +486,8 @@ async def bundle(visit: Visit) -> Response:
     at = await moment_at(visit)
     what = await _what(visit, at)
     await limited(visit, "bundle", BUNDLES_PER_HOUR)
-    job = await _queue(visit, at.repo, "bundle", what.asked | {"snapshot": at.saved.number})
-    await visit.audit("restore.bundle", at.repo.name, at.repo.id, {"snapshot": at.saved.number})
+    job = await _queue(visit, at.repo, "bundle", what.asked | at.saved.numbers)
+    await visit.audit("restore.bundle", at.repo.name, at.repo.id, at.saved.numbers)
     return visit.redirect(_page(visit, at.repo, job.id))
 
 

@@ -13,7 +13,7 @@ with push as (
 )
 select
   push.snapshot, snapshot.taken_at, snapshot.reason, snapshot.changes_count,
-  ref.name, move.old, move.new, move.kind, move.pushed_by, move.pushed_at
+  ref.name, move.old, move.new, move.kind, move.pushed_by, move.pushed_at, move.moment
 from push
 join snapshot on snapshot.repo_id = $1 and snapshot.number = push.snapshot
 cross join lateral (

@@ -1,7 +1,7 @@
 -- feed_all.sql($1 repo_id, $2 before this snapshot, $3 pushes, $4 moves of each): as feed.sql of everything, without a look at every move.
 select
   push.number as snapshot, push.taken_at, push.reason, push.changes_count,
-  ref.name, move.old, move.new, move.kind, move.pushed_by, move.pushed_at
+  ref.name, move.old, move.new, move.kind, move.pushed_by, move.pushed_at, move.moment
 from (
   select * from snapshot
   where repo_id = $1 and number < $2 and changes_count > 0

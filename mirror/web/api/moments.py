@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta
 from starlette.responses import Response
 
 from mirror import when
@@ -139,6 +139,7 @@ async def refs(visit: Visit, asked: RefsAsked) -> RefsAt:
         visit.edges.db,
         found.id,
         then.number,
+        then.moment,
         after=_bytes(begin(asked.cursor, str)),
         globs=asked.glob,
         limit=asked.limit + 1,
@@ -146,13 +147,15 @@ async def refs(visit: Visit, asked: RefsAsked) -> RefsAt:
     shown = rows[: asked.limit]
     more = cursor(base64.b64encode(shown[-1][0]).decode()) if len(rows) > asked.limit else None
     items = [Ref.of(name, target) for name, target in shown]
-    return RefsAt(items=items, next=more, snapshot=then.number, taken_at=then.taken_at)
+    return RefsAt(
+        items=items, next=more, snapshot=then.number, moment=then.moment or UNSET, taken_at=then.taken_at
+    )
 
 
 async def changes(visit: Visit, asked: ChangesAsked) -> Page[Change]:
     """Every move of every ref, newest first."""
     since = when.parse(asked.since, visit.now) if asked.since else None
-    if isinstance(since, int):
+    if isinstance(since, int | when.Within):
         raise UsageError("say since which time, as in 2026-03-02 or 2h ago")
     place = begin(asked.cursor, tuple[Small, Small])
     found = await history.page(

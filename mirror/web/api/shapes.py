@@ -422,6 +422,7 @@ class RefsAt(Page[Ref], frozen=True, kw_only=True):
     """The refs of a moment, in the order of their names."""
 
     snapshot: int
+    moment: Annotated[int, Meta(description="which moment within the snapshot, as #12.1")] | UnsetType = UNSET
     taken_at: datetime
 
 
@@ -429,6 +430,7 @@ class Change(Answer, frozen=True, kw_only=True):
     """One ref's move."""
 
     snapshot: int
+    moment: Annotated[int, Meta(description="which moment within the snapshot, as #12.1")] | UnsetType = UNSET
     at: datetime
     name: str
     name_b64: Base64 | UnsetType = UNSET
@@ -444,6 +446,7 @@ class Change(Answer, frozen=True, kw_only=True):
         move: RefChange = one.change
         return cls(
             snapshot=one.snapshot,
+            moment=one.moment or UNSET,
             at=one.at,
             kind=move.kind.value,
             by=move.by,

@@ -325,7 +325,7 @@ async def make_bundle(visit: Visit, body: BundleWanted) -> Job:
     found, then = await moment_of(visit, body.at)
     what = await _what(visit, found, then, body)
     await limited(visit, "bundle", BUNDLES_PER_HOUR)
-    return await _ask(visit, found, "bundle", what | {"snapshot": then.number}, "restore.bundle")
+    return await _ask(visit, found, "bundle", what | then.numbers, "restore.bundle")
 
 
 async def bundle(visit: Visit) -> Response:
@@ -337,7 +337,7 @@ async def bundle(visit: Visit) -> Response:
 async def drill(visit: Visit, body: ProofWanted) -> Job:
     """Restore a moment only to prove that it works."""
     found, then = await moment_of(visit, body.at)
-    return await _ask(visit, found, "drill", {"snapshot": then.number} if body.at else {})
+    return await _ask(visit, found, "drill", then.numbers if body.at else {})
 
 
 async def verify(visit: Visit, body: Nothing) -> Job:
@@ -351,7 +351,7 @@ async def list_drills(visit: Visit, asked: DrillsAsked) -> Page[Drill]:
     before = visit.now + timedelta(days=1)
     if place is not None:
         began = when.parse(place, visit.now)
-        if isinstance(began, int):
+        if not isinstance(began, datetime):
             raise UsageError("the cursor is not one that a page of this list gave; begin without it")
         before = began
     found = await report.drills(visit.edges.db, visit.of_team().id, before, asked.limit + 1)
@@ -444,7 +444,7 @@ async def _restore(visit: Visit, found: Known, then: Snapshot, body: RestoreWant
         raise UsageError(f'what is overwritten must be confirmed: say "confirm": "{draft.name}"')
     await limited(visit)
     action = "restore.create" if draft.asked.get("new") else "restore.push"
-    detail = {"to": draft.told, "snapshot": then.number, "overwrites": draft.asked["force"]}
+    detail = {"to": draft.told, **then.numbers, "overwrites": draft.asked["force"]}
     return await _ask(visit, found, "restore", draft.asked, action, draft.secret, detail)
 
 
@@ -457,7 +457,7 @@ async def _drafted(
     what: Mapping[str, Any],
 ) -> Draft:
     """The restore that is asked for, as a job is asked for it. Raises UsageError, NotFound, Refused."""
-    asked = dict(what) | {"snapshot": then.number, "hidden": body.hidden, "force": body.force}
+    asked = dict(what) | then.numbers | {"hidden": body.hidden, "force": body.force}
     if [to.url, to.repo, to.new].count(None) != 2:
         raise UsageError("say where to: exactly one of `url`, `repo` and `new`")
     if to.url is not None:
@@ -509,7 +509,7 @@ def _time(visit: Visit, text: str | None) -> datetime | None:
     if not text:
         return None
     found = when.parse(text, visit.now)
-    if isinstance(found, int):
+    if not isinstance(found, datetime):
         raise UsageError("say a day or a time, as in 2026-03-02")
     return found
 

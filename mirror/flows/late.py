@@ -1,0 +1,213 @@
+"""Reports that came after the sync which found their moves: they name them, and show what was passed over.
+
+Who calls: flows/sync, in its turn, before flows/rescue looks at what is new.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import groupby
+
+from mirror import late, notes
+from mirror.errors import Corrupt, LimitReached, NetworkError, Origin, Refused, RemoteGone
+from mirror.flows import gather
+from mirror.flows import notes as keeping
+from mirror.flows.rescue import GIVEN_UP, GONE, is_sound, served
+from mirror.flows.take import Moment, Taking, take
+from mirror.git import read
+from mirror.git.upstream import NotOurRef
+from mirror.late import Moved, Part, Past, Retelling, Retold, Story
+from mirror.model import Kind, Listing, Reason, Refs, Snapshot, Target
+from mirror.pushes import TOGETHER, Answered, Claim, ClaimId, Lost
+from mirror.store import claims, history, moments
+from mirror.store import notes as note_rows
+from mirror.store.database import transaction
+from mirror.store.leases import fenced
+
+
+@dataclass(slots=True)
+class Told:
+    """Where it came to: the latest snapshot, and the claims that are left for the rescue."""
+
+    last: Snapshot
+    left: Sequence[Claim]
+    waits: set[ClaimId] = field(default_factory=set)  # for the next sync, as the line broke
+    broken_off: NetworkError | None = None
+
+
+async def tell(
+    run: Taking, last: Snapshot, old: Refs, seen: Listing, told: Sequence[Claim], now: datetime
+) -> Told:
+    """Let claims about moves that the history has already name them, and split those that were several.
+
+    1. Which move each belongs to is decided by mirror/late.py.
+    2. What was passed over and is not held is fetched by its id, while the remote has it. It comes in by a
+       snapshot of its own, which changes no ref: the pack log is append-only.
+    3. The moments between are found anew, and get numbers within their snapshot.
+    4. One transaction, fenced by the lease, records it, answers the claims and keeps the note.
+    5. The note goes into the vault.
+
+    No snapshot changes by it, nor any moment that has a number. Safe to run twice: what the history tells
+    of already is told no more.
+    """
+    sound = [claim for claim in told if is_sound(claim, seen.object_format)]
+    found: list[Retold] = []
+    past = await moments.past(run.edges.db, run.repo.id, {claim.name for claim in sound})
+    for name in sorted({claim.name for claim in sound}):
+        mine = [claim for claim in sound if claim.name == name]
+        found += late.retold(past.get(name, ()), mine, old.get(name), seen.refs.get(name))
+    found += await _round_trips(run, last, found, sound)
+    if not found:
+        return Told(last, told)
+    telling = _Telling(run, last, old, seen, now)
+    await telling.bring({part.new for one in found for part in one.parts[:-1] if part.new})
+    kept = await telling.sound(found)
+    for number, of_one in groupby(sorted(kept, key=_number), key=_number):
+        await telling.retell(number, list(of_one))
+    done = {claim.id for one in found for claim in one.claims}
+    answered = Answered(done - telling.waits, telling.lost.values())
+    await claims.answer(run.edges.db, run.repo.id, answered, telling.last.number, now)
+    await keeping.store_waiting(run.edges, run.repo.id)
+    left = [claim for claim in told if claim.id not in done]
+    return Told(telling.last, left, telling.waits, telling.broken_off)
+
+
+async def _round_trips(
+    run: Taking, last: Snapshot, found: Sequence[Retold], told: Sequence[Claim]
+) -> list[Retold]:
+    """Refs that were moved and moved back between two looks, which found nothing; where times say so."""
+    used = {claim for one in found for claim in one.claims}
+    old = [
+        claim
+        for claim in told
+        if claim.told_at and claim.told_at <= last.taken_at - TOGETHER and claim not in used
+    ]
+    still = await moments.still(run.edges.db, run.repo.id, old) if old else []
+    trips: list[Retold] = []
+    for past in still:
+        mine = [claim for claim in old if claim.name == past.name]
+        trips += late.retold([past], mine, past.new, past.new)
+    return trips
+
+
+def _number(one: Retold) -> int:
+    return one.past.snapshot
+
+
+@dataclass(slots=True)
+class _Telling:
+    """How far it has come."""
+
+    run: Taking
+    last: Snapshot
+    refs: Refs  # of `last`
+    seen: Listing
+    now: datetime
+    gone: dict[Target, str] = field(default_factory=dict)  # what can't be had, and why
+    lost: dict[ClaimId, Lost] = field(default_factory=dict)
+    waits: set[ClaimId] = field(default_factory=set)
+    broken_off: NetworkError | None = None
+
+    async def bring(self, wanted: Collection[Target]) -> None:
+        """Step 2: have the pack log hold these objects, as far as the remote gives them."""
+        absent = await read.missing(self.run.pool.path, wanted)
+        if self.broken_off or not absent:
+            return
+        moment = Moment(
+            Listing(self.refs, self.seen.object_format),
+            max(self.now, self.last.taken_at),
+            Reason.PUSH,
+            seen=False,
+            besides=absent,
+        )
+        try:
+            self.last = await take(self.run, self.last, self.refs, moment)
+        except NotOurRef:
+            had = await served(self.run, absent)
+            self.gone |= {target: GONE for target in absent - had}
+            await self.bring(had)
+        except (Corrupt, Refused) as error:
+            if error.origin is Origin.SOURCE and await self.run.pool.empty_if_broken():
+                error.came_from(Origin.DISK, instead_of=Origin.SOURCE)
+            if error.origin is not Origin.SOURCE:
+                raise
+            if len(absent) == 1:
+                self.gone |= {target: str(error) for target in absent}
+            else:
+                for target in sorted(absent):
+                    await self.bring([target])
+        except (NetworkError, LimitReached, RemoteGone) as error:
+            if error.origin is not Origin.SOURCE:
+                raise
+            self.broken_off = NetworkError(
+                f"pushes that were passed over are not saved yet: {error}", origin=error.origin
+            )
+            self.run.edges.progress.note(str(self.broken_off))
+
+    async def sound(self, found: Sequence[Retold]) -> list[Retold]:
+        """What can be told of this: without the pushes that are lost, and without what waits for the line."""
+        path = self.run.pool.path
+        absent = await read.missing(path, {part.new for one in found for part in one.parts[:-1] if part.new})
+        branches = {
+            part.new
+            for one in found
+            if one.past.name.startswith(b"refs/heads/")
+            for part in one.parts[:-1]
+            if part.new and part.new not in absent
+        }
+        why = dict.fromkeys(
+            branches - await read.commits_among(path, branches), "it is no commit, as a branch must be"
+        )
+        why |= {target: self.gone.get(target, "") for target in absent}
+        return [kept for one in found if (kept := self._without(one, why)) is not None]
+
+    def _without(self, one: Retold, why: Mapping[Target, str]) -> Retold | None:
+        """What is left where these can't be had: for this reason, or, without one, as the line broke."""
+        off = [(part, part.new) for part in one.parts[:-1] if part.new and part.new in why]
+        if any(not why[target] and not self._is_old(part) for part, target in off):
+            self.waits |= {claim.id for claim in one.claims}
+            return None
+        for part, target in off:
+            if part.claim:
+                self.lost[part.claim.id] = Lost(
+                    *(one.past.name, part.claim.before, target, part.claim.by, part.claim.at),
+                    why[target] or str(self.broken_off),
+                )
+        parts: list[Part] = []
+        for part in one.parts:
+            if part.new not in why and part.new != (parts[-1].new if parts else one.past.old):
+                parts.append(part)
+        return replace(one, parts=parts) if any(part.claim for part in parts) else None
+
+    def _is_old(self, part: Part) -> bool:
+        """Whether the remote could not be asked for it for so long that it is given up."""
+        return part.claim is not None and self.now - part.claim.at > GIVEN_UP
+
+    async def retell(self, number: int, found: Sequence[Retold]) -> None:
+        """Steps 3 and 4 for one snapshot."""
+        db, repo_id = self.run.edges.db, self.run.repo.id
+        recorded = await moments.moves_of(db, repo_id, number)
+        within = await moments.within(db, repo_id, number)
+        before = await history.refs_at(db, repo_id, number - 1)
+        story = Story(number, before, found[0].past.since, self.last.number)
+        story.tell([move for move, _ in recorded], within, found)
+        moves = await self._changed(story, recorded)
+        told = Retelling(number, self.seen.object_format, story.moments, moves)
+        body = notes.encode(repo_id, late.KIND, late.encode(told))
+        answered = Answered({claim.id for one in found for claim in one.claims} - self.lost.keys())
+        async with transaction(db) as connection:
+            await fenced(connection, self.run.lease, repo_id)
+            await moments.retell_within(connection, repo_id, told)
+            await claims.answer_within(connection, repo_id, answered, self.last.number, self.now)
+            await note_rows.add_within(connection, repo_id, late.KIND, body, self.now)
+
+    async def _changed(self, story: Story, recorded: Sequence[tuple[Past, Kind]]) -> list[Moved]:
+        """All moves of the refs of which something else is told than was recorded, each ref's in order."""
+        kinds = dict(recorded)
+        new = {one.step.name for one in story.moves if one.past is None or one.moment != one.past.moment}
+        made = sorted((one for one in story.moves if one.step.name in new), key=lambda one: one.step.name)
+        classed = await gather.classed(self.run.pool.path, [one.step for one in made])
+        return [
+            Moved(replace(change, kind=kinds[one.past]) if one.past else change, one.moment)
+            for change, one in zip(classed, made, strict=True)
+        ]

@@ -1,0 +1,389 @@
+"""What reports tell of moves that the history has already, as they came after the sync that found them.
+
+Who calls: flows/late. A move that a sync found between two looks may have been several; each that a late
+report tells of gets its pusher and its time, and what the ref was moved on from becomes a moment.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from mirror import pushes
+from mirror.errors import Corrupt
+from mirror.manifest import Fields
+from mirror.model import HEAD, Kind, ObjectFormat, RefChange, RefName, Target
+from mirror.notes import Note
+from mirror.pushes import TOGETHER, Claim, Step
+from mirror.refs import digest, shown_as
+
+KIND: Final = "pushes"  # of the notes
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One move of one ref as the history has it."""
+
+    snapshot: int  # the one that it led to
+    moment: int  # the number of the moment within that snapshot; 0: the snapshot itself
+    position: int  # among the moves of the snapshot
+    since: datetime  # when the snapshot before was taken
+    until: datetime  # when this one was
+    name: RefName
+    old: Target | None
+    new: Target | None
+    by: str | None
+    at: datetime | None
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether nobody has told of it yet."""
+        return self.by is None and self.at is None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the moves that a move of the history was."""
+
+    new: Target | None
+    claim: Claim | None  # None: nobody told of it, but what was told makes it sure
+
+
+@dataclass(frozen=True, slots=True)
+class Retold:
+    """What a move of the history was in truth: these parts in their order, the last one to where it led."""
+
+    past: Past
+    parts: Sequence[Part]
+
+    @property
+    def claims(self) -> list[Claim]:
+        return [part.claim for part in self.parts if part.claim]
+
+
+def retold(
+    past: Sequence[Past], claims: Iterable[Claim], old: Target | None, seen: Target | None
+) -> list[Retold]:
+    """Which moves of one ref these claims tell of; `old` is where the history has it now, `seen` the remote.
+
+    What goes on from `old`, or leads to what the remote shows, is news. Else a claim
+    belongs to the move within whose two looks the forge says that it was, and where
+    the forge tells no times, to the latest one that it can be a part of.
+    The very first snapshot has no look before it: there a move is named, and no more.
+    """
+    told = _news(past, claims)
+    ahead = _ahead(old, seen, told)
+    told = [claim for claim in told if claim not in ahead or _was_by(claim, past)]
+    found: list[Retold] = []
+    left = sorted((one for one in past if one.is_untold), key=_order, reverse=True)
+    for by_times in (True, False):
+        for one in list(left):
+            inside = [claim for claim in told if _can_be_in(one, claim, by_times)]
+            parts = _parts(one, inside, anywhere=old == seen and not by_times)
+            used = {part.claim for part in parts if part.claim}
+            if not used or (one.snapshot == 1 and len(parts) > 1):
+                continue
+            found.append(Retold(one, parts))
+            left.remove(one)
+            told = [claim for claim in told if claim not in used]
+    return found
+
+
+def _order(past: Past) -> tuple[int, int]:
+    return past.snapshot, past.position
+
+
+def _news(past: Sequence[Past], claims: Iterable[Claim]) -> list[Claim]:
+    """The claims without what was told before or tells less than another, in the order of their times."""
+    known = {(one.old, one.new, one.at) for one in past if not one.is_untold}
+    moves = {(old, new) for old, new, _ in known} - {(one.old, one.new) for one in past if one.is_untold}
+    found: dict[tuple[Target | None, Target | None, datetime], Claim] = {}
+    for claim in claims:
+        move = (claim.before, claim.after)
+        said = (*move, claim.at) in known if claim.told_at else move in moves
+        if not said and move != (None, None):
+            found.setdefault((*move, claim.when), claim)
+    return sorted(found.values(), key=lambda claim: (claim.when, claim.id))
+
+
+def _ahead(old: Target | None, seen: Target | None, told: Sequence[Claim]) -> set[Claim]:
+    """Those that go on from `old` towards `seen`, and those that lead to it."""
+    found: set[Claim] = set()
+    while old != seen and (on := _first(told, found, before=old)):
+        found.add(on)
+        old = on.after
+    while old != seen and (back := _first(reversed(told), found, after=seen)):
+        found.add(back)
+        seen = back.before
+    return found
+
+
+def _first(told: Iterable[Claim], but: Collection[Claim], **ends: Target | None) -> Claim | None:
+    """The first of the claims with these ends."""
+    return next(
+        (
+            claim
+            for claim in told
+            if claim not in but and all(getattr(claim, end) == target for end, target in ends.items())
+        ),
+        None,
+    )
+
+
+def _was_by(claim: Claim, past: Sequence[Past]) -> bool:
+    """Whether the forge's time says that it was before the latest look: its times are in whole seconds."""
+    return any(_is_within(one, claim) for one in past if one.is_untold)
+
+
+def _is_within(past: Past, claim: Claim) -> bool:
+    """Whether the forge's time says that it was between the two looks, for sure."""
+    return claim.told_at is not None and past.since <= claim.told_at <= past.until - TOGETHER
+
+
+def _can_be_in(past: Past, claim: Claim, by_times: bool) -> bool:
+    if claim.told_at is not None and by_times:
+        return past.since - TOGETHER <= claim.told_at <= past.until
+    return claim.at >= past.since or claim.told_at is not None
+
+
+def _parts(past: Past, told: Sequence[Claim], anywhere: bool) -> list[Part]:
+    """The parts of this move as these claims tell them: from its beginning on, and back from its end.
+
+    What hangs together with neither was between them, where the times say so or it can be `anywhere`.
+    """
+    used: set[Claim] = set()
+    parts: list[Part] = []
+    now = past.old
+    while on := _first((one for one in told if now != past.new or _is_within(past, one)), used, before=now):
+        used.add(on)
+        parts.append(Part(on.after, on))
+        now = on.after
+    end: list[Part] = []
+    goal = past.new
+    while now != goal and (back := _first(reversed(told), used, after=goal)):
+        used.add(back)
+        end.insert(0, Part(goal, back))
+        goal = back.before
+    anywhere = anywhere and now != goal
+    for claim in told:
+        if claim not in used and (anywhere or _is_within(past, claim)):
+            if claim.before != now:
+                parts.append(Part(claim.before, None))
+            parts.append(Part(claim.after, claim))
+            now = claim.after
+    if now != goal:
+        parts.append(Part(goal, None))
+    return [*parts, *end]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """One moment within a snapshot: passed over when that was taken."""
+
+    number: int
+    taken_at: datetime
+    head: Target | None
+    refs_count: int  # without HEAD
+    refs_digest: str
+    log: int  # the number of a snapshot whose prefix of the pack log has all its objects
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One move of a snapshot's."""
+
+    change: RefChange
+    moment: int  # the number of the one that it led to; 0: the snapshot itself
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One move of a snapshot's, as it is told now."""
+
+    step: Step
+    moment: int  # the number of the one that it led to; 0: the snapshot itself
+    past: Past | None  # None: it is new, or a part of what was one move
+
+
+@dataclass(slots=True)
+class Story:
+    """How a snapshot came about, moment by moment; begins with the refs and the time of the one before."""
+
+    snapshot: int
+    state: dict[RefName, Target]
+    since: datetime
+    log: int  # the snapshot up to which the pack log has every object that is told of
+    moments: list[Within] = field(default_factory=list)
+    moves: list[Told] = field(default_factory=list)
+
+    def tell(self, recorded: Sequence[Past], within: Sequence[Within], found: Sequence[Retold]) -> None:
+        """Put what was found into what is recorded: `within` are the moments that there are already.
+
+        Those stay as they are, each an end like the snapshot's own; what is new lies between them.
+        """
+        highest = max((one.number for one in within), default=0)
+        parts = {(one.past.name, one.past.position): one for one in found}
+        for end in (*within, None):
+            items: list[tuple[Past, Part | None]] = []
+            for move in recorded:
+                if move.moment == (end.number if end else 0):
+                    one = parts.pop((move.name, move.position), None)
+                    items += [(move, part) for part in one.parts] if one else [(move, None)]
+            if end is None:  # a ref that was where it had been before
+                items += [(one.past, part) for one in parts.values() for part in one.parts]
+            until = end.taken_at if end else max(move.until for move, _ in items)
+            highest = self._stretch(items, until, end.number if end else 0, highest)
+            if end:
+                self.moments.append(end)
+
+    def _stretch(
+        self, items: Sequence[tuple[Past, Part | None]], until: datetime, end: int, highest: int
+    ) -> int:
+        """Tell the moves from one moment to the next, and the moments between; returns the highest number."""
+        groups = pushes.moments([pushes.Move(move.name, _when(move, part)) for move, part in items])
+        steps = _steps(items)
+        moment_of: dict[int, int] = {}
+        waiting: list[int] = []
+        for place, group in enumerate(groups):
+            waiting += group
+            sound = self._apply([steps[number] for number in group])
+            if place == len(groups) - 1 or not sound or self.snapshot == 1:
+                continue
+            highest += 1
+            times = [at for number in group if (at := steps[number].at)]
+            self.since = max(self.since, min(until, max(times, default=until)))
+            self.moments.append(self._moment(highest))
+            moment_of |= dict.fromkeys(waiting, highest)
+            waiting = []
+        self.since = max(self.since, until)
+        for number, (move, part) in enumerate(items):
+            self.moves.append(Told(steps[number], moment_of.get(number, end), None if part else move))
+        return highest
+
+    def _apply(self, steps: Sequence[Step]) -> bool:
+        """Go these steps; tells whether git could keep all refs that there are then."""
+        sound = True
+        for step in steps:
+            if step.new is None:
+                self.state.pop(step.name, None)
+                continue
+            sound = sound and (step.name in self.state or not pushes.collides(self.state.keys(), step.name))
+            self.state[step.name] = step.new
+        return sound
+
+    def _moment(self, number: int) -> Within:
+        return Within(
+            number,
+            self.since,
+            self.state.get(HEAD),
+            len(self.state) - (HEAD in self.state),
+            digest(self.state),
+            self.log,
+        )
+
+
+def _steps(items: Sequence[tuple[Past, Part | None]]) -> list[Step]:
+    """Every move with where it came from, who made it and when."""
+    steps = []
+    now: dict[tuple[RefName, int], Target | None] = {}
+    for move, part in items:
+        if part is None:
+            steps.append(Step(move.name, move.old, move.new, move.by, move.at))
+            continue
+        old = now.get((move.name, move.position), move.old)
+        now[move.name, move.position] = part.new
+        claim = part.claim
+        # When it arrived says nothing where the snapshot was taken before.
+        at = claim.at if claim and (claim.told_at or claim.at <= move.until) else None
+        steps.append(Step(move.name, old, part.new, claim.by if claim else None, at))
+    return steps
+
+
+def _when(move: Past, part: Part | None) -> datetime | None:
+    if part is None:
+        return move.at
+    return part.claim.when if part.claim else None
+
+
+@dataclass(frozen=True, slots=True)
+class Retelling:
+    """How a snapshot came about, as late reports tell it: what a note keeps."""
+
+    snapshot: int
+    object_format: ObjectFormat
+    moments: Sequence[Within]  # all of the snapshot's, in their order
+    moves: Sequence[Moved]  # all of each ref of which something new is told, each ref's in order
+
+
+def encode(told: Retelling) -> dict[str, object]:
+    """The fields of a note."""
+    return {
+        "snapshot": told.snapshot,
+        "object_format": told.object_format,
+        "moments": [
+            {
+                "number": one.number,
+                "taken_at": _time(one.taken_at),
+                **_target("head", one.head),
+                "refs_count": one.refs_count,
+                "refs_digest": one.refs_digest,
+                "log": one.log,
+            }
+            for one in told.moments
+        ],
+        "changes": [
+            {
+                **shown_as("name", one.change.name),
+                **_target("old", one.change.old),
+                **_target("new", one.change.new),
+                "kind": one.change.kind,
+                "by": one.change.by,
+                "at": one.change.at and _time(one.change.at),
+                "moment": one.moment,
+            }
+            for one in told.moves
+        ],
+    }
+
+
+def _target(key: str, target: Target | None) -> dict[str, str | None]:
+    return {key: None} if target is None else {**shown_as(key, target)}
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def decode(note: Note) -> Retelling:
+    """What a note of this kind tells. Raises Corrupt where anything is off."""
+    fields = note.fields
+    object_format = fields.object_format("object_format")
+    moments = [_decoded_moment(row, object_format) for row in fields.rows("moments")]
+    moves = [_decoded_move(row, object_format) for row in fields.rows("changes")]
+    numbers = {one.number for one in moments}
+    if len(numbers) != len(moments) or not {one.moment for one in moves} <= numbers | {0}:
+        raise Corrupt(f"{fields.what}: its moments are not those that its changes led to")
+    return Retelling(fields.count("snapshot", 1), object_format, moments, moves)
+
+
+def _decoded_moment(row: Fields, object_format: ObjectFormat) -> Within:
+    return Within(
+        row.count("number", 1),
+        row.time("taken_at"),
+        row.target_or_none("head", object_format),
+        row.count("refs_count"),
+        row.sha256("refs_digest"),
+        row.count("log", 1),
+    )
+
+
+def _decoded_move(row: Fields, object_format: ObjectFormat) -> Moved:
+    change = RefChange(
+        row.name(),
+        row.target_or_none("old", object_format),
+        row.target_or_none("new", object_format),
+        row.one_of("kind", Kind),
+        None if row.optional("by") is None else row.text("by"),
+        None if row.optional("at") is None else row.time("at"),
+    )
+    return Moved(change, row.count("moment"))
