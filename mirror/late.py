@@ -26,7 +26,7 @@ class Past:
 
     snapshot: int  # the one that it led to
     moment: int  # the number of the moment within that snapshot; 0: the snapshot itself
-    position: int  # among the moves of the snapshot
+    position: int  # among the moves of the snapshot; 0: none of them, as both looks found it in one place
     since: datetime  # when the snapshot before was taken
     until: datetime  # when this one was
     name: RefName
@@ -34,6 +34,11 @@ class Past:
     new: Target | None
     by: str | None
     at: datetime | None
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the two looks found the ref in one place: no move, but there may have been some."""
+        return self.position == 0
 
     @property
     def is_untold(self) -> bool:
@@ -78,6 +83,8 @@ def retold(
     left = sorted((one for one in past if one.is_untold), key=_order, reverse=True)
     for by_times in (True, False):
         for one in list(left):
+            if one.is_still and not by_times:
+                continue
             inside = [claim for claim in told if _can_be_in(one, claim, by_times)]
             parts = _parts(one, inside, anywhere=old == seen and not by_times)
             used = {part.claim for part in parts if part.claim}
@@ -141,9 +148,9 @@ def _is_within(past: Past, claim: Claim) -> bool:
 
 
 def _can_be_in(past: Past, claim: Claim, by_times: bool) -> bool:
-    if claim.told_at is not None and by_times:
-        return past.since - TOGETHER <= claim.told_at <= past.until
-    return claim.at >= past.since or claim.told_at is not None
+    if claim.told_at is not None:
+        return by_times and past.since - TOGETHER <= claim.told_at <= past.until
+    return claim.at >= past.since
 
 
 def _parts(past: Past, told: Sequence[Claim], anywhere: bool) -> list[Part]:

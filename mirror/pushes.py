@@ -119,23 +119,34 @@ class Plan:
         return [*(push for moment in self.moments for push in moment), *self.rest]
 
 
-def plan(old: Refs, seen: Refs, claims: Sequence[Claim], held: Collection[Target]) -> Plan:
-    """The moments between the last snapshot and what the remote shows, as far as claims tell.
+def plan(
+    old: Refs,
+    seen: Refs,
+    claims: Sequence[Claim],
+    held: Collection[Target],
+    since: datetime | None = None,
+) -> Plan:
+    """The moments between the last snapshot, of `since`, and what the remote shows, as far as claims tell.
 
     `claims` are in the order of their arrival, `held` are those of their objects
     that the pack log has. Within a ref, a claim that goes on where the ref is comes first; so
     deliveries may arrive in any order. One that goes on from nowhere tells of a
     push whose own delivery was lost. What the history has already is no push, nor
-    is a claim that came late and whose objects are all held. Across refs the
+    is a claim whose objects are all held, unless the forge says that it was since then. Across refs the
     forge's times decide: see `moments`.
     """
     told: dict[RefName, list[tuple[int, Claim]]] = {}
+    said: set[tuple[RefName, Target | None, Target | None, datetime]] = set()
     for place, claim in enumerate(claims):
+        if claim.told_at:  # what is told again under another id, which nothing signs
+            if (same := (claim.name, claim.before, claim.after, claim.told_at)) in said:
+                continue
+            said.add(same)
         told.setdefault(claim.name, []).append((place, claim))
     found: list[Push | None] = []  # None: a move that nobody told
     moves: list[Move] = []
     for name in sorted(told.keys() | {name for name, _ in old.items() ^ seen.items()}):
-        chain = _of_ref(old.get(name), seen.get(name), told.get(name, []), set(held))
+        chain = _of_ref(old.get(name), seen.get(name), told.get(name, []), set(held), since)
         found += [push for _, push in chain]
         moves += [Move(name, push.claim.when if push.told else None, place) for place, push in chain]
         if (chain[-1][1].new if chain else old.get(name)) != seen.get(name):
@@ -218,7 +229,11 @@ def _unsure(moves: Sequence[Move], groups: Sequence[Sequence[int]]) -> set[int]:
 
 
 def _of_ref(
-    old: Target | None, seen: Target | None, told: list[tuple[int, Claim]], held: set[Target]
+    old: Target | None,
+    seen: Target | None,
+    told: list[tuple[int, Claim]],
+    held: set[Target],
+    since: datetime | None,
 ) -> list[tuple[int, Push]]:
     """The pushes of one ref, each with its place among all claims."""
     told = sorted(told, key=lambda one: one[1].when)
@@ -231,20 +246,30 @@ def _of_ref(
     while told:
         linked = [one for one in told if _goes_on(one[1], now)]
         place, claim = _next(linked, now, told) if linked else told[0]
+        first = told[0][1]
+        if first.told_at and claim.told_at and first.told_at < claim.told_at and _is_new(first, since):
+            (place, claim), linked = told[0], []  # one before it was not told
         told.remove((place, claim))
         latest = max(latest, place)
         if not linked:
             tips = {tip for tip in (claim.before, claim.after) if tip}
             explains = claim.after == seen != now
-            if claim.known or claim.after == now or (tips <= held and not explains):
+            is_new = _is_new(claim, since)
+            says_nothing = claim.after == now or (tips <= held and not explains)
+            if claim.known or (says_nothing and not is_new):
                 continue
-            if claim.before and claim.before not in held:
+            if claim.before != now and (is_new or (claim.before and claim.before not in held)):
                 pushes.append((latest, Push(claim.name, claim.before, claim, told=False)))
-                held.add(claim.before)
+                held |= {claim.before} if claim.before else set()
         pushes.append((latest, Push(claim.name, claim.after, claim)))
         held |= {claim.after} if claim.after else set()
         now = claim.after
     return _without_replays(old, seen, pushes)
+
+
+def _is_new(claim: Claim, since: datetime | None) -> bool:
+    """Whether the forge says that it was after this, and the history does not have it."""
+    return bool(since and claim.told_at and claim.told_at > since) and not claim.known
 
 
 def _next(

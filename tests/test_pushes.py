@@ -132,7 +132,7 @@ def forges(draw: st.DrawFn) -> Forge:
     return Forge(states, [replace(one, id=(place, 1)) for place, one in enumerate(order)])
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(forges())
 def test_every_state_that_was_told_is_a_moment_in_order_and_none_that_never_was(forge: Forge) -> None:
     told = list({(one.name, one.before, one.after, one.at): one for one in forge.told}.values())
@@ -144,7 +144,7 @@ def test_every_state_that_was_told_is_a_moment_in_order_and_none_that_never_was(
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(forges(), st.data())
 def test_with_reports_missing_nothing_is_shown_that_contradicts_what_was_told(
     forge: Forge, data: st.DataObject

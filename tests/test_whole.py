@@ -1,8 +1,11 @@
 """From a push at a forge to a restore out of the vault alone, with everything between them real."""
 
+from datetime import timedelta
+
 import pytest
 
-from tests.parts.forges import GitHub
+from mirror.model import RefName
+from tests.parts.forges import GitHub, Repository
 from tests.parts.whole import LATER, Begin, Host, Whole, until
 
 # arq closes its connections by the old name of that method.
@@ -97,6 +100,60 @@ async def test_a_hundred_deliveries_at_once_are_a_few_looks_and_every_push(whole
         await whole.at_rest()
     await whole.holds()
     assert github.count("info/refs") - asked <= 8
+
+
+async def test_a_hundred_branches_whose_creation_is_told_before_their_pushes_have_their_pushers(
+    whole: Whole,
+) -> None:
+    github = whole.host
+    (garden,) = await whole.protected("garden")
+    tip = garden.commit()
+    async with whole.working():
+        await github.deliver()
+        await whole.at_rest()
+        github.hold("push")
+        names = [f"refs/heads/topic/{number}" for number in range(100)]
+        garden.work.update({RefName(name.encode()): tip for name in names})
+        garden.pushed()
+        await github.deliver()
+        await whole.at_rest()
+        assert await unnamed(whole, garden) == 100
+        taken = await whole.snapshots(garden)
+        await github.release(at_once=True)
+        await whole.at_rest()
+    assert (await unnamed(whole, garden), await whole.snapshots(garden)) == (0, taken)
+    await whole.holds()
+
+
+async def test_deliveries_that_failed_and_are_sent_again_after_the_look_name_their_pushes(
+    either: Host, begin: Begin
+) -> None:
+    whole = await begin(either)
+    (garden,) = await whole.protected("garden")
+    either.hold()
+    for moment in range(3):
+        whole.later(timedelta(seconds=2))
+        garden.commit(parents=[] if moment == 1 else None)
+    async with whole.working():
+        whole.later(LATER)
+        await whole.sweep_looks()
+        await whole.at_rest()
+        assert await unnamed(whole, garden) == 1
+        await either.release(reverse=True)
+        await whole.at_rest()
+    assert await unnamed(whole, garden) == 0
+    await whole.holds()
+    moments = await whole.edges.db.fetchval("select count(*) from moment")
+    assert moments == 2
+
+
+async def unnamed(whole: Whole, repository: Repository) -> int:
+    """How many moves after the first snapshot nobody is known to have made."""
+    count: int = await whole.edges.db.fetchval(
+        "select count(*) from ref_change where repo_id = $1 and snapshot > 1 and pushed_by is null",
+        whole.kept[repository],
+    )
+    return count
 
 
 async def test_a_force_push_between_two_jobs_is_rescued(either: Host, begin: Begin) -> None:

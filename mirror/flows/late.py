@@ -53,10 +53,12 @@ async def tell(
     sound = [claim for claim in told if is_sound(claim, seen.object_format)]
     found: list[Retold] = []
     past = await moments.past(run.edges.db, run.repo.id, {claim.name for claim in sound})
+    timed = [claim for claim in sound if claim.told_at and claim.told_at <= last.taken_at - TOGETHER]
+    for one in await moments.still(run.edges.db, run.repo.id, timed) if timed else ():
+        past.setdefault(one.name, []).append(one)
     for name in sorted({claim.name for claim in sound}):
         mine = [claim for claim in sound if claim.name == name]
         found += late.retold(past.get(name, ()), mine, old.get(name), seen.refs.get(name))
-    found += await _round_trips(run, last, found, sound)
     if not found:
         return Told(last, told)
     telling = _Telling(run, last, old, seen, now)
@@ -70,24 +72,6 @@ async def tell(
     await keeping.store_waiting(run.edges, run.repo.id)
     left = [claim for claim in told if claim.id not in done]
     return Told(telling.last, left, telling.waits, telling.broken_off)
-
-
-async def _round_trips(
-    run: Taking, last: Snapshot, found: Sequence[Retold], told: Sequence[Claim]
-) -> list[Retold]:
-    """Refs that were moved and moved back between two looks, which found nothing; where times say so."""
-    used = {claim for one in found for claim in one.claims}
-    old = [
-        claim
-        for claim in told
-        if claim.told_at and claim.told_at <= last.taken_at - TOGETHER and claim not in used
-    ]
-    still = await moments.still(run.edges.db, run.repo.id, old) if old else []
-    trips: list[Retold] = []
-    for past in still:
-        mine = [claim for claim in old if claim.name == past.name]
-        trips += late.retold([past], mine, past.new, past.new)
-    return trips
 
 
 def _number(one: Retold) -> int:

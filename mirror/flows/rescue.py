@@ -66,7 +66,7 @@ async def rescue(
     tips = {tip for claim in sound for tip in (claim.before, claim.after) if tip}
     held = tips - await read.missing(run.pool.path, tips)
     compared = await claims.compared(run.edges.db, run.repo.id, sound)
-    plan = pushes.plan(old, seen.refs, compared, held)
+    plan = pushes.plan(old, seen.refs, compared, held, last.taken_at)
     walk = _Walk(run, last, old, seen.object_format, now, {claim.id for claim in told}, broken_off=broken_off)
     for number, moment in enumerate(plan.moments):
         left = [push for later in plan.moments[number + 1 :] for push in later]

@@ -2,7 +2,8 @@
 -- those of a hook that turned out to be another repository's.
 select
   claim.delivery_id, claim.position, claim.name, claim.before, claim.after, claim.pushed_by,
-  least(claim.pushed_at, delivery.received_at) as pushed_at, claim.pushed_at as told_at
+  least(claim.pushed_at, delivery.received_at) as pushed_at,
+  case when claim.pushed_at <= delivery.received_at then claim.pushed_at end as told_at  -- else its clock is wrong
 from claim
 join delivery on delivery.id = claim.delivery_id
 join hook on hook.id = delivery.hook_id

@@ -27,12 +27,12 @@ from mirror.flows.edges import Edges, open_edges
 from mirror.flows.runner import Runner
 from mirror.forges import oauth as granting
 from mirror.forges.contract import Purpose, Tokens
-from mirror.model import Refs, RepoId
+from mirror.model import Refs, RepoId, Snapshot
 from mirror.net import queue as queueing
 from mirror.net.queue import Queue, WorkerQueue
 from mirror.people import PersonId
 from mirror.process import READY, Ties
-from mirror.store import claims, history, people, repos, snapshots, teams
+from mirror.store import claims, history, moments, people, repos, snapshots, teams
 from mirror.store.connections import Connection
 from mirror.store.repos import Overview
 from mirror.store.teams import TeamId
@@ -186,9 +186,13 @@ class Whole:
         async with open_edges(other, clock=self.clock) as edges:
             yield edges
 
+    async def sweep_looks(self) -> None:
+        """Look at what is due."""
+        await sweep.tick(self.edges)
+
     async def sweep(self) -> None:
         """What the scheduler does when everybody's time has come."""
-        await sweep.tick(self.edges)
+        await self.sweep_looks()
         await sweep.tend(self.edges)
         await sweep.tidy(self.edges)
         await self.host.deliver()  # what hook care asked for
@@ -328,10 +332,13 @@ class Whole:
     async def _restorable_from(self, edges: Edges, repository: Repository, lost: int) -> None:
         repo = await repos.get(edges.db, self.kept[repository])
         last = await snapshots.latest(edges.db, repo.id)
-        kept: list[Refs] = [
-            await history.refs_at(edges.db, repo.id, number)
-            for number in range(1, last.number + 1 if last else 1)
-        ]
+        taken: list[Snapshot] = []
+        for number in range(1, last.number + 1 if last else 1):
+            within = await moments.within(edges.db, repo.id, number)
+            found = [await moments.get(edges.db, repo.id, number, one.number) for one in within]
+            found.append(await snapshots.get(edges.db, repo.id, number))
+            taken += [one for one in found if one]
+        kept: list[Refs] = [await history.refs_at(edges.db, repo.id, one.number, one.moment) for one in taken]
         shown = await self.overview(repository)
         due = [one for one in self.states[repository] if self._is_due(one, shown)]
         were = {stay for one in self.states[repository] for stay in one.refs.items()}
@@ -341,8 +348,7 @@ class Whole:
         assert len(missing) == lost, f"{repository.full_name}: {len(missing)} of {len(due)} are missing"
         assert len(await claims.lost(self.edges.db, repo.id)) == lost
         for refs in _once(one.refs for one in due if one.refs in kept):
-            snapshot = await snapshots.get(edges.db, repo.id, kept.index(refs) + 1)
-            assert snapshot
+            snapshot = taken[kept.index(refs)]
             path = self.room / f"restored-{next(_serial)}"
             done = await restore.to_directory(edges, repo, snapshot, path)
             assert done.verified

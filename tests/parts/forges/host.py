@@ -348,9 +348,9 @@ class Host(ABC):
         """The next deliveries are sent twice."""
         self.outbox.duplicate(times)
 
-    def hold(self) -> None:
-        """Send nothing until `release`."""
-        self.outbox.held = True
+    def hold(self, *events: str) -> None:
+        """Send nothing, or nothing of these events, until `release`."""
+        self.outbox.hold(events)
 
     async def release(self, *, reverse: bool = False, at_once: bool = False) -> None:
         """Send what was held: in order, in the opposite one, or all at the same time."""

@@ -27,6 +27,8 @@ class Outbox:
         self._clients: dict[bool, httpx.AsyncClient] = {}
         self.lost: list[Delivery] = []  # those that a test dropped
         self.held = False
+        self._later: list[Delivery] = []  # of events that are held
+        self._held_events: tuple[str, ...] = ()
         self._drop = 0
         self._double = 0
 
@@ -38,8 +40,16 @@ class Outbox:
         """The next so many are sent twice."""
         self._double += times
 
+    def hold(self, events: tuple[str, ...]) -> None:
+        """Send nothing, or nothing of these events."""
+        self.held = not events
+        self._held_events = events
+
     def put(self, delivery: Delivery) -> None:
         """Send it as soon as its turn comes."""
+        if delivery.event in self._held_events:
+            self._later.append(delivery)
+            return
         if self._drop:
             self._drop -= 1
             self.lost.append(delivery)
@@ -53,6 +63,8 @@ class Outbox:
     async def release(self, *, reverse: bool, at_once: bool) -> None:
         """Send what was held, and wait for the answers."""
         self.held = False
+        self._due += self._later
+        self._later, self._held_events = [], ()
         if reverse:
             self._due.reverse()
         if at_once:
