@@ -222,6 +222,7 @@ class Story:
     log: int  # the snapshot up to which the pack log has every object that is told of
     moments: list[Within] = field(default_factory=list)
     moves: list[Told] = field(default_factory=list)
+    odd: list[Step] = field(default_factory=list)  # what no ref can have been, beside the others there were
 
     def tell(self, recorded: Sequence[Past], within: Sequence[Within], found: Sequence[Retold]) -> None:
         """Put what was found into what is recorded: `within` are the moments that there are already.
@@ -253,8 +254,8 @@ class Story:
         waiting: list[int] = []
         for place, group in enumerate(groups):
             waiting += group
-            sound = self._apply([steps[number] for number in group])
-            if place == len(groups) - 1 or not sound or self.snapshot == 1:
+            self._apply([steps[number] for number in group], is_end=place == len(groups) - 1)
+            if place == len(groups) - 1 or self.snapshot == 1:
                 continue
             highest += 1
             times = [at for number in group if (at := steps[number].at)]
@@ -267,16 +268,15 @@ class Story:
             self.moves.append(Told(steps[number], moment_of.get(number, end), None if part else move))
         return highest
 
-    def _apply(self, steps: Sequence[Step]) -> bool:
-        """Go these steps; tells whether git could keep all refs that there are then."""
-        sound = True
-        for step in steps:
+    def _apply(self, steps: Sequence[Step], is_end: bool) -> None:
+        """Go these steps. What git could not keep beside the other refs is odd; at the end it was seen."""
+        for step in sorted(steps, key=lambda step: step.new is not None):  # `a` goes before `a/b` comes
             if step.new is None:
                 self.state.pop(step.name, None)
                 continue
-            sound = sound and (step.name in self.state or not pushes.collides(self.state.keys(), step.name))
+            if not is_end and step.name not in self.state and pushes.collides(self.state.keys(), step.name):
+                self.odd.append(step)
             self.state[step.name] = step.new
-        return sound
 
     def _moment(self, number: int) -> Within:
         return Within(

@@ -194,9 +194,7 @@ def test_every_told_push_has_its_name_and_its_state_however_late_each_report_com
     kept = begun(forge)
     looks = [*forge.looks, forge.looks[-1], forge.looks[-1]]
     due: dict[int, list[Claim]] = {}
-    drawn: dict[
-        tuple[RefName, int], int
-    ] = {}  # what is told of one ref's moves between two looks comes together
+    drawn: dict[tuple[RefName, int], int] = {}  # the reports of a ref's moves between two looks come together
     for number, claim in forge.told:
         first = next(place for place, look in enumerate(looks) if look >= number)
         if (claim.name, first) not in drawn:
@@ -214,7 +212,7 @@ def test_every_told_push_has_its_name_and_its_state_however_late_each_report_com
 def test_reports_that_come_one_by_one_never_contradict_what_is_shown(
     forge: Forge, data: st.DataObject
 ) -> None:
-    """Some are lost. What is kept stays as it is, each move goes on where its ref was, and no ref was elsewhere."""
+    """Some are lost. What is kept stays as it is, and no ref is shown where it never was."""
     kept = begun(forge)
     looks = [*forge.looks, forge.looks[-1], forge.looks[-1]]
     due: dict[int, list[Claim]] = {}

@@ -11,7 +11,7 @@ from mirror.keyring import BadKey, Keyring
 from mirror.model import RefName, RepoId, Target
 from mirror.pushes import Answered, Lost
 from mirror.store import claims, forge_leases, hooks, repos
-from mirror.store.hooks import A_MINUTE, BODY_KEPT, Claimed, Delivery, Taken
+from mirror.store.hooks import BODY_KEPT, Claimed, Delivery, Taken
 from tests.parts.chain import MAIN, START, begin, oid
 
 KEYS = Keyring(("k" * 40,))
@@ -85,13 +85,17 @@ async def test_another_repository_is_refused_and_recorded(db: asyncpg.Pool, repo
 
 
 async def test_beyond_the_limit_of_a_minute_only_the_wish_is_renewed(
-    db: asyncpg.Pool, repo_id: RepoId
+    db: asyncpg.Pool, repo_id: RepoId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(A_MINUTE):
+    monkeypatch.setattr(hooks, "A_MINUTE", 5)
+    monkeypatch.setattr(hooks, "BODIES_A_MINUTE", 3)
+    for number in range(5):
         assert (await deliver(db, replace(PUSH, id=f"d-{number}"), START)).within
     taken = await deliver(db, replace(PUSH, id="one more"), START + SECOND)
     assert (taken.within, taken.fresh, taken.wished) == (False, False, True)
-    assert await count(db, "delivery") == A_MINUTE
+    assert await count(db, "delivery") == 5
+    assert await db.fetchval("select count(*) from delivery where body <> ''") == 3
+    assert await count(db, "claim") == 5
     assert await repos.wish(db, repo_id) == START + SECOND
     assert (await deliver(db, replace(PUSH, id="later"), START + 61 * SECOND)).within
 

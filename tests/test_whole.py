@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from mirror.flows.sync import sync
 from mirror.model import RefName
 from tests.parts.forges import GitHub, Repository
 from tests.parts.whole import LATER, Begin, Host, Whole, until
@@ -134,11 +135,9 @@ async def test_deliveries_that_failed_and_are_sent_again_after_the_look_name_the
     for moment in range(3):
         whole.later(timedelta(seconds=2))
         garden.commit(parents=[] if moment == 1 else None)
+    await sync(whole.edges, whole.kept[garden])
+    assert await unnamed(whole, garden) == 1
     async with whole.working():
-        whole.later(LATER)
-        await whole.sweep_looks()
-        await whole.at_rest()
-        assert await unnamed(whole, garden) == 1
         await either.release(reverse=True)
         await whole.at_rest()
     assert await unnamed(whole, garden) == 0

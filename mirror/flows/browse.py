@@ -410,6 +410,7 @@ async def difference(
 
 async def _moves(edges: Edges, repo: Repo, a: Snapshot, b: Snapshot) -> list[refs.Move]:
     first, last = sorted((a.number, b.number))
+    first -= any(one.moment and one.number == first for one in (a, b))  # it lies before the snapshot
     names = await reading.moved_between(edges.db, repo.id, first, last)
     if not names:
         return []

@@ -17,7 +17,7 @@ from mirror.flows.take import Moment, Taking, take
 from mirror.git import read
 from mirror.git.upstream import NotOurRef
 from mirror.late import Moved, Part, Past, Retelling, Retold, Story
-from mirror.model import Kind, Listing, Reason, Refs, Snapshot, Target
+from mirror.model import Kind, Listing, Reason, RefName, Refs, Snapshot, Target
 from mirror.pushes import TOGETHER, Answered, Claim, ClaimId, Lost
 from mirror.store import claims, history, moments
 from mirror.store import notes as note_rows
@@ -72,6 +72,18 @@ async def tell(
     await keeping.store_waiting(run.edges, run.repo.id)
     left = [claim for claim in told if claim.id not in done]
     return Told(telling.last, left, telling.waits, telling.broken_off)
+
+
+def _without(one: Retold, odd: Collection[tuple[RefName, Target | None]]) -> Retold | None:
+    """This move without the parts that led there; None: nobody has told of what is left."""
+    parts: list[Part] = []
+    for part in one.parts:
+        is_last = part is one.parts[-1]
+        if (is_last or (one.past.name, part.new) not in odd) and part.new != (
+            parts[-1].new if parts else one.past.old
+        ):
+            parts.append(part)
+    return replace(one, parts=parts) if any(part.claim for part in parts) else None
 
 
 def _number(one: Retold) -> int:
@@ -157,11 +169,7 @@ class _Telling:
                     *(one.past.name, part.claim.before, target, part.claim.by, part.claim.at),
                     why[target] or str(self.broken_off),
                 )
-        parts: list[Part] = []
-        for part in one.parts:
-            if part.new not in why and part.new != (parts[-1].new if parts else one.past.old):
-                parts.append(part)
-        return replace(one, parts=parts) if any(part.claim for part in parts) else None
+        return _without(one, {(one.past.name, target) for target in why})
 
     def _is_old(self, part: Part) -> bool:
         """Whether the remote could not be asked for it for so long that it is given up."""
@@ -173,8 +181,17 @@ class _Telling:
         recorded = await moments.moves_of(db, repo_id, number)
         within = await moments.within(db, repo_id, number)
         before = await history.refs_at(db, repo_id, number - 1)
-        story = Story(number, before, found[0].past.since, self.last.number)
-        story.tell([move for move, _ in recorded], within, found)
+        told_of = found
+        while True:
+            story = Story(number, dict(before), found[0].past.since, self.last.number)
+            story.tell([move for move, _ in recorded], within, told_of)
+            odd = {(step.name, step.new) for step in story.odd}
+            left = [kept for one in told_of if (kept := _without(one, odd))]
+            if left == told_of:
+                break
+            told_of = left
+        if not told_of:
+            return
         moves = await self._changed(story, recorded)
         told = Retelling(number, self.seen.object_format, story.moments, moves)
         body = notes.encode(repo_id, late.KIND, late.encode(told))

@@ -38,7 +38,7 @@ async def verify(edges: Edges, repo: Repo) -> Verified:
     2. Every part and index: every stored byte against its sum.
     3. The cover: every segment of the pack log is in exactly one part.
     4. A copy hydrated from the vault alone: `git fsck --full`, every target that any
-       snapshot ever had, and the refs of the latest.
+       snapshot ever had, or any moment within one, and the refs of the latest.
     """
     last = await snapshots.latest(edges.db, repo.id)
     if last is None:
@@ -111,6 +111,7 @@ async def _manifests(
                 problems.append(f"{layout.manifest_key(repo.id, number)}: {problem}")
                 damaged.add(number)
                 known = await history.refs_at(edges.db, repo.id, number)  # to judge the next one by itself
+    targets |= await history.targets(edges.db, repo.id, last.epoch, last.number)
     return {target for target in targets if not refs.is_symbolic(target)}
 
 

@@ -24,7 +24,8 @@ State = Literal[
 ]
 
 BODY_KEPT: Final = 256 * 1024  # bytes of a delivery's body that are kept
-A_MINUTE: Final = 60  # deliveries by one hook that are taken
+A_MINUTE: Final = 1200  # deliveries by one hook that are taken: one push of 500 new branches is 1,000
+BODIES_A_MINUTE: Final = 60  # of which the body is kept
 _NAME: Final = 300  # bytes of a person's name that are kept
 _HELD: Final = "with held as (select from forge_lease where name = $1 and fence = $2 for share)"
 
@@ -201,6 +202,7 @@ async def deliver(db: Db, hook_id: str, delivery: Delivery, now: datetime) -> Ta
         [claim.after for claim in claims],
         [None if claim.by is None else storable(claim.by)[:_NAME] for claim in claims],
         [claim.at for claim in claims],
+        BODIES_A_MINUTE,
     )
     if row is None:
         return None

@@ -186,13 +186,9 @@ class Whole:
         async with open_edges(other, clock=self.clock) as edges:
             yield edges
 
-    async def sweep_looks(self) -> None:
-        """Look at what is due."""
-        await sweep.tick(self.edges)
-
     async def sweep(self) -> None:
         """What the scheduler does when everybody's time has come."""
-        await self.sweep_looks()
+        await sweep.tick(self.edges)
         await sweep.tend(self.edges)
         await sweep.tidy(self.edges)
         await self.host.deliver()  # what hook care asked for
