@@ -112,8 +112,8 @@ async def test_wrong_credentials_are_told_and_kept_out_of_every_message(
     [
         ("http://127.0.0.1:9/nobody/home.git", NetworkError),
         ("https://does-not-exist.invalid/a/b", NetworkError),
-        ("ssh://git@example.org/a/b", UsageError),
-        ("git@example.org:a/b.git", UsageError),
+        ("ssh://git:secret@example.org/a/b", UsageError),
+        ("ssh://git@example.org", UsageError),
         ("ftp://example.org/a/b", UsageError),
         ("https://", UsageError),
         ("https:///a/b", UsageError),

@@ -356,4 +356,4 @@ async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site:
     assert (await browser.get("/status")).text.count("does not answer") >= 1
     (outage,) = await outages.now(db)
     assert await outages.end(db, outage, now) and not await outages.end(db, outage, now)
-    assert "2 repositories, protected" in (await browser.get("/ann")).text
+    assert "2 repositories, all protected" in (await browser.get("/ann")).text
