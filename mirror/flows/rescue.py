@@ -67,7 +67,7 @@ async def rescue(
     held = tips - await read.missing(run.pool.path, tips)
     compared = await claims.compared(run.edges.db, run.repo.id, sound)
     plan = pushes.plan(old, seen.refs, compared, held, last.taken_at)
-    walk = _Walk(run, last, old, seen.object_format, now, {claim.id for claim in told}, broken_off=broken_off)
+    walk = _Walk(run, last, old, seen, now, {claim.id for claim in told}, broken_off=broken_off)
     for number, moment in enumerate(plan.moments):
         left = [push for later in plan.moments[number + 1 :] for push in later]
         if number >= AT_ONCE:
@@ -91,7 +91,7 @@ class _Walk:
     run: Taking
     last: Snapshot
     refs: Refs  # of `last`
-    format: ObjectFormat
+    seen: Listing
     now: datetime
     open: set[ClaimId]  # that no snapshot has answered yet
     waiting: list[Push] = field(default_factory=list)  # for the snapshot that follows
@@ -109,7 +109,7 @@ class _Walk:
             by_way_of = (*self.waiting, *made)
             ended = {one.claim.id for one in by_way_of} - {one.claim.id for one in later}
             taken = Moment(
-                Listing(state, self.format),
+                Listing(state, self.seen.object_format),
                 min(self.now, max(self.last.taken_at, *(push.claim.at for push in made))),
                 Reason.PUSH,
                 Way(by_way_of, ended, dict(self.gone)),
@@ -126,7 +126,10 @@ class _Walk:
                     raise
                 if len(made) > 1:  # one of them is no sound push; the others shall not suffer for it
                     for push in made:
-                        await self.take([push], [*made, *later])
+                        if self._is_left(push):
+                            await self.take([push], [*made, *later])
+                        else:
+                            self.waiting.append(push)
                     return
                 self.lost.append(pushes.lost_push(made[0], str(error)))
                 return
@@ -159,14 +162,25 @@ class _Walk:
         return made, state
 
     async def _to_be_had(self, made: Sequence[Push]) -> list[Push]:
-        """Those of the pushes whose objects can be had; what can't be had waits."""
+        """Those of the pushes whose objects can be had; what can't be had waits.
+
+        So do the others then, where nothing was moved on from: nobody saw them without what is gone.
+        """
         absent = await read.missing(self.run.pool.path, {push.new for push in made if push.new})
         absent -= await served(self.run, absent)
         for push in made:
             if push.new in absent:
                 self.gone[push] = GONE
                 self.waiting.append(push)
-        return [push for push in made if push.new not in absent]
+        had = [push for push in made if push.new not in absent]
+        if any(self._is_left(push) for push in had):
+            return had
+        self.waiting += had
+        return []
+
+    def _is_left(self, push: Push) -> bool:
+        """Whether the ref was moved on from there."""
+        return push.new != self.seen.refs.get(push.name)
 
     def _break_off(self, error: EverrefError, made: Sequence[Push], later: Sequence[Push]) -> None:
         self.broken_off = NetworkError(
