@@ -12,7 +12,7 @@ from mirror.model import Repo, RepoId
 from mirror.notes import Note
 from mirror.store import moments, noted
 from mirror.store import notes as rows
-from mirror.store.database import Db, transaction
+from mirror.store.database import Db, transaction, translating
 
 _AT_ONCE: Final = 100  # notes read from the database at a time
 
@@ -54,9 +54,15 @@ async def replay(edges: Edges, repo: Repo) -> int:
         note = notes.decode(stored)
         if note.repo != repo.id:
             raise Corrupt(f"{stat.key} is a note of another repo")
-        async with transaction(edges.db) as connection:
-            if await rows.read_back_within(connection, repo.id, stat.key, note.kind, stored):
-                added += 1
-                if apply := _KINDS.get(note.kind):
-                    await apply(connection, repo.id, note)
+        added += await _recorded(edges.db, repo.id, stat.key, note, stored)
     return added
+
+
+@translating
+async def _recorded(db: Db, repo_id: RepoId, key: str, note: Note, stored: bytes) -> bool:
+    """Record a note and what it tells, in one transaction. False: both were recorded already."""
+    async with transaction(db) as connection:
+        fresh = await rows.read_back_within(connection, repo_id, key, note.kind, stored)
+        if fresh and (apply := _KINDS.get(note.kind)):
+            await apply(connection, repo_id, note)
+    return fresh
