@@ -1,5 +1,8 @@
 """Reports that come after the sync which found their moves: names, times, and what was passed over."""
 
+import json
+import subprocess
+from collections.abc import Callable
 from datetime import datetime
 
 from mirror.flows import rebuild, restore, verify
@@ -7,9 +10,9 @@ from mirror.model import Kind, RefName, Refs, Target
 from mirror.store import history, moments, snapshots
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, full, refs_of
-from tests.test_rescue import SIDE, Garden, garden
+from tests.test_rescue import SIDE, Garden, everref, garden
 
-__all__ = ["garden"]
+__all__ = ["everref", "garden"]
 Line = tuple[str, RefName, Target | None, Kind, str | None, datetime | None]
 V1 = RefName(b"refs/tags/v1")
 
@@ -98,6 +101,8 @@ async def test_what_was_overwritten_is_fetched_for_its_late_report(garden: Garde
         ("#3", last),
     ]
     assert {line[4] for line in await shown(garden)} == {"alice"}
+    db, repo_id = garden.mirror.edges.db, garden.repo.id
+    assert [middle in await history.targets(db, repo_id, 1, upto) for upto in (2, 3)] == [False, True]
 
 
 async def test_what_the_remote_has_no_more_is_lost_though_its_report_came_late(garden: Garden) -> None:
@@ -201,3 +206,31 @@ async def lose_the_database(garden: Garden) -> None:
         " restart identity cascade"
     )
     await rebuild.rebuild(garden.mirror.edges)
+
+
+async def test_the_command_line_lists_and_restores_a_moment_that_was_passed_over(
+    garden: Garden, everref: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    first = garden.work.tip()
+    when = garden.mirror.clock()
+    middle = await garden.push(told=False)
+    last = await garden.push(told=False)
+    await garden.sync()
+    await garden.tell(MAIN, first, middle, at=when)
+    await garden.tell(MAIN, middle, last, at=garden.mirror.clock() - 2 * garden.mirror.clock.step)
+    await garden.sync()
+    name = garden.repo.name
+    said = [json.loads(line) for line in everref("log", name, "--json").stdout.splitlines()]
+    assert [(line["snapshot"], line.get("moment"), line["new"]) for line in said[:2]] == [
+        (2, None, last.decode()),
+        (2, 1, middle.decode()),
+    ]
+    assert everref("log", name).stdout.splitlines()[1].startswith("#2.1")
+    for at in ("#2.1", f"{when:%Y-%m-%dT%H:%M:%S}Z"):
+        assert f"{middle.decode()}\trefs/heads/main" in everref("refs", name, "--at", at).stdout
+    path = garden.mirror.place / "moment"
+    done = everref("restore", name, "--at", "#2.1", "--dir", str(path), "--json")
+    told = json.loads(done.stdout)
+    assert (told["snapshot"], told["moment"], told["verified"]) == (2, 1, True)
+    assert refs_of(path) == garden.moments[1]
+    assert "has no moment #2.7" in everref("refs", name, "--at", "#2.7").stderr

@@ -136,3 +136,10 @@ def test_a_length_of_time_is_read(text: str, seconds: int) -> None:
 def test_what_is_no_length_of_time_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match="write"):
         when.span(text)
+
+
+def test_a_moment_within_a_snapshot_has_two_numbers() -> None:
+    assert when.parse("#12.3", NOW) == when.Within(12, 3)
+    for odd in ("#12.", "#.1", "#12.1.1", "#12.0"):
+        with pytest.raises(UsageError):
+            when.parse(odd, NOW)
