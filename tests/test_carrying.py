@@ -22,7 +22,7 @@ from mirror.flows.jobs import RUN_SECONDS
 from mirror.flows.runner import Runner
 from mirror.flows.sync import Synced
 from mirror.job import SYNC, numbered
-from mirror.model import RepoId
+from mirror.model import Repo, RepoId
 from mirror.net import queue as queueing
 from mirror.net.queue import NAME, Choice, Queue, WorkerQueue
 from mirror.store import repos, runs, snapshots
@@ -66,14 +66,14 @@ async def done(queue: Queue) -> bool:
 def held(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
     """The next syncs have begun; they may go on."""
     begun, go_on = asyncio.Event(), asyncio.Event()
-    real = syncing.sync
+    real = syncing.sync_kept
 
     async def hold(*args: Any, **kwargs: Any) -> Synced:
         begun.set()
         await go_on.wait()
         return await real(*args, **kwargs)
 
-    monkeypatch.setattr(syncing, "sync", hold)
+    monkeypatch.setattr(syncing, "sync_kept", hold)
     return begun, go_on
 
 
@@ -109,14 +109,14 @@ async def test_one_job_does_all_that_is_due_beside_it(
 ) -> None:
     done = []
 
-    async def sync(_: object, repo_id: RepoId, *__: object) -> None:
-        done.append(repo_id)
+    async def sync(_: object, repo: Repo, *__: object) -> None:
+        done.append(repo.id)
         await repos.touch_protected(
-            mirror.edges.db, repo_id, mirror.clock(), await repos.wish(mirror.edges.db, repo_id)
+            mirror.edges.db, repo.id, mirror.clock(), await repos.wish(mirror.edges.db, repo.id)
         )
         raise Refused("this is all that it does")
 
-    monkeypatch.setattr(syncing, "sync", sync)
+    monkeypatch.setattr(syncing, "sync_kept", sync)
     wishes = [await wished(mirror, f"https://forge.example/alice/{n}") for n in range(3)]
     await jobs.enqueue_job(SYNC, str(wishes[0]))
     await work_off(mirror.edges, redis_url)

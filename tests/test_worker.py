@@ -22,7 +22,7 @@ from mirror.flows import runner as running
 from mirror.flows import sync as syncing
 from mirror.flows.runner import Runner
 from mirror.flows.sync import Synced
-from mirror.model import Reason, RepoId
+from mirror.model import Reason, Repo, RepoId
 from mirror.net.queue import Queue
 from mirror.process import environment
 from mirror.store import jobs, leases, repos, runs, snapshots
@@ -93,7 +93,7 @@ async def hanging(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         finally:
             cleaned.set()
 
-    monkeypatch.setattr(syncing, "sync", hang)
+    monkeypatch.setattr(syncing, "sync_kept", hang)
     monkeypatch.setattr(jobbing, "TELL_SECONDS", 0.01)
     repo_id = await wished(mirror)
     runner = Runner(mirror.edges)
@@ -151,7 +151,7 @@ async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
     work.commit("main")
     repo_id = await wished(mirror, str(work.path))
     pushes = 1
-    real = syncing.sync
+    real = syncing.sync_kept
 
     async def sync_and_push(*args: Any, **kwargs: Any) -> Synced:
         nonlocal pushes
@@ -162,7 +162,7 @@ async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
             await repos.want(mirror.edges.db, repo_id, mirror.clock())
         return done
 
-    monkeypatch.setattr(syncing, "sync", sync_and_push)
+    monkeypatch.setattr(syncing, "sync_kept", sync_and_push)
     await Runner(mirror.edges).work_off()
     assert await repos.wish(mirror.edges.db, repo_id) is None
     snapshot = await snapshots.latest(mirror.edges.db, repo_id)
@@ -398,14 +398,14 @@ async def test_a_bug_stops_one_repo_and_no_other(
 ) -> None:
     work.commit("main")
     good, bad = await wished(mirror, str(work.path)), await wished(mirror)
-    real = syncing.sync
+    real = syncing.sync_kept
 
-    async def with_a_bug(edges: Any, repo_id: RepoId, *args: Any) -> Synced:
-        if repo_id == bad:
+    async def with_a_bug(edges: Any, repo: Repo, *args: Any) -> Synced:
+        if repo.id == bad:
             raise KeyError("a bug")
-        return await real(edges, repo_id, *args)
+        return await real(edges, repo, *args)
 
-    monkeypatch.setattr(syncing, "sync", with_a_bug)
+    monkeypatch.setattr(syncing, "sync_kept", with_a_bug)
     await Runner(mirror.edges).work_off()
     assert await repos.wish(mirror.edges.db, good) is None
     state = await repos.overview_of(mirror.edges.db, bad)

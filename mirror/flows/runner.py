@@ -140,7 +140,7 @@ class Runner:
     async def _next(self, repo_id: RepoId | None = None) -> Run | None:
         """Take up what is next, if there is a free slot for it."""
         try:
-            run = await self._take()
+            run = await self._take(repo_id)
         except EverrefError as error:
             if not self._is_away:
                 log.warning("nothing can be taken up: %s", error)
@@ -149,7 +149,7 @@ class Runner:
         self._is_away = False
         return run
 
-    async def _take(self) -> Run | None:
+    async def _take(self, repo_id: RepoId | None) -> Run | None:
         async with self._taking:
             room = self._slots - len(self._runs)
             if not room or self._edges.away or self._is_stopping:
@@ -159,7 +159,9 @@ class Runner:
             edges, now, began = self._edges, self._edges.clock(), self._time()
             self._taking_since = now
             try:
-                found = await runs.take(edges.db, self.me, now, 1, left, self._shares, PATIENCE)
+                found = await runs.take(
+                    edges.db, self.me, now, 1, left, self._shares, PATIENCE, repo_id=repo_id
+                )
             finally:
                 self._taking_since = None
             if not found:
