@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 
 from mirror.flows import sync
-from mirror.model import Repo
+from mirror.model import RefName, Repo
 from mirror.people import Role
-from mirror.store import jobs, repos
+from mirror.store import hooks, jobs, repos
 from mirror.store.teams import Team
 from mirror.web import pages
 from mirror.web.live import event
@@ -380,3 +380,28 @@ async def test_a_repo_with_one_of_everything_has_every_page(
     _, _, browser = await _kept(site, work, "odd names/zo\u00f6")
     text = await _text(browser, pages.repo_url("acme", "odd names/zo\u00f6", page))
     assert "odd names/zo\u00f6" in text
+
+
+async def test_a_moment_that_was_passed_over_is_listed_and_shown_like_any_other(
+    site: Site, work: Work
+) -> None:
+    work.commit()
+    team, repo, browser = await _kept(site, work)
+    edges = site.mirror.edges
+    assert edges.keyring
+    await hooks.add(edges.db, repo.id, "github", hooks.lock(edges.keyring, "h" * 32, "x"), edges.clock())
+    first = work.tip()
+    middle = work.commit(files={"middle.txt": b"passed over\n"})
+    last = work.commit(files={"middle.txt": None})
+    number = (await sync.sync(edges, repo.id)).snapshot.number
+    name = RefName(b"refs/heads/main")
+    claims = [hooks.Claimed(name, *ends, "alice", None) for ends in ((first, middle), (middle, last))]
+    delivery = hooks.Delivery("late", "push", "7", claims, None, b"{}")
+    assert await hooks.deliver(edges.db, "h" * 32, delivery, edges.clock())
+    await sync.sync(edges, repo.id)
+    here, label = pages.repo_url(team.name, repo.name), f"#{number}.1"
+    assert label in await _text(browser, here)
+    for below in ("", "/-/refs", "/-/difference", "/-/lost", "/-/restore"):
+        assert label in await _text(browser, here + below, at=label), below
+    assert "middle.txt" in await _text(browser, f"{here}/-/files", at=label)
+    assert "middle.txt" not in await _text(browser, f"{here}/-/files", at=f"#{number}")
