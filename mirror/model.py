@@ -84,6 +84,11 @@ class Part:
     index_sha256: str = ""
 
 
+def label(number: int, moment: int = 0) -> str:
+    """What people call a snapshot, or a moment that was passed over within it: #12, #12.1."""
+    return f"#{number}.{moment}" if moment else f"#{number}"
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole refs map of one repo at one moment."""
@@ -110,7 +115,7 @@ class Snapshot:
     @property
     def label(self) -> str:
         """What people call it: #12, or #12.1 for the first moment that was passed over within it."""
-        return f"#{self.number}.{self.moment}" if self.moment else f"#{self.number}"
+        return label(self.number, self.moment)
 
     @property
     def numbers(self) -> dict[str, int]:

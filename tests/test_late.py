@@ -7,7 +7,7 @@ from datetime import datetime
 
 from mirror.flows import rebuild, restore, verify
 from mirror.model import Kind, RefName, Refs, Target
-from mirror.store import history, moments, snapshots
+from mirror.store import drills, history, moments, restores, snapshots
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, full, refs_of
 from tests.test_rescue import SIDE, Garden, everref, garden
@@ -202,7 +202,7 @@ async def lose_the_database(garden: Garden) -> None:
     db = garden.mirror.edges.db
     await db.execute("update claim set open = false")
     await db.execute(
-        "truncate moment, note, ref_change, ref_stay, ref, part, snapshot, intent, lost_push"
+        "truncate moment, note, drill, ref_change, ref_stay, ref, part, snapshot, intent, lost_push"
         " restart identity cascade"
     )
     await rebuild.rebuild(garden.mirror.edges)
@@ -233,4 +233,11 @@ async def test_the_command_line_lists_and_restores_a_moment_that_was_passed_over
     told = json.loads(done.stdout)
     assert (told["snapshot"], told["moment"], told["verified"]) == (2, 1, True)
     assert refs_of(path) == garden.moments[1]
+    everref("drill", name, "--at", "#2.1")
+    db = garden.mirror.edges.db
+    assert [one.label for one in await restores.of(db, garden.repo.id)] == ["#2.1"]
+    before = await drills.latest(db, garden.repo.id)
+    assert before and before.label == "#2.1"
+    await lose_the_database(garden)
+    assert await drills.latest(db, garden.repo.id) == before
     assert "has no moment #2.7" in everref("refs", name, "--at", "#2.7").stderr

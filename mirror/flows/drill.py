@@ -57,7 +57,15 @@ async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
     )
     await lfs_flow.record(edges, repo, large_files)
     await drills.add(
-        edges.db, repo.id, snapshot.number, done.refs, done.bytes, done.seconds, done.problems, edges.clock()
+        edges.db,
+        repo.id,
+        snapshot.number,
+        done.refs,
+        done.bytes,
+        done.seconds,
+        done.problems,
+        edges.clock(),
+        snapshot.moment,
     )
     with suppress(EverrefError):  # the vault takes nothing now: the sweep tries again
         await notes.store_waiting(edges, repo.id)

@@ -521,6 +521,7 @@ async def recorded(edges: Edges, done: Restored, where: str, cause: Cause | None
         edges.clock(),
         cause=cause,
         kept=kept,
+        moment=done.snapshot.moment,
     )
     steps.reached("restore: recorded")
     return done

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mirror.model import RepoId
+from mirror.model import RepoId, label
 from mirror.store.database import Db, storable, translating
 
 
@@ -19,6 +19,12 @@ class Drill:
     seconds: float
     problems: tuple[str, ...]  # empty: it works
     finished_at: datetime
+    moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
+
+    @property
+    def label(self) -> str:
+        """What was drilled, as people call it."""
+        return label(self.snapshot, self.moment)
 
 
 @translating
@@ -31,12 +37,13 @@ async def add(
     seconds: float,
     problems: Sequence[str],
     at: datetime,
+    moment: int = 0,
 ) -> None:
-    """Keep the evidence of a drill of snapshot `number`, which read so many bytes from the vault."""
+    """Keep the evidence of a drill of snapshot `number`, or a moment in it; `read` are bytes of the vault."""
     await db.execute(
         """
-        insert into drill (repo_id, snapshot, refs, bytes, seconds, problems, finished_at)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        insert into drill (repo_id, snapshot, refs, bytes, seconds, problems, finished_at, moment)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
         """,
         repo_id,
         number,
@@ -45,6 +52,7 @@ async def add(
         seconds,
         [storable(problem) for problem in problems],
         at,
+        moment,
     )
 
 
@@ -60,5 +68,11 @@ async def latest(db: Db, repo_id: RepoId) -> Drill | None:
 def drill(row: Any) -> Drill:
     """A drill out of a row of that table."""
     return Drill(
-        row["snapshot"], row["refs"], row["bytes"], row["seconds"], tuple(row["problems"]), row["finished_at"]
+        row["snapshot"],
+        row["refs"],
+        row["bytes"],
+        row["seconds"],
+        tuple(row["problems"]),
+        row["finished_at"],
+        row["moment"],
     )

@@ -91,6 +91,7 @@ async def read_lost_pushes(connection: Db, repo_id: RepoId, note: Note) -> None:
 def _drill(row: Any) -> dict[str, object]:
     return {
         "snapshot": row["snapshot"],
+        "moment": row["moment"],
         "refs": row["refs"],
         "bytes": row["bytes"],
         "seconds": row["seconds"],
@@ -111,6 +112,7 @@ async def read_drills(connection: Db, repo_id: RepoId, note: Note) -> None:
             row.number("seconds"),
             [storable(problem) for problem in row.texts("problems")],
             row.time("at"),
+            row.count("moment") if "moment" in row.fields else 0,
         )
 
 

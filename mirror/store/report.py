@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from mirror.model import RepoId
+from mirror.model import RepoId, label
 from mirror.store.database import Db, query, translating
 from mirror.store.teams import TeamId
 
@@ -44,6 +44,12 @@ class Drilled:
     problems: tuple[str, ...]
     finished_at: datetime
     large_files: int  # of the repo, as it is now, that are not saved
+    moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
+
+    @property
+    def label(self) -> str:
+        """What was drilled, as people call it."""
+        return label(self.snapshot, self.moment)
 
 
 @translating
@@ -75,6 +81,7 @@ async def drills(db: Db, team: TeamId, before: datetime, limit: int) -> list[Dri
             tuple(row["problems"]),
             row["finished_at"],
             row["lfs_files"],
+            row["moment"],
         )
         for row in rows
     ]

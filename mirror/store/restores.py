@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from mirror.model import RefName, RepoId, Target
+from mirror.model import RefName, RepoId, Target, label
 from mirror.plan import Wrote
 from mirror.store.database import Db, storable, translating
 from mirror.store.jobs import JobId
@@ -36,6 +36,12 @@ class Restore:
     cause: Cause | None = None  # None: the command line
     kept: tuple[RepoId, int] | None = None  # the snapshot that has what was overwritten; None: nothing was
     person: str | None = None  # who did it; None: the command line, or somebody who is gone
+    moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
+
+    @property
+    def label(self) -> str:
+        """What was restored, as people call it."""
+        return label(self.snapshot, self.moment)
 
 
 @translating
@@ -50,14 +56,15 @@ async def add(
     *,
     cause: Cause | None = None,
     kept: tuple[RepoId, int] | None = None,
+    moment: int = 0,
 ) -> None:
-    """Keep the record of a restore of snapshot `number`; a job has one, the first."""
+    """Keep the record of a restore of snapshot `number`, or of a moment in it; a job has one, the first."""
     await db.execute(
         """
         insert into restore
           (repo_id, snapshot, destination, results, verified, finished_at,
-           job_id, person_id, target, made, undo_of, kept_repo_id, kept_snapshot)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+           job_id, person_id, target, made, undo_of, kept_repo_id, kept_snapshot, moment)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
         on conflict (job_id) do nothing
         """,
         repo_id,
@@ -73,6 +80,7 @@ async def add(
         cause.undo_of if cause else None,
         kept[0] if kept else None,
         kept[1] if kept else None,
+        moment,
     )
 
 
@@ -169,4 +177,5 @@ def _restore(row: Any) -> Restore:
         cause,
         kept,
         row["person"],
+        row["moment"],
     )

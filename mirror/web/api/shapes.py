@@ -893,6 +893,7 @@ class Restore(Answer, frozen=True, kw_only=True):
     """A restore that came to its end."""
 
     snapshot: int
+    moment: Annotated[int, Meta(description="the number of a moment within the snapshot; 0: itself")]
     destination: str
     results: dict[str, int]
     verified: bool
@@ -902,6 +903,7 @@ class Restore(Answer, frozen=True, kw_only=True):
     def of(cls, one: restores.Restore) -> "Restore":
         return cls(
             snapshot=one.snapshot,
+            moment=one.moment,
             destination=one.destination,
             results=dict(one.results),
             verified=one.verified,
@@ -914,6 +916,7 @@ class Drill(Answer, frozen=True, kw_only=True):
 
     repo: str
     snapshot: int
+    moment: Annotated[int, Meta(description="the number of a moment within the snapshot; 0: itself")]
     refs: int
     bytes: int
     seconds: float
@@ -925,6 +928,7 @@ class Drill(Answer, frozen=True, kw_only=True):
         return cls(
             repo=repo,
             snapshot=one.snapshot,
+            moment=one.moment,
             refs=one.refs,
             bytes=one.bytes,
             seconds=one.seconds,
