@@ -46,10 +46,10 @@ def wait(kind: str, failures: int, chance: float) -> timedelta | None:
     return min(doubled, pace.most) * (0.75 + chance / 2)
 
 
-def retry_after(value: str, date: str, at: datetime) -> datetime | None:
+def retry_after(value: str, date: str, at: datetime, least: float = 1.0) -> datetime | None:
     """When a host that was asked `at` may be asked again, by its Retry-After; None: it does not say.
 
-    Seconds, or a time by the host's clock, of which its Date tells. A day at the most.
+    Seconds, or a time by the host's clock, of which its Date tells. A day at the most, and `least` seconds.
     https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
     """
     value = value.strip()
@@ -59,7 +59,7 @@ def retry_after(value: str, date: str, at: datetime) -> datetime | None:
         seconds = (then - (_date(date) or at)).total_seconds()
     else:
         return None
-    return at + timedelta(seconds=min(max(seconds, 1.0), _DAY.total_seconds()))
+    return at + timedelta(seconds=min(max(seconds, least), _DAY.total_seconds()))
 
 
 def _date(value: str) -> datetime | None:

@@ -247,7 +247,7 @@ async def test_a_key_whose_first_request_is_at_work_waits(kept: Kept) -> None:
 
 async def test_what_failed_leaves_its_key_free(kept: Kept) -> None:
     key = {"idempotency-key": "one"}
-    gone = {"to": {"url": "ssh://nowhere.example/x"}}
+    gone = {"to": {"url": "ftp://nowhere.example/x"}}
     failed = await kept.program.ask("POST", f"{kept.at}/restores", gone, headers=key)
     assert failed.status_code == 400
     made = await kept.program.ask("POST", f"{kept.at}/drills", {}, headers=key)

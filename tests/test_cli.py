@@ -695,7 +695,7 @@ def test_a_backup_and_its_history_can_be_read_by_programs(everref: Everref, git_
 
     [kept] = everref.json("repos").lines
     known = {"repo", "url", "snapshots", "refs", "bytes", "protected_as_of", "state"}
-    assert set(kept) == known | {"behind_since", "failure"}
+    assert set(kept) == known | {"team", "behind_since", "failure", "large_files_not_saved"}
     assert (kept["repo"], kept["url"], kept["snapshots"], kept["refs"]) == ("acme/api", url, 2, 1)
     assert kept["state"] == "protected"
 

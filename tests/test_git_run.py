@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import Corrupt, LimitReached, NetworkError, OurFault
+from mirror.errors import Corrupt, DiskFull, LimitReached, NetworkError, OurFault
 from mirror.git import run
 from mirror.git.run import Git, GitFailed, Limits, explain, redact
 from tests.parts.repos import Work
@@ -250,7 +250,7 @@ async def test_a_missing_git_is_one_line_with_what_to_do(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "meaning"),
     [
-        ("fatal: write error: No space left on device\nfatal: index-pack failed", LimitReached),
+        ("fatal: write error: No space left on device\nfatal: index-pack failed", DiskFull),
         ("fatal: Out of memory, malloc failed (tried to allocate 1 bytes)", LimitReached),
         ("error: unable to create temporary file: Read-only file system", OurFault),
         ("fatal: early EOF", Corrupt),

@@ -133,7 +133,8 @@ def test_a_member_finds_every_page_of_the_team_and_the_way_out() -> None:
 
 
 def test_status_says_which_part_is_away() -> None:
-    health = SimpleNamespace(database=True, queue=True, worker=False, ready=True, well=False)
+    parts = {"database": True, "queue": True, "worker": False, "vault": True, "disk": True}
+    health = SimpleNamespace(**parts, ready=True, well=False)
     said = page("status.html", visitor(), health=health)
     assert "Everref is not complete" in said
     assert said.count("does not answer</span>") == 1

@@ -353,7 +353,7 @@ async def failed(git: Git, work: Work, server: GitServer, *, secret: Secret | No
         (413, Refused),
         (451, Blocked),
         (301, Refused),
-        (429, NetworkError),
+        (429, LimitReached),
         (503, NetworkError),
     ],
 )

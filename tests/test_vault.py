@@ -18,6 +18,7 @@ from mirror.errors import (
     AlreadyExists,
     BadCredentials,
     Busy,
+    DiskFull,
     EverrefError,
     LimitReached,
     Locked,
@@ -704,9 +705,9 @@ async def test_a_full_disk_is_said_and_leaves_nothing(directory: Vault) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * MIB, hard))
     try:
-        with raises(LimitReached, "the vault's disk is full"):
+        with raises(DiskFull, "the vault's disk is full"):
             await upload(directory, "a/large", PARTS)
-        with raises(LimitReached, "the vault's disk is full"):
+        with raises(DiskFull, "the vault's disk is full"):
             await directory.put("a/large", PARTS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

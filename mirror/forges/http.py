@@ -272,7 +272,7 @@ def retry_at(answer: Answer) -> datetime | None:
     https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/#response-headers
     """
     told = backoff.retry_after(
-        answer.headers.get("retry-after", ""), answer.headers.get("date", ""), answer.at
+        answer.headers.get("retry-after", ""), answer.headers.get("date", ""), answer.at, least=0
     )
     if answer.status == 503 and told:
         return told
