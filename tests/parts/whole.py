@@ -32,7 +32,7 @@ from mirror.net import queue as queueing
 from mirror.net.queue import Queue, WorkerQueue
 from mirror.people import PersonId
 from mirror.process import READY, Ties
-from mirror.store import claims, history, moments, people, repos, snapshots, teams
+from mirror.store import claims, history, leases, moments, people, repos, snapshots, teams
 from mirror.store.connections import Connection
 from mirror.store.repos import Overview
 from mirror.store.teams import TeamId
@@ -283,6 +283,7 @@ class Whole:
 
     async def _left_nothing(self, bad: Collection[Repository]) -> None:
         assert await self.edges.db.fetchval(_BUSY) == 0
+        await leases.release_over(self.edges.db)  # as every heartbeat does for runs that were broken off
         for table, where in (("run", "true"), ("lease", "owner is not null"), ("intent", "true")):
             assert await self.edges.db.fetchval(f"select count(*) from {table} where {where}") == 0, table
         good = [repo_id for repository, repo_id in self.kept.items() if repository not in bad]
