@@ -16,7 +16,7 @@ from mirror.store.teams import Team
 from mirror.web import pages
 from mirror.web.live import event
 from mirror.web.repo import raw_headers, window
-from tests.parts.repos import Work
+from tests.parts.repos import Work, full
 from tests.parts.web import Browser, Site
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -405,3 +405,21 @@ async def test_a_moment_that_was_passed_over_is_listed_and_shown_like_any_other(
         assert label in await _text(browser, here + below, at=label), below
     assert "middle.txt" in await _text(browser, f"{here}/-/files", at=label)
     assert "middle.txt" not in await _text(browser, f"{here}/-/files", at=f"#{number}")
+
+
+@pytest.mark.parametrize("taken_away", ["forced", "deleted"])
+async def test_every_page_opens_at_the_moment_before_something_was_taken_away(
+    site: Site, work: Work, taken_away: str
+) -> None:
+    work.commit(files={"a.txt": b"a\n"})
+    work.commit("topic")
+    work.head("main")
+    _, repo, browser = await _kept(site, work)
+    if taken_away == "forced":
+        work.commit(parents=[])
+    else:
+        work.update({full("topic"): None})
+    await sync.sync(site.mirror.edges, repo.id)
+    pages = ("", "/-/files", "/-/commits", "/-/refs", "/-/pushes", "/-/lost", "/-/difference", "/-/restore")
+    for page in (*pages, "/-/raw/a.txt"):
+        assert (await browser.get(f"/acme/acme/api{page}?at=%231")).status_code == 200, page

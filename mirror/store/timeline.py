@@ -246,9 +246,12 @@ def _pushes(rows: Sequence[Any]) -> list[Pushed]:
 
 
 def _logged(row: Any) -> Logged:
+    return Logged(row["snapshot"], row["taken_at"], _change(row), row["moment"] or 0)
+
+
+def _change(row: Any) -> RefChange:
     name, by, at = RefName(row["name"]), row["pushed_by"], row["pushed_at"]
-    change = RefChange(name, row["old"], row["new"], Kind(row["kind"]), by, at)
-    return Logged(row["snapshot"], row["taken_at"], change, row["moment"] or 0)
+    return RefChange(name, row["old"], row["new"], Kind(row["kind"]), by, at)
 
 
 @translating
@@ -276,7 +279,7 @@ async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
         return (other, found[other]["taken_at"]) if other in found else None
 
     after = found.get(number + 1)
-    took = None if after is None or after["kind"] is None else _logged(after).change
+    took = None if after is None or after["kind"] is None else _change(after)
     return Neighbours(number, found[number]["taken_at"], of(number - 1), of(number + 1), took)
 
 
