@@ -35,7 +35,7 @@ from mirror.flows.edges import Edges, open_edges
 from mirror.flows.jobs import RUN_SECONDS
 from mirror.flows.looks import looking
 from mirror.flows.periodic import Periodic
-from mirror.flows.runner import SLOTS, Runner
+from mirror.flows.runner import LENT, SLOTS, Runner
 from mirror.job import SYNC, dumps
 from mirror.model import RepoId
 from mirror.net.queue import NAME, WorkerQueue
@@ -134,7 +134,7 @@ class WorkerSettings:
     on_job_start = on_job_start
     after_job_end = after_job_end
     handle_signals = False  # `on_startup` does, so that what is under way is handed back within STOP_SECONDS
-    max_jobs = SLOTS + len(cron_jobs)
+    max_jobs = SLOTS + LENT + len(cron_jobs)
     job_timeout = RUN_SECONDS
     keep_result = 0
     poll_delay = POLL_SECONDS

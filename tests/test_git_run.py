@@ -251,6 +251,9 @@ async def test_a_missing_git_is_one_line_with_what_to_do(tmp_path: Path) -> None
     ("words", "meaning"),
     [
         ("fatal: write error: No space left on device\nfatal: index-pack failed", DiskFull),
+        ("fatal: sha1 file '/x/tmp_idx_Q' write error. Out of diskspace", DiskFull),
+        ("fatal: Unable to create temporary file '/x/tmp_idx': Too many open files", LimitReached),
+        ("fatal: premature end of pack file, 3 bytes missing", Corrupt),
         ("fatal: Out of memory, malloc failed (tried to allocate 1 bytes)", LimitReached),
         ("error: unable to create temporary file: Read-only file system", OurFault),
         ("fatal: early EOF", Corrupt),

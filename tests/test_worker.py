@@ -512,3 +512,29 @@ async def test_the_first_backup_of_a_worker_that_is_killed_is_done_by_the_next(
     assert (again.id, again.state, again.attempt) == (job.id, "done", 2)
     assert again.notes[0] == "its worker went away"
     assert await snapshots.latest(mirror.edges.db, repo_id)
+
+
+async def test_a_sync_that_waits_for_its_host_gives_its_slot_away(
+    mirror: Mirror, make_work: Callable[..., Work], git_server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = make_work("slow.git"), make_work("quick.git")
+    for work in (slow, quick):
+        work.commit("main")
+    kept = [await mirror.backup(f"{git_server.url}/{name}.git", name) for name in ("slow", "quick")]
+    git_server.faults["slow.git"] = Fault(silent=True)
+    monkeypatch.setattr(running, "SLOW_SECONDS", 0)
+    runner = Runner(mirror.edges, slots=1)
+    db = mirror.edges.db
+    await repos.want(db, kept[0].repo.id, mirror.clock())
+    assert await runner.look() == 1
+    quick.commit("main")
+    await repos.want(db, kept[1].repo.id, mirror.clock())
+    assert await runner.look() == 1
+    await until(lambda: _has(mirror, kept[1].repo.id, 2))
+    await runner.hand_back()
+    assert await repos.wish(db, kept[0].repo.id) is not None
+
+
+async def _has(mirror: Mirror, repo_id: RepoId, number: int) -> bool:
+    last = await snapshots.latest(mirror.edges.db, repo_id)
+    return last is not None and last.number == number

@@ -25,6 +25,8 @@ from mirror.store import leases, runs
 from mirror.store.runs import Run, RunKey
 
 SLOTS: Final = max(4, 2 * (os.cpu_count() or 1))  # runs at once; most of their time they wait for the network
+SLOW_SECONDS: Final = 10.0  # after which a sync waits for its host, most likely: it gives its slot away
+LENT: Final = 24  # slots that may be given away so; no host has more than its own bound
 KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first backup keeps no push waiting
 PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
 LOOK_SECONDS: Final = 2.0  # between two looks at what is due, for what came without a job
@@ -47,6 +49,7 @@ class Runner:
         self._freed = freed  # is called when a slot is free again
         self._shares = list(range(256))
         self._runs: dict[RunKey, tuple[Run, asyncio.Task[object] | None]] = {}
+        self._began: dict[RunKey, float] = {}  # when each of them was taken up
         self._taking = asyncio.Lock()
         self._taking_since: datetime | None = None  # when the take began that is under way; None: none is
         self._time = asyncio.get_running_loop().time
@@ -68,7 +71,7 @@ class Runner:
         said that nothing is due: another one did its work.
         """
         choice = Choice()
-        free = 0 if self._edges.away else self._slots - len(self._runs)
+        free = 0 if self._edges.away else self._free()
         done = self._time() - self._idle_at + SKEW_SECONDS
         for number, age in waiting:
             repo_id, left = repo_of(number), PATIENCE.total_seconds() - age
@@ -151,8 +154,7 @@ class Runner:
 
     async def _take(self, repo_id: RepoId | None) -> Run | None:
         async with self._taking:
-            room = self._slots - len(self._runs)
-            if not room or self._edges.away or self._is_stopping:
+            if self._free() <= 0 or self._edges.away or self._is_stopping:
                 return None
             heavy = sum(run.heavy for run, _ in self._runs.values())
             left = max(0, self._slots - max(1, self._slots // KEPT_FREE) - heavy)
@@ -170,7 +172,22 @@ class Runner:
                 return None
             (run,) = found
             self._runs[run.key] = (run, asyncio.current_task())
+            self._began[run.key] = self._time()
             return run
+
+    def _free(self) -> int:
+        """How many more runs can begin.
+
+        A sync that has been under way for long waits for its host: it gives its slot
+        away, so that a host that drips keeps nobody else's push waiting. What is heavy
+        keeps its slot, as it may well work all the time.
+        """
+        now = self._time()
+        lent = sum(
+            not run.heavy and now - self._began.get(key, now) >= SLOW_SECONDS
+            for key, (run, _) in self._runs.items()
+        )
+        return self._slots + min(lent, LENT) - len(self._runs)
 
     async def _do(self, run: Run, until: float) -> None:
         try:
@@ -181,6 +198,7 @@ class Runner:
                     await runs.end(self._edges.db, self.me, run.key)
             finally:
                 del self._runs[run.key]
+                self._began.pop(run.key, None)
                 self._freed()
 
     async def hand_back(self) -> None:

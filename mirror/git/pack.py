@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from mirror.errors import Corrupt, EverrefError, LimitReached
+from mirror.errors import Corrupt, EverrefError, LimitReached, OurFault
 from mirror.git.disk import disk_error, finish, sync_path, write_all
 from mirror.git.run import CHUNK, Git, GitFailed, explain
 from mirror.model import HEX_LENGTH, ObjectFormat, Target
@@ -96,8 +96,10 @@ def _not_whole(failed: GitFailed, source: str) -> EverrefError:
     meaning = explain(failed)
     if isinstance(meaning, LimitReached) or failed.returncode < 0:
         return meaning
-    if isinstance(meaning, Corrupt) or meaning is failed:
+    if isinstance(meaning, Corrupt):
         return Corrupt(f"{source} is not a whole pack: {failed.line}")
+    if meaning is failed:  # git says nothing of the pack: whoever sent it has no part in that
+        return OurFault(f"{source} could not be indexed here: {failed.line}; see to this machine")
     return meaning
 
 

@@ -438,7 +438,7 @@ def explain(failed: GitFailed) -> EverrefError:
 
 _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ...]] = (
     (
-        re.compile("No space left on device|Disk quota exceeded"),
+        re.compile("No space left on device|Disk quota exceeded|Out of diskspace"),
         lambda line: DiskFull(
             "the disk is full; free some space and run it again; nothing was changed", origin=Origin.DISK
         ),
@@ -456,6 +456,13 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ..
         ),
     ),
     (
+        re.compile("Too many open files"),
+        lambda line: LimitReached(
+            f"git could open no more files ({line}); allow more, or run fewer jobs at once",
+            origin=Origin.OURS,
+        ),
+    ),
+    (
         re.compile("Read-only file system|Permission denied|Input/output error"),
         lambda line: OurFault(
             f"the data directory cannot be used: {line}; mend it and run it again", origin=Origin.DISK
@@ -466,7 +473,10 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ..
             "early EOF|unexpected end|inflate|did not receive expected object|unresolved deltas?|bad pack|"
             "pack (has|is|signature|too)|corrupt|SHA1 COLLISION|missing (blob|tree|commit|tag|object)|"
             "unable to read [0-9a-f]{40}|not a valid object|hash mismatch|delta base|bad object|broken link|"
-            "cannot apply delta|unable to parse|unknown object type"
+            "cannot apply delta|unable to parse|unknown object type|premature end|signature mismatch|"
+            "version [0-9]+ unsupported|bad object type|out of bound|overflow for delta|inconsistency|"
+            "invalid (blob|tree|commit|tag)|fsck error|all child objects|failed to apply delta|"
+            "junk at the end|confusion beyond insanity|exceeds maximum allowed size"
         ),
         lambda line: Corrupt(f"git found broken objects: {line}"),
     ),
