@@ -1,14 +1,19 @@
 """What this disk does to a pool is found out by whoever uses it, and costs the others nothing."""
 
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mirror.errors import NoSuchObject
 from mirror.flows import browse, compact, restore, verify
+from mirror.flows import sync as syncing
 from mirror.git import pool as git_pool
 from mirror.model import Remote, Repo, Snapshot
-from mirror.store import parts
+from mirror.store import parts, repos
+from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, run_git
 
@@ -74,3 +79,23 @@ async def test_a_damaged_pool_is_found_out_and_filled_anew(
             content[place] ^= 1
         pack.write_bytes(content)
     await use(mirror, repo, snapshot, tmp_path)
+
+
+async def test_one_wrong_answer_of_the_vault_is_no_loss(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit()
+    done = await mirror.backup(work)
+    shutil.rmtree(mirror.edges.disk.pool(done.repo.id))  # another worker has it from now on
+    real, wrong = DirectoryVault.read, [True]
+
+    def read(self: DirectoryVault, key: str, *args: Any, **options: Any) -> Any:
+        if key.endswith(".bundle") and wrong and wrong.pop():
+            raise NoSuchObject(f"the vault holds no {key}")
+        return real(self, key, *args, **options)
+
+    monkeypatch.setattr(DirectoryVault, "read", read)
+    work.commit()
+    again = await syncing.sync(mirror.edges, done.repo.id)
+    assert (again.new, again.snapshot.number, wrong) == (True, 2, [])
+    assert (await repos.overview_of(mirror.edges.db, done.repo.id)).failure is None

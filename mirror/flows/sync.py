@@ -16,6 +16,7 @@ from mirror.errors import (
     BadCredentials,
     Busy,
     Corrupt,
+    Damaged,
     DiskFull,
     EverrefError,
     LimitReached,
@@ -93,6 +94,8 @@ async def sync_kept(
         try:
             try:
                 return await _done(edges, await _in_turn(edges, repo_id, lease, reason, secret))
+            except Damaged as error:  # one wrong answer of the vault is no loss: it is read once more
+                edges.progress.note(f"read once more: {error}")
             except Corrupt as error:
                 if not await hydrate.drop_broken(edges, repo) and error.origin is not Origin.DISK:
                     raise  # it is the remote, or the vault
