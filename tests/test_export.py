@@ -10,12 +10,13 @@ import aiohttp
 import pytest
 
 from mirror import layout
-from mirror.errors import NetworkError
+from mirror.errors import Locked, NetworkError
 from mirror.flows import export, prune, rebuild, restore, verify
 from mirror.flows import jobs as jobbing
 from mirror.model import Repo, Snapshot
 from mirror.store.restores import Cause
 from mirror.vault import open_vault
+from mirror.vault.directory import DirectoryVault
 from mirror.web.download import part_of
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of, run_git
@@ -94,6 +95,36 @@ async def test_an_export_is_deleted_after_its_day_and_so_is_what_a_killed_run_le
     await export.forget(mirror.edges)
     assert not (folder / "exports").exists()
     assert any(layout.parse_manifest_key(key) for key in await mirror.keys())
+
+
+async def test_exports_that_object_lock_keeps_are_said_once_and_go_when_they_may(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    repo, snapshot = await backed_up(mirror, work)
+    kept, free = [await made(mirror, repo, snapshot) for _ in range(2)]
+    for one in (kept, free):
+        begun = mirror.clock().timestamp()
+        os.utime(mirror.edges.disk.root / "vault" / one.key, (begun, begun))
+    mirror.clock.now += timedelta(days=2)
+    until = mirror.clock.now + timedelta(days=5)
+    real, asked = DirectoryVault.delete, list[str]()
+
+    async def delete(self: DirectoryVault, key: str) -> None:
+        asked.append(key)
+        if key == kept.key and mirror.clock.now < until:
+            raise Locked("the vault keeps it", until)
+        await real(self, key)
+
+    monkeypatch.setattr(DirectoryVault, "delete", delete)
+    for _ in range(3):
+        await export.forget(mirror.edges)
+        assert await exports(mirror) == [kept.key]
+    assert sorted(asked) == sorted([kept.key, free.key])
+    (said,) = [one.message for one in caplog.records if one.name == "mirror.export"]
+    assert f"{until:%Y-%m-%d %H:%M} UTC" in said and kept.key not in said
+    mirror.clock.now = until
+    await export.forget(mirror.edges)
+    assert await exports(mirror) == []
 
 
 async def test_exports_are_nobodys_strays_and_no_history(mirror: Mirror, work: Work) -> None:

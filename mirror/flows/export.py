@@ -4,6 +4,7 @@ Who calls: flows/jobs makes them, the pages and the API hand them over, a chore 
 the sweep deletes them. So no web process needs a worker's disk.
 """
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from mirror import bundle, layout
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, Locked
 from mirror.flows import restore
 from mirror.flows.edges import Edges
 from mirror.flows.restore import NOTHING, Bring, Restored
@@ -21,6 +22,9 @@ from mirror.store.restores import Cause
 
 KEPT: Final = timedelta(days=1)
 LINK_LASTS: Final = timedelta(minutes=15)  # which hands one over without asking who it is
+
+_locked: Final[dict[str, datetime]] = {}  # what the store lets nobody delete yet, and when it is asked again
+log = logging.getLogger("mirror.export")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +116,31 @@ async def is_there(edges: Edges, export: Export) -> bool:
 
 
 async def forget(edges: Edges) -> None:
-    """Delete the bundles whose time is over, and what killed runs left of others. Safe to run twice."""
-    before = edges.clock() - KEPT - LINK_LASTS
+    """Delete the bundles whose time is over, and what killed runs left of others. Safe to run twice.
+
+    What Object Lock keeps is said once, and deleted when it may be.
+    """
+    now = edges.clock()
+    before = now - KEPT - LINK_LASTS
     async with aclosing(edges.vault.list(layout.EXPORTS)) as found:
         old = [stat.key async for stat in found if stat.modified < before]
+    was_said = bool(_locked)
+    for key in _locked.keys() - set(old):
+        del _locked[key]
     for key in old:
-        await edges.vault.delete(key)
+        if _locked.get(key, now) <= now:
+            try:
+                await edges.vault.delete(key)
+            except Locked as locked:
+                _locked[key] = locked.until or now + KEPT
+            else:
+                _locked.pop(key, None)
+    if _locked and not was_said:  # without their keys, which are secret
+        log.warning(
+            "the vault lets nobody delete bundles to download yet whose time is over (S3 Object Lock): %d,"
+            " until %s UTC at the earliest; they are deleted then",
+            *(len(_locked), f"{min(_locked.values()):%Y-%m-%d %H:%M}"),
+        )
     for upload in await edges.vault.unfinished(layout.EXPORTS):
         if upload.since < before:
             await edges.vault.give_up(upload.key)
