@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,37 @@ async def test_a_compaction_killed_at_any_step_is_finished_by_the_next_one(
     await nothing_left(mirror, done.repo)
 
 
+async def test_a_checkpoint_killed_at_every_step_one_after_another_loses_nothing_and_holds_up_no_push(
+    mirror: Mirror, work: Work, everref: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    moments = []
+    for number in range(9):
+        work.commit("main", {"big": b"%d" % number * 500}, parents=[] if number % 4 == 3 else None)
+        moments.append(work.refs())
+        done = await mirror.backup(work)
+    for step in steps.CHECKPOINT:
+        killed = everref("compact", kill=step)
+        assert killed.returncode == -signal.SIGKILL, (step, killed.stderr)
+        work.commit("main", {"after": step.encode() * 50})
+        moments.append(work.refs())
+        again = await syncing.sync(mirror.edges, done.repo.id, patience=0)
+        assert again.snapshot.number == len(moments)
+        live = await parts.live(mirror.edges.db, done.repo.id)
+        assert live[0].last == (1 if step != "compact: recorded" else len(moments) - 1), step
+        graves = await parts.tombstones(mirror.edges.db, done.repo.id)
+        stored = {key for key in await mirror.keys() if key.endswith(".bundle")}
+        assert stored == {part.key for part in live} | {grave.key for grave in graves}, step
+        assert await mirror.edges.vault.unfinished() == []
+        assert await intents.of(mirror.edges.db, done.repo.id) == []
+    await compact.compact(mirror.edges, done.repo, 0)
+    await prune.prune(mirror.edges, timedelta(0), done.repo)
+    for number, expected in enumerate(moments, 1):
+        path = await mirror.restored(done.repo, number)
+        assert refs_of(path) == expected
+    fsck(path)
+    await nothing_left(mirror, done.repo)
+
+
 @pytest.mark.parametrize("step", steps.RESTORE)
 @pytest.mark.parametrize("way", ["--bundle", "--dir", "--to"])
 async def test_a_restore_killed_at_any_step_is_finished_by_the_next_one(
@@ -194,7 +226,7 @@ async def test_a_job_that_may_not_wait_says_who_is_at_work(mirror: Mirror, work:
 async def test_a_stray_object_is_named_by_verify_and_removed_by_prune_after_its_grace(
     mirror: Mirror, work: Work
 ) -> None:
-    from datetime import UTC, datetime, timedelta
+    from datetime import UTC, datetime
 
     work.commit()
     done = await mirror.backup(work)

@@ -69,7 +69,7 @@ class Waiting:
     heavy: bool
     rank: int  # 0 a person asked, 1 a push, 2 a first backup, 3 upkeep
     since: datetime
-    alone: bool  # one at a time per repo
+    kind: str
 
     def place(self, preferred: UUID | None) -> tuple[datetime, UUID]:
         """Where it stands in its team."""
@@ -88,7 +88,7 @@ async def open_work(db: asyncpg.Pool, now: datetime) -> list[Waiting]:
         if since is not None and key not in has_job:
             new = row["protected_as_of"] is None
             found.append(
-                Waiting(key, key, row["team_id"], _host(row["url"]), new, 2 if new else 1, since, True)
+                Waiting(key, key, row["team_id"], _host(row["url"]), new, 2 if new else 1, since, "sync")
             )
     for row in queued:
         repo = kept[row["repo_id"]]
@@ -103,7 +103,7 @@ async def open_work(db: asyncpg.Pool, now: datetime) -> list[Waiting]:
                     not sync or repo["protected_as_of"] is None,
                     0 if row["person_id"] else 3,
                     row["due_at"] or row["queued_at"],
-                    row["kind"] in ("sync", "compact"),
+                    row["kind"],
                 )
             )
     return found
@@ -140,13 +140,18 @@ async def model(db: asyncpg.Pool, now: datetime, asked: "Pick", preferred: UUID 
         teams = Counter(run["team_id"] for run in at_work)
         hosts = Counter(run["host"] for run in at_work if run["host"])
         heavy = Counter(run["host"] for run in at_work if run["host"] and run["heavy"])
-        busy = {run["repo_id"] for run in at_work if run["kind"] in ("sync", "compact")} | leased
+        busy = {"sync": set(leased), "compact": set(leased)}
+        for run in at_work:
+            if run["kind"] == "sync":
+                busy["sync"].add(run["repo_id"])
+            if run["kind"] in ("sync", "compact"):  # which waits for both
+                busy["compact"].add(run["repo_id"])
         keys = {run["key"] for run in at_work}
         allowed = [
             one
             for one in work
             if one.key not in keys
-            and not (one.alone and one.repo in busy)
+            and one.repo not in busy.get(one.kind, ())
             and (one.host is None or hosts[one.host] < AT_HOST)
             and not (one.heavy and (not heavy_room or heavy[one.host] >= AT_HOST - AT_HOST // 4))
             and (one.repo.bytes[0] in asked.shares or one.since <= now - asked.patience or one.since > now)
@@ -169,7 +174,7 @@ async def model(db: asyncpg.Pool, now: datetime, asked: "Pick", preferred: UUID 
                 "key": best.key,
                 "repo_id": best.repo,
                 "team_id": best.team,
-                "kind": "sync" if best.alone else "drill",
+                "kind": best.kind,
                 "host": best.host,
                 "heavy": best.heavy,
             }
@@ -338,6 +343,25 @@ async def test_a_run_comes_with_the_row_of_its_job(pool: asyncpg.Pool) -> None:
         1,
         {"snapshot": 3},
     )
+
+
+async def test_a_push_waits_for_no_compaction_of_its_repo_and_a_compaction_for_its_sync(
+    pool: asyncpg.Pool,
+) -> None:
+    (repo_id,) = await add(pool, 1)
+    await pool.execute("update repo set synced_at = wanted_at")
+    await jobs.queue(pool, repo_id, "compact", {}, NOW)
+    (compaction,) = await take(pool)
+    await repos.want(pool, repo_id, NOW + MINUTE)
+    again = await jobs.queue(pool, repo_id, "compact", {}, NOW)
+    (sync,) = await take(pool, now=NOW + MINUTE)
+    assert (compaction.kind, sync.kind) == ("compact", "sync")
+    assert await take(pool, now=NOW + MINUTE) == []
+    await runs.end(pool, ME, compaction.key)
+    assert await take(pool, now=NOW + MINUTE) == []
+    await repos.touch_protected(pool, repo_id, NOW + MINUTE, await repos.wish(pool, repo_id))
+    await runs.end(pool, ME, sync.key)
+    assert [run.key for run in await take(pool, now=NOW + MINUTE)] == [again.id]
 
 
 async def test_a_pick_that_hangs_costs_what_it_picked_and_nothing_else(pool: asyncpg.Pool) -> None:

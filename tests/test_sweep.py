@@ -63,6 +63,18 @@ async def test_one_bad_repo_stops_no_other(
     assert synced is not None and synced.snapshot.number == 2
 
 
+async def test_a_compaction_that_is_under_way_keeps_no_sweep_from_saving(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "PATIENCE", 0.0)
+    work.commit()
+    done = await mirror.backup(work)
+    work.commit()
+    async with turn.turn_to_compact(mirror.edges, done.repo, 0):
+        (swept,) = await sweep.sweep(mirror.edges)
+    assert swept.error is None and swept.synced and swept.synced.new
+
+
 async def test_parts_stay_few_however_many_pushes_there_were(mirror: Mirror, work: Work) -> None:
     work.many_commits(40, "bulk", size=3000)
     for _ in range(12):

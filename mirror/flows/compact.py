@@ -1,7 +1,9 @@
 """Recutting the pack log: many small parts become few, and every moment stays exactly restorable."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,10 +11,10 @@ from pathlib import Path
 from mirror import bundle, compaction, layout, splice
 from mirror.bundle import Header
 from mirror.compaction import Checkpoint, Merge
-from mirror.errors import Corrupt
-from mirror.flows import hydrate, partindex, settle, steps
+from mirror.errors import Corrupt, NoSuchObject
+from mirror.flows import damage, hydrate, partindex, settle, steps
 from mirror.flows.edges import Edges
-from mirror.flows.turn import PATIENCE, turn
+from mirror.flows.turn import PATIENCE, turn, turn_to_compact
 from mirror.flows.upload import upload
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile
@@ -20,7 +22,8 @@ from mirror.git.pool import Pool
 from mirror.git.view import View
 from mirror.model import ObjectFormat, Part, RefName, Repo, Snapshot, Target
 from mirror.plan import Step
-from mirror.store import history, intents, parts
+from mirror.store import history, intents, parts, snapshots
+from mirror.store.forge_leases import ForgeLease
 from mirror.store.leases import Lease
 
 
@@ -36,7 +39,7 @@ class Compacted:
 
 
 async def compact(edges: Edges, repo: Repo, patience: float = PATIENCE) -> Compacted:
-    """Merge parts until none is due (mirror/compaction says which).
+    """Merge parts until none is due (mirror/compaction says which), as the only run that does so here.
 
     For each new part, in this order:
     1. Store the intent, then the bundle.
@@ -45,49 +48,126 @@ async def compact(edges: Edges, repo: Repo, patience: float = PATIENCE) -> Compa
     4. One transaction: the new part is live, the ones it covers are tombstones,
        whose objects `prune` deletes after a grace period.
 
+    Merges are short, and done in the repo's turn. A checkpoint takes as long as git packs:
+    its steps 1 and 2 are done beside the repo's syncs, and 3 and 4 in a turn.
     Safe to run twice: a part without its row is discarded and made again.
     """
+    made: list[Part] = []
+    async with turn_to_compact(edges, repo, patience) as alone:
+        before, last, due = await _merges(edges, repo, patience, made)
+        while last is not None and due is not None:
+            edges.progress.phase(f"packing {len(due.parts)} parts anew")
+            part = await hydrate.mended(edges, repo, partial(_checkpoint, edges, repo, alone, last, due))
+            if part is None:
+                edges.progress.note(
+                    "the parts changed while they were packed; the next compaction packs them"
+                )
+                break
+            made.append(part)
+            _, last, due = await _merges(edges, repo, PATIENCE, made)
+        after = await parts.live(edges.db, repo.id)
+    return Compacted(repo, len(made), before, len(after), sum(part.bytes for part in made))
+
+
+async def _merges(
+    edges: Edges, repo: Repo, patience: float, made: list[Part]
+) -> tuple[int, Snapshot | None, Checkpoint | None]:
+    """Do the merges that are due, in the repo's turn; how many parts were there, and the checkpoint due."""
     async with turn(edges, repo, patience) as lease:
         steps.reached("compact: leased")
         last = (await settle.settle(edges, repo, lease)).last
-        before = await parts.live(edges.db, repo.id)
-        merged = written = 0
-        if last is not None:
-            while due := compaction.due(await parts.live(edges.db, repo.id)):
-                edges.progress.phase(f"merging {len(due.parts)} parts")
-                part = await hydrate.mended(edges, repo, partial(_recut, edges, repo, lease, last, due))
-                merged += 1
-                written += part.bytes
-        after = await parts.live(edges.db, repo.id)
-    return Compacted(repo, merged, len(before), len(after), written)
+        live = await parts.live(edges.db, repo.id)
+        before = len(live)
+        while last is not None and isinstance(due := compaction.due(live), Merge):
+            edges.progress.phase(f"merging {len(due.parts)} parts")
+            made.append(await hydrate.mended(edges, repo, partial(_merge, edges, repo, lease, last, due)))
+            live = await parts.live(edges.db, repo.id)
+    due = compaction.due(live)
+    return before, last, due if isinstance(due, Checkpoint) else None
 
 
-async def _recut(edges: Edges, repo: Repo, lease: Lease, last: Snapshot, due: Merge | Checkpoint) -> Part:
-    """Steps 1 to 4 of `compact` for one new part."""
-    old = due.parts
-    key = layout.bundle_key(repo.id, old[0].epoch, old[0].first, old[-1].last, layout.unique())
+async def _merge(edges: Edges, repo: Repo, lease: Lease, last: Snapshot, due: Merge) -> Part:
+    """Steps 1 to 4 of `compact` for parts that are spliced."""
+    key = _key(repo, due)
     pool = Pool(edges.git, edges.disk.pool(repo.id), last.object_format)
     async with pool.lock():
         await pool.open_or_create()
         await hydrate.warm(edges, repo, pool, last)
         async with view.scratch_view(pool, edges.disk.scratch(repo.id)) as room:
-            await intents.add(edges.db, lease, repo.id, key)
-            steps.reached("compact: intent stored")
-            try:
-                if isinstance(due, Checkpoint):
-                    part = await _checkpoint(edges, repo, last, room, key, old)
-                else:
-                    part = await _merge(edges, last.object_format, room, key, old)
+            async with _tentative(edges, repo, key):
+                await intents.add(edges.db, lease, repo.id, key)
+                steps.reached("compact: intent stored")
+                part = await _spliced(edges, last.object_format, room, key, due.parts)
+                part = await partindex.write(edges.vault, part, None)
                 steps.reached("compact: index stored")
-            except BaseException:  # no row names this key yet
-                await settle.discard(edges, repo.id, key)
-                raise
-            await parts.replace(edges.db, lease, repo.id, old, part, edges.clock())
+            await parts.replace(edges.db, lease, repo.id, due.parts, part, edges.clock())
             steps.reached("compact: recorded")
     return part
 
 
-async def _merge(
+async def _checkpoint(
+    edges: Edges, repo: Repo, alone: ForgeLease, last: Snapshot, due: Checkpoint
+) -> Part | None:
+    """Steps 1 to 4 of `compact` for a part that git packs anew. None: it was discarded, as the parts changed.
+
+    Syncs go on while git packs, and what they add stays valid: it follows the parts that are replaced.
+    Safe to run twice: the view has links of its own, and a killed run's is removed by the next one.
+    """
+    key = _key(repo, due)
+    room = edges.disk.root / "restores" / f"checkpoint-{repo.id}"  # which no sync empties; see settle
+    await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
+    async with (
+        hydrate.view_of(edges, repo, last, room, PATIENCE) as seen,
+        view.scratch_view(None, room, object_format=last.object_format) as proving,
+    ):
+        steps.reached("compact: view made")
+        async with _tentative(edges, repo, key):
+            await intents.add(edges.db, alone, repo.id, key)
+            steps.reached("compact: intent stored")
+            part, idx = await _packed(edges, repo, last, seen, proving, key, due.parts)
+        async with turn(edges, repo) as lease:
+            steps.reached("compact: leased for the record")
+            now = (await settle.settle(edges, repo, lease)).last
+            if not await _is_as_it_was(edges, repo, last, now, due, part):
+                await settle.discard(edges, repo.id, key)
+                return None
+            async with _tentative(edges, repo, key):
+                part = await partindex.write(edges.vault, part, idx)
+                steps.reached("compact: index stored")
+            await parts.replace(edges.db, lease, repo.id, due.parts, part, edges.clock())
+            steps.reached("compact: recorded")
+    return part
+
+
+async def _is_as_it_was(
+    edges: Edges, repo: Repo, last: Snapshot, now: Snapshot | None, due: Checkpoint, new: Part
+) -> bool:
+    """Whether a checkpoint may replace what it was packed from; whoever asks has the repo's turn."""
+    if now is None or now.epoch != last.epoch:
+        return False
+    live = await parts.live(edges.db, repo.id)
+    others = [part for part in live if part not in due.parts]
+    if len(live) - len(others) != len(due.parts) or any(part.first <= due.last for part in others):
+        return False
+    stored = await edges.vault.stat(new.key)
+    return stored is not None and stored.bytes == new.bytes
+
+
+@asynccontextmanager
+async def _tentative(edges: Edges, repo: Repo, key: str) -> AsyncIterator[None]:
+    """Discard the upload under this key when what is done inside fails: no row names it yet."""
+    try:
+        yield
+    except BaseException:
+        await settle.discard(edges, repo.id, key)
+        raise
+
+
+def _key(repo: Repo, due: Merge | Checkpoint) -> str:
+    return layout.bundle_key(repo.id, due.parts[0].epoch, due.first, due.last, layout.unique())
+
+
+async def _spliced(
     edges: Edges, object_format: ObjectFormat, room: View, key: str, old: Sequence[Part]
 ) -> Part:
     """One part with the same entries in the same order: its inner boundaries are the old ones."""
@@ -113,13 +193,13 @@ async def _merge(
     )
     await hydrate.read_back(edges, part)
     steps.reached("compact: read back")
-    return await partindex.write(edges.vault, part, None)
+    return part
 
 
-async def _checkpoint(
-    edges: Edges, repo: Repo, last: Snapshot, room: View, key: str, old: Sequence[Part]
-) -> Part:
-    """One complete part, packed anew by git: all that any ref ever pointed at, and what that reaches.
+async def _packed(
+    edges: Edges, repo: Repo, last: Snapshot, seen: View, proving: View, key: str, old: Sequence[Part]
+) -> tuple[Part, Path]:
+    """One complete part, packed anew, and its index: all that any ref ever pointed at, and what that reaches.
 
     Also what no ref reached, should a remote have sent such: a ref may point there later,
     and the pool, which has it, is taken for a copy of the log.
@@ -128,30 +208,46 @@ async def _checkpoint(
     known = await history.refs_at(edges.db, repo.id, old[-1].last)
     header = bundle.encode(Header(last.object_format, (), known))
     part = await _stored(
-        edges, key, last.object_format, header, pack.make_whole(edges.git, room.path, sorted(tips))
+        edges, key, last.object_format, header, pack.make_whole(edges.git, seen.path, sorted(tips))
     )
     if part.entries < sum(one.entries for one in old):
-        await edges.vault.delete(key)
-        tips = await read.everything(room.path)
-        part = await _stored(
-            edges, key, last.object_format, header, pack.make_whole(edges.git, room.path, sorted(tips))
-        )
+        await edges.vault.discard(key)
+        async with _nothing_later(edges, repo, last, seen, old) as exact:
+            tips = await read.everything(exact.path)
+            part = await _stored(
+                edges, key, last.object_format, header, pack.make_whole(edges.git, exact.path, sorted(tips))
+            )
     part = replace(part, epoch=old[0].epoch, first=old[0].first, last=old[-1].last, complete=True)
-    async with view.scratch_view(None, room.path.parent, object_format=last.object_format) as alone:
-        proved = await pack.index(
-            edges.git,
-            alone.path,
-            hydrate.spliced(edges, [Step(part, None, False)], last.object_format),
-            self_contained=True,
-            fix_thin=False,
-            object_format=last.object_format,
-        )
-        steps.reached("compact: read back")
-        with IdxFile(proved.idx) as found:
-            for tip in tips:
-                if found.offset(bytes.fromhex(tip.decode())) is None:
-                    raise Corrupt(f"{key}: git packed it without {tip.decode()}")
-        return await partindex.write(edges.vault, part, proved.idx)
+    proved = await pack.index(
+        edges.git,
+        proving.path,
+        hydrate.spliced(edges, [Step(part, None, False)], last.object_format),
+        self_contained=True,
+        fix_thin=False,
+        object_format=last.object_format,
+    )
+    steps.reached("compact: read back")
+    with IdxFile(proved.idx) as found:
+        for tip in tips:
+            if found.offset(bytes.fromhex(tip.decode())) is None:
+                raise Corrupt(f"{key}: git packed it without {tip.decode()}")
+    return part, proved.idx
+
+
+@asynccontextmanager
+async def _nothing_later(
+    edges: Edges, repo: Repo, last: Snapshot, seen: View, old: Sequence[Part]
+) -> AsyncIterator[View]:
+    """A view of these parts and nothing else: `seen`, unless a sync may have grown the pool before that."""
+    latest = await snapshots.latest(edges.db, repo.id)
+    if latest is not None and latest.number == last.number:
+        yield seen
+        return
+    room = seen.path.parent
+    async with view.scratch_view(None, room, object_format=last.object_format) as exact:
+        whole = [Step(part, None, True) for part in old]
+        await hydrate.fill(edges, exact.path, last.object_format, whole)
+        yield exact
 
 
 async def _stored(
@@ -167,10 +263,14 @@ async def _stored(
 
 
 async def _header(edges: Edges, part: Part) -> Header:
-    start = b"".join([chunk async for chunk in edges.vault.read(part.key, 0, part.header_bytes)])
-    found = bundle.decode(start)
-    if found is None:
-        raise Corrupt(f"{part.key}: its bundle header is cut short")
+    """The header of a stored part. Raises Damaged where that is missing or broken."""
+    try:
+        start = b"".join([chunk async for chunk in edges.vault.read(part.key, 0, part.header_bytes)])
+        found = bundle.decode(start)
+        if found is None:
+            raise Corrupt(f"{part.key}: its bundle header is cut short")
+    except (Corrupt, NoSuchObject) as error:
+        raise await damage.found(edges, [part], error) from None
     return found[0]
 
 

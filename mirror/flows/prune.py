@@ -88,8 +88,9 @@ async def _prune(edges: Edges, repo: Repo, grace: timedelta) -> Pruned:
             done.keep(stray.key, locked)
             continue
         done.delete(stray.key, stray.bytes)
+    under_way = {intent.key for intent in await intents.of(edges.db, repo.id)}  # of a checkpoint
     for upload in await edges.vault.unfinished(layout.repo_prefix(repo.id)):
-        if upload.since > before:
+        if upload.since > before or upload.key in under_way:
             done.waiting += 1
             continue
         await edges.vault.give_up(upload.key)  # no more: a commit whose end got lost has left its object

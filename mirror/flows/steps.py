@@ -26,6 +26,16 @@ COMPACT: Final = (
     "compact: index stored",
     "compact: recorded",
 )
+CHECKPOINT: Final = (
+    "compact: leased",
+    "compact: view made",
+    "compact: intent stored",
+    "compact: bundle stored",
+    "compact: read back",
+    "compact: leased for the record",
+    "compact: index stored",
+    "compact: recorded",
+)
 PRUNE: Final = ("prune: object deleted", "prune: row deleted")
 RESTORE: Final = (
     "restore: planned",

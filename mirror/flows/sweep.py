@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mirror.errors import SHARED, Corrupt, EverrefError
+from mirror.errors import SHARED, Busy, Corrupt, EverrefError
 from mirror.flows import compact, describe, export, hookcare, jobs, notes, prune, relist, state
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
@@ -62,7 +62,8 @@ async def _sweep(edges: Edges, repo: Repo) -> Swept:
     try:
         synced = await syncing.sync(edges, repo.id, Reason.SWEEP, PATIENCE)
         await jobs.looked(edges, repo.id, synced.new)
-        await compact.compact(edges, repo, PATIENCE)
+        with suppress(Busy):  # another run compacts it, which does not keep it from being saved
+            await compact.compact(edges, repo, PATIENCE)
         if await parts.tombstones(edges.db, repo.id):
             await prune.prune(edges, prune.GRACE, repo, PATIENCE)
     except EverrefError as error:

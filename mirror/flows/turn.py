@@ -1,7 +1,7 @@
-"""Whose turn it is: one job at a time per repo, and one run at a time at what it changes at a forge."""
+"""Whose turn it is: one job at a time per repo, one compaction, and one run at what it changes at a forge."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from mirror.errors import Busy, EverrefError
@@ -74,14 +74,20 @@ async def _acquire(edges: Edges, repo: Repo, patience: float) -> Lease:
 
 @asynccontextmanager
 async def turn_at_forge(
-    db: Db, name: str, what: str, patience: float | None = None
+    db: Db,
+    name: str,
+    what: str,
+    patience: float | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> AsyncIterator[ForgeLease]:
     """Be the only run that changes this at its forge; Busy when another one does for longer than `patience`.
 
-    No connection is held meanwhile. A run that did not beat in time is not stopped, as
-    a forge that was asked has done it: it finds that it lost the lease when it records.
+    No connection is held meanwhile, and `tell` hears, once, that it waits. A run that did
+    not beat in time is not stopped, as a forge that was asked has done it: it finds that
+    it lost the lease when it records.
     """
-    lease = await _acquire_at_forge(db, name, what, PATIENCE_AT_FORGE if patience is None else patience)
+    patience = PATIENCE_AT_FORGE if patience is None else patience
+    lease = await _acquire_at_forge(db, name, what, patience, tell)
     beating = asyncio.create_task(_beat_at_forge(db, lease))
     try:
         yield lease
@@ -93,11 +99,29 @@ async def turn_at_forge(
             await forge_leases.release(db, lease)
 
 
-async def _acquire_at_forge(db: Db, name: str, what: str, patience: float) -> ForgeLease:
+@asynccontextmanager
+async def turn_to_compact(edges: Edges, repo: Repo, patience: float) -> AsyncIterator[ForgeLease]:
+    """Be the only run that compacts this repo; Busy when another one does for longer than `patience` seconds.
+
+    Syncs of the repo go on meanwhile: what is recorded is recorded in a `turn`.
+    """
+    name = forge_leases.of_compaction(repo.id)
+    async with turn_at_forge(
+        edges.db, name, f"the parts of {repo.name}", patience, edges.progress.note
+    ) as lease:
+        yield lease
+
+
+async def _acquire_at_forge(
+    db: Db, name: str, what: str, patience: float, tell: Callable[[str], None] | None
+) -> ForgeLease:
     deadline = asyncio.get_running_loop().time() + patience
     while (lease := await forge_leases.acquire(db, name)) is None:
         if asyncio.get_running_loop().time() >= deadline:
             raise Busy(f"another run is at work on {what}; try again in a moment")
+        if tell is not None:
+            tell(f"waiting: another run is at work on {what}")
+            tell = None
         await asyncio.sleep(_LOOK)
     return lease
 

@@ -1,4 +1,7 @@
-"""Leases on what one run at a time may change at a forge: a repo's hook, the tokens of a connection."""
+"""Leases on what one run at a time may do beside a repo's turns.
+
+At a forge: change a repo's hook, or the tokens of a connection. In the vault: compact a repo.
+"""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +14,7 @@ from mirror.store.database import Db, query, translating
 
 @dataclass(frozen=True, slots=True)
 class ForgeLease:
-    """A lease on something at a forge, until it is released or taken over."""
+    """A lease on one of these, until it is released or taken over."""
 
     name: str
     owner: str = field(repr=False)
@@ -26,6 +29,11 @@ def of_hook(repo_id: RepoId) -> str:
 def of_tokens(connection_id: UUID) -> str:
     """The name of the lease on a connection's tokens."""
     return f"tokens/{connection_id}"
+
+
+def of_compaction(repo_id: RepoId) -> str:
+    """The name of the lease on compacting a repo."""
+    return f"compact/{repo_id}"
 
 
 @translating

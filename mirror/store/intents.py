@@ -6,6 +6,7 @@ from typing import Any
 
 from mirror.model import RepoId
 from mirror.store.database import Db, translating
+from mirror.store.forge_leases import ForgeLease
 from mirror.store.leases import Lease
 
 
@@ -15,11 +16,11 @@ class Intent:
 
     key: str
     owner: str  # of the run's lease; leases.is_over judges it
-    at: datetime  # by the database's clock
+    at: datetime  # when its run was last heard of, by the database's clock
 
 
 @translating
-async def add(db: Db, lease: Lease, repo_id: RepoId, key: str) -> None:
+async def add(db: Db, lease: Lease | ForgeLease, repo_id: RepoId, key: str) -> None:
     """Say, before an upload, that it is going to be. Recording the bundle takes this back."""
     await db.execute(
         "insert into intent (key, repo_id, owner) values ($1, $2, $3)", key, repo_id, lease.owner
@@ -29,12 +30,14 @@ async def add(db: Db, lease: Lease, repo_id: RepoId, key: str) -> None:
 @translating
 async def of(db: Db, repo_id: RepoId) -> list[Intent]:
     """Every intent of this repo, oldest first."""
-    rows = await db.fetch("select key, owner, at from intent where repo_id = $1 order by at, key", repo_id)
+    rows = await db.fetch(
+        "select key, owner, at from intent_heard where repo_id = $1 order by at, key", repo_id
+    )
     return [intent(row) for row in rows]
 
 
 def intent(row: Any) -> Intent:
-    """An intent out of a row of that table."""
+    """An intent out of a row of that view."""
     return Intent(row["key"], row["owner"], row["at"])
 
 

@@ -3,7 +3,7 @@ select
   repo.*,
   (select sealed from credential where credential.repo_id = repo.id) as sealed,
   (select connection from connection where connection.id = repo.connection_id) as connection,
-  array(select intent from intent where intent.repo_id = repo.id order by at, key) as intents,
+  array(select intent_heard from intent_heard where intent_heard.repo_id = repo.id order by at, key) as intents,
   latest,
   (select part from part where part.key = latest.bundle_key) as born
 from repo
