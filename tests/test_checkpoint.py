@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from mirror import layout
 from mirror.compaction import Merge
 from mirror.errors import Busy, Damaged
-from mirror.flows import compact, prune, settle, verify
+from mirror.flows import compact, hydrate, prune, settle, verify
 from mirror.flows import sync as syncing
 from mirror.flows.turn import turn, turn_to_compact
 from mirror.git import pack
+from mirror.git.view import View
 from mirror.model import Refs, Repo, Target
 from mirror.progress import Meter
 from mirror.store import intents, parts, snapshots
@@ -121,6 +123,30 @@ async def test_a_push_that_comes_while_a_checkpoint_is_packed_is_saved_before_th
     await garden.push()
     await garden.is_whole()
     assert garden.left() == []
+
+
+async def test_a_checkpoint_has_nothing_of_a_push_that_came_just_before_its_view(
+    garden: Garden, while_packing: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await parts.live(garden.mirror.edges.db, garden.repo.id)
+    real = hydrate.view_of
+
+    @asynccontextmanager
+    async def view_of(*given: Any) -> AsyncIterator[View]:
+        await garden.push()
+        async with real(*given) as found:
+            yield found
+
+    async def nothing() -> None: ...
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hydrate, "view_of", view_of)
+        while_packing(nothing, short=True)
+        assert (await garden.compact()).merged == 1
+    live = await parts.live(garden.mirror.edges.db, garden.repo.id)
+    assert [(part.first, part.last) for part in live] == [(1, 9), (10, 10)]
+    assert live[0].entries == sum(part.entries for part in before)
+    await garden.is_whole()
 
 
 async def recut(garden: Garden) -> None:
