@@ -71,6 +71,14 @@ async def test_many_small_files_are_told_from_pointers(
     assert await lfs.large_files(mirror.edges.git, work.path) == LargeFiles(200, 200_000)
 
 
+async def test_pointers_that_claim_more_than_there_is_break_nothing(mirror: Mirror, work: Work) -> None:
+    huge = {f"{n}.psd": pointer(n, 10**18 - 1) for n in range(11)}
+    work.commit(files={".gitattributes": ATTRIBUTES} | huge)
+    done = await mirror.backup(work)
+    assert await known(mirror, done) == 11
+    assert (await drill.drill(mirror.edges, done.repo, done.snapshot)).large_files.bytes == (1 << 63) - 1
+
+
 def test_what_is_not_saved_is_said_in_words() -> None:
     assert unsaved(1) == "1 large file of Git LFS is not saved"
     assert unsaved(14, 2_500_000) == "14 large files (2.5 MB) of Git LFS are not saved"

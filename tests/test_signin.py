@@ -206,6 +206,9 @@ async def test_signing_in_by_an_account_that_a_team_has_connected_says_so(forged
     begun = await stranger.post("/auth/new-account", account=found[1], next="/account")
     assert begun.headers["location"] == "/account"
     assert await db.fetchval("select count(*) from person") == 2
+    other = await site.browser()
+    await other.get("/sign-in")
+    assert (await other.post("/auth/new-account", account=found[1], next="/")).status_code == 400
 
 
 async def test_nobody_connects_another_team(forged: Forged) -> None:

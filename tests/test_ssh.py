@@ -93,7 +93,7 @@ async def test_a_host_that_shows_another_key_gets_nothing_until_the_old_one_is_f
     sshd.change_host_key()
     with pytest.raises(Refused, match="another host key than the one that is pinned"):
         await again(mirror, done)
-    assert await rows.forget_host(mirror.edges.db, team, "127.0.0.1", sshd.port)
+    assert await rows.forget_host(mirror.edges.db, team, "127.0.0.1", sshd.port, mirror.clock())
     assert not (await again(mirror, done)).new
 
 
@@ -154,6 +154,7 @@ def test_ssh_addresses_are_kept_as_one_url(text: str, url: str, path: str) -> No
         "ssh://git@e.example",
         "ssh://git@e.example/api.git?x",
         "ssh://git@e.example:99999/api.git",
+        "ssh://git@e.example/a%00b.git",
     ],
 )
 def test_ssh_addresses_that_are_none_are_told_in_a_line(text: str) -> None:

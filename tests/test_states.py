@@ -70,6 +70,8 @@ async def test_a_failure_says_its_class_since_when_and_when_it_is_tried_again(
     work.commit()
     git_server.faults["info/refs"] = fault
     first = await fail(mirror, repo, error)
+    if first.failure and first.failure.retry_at:
+        mirror.clock.now = first.failure.retry_at
     again = await fail(mirror, repo, error)
     assert first.failure and again.failure
     assert (again.state, again.failure.kind) == ("failing", error.kind)
@@ -93,7 +95,7 @@ async def test_a_failure_says_its_class_since_when_and_when_it_is_tried_again(
         None,
         None,
     )
-    assert await repos.failures(mirror.edges.db, repo.id, error.kind) == 0
+    assert await repos.failures(mirror.edges.db, repo.id, error.kind, mirror.clock.now) == 0
 
 
 def test_waits_double_up_to_a_limit_and_differ() -> None:
@@ -266,3 +268,19 @@ async def test_an_address_put_right_while_a_run_waited_is_the_one_that_is_asked(
     done = await syncing.sync(mirror.edges, repo.id)
     assert (done.new, done.repo.url) == (True, right)
     assert git_server.count("mistyped") == 0
+
+
+async def test_pushes_at_a_host_in_trouble_do_not_make_the_wait_longer(
+    mirror: Mirror, work: Work, git_server: GitServer
+) -> None:
+    repo = await kept(mirror, work, git_server)
+    git_server.faults["info/refs"] = Fault(status=503)
+    mirror.clock.step = timedelta()
+    first = (await fail(mirror, repo, NetworkError)).failure
+    for _ in range(6):  # pushes, that are told and tried at once
+        last = (await fail(mirror, repo, NetworkError)).failure
+    assert first and first.retry_at and last and last.retry_at
+    assert last.retry_at - last.at < 2 * (first.retry_at - first.at)
+    mirror.clock.now = last.retry_at + MINUTE
+    later = (await fail(mirror, repo, NetworkError)).failure
+    assert later and later.retry_at and later.retry_at - later.at > last.retry_at - last.at

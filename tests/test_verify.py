@@ -13,7 +13,7 @@ from mirror.errors import Corrupt, Locked, Origin
 from mirror.flows import browse, compact, drill, prune, rebuild, restore, verify
 from mirror.flows.edges import open_edges
 from mirror.model import Repo
-from mirror.store import history, parts
+from mirror.store import drills, history, notices, parts, teams
 from mirror.vault.contract import Stat
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
@@ -71,8 +71,16 @@ async def test_a_damaged_part_is_named_and_what_still_works_is_known(
     assert (restoring.value.kind, restoring.value.origin) == ("corrupt", Origin.VAULT)
     said = str(restoring.value)
     assert "; #2 before it can be restored, and everref verify" in said and "\n" not in said
-    with pytest.raises(Corrupt, match="#2 before it can be restored"):
-        await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+    for _ in range(2):
+        failed = await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+        assert len(failed.problems) == 1 and "#2 before it can be restored" in failed.problems[0]
+    proof = await drills.latest(mirror.edges.db, repo.id)
+    assert proof is not None and (proof.snapshot, proof.problems) == (3, failed.problems)
+    told = await notices.open_of(mirror.edges.db, await teams.default(mirror.edges.db))
+    assert [(one.kind, one.message.partition(" found damage")[0]) for one in told] == [
+        ("damage", f"a drill of #3 of {repo.name}"),
+        ("damage", f"a verification of {repo.name}"),
+    ]
     shutil.rmtree(mirror.edges.disk.pool(repo.id))  # which has it all
     with pytest.raises(Corrupt, match="#2 before it can be restored"):
         await restore.to_bundle(

@@ -1,15 +1,16 @@
 """Something of a repo in the vault is missing or broken: said in one line, with what is whole without it.
 
-Who calls: flows/hydrate, wherever parts are read.
+Who calls: flows/hydrate, wherever parts are read; and who looks for damage, to tell the team of it.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 from mirror import layout, plan
 from mirror.errors import Corrupt, Damaged, NoSuchObject
 from mirror.flows.edges import Edges
-from mirror.model import Part
-from mirror.store import parts, snapshots
+from mirror.model import Part, Repo
+from mirror.store import notices, origins, parts, snapshots
 
 
 async def found(edges: Edges, read: Sequence[Part], error: Corrupt | NoSuchObject) -> Damaged:
@@ -24,6 +25,23 @@ async def found(edges: Edges, read: Sequence[Part], error: Corrupt | NoSuchObjec
     missing = isinstance(error, NoSuchObject)
     what = "is missing from the vault" if missing else f"is damaged ({words.removeprefix(f'{key}: ')})"
     return Damaged(f"{key} {what}; {await _left(edges, bad)}, and everref verify says what is lost")
+
+
+async def tell(edges: Edges, repo: Repo, found_by: str, problems: Sequence[str]) -> None:
+    """Tell the repo's team what was found, once for each first problem. Safe to run twice."""
+    if not problems:
+        return
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    key = hashlib.sha256(problems[0].encode(errors="replace")).hexdigest()[:16]
+    await notices.add(
+        edges.db,
+        (await origins.get(edges.db, repo.id)).team_id,
+        repo.id,
+        "damage",
+        f"{found_by} of {repo.name} found damage: {problems[0]}{more}",
+        edges.clock(),
+        f"damage/{repo.id}/{key}",
+    )
 
 
 async def _left(edges: Edges, bad: Part) -> str:

@@ -4,13 +4,14 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mirror.errors import EverrefError
-from mirror.flows import hydrate, notes, restore
+from mirror.errors import Damaged, EverrefError
+from mirror.flows import damage, hydrate, notes, restore
 from mirror.flows import lfs as lfs_flow
 from mirror.flows.edges import Edges
 from mirror.git import lfs, read, view
 from mirror.git.lfs import LargeFiles
-from mirror.model import Repo, Snapshot
+from mirror.model import Refs, Repo, Snapshot
+from mirror.plan import Step
 from mirror.store import drills, history
 
 
@@ -30,32 +31,31 @@ class Drilled:
 async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
     """Restore this moment into an empty place without the pool, check every object and ref, throw it away.
 
-    Safe to run twice: each drill is a row of its own. Raises what the vault
-    raises when it cannot be read; damage that was found is in `problems`.
+    Safe to run twice: each drill is a row of its own. Raises what the vault raises when it
+    cannot be read at all; damage that was found, also a part that is missing, is in `problems`,
+    and the team is told.
     """
     clock = asyncio.get_running_loop().time
     began = clock()
     wanted = await history.refs_at(edges.db, repo.id, snapshot.number, snapshot.moment)
-    parts = await hydrate.steps_to(edges, repo, snapshot)
-    room = edges.disk.root / "restores"
-    async with view.scratch_view(None, room, object_format=snapshot.object_format) as copy:
-        await hydrate.fill(edges, copy.path, snapshot.object_format, parts)
-        await view.write_refs(copy.path, wanted)
-        edges.progress.phase("checking every object")
-        problems = [f"git fsck: {line}" for line in await read.fsck(edges.git, copy.path)]
-        if not await restore.reads_back(edges, copy.path, wanted):
-            problems.append("git does not list the refs that were recorded")
-        large_files = await lfs.large_files(edges.git, copy.path)
+    size, large_files = 0, None
+    try:
+        parts = await hydrate.steps_to(edges, repo, snapshot)
+        size = sum(step.part.bytes for step in parts)
+        problems, large_files = await _restored(edges, snapshot, wanted, parts)
+    except Damaged as error:
+        problems = [str(error)]
     done = Drilled(
         repo,
         snapshot,
         snapshot.refs_count,
-        sum(step.part.bytes for step in parts),
+        size,
         clock() - began,
         tuple(problems),
-        large_files,
+        large_files or LargeFiles(0, 0),
     )
-    await lfs_flow.record(edges, repo, large_files)
+    if large_files is not None:
+        await lfs_flow.record(edges, repo, large_files)
     await drills.add(
         edges.db,
         repo.id,
@@ -67,6 +67,22 @@ async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
         edges.clock(),
         snapshot.moment,
     )
+    await damage.tell(edges, repo, f"a drill of {snapshot.label}", done.problems)
     with suppress(EverrefError):  # the vault takes nothing now: the sweep tries again
         await notes.store_waiting(edges, repo.id)
     return done
+
+
+async def _restored(
+    edges: Edges, snapshot: Snapshot, wanted: Refs, parts: list[Step]
+) -> tuple[list[str], LargeFiles]:
+    """Bring the moment back into an empty place; what is wrong with it, and what is not in git."""
+    room = edges.disk.root / "restores"
+    async with view.scratch_view(None, room, object_format=snapshot.object_format) as copy:
+        await hydrate.fill(edges, copy.path, snapshot.object_format, parts)
+        await view.write_refs(copy.path, wanted)
+        edges.progress.phase("checking every object")
+        problems = [f"git fsck: {line}" for line in await read.fsck(edges.git, copy.path)]
+        if not await restore.reads_back(edges, copy.path, wanted):
+            problems.append("git does not list the refs that were recorded")
+        return problems, await lfs.large_files(edges.git, copy.path)

@@ -57,9 +57,12 @@ async def pinned(edges: Edges, team_id: TeamId, url: str) -> PinnedHost | None:
 
 
 async def forget(edges: Edges, team_id: TeamId, url: str) -> bool:
-    """Know the host of an ssh address no more: what it shows next is pinned. False: it was not known."""
+    """Know the host of an ssh address no more: what it shows next is pinned. False: it was not known.
+
+    Every repo of the team there is tried again at once.
+    """
     host, port = client.place(url)
-    return await ssh.forget_host(edges.db, team_id, host, port)
+    return await ssh.forget_host(edges.db, team_id, host, port, edges.clock())
 
 
 async def team_key(edges: Edges, team_id: TeamId) -> TeamKey:

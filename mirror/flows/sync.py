@@ -134,11 +134,11 @@ def is_its_own(error: EverrefError) -> bool:
 async def record_failure(edges: Edges, repo_id: RepoId, error: EverrefError) -> None:
     """Keep why a sync failed, and when automatic tries go on."""
     now = edges.clock()
-    failures = await repos.failures(edges.db, repo_id, error.kind) + 1
+    failures = await repos.failures(edges.db, repo_id, error.kind, now) + 1
     wait = backoff.wait(error.kind, failures, random.random())
     retry_at = None if wait is None else now + wait
     if retry_at and isinstance(error, RateLimited):
-        retry_at = max(retry_at, backoff.spread(error.retry_at, now, random.random()))
+        retry_at = backoff.spread(error.retry_at, now, random.random())  # as long as was told
     await repos.set_failure(edges.db, repo_id, error.kind, str(error), now, retry_at)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mirror import layout, manifest, refs
 from mirror.errors import Corrupt, EverrefError, NoSuchObject, NotFound
-from mirror.flows import hydrate, partindex, prune, restore
+from mirror.flows import damage, hydrate, partindex, prune, restore
 from mirror.flows.edges import Edges
 from mirror.git import read, view
 from mirror.manifest import Manifest
@@ -69,6 +69,7 @@ async def verify(edges: Edges, repo: Repo) -> Verified:
     if not problems:
         await parts.stamp_verified(edges.db, repo.id, [part.key for part in live], edges.clock())
         await snapshots.stamp_verified(edges.db, repo.id, last.number, edges.clock())
+    await damage.tell(edges, repo, "a verification", tuple(problems))
     strays = await prune.strays(edges, repo)
     return Verified(
         repo,

@@ -100,6 +100,8 @@ def _ssh(parts: SplitResult, port: int | None, allow_private: bool) -> str:
 
 def _plain(parts: SplitResult, scheme: str, port: int | None) -> str:
     host = (parts.hostname or "").rstrip(".")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in unquote(parts.path)):
+        raise UsageError("the address holds control characters; write it without them")
     if not host.isascii():
         with suppress(UnicodeError):
             host = host.encode("idna").decode()

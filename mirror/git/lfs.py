@@ -18,7 +18,9 @@ from mirror.model import ObjectFormat, Target
 _SMALLEST: Final = 80  # bytes of a pointer: a version, an id and a size
 _LARGEST: Final = 1024
 _ATTRIBUTES: Final = b".gitattributes"
-_LONGEST: Final = 1 << 20  # bytes of a .gitattributes that is looked at
+_LONGEST: Final = 1 << 20  # bytes of a folder, and of its .gitattributes, that are looked at
+MOST: Final = 100_000  # files that are counted: who has more knows it
+_MOST_BYTES: Final = (1 << 63) - 1  # that PostgreSQL counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,18 @@ async def are_likely(path: Path, object_format: ObjectFormat, tips: Collection[T
 
 def _any_says(path: Path, object_format: ObjectFormat, tips: Collection[Target]) -> bool:
     with read.opened(path) as there:
-        return any(_says(there, object_format, tip) for tip in tips)
+        trees = {_tree(there, tip) for tip in tips}
+        return any(_says(there, object_format, tree) for tree in trees if tree is not None)
 
 
-def _says(there: Objects, object_format: ObjectFormat, tip: Target) -> bool:
+def _tree(there: Objects, tip: Target) -> Target | None:
     commit = read.peeled(there, tip)
     found = there.read(commit) if commit else None
-    tree = objects.tree_of(found[1]) if found else None
-    top = there.read(tree) if tree else None
+    return objects.tree_of(found[1]) if found else None
+
+
+def _says(there: Objects, object_format: ObjectFormat, tree: Target) -> bool:
+    top = there.read(tree) if (there.size(tree) or 0) <= _LONGEST else None
     if top is None:
         return False
     for entry in objects.entries(top[1], object_format):
@@ -54,7 +60,7 @@ def _says(there: Objects, object_format: ObjectFormat, tip: Target) -> bool:
 
 
 async def large_files(git: Git, path: Path) -> LargeFiles:
-    """Every large file that some object of this repository points at, also in its past."""
+    """The large files that objects of this repository point at, also in its past; at most MOST of them."""
     sizes: dict[str, int] = {}
     async with git.process("cat-file", "--batch", "--buffer", git_dir=str(path)) as child:
         feeding = asyncio.create_task(child.feed(_small_blobs(git, path)))
@@ -66,7 +72,7 @@ async def large_files(git: Git, path: Path) -> LargeFiles:
         finally:
             feeding.cancel()
             await asyncio.wait([feeding])
-    return LargeFiles(len(sizes), sum(sizes.values()))
+    return LargeFiles(len(sizes), min(sum(sizes.values()), _MOST_BYTES))
 
 
 async def _small_blobs(git: Git, path: Path) -> AsyncIterator[bytes]:
@@ -94,7 +100,7 @@ def _taken(data: bytes, sizes: dict[str, int]) -> bytes:
         if end + 1 + length + 1 > len(data):
             break
         pointer = objects.lfs_pointer(data[end + 1 : end + 1 + length])
-        if pointer is not None:
+        if pointer is not None and len(sizes) < MOST:
             sizes[pointer.sha256] = pointer.size
         at = end + 1 + length + 1
     return data[at:]

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from mirror.errors import BadCredentials, EverrefError, NetworkError, OurFault, Refused, RemoteGone
+from mirror.errors import (
+    BadCredentials,
+    EverrefError,
+    LimitReached,
+    NetworkError,
+    OurFault,
+    Refused,
+    RemoteGone,
+)
 from mirror.git.address import HOME, SSH_PORT, USER
 from mirror.git.run import Git, GitFailed, Process
 from mirror.model import Remote
@@ -149,11 +157,14 @@ _KEY: Final = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [
 class Ssh:
     """An upload-pack behind ssh: a connection for its greeting and what is asked next, then one for each."""
 
-    def __init__(self, git: Git, remote: Remote, addresses: Sequence[str], silence: float) -> None:
+    def __init__(
+        self, git: Git, remote: Remote, addresses: Sequence[str], silence: float, longest: int
+    ) -> None:
         self._git = git
         self._remote = remote
         self._checked = nearest(addresses)
-        self._silence = silence  # seconds without a byte after which the host counts as dead
+        self._silence = silence  # seconds without a byte, or for a second greeting in all
+        self._longest = longest  # greeting, in bytes: with protocol 0 it lists the refs
         self._greeted: _Called | None = None  # it waits to be asked
 
     @asynccontextmanager
@@ -182,8 +193,7 @@ class Ssh:
                 called = None
             if called is None:
                 called = await self._call()
-                async for _ in _until_flush(self._chunks(called.child)):
-                    pass  # the greeting, once more
+                await self._skip_greeting(called)
             async with called.stack:
                 feeding = asyncio.create_task(called.child.feed(request))
                 try:
@@ -193,6 +203,22 @@ class Ssh:
                 finally:
                     feeding.cancel()
                     await asyncio.wait([feeding])
+
+    async def _skip_greeting(self, called: "_Called") -> None:
+        """Read what it says first once more, within the bounds of a listing, which it may be."""
+        size = 0
+        try:
+            async with asyncio.timeout(self._silence):
+                async for chunk in _until_flush(self._chunks(called.child)):
+                    size += len(chunk)
+                    if size > self._longest:
+                        raise LimitReached(f"{self._remote.url} says more than can be a greeting; check it")
+        except TimeoutError:
+            await called.end()
+            raise NetworkError(f"{self._remote.url} does not come to the point; try again later") from None
+        except EverrefError:
+            await called.end()
+            raise
 
     async def hang_up(self) -> None:
         """End a connection that nobody asked anything."""

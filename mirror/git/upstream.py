@@ -134,7 +134,7 @@ async def connect(
     if address.is_ssh(remote.url):
         with whose(origin):
             checked = await address.check(remote.url, allow_private)
-        client = Ssh(git, remote, checked, SILENCE)
+        client = Ssh(git, remote, checked, SILENCE, longest)
         upstream = Upstream(client, remote.url, origin, longest)
         try:
             yield upstream

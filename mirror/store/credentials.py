@@ -49,6 +49,12 @@ def opened(keyring: Keyring, repo_id: RepoId, sealed: bytes) -> Secret:
 
 
 @translating
+async def has(db: Db, repo_id: RepoId) -> bool:
+    """Whether credentials of its own are kept for this repo."""
+    return await db.fetchval("select true from credential where repo_id = $1", repo_id) is not None
+
+
+@translating
 async def forget(db: Db, repo_id: RepoId) -> None:
     """Keep no credentials for this repo any more. Safe to run twice."""
     await db.execute("delete from credential where repo_id = $1", repo_id)

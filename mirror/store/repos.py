@@ -188,10 +188,20 @@ async def protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None
 
 
 @translating
-async def failures(db: Db, repo_id: RepoId, kind: str) -> int:
-    """How often in a row the runs of this repo have failed with this class."""
+async def failures(db: Db, repo_id: RepoId, kind: str, at: datetime) -> int:
+    """How often in a row the runs of this repo have failed with this class, before one at this moment.
+
+    A run that a push brought about before the next try was due counts instead of the one before:
+    it is the same trouble, however many pushes come meanwhile.
+    """
     found: int | None = await db.fetchval(
-        "select failures from repo where id = $1 and failure_class = $2", repo_id, kind
+        """
+        select failures - case when retry_at > $3 then 1 else 0 end
+        from repo where id = $1 and failure_class = $2
+        """,
+        repo_id,
+        kind,
+        at,
     )
     return found or 0
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from mirror.keyring import Keyring
 from mirror.store.database import Db, storable, translating
 from mirror.store.teams import TeamId
+
+_PORT: Final = 22  # which no address names
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +87,30 @@ async def pin(db: Db, team_id: TeamId, host: str, port: int, keys: Sequence[str]
 
 
 @translating
-async def forget_host(db: Db, team_id: TeamId, host: str, port: int) -> bool:
-    """Know this host no more: the next use pins what it shows then. False: it was not known."""
-    done = await db.execute(
-        "delete from ssh_host where team_id = $1 and host = $2 and port = $3", team_id, storable(host), port
+async def forget_host(db: Db, team_id: TeamId, host: str, port: int, at: datetime) -> bool:
+    """Know this host no more: the next use pins what it shows then. False: it was not known.
+
+    The team's repos there that failed are tried again from this moment on.
+    """
+    found = await db.fetchval(
+        """
+        with forgotten as (
+          delete from ssh_host where team_id = $1 and host = $2 and port = $3 returning host
+        ), again as (
+          update repo set retry_at = least(retry_at, $4), wanted_at = coalesce(greatest(wanted_at, $4), $4)
+          from forgotten
+          where team_id = $1 and failure_class = 'refused'
+            and starts_with(substring(url from '^ssh://[^/@]*@(.*)$'), $5)
+        )
+        select true from forgotten
+        """,
+        team_id,
+        storable(host),
+        port,
+        at,
+        (f"[{host}]" if ":" in host else host) + ("/" if port == _PORT else f":{port}/"),
     )
-    return done == "DELETE 1"
+    return found is True
 
 
 def _context(team_id: TeamId) -> str:

@@ -182,6 +182,7 @@ class NewAccount:
     id: str
     login: str
     name: str
+    once: str  # a word of its own: the page is good for one account
 
 
 async def _known_account(
@@ -189,7 +190,8 @@ async def _known_account(
 ) -> Response:
     """Say that a team has this account connected, before an empty team is made for the same person."""
     names = [one.name for one in await teams.of_ids(visit.edges.db, [one.team_id for one in connected])]
-    new = NewAccount(app.forge, app.host, account.id, account.login, account.name)
+    once = oauth.new_state()
+    new = NewAccount(app.forge, app.host, account.id, account.login, account.name, once)
     return visit.render(
         "known-account.html",
         login=account.login,
@@ -209,6 +211,11 @@ async def new_account(visit: Visit) -> Response:
     if kept is None:
         raise HTTPException(400, "this page is too old; begin the sign-in again")
     new = msgspec.json.decode(kept, type=NewAccount)
+    once = f"new account {hashlib.sha256(new.once.encode()).hexdigest()}"
+    if not await limits.take(visit.edges.db, once, 1, timedelta(seconds=2 * SECONDS), visit.now):
+        raise HTTPException(400, "this page was used already; begin the sign-in again")
+    if await people_rows.by_identity(visit.edges.db, new.forge, new.host, new.id) is not None:
+        raise HTTPException(400, "this account signs somebody in by now; begin the sign-in again")
     person = await people.sign_in_with_identity(
         visit.edges.db, new.forge, new.host, new.id, new.login, new.name, visit.now, visit.address
     )

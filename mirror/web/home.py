@@ -29,7 +29,7 @@ PATIENCE: Final = timedelta(minutes=10)  # for a wish to be served before somebo
 GONE: Final = timedelta(days=30)  # for which a repo that is gone at its forge is news
 NEEDS: Final = 8  # lines of what needs somebody, before "and more"
 TOLD: Final = frozenset(
-    {"mass-deletion", "moved", "audit"}
+    {"mass-deletion", "moved", "audit", "damage"}
 )  # notices; of the others the states of repos tell
 ORDERS: Final[Mapping[Order, str]] = {
     "name": "Name",
@@ -283,15 +283,16 @@ def _told(team: str, notice: Notice) -> Need:
     link = pages.repo_url(team, notice.repo) if notice.repo else pages.url(f"/{team}")
     if notice.kind == "audit":
         link = pages.url(f"/{team}/-/settings/audit")
-    lost = notice.kind == "mass-deletion"
+    deleted = notice.kind == "mass-deletion"
+    lost = notice.kind in ("mass-deletion", "damage")
     return Need(
         notice.repo or team,
         link,
         notice.kind.replace("-", " "),
         "lost" if lost or notice.kind == "audit" else "late",
         words.sentence(notice.message),
-        "See what was lost" if lost and notice.repo else "See",
-        pages.repo_url(team, notice.repo, "lost") if lost and notice.repo else link,
+        "See what was lost" if deleted and notice.repo else "See",
+        pages.repo_url(team, notice.repo, "lost") if deleted and notice.repo else link,
         notice.id,
     )
 

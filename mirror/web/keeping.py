@@ -15,7 +15,7 @@ from mirror.flows.hookcare import Outcome
 from mirror.git import address
 from mirror.job import SYNC
 from mirror.model import Repo, RepoId
-from mirror.store import connections, hooks, origins, repos, schedules
+from mirror.store import connections, credentials, hooks, origins, repos, schedules
 from mirror.store.hooks import Forge
 from mirror.web.frame import Needs, Visit, Way
 
@@ -40,6 +40,8 @@ async def _page(
         repo=repo,
         origin=await origins.get(db, repo.id),
         connection=kept.connection if kept else None,
+        failure=(await repos.overview_of(db, repo.id)).failure,
+        own=await credentials.has(db, repo.id),
         rhythm=await schedules.of(db, repo.id),
         excluded=await repos.excluded(db, repo.id),
         hook=known,
@@ -57,9 +59,19 @@ async def forget_host(visit: Visit) -> Response:
     if not address.is_ssh(repo.url) or not await sshaccess.forget(visit.edges, visit.of_team().id, repo.url):
         return _back(visit, repo, "No host key is pinned for it.")
     await visit.audit("ssh-host.forget", repo.name, repo.id)
+    await visit.hint(SYNC, str(repo.id))
+    return _back(visit, repo, "The pinned key is forgotten; the next one that the host shows will be pinned.")
+
+
+async def forget_secret(visit: Visit) -> Response:
+    """Use the repo's own token or key no more: its connection's or its team's counts from then on."""
+    repo = await visit.repo()
+    await credentials.forget(visit.edges.db, repo.id)
+    await repos.retry(visit.edges.db, repo.id, visit.now)
     await repos.want(visit.edges.db, repo.id, visit.now)
     await visit.hint(SYNC, str(repo.id))
-    return _back(visit, repo, "The pinned key is forgotten; the one that the host shows now is pinned.")
+    await visit.audit("repo.forget-secret", repo.name, repo.id)
+    return _back(visit, repo, "Its own token or key is forgotten; it is tried without now.")
 
 
 async def set_schedule(visit: Visit) -> Response:
@@ -175,6 +187,7 @@ _REPO: Final = "/{team}/{repo:repo}/-/settings"
 
 WAYS: Final[Sequence[Way]] = (
     Way("GET", _REPO, page, Needs.VIEWER),
+    Way("POST", f"{_REPO}/forget-secret", forget_secret, Needs.ADMIN, sure=True),
     Way("POST", f"{_REPO}/forget-host", forget_host, Needs.ADMIN, sure=True),
     Way("POST", f"{_REPO}/schedule", set_schedule, Needs.ADMIN),
     Way("POST", f"{_REPO}/excluded", set_excluded, Needs.ADMIN),

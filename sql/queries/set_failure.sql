@@ -6,7 +6,9 @@ with was as (
   update repo set
     failure_class = $2::text, failure_message = $3::text,
     failing_since = coalesce(failing_since, $4::timestamptz), failed_at = $4,
-    failures = case when failure_class = $2 then failures + 1 else 1 end, retry_at = $5::timestamptz,
+    -- one that came before the next try was due, as a push brought it about, is the same trouble still
+    failures = case when failure_class = $2 then failures + case when retry_at > $4 then 0 else 1 end else 1 end,
+    retry_at = $5::timestamptz,
     archived_at = case
       when $2 = 'gone' and failure_class = 'gone' and $4 >= failing_since + interval '1 day'
         then coalesce(archived_at, $4)
