@@ -10,18 +10,19 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from mirror import exported, layout
+from mirror import attested, exported, layout
 from mirror.errors import Corrupt, Refused
 from mirror.exported import Opener, Sealer
-from mirror.flows import describe, doctor, people, rebuild, state, steps, sweep
+from mirror.flows import describe, doctor, people, rebuild, request, state, steps, sweep
 from mirror.flows.edges import open_edges
 from mirror.flows.people import By
 from mirror.keyring import BadKey, Keyring
+from mirror.manifest import time_text
 from mirror.model import Repo, Secret
 from mirror.people import Role
 from mirror.store import audit, credentials, hooks, origins, repos, teams
 from mirror.store import state as rows
-from mirror.store.teams import Team
+from mirror.store.teams import Team, TeamId
 from mirror.vault.contract import Vault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of
@@ -30,6 +31,7 @@ HERE = "192.0.2.1"
 PASSWORD = "correct horse 1"
 SECRET = Secret("ann", "token-of-ann")
 HOOK = "h" * 32
+EVIL = "https://evil.example/x.git"
 
 
 @asynccontextmanager
@@ -262,6 +264,72 @@ async def test_what_became_of_a_repo_after_the_export_is_as_the_vault_says(
         assert found.connection_id is not None
         await describe.due(again.edges)
         assert [key for key in await mirror.keys() if key not in keys and "state/" not in key] == []
+
+
+async def forged(mirror: Mirror, some: Some, *, number: int = 4711, **fields: str | None) -> TeamId:
+    """Whoever can write to the bucket, and signs up, says that the repo is theirs; nothing is overwritten."""
+    db, at = mirror.edges.db, mirror.clock() + timedelta(minutes=5)
+    mallory = await people.sign_up(db, "mallory@example.org", PASSWORD, "Mallory", mirror.clock(), HERE)
+    team = (await people.new_team(db, By(mallory, mirror.clock(), HERE), "theirs")).id
+    stored = json.loads(await mirror.edges.vault.get(layout.repo_file(some.repo.id)))
+    told = stored | {"url": EVIL, "team": str(team), "team_name": "theirs", "at": time_text(at)} | fields
+    await mirror.edges.vault.put(layout.description_key(some.repo.id, number), json.dumps(told).encode())
+    return team
+
+
+@pytest.mark.parametrize("mac", ["another's", "0" * 64, "é", None])
+async def test_who_can_only_write_to_the_bucket_is_given_no_repo_and_no_credentials(
+    mirror: Mirror, work: Work, empty_database: str, mac: str | None
+) -> None:
+    some = await some_state(mirror, work)
+    await state.export(mirror.edges)
+    mirror.clock.now += timedelta(minutes=1)
+    await mirror.edges.db.execute("update repo set name = 'renamed'")
+    await describe.due(mirror.edges)
+    await forged(mirror, some, mac=mac)
+    async with after_the_loss(mirror, empty_database) as again:
+        await rebuild.rebuild(again.edges)
+        found = await origins.get(again.edges.db, some.repo.id)
+        assert (found.repo.name, found.repo.url, found.team_id) == ("renamed", some.repo.url, some.team.id)
+        remote = await request.remote_of(again.edges, some.repo.id, found.repo.url)
+        assert (remote.url, remote.secret) == (some.repo.url, SECRET)
+        await describe.due(again.edges)  # what is so is the newest again
+        key = layout.description_key(some.repo.id, 4712)
+        assert attested.is_attested(again.edges.keyring, key, await again.edges.vault.get(key))
+
+
+async def test_credentials_never_join_a_repo_that_was_rebuilt_without_keys_at_a_forged_address(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    some = await some_state(mirror, work)
+    theirs = await forged(mirror, some)
+    await state.export(mirror.edges)
+    async with after_the_loss(mirror, empty_database, keys=("another" * 6,)) as again:
+        await rebuild.rebuild(again.edges)
+        assert (await origins.get(again.edges.db, some.repo.id)).team_id == theirs  # nothing else is known
+    async with after_the_loss(mirror, empty_database) as again:
+        done = await rebuild.rebuild(again.edges)
+        assert done.state and done.state.added["person"] == 2
+        remote = await request.remote_of(again.edges, some.repo.id, EVIL)
+        assert remote.secret is None
+
+
+def test_a_mac_holds_at_its_own_key_for_what_was_said_there_by_any_of_the_keys() -> None:
+    old, both, other = Keyring(("k" * 40,)), Keyring(("n" * 40, "k" * 40)), Keyring(("n" * 40,))
+    stored = attested.attest(old, "a/repo/0000000001.json", b'{"name": "caf\xe9"}')
+    for keyring, key, said, holds in (
+        (old, "a/repo/0000000001.json", stored, True),
+        (both, "a/repo/0000000001.json", stored, True),
+        (other, "a/repo/0000000001.json", stored, False),
+        (None, "a/repo/0000000001.json", stored, False),
+        (old, "a/repo/0000000002.json", stored, False),
+        (old, "a/repo/0000000001.json", stored.replace(b"caf", b"cag"), False),
+        (old, "a/repo/0000000001.json", stored.replace(b"{", b'{"more": 1,'), False),
+        (old, "a/repo/0000000001.json", b"[]", False),
+        (old, "a/repo/0000000001.json", b"\xff", False),
+    ):
+        assert attested.is_attested(keyring, key, said) is holds
+    assert attested.attest(None, "a", b"{}") == b"{}"
 
 
 async def test_what_is_in_the_database_already_stays_and_people_are_never_taken_for_others(

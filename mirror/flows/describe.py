@@ -1,6 +1,7 @@
 """What the vault says that a repo is: repo.json at first, then a numbered description whenever that changes.
 
 Who calls: the first backup, and the sweep, which compares what the vault says with the repo's row.
+Each is attested (mirror/attested.py), so that a rebuild knows it from what somebody else put there.
 """
 
 import logging
@@ -9,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from mirror import layout, manifest
+from mirror import attested, layout, manifest
 from mirror.errors import AlreadyExists, Busy, EverrefError
 from mirror.flows import steps
 from mirror.flows.edges import Edges
@@ -35,9 +36,10 @@ async def due(edges: Edges) -> None:
 
 async def introduce(edges: Edges, repo_id: RepoId) -> None:
     """Store the first description, `repo.json`. Safe to run twice: `due` puts right one that is there."""
-    found = await described.get(edges.db, repo_id)
+    found, key = await described.get(edges.db, repo_id), layout.repo_file(repo_id)
     with suppress(AlreadyExists):
-        await edges.vault.put(layout.repo_file(repo_id), _stored(repo_id, found.wanted, edges.clock()))
+        stored = _stored(repo_id, found.wanted, edges.clock())
+        await edges.vault.put(key, attested.attest(edges.keyring, key, stored))
         await described.told(edges.db, repo_id, found.sum, 0)
 
 
@@ -54,7 +56,8 @@ async def describe(edges: Edges, repo_id: RepoId) -> None:
     stored, number = _stored(repo_id, found.wanted, edges.clock()), found.number + 1
     while True:
         try:
-            await edges.vault.put(layout.description_key(repo_id, number), stored)
+            key = layout.description_key(repo_id, number)
+            await edges.vault.put(key, attested.attest(edges.keyring, key, stored))
             break
         except AlreadyExists:
             number += 1

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from mirror import layout, manifest
+from mirror import attested, layout, manifest
 from mirror.errors import Corrupt, EverrefError, UsageError
 from mirror.flows import notes, partindex, prune, settle, state
 from mirror.flows.edges import Edges
@@ -42,6 +42,15 @@ class _Found:
     manifests: set[int] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a description in the vault says."""
+
+    about: RepoFile
+    is_attested: bool  # by one of the keys
+    holds: bool  # it is what a later run may take for the newest
+
+
 async def rebuild(edges: Edges, patience: float = PATIENCE) -> Recovered:
     """Record all that the vault holds and the database does not.
 
@@ -63,18 +72,19 @@ async def rebuild(edges: Edges, patience: float = PATIENCE) -> Recovered:
         problems.append(error)
 
     in_vault = await _repos_in(edges)
-    abouts = dict[RepoId, RepoFile]()
+    said = dict[RepoId, _Said]()
     for repo_id, found in in_vault.items():
         try:
             if await repos.find(edges.db, repo_id) is None:
-                abouts[repo_id] = await _about(edges, repo_id, found)
+                said[repo_id] = await _said(edges, repo_id, found)
         except (Corrupt, UsageError) as error:
             failed(repo_id, error)
-    taken = await state.take_up(edges, abouts)
+    attested_ones = {repo_id: one.about for repo_id, one in said.items() if one.is_attested}
+    taken = await state.take_up(edges, attested_ones)
     for repo_id, found in in_vault.items():
         try:
             await _check(edges, repo_id, found.manifests)
-            repo = await _repo(edges, repo_id, found, abouts.get(repo_id))
+            repo = await _repo(edges, repo_id, found, said.get(repo_id))
             if repo:
                 done.append(await _rebuild(edges, repo, patience))
         except (Corrupt, UsageError) as error:
@@ -131,13 +141,14 @@ async def _repos_in(edges: Edges) -> dict[RepoId, _Found]:
     return {repo_id: one for repo_id, one in found.items() if one.is_introduced or one.descriptions}
 
 
-async def _repo(edges: Edges, repo_id: RepoId, found: _Found, about: RepoFile | None) -> Repo | None:
+async def _repo(edges: Edges, repo_id: RepoId, found: _Found, said: _Said | None) -> Repo | None:
     """The repo's row, made as it is described where there is none. None: the description cannot be read."""
     known, number = await repos.find(edges.db, repo_id), max(found.descriptions, default=0)
-    if about is None:
+    if said is None:
         return known
+    about = said.about
     made = known or await described.recover(edges.db, about, edges.clock())
-    await described.compare(edges.db, about, number)
+    await described.compare(edges.db, repo_id, about if said.holds else None, number)
     if known is None and made.url != about.url:
         edges.progress.note(
             f"{about.name}: another repo is kept under its name or address, so it is archived as {made.name}"
@@ -145,14 +156,32 @@ async def _repo(edges: Edges, repo_id: RepoId, found: _Found, about: RepoFile | 
     return made
 
 
-async def _about(edges: Edges, repo_id: RepoId, found: _Found) -> RepoFile:
-    """What the newest description in the vault says. Raises Corrupt."""
-    number = max(found.descriptions, default=0)
-    key = layout.description_key(repo_id, number) if number else layout.repo_file(repo_id)
-    about = manifest.decode_repo(await edges.vault.get(key))
-    if about.repo != repo_id:
-        raise Corrupt(f"{key} describes another repo")
-    return about
+async def _said(edges: Edges, repo_id: RepoId, found: _Found) -> _Said:
+    """What the newest description says that one of the keys attests; else the newest one. Raises Corrupt.
+
+    Anybody who can write there can add one with a higher number. One that is not attested is
+    used for a repo of which nothing else is known, and never overrules the state.
+    """
+    newest: RepoFile | Corrupt | None = None
+    for number in (*sorted(found.descriptions, reverse=True), *([0] if found.is_introduced else [])):
+        key = layout.description_key(repo_id, number) if number else layout.repo_file(repo_id)
+        stored = await edges.vault.get(key)
+        is_attested = attested.is_attested(edges.keyring, key, stored)
+        if is_attested or newest is None:
+            try:
+                about = manifest.decode_repo(stored)
+                if about.repo != repo_id:
+                    raise Corrupt(f"{key} describes another repo")
+            except Corrupt as error:
+                newest = newest or error
+                continue
+            if is_attested or edges.keyring is None:
+                return _Said(about, is_attested, newest is None)
+            newest = about
+    assert newest is not None
+    if isinstance(newest, Corrupt):
+        raise newest
+    return _Said(newest, is_attested=False, holds=False)
 
 
 async def _parts(edges: Edges, repo: Repo, lease: Lease) -> None:

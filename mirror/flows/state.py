@@ -158,7 +158,7 @@ async def _upload(edges: Edges, key: str, file: IO[bytes]) -> tuple[int, str]:
 async def take_up(edges: Edges, described: Mapping[RepoId, RepoFile]) -> TakenUp | None:
     """Take up the newest state in the vault that opens, once, in a database that has none of its own.
 
-    `described` is what the vault says of repos, which may be newer. None: there is nothing to
+    `described` is what attested descriptions say of repos, which may be newer. None: there is nothing to
     take up. What is here already stays as it is. One transaction: safe to run twice, and after a
     run that was killed. One that cannot be read is left aside, and is tried again by the next
     rebuild.

@@ -96,9 +96,12 @@ async def recover(db: Db, about: RepoFile, at: datetime) -> Repo:
 
 
 @translating
-async def compare(db: Db, about: RepoFile, number: int) -> None:
-    """Description `number` is the vault's newest, and says this, be it what the row says or not."""
-    said = json.loads(encode_repo(about).decode("utf-8", "surrogateescape"))
+async def compare(db: Db, repo_id: RepoId, about: RepoFile | None, number: int) -> None:
+    """Description `number` is the vault's newest, and says this, be it what the row says or not.
+
+    None: what it says does not count, so that the repo is described anew after it.
+    """
+    said = about and json.loads(encode_repo(about).decode("utf-8", "surrogateescape"))
     await db.execute(
         """
         update repo set
@@ -109,9 +112,9 @@ async def compare(db: Db, about: RepoFile, number: int) -> None:
           end
         where id = $1
         """,
-        about.repo,
+        repo_id,
         number,
-        storable(json.dumps(said, ensure_ascii=False)),
+        said and storable(json.dumps(said, ensure_ascii=False)),
     )
 
 

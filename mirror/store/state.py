@@ -223,7 +223,8 @@ class TakingUp:
     What is there already stays. A row is left out where what it cannot be without is
     not there; what else it refers to and is not there becomes null. A team is the
     one of that id; the command line's is known by its name. An audit log goes on
-    where the one here ends, or is left out.
+    where the one here ends, or is left out. Credentials are for the team and address
+    that they were kept for: a repo that is here with others gets none.
     """
 
     connection: Db
@@ -231,6 +232,7 @@ class TakingUp:
     added: dict[str, int] = field(default_factory=dict)
     teams: dict[str, str] = field(default_factory=dict)  # old id -> the one here, where that is another
     _heads: dict[str, tuple[int, str | None]] | None = None
+    _elsewhere: set[str] = field(default_factory=set)  # repos that are here with another team or address
     _shapes: dict[str, tuple[list[str], list[_Reference]]] = field(default_factory=dict)
 
     @translating
@@ -244,8 +246,23 @@ class TakingUp:
             given = [row for row in given if row["team_id"] not in self.teams]
         if table == "audit":
             given = await self._that_follow(given)
+        elif table == "credential":
+            given = [row for row in given if row["repo_id"] not in self._elsewhere]
         if given:
             self.added[table] = self.added.get(table, 0) + await self._insert(table, given)
+        if table == "repo":
+            await self._see_which_are_elsewhere(given)
+
+    async def _see_which_are_elsewhere(self, given: Sequence[Row]) -> None:
+        found = await self.connection.fetch(
+            """
+            select id::text from repo join jsonb_populate_recordset(null::repo, $1::jsonb) as given using (id)
+            where (repo.team_id, repo.url, repo.forge, repo.host, repo.repository_id)
+              is distinct from (given.team_id, given.url, given.forge, given.host, given.repository_id)
+            """,
+            json.dumps(given),
+        )
+        self._elsewhere.update(row[0] for row in found)
 
     async def _is_new_team(self, row: Row) -> bool:
         """Whether the team's row is still to be made; False: it is there, or goes by a name near its own."""
