@@ -147,10 +147,15 @@ async def test_a_redis_that_dies_in_the_midst_of_a_run_does_not_end_it(
         await begun.wait()
         await own_redis.stop()
         go_on.set()
-        await until(lambda: snapshots.latest(mirror.edges.db, repo_id))
+        await until(lambda: _ended(mirror, repo_id))
         await own_redis.start()
     (job,) = await jobs_of(mirror, repo_id)
     assert (job.state, job.attempt, job.notes) == ("done", 1, ())
+
+
+async def _ended(mirror: Mirror, repo_id: RepoId) -> bool:
+    found = await jobs_of(mirror, repo_id)
+    return bool(found) and all(one.finished_at for one in found)
 
 
 async def test_with_redis_away_a_loop_does_what_arq_did_and_arq_does_it_again_afterwards(

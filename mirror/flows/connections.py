@@ -7,16 +7,16 @@ and asks the forge no more.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from mirror.config import App, Settings
 from mirror.errors import BadCredentials, EverrefError, NotFound, Origin, OurFault, Refused, met_by, whose
-from mirror.flows.edges import Edges
+from mirror.flows.edges import Edges, unbroken
 from mirror.flows.turn import turn_at_forge
 from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
 from mirror.keyring import Keyring
@@ -144,7 +144,7 @@ async def _good_of(edges: Edges, kept: Kept, refused: str | None = None) -> _Goo
     token, _ = kept.opened(keyring)
     if not _is_due(edges, found) and token != refused:
         return _Good(edges.forges.at(found.forge, found.host), token, found)
-    return await _unbroken(_renewed(edges, keyring, found.id, refused))
+    return await unbroken(_renewed(edges, keyring, found.id, refused))
 
 
 @met_by(Origin.FORGE)
@@ -358,13 +358,3 @@ def _keyring(edges: Edges) -> Keyring:
     if edges.keyring is None:
         raise OurFault("tokens cannot be kept: set SECRET_KEYS (32 random characters or more)")
     return edges.keyring
-
-
-async def _unbroken(work: Coroutine[Any, Any, A]) -> A:
-    """Carry this to its end even where the caller is cancelled: a pair that was given must be kept."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -96,6 +96,16 @@ async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]
     return one.result(), other.result()
 
 
+async def unbroken(work: Coroutine[Any, Any, A]) -> A:
+    """Carry this to its end even where the caller is cancelled, as its outcome must not be lost."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 def now() -> datetime:
     """This moment, aware, in UTC."""
     return datetime.now(UTC)

@@ -31,7 +31,7 @@ from mirror.errors import (
 )
 from mirror.flows import compact, drill, export, moment, outages, restore, target, undo, verify
 from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges
+from mirror.flows.edges import Edges, unbroken
 from mirror.flows.restore import Restored
 from mirror.model import Reason, RefName, Repo, RepoId, Secret, Snapshot
 from mirror.progress import Meter
@@ -187,10 +187,11 @@ class _Watch:
     async def _show(self) -> None:
         """Have a row from now on."""
         if self._job is None:
-            asked = {"reason": Reason.PUSH.value}
-            self._job = await jobs.start(
-                self._edges.db, self._run.repo_id, self._run.kind, asked, self._began
-            )
+            await unbroken(self._begin())  # a row that is made must be known, or nobody ends it
+
+    async def _begin(self) -> None:
+        asked = {"reason": Reason.PUSH.value}
+        self._job = await jobs.start(self._edges.db, self._run.repo_id, self._run.kind, asked, self._began)
 
     async def record(self, work: "asyncio.Future[Result | None]") -> None:
         """Say how it ended. With the database away, the job is later found without a run, and begun anew."""
