@@ -11,6 +11,7 @@ from mirror.model import RepoId
 
 README: Final = "README.txt"
 RESTORE: Final = "restore.sh"
+MARKER: Final = "vault.json"
 EXPORTS: Final = "exports/"  # what the keys of bundles to download begin with; no repo's id does
 
 _ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"

@@ -69,7 +69,14 @@ async def _vault(edges: Edges) -> list[Finding]:
     try:
         can = await edges.vault.capabilities()
     except EverrefError as error:
-        return [Finding("vault", str(error), False, "check VAULT_URL and the credentials of the store")]
+        return [
+            Finding(
+                "vault",
+                str(error),
+                False,
+                "see that its disk is mounted; check VAULT_URL and the credentials of the store",
+            )
+        ]
     found = [Finding("vault", edges.vault.describe(), True)]
     found.append(
         Finding("vault: conditional create", "yes", True)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +14,7 @@ import asyncpg
 from mirror import store
 from mirror.config import Settings
 from mirror.errors import DiskFull, Origin, UsageError
-from mirror.flows import keys
+from mirror.flows import keys, marker
 from mirror.forges import open as opening
 from mirror.forges.open import Forges
 from mirror.git.pools import Pools
@@ -21,7 +22,7 @@ from mirror.git.run import Git
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
 from mirror.progress import Progress, Silent
-from mirror.store import origins
+from mirror.store import origins, vaults
 from mirror.vault.contract import Vault
 from mirror.vault.open import open_vault
 
@@ -138,7 +139,14 @@ async def open_edges(
             database_url = running.database_url
         db = await stack.enter_async_context(store.opened(database_url))
         await store.migrate(db)
-        vault = await stack.enter_async_context(open_vault(settings.vault_url, root))
+        vault = await stack.enter_async_context(
+            open_vault(
+                settings.vault_url,
+                root,
+                partial(marker.recognise, db),
+                make=not await vaults.is_begun(db),
+            )
+        )
         from mirror.flows.follow import identity_at_forge  # which is written for edges itself
 
         yield Edges(

@@ -4,6 +4,7 @@ Who calls: flows/jobs, when a run failed by one of them; the worker, which takes
 """
 
 import asyncio
+import itertools
 import logging
 import os
 import secrets
@@ -21,6 +22,7 @@ from mirror.store import outages
 from mirror.store.outages import Outage
 
 LOOK_SECONDS: Final = 5.0  # between two looks whether what is away is back
+_UNASKED: Final = 60  # looks, after which the vault is asked although nobody met a failure
 _ROOM: Final = 1 << 20  # bytes; a disk that has less is full
 
 log = logging.getLogger("mirror.outages")
@@ -47,12 +49,17 @@ async def met(edges: Edges, error: EverrefError) -> bool:
         return False
     if error.origin in edges.away:
         return True
-    found = await _fails(edges, error.origin)
+    return await _notice(edges, error.origin)
+
+
+async def _notice(edges: Edges, origin: Origin) -> bool:
+    """Ask the vault or this disk itself, and tell of it where it is away; tells if it is."""
+    found = await _fails(edges, origin)
     if found is None:
         return False
-    edges.away.add(error.origin)
-    if await outages.begin(edges.db, _place(error.origin), found, edges.clock()):
-        log.error("the %s is away, and whatever needs it waits: %s", error.origin, found)
+    edges.away.add(origin)
+    if await outages.begin(edges.db, _place(origin), found, edges.clock()):
+        log.error("the %s is away, and whatever needs it waits: %s", origin, found)
     return True
 
 
@@ -77,10 +84,16 @@ async def _is_back(edges: Edges, outage: Outage) -> bool:
 
 
 async def watch(edges: Edges, back: Callable[[], None]) -> None:
-    """Keep `edges.away` true until cancelled; `back` is called when nothing is away any more."""
-    while True:
+    """Keep `edges.away` true until cancelled; `back` is called when nothing is away any more.
+
+    The vault is asked at the beginning and every few minutes, so that one that is away is
+    noticed where nothing is pushed, too.
+    """
+    for looks in itertools.count():
         waited = bool(edges.away)
         with suppress(EverrefError):  # the database is away itself, and the worker tells of that
+            if looks % _UNASKED == 0 and Origin.VAULT not in edges.away:
+                await _notice(edges, Origin.VAULT)
             if await look(edges) and waited:
                 back()
         await asyncio.sleep(LOOK_SECONDS)

@@ -11,7 +11,7 @@ from mirror.store.database import Db, storable, transaction, translating
 FORGOTTEN: Final = timedelta(minutes=10)  # without anybody who looks, after which nobody knows any more
 
 _BEGAN: Final = (
-    "The vault does not answer. What was saved is safe; pushes wait, and are saved when it is back."
+    "The vault is away, so nothing is saved elsewhere: pushes wait, and are saved when it is back."
 )
 _ENDED: Final = "The vault answers again; what was pushed meanwhile is being saved."
 

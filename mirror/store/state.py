@@ -71,6 +71,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("session", "sign_in_link"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),
     "outage": "of this installation, now",
+    "vault_identity": "the marker in the vault tells",
     "listed": "the forges tell, when they are asked again",
     **dict.fromkeys(("chore", "state_export", "migration"), "of one database"),
 }

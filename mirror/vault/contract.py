@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
+from uuid import UUID
 
 from mirror.errors import LimitReached, OurFault
 
@@ -121,6 +122,12 @@ class Vault(Protocol):
 
     async def probe(self) -> None:
         """Raises what keeps objects from being read or written at all now; leaves nothing behind."""
+
+    def expect(self, identity: UUID) -> None:
+        """From now on nothing may be written unless the marker says this, where looking costs no request.
+
+        Nor is anything found missing there: what is raised is NetworkError, as of a store that is away.
+        """
 
     def describe(self) -> str:
         """Where it is, in words for a person, without credentials."""

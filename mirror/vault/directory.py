@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
+from uuid import UUID
 
+from mirror import layout, marker
 from mirror.errors import (
     AlreadyExists,
     Busy,
@@ -51,16 +53,37 @@ class DirectoryVault:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._identity: UUID | None = None  # None: it may be any
 
     @classmethod
-    async def open(cls, root: Path) -> "DirectoryVault":
-        """The vault at `root`, made where only its last name is missing. Raises UsageError, Refused."""
-        await asyncio.to_thread(_prepare, root)
+    async def open(cls, root: Path, *, make: bool = True) -> "DirectoryVault":
+        """The vault at `root`; with `make`, made where only its last name is missing.
+
+        Without it one that is missing is found missing when it is used. Raises UsageError, Refused.
+        """
+        if make:
+            await asyncio.to_thread(_prepare, root)
         return cls(root)
+
+    def expect(self, identity: UUID) -> None:
+        self._identity = identity
+
+    def _guard(self) -> None:
+        """Raise NetworkError unless this is the vault that it should be: a disk can go between two looks."""
+        if self._identity is None:
+            return
+        with _explained(self._root):
+            found = None
+            try:
+                found = (self._root / layout.MARKER).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                if not self._root.is_dir():
+                    raise
+        marker.check(found, self._identity, self.describe())
 
     @asynccontextmanager
     async def create(self, key: str) -> AsyncIterator["FileWriter"]:
-        writer = FileWriter(_Draft(self._root, check_key(key)))
+        writer = FileWriter(_Draft(self._root, check_key(key), self._guard))
         try:
             await writer.begin()
             yield writer
@@ -68,11 +91,11 @@ class DirectoryVault:
             await writer.close()
 
     async def put(self, key: str, data: bytes) -> None:
-        draft = _Draft(self._root, check_key(key))
+        draft = _Draft(self._root, check_key(key), self._guard)
         await _finished(_in_thread(draft.put, data))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        source = _Source(self._root, check_key(key))
+        source = _Source(self._root, check_key(key), self._guard)
         await _finished(_in_thread(source.open))
         stop = source.size if end is None else min(end, source.size)
         ahead: asyncio.Future[bytes] | None = None
@@ -92,14 +115,14 @@ class DirectoryVault:
             source.close()
 
     async def get(self, key: str, limit: int = GET_LIMIT) -> bytes:
-        source = _Source(self._root, check_key(key))
+        source = _Source(self._root, check_key(key), self._guard)
         return await _finished(_in_thread(source.get, limit))
 
     async def stat(self, key: str) -> Stat | None:
         return await asyncio.to_thread(self._stat, check_key(key))
 
     def _stat(self, key: str) -> Stat | None:
-        source = _Source(self._root, key)
+        source = _Source(self._root, key, self._guard)
         try:
             source.open()
         except NoSuchObject:
@@ -137,6 +160,7 @@ class DirectoryVault:
         await asyncio.to_thread(self._delete, check_key(key))
 
     def _delete(self, key: str) -> None:
+        self._guard()
         with _explained(self._root):
             _remove(self._root, self._root / key)
 
@@ -183,12 +207,15 @@ class DirectoryVault:
     @contextmanager
     def _scandir(self, directory: str) -> Iterator[Iterator[os.DirEntry[str]]]:
         """The entries of a directory; none where it does not exist."""
+        if not directory:
+            self._guard()  # an empty directory is a vault without objects, or no vault
         with _explained(self._root):
             try:
                 scan = os.scandir(self._root / directory)
             except (FileNotFoundError, NotADirectoryError):
                 if not self._root.is_dir():
                     raise
+                self._guard()
                 yield iter(())
                 return
             with scan:
@@ -201,7 +228,7 @@ class DirectoryVault:
         return Capabilities(conditional_create=True, checksums=False, object_lock=False, versioning=False)
 
     async def probe(self) -> None:
-        draft = _Draft(self._root, f"probe-{secrets.token_hex(8)}")
+        draft = _Draft(self._root, f"probe-{secrets.token_hex(8)}", self._guard)
         await _finished(_in_thread(draft.probe))
 
     def describe(self) -> str:
@@ -252,8 +279,8 @@ class FileWriter:
 class _Draft:
     """A file beside the one that it may become; every method blocks."""
 
-    def __init__(self, root: Path, key: str) -> None:
-        self._root, self._key = root, key
+    def __init__(self, root: Path, key: str, guard: Callable[[], None]) -> None:
+        self._root, self._key, self._guard = root, key, guard
         self._path = root / key
         self._draft = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
         self._fd = -1
@@ -276,6 +303,7 @@ class _Draft:
             self.close()
 
     def begin(self) -> None:
+        self._guard()
         with _explained(self._root):
             while self._fd < 0:
                 try:
@@ -304,6 +332,7 @@ class _Draft:
             except FileNotFoundError:
                 if not self._root.is_dir():
                     raise
+                self._guard()
                 raise Busy(f"another run discarded {self._key} while it was written; try again") from None
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -330,8 +359,8 @@ class _Source:
     size: int
     modified: datetime
 
-    def __init__(self, root: Path, key: str) -> None:
-        self._root, self._key = root, key
+    def __init__(self, root: Path, key: str, guard: Callable[[], None]) -> None:
+        self._root, self._key, self._guard = root, key, guard
         self._fd = -1
 
     def open(self) -> None:
@@ -344,6 +373,7 @@ class _Source:
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             except OSError as error:
                 if error.errno in _ABSENT and self._root.is_dir():
+                    self._guard()
                     raise NoSuchObject(f"{self._key} is not in the vault") from None
                 raise
         self.size, self.modified = stat.st_size, _time(stat.st_mtime)

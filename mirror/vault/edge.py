@@ -3,10 +3,12 @@
 Who uses it: vault/open puts it around each store.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import timedelta
 from types import TracebackType
+from uuid import UUID
 
 from mirror.errors import EverrefError, Origin, met_by, whose
 from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vault, Writer
@@ -14,72 +16,94 @@ from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vau
 _mine = met_by(Origin.VAULT)
 
 
-class Edge:
-    """A Vault that says of every failure that it was the vault's."""
+Recognise = Callable[[Vault], Awaitable[UUID]]  # sees that a store is the vault that it should be
 
-    def __init__(self, store: Vault) -> None:
+
+class Edge:
+    """A Vault that says of every failure that it was the vault's.
+
+    Nothing is asked of the store before it was recognised, where it can be.
+    """
+
+    def __init__(self, store: Vault, recognise: Recognise | None = None) -> None:
         self._store = store
+        self._recognise = recognise
+        self._is_recognised = recognise is None
+        self._recognising = asyncio.Lock()
+
+    async def _ours(self) -> Vault:
+        """The store, which was recognised; one that failed to be is asked again each time."""
+        if not self._is_recognised:
+            async with self._recognising:
+                if self._recognise and not self._is_recognised:
+                    self._store.expect(await self._recognise(self._store))
+                    self._is_recognised = True
+        return self._store
 
     def create(self, key: str) -> AbstractAsyncContextManager[Writer]:
-        return _Creating(self._store.create(key))
+        return _Creating(self._ours, key)
 
     @_mine
     async def put(self, key: str, data: bytes) -> None:
-        await self._store.put(key, data)
+        await (await self._ours()).put(key, data)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         with whose(Origin.VAULT):
-            async with aclosing(self._store.read(key, start, end)) as chunks:
+            async with aclosing((await self._ours()).read(key, start, end)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
     @_mine
     async def get(self, key: str, limit: int = GET_LIMIT) -> bytes:
-        return await self._store.get(key, limit)
+        return await (await self._ours()).get(key, limit)
 
     @_mine
     async def stat(self, key: str) -> Stat | None:
-        return await self._store.stat(key)
+        return await (await self._ours()).stat(key)
 
     async def list(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
         with whose(Origin.VAULT):
-            async with aclosing(self._store.list(prefix)) as found:
+            async with aclosing((await self._ours()).list(prefix)) as found:
                 async for stat in found:
                     yield stat
 
     @_mine
     async def delete(self, key: str) -> None:
-        await self._store.delete(key)
+        await (await self._ours()).delete(key)
 
     async def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
         with whose(Origin.VAULT):
-            async with aclosing(self._store.hidden(prefix)) as found:
+            async with aclosing((await self._ours()).hidden(prefix)) as found:
                 async for stat in found:
                     yield stat
 
     @_mine
     async def discard(self, key: str) -> None:
-        await self._store.discard(key)
+        await (await self._ours()).discard(key)
 
     @_mine
     async def give_up(self, key: str) -> None:
-        await self._store.give_up(key)
+        await (await self._ours()).give_up(key)
 
     @_mine
     async def unfinished(self, prefix: str = "") -> Sequence[Unfinished]:
-        return await self._store.unfinished(prefix)
+        return await (await self._ours()).unfinished(prefix)
 
     @_mine
     async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
-        return await self._store.presign(key, expires, filename)
+        return await (await self._ours()).presign(key, expires, filename)
 
     @_mine
     async def capabilities(self) -> Capabilities:
-        return await self._store.capabilities()
+        return await (await self._ours()).capabilities()
 
     @_mine
     async def probe(self) -> None:
-        await self._store.probe()
+        self._is_recognised = self._recognise is None
+        await (await self._ours()).probe()
+
+    def expect(self, identity: UUID) -> None:
+        self._store.expect(identity)
 
     def describe(self) -> str:
         return self._store.describe()
@@ -91,11 +115,12 @@ class Edge:
 class _Creating:
     """An upload, begun and ended; what is raised in between, by whoever writes, passes as it is."""
 
-    def __init__(self, begun: AbstractAsyncContextManager[Writer]) -> None:
-        self._begun = begun
+    def __init__(self, ours: Callable[[], Awaitable[Vault]], key: str) -> None:
+        self._ours, self._key = ours, key
 
     async def __aenter__(self) -> Writer:
         with whose(Origin.VAULT):
+            self._begun = (await self._ours()).create(self._key)
             return _Writer(await self._begun.__aenter__())
 
     async def __aexit__(

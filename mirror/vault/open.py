@@ -9,20 +9,24 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from mirror.errors import Origin, Refused, UsageError, whose
 from mirror.vault.contract import Vault
 from mirror.vault.directory import DirectoryVault
-from mirror.vault.edge import Edge
+from mirror.vault.edge import Edge, Recognise
 
 
 @asynccontextmanager
-async def open_vault(url: str | None, data_dir: str | Path) -> AsyncIterator[Vault]:
-    """The vault at `url`; None: the directory `vault` under `data_dir`, which is made if missing.
+async def open_vault(
+    url: str | None, data_dir: str | Path, recognise: Recognise | None = None, *, make: bool = True
+) -> AsyncIterator[Vault]:
+    """The vault at `url`; None: the directory `vault` under `data_dir`. It is made if missing, with `make`.
+
+    Given `recognise`, nothing is asked of it before that has found it to be the right one.
 
     `file:///dir`, or `s3://bucket/prefix?endpoint_url=...&region=...` with credentials by the usual AWS
     variables. Raises UsageError for any other URL, Refused, BadCredentials.
     """
     with whose(Origin.VAULT):
-        vault = await _open(url, Path(data_dir))
+        vault = await _open(url, Path(data_dir), make)
     try:
-        yield Edge(vault)
+        yield Edge(vault, recognise)
     finally:
         await vault.aclose()
 
@@ -36,15 +40,15 @@ def _default(data_dir: Path) -> Path:
     return data_dir / "vault"
 
 
-async def _open(url: str | None, data_dir: Path) -> Vault:
+async def _open(url: str | None, data_dir: Path, make: bool) -> Vault:
     if url is None:
-        return await DirectoryVault.open(await asyncio.to_thread(_default, data_dir))
+        return await DirectoryVault.open(await asyncio.to_thread(_default, data_dir), make=make)
     try:
         parts = urlsplit(url)
     except ValueError:
         raise UsageError("VAULT_URL is no URL; write file:///dir or s3://bucket/prefix") from None
     if parts.scheme == "file":
-        return await DirectoryVault.open(_directory(parts))
+        return await DirectoryVault.open(_directory(parts), make=make)
     if parts.scheme == "s3":
         # Importing aiobotocore takes a third of a second, which a directory should not cost.
         from mirror.vault.s3 import S3Vault

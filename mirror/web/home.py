@@ -168,7 +168,7 @@ async def _held_up(visit: Visit) -> Need | None:
         return replace(
             UNSAVED,
             chip=AWAY[one.origin],
-            why=f"That began {began}. What was saved is safe; pushes wait, and are saved once it is back.",
+            why=f"That began {began}. Pushes wait, and are saved once it is back; none is saved elsewhere.",
         )
     return None
 
