@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from mirror import layout
+from mirror.errors import Damaged
 from mirror.flows import describe, drill, notes, rebuild, steps, verify
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
+from mirror.flows.turn import turn
 from mirror.model import RefName, Repo, Target
 from mirror.pushes import Lost
 from mirror.store import claims, drills, origins, repos, teams
@@ -208,3 +210,53 @@ async def test_nobody_is_given_what_was_another_teams_because_of_its_name(
         await rebuild.rebuild(again.edges)
         assert await repos.find_in(again.edges.db, stranger, repo.id) is None
         assert (await repos.overview_of(again.edges.db, repo.id)).team == "acme-2"
+
+
+async def test_what_is_before_a_missing_manifest_comes_back_and_nobody_writes_another_in_its_place(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    shown = []
+    for _ in range(5):
+        work.commit()
+        shown.append(work.refs())
+        repo = (await mirror.backup(work)).repo
+    other = await repos.add(mirror.edges.db, await another_team(mirror, "o"), "o", repo.url, mirror.clock())
+    await syncing.sync(mirror.edges, other.id)
+    vault, key = mirror.edges.vault, layout.manifest_key(repo.id, 3)
+    manifest = await vault.get(key)
+    await vault.delete(key)
+    async with after_the_loss(mirror, empty_database) as again:
+        for added in (2, 0):
+            with pytest.raises(rebuild.Incomplete, match="#1 and #2 are here, #4 and #5 cannot") as caught:
+                await rebuild.rebuild(again.edges)
+            found = {one.repo.id: (one.snapshots, one.added) for one in caught.value.recovered.repos}
+            assert found == {repo.id: (2, added), other.id: (1, added // 2)}
+        for number in (1, 2):
+            assert refs_of(await again.restored(repo, number)) == shown[number - 1]
+        keys = await mirror.keys()
+        await again.edges.db.execute("update repo set failure_class = 'network' where id = $1", repo.id)
+        for _ in range(2):
+            with pytest.raises(Damaged, match="0000000003.json is missing from the vault"):
+                await syncing.sync(again.edges, repo.id)
+        assert await mirror.keys() == keys
+        await vault.put(key, manifest)
+        assert {one.snapshots for one in (await rebuild.rebuild(again.edges)).repos} == {5, 1}
+        assert refs_of(await again.restored(repo, 5)) == shown[4]
+        work.commit()
+        assert (await syncing.sync(again.edges, repo.id)).snapshot.number == 6
+        assert (await verify.verify(again.edges, repo)).problems == ()
+
+
+async def test_a_repo_without_snapshots_here_is_not_begun_anew_over_later_ones_in_the_vault(
+    mirror: Mirror, work: Work
+) -> None:
+    for _ in range(2):
+        work.commit()
+        repo = (await mirror.backup(work)).repo
+    await mirror.edges.vault.delete(layout.manifest_key(repo.id, 1))
+    async with turn(mirror.edges, repo) as lease:
+        await repos.forget_history(mirror.edges.db, lease, repo.id)
+    keys = await mirror.keys()
+    with pytest.raises(Damaged, match="no snapshot is before it, #2 cannot be read without it"):
+        await syncing.sync(mirror.edges, repo.id)
+    assert await mirror.keys() == keys

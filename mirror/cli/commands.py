@@ -462,7 +462,11 @@ async def rebuild(call: Call) -> int:
     async with call.edges() as edges:
         from mirror.flows import rebuild
 
-        done = await rebuild.rebuild(edges)
+        incomplete = None
+        try:
+            done = await rebuild.rebuild(edges)
+        except rebuild.Incomplete as error:
+            done, incomplete = error.recovered, error
     for one in done.repos:
         call.out.said(partial(render.rebuilt, one), partial(shapes.rebuilt, one))
     if done.state:
@@ -470,6 +474,8 @@ async def rebuild(call: Call) -> int:
         show(partial(render.taken_up, done.state), partial(shapes.taken_up, done.state))
     elif not done.repos:
         call.out.remark(render.nothing)
+    if incomplete:
+        raise incomplete
     return 0
 
 

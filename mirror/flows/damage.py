@@ -4,12 +4,12 @@ Who calls: flows/hydrate, wherever parts are read; and who looks for damage, to 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mirror import layout, plan
 from mirror.errors import Corrupt, Damaged, NoSuchObject
 from mirror.flows.edges import Edges
-from mirror.model import Part, Repo
+from mirror.model import Part, Repo, RepoId
 from mirror.store import notices, origins, parts, snapshots
 
 
@@ -25,6 +25,24 @@ async def found(edges: Edges, read: Sequence[Part], error: Corrupt | NoSuchObjec
     missing = isinstance(error, NoSuchObject)
     what = "is missing from the vault" if missing else f"is damaged ({words.removeprefix(f'{key}: ')})"
     return Damaged(f"{key} {what}; {await _left(edges, bad)}, and everref verify says what is lost")
+
+
+def missing_manifest(repo_id: RepoId, last: int, later: Collection[int]) -> Damaged:
+    """What it means that the vault has these manifests after `last`, and not the one between."""
+    key, highest = layout.manifest_key(repo_id, last + 1), max(later)
+    missing = highest - last - len(later)
+    more = f" and {missing - 1} more are" if missing > 1 else " is"
+    here = f"{_span(1, last)} {'are' if last > 1 else 'is'} here" if last else "no snapshot is before it"
+    return Damaged(
+        f"{key}{more} missing from the vault; {here}, {_span(min(later), highest)} cannot be read without "
+        "it; bring it back, then run everref rebuild again"
+    )
+
+
+def _span(first: int, last: int) -> str:
+    if first == last:
+        return f"#{first}"
+    return f"#{first} {'and' if last == first + 1 else 'to'} #{last}"
 
 
 async def tell(edges: Edges, repo: Repo, found_by: str, problems: Sequence[str]) -> None:

@@ -6,10 +6,10 @@ from typing import Final
 
 from mirror import layout
 from mirror.errors import Corrupt, Locked
-from mirror.flows import settle, steps
+from mirror.flows import damage, settle, steps
 from mirror.flows.edges import Edges
 from mirror.flows.turn import PATIENCE, turn
-from mirror.model import Repo, RepoId, Snapshot
+from mirror.model import Repo, Snapshot
 from mirror.store import intents, parts, repos
 from mirror.vault.contract import Stat
 
@@ -124,22 +124,16 @@ class _Done:
 async def _check(edges: Edges, repo: Repo, last: Snapshot | None) -> None:
     """Raise Corrupt unless every live part is there and no manifest follows those that are recorded."""
     due = {part.key for part in await parts.live(edges.db, repo.id)}
-    newest = last.number if last else 0
+    newest, later = last.number if last else 0, list[int]()
     async for stat in edges.vault.list(layout.repo_prefix(repo.id)):
         due.discard(stat.key)
         manifest = layout.parse_manifest_key(stat.key)
         if manifest and manifest.number > newest:
-            raise missing_manifest(repo.id, newest + 1)
+            later.append(manifest.number)
+    if later:
+        raise damage.missing_manifest(repo.id, newest, later)
     if due:
         raise Corrupt(f"{min(due)} is missing from the vault; nothing was pruned, run everref rebuild")
-
-
-def missing_manifest(repo_id: RepoId, number: int) -> Corrupt:
-    """What is wrong with a vault that has later manifests than this one."""
-    key = layout.manifest_key(repo_id, number)
-    return Corrupt(
-        f"{key} is missing from the vault, which has later ones; bring it back, then everref rebuild"
-    )
 
 
 async def strays(edges: Edges, repo: Repo) -> list[Stat]:

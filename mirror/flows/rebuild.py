@@ -4,8 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from mirror import attested, layout, manifest
-from mirror.errors import Corrupt, EverrefError, UsageError
-from mirror.flows import notes, partindex, prune, settle, state
+from mirror.errors import Corrupt, Damaged, EverrefError, UsageError
+from mirror.flows import damage, notes, partindex, settle, state
+from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.state import TakenUp
 from mirror.flows.turn import PATIENCE, turn
@@ -23,6 +24,7 @@ class Rebuilt:
     snapshots: int
     added: int  # snapshots that the database did not know
     notes: int  # likewise: what was noted besides
+    missing: Damaged | None = None  # why this is not all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class Recovered:
 
     repos: Sequence[Rebuilt]
     state: TakenUp | None  # None: the vault has none of a database before this
+
+
+class Incomplete(Corrupt):
+    """Some of it is missing or broken; all else came back, and is in `recovered`."""
+
+    exit_code = 4
+
+    def __init__(self, problem: EverrefError, recovered: Recovered) -> None:
+        super().__init__(str(problem), origin=problem.origin)
+        self.recovered = recovered
 
 
 @dataclass(slots=True)
@@ -61,16 +73,11 @@ async def rebuild(edges: Edges, patience: float = PATIENCE) -> Recovered:
 
     Safe to run twice, and after a run that was killed: what is known already is left as it
     is. Raises Corrupt where the vault and the database tell different histories, or a
-    manifest is missing between others; nothing is overwritten then, and every other repo
-    is done first.
+    manifest is missing between others, of which the snapshots before it come back; nothing is
+    overwritten then, and every other repo is done first: Incomplete says what came back.
     """
-    done = []
-    problems: list[EverrefError] = []
-
-    def failed(repo_id: RepoId, error: EverrefError) -> None:
-        edges.progress.note(f"{repo_id}: {error}")
-        problems.append(error)
-
+    done = list[Rebuilt]()
+    problems = dict[RepoId, EverrefError]()
     in_vault = await _repos_in(edges)
     said = dict[RepoId, _Said]()
     for repo_id, found in in_vault.items():
@@ -78,19 +85,26 @@ async def rebuild(edges: Edges, patience: float = PATIENCE) -> Recovered:
             if await repos.find(edges.db, repo_id) is None:
                 said[repo_id] = await _said(edges, repo_id, found)
         except (Corrupt, UsageError) as error:
-            failed(repo_id, error)
+            problems[repo_id] = error
     attested_ones = {repo_id: one.about for repo_id, one in said.items() if one.is_attested}
     taken = await state.take_up(edges, attested_ones)
     for repo_id, found in in_vault.items():
         try:
-            await _check(edges, repo_id, found.manifests)
             repo = await _repo(edges, repo_id, found, said.get(repo_id))
             if repo:
-                done.append(await _rebuild(edges, repo, patience))
+                one = await _rebuild(edges, repo, found.manifests, patience)
+                done.append(one)
+                if one.missing:
+                    problems.setdefault(repo_id, one.missing)
         except (Corrupt, UsageError) as error:
-            failed(repo_id, error)
+            problems.setdefault(repo_id, error)
     if problems:
-        raise problems[0]
+        first, *others = problems
+        for repo_id in others:
+            edges.progress.note(f"{repo_id}: {problems[repo_id]}")
+        if done:
+            raise Incomplete(problems[first], Recovered(done, taken))
+        raise problems[first]
     if taken is None or taken.taken_at:
         await _export(edges)
     return Recovered(done, taken)
@@ -105,25 +119,26 @@ async def _export(edges: Edges) -> None:
         edges.progress.note(f"the state is not exported yet: {error}")
 
 
-async def _check(edges: Edges, repo_id: RepoId, numbers: Collection[int]) -> None:
-    """Raise Corrupt where a manifest is missing: what follows it would be taken for nobody's."""
-    known = await snapshots.latest(edges.db, repo_id)
-    for number in range(known.number + 1 if known else 1, max(numbers, default=0)):
-        if number not in numbers and not await edges.vault.stat(layout.manifest_key(repo_id, number)):
-            raise prune.missing_manifest(repo_id, number)
+async def _rebuild(edges: Edges, repo: Repo, manifests: Collection[int], patience: float) -> Rebuilt:
+    """Where a manifest is missing, what is before it comes back, and the repo fails until it is there:
 
-
-async def _rebuild(edges: Edges, repo: Repo, patience: float) -> Rebuilt:
+    no run writes another in its place (flows/settle). Notes wait for it, as they may tell of
+    what follows.
+    """
     async with turn(edges, repo, patience) as lease:
         archived_at = (await origins.get(edges.db, repo.id)).archived_at
         before = await snapshots.latest(edges.db, repo.id)
         last = await settle.replay(edges, repo, lease, before)
+        total = last.number if last else 0
+        later = [number for number in manifests if number > total]
+        missing = damage.missing_manifest(repo.id, total, later) if later else None
+        if missing:
+            await syncing.record_failure(edges, repo.id, missing)
         await _parts(edges, repo, lease)
-        noted = await notes.replay(edges, repo)
+        noted = 0 if missing else await notes.replay(edges, repo)
         if archived_at:  # what a snapshot shows was there then, and says nothing of now
             await origins.archive(edges.db, repo.id, archived_at)
-    total = last.number if last else 0
-    return Rebuilt(repo, total, total - (before.number if before else 0), noted)
+    return Rebuilt(repo, total, total - (before.number if before else 0), noted, missing)
 
 
 async def _repos_in(edges: Edges) -> dict[RepoId, _Found]:

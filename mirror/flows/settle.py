@@ -9,7 +9,7 @@ from importlib import resources
 
 from mirror import layout, manifest
 from mirror.errors import AlreadyExists, Corrupt, Damaged, NoSuchObject
-from mirror.flows import describe
+from mirror.flows import damage, describe
 from mirror.flows.edges import Edges
 from mirror.model import ObjectFormat, Repo, RepoId, Snapshot
 from mirror.store import beginnings, endings, intents, leases, parts, repos, snapshots
@@ -35,11 +35,16 @@ async def settle(edges: Edges, repo: Repo, lease: Lease, began: Beginning | None
     3. Empty the repo's scratch space on this disk: only the lease's holder works there.
 
     `began` is how the repo was when the turn began, where that was read already.
-    Safe to run twice; costs one request to the vault when there is nothing to do.
+    Safe to run twice; costs one request to the vault when there is nothing to do. Raises Damaged
+    where the next manifest is missing and later ones are there: nobody may write another in
+    its place. The vault is listed for that only where the database may not know them: it has no
+    snapshot, some were replayed just now, or the repo fails, as it does after such a rebuild.
     """
     began = began or await beginnings.of(edges.db, repo.id)
     before = began.latest
     last = await replay(edges, repo, lease, before)
+    if last is None or last != before or began.is_failing:
+        await _see_that_none_is_missing(edges, repo.id, last)
     for intent in began.intents:
         if leases.is_over(intent.owner) or edges.clock() - intent.at > _ABANDONED:
             await discard(edges, repo.id, intent.key)
@@ -71,6 +76,16 @@ async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) 
         ending = await endings.of(edges.db, repo.id, snapshot.manifest_sha256)
         await snapshots.record(edges.db, lease, repo.id, snapshot, found.changes, ending)
         last = snapshot
+
+
+async def _see_that_none_is_missing(edges: Edges, repo_id: RepoId, last: Snapshot | None) -> None:
+    number, later = last.number if last else 0, set[int]()
+    async for stat in edges.vault.list(layout.manifests_prefix(repo_id)):
+        found = layout.parse_manifest_key(stat.key)
+        if found and found.number > number:
+            later.add(found.number)
+    if later and number + 1 not in later:  # else a run that was taken over has just stored it
+        raise damage.missing_manifest(repo_id, number, later)
 
 
 async def discard(edges: Edges, repo_id: RepoId, key: str) -> None:

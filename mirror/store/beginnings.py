@@ -23,6 +23,7 @@ class Beginning:
     sealed: bytes | None = field(repr=False)  # its own credentials; None: it has none
     connection: Kept | None  # by which it is read; None: by none
     latest: Snapshot | None  # None: it has none
+    is_failing: bool  # since its last run that ended well
     intents: Sequence[Intent]  # uploads that runs began and did not record, the oldest first
 
     @property
@@ -43,5 +44,6 @@ async def of(db: Db, repo_id: RepoId) -> Beginning:
         row["sealed"],
         None if row["connection"] is None else connections.kept_of(row["connection"]),
         None if row["latest"] is None else snapshots.snapshot({**(row["born"] or {}), **row["latest"]}),
+        row["failing_since"] is not None,
         [intents.intent(one) for one in row["intents"]],
     )
