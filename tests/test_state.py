@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from mirror import attested, exported, layout
+from mirror.cli import render
 from mirror.errors import Corrupt, Refused
 from mirror.exported import Opener, Sealer
 from mirror.flows import describe, doctor, people, rebuild, request, state, steps, sweep
@@ -214,17 +215,31 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(
         assert refs_of(await again.restored(some.repo, 1)) == work.refs()
 
 
+async def audited(mirror: Mirror) -> str:
+    """What `everref doctor` says of the audit logs."""
+    (found,) = [one for one in await doctor.doctor(mirror.edges) if one.what == "audit"]
+    return found.value
+
+
 async def test_with_other_keys_the_history_comes_back_and_one_line_says_what_does_not(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     some = await some_state(mirror, work)
     await state.export(mirror.edges)
+    mirror.clock.now += timedelta(minutes=1)
+    newest = (await state.export(mirror.edges)).key
     async with after_the_loss(mirror, empty_database, keys=("another" * 6,)) as again:
         for _ in range(2):
+            assert await audited(again) == (
+                f"2 of the states in the vault could not be read here, the last of them {newest}, "
+                "so the audit log cannot be compared with them"
+            )
             done = await rebuild.rebuild(again.edges)
             assert done.state and done.state.taken_at is None
-            (line,) = done.state.aside
-            assert line.endswith("the key that sealed it is not in SECRET_KEYS; add that key at the end")
+            assert render.taken_up(done.state, render.Eye(mirror.clock())) == (
+                f"not read  {newest}/0/end: the key that sealed it is not in SECRET_KEYS; add that key at "
+                "the end; nor could 1 more be read; people, teams and connections are not back"
+            )
         assert refs_of(await again.restored(some.repo, 1)) == work.refs()
         assert (await repos.overview_of(again.edges.db, some.repo.id)).team == "acme"
         assert await again.edges.db.fetchval("select count(*) from person") == 0
@@ -232,6 +247,7 @@ async def test_with_other_keys_the_history_comes_back_and_one_line_says_what_doe
     async with after_the_loss(mirror, empty_database, keys=keys) as again:
         done = await rebuild.rebuild(again.edges)
         assert done.state and done.state.added["person"] == 1
+        assert await audited(again) == "as every export in the vault says"
         await people.sign_in_with_password(again.edges.db, "ann@example.org", PASSWORD, mirror.clock(), HERE)
 
 

@@ -393,7 +393,11 @@ def rebuilt(one: Rebuilt, eye: Eye) -> str:
 
 def taken_up(one: TakenUp, eye: Eye) -> str:
     """The state that was taken up, in numbers, and from when it is."""
-    lines = [f"{eye.paint('not read', 'warn')}  {clean(why)}" for why in one.aside]
+    lines = list[str]()
+    if one.aside:
+        more = f"; nor could {len(one.aside) - 1} more be read" if len(one.aside) > 1 else ""
+        lost = "" if one.taken_at else "; people, teams and connections are not back"
+        lines.append(f"{eye.paint('not read', 'warn')}  {clean(one.aside[0])}{more}{lost}")
     if one.taken_at:
         lines.append(f"state of {eye.time(one.taken_at)}  {_tables(one.added) or 'all known here'}")
     return "\n".join(lines)

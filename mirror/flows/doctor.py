@@ -42,14 +42,21 @@ async def _state(edges: Edges) -> list[Finding]:
     """When the state was last exported, and whether the audit logs are what the exports say."""
     try:
         last, changed = await state.latest(edges), await state.contradictions(edges)
+        unread = await state.unread(edges)
     except EverrefError as error:
         return [Finding("state", str(error), False, "see that the vault answers, then look again")]
     wrong = [f"{time_text(seen_at)}: entry {head.count} of team {head.team_id}" for head, seen_at in changed]
-    audit = (
-        Finding("audit", f"not as it was on {wrong[0]}", False, "somebody changed the table: compare exports")
-        if wrong
-        else Finding("audit", "as every export in the vault says", True)
-    )
+    audit = Finding("audit", "as every export in the vault says", True)
+    if wrong:
+        advice = "somebody changed the table: compare exports"
+        audit = Finding("audit", f"not as it was on {wrong[0]}", False, advice)
+    elif unread:
+        words = (
+            f"{len(unread)} of the states in the vault could not be read here, the last of them "
+            f"{unread[-1]}, so the audit log cannot be compared with them"
+        )
+        advice = "set SECRET_KEYS to those that sealed them, then run everref rebuild"
+        audit = Finding("audit", words, False, advice)
     if last is None:
         advice = "run everref export, or a worker, so that people and connections outlive the database"
         return [Finding("state", "never exported", True, advice), audit]

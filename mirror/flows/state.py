@@ -276,15 +276,27 @@ async def contradictions(edges: Edges) -> list[tuple[Head, datetime]]:
     """Every audit log that is not what an export says it was: how far it went, and when that was seen.
 
     A log goes on, so what was its last entry then is in it still, with the same sum. One
-    of each team: the oldest.
+    of each team: the oldest. Exports that are `unread` say nothing of the logs that are here.
     """
     found: dict[TeamId, tuple[Head, datetime]] = {}
-    for about in await _abouts(edges, await _keys(edges)):
+    left_out = set(await unread(edges))
+    for about in await _abouts(edges, [key for key in await _keys(edges) if key not in left_out]):
         sums = await state.audit_sums(edges.db, about.heads)
         for head, sha256 in zip(about.heads, sums, strict=True):
             if sha256 != head.sha256:
                 found.setdefault(head.team_id, (head, about.taken_at))
     return list(found.values())
+
+
+async def unread(edges: Edges) -> list[str]:
+    """The exports of a database before this one that a rebuild could not read, or that none has tried to.
+
+    What is older than the one that was taken up goes on in that.
+    """
+    known = await state.known(edges.db)
+    taken_up = max((key for key, one in known.items() if one.state == "taken-up"), default="")
+    shut = {key for key, one in known.items() if one.state == "unreadable" and key > taken_up}
+    return [key for key in await _keys(edges) if not known or key in shut]
 
 
 async def tell_of_contradictions(edges: Edges) -> None:
