@@ -49,17 +49,12 @@ async def met(edges: Edges, error: EverrefError) -> bool:
         return False
     if error.origin in edges.away:
         return True
-    return await _notice(edges, error.origin)
-
-
-async def _notice(edges: Edges, origin: Origin) -> bool:
-    """Ask the vault or this disk itself, and tell of it where it is away; tells if it is."""
-    found = await _fails(edges, origin)
+    found = await _fails(edges, error.origin)
     if found is None:
         return False
-    edges.away.add(origin)
-    if await outages.begin(edges.db, _place(origin), found, edges.clock()):
-        log.error("the %s is away, and whatever needs it waits: %s", origin, found)
+    edges.away.add(error.origin)
+    if await outages.begin(edges.db, _place(error.origin), found, edges.clock()):
+        log.error("the %s is away, and whatever needs it waits: %s", error.origin, found)
     return True
 
 
@@ -86,17 +81,24 @@ async def _is_back(edges: Edges, outage: Outage) -> bool:
 async def watch(edges: Edges, back: Callable[[], None]) -> None:
     """Keep `edges.away` true until cancelled; `back` is called when nothing is away any more.
 
-    The vault is asked at the beginning and every few minutes, so that one that is away is
-    noticed where nothing is pushed, too.
+    The vault is recognised at the beginning and every few minutes, so that one that is away
+    is noticed where nothing is pushed, too.
     """
     for looks in itertools.count():
         waited = bool(edges.away)
         with suppress(EverrefError):  # the database is away itself, and the worker tells of that
             if looks % _UNASKED == 0 and Origin.VAULT not in edges.away:
-                await _notice(edges, Origin.VAULT)
+                await _recognise(edges)
             if await look(edges) and waited:
                 back()
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _recognise(edges: Edges) -> None:
+    try:
+        await edges.vault.recognise()
+    except EverrefError as error:
+        await met(edges, error)
 
 
 async def _fails(edges: Edges, origin: Origin) -> EverrefError | None:

@@ -129,6 +129,9 @@ class Vault(Protocol):
         Nor is anything found missing there: what is raised is NetworkError, as of a store that is away.
         """
 
+    async def recognise(self) -> None:
+        """Raises NetworkError where this is not the vault that is expected; asks nothing else."""
+
     def describe(self) -> str:
         """Where it is, in words for a person, without credentials."""
 

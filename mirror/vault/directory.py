@@ -68,6 +68,9 @@ class DirectoryVault:
     def expect(self, identity: UUID) -> None:
         self._identity = identity
 
+    async def recognise(self) -> None:
+        await asyncio.to_thread(self._guard)
+
     def _guard(self) -> None:
         """Raise NetworkError unless this is the vault that it should be: a disk can go between two looks."""
         if self._identity is None:

@@ -99,8 +99,13 @@ class Edge:
 
     @_mine
     async def probe(self) -> None:
+        await self.recognise()
+        await self._store.probe()
+
+    @_mine
+    async def recognise(self) -> None:
         self._is_recognised = self._recognise is None
-        await (await self._ours()).probe()
+        await (await self._ours()).recognise()
 
     def expect(self, identity: UUID) -> None:
         self._store.expect(identity)

@@ -389,6 +389,9 @@ class S3Vault:
     def expect(self, identity: UUID) -> None:
         return None  # a bucket is not unmounted by accident: it is recognised at first, and by each probe
 
+    async def recognise(self) -> None:
+        return None  # the edge does
+
     def describe(self) -> str:
         return self._bucket.describe(self._root)
 
