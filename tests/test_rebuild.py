@@ -239,6 +239,8 @@ async def test_what_is_before_a_missing_manifest_comes_back_and_nobody_writes_an
             with pytest.raises(Damaged, match="0000000003.json is missing from the vault"):
                 await syncing.sync(again.edges, repo.id)
         assert await mirror.keys() == keys
+        verified = await verify.verify(again.edges, repo)
+        assert verified.strays == () and "#4 and #5 cannot be read" in verified.problems[0]
         await vault.put(key, manifest)
         assert {one.snapshots for one in (await rebuild.rebuild(again.edges)).repos} == {5, 1}
         assert refs_of(await again.restored(repo, 5)) == shown[4]

@@ -44,7 +44,7 @@ async def settle(edges: Edges, repo: Repo, lease: Lease, began: Beginning | None
     before = began.latest
     last = await replay(edges, repo, lease, before)
     if last is None or last != before or began.is_failing:
-        await _see_that_none_is_missing(edges, repo.id, last)
+        await see_that_none_is_missing(edges, repo.id, last)
     for intent in began.intents:
         if leases.is_over(intent.owner) or edges.clock() - intent.at > _ABANDONED:
             await discard(edges, repo.id, intent.key)
@@ -78,7 +78,8 @@ async def replay(edges: Edges, repo: Repo, lease: Lease, last: Snapshot | None) 
         last = snapshot
 
 
-async def _see_that_none_is_missing(edges: Edges, repo_id: RepoId, last: Snapshot | None) -> None:
+async def see_that_none_is_missing(edges: Edges, repo_id: RepoId, last: Snapshot | None) -> None:
+    """Raise Damaged where the manifest after `last` is missing, and later ones are there."""
     number, later = last.number if last else 0, set[int]()
     async for stat in edges.vault.list(layout.manifests_prefix(repo_id)):
         found = layout.parse_manifest_key(stat.key)

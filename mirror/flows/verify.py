@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror import layout, manifest, refs
-from mirror.errors import Corrupt, EverrefError, NoSuchObject, NotFound
-from mirror.flows import damage, hydrate, partindex, prune, restore
+from mirror.errors import Corrupt, Damaged, EverrefError, NoSuchObject, NotFound
+from mirror.flows import damage, hydrate, partindex, prune, restore, settle
 from mirror.flows.edges import Edges
 from mirror.git import read, view
 from mirror.manifest import Manifest
@@ -66,11 +66,17 @@ async def verify(edges: Edges, repo: Repo) -> Verified:
         problems += await _copy(edges, repo, last, targets)
         if problems:
             damaged |= set(range(1, last.number + 1))
+    is_cut_off = False
+    try:
+        await settle.see_that_none_is_missing(edges, repo.id, last)
+    except Damaged as error:
+        problems.append(str(error))
+        is_cut_off = True  # what belongs to later snapshots is no stray
     if not problems:
         await parts.stamp_verified(edges.db, repo.id, [part.key for part in live], edges.clock())
         await snapshots.stamp_verified(edges.db, repo.id, last.number, edges.clock())
     await damage.tell(edges, repo, "a verification", tuple(problems))
-    strays = await prune.strays(edges, repo)
+    strays = [] if is_cut_off else await prune.strays(edges, repo)
     return Verified(
         repo,
         last.number,
