@@ -20,6 +20,7 @@ from tests.parts.forges import Person, Repository
 from tests.parts.githttp import Fault, GitServer
 from tests.parts.repos import MAIN, Work
 from tests.parts.web import ORIGIN, Site
+from tests.test_late import restored
 from tests.test_relist import ME, alice, kept
 from tests.test_rescue import Garden, garden
 from tests.test_signin import Forged, forged
@@ -75,7 +76,7 @@ async def test_more_pushes_than_a_sync_takes_leave_a_wish(
         await garden.sync()
         syncs += 1
         assert syncs < 7
-    assert {shown[MAIN] for shown in await garden.maps()} >= set(tips)
+    assert {shown[MAIN] for shown in (await restored(garden)).values()} >= set(tips)
 
 
 # Nothing of another repository is taken.

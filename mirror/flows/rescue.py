@@ -79,7 +79,7 @@ async def rescue(
             f"{len(plan.moments) - AT_ONCE:,} pushes more were made at once than are saved as snapshots"
             " of their own"
         )
-    is_short = walk.broken_off is not None or len(plan.moments) > AT_ONCE or len(told) >= claims.AT_ONCE
+    is_short = walk.broken_off is not None or len(plan.moments) > AT_ONCE
     way = Way((*walk.waiting, *plan.rest), walk.open, walk.gone, walk.lost)
     return Rescued(walk.last, walk.refs, way, is_short, walk.broken_off)
 

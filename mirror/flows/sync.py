@@ -240,7 +240,8 @@ async def _catch_up(
             late = await tell(run, last, old, seen, told, now)
             rescued = await rescue(run, late.last, old, seen, late.left, now, late.broken_off)
             last, old, way = rescued.last, rescued.refs, rescued.way
-        is_short = rescued is not None and rescued.is_short
+        # Claims that were not read yet wait as well, also where all that were read came late.
+        is_short = rescued is not None and (rescued.is_short or len(told) >= claims.AT_ONCE)
         if await _shows(last, seen):
             answered = await without_snapshot(run, way)
             await claims.answer(edges.db, repo.id, answered, last.number, now)
