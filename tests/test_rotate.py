@@ -11,8 +11,9 @@ from mirror.errors import UsageError
 from mirror.flows import rotate
 from mirror.keyring import Keyring
 from mirror.model import RepoId, Secret
-from mirror.store import credentials, hooks, idempotency, jobs, people, sealed
+from mirror.store import credentials, hooks, idempotency, jobs, people, sealed, ssh, teams
 from mirror.store.database import sql_directory
+from mirror.store.ssh import TeamKey
 from tests.parts.chain import START, begin
 
 OLD, BOTH, NEW = Keyring(["o" * 32]), Keyring(["n" * 32, "o" * 32]), Keyring(["n" * 32])
@@ -41,6 +42,7 @@ async def one_of_each(db: asyncpg.Pool, keyring: Keyring) -> tuple[RepoId, jobs.
         keyring.seal(b"refresh", f"connection/{connection}/refresh"),
         START,
     )
+    await ssh.keep_key(db, keyring, await teams.default(db), TeamKey("ssh-ed25519 AAAA", "private"), START)
     person = (await people.first_owner(db, START)).id
     await idempotency.begin(db, person, "key", "0" * 64, START)
     answer = idempotency.seal(keyring, person, "key", b"{}")
@@ -97,8 +99,8 @@ async def test_what_needs_a_key_that_is_missing_is_said_and_stays(db: asyncpg.Po
     repo_id, _, _ = await one_of_each(db, OLD)
     done = await rotate.rotate(db, NEW)
     assert (done.resealed, done.done) == (0, False)
-    assert [(key.newest, key.here, key.sealed) for key in done.keys] == [(True, True, 0), (False, False, 7)]
-    assert len(done.problems) == 7
+    assert [(key.newest, key.here, key.sealed) for key in done.keys] == [(True, True, 0), (False, False, 8)]
+    assert len(done.problems) == 8
     assert "the key that sealed it is not in SECRET_KEYS" in done.problems[0]
     assert await credentials.of(db, OLD, repo_id) == Secret("ann", "hush")
 
@@ -107,7 +109,7 @@ async def test_what_was_tampered_with_stops_nothing_else(db: asyncpg.Pool) -> No
     repo_id, _, _ = await one_of_each(db, OLD)
     await db.execute("update credential set sealed = set_byte(sealed, 90, get_byte(sealed, 90) # 1)")
     done = await rotate.rotate(db, BOTH)
-    assert (done.resealed, done.done) == (6, False)
+    assert (done.resealed, done.done) == (7, False)
     assert done.problems == [
         f"credential/{repo_id}: what is kept was changed or moved; give it again",
     ]
