@@ -132,7 +132,7 @@ async def test_what_changes_meanwhile_is_not_overwritten(
     changed: list[bool] = []
     monkeypatch.setattr(sealed, "replace", later)
     done = await rotate.rotate(db, BOTH)
-    assert (done.resealed, done.done) == (7, True)
+    assert (done.resealed, done.done) == (8, True)
     assert await credentials.of(db, NEW, repo_id) == Secret("ann", "changed")
 
 

@@ -21,7 +21,7 @@ from hooks import app as receiving
 from mirror import process
 from mirror.config import Settings, app_at
 from mirror.embedded import queue as embedded_queue
-from mirror.flows import choose, connections, rebuild, relist, restore, runner, sweep, verify
+from mirror.flows import choose, connections, prune, rebuild, relist, restore, runner, sweep, verify
 from mirror.flows.choose import By
 from mirror.flows.edges import Edges, open_edges
 from mirror.flows.runner import Runner
@@ -290,6 +290,10 @@ class Whole:
             assert await self.edges.db.fetchval(f"select count(*) from {table} where {where}") == 0, table
         good = [repo_id for repository, repo_id in self.kept.items() if repository not in bad]
         assert await self.edges.db.fetchval(_UNANSWERED, good) == 0
+        if any("/bundles/" in one.key for one in await self.edges.vault.unfinished()):
+            # A store whose answer to the beginning of an upload was lost has begun it all the same: prune
+            # finds it, as no intent names what was stored by the next try.
+            await prune.prune(self.edges, timedelta(0))
         # What other jobs of a killed worker were writing at that moment is left unfinished. Every bundle
         # has an intent, by which the next run finds and removes it.
         unfinished = [
