@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: up demo test lint fmt bench lock clean programs
+.PHONY: up demo test chaos lint fmt bench lock clean programs
 
 # The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
 up: $(READY)
@@ -17,6 +17,10 @@ demo: $(READY)
 # Every test and every check.
 test: lint programs
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# The attacks and faults that take minutes each, one after the other.
+chaos: programs $(READY)
+	$(BIN)/python -m pytest -m chaos --timeout 1800 $(ARGS)
 
 # The browser in which pages are tested, and an ssh server. Who may not install them is told by the tests that want them.
 programs:
