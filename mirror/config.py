@@ -132,12 +132,10 @@ def _apps(forge: Product, get: Callable[[str], str | None], allow_private: bool)
     A host without a client id is connected by token alone.
     """
     name = forge.upper()
+    settings = ("URL", "API_URL") if forge == "github" else ("URL",)
     columns = {
-        setting: _items(get(f"{name}_{setting}"))
-        for setting in ("URL", "API_URL", "CLIENT_ID", "CLIENT_SECRET")
+        setting: _items(get(f"{name}_{setting}")) for setting in (*settings, "CLIENT_ID", "CLIENT_SECRET")
     }
-    if forge == "gitlab":
-        del columns["API_URL"]
     length = len(columns["URL"]) or max(1, len(columns["CLIENT_ID"]))
     for setting, items in columns.items():
         if items and len(items) != length:
