@@ -63,15 +63,10 @@ async def large_files(git: Git, path: Path) -> LargeFiles:
     """The large files that objects of this repository point at, also in its past; at most MOST of them."""
     sizes: dict[str, int] = {}
     async with git.process("cat-file", "--batch", "--buffer", git_dir=str(path)) as child:
-        feeding = asyncio.create_task(child.feed(_small_blobs(git, path)))
-        try:
+        async with child.fed(_small_blobs(git, path)):
             rest = b""
             async for chunk in child.stdout:
                 rest = _taken(rest + chunk, sizes)
-            await feeding
-        finally:
-            feeding.cancel()
-            await asyncio.wait([feeding])
     return LargeFiles(len(sizes), min(sum(sizes.values()), _MOST_BYTES))
 
 

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -135,15 +135,8 @@ class Git:
         async with self.process(
             *args, git_dir=git_dir, stdin=stdin is not None, timeout=timeout, env_config=env_config, env=env
         ) as child:
-            feeding = asyncio.create_task(child.feed(stdin)) if stdin is not None else None
-            try:
+            async with nullcontext() if stdin is None else child.fed(stdin):
                 out = b"".join([chunk async for chunk in child.stdout])
-                if feeding:
-                    await feeding
-            finally:
-                if feeding:
-                    feeding.cancel()
-                    await asyncio.wait([feeding])
             await child.wait(stdout=out)
         return out
 
@@ -362,6 +355,17 @@ class Process:
             self.kill()
             raise
         self.stdin.close()
+
+    @asynccontextmanager
+    async def fed(self, data: bytes | AsyncIterator[bytes]) -> AsyncIterator[None]:
+        """`feed` while the block reads what comes back; leaving the block waits for it, or breaks it off."""
+        feeding = asyncio.create_task(self.feed(data))
+        try:
+            yield
+            await feeding
+        finally:
+            feeding.cancel()
+            await asyncio.wait([feeding])
 
     async def wait(self, stdout: bytes = b"") -> None:
         """Close its input, leave the rest of its output, and wait for its end.

@@ -194,15 +194,12 @@ class Ssh:
             if called is None:
                 called = await self._call()
                 await self._skip_greeting(called)
-            async with called.stack:
-                feeding = asyncio.create_task(called.child.feed(request))
-                try:
-                    async with aclosing(self._chunks(called.child)) as chunks:
-                        yield chunks
-                    await feeding
-                finally:
-                    feeding.cancel()
-                    await asyncio.wait([feeding])
+            async with (
+                called.stack,
+                called.child.fed(request),
+                aclosing(self._chunks(called.child)) as chunks,
+            ):
+                yield chunks
 
     async def _skip_greeting(self, called: "_Called") -> None:
         """Read what it says first once more, within the bounds of a listing, which it may be."""

@@ -560,22 +560,19 @@ class _Local:
         if directory is None:
             raise RemoteGone(f"there is no git repository at {self._path} any more; check the path")
         try:
-            async with self._git.process(
-                "upload-pack",
-                "--stateless-rpc",
-                option,
-                str(directory),
-                env={"GIT_PROTOCOL": "version=2"},
-                env_config={"safe.directory": "*"},  # the person named it, whoever owns it
-            ) as child:
-                feeding = asyncio.create_task(child.feed(request))
-                try:
-                    async with aclosing(self._chunks(child.stdout)) as chunks:
-                        yield chunks
-                    await feeding
-                finally:
-                    feeding.cancel()
-                    await asyncio.wait([feeding])
+            async with (
+                self._git.process(
+                    "upload-pack",
+                    "--stateless-rpc",
+                    option,
+                    str(directory),
+                    env={"GIT_PROTOCOL": "version=2"},
+                    env_config={"safe.directory": "*"},  # the person named it, whoever owns it
+                ) as child,
+                child.fed(request),
+                aclosing(self._chunks(child.stdout)) as chunks,
+            ):
+                yield chunks
         except GitFailed as failed:
             raise _local_failure(failed, self._path) from None
 
