@@ -24,6 +24,7 @@ from starlette.routing import Route
 from hooks import events, verify
 from hooks.errors import BadPayload, BadSignature
 from hooks.events import Event, EventKind
+from hooks.room import Room
 from mirror.errors import EverrefError
 from mirror.job import SYNC
 from mirror.keyring import Keyring
@@ -33,10 +34,13 @@ from mirror.store import hooks
 from mirror.store.hooks import Claimed, Delivery, Taken
 
 LARGEST: Final = 25 << 20  # bytes of a body; GitHub sends none that is larger
-ROOM: Final = 256 << 20  # bytes of all bodies that are in memory at once
+SMALL: Final = 128 << 10  # bytes of a body that is read at once, whatever else arrives
+ROOM: Final = 64 << 20  # bytes of all larger bodies that are in memory at once, signed or not
+ROOM_SECONDS: Final = 8  # for a larger one to find room there
 READ_SECONDS: Final = 10  # for a body to arrive; the forges give up on us about then
 HINT_SECONDS: Final = 0.5  # for Redis to take a hint; the forge waits meanwhile
 LARGE: Final = 1 << 20  # bytes of a body that is verified and parsed in a thread
+PARSED: Final = 2  # of these at once: what is parsed takes several times the memory of its body
 REMEMBERED: Final = timedelta(minutes=1)  # the secrets of a hook that delivers
 KNOWN: Final = 10_000  # hooks whose secrets are remembered
 RETRY: Final = {"retry-after": "60"}
@@ -71,7 +75,8 @@ class Receiver:
         self._queue = queue
         self._keyring = keyring
         self._clock = clock
-        self._held = 0  # bytes of bodies in memory
+        self._room = Room(ROOM)
+        self._parsing = asyncio.Semaphore(PARSED)
         # An address that is no hook gets the same work and the same answer as a wrong signature.
         self._decoy = [secrets.token_urlsafe(32)]
         self._known: dict[tuple[str, str], tuple[list[str], datetime]] = {}  # until when
@@ -86,33 +91,41 @@ class Receiver:
         """
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "send the body as it is, without content-encoding", CLOSE)
-        body = bytearray()
+        held = _Held(self._room)
         try:
-            await self._read(request, body)
-            return await self._take(request, bytes(body))
+            return await self._take(request, await self._read(request, held))
         except EverrefError as error:  # the database is away, or the keys are not those of its rows
             log.error("a delivery was not taken: %s", error)
             raise HTTPException(503, "this cannot be kept right now; deliver it again", RETRY) from error
         finally:
-            self._held -= len(body)
+            held.end()
 
-    async def _read(self, request: Request, body: bytearray) -> None:
-        length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LARGEST:
+    async def _read(self, request: Request, held: "_Held") -> bytes:
+        """The body, for which there was room before more than SMALL of it was read.
+
+        While a larger one waits for room nothing of it is read: its sender waits as well.
+        """
+        length = request.headers.get("content-length")
+        if length is not None and (not length.isdecimal() or int(length) > LARGEST):
             raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
+        if length is not None:
+            await held.grow(int(length))
+        body = bytearray()
         try:
-            async with asyncio.timeout(READ_SECONDS):
+            async with asyncio.timeout(READ_SECONDS) as limit:
                 async for chunk in request.stream():
                     body += chunk
-                    self._held += len(chunk)
                     if len(body) > LARGEST:
                         raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
-                    if self._held > ROOM:
-                        raise HTTPException(503, "too much arrives at once; deliver it again", RETRY | CLOSE)
+                    if length is None and len(body) > SMALL and not held.bytes:
+                        limit.reschedule(None)  # who waits for room is not slow
+                        await held.grow(LARGEST)
+                        limit.reschedule(asyncio.get_running_loop().time() + READ_SECONDS)
         except TimeoutError:
             raise HTTPException(408, f"the body did not arrive within {READ_SECONDS} s", CLOSE) from None
         except ClientDisconnect:
             raise HTTPException(400, "the body ended early", CLOSE) from None
+        return bytes(body)
 
     async def _take(self, request: Request, body: bytes) -> Response:
         forge, hook_id = request.path_params["forge"], request.path_params["hook_id"]
@@ -121,9 +134,12 @@ class Receiver:
         known, until = self._known.get((forge, hook_id), (self._decoy, now))
         try:
             try:
-                event = await _understood(forge, known if now < until else self._decoy, body, headers, now)
+                event = await self._understood(
+                    forge, known if now < until else self._decoy, body, headers, now
+                )
             except BadSignature:  # it has another secret by now, or is not known here
-                event = await _understood(forge, await self._asked(forge, hook_id, now), body, headers, now)
+                opened = await self._asked(forge, hook_id, now)
+                event = await self._understood(forge, opened, body, headers, now)
         except BadSignature:
             raise HTTPException(404, "there is no such hook, or the signature is not its own") from None
         except BadPayload as error:
@@ -146,6 +162,15 @@ class Receiver:
         self._known[forge, hook_id] = opened, now + REMEMBERED
         return opened
 
+    async def _understood(
+        self, forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime
+    ) -> Event:
+        """Verify, then parse; what is large in a thread, in its turn. Raises BadSignature or BadPayload."""
+        if len(body) < LARGE:
+            return _parsed(forge, opened, body, headers, now)
+        async with self._parsing:
+            return await asyncio.to_thread(_parsed, forge, opened, body, headers, now)
+
     async def _enqueue(self, repo_id: RepoId) -> None:
         try:
             async with asyncio.timeout(HINT_SECONDS):
@@ -154,13 +179,29 @@ class Receiver:
             log.warning("no job in the queue (%s); a worker finds the wish", type(error).__name__)
 
 
-async def _understood(
-    forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime
-) -> Event:
-    """Verify, then parse; what is large in a thread. Raises BadSignature or BadPayload."""
-    if len(body) < LARGE:
-        return _parsed(forge, opened, body, headers, now)
-    return await asyncio.to_thread(_parsed, forge, opened, body, headers, now)
+class _Held:
+    """The room that one delivery has, beyond what all may have."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.bytes = 0
+
+    async def grow(self, size: int) -> None:
+        """Have room for a body of this size; a small one needs none. Raises 503 where none became free."""
+        if size <= SMALL:
+            return
+        try:
+            async with asyncio.timeout(ROOM_SECONDS):
+                await self._room.take(size)
+        except TimeoutError:
+            raise HTTPException(503, "too much arrives at once; deliver it again", RETRY | CLOSE) from None
+        self.bytes = size
+
+    def end(self) -> None:
+        """Give it back."""
+        if self.bytes:
+            self._room.give(self.bytes)
+            self.bytes = 0
 
 
 def _parsed(forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime) -> Event:

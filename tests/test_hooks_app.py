@@ -240,13 +240,33 @@ async def test_a_slow_body_is_408(garden: Garden, monkeypatch: pytest.MonkeyPatc
     assert await _raw(garden.forge, b"content-length: 10\r\n\r\nslow") == 408
 
 
-async def test_more_at_once_than_there_is_room_for_is_503(
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+async def test_large_bodies_wait_for_room_and_small_ones_pass_by(
     garden: Garden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "ROOM", 10)
-    assert (await garden.forge.send(b"x" * 11)).status == 503
-    monkeypatch.setattr(app, "ROOM", 1 << 20)
+    monkeypatch.setattr(app, "ROOM_SECONDS", 0.05)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def unsigned() -> AsyncIterator[bytes]:
+        yield bytes(app.SMALL + 1)  # of which nobody knows how long it will be
+        begun.set()
+        await go_on.wait()
+
+    async def attack() -> int:
+        async with garden.forge.session.post(garden.forge.url, data=unsigned()) as answer:
+            return answer.status
+
+    large = b" " * app.LARGEST
+    attacks = [asyncio.create_task(attack()) for _ in range(app.ROOM // app.LARGEST)]
+    await begun.wait()
+    refused = await garden.forge.send(large)
+    while refused.status != 503:  # the receiver had not read so far as to see how much is coming
+        refused = await garden.forge.send(large)
+    assert refused.why == "too much arrives at once; deliver it again"
     assert (await garden.push()).status == 202
+    go_on.set()
+    assert {await one for one in attacks} == {404}
+    assert (await garden.forge.send(large)).status == 400
 
 
 async def test_without_redis_it_is_taken_and_the_sweep_finds_it(garden: Garden, tmp_path: Path) -> None:
