@@ -123,6 +123,10 @@ class Refused(EverrefError):
     kind = "refused"
 
 
+class NotAllowed(Refused):
+    """Whoever asks has not the role for this."""
+
+
 class Moved(Refused):
     """The repository is at another address now, which was not followed."""
 

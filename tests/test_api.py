@@ -20,6 +20,7 @@ from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.vault.directory import DirectoryVault
 from mirror.web.api.call import A_MINUTE, BODY
+from mirror.web.restore import BUNDLES_PER_HOUR, PER_HOUR
 from tests.parts.api import Program, program, with_token
 from tests.parts.repos import Work
 from tests.parts.web import ORIGIN, Site
@@ -528,6 +529,59 @@ async def test_a_token_that_may_only_back_up_does_not_retry_a_restore(kept: Kept
         assert answer.status_code == 403
     found = await jobs.page(kept.site.mirror.edges.db, kept.team.id)
     assert [one.state for one in found] == ["queued"]
+
+
+async def test_a_retry_obeys_what_the_first_try_obeyed(kept: Kept, make_work: Callable[..., Work]) -> None:
+    db, clock = kept.site.mirror.edges.db, kept.site.mirror.clock
+    clock.step *= 0
+    goal = make_work("goal")
+    wanted = {"to": {"url": str(goal.path)}, "force": True, "confirm": "goal"}
+    job = await kept.program.post(f"{kept.at}/restores", wanted)
+    await work_off(kept)
+    again = f"/teams/alice/jobs/{job['id']}/retry"
+    refused = await kept.program.ask("POST", again, {})
+    assert refused.status_code == 400 and '"confirm": "goal"' in refused.json()["detail"]
+    browser = await kept.site.signed_in(kept.alice)
+    headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf}
+    clock.now += timedelta(minutes=11)
+    unsure = await browser.client.post(f"/api/v1{again}", json={"confirm": "goal"}, headers=headers)
+    assert unsure.status_code == 403 and "prove who you are" in unsure.json()["detail"]
+    assert await db.fetchval("select count(*) from job") == 1
+    statuses = [
+        (await kept.program.ask("POST", again, {"confirm": "goal"})).status_code for _ in range(PER_HOUR)
+    ]
+    assert statuses == [202] * (PER_HOUR - 1) + [429]
+    more = await kept.program.ask("POST", f"{kept.at}/restores", wanted)
+    assert more.status_code == 429 and more.headers["retry-after"] == "3600"
+
+
+async def test_undoing_once_more_wants_its_person_sure(kept: Kept, make_work: Callable[..., Work]) -> None:
+    kept.site.mirror.clock.step *= 0
+    job = await kept.program.post(f"{kept.at}/restores", {"to": {"url": str(make_work("goal").path)}})
+    await work_off(kept)
+    undone = await kept.program.post(f"/teams/alice/jobs/{job['id']}/undo")
+    await work_off(kept)
+    browser = await kept.site.signed_in(kept.alice)
+    kept.site.mirror.clock.now += timedelta(minutes=11)
+    headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf}
+    path = f"/api/v1/teams/alice/jobs/{undone['id']}/retry"
+    assert (await browser.client.post(path, json={}, headers=headers)).status_code == 403
+
+
+async def test_bundles_that_are_asked_for_again_are_counted_with_the_others(kept: Kept) -> None:
+    kept.site.mirror.clock.step *= 0
+    job = await kept.program.post(f"{kept.at}/bundles", {"at": "#1"})
+    await kept.program.post(f"/teams/alice/jobs/{job['id']}/cancel")
+    browser = await kept.site.signed_in(kept.alice)
+    for number in range(1, BUNDLES_PER_HOUR):
+        if number % 2:
+            await kept.program.post(f"/teams/alice/jobs/{job['id']}/retry")
+        else:
+            assert (await browser.post(f"/alice/-/activity/{job['id']}/retry")).status_code == 303
+    by_api = await kept.program.ask("POST", f"/teams/alice/jobs/{job['id']}/retry", {})
+    by_page = await browser.post(f"/alice/-/activity/{job['id']}/retry")
+    anew = await kept.program.ask("POST", f"{kept.at}/bundles", {"at": "#1"})
+    assert [one.status_code for one in (by_api, by_page, anew)] == [429] * 3
 
 
 async def test_a_repos_schedule_is_checked_and_kept(kept: Kept) -> None:

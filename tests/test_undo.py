@@ -9,7 +9,9 @@ from mirror import plan
 from mirror.errors import NotFound, Refused, UsageError
 from mirror.flows import jobs as jobbing
 from mirror.flows import restore, undo
+from mirror.flows.entitled import Means
 from mirror.model import RefName, Repo, Target
+from mirror.people import Role
 from mirror.plan import Wrote
 from mirror.store import jobs, origins, repos, restores
 from mirror.store.jobs import Job
@@ -92,7 +94,7 @@ async def test_an_overwriting_restore_is_undone_to_what_the_target_was(
     kept = await repos.by_url(mirror.edges.db, job.team_id, str(target.path))
     assert kept is not None and job.result["kept"] == kept.name
     assert (await origins.get(mirror.edges.db, kept.id)).paused_at is not None
-    planned = await undo.plan(mirror.edges, job, None)
+    planned = await undo.plan(mirror.edges, job, Means(Role.OWNER))
     assert [(ref.name, ref.result) for ref in planned.refs] == [(MAIN, "updated"), (SIDE, "removed")]
     undone = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
     assert undone.state == "done", undone.failure

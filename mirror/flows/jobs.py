@@ -29,11 +29,13 @@ from mirror.errors import (
     RateLimited,
     Refused,
 )
-from mirror.flows import compact, drill, export, moment, outages, restore, target, undo, verify
+from mirror.flows import compact, drill, entitled, export, moment, outages, restore, target, undo, verify
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, unbroken
+from mirror.flows.entitled import Means
 from mirror.flows.restore import Restored
 from mirror.model import Reason, RefName, Repo, RepoId, Secret, Snapshot
+from mirror.people import Role
 from mirror.progress import Meter
 from mirror.refs import from_shown, shown_as, shown_text
 from mirror.schedule import next_look, wait_before_retry
@@ -77,13 +79,14 @@ async def ask(
     sync: reason. compact, verify: nothing. drill: snapshot (none: the latest).
     bundle: snapshot, globs, bring. restore: snapshot, globs, bring, hidden, force, and its target
     (flows/target): `to` an address, `connection` whose token is used there; or `kept`, the id of a
-    repo; or `new`. Or `undo`, the job whose restore is undone.
+    repo; or `new`. Or `undo`, the job whose restore is undone. And `role`, in which it is asked for,
+    where that is less than the person's.
 
     `secret` is for the target of a restore; it is sealed, and gone when the job
-    ends. Raises UsageError, NotFound, and OurFault where secrets cannot be kept.
+    ends. Raises UsageError, NotFound, NotAllowed, and OurFault where secrets cannot be kept.
     """
     if kind == "restore":
-        await _check_restore(edges, repo_id, asked, secret)
+        await _check_restore(edges, repo_id, asked, person_id, secret)
     job_id, sealed = job_id or jobs.new_id(), None
     if secret is not None:
         if edges.keyring is None:
@@ -98,25 +101,35 @@ async def ask(
 
 
 async def _check_restore(
-    edges: Edges, repo_id: RepoId, asked: Mapping[str, Any], secret: Secret | None
+    edges: Edges, repo_id: RepoId, asked: Mapping[str, Any], person_id: UUID | None, secret: Secret | None
 ) -> None:
+    team_id, reached = (await origins.get(edges.db, repo_id)).team_id, asked
     if asked.get("undo"):
-        origin = await origins.get(edges.db, repo_id)
-        await undo.check(edges, await _undone(edges, origin.team_id, repo_id, asked))
+        undone = await _undone(edges, team_id, repo_id, asked)
+        await undo.check(edges, undone)
+        reached = undone.asked
     else:
         target.check(edges, asked, secret)
+    role = await entitled.role_of(edges, team_id, person_id, asked)
+    await target.allow(edges, team_id, reached, Means(role, secret))
 
 
 async def retry(
-    edges: Edges, team_id: TeamId, job_id: JobId, person_id: UUID | None, secret: Secret | None = None
+    edges: Edges,
+    team_id: TeamId,
+    job_id: JobId,
+    person_id: UUID | None,
+    role: Role = Role.OWNER,
+    secret: Secret | None = None,
 ) -> Job:
-    """Queue again what a job that has ended was asked for. Raises NotFound, Refused."""
+    """Queue again what a job that has ended was asked for, by who asks now. Raises NotFound, Refused."""
     job = await jobs.find(edges.db, team_id, job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     if job.state not in jobs.ENDED:
         raise Refused("this job has not ended yet; cancel it first")
-    return await ask(edges, job.repo_id, job.kind, job.asked, person_id=person_id, secret=secret)
+    asked = dict(job.asked) | ({"role": str(role)} if job.kind == "restore" else {})
+    return await ask(edges, job.repo_id, job.kind, asked, person_id=person_id, secret=secret)
 
 
 async def run(edges: Edges, run: Run, until: float = math.inf) -> None:
@@ -397,15 +410,16 @@ async def _bundle(edges: Edges, run: Run) -> Result:
 
 
 async def _restore(edges: Edges, run: Run) -> Result:
-    """Push a moment to a remote, or undo that, with credentials that were given for that alone."""
+    """Push a moment to a remote, or undo that, by what who asked for it may use now."""
     repo, snapshot = await _moment(edges, run)
     job = _job_of(run)
-    secret = job.secret(edges.keyring) if edges.keyring else None
+    role = await entitled.role_of(edges, job.team_id, job.person_id, job.asked)
+    means = Means(role, job.secret(edges.keyring) if edges.keyring else None)
     if job.asked.get("undo"):
         undone = await _undone(edges, job.team_id, job.repo_id, job.asked)
         cause = Cause(job.id, job.person_id, undo_of=undone.id)
-        return _restored(await undo.undo(edges, undone, repo, snapshot, secret, cause))
-    to, made = await target.ready(edges, job, secret)
+        return _restored(await undo.undo(edges, undone, repo, snapshot, means, cause))
+    to, made = await target.ready(edges, job, means)
     named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
     done = await restore.to_remote(
         edges,

@@ -1,6 +1,6 @@
 """Adding a repository to what is kept: the first step of every backup."""
 
-from mirror.errors import OurFault, UsageError
+from mirror.errors import BadCredentials, OurFault, UsageError
 from mirror.flows import connections, sshaccess
 from mirror.flows.edges import Edges
 from mirror.flows.turn import turn
@@ -8,6 +8,7 @@ from mirror.git import address
 from mirror.model import Remote, Repo, RepoId, Secret
 from mirror.store import credentials, origins, repos, teams
 from mirror.store.beginnings import Beginning
+from mirror.store.origins import Origin
 from mirror.store.teams import TeamId
 
 
@@ -37,6 +38,7 @@ async def repo_for(
     if not known:
         known = await _added(edges, team, wanted, remote.url, insisted=name is not None)
     given = secret or remote.secret
+    await origins.chosen(edges.db, known.id)
     if given:
         if edges.keyring is None:
             raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
@@ -92,7 +94,7 @@ async def remote_of(edges: Edges, repo_id: RepoId, url: str, secret: Secret | No
         secret = secret or await connections.credential_of(edges, repo_id, url)
     remote = Remote(url, secret)
     if address.is_ssh(url):
-        remote = await sshaccess.ready(edges, (await origins.get(edges.db, repo_id)).team_id, remote)
+        remote = await _by_ssh(edges, await origins.get(edges.db, repo_id), remote)
     return remote
 
 
@@ -104,4 +106,14 @@ async def remote_at(edges: Edges, began: Beginning, secret: Secret | None = None
             secret = credentials.opened(edges.keyring, began.repo.id, began.sealed)
         elif began.connection is not None:
             secret = await connections.credential_from(edges, began.connection, url)
-    return await sshaccess.ready(edges, began.origin.team_id, Remote(url, secret))
+    return await _by_ssh(edges, began.origin, Remote(url, secret))
+
+
+async def _by_ssh(edges: Edges, origin: Origin, remote: Remote) -> Remote:
+    """The remote with the team's key where it is reached by ssh, which one that nobody chose never is."""
+    if origin.set_aside and remote.secret is None and address.is_ssh(remote.url):
+        raise BadCredentials(
+            f"{origin.repo.name} was kept by a restore with a key lent for it; an admin who resumes it lets "
+            "it be read with the team's key"
+        )
+    return await sshaccess.ready(edges, origin.team_id, remote)

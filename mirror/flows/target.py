@@ -5,9 +5,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from mirror.errors import EverrefError, NotFound, Origin, Refused, RemoteGone, UsageError
-from mirror.flows import connections, request, source, sshaccess, steps
+from mirror.flows import connections, entitled, request, source, sshaccess, steps
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
+from mirror.flows.entitled import Means
 from mirror.forges.contract import Forge, Owner
 from mirror.git import address
 from mirror.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot
@@ -49,11 +50,14 @@ def check(edges: Edges, asked: Asked, secret: Secret | None) -> None:
         raise UsageError("credentials of one's own are for an address; this target has a connection's")
 
 
-async def reach(edges: Edges, team_id: TeamId, asked: Asked, secret: Secret | None) -> Remote:
+async def reach(edges: Edges, team_id: TeamId, asked: Asked, means: Means) -> Remote:
     """The target with what it takes to write there; a new one may not be there yet.
 
-    Raises UsageError, NotFound, and BadCredentials where a connection wants its person.
+    Raises UsageError, NotFound, NotAllowed where the role may not use the team's credentials there,
+    and BadCredentials where a connection wants its person.
     """
+    secret = means.lent
+    await allow(edges, team_id, asked, means)
     if asked.get("kept"):
         repo = await repos.find_in(edges.db, team_id, RepoId(_uuid(asked["kept"])))
         if repo is None:
@@ -72,6 +76,12 @@ async def reach(edges: Edges, team_id: TeamId, asked: Asked, secret: Secret | No
             raise UsageError("this connection is to another host than the address")
         secret = forge.credential(token)
     return await sshaccess.ready(edges, team_id, Remote(url, secret))
+
+
+async def allow(edges: Edges, team_id: TeamId, asked: Asked, means: Means) -> None:
+    """Raise NotAllowed where this role may not have this target reached by what the team has."""
+    if asked.get("to"):
+        await entitled.check(edges, team_id, asked, _parsed(edges, asked), means)
 
 
 def _parsed(edges: Edges, asked: Asked) -> str:
@@ -104,14 +114,14 @@ async def is_free(edges: Edges, to: Remote) -> bool:
     return False
 
 
-async def ready(edges: Edges, job: Job, secret: Secret | None) -> tuple[Remote, bool]:
+async def ready(edges: Edges, job: Job, means: Means) -> tuple[Remote, bool]:
     """The job's target, made if that was asked for; and whether the job made it.
 
     Safe to run twice: what is about to be made is noted in the job before. When a
     run finds the name taken that an earlier one was about to take, and nothing in
     it, it is ours. Raises Refused where somebody else has the name.
     """
-    to = await reach(edges, job.team_id, job.asked, secret)
+    to = await reach(edges, job.team_id, job.asked, means)
     if not job.asked.get("new"):
         return to, False
     noted = job.result or {}
@@ -151,7 +161,7 @@ async def _is_empty(edges: Edges, to: Remote) -> bool:
 async def keep(edges: Edges, team_id: TeamId, to: Remote) -> tuple[Repo, Snapshot]:
     """Keep what the target holds now, so that overwriting it can be undone.
 
-    It is the team's repo of this address. One that is new is paused: nobody asked
+    It is the team's repo of this address. One that is new is set aside: nobody asked
     for it to be looked at, and what lets us in may be lent for this once.
     """
     edges.progress.phase("keeping what the target holds")
@@ -174,7 +184,7 @@ async def _added(edges: Edges, team_id: TeamId, url: str) -> Repo:
         try:
             async with transaction(edges.db) as db:
                 made = await repos.add(db, team_id, name, url, edges.clock())
-                await origins.pause(db, made.id, edges.clock())
+                await origins.set_aside(db, made.id, edges.clock())
             return made
         except UsageError:  # another run was faster, or took the name
             if found := await repos.by_url(edges.db, team_id, url):

@@ -12,10 +12,11 @@ from mirror import plan as planning
 from mirror.errors import NotFound, Origin, Refused, whose
 from mirror.flows import restore, steps, target
 from mirror.flows.edges import Edges
+from mirror.flows.entitled import Means
 from mirror.flows.restore import RefResult, Restored
 from mirror.git import address, push, read
 from mirror.git.push import Answer
-from mirror.model import RefName, Refs, Remote, Repo, Secret, Snapshot
+from mirror.model import RefName, Refs, Remote, Repo, Snapshot
 from mirror.plan import RefAction
 from mirror.store import repos, restores, snapshots
 from mirror.store.jobs import ENDED, Job
@@ -42,10 +43,10 @@ async def check(edges: Edges, job: Job) -> None:
         raise Refused("the restore wrote nothing, so there is nothing to undo")
 
 
-async def plan(edges: Edges, job: Job, secret: Secret | None) -> UndoPlan:
+async def plan(edges: Edges, job: Job, means: Means) -> UndoPlan:
     """What undoing the restore of this job would do, ref by ref; asks the target what it has."""
     await check(edges, job)
-    to, made = await _reach(edges, job, secret)
+    to, made = await _reach(edges, job, means)
     wrote = await restores.written(edges.db, job.id)
     actions = planning.undo_actions(wrote, await restore.listed_at(edges, to))
     kept = await _kept(edges, job, to) if any(one.old for one in wrote) else None
@@ -53,7 +54,7 @@ async def plan(edges: Edges, job: Job, secret: Secret | None) -> UndoPlan:
 
 
 async def undo(
-    edges: Edges, job: Job, repo: Repo, snapshot: Snapshot, secret: Secret | None, cause: Cause
+    edges: Edges, job: Job, repo: Repo, snapshot: Snapshot, means: Means, cause: Cause
 ) -> Restored:
     """Put the target back to what it was before the restore of this job.
 
@@ -65,7 +66,7 @@ async def undo(
     Safe to run twice: what is as it was is `unchanged` the second time.
     """
     await check(edges, job)
-    to, _ = await _reach(edges, job, secret)
+    to, _ = await _reach(edges, job, means)
     wrote = await restores.written(edges.db, job.id)
     listed = await restore.listed_at(edges, to)
     actions = planning.undo_actions(wrote, listed)
@@ -120,9 +121,9 @@ async def _put_back(
     return said
 
 
-async def _reach(edges: Edges, job: Job, secret: Secret | None) -> tuple[Remote, bool]:
+async def _reach(edges: Edges, job: Job, means: Means) -> tuple[Remote, bool]:
     """The target of that restore, as it is reached now."""
-    to = await target.reach(edges, job.team_id, job.asked, secret)
+    to = await target.reach(edges, job.team_id, job.asked, means)
     made = (job.result or {}).get("made")
     return (Remote(made, to.secret), True) if made else (to, False)
 

@@ -32,6 +32,7 @@ class Origin:
     private: bool | None  # None: not told
     archived_at: datetime | None  # since when it is gone at its forge; None: it is there
     paused_at: datetime | None  # None: pushes and the schedule start syncs
+    set_aside: bool = False  # a restore made it, to keep what its target held: nobody chose it
 
 
 @translating
@@ -110,7 +111,7 @@ async def place(
         )
         update repo set
           forge = $2, host = $3, repository_id = $4, connection_id = $5, private = $6,
-          added_by = coalesce(added_by, $7), paused_at = null
+          added_by = coalesce(added_by, $7), paused_at = null, set_aside = false
         from was
         where repo.id = was.id
           and (repository_id is null or (forge = $2 and host = $3 and repository_id = $4))
@@ -281,11 +282,23 @@ async def pause(db: Db, repo_id: RepoId, at: datetime) -> bool:
 
 @translating
 async def resume(db: Db, repo_id: RepoId) -> bool:
-    """Look at it again. False: it was not paused."""
+    """Look at it again, as somebody chose it. False: it was not paused."""
     done = await db.execute(
-        "update repo set paused_at = null where id = $1 and paused_at is not null", repo_id
+        "update repo set paused_at = null, set_aside = false where id = $1 and paused_at is not null", repo_id
     )
     return done == "UPDATE 1"
+
+
+@translating
+async def set_aside(db: Db, repo_id: RepoId, at: datetime) -> None:
+    """Say that nobody chose this repo, which a restore made: nobody looks at it, by nothing of the team's."""
+    await db.execute("update repo set paused_at = $2, set_aside = true where id = $1", repo_id, at)
+
+
+@translating
+async def chosen(db: Db, repo_id: RepoId) -> None:
+    """Say that somebody who may choose wants this repo kept. Safe to run twice."""
+    await db.execute("update repo set set_aside = false where id = $1 and set_aside", repo_id)
 
 
 @translating
@@ -337,4 +350,5 @@ def origin(row: Any) -> Origin:
         row["private"],
         row["archived_at"],
         row["paused_at"],
+        row["set_aside"],
     )

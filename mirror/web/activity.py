@@ -21,6 +21,7 @@ from mirror.store.jobs import Job, JobId, Kind, State
 from mirror.store.report import Line
 from mirror.web.frame import Needs, Visit, Way
 from mirror.web.live import follow
+from mirror.web.restore import allow_again
 
 ROWS: Final = 50  # jobs or drills on a page
 AT_ONCE: Final = 50  # drills that one press begins
@@ -104,7 +105,8 @@ async def retry(visit: Visit) -> Response:
     found = await _job(visit)
     if found.kind == "restore":  # what its target holds may be something else by now
         raise Refused("a restore is planned anew, on the page of its repository")
-    again = await flow.retry(visit.edges, visit.of_team().id, found.id, visit.owner().id)
+    await allow_again(visit, found)
+    again = await flow.retry(visit.edges, visit.of_team().id, found.id, visit.owner().id, visit.acting)
     await visit.audit("job.retry", NAMES[found.kind], found.repo_id)
     await visit.hint(SYNC, str(found.repo_id))
     return visit.redirect(_address(visit, again.id))

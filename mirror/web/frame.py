@@ -132,6 +132,14 @@ class Visit:
         """Whether the person's role in this team is that one or more."""
         return self.role is not None and self.role.may(role)
 
+    @property
+    def acting(self) -> Role:
+        """The role in which this is asked: a token acts in none above what its scopes are for."""
+        assert self.role is not None
+        if self.token is None or "admin" in self.token.scopes:
+            return self.role
+        return self.role if Role.OPERATOR.may(self.role) else Role.OPERATOR
+
     async def repo(self) -> Repo:
         """The path's {repo}, of this team. Raises NotFound, as for one that another team has."""
         text = str(self.path["repo"])

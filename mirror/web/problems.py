@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
-from mirror.errors import EverrefError, TooOften
+from mirror.errors import EverrefError, NotAllowed, TooOften
 from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
 
 STATUS: Final[Mapping[str, int]] = {
@@ -82,6 +82,8 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
         headers = {}
         if isinstance(error, TooOften):
             status, headers = 429, {"retry-after": str(error.seconds)}
+        elif isinstance(error, NotAllowed):
+            status = 403
         return answer(
             outside, request, status, str(error), kind=error.kind, retry=not error.permanent, headers=headers
         )

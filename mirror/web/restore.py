@@ -12,9 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mirror import words
-from mirror.errors import BadCredentials, EverrefError, NotFound, Refused, UsageError
+from mirror.errors import BadCredentials, EverrefError, NotAllowed, NotFound, Refused, UsageError
 from mirror.flows import browse, connections, export, restore, target, undo
 from mirror.flows import jobs as flow
+from mirror.flows.entitled import Means
 from mirror.flows.restore import RefResult
 from mirror.forges.contract import Owner, Purpose
 from mirror.git import address
@@ -116,7 +117,7 @@ async def choose(
     forge = visit.edges.forges.at(chosen.forge, chosen.host) if chosen else None
     return visit.render(
         "restore.html",
-        200 if error is None else 422,
+        _status(error),
         at=at,
         tab="restore",
         snapshot=snapshot,
@@ -131,6 +132,11 @@ async def choose(
         error=error,
         **values,
     )
+
+
+def _status(error: EverrefError | None) -> int:
+    """The status of a page that says what went wrong, if anything did."""
+    return 200 if error is None else 403 if isinstance(error, NotAllowed) else 422
 
 
 async def _what(visit: Visit, at: Moment) -> What:
@@ -278,12 +284,17 @@ async def _connection(visit: Visit, text: str) -> Connection:
 
 
 async def _connection_to(visit: Visit, url: str) -> Connection | None:
-    """A connection of the team to the host of this address."""
+    """A connection of the team to the host of this address: the one that reads it, where it is kept."""
+    found: Connection | None = None
+    kept = await repos.by_url(visit.edges.db, visit.of_team().id, url)
+    reads = await store.of_repo(visit.edges.db, kept.id) if kept else None
     for one in await store.of_team(visit.edges.db, visit.of_team().id):
         app = visit.edges.forges.at(one.forge, one.host).app
         if one.state == "works" and url.startswith(f"{app.url.rstrip('/')}/"):
-            return one
-    return None
+            if reads is not None and reads.connection.id == one.id:
+                return one
+            found = found or one
+    return found
 
 
 async def _shown(
@@ -291,7 +302,7 @@ async def _shown(
 ) -> Response:
     """The page of a plan."""
     edges, asked = visit.edges, draft.asked
-    to = await target.reach(edges, visit.of_team().id, asked, draft.secret)
+    to = await target.reach(edges, visit.of_team().id, asked, Means(visit.acting, draft.secret))
     if asked.get("new") and not await target.is_free(edges, to):
         raise Refused(f"there is a repository {draft.name} already; choose another name")
     made = await restore.plan(
@@ -455,6 +466,36 @@ async def _asked(visit: Visit, repo: Repo, draft: Draft) -> Response:
     return visit.redirect(_page(visit, repo, draft.job_id))
 
 
+async def allow_again(visit: Visit, job: Job, confirmed: str | None = None) -> None:
+    """Let a job be asked for once more only as it would be anew: sure, confirmed and counted.
+
+    Raises AskAgain, UsageError where what is overwritten is not confirmed, and 429.
+    """
+    if job.kind == "bundle":
+        await limited(visit, "bundle", BUNDLES_PER_HOUR)
+    if job.kind != "restore":
+        return
+    if (job.asked.get("force") or job.asked.get("undo")) and not is_sure(visit):
+        raise AskAgain
+    if job.asked.get("force"):
+        confirm(await _target_name(visit, job), confirmed)
+    if not job.asked.get("undo"):
+        await limited(visit)
+
+
+def confirm(name: str, confirmed: str | None) -> None:
+    """Raise UsageError unless the target that is overwritten was named."""
+    if confirmed != name:
+        raise UsageError(f'what is overwritten must be confirmed: say "confirm": "{name}"')
+
+
+async def _target_name(visit: Visit, job: Job) -> str:
+    """What is typed before a job overwrites its target."""
+    if job.asked.get("to"):
+        return address.name_from_url(job.asked["to"])
+    return await _destination(visit, job)
+
+
 async def limited(visit: Visit, key: str = "restore", limit: int = PER_HOUR) -> None:
     """Count a restore of this person. Raises 429 where it is one too many."""
     if not await limits.take(visit.edges.db, f"{key} {visit.owner().id}", limit, HOUR, visit.now):
@@ -475,10 +516,21 @@ async def _queue(
     secret: Secret | None = None,
 ) -> Job:
     job = await flow.ask(
-        visit.edges, repo.id, kind, asked, person_id=visit.owner().id, secret=secret, job_id=job_id
+        visit.edges,
+        repo.id,
+        kind,
+        asked_in_role(visit, kind, asked),
+        person_id=visit.owner().id,
+        secret=secret,
+        job_id=job_id,
     )
     await visit.hint(SYNC, str(repo.id))
     return job
+
+
+def asked_in_role(visit: Visit, kind: jobs.Kind, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a job is asked for, with the role in which it is: a restore uses nothing beyond that."""
+    return {**asked, "role": str(visit.acting)} if kind == "restore" else asked
 
 
 async def bundle(visit: Visit) -> Response:
@@ -613,9 +665,9 @@ async def undo_plan(visit: Visit) -> Response:
     asks = bool(job.asked.get("lent")) and secret is None
     if not asks:
         try:
-            made = await undo.plan(visit.edges, job, secret)
-        except BadCredentials as failed:
-            if not job.asked.get("lent"):
+            made = await undo.plan(visit.edges, job, Means(visit.acting, secret))
+        except (BadCredentials, NotAllowed) as failed:
+            if isinstance(failed, BadCredentials) and not job.asked.get("lent"):
                 raise
             asks, error = True, failed
     to = await _destination(visit, job)
@@ -624,7 +676,7 @@ async def undo_plan(visit: Visit) -> Response:
     counts = counted(made.refs) if made else {}
     return visit.render(
         "restore_undo.html",
-        200 if error is None else 422,
+        _status(error),
         at=at,
         tab="restores",
         job=job,

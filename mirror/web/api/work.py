@@ -15,6 +15,7 @@ from mirror.errors import NotFound, Refused, UsageError
 from mirror.flows import browse, connections, moment, target, undo
 from mirror.flows import jobs as flow
 from mirror.flows import restore as restoring
+from mirror.flows.entitled import Means
 from mirror.job import SYNC
 from mirror.model import RefName, RepoId, Secret, Snapshot
 from mirror.model import Repo as Known
@@ -49,6 +50,9 @@ from mirror.web.live import follow
 from mirror.web.restore import (
     BUNDLES_PER_HOUR,
     Draft,
+    allow_again,
+    asked_in_role,
+    confirm,
     is_sure,
     limited,
     to_kept,
@@ -168,10 +172,11 @@ class ProofWanted(Body, frozen=True, kw_only=True):
 
 
 class Again(Body, frozen=True, kw_only=True):
-    """The credentials for the target of a restore, which are not kept."""
+    """The credentials for a restore's target, which are not kept, and its name where it is overwritten."""
 
     username: Words | None = None
     token: Annotated[str, Meta(max_length=10_000)] | None = None
+    confirm: Annotated[str, Meta(max_length=500)] | None = None
 
 
 async def list_jobs(visit: Visit, asked: JobsAsked) -> Page[Job]:
@@ -211,11 +216,13 @@ async def cancel_job(visit: Visit) -> Job:
 
 
 async def retry_job(visit: Visit, body: Again) -> Job:
-    """Ask for the same again."""
+    """Ask for the same again, as if it were anew: what overwrites is confirmed, and restores are counted."""
     found = await _job(visit)
     _check_scope(visit, found.kind)
+    await allow_again(visit, found, body.confirm)
     secret = _secret(body.username, body.token)
-    again = await flow.retry(visit.edges, visit.of_team().id, found.id, visit.owner().id, secret)
+    team, me = visit.of_team().id, visit.owner().id
+    again = await flow.retry(visit.edges, team, found.id, me, visit.acting, secret)
     await visit.audit("job.retry", found.kind, found.repo_id)
     await visit.hint(SYNC, str(found.repo_id))
     return await _shown(visit, again)
@@ -268,7 +275,7 @@ async def plan(visit: Visit, body: PlanWanted) -> Plan:
     draft = None if body.to is None else await _drafted(visit, found, then, body.to, body, what)
     to = None
     if draft is not None:
-        to = await target.reach(edges, visit.of_team().id, draft.asked, draft.secret)
+        to = await target.reach(edges, visit.of_team().id, draft.asked, Means(visit.acting, draft.secret))
     made = await restoring.plan(
         edges,
         found,
@@ -292,7 +299,7 @@ async def restore(visit: Visit, body: RestoreWanted) -> Job:
 async def plan_undo(visit: Visit, body: UndoWanted) -> UndoPlan:
     """What undoing a restore would do, ref by ref."""
     job = await _restore_job(visit)
-    made = await undo.plan(visit.edges, job, _secret(body.username, body.token))
+    made = await undo.plan(visit.edges, job, Means(visit.acting, _secret(body.username, body.token)))
     return UndoPlan(to=made.to.url, refs=[RefOutcome.of(one) for one in made.refs])
 
 
@@ -429,6 +436,7 @@ async def _ask(
     secret: Secret | None = None,
     detail: Mapping[str, Any] | None = None,
 ) -> Job:
+    asked = asked_in_role(visit, kind, asked)
     made = await flow.ask(visit.edges, found.id, kind, asked, person_id=visit.owner().id, secret=secret)
     await visit.audit(action or f"repo.{kind}", found.name, found.id, detail)
     await visit.hint(SYNC, str(found.id))
@@ -440,8 +448,8 @@ async def _restore(visit: Visit, found: Known, then: Snapshot, body: RestoreWant
     if body.force and not is_sure(visit):
         raise AskAgain
     draft = await _drafted(visit, found, then, body.to, body, what)
-    if draft.asked["force"] and body.confirm != draft.name:
-        raise UsageError(f'what is overwritten must be confirmed: say "confirm": "{draft.name}"')
+    if draft.asked["force"]:
+        confirm(draft.name, body.confirm)
     await limited(visit)
     action = "restore.create" if draft.asked.get("new") else "restore.push"
     detail = {"to": draft.told, **then.numbers, "overwrites": draft.asked["force"]}

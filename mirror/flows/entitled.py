@@ -1,0 +1,72 @@
+"""By whose credentials a restore reaches its target: what a role may have the team's tokens and keys do.
+
+Who calls: flows/target, before it gives out any, so for plans, restores and undoing alike; and flows/jobs,
+when a restore is asked for. A worker asks again when the job runs: the person's role may have changed since.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from mirror.errors import NotAllowed
+from mirror.flows.edges import Edges
+from mirror.git import address
+from mirror.model import Secret
+from mirror.people import PersonId, Role
+from mirror.store import origins, repos, teams
+from mirror.store.teams import TeamId
+
+Asked = Mapping[str, Any]  # of a job
+
+_NOT_KEPT: Final = (
+    "only an admin restores by the team's own access to an address that the team does not keep; "
+    "give a token of yours for it, or have an admin do it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """By what a restore reaches its target."""
+
+    role: Role  # in which it is asked for
+    lent: Secret | None = field(default=None, repr=False)  # for this restore alone
+
+
+async def role_of(edges: Edges, team_id: TeamId, person_id: UUID | None, asked: Asked) -> Role:
+    """In which role a restore is done: the person's of now, or the one in which they asked, if that is less.
+
+    Nobody is the command line, which may everything. Raises NotAllowed for who may not restore any more.
+    """
+    if person_id is None:
+        return Role.OWNER
+    now = await teams.role_of(edges.db, team_id, PersonId(person_id))
+    if now is None:
+        raise NotAllowed("who asked for this is no member of the team any more")
+    asked_in = Role(asked.get("role", now))
+    least = asked_in if now.may(asked_in) else now
+    if not least.may(Role.OPERATOR):
+        raise NotAllowed(f"a restore needs the role operator; who asked for this is {least} now")
+    return least
+
+
+async def check(edges: Edges, team_id: TeamId, asked: Asked, url: str, means: Means) -> None:
+    """Raise NotAllowed where the team's own credentials would be used at an address not for this role.
+
+    An operator writes where the team keeps a repository, by what that is read by, and to what the
+    restore makes. Any other address wants credentials that are lent for the restore, or an admin.
+    """
+    if means.role.may(Role.ADMIN):
+        return
+    of_machine = address.is_path(url)  # reached by the rights of who runs Everref, whatever is lent
+    if means.lent is not None and not of_machine:
+        return
+    if not (of_machine or address.is_ssh(url) or asked.get("connection")):
+        return  # nothing of the team's goes there
+    kept = await repos.by_url(edges.db, team_id, url)
+    if kept is not None:
+        origin = await origins.get(edges.db, kept.id)
+        by_connection = None if origin.connection_id is None else str(origin.connection_id)
+        if not origin.set_aside and by_connection == asked.get("connection"):
+            return
+    raise NotAllowed(_NOT_KEPT)
