@@ -1,13 +1,17 @@
 """When a transfer is too slow to go on: the low-speed limit of curl and git, for what we carry ourselves.
 
-Who calls: git/upstream for packs, vault/s3 for objects. https://curl.se/libcurl/c/CURLOPT_LOW_SPEED_TIME.html
+Who calls: git/upstream for packs, git/push, vault/s3 for objects, web/download. https://curl.se/libcurl/c/CURLOPT_LOW_SPEED_TIME.html
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 LIMIT: Final = 1000  # bytes a second
 TIME: Final = 60.0  # seconds
+# The longer a transfer takes the more it must have brought: bytes a second, over so many seconds. So what drips just
+# above the least rate ends within half an hour, and what goes on for longer has brought hundreds of MB.
+RATES: Final = ((LIMIT, TIME), (10_000, 900.0), (50_000, 7200.0))
 
 
 @dataclass(slots=True)
@@ -28,3 +32,15 @@ class LowSpeed:
         slow = self._bytes < self.limit * self._waited
         self._bytes, self._waited = 0, 0.0
         return slow
+
+
+class Speeds:
+    """One transfer, by each of several rates."""
+
+    def __init__(self, rates: Sequence[tuple[float, float]] = RATES) -> None:
+        self._each = [LowSpeed(limit, time) for limit, time in rates]
+
+    def is_slow(self, size: int, waited: float) -> str | None:
+        """So many bytes came after such a wait: which rate they have missed, in words. None: they keep up."""
+        missed = [one for one in self._each if one.is_slow(size, waited)]
+        return f"less than {missed[0].limit:g} bytes a second over {missed[0].time:g} s" if missed else None

@@ -13,6 +13,8 @@ from mirror.model import HEAD, HEX_LENGTH, SYMBOLIC, Listing, ObjectFormat, RefN
 from mirror.pktline import Mark, Packet
 from mirror.refs import check_names, resolve, shown_text
 
+CAPABILITIES: Final = 1 << 16  # bytes of what a remote says that it can do; git's own are 300
+
 _HEX: Final = b"0123456789abcdef"
 
 
@@ -27,6 +29,7 @@ class Greeting:
         self.ended = False
         self.version = 0
         self.capabilities: dict[bytes, bytes] = {}
+        self._length = 0  # of version 2's, in bytes
         self.reading = Reading(name, "sha1")  # of version 0
 
     @property
@@ -76,6 +79,9 @@ class Greeting:
                 raise Corrupt(f"{self._name} says more than its greeting")
             self.ended = True
         if self.version == 2:
+            self._length += sum(map(len, lines))
+            if self._length > CAPABILITIES:
+                raise Corrupt(f"{self._name} says more than its greeting")
             self.capabilities.update({key: value for key, _, value in (one.partition(b"=") for one in lines)})
         else:
             self._add_refs(lines)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
@@ -32,7 +33,7 @@ from mirror.git import upstream
 from mirror.git.run import Git
 from mirror.git.upstream import NotOurRef, Upstream, connect
 from mirror.model import HEAD, SYMBOLIC, Listing, ObjectFormat, RefName, Refs, Remote, Secret, Target
-from mirror.progress import Silent
+from mirror.progress import Meter, Silent
 from tests.parts.githttp import Fault, GitServer, serving
 from tests.parts.repos import Work, fsck, objects_of, refs_of, run_git
 
@@ -505,12 +506,11 @@ async def test_a_pack_that_drips_is_given_up(
     git: Git, git_server: GitServer, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.many_commits(3, size=100_000)
-    monkeypatch.setattr(upstream, "SLOW_SECONDS", 0.2)
-    monkeypatch.setattr(upstream, "LEAST_SPEED", 1 << 30)
+    monkeypatch.setattr(upstream, "RATES", ((1, 60.0), (1 << 30, 0.2)))
     async with over_http(git, git_server) as source:
         refs = (await source.ls_refs()).refs
         git_server.faults["/git-upload-pack"] = Fault(rate=1 << 14)
-        with pytest.raises(NetworkError, match="bytes a second; try again later"):
+        with pytest.raises(NetworkError, match=r"bytes a second over 0.2 s; try again later"):
             await pack_of(source, ids(refs))
 
 
@@ -540,6 +540,53 @@ async def test_little_else_may_come_before_the_pack(git: Git, git_server: GitSer
             with pytest.raises(Corrupt, match="says more than git would before it sends a pack"):
                 await pack_of(source, [NOWHERE])
         git_server.faults.clear()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"\1", b"\2Counting\n", b"\2" + b"x" * 60_000],
+    ids=["keep-alives", "progress", "long progress"],
+)
+@pytest.mark.parametrize("begun", [False, True], ids=["before the pack", "beside the pack"])
+async def test_a_flood_beside_the_pack_is_given_up(
+    git: Git, git_server: GitServer, work: Work, said: bytes, begun: bool
+) -> None:
+    """Only waiting counted, so a remote that said nothing of use without a pause was read for a day."""
+    body = pktline.encode([b"packfile\n", *([b"\1PACK"] if begun else [])])
+    body += pktline.encode([said]) * ((3 << 20) // (len(said) + 4))
+    git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
+    async with over_http(git, git_server) as source:
+        progress = Meter(lambda: 0.0)
+        with pytest.raises(Corrupt, match="says more than git would beside its pack"):
+            async for _ in source.fetch([NOWHERE], [], progress):
+                pass
+    assert len(progress.seen.notes) <= upstream.REMARKS
+
+
+async def test_a_pack_in_small_packets_is_read(git: Git, git_server: GitServer, work: Work) -> None:
+    pack = b"PACK" + bytes(1 << 20)
+    pieces = [b"\1" + pack[at : at + 990] for at in range(0, len(pack), 990)]
+    body = pktline.encode([b"packfile\n", *pieces, pktline.Mark.FLUSH])
+    git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
+    async with over_http(git, git_server) as source:
+        assert await pack_of(source, [NOWHERE]) == pack
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"0000" * (6 << 20), b"000eversion 2\n" + b"0005a" * (5 << 20), b"0005a" * (5 << 20)],
+    ids=["flush packets", "capabilities", "lines"],
+)
+async def test_a_flood_instead_of_a_listing_ends_at_once(
+    git: Git, git_server: GitServer, work: Work, body: bytes
+) -> None:
+    for kind, piece in ((GREETING, "info/refs"), (ANSWER, "/git-upload-pack")):
+        git_server.faults = {piece: Fault(status=200, body=body, headers=kind)}
+        async with over_http(git, git_server) as source:
+            began = time.process_time()
+            with pytest.raises((Corrupt, Refused)):
+                await source.ls_refs()
+            assert time.process_time() - began < 5  # 24 MiB cost 40 s
 
 
 async def test_a_listing_is_bounded(reach: Reach, work: Work) -> None:

@@ -19,6 +19,7 @@ from contextlib import (
     suppress,
 )
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -46,7 +47,7 @@ from mirror.errors import (
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, Stdout, redact
 from mirror.git.ssh import Ssh
-from mirror.lowspeed import LowSpeed
+from mirror.lowspeed import Speeds
 from mirror.lsrefs import Greeting, Reading, no_repository, shallow
 from mirror.model import Listing, ObjectFormat, Remote, Target
 from mirror.net.reach import NOWHERE
@@ -57,9 +58,10 @@ SILENCE: Final = 60.0  # seconds without a byte after which a remote counts as d
 CONNECTING: Final = 20.0  # seconds
 LOOK: Final = 60.0  # seconds for a listing in all, with its greeting
 PREPARING: Final = 1800.0  # seconds in which a pack must begin; meanwhile a remote counts and compresses
-LEAST_SPEED: Final = lowspeed.LIMIT
-SLOW_SECONDS: Final = lowspeed.TIME
+RATES: Final = lowspeed.RATES  # that a pack keeps, once it has begun
 BEFORE_THE_PACK: Final = 1 << 16  # bytes of other words; 256 acknowledgments are 20 KiB
+BESIDE_THE_PACK: Final = 1 << 20  # bytes of other words and of framing, and an eighth of the pack
+REMARKS: Final = 100  # lines of the remote that are passed on
 UNTOLD: Final = timedelta(minutes=1)  # to wait where a host that is asked too often does not say how long
 INLINE: Final = 1 << 16  # bytes of a listing that are read at once, in a millisecond; more go to a thread
 PER_HOST: Final = 8  # connections to one host at once
@@ -222,7 +224,8 @@ class Upstream:
 
         Until the pack begins, a remote that counts and compresses has PREPARING seconds, as long as it
         says something now and then (git's keep-alive packets and progress do). From then on only bytes of the
-        pack count: where they come slower than lowspeed.LIMIT, it is a NetworkError, whatever else is said.
+        pack count: where they come slower than one of RATES, it is a NetworkError, whatever else is said.
+        What is said beside the pack is bounded: before it by BEFORE_THE_PACK, then by BESIDE_THE_PACK.
         """
         self._fetching = self._pack(wants, haves, progress)
         with whose(self._origin):
@@ -245,31 +248,34 @@ class Upstream:
         request = self._fetch_v2(wants, haves) if self._version == 2 else self._fetch_v0(wants, haves)
         progress.phase("receiving", None, "bytes")
         clock = asyncio.get_running_loop().time
-        before, speed = Packets(), LowSpeed(LEAST_SPEED, SLOW_SECONDS)
+        before, speeds = Packets(), Speeds(RATES)
         side: SideBand | None = None
         begun, prepared = False, 0.0
+        came = carried = remarks = 0  # bytes in all, bytes of the pack, lines
         async with self._asked.ask(request) as chunks:
             asked = clock()
             async for chunk in chunks:
-                waited, pack = clock() - asked, b""
+                waited, size, pack = clock() - asked, len(chunk), b""
                 if side is None:
                     before.feed(chunk)
                     if self._at_the_pack(before):
                         side, chunk = SideBand(), before.rest
                 if side is not None:
                     pack = side.feed(chunk)
-                    for line in side.said():
+                    for line in islice(side.said(), max(0, REMARKS - remarks)):
                         progress.note(f"the remote says: {redact(line, [])}")
+                        remarks += 1
+                came, carried = came + size, carried + len(pack)
+                if came - carried > (BESIDE_THE_PACK + carried // 8 if carried else BEFORE_THE_PACK):
+                    raise Corrupt(f"{self._name} says more than git would beside its pack")
                 begun = begun or bool(pack or side and side.fatal)
                 prepared += waited
                 if not begun and prepared > PREPARING:
                     raise NetworkError(
                         f"{self._name} has not begun its pack within {PREPARING:g} s; try again later"
                     )
-                if begun and speed.is_slow(len(pack), waited):
-                    raise NetworkError(
-                        f"{self._name} sends less than {LEAST_SPEED} bytes a second; try again later"
-                    )
+                if begun and (missed := speeds.is_slow(len(pack), waited)):
+                    raise NetworkError(f"{self._name} sends {missed}; try again later")
                 if pack:
                     progress.advance(len(pack))
                     yield pack
