@@ -10,6 +10,7 @@ from mirror.errors import UsageError
 
 EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
 LISTING_BYTES: Final = 64 << 20  # of refs that a remote may list; some 900,000 of them
+FETCH_BYTES: Final = 20 << 30  # of a pack that a remote may send at once
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 
@@ -69,6 +70,7 @@ class Settings:
     allow_private_remotes: bool = False  # private and loopback addresses, http, file:// and paths
     git: str = "git"  # which git
     listing_bytes: int = LISTING_BYTES  # that a remote may list of its refs
+    fetch_bytes: int = FETCH_BYTES  # that a remote may send in one pack
     pool_bytes: int | None = None  # what pools may take of a disk; None: half of what is free and theirs
     apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
 
@@ -121,6 +123,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         metrics_token=get("METRICS_TOKEN"),
         git=get("EVERREF_GIT") or "git",
         listing_bytes=_bytes("EVERREF_LISTING_BYTES", get("EVERREF_LISTING_BYTES"), LISTING_BYTES),
+        fetch_bytes=_size("EVERREF_FETCH_BYTES", get("EVERREF_FETCH_BYTES")) or FETCH_BYTES,
         pool_bytes=_size("EVERREF_POOL_BYTES", get("EVERREF_POOL_BYTES")),
         apps=apps,
     )

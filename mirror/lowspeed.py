@@ -9,8 +9,8 @@ from typing import Final
 
 LIMIT: Final = 1000  # bytes a second
 TIME: Final = 60.0  # seconds
-# The longer a transfer takes the more it must have brought: bytes a second, over so many seconds. So what drips just
-# above the least rate ends within half an hour, and what goes on for longer has brought hundreds of MB.
+# The longer a transfer takes, the more it must have brought: bytes a second, over so many seconds. What drips
+# just above the least rate ends within half an hour so, and what goes on for hours has brought much.
 RATES: Final = ((LIMIT, TIME), (10_000, 900.0), (50_000, 7200.0))
 
 

@@ -19,7 +19,7 @@ READY = b"ready\n"
 SETTINGS = (
     *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS"),
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
-    *("EVERREF_LISTING_BYTES", "EVERREF_POOL_BYTES"),
+    *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES"),
     *("GITHUB_URL", "GITHUB_API_URL", "GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"),
     *("GITLAB_URL", "GITLAB_CLIENT_ID", "GITLAB_CLIENT_SECRET"),
 )
@@ -81,6 +81,7 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
         "EVERREF_GIT": settings.git,
         "EVERREF_DATA": settings.data,
         "EVERREF_LISTING_BYTES": str(settings.listing_bytes),
+        "EVERREF_FETCH_BYTES": str(settings.fetch_bytes),
         "EVERREF_POOL_BYTES": None if settings.pool_bytes is None else str(settings.pool_bytes),
         **_of_apps(settings.apps),
     }

@@ -35,7 +35,8 @@ from mirror.flows.edges import Edges, open_edges
 from mirror.flows.jobs import RUN_SECONDS
 from mirror.flows.looks import looking
 from mirror.flows.periodic import Periodic
-from mirror.flows.runner import LENT, SLOTS, Runner
+from mirror.flows.runner import LENT, Runner
+from mirror.git.run import SLOTS
 from mirror.job import SYNC, dumps
 from mirror.model import RepoId
 from mirror.net.queue import NAME, WorkerQueue

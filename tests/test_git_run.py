@@ -242,6 +242,16 @@ async def test_memory_is_limited(work: Work, tmp_path: Path) -> None:
     assert "out of memory" in str(explain(failed.value))
 
 
+async def test_the_processors_time_is_limited(tmp_path: Path) -> None:
+    git = Git("git", str(tmp_path), limits=Limits(cpu=2))
+    with pytest.raises(GitFailed) as failed:
+        async with git.process("-c", "while :; do :; done", program="sh", timeout=60):
+            pass
+    assert failed.value.returncode == -signal.SIGXCPU
+    stopped = GitFailed("index-pack", -signal.SIGXCPU, "")
+    assert "took more than 4 hours of the processor" in str(explain(stopped))
+
+
 async def test_a_missing_git_is_one_line_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OurFault, match="install git 2.39 or newer, or say where by EVERREF_GIT"):
         await Git("/nowhere/git", str(tmp_path)).run("version")

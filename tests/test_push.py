@@ -1,6 +1,7 @@
 """A push writes what is asked, where nothing else would be lost, and tells ref by ref what became of it."""
 
 import asyncio
+import gzip
 import os
 import shlex
 from collections.abc import AsyncIterator, Mapping
@@ -19,8 +20,9 @@ from mirror.errors import (
     RemoteGone,
 )
 from mirror.git import address, pack
+from mirror.git import push as pushing
 from mirror.git.push import Answer, push
-from mirror.git.run import Git
+from mirror.git.run import Git, Limits
 from mirror.git.view import View, scratch_view, write_refs
 from mirror.model import HEAD, ObjectFormat, RefName, Refs, Remote, Secret, Target
 from mirror.progress import Silent
@@ -481,3 +483,42 @@ async def test_refs_of_a_view_are_left_as_they_were(git: Git, work: Work, target
         before = refs_of(moment.path)
         await push(git, moment, remote, listed(work), pinned=[], progress=Heard(), expected=listed(target))
         assert refs_of(moment.path) == before
+
+
+async def test_a_target_that_takes_next_to_nothing_is_given_up(
+    git: Git, work: Work, target: Work, git_server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that read a little above git's low-speed limit held its slot for a day."""
+    monkeypatch.setattr(pushing, "PUSHING", 1.0)
+    git_server.faults["/git-receive-pack"] = Fault(hang_after=0)
+    work.commit()
+    answers = await pushed(git, work, Remote(f"{git_server.url}/target"), listed(work))
+    assert {answer.ok for answer in answers.values()} == {None}
+    assert all("it was given up, as too little was taken" in answer.why for answer in answers.values())
+
+
+async def test_what_was_sent_makes_the_time_of_a_push_longer() -> None:
+    listening = pushing._Listening(Heard())
+    async with listening.in_time():
+        listening.hear(b"Writing objects:  50% (1/2)\rWriting objects: 100% (2/2), 2.50 MiB | 1.00 MiB/s\r")
+        assert listening._limit and listening._limit.when() == pytest.approx(
+            listening._began + pushing.PUSHING + 2.5 * (1 << 20) / pushing.LEAST_SPEED
+        )
+
+
+async def test_git_asks_for_nothing_compressed_and_what_comes_so_ends_at_its_memory(
+    work: Work, target: Work, git_server: GitServer, tmp_path: Path
+) -> None:
+    """183 KB of gzip cost 1.24 GiB."""
+    work.commit()
+    remote = Remote(f"{git_server.url}/target", Secret("alice", "secret"))
+    git = Git("git", str(tmp_path), limits=Limits(memory=256 << 20))
+    assert (await pushed(git, work, remote, listed(work)))[MAIN].ok
+    kinds = [request.headers["accept-encoding"] for request in git_server.requests]
+    assert len(kinds) > 1 and set(kinds) == {"identity"}
+    assert git_server.requests[-1].headers["authorization"].startswith("Basic ")
+    bomb = gzip.compress(b"001f# service=git-receive-pack\n0000" + bytes(400 << 20))
+    headers = {"Content-Type": "application/x-git-receive-pack-advertisement", "Content-Encoding": "gzip"}
+    git_server.faults["info/refs"] = Fault(status=200, body=bomb, headers=headers)
+    with pytest.raises((LimitReached, NetworkError)):
+        await pushed(git, work, remote, listed(work))

@@ -545,7 +545,7 @@ async def test_little_else_may_come_before_the_pack(git: Git, git_server: GitSer
 @pytest.mark.parametrize(
     "said",
     [b"\1", b"\2Counting\n", b"\2" + b"x" * 60_000],
-    ids=["keep-alives", "progress", "long progress"],
+    ids=["keep-alive packets", "progress", "long progress"],
 )
 @pytest.mark.parametrize("begun", [False, True], ids=["before the pack", "beside the pack"])
 async def test_a_flood_beside_the_pack_is_given_up(

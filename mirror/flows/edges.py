@@ -41,6 +41,10 @@ class Disk:
         """Make room where a disk was full; tells if it is worth another try."""
         return await self.pools.give_way(Path(full.path) if full.path else None)
 
+    async def make_way(self, path: Path, bytes: int) -> None:
+        """Have so much room at a place, as far as pools on its disk can make some."""
+        await self.pools.make_room(path, bytes)
+
     def pool(self, repo_id: RepoId) -> Path:
         """The bare repository that holds one repo's objects."""
         return self.root / "pools" / f"{repo_id}.git"

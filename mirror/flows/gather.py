@@ -14,6 +14,7 @@ from mirror.flows.upload import Upload, upload
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile, Indexed
 from mirror.git.pool import Pool
+from mirror.git.room import Room
 from mirror.git.upstream import Upstream
 from mirror.git.view import View
 from mirror.model import (
@@ -94,18 +95,22 @@ async def gather(
         incoming = await stack.enter_async_context(view.scratch_view(pool, room))
         passed = {RefName(b"refs/passed/" + target): target for target in besides}
         shown = Listing({**passed, **seen.refs}, seen.object_format)
-        making, packs = _Making(edges, repo, lease, source, last, number, shown), []
+        places = [room, *filter(None, [edges.vault.directory()])]
+        free = Room(places, edges.disk.make_way)
+        making, packs = _Making(edges, repo, lease, source, last, number, shown, free), []
         part = None
         moved = refs.diff(old, seen.refs)
         try:
             if absent:
                 with whose(Origin.SOURCE, Corrupt):  # the proof of what it sent fails
                     if last is None or last.log_entries == 0:
-                        part, kept = await making.whole(incoming, sorted(absent))
+                        async with making.room.kept():
+                            part, kept = await making.whole(incoming, sorted(absent))
                     else:
                         haves = await read.haves(pool.path, _told(old, moved), _HAVES)
                         proof = await stack.enter_async_context(view.scratch_view(pool, room))
-                        part, kept = await making.increment(incoming, proof, sorted(absent), haves)
+                        async with making.room.kept():
+                            part, kept = await making.increment(incoming, proof, sorted(absent), haves)
                 packs = [kept]
             sure = {} if claimed else seen.refs
             lost = await _not_here(incoming, [one for one in by_way_of if one.new != sure.get(one.name)])
@@ -199,6 +204,7 @@ class _Making:
     last: Snapshot | None
     number: int
     seen: Listing
+    room: Room
     key: str = ""  # empty: not announced yet
     first: int = 0
 
@@ -224,7 +230,7 @@ class _Making:
         await self.announce()
         header = bundle.encode(Header(self.format, (), self.seen.refs))
         async with upload(self.edges.vault, self.key, header, self.format) as bundled:
-            sent = self.source.fetch(absent, (), self.edges.progress)
+            sent = self.room.counted(self.source.fetch(absent, (), self.edges.progress))
             indexed = await self._index(incoming, bundled.through(sent), self_contained=True)
             steps.reached("sync: fetched")
             _all_here(absent, indexed)
@@ -243,7 +249,7 @@ class _Making:
     ) -> tuple[Part, Indexed]:
         """A later part: what the pool lacks of what the remote sends, proved against the pool."""
         came = splice.Tap(self.format)
-        sent = _tapped(self.source.fetch(absent, haves, self.edges.progress), came)
+        sent = _tapped(self.room.counted(self.source.fetch(absent, haves, self.edges.progress)), came)
         received, _ = await together(self._index(incoming, sent, hasty=True), self.announce())
         steps.reached("sync: fetched")
         _all_here(absent, received)
@@ -296,6 +302,7 @@ class _Making:
             fix_thin=not self_contained,
             object_format=self.format,
             hasty=hasty,
+            longest=self.edges.settings.fetch_bytes,
         )
 
     def _placed(self, bundled: Upload) -> Part:

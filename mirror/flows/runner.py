@@ -7,7 +7,6 @@ a job. What it uses: store/runs (what is next, and who has it), flows/jobs (the 
 import asyncio
 import logging
 import math
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from mirror.errors import EverrefError, OurFault
 from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
+from mirror.git.run import SLOTS
 from mirror.job import PERIODICAL, repo_of
 from mirror.model import RepoId
 from mirror.net.queue import Choice, Waiting
@@ -24,7 +24,6 @@ from mirror.schedule import shares
 from mirror.store import leases, runs
 from mirror.store.runs import Run, RunKey
 
-SLOTS: Final = max(4, 2 * (os.cpu_count() or 1))  # runs at once; most of their time they wait for the network
 SLOW_SECONDS: Final = 10.0  # after which a sync waits for its host, most likely: it gives its slot away
 LENT: Final = 24  # slots that may be given away so; no host has more than its own bound
 KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first backup keeps no push waiting

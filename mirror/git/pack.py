@@ -27,6 +27,7 @@ _MAGIC: Final = b"\xfftOc\0\0\0\2"
 _FAN_OUT: Final = 8 + 256 * 4  # bytes of the index before the ids
 _LARGE: Final = 0x80000000  # in an offset of 4 bytes: the rest is a place in the table of 8-byte ones
 _STEP: Final = 1 << 14  # index entries read at once
+_SMALL: Final = 1 << 20  # bytes; a pack of no objects and its index are less
 _REMOTE: Final = "what the remote sent"
 
 
@@ -54,6 +55,7 @@ async def index(
     source: str = _REMOTE,
     durable: bool = False,
     hasty: bool = False,
+    longest: int | None = None,
 ) -> Indexed:
     """Stream a pack into the repository at `path`; git unpacks and hashes every object of it on the way.
 
@@ -61,19 +63,26 @@ async def index(
     lead out of the pack. `fix_thin` adds the delta bases that the pack lacks and
     the repository (or its alternate) has. `durable` has it safe on disk at the end,
     which scratch space and caches need not; `hasty` adds bases uncompressed, for a
-    pack that goes soon. No more is read from `chunks` than git takes. Raises
-    Corrupt, naming `source`, when it is not a whole pack; what `chunks` raises;
-    LimitReached when the disk is full.
+    pack that goes soon. A pack of more than `longest` bytes is refused (None: there is no bound), as is one
+    that takes more than twice as much with the bases that it lacks. No more is read from
+    `chunks` than git takes. Raises Corrupt, naming `source`, when it is not a whole pack; what `chunks`
+    raises; LimitReached when the disk is full.
     """
     args = ["index-pack", "--stdin"]
     args += ["--fix-thin"] if fix_thin else []
     args += ["--check-self-contained-and-connected"] if self_contained else []
+    args += [f"--max-input-size={longest}"] if longest is not None else []
     config = {"pack.writeReverseIndex": "false", "core.fsync": "all" if durable else "none"}
     config |= {"core.looseCompression": "0"} if hasty else {}
     try:
         async with (
             _closing(chunks),
-            git.process(*args, git_dir=str(path), env_config=config) as child,
+            git.process(
+                *args,
+                git_dir=str(path),
+                env_config=config,
+                longest_file=None if longest is None else 2 * longest + _SMALL,
+            ) as child,
         ):
             async for chunk in chunks:
                 await child.stdin.write(chunk)

@@ -5,6 +5,7 @@ git pushes from is made for the purpose and holds exactly the refs to be written
 so that none is ever named in argv.
 """
 
+import asyncio
 import re
 import secrets
 import shlex
@@ -36,6 +37,8 @@ from mirror.model import RefName, Remote, Target
 from mirror.progress import Progress
 from mirror.refs import check_name
 
+PUSHING: Final = 2 * 3600.0  # seconds for a push of nothing much: git packs, and the other side unpacks
+LEAST_SPEED: Final = 50_000  # bytes a second, by which what was sent makes that longer
 _REMARKS: Final = 20  # lines of the other side that are passed on
 
 
@@ -67,7 +70,8 @@ async def push(
     same, or an ancestor. With it, each ref is written if and only if it is still
     as listed there (not listed: if it is not there). `removed` are deleted, those of
     them that are listed and still as listed; nothing else ever is. `pinned` are the
-    addresses that were checked for the remote's host; git dials no other.
+    addresses that were checked for the remote's host; git dials no other. It has PUSHING seconds, and more
+    for what was sent; git itself gives up one that takes less than its low-speed limit.
 
     Raises BadCredentials, RemoteGone, Blocked, Refused, NetworkError, LimitReached
     when nothing can have been written.
@@ -82,15 +86,18 @@ async def push(
         said = b""
         try:
             with _way(remote, pinned) as env:
-                async with git.process(
-                    *_arguments(git, remote, force=expected is not None),
-                    git_dir=str(box),
-                    stdin=False,
-                    timeout=timeout,
-                    env_config=config,
-                    env=env,
-                    on_stderr=listening.hear,
-                ) as child:
+                async with (
+                    listening.in_time(),
+                    git.process(
+                        *_arguments(git, remote, force=expected is not None),
+                        git_dir=str(box),
+                        stdin=False,
+                        timeout=timeout,
+                        env_config=config,
+                        env=env,
+                        on_stderr=listening.hear,
+                    ) as child,
+                ):
                     said = b"".join([chunk async for chunk in child.stdout])
                     await child.wait(said)
         except GitFailed as failed:
@@ -239,7 +246,7 @@ def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
 
 
 _BROKE: Final = re.compile(
-    "RPC failed|unexpected disconnect|hung up unexpectedly|early EOF|helper died|Broken pipe"
+    "RPC failed|unexpected disconnect|hung up unexpectedly|early EOF|helper died|Broken pipe|was given up"
 )
 _STATUS: Final = re.compile(r"returned error: (\d{3})|HTTP (\d{3})")
 _NO_LOGIN: Final = re.compile("Authentication failed|could not read Username|could not read Password|askpass")
@@ -296,12 +303,29 @@ class _Listening:
         self._rest = b""
         self._sent: int | None = None  # objects; None: not begun
         self._remarks: list[bytes] = []
+        self._limit: asyncio.Timeout | None = None
+        self._began = 0.0
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """The block has PUSHING seconds, and more for what was sent. Raises GitFailed."""
+        try:
+            async with asyncio.timeout(PUSHING) as self._limit:
+                self._began = asyncio.get_running_loop().time()
+                yield
+        except TimeoutError:
+            if not self._limit or not self._limit.expired():
+                raise
+            raise GitFailed(
+                "push", 128, "fatal: it was given up, as too little was taken for too long"
+            ) from None
 
     def hear(self, chunk: bytes) -> None:
         *lines, self._rest = re.split(rb"[\r\n]", self._rest + chunk)
         for line in lines:
             if writing := _WRITING.match(line):
                 self._advance(int(writing[1]), int(writing[2]))
+                self._extend(float(writing[3] or 0) * _UNITS.get(writing[4], 1))
             elif line.startswith(b"remote: ") and line[8:].strip() and len(self._remarks) < _REMARKS:
                 self._remarks.append(line[8:].strip())
                 self._progress.note(f"the other side says: {redact(self._remarks[-1], [])}")
@@ -313,10 +337,16 @@ class _Listening:
         self._progress.advance(done - self._sent)
         self._sent = done
 
+    def _extend(self, sent: float) -> None:
+        """So many bytes were sent by now."""
+        if self._limit and not self._limit.expired():
+            self._limit.reschedule(self._began + PUSHING + sent / LEAST_SPEED)
+
     def about(self, name: bytes, reason: str) -> str:
         """The reason, and the first remark that names this ref."""
         remark = next((remark for remark in self._remarks if name in remark), None)
         return f"{reason}: {redact(remark, [])}" if remark else reason
 
 
-_WRITING: Final = re.compile(rb"Writing objects: +\d+% \((\d+)/(\d+)\)")
+_WRITING: Final = re.compile(rb"Writing objects: +\d+% \((\d+)/(\d+)\)(?:, ([\d.]{1,20}) (bytes|[KMG]iB))?")
+_UNITS: Final = {b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}

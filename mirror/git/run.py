@@ -17,12 +17,16 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Final
 
 from mirror.errors import Corrupt, DiskFull, EverrefError, LimitReached, Origin, OurFault
 
 CHUNK: Final = 1 << 20  # bytes read at once, and what a pipe holds
 DAY: Final = 24 * 3600.0  # seconds; nothing that git does for us takes longer
+SLOTS: Final = max(4, 2 * (os.cpu_count() or 1))  # runs of a worker at once, which share its memory
+LEAST_MEMORY: Final = 1 << 30  # bytes that one git may have on the smallest machine
+CPU_SECONDS: Final = 4 * 3600  # of one git; the largest repositories that are known take a quarter of an hour
 STDERR_KEPT: Final = 1 << 16  # bytes
 
 # What a child inherits from us; all else is left out, GIT_TRACE* and proxies above all.
@@ -56,6 +60,7 @@ CONFIG: Final[Mapping[str, str]] = {
     "fetch.recurseSubmodules": "no",
     "fetch.writeCommitGraph": "false",
     "gc.auto": "0",
+    "http.extraHeader": "Accept-Encoding: identity",  # what is unpacked unasked has no bound but memory
     "http.followRedirects": "false",  # a redirect would carry our Authorization header elsewhere
     "http.lowSpeedLimit": "1000",
     "http.lowSpeedTime": "60",
@@ -77,9 +82,10 @@ CONFIG: Final[Mapping[str, str]] = {
 class Limits:
     """What one git process may take."""
 
-    memory: int | None = None  # bytes of private memory; None: three quarters of what the machine has
+    memory: int | None = None  # bytes of private memory; None: a slot's share of the machine's
     file: int | None = None  # bytes of one file that it writes; None: unlimited
     open_files: int = 4096
+    cpu: int = CPU_SECONDS
 
 
 class GitFailed(EverrefError):
@@ -151,15 +157,21 @@ class Git:
         env: Mapping[str, str] | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
         program: str | None = None,
+        longest_file: int | None = None,
     ) -> AsyncIterator["Process"]:
         """A running git, or another `program` in the same surroundings, to be written to and read from.
 
         Leaving the block waits for its end and raises GitFailed when it failed;
         leaving it by an exception, or after `timeout` seconds (LimitReached),
         kills it with all its children. `env_config` is configuration that may
-        hold secrets: it travels in the environment, never in argv.
+        hold secrets: it travels in the environment, never in argv. No file that it writes becomes longer
+        than `longest_file` bytes, where that is said.
         """
-        child = self._start(args, git_dir, stdin, env_config or {}, env or {}, on_stderr, program)
+        limits = self._limits
+        if longest_file is not None:
+            longest = min(longest_file, *limits.get(resource.RLIMIT_FSIZE, (longest_file,)))
+            limits = limits | {resource.RLIMIT_FSIZE: (longest, longest)}
+        child = self._start(args, git_dir, stdin, env_config or {}, env or {}, on_stderr, program, limits)
         try:
             async with asyncio.timeout(timeout) as limit:
                 yield child
@@ -182,6 +194,7 @@ class Git:
         env: Mapping[str, str],
         on_stderr: Callable[[bytes], None] | None,
         other: str | None,
+        limits: Mapping[int, tuple[int, int]],
     ) -> "Process":
         program = shutil.which(other or self.program, path=self._environment.get("PATH", os.defpath))
         if program is None and other:
@@ -214,8 +227,8 @@ class Git:
             raise LimitReached(
                 f"git cannot be started: {error.strerror}; try again later", origin=Origin.OURS
             ) from None
-        with suppress(ProcessLookupError):
-            for which, limit in self._limits.items():
+        with suppress(ProcessLookupError):  # at once: what it starts inherits them
+            for which, limit in limits.items():
                 resource.prlimit(popen.pid, which, limit)
         verb = other or os.fsdecode(next((arg for arg in args if not os.fsencode(arg).startswith(b"-")), b""))
         secrets = [value for key, value in env_config.items() if key.lower().endswith("extraheader")]
@@ -437,10 +450,19 @@ def explain(failed: GitFailed) -> EverrefError:
         return LimitReached(
             "a file would have become larger than allowed; nothing was changed", origin=Origin.OURS
         )
+    if failed.returncode == -signal.SIGXCPU:
+        return LimitReached(
+            f"git {failed.verb} took more than {CPU_SECONDS / 3600:g} hours of the processor and was stopped",
+            origin=Origin.OURS,
+        )
     return failed
 
 
 _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ...]] = (
+    (
+        re.compile("pack exceeds maximum allowed size"),
+        lambda line: LimitReached(f"{line}; allow more by EVERREF_FETCH_BYTES", origin=Origin.OURS),
+    ),
     (
         re.compile("No space left on device|Disk quota exceeded|Out of diskspace"),
         lambda line: DiskFull(
@@ -480,7 +502,7 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ..
             "cannot apply delta|unable to parse|unknown object type|premature end|signature mismatch|"
             "version [0-9]+ unsupported|bad object type|out of bound|overflow for delta|inconsistency|"
             "invalid (blob|tree|commit|tag)|fsck error|all child objects|failed to apply delta|"
-            "junk at the end|confusion beyond insanity|exceeds maximum allowed size"
+            "junk at the end|confusion beyond insanity"
         ),
         lambda line: Corrupt(f"git found broken objects: {line}"),
     ),
@@ -514,11 +536,25 @@ def _config(config: Mapping[str, str]) -> dict[str, str]:
     return pairs
 
 
+def memory_share(machine: int, slots: int = SLOTS) -> int:
+    """How much one git may have where so many work at once: a share of three quarters, or the least."""
+    return max(LEAST_MEMORY, machine * 3 // 4 // slots)
+
+
+def machine_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Bytes that this machine has, or the container that we are in."""
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+        return min(has, int(limit.read_text()))
+    return has
+
+
 def _limits(limits: Limits) -> dict[int, tuple[int, int]]:
-    memory = limits.memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+    # Of what it may take as its own: a pack that is mapped is the disk's, and may be larger than memory.
     wanted = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_CPU: limits.cpu,
+        resource.RLIMIT_DATA: limits.memory or memory_share(machine_memory()),
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.file,
     }
@@ -528,6 +564,8 @@ def _limits(limits: Limits) -> dict[int, tuple[int, int]]:
             hard = resource.getrlimit(which)[1]
             limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
             settled[which] = (limit, limit)
+    soft, _ = settled[resource.RLIMIT_CPU]
+    settled[resource.RLIMIT_CPU] = (max(1, soft - 1), soft)  # a signal that tells it apart comes first
     return settled
 
 

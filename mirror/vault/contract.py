@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -131,6 +132,9 @@ class Vault(Protocol):
 
     async def recognise(self) -> None:
         """Raises NetworkError where this is not the vault that is expected; asks nothing else."""
+
+    def directory(self) -> Path | None:
+        """Where its objects are on a disk of this machine. None: elsewhere."""
 
     def describe(self) -> str:
         """Where it is, in words for a person, without credentials."""

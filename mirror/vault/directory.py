@@ -234,6 +234,9 @@ class DirectoryVault:
         draft = _Draft(self._root, f"probe-{secrets.token_hex(8)}", self._guard)
         await _finished(_in_thread(draft.probe))
 
+    def directory(self) -> Path | None:
+        return self._root
+
     def describe(self) -> str:
         return f"the directory {self._root}"
 

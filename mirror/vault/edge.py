@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
@@ -109,6 +110,9 @@ class Edge:
 
     def expect(self, identity: UUID) -> None:
         self._store.expect(identity)
+
+    def directory(self) -> Path | None:
+        return self._store.directory()
 
     def describe(self) -> str:
         return self._store.describe()

@@ -392,6 +392,9 @@ class S3Vault:
     async def recognise(self) -> None:
         return None  # the edge does
 
+    def directory(self) -> None:
+        return None
+
     def describe(self) -> str:
         return self._bucket.describe(self._root)
 

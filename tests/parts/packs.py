@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate
@@ -71,3 +72,16 @@ def made_idx(ids: Sequence[bytes], offsets: Sequence[int]) -> bytes:
     body += struct.pack(f">{len(ids)}I", *short) + struct.pack(f">{len(large)}Q", *large)
     body += bytes(len(ids[0]) if ids else 20)
     return body + hashlib.new("sha256" if ids and len(ids[0]) == 32 else "sha1", body).digest()
+
+
+def bomb(size: int) -> bytes:
+    """A pack of one commit of so many MiB of zeros: git unpacks blobs piece by piece, all else in memory."""
+    left, head = size >> 4, bytearray([size & 0xF | 1 << 4])
+    while left:
+        head[-1] |= 0x80
+        head.append(left & 0x7F)
+        left >>= 7
+    packer, step = zlib.compressobj(9), bytes(1 << 20)
+    entry = b"".join(packer.compress(step) for _ in range(size >> 20)) + packer.flush()
+    pack = b"PACK" + struct.pack(">II", 2, 1) + bytes(head) + entry
+    return pack + hashlib.sha1(pack, usedforsecurity=False).digest()
