@@ -1,24 +1,28 @@
 # Everref for a server: the web pages and the worker, without the embedded services. compose.yaml shows it at work.
-FROM python:3.11-slim-bookworm AS build
+# Every download is pinned by what it is: images by digest, packages by hash. `make digests` and `make lock` renew both.
+FROM python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b AS build
 WORKDIR /src
-COPY requirements.lock pyproject.toml README.md LICENSE ./
-# Every version as it was tested; the lock's hashes cannot stand beside a package that is built here.
-RUN sed -n 's/^\([a-zA-Z0-9._-]*\(\[[a-z]*\]\)\{0,1\}==[^ ;]*\).*/\1/p' requirements.lock > constraints.txt
+COPY deploy/build.lock deploy/server.lock deploy/
+RUN pip install --no-cache-dir --no-deps --require-hashes -r deploy/build.lock \
+ && python -m venv --without-pip /opt/everref \
+ && pip --python /opt/everref/bin/python install --no-cache-dir --no-deps --require-hashes -r deploy/server.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY mirror mirror
 COPY hooks hooks
 COPY sql sql
-RUN python -m venv /opt/everref \
- && /opt/everref/bin/pip install --no-cache-dir --constraint constraints.txt '.[fast]'
+RUN python -m hatchling build --target wheel --directory /wheel \
+ && pip --python /opt/everref/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 RUN apt-get update \
- && apt-get install -y --no-install-recommends git tini \
+ && apt-get install -y --no-install-recommends git openssh-client tini \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --home-dir /data everref \
+ && groupadd --system --gid 10001 everref \
+ && useradd --system --uid 10001 --gid everref --home-dir /data everref \
  && install -d -o everref -g everref -m 700 /data
 COPY --from=build /opt/everref /opt/everref
-ENV PATH=/opt/everref/bin:$PATH EVERREF_DATA=/data PYTHONUNBUFFERED=1
-USER everref
+ENV PATH=/opt/everref/bin:$PATH EVERREF_DATA=/data PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
 VOLUME /data
 EXPOSE 8000
 # git's children are nobody's when a worker is killed; somebody has to wait for them.

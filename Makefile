@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: up demo test chaos lint fmt bench lock clean programs
+.PHONY: up demo test chaos lint fmt bench lock digests clean programs
 
 # The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
 up: $(READY)
@@ -46,10 +46,21 @@ fmt: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
 
-# Pin every dependency anew.
+# Pin every dependency anew: of everything, of a server's image, and of what builds our wheel for it.
+COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-header
 lock:
-	$(BIN)/pip-compile --quiet --all-extras --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --output-file requirements.lock pyproject.toml
+	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra fast --constraint requirements.lock --output-file deploy/server.lock pyproject.toml
+	$(COMPILE) --only-build-deps --build-deps-for wheel --constraint requirements.lock \
+	  --output-file deploy/build.lock pyproject.toml
+
+# Pin every image anew: to what the registry has under its tag now.
+digests:
+	@for image in $$(sed -nE 's/^(FROM| *image:) ([a-z]+:[^@ ]+)@sha256:.*/\2/p' Dockerfile compose.yaml | sort -u); do \
+	  digest=$$(docker buildx imagetools inspect "$$image" --format '{{json .Manifest.Digest}}' | tr -d '"') && \
+	  sed -i "s|\($$image\)@sha256:[0-9a-f]*|\1@$$digest|" Dockerfile compose.yaml && echo "$$image@$$digest" || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
