@@ -1,9 +1,9 @@
 """Chores of the sweep: which are due, and what they find to do."""
 
 from datetime import datetime, timedelta
-from uuid import UUID
 
-from mirror.model import Repo, RepoId
+from mirror.model import Repo
+from mirror.store import repos
 from mirror.store.database import Db, translating
 
 
@@ -35,16 +35,7 @@ async def with_old_tombstones(db: Db, before: datetime) -> list[Repo]:
         """,
         before,
     )
-    return [
-        Repo(
-            RepoId(UUID(bytes=row["id"].bytes)),
-            row["name"],
-            row["url"],
-            row["object_format"],
-            row["created_at"],
-        )
-        for row in rows
-    ]
+    return [repos.repo(row) for row in rows]
 
 
 @translating

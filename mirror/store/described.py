@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 
 from mirror.errors import NotFound
 from mirror.manifest import RepoFile, encode_repo
 from mirror.model import Repo, RepoId
-from mirror.store import teams
+from mirror.store import repos, teams
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.teams import TeamId
 
@@ -67,16 +66,7 @@ async def untold(db: Db) -> list[Repo]:
         order by id
         """
     )
-    return [
-        Repo(
-            RepoId(UUID(bytes=row["id"].bytes)),
-            row["name"],
-            row["url"],
-            row["object_format"],
-            row["created_at"],
-        )
-        for row in rows
-    ]
+    return [repos.repo(row) for row in rows]
 
 
 @translating
