@@ -5,11 +5,12 @@ At a forge: change a repo's hook, or the tokens of a connection. In the vault: c
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 from mirror.model import RepoId
 from mirror.store import leases
-from mirror.store.database import Db, query, translating
+from mirror.store.database import Db, translating
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,16 @@ def of_compaction(repo_id: RepoId) -> str:
     return f"compact/{repo_id}"
 
 
+_LEASE: Final = leases.Kind(
+    "acquire_at_forge",
+    "select owner from forge_lease where name = $1",
+    """
+    update forge_lease set owner = $2, beat_at = clock_timestamp(), fence = nextval('lease_fence')
+    where name = $1 and owner = $3 returning fence
+    """,
+)
+
+
 @translating
 async def acquire(db: Db, name: str, ttl: timedelta = leases.TTL) -> ForgeLease | None:
     """Take the lease of this name; None while another run has it.
@@ -43,33 +54,8 @@ async def acquire(db: Db, name: str, ttl: timedelta = leases.TTL) -> ForgeLease 
     A run on this machine that has ended has lost its lease at once, any other after
     `ttl` without heartbeat, by the database's clock.
     """
-    owner = leases.enter()
-    fence = None
-    try:
-        fence = await _fence(db, name, owner, ttl)
-    finally:
-        if fence is None:
-            leases.leave(owner)
-    return None if fence is None else ForgeLease(name, owner, fence)
-
-
-async def _fence(db: Db, name: str, owner: str, ttl: timedelta) -> int | None:
-    fence: int | None = await db.fetchval(query("acquire_at_forge"), name, owner, ttl)
-    if fence is not None:
-        return fence
-    other = await db.fetchval("select owner from forge_lease where name = $1", name)
-    if other is None or not leases.is_over(other):
-        return None
-    fence = await db.fetchval(
-        """
-        update forge_lease set owner = $2, beat_at = clock_timestamp(), fence = nextval('lease_fence')
-        where name = $1 and owner = $3 returning fence
-        """,
-        name,
-        owner,
-        other,
-    )
-    return fence
+    taken = await leases.take(db, _LEASE, name, ttl)
+    return None if taken is None else ForgeLease(name, *taken)
 
 
 @translating

@@ -30,6 +30,25 @@ class Lease:
     fence: int  # grows with every turn at any repo
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A table of leases: how one of its keys is taken if it is free, who has it, and how it is taken over."""
+
+    acquire: str  # a file of sql/queries
+    owner: str
+    take_over: str
+
+
+_TURN: Final = Kind(
+    "acquire",
+    "select owner from lease where repo_id = $1",
+    """
+    update lease set owner = $2, beat_at = clock_timestamp(), fence = nextval('lease_fence')
+    where repo_id = $1 and owner = $3 returning fence
+    """,
+)
+
+
 @translating
 async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None:
     """Take the turn at this repo; None while another run has it.
@@ -37,34 +56,33 @@ async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None
     A run on this machine whose process is gone is dead at once, any other after
     `ttl` without heartbeat, by the database's clock. Raises NotFound.
     """
+    try:
+        taken = await take(db, _TURN, repo_id, ttl)
+    except asyncpg.ForeignKeyViolationError:
+        raise NotFound(f"no repo has the id {repo_id}") from None
+    return None if taken is None else Lease(repo_id, *taken)
+
+
+async def take(db: Db, kind: Kind, key: object, ttl: timedelta) -> tuple[str, int] | None:
+    """Take what has this key, for a new owner: its name and fence; None while another run has it."""
     owner = enter()
     fence = None
     try:
-        fence = await _fence(db, repo_id, owner, ttl)
-    except asyncpg.ForeignKeyViolationError:
-        raise NotFound(f"no repo has the id {repo_id}") from None
+        fence = await _fence(db, kind, key, owner, ttl)
     finally:
         if fence is None:
             leave(owner)
-    return None if fence is None else Lease(repo_id, owner, fence)
+    return None if fence is None else (owner, fence)
 
 
-async def _fence(db: Db, repo_id: RepoId, owner: str, ttl: timedelta) -> int | None:
-    fence: int | None = await db.fetchval(query("acquire"), repo_id, owner, ttl)
+async def _fence(db: Db, kind: Kind, key: object, owner: str, ttl: timedelta) -> int | None:
+    fence: int | None = await db.fetchval(query(kind.acquire), key, owner, ttl)
     if fence is not None:
         return fence
-    other = await db.fetchval("select owner from lease where repo_id = $1", repo_id)
+    other = await db.fetchval(kind.owner, key)
     if other is None or not is_over(other):
         return None
-    fence = await db.fetchval(
-        """
-        update lease set owner = $2, beat_at = clock_timestamp(), fence = nextval('lease_fence')
-        where repo_id = $1 and owner = $3 returning fence
-        """,
-        repo_id,
-        owner,
-        other,
-    )
+    fence = await db.fetchval(kind.take_over, key, owner, other)
     return fence
 
 
