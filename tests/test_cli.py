@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -938,8 +937,7 @@ def test_an_interrupted_command_says_so_in_one_line_and_breaks_nothing(
     url = f"{git_server.url}/remote.git"
     git_server.faults["git-upload-pack"] = Fault(hang_after=100)
     with everref.started("backup", url) as running:
-        while not git_server.count("git-upload-pack"):
-            time.sleep(0.01)
+        git_server.wait_for("git-upload-pack")
         running.send_signal(number)
         out, err = running.communicate()
     assert (running.returncode, out, err) == (code, "", f"everref: {word}\n")

@@ -29,6 +29,7 @@ import trustme
 from tests.parts.repos import ENVIRONMENT
 
 CHUNK: Final = 1 << 18
+_ASKED_WITHIN: Final = 60.0  # seconds
 SERVICES: Final = ("git-upload-pack", "git-receive-pack")
 
 
@@ -79,6 +80,7 @@ class GitServer:
         self.demands = b""  # a capability without which no fetch is served, as Azure DevOps wants multi_ack
         self.faults: dict[str, Fault] = {}
         self.requests: list[Request] = []
+        self.asked = threading.Condition()  # notified of each of them
         self.stopping = threading.Event()
         self.children: set[subprocess.Popen[bytes]] = set()
         self.ca_pem = b""  # of the authority that signed the certificate
@@ -103,6 +105,11 @@ class GitServer:
     def count(self, piece: str) -> int:
         """How many requests had this in their address."""
         return sum(piece in f"{request.path}?{request.query}" for request in self.requests)
+
+    def wait_for(self, piece: str) -> None:
+        """Wait, in another thread than its own, for a request with this in its address."""
+        with self.asked:
+            assert self.asked.wait_for(lambda: self.count(piece), _ASKED_WITHIN)
 
     def stop(self) -> None:
         """Every connection, thread and child is gone afterwards."""
@@ -178,7 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         git, address = self.server.git, urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        git.requests.append(Request(self.command, address.path, address.query, headers))
+        with git.asked:
+            git.requests.append(Request(self.command, address.path, address.query, headers))
+            git.asked.notify_all()
         fault = git.fault(self.path)
         if fault and fault.silent:
             self.close_connection = True

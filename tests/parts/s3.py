@@ -14,13 +14,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import botocore.session
@@ -33,6 +34,7 @@ SECRET_KEY = "everref-tests-secret-key-of-forty-letter"
 BUCKET = "everref-tests"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 _UP_WITHIN = 60.0  # seconds
+_SILENT = 1.0  # seconds without a line, after which a server is tried all the same
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -114,10 +116,10 @@ def seaweedfs() -> Iterator[S3Server]:
             "s3.autoCreateBucket": "false",
         }
         arguments = ["server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
-        stack.enter_context(_running("weed", arguments, home))
+        output = stack.enter_context(_running("weed", arguments, home))
         server = S3Server(f"http://127.0.0.1:{s3_port}")
         with client(server) as s3:
-            _once_up(lambda: s3.create_bucket(Bucket=server.bucket))
+            _once_up(lambda: s3.create_bucket(Bucket=server.bucket), output)
         yield server
 
 
@@ -135,10 +137,10 @@ def rclone() -> Iterator[S3Server]:
         (home / "data" / BUCKET).mkdir(parents=True)
         (port,) = free_ports(1)
         arguments = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
-        stack.enter_context(_running("rclone", [*arguments, str(home / "data")], home))
+        output = stack.enter_context(_running("rclone", [*arguments, str(home / "data")], home))
         server = S3Server(f"http://127.0.0.1:{port}")
         with client(server) as s3:
-            _once_up(lambda: s3.head_bucket(Bucket=server.bucket))
+            _once_up(lambda: s3.head_bucket(Bucket=server.bucket), output)
         yield server
 
 
@@ -169,27 +171,58 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+class Output:
+    """What a server says, read as it comes, so that somebody can wait for more of it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self.last = b""  # of it
+        self._lines = 0
+        self._more = threading.Condition()
+        self._pipe = pipe
+        self._thread = threading.Thread(target=self._read, name="output of a server", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            with self._more:
+                self.last = (self.last + line)[-8000:]
+                self._lines += 1
+                self._more.notify_all()
+
+    def wait_beyond(self, lines: int) -> int:
+        """Wait until it has said more than so many lines, or is silent for a moment; how many now."""
+        with self._more:
+            self._more.wait_for(lambda: self._lines > lines, _SILENT)
+            return self._lines
+
+    def close(self) -> None:
+        """To be called when the server has ended."""
+        self._thread.join()
+        self._pipe.close()
+
+
 @contextmanager
-def _running(program: str, arguments: list[str], home: Path) -> Iterator[None]:
+def _running(program: str, arguments: list[str], home: Path) -> Iterator[Output]:
     """A process of a server; its output is shown where it does not come up."""
     beside = Path(sys.executable).with_name(program)
     path = str(beside) if beside.exists() else shutil.which(program)
     assert path, f"{program} is not installed"
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home)}
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [path, *arguments],
-            cwd=home,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            preexec_fn=_die_with_parent,
-        )
+    process = subprocess.Popen(
+        [path, *arguments],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_die_with_parent,
+    )
+    assert process.stdout
+    output = Output(process.stdout)
     try:
-        yield
+        yield output
     except BaseException:
-        sys.stderr.write((home / "log").read_text(errors="replace")[-8000:])
+        sys.stderr.write(output.last.decode(errors="replace"))
         raise
     finally:
         process.terminate()
@@ -198,23 +231,25 @@ def _running(program: str, arguments: list[str], home: Path) -> Iterator[None]:
         except subprocess.TimeoutExpired:  # SeaweedFS waits for its own connections; nothing here is worth it
             process.kill()
             process.wait()
+        output.close()
 
 
 def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _once_up(attempt: Callable[[], object]) -> None:
-    """Try until a server that has just been started answers."""
+def _once_up(attempt: Callable[[], object], output: Output) -> None:
+    """Try whenever a server that has just been started says something, until it answers."""
     end = time.monotonic() + _UP_WITHIN
+    lines = 0
     while True:
+        lines = output.wait_beyond(lines)
         try:
             attempt()
             return
         except (BotoCoreError, ClientError):
             if time.monotonic() > end:
                 raise
-            time.sleep(0.1)
 
 
 @contextmanager
