@@ -29,13 +29,14 @@ from mirror import process
 from mirror.config import Settings
 from mirror.embedded import queue as embedded_queue
 from mirror.errors import EverrefError, UsageError
+from mirror.fair import LENT
 from mirror.flows import outages, periodic
 from mirror.flows import sweep as sweeping
 from mirror.flows.edges import Edges, open_edges
 from mirror.flows.jobs import RUN_SECONDS
 from mirror.flows.looks import looking
 from mirror.flows.periodic import Periodic
-from mirror.flows.runner import LENT, Runner
+from mirror.flows.runner import Runner
 from mirror.git.run import SLOTS
 from mirror.job import SYNC, dumps
 from mirror.model import RepoId
@@ -135,7 +136,7 @@ class WorkerSettings:
     on_job_start = on_job_start
     after_job_end = after_job_end
     handle_signals = False  # `on_startup` does, so that what is under way is handed back within STOP_SECONDS
-    max_jobs = SLOTS + LENT + len(cron_jobs)
+    max_jobs = SLOTS + SLOTS // 2 + LENT + len(cron_jobs)
     job_timeout = RUN_SECONDS
     keep_result = 0
     poll_delay = POLL_SECONDS

@@ -19,6 +19,7 @@ from mirror.model import RepoId
 from mirror.store import jobs, leases, migrations, origins, repos, runs
 from mirror.store.leases import Lease
 from mirror.store.runs import AT_HOST, Run
+from mirror.store.teams import TeamId
 
 NOW: Final = datetime(2026, 3, 2, 9, tzinfo=UTC)
 EVERYTHING: Final = range(256)
@@ -128,7 +129,14 @@ def _due_since(row: Any, now: datetime) -> datetime | None:
     return retry_at if retry_at and retry_at <= now else None
 
 
-async def model(db: asyncpg.Pool, now: datetime, asked: "Pick", preferred: UUID | None) -> list[UUID]:
+async def model(
+    db: asyncpg.Pool,
+    now: datetime,
+    asked: "Pick",
+    preferred: UUID | None,
+    full: Sequence[UUID],
+    full_of_heavy: Sequence[UUID],
+) -> list[UUID]:
     """What a worker must get, and in which order, in the words of README."""
     at_work = [
         dict(row) for row in await db.fetch("select key, repo_id, team_id, kind, host, heavy from run")
@@ -154,6 +162,8 @@ async def model(db: asyncpg.Pool, now: datetime, asked: "Pick", preferred: UUID 
             and one.repo not in busy.get(one.kind, ())
             and (one.host is None or hosts[one.host] < AT_HOST)
             and not (one.heavy and (not heavy_room or heavy[one.host] >= AT_HOST - AT_HOST // 4))
+            and one.team not in full
+            and not (one.heavy and one.team in full_of_heavy)
             and (one.repo.bytes[0] in asked.shares or one.since <= now - asked.patience or one.since > now)
         ]
         first: dict[UUID, Waiting] = {}
@@ -191,6 +201,8 @@ class Pick:
     shares: range
     patience: timedelta
     preferred: int | None  # which repo
+    full: frozenset[str]  # names of teams that may take up nothing
+    full_of_heavy: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +227,8 @@ picks = st.builds(
     st.sampled_from((range(256), range(128), range(64, 192))),
     st.sampled_from((timedelta(0), 2 * MINUTE)),
     st.none() | st.integers(0, REPOS - 1),
+    st.sampled_from(tuple(map(frozenset, ("", "", "", "a", "bc", "abc")))),
+    st.sampled_from(tuple(map(frozenset, ("", "", "", "b", "ac")))),
 )
 
 
@@ -304,6 +318,9 @@ async def test_whatever_happens_the_fairest_is_taken_up_next(
         ids,
         NOW,
     )
+    teams = {
+        row["name"]: TeamId(UUID(bytes=row["id"].bytes)) for row in await pool.fetch("select * from team")
+    }
     held: dict[RepoId, Lease] = {}
     now = NOW
     try:
@@ -313,7 +330,9 @@ async def test_whatever_happens_the_fairest_is_taken_up_next(
                 await _happen(pool, thing, ids[thing.repo], now, held, person)
                 continue
             preferred = None if thing.preferred is None else ids[thing.preferred]
-            wanted = await model(pool, now, thing, preferred)
+            full = [teams[name] for name in sorted(thing.full)]
+            full_of_heavy = [teams[name] for name in sorted(thing.full_of_heavy)]
+            wanted = await model(pool, now, thing, preferred, full, full_of_heavy)
             taken = await runs.take(
                 pool,
                 ME,
@@ -323,8 +342,11 @@ async def test_whatever_happens_the_fairest_is_taken_up_next(
                 thing.shares,
                 thing.patience,
                 repo_id=preferred,
+                full=full,
+                full_of_heavy=full_of_heavy,
             )
             assert [run.key for run in taken] == wanted
+            assert {run.team_id for run in taken}.isdisjoint(full)
             now += MINUTE
         assert await runs.mend(pool) == 0
     finally:
@@ -476,6 +498,26 @@ async def test_what_waits_in_more_lanes_than_a_pick_looks_at_is_found_all_the_sa
     while taken := await take(pool, 50):
         found |= {run.repo_id for run in taken}
     assert len(found) == 307
+
+
+async def test_a_team_that_is_full_keeps_nobody_from_being_found_however_many_lanes_it_has(
+    pool: asyncpg.Pool,
+) -> None:
+    await add(pool, 1)
+    await pool.execute(
+        """
+        insert into repo (id, team_id, name, url, created_at, wanted_at, protected_as_of)
+        select gen_random_uuid(), team.id, 'n' || n, 'https://h' || n || '.example/x', at, at, at
+        from generate_series(1, 300) n, team, (select $1::timestamptz as at) told where team.name = 'alice'
+        """,
+        NOW,
+    )
+    (quiet,) = await add(pool, 1, "quiet.example", team="bob")
+    full = [TeamId(UUID(str(await pool.fetchval("select id from team where name = 'alice'"))))]
+    for _ in range(10):
+        (run,) = await take(pool, 100, full=full)
+        assert run.repo_id == quiet
+        await runs.leave(pool, ME)
 
 
 async def test_a_queue_that_is_not_what_it_should_be_is_mended(pool: asyncpg.Pool) -> None:

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -28,8 +30,9 @@ from mirror.process import environment
 from mirror.store import jobs, leases, repos, runs, snapshots
 from mirror.store.jobs import Job
 from mirror.store.runs import Run
+from mirror.store.teams import TeamId
 from tests.parts.everref import Mirror
-from tests.parts.githttp import Fault, GitServer
+from tests.parts.githttp import Fault, GitServer, serving
 from tests.parts.redis import work_off
 from tests.parts.repos import Work
 
@@ -533,6 +536,38 @@ async def test_a_sync_that_waits_for_its_host_gives_its_slot_away(
     await until(lambda: _has(mirror, kept[1].repo.id, 2))
     await runner.hand_back()
     assert await repos.wish(db, kept[0].repo.id) is not None
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["fetches", "first backups"])
+async def test_a_team_whose_runs_never_end_leaves_half_of_the_slots_to_others(
+    mirror: Mirror, make_work: Callable[..., Work], git_server: GitServer, known: bool
+) -> None:
+    """Five remotes that dripped held every slot of a small worker, of all teams, for a day."""
+    db, others = mirror.edges.db, await _team(mirror.edges.db, "others")
+    runner = Runner(mirror.edges, slots=4)
+    for number in range(6):
+        make_work(f"slow-{number}.git").commit("main")
+        if known:
+            await mirror.backup(f"{git_server.url}/slow-{number}.git", f"slow-{number}")
+    git_server.faults["slow"] = Fault(silent=True)
+    for number in range(6):
+        await wished(mirror, f"{git_server.url}/slow-{number}.git")
+    assert await runner.look() == (4 if known else 3)
+    async with serving(git_server.root) as elsewhere:
+        for name in ("one", "two", "three"):
+            make_work(f"{name}.git").commit("main")
+            repo = await repos.add(db, others, name, f"{elsewhere.url}/{name}.git", mirror.clock())
+            await repos.want(db, repo.id, mirror.clock())
+        for repo in await repos.all(db):
+            if repo.name in ("one", "two", "three"):
+                await runner.look()
+                await until(partial(_has, mirror, repo.id, 1))
+        await runner.hand_back()
+
+
+async def _team(db: asyncpg.Pool, name: str) -> TeamId:
+    found = await db.fetchval("insert into team (name) values ($1) returning id", name)
+    return TeamId(UUID(bytes=found.bytes))
 
 
 async def _has(mirror: Mirror, repo_id: RepoId, number: int) -> bool:

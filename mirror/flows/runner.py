@@ -12,7 +12,9 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
+from mirror import fair
 from mirror.errors import EverrefError, OurFault
+from mirror.fair import Free, Held
 from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
@@ -23,10 +25,10 @@ from mirror.net.queue import Choice, Waiting
 from mirror.schedule import shares
 from mirror.store import leases, runs
 from mirror.store.runs import Run, RunKey
+from mirror.store.teams import TeamId
 
 SLOW_SECONDS: Final = 10.0  # after which a sync waits for its host, most likely: it gives its slot away
-LENT: Final = 24  # slots that may be given away so; no host has more than its own bound
-KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first backup keeps no push waiting
+LONG_SECONDS: Final = 600.0  # after which a sync counts as heavy to its own team
 PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
 LOOK_SECONDS: Final = 2.0  # between two looks at what is due, for what came without a job
 BEAT_SECONDS: Final = 5.0
@@ -70,7 +72,7 @@ class Runner:
         said that nothing is due: another one did its work.
         """
         choice = Choice()
-        free = 0 if self._edges.away else self._free()
+        free = 0 if self._edges.away else self._free().room
         done = self._time() - self._idle_at + SKEW_SECONDS
         for number, age in waiting:
             repo_id, left = repo_of(number), PATIENCE.total_seconds() - age
@@ -153,15 +155,23 @@ class Runner:
 
     async def _take(self, repo_id: RepoId | None) -> Run | None:
         async with self._taking:
-            if self._free() <= 0 or self._edges.away or self._is_stopping:
+            free = self._free()
+            if free.room <= 0 or self._edges.away or self._is_stopping:
                 return None
-            heavy = sum(run.heavy for run, _ in self._runs.values())
-            left = max(0, self._slots - max(1, self._slots // KEPT_FREE) - heavy)
             edges, now, began = self._edges, self._edges.clock(), self._time()
             self._taking_since = now
             try:
                 found = await runs.take(
-                    edges.db, self.me, now, 1, left, self._shares, PATIENCE, repo_id=repo_id
+                    edges.db,
+                    self.me,
+                    now,
+                    1,
+                    free.heavy,
+                    self._shares,
+                    PATIENCE,
+                    repo_id=repo_id,
+                    full=free.full,
+                    full_of_heavy=free.full_of_heavy,
                 )
             finally:
                 self._taking_since = None
@@ -174,19 +184,19 @@ class Runner:
             self._began[run.key] = self._time()
             return run
 
-    def _free(self) -> int:
-        """How many more runs can begin.
+    def _free(self) -> Free[TeamId]:
+        """What may begin.
 
         A sync that has been under way for long waits for its host: it gives its slot
         away, so that a host that drips keeps nobody else's push waiting. What is heavy
         keeps its slot, as it may well work all the time.
         """
-        now = self._time()
-        lent = sum(
-            not run.heavy and now - self._began.get(key, now) >= SLOW_SECONDS
-            for key, (run, _) in self._runs.items()
-        )
-        return self._slots + min(lent, LENT) - len(self._runs)
+        now, held = self._time(), []
+        for key, (run, _) in self._runs.items():
+            age = now - self._began.get(key, now)
+            waits = not run.heavy and age >= SLOW_SECONDS
+            held.append(Held(run.team_id, run.heavy or age >= LONG_SECONDS, waits))
+        return fair.free(held, self._slots)
 
     async def _do(self, run: Run, until: float) -> None:
         try:

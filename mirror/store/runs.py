@@ -10,6 +10,7 @@ from mirror.model import RepoId
 from mirror.store import jobs, leases
 from mirror.store.database import Db, query, translating
 from mirror.store.jobs import Job, Kind
+from mirror.store.teams import TeamId
 
 RunKey = NewType("RunKey", UUID)  # of the job, or of the repo whose wish is served
 
@@ -24,6 +25,7 @@ class Run:
 
     key: RunKey
     repo_id: RepoId
+    team_id: TeamId
     kind: Kind
     job: Job | None  # None: a wish, that nobody watches yet
     heavy: bool  # it may take long
@@ -41,18 +43,26 @@ async def take(
     patience: timedelta,
     *,
     repo_id: RepoId | None = None,
+    full: Collection[TeamId] = (),
+    full_of_heavy: Collection[TeamId] = (),
 ) -> list[Run]:
     """Take up as much of what is due as there is room for, the fairest first; at most `heavy` of it heavy.
 
     What is not among this worker's `shares` it takes only after `patience`, as
     its own worker has what it needs at hand. Taken is taken: no other worker gets it,
-    and none waits for another's pick. Of what is equally fair, `repo_id` comes first.
+    and none waits for another's pick. Of what is equally fair, `repo_id` comes first. Teams that are `full`
+    get nothing, those that are `full_of_heavy` nothing heavy (mirror/fair.py).
     """
-    rows = await db.fetch(query("take"), worker, now, room, heavy, list(shares), patience, AT_HOST, repo_id)
+    rows = await db.fetch(
+        query("take"),
+        *(worker, now, room, heavy, list(shares), patience, AT_HOST, repo_id),
+        *(list(full), list(full_of_heavy)),
+    )
     return [
         Run(
             RunKey(UUID(bytes=row["run_key"].bytes)),
             RepoId(UUID(bytes=row["run_repo"].bytes)),
+            TeamId(UUID(bytes=row["run_team"].bytes)),
             row["run_kind"],
             None if row["id"] is None else jobs.from_row(row),
             row["run_heavy"],
