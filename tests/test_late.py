@@ -5,9 +5,12 @@ import subprocess
 from collections.abc import Callable
 from datetime import datetime
 
+import pytest
+
+from mirror.flows import late as telling
 from mirror.flows import rebuild, restore, verify
 from mirror.model import Kind, RefName, Refs, Target
-from mirror.store import drills, history, moments, restores, snapshots
+from mirror.store import claims, drills, history, moments, restores, snapshots
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, full, refs_of
 from tests.test_rescue import SIDE, Garden, everref, garden
@@ -241,3 +244,22 @@ async def test_the_command_line_lists_and_restores_a_moment_that_was_passed_over
     await lose_the_database(garden)
     assert await drills.latest(db, garden.repo.id) == before
     assert "has no moment #2.7" in everref("refs", name, "--at", "#2.7").stderr
+
+
+async def test_forged_reports_cost_no_more_than_so_many_notes(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each late report made a note that repeated all before it: 1,000 forged ones were a million lines."""
+    monkeypatch.setattr(telling, "MOMENTS", 3)
+    tips = [garden.work.tip()]
+    for _ in range(8):
+        tips.append(await garden.push(told=False))
+    await garden.sync()
+    for before, after in zip(tips, tips[1:], strict=False):
+        await garden.tell(MAIN, before, after)
+        done = await garden.sync()
+        assert done.snapshot.number == 2
+    db = garden.mirror.edges.db
+    assert len(await moments.within(db, garden.repo.id, 2)) <= 4
+    assert await db.fetchval("select count(*) from note") <= 4
+    assert await claims.unanswered(db, garden.repo.id) == []

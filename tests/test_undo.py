@@ -70,7 +70,9 @@ async def taken_up(mirror: Mirror, job: Job, db: Any) -> Job:
     await db.execute("update job set state = 'running', attempt = attempt + 1 where id = $1", job.id)
     running = await jobs.by_id(db, job.id)
     assert running is not None
-    await jobbing.run(mirror.edges, Run(RunKey(job.id), job.repo_id, "restore", running, True, None))
+    await jobbing.run(
+        mirror.edges, Run(RunKey(job.id), job.repo_id, job.team_id, "restore", running, True, None)
+    )
     ended = await jobs.by_id(db, job.id)
     assert ended is not None
     return ended

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
+from typing import Final
 
 from mirror import late, notes
 from mirror.errors import Corrupt, LimitReached, NetworkError, Origin, Refused, RemoteGone
@@ -23,6 +24,8 @@ from mirror.store import claims, history, moments
 from mirror.store import notes as note_rows
 from mirror.store.database import transaction
 from mirror.store.leases import fenced
+
+MOMENTS: Final = 200  # within one snapshot, after which reports that come late for it tell nothing more
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ async def tell(
     5. The note goes into the vault.
 
     No snapshot changes by it, nor any moment that has a number. Safe to run twice: what the history tells
-    of already is told no more.
+    of already is told no more. Reports of a snapshot that has MOMENTS are answered, and tell nothing.
     """
     sound = [claim for claim in told if is_sound(claim, seen.object_format)]
     found: list[Retold] = []
@@ -180,6 +183,10 @@ class _Telling:
         db, repo_id = self.run.edges.db, self.run.repo.id
         recorded = await moments.moves_of(db, repo_id, number)
         within = await moments.within(db, repo_id, number)
+        if (
+            len(within) >= MOMENTS
+        ):  # each note repeats all of them, so that forged reports would cost their square
+            return self.run.edges.progress.note(f"#{number} has {len(within)} moments; no more are told")
         before = await history.refs_at(db, repo_id, number - 1)
         told_of = found
         while True:
