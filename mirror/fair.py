@@ -1,6 +1,6 @@
 """How the slots of a worker are shared out among teams: who may take up more, and who has enough.
 
-Who calls: flows/runner. https://en.wikipedia.org/wiki/Max-min_fairness
+Who calls: flows/runner, and flows/looks for its own places. https://en.wikipedia.org/wiki/Max-min_fairness
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -29,8 +29,8 @@ class Free(Generic[Team]):
 
     room: int  # runs, of a team that has none
     heavy: int  # likewise, of what is heavy
-    full: tuple[Team, ...]  # teams that may take up nothing
-    full_of_heavy: tuple[Team, ...]  # teams that may take up nothing heavy
+    full: frozenset[Team]  # teams that may take up nothing
+    full_of_heavy: frozenset[Team]  # teams that may take up nothing heavy
 
 
 def free(runs: Iterable[Held[Team]], slots: int) -> Free[Team]:
@@ -52,14 +52,14 @@ def free(runs: Iterable[Held[Team]], slots: int) -> Free[Team]:
         lent = min(number, LENT_TO_ONE, left)
         total[team] -= lent
         left -= lent
-    room, full = _left(total, slots)
-    of_heavy, full_of_heavy = _left(heavy, slots - max(1, slots // KEPT_FREE))
+    room, full = left_over(total, slots)
+    of_heavy, full_of_heavy = left_over(heavy, slots - max(1, slots // KEPT_FREE))
     return Free(room, of_heavy, full, full_of_heavy)
 
 
-def _left(held: Mapping[Team, int], slots: int) -> tuple[int, tuple[Team, ...]]:
-    """How many more a team may have that has none, and which may have none."""
+def left_over(held: Mapping[Team, int], slots: int) -> tuple[int, frozenset[Team]]:
+    """How many more a team may have that has none, and which teams may have no more."""
     half = max(1, slots // 2)
     counted = sum(min(number, half) for number in held.values())
-    full = tuple(team for team, number in held.items() if counted - min(number, half) + number >= slots)
+    full = frozenset(team for team, number in held.items() if counted - min(number, half) + number >= slots)
     return max(0, slots - counted), full

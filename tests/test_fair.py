@@ -15,7 +15,7 @@ def taken_by(team: str, under_way: list[Held[str]], slots: int, *, heavy: bool) 
     count = 0
     while True:
         now = free(under_way + held(team, count, heavy=heavy), slots)
-        barred = now.full_of_heavy if heavy else ()
+        barred: frozenset[str] = now.full_of_heavy if heavy else frozenset()
         if now.room <= 0 or team in now.full or team in barred or (heavy and now.heavy <= 0):
             return count
         count += 1
@@ -24,7 +24,7 @@ def taken_by(team: str, under_way: list[Held[str]], slots: int, *, heavy: bool) 
 def test_a_team_alone_has_every_slot() -> None:
     assert taken_by("alice", [], 4, heavy=False) == 4
     assert taken_by("alice", [], 4, heavy=True) == 3  # one is for what is quick
-    assert free([], 4) == Free(4, 3, (), ())
+    assert free([], 4) == Free(4, 3, frozenset(), frozenset())
 
 
 def test_whoever_comes_finds_half_of_the_slots_however_long_the_others_take() -> None:
@@ -37,9 +37,9 @@ def test_whoever_comes_finds_half_of_the_slots_however_long_the_others_take() ->
 
 def test_one_team_lends_half_of_what_may_be_lent() -> None:
     drips = held("mallory", LENT_TO_ONE + 4, waits=True)
-    assert free(drips, 4).full == ("mallory",)
+    assert free(drips, 4).full == {"mallory"}
     assert free(drips, 4).room == 2
-    assert free(drips[:LENT_TO_ONE], 4) == Free(4, 3, (), ())
+    assert free(drips[:LENT_TO_ONE], 4) == Free(4, 3, frozenset(), frozenset())
 
 
 runs = st.lists(st.builds(Held, st.sampled_from("abcd"), st.booleans(), st.booleans()), max_size=60)

@@ -1,6 +1,8 @@
 """Looks wait for nobody who drips, and leave a host alone that wants to be, for as long as it says."""
 
+import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -81,6 +83,41 @@ async def test_a_host_that_is_slow_takes_up_its_own_slots_and_no_more(
         assert len(asked) == 2  # as many as it has slots, however many are due
 
 
+async def test_one_teams_many_dripping_hosts_leave_half_of_the_looks_to_others(
+    mirror: Mirror, make_work: Callable[..., Work], git_server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wildcard name gives each of its remotes a host of its own: 32 of them held every look."""
+    monkeypatch.setattr(looks, "RECORDING", 0.01)
+    monkeypatch.setattr(looks, "AT_ONCE", 4)
+    db = mirror.edges.db
+    hog, others = [
+        await db.fetchval("insert into team (name) values ($1) returning id", name)
+        for name in ("hog", "others")
+    ]
+    make_work("good.git").commit()
+    good = await repos.add(db, others, "good", f"{git_server.url}/good.git", mirror.clock())
+    async with AsyncExitStack() as stack, looks.looking(mirror.edges) as under_way:
+        for number in range(12):
+            host = await stack.enter_async_context(await asyncio.start_server(_silent, "127.0.0.1", 0))
+            url = f"http://127.0.0.1:{host.sockets[0].getsockname()[1]}/drip.git"
+            await due_now(mirror, await repos.add(db, hog, f"drip-{number}", url, mirror.clock()))
+        await schedules.set_schedule(db, good.id, None, mirror.clock.now + timedelta(hours=1))
+        await under_way.step(mirror.clock.now)
+        assert len(under_way._under_way) == 4  # a team alone has every place
+        await due_now(mirror, good)
+        while not (await under_way.step(mirror.clock.now)).looks:
+            pass
+        assert await look_at_of(mirror, good) > mirror.clock.now
+        assert len(under_way._under_way) == 4
+
+
+async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A host that takes every request and never answers."""
+    while await reader.read(1 << 16):
+        pass
+    writer.close()
+
+
 @pytest.mark.parametrize("status", [429, 403, 503])
 async def test_a_host_that_says_when_is_left_alone_until_then(
     mirror: Mirror, make_work: Callable[..., Work], git_server: GitServer, status: int
@@ -138,6 +175,22 @@ async def test_who_comes_with_other_credentials_is_not_held_back(
     assert await holds.until(mirror.edges.db, private.id, "https://elsewhere/", mirror.clock.now) is None
     ahead = mirror.clock.now - timedelta(days=30)  # the clock was ahead when it was told
     assert await holds.until(mirror.edges.db, private.id, git_server.url + "/", ahead) is None
+
+
+async def test_what_one_teams_address_is_told_keeps_no_other_team_from_the_host(
+    mirror: Mirror, make_work: Callable[..., Work], git_server: GitServer
+) -> None:
+    """A 429 for one address held everything that was asked without credentials at that host."""
+    mine, same = await kept(mirror, make_work, git_server.url, "mine", "same")
+    db = mirror.edges.db
+    others = await db.fetchval("insert into team (name) values ('others') returning id")
+    theirs = await repos.add(db, others, "theirs", f"{git_server.url}/same.git", mirror.clock())
+    git_server.faults["mine.git"] = Fault(status=429, headers={"Retry-After": "7200"})
+    with pytest.raises(RateLimited):
+        await syncing.sync(mirror.edges, mine.id)
+    with pytest.raises(RateLimited):
+        await syncing.sync(mirror.edges, same.id)
+    assert (await syncing.sync(mirror.edges, theirs.id)).new
 
 
 @pytest.mark.parametrize(

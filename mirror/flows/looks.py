@@ -6,7 +6,7 @@ Who calls: flows/sweep, and the worker's sweep, which keeps one `Looks` for as l
 import asyncio
 import logging
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Final
 
 import aiohttp
 
-from mirror import backoff
+from mirror import backoff, fair
 from mirror.errors import EverrefError, Origin, RateLimited
 from mirror.flows import excluded, outages, request
 from mirror.flows import sync as syncing
@@ -27,8 +27,9 @@ from mirror.schedule import next_look
 from mirror.store import holds, repos, schedules, snapshots
 from mirror.store import jobs as job_rows
 from mirror.store.schedules import Due, Looked
+from mirror.store.teams import TeamId
 
-AT_ONCE: Final = 32  # looks
+AT_ONCE: Final = 32  # looks; to others one team's count for half of them at the most (mirror/fair.py)
 LOCAL_AT_ONCE: Final = 4  # of them at repositories of this machine, each of which is a process
 BATCH: Final = 200  # repos that are taken up for a look together
 LOOKING: Final = timedelta(minutes=10)  # by when a batch was looked at, or its worker died
@@ -61,18 +62,29 @@ class Look:
     asked: bool = True  # False: its host is left alone for now
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A look that has begun."""
+
+    team: TeamId
+    place: str
+    began: float  # by the loop's clock
+
+
 class Looks:
     """The looks of one worker: those that wait for a free slot, those under way, and those that have ended.
 
     A host has as many slots as connections, so that one that is slow takes up those and no more; what
-    waits for it longer than LOOKING is dropped, and taken up again by whoever comes by.
+    waits for it longer than LOOKING is dropped, and taken up again by whoever comes by. A team whose
+    many hosts are slow finds half of all slots taken by itself, and others find the other half.
     """
 
     def __init__(self, edges: Edges, session: aiohttp.ClientSession) -> None:
         self._edges = edges
         self._session = session
-        self._waiting: dict[str, deque[tuple[Due, float]]] = defaultdict(deque)  # by place, with their end
-        self._under_way: dict[asyncio.Task[None], tuple[str, float]] = {}  # where, and since when
+        # by whose they are and where, with their end
+        self._waiting: dict[tuple[TeamId, str], deque[tuple[Due, float]]] = defaultdict(deque)
+        self._under_way: dict[asyncio.Task[None], _UnderWay] = {}
         self._ended: list[Look] = []
         self._taken_up = False  # something, by the last step
         self._held: dict[tuple[str, str], datetime] = {}  # by place and holder, as far as we know
@@ -115,42 +127,56 @@ class Looks:
 
     async def _take_up(self, now: datetime) -> None:
         slow, self._taken_up = self._slow(), False
-        if sum(len(queue) for place, queue in self._waiting.items() if place not in slow) >= AT_ONCE:
+        _, full = self._room()
+        waiting: Counter[TeamId] = Counter()
+        startable = 0
+        for (team, place), queue in self._waiting.items():
+            waiting[team] += len(queue)
+            startable += len(queue) if place not in slow and team not in full else 0
+        if startable >= AT_ONCE:
             return
         began = asyncio.get_running_loop().time()
-        crowded = [place for place in slow if place in self._waiting]
-        for due in await schedules.due(self._edges.db, now, now + LOOKING, BATCH, crowded):
+        places = {place for _, place in self._waiting}
+        crowded = [place for place in slow if place in places]
+        patient = [team for team, number in waiting.items() if number >= AT_ONCE]
+        for due in await schedules.due(self._edges.db, now, now + LOOKING, BATCH, crowded, patient):
             self._taken_up = True
             place = place_of(due.repo.url)
             if due.held_until is not None:
                 self._held[place, due.holder] = due.held_until
-            self._waiting[place].append((due, began + LOOKING.total_seconds()))
+            self._waiting[due.team_id, place].append((due, began + LOOKING.total_seconds()))
+
+    def _room(self) -> tuple[int, frozenset[TeamId]]:
+        """How many looks a team may begin that has none under way, and which teams may begin no more."""
+        return fair.left_over(Counter(one.team for one in self._under_way.values()), AT_ONCE)
 
     def _is_slow(self) -> bool:
         """Whether all that is left takes long, or waits for what does."""
         slow, since = self._slow(), asyncio.get_running_loop().time() - SLOW
-        return all(began <= since for _, began in self._under_way.values()) and slow >= self._waiting.keys()
+        _, full = self._room()
+        return all(one.began <= since for one in self._under_way.values()) and all(
+            place in slow or team in full for team, place in self._waiting
+        )
 
     def _slow(self) -> set[str]:
         """Places where a look takes long."""
         since = asyncio.get_running_loop().time() - SLOW
-        return {place for place, began in self._under_way.values() if began <= since}
+        return {one.place for one in self._under_way.values() if one.began <= since}
 
     def _fill(self) -> None:
         """Begin what waits, as far as there are slots, each place in its turn."""
-        at: dict[str, int] = defaultdict(int)
-        for place, _ in self._under_way.values():
-            at[place] += 1
+        at = Counter(one.place for one in self._under_way.values())
         began = True
         while began:
             began = False
-            for place, queue in self._waiting.items():
+            for (team, place), queue in self._waiting.items():
+                room, full = self._room()
                 most = LOCAL_AT_ONCE if address.is_path(place) else upstream.PER_HOST
-                if queue and at[place] < most and len(self._under_way) < AT_ONCE:
+                if queue and at[place] < most and room > 0 and team not in full:
                     at[place] += self._begin(place, *queue.popleft())
                     began = True
-        for place in [place for place, queue in self._waiting.items() if not queue]:
-            del self._waiting[place]
+        for key in [key for key, queue in self._waiting.items() if not queue]:
+            del self._waiting[key]
 
     def _begin(self, place: str, due: Due, until: float) -> bool:
         """Begin a look, unless it is somebody else's by now, or its host is left alone."""
@@ -162,7 +188,7 @@ class Looks:
             self._ended.append(Look(Looked(due.repo.id, None, _after(held, now)), asked=False))
             return False
         task = asyncio.create_task(self._do(place, due))
-        self._under_way[task] = place, began
+        self._under_way[task] = _UnderWay(due.team_id, place, began)
         task.add_done_callback(self._done)
         return True
 

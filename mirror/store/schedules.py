@@ -9,6 +9,7 @@ from uuid import UUID
 from mirror.errors import NotFound
 from mirror.model import ObjectFormat, Repo, RepoId
 from mirror.store.database import Db, query, translating
+from mirror.store.teams import TeamId
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Due:
     """A repo that is due to be looked at, and what is known of it."""
 
     repo: Repo
+    team_id: TeamId
     schedule: str | None  # None: by activity
     changed_at: datetime  # when something was last found new; at first, when it was added
     digest: str | None  # of the refs of the latest snapshot; None: it has none
@@ -45,12 +47,20 @@ class Rhythm:
 
 
 @translating
-async def due(db: Db, now: datetime, until: datetime, limit: int, but_at: Sequence[str] = ()) -> list[Due]:
+async def due(
+    db: Db,
+    now: datetime,
+    until: datetime,
+    limit: int,
+    but_at: Sequence[str] = (),
+    but_of: Sequence[TeamId] = (),
+) -> list[Due]:
     """Repos whose look is due, the longest overdue first; nobody else gets them before `until`.
 
-    Those whose address begins like one of `but_at` are left for later.
+    Those whose address begins like one of `but_at`, or that are of one of these teams, are left for later.
     """
-    return [_due(row) for row in await db.fetch(query("due"), now, until, limit, list(but_at))]
+    rows = await db.fetch(query("due"), now, until, limit, list(but_at), list(but_of))
+    return [_due(row) for row in rows]
 
 
 @translating
@@ -146,6 +156,7 @@ def _due(row: Any) -> Due:
     )
     return Due(
         repo,
+        TeamId(UUID(bytes=row["team_id"].bytes)),
         row["schedule"],
         row["changed_at"] or row["created_at"],
         row["digest"],

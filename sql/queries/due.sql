@@ -1,10 +1,11 @@
--- due.sql($1 now, $2 until when nobody else gets them, $3 how many, $4 places to pass over): repos whose look is due, with
+-- due.sql($1 now, $2 until when nobody else gets them, $3 how many, $4 places and $5 teams to pass over): repos whose look is due, with
 -- what is known of them. Where a wish waits, serving it is the look, also where that failed and is tried again.
 with chosen as (
   select id from repo
   where (look_at is null or look_at <= $1 or looked_at > $1 + interval '1 hour')  -- the clock was ahead
     and archived_at is null and paused_at is null
     and wanted_at is not distinct from synced_at
+    and team_id <> all ($5::uuid[])
     and not exists (select from unnest($4::text[]) as place where starts_with(url, place))
   order by look_at nulls first limit $3
   for update skip locked
