@@ -206,6 +206,24 @@ class TooOften(LimitReached):
         self.seconds = seconds  # to wait
 
 
+class Crowded(LimitReached):
+    """Too many ask this of us at once; it is nobody's fault in particular."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds  # to wait
+
+
+class TooLarge(LimitReached):
+    """Something that a repository holds is larger than what is looked into."""
+
+    permanent = True
+
+    def __init__(self, message: str, oid: bytes, size: int) -> None:
+        super().__init__(message)
+        self.oid, self.size = oid, size
+
+
 class Busy(EverrefError):
     """Somebody else is at work on this repo right now."""
 

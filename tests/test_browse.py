@@ -10,9 +10,11 @@ import pytest
 from mirror import refs
 from mirror.errors import Busy, Corrupt, NotFound
 from mirror.flows import browse
+from mirror.git import answers
 from mirror.git import browse as git_browse
 from mirror.git import pool as git_pool
 from mirror.git.pool import Pool
+from mirror.git.questions import ChangesBetween
 from mirror.model import HEAD, Kind, RefName, Repo, Snapshot, Target
 from mirror.objects import Commit
 from tests.parts.everref import Mirror
@@ -457,7 +459,8 @@ async def test_a_moved_tag_loses_what_it_held(mirror: Mirror, work: Work) -> Non
     work.tag("v1", base)
     done = await mirror.backup(work)
     assert await losses_of(mirror, done.repo, done.snapshot) == {b"refs/tags/v1": [side]}
-    assert await browse.lost_moves(mirror.edges, done.repo, done.snapshot) == {(b"refs/tags/v1", 2)}
+    found = await browse.lost(mirror.edges, done.repo, done.snapshot)
+    assert [(one.logged.change.name, one.logged.snapshot) for one in found.items] == [(b"refs/tags/v1", 2)]
 
 
 async def test_what_is_too_much_to_show_is_cut_and_said_so(mirror: Mirror, work: Work) -> None:
@@ -465,21 +468,19 @@ async def test_what_is_too_much_to_show_is_cut_and_said_so(mirror: Mirror, work:
     files = {f"d{n % 7}/{n}": b"".join(b"%d\n" % m for m in range(50)) for n in range(400)}
     work.commit("main", {**files, "long": b"a" * 9000 + b"\n"})
     done = await mirror.backup(work)
-    async with browse.opened(mirror.edges, done.repo, done.snapshot) as view:
+    async with browse.opened(mirror.edges, done.repo, done.snapshot) as there:
         trees = [Target(work.git("rev-parse", f"{rev}^{{tree}}").strip()) for rev in ("main~1", "main")]
-        ask = mirror.edges.git, view, trees[0], trees[1]
-        found = await git_browse.changes(*ask, files=100, lines=120)
+        ask = there.path, trees[0], trees[1]
+        found = await there.ask(ChangesBetween(*ask, files=100, lines=120))
         assert (len(found.files), found.total, found.whole) == (100, 401, True)
         assert sum(len(hunk.lines) for one in found.files for hunk in one.hunks) == 120
         assert [one.why is None for one in found.files[:4]] == [True, True, False, False]
         assert found.files[3].additions == 50  # counted, if not shown
-        one = await git_browse.changes(*ask, path=b"long")
-        assert (
-            one.files[0].why is not None and len(one.files[0].hunks[0].lines[0].text) == git_browse.LINE_BYTES
-        )
-        below = await git_browse.changes(*ask, path=b"d3")
+        one = await there.ask(ChangesBetween(*ask, path=b"long"))
+        assert one.files[0].why is not None and len(one.files[0].hunks[0].lines[0].text) == answers.LINE_BYTES
+        below = await there.ask(ChangesBetween(*ask, path=b"d3"))
         assert below.total == len([name for name in files if name.startswith("d3/")])
-        late = await git_browse.changes(*ask, seconds=0)
+        late = await there.ask(ChangesBetween(*ask, patience=0))
         assert late.files == () or all(one.why for one in late.files)
 
 

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from mirror import render
 from mirror.objects import FileChange, Hunk, Line
-from mirror.web import render
 
 
 def link(path: bytes) -> str:

@@ -2,20 +2,19 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from mirror import refs
 from mirror.flows.browse import opened
 from mirror.flows.edges import Edges
-from mirror.git import browse
-from mirror.git.read import Objects
+from mirror.git.questions import WhatLies
 from mirror.model import RefChange, Repo, Snapshot, Target
 from mirror.objects import Commit
 
 Move = tuple[Target | None, Target | None]  # old, new
 
 COUNTED: Final = 60  # moves whose commits are counted at once
+_SUMMARY: Final = 500  # characters
 _REMEMBERED: Final = 20_000  # moves: between two commits never more and never fewer lie
 
 
@@ -39,27 +38,24 @@ async def brought(
     Counting is remembered, as commits never change. A move beyond the limit is left out.
     """
     wanted = list(dict.fromkeys((one.old, one.new) for one in changes))[:COUNTED]
+    found: dict[Move, Brought] = {}
     missing = [move for move in wanted if move not in _known]
     if missing:
-        async with opened(edges, repo, snapshot) as view:
-            commits = await browse.look(view, lambda held: {move: _commits(held, move) for move in missing})
-            for move, (old, new) in commits.items():
-                gained = lost = None
-                if old and new:
-                    lost, gained = await browse.count_apart(edges.git, view, old.oid, new.oid)
-                _known[move] = Brought(gained, lost, new or old)
-    found = {move: _known[move] for move in wanted}
+        async with opened(edges, repo, snapshot) as there:
+            told = await there.ask(WhatLies(there.path, tuple(missing)))
+        for move, one in zip(missing, told, strict=True):
+            found[move] = Brought(one.gained, one.lost, _short(one.new or one.old))
+            if one.lost is not None or not (one.old and one.new):  # else there was no time to count
+                _known[move] = found[move]
     for move in wanted:
-        _known.move_to_end(move)
+        if move in _known:
+            found[move] = _known[move]
+            _known.move_to_end(move)
     while len(_known) > _REMEMBERED:
         _known.popitem(last=False)
     return found
 
 
-def _commits(held: Objects, move: Move) -> tuple[Commit | None, Commit | None]:
-    old, new = move
-    return _commit(held, old), _commit(held, new)
-
-
-def _commit(held: Objects, target: Target | None) -> Commit | None:
-    return None if target is None or refs.is_symbolic(target) else browse.commit_of(held, target)
+def _short(commit: Commit | None) -> Commit | None:
+    """A commit as it is remembered: a message can be as long as somebody likes."""
+    return commit and replace(commit, summary=commit.summary[:_SUMMARY], body="", parents=())

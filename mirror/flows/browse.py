@@ -2,25 +2,41 @@
 
 Reads join the database, which knows where every ref was, with the pool, which
 has every object. A pool that is behind is filled from the vault first, which may
-take a while; `edges.progress` is told. Nothing is changed but that cache.
+take a while; `edges.progress` is told. Nothing is changed but that cache. What is
+in the objects is found out by a reader process, when it is the turn of `edges.who`.
 """
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from mirror import objects, refs
-from mirror.errors import Busy, Corrupt, NotFound
+from mirror.errors import Busy, Corrupt, Crowded, LimitReached, NotFound, TooOften
 from mirror.flows import hydrate
 from mirror.flows.edges import Edges, together
-from mirror.git import browse, read
-from mirror.git.browse import Apart
+from mirror.git import browse
 from mirror.git.pool import Pool
-from mirror.git.read import Objects
+from mirror.git.questions import (
+    Ancestry,
+    ChangesBetween,
+    CommitAndChanges,
+    CommitsOf,
+    Content,
+    Ends,
+    FileAt,
+    FolderAt,
+    Log,
+    ObjectAsItIs,
+    Question,
+    WhatIsLost,
+    WhatLies,
+    Whole,
+)
+from mirror.git.readers import Reading
 from mirror.git.view import View
 from mirror.model import HEAD, Kind, RefName, Repo, Snapshot, Target
 from mirror.objects import Changes, Commit, Entry, LfsPointer, RefKind
@@ -35,7 +51,9 @@ PATH_BYTES: Final = 8192  # of a path that a person asks for
 SHOWN_BYTES: Final = 1 << 20  # of a file that is shown
 RAW_BYTES: Final = 1 << 30  # of a file that is handed out
 LEAVING: Final = 20_000  # moves that are looked at for lost commits
-_REMEMBERED: Final = 32  # walks for lost commits whose answer is kept
+SMALL_BYTES: Final = 1 << 20  # of a file that is handed out at once; a larger one is streamed
+_REMEMBERED: Final = 100  # answers to what was lost that are kept
+_REMEMBERED_BODIES: Final = 1 << 18  # characters of messages in one that is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +121,36 @@ class Raw:
     chunks: AsyncIterator[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A moment, for as long as it is open, and whoever reads it."""
+
+    view: View
+    reading: Reading
+
+    @property
+    def path(self) -> str:
+        """Where the view is, for a question."""
+        return str(self.view.path)
+
+    async def ask(self, question: Question[T]) -> T:
+        """What a reader answers."""
+        return await self.reading.ask(question)
+
+
 @asynccontextmanager
-async def opened(edges: Edges, repo: Repo, snapshot: Snapshot) -> AsyncIterator[View]:
-    """A view that holds every object of this moment, for as long as this is open; safe beside any sync."""
+async def opened(edges: Edges, repo: Repo, snapshot: Snapshot) -> AsyncIterator[Opened]:
+    """A view that holds every object of this moment, for as long as this is open; safe beside any sync.
+
+    It is the turn of `edges.who` to read. Raises TooOften, Crowded.
+    """
+    async with _viewed(edges, repo, snapshot) as view, edges.readers.turn(edges.who) as reading_:
+        yield Opened(view, reading_)
+
+
+@asynccontextmanager
+async def _viewed(edges: Edges, repo: Repo, snapshot: Snapshot) -> AsyncIterator[View]:
+    edges.readers.turns.check(edges.who)  # before something is made for it
     room = edges.disk.root / "reading"
     await browse.sweep(room)
     async with hydrate.view_of(edges, repo, snapshot, room, PATIENCE) as view:
@@ -181,13 +226,13 @@ async def refs_at(
             ids[name] = await _followed(edges, repo, snapshot, name, target)
         except NotFound:
             ids[name] = None
-    async with opened(edges, repo, snapshot) as view:
-        wanted = set(ids.values())
-        found = await browse.look(
-            view, lambda held: {o: browse.commit_of(held, o) if o else None for o in wanted}
-        )
+    async with opened(edges, repo, snapshot) as there:
+        wanted = tuple({oid for oid in ids.values() if oid})
+        found = await there.ask(CommitsOf(there.path, wanted))
     items = tuple(
-        RefRow(name, objects.ref_kind(name), target, ids[name], found.get(ids[name])) for name, target in rows
+        RefRow(name, objects.ref_kind(name), target, oid, found.get(oid) if oid else None)
+        for name, target in rows
+        for oid in (ids[name],)
     )
     return Page(items, items[-1] if more else None)
 
@@ -208,33 +253,21 @@ async def commits(
     """
     _check_path(repo, path)
     start = await resolve(edges, repo, snapshot, rev)
-    async with opened(edges, repo, snapshot) as view:
-        tip = await browse.look(view, lambda held: browse.commit_of(held, start))
-        if tip is None:
-            raise _no_commit(repo, start, rev)
-        found = await browse.commits(
-            edges.git, view, tip.oid, path=_clean(path), skip=max(skip, 0), limit=limit + 1
-        )
-    return tuple(found[:limit]), len(found) > limit
+    async with opened(edges, repo, snapshot) as there:
+        found = await there.ask(Log(there.path, start, _clean(path), max(skip, 0), limit + 1))
+    if found is None:
+        raise _no_commit(repo, start, rev)
+    return found[:limit], len(found) > limit
 
 
 async def commit(edges: Edges, repo: Repo, snapshot: Snapshot, rev: bytes) -> CommitShown:
     """One commit with what it changed against its first parent."""
     oid = await resolve(edges, repo, snapshot, rev)
-    async with opened(edges, repo, snapshot) as view:
-
-        def ask(held: Objects) -> tuple[Commit, Target | None] | None:
-            found = browse.commit_of(held, oid)
-            if found is None:
-                return None
-            before = browse.tree_of(held, found.parents[0]) if found.parents else None
-            return found, before
-
-        found = await browse.look(view, ask)
-        if found is None:
-            raise _no_commit(repo, oid, rev)
-        one, before = found
-        return CommitShown(one, await browse.changes(edges.git, view, before, one.tree))
+    async with opened(edges, repo, snapshot) as there:
+        found = await there.ask(CommitAndChanges(there.path, oid))
+    if found is None:
+        raise _no_commit(repo, oid, rev)
+    return CommitShown(*found)
 
 
 async def tree(
@@ -247,24 +280,15 @@ async def tree(
     limit: int = 2000,
 ) -> Folder:
     """A folder of a ref or commit, folders first, with sizes."""
-    async with opened(edges, repo, snapshot) as view:
-        entry = await _entry(edges, repo, snapshot, view, rev, path)
-        if entry.kind != "folder":
-            raise NotFound(f"{refs.shown_text(path)} is no folder in {_of(repo, snapshot, rev)}")
-
-        def ask(held: Objects) -> list[Entry]:
-            found = browse.folder(held, entry.oid, view.object_format)
-            return sorted(found, key=lambda one: (one.kind != "folder", one.name))
-
-        held = await browse.look(view, ask)
-        shown = held[:limit]
-        files = {one.oid for one in shown if one.kind in ("file", "executable", "link")}
-        known = await browse.sizes(edges.git, view, files)
-    sized = tuple(
-        Entry(one.name, one.kind, one.mode, one.oid, known.get(one.oid) if one.oid in files else None)
-        for one in shown
-    )
-    return Folder(_clean(path), entry.oid, sized, len(held), _readme(sized))
+    _check_path(repo, path)
+    oid = await resolve(edges, repo, snapshot, rev)
+    async with opened(edges, repo, snapshot) as there:
+        found = await there.ask(FolderAt(there.path, oid, path, limit))
+    if found is None:
+        raise _nothing(repo, snapshot, rev, path)
+    if found.entry.kind != "folder":
+        raise NotFound(f"{refs.shown_text(path)} is no folder in {_of(repo, snapshot, rev)}")
+    return Folder(_clean(path), found.entry.oid, found.entries, found.total, _readme(found.entries))
 
 
 def _readme(entries: Sequence[Entry]) -> Entry | None:
@@ -278,66 +302,107 @@ async def blob(
     edges: Edges, repo: Repo, snapshot: Snapshot, rev: bytes, path: bytes, *, limit: int = SHOWN_BYTES
 ) -> Blob:
     """A file, link or submodule of a ref or commit; of a large file the beginning."""
-    async with opened(edges, repo, snapshot) as view:
-        entry, size = await _file(edges, repo, snapshot, view, rev, path)
-        if entry.kind == "submodule":
-            return Blob(_clean(path), entry, 0, b"", None, None, None)
-        data = await browse.content(edges.git, view, entry.oid, limit)
-    text = objects.text_of(data)
+    found, size = await _file(edges, repo, snapshot, rev, path, limit)
     return Blob(
         path=_clean(path),
-        entry=entry,
+        entry=found.entry,
         size=size,
-        data=data,
-        text=text[0] if text else None,
-        encoding=text[1] if text else None,
-        lfs=objects.lfs_pointer(data) if len(data) == size else None,
+        data=found.data,
+        text=found.text,
+        encoding=found.encoding,
+        lfs=found.lfs,
     )
+
+
+async def made(edges: Edges, question: Question[T]) -> T | None:
+    """What a reader makes of a text for a page; None: it is too much for it."""
+    try:
+        async with edges.readers.turn(edges.who) as reading_:
+            return await reading_.ask(question)
+    except (TooOften, Crowded):
+        raise
+    except (LimitReached, Corrupt):
+        return None
+
+
+async def _file(
+    edges: Edges, repo: Repo, snapshot: Snapshot, rev: bytes, path: bytes, limit: int
+) -> tuple[Content, int]:
+    """What is at a path that is no folder, and its size. Raises NotFound."""
+    _check_path(repo, path)
+    oid = await resolve(edges, repo, snapshot, rev)
+    async with opened(edges, repo, snapshot) as there:
+        found = await there.ask(FileAt(there.path, oid, path, limit))
+    return _checked(repo, snapshot, rev, path, found)
+
+
+def _checked(
+    repo: Repo, snapshot: Snapshot, rev: bytes, path: bytes, found: Content | None
+) -> tuple[Content, int]:
+    if found is None:
+        raise _nothing(repo, snapshot, rev, path)
+    if found.entry.kind == "folder":
+        raise NotFound(f"{refs.shown_text(path) or 'this'} is a folder in {_of(repo, snapshot, rev)}")
+    if found.entry.kind == "submodule":
+        return found, 0
+    if found.size is None:
+        raise NotFound(f"the content of {refs.shown_text(path)} is missing from what is kept of {repo.name}")
+    return found, found.size
 
 
 @asynccontextmanager
 async def raw(edges: Edges, repo: Repo, snapshot: Snapshot, rev: bytes, path: bytes) -> AsyncIterator[Raw]:
     """A file's bytes as a stream, to be read while this is open."""
-    async with opened(edges, repo, snapshot) as view:
-        entry, size = await _file(edges, repo, snapshot, view, rev, path)
-        if entry.kind == "submodule":
-            raise NotFound(f"{refs.shown_text(path)} is a submodule: its content is in another repository")
-        if size > RAW_BYTES:
-            raise NotFound(f"{refs.shown_text(path)} has {size} bytes; restore the moment to get it")
-        chunks = browse.stream(edges.git, view, entry.oid)
-        try:
-            yield Raw(entry.name, size, chunks)
-        finally:
-            await chunks.aclose()
-
-
-async def _file(
-    edges: Edges, repo: Repo, snapshot: Snapshot, view: View, rev: bytes, path: bytes
-) -> tuple[Entry, int]:
-    """What is at a path that is no folder, and its size. Raises NotFound."""
-    entry = await _entry(edges, repo, snapshot, view, rev, path)
-    if entry.kind == "folder":
-        raise NotFound(f"{refs.shown_text(path) or 'this'} is a folder in {_of(repo, snapshot, rev)}")
-    if entry.kind == "submodule":
-        return entry, 0
-    size = (await browse.sizes(edges.git, view, [entry.oid])).get(entry.oid)
-    if size is None:
-        raise NotFound(f"the content of {refs.shown_text(path)} is missing from what is kept of {repo.name}")
-    return entry, size
-
-
-async def _entry(edges: Edges, repo: Repo, snapshot: Snapshot, view: View, rev: bytes, path: bytes) -> Entry:
     _check_path(repo, path)
     oid = await resolve(edges, repo, snapshot, rev)
+    async with AsyncExitStack() as stack:
+        view = await stack.enter_async_context(_viewed(edges, repo, snapshot))
+        async with edges.readers.turn(edges.who) as reading_:
+            asked = FileAt(str(view.path), oid, path, SMALL_BYTES, is_text=False)
+            found, size = _checked(repo, snapshot, rev, path, await reading_.ask(asked))
+        if found.entry.kind == "submodule":
+            raise NotFound(f"{refs.shown_text(path)} is a submodule: its content is in another repository")
+        chunks = await _bytes(edges, stack, view, Whole("blob", size, found.data), found.entry.oid)
+        yield Raw(found.entry.name, size, chunks)
 
-    def ask(held: Objects) -> Entry | None:
-        root = browse.tree_of(held, oid)
-        return browse.find(held, root, path, view.object_format) if root else None
 
-    found = await browse.look(view, ask)
-    if found is None:
-        raise NotFound(f"{_of(repo, snapshot, rev)} has no {refs.shown_text(path) or 'files'}")
-    return found
+@asynccontextmanager
+async def raw_object(edges: Edges, repo: Repo, snapshot: Snapshot, oid: str) -> AsyncIterator[Raw]:
+    """Any object as git keeps it, a folder's or a commit's too, to be read while this is open."""
+    if not objects.is_id(oid.lower(), snapshot.object_format):
+        raise NotFound(f"{repo.name} has no object like that; give its whole id")
+    target = Target(oid.lower().encode())
+    async with AsyncExitStack() as stack:
+        view = await stack.enter_async_context(_viewed(edges, repo, snapshot))
+        async with edges.readers.turn(edges.who) as reading_:
+            found = await reading_.ask(ObjectAsItIs(str(view.path), target, SMALL_BYTES))
+        if found is None:
+            raise NotFound(f"{oid} is no object that is kept of {repo.name}")
+        chunks = await _bytes(edges, stack, view, found, target)
+        yield Raw(f"{oid.lower()}.{found.kind}".encode(), found.size, chunks)
+
+
+async def _bytes(
+    edges: Edges, stack: AsyncExitStack, view: View, found: Whole, oid: Target
+) -> AsyncIterator[bytes]:
+    """All of an object: at once where a reader has told it, else as git reads it, when its turn has come."""
+    if found.size > RAW_BYTES:
+        raise NotFound(f"{oid.decode()} has {found.size} bytes; restore the moment to get it")
+    if len(found.data) == found.size:
+        return _once(found.data)
+    await stack.enter_async_context(edges.readers.streams.turn(edges.who))
+    chunks = browse.stream(edges.readers.streaming, view, found.kind, oid)
+    stack.push_async_callback(chunks.aclose)
+    return chunks
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    if data:
+        yield data
+
+
+def _nothing(repo: Repo, snapshot: Snapshot, rev: bytes, path: bytes) -> NotFound:
+    return NotFound(f"{_of(repo, snapshot, rev)} has no {refs.shown_text(path) or 'files'}")
 
 
 def _of(repo: Repo, snapshot: Snapshot, rev: bytes) -> str:
@@ -394,18 +459,22 @@ async def difference(
     """
     moves = await _moves(edges, repo, a, b)
     newer = a if a.log > b.log else b
-    async with opened(edges, repo, newer) as view:
-        forward, commits_ = await read.ancestry(view.path, moves[:JUDGED])
+    name, ends = await _ends(edges, repo, a, b, ref)
+    async with opened(edges, repo, newer) as there:
+        forward, commits_ = await there.ask(Ancestry(there.path, tuple(moves[:JUDGED])))
         told = refs.classify(moves, forward, commits_)
         told.sort(key=lambda change: (change.kind not in (Kind.FORCED, Kind.DELETED), change.name))
-        rows: list[RefDifference] = []
-        for change in told[:limit]:
-            lost = gained = None
-            if change.name in commits_ and change.old and change.new and len(rows) < COUNTED:
-                lost, gained = await browse.count_apart(edges.git, view, change.old, change.new)
-            rows.append(RefDifference(change.name, change.kind, change.old, change.new, lost, gained))
-        name, files = await _files_between(edges, repo, a, b, view, ref)
-    return Difference(tuple(rows), len(moves), name, files)
+        counted = [one for one in told[:COUNTED] if one.name in commits_ and one.old and one.new]
+        between = await there.ask(WhatLies(there.path, tuple((one.old, one.new) for one in counted)))
+        files: Changes | None = None
+        if ends:
+            files = await there.ask(ChangesBetween(there.path, *ends))
+    apart = {one.name: (lies.lost, lies.gained) for one, lies in zip(counted, between, strict=True)}
+    rows = tuple(
+        RefDifference(one.name, one.kind, one.old, one.new, *apart.get(one.name, (None, None)))
+        for one in told[:limit]
+    )
+    return Difference(rows, len(moves), name, files)
 
 
 async def _moves(edges: Edges, repo: Repo, a: Snapshot, b: Snapshot) -> list[refs.Move]:
@@ -419,9 +488,10 @@ async def _moves(edges: Edges, repo: Repo, a: Snapshot, b: Snapshot) -> list[ref
     return refs.diff(old, new)
 
 
-async def _files_between(
-    edges: Edges, repo: Repo, a: Snapshot, b: Snapshot, view: View, ref: bytes | None
-) -> tuple[RefName | None, Changes | None]:
+async def _ends(
+    edges: Edges, repo: Repo, a: Snapshot, b: Snapshot, ref: bytes | None
+) -> tuple[RefName | None, Ends | None]:
+    """The ref whose files are compared, and what it was; nothing where it was at neither moment."""
     chosen = ref
     if chosen is None:
         head = await reading.targets_at(edges.db, repo.id, [HEAD], b.number, b.moment)
@@ -437,8 +507,7 @@ async def _files_between(
         if ref is not None:
             raise NotFound(f"{repo.name} has no ref {refs.shown_text(ref)} at {a.label} or {b.label}")
         return None, None
-    trees = await browse.look(view, lambda held: [browse.tree_of(held, oid) if oid else None for oid in ends])
-    return RefName(chosen), await browse.changes(edges.git, view, *trees)
+    return RefName(chosen), (ends[0], ends[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,85 +546,46 @@ async def lost(
     Looks at every move up to `at`; what was brought back by then is not lost. The
     walk of a moment is remembered, as a snapshot never changes.
     """
-    walk = await _losses(edges, repo, at)
-    chosen = [
-        (logged, tip)
-        for logged, tip in walk.moves
-        if (since is None or logged.at >= since)
-        and (until is None or logged.at <= until)
-        and (ref is None or logged.change.name in objects.candidates(ref))
-    ]
-    told = [(logged, tip, _reach(walk, tip)) for logged, tip in chosen[:limit]]
-    wanted = {oid for _, _, reach in told for oid in reach[:shown]}
-    found: dict[Target, Commit | None] = {}
-    if wanted:
-        async with opened(edges, repo, at) as view:
-            found = await browse.look(view, lambda held: {oid: browse.commit_of(held, oid) for oid in wanted})
-    items = tuple(
-        Lost(logged, tip, len(reach), tuple(one for oid in reach[:shown] if (one := found[oid])))
-        for logged, tip, reach in told
-    )
-    return Losses(items, len(chosen), len(walk.apart.parents), walk.whole)
-
-
-async def lost_moves(edges: Edges, repo: Repo, at: Snapshot) -> frozenset[tuple[bytes, int]]:
-    """Every move that `lost` tells of, by ref and snapshot: where the picture has a dotted line."""
-    return frozenset((one.change.name, one.snapshot) for one, _ in (await _losses(edges, repo, at)).moves)
-
-
-@dataclass(frozen=True, slots=True)
-class _Walk:
-    """What `lost` found of one moment."""
-
-    moves: tuple[tuple[Logged, Target], ...]  # that lost something, with the commit that was held before
-    apart: Apart
-    rank: dict[Target, int]  # of each lost commit: 0 is the newest
-    whole: bool
-
-
-_walks: OrderedDict[str, _Walk] = OrderedDict()  # by repo and manifest: neither ever changes
-
-
-async def _losses(edges: Edges, repo: Repo, at: Snapshot) -> _Walk:
-    key = f"{repo.id} {at.manifest_sha256}"
-    if (known := _walks.get(key)) is not None:
-        _walks.move_to_end(key)
+    key = f"{repo.id} {at.manifest_sha256} {at.moment} {since} {until} {ref!r} {limit} {shown}"
+    if (known := _losses.get(key)) is not None:
+        _losses.move_to_end(key)
         return known
     logged, held_then = await together(
         reading.leaving(edges.db, repo.id, at.number, LEAVING + 1),
         reading.held_at(edges.db, repo.id, at.number, at.moment),
     )
-    considered = logged[:LEAVING]
-    async with opened(edges, repo, at) as view:
-        olds = {one.change.old for one in considered if one.change.old}
-        tips = await browse.look(view, lambda held: {old: read.peeled(held, old) for old in olds})
-        wanted = {tip for tip in tips.values() if tip}
-        found = await browse.apart(edges.git, view, wanted, held_then) if wanted else Apart({}, True)
-    moves = tuple(
-        (one, tip)
-        for one in considered
-        if one.change.old and (tip := tips[one.change.old]) and tip in found.parents
+    moves = [one for one in logged[:LEAVING] if one.change.old]
+    chosen = [
+        one
+        for one in moves
+        if (since is None or one.at >= since)
+        and (until is None or one.at <= until)
+        and (ref is None or one.change.name in objects.candidates(ref))
+    ]
+    async with opened(edges, repo, at) as there:
+        found = await there.ask(
+            WhatIsLost(there.path, _olds(moves), tuple(held_then), _olds(chosen), limit, shown)
+        )
+    taken = [(one, found.told.get(old)) for one in chosen if (old := one.change.old) in found.lost and old]
+    items = tuple(Lost(one, told.tip, told.count, told.commits) for one, told in taken[:limit] if told)
+    losses = Losses(
+        items=items,
+        total=len(taken),
+        commits=found.commits,
+        whole=found.whole and len(logged) <= LEAVING,
     )
-    rank = {oid: place for place, oid in enumerate(found.parents)}
-    walk = _Walk(moves, found, rank, found.whole and len(logged) <= LEAVING)
-    _walks[key] = walk
-    while len(_walks) > 1 and (
-        len(_walks) > _REMEMBERED or sum(len(one.rank) for one in _walks.values()) > browse.LOST_AT_MOST
-    ):
-        _walks.popitem(last=False)
-    return walk
+    if sum(len(commit.body) for one in items for commit in one.commits) < _REMEMBERED_BODIES:
+        _losses[key] = losses
+    while len(_losses) > _REMEMBERED:
+        _losses.popitem(last=False)
+    return losses
 
 
-def _reach(walk: _Walk, tip: Target) -> list[Target]:
-    """The lost commits that this one reaches, itself among them, newest first."""
-    reached = {tip}
-    ahead = [tip]
-    while ahead:
-        for parent in walk.apart.parents[ahead.pop()]:
-            if parent in walk.rank and parent not in reached:
-                reached.add(parent)
-                ahead.append(parent)
-    return sorted(reached, key=walk.rank.__getitem__)
+_losses: OrderedDict[str, Losses] = OrderedDict()  # by repo and manifest: neither ever changes
+
+
+def _olds(moves: Sequence[Logged]) -> tuple[Target, ...]:
+    return tuple(one.change.old for one in moves if one.change.old)
 
 
 def bring_back_name(logged: Logged) -> RefName:

@@ -18,7 +18,9 @@ from mirror.flows import keys, marker
 from mirror.forges import open as opening
 from mirror.forges.open import Forges
 from mirror.git.pools import Pools
+from mirror.git.readers import Readers
 from mirror.git.run import Git
+from mirror.git.turns import NOBODY, Who
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
 from mirror.progress import Progress, Silent
@@ -71,12 +73,14 @@ class Edges:
     vault: Vault
     forges: Forges
     disk: Disk
+    readers: Readers
     keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
     clock: Callable[[], datetime]
     progress: Progress
     identity: "Identity | None" = None  # None: nobody asks
     away: set[Origin] = field(default_factory=set, compare=False)  # vault, this disk: flows/outages
     hint: Hint = nobody
+    who: Who = NOBODY  # for whom something is read
 
 
 class Identity(Protocol):
@@ -151,6 +155,8 @@ async def open_edges(
                 make=not await vaults.is_begun(db),
             )
         )
+        readers = Readers.of(settings.git, str(root / "home"))
+        stack.push_async_callback(readers.close)
         from mirror.flows.follow import identity_at_forge  # which is written for edges itself
 
         yield Edges(
@@ -160,6 +166,7 @@ async def open_edges(
             vault=vault,
             forges=await stack.enter_async_context(opening.opened(settings, clock)),
             disk=Disk(root, Pools(root / "pools", settings.pool_bytes)),
+            readers=readers,
             keyring=keys.keyring(settings, root),
             clock=clock,
             progress=progress or Silent(),

@@ -17,7 +17,8 @@ from dulwich.object_format import SHA256
 from dulwich.objects import ObjectID
 from dulwich.pack import Pack
 
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, TooLarge
+from mirror.git import entry
 from mirror.git.disk import finish
 from mirror.git.pack import IdxFile, absent_from, holds_none
 from mirror.git.run import Git, GitFailed, explain
@@ -27,6 +28,9 @@ from mirror.refs import Move, is_symbolic
 
 COMMIT: Final = 1  # object types as packs number them: gitformat-pack(5)
 TAG: Final = 4
+
+READ_BYTES: Final = 16 << 20  # of one object that is read whole; more is told by its beginning, or refused
+FSCK_BYTES: Final = 1 << 20  # of what git complains of, in all
 
 _TAGS_IN_A_ROW: Final = 64  # tags of tags that are followed
 _DEEP_TIPS: Final = 4  # the ancestors of so many tips are told too
@@ -130,26 +134,27 @@ async def ancestry(path: Path, moves: Sequence[Move]) -> tuple[frozenset[RefName
     refs are in neither. One walk answers for many refs; it goes no further back
     than where old and new meet.
     """
+    return await finish(lambda: judge(path, moves))
 
-    def judge() -> tuple[frozenset[RefName], frozenset[RefName]]:
-        with opened(path) as objects:
-            known = [
-                (name, old, new)
-                for name, old, new in moves
-                if old
-                and new
-                and _has_a_kind(name, old, new)
-                and objects.kind(old) == objects.kind(new) == COMMIT
-            ]
-            graph = _Graph(objects)
-            forward: set[RefName] = set()
-            for start in range(0, len(known), _AT_ONCE):
-                some = known[start : start + _AT_ONCE]
-                bits = _forward(graph, [(old, new) for _, old, new in some])
-                forward.update(name for bit, (name, _, _) in enumerate(some) if bits >> bit & 1)
-            return frozenset(forward), frozenset(name for name, _, _ in known)
 
-    return await finish(judge)
+def judge(path: Path, moves: Sequence[Move]) -> tuple[frozenset[RefName], frozenset[RefName]]:
+    """`ancestry`, in this thread."""
+    with opened(path) as objects:
+        known = [
+            (name, old, new)
+            for name, old, new in moves
+            if old
+            and new
+            and _has_a_kind(name, old, new)
+            and objects.kind(old) == objects.kind(new) == COMMIT
+        ]
+        graph = _Graph(objects)
+        forward: set[RefName] = set()
+        for start in range(0, len(known), _AT_ONCE):
+            some = known[start : start + _AT_ONCE]
+            bits = _forward(graph, [(old, new) for _, old, new in some])
+            forward.update(name for bit, (name, _, _) in enumerate(some) if bits >> bit & 1)
+        return frozenset(forward), frozenset(name for name, _, _ in known)
 
 
 def _has_a_kind(name: RefName, old: Target, new: Target) -> bool:
@@ -291,23 +296,32 @@ async def fsck(git: Git, path: Path) -> list[str]:
     Objects that are merely not as git likes them (a bad time zone, say) are no damage:
     they are kept as they are.
     """
-    said: list[bytes] = []
-    complained: list[bytes] = []
+    said, complained = bytearray(), bytearray()
+
+    def note(words: bytes) -> None:
+        if len(complained) < FSCK_BYTES:
+            complained.extend(words)
+
     args = ("fsck", "--full", "--no-dangling", "--no-progress", "--no-reflogs")
     try:
-        async with git.process(*args, git_dir=str(path), stdin=False, on_stderr=complained.append) as child:
-            said = [chunk async for chunk in child.stdout]
+        async with git.process(*args, git_dir=str(path), stdin=False, on_stderr=note) as child:
+            async for chunk in child.stdout:
+                if len(said) < FSCK_BYTES:
+                    said += chunk
     except GitFailed as failed:
         meaning = explain(failed)
         if not 0 < failed.returncode < 128 and not isinstance(meaning, Corrupt):  # else it is a verdict
             raise meaning from None
-    lines = [*b"".join(said).splitlines(), *b"".join(complained).splitlines()]
+    lines = [*bytes(said).splitlines(), *bytes(complained).splitlines()]
     damage = [line for line in lines if line and not line.startswith(_NO_DAMAGE) and not _ODDITY.match(line)]
     return [line.decode(errors="replace") for line in damage]
 
 
 class Objects(Protocol):
-    """A repository's objects, read in this process. Raises Corrupt on what cannot be read."""
+    """A repository's objects, looked at by header before they are read.
+
+    Raises Corrupt on what cannot be read, TooLarge on what is more than READ_BYTES.
+    """
 
     def kind(self, oid: Target) -> int | None:
         """The object's type; None: it is not there."""
@@ -318,29 +332,79 @@ class Objects(Protocol):
     def read(self, oid: Target) -> tuple[int, bytes] | None:
         """The object's type and content; None: it is not there."""
 
+    def beginning(self, oid: Target, limit: int = READ_BYTES) -> bytes:
+        """The first bytes of an object that is there, as many as there are up to a limit."""
+        found = self.read(oid)
+        return found[1][:limit] if found else b""
+
     def commit(self, oid: Target) -> tuple[int, tuple[Target, ...]]:
         """When a commit was made (in seconds, 0: it does not say) and its parents."""
-        found = self.read(oid)
-        return _parsed(found[1]) if found and found[0] == COMMIT else (0, ())
+        if self.kind(oid) != COMMIT:
+            return 0, ()
+        return _parsed(head(self, oid, READ_BYTES))
 
 
-class _Sha1(Objects):
-    def __init__(self, folder: Path) -> None:
-        self._odb = pygit2.Odb(str(folder))
+class _Stored(Objects):
+    """The objects of the packs in some folders."""
+
+    def __init__(self, folders: Sequence[Path], stack: ExitStack) -> None:
+        self._folders = folders
+        self._stack = stack
+        self._opened: list[IdxFile] | None = None
+
+    @property
+    def _indexes(self) -> list[IdxFile]:
+        if self._opened is None:
+            found = (idx for folder in self._folders for idx in sorted(folder.glob("pack/pack-*.idx")))
+            self._opened = [self._stack.enter_context(IdxFile(idx)) for idx in found]
+        return self._opened
+
+    def header(self, oid: Target) -> tuple[int, int] | None:
+        """The object's type and size; None: it is not there."""
+        return entry.header(self._indexes, oid)
+
+    def kind(self, oid: Target) -> int | None:
+        found = self.header(oid)
+        return found[0] if found else None
+
+    def size(self, oid: Target) -> int | None:
+        found = self.header(oid)
+        return found[1] if found else None
+
+    def read(self, oid: Target) -> tuple[int, bytes] | None:
+        found = self.header(oid)
+        if found is None:
+            return None
+        if found[1] > READ_BYTES:
+            raise too_large(oid, found[1], READ_BYTES)
+        return self._whole(oid)
+
+    def _whole(self, oid: Target) -> tuple[int, bytes] | None:
+        raise NotImplementedError
+
+    def beginning(self, oid: Target, limit: int = READ_BYTES) -> bytes:
+        found = self.header(oid)
+        if found is None:
+            return b""
+        if found[1] > READ_BYTES:
+            begins = entry.beginning(self._indexes, oid, limit)
+            if begins is None:
+                raise too_large(oid, found[1], READ_BYTES)
+            return begins
+        whole = self._whole(oid)
+        return whole[1][:limit] if whole else b""
+
+
+class _Sha1(_Stored):
+    def __init__(self, folders: Sequence[Path], stack: ExitStack) -> None:
+        super().__init__(folders, stack)
+        self._odb = pygit2.Odb(str(folders[0]))
 
     def close(self) -> None:
         """Let go of the packs, which libgit2 shares by name, even while an error still holds this."""
         del self._odb
 
-    def kind(self, oid: Target) -> int | None:
-        header = self._header(oid)
-        return header[0] if header else None
-
-    def size(self, oid: Target) -> int | None:
-        header = self._header(oid)
-        return header[1] if header else None
-
-    def _header(self, oid: Target) -> tuple[int, int] | None:
+    def header(self, oid: Target) -> tuple[int, int] | None:
         try:
             kind, size = self._odb.read_header(oid.decode())
             return int(kind), size
@@ -349,7 +413,7 @@ class _Sha1(Objects):
         except (pygit2.GitError, ValueError) as error:
             raise Corrupt(f"object {oid.decode()} cannot be read: {error}") from None
 
-    def read(self, oid: Target) -> tuple[int, bytes] | None:
+    def _whole(self, oid: Target) -> tuple[int, bytes] | None:
         try:
             kind, data = self._odb.read(oid.decode())
         except KeyError:
@@ -359,19 +423,12 @@ class _Sha1(Objects):
         return int(kind), data
 
 
-class _Sha256(Objects):
-    def __init__(self, packs: Sequence[Pack]) -> None:
+class _Sha256(_Stored):
+    def __init__(self, folders: Sequence[Path], stack: ExitStack, packs: Sequence[Pack]) -> None:
+        super().__init__(folders, stack)
         self._packs = packs
 
-    def kind(self, oid: Target) -> int | None:
-        found = self.read(oid)
-        return found[0] if found else None
-
-    def size(self, oid: Target) -> int | None:
-        found = self.read(oid)
-        return len(found[1]) if found else None
-
-    def read(self, oid: Target) -> tuple[int, bytes] | None:
+    def _whole(self, oid: Target) -> tuple[int, bytes] | None:
         for pack in self._packs:
             try:
                 return pack.get_raw(ObjectID(oid))
@@ -384,27 +441,44 @@ class _Sha256(Objects):
         raise Corrupt(f"object {oid.decode()} cannot be read")  # here, as its error would keep the file open
 
 
+def too_large(oid: Target, size: int, limit: int) -> TooLarge:
+    """What is said of an object that is not looked into."""
+    return TooLarge(
+        f"object {oid.decode()} has {size:,} bytes, more than the {limit >> 20} MiB that are looked into;"
+        " get the object as it is",
+        oid,
+        size,
+    )
+
+
+def head(held: Objects, oid: Target, limit: int) -> bytes:
+    """A commit or a tag as far as a limit, which its message may be beyond. Raises TooLarge."""
+    found = held.beginning(oid, limit)
+    if len(found) == limit and b"\n\n" not in found:
+        raise too_large(oid, held.size(oid) or limit, limit)
+    return found
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Objects]:
     """The objects of a repository of ours and of its alternates."""
-    if (path / "config").read_text() != config_text("sha256"):
-        objects = _Sha1(path / "objects")
-        try:
-            yield objects
-        finally:
-            objects.close()
-        return
     with ExitStack() as stack:
+        folders = object_folders(path)
+        if (path / "config").read_text() != config_text("sha256"):
+            objects = _Sha1(folders, stack)
+            stack.callback(objects.close)
+            yield objects
+            return
         packs = []
-        for folder in object_folders(path):
+        for folder in folders:
             for idx in sorted(folder.glob("pack/pack-*.idx")):
                 packs.append(Pack(str(idx.with_suffix("")), object_format=SHA256))
                 stack.callback(packs[-1].close)
-        yield _Sha256(packs)
+        yield _Sha256(folders, stack, packs)
 
 
 def _parsed(commit: bytes) -> tuple[int, tuple[Target, ...]]:
-    """The committer's time and the parents: git-commit-tree(1)."""
+    """The committer's time and the parents: git-commit-tree(1). Takes as much of one as is read."""
     parents: list[Target] = []
     time = 0
     for line in commit.partition(b"\n\n")[0].split(b"\n"):
@@ -423,7 +497,5 @@ def peeled(objects: Objects, oid: Target) -> Target | None:
         kind = objects.kind(oid)
         if kind != TAG:
             return oid if kind == COMMIT else None
-        found = objects.read(oid)
-        assert found is not None
-        oid = Target(found[1].partition(b"\n")[0].removeprefix(b"object "))
+        oid = Target(objects.beginning(oid, 200).partition(b"\n")[0].removeprefix(b"object "))
     return None

@@ -84,6 +84,7 @@ class Limits:
 
     memory: int | None = None  # bytes of private memory; None: a slot's share of the machine's
     file: int | None = None  # bytes of one file that it writes; None: unlimited
+    address: int | None = None  # bytes of addresses, mapped files among them; None: unlimited
     open_files: int = 4096
     cpu: int = CPU_SECONDS
 
@@ -184,6 +185,12 @@ class Git:
             ) from None
         finally:
             await child.end()
+
+    def start(
+        self, *args: str | bytes, program: str, env_config: Mapping[str, str] | None = None
+    ) -> "Process":
+        """Another program in git's surroundings, for as long as its caller wants: until `Process.end`."""
+        return self._start(args, None, True, env_config or {}, {}, None, program, self._limits)
 
     def _start(
         self,
@@ -555,6 +562,7 @@ def _limits(limits: Limits) -> dict[int, tuple[int, int]]:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_CPU: limits.cpu,
         resource.RLIMIT_DATA: limits.memory or memory_share(machine_memory()),
+        resource.RLIMIT_AS: limits.address,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.file,
     }

@@ -35,6 +35,7 @@ async def main(settings: Settings, ties: Ties) -> None:
         stack.push_async_callback(hints.aclose)
         receiver = hooks.application(edges.db, hints, edges.keyring) if ties.parent is not None else None
         origin = settings.base_url or f"http://127.0.0.1:{settings.port}"
+        edges.readers.warm()
         outside = Outside(edges, hints, edges.keyring, origin.rstrip("/"), pages.environment())
         stack.push_async_callback(outside.background.end)
         await serve(application(outside, receiver), settings, ties)

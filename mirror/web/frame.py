@@ -8,7 +8,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -28,6 +28,7 @@ from mirror import signed
 from mirror.errors import NotFound
 from mirror.flows.edges import Edges
 from mirror.flows.people import By
+from mirror.git.turns import Who
 from mirror.job import SYNC
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
@@ -98,7 +99,10 @@ class Visit:
 
     @property
     def edges(self) -> Edges:
-        return self.outside.edges
+        """The outside, as this person of this team has it."""
+        if self.person is None:
+            return self.outside.edges
+        return replace(self.outside.edges, who=Who(self.team.id if self.team else None, self.person.id))
 
     @property
     def path(self) -> Mapping[str, Any]:
@@ -250,6 +254,7 @@ class Way:
     needs: Needs
     scope: str = "read"  # of an API token, only for paths under /api/; one that no token has is for people
     sure: bool = False  # the person must have proved of late who they are
+    reads: bool = False  # a repository, which may take long: it ends where the visitor hangs up
 
     @property
     def is_api(self) -> bool:
@@ -275,9 +280,29 @@ def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Respons
         if way.method not in SAFE and not visit.bearer:
             await _check_sender(visit)
         await _admit(visit)
-        return await way.endpoint(visit)
+        return await (_while_there(visit) if way.reads else way.endpoint(visit))
 
     return serve
+
+
+async def _while_there(visit: Visit) -> Response:
+    """The endpoint's answer, unless the visitor hangs up before: nobody reads for who has left."""
+    answering = asyncio.ensure_future(visit.way.endpoint(visit))
+    leaving = asyncio.ensure_future(_left(visit.request))
+    try:
+        await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        return Response(status_code=499)  # which nobody sees
+    finally:
+        leaving.cancel()
+        answering.cancel()
+        await asyncio.wait([answering, leaving])
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _bounded(receive: Receive) -> Receive:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
-from mirror.errors import EverrefError, NotAllowed, TooOften
+from mirror.errors import Crowded, EverrefError, NotAllowed, TooLarge, TooOften
 from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
 
 STATUS: Final[Mapping[str, int]] = {
@@ -77,15 +77,26 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
     async def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, EverrefError)
         status = STATUS.get(error.kind, 500)
-        if status >= 500 and not isinstance(error, TooOften):
+        if isinstance(error, TooLarge):
+            status = 422
+        if status >= 500 and not isinstance(error, TooOften | Crowded):
             log.warning("%s %s: %s", request.method, request.url.path, error)
         headers = {}
         if isinstance(error, TooOften):
-            status, headers = 429, {"retry-after": str(error.seconds)}
+            status = 429
         elif isinstance(error, NotAllowed):
             status = 403
+        if isinstance(error, TooOften | Crowded):
+            headers = {"retry-after": str(error.seconds)}
         return answer(
-            outside, request, status, str(error), kind=error.kind, retry=not error.permanent, headers=headers
+            outside,
+            request,
+            status,
+            str(error),
+            kind=error.kind,
+            retry=not error.permanent,
+            headers=headers,
+            raw=error.oid.decode() if isinstance(error, TooLarge) else None,
         )
 
     async def ask_again(request: Request, error: Exception) -> Response:
@@ -111,6 +122,7 @@ def answer(
     kind: str | None = None,
     retry: bool = False,
     headers: Mapping[str, str] | None = None,
+    raw: str | None = None,  # the id of an object that is too large for a page
 ) -> Response:
     """The page or the JSON that says this."""
     title = HTTPStatus(status).phrase
@@ -126,6 +138,7 @@ def answer(
         title=TITLE.get(status, title),
         detail=detail,
         retry=retry,
+        raw=raw,
         sign_in=f"/sign-in?next={quote(_page_of(request))}" if status == 401 else None,
     )
     page.headers.update(headers or {})

@@ -11,12 +11,13 @@ from markupsafe import Markup
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from mirror import objects, when
+from mirror import objects, render, when
 from mirror.errors import NotFound, UsageError
 from mirror.flows import browse, moment
 from mirror.flows import jobs as work
 from mirror.flows.brought import brought
 from mirror.flows.browse import Blob, Raw
+from mirror.git.questions import Place, Readme, Source
 from mirror.job import SYNC
 from mirror.model import Kind, Repo, RepoId, Snapshot
 from mirror.pushes import Lost
@@ -24,7 +25,7 @@ from mirror.store import claims, home, jobs, timeline
 from mirror.store.home import Kept
 from mirror.store.jobs import Job
 from mirror.store.timeline import Neighbours, Pushed
-from mirror.web import pages, render, strata
+from mirror.web import pages, strata
 from mirror.web.frame import Needs, Visit, Way
 from mirror.web.live import follow
 
@@ -70,6 +71,11 @@ class Moment:
         below = f"{address}/{quote(path, safe='/')}" if path else address
         asked = pages.url("", **({"at": self.asked} | query))
         return below + asked
+
+    def place(self, page: str, /, **query: object) -> Place:
+        """Where such a page of any path is, at this moment."""
+        address = pages.repo_url(self.team, self.repo.name, page)
+        return Place(address + "/", pages.url("", **({"at": self.asked} | query)))
 
     def moved(self, at: str) -> str:
         """This page at another moment."""
@@ -302,7 +308,7 @@ async def files(visit: Visit) -> Response:
     if folder.readme is not None:
         below = b"/".join(part for part in (folder.path, folder.readme.name) if part)
         blob = await browse.blob(visit.edges, at.repo, at.saved, rev, below, limit=render.README)
-        readme = _readme(at, rev, blob)
+        readme = await _readme(visit, at, rev, blob)
     return visit.render(
         "files.html",
         at=at,
@@ -315,15 +321,21 @@ async def files(visit: Visit) -> Response:
     )
 
 
-def _readme(at: Moment, rev: bytes, blob: Blob) -> Markup | None:
+async def _readme(visit: Visit, at: Moment, rev: bytes, blob: Blob) -> Markup | None:
     if blob.text is None:
         return None
-    return render.readme(
-        blob.text,
-        blob.path,
-        link=lambda path: at.path("files", path, ref=rev),
-        picture=lambda path: at.path("raw", path, ref=rev),
-    )
+    text = blob.text[: render.README]
+    places = at.place("files", ref=rev), at.place("raw", ref=rev)
+    return Markup(await browse.made(visit.edges, Readme(text, blob.path, *places)) or "")
+
+
+async def _lines(visit: Visit, blob: Blob) -> list[Markup] | None:
+    if blob.text is None:
+        return None
+    made = await browse.made(visit.edges, Source(blob.text, blob.path))
+    if made is None:  # it is more than a reader can do with it: as it is, without colours
+        made = await browse.made(visit.edges, Source(blob.text, b""))
+    return [Markup(line) for line in made or ()]
 
 
 async def _file(visit: Visit, at: Moment, rev: bytes, path: bytes) -> Response:
@@ -335,8 +347,8 @@ async def _file(visit: Visit, at: Moment, rev: bytes, path: bytes) -> Response:
         at=at,
         tab="files",
         blob=blob,
-        lines=render.source(blob.text, path) if blob.text is not None and as_source else None,
-        prose=_readme(at, rev, blob) if not as_source else None,
+        lines=await _lines(visit, blob) if as_source else None,
+        prose=await _readme(visit, at, rev, blob) if not as_source else None,
         is_prose=prose,
         picture=render.picture_type(path) if blob.text is None and blob.entry.kind != "submodule" else None,
         rev=rev,
@@ -356,6 +368,13 @@ async def raw(visit: Visit) -> Response:
     at = await moment_at(visit)
     path = _below(visit, "raw")
     return RawFile(browse.raw(visit.edges, at.repo, at.saved, bytes_of(visit, "ref"), path), path)
+
+
+async def raw_object(visit: Visit) -> Response:
+    """An object as git keeps it: what is too large for a page can be had here."""
+    at = await moment_at(visit)
+    oid = str(visit.path["oid"])
+    return RawFile(browse.raw_object(visit.edges, at.repo, at.saved, oid), oid.encode())
 
 
 class RawFile(Response):
@@ -570,15 +589,16 @@ def _raw_path(visit: Visit) -> bytes:
 _REPO: Final = "/{team}/{repo:repo}"
 
 WAYS: Final = (
-    Way("GET", f"{_REPO}/-/pushes", push_list, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/refs", refs, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/commits", commits, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/commit/{{oid}}", commit, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/files", files, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/files/{{path:path}}", files, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/raw/{{path:path}}", raw, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/difference", difference, Needs.VIEWER),
-    Way("GET", f"{_REPO}/-/lost", lost, Needs.VIEWER),
+    Way("GET", f"{_REPO}/-/pushes", push_list, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/refs", refs, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/commits", commits, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/commit/{{oid}}", commit, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/files", files, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/files/{{path:path}}", files, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/raw/{{path:path}}", raw, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/object/{{oid}}", raw_object, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/difference", difference, Needs.VIEWER, reads=True),
+    Way("GET", f"{_REPO}/-/lost", lost, Needs.VIEWER, reads=True),
     Way("GET", f"{_REPO}/-/progress", progress, Needs.VIEWER),
     Way("GET", f"{_REPO}/-/live", live, Needs.VIEWER),
     Way("POST", f"{_REPO}/-/backup", back_up, Needs.OPERATOR),

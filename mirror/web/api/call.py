@@ -89,6 +89,7 @@ def call(
     media: str = JSON,
     sure: bool = False,
     elsewhere: bool = False,
+    reads: bool = False,
 ) -> Call:
     """A row of the table; `path` is below /api/v1. `scope` "account": for people, no API token has it."""
     told = typing.get_type_hints(act, include_extras=True)
@@ -100,6 +101,7 @@ def call(
         needs,
         scope,
         sure,
+        reads,
         act=act,
         asks=told.get("asked", NoParameters),
         takes=told.get("body"),

@@ -262,6 +262,13 @@ async def raw(visit: Visit, asked: Place) -> Response:
     return RawFile(browse.raw(visit.edges, found, then, _named(asked.ref, asked.ref_b64), path), path)
 
 
+async def raw_object(visit: Visit, asked: At) -> Response:
+    """An object as git keeps it, by its whole id: what is too large to be shown can be had here."""
+    found, then = await moment_of(visit, asked.at)
+    oid = str(visit.path["oid"])
+    return RawFile(browse.raw_object(visit.edges, found, then, oid), oid.encode())
+
+
 async def difference(visit: Visit, asked: DifferenceAsked) -> Difference:
     """What differs between two moments: refs, commits, and the files of one ref."""
     found, after = await moment_of(visit, asked.at)
@@ -304,11 +311,12 @@ CALLS: Final[Sequence[Call]] = (
     call("GET", f"{REPO}/refs", refs, Needs.VIEWER),
     call("GET", f"{REPO}/changes", changes, Needs.VIEWER),
     call("GET", f"{REPO}/pushes", pushes, Needs.VIEWER),
-    call("GET", f"{REPO}/lost", lost, Needs.VIEWER),
-    call("GET", f"{REPO}/commits", commits, Needs.VIEWER),
-    call("GET", f"{REPO}/commits/{{oid}}", commit, Needs.VIEWER),
-    call("GET", f"{REPO}/tree", tree, Needs.VIEWER),
-    call("GET", f"{REPO}/blob", blob, Needs.VIEWER),
-    call("GET", f"{REPO}/raw", raw, Needs.VIEWER, media=RAW),
-    call("GET", f"{REPO}/difference", difference, Needs.VIEWER),
+    call("GET", f"{REPO}/lost", lost, Needs.VIEWER, reads=True),
+    call("GET", f"{REPO}/commits", commits, Needs.VIEWER, reads=True),
+    call("GET", f"{REPO}/commits/{{oid}}", commit, Needs.VIEWER, reads=True),
+    call("GET", f"{REPO}/tree", tree, Needs.VIEWER, reads=True),
+    call("GET", f"{REPO}/blob", blob, Needs.VIEWER, reads=True),
+    call("GET", f"{REPO}/raw", raw, Needs.VIEWER, media=RAW, reads=True),
+    call("GET", f"{REPO}/objects/{{oid}}", raw_object, Needs.VIEWER, media=RAW, reads=True),
+    call("GET", f"{REPO}/difference", difference, Needs.VIEWER, reads=True),
 )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import nh3
 from markdown_it import MarkdownIt
@@ -19,7 +19,6 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name, get_lexer_for_filename
-from pygments.lexers.special import TextLexer
 from pygments.token import STANDARD_TYPES, _TokenType
 from pygments.util import ClassNotFound
 
@@ -31,6 +30,19 @@ LINE: Final = 2_000  # characters of a line that lexers are given
 LINES: Final = 20_000  # of a file
 SECONDS: Final = 1.0  # for the highlighting of one file
 README: Final = 64 << 10  # characters; a hostile one of this length takes half a second
+
+# What is highlighted, by the names that Pygments has for it. Some of its lexers take minutes for a line of
+# tabs: these were tried with lines of thousands of each sign.
+LEXERS: Final = frozenset(
+    """
+    bash bat batch c clojure cmake common-lisp console cpp csharp css cuda cython d dart delphi diff docker
+    elisp elixir elm erlang fish fortran fsharp glsl go graphql groovy haskell html html+django html+jinja
+    ini java javascript json jsx julia kotlin less lua make markdown meson nginx nim nix objective-c ocaml
+    perl php powershell properties protobuf python r restructuredtext rst ruby rust scala scheme scss solidity
+    sql starlark swift tcl tsql postgresql mysql
+    terraform tex toml tsx typescript vb.net verilog vhdl vim vue xml xslt yaml zig
+    """.split()
+)
 
 _TAGS: Final = {
     *("a", "abbr", "b", "blockquote", "br", "caption", "code", "dd", "del", "details", "dl", "dt", "em"),
@@ -111,7 +123,7 @@ def _lexer(path: bytes) -> Lexer | None:
         lexer = get_lexer_for_filename(name, stripnl=False, ensurenl=False)
     except ClassNotFound:
         return None
-    return None if isinstance(lexer, TextLexer) else lexer
+    return lexer if LEXERS.intersection(lexer.aliases) else None
 
 
 def _highlighted(text: str, lexer: Lexer) -> list[Markup]:
@@ -224,7 +236,14 @@ def _fenced(code: str, language: str, _: str) -> str:
         lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
     except ClassNotFound:
         return ""
+    if not LEXERS.intersection(lexer.aliases):
+        return ""
     return "\n".join(_highlighted(code, lexer))
+
+
+def quoted(path: bytes) -> str:
+    """A path as a part of an address."""
+    return quote(path, safe="/")
 
 
 def _is_elsewhere(address: str) -> bool:

@@ -1,0 +1,147 @@
+"""Whose turn it is: bounds for a person, a team and all, and who has used little comes first."""
+
+import asyncio
+
+import pytest
+
+from mirror.errors import Crowded, TooOften
+from mirror.git.turns import NOBODY, Bounds, Turns, Who
+
+ALICE, BOB, CAROL = Who("acme", "alice"), Who("acme", "bob"), Who("acme", "carol")
+DAVE, ERIN = Who("other", "dave"), Who("third", "erin")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Line:
+    """Turns that are begun in an order and ended by name."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.clock = Clock()
+        self.turns = Turns(bounds, self.clock)
+        self.began: list[Who] = []
+        self._ends: list[tuple[Who, asyncio.Event, asyncio.Task[None]]] = []
+
+    async def want(self, *askers: Who) -> None:
+        for who in askers:
+            end = asyncio.Event()
+            self._ends.append((who, end, asyncio.create_task(self._take(who, end))))
+            await self._rest()
+
+    async def _take(self, who: Who, end: asyncio.Event) -> None:
+        async with self.turns.turn(who):
+            self.began.append(who)
+            await end.wait()
+
+    async def end(self, who: Who, after: float = 0.0) -> None:
+        self.clock.now += after
+        found = next(one for one in self._ends if one[0] == who)
+        self._ends.remove(found)
+        found[1].set()
+        await found[2]
+        await self._rest()
+
+    async def leave(self, who: Who) -> None:
+        found = [one for one in self._ends if one[0] == who][-1]
+        self._ends.remove(found)
+        found[2].cancel()
+        await asyncio.wait([found[2]])
+        await self._rest()
+
+    async def _rest(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        for _, _, task in self._ends:
+            task.cancel()
+        if self._ends:
+            await asyncio.wait([task for _, _, task in self._ends])
+
+
+async def test_a_person_reads_one_at_a_time_and_a_team_two() -> None:
+    line = Line(Bounds(at_once=4, team=2, person=1))
+    await line.want(ALICE, ALICE, BOB, CAROL, DAVE, ERIN)
+    assert line.began == [ALICE, BOB, DAVE, ERIN]
+    await line.end(BOB)
+    assert line.began[4:] == [CAROL]  # Alice has a turn already
+    await line.end(ALICE)
+    assert line.began[5:] == [ALICE]
+    await line.close()
+
+
+async def test_who_used_little_comes_before_who_used_much() -> None:
+    line = Line(Bounds(at_once=1, team=1, person=1))
+    await line.want(ALICE)
+    await line.end(ALICE, after=10)
+    await line.want(ERIN, ALICE, ALICE, DAVE)
+    await line.end(ERIN, after=1)
+    assert line.began == [ALICE, ERIN, DAVE]
+    await line.end(DAVE)
+    assert line.began[3:] == [ALICE]
+    await line.close()
+
+
+async def test_what_was_used_is_forgotten_with_time() -> None:
+    line = Line(Bounds(at_once=1, team=1, person=1))
+    await line.want(ALICE)
+    await line.end(ALICE, after=10)
+    line.clock.now += 3600
+    await line.want(ERIN)
+    await line.end(ERIN, after=1)
+    await line.want(DAVE, ERIN, ALICE)
+    await line.end(DAVE)
+    assert line.began[3:] == [ALICE]
+    await line.close()
+
+
+async def test_who_waits_for_too_many_is_told_so_and_others_are_not() -> None:
+    line = Line(Bounds(at_once=1, team=1, person=1, waiting_person=2))
+    await line.want(ALICE, ALICE, ALICE, BOB)
+    with pytest.raises(TooOften):
+        line.turns.check(ALICE)
+    with pytest.raises(TooOften):
+        async with line.turns.turn(ALICE):
+            pass
+    line.turns.check(BOB)
+    line.turns.check(DAVE)
+    await line.close()
+
+
+async def test_a_line_that_is_too_long_takes_nobody_more() -> None:
+    line = Line(Bounds(at_once=1, team=1, person=1, waiting=2))
+    await line.want(NOBODY, NOBODY, NOBODY)
+    with pytest.raises(Crowded):
+        async with line.turns.turn(DAVE):
+            pass
+    await line.close()
+
+
+async def test_nobody_waits_for_ever() -> None:
+    line = Line(Bounds(at_once=1, team=1, person=1, patience=0.01))
+    await line.want(DAVE)
+    with pytest.raises(Crowded):
+        async with line.turns.turn(ERIN):
+            pass
+    await line.end(DAVE)
+    await line.want(ERIN)
+    assert line.began == [DAVE, ERIN]
+    await line.close()
+
+
+async def test_who_leaves_the_line_or_a_turn_leaves_room() -> None:
+    line = Line(Bounds(at_once=1, team=1, person=1))
+    await line.want(DAVE, ERIN, ALICE)
+    await line.leave(ERIN)
+    await line.leave(DAVE)
+    assert line.began == [DAVE, ALICE]
+    await line.close()
+    await line.want(BOB)
+    assert line.began[2:] == [BOB]
+    await line.close()
