@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
@@ -324,6 +325,33 @@ def test_units_name_settings_that_there_are_and_hand_secrets_over_as_files() -> 
 def test_only_this_machine_reaches_what_a_unit_listens_on(name: str) -> None:
     at = dict(lines(ROOT / "deploy" / "systemd" / f"everref-{name}.socket"))["ListenStream"]
     assert at.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(("name", "path"), [("web", "/readyz"), ("hooks", "/hooks/github/none")])
+async def test_a_unit_serves_on_the_socket_that_it_is_handed(
+    name: str, path: str, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    command = dict(lines(ROOT / "deploy" / "systemd" / f"everref-{name}.service"))["ExecStart"].split()
+    assert command[0] == "/opt/everref/bin/python" and command[-2:] == ["--listen", "3"]
+    env = {
+        "DATABASE_URL": database,
+        "REDIS_URL": redis_url,
+        "SECRET_KEYS": "k" * 40,
+        "PATH": os.environ["PATH"],
+    }
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = await asyncio.create_subprocess_exec(
+            *(sys.executable, *command[1:-1], str(listener.fileno())),
+            env=env | {"EVERREF_DATA": str(tmp_path)},
+            pass_fds=(listener.fileno(),),
+        )
+        try:
+            async with httpx.AsyncClient(timeout=60) as client:
+                answer = await client.get(f"http://127.0.0.1:{listener.getsockname()[1]}{path}")
+            assert answer.status_code == {"web": 200, "hooks": 405}[name]
+        finally:
+            running.kill()
+            await running.wait()
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
