@@ -32,7 +32,7 @@ from mirror.errors import EverrefError, UsageError
 from mirror.fair import LENT
 from mirror.flows import outages, periodic
 from mirror.flows import sweep as sweeping
-from mirror.flows.edges import Edges, open_edges
+from mirror.flows.edges import Edges, ended, open_edges
 from mirror.flows.jobs import RUN_SECONDS
 from mirror.flows.looks import looking
 from mirror.flows.periodic import Periodic
@@ -175,9 +175,7 @@ async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) 
         try:
             yield {"runner": runner, "sweep": partial(sweeps.run, edges), "tend": partial(chores.run, edges)}
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await ended(*tasks)
             await runner.hand_back()
 
 
@@ -191,16 +189,19 @@ async def carry(ctx: Context, queue: WorkerQueue, **options: Any) -> None:
             WorkerSettings,  # type: ignore[arg-type]
             **{"redis_pool": queue, "ctx": ctx, "on_startup": None, "on_shutdown": None} | options,
         )
+        carrying = asyncio.create_task(carrier.async_run())
         try:
-            await carrier.async_run()
+            await asyncio.wait([carrying])
         except asyncio.CancelledError:
+            await ended(carrying)
             await ctx["runner"].hand_back()
             await _farewell(carrier)
             raise
-        except (RedisError, OSError) as error:
+        error = None if carrying.cancelled() else carrying.exception()
+        if isinstance(error, RedisError | OSError):
             log.warning("arq was ended by an error of Redis (%s) and is begun anew", type(error).__name__)
-        except Exception:  # a bug; until it is gone, work is found without arq
-            log.exception("a bug ended arq")
+        else:  # a bug; until it is gone, work is found without arq
+            log.error("a bug ended arq", exc_info=error)
         for task in carrier.tasks.values():
             task.add_done_callback(_seen)
         await asyncio.sleep(AWAY_SECONDS)

@@ -16,8 +16,10 @@ from arq.utils import timestamp_ms
 
 from mirror import worker
 from mirror.errors import Refused
+from mirror.flows import edges
 from mirror.flows import runner as running
 from mirror.flows import sync as syncing
+from mirror.flows.edges import ended
 from mirror.flows.jobs import RUN_SECONDS
 from mirror.flows.runner import Runner
 from mirror.flows.sync import Synced
@@ -48,8 +50,7 @@ async def carried(mirror: Mirror, redis_url: str) -> AsyncIterator[Runner]:
         try:
             yield ctx["runner"]
         finally:
-            carrying.cancel()
-            await asyncio.wait([carrying])
+            await ended(carrying)
             await queue.aclose(close_connection_pool=True)
 
 
@@ -151,6 +152,30 @@ async def test_a_redis_that_dies_in_the_midst_of_a_run_does_not_end_it(
         await own_redis.start()
     (job,) = await jobs_of(mirror, repo_id)
     assert (job.state, job.attempt, job.notes) == ("done", 1, ())
+
+
+async def test_a_worker_stops_also_where_redis_swallows_the_word_to_stop(
+    mirror: Mirror, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edges, "CANCEL_AGAIN_SECONDS", 0.01)
+    looking = asyncio.Event()
+    swallowed: list[bool] = []
+
+    async def look(*_: Any, **__: Any) -> list[bytes]:
+        """As `asyncio.wait_for` of Python 3.11 answers one whose answer came with the cancellation."""
+        looking.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if swallowed:
+                raise
+            swallowed.append(True)
+        return []
+
+    monkeypatch.setattr(WorkerQueue, "zrangebyscore", look)
+    async with carried(mirror, redis_url):
+        await looking.wait()
+    assert swallowed
 
 
 async def _ended(mirror: Mirror, repo_id: RepoId) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import asyncpg
 
@@ -27,6 +27,8 @@ from mirror.progress import Progress, Silent
 from mirror.store import origins, vaults
 from mirror.vault.contract import Vault
 from mirror.vault.open import open_vault
+
+CANCEL_AGAIN_SECONDS: Final = 10.0  # longer than cleaning up takes
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -113,6 +115,20 @@ async def unbroken(work: Coroutine[Any, Any, A]) -> A:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+async def ended(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel these and wait until they have cleaned up.
+
+    A cancellation can get lost: before Python 3.12 `asyncio.wait_for`, by which redis sends its
+    commands, gives its result instead where both come at once. So whoever works on after
+    CANCEL_AGAIN_SECONDS is cancelled again. https://github.com/python/cpython/issues/86296
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
 
 
 def now() -> datetime:

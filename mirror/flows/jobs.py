@@ -31,7 +31,7 @@ from mirror.errors import (
 )
 from mirror.flows import compact, drill, entitled, export, moment, outages, restore, target, undo, verify
 from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges, unbroken
+from mirror.flows.edges import Edges, ended, unbroken
 from mirror.flows.entitled import Means
 from mirror.flows.restore import Restored
 from mirror.model import Reason, RefName, Repo, RepoId, Secret, Snapshot
@@ -150,9 +150,7 @@ async def run(edges: Edges, run: Run, until: float = math.inf) -> None:
         if not watch.is_over():
             raise
     finally:
-        work.cancel()
-        telling.cancel()
-        await asyncio.wait([work, telling])
+        await ended(work, telling)
         await watch.record(work)
 
 

@@ -17,7 +17,7 @@ from mirror.errors import EverrefError, OurFault
 from mirror.fair import Free, Held
 from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges
+from mirror.flows.edges import Edges, ended
 from mirror.git.run import SLOTS
 from mirror.job import PERIODICAL, repo_of
 from mirror.model import RepoId
@@ -214,11 +214,7 @@ class Runner:
         """Stop what is under way, which cleans up after itself, and give it back for others to begin anew."""
         self._is_stopping = True
         under_way = list(self._runs.values())
-        tasks = [task for _, task in under_way if task]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await ended(*(task for _, task in under_way if task))
         with suppress(EverrefError):
             await runs.leave(self._edges.db, self.me)
         for run, _ in under_way:

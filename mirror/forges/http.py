@@ -80,10 +80,12 @@ class Http:
         self._patience = patience
         self._clock = clock
         self._client: httpx.AsyncClient | None = None
+        self._closed = False
         self._until: dict[bytes, datetime] = {}  # by a token's digest: when it is answered again
 
     async def close(self) -> None:
-        """Hang up. Safe to run twice."""
+        """Hang up, for good: whoever asks later is refused. Safe to run twice."""
+        self._closed = True
         if self._client:
             await self._client.aclose()
             self._client = None
@@ -184,6 +186,8 @@ class Http:
         return url
 
     def _open(self) -> httpx.AsyncClient:
+        if self._closed:
+            raise NetworkError(f"{self.host} is not asked any more: this process is ending")
         if self._client is None:
             self._client = httpx.AsyncClient(
                 transport=_Dialling(self._private),

@@ -130,6 +130,7 @@ async def make_site(mirror: Mirror, redis_url: str) -> AsyncIterator[Callable[..
             assert edges.keyring is not None
             await runs.beat(edges.db, "a test's worker")
             outside = Outside(edges, queue, edges.keyring, ORIGIN, pages.environment())
+            stack.push_async_callback(outside.background.end)
             return Site(replace(mirror, edges=edges), application(outside), outside, stack)
 
         yield make

@@ -23,7 +23,7 @@ from mirror.config import Settings, app_at
 from mirror.embedded import queue as embedded_queue
 from mirror.flows import choose, connections, rebuild, relist, restore, runner, sweep, verify
 from mirror.flows.choose import By
-from mirror.flows.edges import Edges, open_edges
+from mirror.flows.edges import Edges, ended, open_edges
 from mirror.flows.runner import Runner
 from mirror.forges import oauth as granting
 from mirror.forges.contract import Purpose, Tokens
@@ -149,8 +149,7 @@ class Whole:
             try:
                 yield ctx["runner"]
             finally:
-                carrying.cancel()
-                await asyncio.wait([carrying])
+                await ended(carrying)
                 await queue.aclose(close_connection_pool=True)
 
     @asynccontextmanager
