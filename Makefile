@@ -35,7 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell mirror hooks sql tests bench docs README.md CHANGELOG.md
+	$(BIN)/codespell mirror hooks sql tests bench docs deploy README.md CHANGELOG.md SECURITY.md
 
 # Put every file into its form.
 fmt: $(READY)
