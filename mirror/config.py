@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
+from mirror import quotas
 from mirror.errors import UsageError
+from mirror.quotas import Limits
 
 EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
 LISTING_BYTES: Final = 64 << 20  # of refs that a remote may list; some 900,000 of them
@@ -15,6 +17,7 @@ TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 
 Product = Literal["github", "gitlab"]
+Signup = Literal["open", "invited", "closed"]  # who may make an account: anybody, who is invited, nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,11 @@ class Settings:
     fetch_bytes: int = FETCH_BYTES  # that a remote may send in one pack
     pool_bytes: int | None = None  # what pools may take of a disk; None: half of what is free and theirs
     apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
+    signup: Signup = "open"
+    limits: Limits = field(
+        default_factory=lambda: quotas.ROOMY
+    )  # of each team of which nothing else was said
+    person_teams: int = quotas.PERSON_TEAMS_ROOMY  # that one person may own
 
 
 def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_data: str) -> Settings:
@@ -111,6 +119,8 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
     for app in apps:
         if sum(app.host == other.host for other in apps) > 1:
             raise UsageError(f"GITHUB_URL and GITLAB_URL: the host {app.host} is named twice")
+    signup = _signup(get("SIGNUP"), "open" if database_url is None else "invited")
+    strict = signup == "open" and database_url is not None  # strangers may come
     return Settings(
         data=get("EVERREF_DATA") or default_data,
         database_url=database_url,
@@ -126,6 +136,10 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         fetch_bytes=_size("EVERREF_FETCH_BYTES", get("EVERREF_FETCH_BYTES")) or FETCH_BYTES,
         pool_bytes=_size("EVERREF_POOL_BYTES", get("EVERREF_POOL_BYTES")),
         apps=apps,
+        signup=signup,
+        limits=_limits(get, quotas.defaults(strict)),
+        person_teams=_count("EVERREF_PERSON_TEAMS", get("EVERREF_PERSON_TEAMS"))
+        or (quotas.PERSON_TEAMS_STRICT if strict else quotas.PERSON_TEAMS_ROOMY),
     )
 
 
@@ -205,6 +219,31 @@ def _size(name: str, text: str | None) -> int | None:
     if match is None:
         raise UsageError(f"{name} must be a number of bytes such as 20G or 500M, not {text!r}")
     return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
+def _signup(text: str | None, default: Signup) -> Signup:
+    if text is None:
+        return default
+    for one in get_args(Signup):
+        if text.lower() == one:
+            return cast(Signup, one)
+    raise UsageError(f"SIGNUP must be one of {', '.join(get_args(Signup))}, not {text!r}")
+
+
+def _limits(get: Callable[[str], str | None], defaults: Limits) -> Limits:
+    found = dict(defaults)
+    for limit in quotas.LIMITS.values():
+        if (text := get(limit.setting)) is not None:
+            found[limit.name] = quotas.read(limit, text, limit.setting)
+    return found
+
+
+def _count(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or not 0 < len(text) < 10 or int(text) == 0:
+        raise UsageError(f"{name} must be a number, 1 or more, not {text!r}")
+    return int(text)
 
 
 def _flag(name: str, text: str | None, default: bool) -> bool:

@@ -224,6 +224,17 @@ class TooLarge(LimitReached):
         self.oid, self.size = oid, size
 
 
+class OverLimit(LimitReached):
+    """A team has or does as much of something as it may (mirror/quotas.py)."""
+
+    permanent = True
+
+    def __init__(self, message: str, limit: str, seconds: int | None = None) -> None:
+        super().__init__(message, origin=Origin.OURS)
+        self.limit = limit  # its name
+        self.seconds = seconds  # within which some of it is free again; None: time alone changes nothing
+
+
 class Busy(EverrefError):
     """Somebody else is at work on this repo right now."""
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror import quotas
 from mirror.config import App, Settings, from_env
 from mirror.errors import EverrefError, UsageError
 
@@ -20,6 +21,8 @@ SETTINGS = (
     *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS"),
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
     *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES"),
+    *("SIGNUP", "EVERREF_PERSON_TEAMS"),
+    *(limit.setting for limit in quotas.LIMITS.values()),
     *("GITHUB_URL", "GITHUB_API_URL", "GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"),
     *("GITLAB_URL", "GITLAB_CLIENT_ID", "GITLAB_CLIENT_SECRET"),
 )
@@ -83,9 +86,16 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
         "EVERREF_LISTING_BYTES": str(settings.listing_bytes),
         "EVERREF_FETCH_BYTES": str(settings.fetch_bytes),
         "EVERREF_POOL_BYTES": None if settings.pool_bytes is None else str(settings.pool_bytes),
+        "SIGNUP": settings.signup,
+        "EVERREF_PERSON_TEAMS": str(settings.person_teams),
+        **{quotas.LIMITS[name].setting: _most(most) for name, most in settings.limits.items()},
         **_of_apps(settings.apps),
     }
     return env | {name: value for name, value in given.items() if value}
+
+
+def _most(most: int | None) -> str:
+    return quotas.UNLIMITED if most is None else str(most)
 
 
 def _of_apps(apps: Sequence[App]) -> dict[str, str]:

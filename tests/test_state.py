@@ -21,7 +21,7 @@ from mirror.keyring import BadKey, Keyring
 from mirror.manifest import time_text
 from mirror.model import Repo, Secret
 from mirror.people import Role
-from mirror.store import audit, credentials, hooks, origins, repos, teams
+from mirror.store import audit, credentials, hooks, origins, quotas, repos, teams
 from mirror.store import state as rows
 from mirror.store.teams import Team, TeamId
 from mirror.vault.contract import Vault
@@ -68,6 +68,7 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
     await credentials.keep(db, edges.keyring, done.repo.id, SECRET)
     await hooks.add(db, done.repo.id, "github", hooks.lock(edges.keyring, HOOK, "hush"), mirror.clock())
     await people.make_token(db, by, team, "ci", ["read"])
+    await quotas.set(db, team.id, "repos", 5, mirror.clock())
     await db.execute(
         """
         insert into connection (

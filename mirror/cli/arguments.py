@@ -246,6 +246,15 @@ def parser() -> argparse.ArgumentParser:
     ssh_key = command("ssh-key", "print the deploy key for hosts that are reached by ssh", _SSH_KEY)
     _team(ssh_key, "of which team (default: the command line's own)")
 
+    limits = command("limits", "show what a team may have and do, or change it", _LIMITS)
+    limits.add_argument("limited", metavar="TEAM", help="its name")
+    limits.add_argument(
+        "changes",
+        metavar="NAME=VALUE",
+        nargs="*",
+        help="a number, a size such as 20G, `unlimited`, or `default`: what goes for all teams",
+    )
+
     sign_in = command("sign-in", "print a one-time link that signs a person in", _SIGN_IN)
     sign_in.add_argument("email", metavar="EMAIL", nargs="?", help="who (default: the first owner)")
 
@@ -535,6 +544,13 @@ host, for reading, then: everref backup git@git.example.org:acme/api.git
 A host is known by the key that it shows when it is first met.
 
 --json: {"public_key"}"""
+
+_LIMITS = """\
+What goes for all teams is said by settings, EVERREF_TEAM_REPOS and the like; this changes it for
+one. A team that is over a limit keeps everything, and gets no more. What waits for a limit that
+is raised goes on by itself.
+
+--json: {"team", "limits": [{"name", "used", "most", "own"}]}; most: null where there is no limit"""
 
 _SIGN_IN = """\
 The link works once, within an hour. Whoever can run this owns the data and can

@@ -415,6 +415,25 @@ async def ssh_key(call: Call) -> int:
     return 0
 
 
+async def limits(call: Call) -> int:
+    """What a team may have and do; changed first, where that was asked for."""
+    from mirror import quotas
+
+    changes: dict[str, int | None | str] = {}
+    for one in call.args.changes:
+        name, _, value = one.partition("=")
+        if name not in quotas.LIMITS or not value:
+            raise UsageError(f"{one}: write NAME=VALUE, with one of {', '.join(quotas.LIMITS)}")
+        changes[name] = value if value == "default" else quotas.read(quotas.LIMITS[name], value, name)
+    now = environment.now()
+    async with call.edges() as edges:
+        from mirror.flows import limits
+
+        team, found = await limits.of(edges, call.args.limited, changes, now)
+    call.out.result(partial(render.limits, team, found), partial(shapes.limits, team, found))
+    return 0
+
+
 async def sign_in(call: Call) -> int:
     """A one-time link for a person."""
     now = environment.now()
@@ -540,6 +559,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "connections": connections,
     "token": token,
     "ssh-key": ssh_key,
+    "limits": limits,
     "sign-in": sign_in,
     "rotate-keys": rotate_keys,
     "sweep": sweep,

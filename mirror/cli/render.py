@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
+    from mirror.quotas import Use
     from mirror.store.connections import Connection
     from mirror.store.history import Logged
     from mirror.store.listed import Counts
@@ -425,6 +426,15 @@ _STATE: Final = {
 def migrated(applied: Sequence[str], eye: Eye) -> str:
     """Which migrations were applied."""
     return "\n".join(f"applied {name}" for name in applied) or "the database is up to date"
+
+
+def limits(team: str, uses: Sequence[Use], eye: Eye) -> str:
+    """What a team uses of its limits."""
+    rows = [
+        (one.limit.name, one.said, "set for this team" if one.own else "", "full" if one.is_full else "")
+        for one in uses
+    ]
+    return "\n".join(table(rows))
 
 
 def findings(found: Sequence[Finding], eye: Eye) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
     from mirror.flows.verify import Verified
+    from mirror.quotas import Use
     from mirror.store.connections import Connection
     from mirror.store.history import Logged
     from mirror.store.listed import Counts
@@ -250,6 +251,12 @@ def token(raw: str, made: ApiToken) -> Shape:
 def ssh_key(public: str) -> Shape:
     """A team's deploy key."""
     return {"public_key": public}
+
+
+def limits(team: str, uses: Sequence[Use]) -> Shape:
+    """What a team uses of its limits."""
+    found = [{"name": one.limit.name, "used": one.used, "most": one.most, "own": one.own} for one in uses]
+    return {"team": team, "limits": found}
 
 
 def link(url: str, until: datetime) -> Shape:

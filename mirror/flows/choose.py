@@ -19,7 +19,7 @@ from mirror.flows.hookcare import Care, Outcome
 from mirror.git import address
 from mirror.model import Repo, RepoId, Secret
 from mirror.people import PersonId
-from mirror.store import audit, listed, listings, origins, repos
+from mirror.store import audit, listed, listings, origins, quotas, repos
 from mirror.store.audit import Entry
 from mirror.store.connections import ConnectionId
 from mirror.store.database import Db, transaction
@@ -68,7 +68,8 @@ async def choose(
     3. The forge is asked to tell of every push, for the first `at_once` now.
 
     Safe to run twice, also at once: rows, wishes and hooks are found as they are.
-    Raises NotFound when the connection lists none of this number.
+    Raises NotFound when the connection lists none of this number, OverLimit where the team has as many as
+    it may: what was chosen before that is kept.
     """
     rows = await listed.of(edges.db, connection_id, repository_ids)
     known = {row.repository_id for row in rows if row.gone_at is None}
@@ -123,10 +124,10 @@ async def _kept(edges: Edges, asked: Asked, by: By, row: Seen) -> Origin:
     if found is None:
         found = await _placeless(edges, asked, row)
     if found is None:
+        name, now = await follow.free_name(edges, team, row, host), edges.clock()
         try:
-            repo = await repos.add(
-                edges.db, team, await follow.free_name(edges, team, row, host), row.clone_url, edges.clock()
-            )
+            async with quotas.within(edges.db, team, edges.settings.limits, now, "repos") as locked:
+                repo = await repos.add(locked, team, name, row.clone_url, now)
         except UsageError:  # another run was faster, or took the name
             found = await origins.at_forge(edges.db, team, connection.forge, host, row.repository_id)
             found = found or await _placeless(edges, asked, row)

@@ -10,6 +10,7 @@ from mirror.bundle import Header
 from mirror.errors import Corrupt, Origin, whose
 from mirror.flows import partindex, settle, steps
 from mirror.flows.edges import Edges, together
+from mirror.flows.share import Share
 from mirror.flows.upload import Upload, upload
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile, Indexed
@@ -74,6 +75,7 @@ async def gather(
     since: Refs | None = None,
     left_out: Sequence[str] = (),
     besides: Collection[Target] = (),
+    share: Share | None = None,
 ) -> AsyncIterator[Gathered]:
     """Fetch the ids of this listing that the pool lacks, store them as a part, and class the changes.
 
@@ -82,7 +84,7 @@ async def gather(
     `since` is what the remote showed at the last look, where `old` is not that;
     refs that `left_out` means say nothing about it. Where nothing is left of what it
     showed, the forge is asked whether it is the same repository still (Edges.identity).
-    What is `besides` comes along.
+    What is `besides` comes along. Where it does not fit into the `share` of its team, OverLimit is raised.
     The pool holds exactly the log up to `last`. Everything new lives in scratch
     views that vanish at the end; a failure leaves at most an object in the vault
     that the stored intent names.
@@ -91,24 +93,26 @@ async def gather(
     targets = {target for target in seen.refs.values() if not refs.is_symbolic(target)}
     absent = await read.missing(pool.path, targets | set(besides))
     async with AsyncExitStack() as stack:
-        room = edges.disk.scratch(repo.id)
-        incoming = await stack.enter_async_context(view.scratch_view(pool, room))
+        scratch = edges.disk.scratch(repo.id)
+        incoming = await stack.enter_async_context(view.scratch_view(pool, scratch))
         passed = {RefName(b"refs/passed/" + target): target for target in besides}
         shown = Listing({**passed, **seen.refs}, seen.object_format)
-        places = [room, *filter(None, [edges.vault.directory()])]
+        places = [scratch, *filter(None, [edges.vault.directory()])]
         free = Room(places, edges.disk.make_way)
-        making, packs = _Making(edges, repo, lease, source, last, number, shown, free), []
+        making, packs = _Making(edges, repo, lease, source, last, number, shown, free, share=share), []
         part = None
         moved = refs.diff(old, seen.refs)
         try:
             if absent:
+                if share:
+                    share.check()
                 with whose(Origin.SOURCE, Corrupt):  # the proof of what it sent fails
                     if last is None or last.log_entries == 0:
                         async with making.room.kept():
                             part, kept = await making.whole(incoming, sorted(absent))
                     else:
                         haves = await read.haves(pool.path, _told(old, moved), _HAVES)
-                        proof = await stack.enter_async_context(view.scratch_view(pool, room))
+                        proof = await stack.enter_async_context(view.scratch_view(pool, scratch))
                         async with making.room.kept():
                             part, kept = await making.increment(incoming, proof, sorted(absent), haves)
                 packs = [kept]
@@ -207,6 +211,7 @@ class _Making:
     room: Room
     key: str = ""  # empty: not announced yet
     first: int = 0
+    share: Share | None = None  # None: as much as there is
 
     @property
     def epoch(self) -> int:
@@ -230,7 +235,7 @@ class _Making:
         await self.announce()
         header = bundle.encode(Header(self.format, (), self.seen.refs))
         async with upload(self.edges.vault, self.key, header, self.format) as bundled:
-            sent = self.room.counted(self.source.fetch(absent, (), self.edges.progress))
+            sent = self._fetch(absent, ())
             indexed = await self._index(incoming, bundled.through(sent), self_contained=True)
             steps.reached("sync: fetched")
             _all_here(absent, indexed)
@@ -238,6 +243,7 @@ class _Making:
             if bundled.tap.trailer.hex() != indexed.pack_id:
                 raise Corrupt("the remote sent more than its pack; nothing was kept")
             steps.reached("sync: proved")
+            await self._reserve(part)
             await bundled.commit()
         steps.reached("sync: bundle stored")
         part = await partindex.write(self.edges.vault, part, indexed.idx)
@@ -249,7 +255,7 @@ class _Making:
     ) -> tuple[Part, Indexed]:
         """A later part: what the pool lacks of what the remote sends, proved against the pool."""
         came = splice.Tap(self.format)
-        sent = _tapped(self.room.counted(self.source.fetch(absent, haves, self.edges.progress)), came)
+        sent = _tapped(self._fetch(absent, haves), came)
         received, _ = await together(self._index(incoming, sent, hasty=True), self.announce())
         steps.reached("sync: fetched")
         _all_here(absent, received)
@@ -271,9 +277,19 @@ class _Making:
             part = self._placed(bundled)
             await pack.check_proof(received, kept, splice.PACK_HEADER + part.segments[0].bytes)
             steps.reached("sync: proved")
+            await self._reserve(part)
             await bundled.commit()
         steps.reached("sync: bundle stored")
         return part, kept
+
+    def _fetch(self, absent: Sequence[Target], haves: Sequence[Target]) -> AsyncGenerator[bytes, None]:
+        """What the remote sends, as far as there is room for it."""
+        sent = self.room.counted(self.source.fetch(absent, haves, self.edges.progress))
+        return self.share.through(sent) if self.share else sent
+
+    async def _reserve(self, part: Part) -> None:
+        if self.share:
+            await self.share.reserve(part.key, part.bytes)
 
     async def _as_sent(self, bundled: Upload, received: Indexed, came: splice.Tap) -> Indexed:
         """Write the remote's own pack, which git has proved when it came in."""

@@ -12,7 +12,7 @@ from mirror.errors import Busy, NotFound, OurFault, UsageError
 from mirror.flows.edges import Edges
 from mirror.keyring import Keyring
 from mirror.model import Repo
-from mirror.store import hooks
+from mirror.store import hooks, origins, quotas
 from mirror.store.hooks import Forge, Hook
 
 OVERLAP: Final = timedelta(hours=24)  # for which the secret before a new one is accepted
@@ -66,7 +66,10 @@ async def remove(edges: Edges, repo: Repo) -> None:
 async def _made(edges: Edges, keyring: Keyring, repo: Repo, forge: Forge) -> Given:
     secret = new_secret(forge)
     locks = hooks.lock(keyring, secrets.token_urlsafe(24), secret)
-    made = await hooks.add(edges.db, repo.id, forge, locks, edges.clock())
+    now = edges.clock()
+    team_id = (await origins.get(edges.db, repo.id)).team_id
+    async with quotas.within(edges.db, team_id, edges.settings.limits, now, "hooks") as db:
+        made = await hooks.add(db, repo.id, forge, locks, now)
     if made is None:
         raise Busy(f"another run made a hook for {repo.name} at the same time; run it again")
     return _given(edges, repo, made, secret)

@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import secrets
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -22,6 +22,7 @@ from mirror.errors import (
     LimitReached,
     NotFound,
     OurFault,
+    OverLimit,
     Refused,
     RemoteGone,
 )
@@ -33,7 +34,7 @@ from mirror.flows.turn import turn_at_forge
 from mirror.forges.contract import Purpose, RemoteHook
 from mirror.keyring import Keyring
 from mirror.model import RepoId
-from mirror.store import forge_leases, hooks, listed, origins
+from mirror.store import forge_leases, hooks, listed, origins, quotas
 from mirror.store.connections import ConnectionId
 from mirror.store.forge_leases import ForgeLease
 from mirror.store.hooks import Hook, State
@@ -89,6 +90,8 @@ async def ensure(edges: Edges, asked: Asked, origin: Origin) -> Care:
         async with _turn(edges, origin) as lease:
             return await _ensured(edges, lease, asked, origin)
     except Busy as error:  # that one looks after it
+        return Care(Outcome.WAITING, str(error))
+    except OverLimit as error:
         return Care(Outcome.WAITING, str(error))
 
 
@@ -157,7 +160,8 @@ def registered_by(waiting: int, now: datetime) -> datetime:
 
 async def announce(edges: Edges, asked: Asked, origin: Origin) -> None:
     """Let the next sweep register the repo's hook. Safe to run twice."""
-    await _row(edges, _keyring(edges), asked, origin)
+    with suppress(OverLimit):  # the schedule finds the pushes
+        await _row(edges, _keyring(edges), asked, origin)
 
 
 async def _row(edges: Edges, keyring: Keyring, asked: Asked, origin: Origin) -> Hook:
@@ -170,15 +174,11 @@ async def _row(edges: Edges, keyring: Keyring, asked: Asked, origin: Origin) -> 
             await hooks.remove(edges.db, origin.repo.id)
         hook_id = secrets.token_urlsafe(24)
         locks = hooks.lock(keyring, hook_id, giving.new_secret(asked.app.forge))
-        made = await hooks.add(
-            edges.db,
-            origin.repo.id,
-            asked.app.forge,
-            locks,
-            edges.clock(),
-            origin.repository_id,
-            "missing",
-        )
+        now = edges.clock()
+        async with quotas.within(edges.db, origin.team_id, edges.settings.limits, now, "hooks") as db:
+            made = await hooks.add(
+                db, origin.repo.id, asked.app.forge, locks, now, origin.repository_id, "missing"
+            )
         if made:
             steps.reached("hook: row stored")
             return made

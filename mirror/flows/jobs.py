@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from mirror import backoff, compaction
+from mirror import backoff, compaction, quotas
 from mirror.errors import (
     Busy,
     Cancelled,
@@ -26,6 +26,7 @@ from mirror.errors import (
     NotFound,
     Origin,
     OurFault,
+    OverLimit,
     RateLimited,
     Refused,
 )
@@ -39,7 +40,8 @@ from mirror.people import Role
 from mirror.progress import Meter
 from mirror.refs import from_shown, shown_as, shown_text
 from mirror.schedule import next_look, wait_before_retry
-from mirror.store import jobs, origins, parts, repos, schedules
+from mirror.store import jobs, notices, origins, parts, repos, schedules
+from mirror.store import quotas as limited
 from mirror.store.database import connected
 from mirror.store.jobs import Job, JobId, Kind, State
 from mirror.store.restores import Cause
@@ -55,6 +57,7 @@ PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken
 TICK: Final = 0.001  # seconds
 LINES_KEPT: Final = 100  # of what a drill or a verification found
 LONGEST_WAIT: Final = 3540.0  # seconds; what is due in more than an hour counts as by a clock that was ahead
+FULL: Final = timedelta(minutes=10)  # before a team that has as many bytes as it may is tried again
 AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
 REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
 _MOMENT: Final = timedelta(seconds=2)  # before a run that waits is taken up again at the earliest
@@ -83,7 +86,8 @@ async def ask(
     where that is less than the person's.
 
     `secret` is for the target of a restore; it is sealed, and gone when the job
-    ends. Raises UsageError, NotFound, NotAllowed, and OurFault where secrets cannot be kept.
+    ends. What a person asks for counts for the limits of the repo's team. Raises UsageError,
+    NotFound, NotAllowed, OverLimit, and OurFault where secrets cannot be kept.
     """
     if kind == "restore":
         await _check_restore(edges, repo_id, asked, person_id, secret)
@@ -93,11 +97,14 @@ async def ask(
             raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
         sealed = jobs.seal(edges.keyring, job_id, secret)
     now = edges.clock()
-    if kind == "sync":
-        await repos.want(edges.db, repo_id, now)
-    return await jobs.queue(
-        edges.db, repo_id, kind, asked, now, job_id=job_id, person_id=person_id, sealed=sealed
-    )
+    names = (*quotas.OF_JOBS, *quotas.OF_KIND.get(kind, ())) if person_id is not None else ()
+    team_id = (await origins.get(edges.db, repo_id)).team_id
+    async with limited.within(edges.db, team_id, edges.settings.limits, now, *names) as db:
+        if kind == "sync":
+            await repos.want(db, repo_id, now)
+        return await jobs.queue(
+            db, repo_id, kind, asked, now, job_id=job_id, person_id=person_id, sealed=sealed
+        )
 
 
 async def _check_restore(
@@ -234,6 +241,8 @@ class _Watch:
             if self._job is None and result is not None and (run.heavy or result.get("new")):
                 return await self._keep(state, result, short)
             return await self._finish(state, result, short)
+        if run.kind == "sync" and isinstance(error, OverLimit) and not syncing.is_its_own(error):
+            return await self._wait_for_room(error)
         if await outages.met(edges, error):
             return await self._hand_back(_MOMENT, f"{error} (waits until that is over)", counted=False)
         log.warning("%s of %s: %s", run.kind, run.repo_id, error)
@@ -251,6 +260,15 @@ class _Watch:
                 wait = max(wait, min(told, LONGEST_WAIT))
             return await self._hand_back(timedelta(seconds=wait), f"{error} (tried again in {wait:.0f} s)")
         await self._finish("failed", failure=error)
+
+    async def _wait_for_room(self, error: OverLimit) -> None:
+        """Try a sync again later whose team has as many bytes as it may; the team is told once."""
+        edges, now = self._edges, self._edges.clock()
+        team_id = (await origins.get(edges.db, self._run.repo_id)).team_id
+        if await limited.over(edges.db, team_id, now, str(error)):
+            await notices.add(edges.db, team_id, None, "over-limit", str(error), now)
+        await self._show()
+        await self._hand_back(FULL, f"{error} (tried again later)", counted=False)
 
     async def _put_off(self, error: EverrefError) -> None:
         """Try a sync again that failed by nothing of its repo's, and by nothing that all repos share.
@@ -340,6 +358,8 @@ async def _sync(edges: Edges, run: Run) -> Result | None:
         return None
     done = await syncing.sync_kept(edges, repo, reason, PATIENCE)
     await looked(edges, run.repo_id, done.new)
+    if done.new and run.job is not None and run.job.notes:  # it may have waited for room
+        await limited.brought(edges.db, run.repo_id)
     if done.new and compaction.due(await parts.live(edges.db, run.repo_id)):
         await jobs.queue(edges.db, run.repo_id, "compact", {}, edges.clock())
     return {

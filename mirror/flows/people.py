@@ -11,7 +11,7 @@ import zoneinfo
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
@@ -22,10 +22,13 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from mirror import people as rules
 from mirror import signed
-from mirror.errors import BadCredentials, NotFound, Refused, TooOften, UsageError
+from mirror.config import Signup
+from mirror.errors import BadCredentials, NotFound, OverLimit, Refused, TooOften, UsageError
 from mirror.keyring import Keyring
 from mirror.people import SCOPES, PersonId, Role, Scope
-from mirror.store import audit, invitations, limits, links, people, sessions, teams, tokens
+from mirror.quotas import PERSON_TEAMS_ROOMY, ROOMY, Limits
+from mirror.store import audit, invitations, links, people, quotas, sessions, teams, tokens
+from mirror.store import limits as tries
 from mirror.store.database import Db, transaction, translating
 from mirror.store.invitations import Invitation, InvitationId
 from mirror.store.people import Forge, Person
@@ -43,6 +46,11 @@ _MINUTE: Final = timedelta(minutes=1)
 _HOUR: Final = timedelta(hours=1)
 _WRONG: Final = "the e-mail address or the password is wrong"
 _USED: Final = "this link was used already or has expired; ask for another"
+BY_INVITATION: Final = (
+    "accounts are made by invitation here: ask somebody who is in for one, and open its link; who runs "
+    "Everref gets in by everref sign-in"
+)
+CLOSED: Final = "no new accounts are made here; whoever runs Everref can change that, by SIGNUP"
 _UNINVITED: Final = "this invitation was accepted or withdrawn already, or has expired; ask for another"
 
 # argon2id as RFC 9106 recommends it where memory is scarce: 64 MiB a hash, so only a few at once.
@@ -59,16 +67,29 @@ class By:
     address: str | None = None  # None: not by the network
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who may make an account here, and with what somebody comes to it."""
+
+    signup: Signup
+    keyring: Keyring
+    invitation: str | None = None  # what stands in its link; None: they have none
+    limits: Limits = field(default_factory=lambda: ROOMY)
+
+
 # Signing up and in.
 
 
 @translating
-async def sign_up(db: Db, email: str, password: str, name: str, at: datetime, address: str) -> Person:
+async def sign_up(
+    db: Db, email: str, password: str, name: str, at: datetime, address: str, door: Door | None = None
+) -> Person:
     """A new person who signs in by e-mail and password, with a team of their own.
 
     Raises UsageError where e-mail, password or name will not do, Refused where
-    the e-mail is taken, LimitReached.
+    the e-mail is taken or nobody may come by this `door` (None: anybody may), LimitReached.
     """
+    await check_door(db, door, at)
     email, name = rules.email_address(email), rules.check_person_name(name)
     rules.check_password(password, email)
     await _limit(db, f"sign-up {address}", TRIES, _MINUTE, at)
@@ -78,7 +99,32 @@ async def sign_up(db: Db, email: str, password: str, name: str, at: datetime, ad
             connection, name, at, team_name=rules.team_name(name), email=email, password_hash=hashed
         )
         await _note(connection, By(made, at, address), "person.sign-up", made.name)
+        await _let_in(connection, By(made, at, address), door)
     return made
+
+
+async def check_door(db: Db, door: Door | None, at: datetime) -> None:
+    """Raise Refused unless somebody who comes with this may make an account, as far as can be told now."""
+    if door is None or door.signup == "open":
+        return
+    if door.signup == "closed":
+        raise Refused(CLOSED)
+    if door.invitation is None:
+        raise Refused(BY_INVITATION)
+    try:
+        await invitation(db, door.keyring, door.invitation, at)
+    except NotFound as error:
+        raise Refused(str(error)) from None
+
+
+async def _let_in(db: Db, by: By, door: Door | None) -> None:
+    """Use up the invitation by which an account was made: one invitation makes one."""
+    if door is None or door.signup == "open":
+        return
+    await check_door(db, door, by.at)
+    assert door.invitation is not None
+    team = await accept(db, door.keyring, by, door.invitation, door.limits)
+    await people.set_invited(db, by.person.id, team.id)
 
 
 @translating
@@ -99,7 +145,7 @@ async def sign_in_with_password(db: Db, email: str, password: str, at: datetime,
     if HASHER.check_needs_rehash(hashed):
         renewed = await _in_thread(HASHER.hash, rules.password_bytes(password))
         await people.set_password(db, person.id, renewed, old=hashed)
-    await limits.give_back(db, f"sign-in as {known_as}")
+    await tries.give_back(db, f"sign-in as {known_as}")
     await _note(db, By(person, at, address), "person.sign-in", person.name, how="password")
     return person
 
@@ -130,17 +176,18 @@ async def sign_in_with_identity(
     at: datetime,
     address: str,
     already: Person | None = None,
+    door: Door | None = None,
 ) -> Person:
     """Who signs in by this account at a forge: its number decides, never its name or an e-mail.
 
     Somebody new gets a team of their own, called like the login. `already`: who
     is signed in, and gets the account as one more way to sign in. Two at once
-    make one person. Raises Refused where it is another person's.
+    make one person. Raises Refused where it is another person's, or nobody may come by this `door`.
     """
     known = await people.by_identity(db, forge, host, account_id)
     if known is None and already is None:
         try:
-            return await _new_by_identity(db, forge, host, account_id, login, name, at, address)
+            return await _new_by_identity(db, forge, host, account_id, login, name, at, address, door)
         except Refused:  # another request made that person at the same moment
             known = await people.by_identity(db, forge, host, account_id)
             if known is None:
@@ -157,13 +204,23 @@ async def sign_in_with_identity(
 
 
 async def _new_by_identity(
-    db: Db, forge: Forge, host: str, account_id: str, login: str, name: str | None, at: datetime, address: str
+    db: Db,
+    forge: Forge,
+    host: str,
+    account_id: str,
+    login: str,
+    name: str | None,
+    at: datetime,
+    address: str,
+    door: Door | None,
 ) -> Person:
+    await check_door(db, door, at)
     called = rules.person_name(name or "", login, account_id)
     async with transaction(db) as connection:
         made = await people.add(connection, called, at, team_name=rules.team_name(login or called))
         await people.link(connection, made.id, forge, host, account_id, login, at)
         await _note(connection, By(made, at, address), "person.sign-up", made.name, how=f"{login} at {host}")
+        await _let_in(connection, By(made, at, address), door)
     return made
 
 
@@ -268,13 +325,23 @@ async def sign_out_everywhere(db: Db, by: By, but: str | None = None) -> int:
 
 
 @translating
-async def new_team(db: Db, by: By, name: str) -> Team:
-    """A team of this name, owned by who makes it. Raises UsageError, LimitReached."""
+async def new_team(db: Db, by: By, name: str, most: int = PERSON_TEAMS_ROOMY) -> Team:
+    """A team of this name, owned by who makes it; nobody owns more than `most`.
+
+    Raises UsageError, LimitReached.
+    """
     rules.check_team_name(name)
     await _limit(db, f"team by {by.person.id}", MADE, _HOUR, by.at)
     async with transaction(db) as connection:
+        await people.lock(connection, by.person.id)
         made = await teams.add_named(connection, name, by.at)
         await teams.add(connection, made.id, by.person.id, Role.OWNER, by.at)
+        if await teams.owned(connection, by.person.id) > most:
+            raise OverLimit(
+                f"you own {most} teams, which is as many as one person may; "
+                "whoever runs Everref can raise it: EVERREF_PERSON_TEAMS",
+                "teams",
+            )
         await audit.add(connection, made.id, _entry(by, "team.add", name), by.at)
     return made
 
@@ -321,8 +388,8 @@ async def invitation(db: Db, keyring: Keyring, raw: str, at: datetime) -> Invita
 
 
 @translating
-async def accept(db: Db, keyring: Keyring, by: By, raw: str) -> Team:
-    """Become a member. Who is one already stays as they are, and uses nothing up. Raises NotFound.
+async def accept(db: Db, keyring: Keyring, by: By, raw: str, limits: Limits = ROOMY) -> Team:
+    """Become a member. Who is one already stays as they are, and uses nothing up. Raises NotFound, OverLimit.
 
     Two at once: one becomes a member, the other is told that the link was used.
     """
@@ -334,6 +401,7 @@ async def accept(db: Db, keyring: Keyring, by: By, raw: str) -> Team:
             return found.team
         if not await invitations.accept(connection, found.id, by.person.id, by.at):
             raise NotFound(_UNINVITED)
+        await quotas.check(connection, found.team.id, limits, by.at, "members")
         entry = _entry(by, "member.add", by.person.name, role=found.role, invited_by=found.inviter)
         await audit.add(connection, found.team.id, entry, by.at)
     return found.team
@@ -384,7 +452,14 @@ async def leave(db: Db, by: By, team: Team) -> None:
 
 @translating
 async def make_token(
-    db: Db, by: By, team: Team, name: str, scopes: Collection[Scope], expires_at: datetime | None = None
+    db: Db,
+    by: By,
+    team: Team,
+    name: str,
+    scopes: Collection[Scope],
+    expires_at: datetime | None = None,
+    *,
+    limits: Limits = ROOMY,
 ) -> tuple[str, ApiToken]:
     """A token for programs, told once: it may what its scopes say, as long as its person may it in the team.
 
@@ -403,7 +478,9 @@ async def make_token(
                 raise Refused(
                     f"the scope {scope} needs the role {SCOPES[scope]}; you are {mine} in {team.name}"
                 )
-        return await tokens.make(connection, by.person.id, team.id, name, scopes, expires_at, by.at)
+        made = await tokens.make(connection, by.person.id, team.id, name, scopes, expires_at, by.at)
+        await quotas.check(connection, team.id, limits, by.at, "tokens")
+        return made
 
 
 @translating
@@ -505,7 +582,7 @@ async def _linked(db: Db, used: links.Used, at: datetime) -> Person:
 
 
 async def _limit(db: Db, key: str, limit: int, per: timedelta, at: datetime) -> None:
-    if not await limits.take(db, key, limit, per, at):
+    if not await tries.take(db, key, limit, per, at):
         seconds = int(per.total_seconds())
         raise TooOften(f"that was tried too often; wait {_in_words(per)}, then try again", seconds)
 

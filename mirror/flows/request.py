@@ -6,7 +6,7 @@ from mirror.flows.edges import Edges
 from mirror.flows.turn import turn
 from mirror.git import address
 from mirror.model import Remote, Repo, RepoId, Secret
-from mirror.store import credentials, origins, repos, teams
+from mirror.store import credentials, origins, quotas, repos, teams
 from mirror.store.beginnings import Beginning
 from mirror.store.origins import Origin
 from mirror.store.teams import TeamId
@@ -24,7 +24,8 @@ async def repo_for(
 
     Without a team it is that of the command line.
 
-    Raises UsageError when the address is kept under another name, or the name
+    Raises OverLimit when the team has as many as it may; UsageError
+    when the address is kept under another name, or the name
     belongs to another address, unless that one was never reached and the name is
     given anew. Safe to run twice, also at once: the second finds the first's row.
     """
@@ -62,7 +63,9 @@ async def _added(edges: Edges, team: TeamId, name: str, url: str, insisted: bool
     namesake = await repos.by_name(edges.db, team, name)
     if not namesake:
         try:
-            return await repos.add(edges.db, team, name, url, edges.clock())
+            now = edges.clock()
+            async with quotas.within(edges.db, team, edges.settings.limits, now, "repos") as db:
+                return await repos.add(db, team, name, url, now)
         except UsageError:
             namesake = await repos.by_url(edges.db, team, url)  # another run may have added it just now
             if not namesake or namesake.name != name:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from mirror import backoff, refs
@@ -23,6 +23,7 @@ from mirror.errors import (
     Moved,
     NetworkError,
     Origin,
+    OverLimit,
     RateLimited,
     Refused,
 )
@@ -30,6 +31,7 @@ from mirror.flows import connections, excluded, hydrate, lfs, outages, request, 
 from mirror.flows.edges import Edges, together
 from mirror.flows.late import tell
 from mirror.flows.rescue import Rescued, rescue, without_snapshot
+from mirror.flows.share import Share
 from mirror.flows.source import connected, digest
 from mirror.flows.take import Moment, Taking, take
 from mirror.flows.turn import PATIENCE, turn
@@ -37,10 +39,12 @@ from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
 from mirror.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Secret, Snapshot
 from mirror.pushes import Answered, Claim, Way
-from mirror.store import beginnings, claims, history, repos, snapshots
+from mirror.quotas import Allowance
+from mirror.store import beginnings, claims, history, quotas, repos, snapshots
 from mirror.store.beginnings import Beginning
 from mirror.store.leases import Lease
 
+A_DAY: Final = timedelta(days=1)  # before a repository that is larger than it may be is tried again
 ROUNDS: Final = 3  # syncs of one repo in a row, after which others have their turn
 
 
@@ -126,6 +130,8 @@ async def _done(edges: Edges, done: Synced) -> Synced:
 
 def is_its_own(error: EverrefError) -> bool:
     """Whether a failure is the repo's: the vault, the database, a disk or a forge's API is none of it."""
+    if isinstance(error, OverLimit) and error.limit == "stored-bytes":
+        return False  # its team has no room left, which is one trouble and not one of each repo
     if error.origin is Origin.FORGE:
         return error.permanent  # its connection must be made anew, or the forge says no to this repo
     return not outages.is_shared(error)
@@ -136,6 +142,8 @@ async def record_failure(edges: Edges, repo_id: RepoId, error: EverrefError) -> 
     now = edges.clock()
     failures = await repos.failures(edges.db, repo_id, error.kind, now) + 1
     wait = backoff.wait(error.kind, failures, random.random())
+    if isinstance(error, OverLimit):
+        wait = A_DAY  # each try may fetch as much as fits; it is tried at once when the limit is raised
     retry_at = None if wait is None else now + wait
     if retry_at and isinstance(error, RateLimited):
         retry_at = backoff.spread(error.retry_at, now, random.random())  # as long as was told
@@ -224,7 +232,7 @@ async def _catch_up(
         with suppress(NetworkError, LimitReached):
             await edges.identity(edges, repo, doubt=True, known=began.origin)
     pool = Pool(edges.git, edges.disk.pool(repo.id), seen.object_format)
-    run = Taking(edges, repo, lease, source, pool, left_out)
+    run = Taking(edges, repo, lease, source, pool, left_out, await _share(edges, began))
     async with pool.lock():
         if last and last.object_format != seen.object_format:
             await pool.destroy()
@@ -258,6 +266,15 @@ async def _catch_up(
         except EverrefError as error:  # the snapshots are safe; the next run tries again
             edges.progress.note(f"the pool could not be repacked: {error}")
     return Synced(repo, last, new=last != before)
+
+
+async def _share(edges: Edges, began: Beginning) -> Share | None:
+    """How much this sync may bring in. None: as much as there is."""
+    limits, team_id = edges.settings.limits, began.origin.team_id
+    if not began.has_limits and limits.get("stored-bytes") is None and limits.get("repo-bytes") is None:
+        return None
+    uses = await quotas.allowance(edges.db, team_id, began.repo.id, limits)
+    return Share(edges, team_id, began.repo.id, Allowance(uses, began.team)) if uses else None
 
 
 async def _see_what_waits(

@@ -11,6 +11,7 @@ from mirror.errors import AlreadyExists, Busy
 from mirror.flows import gather, steps
 from mirror.flows.edges import Edges
 from mirror.flows.gather import Gathered
+from mirror.flows.share import Share
 from mirror.git.pool import Pool
 from mirror.git.upstream import Upstream
 from mirror.manifest import Manifest
@@ -33,6 +34,7 @@ class Taking:
     source: Upstream
     pool: Pool
     left_out: Sequence[str] = ()  # globs of refs that are kept no longer
+    share: Share | None = None  # of its team, for what is new; None: as much as there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ async def take(run: Taking, last: Snapshot | None, old: Refs, moment: Moment) ->
         since=moment.since,
         left_out=run.left_out,
         besides=moment.besides,
+        share=run.share,
     ) as gathered:
         taken = Manifest(
             repo=repo.id,

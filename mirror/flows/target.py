@@ -13,9 +13,8 @@ from mirror.forges.contract import Forge, Owner
 from mirror.git import address
 from mirror.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot
 from mirror.store import connections as store
-from mirror.store import jobs, origins, repos
+from mirror.store import jobs, origins, quotas, repos
 from mirror.store.connections import ConnectionId
-from mirror.store.database import transaction
 from mirror.store.jobs import Job
 from mirror.store.teams import TeamId
 
@@ -182,9 +181,10 @@ async def _added(edges: Edges, team_id: TeamId, url: str) -> Repo:
         if await repos.by_name(edges.db, team_id, name):
             continue
         try:
-            async with transaction(edges.db) as db:
-                made = await repos.add(db, team_id, name, url, edges.clock())
-                await origins.set_aside(db, made.id, edges.clock())
+            now = edges.clock()
+            async with quotas.within(edges.db, team_id, edges.settings.limits, now, "repos") as db:
+                made = await repos.add(db, team_id, name, url, now)
+                await origins.set_aside(db, made.id, now)
             return made
         except UsageError:  # another run was faster, or took the name
             if found := await repos.by_url(edges.db, team_id, url):

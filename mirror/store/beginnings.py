@@ -24,6 +24,8 @@ class Beginning:
     connection: Kept | None  # by which it is read; None: by none
     latest: Snapshot | None  # None: it has none
     is_failing: bool  # since its last run that ended well
+    team: str  # the name of its team
+    has_limits: bool  # of bytes, that were set for its team alone
     intents: Sequence[Intent]  # uploads that runs began and did not record, the oldest first
 
     @property
@@ -45,5 +47,7 @@ async def of(db: Db, repo_id: RepoId) -> Beginning:
         None if row["connection"] is None else connections.kept_of(row["connection"]),
         None if row["latest"] is None else snapshots.snapshot({**(row["born"] or {}), **row["latest"]}),
         row["failing_since"] is not None,
+        row["team"],
+        row["has_limits"],
         [intents.intent(one) for one in row["intents"]],
     )

@@ -97,6 +97,24 @@ async def first_owner(db: Db, at: datetime) -> Person:
         return made
 
 
+async def lock(db: Db, person_id: PersonId) -> None:
+    """Let nobody else add to what is this person's, till the transaction ends."""
+    await db.execute("select from person where id = $1 for no key update", person_id)
+
+
+@translating
+async def set_invited(db: Db, person_id: PersonId, team_id: teams.TeamId) -> None:
+    """Remember by which team's invitation the account was made."""
+    await db.execute("update person set invited_to = $2 where id = $1", person_id, team_id)
+
+
+@translating
+async def invited_to(db: Db, person_id: PersonId) -> teams.TeamId | None:
+    """The team by whose invitation the account was made. None: by none."""
+    found = await db.fetchval("select invited_to from person where id = $1", person_id)
+    return None if found is None else teams.TeamId(UUID(bytes=found.bytes))
+
+
 @translating
 async def find(db: Db, person_id: PersonId) -> Person | None:
     """The person of this id."""

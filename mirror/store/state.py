@@ -35,6 +35,7 @@ class Table:
 EXPORTED: Final[Sequence[Table]] = (
     Table("person"),
     Table("team"),
+    Table("team_limit"),
     Table("identity"),
     Table("member"),
     Table("invitation"),
@@ -70,7 +71,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
     **dict.fromkeys(("session", "sign_in_link"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),
-    "outage": "of this installation, now",
+    **dict.fromkeys(("outage", "team_over"), "of this installation, now"),
     "vault_identity": "the marker in the vault tells",
     "listed": "the forges tell, when they are asked again",
     **dict.fromkeys(("chore", "state_export", "migration"), "of one database"),

@@ -184,6 +184,15 @@ async def role_of(db: Db, team_id: TeamId, person_id: PersonId) -> Role | None:
 
 
 @translating
+async def owned(db: Db, person_id: PersonId) -> int:
+    """How many teams the person owns."""
+    found: int = await db.fetchval(
+        "select count(*) from member where person_id = $1 and role = 'owner'", person_id
+    )
+    return found
+
+
+@translating
 async def members(db: Db, team_id: TeamId) -> Sequence[Member]:
     """The team's people, by name."""
     rows = await db.fetch(

@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from mirror.errors import EverrefError, NotFound, UsageError
+from mirror.errors import EverrefError, NotFound, OverLimit, UsageError
 from mirror.flows import people
 from mirror.store import people as store
 from mirror.store import sessions, teams
@@ -19,7 +19,7 @@ async def page(visit: Visit, error: EverrefError | None = None) -> Response:
     mine = await teams.memberships(db, person.id)
     return visit.render(
         "account.html",
-        200 if error is None else 422,
+        200 if error is None else 429 if isinstance(error, OverLimit) else 422,
         error=error,
         memberships=mine,
         identities=await store.identities(db, person.id),
@@ -82,8 +82,10 @@ async def end_session(visit: Visit) -> Response:
 async def new_team(visit: Visit) -> Response:
     """A team to share repositories in."""
     try:
-        team = await people.new_team(visit.edges.db, visit.by(), str((await visit.form()).get("name", "")))
-    except UsageError as error:
+        name = str((await visit.form()).get("name", ""))
+        most = visit.edges.settings.person_teams
+        team = await people.new_team(visit.edges.db, visit.by(), name, most)
+    except (UsageError, OverLimit) as error:
         return await page(visit, error)
     return visit.redirect(f"/{team.name}", f"The team {team.name} is made. Invite others in its settings.")
 
@@ -98,7 +100,9 @@ async def invitation(visit: Visit) -> Response:
 async def accept(visit: Visit) -> Response:
     """Become a member of the team."""
     raw = str(visit.path["raw"])
-    team = await people.accept(visit.edges.db, visit.outside.keyring, visit.by(), raw)
+    team = await people.accept(
+        visit.edges.db, visit.outside.keyring, visit.by(), raw, visit.edges.settings.limits
+    )
     return visit.redirect(f"/{team.name}", f"You are a member of {team.name} now.")
 
 

@@ -169,8 +169,10 @@ async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
         visit.now,
         visit.address,
         visit.person,
+        door(visit, asked.next),
     )
-    return await begin(visit, person.id, asked.next)
+    to = asked.next if known or visit.person else await landing(visit, person.id, asked.next)
+    return await begin(visit, person.id, to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +218,19 @@ async def new_account(visit: Visit) -> Response:
         raise HTTPException(400, "this page was used already; begin the sign-in again")
     if await people_rows.by_identity(visit.edges.db, new.forge, new.host, new.id) is not None:
         raise HTTPException(400, "this account signs somebody in by now; begin the sign-in again")
+    to = str(form.get("next", ""))
     person = await people.sign_in_with_identity(
-        visit.edges.db, new.forge, new.host, new.id, new.login, new.name, visit.now, visit.address
+        visit.edges.db,
+        new.forge,
+        new.host,
+        new.id,
+        new.login,
+        new.name,
+        visit.now,
+        visit.address,
+        door=door(visit, to),
     )
-    return await begin(visit, person.id, str(form.get("next", "")))
+    return await begin(visit, person.id, await landing(visit, person.id, to))
 
 
 def _session(visit: Visit) -> str:
@@ -247,6 +258,24 @@ async def _may_connect(visit: Visit, team: str) -> None:
     if not found.role.may(Role.ADMIN):
         raise HTTPException(403, f"connecting a forge needs the role admin; you are {found.role} in {team}")
     visit.team, visit.role = found.team, found.role
+
+
+def door(visit: Visit, to: str) -> people.Door:
+    """What decides whether who comes may make an account: whoever goes on to an invitation has one."""
+    kind, _, raw = local(to).removeprefix("/").partition("/")
+    settings = visit.edges.settings
+    invitation = raw if kind == "invitations" and raw else None
+    return people.Door(settings.signup, visit.outside.keyring, invitation, settings.limits)
+
+
+async def landing(visit: Visit, person_id: PersonId, to: str) -> str:
+    """The page for somebody who has just got an account: where it used up an invitation, its team's."""
+    through = door(visit, to)
+    if through.signup == "open" or through.invitation is None:
+        return to
+    theirs = await teams.memberships(visit.edges.db, person_id)
+    joined = [one.team.name for one in theirs if one.team.person_id != person_id]
+    return f"/{joined[0]}" if joined else "/"
 
 
 async def begin(visit: Visit, person_id: PersonId, to: str) -> Response:

@@ -13,9 +13,10 @@ from starlette.responses import RedirectResponse, Response
 from mirror import words
 from mirror.errors import Origin
 from mirror.flows import hookcare
-from mirror.store import home, notices, outages, runs, teams
+from mirror.store import home, notices, outages, quotas, runs, teams
 from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
 from mirror.store.notices import Notice
+from mirror.store.quotas import Over
 from mirror.web import pages
 from mirror.web.frame import Needs, Visit, Way
 from mirror.web.live import follow
@@ -193,8 +194,10 @@ async def dismiss(visit: Visit) -> Response:
 async def _needs(visit: Visit, summary: Summary, forced: Sequence[Forced]) -> list[Need]:
     db, team = visit.edges.db, visit.of_team()
     troubled: list[Kept] = []
+    over = None
     if any(summary.states[state] for state in ("failing", "never", "behind")):
         troubled, _ = await home.page(db, team.id, order="state", limit=NEEDS * 2)
+        over = await quotas.is_over(db, team.id)
     if summary.states["archived"]:
         gone, _ = await home.page(db, team.id, state="archived", limit=NEEDS)
         troubled += gone
@@ -206,6 +209,7 @@ async def _needs(visit: Visit, summary: Summary, forced: Sequence[Forced]) -> li
         told=[one for one in await notices.open_of(db, team.id) if one.kind in TOLD],
         troubled=troubled,
         forced=forced,
+        over=over,
     )
 
 
@@ -231,9 +235,12 @@ def needs(
     told: Sequence[Notice] = (),
     troubled: Sequence[Kept] = (),
     forced: Sequence[Forced] = (),
+    over: Over | None = None,
 ) -> list[Need]:
     """What needs somebody, the worst first: what stops backups, what was taken away, what is late."""
     found: list[Need] = []
+    if over:
+        found.append(_over(team, over, now))
     connect = pages.url(f"/{team}/-/connect")
     for one in connections:
         why = one.why or f"{one.where} does not take the token any more"
@@ -254,13 +261,20 @@ def needs(
     found += [_forced(team, one, now) for one in forced if one.is_default]
     if hooks:
         found.append(_unhooked(team, hooks))
-    found += [_behind(team, one, now) for one in troubled if _is_late(one, now)]
+    if not over:  # which is why
+        found += [_behind(team, one, now) for one in troubled if _is_late(one, now)]
     for repo in troubled:
         if repo.archived_at and now - repo.archived_at < GONE:
             link = pages.repo_url(team, repo.name)
             why = f"Gone at its forge {words.ago(repo.archived_at, now)}. All that was kept of it stays."
             found.append(Need(repo.name, link, "archived", "", why, "See", link))
     return found
+
+
+def _over(team: str, over: Over, now: datetime) -> Need:
+    link = pages.url(f"/{team}/-/settings")
+    why = f"That began {words.ago(over.since, now)}: {over.message}."
+    return Need("Nothing new is being saved", link, "no room left", "lost", why, "See the limits", link)
 
 
 def _failing(team: str, repo: Kept) -> Need:

@@ -1,7 +1,7 @@
 """Numbers for Prometheus: how well everything is protected, what is being done, what fails."""
 
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
 from typing import Final
@@ -16,6 +16,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mirror.git.pools import Measured
+from mirror.quotas import Limits
+from mirror.store import quotas
 from mirror.store.measures import Measures, measures
 from mirror.web.frame import BEARER, Outside
 
@@ -35,7 +37,11 @@ def route(outside: Outside) -> Route:
             return PlainTextResponse("send METRICS_TOKEN as a bearer token\n", 401, BEARER)
         found = await measures(outside.edges.db, outside.edges.clock(), LATE)
         pools = await outside.edges.disk.pools.measured()
-        return Response(text(found, pools), headers={"content-type": TEXT})
+        settings = outside.edges.settings
+        limits = await quotas.measured(outside.edges.db, settings.limits, outside.edges.clock())
+        return Response(
+            text(found, pools) + of_limits(limits, settings.limits), headers={"content-type": TEXT}
+        )
 
     return Route("/metrics", metrics)
 
@@ -57,6 +63,32 @@ def text(found: Measures, pools: Measured) -> bytes:
     class Found(Collector):
         def collect(self) -> Iterator[Metric]:
             return chain(_families(found), _of_disk(pools))
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Found())
+    return bytes(generate_latest(registry))
+
+
+def of_limits(found: Sequence[quotas.Measured], limits: Limits) -> bytes:
+    """How near teams are to their limits, in the same format."""
+    near = GaugeMetricFamily(
+        "everref_team_limit_used_ratio", "The share of a limit that the nearest team uses", labels=["limit"]
+    )
+    over = GaugeMetricFamily(
+        "everref_teams_at_limit", "Teams that have as much of something as they may", labels=["limit"]
+    )
+    most = GaugeMetricFamily(
+        "everref_team_limit", "What every team may have of which nothing else was said", labels=["limit"]
+    )
+    for one in found:
+        near.add_metric([one.name], one.most)
+        over.add_metric([one.name], one.over)
+    for name, value in limits.items():
+        most.add_metric([name], float("inf") if value is None else value)
+
+    class Found(Collector):
+        def collect(self) -> Iterator[Metric]:
+            return iter((near, over, most))
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Found())

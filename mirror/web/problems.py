@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
-from mirror.errors import Crowded, EverrefError, NotAllowed, TooLarge, TooOften
+from mirror.errors import Crowded, EverrefError, NotAllowed, OverLimit, TooLarge, TooOften
 from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
 
 STATUS: Final[Mapping[str, int]] = {
@@ -79,14 +79,14 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
         status = STATUS.get(error.kind, 500)
         if isinstance(error, TooLarge):
             status = 422
-        if status >= 500 and not isinstance(error, TooOften | Crowded):
+        if status >= 500 and not isinstance(error, TooOften | OverLimit | Crowded):
             log.warning("%s %s: %s", request.method, request.url.path, error)
         headers = {}
-        if isinstance(error, TooOften):
+        if isinstance(error, TooOften | OverLimit):
             status = 429
         elif isinstance(error, NotAllowed):
             status = 403
-        if isinstance(error, TooOften | Crowded):
+        if isinstance(error, TooOften | OverLimit | Crowded) and error.seconds is not None:
             headers = {"retry-after": str(error.seconds)}
         return answer(
             outside,

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from starlette.responses import Response, StreamingResponse
 
-from mirror.errors import EverrefError, NotFound, Refused, UsageError
+from mirror.errors import EverrefError, NotFound, OverLimit, Refused, UsageError
 from mirror.flows import people, rotate
 from mirror.people import SCOPES, PersonId, Role, Scope
-from mirror.store import audit, invitations, teams, tokens
+from mirror.store import audit, invitations, quotas, teams, tokens
 from mirror.store.invitations import InvitationId
 from mirror.store.tokens import TokenId
 from mirror.web.frame import Needs, Visit, Way
@@ -26,7 +26,7 @@ async def page(visit: Visit, error: EverrefError | None = None, **fresh: Any) ->
     known = await tokens.all_of(db, team.id, None if everyones else visit.owner().id)
     return visit.render(
         "settings.html",
-        200 if error is None else 422,
+        200 if error is None else 429 if isinstance(error, OverLimit) else 422,
         error=error,
         members=await teams.members(db, team.id),
         invitations=await invitations.open_of(db, team.id, visit.now) if everyones else (),
@@ -34,6 +34,7 @@ async def page(visit: Visit, error: EverrefError | None = None, **fresh: Any) ->
         roles=[role for role in Role if visit.may(role)],
         scopes=[scope for scope, role in SCOPES.items() if visit.may(role)],
         expiries=EXPIRIES,
+        uses=await quotas.uses(db, team.id, visit.edges.settings.limits, visit.now),
         keys=await rotate.keys(db, visit.outside.keyring) if _runs_it(visit) else (),
         **{"link": None, "token": None} | fresh,
     )
@@ -117,9 +118,15 @@ async def make_token(visit: Visit) -> Response:
     scopes = {cast(Scope, str(scope)) for scope in form.getlist("scope")}
     try:
         raw, made = await people.make_token(
-            visit.edges.db, visit.by(), visit.of_team(), str(form.get("name", "")), scopes, expires
+            visit.edges.db,
+            visit.by(),
+            visit.of_team(),
+            str(form.get("name", "")),
+            scopes,
+            expires,
+            limits=visit.edges.settings.limits,
         )
-    except (UsageError, Refused) as error:
+    except (UsageError, Refused, OverLimit) as error:
         return await page(visit, error)
     return await page(visit, token=(made, raw))
 

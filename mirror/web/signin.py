@@ -37,20 +37,26 @@ async def sign_in(visit: Visit) -> Response:
 
 
 async def sign_up_page(visit: Visit) -> Response:
+    """The form for a new account; where nobody may make one, how to get in."""
+    try:
+        await people.check_door(visit.edges.db, consent.door(visit, visit.query.get("next", "")), visit.now)
+    except Refused as error:
+        return _page(visit, "sign-up.html", refused=error)
     return _page(visit, "sign-up.html")
 
 
 async def sign_up(visit: Visit) -> Response:
     """A new account by e-mail and password, with a team of its own."""
     form = await visit.form()
-    name, email = str(form.get("name", "")), str(form.get("email", ""))
+    name, email, to = str(form.get("name", "")), str(form.get("email", "")), str(form.get("next", ""))
+    door = consent.door(visit, to)
     try:
         person = await people.sign_up(
-            visit.edges.db, email, str(form.get("password", "")), name, visit.now, visit.address
+            visit.edges.db, email, str(form.get("password", "")), name, visit.now, visit.address, door
         )
     except EverrefError as error:
         return _page(visit, "sign-up.html", error=error, email=email, name=name)
-    return await begin(visit, person.id, str(form.get("next", "")))
+    return await begin(visit, person.id, await consent.landing(visit, person.id, to))
 
 
 async def link_page(visit: Visit) -> Response:
@@ -105,13 +111,21 @@ async def be_sure(visit: Visit) -> Response:
 
 
 def _page(
-    visit: Visit, template: str, error: EverrefError | None = None, email: str = "", name: str = ""
+    visit: Visit,
+    template: str,
+    error: EverrefError | None = None,
+    email: str = "",
+    name: str = "",
+    *,
+    refused: Refused | None = None,  # why nobody may make an account
 ) -> Response:
     status = 200 if error is None else 429 if error.kind == "limit" else 422
     return visit.render(
         template,
         status,
         error=error,
+        refused=refused,
+        signup=visit.edges.settings.signup,
         email=email,
         name=name,
         next=local(visit.query.get("next")),

@@ -5,6 +5,10 @@ select
   (select connection from connection where connection.id = repo.connection_id) as connection,
   array(select intent_heard from intent_heard where intent_heard.repo_id = repo.id order by at, key) as intents,
   latest,
+  (select name from team where team.id = repo.team_id) as team,
+  exists (
+    select from team_limit where team_limit.team_id = repo.team_id and team_limit.name in ('stored-bytes', 'repo-bytes')
+  ) as has_limits,
   (select part from part where part.key = latest.bundle_key) as born
 from repo
 left join snapshot as latest

@@ -99,7 +99,8 @@ async def list_teams(visit: Visit) -> Page[Membership]:
 
 async def new_team(visit: Visit, body: NewTeam) -> Membership:
     """Make a team to share repositories in."""
-    made = await people.new_team(visit.edges.db, visit.by(), body.name)
+    most = visit.edges.settings.person_teams
+    made = await people.new_team(visit.edges.db, visit.by(), body.name, most)
     found = await teams.membership(visit.edges.db, visit.owner().id, made.name)
     if found is None:
         raise NotFound("the team was removed just now")
@@ -115,7 +116,9 @@ async def invitation(visit: Visit) -> Invitation:
 async def accept_invitation(visit: Visit, body: Nothing) -> Membership:
     """Become a member of the team."""
     raw = str(visit.path["invitation"])
-    team = await people.accept(visit.edges.db, visit.outside.keyring, visit.by(), raw)
+    team = await people.accept(
+        visit.edges.db, visit.outside.keyring, visit.by(), raw, visit.edges.settings.limits
+    )
     found = await teams.membership(visit.edges.db, visit.owner().id, team.name)
     if found is None:
         raise NotFound("the membership was ended just now")

@@ -11,6 +11,7 @@ from mirror.errors import BadCredentials
 from mirror.flows import people
 from mirror.people import PersonId
 from mirror.store import sessions
+from mirror.web import consent
 from mirror.web.api.call import Body, Call, call
 from mirror.web.api.shapes import Access, Words
 from mirror.web.frame import ACCESS, BEARER, Needs, Visit
@@ -20,11 +21,15 @@ Email = Annotated[str, Meta(min_length=3, max_length=320)]
 
 
 class Registration(Body, frozen=True, kw_only=True):
-    """A new account."""
+    """A new account, with the invitation by which it is made where one is needed."""
 
     name: Words
     email: Email
     password: Password
+    invitation: (
+        Annotated[str, Meta(max_length=2000, description="what stands in the link, after /invitations/")]
+        | None
+    ) = None
 
 
 class Credentials(Body, frozen=True, kw_only=True):
@@ -41,9 +46,10 @@ class Refreshing(Body, frozen=True, kw_only=True):
 
 
 async def register(visit: Visit, body: Registration) -> Access:
-    """Make an account by e-mail and password, with a team of its own, and sign in."""
+    """Make an account by e-mail and password, with a team of its own, and sign in; where SIGNUP allows it."""
+    door = consent.door(visit, f"/invitations/{body.invitation}" if body.invitation else "")
     person = await people.sign_up(
-        visit.edges.db, body.email, body.password, body.name, visit.now, visit.address
+        visit.edges.db, body.email, body.password, body.name, visit.now, visit.address, door
     )
     return await _begin(visit, person.id)
 

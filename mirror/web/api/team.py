@@ -143,7 +143,13 @@ async def make_token(visit: Visit, body: TokenWanted) -> NewToken:
     """Make an API token, which is told this once."""
     expires = None if body.days is None else visit.now + timedelta(days=body.days)
     raw, made = await people.make_token(
-        visit.edges.db, visit.by(), visit.of_team(), body.name, set(body.scopes), expires
+        visit.edges.db,
+        visit.by(),
+        visit.of_team(),
+        body.name,
+        set(body.scopes),
+        expires,
+        limits=visit.edges.settings.limits,
     )
     return NewToken(token=raw, about=Token.of(made))
 

@@ -1,0 +1,41 @@
+"""The limits of one team, as whoever runs Everref sees and sets them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from mirror.errors import NotFound
+from mirror.flows.edges import Edges
+from mirror.quotas import Use
+from mirror.store import audit, quotas, teams
+from mirror.store.audit import Entry
+from mirror.store.database import transaction
+
+DEFAULT: Final = "default"
+
+
+async def of(
+    edges: Edges, name: str, changes: Mapping[str, int | None | str], now: datetime
+) -> tuple[str, Sequence[Use]]:
+    """What the team of this name uses of its limits, once these are changed; `default`: what goes for all.
+
+    What waited for a limit goes on. Raises NotFound. Safe to run twice.
+    """
+    team = await teams.by_name(edges.db, name)
+    if team is None:
+        raise NotFound(f"there is no team {name}")
+    if changes:
+        async with transaction(edges.db) as db:
+            await teams.lock(db, team.id)
+            for limit, most in changes.items():
+                if most == DEFAULT or isinstance(most, str):
+                    await quotas.unset(db, team.id, limit)
+                else:
+                    await quotas.set(db, team.id, limit, most, now)
+            told = {limit: "unlimited" if most is None else most for limit, most in changes.items()}
+            entry = Entry(
+                person_id=None, actor="whoever runs Everref", action="team.limits", subject=name, detail=told
+            )
+            await audit.add(db, team.id, entry, now)
+        await quotas.go_on(edges.db, team.id, now)
+    return team.name, await quotas.uses(edges.db, team.id, edges.settings.limits, now)

@@ -1,0 +1,316 @@
+"""What one team may have and do: counted as it is added, refused in words, and raised by who runs Everref."""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror import quotas
+from mirror.config import from_env
+from mirror.errors import EverrefError, OverLimit, UsageError
+from mirror.flows import choose, limits, people
+from mirror.flows import hook as hooking
+from mirror.flows import jobs as jobbing
+from mirror.flows import sync as syncing
+from mirror.flows.choose import By
+from mirror.flows.runner import Runner
+from mirror.people import Role
+from mirror.process import environment
+from mirror.store import notices, repos, teams
+from mirror.store import quotas as rows
+from mirror.store.teams import TeamId
+from tests.parts.api import with_token
+from tests.parts.everref import Mirror
+from tests.parts.githttp import GitServer
+from tests.parts.repos import Work
+from tests.parts.web import Site
+
+BY = By(None, "a test")
+NOWHERE = "https://127.0.0.1:9"  # where nobody answers, and nobody is asked
+
+
+def limited(mirror: Mirror, **most: int) -> Mirror:
+    """Everref with other limits for all teams; `repos=5`."""
+    given = {name.replace("_", "-"): number for name, number in most.items()}
+    assert given.keys() <= quotas.LIMITS.keys()
+    settings = mirror.edges.settings
+    settings = replace(settings, limits={**settings.limits, **given})
+    return replace(mirror, edges=replace(mirror.edges, settings=settings))
+
+
+async def refused(asked: list[Coroutine[Any, Any, Any]]) -> list[OverLimit]:
+    """Ask for all of this at once; what was refused as beyond a limit."""
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    found = [one for one in answers if isinstance(one, OverLimit)]
+    wrong = [one for one in answers if isinstance(one, BaseException) and not isinstance(one, OverLimit)]
+    assert not wrong
+    return found
+
+
+async def own_team(mirror: Mirror) -> TeamId:
+    return await teams.default(mirror.edges.db)
+
+
+# What is counted.
+
+
+async def test_twenty_repos_at_once_are_as_many_as_a_team_may_have(mirror: Mirror) -> None:
+    mirror, team = limited(mirror, repos=7), await own_team(mirror)
+    asked = [choose.add_url(mirror.edges, team, BY, f"{NOWHERE}/{number}.git") for number in range(20)]
+    errors = await refused(list(asked))
+    assert (len(errors), len(await repos.all(mirror.edges.db))) == (13, 7)
+    assert str(errors[0]) == (
+        "everref is at its limit of 7 repositories, with 7; whoever runs Everref can raise it: "
+        "everref limits everref repos=NUMBER"
+    )
+    known = await choose.add_url(mirror.edges, team, BY, (await repos.all(mirror.edges.db))[0].url)
+    assert known  # what is kept already is no new one
+    await limits.of(mirror.edges, "everref", {"repos": 8}, mirror.clock())
+    await choose.add_url(mirror.edges, team, BY, f"{NOWHERE}/more.git")
+
+
+async def test_another_team_has_limits_of_its_own(site: Site) -> None:
+    mirror = limited(site.mirror, repos=1)
+    ann, bob = await site.person("ann"), await site.person("bob")
+    for person in (ann, bob):
+        await choose.add_url(mirror.edges, (await site.team(person)).id, BY, f"{NOWHERE}/x.git")
+    with pytest.raises(OverLimit, match="ann is at its limit of 1 repositories"):
+        await choose.add_url(mirror.edges, (await site.team(ann)).id, BY, f"{NOWHERE}/y.git")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("drill", "drills-a-day"),
+        ("bundle", "bundles-an-hour"),
+        ("bundle", "bundles-a-day"),
+        ("verify", "jobs-open"),
+        ("verify", "jobs-a-day"),
+    ],
+)
+async def test_twenty_jobs_at_once_are_as_many_as_a_team_may_ask_for(
+    site: Site, work: Work, kind: Any, name: str
+) -> None:
+    work.commit()
+    mirror = limited(site.mirror, **{name.replace("-", "_"): 3})
+    repo, ann = (await mirror.backup(work)).repo, await site.person("ann")
+    asked = [jobbing.ask(mirror.edges, repo.id, kind, {}, person_id=ann.id) for _ in range(20)]
+    errors = await refused(list(asked))
+    assert len(errors) == 17
+    assert {error.limit for error in errors} == {name}
+    assert await mirror.edges.db.fetchval("select count(*) from job where kind = $1", kind) == 3
+    await jobbing.ask(mirror.edges, repo.id, kind, {})  # Everref's own work is not held up
+
+
+async def test_asking_for_a_backup_that_waits_already_takes_no_more(site: Site, work: Work) -> None:
+    work.commit()
+    mirror = limited(site.mirror, jobs_open=1, jobs_a_day=1)
+    repo, ann = (await mirror.backup(work)).repo, await site.person("ann")
+    first = await jobbing.ask(mirror.edges, repo.id, "sync", {}, person_id=ann.id)
+    again = await jobbing.ask(mirror.edges, repo.id, "sync", {}, person_id=ann.id)
+    assert again.id == first.id
+
+
+async def test_twenty_tokens_and_members_at_once_are_as_many_as_a_team_may_have(site: Site) -> None:
+    edges, ann = site.mirror.edges, await site.person("ann")
+    team, by = await site.team(ann), people.By(ann, site.mirror.clock.now)
+    most = {"tokens": 4, "members": 3}
+    asked = [
+        people.make_token(edges.db, by, team, f"t{number}", ["read"], limits=most) for number in range(20)
+    ]
+    assert len(await refused(list(asked))) == 16
+    raws = [(await people.invite(edges.db, site.outside.keyring, by, team, Role.VIEWER))[1] for _ in range(6)]
+    guests = [people.By(await site.person(f"guest{number}"), by.at) for number in range(6)]
+    joining = [
+        people.accept(edges.db, site.outside.keyring, guest, raw, most)
+        for guest, raw in zip(guests, raws, strict=True)
+    ]
+    assert len(await refused(list(joining))) == 4
+    assert len(await teams.members(edges.db, team.id)) == 3
+
+
+async def test_a_person_owns_no_more_teams_than_they_may(site: Site) -> None:
+    ann = await site.person("ann")
+    by = people.By(ann, site.mirror.clock.now)
+    asked = [people.new_team(site.mirror.edges.db, by, f"team-{number}", 3) for number in range(10)]
+    assert len(await refused(list(asked))) == 8  # and the one of their own
+
+
+async def test_a_team_gets_no_more_webhooks_than_it_may_have(mirror: Mirror) -> None:
+    mirror = limited(mirror, hooks=1)
+    first, second = await mirror.repo(f"{NOWHERE}/a.git"), await mirror.repo(f"{NOWHERE}/b.git")
+    await hooking.give(mirror.edges, first, "github")
+    await hooking.give(mirror.edges, first, "github", new=True)
+    with pytest.raises(OverLimit, match="limit of 1 webhooks"):
+        await hooking.give(mirror.edges, second, "github")
+
+
+# Bytes.
+
+
+async def test_a_team_that_is_full_keeps_what_it_has_is_told_once_and_goes_on_when_it_may(
+    site: Site, work: Work, git_server: GitServer
+) -> None:
+    mirror = site.mirror
+    edges, db = mirror.edges, mirror.edges.db
+    work.commit(files={"a": b"first"})
+    repo = (await mirror.backup(f"{git_server.url}/remote.git")).repo
+    team = await own_team(mirror)
+    (use,) = await rows.uses(db, team, edges.settings.limits, mirror.clock(), ["stored-bytes"])
+    await limits.of(edges, "everref", {"stored-bytes": use.used}, mirror.clock())
+    old = work.refs()
+    work.commit(files={"b": b"second"})
+    runner = Runner(edges)
+    for _ in range(2):
+        await repos.want(db, repo.id, mirror.clock())
+        await runner.work_off()
+    overview = await repos.overview_of(db, repo.id)
+    assert (overview.state, overview.failure, overview.snapshots) == ("behind", None, 1)
+    (notice,) = await notices.open_of(db, team)
+    assert notice.kind == "over-limit"
+    assert "nothing new is saved, as everref may have" in notice.message
+    owner = await people.first_owner(db, mirror.clock.now)
+    browser = await site.signed_in(owner)
+    page = (await browser.get("/everref")).text
+    assert page.count("no room left") == 1
+    assert await mirror.refs(repo, 1) == old
+    await limits.of(edges, "everref", {"stored-bytes": "default"}, mirror.clock())
+    await runner.work_off()
+    overview = await repos.overview_of(db, repo.id)
+    assert (overview.state, overview.snapshots) == ("protected", 2)
+    assert await mirror.refs(repo, 2) == work.refs()
+    assert "no room left" not in (await browser.get("/everref")).text
+
+
+async def test_a_pack_that_does_not_fit_is_not_read_to_its_end_and_leaves_nothing(
+    mirror: Mirror, work: Work, git_server: GitServer
+) -> None:
+    work.commit(files={"large": bytes(range(256)) * 40})
+    mirror = limited(mirror, stored_bytes=300)
+    with pytest.raises(OverLimit, match="may have 300 B stored in the vault"):
+        await mirror.backup(f"{git_server.url}/remote.git")
+    assert not [key for key in await mirror.keys() if ".bundle" in key]
+    assert await mirror.edges.db.fetchval("select count(*) from intent") == 0
+
+
+async def test_syncs_that_end_at_the_same_time_share_the_room_that_is_left(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    made = []
+    for number in range(4):
+        one = Work(tmp_path / f"{number}.git")
+        one.commit(files={"a": str(number).encode() * 400})
+        made.append(one)
+    sized = (await mirror.backup(made[0])).snapshot.bundle
+    assert sized
+    mirror = limited(mirror, stored_bytes=3 * sized.bytes - 20)
+    kept = [await mirror.repo(str(one.path)) for one in made[1:]]
+    errors = await refused([syncing.sync(mirror.edges, repo.id) for repo in kept])
+    stored = await mirror.edges.db.fetchval("select sum(bytes) from part where replaced_at is null")
+    assert errors
+    assert stored <= 3 * sized.bytes - 20
+
+
+async def test_a_repository_that_is_larger_than_it_may_be_fails_by_itself_until_that_is_raised(
+    mirror: Mirror, work: Work, git_server: GitServer
+) -> None:
+    work.commit(files={"large": bytes(range(256)) * 40})
+    mirror = limited(mirror, repo_bytes=300)
+    with pytest.raises(OverLimit, match="stored of one repository"):
+        await mirror.backup(f"{git_server.url}/remote.git")
+    (row,) = await repos.overview(mirror.edges.db)
+    assert row.failure
+    assert row.failure.kind == "limit"
+    assert row.failure.retry_at
+    assert row.failure.retry_at - row.failure.at == syncing.A_DAY
+    await limits.of(mirror.edges, "everref", {"repo-bytes": None}, mirror.clock())
+    assert (await mirror.backup(f"{git_server.url}/remote.git")).new
+
+
+# What people and programs are told.
+
+
+async def test_the_api_answers_429_with_the_limit_and_how_long_to_wait(site: Site, work: Work) -> None:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    db, now = site.mirror.edges.db, site.mirror.clock.now
+    program = await with_token(site, ann, team)
+    for name in ("repos", "jobs-a-day"):
+        await rows.set(db, team.id, name, 1, now)
+    made = await program.post("/teams/ann/repos", {"url": f"{NOWHERE}/a.git"})
+    answer = await program.ask("POST", "/teams/ann/repos", {"url": f"{NOWHERE}/b.git"})
+    assert answer.status_code == 429
+    assert answer.json()["class"] == "limit"
+    assert "everref limits ann repos=NUMBER" in answer.json()["detail"]
+    assert "retry-after" not in answer.headers  # time alone changes nothing
+    await program.post(f"/teams/ann/repos/{made['id']}/verifications")
+    answer = await program.ask("POST", f"/teams/ann/repos/{made['id']}/verifications", {})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "86400")
+    assert "wait a day" in answer.json()["detail"]
+
+
+async def test_the_settings_show_what_is_used_of_each_limit(site: Site) -> None:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    await rows.set(site.mirror.edges.db, team.id, "repos", 1000, site.mirror.clock.now)
+    await choose.add_url(site.mirror.edges, team.id, BY, f"{NOWHERE}/x.git")
+    page = (await (await site.signed_in(ann)).get("/ann/-/settings")).text
+    shown = dict(re.findall(r'<th scope="row">([^<]+)</th><td class="num">([^<]+?)\s*<', page))
+    assert shown["Repositories"] == "1 of 1,000"
+    assert shown["Stored in the vault"].endswith(", unlimited")
+    assert shown["Members"] == "1 of 10,000"
+
+
+async def test_metrics_tell_how_near_teams_are_to_their_limits(site: Site) -> None:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    await rows.set(site.mirror.edges.db, team.id, "repos", 2, site.mirror.clock.now)
+    await choose.add_url(site.mirror.edges, team.id, BY, f"{NOWHERE}/x.git")
+    text = (await (await site.browser()).get("/metrics")).text
+    assert 'everref_team_limit_used_ratio{limit="repos"} 0.5' in text
+    assert 'everref_teams_at_limit{limit="repos"} 0.0' in text
+    assert 'everref_team_limit{limit="repos"} +Inf' in text
+
+
+# What is set.
+
+
+def test_limits_are_strict_only_where_strangers_can_sign_up() -> None:
+    def settings(**env: str) -> Any:
+        return from_env(env, lambda _: "", "/data")
+
+    server = "postgresql://db/everref"
+    assert (settings().signup, settings().limits["repos"]) == ("open", None)
+    assert settings(DATABASE_URL=server).signup == "invited"
+    assert settings(DATABASE_URL=server).limits["stored-bytes"] is None
+    open_to_all = settings(DATABASE_URL=server, SIGNUP="open", EVERREF_TEAM_HOOKS="unlimited")
+    assert (open_to_all.limits["repos"], open_to_all.person_teams) == (1000, 5)
+    assert open_to_all.limits["hooks"] is None
+    assert settings(EVERREF_TEAM_STORED_BYTES="20G").limits["stored-bytes"] == 20 * 10**9
+    handed_on = settings(**environment(open_to_all, {}))
+    assert (handed_on.limits, handed_on.signup) == (open_to_all.limits, open_to_all.signup)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EVERREF_TEAM_REPOS", "many"),
+        ("EVERREF_TEAM_REPOS", "5G"),
+        ("EVERREF_TEAM_REPOS", "-1"),
+        ("EVERREF_TEAM_STORED_BYTES", "much"),
+        ("EVERREF_PERSON_TEAMS", "0"),
+        ("SIGNUP", "sometimes"),
+    ],
+)
+def test_a_wrong_limit_is_one_clear_line(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} must be"):
+        from_env({name: value}, lambda _: "", "/data")
+
+
+async def test_a_limit_that_does_not_exist_changes_nothing(mirror: Mirror) -> None:
+    with pytest.raises(EverrefError, match="there is no team nobody"):
+        await limits.of(mirror.edges, "nobody", {"repos": 1}, mirror.clock())
