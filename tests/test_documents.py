@@ -18,7 +18,7 @@ __all__ = ["everref", "surroundings"]
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = ROOT / "README.md"
-PAGES: Final = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES: Final = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 KNOWN: Final = {*COMMANDS, "completion"}
 LINES: Final = 140  # of README: five minutes
 ELSEWHERE: Final = {"EVERREF_DEBUG", "FORWARDED_ALLOW_IPS"}  # settings that are read where they are used
@@ -54,7 +54,8 @@ def test_a_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None
 def test_every_page_is_linked_from_readme_which_is_short() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= LINES
-    assert {f"docs/{page.name}" for page in PAGES[1:]} <= set(re.findall(r"\((docs/[^)#]*)", text))
+    linked = set(re.findall(r"\]\(([^)#]*)", text))
+    assert {str(page.relative_to(ROOT)) for page in PAGES[1:]} <= linked
 
 
 @PAGE
