@@ -35,7 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell mirror hooks sql tests bench docs deploy README.md CHANGELOG.md SECURITY.md
+	$(BIN)/codespell mirror hooks sql tests bench docs deploy README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md
 
 # Put every file into its form.
 fmt: $(READY)
