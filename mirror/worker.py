@@ -35,7 +35,7 @@ from mirror.flows import sweep as sweeping
 from mirror.flows.edges import Edges, ended, open_edges
 from mirror.flows.jobs import RUN_SECONDS
 from mirror.flows.looks import looking
-from mirror.flows.periodic import Periodic
+from mirror.flows.periodic import Periodic, Together
 from mirror.flows.runner import Runner
 from mirror.git.run import SLOTS
 from mirror.job import SYNC, dumps
@@ -157,7 +157,9 @@ async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) 
         runner = Runner(edges, freed=queue.wake)
         queue.choose = runner.choose
         sweeps = Periodic("sweep", SWEEP_SECONDS, partial(periodic.look, looks))
-        chores = Periodic("chores", TEND_SECONDS, sweeping.tend)
+        evicting = Periodic("eviction of pools", TEND_SECONDS, sweeping.evict)
+        each = [Periodic(one.name, TEND_SECONDS, partial(sweeping.do_if_due, one)) for one in sweeping.CHORES]
+        chores = Together([evicting, *each])
         tidying = Periodic("removal of what killed runs left on the disk", TIDY_SECONDS, sweeping.tidy)
         works: list[Callable[[], Awaitable[None]]] = [
             runner.work,
@@ -166,7 +168,9 @@ async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) 
             partial(outages.watch, edges, runner.look_soon),
         ]
         if periodical:
-            works.append(partial(periodic.by_our_clock, edges, [tidying], [sweeps, chores], queue.lives))
+            works.append(
+                partial(periodic.by_our_clock, edges, [tidying], [sweeps, *chores.each], queue.lives)
+            )
         with suppress(EverrefError):  # the next beat comes soon
             if periodical and await runs.is_alone(edges.db, runner.me):
                 await sweeping.after_start(edges)
@@ -176,6 +180,7 @@ async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) 
             yield {"runner": runner, "sweep": partial(sweeps.run, edges), "tend": partial(chores.run, edges)}
         finally:
             await ended(*tasks)
+            await chores.end()
             await runner.hand_back()
 
 

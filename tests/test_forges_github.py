@@ -425,6 +425,19 @@ async def test_an_endless_answer_is_cut(
         await forge.account("t")
 
 
+async def test_an_answer_that_is_compressed_unasked_is_not_unpacked(forge: Forge, github: GitHub) -> None:
+    github.fail(200, piece="/user", headers={"Content-Encoding": "gzip"}, body="x")
+    with pytest.raises(Refused, match="in a compressed form that was not asked for"):
+        await forge.account("t")
+
+
+async def test_an_answer_of_millions_of_values_is_not_read(forge: Forge, github: GitHub) -> None:
+    """8 MiB of empty lists are 2.7 million objects here, and some 200 MB."""
+    github.fail(200, piece="/user", body="[" + "[]," * 500_000 + "[]]")
+    with pytest.raises(LimitReached, match="more than 400000 values"):
+        await forge.account("t")
+
+
 async def test_a_forge_that_does_not_answer_is_given_up(
     forge: Forge, github: GitHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,20 @@ from datetime import timedelta
 
 import pytest
 
-from mirror.errors import Busy, EverrefError, IdentityChanged, NetworkError, RateLimited, RemoteGone
+from mirror.errors import (
+    Busy,
+    Corrupt,
+    EverrefError,
+    IdentityChanged,
+    LimitReached,
+    NetworkError,
+    RateLimited,
+    RemoteGone,
+)
 from mirror.flows import choose, relist
+from mirror.flows.asking import asked_of
 from mirror.flows.choose import By
+from mirror.forges import http
 from mirror.store import connections, listed, notices, origins, repos
 from mirror.store.connections import Connection
 from tests.parts.connected import Beside, Connected
@@ -340,3 +351,53 @@ async def test_a_listing_that_failed_stays_said_until_one_went_well(
     await relist.refresh_listing(alongside.edges, connection.id)
     well = await connections.get(alongside.edges.db, connection.id)
     assert well and (well.list_failed_at, well.list_failure) == (None, None)
+
+
+async def test_a_listing_whose_every_page_names_a_next_one_comes_to_an_end(
+    alongside: Connected, alice: Person, garden: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await alongside.connect(alice)
+    assert await names(alongside, connection) == ["alice/garden"]
+    monkeypatch.setattr(http.Paging.__init__, "__defaults__", (7,))
+    piece = "/user/repos" if isinstance(alongside.host, GitHub) else "/projects?"
+    before = len(alongside.host.requests)
+    alongside.host.never_end(piece.removesuffix("?"))
+    with pytest.raises(LimitReached, match="or 7 pages; the rest was not read"):
+        await relist.refresh_listing(alongside.edges, connection.id)
+    assert len(alongside.host.requests) - before == 7
+    assert await names(alongside, connection) == ["alice/garden"]  # nothing is gone by it
+    failing = await connections.get(alongside.edges.db, connection.id)
+    assert failing and "7 pages" in (failing.list_failure or "")
+
+
+async def test_a_listing_that_drips_ends_in_its_time(
+    alongside: Connected, alice: Person, garden: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await alongside.connect(alice)
+    monkeypatch.setattr(relist, "LISTING", 0.3)
+    alongside.host.slow(60, times=9)
+    with pytest.raises(LimitReached, match="did not list all of its repositories within"):
+        await relist.refresh_listing(alongside.edges, connection.id)
+    alongside.host.heal()
+    assert (await relist.refresh_listing(alongside.edges, connection.id)).repositories == 1
+
+
+async def test_hooks_and_owners_without_end_are_no_endless_question(
+    alongside: Connected, alice: Person, garden: Repository
+) -> None:
+    connection = await alongside.connect(alice)
+    asked = await asked_of(alongside.edges, connection.id)
+    alongside.host.never_end("/hooks")
+    with pytest.raises(LimitReached, match="20 pages"):
+        await asked.ask(lambda forge, token: forge.hooks(token, str(garden.id)))
+    alongside.host.never_end("/user/orgs" if isinstance(alongside.host, GitHub) else "/groups")
+    with pytest.raises(LimitReached, match="20 pages"):
+        await asked.ask(lambda forge, token: forge.owners(token))
+
+
+def test_rows_and_addresses_of_a_listing_are_bounded() -> None:
+    paging = http.Paging("forge.example", "/first")
+    with pytest.raises(LimitReached, match="more than 100000 rows"):
+        paging.turn(http.ROWS + 1, "/second")
+    with pytest.raises(Corrupt, match="names a next page by 5000 characters"):
+        http.Paging("forge.example", "/first").turn(1, "/" * 5000)

@@ -1,9 +1,12 @@
 """What a sweep finds and keeps small, when it looks, and what it does not let stop it."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 from mirror.errors import EverrefError, LimitReached
 from mirror.flows import jobs as jobbing
-from mirror.flows import looks, sweep, turn
+from mirror.flows import looks, periodic, sweep, turn
 from mirror.flows.looks import Ticked
 from mirror.flows.runner import Runner
 from mirror.flows.sweep import Chore
@@ -257,6 +260,36 @@ async def test_a_chore_is_done_by_one_worker_when_it_is_due(
     assert len(done) == 2
     mirror.clock.now -= 10 * day  # a clock that was put right
     assert await chores.begin(mirror.edges.db, "notes", mirror.clock.now, day)
+
+
+async def test_a_chore_that_never_ends_stops_no_other_and_ends_in_its_time(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A forge whose every page named a next one kept pruning, exporting and all else from being done."""
+    begun, day = asyncio.Event(), timedelta(days=1)
+
+    async def endless(_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def other(_: object) -> None:
+        begun.set()
+
+    chores_ = [Chore("endless", day, endless, timedelta(seconds=0.2)), Chore("other", day, other)]
+    monkeypatch.setattr(sweep, "CHORES", chores_)
+    tending = asyncio.create_task(sweep.tend(mirror.edges))
+    await begun.wait()
+    await tending
+    assert "endless: it took longer than" in caplog.text
+    monkeypatch.setattr(periodic, "TOGETHER_SECONDS", 0.0)
+    again = [replace(chore, every=timedelta(0), limit=day) for chore in chores_]
+    done = periodic.Together([periodic.Periodic(one.name, 0, partial(sweep.do_if_due, one)) for one in again])
+    try:
+        for _ in range(2):  # the worker's way: each at its own time
+            begun.clear()
+            await done.run(mirror.edges)
+            await begun.wait()
+    finally:
+        await done.end()
 
 
 async def test_parts_are_merged_after_the_push_that_made_them_too_many_and_deleted_later(

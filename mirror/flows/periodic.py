@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from mirror.errors import EverrefError
-from mirror.flows.edges import Edges
+from mirror.flows.edges import Edges, ended
 from mirror.flows.looks import Looks
 
 LOOK_SECONDS: Final = 1.0  # between two looks at what is due
+TOGETHER_SECONDS: Final = 30.0  # for which several that were begun together are waited for
 
 log = logging.getLogger("mirror.worker")
 
@@ -44,6 +45,26 @@ class Periodic:
             self._is_busy = False
 
 
+class Together:
+    """Several that are begun together; one that takes long keeps no other from its next time."""
+
+    def __init__(self, each: Sequence[Periodic]) -> None:
+        self.each = each
+        self._begun: set[asyncio.Task[None]] = set()
+
+    async def run(self, edges: Edges) -> None:
+        """Begin each that is not under way; those that take longer than a moment go on behind this."""
+        for one in self.each:
+            task = asyncio.create_task(one.run(edges))
+            self._begun.add(task)
+            task.add_done_callback(self._begun.discard)
+        await asyncio.wait(list(self._begun), timeout=TOGETHER_SECONDS)
+
+    async def end(self) -> None:
+        """Break off what is under way."""
+        await ended(*self._begun)
+
+
 async def look(looks: Looks, edges: Edges) -> None:
     """Look at every repo whose look is due; those that take long may be under way still the next time."""
     done = await looks.tick()
@@ -67,6 +88,4 @@ async def by_our_clock(
                     task.add_done_callback(begun.discard)
             await asyncio.sleep(LOOK_SECONDS)
     finally:
-        for task in (ended := list(begun)):
-            task.cancel()
-        await asyncio.gather(*ended, return_exceptions=True)
+        await ended(*begun)

@@ -25,6 +25,7 @@ EVERY: Final = timedelta(hours=1)  # a connection is listed
 SPREAD: Final = 600  # seconds by which connections differ, so that they don't come together
 SOON: Final = timedelta(minutes=15)  # until one that could not be listed is tried again
 AT_ONCE: Final = 4  # connections that are listed at the same time
+LISTING: Final = 900.0  # seconds for a listing in all; 1,000 pages take half of it
 A_SWEEP: Final = 100  # connections, and repositories that deliveries tell of, in one sweep
 
 log = logging.getLogger("mirror.listing")
@@ -56,7 +57,7 @@ async def refresh_listing(edges: Edges, connection_id: ConnectionId) -> Whole:
     marks = marks_from_json(await listings.marks(edges.db, connection_id))
     edges.progress.phase(f"listing repositories at {asked.connection.host}", None, "repositories")
     try:
-        pages = await _pages(edges, asked, marks)
+        pages = await _in_time(edges, asked, marks)
     except EverrefError as error:
         now = edges.clock()
         again = error.retry_at if isinstance(error, RateLimited) else now + SOON
@@ -86,6 +87,20 @@ async def refresh_listing(edges: Edges, connection_id: ConnectionId) -> Whole:
         )
     changed = sum(not page.not_modified for page in pages)
     return Whole(len({one for page in pages for one in page.ids}), changed, len(hidden))
+
+
+async def _in_time(edges: Edges, asked: Asked, marks: Mapping[str, Mark]) -> list[Page]:
+    """Every page, within LISTING seconds."""
+    try:
+        async with asyncio.timeout(LISTING) as limit:
+            return await _pages(edges, asked, marks)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        host = asked.connection.host
+        raise LimitReached(
+            f"{host} did not list all of its repositories within {LISTING / 60:g} minutes; it is tried again"
+        ) from None
 
 
 async def _pages(edges: Edges, asked: Asked, marks: Mapping[str, Mark]) -> list[Page]:

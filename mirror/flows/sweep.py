@@ -103,19 +103,32 @@ async def after_start(edges: Edges) -> None:
 
 
 async def tend(edges: Edges) -> None:
-    """Do the chores that are due; one that fails stops no other. Safe to run twice, also at once.
+    """Do the chores that are due, beside each other; one that fails or takes long stops no other.
 
-    First, on each machine: pools that grew beyond their bound are evicted.
+    Safe to run twice, also at once.
     """
+    await evict(edges)
+    await asyncio.gather(*(do_if_due(chore, edges) for chore in CHORES))
+
+
+async def evict(edges: Edges) -> None:
+    """Let go of the pools of this machine that grew beyond their bound."""
     await edges.disk.pools.make_room(edges.disk.root, 0)
-    for chore in CHORES:
-        await _do(edges, chore, if_due=True)
+
+
+async def do_if_due(chore: "Chore", edges: Edges) -> None:
+    """Do it, if its time has come and no other worker does it."""
+    await _do(edges, chore, if_due=True)
 
 
 async def _do(edges: Edges, chore: "Chore", *, if_due: bool = False) -> None:
+    limit = chore.limit.total_seconds()
     try:
         if not if_due or await chores.begin(edges.db, chore.name, edges.clock(), chore.every):
-            await chore.do(edges)
+            async with asyncio.timeout(limit):
+                await chore.do(edges)
+    except TimeoutError:
+        log.warning("%s: it took longer than %g minutes; it goes on the next time", chore.name, limit / 60)
     except EverrefError as error:
         log.warning("%s: %s", chore.name, error)
     except Exception:  # a bug, which stops this chore and no other
@@ -187,13 +200,14 @@ class Chore:
     name: str
     every: timedelta
     do: Callable[[Edges], Awaitable[None]]
+    limit: timedelta = timedelta(minutes=30)  # for each time
 
 
 # By these the vault hears of all that is no snapshot.
 TOLD: Final[Sequence[Chore]] = (
     Chore("describe repos that changed", timedelta(minutes=5), describe.due),
     Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
-    Chore("export the state", timedelta(hours=1), state.due),
+    Chore("export the state", timedelta(hours=1), state.due, timedelta(hours=2)),
 )
 # Whoever has more to look after adds a line.
 CHORES: Final[Sequence[Chore]] = (

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from mirror.errors import Corrupt, Origin
 from mirror.forges.http import Answer
+
+LONGEST_TEXT: Final = 1000  # characters of a name; GitHub's have 140, GitLab's 512
 
 
 def table(answer: Answer, host: str) -> Mapping[str, Any]:
@@ -39,7 +41,7 @@ def number(value: Mapping[str, Any], key: str, host: str) -> str:
 def text(value: Mapping[str, Any], key: str, host: str) -> str:
     """A text that must be there."""
     found = value.get(key)
-    if not isinstance(found, str) or not found:
+    if not isinstance(found, str) or not found or len(found) > LONGEST_TEXT:
         raise Corrupt(f"{host} answers without {key}", origin=Origin.FORGE)
     return found
 
@@ -55,7 +57,11 @@ def at_home(value: Mapping[str, Any], key: str, home: str, path: str) -> str:
             told = urlsplit(found)
         except ValueError:
             return f"{home}/{quote(path)}"
-        if (told.scheme, told.netloc) == (ours.scheme, ours.netloc) and found.isprintable():
+        if (
+            (told.scheme, told.netloc) == (ours.scheme, ours.netloc)
+            and found.isprintable()
+            and len(found) <= 2 * LONGEST_TEXT
+        ):
             return found
     return f"{home}/{quote(path)}"
 

@@ -23,7 +23,7 @@ from mirror.forges.contract import (
     Sent,
     Tokens,
 )
-from mirror.forges.http import Answer, Http
+from mirror.forges.http import FEW_PAGES, Answer, Http, Paging
 from mirror.model import Secret
 
 EVENTS: Final = ("push", "create", "delete", "repository")  # a ping comes by itself when a hook is made
@@ -111,15 +111,13 @@ class GitHub:
         In the order of their creation, so that a new one changes the last page alone. A request that is
         answered 304 does not count against the rate limit.
         """
-        url: str | None = self._api.base + _MINE
-        seen = set()
-        while url and url not in seen:
-            seen.add(url)
+        paging = Paging(self._api.host, self._api.base + _MINE)
+        while url := paging.url:
             mark = marks.get(url)
             answer = await self._ask(token, "GET", url, etag=mark.etag if mark else None)
             page = self._page(url, answer, mark)
             yield page
-            url = page.next
+            paging.turn(len(page.ids), page.next)
 
     def _page(self, url: str, answer: Answer, mark: Mark | None) -> Page:
         hidden = _hidden(answer)
@@ -152,11 +150,12 @@ class GitHub:
     async def hooks(self, token: str, repository_id: str) -> list[RemoteHook]:
         """https://docs.github.com/en/rest/repos/webhooks"""
         found: list[RemoteHook] = []
-        url: str | None = f"{_repository(repository_id)}/hooks?per_page=100"
-        while url:
-            answer = await self._ask(token, "GET", url)
-            found += [self._hook(one) for one in fields.rows(answer, self._api.host)]
-            url = answer.next
+        paging = Paging(self._api.host, f"{_repository(repository_id)}/hooks?per_page=100", FEW_PAGES)
+        while paging.url:
+            answer = await self._ask(token, "GET", paging.url)
+            rows = fields.rows(answer, self._api.host)
+            found += [self._hook(one) for one in rows]
+            paging.turn(len(rows), answer.next)
         return found
 
     async def add_hook(self, token: str, repository_id: str, url: str, secret: str) -> RemoteHook:
@@ -230,13 +229,14 @@ class GitHub:
         """
         person = await self.account(token)
         found = [Owner(person.id, person.login, person.name, personal=True)]
-        url: str | None = "/user/orgs?per_page=100"
-        while url:
-            answer = await self._ask(token, "GET", url)
-            for one in fields.rows(answer, self._api.host):
+        paging = Paging(self._api.host, "/user/orgs?per_page=100", FEW_PAGES)
+        while paging.url:
+            answer = await self._ask(token, "GET", paging.url)
+            rows = fields.rows(answer, self._api.host)
+            for one in rows:
                 login = fields.text(one, "login", self._api.host)
                 found.append(Owner(fields.number(one, "id", self._api.host), login, login, personal=False))
-            url = answer.next
+            paging.turn(len(rows), answer.next)
         return found
 
     async def create_repository(self, token: str, owner: Owner, name: str, *, private: bool = True) -> Listed:

@@ -20,7 +20,7 @@ from mirror.forges.contract import (
     Sent,
     Tokens,
 )
-from mirror.forges.http import Answer, Http
+from mirror.forges.http import FEW_PAGES, Answer, Http, Paging
 from mirror.model import Secret
 
 MAINTAINER: Final = (
@@ -120,15 +120,13 @@ class GitLab:
 
     async def repositories(self, token: str, marks: Mapping[str, Mark]) -> AsyncIterator[Page]:
         """https://docs.gitlab.com/api/projects/#list-all-projects by keyset, in order of their numbers."""
-        url: str | None = self._api.base + _MINE
-        seen = set()
-        while url and url not in seen:
-            seen.add(url)
+        paging = Paging(self._api.host, self._api.base + _MINE)
+        while url := paging.url:
             mark = marks.get(url)
             answer = await self._ask(token, "GET", url, etag=mark.etag if mark else None)
             page = self._page(url, answer, mark)
             yield page
-            url = page.next
+            paging.turn(len(page.ids), page.next)
 
     def _page(self, url: str, answer: Answer, mark: Mark | None) -> Page:
         if answer.status == 304 and mark:
@@ -168,11 +166,12 @@ class GitLab:
     async def hooks(self, token: str, repository_id: str) -> list[RemoteHook]:
         """https://docs.gitlab.com/api/project_webhooks/"""
         found: list[RemoteHook] = []
-        url: str | None = f"{_project(repository_id)}/hooks?per_page=100"
-        while url:
-            answer = await self._ask(token, "GET", url)
-            found += [self._hook(one) for one in fields.rows(answer, self._api.host)]
-            url = answer.next
+        paging = Paging(self._api.host, f"{_project(repository_id)}/hooks?per_page=100", FEW_PAGES)
+        while paging.url:
+            answer = await self._ask(token, "GET", paging.url)
+            rows = fields.rows(answer, self._api.host)
+            found += [self._hook(one) for one in rows]
+            paging.turn(len(rows), answer.next)
         return found
 
     async def add_hook(self, token: str, repository_id: str, url: str, secret: str) -> RemoteHook:
@@ -260,14 +259,15 @@ class GitLab:
         ]
         groups: dict[str, Owner] = {}
         for level, allowed in ((MAINTAINER, ("maintainer", "developer")), (DEVELOPER, ("developer",))):
-            url: str | None = f"/groups?min_access_level={level}&per_page=100"
-            while url:
-                answer = await self._ask(token, "GET", url)
-                for one in fields.rows(answer, self._api.host):
+            paging = Paging(self._api.host, f"/groups?min_access_level={level}&per_page=100", FEW_PAGES)
+            while paging.url:
+                answer = await self._ask(token, "GET", paging.url)
+                rows = fields.rows(answer, self._api.host)
+                for one in rows:
                     if one.get("project_creation_level", "maintainer") in allowed:
                         group = self._group(one)
                         groups[group.id] = group
-                url = answer.next
+                paging.turn(len(rows), answer.next)
         return found + sorted(groups.values(), key=lambda group: group.login.lower())
 
     def _group(self, one: Mapping[str, Any]) -> Owner:

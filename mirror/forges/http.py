@@ -40,7 +40,12 @@ from mirror.errors import (
 from mirror.net.reach import resolved
 
 PATIENCE: Final = 5.0  # seconds that a question waits by itself where the forge says "not so fast"
-LONGEST: Final = 32 << 20  # bytes of an answer; a page of 100 repositories has less than one million
+LONGEST: Final = 8 << 20  # bytes of an answer; a page of 100 repositories has less than one million
+VALUES: Final = 400_000  # that its JSON may have; such a page has some 15,000, and each takes 60 bytes
+PAGES: Final = 1000  # of one listing
+FEW_PAGES: Final = 20  # of a listing of what there are few of: hooks of a repository, groups of a person
+ROWS: Final = 100_000  # of one listing
+ADDRESS: Final = 4096  # characters of the address of a next page
 WHOLE: Final = 60.0  # seconds for a question and its answer
 SECONDARY: Final = 60.0  # seconds to wait where a forge does not say how long
 
@@ -65,6 +70,32 @@ class Answer:
             if re.search(r';\s*rel="?next"?\s*(;|$)', match[2]):
                 return match[1]
         return None
+
+
+class Paging:
+    """How far one listing may go: a forge whose every page names a next one comes to an end here."""
+
+    def __init__(self, host: str, first: str, pages: int = PAGES) -> None:
+        self.url: str | None = first  # of the page that is due; None: there is none
+        self._host = host
+        self._pages = pages
+        self._seen: set[str] = set()
+        self._rows = 0
+
+    def turn(self, rows: int, following: str | None) -> None:
+        """A page with so many rows was read; `following` is the one after it. Raises LimitReached."""
+        self._seen.add(self.url or "")
+        self._rows += rows
+        if following in self._seen:
+            following = None
+        if following and len(following) > ADDRESS:
+            raise Corrupt(f"{self._host} names a next page by {len(following)} characters; it was not read")
+        if self._rows > ROWS or (following and len(self._seen) >= self._pages):
+            raise LimitReached(
+                f"{self._host} lists more than {ROWS} rows, or {self._pages} pages; the rest was not read: "
+                "connect with a token that sees less"
+            )
+        self.url = following
 
 
 class Http:
@@ -107,7 +138,12 @@ class Http:
 
         Statuses other than 2xx and 304 are raised as errors of ours unless they are in `also`.
         """
-        sent = {"Accept": "application/json", "User-Agent": "everref", **(headers or {})}
+        sent = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # what is unpacked here has no bound
+            "User-Agent": "everref",
+            **(headers or {}),
+        }
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
         whose = sha256((token or "").encode()).digest()
@@ -202,6 +238,8 @@ class Http:
             async with asyncio.timeout(WHOLE):
                 response = await self._open().send(request, stream=True)
                 try:
+                    if response.headers.get("content-encoding", "identity").lower() != "identity":
+                        raise Refused(f"{self.host} answers in a compressed form that was not asked for")
                     body = await self._read(response)
                 finally:
                     await response.aclose()
@@ -213,6 +251,8 @@ class Http:
             raise self._unreached(error) from None
         except httpx.HTTPError as error:
             raise self._unreached(error) from None
+        if sum(map(body.count, (b",", b"[", b"{"))) > VALUES:
+            raise LimitReached(f"{self.host} answers with more than {VALUES} values; it was not read")
         return Answer(response.status_code, response.headers, _json(body), self._clock())
 
     def _unreached(self, error: httpx.HTTPError) -> NetworkError:
@@ -224,7 +264,7 @@ class Http:
 
     async def _read(self, response: httpx.Response) -> bytes:
         body = bytearray()
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > LONGEST:
                 raise LimitReached(f"{self.host} answers with more than {LONGEST >> 20} MiB; it was not read")

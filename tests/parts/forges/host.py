@@ -60,6 +60,7 @@ class Fault:
     body: str = ""
     method: str | None = None
     do: Callable[[], object] = lambda: None  # what happens just before
+    endless: bool = False  # each answer names a next page
 
 
 class Host(ABC):
@@ -393,6 +394,10 @@ class Host(ABC):
         """Just before the next requests whose address has this piece are answered, this happens."""
         self._faults.append(Fault(piece, times, do=do))
 
+    def never_end(self, piece: str, body: str = "[]") -> None:
+        """From now on every page of this listing names a next one that it did not name before."""
+        self._faults.append(Fault(piece, 1 << 30, 200, body=body, endless=True))
+
     def heal(self) -> None:
         """From now on nothing fails."""
         self._faults.clear()
@@ -455,6 +460,8 @@ class Host(ABC):
         if fault and fault.status:
             await request.body()
             response: Response = Response(fault.body, fault.status, dict(fault.headers))
+            if fault.endless:
+                response.headers["Link"] = f'<{request.url.replace(query=f"page={fault.times}")}>; rel="next"'
         elif match := _GIT.fullmatch(unquote(raw)):
             await self._git(match["name"], match["what"], request, send)
             return
