@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from bench.cases import neighbours
+from bench.service import process, servers
 from mirror.errors import LimitReached, TooLarge
 from mirror.flows import browse
 from mirror.flows.edges import Edges
@@ -222,6 +225,46 @@ async def test_what_is_larger_than_is_read_is_not_read(mirror: Mirror, work: Wor
         with pytest.raises(TooLarge) as told:
             held.read(oid)
     assert told.value.size == 17 * MIB
+
+
+SMALL = """
+import asyncio, resource, sys
+from pathlib import Path
+from mirror.git import lfs, read
+path, old, new = Path(sys.argv[1]), *(one.encode() for one in sys.argv[2:])
+limit = 128 << 20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+name = b"refs/heads/main"
+print(asyncio.run(read.ancestry(path, [(name, old, new)]))[0] == {name})
+print(asyncio.run(read.haves(path, [new], 10)) == [new, old])
+print(asyncio.run(read.commits_among(path, [old, new])) == {old, new})
+print(asyncio.run(lfs.are_likely(path, "sha1", [new])))
+"""
+
+
+async def test_a_worker_reads_what_it_needs_of_a_commit_and_not_its_message(work: Work) -> None:
+    old = work.commit()
+    new = bombs.message(work, 160 * MIB)
+    work.repack()
+    said = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", SMALL, str(work.git_dir), old.decode(), new.decode()),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await said.communicate()
+    assert out.split() == [b"True", b"True", b"True", b"False"]
+
+
+@pytest.mark.chaos
+async def test_ten_bombs_a_second_cost_another_team_no_page_and_little_memory(
+    tmp_path: Path,
+) -> None:
+    async with servers(tmp_path / "data") as edges:
+        good, bad = await neighbours.filled(edges, Work, tmp_path, 300 * MIB)
+        with process("mirror.web", edges.settings) as (running, port):
+            seen = await neighbours.attacked(port, running.pid, good, bad, 60.0)
+    assert len(seen.taken) > 100  # each of them was answered, and 200
+    assert set(seen.bombs) == {200, 429, 503} and seen.bombs[429] > seen.bombs[503]
+    assert 0 < seen.megabytes < neighbours.MEMORY
 
 
 @asynccontextmanager

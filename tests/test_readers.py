@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,10 +10,12 @@ import pytest
 from mirror.flows import browse, restore
 from mirror.flows import sync as syncing
 from mirror.git.pool import Pool
+from mirror.git.turns import Who
 from mirror.model import Refs, RepoId
 from mirror.store import history
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, objects_of
+from tests.parts.whole import until
 
 
 @dataclass
@@ -131,3 +133,38 @@ async def test_a_pool_that_is_behind_gets_only_what_it_lacks(mirror: Mirror, wor
         last.snapshot.manifest_sha256,
     )
     fsck(pool)
+
+
+async def test_who_makes_pages_read_the_vault_waits_for_that_one_repo_at_a_time(
+    mirror: Mirror, make_work: Callable[..., Work], slow: Slow
+) -> None:
+    made = []
+    for name in ("one", "two", "three"):
+        work = make_work(name)
+        work.commit()
+        made.append(await mirror.backup(work))
+        shutil.rmtree(mirror.edges.disk.pool(made[-1].repo.id))
+    reader = slow.of(mirror)
+    fills = reader.edges.readers.fills
+
+    async def read(place: int, who: Who) -> int:
+        found, _ = await browse.commits(
+            replace(reader.edges, who=who), made[place].repo, made[place].snapshot
+        )
+        return len(found)
+
+    async def waiting() -> bool:
+        return bool(fills._line)
+
+    alice, bob = Who("acme", "alice"), Who("other", "bob")
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        reads = [group.create_task(read(0, alice)), group.create_task(read(1, alice))]
+        await slow.asked.wait()
+        await until(waiting)
+        before = slow.reads
+        slow.asked.clear()
+        reads.append(group.create_task(read(2, bob)))
+        await slow.asked.wait()  # whom Alice's second one does not hold up
+        assert (before, slow.reads) == (1, 2) and len(fills._line) == 1
+        slow.answer.set()
+    assert [one.result() for one in reads] == [1, 1, 1] and not fills._total

@@ -2,7 +2,19 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from bench.cases import backup, chain, growth, memory, pages, queue, refs, service, start, statements
+from bench.cases import (
+    backup,
+    chain,
+    growth,
+    memory,
+    neighbours,
+    pages,
+    queue,
+    refs,
+    service,
+    start,
+    statements,
+)
 from bench.figures import Row
 from bench.room import Room
 
@@ -24,9 +36,12 @@ CASES: Mapping[str, Case] = {
     "looks": service.looks,
     "pushes": service.pushes,
     "pages": pages.pages,
+    "neighbours": neighbours.neighbours,
     "queue": queue.queue,
     "statements": statements.statements,
 }
 
 # Measured with repositories of their own, whichever are given.
-ALONE: frozenset[str] = frozenset({"start", "hooks", "looks", "pushes", "pages", "queue", "statements"})
+ALONE: frozenset[str] = frozenset(
+    {"start", "hooks", "looks", "pushes", "pages", "neighbours", "queue", "statements"}
+)

@@ -14,6 +14,7 @@ from mirror.git import browse, pack
 from mirror.git import view as view_
 from mirror.git.browse import Mark
 from mirror.git.pool import Pool
+from mirror.git.turns import NOBODY
 from mirror.git.view import View
 from mirror.model import ObjectFormat, Part, Repo, Snapshot
 from mirror.plan import Step
@@ -65,16 +66,19 @@ async def view_of(
     It has links to the pool's packs, and nothing is held that a sync needs, neither
     while it is open nor while the vault is read. What the pool lacks is read from the
     vault into the view, by one reader at a time, and lent to the pool.
-    Raises Busy when another one reads it for longer than `patience` seconds.
+    Raises Busy when another one reads it for longer than `patience` seconds, Crowded and
+    TooOften when it is not the turn of `edges.who` for as long.
     """
     pool = Pool(edges.git, edges.disk.pool(repo.id), snapshot.object_format)
     async with browse.reading(pool, room) as (view, mark):
         if mark and await _holds(edges, repo, snapshot, mark):
             yield view
             return
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack, AsyncExitStack() as filling:
         edges.progress.phase("filling the pool")
-        async with pool.filling(patience):
+        if edges.who != NOBODY:  # a worker has slots for that; here somebody waits for a page
+            await filling.enter_async_context(edges.readers.fills.turn(edges.who))
+        async with filling, pool.filling(patience):
             view, mark = await stack.enter_async_context(browse.reading(pool, room))
             if not (mark and await _holds(edges, repo, snapshot, mark)):  # nobody has filled it meanwhile
                 last = await snapshots.latest(edges.db, repo.id) or snapshot

@@ -17,6 +17,7 @@ from mirror.model import ObjectFormat, Target
 
 _SMALLEST: Final = 80  # bytes of a pointer: a version, an id and a size
 _LARGEST: Final = 1024
+_FIRST_LINE: Final = 200  # bytes of a commit, the tree that it names among them
 _ATTRIBUTES: Final = b".gitattributes"
 _LONGEST: Final = 1 << 20  # bytes of a folder, and of its .gitattributes, that are looked at
 MOST: Final = 100_000  # files that are counted: who has more knows it
@@ -44,8 +45,7 @@ def _any_says(path: Path, object_format: ObjectFormat, tips: Collection[Target])
 
 def _tree(there: Objects, tip: Target) -> Target | None:
     commit = read.peeled(there, tip)
-    found = there.read(commit) if commit else None
-    return objects.tree_of(found[1]) if found else None
+    return objects.tree_of(there.beginning(commit, _FIRST_LINE)) if commit else None
 
 
 def _says(there: Objects, object_format: ObjectFormat, tree: Target) -> bool:

@@ -24,6 +24,7 @@ A = TypeVar("A")
 AT_ONCE: Final = 3  # readers
 READING: Final = Bounds(at_once=AT_ONCE, team=2, person=1)
 STREAMING: Final = Bounds(at_once=6, team=2, person=1, patience=60.0)  # files on their way out, by git
+FILLING: Final = Bounds(at_once=2, team=1, person=1, patience=30.0)  # pools that a page needs from the vault
 MEMORY: Final = 192 << 20  # bytes of its own that a reader may have
 ADDRESSES: Final = 2 << 30  # bytes, packs and their indexes among them
 CPU_SECONDS: Final = 3600  # of one reader; it limits itself to what each question may take
@@ -50,7 +51,7 @@ class Reader:
         self.process = process
         self.left = QUESTIONS
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
 
     async def ask(self, question: Question[A]) -> A:
         """The answer. Raises LimitReached, TooLarge, Corrupt; EOFError where the process has died."""
@@ -122,6 +123,7 @@ class Readers:
     def __init__(self, git: Git, *, streaming: Git) -> None:
         self.turns = Turns(READING)
         self.streams = Turns(STREAMING)
+        self.fills = Turns(FILLING)
         self.streaming = streaming  # git, as it hands out what is too large for an answer
         self._git = git
         self._idle: list[Reader] = []
