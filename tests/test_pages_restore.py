@@ -1,5 +1,6 @@
 """Restoring from the pages: the plan, the job, what came of it, a bundle to download, and undoing it."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from mirror.store.connections import Connection
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.vault.directory import DirectoryVault
+from mirror.web import frame
 from mirror.web.restore import Row, groups
 from tests.parts.forges import GitHub, GitLab
 from tests.parts.forges.world import Person as Account
+from tests.parts.githttp import Fault, GitServer
 from tests.parts.repos import Work, refs_of, run_git
 from tests.parts.web import Browser, Site
 
@@ -463,3 +466,37 @@ async def test_a_run_that_was_killed_while_it_made_the_repository_makes_no_secon
     made = at_forge.forge.repository("ann/again")
     assert made is not None and plain(made.work.refs())[MAIN] == here.lost, told
     assert len([one for one in at_forge.forge.repositories if one.name.startswith("again")]) == 1
+
+
+async def test_a_target_that_drips_holds_a_plan_for_seconds_and_few_of_one_person(
+    restoring: Restoring, git_server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git_server.add(restoring.work.path, "slow.git")
+    git_server.add(restoring.work.path, "quick.git")
+    git_server.faults["slow"] = Fault(silent=True)
+    url = f"{git_server.url}/slow.git"
+    fields = {"at": "#1", "where": "url", "url": url}
+    address = str(httpx.URL(f"{HERE}/restore/plan", params=fields))
+    asked = [asyncio.create_task(restoring.browser.get(address)) for _ in range(8)]
+    while git_server.count("slow") < frame.PLANS.person:  # noqa: ASYNC110 - it is another thread's doing
+        await asyncio.sleep(0.01)
+    refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    assert all("are being read already" in one.result().text for one in refused)
+    assert git_server.count("slow") == frame.PLANS.person
+    ben = await restoring.site.member(restoring.team, "ben", Role.OPERATOR)
+    browser = await restoring.site.signed_in(ben)
+    quick = str(httpx.URL(f"{HERE}/restore/plan", params=fields | {"url": f"{git_server.url}/quick.git"}))
+    assert (await browser.get(quick)).status_code == 200
+    for task in asked:
+        task.cancel()
+    await asyncio.wait(asked)
+
+
+async def test_a_plan_that_takes_too_long_says_so(
+    restoring: Restoring, git_server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git_server.add(restoring.work.path, "slow.git")
+    git_server.faults["slow"] = Fault(silent=True)
+    monkeypatch.setattr(frame, "PLANNING", 0.3)
+    page = await restoring.planned({"at": "#1", "url": f"{git_server.url}/slow.git"}, status=422)
+    assert "host of the target did not answer within 0.3 s" in page

@@ -7,10 +7,12 @@ without saying who may go it. The endpoint is called only when the visitor may.
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,10 +27,10 @@ from starlette.routing import Route
 from starlette.types import Message, Receive
 
 from mirror import signed
-from mirror.errors import NotFound
+from mirror.errors import NetworkError, NotFound
 from mirror.flows.edges import Edges
 from mirror.flows.people import By
-from mirror.git.turns import Who
+from mirror.git.turns import Bounds, Turns, Who
 from mirror.job import SYNC
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
@@ -49,6 +51,8 @@ ACCESS: Final = timedelta(hours=12)  # for which an access token is good
 SAID_SECONDS: Final = 60  # for a one-time message to be read
 SAID_AGE: Final = timedelta(hours=1)  # of one; what it tells of may have taken its time
 BEARER: Final = {"www-authenticate": "Bearer"}
+PLANNING: Final = 20.0  # seconds for hosts to answer while a page waits for a plan
+PLANS: Final = Bounds(at_once=8, team=3, person=2, waiting_person=4, waiting=64)  # of each web process
 HINT_SECONDS: Final = 0.5  # for Redis to take a hint; a person waits meanwhile
 
 log = logging.getLogger("mirror.web")
@@ -75,6 +79,7 @@ class Outside:
     origin: str  # scheme and host under which people reach it
     pages: Environment
     background: Background = field(default_factory=Background)
+    plans: Turns = field(default_factory=partial(Turns, PLANS))
 
 
 @dataclass(slots=True)
@@ -117,6 +122,23 @@ class Visit:
     def address(self) -> str:
         """From where the request came."""
         return self.request.client.host if self.request.client else "unknown"
+
+    @asynccontextmanager
+    async def planning(self) -> AsyncIterator[None]:
+        """A turn to ask other hosts while somebody waits for the answer, for PLANNING seconds at the most.
+
+        Raises NetworkError when they are over, TooOften, Crowded.
+        """
+        async with self.outside.plans.turn(self.edges.who):
+            try:
+                async with asyncio.timeout(PLANNING) as limit:
+                    yield
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise NetworkError(
+                    f"the host of the target did not answer within {PLANNING:g} s; try again later"
+                ) from None
 
     def owner(self) -> Person:
         """The person, where the way needs one."""

@@ -174,7 +174,8 @@ def _missing(visit: Visit, connection: Connection) -> tuple[str, ...]:
 
 
 async def _owners(visit: Visit, connection: Connection) -> list[Owner]:
-    return await connections.asking(visit.edges, connection.id, lambda forge, token: forge.owners(token))
+    async with visit.planning():
+        return await connections.asking(visit.edges, connection.id, lambda forge, token: forge.owners(token))
 
 
 # The plan
@@ -302,20 +303,21 @@ async def _shown(
 ) -> Response:
     """The page of a plan."""
     edges, asked = visit.edges, draft.asked
-    to = await target.reach(edges, visit.of_team().id, asked, Means(visit.acting, draft.secret))
-    if asked.get("new") and not await target.is_free(edges, to):
-        raise Refused(f"there is a repository {draft.name} already; choose another name")
-    made = await restore.plan(
-        edges,
-        at.repo,
-        at.saved,
-        globs=asked.get("globs", ()),
-        bring=flow.brought(asked),
-        to=to,
-        new=bool(asked.get("new")),
-        hidden=asked["hidden"],
-        force=asked["force"],
-    )
+    async with visit.planning():
+        to = await target.reach(edges, visit.of_team().id, asked, Means(visit.acting, draft.secret))
+        if asked.get("new") and not await target.is_free(edges, to):
+            raise Refused(f"there is a repository {draft.name} already; choose another name")
+        made = await restore.plan(
+            edges,
+            at.repo,
+            at.saved,
+            globs=asked.get("globs", ()),
+            bring=flow.brought(asked),
+            to=to,
+            new=bool(asked.get("new")),
+            hidden=asked["hidden"],
+            force=asked["force"],
+        )
     counts = counted(made.refs)
     stands = any(ref.result == "refused" and ref.old for ref in made.refs)  # overwriting would help
     blocked = not asked["force"] and bool(counts.get("refused"))
@@ -665,7 +667,8 @@ async def undo_plan(visit: Visit) -> Response:
     asks = bool(job.asked.get("lent")) and secret is None
     if not asks:
         try:
-            made = await undo.plan(visit.edges, job, Means(visit.acting, secret))
+            async with visit.planning():
+                made = await undo.plan(visit.edges, job, Means(visit.acting, secret))
         except (BadCredentials, NotAllowed) as failed:
             if isinstance(failed, BadCredentials) and not job.asked.get("lent"):
                 raise

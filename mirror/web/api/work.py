@@ -274,19 +274,20 @@ async def plan(visit: Visit, body: PlanWanted) -> Plan:
     what = await _what(visit, found, then, body)
     draft = None if body.to is None else await _drafted(visit, found, then, body.to, body, what)
     to = None
-    if draft is not None:
-        to = await target.reach(edges, visit.of_team().id, draft.asked, Means(visit.acting, draft.secret))
-    made = await restoring.plan(
-        edges,
-        found,
-        then,
-        globs=body.refs,
-        bring=flow.brought(what),
-        to=to,
-        new=draft is not None and bool(draft.asked.get("new")),
-        hidden=body.hidden,
-        force=body.force,
-    )
+    async with visit.planning():
+        if draft is not None:
+            to = await target.reach(edges, visit.of_team().id, draft.asked, Means(visit.acting, draft.secret))
+        made = await restoring.plan(
+            edges,
+            found,
+            then,
+            globs=body.refs,
+            bring=flow.brought(what),
+            to=to,
+            new=draft is not None and bool(draft.asked.get("new")),
+            hidden=body.hidden,
+            force=body.force,
+        )
     return Plan.of(made, None if to is None else to.url)
 
 
@@ -299,7 +300,8 @@ async def restore(visit: Visit, body: RestoreWanted) -> Job:
 async def plan_undo(visit: Visit, body: UndoWanted) -> UndoPlan:
     """What undoing a restore would do, ref by ref."""
     job = await _restore_job(visit)
-    made = await undo.plan(visit.edges, job, Means(visit.acting, _secret(body.username, body.token)))
+    async with visit.planning():
+        made = await undo.plan(visit.edges, job, Means(visit.acting, _secret(body.username, body.token)))
     return UndoPlan(to=made.to.url, refs=[RefOutcome.of(one) for one in made.refs])
 
 
