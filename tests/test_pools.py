@@ -104,6 +104,13 @@ async def test_where_room_runs_short_pools_make_it_whatever_their_bound(
     assert left(root) == "bcd"
 
 
+async def test_beyond_a_teams_share_its_own_go_and_no_other(root: Path) -> None:
+    await Pools(root).keep_within(["b", "c", "d"], 2 * BLOCK)
+    assert left(root) == "acd"
+    await Pools(root).keep_within(["b", "c", "d"], 2 * BLOCK)
+    assert left(root) == "acd"
+
+
 async def test_on_a_full_disk_half_of_them_give_way_once_for_all_who_met_it(root: Path) -> None:
     all_pools = Pools(root)
     assert await asyncio.gather(*(all_pools.give_way(None) for _ in range(5))) == [True] * 5

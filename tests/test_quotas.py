@@ -12,7 +12,7 @@ import pytest
 from mirror import quotas
 from mirror.config import from_env
 from mirror.errors import EverrefError, OverLimit, UsageError
-from mirror.flows import choose, limits, people
+from mirror.flows import choose, limits, people, sweep
 from mirror.flows import hook as hooking
 from mirror.flows import jobs as jobbing
 from mirror.flows import sync as syncing
@@ -229,6 +229,19 @@ async def test_a_repository_that_is_larger_than_it_may_be_fails_by_itself_until_
     assert row.failure.retry_at - row.failure.at == syncing.A_DAY
     await limits.of(mirror.edges, "everref", {"repo-bytes": None}, mirror.clock())
     assert (await mirror.backup(f"{git_server.url}/remote.git")).new
+
+
+async def test_beyond_its_share_of_a_disk_a_teams_pools_go_and_are_filled_anew(
+    mirror: Mirror, work: Work
+) -> None:
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    await limits.of(mirror.edges, "everref", {"pool-bytes": 1}, mirror.clock())
+    assert await mirror.edges.disk.pools.held()
+    await sweep.tend(mirror.edges)
+    assert not sum((await mirror.edges.disk.pools.held()).values())
+    work.commit()
+    assert (await syncing.sync(mirror.edges, repo.id)).snapshot.number == 2
 
 
 # What people and programs are told.

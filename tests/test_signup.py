@@ -1,16 +1,17 @@
 """SIGNUP: who may make an account, at every door, and that one invitation makes one."""
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mirror.errors import Refused
-from mirror.flows import people
+from mirror.flows import choose, people
 from mirror.people import Role
+from mirror.store import audit, notices, teams
 from mirror.store import people as people_rows
-from mirror.store import teams
 from mirror.store.people import Person
 from mirror.web.app import application
 from tests.parts.web import Browser, Site
@@ -120,3 +121,67 @@ async def test_an_invitation_makes_no_account_where_none_is_made(site: Site) -> 
     closed = with_signup(site, "closed")
     assert (await sign_up(await closed.browser(), f"/invitations/{raw}")).status_code == 422
     assert await count(site) == 1
+
+
+# An owner lets a member in again.
+
+
+async def guest(site: Site, owner: Person, number: str = "7") -> Person:
+    """Somebody whose account an invitation to the owner's team made."""
+    door = people.Door("invited", site.outside.keyring, await invited_by(site, owner))
+    return await people.sign_in_with_identity(
+        site.mirror.edges.db,
+        *("github", "github.com", number, f"guest-{number}", None, site.mirror.clock.now, "192.0.2.1"),
+        door=door,
+    )
+
+
+async def test_an_owner_lets_a_member_in_again_who_is_told(site: Site) -> None:
+    ann = await site.person("ann")
+    bob, browser = await guest(site, ann), await site.signed_in(ann)
+    await browser.get("/ann/-/settings")
+    page = await browser.post("/ann/-/settings/members/link", person=str(bob.id))
+    found = re.search(r"/sign-in/[\w-]{20,}", page.text)
+    assert found, page.text
+    theirs = await site.browser()
+    await theirs.get(found[0])
+    assert (await theirs.post(found[0])).status_code == 303
+    assert "Sign out" in (await theirs.get("/account")).text
+    assert (await theirs.post(found[0])).headers["location"] == "/sign-in"
+    db = site.mirror.edges.db
+    home = await teams.home(db, bob.id)
+    assert home
+    (told,) = await notices.open_of(db, home.id)
+    assert told.message.startswith("Ann, who owns ann, made a one-time link that signs in as guest-7")
+    noted = await audit.page(db, (await site.team(ann)).id, None, 10)
+    assert "member.link" in {one.entry.action for one in noted}
+
+
+async def test_no_owner_takes_over_an_account_by_which_more_is_to_be_had(site: Site) -> None:
+    db, now = site.mirror.edges.db, site.mirror.clock.now
+    ann, eve = await site.person("ann"), await site.person("eve")
+    team, by = await site.team(ann), people.By(ann, now)
+    stranger = await site.member(team, "stranger", Role.VIEWER)  # who had an account before
+    in_two, has_repo = await guest(site, ann, "1"), await guest(site, ann, "2")
+    await teams.add(db, (await site.team(eve)).id, in_two.id, Role.VIEWER, now)
+    await choose.add_url(
+        site.mirror.edges, (await site.team(has_repo)).id, choose.By(None, "x"), "https://127.0.0.1:9/x.git"
+    )
+    for member in (stranger, in_two, has_repo):
+        with pytest.raises(Refused, match="only an account that an invitation to ann made"):
+            await people.let_in_again(db, by, team, member.id)
+    with pytest.raises(Refused):
+        await people.let_in_again(db, by, team, ann.id)
+    boss = await site.member(team, "boss", Role.ADMIN)
+    with pytest.raises(Refused, match="needs the role owner"):
+        await people.let_in_again(db, people.By(boss, now), team, (await guest(site, ann, "3")).id)
+
+
+async def test_a_link_of_an_owner_works_no_more_once_more_is_to_be_had_by_it(site: Site) -> None:
+    db, now = site.mirror.edges.db, site.mirror.clock.now
+    ann, eve = await site.person("ann"), await site.person("eve")
+    bob, team = await guest(site, ann), await site.team(ann)
+    path = await people.let_in_again(db, people.By(ann, now), team, bob.id)
+    await teams.add(db, (await site.team(eve)).id, bob.id, Role.VIEWER, now)
+    with pytest.raises(Refused, match="used already or has expired"):
+        await people.sign_in_with_link(db, path.removeprefix("/sign-in/"), now, "192.0.2.1")

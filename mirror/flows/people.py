@@ -27,7 +27,7 @@ from mirror.errors import BadCredentials, NotFound, OverLimit, Refused, TooOften
 from mirror.keyring import Keyring
 from mirror.people import SCOPES, PersonId, Role, Scope
 from mirror.quotas import PERSON_TEAMS_ROOMY, ROOMY, Limits
-from mirror.store import audit, invitations, links, people, quotas, sessions, teams, tokens
+from mirror.store import audit, invitations, links, notices, people, quotas, sessions, teams, tokens
 from mirror.store import limits as tries
 from mirror.store.database import Db, transaction, translating
 from mirror.store.invitations import Invitation, InvitationId
@@ -436,6 +436,38 @@ async def remove_member(db: Db, by: By, team: Team, person_id: PersonId) -> None
     async with _acting(db, by, team, Role.ADMIN, "member.remove", who.name) as (connection, mine):
         await _not_over(connection, mine, team, person_id)
         await teams.remove_member(connection, team.id, person_id, by.at)
+
+
+@translating
+async def let_in_again(db: Db, by: By, team: Team, person_id: PersonId) -> str:
+    """The path of a one-time link that an owner makes for a member who forgot their password.
+
+    Whoever opens it is that member, so it is for accounts alone by which nothing is to be had
+    that the owner has not: made by this team's invitation, and in no team but the owner's
+    (sql/066_let_in.sql). The member is told. Raises Refused, NotFound, LimitReached.
+    """
+    who = await _member(db, by, team, person_id)
+    await _limit(db, f"link by {by.person.id}", MADE, _HOUR, by.at)
+    async with _acting(db, by, team, Role.OWNER, "member.link", who.name) as (connection, _):
+        if not await links.may_let_in(connection, person_id, team.id, by.person.id):
+            raise Refused(
+                f"only an account that an invitation to {team.name} made, and that is in no team of "
+                "anybody else, is let in again by an owner; whoever runs Everref can do it for others: "
+                "everref sign-in EMAIL"
+            )
+        raw = await links.make(connection, person_id, by.at, LINK, made_by=by.person.id, team_id=team.id)
+        home = await teams.home(connection, person_id)
+        if home is not None:
+            await notices.add(
+                connection,
+                home.id,
+                None,
+                "sign-in",
+                f"{by.person.name}, who owns {team.name}, made a one-time link that signs in as {who.name}; "
+                "if you did not ask for it, set a new password, which puts everybody else out",
+                by.at,
+            )
+    return f"/sign-in/{raw}"
 
 
 @translating

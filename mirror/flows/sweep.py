@@ -23,7 +23,7 @@ from mirror.flows.sync import Synced
 from mirror.flows.turn import turn
 from mirror.model import Reason, Repo, RepoId
 from mirror.schedule import spread
-from mirror.store import chores, holds, hooks, outages, parts, repos, runs, schedules, sessions
+from mirror.store import chores, holds, hooks, outages, parts, quotas, repos, runs, schedules, sessions
 from mirror.store import jobs as job_rows
 
 PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
@@ -112,13 +112,28 @@ async def tend(edges: Edges) -> None:
 
 
 async def evict(edges: Edges) -> None:
-    """Let go of the pools of this machine that grew beyond their bound."""
+    """Let go of the pools of this machine that grew beyond their bound, or their team's."""
     await edges.disk.pools.make_room(edges.disk.root, 0)
+    try:
+        await _share_pools(edges)
+    except EverrefError as error:
+        log.warning("pools of teams: %s", error)
 
 
 async def do_if_due(chore: "Chore", edges: Edges) -> None:
     """Do it, if its time has come and no other worker does it."""
     await _do(edges, chore, if_due=True)
+
+
+async def _share_pools(edges: Edges) -> None:
+    """Let no team's pools push out those of all others: beyond its limit its own go."""
+    held = dict[RepoId, int]()
+    for name, size in (await edges.disk.pools.held()).items():
+        with suppress(ValueError):  # it is no repo's
+            held[RepoId(UUID(name))] = size
+    for ids, most in await quotas.of_pools(edges.db, list(held), edges.settings.limits):
+        if sum(held[one] for one in ids) > most:
+            await edges.disk.pools.keep_within([str(one) for one in ids], most)
 
 
 async def _do(edges: Edges, chore: "Chore", *, if_due: bool = False) -> None:

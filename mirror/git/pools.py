@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,22 @@ class Pools:
         except OSError as error:
             log.warning("no room is made in %s: %s", self._root, error.strerror)
             return False
+
+    async def held(self) -> dict[str, int]:
+        """How many bytes each pool has, by its name: its repo's id."""
+        return await finish(lambda: {pool.path.stem: pool.bytes for pool in self._scan()})
+
+    async def keep_within(self, names: Collection[str], bound: int) -> None:
+        """Evict of these pools, the least recently used first, until together they have no more than that."""
+        try:
+            await finish(lambda: self._keep_within(frozenset(names), bound))
+        except OSError as error:
+            log.warning("no room is made in %s: %s", self._root, error.strerror)
+
+    def _keep_within(self, names: frozenset[str], bound: int) -> None:
+        with self._alone():
+            pools = [pool for pool in self._count()[0] if pool.path.stem in names]
+            self._evict(pools, sum(pool.bytes for pool in pools) - bound)
 
     async def measured(self) -> Measured:
         """What they hold now."""

@@ -19,20 +19,40 @@ class Used:
 
 
 @translating
-async def make(db: Db, person_id: PersonId | None, now: datetime, ttl: timedelta) -> str:
-    """A new link for this person (None: the first owner); returns what stands in it, which is not kept."""
+async def make(
+    db: Db,
+    person_id: PersonId | None,
+    now: datetime,
+    ttl: timedelta,
+    *,
+    made_by: PersonId | None = None,
+    team_id: UUID | None = None,
+) -> str:
+    """A new link for this person (None: the first owner); returns what stands in it, which is not kept.
+
+    `made_by`: an owner of that team, whose link works while `may_let_in` says so; None: whoever runs Everref.
+    """
     raw = secrets.token_urlsafe(32)
     await db.execute(
         """
-        insert into sign_in_link (id_sha256, person_id, created_at, expires_at)
-        values ($1, $2, $3, $4)
+        insert into sign_in_link (id_sha256, person_id, created_at, expires_at, made_by, team_id)
+        values ($1, $2, $3, $4, $5, $6)
         """,
         _key(raw),
         person_id,
         now,
         now + ttl,
+        made_by,
+        team_id,
     )
     return raw
+
+
+@translating
+async def may_let_in(db: Db, person_id: PersonId, team_id: UUID, owner: PersonId) -> bool:
+    """Whether an owner of this team may make a link for this member: the rule is in sql/066_let_in.sql."""
+    found: bool = await db.fetchval("select may_let_in($1, $2, $3)", person_id, team_id, owner)
+    return found
 
 
 @translating
@@ -43,6 +63,7 @@ async def use(db: Db, raw: str, now: datetime) -> Used | None:
             """
             update sign_in_link set used_at = $2
             where id_sha256 = $1 and used_at is null and expires_at > $2
+              and (made_by is null or may_let_in(person_id, team_id, made_by))
             returning person_id
             """,
             _key(raw),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 
@@ -242,6 +243,26 @@ async def reserve(
             coming = size if use.limit.name == "repo-bytes" else 0
             if use.most is not None and use.used + coming > use.most:
                 raise quotas.too_much(use, await _name(connection, team_id))
+
+
+@translating
+async def of_pools(db: Db, repo_ids: Collection[RepoId], limits: Limits) -> list[tuple[list[RepoId], int]]:
+    """Which of these repos are one team's, and the bytes that its pools may have, where that is limited."""
+    rows = await db.fetch(
+        """
+        select array_agg(repo.id) as ids, each.most from repo
+        cross join lateral (
+          select case when own.name is null then $2::bigint else own.most end as most
+          from (select) as one
+          left join team_limit own on own.team_id = repo.team_id and own.name = 'pool-bytes'
+        ) each
+        where repo.id = any($1::uuid[]) and each.most is not null
+        group by repo.team_id, each.most
+        """,
+        list(repo_ids),
+        limits.get("pool-bytes"),
+    )
+    return [([RepoId(UUID(bytes=one.bytes)) for one in row["ids"]], row["most"]) for row in rows]
 
 
 # For who watches the service.

@@ -30,7 +30,7 @@ PATIENCE: Final = timedelta(minutes=10)  # for a wish to be served before somebo
 GONE: Final = timedelta(days=30)  # for which a repo that is gone at its forge is news
 NEEDS: Final = 8  # lines of what needs somebody, before "and more"
 TOLD: Final = frozenset(
-    {"mass-deletion", "moved", "audit", "damage"}
+    {"mass-deletion", "moved", "audit", "damage", "sign-in"}
 )  # notices; of the others the states of repos tell
 ORDERS: Final[Mapping[Order, str]] = {
     "name": "Name",

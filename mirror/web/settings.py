@@ -36,7 +36,7 @@ async def page(visit: Visit, error: EverrefError | None = None, **fresh: Any) ->
         expiries=EXPIRIES,
         uses=await quotas.uses(db, team.id, visit.edges.settings.limits, visit.now),
         keys=await rotate.keys(db, visit.outside.keyring) if _runs_it(visit) else (),
-        **{"link": None, "token": None} | fresh,
+        **{"link": None, "token": None, "let_in": None} | fresh,
     )
 
 
@@ -99,6 +99,16 @@ async def remove(visit: Visit) -> Response:
     except Refused as error:
         return await page(visit, error)
     return _back(visit, "They are no member any more, and their tokens for this team are revoked.")
+
+
+async def let_in_again(visit: Visit) -> Response:
+    """A one-time link for a member who forgot their password, told once."""
+    member = PersonId(_uuid((await visit.form()).get("person"), "member"))
+    try:
+        path = await people.let_in_again(visit.edges.db, visit.by(), visit.of_team(), member)
+    except Refused as error:
+        return await page(visit, error)
+    return await page(visit, let_in=f"{visit.outside.origin}{path}")
 
 
 async def leave(visit: Visit) -> Response:
@@ -188,6 +198,7 @@ WAYS: Final[Sequence[Way]] = (
     Way("POST", "/{team}/-/settings/invitations/withdraw", withdraw, Needs.ADMIN),
     Way("POST", "/{team}/-/settings/members/role", change_role, Needs.ADMIN, sure=True),
     Way("POST", "/{team}/-/settings/members/remove", remove, Needs.ADMIN, sure=True),
+    Way("POST", "/{team}/-/settings/members/link", let_in_again, Needs.OWNER, sure=True),
     Way("POST", "/{team}/-/settings/leave", leave, Needs.VIEWER, sure=True),
     Way("POST", "/{team}/-/settings/tokens", make_token, Needs.VIEWER, sure=True),
     Way("POST", "/{team}/-/settings/tokens/revoke", revoke_token, Needs.VIEWER),
