@@ -168,11 +168,18 @@ def test_no_secret_is_in_an_environment_or_an_argument(name: str) -> None:
     for setting, value in service.get("environment", {}).items():
         if name in OURS:
             assert setting in known_settings(), setting
-        if re.search("PASSWORD|SECRET|KEY|TOKEN|DATABASE_URL|REDIS_URL|CREDENTIALS", setting):
+        secret = re.search("PASSWORD|SECRET|KEY|TOKEN|DATABASE_URL|REDIS_URL|CREDENTIALS", setting)
+        if secret and not setting.startswith("EVERREF_TEAM_"):
             assert setting.endswith("_FILE"), setting
             assert value.removeprefix("/run/secrets/") in service["secrets"], setting
     assert "requirepass " not in str(service.get("command", ""))
     assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys()
+
+
+def test_every_setting_is_handed_on_but_those_that_the_image_decides() -> None:
+    handed = {name.removesuffix("_FILE") for name in SERVICES["web"]["environment"]}
+    asked = {name for name in known_settings() if not name.endswith("_FILE")}
+    assert asked - handed == {"PORT", "EVERREF_DATA", "EVERREF_GIT", "EVERREF_DEBUG"}
 
 
 def test_the_proxy_on_the_host_is_the_one_that_is_believed() -> None:
