@@ -14,6 +14,22 @@ from mirror.errors import NetworkError
 NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")  # all that is assigned: RFC 4291, 2.4
+# What Python calls global, at least in some version, although nobody's own server is there:
+# https://www.iana.org/assignments/iana-ipv4-special-registry, https://www.iana.org/assignments/iana-ipv6-special-registry
+_SPECIAL: Final = tuple(
+    ipaddress.ip_network(one)
+    for one in (
+        "192.0.0.0/24",  # protocol assignments, anycast among them
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # automatic multicast tunnelling
+        "192.88.99.0/24",  # relays of 6to4
+        "192.175.48.0/24",  # AS112
+        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID, DRIP
+        "2001:db8::/32",  # documentation
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+)
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = ipaddress.IPv6Network("2002::/16")
 _TEST_NET: Final = "192.0.2.1"  # nobody's: RFC 5737
@@ -50,7 +66,7 @@ def is_public(text: str) -> bool:
             return is_public(str(inner))
         if address not in _GLOBAL_UNICAST:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in one for one in _SPECIAL)
 
 
 def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
