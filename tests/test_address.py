@@ -112,6 +112,21 @@ def test_a_path_without_a_repository_says_so(tmp_path: Path) -> None:
             parse_remote(str(tmp_path / path), allow_private=True)
 
 
+async def test_where_paths_are_not_taken_nothing_tells_what_is_there(tmp_path: Path) -> None:
+    Work(tmp_path / "repository")
+    (tmp_path / "file").touch()
+    (tmp_path / "example.org:a").touch()
+    said = set()
+    for path in ("repository", "file", "file/below", "none", "", "../none", "example.org:a/../none"):
+        for text in (f"{tmp_path}/{path}", f"file://{tmp_path}/{path}", f"file://host{tmp_path}/{path}"):
+            for private in (True, False):
+                with pytest.raises(UsageError) as error:
+                    parse_remote(text, private, paths=False)
+                said.add(str(error.value))
+    assert len(said) == 1
+    assert parse_remote("example.org:a", True, paths=False).url == "ssh://git@example.org/./a"
+
+
 @pytest.mark.parametrize(
     ("url", "name"),
     [

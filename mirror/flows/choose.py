@@ -16,7 +16,6 @@ from mirror.flows import connections, follow, hookcare, request, steps
 from mirror.flows.asking import Asked, asked_of
 from mirror.flows.edges import Edges, Hint, nobody
 from mirror.flows.hookcare import Care, Outcome
-from mirror.git import address
 from mirror.model import Repo, RepoId, Secret
 from mirror.people import PersonId
 from mirror.store import audit, listed, listings, origins, quotas, repos
@@ -251,7 +250,7 @@ async def add_url(
 
     Safe to run twice: the second finds the first's row.
     """
-    remote = address.parse_remote(url, edges.settings.allow_private_remotes)
+    remote = await request.remote_meant(edges, team, url)
     known = await origins.at_address(edges.db, team, remote.url)
     repo = await request.repo_for(edges, url, name, secret, team=team)
     await origins.set_host(edges.db, repo.id, urlsplit(repo.url).netloc or None, by.person_id)

@@ -29,9 +29,8 @@ async def repo_for(
     belongs to another address, unless that one was never reached and the name is
     given anew. Safe to run twice, also at once: the second finds the first's row.
     """
-    remote = address.parse_remote(remote_text, edges.settings.allow_private_remotes)
     team = team or await teams.default(edges.db)
-    await check_path(edges, team, remote.url)
+    remote = await remote_meant(edges, team, remote_text)
     known = await repos.by_url(edges.db, team, remote.url)
     wanted = name or (known.name if known else address.name_from_url(remote.url))
     if known and known.name != wanted:
@@ -47,15 +46,21 @@ async def repo_for(
     return known
 
 
-async def check_path(edges: Edges, team: TeamId, url: str) -> None:
-    """Raise UsageError for a path of this machine, unless the team is that of who runs Everref here.
+async def remote_meant(edges: Edges, team: TeamId, text: str) -> Remote:
+    """The remote that this address means to a team. Raises UsageError, NotFound.
 
-    Everybody may sign up; whoever owns the command line's team has its terminal.
+    A path of this machine is for the team of who runs Everref here and for nobody
+    else, whether there is something at it or not: everybody may sign up, and whoever
+    owns the command line's team has its terminal.
     """
+    paths = team == await teams.default(edges.db)
+    return address.parse_remote(text, edges.settings.allow_private_remotes, paths=paths)
+
+
+async def check_path(edges: Edges, team: TeamId, url: str) -> None:
+    """Raise UsageError for a path of this machine, unless the team is that of who runs Everref here."""
     if address.is_path(url) and team != await teams.default(edges.db):
-        raise UsageError(
-            f"paths of this machine are for the team {teams.DEFAULT}, of whoever runs Everref; use a URL"
-        )
+        raise UsageError(address.NO_PATHS)
 
 
 async def _added(edges: Edges, team: TeamId, name: str, url: str, insisted: bool) -> Repo:

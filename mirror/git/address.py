@@ -23,6 +23,10 @@ from mirror.net.reach import resolved
 SSH_PORT: Final = 22
 USER: Final = "git"  # of an ssh address that names none
 HOME: Final = "/./"  # how the path of an ssh address begins that is meant from the account's home directory
+NO_PATHS: Final = (
+    "a path of this machine is only for who runs Everref on it, with ALLOW_PRIVATE_REMOTES=1; "
+    "give the repository's https:// or ssh:// address"
+)
 FROM_ROOT: Final = ("github.com", "gitlab.com", "bitbucket.org", "codeberg.org")  # to whom both are the same
 
 _PORTS: Final = {"https": 443, "http": 80, "ssh": SSH_PORT}
@@ -32,20 +36,22 @@ _PATH: Final = "/%:@!$&'()*+,;=~"  # what stays as it is in a path
 _USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-def parse_remote(text: str, allow_private: bool) -> Remote:
+def parse_remote(text: str, allow_private: bool, *, paths: bool = True) -> Remote:
     """The remote that a person means, its credentials cut out of the address.
 
-    https and ssh always; with `allow_private` also http, file:// and paths. Raises
-    UsageError for anything else, NotFound for a path where no repository is.
-    No message repeats the credentials.
+    https and ssh always; with `allow_private` also http, and with `paths` besides
+    file:// and paths: without, nothing on this machine is looked at, so that the
+    answer tells nobody what is there. Raises UsageError for anything else,
+    NotFound for a path where no repository is. No message repeats the credentials.
     """
+    paths = paths and allow_private
     text = text.strip()
     if not text or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
         raise UsageError("the address is empty or holds control characters; give a URL or a path")
-    if "://" not in text and (scp := _scp(text)):
+    if "://" not in text and (scp := _scp(text, paths)):
         text = scp
     if "://" not in text:
-        return _path(text, allow_private)
+        return _path(text, paths)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -53,13 +59,15 @@ def parse_remote(text: str, allow_private: bool) -> Remote:
         raise UsageError("the address cannot be read; write https://host/owner/name.git") from None
     scheme = parts.scheme.lower()
     if scheme == "file":
+        if not paths:
+            raise UsageError(NO_PATHS)
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
             raise UsageError("a file address has no host: write file:///path/to/repository")
-        return _path(unquote(parts.path), allow_private)
+        return _path(unquote(parts.path), paths)
     if scheme == "ssh":
         return Remote(_ssh(parts, port, allow_private))
     if scheme not in _PORTS:
-        known = "https:// or ssh://" if not allow_private else "https://, ssh://, http://, file:// or a path"
+        known = "https:// or ssh://" if not paths else "https://, ssh://, http://, file:// or a path"
         raise UsageError(f"{scheme}:// addresses are not supported; use {known}")
     if scheme == "http" and not allow_private:
         raise UsageError("http:// would show credentials to everybody on the way; use https://")
@@ -68,14 +76,14 @@ def parse_remote(text: str, allow_private: bool) -> Remote:
     return Remote(_plain(parts, scheme, port), _secret(parts))
 
 
-def _scp(text: str) -> str | None:
-    """An address as scp writes it, as an URL. None: it is none.
+def _scp(text: str, paths: bool) -> str | None:
+    """An address as scp writes it, as an URL. None: it is none, or, with `paths`, there is such a path.
 
     Its path is meant from the account's home directory, as git reads it:
     https://git-scm.com/docs/git-clone#_git_urls
     """
     found = _SCP.fullmatch(text)
-    if found is None or (found[1] is None and ("." not in found[2] or os.path.exists(text))):
+    if found is None or (found[1] is None and ("." not in found[2] or (paths and os.path.exists(text)))):
         return None
     user, host, path = found.groups()
     if not path.startswith(("/", "~")):
@@ -122,11 +130,9 @@ def _secret(parts: SplitResult) -> Secret | None:
     return Secret(user, password) if user or password else None
 
 
-def _path(text: str, allow_private: bool) -> Remote:
-    if not allow_private:
-        raise UsageError(
-            "paths and file:// addresses are not allowed here; use https://, or set ALLOW_PRIVATE_REMOTES=1"
-        )
+def _path(text: str, allowed: bool) -> Remote:
+    if not allowed:
+        raise UsageError(NO_PATHS)
     path = Path(os.path.abspath(os.path.expanduser(text)))
     try:
         path.stat()

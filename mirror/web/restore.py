@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from mirror import words
 from mirror.errors import BadCredentials, EverrefError, NotAllowed, NotFound, Refused, UsageError
-from mirror.flows import browse, connections, export, restore, target, undo
+from mirror.flows import browse, connections, export, request, restore, target, undo
 from mirror.flows import jobs as flow
 from mirror.flows.entitled import Means
 from mirror.flows.restore import RefResult
@@ -21,7 +21,8 @@ from mirror.forges.contract import Owner, Purpose
 from mirror.git import address
 from mirror.job import SYNC
 from mirror.keyring import BadKey
-from mirror.model import RefName, Repo, RepoId, Secret
+from mirror.model import RefName, Remote, Repo, RepoId, Secret
+from mirror.people import Role
 from mirror.plan import check_new_name
 from mirror.store import connections as store
 from mirror.store import jobs, limits, repos, restores
@@ -250,8 +251,7 @@ async def to_kept(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dic
 
 
 async def to_url(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dict[str, Any]) -> Draft:
-    settings = visit.edges.settings
-    to = address.parse_remote(given.get("url", "").strip(), settings.allow_private_remotes)
+    to = await _address(visit, given.get("url", "").strip())
     token, username = given.get("token", "").strip(), given.get("username", "").strip()
     secret = Secret(username or "", token) if token else to.secret
     asked, told = asked | {"to": to.url}, to.url
@@ -263,6 +263,13 @@ async def to_url(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dict
         asked["connection"] = str(connection.id)
         told = f"{to.url}, with the connection of {connection.login}"
     return Draft(jobs.new_id(), asked, address.name_from_url(to.url), told, secret)
+
+
+async def _address(visit: Visit, text: str) -> Remote:
+    """The address as this visitor may mean it: a path of this machine is for admins of its own team only."""
+    if visit.may(Role.ADMIN):
+        return await request.remote_meant(visit.edges, visit.of_team().id, text)
+    return address.parse_remote(text, visit.edges.settings.allow_private_remotes, paths=False)
 
 
 def _check_push(visit: Visit, connection: Connection) -> None:
