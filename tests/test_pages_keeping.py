@@ -77,6 +77,22 @@ async def test_a_webhooks_secret_is_told_once(kept: Kept) -> None:
     assert await hooks.of(db, kept.repo.id) is None
 
 
+async def test_who_is_no_admin_does_not_see_where_the_webhook_is(kept: Kept) -> None:
+    db = kept.site.mirror.edges.db
+    await kept.browser.post(f"{kept.base}/hook")
+    made = await hooks.of(db, kept.repo.id)
+    assert made is not None and made.id in (await kept.browser.get(kept.base)).text
+    for name, role in (("victor", Role.VIEWER), ("oscar", Role.OPERATOR)):
+        person = await kept.site.member(kept.team, name, role)
+        page = (await (await kept.site.signed_in(person)).get(kept.base)).text
+        assert "Webhook" in page and made.id not in page
+        token = await kept.site.token(person, kept.team, ["read", "backup", "restore"])
+        answer = await (await kept.site.browser()).client.get(
+            f"/api/v1/teams/ann/repos/{kept.repo.id}/hook", headers={"authorization": f"Bearer {token}"}
+        )
+        assert answer.status_code == 403 and made.id not in answer.text
+
+
 async def test_letting_go_keeps_what_is_kept(kept: Kept) -> None:
     answer = await kept.browser.post(f"{kept.base}/let-go")
     if "/account/sure" in answer.headers["location"]:  # the clock of the test runs ahead

@@ -1,14 +1,13 @@
 """The web application: every way of every topic, in the order in which a path is tried."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -64,10 +63,22 @@ class RepoName(Convertor[str]):
 register_url_convertor("repo", RepoName())
 
 
+class Application(Starlette):
+    """Starlette with headers on all that it sends, what it says of its own errors among that."""
+
+    def __init__(self, headers: Mapping[str, str], **given: Any) -> None:
+        super().__init__(**given)
+        self._headers = headers
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return SafeHeaders(super().build_middleware_stack(), self._headers)
+
+
 def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:
     """The application over an open outside, with the webhook receiver if it is given."""
     calls = frame.routes([way for way in WAYS if way.is_api], outside)
-    return Starlette(
+    return Application(
+        _headers(outside),
         routes=[
             *status.probes(outside),
             metrics.route(outside),
@@ -76,7 +87,6 @@ def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:
             Route("/api/{rest:path}", _Nowhere(calls)),  # no page stands below it
             *frame.routes([way for way in WAYS if not way.is_api], outside),
         ],
-        middleware=[Middleware(SafeHeaders, headers=_headers(outside))],
         exception_handlers=problems.handlers(outside),
     )
 
@@ -111,6 +121,7 @@ def _headers(outside: Outside) -> Mapping[str, str]:
     headers = {
         "content-security-policy": " ".join(policy.replace(" ;", ";").split()),
         "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
         "referrer-policy": "no-referrer" if _is_trustworthy(outside.origin) else "same-origin",
         "cross-origin-opener-policy": "same-origin",
         "cache-control": "no-store",

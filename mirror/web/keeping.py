@@ -15,6 +15,7 @@ from mirror.flows.hookcare import Outcome
 from mirror.git import address
 from mirror.job import SYNC
 from mirror.model import Repo, RepoId
+from mirror.people import Role
 from mirror.store import connections, credentials, hooks, origins, repos, schedules
 from mirror.store.hooks import Forge
 from mirror.web.frame import Needs, Visit, Way
@@ -45,7 +46,7 @@ async def _page(
         rhythm=await schedules.of(db, repo.id),
         excluded=await repos.excluded(db, repo.id),
         hook=known,
-        hook_url=hook.address(visit.edges.settings, known) if known else None,
+        hook_url=hook.address(visit.edges.settings, known) if known and visit.may(Role.ADMIN) else None,
         forges=get_args(Forge),
         deploy_key=await sshaccess.known_key(visit.edges, visit.of_team().id) if by_ssh else None,
         host=await sshaccess.pinned(visit.edges, visit.of_team().id, repo.url) if by_ssh else None,

@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
@@ -105,12 +105,21 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
         back = _here(request) if request.method in SAFE else _page_of(request)
         return RedirectResponse(f"/account/sure?next={quote(back)}", 303)
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # whoever sent it has hung up: nobody reads this
+
     async def broken(request: Request, error: Exception) -> Response:
         number = secrets.token_hex(4)
         log.error("%s %s failed, %s", request.method, request.url.path, number, exc_info=error)
         return answer(outside, request, 500, f"{_ELSE} as {number}; try again, or tell who runs this service")
 
-    return {HTTPException: refused, EverrefError: failed, AskAgain: ask_again, Exception: broken}
+    return {
+        HTTPException: refused,
+        EverrefError: failed,
+        AskAgain: ask_again,
+        ClientDisconnect: gone,
+        Exception: broken,
+    }
 
 
 def answer(
