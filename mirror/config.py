@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
-from mirror import quotas
+from mirror import peer, quotas
 from mirror.errors import UsageError
 from mirror.quotas import Limits
 
@@ -75,6 +75,7 @@ class Settings:
     listing_bytes: int = LISTING_BYTES  # that a remote may list of its refs
     fetch_bytes: int = FETCH_BYTES  # that a remote may send in one pack
     pool_bytes: int | None = None  # what pools may take of a disk; None: half of what is free and theirs
+    forwarded: peer.Networks = peer.THIS_MACHINE  # the proxies whose X-Forwarded-For is believed
     apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
     signup: Signup = "open"
     limits: Limits = field(
@@ -135,6 +136,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         listing_bytes=_bytes("EVERREF_LISTING_BYTES", get("EVERREF_LISTING_BYTES"), LISTING_BYTES),
         fetch_bytes=_size("EVERREF_FETCH_BYTES", get("EVERREF_FETCH_BYTES")) or FETCH_BYTES,
         pool_bytes=_size("EVERREF_POOL_BYTES", get("EVERREF_POOL_BYTES")),
+        forwarded=_networks("FORWARDED_ALLOW_IPS", get("FORWARDED_ALLOW_IPS")),
         apps=apps,
         signup=signup,
         limits=_limits(get, quotas.defaults(strict)),
@@ -199,6 +201,20 @@ def _port(text: str | None) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise UsageError(f"PORT must be a number from 1 to 65535, not {text!r}")
     return int(text)
+
+
+def _networks(name: str, text: str | None) -> peer.Networks:
+    if text is None:
+        return peer.THIS_MACHINE
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        return peer.networks(_items(text))
+    except ValueError:
+        raise UsageError(
+            f"{name} must name your proxies by address or network, as in 10.0.0.7,172.18.0.0/16, or be none; "
+            f"not {text!r}"
+        ) from None
 
 
 def _bytes(name: str, text: str | None, default: int) -> int:

@@ -20,7 +20,7 @@ READY = b"ready\n"
 SETTINGS = (
     *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS"),
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
-    *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES"),
+    *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES", "FORWARDED_ALLOW_IPS"),
     *("SIGNUP", "EVERREF_PERSON_TEAMS"),
     *(limit.setting for limit in quotas.LIMITS.values()),
     *("GITHUB_URL", "GITHUB_API_URL", "GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"),
@@ -89,6 +89,7 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
         "SIGNUP": settings.signup,
         "EVERREF_PERSON_TEAMS": str(settings.person_teams),
         **{quotas.LIMITS[name].setting: _most(most) for name, most in settings.limits.items()},
+        "FORWARDED_ALLOW_IPS": ",".join(map(str, settings.forwarded)) or "none",
         **_of_apps(settings.apps),
     }
     return env | {name: value for name, value in given.items() if value}

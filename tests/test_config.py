@@ -119,3 +119,18 @@ def test_what_pools_may_take_is_given_in_bytes_or_larger_units(text: str | None,
 def test_a_bound_of_pools_that_is_no_size_is_a_clear_line(text: str) -> None:
     with pytest.raises(UsageError, match="EVERREF_POOL_BYTES must be a number of bytes such as 20G"):
         settings(EVERREF_POOL_BYTES=text)
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "0.0.0.0/0", "::/0", "10.0.0.0/0,1.2.3.4", "proxy.example", "10.0.0.1/8", ","]
+)
+def test_a_proxy_is_named_by_its_address_and_never_everybody(text: str) -> None:
+    with pytest.raises(UsageError, match="FORWARDED_ALLOW_IPS must name your proxies by address or network"):
+        from_env({"FORWARDED_ALLOW_IPS": text}, read, "/data")
+
+
+def test_which_proxies_are_believed_reaches_every_process() -> None:
+    for text, count in (("10.0.0.7, 172.18.0.0/16", 2), ("none", 0), ("", 2)):
+        found = from_env({"FORWARDED_ALLOW_IPS": text}, read, "/data")
+        assert len(found.forwarded) == count
+        assert from_env(environment(found, {}), read, "/data").forwarded == found.forwarded

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+import yarl
 from arq.connections import ArqRedis
 
 from hooks import app
@@ -174,6 +175,17 @@ async def test_an_unknown_hook_and_a_wrong_signature_get_the_same_answer(garden:
     assert {answer.status for answer in answers} == {404}
     assert len(answers) == 1
     assert await garden.rows("delivery") == []
+
+
+@pytest.mark.parametrize("path", ["/hooks/github/a%00b", "/hooks/git%00hub/a", "/hooks/%ff/a"])
+async def test_what_no_hook_can_be_called_gets_that_answer_too(
+    garden: Garden, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = yarl.URL(garden.forge.base + path, encoded=True)
+    async with garden.forge.session.post(url, data=b"{}") as answer:
+        assert answer.status == 404
+        assert "there is no such hook" in await answer.text()
+    assert not caplog.records
 
 
 async def test_another_repository_is_refused_and_recorded(garden: Garden) -> None:

@@ -55,13 +55,29 @@ async def test_with_nothing_kept_they_are_all_there(site: Site) -> None:
         ("192.0.2.1", {}),
         ("127.0.0.1", {"x_forwarded_for": "192.0.2.1"}),
         ("127.0.0.1", {"host": "rebound.example"}),
+        ("192.0.2.1", {"host": "localhost"}),
+        ("192.0.2.1", {"host": "localhost", "x_forwarded_for": "127.0.0.1"}),
+        ("127.0.0.1", {"host": "localhost", "x_forwarded_for": "127.0.0.1"}),
     ],
-    ids=["from elsewhere", "through a proxy", "by a foreign name"],
+    ids=[
+        "from elsewhere",
+        "through a proxy",
+        "by a foreign name",
+        "by a forged name",
+        "by a forged header",
+        "by a header that a proxy passed on",
+    ],
 )
 async def test_without_a_token_only_this_machine_reads_them(
     site: Site, address: str, headers: dict[str, str]
 ) -> None:
     assert (await read(site, address, **headers)).status_code == 404
+
+
+async def test_behind_a_proxy_that_speaks_https_nobody_reads_them_without_a_token(site: Site) -> None:
+    site.app = application(replace(site.outside, origin="https://everref.example"))
+    for host in ("localhost", "127.0.0.1:8000", "everref.example"):
+        assert (await read(site, host=host)).status_code == 404
 
 
 async def test_with_a_token_who_has_it_reads_them_from_anywhere(site: Site) -> None:

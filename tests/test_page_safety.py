@@ -6,10 +6,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from starlette.responses import Response
 
 from mirror.config import App
 from mirror.web import app as web
 from mirror.web.app import WAYS, application
+from mirror.web.frame import Needs, Visit, Way
 from tests.parts.web import Browser, Site
 
 HTTPS = "https://everref.example"
@@ -56,6 +58,7 @@ async def test_every_answer_says_what_a_browser_may_do_with_it(secure: Browser, 
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == {"'self'"}
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["cross-origin-opener-policy"] == "same-origin"
     assert headers["strict-transport-security"] == "max-age=31536000"
@@ -72,6 +75,45 @@ async def test_over_https_a_cookie_is_bound_to_this_host_and_no_script_reads_it(
     assert name.startswith("__host-sid=")
     assert {"secure", "httponly", "samesite=lax", "path=/"} <= set(flags)
     assert not any(flag.startswith("domain") for flag in flags)
+
+
+async def test_a_bug_is_told_with_the_same_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(visit: Visit) -> Response:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(web, "WAYS", (Way("GET", "/broken", broken, Needs.NOTHING), *WAYS))
+    answer = await (await site.browser(application(site.outside))).get("/broken")
+    assert answer.status_code == 500
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("host", ["everref.example", "127.0.0.1:8000", "localhost", "[::1]:8000"])
+async def test_whatever_name_a_proxy_passes_on_the_cookie_stays_bound_to_https(
+    secure: Browser, host: str
+) -> None:
+    answer = await secure.client.post(
+        "/sign-up",
+        data={"name": "Ann", "email": "ann@example.org", "password": PASSWORD},
+        headers={"host": host, "origin": HTTPS},
+    )
+    assert answer.status_code == 303, answer.text
+    (cookie,) = [one.lower() for one in answer.headers.get_list("set-cookie") if "sid=" in one]
+    assert cookie.startswith("__host-sid=") and "; secure" in cookie
+
+
+async def test_a_page_of_this_machine_is_no_page_of_ours_behind_a_proxy(secure: Browser) -> None:
+    answer = await secure.client.post(
+        "/sign-up",
+        data={"name": "Ann", "email": "ann@example.org", "password": PASSWORD},
+        headers={"host": "127.0.0.1:8000", "origin": "http://127.0.0.1:8000"},
+    )
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("host", ["[", "]", "a b", "[::1", ""])
+async def test_a_host_that_is_none_is_refused_in_a_line(secure: Browser, host: str) -> None:
+    assert (await secure.client.get("/sign-in", headers={"host": host})).status_code == 400
 
 
 async def test_over_loopback_a_cookie_is_read_by_no_script_either(site: Site) -> None:

@@ -7,7 +7,8 @@ without saying who may go it. The endpoint is called only when the visitor may.
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from mirror import signed
+from mirror import peer, signed
 from mirror.errors import NetworkError, NotFound
 from mirror.flows.edges import Edges
 from mirror.flows.people import By
@@ -34,7 +35,7 @@ from mirror.git.turns import Bounds, Turns, Who
 from mirror.job import SYNC
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
-from mirror.people import Role
+from mirror.people import PersonId, Role
 from mirror.store import audit, repos, sessions, teams, tokens
 from mirror.store.people import Person
 from mirror.store.sessions import Session
@@ -80,6 +81,7 @@ class Outside:
     pages: Environment
     background: Background = field(default_factory=Background)
     plans: Turns = field(default_factory=partial(Turns, PLANS))
+    streams: Counter[PersonId] = field(default_factory=Counter)  # that are open, by who follows them
 
 
 @dataclass(slots=True)
@@ -120,8 +122,10 @@ class Visit:
 
     @property
     def address(self) -> str:
-        """From where the request came."""
-        return self.request.client.host if self.request.client else "unknown"
+        """From where the request came; through proxies, as far as they are trusted."""
+        told = self.request.client.host if self.request.client else "unknown"
+        forwarded = self.request.headers.getlist("x-forwarded-for")
+        return peer.client(told, forwarded, self.edges.settings.forwarded)
 
     @asynccontextmanager
     async def planning(self) -> AsyncIterator[None]:
@@ -177,7 +181,9 @@ class Visit:
 
     async def form(self) -> FormData:
         """The form that was sent; its token was checked."""
-        return await self.request.form(max_fields=FORM_FIELDS)
+        form = await self.request.form(max_fields=FORM_FIELDS)
+        check_text(one for item in form.multi_items() for one in item if isinstance(one, str))
+        return form
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page. `visit` is at hand in it."""
@@ -200,7 +206,7 @@ class Visit:
     @property
     def secure(self) -> bool:
         """Whether the browser reaches us by https, so that cookies can be bound to that."""
-        return urlsplit(self.outside.origin).scheme == "https" and not _is_loopback(self.request)
+        return by_https(self.outside.origin)
 
     def sign_in(self, answer: Response, raw: str) -> Response:
         """Let the browser keep this session."""
@@ -298,6 +304,8 @@ def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Respons
         visit = Visit(request, outside, outside.edges.clock(), way)
         request.state.visit = visit
         _check_host(visit)
+        check_text([request.scope["path"]])
+        check_text(text for item in request.query_params.multi_items() for text in item)
         await _recognise(visit)
         if way.method not in SAFE and not visit.bearer:
             await _check_sender(visit)
@@ -347,20 +355,53 @@ def cookie_name(secure: bool) -> str:
     return "__Host-sid" if secure else "sid"
 
 
+def check_text(texts: Iterable[str]) -> None:
+    """Refuse NUL, which nothing here can be called and PostgreSQL keeps in no text.
+
+    This is the one place where it is looked for: in the path and the query of every
+    request, in the fields of every form, and in every text of a call's JSON.
+    """
+    if any("\0" in text for text in texts):
+        raise HTTPException(400, "this holds a NUL character, which is part of no name; send it without")
+
+
 def on_loopback(host: str) -> bool:
     """Whether a host, with or without a port, is this machine."""
-    return (urlsplit(f"//{host}").hostname or "") in LOOPBACK
+    try:
+        return (urlsplit(f"//{host}").hostname or "") in LOOPBACK
+    except ValueError:  # it is no host at all
+        return False
 
 
-def _is_loopback(request: Request) -> bool:
-    return on_loopback(request.headers.get("host", ""))
+def by_https(origin: str) -> bool:
+    """Whether people reach us by https, and so through a proxy."""
+    return urlsplit(origin).scheme == "https"
+
+
+def is_local(request: Request, origin: str) -> bool:
+    """Whether somebody on this machine asks, as its socket tells, and by such a name.
+
+    A header alone tells nothing: whoever sends it, or a proxy that passes another
+    on, chooses it. Where people reach us by https nobody is local, as a proxy is.
+    """
+    near = request.client is not None and peer.is_loopback(request.client.host)
+    return not by_https(origin) and near and on_loopback(request.headers.get("host", ""))
+
+
+def _is_ours(visit: Visit) -> bool:
+    """Whether we are asked by a name of this machine, where that is how people reach us."""
+    named = on_loopback(visit.request.headers.get("host", ""))
+    at_home = not by_https(visit.outside.origin) and on_loopback(urlsplit(visit.outside.origin).netloc)
+    return is_local(visit.request, visit.outside.origin) or (named and at_home)
 
 
 def _check_host(visit: Visit) -> None:
-    """Answer only to our own names, so that no foreign name can be made to point here."""
-    if _is_loopback(visit.request):
-        return
-    if visit.request.headers.get("host", "").lower() != urlsplit(visit.outside.origin).netloc.lower():
+    """Answer only to our own names, so that no foreign name can be made to point here.
+
+    A proxy may pass a name of this machine on; that is no foreign one, and opens nothing.
+    """
+    host = visit.request.headers.get("host", "").lower()
+    if not on_loopback(host) and host != urlsplit(visit.outside.origin).netloc.lower():
         raise HTTPException(400, "this is not the address under which Everref is reached; see BASE_URL")
 
 
@@ -408,7 +449,7 @@ async def _check_sender(visit: Visit) -> None:
     headers = visit.request.headers
     origin = headers.get("origin")
     ours = {visit.outside.origin}
-    if _is_loopback(visit.request):
+    if _is_ours(visit):
         ours.add(f"http://{headers.get('host', '')}")
     site = headers.get("sec-fetch-site")
     if origin == "null" and site == "same-origin":

@@ -19,12 +19,10 @@ from mirror.git.pools import Measured
 from mirror.quotas import Limits
 from mirror.store import quotas
 from mirror.store.measures import Measures, measures
-from mirror.web.frame import BEARER, Outside
+from mirror.web.frame import BEARER, Outside, is_local
 
 LATE: Final = timedelta(hours=1)
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
-_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
@@ -33,7 +31,7 @@ def route(outside: Outside) -> Route:
 
     async def metrics(request: Request) -> Response:
         """Every number, to who may read them."""
-        if not _may(request, outside.edges.settings.metrics_token):
+        if not _may(request, outside):
             return PlainTextResponse("send METRICS_TOKEN as a bearer token\n", 401, BEARER)
         found = await measures(outside.edges.db, outside.edges.clock(), LATE)
         pools = await outside.edges.disk.pools.measured()
@@ -46,13 +44,17 @@ def route(outside: Outside) -> Route:
     return Route("/metrics", metrics)
 
 
-def _may(request: Request, token: str | None) -> bool:
-    """Whether it has the token. Where none is set: it comes from this machine by no proxy; else 404."""
+def _may(request: Request, outside: Outside) -> bool:
+    """Whether it has the token. Where none is set: it comes from this machine by no proxy; else 404.
+
+    A server that people reach by https has a proxy before it, which may say anything
+    of where a request came from: there the token alone opens it.
+    """
+    token = outside.edges.settings.metrics_token
     if token is not None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         return hmac.compare_digest(given.encode(), token.encode())
-    near = request.client is not None and request.client.host in _LOOPBACK
-    if not near or request.url.hostname not in _NAMES or any(one in request.headers for one in _FORWARDED):
+    if not is_local(request, outside.origin) or any(one in request.headers for one in _FORWARDED):
         raise HTTPException(404, "there is nothing here")
     return True
 

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -22,10 +22,11 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from mirror import peer
 from mirror.errors import NotFound, TooOften, UsageError
 from mirror.people import Scope
 from mirror.store import idempotency, limits
-from mirror.web.frame import Needs, Visit, Way
+from mirror.web.frame import Needs, Visit, Way, check_text
 
 T = TypeVar("T")
 
@@ -139,7 +140,7 @@ async def _limit(visit: Visit) -> None:
     elif visit.session is not None:
         who = f"session {visit.session.key.hex()}"
     else:
-        who = f"address {visit.address}"
+        who = f"address {peer.network(visit.address)}"
     if not await limits.take(visit.edges.db, f"api {who}", A_MINUTE, _MINUTE, visit.now):
         raise TooOften(f"that is more than {A_MINUTE} calls in a minute; wait a minute, then go on", 60)
 
@@ -220,9 +221,25 @@ def _too_large() -> HTTPException:
 def _decoded(raw: bytes, takes: type[Body]) -> Body:
     """The body as what the call takes; nothing at all is an empty object. Raises UsageError with the path."""
     try:
-        return _decoder(takes).decode(raw or b"{}")
+        found = _decoder(takes).decode(raw or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the body is not right: {error}") from None
+    if b"\\u0000" in raw:  # no other way to write one in JSON
+        check_text(_strings(msgspec.to_builtins(found)))
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in what was sent, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from _strings(name)
+            yield from _strings(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _strings(one)
 
 
 @cache
