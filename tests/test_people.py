@@ -16,7 +16,7 @@ from mirror.flows import people as flow
 from mirror.flows.people import By
 from mirror.keyring import Keyring
 from mirror.people import RESERVED, Role
-from mirror.store import audit, invitations, limits, links, people, repos, sessions, teams
+from mirror.store import audit, invitations, limits, links, people, places, repos, sessions, teams
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from tests.parts.chain import START
@@ -219,21 +219,35 @@ async def test_a_hash_of_weaker_parameters_is_replaced_when_its_person_signs_in(
     await flow.sign_in_with_password(db, "ann@example.org", GOOD, START, HERE)
 
 
-async def test_after_ten_tries_a_minute_not_even_the_right_password_is_taken(db: asyncpg.Pool) -> None:
+async def test_after_ten_tries_a_minute_not_even_the_right_password_is_taken_there(db: asyncpg.Pool) -> None:
     await ann(db)
-    for place in range(10):
+    for _ in range(flow.TRIES):
         with pytest.raises(BadCredentials):
-            await flow.sign_in_with_password(db, "ann@example.org", "wrong", START, f"192.0.2.{place}")
+            await flow.sign_in_with_password(db, "ann@example.org", "wrong", START, "192.0.2.1")
     with pytest.raises(LimitReached, match="wait a minute"):
-        await flow.sign_in_with_password(db, "ann@example.org", GOOD, START, "192.0.2.99")
-    await flow.sign_in_with_password(db, "ann@example.org", GOOD, START + 60 * SECOND, HERE)
+        await flow.sign_in_with_password(db, "ann@example.org", GOOD, START, "192.0.2.1")
+    await flow.sign_in_with_password(db, "ann@example.org", GOOD, START, "192.0.2.2")
+    await flow.sign_in_with_password(db, "ann@example.org", GOOD, START + 60 * SECOND, "192.0.2.1")
 
 
 async def test_one_address_cannot_try_many_emails(db: asyncpg.Pool) -> None:
-    for number in range(10):
-        await limits.take(db, f"sign-in from {HERE}", flow.TRIES, 60 * SECOND, START + number * SECOND)
-    with pytest.raises(LimitReached):
+    for number in range(flow.TRIES_FROM):
+        await limits.take(db, f"sign-in from {HERE}", flow.TRIES_FROM, HOUR, START + number * SECOND)
+    with pytest.raises(LimitReached, match="wait an hour"):
         await flow.sign_in_with_password(db, "eleventh@example.org", GOOD, START + 10 * SECOND, HERE)
+
+
+async def test_a_place_is_forgotten_in_time_and_when_there_are_many(db: asyncpg.Pool) -> None:
+    person = await ann(db)
+    for number in range(places.MOST + 5):
+        await places.remember(db, person.id, f"192.0.2.{number}", START + number * SECOND)
+    known = [
+        await places.is_known(db, "Ann@example.org", f"192.0.2.{number}", START + HOUR)
+        for number in range(places.MOST + 5)
+    ]
+    assert known == [False] * 5 + [True] * places.MOST
+    assert not await places.is_known(db, "ann@example.org", "192.0.2.54", START + places.LASTS + HOUR)
+    assert not await places.is_known(db, "bob@example.org", "192.0.2.54", START + HOUR)
 
 
 async def test_the_link_of_the_terminal_makes_the_first_owner_once(db: asyncpg.Pool) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +13,7 @@ from mirror.config import App
 from mirror.flows import people
 from mirror.people import Role
 from mirror.store import connections, links, sessions, teams
+from mirror.web.app import application
 from tests.parts.forges import GitHub, GitLab, Person
 from tests.parts.web import Browser, Site
 
@@ -254,6 +255,89 @@ async def test_an_eleventh_try_in_a_minute_is_told_to_wait(site: Site) -> None:
     site.mirror.clock.now -= timedelta(minutes=1)
     answer = await browser.post("/sign-in", email="ann@example.org", password="a wrong word")
     assert answer.status_code == 429
+
+
+PASSWORD = "a long enough word"
+
+
+@dataclass
+class Door:
+    """The pages behind a proxy that is trusted: each try comes from where the test says, at one moment."""
+
+    site: Site
+
+    async def tries(
+        self, address: str, password: str = "a wrong word", email: str = "ann@example.org"
+    ) -> int:
+        """What a sign-in is answered."""
+        clock = self.site.mirror.clock
+        before = clock.now
+        browser = await self.site.browser()
+        browser.client.headers["x-forwarded-for"] = address
+        answer = await browser.post("/sign-in", email=email, password=password)
+        clock.now = before  # each look at it puts it on by a minute
+        assert (answer.status_code == 429) == ("retry-after" in answer.headers)
+        return answer.status_code
+
+
+@pytest_asyncio.fixture
+async def at_the_door(site: Site) -> Door:
+    made = Door(site)
+    db, clock = site.mirror.edges.db, site.mirror.clock
+    await people.sign_up(db, "ann@example.org", PASSWORD, "Ann", clock.now, "203.0.113.1")
+    return made
+
+
+async def test_who_guesses_keeps_nobody_out_but_themselves(
+    at_the_door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "TRIES_AS", 15)
+    monkeypatch.setattr(people, "TRIES_FROM", 25)
+    told = [await at_the_door.tries("198.51.100.7") for _ in range(people.TRIES + 1)]
+    assert told == [422] * people.TRIES + [429]
+    for number in range(8, 8 + 15 - people.TRIES):
+        assert await at_the_door.tries(f"198.51.100.{number}") == 422
+    assert await at_the_door.tries("198.51.100.100") == 429  # all places that are not hers, together
+    assert await at_the_door.tries("203.0.113.1", PASSWORD) == 303
+    assert await at_the_door.tries("::ffff:203.0.113.1", PASSWORD) == 303
+
+
+async def test_who_guesses_at_many_addresses_is_slowed_by_their_own(
+    at_the_door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "TRIES_FROM", 3)
+    told = [
+        await at_the_door.tries("203.0.113.1", email=f"nobody{number}@example.org") for number in range(4)
+    ]
+    assert told == [422, 422, 422, 429]
+    assert await at_the_door.tries("203.0.113.1", PASSWORD) == 303  # she has signed in from there before
+    assert await at_the_door.tries("203.0.113.2", email="bob@example.org") == 422
+
+
+async def test_one_subscribers_addresses_are_one_place(at_the_door: Door) -> None:
+    told = [await at_the_door.tries(f"2606:4700:0:1::{number:x}") for number in range(people.TRIES + 1)]
+    assert told[-1] == 429
+    assert await at_the_door.tries("2606:4700:0:2::1") == 422
+
+
+async def test_getting_in_counts_against_no_place(at_the_door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people, "TRIES_FROM", 2)
+    site = at_the_door.site
+    for name in ("bob", "eve", "kim", "pat"):
+        email = f"{name}@example.org"
+        await people.sign_up(
+            site.mirror.edges.db, email, PASSWORD, name, site.mirror.clock.now, f"192.0.2.{len(email)}"
+        )
+        assert await at_the_door.tries("203.0.113.50", PASSWORD, email) == 303
+
+
+async def test_a_header_of_who_is_no_proxy_of_ours_changes_nothing(at_the_door: Door) -> None:
+    site = at_the_door.site
+    settings = replace(site.mirror.edges.settings, forwarded=())
+    outside = replace(site.outside, edges=replace(site.mirror.edges, settings=settings))
+    at_the_door.site = replace(site, app=application(outside))
+    told = [await at_the_door.tries(f"198.51.100.{number}") for number in range(people.TRIES + 1)]
+    assert told[-1] == 429
 
 
 async def test_a_weak_password_is_refused_with_what_would_do(site: Site) -> None:

@@ -20,14 +20,14 @@ import asyncpg
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from mirror import peer, signed
 from mirror import people as rules
-from mirror import signed
 from mirror.config import Signup
 from mirror.errors import BadCredentials, NotFound, OverLimit, Refused, TooOften, UsageError
 from mirror.keyring import Keyring
 from mirror.people import SCOPES, PersonId, Role, Scope
 from mirror.quotas import PERSON_TEAMS_ROOMY, ROOMY, Limits
-from mirror.store import audit, invitations, links, notices, people, quotas, sessions, teams, tokens
+from mirror.store import audit, invitations, links, notices, people, places, quotas, sessions, teams, tokens
 from mirror.store import limits as tries
 from mirror.store.database import Db, transaction, translating
 from mirror.store.invitations import Invitation, InvitationId
@@ -38,7 +38,9 @@ from mirror.store.tokens import ApiToken, TokenId
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TRIES: Final = 10  # to sign in, a minute, from one address and for one e-mail
+TRIES: Final = 10  # a minute, to sign in by one e-mail address from one place; and to sign up from one place
+TRIES_FROM: Final = 100  # an hour, that fail, from one place by whichever e-mail addresses
+TRIES_AS: Final = 50  # an hour, that fail, by one e-mail address from all places that its person does not use
 MADE: Final = 30  # links, tokens and teams that one person makes in an hour
 INVITED: Final = timedelta(days=7)  # for which an invitation can be accepted
 LINK: Final = timedelta(hours=1)  # for which a one-time link works
@@ -92,13 +94,13 @@ async def sign_up(
     await check_door(db, door, at)
     email, name = rules.email_address(email), rules.check_person_name(name)
     rules.check_password(password, email)
-    await _limit(db, f"sign-up {address}", TRIES, _MINUTE, at)
+    await _limit(db, f"sign-up {peer.network(address)}", TRIES, _MINUTE, at)
     hashed = await _in_thread(HASHER.hash, rules.password_bytes(password))
     async with transaction(db) as connection:
         made = await people.add(
             connection, name, at, team_name=rules.team_name(name), email=email, password_hash=hashed
         )
-        await _note(connection, By(made, at, address), "person.sign-up", made.name)
+        await _came(connection, By(made, at, address), "person.sign-up", made.name)
         await _let_in(connection, By(made, at, address), door)
     return made
 
@@ -131,11 +133,19 @@ async def _let_in(db: Db, by: By, door: Door | None) -> None:
 async def sign_in_with_password(db: Db, email: str, password: str, at: datetime, address: str) -> Person:
     """Who this is. An e-mail that nobody has costs the work of a wrong password, and gets the same answer.
 
-    A hash of weaker parameters than today's is replaced. Raises BadCredentials, LimitReached.
+    Tries are counted by e-mail address and place together; and more slowly by each
+    alone, but not against who signed in from that place before. So nobody who
+    guesses keeps another person out, nor everybody behind one proxy. A hash of
+    weaker parameters than today's is replaced. Raises BadCredentials, LimitReached.
     """
-    known_as = email.strip().lower()
-    await _limit(db, f"sign-in from {address}", TRIES, _MINUTE, at)
-    await _limit(db, f"sign-in as {known_as}", TRIES, _MINUTE, at)
+    known_as, place = email.strip().lower(), peer.network(address)
+    both = f"sign-in as {known_as} from {place}"
+    await _limit(db, both, TRIES, _MINUTE, at)
+    slow = {f"sign-in from {place}": TRIES_FROM, f"sign-in as {known_as}": TRIES_AS}
+    if await places.is_known(db, known_as, place, at):
+        slow = {}
+    for key, limit in slow.items():
+        await _limit(db, key, limit, _HOUR, at)
     found = await people.password_of(db, known_as)
     hashed = found[1] if found else await _in_thread(_nobodys)
     right = await _in_thread(_verified, hashed, rules.password_bytes(password))
@@ -145,8 +155,10 @@ async def sign_in_with_password(db: Db, email: str, password: str, at: datetime,
     if HASHER.check_needs_rehash(hashed):
         renewed = await _in_thread(HASHER.hash, rules.password_bytes(password))
         await people.set_password(db, person.id, renewed, old=hashed)
-    await tries.give_back(db, f"sign-in as {known_as}")
-    await _note(db, By(person, at, address), "person.sign-in", person.name, how="password")
+    await tries.give_back(db, both)
+    for key in slow:
+        await tries.take_back(db, key)
+    await _came(db, By(person, at, address), "person.sign-in", person.name, how="password")
     return person
 
 
@@ -161,7 +173,7 @@ async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str) -> Per
         if used is None:
             raise Refused(_USED)
         person = await _linked(connection, used, at)
-        await _note(connection, By(person, at, address), "person.sign-in", person.name, how="link")
+        await _came(connection, By(person, at, address), "person.sign-in", person.name, how="link")
     return person
 
 
@@ -199,7 +211,7 @@ async def sign_in_with_identity(
         if await people.link(connection, person.id, forge, host, account_id, login, at):
             await _note(connection, by, "identity.link", f"{login} at {host}", account=account_id)
         if already is None:
-            await _note(connection, by, "person.sign-in", person.name, how=f"{login} at {host}")
+            await _came(connection, by, "person.sign-in", person.name, how=f"{login} at {host}")
     return person
 
 
@@ -219,7 +231,7 @@ async def _new_by_identity(
     async with transaction(db) as connection:
         made = await people.add(connection, called, at, team_name=rules.team_name(login or called))
         await people.link(connection, made.id, forge, host, account_id, login, at)
-        await _note(connection, By(made, at, address), "person.sign-up", made.name, how=f"{login} at {host}")
+        await _came(connection, By(made, at, address), "person.sign-up", made.name, how=f"{login} at {host}")
         await _let_in(connection, By(made, at, address), door)
     return made
 
@@ -252,7 +264,7 @@ async def team_named(db: Db, by: By, name: str | None) -> Team:
 @translating
 async def prove(db: Db, by: By, password: str) -> None:
     """Check that who is signed in knows their password. Raises BadCredentials, LimitReached."""
-    await _limit(db, f"prove {by.person.id}", TRIES, _MINUTE, by.at)
+    await _limit(db, f"prove {by.person.id} from {peer.network(by.address or '')}", TRIES, _MINUTE, by.at)
     hashed = await people.password_hash(db, by.person.id)
     if hashed is None:
         raise BadCredentials("you have no password; sign in again in the way that you do")
@@ -602,6 +614,13 @@ async def _note(db: Db, by: By, action: str, subject: str, **detail: Any) -> Non
     home = await teams.home(db, by.person.id)
     if home is not None:
         await audit.add(db, home.id, _entry(by, action, subject, **detail), by.at)
+
+
+async def _came(db: Db, by: By, action: str, subject: str, **detail: Any) -> None:
+    """Write down that somebody came in, and know the place they came from."""
+    await _note(db, by, action, subject, **detail)
+    if by.address is not None:
+        await places.remember(db, by.person.id, peer.network(by.address), by.at)
 
 
 async def _linked(db: Db, used: links.Used, at: datetime) -> Person:

@@ -40,3 +40,12 @@ async def give_back(db: Db, key: str) -> None:
         "delete from tries where key_sha256 = $1",
         hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(),
     )
+
+
+@translating
+async def take_back(db: Db, key: str) -> None:
+    """Forget one try of this key: it turned out not to be a guess."""
+    await db.execute(
+        "update tries set count = count - 1 where key_sha256 = $1 and count > 1",
+        hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(),
+    )

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror.errors import EverrefError, Refused
+from mirror.errors import EverrefError, Refused, TooOften
 from mirror.flows import people
 from mirror.store import people as store
 from mirror.store import sessions
@@ -119,8 +119,8 @@ def _page(
     *,
     refused: Refused | None = None,  # why nobody may make an account
 ) -> Response:
-    status = 200 if error is None else 429 if error.kind == "limit" else 422
-    return visit.render(
+    status = 200 if error is None else 429 if isinstance(error, TooOften) else 422
+    shown = visit.render(
         template,
         status,
         error=error,
@@ -131,6 +131,9 @@ def _page(
         next=local(visit.query.get("next")),
         apps=[app for app in visit.edges.settings.apps if app.registered],
     )
+    if isinstance(error, TooOften):
+        shown.headers["retry-after"] = str(error.seconds)
+    return shown
 
 
 WAYS: Final[Sequence[Way]] = (

@@ -55,7 +55,7 @@ async def register(visit: Visit, body: Registration) -> Access:
 
 
 async def login(visit: Visit, body: Credentials) -> Access:
-    """Sign in by e-mail and password. Ten tries a minute, by address and by e-mail."""
+    """Sign in by e-mail and password. Ten tries a minute for one e-mail address from one place."""
     try:
         person = await people.sign_in_with_password(
             visit.edges.db, body.email, body.password, visit.now, visit.address
