@@ -1,6 +1,7 @@
 """Restoring from the pages: the plan, the job, what came of it, a bundle to download, and undoing it."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from tests.parts.forges import GitHub, GitLab
 from tests.parts.forges.world import Person as Account
 from tests.parts.githttp import Fault, GitServer
 from tests.parts.repos import Work, refs_of, run_git
+from tests.parts.sockets import HOST, hang_up, serving
 from tests.parts.web import Browser, Site
 
 MAIN, SIDE = RefName(b"refs/heads/main"), RefName(b"refs/heads/side")
@@ -264,6 +266,19 @@ async def test_a_bundle_is_made_and_fetched_in_pieces_that_git_clones(
     restoring.site.mirror.clock.now += BUNDLE_KEPT
     await restoring.sure()
     assert (await restoring.browser.get(address)).status_code == 404
+
+
+async def test_a_download_that_is_hung_up_on_leaves_no_trace_in_the_log(
+    restoring: Restoring, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = await restoring.done(await restoring.browser.post(f"{HERE}/bundles?at=%231"))
+    cookie = "; ".join(f"{name}={value}" for name, value in restoring.browser.client.cookies.items())
+    asked = f"GET {link(told, 'Download')}".encode() + HOST + f"cookie: {cookie}\r\n\r\n".encode()
+    caplog.clear()
+    async with serving(restoring.site.app, restoring.site) as served:
+        assert await served.ask(asked) == b"HTTP/1.1 200 OK"
+        await hang_up(served, asked)
+    assert [one for one in caplog.records if one.exc_info or one.levelno >= logging.ERROR] == []
 
 
 async def test_a_bundle_is_handed_over_by_the_store_where_it_can(

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -35,6 +35,7 @@ from mirror.git.turns import Bounds, Turns, Who
 from mirror.job import SYNC
 from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
+from mirror.net.reach import is_public
 from mirror.people import PersonId, Role
 from mirror.store import audit, repos, sessions, teams, tokens
 from mirror.store.people import Person
@@ -46,7 +47,9 @@ from mirror.web.background import Background
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
-BODY: Final = 8 << 20  # bytes of one request
+BODY: Final = 8 << 20  # bytes of one request, of somebody who is signed in
+STRANGERS_BODY: Final = 64 << 10  # bytes of one request of anybody else
+BODIES: Final = 32 << 20  # bytes of all requests of one person that are at work in a process
 SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
 ACCESS: Final = timedelta(hours=12)  # for which an access token is good
 SAID_SECONDS: Final = 60  # for a one-time message to be read
@@ -81,6 +84,7 @@ class Outside:
     pages: Environment
     background: Background = field(default_factory=Background)
     plans: Turns = field(default_factory=partial(Turns, PLANS))
+    bodies: Counter[PersonId] = field(default_factory=Counter)  # bytes that are at work, by who sent them
     streams: Counter[PersonId] = field(default_factory=Counter)  # that are open, by who follows them
 
 
@@ -102,6 +106,7 @@ class Visit:
     said: str | None = None  # a message to show once
     found: Repo | None = None  # the path's repo, once it was asked for
     raw_session: str | None = field(default=None, repr=False)
+    held: int = 0  # bytes of the request's body, as far as it came
     bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
 
     @property
@@ -125,7 +130,10 @@ class Visit:
         """From where the request came; through proxies, as far as they are trusted."""
         told = self.request.client.host if self.request.client else "unknown"
         forwarded = self.request.headers.getlist("x-forwarded-for")
-        return peer.client(told, forwarded, self.edges.settings.forwarded)
+        trusted = self.edges.settings.forwarded
+        if forwarded and not peer.is_among(told, trusted) and not is_public(told):
+            _tell_of_proxy(told)
+        return peer.client(told, forwarded, trusted)
 
     @asynccontextmanager
     async def planning(self) -> AsyncIterator[None]:
@@ -300,19 +308,30 @@ def routes(ways: Sequence[Way], outside: Outside) -> list[Route]:
 
 def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
-        request = Request(request.scope, _bounded(request.receive))
         visit = Visit(request, outside, outside.edges.clock(), way)
+        visit.request = request = Request(request.scope, _bounded(request.receive, visit))
         request.state.visit = visit
-        _check_host(visit)
-        check_text([request.scope["path"]])
-        check_text(text for item in request.query_params.multi_items() for text in item)
-        await _recognise(visit)
-        if way.method not in SAFE and not visit.bearer:
-            await _check_sender(visit)
-        await _admit(visit)
-        return await (_while_there(visit) if way.reads else way.endpoint(visit))
+        try:
+            return await _answered(visit)
+        finally:
+            if visit.person is not None and visit.held:
+                outside.bodies[visit.person.id] -= visit.held
+                if not outside.bodies[visit.person.id]:
+                    del outside.bodies[visit.person.id]
 
     return serve
+
+
+async def _answered(visit: Visit) -> Response:
+    request, way = visit.request, visit.way
+    _check_host(visit)
+    check_text([request.scope["path"]])
+    check_text(text for item in request.query_params.multi_items() for text in item)
+    await _recognise(visit)
+    if way.method not in SAFE and not visit.bearer:
+        await _check_sender(visit)
+    await _admit(visit)
+    return await (_while_there(visit) if way.reads else way.endpoint(visit))
 
 
 async def _while_there(visit: Visit) -> Response:
@@ -323,6 +342,7 @@ async def _while_there(visit: Visit) -> Response:
         await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
             return answering.result()
+        leaving.result()
         return Response(status_code=499)  # which nobody sees
     finally:
         leaving.cancel()
@@ -335,19 +355,32 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _bounded(receive: Receive) -> Receive:
-    """The request's body as far as BODY reaches: whoever sends more, signed in or not, fills no memory."""
-    left = BODY
+def _bounded(receive: Receive, visit: Visit) -> Receive:
+    """The request's body as far as it may reach, so that nobody fills the memory, signed in or not."""
 
     async def bounded() -> Message:
-        nonlocal left
         message = await receive()
-        left -= len(message.get("body", b""))
-        if left < 0:
-            raise HTTPException(413, f"this is more than {BODY >> 20} MiB; send less at once")
+        size = len(message.get("body", b""))
+        visit.held += size
+        person, most = visit.person, STRANGERS_BODY
+        if person is not None:
+            visit.outside.bodies[person.id] += size
+            most = BODY
+            if visit.outside.bodies[person.id] > BODIES:
+                raise HTTPException(429, "you send too much at once; wait a moment", {"retry-after": "5"})
+        if visit.held > most:
+            raise HTTPException(413, f"this is more than {most >> 10} KiB; send less at once")
         return message
 
     return bounded
+
+
+@lru_cache(16)
+def _tell_of_proxy(address: str) -> None:
+    log.warning(
+        "%s sends X-Forwarded-For and is not in FORWARDED_ALLOW_IPS: all who come through it count as one",
+        address,
+    )
 
 
 def cookie_name(secure: bool) -> str:

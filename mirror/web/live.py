@@ -1,17 +1,21 @@
 """Progress as it happens: parts of a page sent anew by server-sent events while they change."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from mirror.errors import EverrefError
+from mirror.errors import EverrefError, TooOften
+from mirror.people import PersonId
 from mirror.web.frame import Visit
 
 LOOK_SECONDS: Final = 1.0  # between two looks
 QUIET_SECONDS: Final = 15.0  # after which a word is sent, so that nothing between us takes it for dead
 LASTS_SECONDS: Final = 600.0  # of one stream; the browser asks again by itself
+AT_ONCE: Final = 20  # streams of one person in a process
 
 Look = Callable[
     [], Awaitable[tuple[str, bool]]
@@ -20,12 +24,35 @@ Look = Callable[
 
 async def follow(visit: Visit, look: Look) -> StreamingResponse:
     """Send the part whenever it has changed, until it is at its end. The first look is made at once."""
+    streams, who = visit.outside.streams, visit.owner().id
     first = await look()
-    return StreamingResponse(
+    return _Counted(
+        streams,
+        who,
         _events(look, first),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
+
+
+class _Counted(StreamingResponse):
+    """A stream that counts as one of its person's while it is sent."""
+
+    def __init__(self, streams: Counter[PersonId], who: PersonId, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._streams = streams
+        self._who = who
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._streams[self._who] >= AT_ONCE:
+            raise TooOften(f"you follow {AT_ONCE} pages already; close one of them", int(QUIET_SECONDS))
+        self._streams[self._who] += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams[self._who] -= 1
+            if not self._streams[self._who]:
+                del self._streams[self._who]
 
 
 async def _events(look: Look, first: tuple[str, bool]) -> AsyncIterator[str]:

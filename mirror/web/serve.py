@@ -1,5 +1,7 @@
 """An application as a process: on PORT, or on the socket that `everref up` hands over."""
 
+import asyncio
+import logging
 import socket
 
 import uvicorn
@@ -8,34 +10,54 @@ from starlette.types import ASGIApp
 from mirror.config import Settings
 from mirror.errors import UsageError
 from mirror.process import Ties
+from mirror.web import door
+from mirror.web.door import Bodies, Door
 
 STOP_SECONDS = 5  # for requests under way
 
 
 class Server(uvicorn.Server):
-    """uvicorn, saying when it serves."""
+    """uvicorn, saying when it serves, and closing what takes too long."""
 
-    def __init__(self, config: uvicorn.Config, ties: Ties) -> None:
+    def __init__(self, config: uvicorn.Config, ties: Ties, at: Door) -> None:
         super().__init__(config)
         self._ties = ties
+        self._door = at
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ties.say_ready()
 
+    async def on_tick(self, counter: int) -> bool:
+        """What uvicorn does ten times a second."""
+        if counter % 10 == 0:
+            self._door.sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
 
 async def serve(app: ASGIApp, settings: Settings, ties: Ties) -> None:
     """Serve until a signal says stop."""
+    await server(app, settings, ties).serve(sockets=[_listening(settings, ties)])
+
+
+def server(app: ASGIApp, settings: Settings, ties: Ties) -> Server:
+    """The server of this application, with all the limits of mirror/web/door.py."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a stranger's odd request is no news
+    at = Door(settings.forwarded, door.room())
     config = uvicorn.Config(
-        app,
+        Bodies(app),
+        http=door.protocol(at),
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # mirror/peer.py reads them
+        timeout_keep_alive=door.IDLE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    await Server(config, ties).serve(sockets=[_listening(settings, ties)])
+    return Server(config, ties, at)
 
 
 def _listening(settings: Settings, ties: Ties) -> socket.socket:
