@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from html import unescape
@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from starlette.types import Message
 
+from mirror import lowspeed
 from mirror.config import App
 from mirror.flows import connections, sync
 from mirror.flows.export import KEPT as BUNDLE_KEPT
@@ -26,7 +28,7 @@ from mirror.store.connections import Connection
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.vault.directory import DirectoryVault
-from mirror.web import frame
+from mirror.web import download, frame
 from mirror.web.restore import Row, groups
 from tests.parts.forges import GitHub, GitLab
 from tests.parts.forges.world import Person as Account
@@ -515,3 +517,32 @@ async def test_a_plan_that_takes_too_long_says_so(
     monkeypatch.setattr(frame, "PLANNING", 0.3)
     page = await restoring.planned({"at": "#1", "url": f"{git_server.url}/slow.git"}, status=422)
     assert "host of the target did not answer within 0.3 s" in page
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+async def test_whoever_takes_nothing_of_a_download_holds_it_for_a_minute(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr(lowspeed, "TIME", 0.05)
+    monkeypatch.setattr(lowspeed, "LIMIT", 1 << 30)
+    closed, sent = asyncio.Event(), bytearray()
+
+    async def stored() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            closed.set()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody says anything")
+
+    async def send(message: Message) -> None:
+        sent.extend(message.get("body", b""))
+        if len(sent) > 3 * download.PIECE:
+            await asyncio.Event().wait()
+
+    stream = download.Stream(stored(), 200, {})
+    await stream({"type": "http", "asgi": {"spec_version": version}}, receive, send)
+    assert closed.is_set() and len(sent) == 4 * download.PIECE

@@ -1,19 +1,24 @@
 """Handing over a bundle that waits in the vault: by a link to the store itself, or read through us."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from hashlib import sha256
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from mirror import lowspeed
 from mirror.errors import NotFound
 from mirror.flows import export
 from mirror.model import Repo
 from mirror.store.jobs import Job
 from mirror.web.frame import Visit
+
+PIECE: Final = 1 << 16  # bytes that are sent at once
 
 _ONE_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _PRIVATE: Final = {"cache-control": "private, no-cache"}
@@ -59,7 +64,7 @@ async def bundle_of(visit: Visit, repo: Repo, job: Job) -> Response:
         status, headers["content-range"] = 206, f"bytes {start}-{end - 1}/{found.bytes}"
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return _Stream(export.read(visit.edges, found, start, end), status, headers)
+    return Stream(export.read(visit.edges, found, start, end), status, headers)
 
 
 def part_of(asked: str | None, size: int) -> tuple[int, int] | None:
@@ -79,13 +84,38 @@ def part_of(asked: str | None, size: int) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
-class _Stream(StreamingResponse):
-    """Chunks that are let go of at once when whoever reads them has gone."""
+class Stream(StreamingResponse):
+    """Chunks that are let go of at once when whoever reads them has gone, or takes next to nothing.
+
+    A download that ends so goes on where it ended, by its range.
+    """
 
     def __init__(self, chunks: AsyncGenerator[bytes, None], status: int, headers: dict[str, str]) -> None:
-        super().__init__(chunks, status, headers)
+        super().__init__(_pieces(chunks), status, headers)
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        slow = False
+
+        async def paced(message: Message) -> None:
+            nonlocal slow
+            try:
+                async with asyncio.timeout(lowspeed.TIME + len(message.get("body", b"")) / lowspeed.LIMIT):
+                    await send(message)
+            except TimeoutError:
+                slow = True
+                raise
+
         async with aclosing(self._chunks):
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, paced)
+            except (TimeoutError, ClientDisconnect):
+                if not slow:
+                    raise
+
+
+async def _pieces(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same bytes, no more at once than are sent within two minutes by the slowest who is waited for."""
+    async for chunk in chunks:
+        for start in range(0, len(chunk), PIECE):
+            yield chunk[start : start + PIECE]
