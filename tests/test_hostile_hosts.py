@@ -12,7 +12,7 @@ from mirror.config import FETCH_BYTES
 from mirror.errors import LimitReached
 from mirror.git import pack, room
 from mirror.git.room import Room
-from mirror.git.run import LEAST_MEMORY, Git, Limits, machine_memory, memory_share
+from mirror.git.run import CONFIG, LEAST_MEMORY, Git, Limits, machine_memory, memory_share
 from mirror.git.view import scratch_view
 from mirror.store import repos
 from tests.parts.everref import Mirror
@@ -36,6 +36,11 @@ def test_one_git_has_a_slots_share_of_the_machine_and_never_less_than_it_needs(t
     assert machine_memory(container) == 256 << 20
     container.write_text("max\n")
     assert machine_memory(container) == machine_memory(tmp_path / "none") > GIB
+
+
+def test_the_threads_of_one_git_fit_into_the_least_memory() -> None:
+    """A git of sixty threads would want six times the share that it has on a large machine."""
+    assert int(CONFIG["pack.threads"]) * (100 << 20) <= LEAST_MEMORY // 2
 
 
 async def test_a_pack_that_unpacks_to_more_than_memory_is_a_limit(git: Git, tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ CONFIG: Final[Mapping[str, str]] = {
     "init.defaultBranch": "main",
     "init.templateDir": "",
     "maintenance.auto": "false",
+    "pack.threads": str(
+        min(4, os.cpu_count() or 1)
+    ),  # each has a window and a cache of 100 MB, of LEAST_MEMORY
     "pack.windowMemory": "100m",
     "protocol.allow": "never",
     "protocol.https.allow": "always",
