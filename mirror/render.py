@@ -29,6 +29,7 @@ HIGHLIGHTED: Final = 128 << 10  # characters; more takes long and is read by nob
 LINE: Final = 2_000  # characters of a line that lexers are given
 LINES: Final = 20_000  # of a file
 SECONDS: Final = 1.0  # for the highlighting of one file
+README_HTML: Final = 1 << 20  # characters that it may become; what becomes more was not written to be read
 README: Final = 64 << 10  # characters; a hostile one of this length takes half a second
 
 # What is highlighted, by the names that Pygments has for it. Some of its lexers take minutes for a line of
@@ -205,7 +206,7 @@ def readme(text: str, path: bytes, *, link: Link, picture: Link) -> Markup:
         url_schemes=_SCHEMES,
         id_prefix=_PREFIX,
     )
-    return Markup(safe)
+    return Markup(safe if len(safe) <= README_HTML else "")
 
 
 def _markdown() -> MarkdownIt:

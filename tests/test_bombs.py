@@ -100,6 +100,18 @@ async def test_a_folder_that_is_too_large_says_how_large_and_is_had_as_it_is(
     assert (await alice.get(f"{at}/-/object/main")).status_code == 404
 
 
+async def test_long_names_and_long_messages_make_no_page_long(site: Site, alice: Browser, work: Work) -> None:
+    empty = work.blob(b"")
+    names = {b"%05d" % number + b"x" * 4000: (b"100644", empty) for number in range(1000)}
+    for _ in range(40):
+        work.commit("main", {}, entries=names, message="a" * 60_000)
+    at = await kept(site, work)
+    for page in ("files", "commits", f"commit/{work.git('rev-list', 'main').split()[-1].decode()}"):
+        found = await alice.get(f"{at}/-/{page}")
+        assert found.status_code == 200 and len(found.content) < 4 * MIB
+    assert "more are not shown" in (await alice.get(f"{at}/-/files")).text
+
+
 async def test_a_commit_with_a_message_without_end_shows_how_it_begins(
     site: Site, alice: Browser, work: Work
 ) -> None:

@@ -62,6 +62,9 @@ AHEAD: Final = 100_000  # folders that a comparison has still to read
 FILE_BYTES: Final = 512 << 10  # of a file whose lines are compared
 SHOWN_BYTES: Final = 2 << 20  # of the lines that one comparison shows
 LINE_BYTES: Final = 5_000  # shown of a line
+NAMES_BYTES: Final = 512 << 10  # of the names that one folder or comparison shows
+SUMMARY: Final = 1_000  # characters of a message's first paragraph, where commits are listed
+BODY: Final = 8_000  # characters of the rest of it
 LOST_AT_MOST: Final = 200_000  # commits told of one walk
 GIT_BYTES: Final = 128 << 20  # of memory that git has for a walk
 TOLD_BYTES: Final = 64 << 20  # that git says of one walk
@@ -121,9 +124,10 @@ def commit_of(held: Objects, oid: Target) -> Commit | None:
 
 
 def _if_small(held: Objects, oid: Target) -> Commit | None:
-    """The same where many are asked for, and one that is too large is to leave the others be."""
+    """The same where many are asked for: a too large one leaves the others be, long messages are cut."""
     with suppress(TooLarge):
-        return commit_of(held, oid)
+        one = commit_of(held, oid)
+        return one and replace(one, summary=one.summary[:SUMMARY], body=one.body[:BODY])
     return None
 
 
@@ -236,8 +240,20 @@ def folder_at(there: There, asked: FolderAt) -> Found | None:
         if entry is None or entry.kind != "folder":
             return Found(entry) if entry else None
         found = sorted(folders.folder(entry.oid), key=lambda one: (one.kind != "folder", one.name))
-        shown = tuple(_sized(held, one) for one in found[: asked.limit])
-        return Found(entry, shown, len(found))
+        count = _as_many((one.name for one in found), asked.limit)
+        return Found(entry, tuple(_sized(held, one) for one in found[:count]), len(found))
+
+
+def _as_many(names: Iterable[bytes], limit: int) -> int:
+    """How many of these are shown: so many at most, and no more of names than a page bears."""
+    left = NAMES_BYTES
+    count = 0
+    for name in names:
+        left -= len(name)
+        if count == limit or left < 0:
+            break
+        count += 1
+    return count
 
 
 def _sized(held: Objects, entry: Entry) -> Entry:
@@ -387,9 +403,8 @@ def _changes(
         walk.trees(b"", old, new)
     found = _with_renames(walk.found)
     left = _Left(lines, SHOWN_BYTES)
-    return Changes(
-        tuple(_with_lines(held, one, left, deadline) for one in found[:files]), len(found), walk.whole
-    )
+    shown = found[: _as_many((one.path for one in found), files)]
+    return Changes(tuple(_with_lines(held, one, left, deadline) for one in shown), len(found), walk.whole)
 
 
 @dataclass(slots=True)
