@@ -199,7 +199,7 @@ async def test_a_job_that_waits_is_done_in_the_role_that_its_person_has_by_then(
     if now is None:
         await teams.remove_member(db, scene.team.id, admin.id, scene.site.mirror.clock.now)
     else:
-        await teams.set_role(db, scene.team.id, admin.id, now)
+        await teams.set_role(db, scene.team.id, admin.id, now, scene.site.mirror.clock.now)
     ended = await scene.done(job)
     assert ended.state == "failed" and ended.failure is not None and ended.failure.kind == "refused"
     assert refs_of(scene.unkept.path) == before

@@ -1062,6 +1062,26 @@ async def test_a_link_signs_in_who_is_named(everref: Everref, pool: asyncpg.Pool
     assert "nobody signs in" in everref("sign-in", "bob@example.org", code=3).err
 
 
+async def test_a_link_by_an_e_mail_address_warns_of_who_that_is_first(
+    everref: Everref, pool: asyncpg.Pool
+) -> None:
+    """Whoever signs up can say that any address is theirs: whose link it is must be read first."""
+    boss = await people.add(
+        pool, "The Boss", NOW, team_name="mallory", email="boss@example.org", password_hash="x"
+    )
+    await people.link(pool, boss.id, "github", "github.com", "7", "mallory-7", NOW)
+    said = everref("sign-in", "boss@example.org", PORT="8123").out
+    warned, link = said.split("http://127.0.0.1:8123/sign-in/")
+    assert "nobody ever proved that boss@example.org is theirs" in warned and link
+    for words in ("The Boss", "2026-03-02", "mallory (owner)", "mallory-7 at github.com"):
+        assert words in warned
+    person = everref.json("sign-in", "boss@example.org", PORT="8123").one["person"]
+    assert (person["name"], person["email_proved"]) == ("The Boss", False)
+    assert person["teams"] == [{"name": "mallory", "role": "owner"}]
+    assert person["identities"] == [{"login": "mallory-7", "host": "github.com"}]
+    assert "proved" not in everref("sign-in", PORT="8123").out
+
+
 async def test_keys_are_rotated_in_three_steps(everref: Everref, pool: asyncpg.Pool) -> None:
     repo = await repos.add(pool, await teams.default(pool), "acme/api", "https://e.example/a", NOW)
     secret = Secret("ann", "hush")

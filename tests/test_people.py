@@ -316,10 +316,7 @@ async def test_a_first_sign_in_that_happens_twice_at_once_makes_one_person(db: a
 async def test_who_is_signed_in_gets_one_more_way_to_sign_in(db: asyncpg.Pool) -> None:
     person = await ann(db)
     for _ in range(2):
-        linked = await flow.sign_in_with_identity(
-            db, "github", "github.com", "1", "ann", None, START, HERE, already=person
-        )
-        assert linked == person
+        await flow.link_identity(db, By(person, START), "github", "github.com", "1", "ann")
     assert (
         await flow.sign_in_with_identity(db, "github", "github.com", "1", "ann", None, START, HERE) == person
     )
@@ -333,9 +330,7 @@ async def test_who_is_signed_in_gets_one_more_way_to_sign_in(db: asyncpg.Pool) -
 async def test_an_account_of_another_person_is_never_moved(db: asyncpg.Pool) -> None:
     theirs = await flow.sign_in_with_identity(db, "github", "github.com", "1", "bob", None, START, HERE)
     with pytest.raises(Refused, match="another person's"):
-        await flow.sign_in_with_identity(
-            db, "github", "github.com", "1", "bob", None, START, HERE, already=await ann(db)
-        )
+        await flow.link_identity(db, By(await ann(db), START), "github", "github.com", "1", "bob")
     assert await people.by_identity(db, "github", "github.com", "1") == theirs
 
 

@@ -176,6 +176,97 @@ async def test_an_account_that_was_connected_can_be_added_as_a_way_to_sign_in(fo
     assert await site.mirror.edges.db.fetchval("select count(*) from person") == 1
 
 
+async def identities(forged: Forged) -> list[str]:
+    rows = await forged.site.mirror.edges.db.fetch("select login from identity order by login")
+    return [row["login"] for row in rows]
+
+
+async def asked_to_link(forged: Forged, browser: Browser, account: Person) -> tuple[str, str]:
+    """The page that asks whether to add the account that the forge proved, and what its form holds."""
+    address = urlsplit(await forged.consent(browser, account, act="link", next="/account"))
+    page = await browser.get(f"{address.path}?{address.query}")
+    assert page.status_code == 200, page.text
+    found = re.search(r'name="account" value="([^"]+)"', page.text)
+    assert found is not None
+    return page.text, found[1]
+
+
+async def test_one_more_account_is_added_only_by_the_button_of_a_page_that_names_it(forged: Forged) -> None:
+    browser = await forged.site.signed_in(await forged.site.person("kim"))
+    page, account = await asked_to_link(forged, browser, forged.ann)
+    assert "Is ann yours?" in page and "could then sign in here as Kim" in page
+    assert await identities(forged) == []  # a GET adds nothing
+    assert (await browser.post("/auth/link", account=account, csrf="")).status_code == 403
+    assert (await browser.post("/auth/link", account=account + "x")).status_code == 400
+    assert (await browser.post("/auth/link", account=account)).headers["location"] == "/account"
+    assert await identities(forged) == ["ann"]
+    assert (await browser.post("/auth/link", account=account)).status_code == 400
+    other = await forged.site.browser()
+    await forged.come_back(other, await forged.consent(other))
+    assert "Kim" in (await other.get("/account")).text
+
+
+async def test_a_page_that_offers_an_account_is_good_for_who_saw_it(forged: Forged) -> None:
+    site, kim = forged.site, await forged.site.person("kim")
+    browser = await site.signed_in(kim)
+    _, account = await asked_to_link(forged, browser, forged.ann)
+    for other in (await site.signed_in(await site.person("mallory")), await site.signed_in(kim)):
+        assert (await other.post("/auth/link", account=account)).status_code == 400
+    site.mirror.clock.now += timedelta(minutes=11)
+    assert (await browser.post("/auth/link", account=account)).status_code == 400
+    assert await identities(forged) == []
+
+
+async def test_a_link_of_another_site_begins_nothing_for_who_is_signed_in(forged: Forged) -> None:
+    """The attack: an image that leads to the sign-in, in a browser where the forge knows the attacker."""
+    victim = await forged.site.signed_in(await forged.site.person("kim"))
+    for path in (f"/auth/{forged.forge.kind}", f"/auth/{forged.forge.kind}?act=link&team=kim&next=/account"):
+        answer = await victim.get(path)
+        assert answer.headers["location"] == "/account"
+        assert "consent" not in victim.client.cookies
+    for fields in ({"act": "link"}, {"team": "kim"}):
+        crossed = await victim.post(f"/auth/{forged.forge.kind}", csrf="", **fields)
+        assert crossed.status_code == 403 and "consent" not in victim.client.cookies
+
+
+async def test_a_consent_that_a_link_began_ends_in_no_session_that_came_later(forged: Forged) -> None:
+    site, victim = forged.site, await forged.site.browser()
+    kim = await site.person("kim")
+    began = await victim.get(f"/auth/{forged.forge.kind}")
+    address = urlsplit(await forged.forge.approve(began.headers["location"], forged.ann))
+    raw = await links.make(site.mirror.edges.db, kim.id, site.mirror.clock.now, timedelta(hours=1))
+    assert (await victim.post(f"/sign-in/{raw}")).status_code == 303
+    assert (await victim.get(f"{address.path}?{address.query}")).status_code == 400
+    assert await identities(forged) == []
+
+
+async def test_an_account_that_proves_nothing_becomes_no_way_in(forged: Forged) -> None:
+    forged.site.mirror.clock.step *= 0
+    kim = await forged.site.signed_in(await forged.site.person("kim"))
+    assert (await forged.come_back(kim, await forged.consent(kim))).startswith("/account/sure")
+    assert "You do not sign in as ann yet" in (await kim.get("/account/sure")).text
+    bob = await forged.site.browser()
+    await forged.come_back(bob, await forged.consent(bob))  # ann signs somebody else in now
+    assert (await forged.come_back(kim, await forged.consent(kim))).startswith("/account/sure")
+    refused = await forged.come_back(kim, await forged.consent(kim, act="link"))
+    assert refused.startswith("/account")
+    assert "another person" in (await kim.get("/account")).text
+    assert await identities(forged) == ["ann"]
+
+
+async def test_who_has_not_proved_it_of_late_adds_no_account(forged: Forged) -> None:
+    kim = await forged.site.signed_in(await forged.site.person("kim"))
+    forged.site.mirror.clock.now += timedelta(minutes=11)
+    answer = await kim.post(f"/auth/{forged.forge.kind}", act="link")
+    assert answer.headers["location"].startswith("/account/sure")
+    profile = await kim.post("/account/profile", name="Kim", email="other@example.org", zone="")
+    assert profile.headers["location"].startswith("/account/sure")
+    assert (await kim.post("/account/profile", name="Kimberly", email="", zone="")).status_code == 303
+    assert (
+        await forged.site.mirror.edges.db.fetchval("select email from person where name = 'Kimberly'") is None
+    )
+
+
 async def test_only_who_connected_an_account_adds_it_to_their_ways_to_sign_in(forged: Forged) -> None:
     site = forged.site
     browser = await site.signed_in(await site.person("ann"))

@@ -556,7 +556,12 @@ _SIGN_IN = """\
 The link works once, within an hour. Whoever can run this owns the data and can
 let anybody in: also a person who forgot their password, who then sets another.
 
---json: {"sign_in", "expires_at"}"""
+An e-mail address was never proved to be anybody's: with EMAIL, read who that
+is before you send the link. Whoever uses it ends what was given before (tokens,
+other sessions), but for what they tick.
+
+--json: {"sign_in", "expires_at", "person": {"name", "email", "email_proved",
+"created_at", "teams": [...], "identities": [...]} or null}"""
 
 _ROTATE = """\
 1. Put a new key first in SECRET_KEYS and start every process anew.

@@ -441,10 +441,11 @@ async def sign_in(call: Call) -> int:
         from mirror.flows import people
         from mirror.web import up
 
+        known = await people.known_as(edges.db, call.args.email) if call.args.email else None
         path = await people.sign_in_path(edges.db, now, call.args.email)
         url = await up.address(edges.settings) + path
     until = now + people.LINK
-    call.out.result(partial(render.link, url, until), partial(shapes.link, url, until))
+    call.out.result(partial(render.link, url, until, known), partial(shapes.link, url, until, known))
     return 0
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mirror.flows.doctor import Finding
     from mirror.flows.drill import Drilled
     from mirror.flows.hook import Given
+    from mirror.flows.people import Known
     from mirror.flows.prune import Pruned
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
@@ -347,9 +348,23 @@ def token(raw: str, made: ApiToken, eye: Eye) -> str:
     return f"{eye.repo(made.name)}  team {clean(made.team.name)}  may {may}  {until}\n  {raw}"
 
 
-def link(url: str, until: datetime, eye: Eye) -> str:
-    """A one-time link, to be opened."""
-    return f"{clean(url)}\n  works once, until {until:%H:%M:%SZ}"
+def link(url: str, until: datetime, known: Known | None, eye: Eye) -> str:
+    """A one-time link, to be opened; before it whom it lets in, where an e-mail address said that."""
+    told = f"{clean(url)}\n  works once, until {until:%H:%M:%SZ}; what was given before ends when it is used"
+    if known is None:
+        return told
+    person = known.person
+    teams = ", ".join(f"{one.team.name} ({one.role})" for one in known.teams)
+    accounts = ", ".join(f"{one.login} at {one.host}" for one in known.identities)
+    warning = f"nobody ever proved that {person.email} is theirs; be sure that you know who asks"
+    lines = [
+        eye.paint(clean(warning), "bad"),
+        clean(f"  {person.name}, here since {person.created_at:%Y-%m-%d}"),
+        clean(f"  teams: {teams or 'none'}"),
+        clean(f"  signs in by: {accounts or 'no account at a forge'}"),
+        told,
+    ]
+    return "\n".join(lines)
 
 
 def rotated(done: Rotated, eye: Eye) -> str:

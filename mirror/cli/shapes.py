@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mirror.flows.doctor import Finding
     from mirror.flows.drill import Drilled
     from mirror.flows.hook import Given
+    from mirror.flows.people import Known
     from mirror.flows.prune import Pruned
     from mirror.flows.rebuild import Rebuilt
     from mirror.flows.restore import RefResult, Restored, RestorePlan
@@ -259,9 +260,17 @@ def limits(team: str, uses: Sequence[Use]) -> Shape:
     return {"team": team, "limits": found}
 
 
-def link(url: str, until: datetime) -> Shape:
-    """A one-time link."""
-    return {"sign_in": url, "expires_at": at(until)}
+def link(url: str, until: datetime, known: Known | None) -> Shape:
+    """A one-time link, and whom it lets in, where an e-mail address said that."""
+    person = known and {
+        "name": known.person.name,
+        "email": known.person.email,
+        "email_proved": False,
+        "created_at": at(known.person.created_at),
+        "teams": [{"name": one.team.name, "role": one.role} for one in known.teams],
+        "identities": [{"login": one.login, "host": one.host} for one in known.identities],
+    }
+    return {"sign_in": url, "expires_at": at(until), "person": person}
 
 
 def rotated(done: Rotated) -> Shape:

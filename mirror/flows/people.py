@@ -8,7 +8,7 @@ changes nothing, and is written down as refused.
 import asyncio
 import functools
 import zoneinfo
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from mirror.store import audit, invitations, links, notices, people, places, quo
 from mirror.store import limits as tries
 from mirror.store.database import Db, transaction, translating
 from mirror.store.invitations import Invitation, InvitationId
-from mirror.store.people import Forge, Person
+from mirror.store.people import Forge, Identity, IdentityKey, Person
 from mirror.store.teams import Team
 from mirror.store.tokens import ApiToken, TokenId
 
@@ -77,6 +77,18 @@ class Door:
     keyring: Keyring
     invitation: str | None = None  # what stands in its link; None: they have none
     limits: Limits = field(default_factory=lambda: ROOMY)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What lets in, or is let in, as a person; what a person keeps of it when the rest ends."""
+
+    tokens: frozenset[TokenId] = frozenset()
+    sessions: frozenset[bytes] = frozenset()  # their keys
+    identities: frozenset[IdentityKey] = frozenset()
+
+
+NOTHING: Final = Given()
 
 
 # Signing up and in.
@@ -163,18 +175,49 @@ async def sign_in_with_password(db: Db, email: str, password: str, at: datetime,
 
 
 @translating
-async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str) -> Person:
+async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str, keep: Given = NOTHING) -> Person:
     """Who this one-time link is for; the first owner is made when theirs is opened.
 
-    Who forgot their password is let in by one too, and sets another. Raises Refused when it is used up.
+    Who forgot their password is let in by one too, and sets another. Whoever had got in meanwhile is put out:
+    what was given before ends, but for what is kept. Raises Refused when it is used up.
     """
     async with transaction(db) as connection:
         used = await links.use(connection, raw, at)
         if used is None:
             raise Refused(_USED)
         person = await _linked(connection, used, at)
-        await _came(connection, By(person, at, address), "person.sign-in", person.name, how="link")
+        by = By(person, at, address)
+        ended = await _end_given(connection, by, keep)
+        await _came(connection, by, "person.sign-in", person.name, how="link", **ended)
     return person
+
+
+@translating
+async def link_is_for(db: Db, raw: str, at: datetime) -> Person | None:
+    """Whom a one-time link would sign in. None: it is of no use, or the first owner is still to be made."""
+    used = await links.look(db, raw, at)
+    if used is None:
+        return None
+    if used.person_id is None:
+        return await people.known_first_owner(db)
+    return await people.find(db, used.person_id)
+
+
+async def _end_given(db: Db, by: By, keep: Given, session: str | None = None) -> dict[str, int]:
+    """End all that lets in as this person: tokens, sessions, links; accounts at forges wait for their word.
+
+    Returns how many of each there were.
+    """
+    person = by.person
+    revoked = await tokens.revoke_all(db, person.id, keep.tokens, by.at)
+    for team_id, name in revoked:
+        await audit.add(db, team_id, _entry(by, "token.revoke", name, owner=person.name), by.at)
+    await links.void(db, person.id, by.at)
+    return {
+        "tokens": len(revoked),
+        "sessions": await sessions.end_all(db, person.id, session, keep.sessions),
+        "doubted": await people.doubt(db, person.id, keep.identities, by.at),
+    }
 
 
 @translating
@@ -187,32 +230,32 @@ async def sign_in_with_identity(
     name: str | None,
     at: datetime,
     address: str,
-    already: Person | None = None,
     door: Door | None = None,
 ) -> Person:
     """Who signs in by this account at a forge: its number decides, never its name or an e-mail.
 
-    Somebody new gets a team of their own, called like the login. `already`: who
-    is signed in, and gets the account as one more way to sign in. Two at once
-    make one person. Raises Refused where it is another person's, or nobody may come by this `door`.
+    Somebody new gets a team of their own, called like the login. Two at once
+    make one person. Raises Refused where nobody may come by this `door`.
     """
     known = await people.by_identity(db, forge, host, account_id)
-    if known is None and already is None:
+    if known is None:
         try:
             return await _new_by_identity(db, forge, host, account_id, login, name, at, address, door)
         except Refused:  # another request made that person at the same moment
             known = await people.by_identity(db, forge, host, account_id)
             if known is None:
                 raise
-    person = already or known
-    assert person is not None
-    by = By(person, at, address)
+    if await people.is_doubted(db, forge, host, account_id):
+        raise Refused(
+            f"{login} at {host} waits to be confirmed, since a password was set or a one-time link was used; "
+            "sign in another way and confirm it on your account page"
+        )
     async with transaction(db) as connection:
-        if await people.link(connection, person.id, forge, host, account_id, login, at):
-            await _note(connection, by, "identity.link", f"{login} at {host}", account=account_id)
-        if already is None:
-            await _came(connection, by, "person.sign-in", person.name, how=f"{login} at {host}")
-    return person
+        await people.link(connection, known.id, forge, host, account_id, login, at)
+        await _came(
+            connection, By(known, at, address), "person.sign-in", known.name, how=f"{login} at {host}"
+        )
+    return known
 
 
 async def _new_by_identity(
@@ -245,6 +288,23 @@ async def sign_in_path(db: Db, at: datetime, email: str | None = None) -> str:
     return f"/sign-in/{raw}"
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Whom an e-mail address stands for here, so far as anybody knows."""
+
+    person: Person
+    teams: Sequence[teams.Membership]
+    identities: Sequence[Identity]
+
+
+async def known_as(db: Db, email: str) -> Known:
+    """Who gave this e-mail address, which nobody ever proved to be theirs. Raises NotFound."""
+    person = await people.by_email(db, email.strip())
+    if person is None:
+        raise NotFound(f"nobody signs in as {email}")
+    return Known(person, await teams.memberships(db, person.id), await people.identities(db, person.id))
+
+
 async def first_owner(db: Db, at: datetime) -> Person:
     """Who owns what the command line keeps, made where there is nobody. Safe to run twice."""
     return await people.first_owner(db, at)
@@ -273,8 +333,10 @@ async def prove(db: Db, by: By, password: str) -> None:
 
 
 @translating
-async def set_password(db: Db, by: By, password: str, session: str | None = None) -> None:
-    """Sign in by this password from now on, and sign out everywhere but in this session.
+async def set_password(
+    db: Db, by: By, password: str, session: str | None = None, keep: Given = NOTHING
+) -> None:
+    """Sign in by this password from now on; what was given before ends, but this session and what is kept.
 
     The caller has had the person prove who they are. Raises UsageError.
     """
@@ -285,9 +347,8 @@ async def set_password(db: Db, by: By, password: str, session: str | None = None
     hashed = await _in_thread(HASHER.hash, rules.password_bytes(password))
     async with transaction(db) as connection:
         await people.set_password(connection, person.id, hashed)
-        await links.void(connection, person.id, by.at)
-        await sessions.end_all(connection, person.id, session)
-        await _note(connection, by, "person.password", person.name)
+        ended = await _end_given(connection, by, keep, session)
+        await _note(connection, by, "person.password", person.name, **ended)
 
 
 @translating
@@ -308,12 +369,26 @@ async def set_profile(db: Db, by: By, name: str, email: str | None, zone: str | 
     return now_called
 
 
+def is_other_email(person: Person, email: str) -> bool:
+    """Whether this is not the e-mail address that the person has."""
+    return email.strip().lower() != (person.email or "")
+
+
 @translating
 async def link_identity(db: Db, by: By, forge: Forge, host: str, account_id: str, login: str) -> None:
     """Let the person sign in by this account too, which the forge has said to be theirs. Raises Refused."""
     async with transaction(db) as connection:
         if await people.link(connection, by.person.id, forge, host, account_id, login, by.at):
             await _note(connection, by, "identity.link", f"{login} at {host}", account=account_id)
+
+
+@translating
+async def confirm_identity(db: Db, by: By, forge: Forge, host: str, account_id: str) -> None:
+    """The account is the person's: it signs them in again. Raises NotFound."""
+    async with transaction(db) as connection:
+        if not await people.confirm(connection, by.person.id, (forge, host, account_id)):
+            raise NotFound("no account of yours like that waits to be confirmed")
+        await _note(connection, by, "identity.confirm", f"{forge} account {account_id} at {host}")
 
 
 @translating
@@ -438,7 +513,7 @@ async def change_role(db: Db, by: By, team: Team, person_id: PersonId, role: Rol
     async with _acting(db, by, team, Role.ADMIN, "member.role", who.name, role=role) as (connection, mine):
         _not_above(mine, role)
         await _not_over(connection, mine, team, person_id)
-        await teams.set_role(connection, team.id, person_id, role)
+        await teams.set_role(connection, team.id, person_id, role, by.at)
 
 
 @translating

@@ -73,6 +73,21 @@ async def use(db: Db, raw: str, now: datetime) -> Used | None:
 
 
 @translating
+async def look(db: Db, raw: str, now: datetime) -> Used | None:
+    """Whom the link would sign in; it is not used up. None: as for `use`."""
+    return _used(
+        await db.fetchrow(
+            """
+            select person_id from sign_in_link
+            where id_sha256 = $1 and used_at is null and expires_at > $2
+            """,
+            _key(raw),
+            now,
+        )
+    )
+
+
+@translating
 async def void(db: Db, person_id: PersonId, now: datetime) -> None:
     """Let no link made for this person work any more. Safe to run twice."""
     await db.execute(

@@ -1,6 +1,7 @@
 """Who signs in, and by which accounts at forges."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -38,6 +39,10 @@ class Identity:
     account_id: str  # the forge's number for it
     login: str  # as it was when last seen
     seen_at: datetime
+    doubted_at: datetime | None = None  # since when it waits for its person's word; None: it signs them in
+
+
+IdentityKey = tuple[str, str, str]  # forge, host, the forge's number
 
 
 @translating
@@ -83,18 +88,25 @@ async def first_owner(db: Db, at: datetime) -> Person:
     async with transaction(db) as connection:
         team = await teams.default(connection)
         await teams.lock(connection, team)
-        row = await connection.fetchrow(
+        if found := await known_first_owner(connection):
+            return found
+        made = await _insert(connection, FIRST, at, None, None)
+        await teams.add(connection, team, made.id, Role.OWNER, at)
+        return made
+
+
+@translating
+async def known_first_owner(db: Db) -> Person | None:
+    """Who owns the command line's team for longest. None: nobody does yet."""
+    return _maybe(
+        await db.fetchrow(
             """
             select person.* from member join person on person.id = person_id
             where team_id = $1 and role = 'owner' order by since, person.id limit 1
             """,
-            team,
+            await teams.default(db),
         )
-        if row is not None:
-            return person(row)
-        made = await _insert(connection, FIRST, at, None, None)
-        await teams.add(connection, team, made.id, Role.OWNER, at)
-        return made
+    )
 
 
 async def lock(db: Db, person_id: PersonId) -> None:
@@ -230,10 +242,13 @@ async def link(
         at,
     )
     if row is None:
-        raise Refused(
-            f"the account {login} at {host} is another person's here; sign in by it and unlink it there first"
-        )
+        raise Refused(another_persons(login, host))
     return bool(row["fresh"])
+
+
+def another_persons(login: str, host: str) -> str:
+    """Why an account is not linked to a second person."""
+    return f"the account {login} at {host} is another person's here; sign in by it and unlink it there first"
 
 
 @translating
@@ -241,12 +256,59 @@ async def identities(db: Db, person_id: PersonId) -> Sequence[Identity]:
     """The accounts by which the person signs in."""
     rows = await db.fetch(
         """
-        select forge, host, account_id, login, seen_at from identity
+        select forge, host, account_id, login, seen_at, doubted_at from identity
         where person_id = $1 order by forge, host, login, account_id
         """,
         person_id,
     )
     return [Identity(**row) for row in rows]
+
+
+@translating
+async def is_doubted(db: Db, forge: Forge, host: str, account_id: str) -> bool:
+    """Whether this account waits for its person's word, and signs nobody in meanwhile."""
+    found: bool | None = await db.fetchval(
+        """
+        select doubted_at is not null from identity where forge = $1 and host = $2 and account_id = $3
+        """,
+        forge,
+        storable(host),
+        storable(account_id),
+    )
+    return bool(found)
+
+
+@translating
+async def doubt(db: Db, person_id: PersonId, but: Collection[IdentityKey], at: datetime) -> int:
+    """Let the person's accounts sign in nobody till their word, but for these; returns how many."""
+    keys = [[storable(part) for part in key] for key in but]
+    done = await db.execute(
+        """
+        update identity set doubted_at = $2
+        where person_id = $1 and doubted_at is null and not exists (
+          select from jsonb_array_elements($3::jsonb) as kept
+          where kept = jsonb_build_array(forge, host, account_id)
+        )
+        """,
+        person_id,
+        at,
+        json.dumps(keys),
+    )
+    return int(done.split()[1])
+
+
+@translating
+async def confirm(db: Db, person_id: PersonId, key: IdentityKey) -> bool:
+    """The account is the person's, who says so. False: it did not wait for that."""
+    done = await db.execute(
+        """
+        update identity set doubted_at = null
+        where person_id = $1 and forge = $2 and host = $3 and account_id = $4 and doubted_at is not null
+        """,
+        person_id,
+        *(storable(part) for part in key),
+    )
+    return done == "UPDATE 1"
 
 
 @translating
@@ -266,7 +328,7 @@ async def unlink(db: Db, person_id: PersonId, forge: Forge, host: str, account_i
         if done == "DELETE 0":
             raise NotFound("you do not sign in by that account")
         if hashed is None and not await connection.fetchval(
-            "select exists (select from identity where person_id = $1)", person_id
+            "select exists (select from identity where person_id = $1 and doubted_at is null)", person_id
         ):
             raise Refused("that is the only way in which you sign in; link another account or set a password")
 

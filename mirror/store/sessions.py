@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -104,6 +104,13 @@ async def _used(db: Db, raw_id: str, now: datetime, more: str) -> Any:
 
 
 @translating
+async def is_there(db: Db, key: bytes) -> bool:
+    """Whether nobody has ended the session of this key; that does not count as its use."""
+    found: bool = await db.fetchval("select exists (select from session where id_sha256 = $1)", key)
+    return found
+
+
+@translating
 async def all_of(db: Db, person_id: PersonId, now: datetime | None = None) -> Sequence[Session]:
     """Where the person is signed in, the one used last first."""
     rows = await db.fetch(
@@ -182,12 +189,19 @@ async def end_one(db: Db, person_id: PersonId, key: bytes) -> bool:
 
 
 @translating
-async def end_all(db: Db, person_id: PersonId, but: str | None = None) -> int:
-    """Sign the person out everywhere, but not of the session with the id `but`; returns how often."""
+async def end_all(db: Db, person_id: PersonId, but: str | None = None, keep: Collection[bytes] = ()) -> int:
+    """Sign the person out everywhere, but not of the session with the id `but`, or those with these keys.
+
+    Returns how often.
+    """
     done = await db.execute(
-        "delete from session where person_id = $1 and id_sha256 is distinct from $2",
+        """
+        delete from session
+        where person_id = $1 and id_sha256 is distinct from $2 and id_sha256 <> all($3::bytea[])
+        """,
         person_id,
         None if but is None else _key(but),
+        list(keep),
     )
     return int(done.split()[1])
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from mirror.errors import NotFound, Refused, UsageError
-from mirror.people import PersonId, Role
+from mirror.people import SCOPES, PersonId, Role
 from mirror.store.database import Db, storable, transaction, translating
 
 TeamId = NewType("TeamId", UUID)
@@ -227,8 +227,11 @@ async def add(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: date
 
 
 @translating
-async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role) -> None:
-    """Give a member another role. Raises NotFound; Refused where nobody would own the team any more."""
+async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: datetime) -> None:
+    """Give a member another role, and end for good their API tokens for the team that need more than it.
+
+    Raises NotFound; Refused where nobody would own the team any more.
+    """
     async with transaction(db) as connection:
         await lock(connection, team_id)
         done = await connection.execute(
@@ -236,6 +239,16 @@ async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role) -> 
         )
         if done == "UPDATE 0":
             raise NotFound("this person is no member of the team")
+        await connection.execute(
+            """
+            update api_token set revoked_at = $4
+            where team_id = $1 and person_id = $2 and revoked_at is null and not scopes <@ $3::text[]
+            """,
+            team_id,
+            person_id,
+            [scope for scope, needed in SCOPES.items() if role.may(needed)],
+            at,
+        )
         await _owned(connection, team_id)
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from mirror.errors import NotFound, UsageError
-from mirror.people import PersonId, Role, Scope
+from mirror.people import SCOPES, PersonId, Role, Scope
 from mirror.store.database import Db, storable, translating
 from mirror.store.people import Person, person
 from mirror.store.teams import Team, TeamId, team
@@ -42,7 +42,7 @@ class ApiToken:
     team: Team
     role: Role  # of the person in the team, now
     name: str
-    scopes: frozenset[Scope]
+    scopes: frozenset[Scope]  # none that the person's role is not enough for, now
     created_at: datetime
     expires_at: datetime | None  # None: never
     used_at: datetime | None  # None: never; else at most a minute off
@@ -112,6 +112,36 @@ async def all_of(db: Db, team_id: TeamId, person_id: PersonId | None = None) -> 
 
 
 @translating
+async def of_person(db: Db, person_id: PersonId, now: datetime) -> Sequence[ApiToken]:
+    """The person's tokens that work, in whichever team; the newest first."""
+    rows = await db.fetch(
+        f"""{_SELECT} and api_token.person_id = $1 and (expires_at is null or expires_at > $2)
+        order by api_token.created_at desc, api_token.id""",
+        person_id,
+        now,
+    )
+    return [_token(row) for row in rows]
+
+
+@translating
+async def revoke_all(
+    db: Db, person_id: PersonId, keep: Collection[TokenId], now: datetime
+) -> Sequence[tuple[TeamId, str]]:
+    """Let none of the person's tokens work any more, but these; returns the team and the name of each."""
+    rows = await db.fetch(
+        """
+        update api_token set revoked_at = $3
+        where person_id = $1 and revoked_at is null and id <> all($2::uuid[])
+        returning team_id, name
+        """,
+        person_id,
+        list(keep),
+        now,
+    )
+    return [(TeamId(UUID(bytes=row["team_id"].bytes)), row["name"]) for row in rows]
+
+
+@translating
 async def find(db: Db, team_id: TeamId, token_id: TokenId) -> ApiToken | None:
     """The team's token of this id, unless it is revoked."""
     row = await db.fetchrow(f"{_SELECT} and api_token.team_id = $1 and api_token.id = $2", team_id, token_id)
@@ -135,6 +165,7 @@ def _key(raw: str) -> bytes:
 
 
 def _token(row: Any) -> ApiToken:
+    role = Role(row["role"])
     return ApiToken(
         TokenId(UUID(bytes=row["id"].bytes)),
         person(
@@ -147,9 +178,9 @@ def _token(row: Any) -> ApiToken:
             }
         ),
         team({"id": row["team_id"], "name": row["team_name"], "person_id": row["own"]}),
-        Role(row["role"]),
+        role,
         row["name"],
-        frozenset(row["scopes"]),
+        frozenset(scope for scope in row["scopes"] if role.may(SCOPES[scope])),
         row["created_at"],
         row["expires_at"],
         row["used_at"],

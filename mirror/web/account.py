@@ -2,15 +2,19 @@
 
 import binascii
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
+from starlette.datastructures import FormData
 from starlette.responses import Response
 
 from mirror.errors import EverrefError, NotFound, OverLimit, UsageError
 from mirror.flows import people
+from mirror.people import PersonId
 from mirror.store import people as store
-from mirror.store import sessions, teams
-from mirror.web.frame import Needs, Visit, Way
+from mirror.store import sessions, teams, tokens
+from mirror.store.tokens import TokenId
+from mirror.web.frame import AskAgain, Needs, Visit, Way
 
 
 async def page(visit: Visit, error: EverrefError | None = None) -> Response:
@@ -22,16 +26,44 @@ async def page(visit: Visit, error: EverrefError | None = None) -> Response:
         200 if error is None else 429 if isinstance(error, OverLimit) else 422,
         error=error,
         memberships=mine,
-        identities=await store.identities(db, person.id),
-        sessions=await sessions.all_of(db, person.id, visit.now),
+        **await given(visit, person.id),
         has_password=await store.password_hash(db, person.id) is not None,
         apps=[app for app in visit.edges.settings.apps if app.registered],
     )
 
 
+async def given(visit: Visit, person_id: PersonId) -> dict[str, Any]:
+    """What lets in as this person, for a page that lists it."""
+    db = visit.edges.db
+    return {
+        "identities": await store.identities(db, person_id),
+        "sessions": await sessions.all_of(db, person_id, visit.now),
+        "tokens": await tokens.of_person(db, person_id, visit.now),
+    }
+
+
+def ticked(form: FormData) -> people.Given:
+    """What of it was ticked to be kept."""
+    keys = [text.split(" ") for text in _texts(form, "keep-identity")]
+    try:
+        return people.Given(
+            frozenset(TokenId(UUID(text)) for text in _texts(form, "keep-token")),
+            frozenset(binascii.unhexlify(text) for text in _texts(form, "keep-session")),
+            frozenset((forge, host, account) for forge, host, account in keys),
+        )
+    except (binascii.Error, ValueError):
+        raise UsageError("that is not what was on the page; reload it and try again") from None
+
+
+def _texts(form: FormData, name: str) -> list[str]:
+    return [str(one) for one in form.getlist(name)]
+
+
 async def set_profile(visit: Visit) -> Response:
     """What the person is called, their e-mail and their time zone."""
     form = await visit.form()
+    if people.is_other_email(visit.owner(), str(form.get("email", ""))) and not visit.is_sure:
+        raise AskAgain  # it is half of what signs in
     try:
         await people.set_profile(
             visit.edges.db,
@@ -46,15 +78,35 @@ async def set_profile(visit: Visit) -> Response:
 
 
 async def set_password(visit: Visit) -> Response:
-    """A new password; every other session ends."""
+    """A new password; what was given before ends, but for what is ticked."""
     form = await visit.form()
     try:
         await people.set_password(
-            visit.edges.db, visit.by(), str(form.get("password", "")), visit.raw_session
+            visit.edges.db, visit.by(), str(form.get("password", "")), visit.raw_session, ticked(form)
         )
     except UsageError as error:
         return await page(visit, error)
-    return visit.redirect("/account", "Your password is set. Every other session was signed out.")
+    return visit.redirect("/account", "Your password is set. What you did not keep has ended.")
+
+
+async def confirm(visit: Visit) -> Response:
+    """Say that an account at a forge is one's own, so that it signs in again."""
+    form = await visit.form()
+    for one in await store.identities(visit.edges.db, visit.owner().id):
+        if (one.host, one.account_id) == (form.get("host"), form.get("account")):
+            await people.confirm_identity(visit.edges.db, visit.by(), one.forge, one.host, one.account_id)
+            return visit.redirect("/account", f"{one.login} at {one.host} signs you in again.")
+    raise NotFound("you do not sign in by that account")
+
+
+async def revoke_token(visit: Visit) -> Response:
+    """Let one of one's own API tokens not work any more."""
+    text = str((await visit.form()).get("token", ""))
+    for one in await tokens.of_person(visit.edges.db, visit.owner().id, visit.now):
+        if str(one.id) == text:
+            await people.revoke_token(visit.edges.db, visit.by(), one.team, one.id)
+            return visit.redirect("/account", f"The token {one.name} is revoked.")
+    raise NotFound("there is no such token, or it was revoked already")
 
 
 async def unlink(visit: Visit) -> Response:
@@ -111,6 +163,8 @@ WAYS: Final[Sequence[Way]] = (
     Way("POST", "/account/profile", set_profile, Needs.PERSON),
     Way("POST", "/account/password", set_password, Needs.PERSON, sure=True),
     Way("POST", "/account/unlink", unlink, Needs.PERSON, sure=True),
+    Way("POST", "/account/confirm", confirm, Needs.PERSON, sure=True),
+    Way("POST", "/account/tokens/revoke", revoke_token, Needs.PERSON),
     Way("POST", "/account/sessions/end", end_session, Needs.PERSON),
     Way("POST", "/account/teams", new_team, Needs.PERSON),
     Way("GET", "/invitations/{raw}", invitation, Needs.PERSON),

@@ -4,13 +4,18 @@ A request for consent belongs to the browser that made it: its state and PKCE's
 verifier are in a signed cookie of that browser, for ten minutes. A state is
 taken once, a callback is for the forge that was asked (RFC 9700, mix-up), and
 the address to come back to is made of BASE_URL, never of the Host header.
+
+A GET signs in who is signed out, and changes nothing about who is signed in: that
+begins with a form of ours, and an account becomes one more way to sign in only by
+another form, on a page that names it.
 """
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
 
@@ -29,10 +34,20 @@ from mirror.store import connections as connection_rows
 from mirror.store import limits, sessions, teams
 from mirror.store import people as people_rows
 from mirror.store.connections import Connection
+from mirror.store.people import Person
 from mirror.web.frame import Needs, Visit, Way
 
 SECONDS: Final = 600  # for a person to consent
 COOKIE: Final = "consent"
+
+
+class Act(StrEnum):
+    """What becomes of a consent."""
+
+    SIGN_IN = "sign-in"  # of who is signed out
+    PROVE = "prove"  # that who is signed in is who they say
+    LINK = "link"  # one more account to the ways in which a person signs in
+    CONNECT = "connect"  # a team
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,7 @@ class Consent:
     state: str
     verifier: str
     purpose: str  # in the words of Purpose
+    act: str  # in the words of Act
     team: str | None  # whose connection it is to become; None: only to sign in
     next: str  # the page to go on with
     session: str  # whose: the session's SHA-256, as nobody else is to come back with it; empty: signed out
@@ -63,27 +79,34 @@ def app_of(visit: Visit, forge: str, host: str | None) -> App:
 
 
 async def sign_in(visit: Visit) -> Response:
-    """Send the browser to the forge, only to learn who it is."""
+    """Send a browser that is signed out to the forge, only to learn who it is."""
     app = app_of(visit, str(visit.path["forge"]), visit.query.get("host"))
-    return _ask(visit, app, Purpose.SIGN_IN, None, visit.query.get("next"))
+    if visit.person is not None:  # any page of any site can send a browser here
+        return visit.redirect("/account", "You are signed in. Add an account by its button on this page.")
+    return _ask(visit, app, Act.SIGN_IN, Purpose.SIGN_IN, None, visit.query.get("next"))
 
 
 async def start(visit: Visit) -> Response:
-    """Send the browser to the forge: to sign in, or to connect a team."""
+    """Send the browser to the forge: to sign in, to prove who it is, to add an account, to connect a team."""
     form = await visit.form()
     app = app_of(visit, str(visit.path["forge"]), str(form.get("host", "")))
     team = str(form.get("team", "")) or None
     purpose = Purpose.SIGN_IN
+    act = Act.SIGN_IN if visit.person is None else Act.PROVE
     if team is not None:
-        purpose = Purpose.CREATE if form.get("purpose") == Purpose.CREATE else Purpose.HOOKS
+        act, purpose = Act.CONNECT, Purpose.CREATE if form.get("purpose") == Purpose.CREATE else Purpose.HOOKS
         await _may_connect(visit, team)
-    return _ask(visit, app, purpose, team, str(form.get("next", "")))
+    elif visit.person is not None and form.get("act") == Act.LINK:
+        if not visit.is_sure:  # a new way in lets in whoever has it
+            return visit.redirect("/account/sure?next=/account")
+        act = Act.LINK
+    return _ask(visit, app, act, purpose, team, str(form.get("next", "")))
 
 
-def _ask(visit: Visit, app: App, purpose: Purpose, team: str | None, to: str | None) -> Response:
+def _ask(visit: Visit, app: App, act: Act, purpose: Purpose, team: str | None, to: str | None) -> Response:
     """To the consent page of the forge, with a cookie by which the callback is known."""
     asked = Consent(
-        app.host, oauth.new_state(), oauth.new_verifier(), purpose, team, local(to), _session(visit)
+        app.host, oauth.new_state(), oauth.new_verifier(), purpose, act, team, local(to), _session(visit)
     )
     back = connections.callback(visit.edges.settings, app)
     address = visit.edges.forges.of(app).authorize_url(asked.state, asked.verifier, back, purpose)
@@ -104,7 +127,7 @@ async def callback(visit: Visit) -> Response:
     """What the forge sent the browser back with; of a refused consent, or one not ours, nothing is kept."""
     asked = await _asked(visit)
     app = app_of(visit, str(visit.path["forge"]), asked.host)
-    back = f"/{asked.team}/-/connect" if asked.team else "/account/sure" if visit.session else "/sign-in"
+    back = f"/{asked.team}/-/connect" if asked.team else _BACK[asked.act]
     try:
         if "error" in visit.query:
             raise _refused(app, asked, visit.query["error"])
@@ -112,7 +135,7 @@ async def callback(visit: Visit) -> Response:
         tokens = await visit.edges.forges.of(app).exchange(
             visit.query.get("code", ""), asked.verifier, registered
         )
-        answer = await (_connected if asked.team else _signed_in)(visit, app, asked, tokens)
+        answer = await _THEN[asked.act](visit, app, asked, tokens)
     except EverrefError as error:
         answer = visit.redirect(f"{back}?next={quote(asked.next)}", words.sentence(str(error)))
     answer.delete_cookie(COOKIE, path="/auth/", httponly=True, samesite="lax")
@@ -133,7 +156,10 @@ async def _asked(visit: Visit) -> Consent:
     cookie = visit.request.cookies.get(COOKIE, "")
     kept = signed.read(visit.outside.keyring, "consent", cookie, timedelta(seconds=SECONDS))
     state = visit.query.get("state", "")
-    asked = msgspec.json.decode(kept, type=Consent) if kept else None
+    try:
+        asked = msgspec.json.decode(kept, type=Consent) if kept else None
+    except msgspec.ValidationError:  # of an older version of Everref
+        asked = None
     if (
         asked is None
         or not hmac.compare_digest(asked.state.encode(), state.encode())
@@ -147,15 +173,38 @@ async def _asked(visit: Visit) -> Consent:
 
 
 async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:
-    """Whose account it is; the token has served its purpose by that."""
-    account = await visit.edges.forges.of(app).account(tokens.access)
-    await connections.signed_in(visit.edges, app, account, tokens)
-    known = await people_rows.by_identity(visit.edges.db, app.forge, app.host, account.id)
-    if known is None and visit.person is None:
+    """Sign in as whose account it is; nobody is signed in so far, as when it began."""
+    account, known = await _whose(visit, app, tokens)
+    if known is None:
         connected = await connection_rows.of_account(visit.edges.db, app.forge, app.host, account.id)
         if connected:
             return await _known_account(visit, app, account, asked, connected)
-    elif known is None and not visit.is_sure:  # a new way in is no proof, and lets in whoever has it
+    person = await people.sign_in_with_identity(
+        visit.edges.db,
+        app.forge,
+        app.host,
+        account.id,
+        account.login,
+        account.name,
+        visit.now,
+        visit.address,
+        door(visit, asked.next),
+    )
+    to = asked.next if known else await landing(visit, person.id, asked.next)
+    return await begin(visit, person.id, to)
+
+
+async def _whose(visit: Visit, app: App, tokens: Tokens) -> tuple[Account, Person | None]:
+    """Whose account it is, and whom it signs in; the token has served its purpose by that."""
+    account = await visit.edges.forges.of(app).account(tokens.access)
+    await connections.signed_in(visit.edges, app, account, tokens)
+    return account, await people_rows.by_identity(visit.edges.db, app.forge, app.host, account.id)
+
+
+async def _proved(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:
+    """Who is signed in has proved it by an account that signs them in; no other proves anything."""
+    account, known = await _whose(visit, app, tokens)
+    if known is None or known.id != visit.owner().id:
         raise Refused(
             f"you do not sign in as {account.login} yet: first prove who you are, then add that account"
         )
@@ -168,11 +217,58 @@ async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
         account.name,
         visit.now,
         visit.address,
-        visit.person,
-        door(visit, asked.next),
     )
-    to = asked.next if known or visit.person else await landing(visit, person.id, asked.next)
-    return await begin(visit, person.id, to)
+    return await begin(visit, person.id, asked.next)
+
+
+@dataclass(frozen=True, slots=True)
+class OneMore:
+    """An account at a forge that is to sign a person in, as the page that asks about it keeps it."""
+
+    forge: Product
+    host: str
+    id: str
+    login: str
+    person: str
+    session: str  # the SHA-256 of the session in which it was proved
+    once: str  # a word of its own: the page is good for one account
+
+
+async def _one_more(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:
+    """Name the account and say what adding it means; nothing is changed before the button is pressed."""
+    account, known = await _whose(visit, app, tokens)
+    person = visit.owner()
+    if known is not None:
+        if known.id != person.id:
+            raise Refused(people_rows.another_persons(account.login, app.host))
+        return visit.redirect("/account", f"You sign in as {account.login} at {app.host} already.")
+    made = OneMore(
+        app.forge, app.host, account.id, account.login, str(person.id), _session(visit), oauth.new_state()
+    )
+    return visit.render(
+        "link-account.html",
+        login=account.login,
+        host=app.host,
+        account=signed.sign(visit.outside.keyring, "one more", msgspec.json.encode(made).decode(), visit.now),
+    )
+
+
+async def link(visit: Visit) -> Response:
+    """Let an account that was proved sign the person in, as its page offered."""
+    form = await visit.form()
+    age = timedelta(seconds=SECONDS)
+    kept = signed.read(visit.outside.keyring, "one more", str(form.get("account", "")), age, visit.now)
+    more = msgspec.json.decode(kept, type=OneMore) if kept else None
+    person = visit.owner()
+    if more is None or more.person != str(person.id) or more.session != _session(visit):
+        raise HTTPException(400, "this page is too old, or not yours; add the account again")
+    if not visit.is_sure:
+        return visit.redirect("/account/sure?next=/account")
+    once = f"one more {hashlib.sha256(more.once.encode()).hexdigest()}"
+    if not await limits.take(visit.edges.db, once, 1, 2 * age, visit.now):
+        raise HTTPException(400, "this page was used already; add the account again")
+    await people.link_identity(visit.edges.db, visit.by(), more.forge, more.host, more.id, more.login)
+    return visit.redirect("/account", f"{more.login} at {more.host} signs you in from now on, too.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +383,20 @@ async def begin(visit: Visit, person_id: PersonId, to: str) -> Response:
     return visit.sign_in(RedirectResponse(local(to), 303), raw)
 
 
+_THEN: Final[Mapping[str, Callable[[Visit, App, Consent, Tokens], Awaitable[Response]]]] = {
+    Act.SIGN_IN: _signed_in,
+    Act.PROVE: _proved,
+    Act.LINK: _one_more,
+    Act.CONNECT: _connected,
+}
+_BACK: Final[Mapping[str, str]] = {
+    Act.SIGN_IN: "/sign-in",
+    Act.PROVE: "/account/sure",
+    Act.LINK: "/account",
+}  # where one goes on whose consent came to nothing
+
 WAYS: Final[Sequence[Way]] = (
+    Way("POST", "/auth/link", link, Needs.PERSON),
     Way("POST", "/auth/new-account", new_account, Needs.NOTHING),
     Way("GET", "/auth/{forge}", sign_in, Needs.NOTHING),
     Way("POST", "/auth/{forge}", start, Needs.NOTHING),

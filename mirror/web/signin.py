@@ -11,6 +11,7 @@ from mirror.flows import people
 from mirror.store import people as store
 from mirror.store import sessions
 from mirror.web import consent
+from mirror.web.account import given, ticked
 from mirror.web.consent import begin, local
 from mirror.web.frame import Needs, Visit, Way
 
@@ -61,18 +62,21 @@ async def sign_up(visit: Visit) -> Response:
 
 async def link_page(visit: Visit) -> Response:
     """A one-time link, which only the button on this page uses up: what looks ahead at links presses none."""
-    return visit.render("link.html", raw=str(visit.path["raw"]))
+    raw = str(visit.path["raw"])
+    person = await people.link_is_for(visit.edges.db, raw, visit.now)
+    found = await given(visit, person.id) if person else {"identities": (), "sessions": (), "tokens": ()}
+    return visit.render("link.html", raw=raw, who=person, **found)
 
 
 async def follow_link(visit: Visit) -> Response:
-    """Sign in by a one-time link."""
+    """Sign in by a one-time link; what was given before ends, but for what is ticked."""
+    raw, keep = str(visit.path["raw"]), ticked(await visit.form())
     try:
-        person = await people.sign_in_with_link(
-            visit.edges.db, str(visit.path["raw"]), visit.now, visit.address
-        )
+        person = await people.sign_in_with_link(visit.edges.db, raw, visit.now, visit.address, keep)
     except Refused as error:
         return visit.redirect("/sign-in", str(error))
-    return await begin(visit, person.id, "/")
+    waiting = [one for one in await store.identities(visit.edges.db, person.id) if one.doubted_at]
+    return await begin(visit, person.id, "/account" if waiting else "/")
 
 
 async def sign_out(visit: Visit) -> Response:
@@ -87,7 +91,8 @@ async def sign_out(visit: Visit) -> Response:
 async def sure_page(visit: Visit) -> Response:
     """Ask once more who this is, before something that cannot be undone."""
     person = visit.owner()
-    known = {(one.forge, one.host) for one in await store.identities(visit.edges.db, person.id)}
+    mine = await store.identities(visit.edges.db, person.id)
+    known = {(one.forge, one.host) for one in mine if one.doubted_at is None}
     return visit.render(
         "sure.html",
         next=local(visit.query.get("next")),

@@ -2,19 +2,23 @@
 
 import binascii
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
+from uuid import UUID
 
-from mirror.errors import NotFound
+from msgspec import Meta
+
+from mirror.errors import NotFound, UsageError
 from mirror.flows import people
 from mirror.store import people as store
 from mirror.store import sessions, teams
 from mirror.store.people import Person
 from mirror.store.teams import Membership as Belonging
+from mirror.store.tokens import TokenId
 from mirror.web.api import shapes
 from mirror.web.api.call import Body, Call, call
 from mirror.web.api.entry import Password
 from mirror.web.api.shapes import Identity, Invitation, Membership, Nothing, Page, Profile, Session, Words
-from mirror.web.frame import Needs, Visit
+from mirror.web.frame import AskAgain, Needs, Visit
 
 
 class ProfileChange(Body, frozen=True, kw_only=True):
@@ -25,10 +29,21 @@ class ProfileChange(Body, frozen=True, kw_only=True):
     zone: Words | None = None
 
 
+class IdentityKept(Body, frozen=True, kw_only=True):
+    """An account at a forge that is confirmed to be one's own."""
+
+    forge: Words
+    host: Words
+    account_id: Words
+
+
 class NewPassword(Body, frozen=True, kw_only=True):
-    """A password."""
+    """A password, and what of all that was given before does not end with the old one."""
 
     password: Password
+    keep_tokens: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
+    keep_sessions: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
+    keep_identities: Annotated[list[IdentityKept], Meta(max_length=100)] = []
 
 
 class NewTeam(Body, frozen=True, kw_only=True):
@@ -45,6 +60,8 @@ async def profile(visit: Visit) -> Profile:
 async def change_profile(visit: Visit, body: ProfileChange) -> Profile:
     """Change your name, e-mail address or time zone."""
     me = visit.owner()
+    if body.email is not None and people.is_other_email(me, body.email) and not visit.is_sure:
+        raise AskAgain
     changed = await people.set_profile(
         visit.edges.db,
         visit.by(),
@@ -56,8 +73,27 @@ async def change_profile(visit: Visit, body: ProfileChange) -> Profile:
 
 
 async def set_password(visit: Visit, body: NewPassword) -> None:
-    """Set your password; every other session ends."""
-    await people.set_password(visit.edges.db, visit.by(), body.password, visit.raw_session)
+    """Set your password; other sessions and API tokens end, and accounts at forges wait to be confirmed."""
+    try:
+        keep = people.Given(
+            frozenset(TokenId(UUID(one)) for one in body.keep_tokens),
+            frozenset(binascii.unhexlify(one) for one in body.keep_sessions),
+            frozenset((one.forge, one.host, one.account_id) for one in body.keep_identities),
+        )
+    except (binascii.Error, ValueError):
+        raise UsageError("say what is kept by the ids that the lists of tokens and sessions give") from None
+    await people.set_password(visit.edges.db, visit.by(), body.password, visit.raw_session, keep)
+
+
+async def confirm(visit: Visit, body: Nothing) -> Profile:
+    """Say that an account at a forge is yours, so that it signs you in again."""
+    for one in await store.identities(visit.edges.db, visit.owner().id):
+        if (one.forge, one.host, one.account_id) == tuple(
+            visit.path[part] for part in ("forge", "host", "account")
+        ):
+            await people.confirm_identity(visit.edges.db, visit.by(), one.forge, one.host, one.account_id)
+            return await _profile(visit, visit.owner())
+    raise NotFound("you do not sign in by that account")
 
 
 async def unlink(visit: Visit) -> None:
@@ -140,6 +176,7 @@ async def _profile(visit: Visit, person: Person) -> Profile:
         id=str(person.id),
         name=person.name,
         email=person.email,
+        email_proved=False,
         zone=person.zone,
         created_at=person.created_at,
         has_password=await store.password_hash(db, person.id) is not None,
@@ -154,6 +191,14 @@ CALLS: Final[Sequence[Call]] = (
     call("PUT", "/profile/password", set_password, Needs.PERSON, "account", sure=True),
     call(
         "DELETE", "/profile/identities/{forge}/{host}/{account}", unlink, Needs.PERSON, "account", sure=True
+    ),
+    call(
+        "POST",
+        "/profile/identities/{forge}/{host}/{account}/confirm",
+        confirm,
+        Needs.PERSON,
+        "account",
+        sure=True,
     ),
     call("GET", "/sessions", list_sessions, Needs.PERSON, "account"),
     call("DELETE", "/sessions", end_other_sessions, Needs.PERSON, "account"),

@@ -115,11 +115,19 @@ class Identity(Answer, frozen=True, kw_only=True):
     account_id: str
     login: str
     seen_at: datetime
+    doubted_at: Annotated[
+        datetime | None, Meta(description="since when it signs nobody in, as you have not confirmed it")
+    ]
 
     @classmethod
     def of(cls, one: people.Identity) -> "Identity":
         return cls(
-            forge=one.forge, host=one.host, account_id=one.account_id, login=one.login, seen_at=one.seen_at
+            forge=one.forge,
+            host=one.host,
+            account_id=one.account_id,
+            login=one.login,
+            seen_at=one.seen_at,
+            doubted_at=one.doubted_at,
         )
 
 
@@ -129,6 +137,7 @@ class Profile(Answer, frozen=True, kw_only=True):
     id: str
     name: str
     email: str | None
+    email_proved: Annotated[bool, Meta(description="whether mail reached them there: not yet, ever")]
     zone: str | None
     created_at: datetime
     has_password: bool
