@@ -241,6 +241,19 @@ class Visit:
         """Whether the person has proved of late who they are; there is nothing to prove without a session."""
         return self.session is None or self.now - self.session.sure_at <= SURE
 
+    async def is_still_let_in(self) -> bool:
+        """Whether who asked may go this way still: for answers that go on for minutes."""
+        if self.person is None or self.team is None:
+            return True
+        db, needed = self.edges.db, Role(self.way.needs.value)
+        role = await teams.role_of(db, self.team.id, self.person.id)
+        if role is None or not role.may(needed):
+            return False
+        if self.token is not None:
+            found = await tokens.find(db, self.team.id, self.token.id)
+            return found is not None and self.way.scope in found.scopes
+        return self.session is None or await sessions.is_there(db, self.session.key)
+
     async def audit(
         self,
         action: str,

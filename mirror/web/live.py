@@ -29,7 +29,7 @@ async def follow(visit: Visit, look: Look) -> StreamingResponse:
     return _Counted(
         streams,
         who,
-        _events(look, first),
+        _events(visit, look, first),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
@@ -55,11 +55,13 @@ class _Counted(StreamingResponse):
                 del self._streams[self._who]
 
 
-async def _events(look: Look, first: tuple[str, bool]) -> AsyncIterator[str]:
+async def _events(visit: Visit, look: Look, first: tuple[str, bool]) -> AsyncIterator[str]:
     clock = asyncio.get_running_loop().time
     (part, ended), sent, quiet_since, began = first, None, clock(), clock()
     while True:
         if part != sent:
+            if sent is not None and not await _is_let_in(visit):
+                return
             yield event("part", part)
             sent, quiet_since = part, clock()
         if ended:
@@ -75,6 +77,14 @@ async def _events(look: Look, first: tuple[str, bool]) -> AsyncIterator[str]:
             part, ended = await look()
         except EverrefError:  # it may be back the next time the browser asks
             return
+
+
+async def _is_let_in(visit: Visit) -> bool:
+    """Whether who looks may do so still; False also while nobody can tell."""
+    try:
+        return await visit.is_still_let_in()
+    except EverrefError:
+        return False
 
 
 def event(name: str, data: str) -> str:
