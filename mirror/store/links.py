@@ -80,6 +80,7 @@ async def look(db: Db, raw: str, now: datetime) -> Used | None:
             """
             select person_id from sign_in_link
             where id_sha256 = $1 and used_at is null and expires_at > $2
+              and (made_by is null or may_let_in(person_id, team_id, made_by))
             """,
             _key(raw),
             now,
