@@ -50,7 +50,7 @@ TITLE: Final[Mapping[int, str]] = {
     409: "Not now",
     413: "That is too much",
     422: "That does not work",
-    429: "Too often",
+    429: "Too much, or too often",
     500: "Something broke",
     502: "Somebody else does not answer",
     503: "Not at the moment",
