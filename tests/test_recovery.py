@@ -35,8 +35,7 @@ async def ann(site: Site) -> Person:
 
 
 def ticks(page: str, name: str) -> list[str]:
-    """What can be ticked under this name; nothing is, as it comes."""
-    assert "checked" not in page
+    """What can be ticked under this name."""
     return [html.unescape(one) for one in re.findall(rf'name="{name}" value="([^"]+)"', page)]
 
 
@@ -117,6 +116,7 @@ async def test_a_one_time_link_names_whom_it_lets_in_and_ends_what_was_given_bef
     page = (await browser.get(f"/sign-in/{link}")).text
     assert "signs in Ann" in page and "ann-at-work" in page
     assert [len(ticks(page, f"keep-{one}")) for one in ("identity", "token", "session")] == [1, 1, 1]
+    assert "checked" not in page
     assert await is_in(thief) and await works(site, raw)  # looking at it ends nothing
     answer = await browser.post(f"/sign-in/{link}")
     assert answer.headers["location"] == "/account"  # where what waits is confirmed
@@ -139,6 +139,25 @@ async def test_who_only_signs_in_by_a_link_keeps_what_they_tick(site: Site) -> N
     assert answer.headers["location"] == "/"
     assert await is_in(elsewhere) and await works(site, raw)
     assert await doubted(site, person) == []
+
+
+async def test_the_link_of_who_runs_everref_ends_only_what_they_untick(site: Site) -> None:
+    """Whoever opens the link of `everref up` each day, and presses the button, loses nothing."""
+    site.mirror.clock.step *= 0
+    db, now = site.mirror.edges.db, site.mirror.clock.now
+    first = await links.make(db, None, now, timedelta(hours=1))
+    owner = await flow.sign_in_with_link(db, first, now, "127.0.0.1")
+    raw = await site.token(owner, await site.team(owner))
+    link = await links.make(db, None, now, timedelta(hours=1))
+    browser = await site.browser()
+    page = (await browser.get(f"/sign-in/{link}")).text
+    (box,) = re.findall(r'<input type="checkbox"[^>]*name="keep-token"[^>]*>', page)
+    assert " checked" in box and "What you untick ends now" in page
+    await browser.post(f"/sign-in/{link}", **{"keep-token": ticks(page, "keep-token")})
+    assert await works(site, raw)
+    last = await links.make(db, None, now, timedelta(hours=1))
+    await (await site.browser()).post(f"/sign-in/{last}")
+    assert not await works(site, raw)
 
 
 async def test_an_account_that_is_not_confirmed_signs_nobody_in(

@@ -193,14 +193,17 @@ async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str, keep: 
 
 
 @translating
-async def link_is_for(db: Db, raw: str, at: datetime) -> Person | None:
-    """Whom a one-time link would sign in. None: it is of no use, or the first owner is still to be made."""
+async def link_is_for(db: Db, raw: str, at: datetime) -> tuple[Person | None, bool]:
+    """Whom a one-time link would sign in, and whether the first owner comes in each day by such a one.
+
+    Nobody: it is of no use, or the first owner is still to be made.
+    """
     used = await links.look(db, raw, at)
     if used is None:
-        return None
+        return None, False
     if used.person_id is None:
-        return await people.known_first_owner(db)
-    return await people.find(db, used.person_id)
+        return await people.known_first_owner(db), True
+    return await people.find(db, used.person_id), False
 
 
 async def _end_given(db: Db, by: By, keep: Given, session: str | None = None) -> dict[str, int]:

@@ -63,9 +63,9 @@ async def sign_up(visit: Visit) -> Response:
 async def link_page(visit: Visit) -> Response:
     """A one-time link, which only the button on this page uses up: what looks ahead at links presses none."""
     raw = str(visit.path["raw"])
-    person = await people.link_is_for(visit.edges.db, raw, visit.now)
+    person, daily = await people.link_is_for(visit.edges.db, raw, visit.now)
     found = await given(visit, person.id) if person else {"identities": (), "sessions": (), "tokens": ()}
-    return visit.render("link.html", raw=raw, who=person, **found)
+    return visit.render("link.html", raw=raw, who=person, daily=daily, **found)
 
 
 async def follow_link(visit: Visit) -> Response:
