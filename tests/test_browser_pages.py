@@ -29,6 +29,7 @@ OTHERWISE: Final = {
     "/auth/{forge}/callback": "leads on, from the forge",
     "/{team}/-/settings/audit.jsonl": "is downloaded",
     "/{team}/{repo:repo}/-/raw/{path:path}": "a file of somebody's",
+    "/{team}/{repo:repo}/-/object/{oid}": "an object of somebody's, as git keeps it",
     "/{team}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/progress": "is streamed",

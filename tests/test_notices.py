@@ -1,14 +1,16 @@
 """What a team is told of its repos' failures: once each, and when they are over."""
 
+import asyncio
 from datetime import timedelta
 
 import asyncpg
 import pytest_asyncio
 
 from mirror.model import Repo
-from mirror.store import notices, repos, teams
+from mirror.store import notices, origins, repos, teams
 from mirror.store.teams import TeamId
 from tests.parts.everref import Clock
+from tests.parts.whole import until
 
 HOUR = timedelta(hours=1)
 
@@ -25,6 +27,11 @@ class Failing:
 
     async def works(self) -> None:
         await repos.touch_protected(self.db, self.repo.id, self.clock())
+
+    async def is_waiting(self) -> bool:
+        """Whether somebody waits for somebody else's row."""
+        found: bool = await self.db.fetchval("select exists (select from pg_locks where not granted)")
+        return found
 
     async def told(self) -> list[str]:
         found = await notices.open_of(self.db, self.team)
@@ -76,3 +83,15 @@ async def test_a_remote_that_stays_gone_is_told_to_be_archived(failing: Failing)
     await failing.fails("gone", 25 * HOUR)
     await failing.fails("gone", HOUR)
     assert await failing.told() == ["archived", "failing"]
+
+
+async def test_what_a_listing_archives_while_its_sync_fails_is_told_once(failing: Failing) -> None:
+    """The team was told twice where both came at the same moment."""
+    await failing.fails("gone")
+    async with failing.db.acquire() as listing:
+        async with listing.transaction():
+            assert await origins.archive(listing, failing.repo.id, failing.clock.now)
+            sync = asyncio.create_task(failing.fails("gone", 25 * HOUR))
+            await until(failing.is_waiting)
+        await sync
+    assert await failing.told() == ["failing"]

@@ -520,5 +520,5 @@ async def test_git_asks_for_nothing_compressed_and_what_comes_so_ends_at_its_mem
     bomb = gzip.compress(b"001f# service=git-receive-pack\n0000" + bytes(400 << 20))
     headers = {"Content-Type": "application/x-git-receive-pack-advertisement", "Content-Encoding": "gzip"}
     git_server.faults["info/refs"] = Fault(status=200, body=bomb, headers=headers)
-    with pytest.raises((LimitReached, NetworkError)):
+    with pytest.raises((LimitReached, NetworkError, Refused)):
         await pushed(git, work, remote, listed(work))

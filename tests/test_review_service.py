@@ -23,7 +23,7 @@ from tests.parts.web import ORIGIN, Site
 from tests.test_late import restored
 from tests.test_relist import ME, alice, kept
 from tests.test_rescue import Garden, garden
-from tests.test_signin import Forged, forged
+from tests.test_signin import Forged, asked_to_link, forged
 from tests.test_worker import take, wished
 
 __all__ = ["alice", "forged", "garden"]
@@ -279,7 +279,8 @@ async def test_an_account_at_a_forge_is_no_proof_and_no_new_way_in_for_an_old_se
         .startswith("/account/sure")
     )
     await site.mirror.edges.db.execute("update session set sure_at = $1", site.mirror.clock())
-    assert await forged.come_back(browser, await forged.consent(browser, next="/account")) == "/account"
+    _, account = await asked_to_link(forged, browser, forged.ann)
+    await browser.post("/auth/link", account=account)
     assert len(await people.identities(site.mirror.edges.db, victim.id)) == 1
 
 

@@ -254,6 +254,7 @@ _GONE: Final = re.compile("does not appear to be a git repository|repository .* 
 _NOT_OURS: Final = re.compile("dubious ownership")
 _NOT_TAKEN: Final = re.compile("[Pp]ermission denied|Read-only file system")
 _OTHER_FORMAT: Final = re.compile("does not support this repository's hash algorithm|mismatched algorithms")
+_NO_GIT: Final = re.compile("bad line length|protocol error|invalid server response")
 _NO_WAY: Final = re.compile(
     "Could not resolve|Failed to connect|Couldn't connect|Connection (refused|reset)|timed out|"
     "Operation too slow|Empty reply|SSL|certificate|Recv failure|Send failure|unable to access"
@@ -292,6 +293,8 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
         return None
     if status or _NO_WAY.search(words):
         return NetworkError(f"{where} could not be reached, or stopped answering: {failed.line}")
+    if _NO_GIT.search(words):
+        return Refused(f"{where} does not answer as a git host does; check the address")
     return explain(failed)
 
 

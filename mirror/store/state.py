@@ -69,7 +69,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("job", "restored_ref"), "work that is under way, or was"),
     "queue": "follows from repos and jobs",
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
-    **dict.fromkeys(("session", "sign_in_link"), "people sign in again"),
+    **dict.fromkeys(("session", "sign_in_link", "sign_in_place"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),
     **dict.fromkeys(("outage", "team_over"), "of this installation, now"),
     "vault_identity": "the marker in the vault tells",

@@ -1,7 +1,7 @@
 -- set_failure.sql($1 repo, $2 class, $3 message, $4 when, $5 when it is tried again or null): the last run failed.
 -- The team is told once for each class that a spell of failures has: of what may pass by itself after an hour.
 with was as (
-  select id, archived_at from repo where id = $1
+  select id, archived_at from repo where id = $1 for update  -- as it is, where another one archives it just now
 ), changed as (
   update repo set
     failure_class = $2::text, failure_message = $3::text,
@@ -11,11 +11,11 @@ with was as (
     retry_at = $5::timestamptz,
     archived_at = case
       when $2 = 'gone' and failure_class = 'gone' and $4 >= failing_since + interval '1 day'
-        then coalesce(archived_at, $4)
-      else archived_at
+        then coalesce(repo.archived_at, $4)
+      else repo.archived_at
     end
-  where id = $1
-  returning id, team_id, name, failing_since, archived_at
+  from was where repo.id = was.id
+  returning repo.id, team_id, name, failing_since, repo.archived_at
 )
 insert into notice (team_id, repo_id, kind, message, at, told_key)
 select
