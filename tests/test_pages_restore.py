@@ -160,7 +160,7 @@ async def test_overwriting_wants_the_name_typed_and_is_undone_to_what_was_there(
     target.commit("other")
     before = target.refs()
     page = await restoring.planned({"at": "#1", "url": str(target.path)})
-    assert "cannot be written, so nothing would be" in page and "Overwrite target" not in page
+    assert "Nothing would be written, as refs are refused" in page and "Overwrite target" not in page
     page = await restoring.planned({"at": "#1", "draft": hidden(page, "draft"), "force": "yes"})
     assert "Type <span" in page
     wrong = await restoring.pressed(page, "/restore/over", name="something else")

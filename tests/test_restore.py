@@ -257,6 +257,24 @@ async def test_a_plan_says_what_will_be_read_and_written_and_touches_nothing(
     assert plain(target.refs()) == {}
 
 
+async def test_a_plan_foretells_what_a_restore_does_where_one_conflict_stops_it(
+    mirror: Mirror, work: Work, make_work: Callable[..., Work]
+) -> None:
+    work.commit()
+    work.commit("dev")
+    done = await mirror.backup(work)
+    target = make_work()
+    target.commit("main", {"theirs": b"1"})
+    to = address.parse_remote(str(target.path), True)
+    made = await restore.plan(mirror.edges, done.repo, done.snapshot, to=to)
+    assert made.steps == (f"push nothing to {to.url}, as refs are refused",)
+    assert made.refs == (await restore.to_remote(mirror.edges, done.repo, done.snapshot, to)).refs
+    assert {ref.name: ref.result for ref in made.refs if ref.name != HEAD} == {
+        MAIN: "refused",
+        b"refs/heads/dev": "refused",
+    }
+
+
 async def test_of_restores_to_one_place_at_once_none_spoils_another(
     mirror: Mirror, work: Work, tmp_path: Path
 ) -> None:

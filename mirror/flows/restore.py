@@ -99,6 +99,9 @@ async def plan(
         return RestorePlan(repo, snapshot, tuple(words), results, size)
     listed = {} if new else await listed_at(edges, to)
     actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+    if _is_stopped(actions, force):
+        words = [f"push nothing to {to.url}, as refs are refused"]
+        return RestorePlan(repo, snapshot, tuple(words), tuple(_not_pushed(one, {}) for one in actions))
     writes = [action for action in actions if action.action in planning.WRITES]
     words.append(f"push {len(writes)} of {len(actions)} refs to {to.url}")
     words.append(f"list the refs of {to.url} and compare them")
@@ -384,7 +387,7 @@ async def to_remote(
     steps.reached("restore: planned")
     where = f"push to {to.url}"
     due = [action for action in actions if action.action in planning.WRITES]
-    if not due or (not force and any(action.action == "refused" for action in actions)):
+    if not due or _is_stopped(actions, force):
         told = tuple(_not_pushed(action, before) for action in actions)
         sound = all(action.action != "refused" for action in actions)
         return await recorded(edges, Restored(repo, snapshot, told, sound, kept), where, cause)
@@ -459,6 +462,11 @@ async def sent_whole(
             await send()
 
     await hydrate.mended(edges, repo, checked)
+
+
+def _is_stopped(actions: Sequence[RefAction], force: bool) -> bool:
+    """Whether one conflict stops all of them, which `_not_pushed` tells of each."""
+    return not force and any(action.action == "refused" for action in actions)
 
 
 def _not_pushed(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
