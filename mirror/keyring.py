@@ -84,6 +84,11 @@ class Keyring:
         return self._newest.hex()
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all keys, newest first."""
+        return tuple(known.hex() for known in self._keys)
+
+    @property
     def marks(self) -> tuple[bytes, ...]:
         """The marks of all keys, newest first."""
         return tuple(_FORMAT + known for known in self._keys)

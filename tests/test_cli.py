@@ -1096,6 +1096,17 @@ async def test_keys_are_rotated_in_three_steps(everref: Everref, pool: asyncpg.P
     assert await credentials.of(pool, Keyring(["n" * 40]), repo.id) == secret
 
 
+def test_a_rebuild_that_could_not_open_the_state_is_done_in_part(
+    everref: Everref, empty_database: str
+) -> None:
+    everref("sign-in", PORT="8123")
+    everref("export")
+    for _ in range(2):
+        shut = everref("rebuild", code=4, SECRET_KEYS="n" * 40, DATABASE_URL=empty_database).out
+        assert "people, teams and connections are not back" in shut
+    everref("rebuild", DATABASE_URL=empty_database)
+
+
 # Teams.
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from mirror import attested, exported, layout
 from mirror.cli import render
-from mirror.errors import Corrupt, Refused
+from mirror.errors import Corrupt, NetworkError, Refused
 from mirror.exported import Opener, Sealer
-from mirror.flows import describe, doctor, people, rebuild, request, state, steps, sweep
+from mirror.flows import describe, doctor, people, rebuild, request, rotate, state, steps, sweep
 from mirror.flows.edges import open_edges
 from mirror.flows.people import By
 from mirror.keyring import BadKey, Keyring
@@ -250,6 +250,89 @@ async def test_with_other_keys_the_history_comes_back_and_one_line_says_what_doe
         assert done.state and done.state.added["person"] == 1
         assert await audited(again) == "as every export in the vault says"
         await people.sign_in_with_password(again.edges.db, "ann@example.org", PASSWORD, mirror.clock(), HERE)
+
+
+@asynccontextmanager
+async def with_keys(mirror: Mirror, *keys: str) -> AsyncIterator[Mirror]:
+    """Everref with the same vault and the same database, and other keys."""
+    settings = replace(mirror.edges.settings, secret_keys=keys)
+    async with open_edges(settings, clock=mirror.clock) as edges:
+        yield Mirror(edges, mirror.clock, mirror.place)
+
+
+async def seal_the_connection(mirror: Mirror) -> None:
+    db, keyring = mirror.edges.db, mirror.edges.keyring
+    id = await db.fetchval("select id from connection")
+    assert keyring
+    sealed = keyring.seal(b"token", f"connection/{id}/access")
+    await db.execute("update connection set sealed_access = $1", sealed)
+
+
+async def test_after_the_keys_were_changed_as_the_page_says_the_newest_alone_brings_the_state_back(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    some, old, new = await some_state(mirror, work), mirror.edges.settings.secret_keys, "n" * 20 + "ew" * 20
+    await seal_the_connection(mirror)
+    await state.export(mirror.edges)
+    mirror.clock.now += timedelta(minutes=1)
+    async with with_keys(mirror, new, *old) as both:
+        await state.due(both.edges)  # holds what the older key sealed
+        assert both.edges.keyring
+        needed = await rotate.keys(both.edges.db, both.edges.keyring)
+        assert [(key.newest, key.state) for key in needed] == [(True, True), (False, True)]
+        mirror.clock.now += timedelta(minutes=1)
+        done = await rotate.everything(both.edges)
+        assert (done.done, done.problems) == (True, [])
+        assert "is not needed any more" in render.rotated(done, render.Eye(mirror.clock()))
+    async with after_the_loss(mirror, empty_database, keys=(new,)) as again:
+        recovered = await rebuild.rebuild(again.edges)
+        assert recovered.state and recovered.state.added["person"] == 1 and not recovered.state.aside
+        assert again.edges.keyring
+        assert await credentials.of(again.edges.db, again.edges.keyring, some.repo.id) == SECRET
+
+
+async def test_a_key_is_needed_while_the_state_could_not_be_exported(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await some_state(mirror, work)
+    await seal_the_connection(mirror)
+    await state.export(mirror.edges)
+
+    async def away(*args: object) -> None:
+        raise NetworkError("the vault is away")
+
+    async with with_keys(mirror, "another" * 6, *mirror.edges.settings.secret_keys) as both:
+        with monkeypatch.context() as patched:
+            patched.setattr(state, "_upload", away)
+            done = await rotate.everything(both.edges)
+        assert not done.done
+        assert done.problems == ["the state is not exported: the vault is away"]
+        assert "is needed until the state is exported" in render.rotated(done, render.Eye(mirror.clock()))
+        assert (await rotate.everything(both.edges)).done
+
+
+async def test_the_doctor_sees_that_no_key_opens_the_newest_state(mirror: Mirror, work: Work) -> None:
+    await some_state(mirror, work)
+    await state.export(mirror.edges)
+    assert mirror.edges.keyring
+    async with with_keys(mirror, "another" * 6) as other:
+        (found,) = [one for one in await doctor.doctor(other.edges) if one.what == "state"]
+        assert not found.ok
+        assert f"with the key {mirror.edges.keyring.id}, which is not in SECRET_KEYS" in found.value
+        assert found.advice and found.advice.startswith("add that key at the end")
+        await state.export(other.edges)
+        (found,) = [one for one in await doctor.doctor(other.edges) if one.what == "state"]
+        assert found.ok
+
+
+async def test_the_doctor_does_not_ask_for_other_keys_where_those_that_are_set_open_the_state(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    await some_state(mirror, work)
+    await state.export(mirror.edges)
+    async with after_the_loss(mirror, empty_database) as again:
+        (found,) = [one for one in await doctor.doctor(again.edges) if one.what == "audit"]
+        assert (found.ok, found.advice) == (False, "run everref rebuild")
 
 
 async def test_a_state_that_is_damaged_is_left_for_the_one_before_it(

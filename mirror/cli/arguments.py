@@ -568,9 +568,11 @@ _ROTATE = """\
 2. Run everref rotate-keys. It can be stopped and run again, beside all else.
 3. Once it says that the older keys are not needed, take them out.
 
+It exports the state too, as an export that an older key sealed opens with that key alone.
+
 With 4 it exits while something still needs a key that is not the newest.
 
---json: {"resealed", "keys": [{"id", "newest", "here", "sealed"}], "problems": ["..."]}"""
+--json: {"resealed", "keys": [{"id", "newest", "here", "sealed", "state"}], "problems": ["..."]}"""
 
 _SWEEP = """\
 A repo that is archived, as its host says that it is gone, is no failure when it is gone still.

@@ -454,9 +454,7 @@ async def rotate_keys(call: Call) -> int:
     async with call.edges() as edges:
         from mirror.flows import rotate
 
-        if edges.keyring is None:
-            raise OurFault("there are no keys: set SECRET_KEYS (32 random characters or more)")
-        done = await rotate.rotate(edges.db, edges.keyring)
+        done = await rotate.everything(edges)
     show = call.out.said if done.done else call.out.result
     show(partial(render.rotated, done), partial(shapes.rotated, done))
     return 0 if done.done else IN_PART
@@ -496,7 +494,7 @@ async def rebuild(call: Call) -> int:
         call.out.remark(render.nothing)
     if incomplete:
         raise incomplete
-    return 0
+    return IN_PART if done.state and done.state.aside else 0
 
 
 async def export(call: Call) -> int:

@@ -377,6 +377,8 @@ def rotated(done: Rotated, eye: Eye) -> str:
             word = eye.paint("is not in SECRET_KEYS; add it at the end, and run this again", "bad")
         elif key.sealed:
             word = eye.paint("is needed still; see that every process was started anew", "warn")
+        elif key.state:
+            word = eye.paint("is needed until the state is exported: run everref rotate-keys again", "warn")
         else:
             word = "is not needed any more; take it out of SECRET_KEYS"
         lines.append(f"  key {key.id}  {count(key.sealed, 'secret')}  {word}")

@@ -275,7 +275,10 @@ def link(url: str, until: datetime, known: Known | None) -> Shape:
 
 def rotated(done: Rotated) -> Shape:
     """What was sealed anew, and which keys are needed."""
-    keys = [{"id": key.id, "newest": key.newest, "here": key.here, "sealed": key.sealed} for key in done.keys]
+    keys = [
+        {"id": key.id, "newest": key.newest, "here": key.here, "sealed": key.sealed, "state": key.state}
+        for key in done.keys
+    ]
     return {"resealed": done.resealed, "keys": keys, "problems": list(done.problems)}
 
 

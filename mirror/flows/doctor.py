@@ -43,6 +43,7 @@ async def _state(edges: Edges) -> list[Finding]:
     try:
         last, changed = await state.latest(edges), await state.contradictions(edges)
         unread = await state.unread(edges)
+        shut = await state.shut(edges, [*unread[-1:], *([last.key] if last else [])])
     except EverrefError as error:
         return [Finding("state", str(error), False, "see that the vault answers, then look again")]
     wrong = [f"{time_text(seen_at)}: entry {head.count} of team {head.team_id}" for head, seen_at in changed]
@@ -55,11 +56,21 @@ async def _state(edges: Edges) -> list[Finding]:
             f"{len(unread)} of the states in the vault could not be read here, the last of them "
             f"{unread[-1]}, so the audit log cannot be compared with them"
         )
-        advice = "set SECRET_KEYS to those that sealed them, then run everref rebuild"
+        advice = "run everref rebuild"
+        if unread[-1] in shut:
+            advice = "set SECRET_KEYS to those that sealed them, then run everref rebuild"
         audit = Finding("audit", words, False, advice)
     if last is None:
         advice = "run everref export, or a worker, so that people and connections outlive the database"
         return [Finding("state", "never exported", True, advice), audit]
+    if last.key in shut:
+        words = (
+            f"exported {time_text(last.taken_at)} with the key {last.sealed_to}, which is not in SECRET_KEYS"
+        )
+        advice = (
+            "add that key at the end and run everref rotate-keys; or run everref export, with the keys of now"
+        )
+        return [Finding("state", words, False, advice), audit]
     words, late = f"exported {time_text(last.taken_at)}", edges.clock() - last.taken_at > 2 * state.EVERY
     return [Finding("state", words, not late, "run everref export, or a worker" if late else None), audit]
 

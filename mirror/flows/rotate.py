@@ -1,11 +1,15 @@
 """Sealing anew, with the newest of SECRET_KEYS, what older ones sealed: after that the older ones can go."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from mirror.errors import EverrefError, OurFault
+from mirror.flows import state
+from mirror.flows.edges import Edges
 from mirror.keyring import BadKey, Keyring
 from mirror.store import sealed
+from mirror.store import state as exports
 from mirror.store.database import Db
 
 _AT_ONCE: Final = 500  # texts that are read together
@@ -20,6 +24,7 @@ class Key:
     newest: bool
     here: bool  # it is in SECRET_KEYS
     sealed: int  # texts that only it opens
+    state: bool  # the newest export of the state may need it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,22 @@ class Rotated:
     @property
     def done(self) -> bool:
         """Nothing needs any key but the newest."""
-        return not any(key.sealed for key in self.keys if not key.newest)
+        return not any(key.sealed or key.state for key in self.keys if not key.newest)
+
+
+async def everything(edges: Edges) -> Rotated:
+    """Seal anew what is in the database, and then export the state, so that nothing new needs the older keys.
+
+    In this order, as the export holds what is sealed in the database. Safe to run twice.
+    """
+    if edges.keyring is None:
+        raise OurFault("there are no keys: set SECRET_KEYS (32 random characters or more)")
+    done = await rotate(edges.db, edges.keyring)
+    try:
+        await state.export(edges)
+    except EverrefError as error:
+        return replace(done, problems=[*done.problems, f"the state is not exported: {error}"])
+    return replace(done, keys=await keys(edges.db, edges.keyring))
 
 
 async def rotate(db: Db, keyring: Keyring) -> Rotated:
@@ -71,7 +91,18 @@ async def _round(db: Db, keyring: Keyring) -> tuple[int, list[str]]:
 
 
 async def keys(db: Db, keyring: Keyring) -> Sequence[Key]:
-    """Every key that something is sealed with, or that SECRET_KEYS has, and how much each seals."""
+    """Every key that something is sealed with, or that SECRET_KEYS has, and what needs it.
+
+    The newest export of the state needs the key that it was sealed with, and any of the
+    older ones where it is not known which.
+    """
     counts = await sealed.marks(db, len(keyring.mark))
-    known = [Key(mark[1:].hex(), mark == keyring.mark, True, counts.pop(mark, 0)) for mark in keyring.marks]
-    return [*known, *(Key(mark[1:].hex(), False, False, counts[mark]) for mark in sorted(counts))]
+    needed = await exports.opens_with(db)
+    known = [
+        Key(mark[1:].hex(), mark == keyring.mark, True, counts.pop(mark, 0), needed in (None, mark[1:].hex()))
+        for mark in keyring.marks
+    ]
+    missing = {mark[1:].hex(): count for mark, count in counts.items()}
+    if needed and needed not in keyring.ids:
+        missing.setdefault(needed, 0)
+    return [*known, *(Key(id, False, False, missing[id], id == needed) for id in sorted(missing))]

@@ -24,7 +24,7 @@ from mirror.flows.edges import Edges
 from mirror.keyring import BadKey, Keyring
 from mirror.manifest import Fields, RepoFile, time_text
 from mirror.model import RepoId
-from mirror.store import notices, state, teams
+from mirror.store import notices, sealed, state, teams
 from mirror.store.state import Head, Row
 from mirror.store.teams import TeamId
 
@@ -100,6 +100,8 @@ async def export(edges: Edges) -> Exported:
             f"the vault has the state of another database ({strange[-1]}); run everref rebuild to take it up"
         )
     at = edges.clock()
+    marks = await sealed.marks(edges.db, len(edges.keyring.mark))
+    opens_with = edges.keyring.id if marks.keys() <= {edges.keyring.mark} else None
     key = layout.state_key(at, layout.unique())
     await state.begin(edges.db, key, at)
     steps.reached("state: begun")
@@ -119,7 +121,7 @@ async def export(edges: Edges) -> Exported:
     }
     await edges.vault.put(layout.state_about_key(key), f"{json.dumps(about, indent=0)}\n".encode())
     steps.reached("state: told")
-    await state.settle(edges.db, key, at, "stored", tables)
+    await state.settle(edges.db, key, at, "stored", tables, opens_with)
     return Exported(key, at, size, tables)
 
 
@@ -297,6 +299,12 @@ async def unread(edges: Edges) -> list[str]:
     taken_up = max((key for key, one in known.items() if one.state == "taken-up"), default="")
     shut = {key for key, one in known.items() if one.state == "unreadable" and key > taken_up}
     return [key for key in await _keys(edges) if not known or key in shut]
+
+
+async def shut(edges: Edges, keys: Sequence[str]) -> list[str]:
+    """Those of these exports that none of the keys opens, as the vault tells of them. Raises Corrupt."""
+    here = edges.keyring.ids if edges.keyring else ()
+    return [about.key for about in await _abouts(edges, keys) if about.sealed_to not in here]
 
 
 async def tell_of_contradictions(edges: Edges) -> None:

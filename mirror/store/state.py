@@ -186,18 +186,34 @@ async def begin(db: Db, key: str, taken_at: datetime) -> None:
 
 
 @translating
-async def settle(db: Db, key: str, taken_at: datetime, state: str, tables: Mapping[str, int]) -> None:
-    """What became of an export: it is stored, taken up, or cannot be read. Safe to run twice."""
+async def settle(
+    db: Db, key: str, taken_at: datetime, state: str, tables: Mapping[str, int], opens_with: str | None = None
+) -> None:
+    """What became of an export: it is stored, taken up, or cannot be read. Safe to run twice.
+
+    `opens_with` is the id of the key that opens it and all that is in it. None: it is not known.
+    """
     await db.execute(
         """
-        insert into state_export (key, taken_at, state, tables) values ($1, $2, $3, $4)
-        on conflict (key) do update set state = excluded.state, tables = excluded.tables
+        insert into state_export (key, taken_at, state, tables, opens_with) values ($1, $2, $3, $4, $5)
+        on conflict (key) do update set
+          state = excluded.state, tables = excluded.tables, opens_with = excluded.opens_with
         """,
         key,
         taken_at,
         state,
         json.dumps(tables),
+        opens_with,
     )
+
+
+@translating
+async def opens_with(db: Db) -> str | None:
+    """The id of the one key that the newest export needs. None: there is none, or it may need several."""
+    found: str | None = await db.fetchval(
+        "select opens_with from state_export where state in ('stored', 'taken-up') order by key desc limit 1"
+    )
+    return found
 
 
 @translating
