@@ -1,9 +1,9 @@
 """Which of a connection's repositories are chosen by a rule; asked by flows/choose and flows/relist."""
 
 from collections.abc import Collection, Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Final, Protocol, TypeVar
 
+from mirror import globs
 from mirror.errors import UsageError
 
 LONGEST: Final = 200  # characters of a pattern
@@ -36,24 +36,26 @@ def patterns(given: Iterable[str]) -> tuple[str, ...]:
     return kept
 
 
-def matches(full_name: str, given: Sequence[str]) -> bool:
-    """Whether one of the patterns means this repository.
+async def matching(full_names: Iterable[str], given: Sequence[str]) -> set[str]:
+    """The names, in small letters, of the repositories that one of the patterns means.
 
     `*` also matches `/`, so that `acme/*` takes the subgroups of acme as well.
     Case does not count: it does not at the forges either.
     """
-    name = full_name.casefold()
-    return any(fnmatchcase(name, pattern.casefold()) for pattern in given)
+    tests = (globs.pattern(pattern.casefold()).match for pattern in given)
+    return await globs.meant([name.casefold() for name in full_names], tests, None)
 
 
-def wanted(listed: Iterable[N], everything: bool, given: Sequence[str], known: Collection[str]) -> list[N]:
+async def wanted(
+    listed: Iterable[N], everything: bool, given: Sequence[str], known: Collection[str]
+) -> list[N]:
     """The repositories that are to be kept now: all of them, or what matches a pattern.
 
     `known` are the repository ids that were chosen once: what somebody has
     stopped keeping since is not chosen again by a rule.
     """
-    return [
-        one
-        for one in listed
-        if one.repository_id not in known and (everything or matches(one.full_name, given))
-    ]
+    new = [one for one in listed if one.repository_id not in known]
+    if everything:
+        return new
+    meant = await matching([one.full_name for one in new], given)
+    return [one for one in new if one.full_name.casefold() in meant]

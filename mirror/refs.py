@@ -2,11 +2,12 @@
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
+from mirror import globs as patterns
 from mirror.errors import Corrupt
 from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Refs, Target
 
@@ -29,6 +30,7 @@ HIDDEN: Final = tuple(
     )
 )
 ARCHIVE: Final = b"refs/archive/"
+_SHORT: Final = (b"", b"refs/", b"refs/heads/", b"refs/tags/")  # what a glob may leave out
 
 # What git-check-ref-format(1) forbids anywhere in a name.
 _FORBIDDEN: Final = re.compile(
@@ -96,11 +98,12 @@ def all_overwritten(old: Refs, changes: Sequence[RefChange]) -> bool:
     return bool(branches) and branches <= left
 
 
-def without(refs: Refs, globs: Sequence[str]) -> Refs:
+async def without(refs: Refs, globs: Sequence[str]) -> Refs:
     """The map but for every ref that a glob means; HEAD stays."""
     if not globs:
         return refs
-    return {name: target for name, target in refs.items() if name == HEAD or not matches(name, globs)}
+    meant = await meant_by(refs, globs, None)
+    return {name: target for name, target in refs.items() if name == HEAD or name not in meant}
 
 
 def apply(refs: Refs, changes: Iterable[RefChange]) -> dict[RefName, Target]:
@@ -151,25 +154,63 @@ def matches(name: bytes, globs: Sequence[str]) -> bool:
 
     `*` also matches `/`. Case counts.
     """
-    names = [name]
-    names += [name.removeprefix(p) for p in (b"refs/", b"refs/heads/", b"refs/tags/") if name.startswith(p)]
-    patterns = [glob.encode("utf-8", "surrogateescape") for glob in globs]
-    return any(fnmatchcase(short, pattern) for pattern in patterns for short in names)
+    return any(test(name) for test in _tests(tuple(globs)))
 
 
-def frozen(seen: Refs, old: Refs, globs: Sequence[str]) -> dict[RefName, Target]:
+async def meant_by(
+    names: Collection[RefName], globs: Sequence[str], work: float | None = patterns.WORK
+) -> set[RefName]:
+    """Which of many names a glob means, as `matches` has it; others are served meanwhile.
+
+    Raises UsageError where the globs are too many, or take more seconds of work than this (None: any).
+    """
+    if work is not None:
+        patterns.check(globs)
+    return {RefName(name) for name in await patterns.meant(names, _made(globs), work)}
+
+
+def _made(globs: Sequence[str]) -> Iterator[patterns.Test[bytes]]:
+    plain = frozenset(patterns.encoded(glob) for glob in globs if patterns.is_plain(glob))
+    if plain:
+        yield lambda name: any(name.removeprefix(start) in plain for start in _SHORT)
+    for glob in dict.fromkeys(globs):
+        if not patterns.is_plain(glob):  # a star at the beginning means what could be left out as well
+            before = b"" if glob.startswith("*") else b"(?:refs/(?:heads/|tags/)?)?"
+            yield patterns.pattern_of_bytes(before, patterns.encoded(glob)).match
+
+
+@lru_cache(16)
+def _tests(globs: tuple[str, ...]) -> tuple[patterns.Test[bytes], ...]:
+    return tuple(_made(globs))
+
+
+async def frozen(seen: Refs, old: Refs, globs: Sequence[str]) -> dict[RefName, Target]:
     """What was seen, but every ref that a glob means as it was of old, or not at all.
 
     HEAD is always as seen. An old one goes where a ref that was seen cannot stand beside it.
     """
-    live = {name: target for name, target in seen.items() if name == HEAD or not matches(name, globs)}
-    parents = {name[:end] for name in live for end in range(len(name)) if name[end : end + 1] == b"/"}
-    for name, target in old.items():
-        if name == HEAD or name in live or not matches(name, globs) or name in parents:
-            continue
-        if not any(name[:end] in live for end in range(len(name)) if name[end : end + 1] == b"/"):
-            live[name] = target
+    meant = await meant_by(seen.keys() | old.keys(), globs, None) - {HEAD}
+    live = {name: target for name, target in seen.items() if name not in meant}
+    parents: set[bytes] = set()
+    pace = patterns.Pace(None)
+    for name in live:
+        parents.update(_folders(name))
+        if pace.is_over:
+            await pace.rest()
+    for name in meant & old.keys():
+        if name not in parents and not any(folder in live for folder in _folders(name)):
+            live[name] = old[name]
+        if pace.is_over:
+            await pace.rest()
     return live
+
+
+def _folders(name: bytes) -> Iterator[bytes]:
+    """The names that this one stands below."""
+    end = name.find(b"/")
+    while end >= 0:
+        yield name[:end]
+        end = name.find(b"/", end + 1)
 
 
 def is_symbolic(target: bytes) -> bool:

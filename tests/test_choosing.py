@@ -30,12 +30,12 @@ ALL = [API, WEB, DEEP, OTHER]
         pytest.param([], [], id="none"),
     ],
 )
-def test_a_pattern_means_whole_names(patterns: list[str], found: list[There]) -> None:
-    assert choosing.wanted(ALL, False, patterns, ()) == found
+async def test_a_pattern_means_whole_names(patterns: list[str], found: list[There]) -> None:
+    assert await choosing.wanted(ALL, False, patterns, ()) == found
 
 
-def test_everything_leaves_out_only_what_was_chosen_before() -> None:
-    assert choosing.wanted(ALL, True, [], {"2"}) == [API, DEEP, OTHER]
+async def test_everything_leaves_out_only_what_was_chosen_before() -> None:
+    assert await choosing.wanted(ALL, True, [], {"2"}) == [API, DEEP, OTHER]
 
 
 def test_patterns_are_kept_trimmed_and_once() -> None:

@@ -138,10 +138,11 @@ async def log(call: Call) -> int:
     args = call.args
     since = call.when(args.since)
     async with call.edges() as edges:
-        from mirror import refs
+        from mirror import globs, refs
         from mirror.flows import moment
         from mirror.store import claims, history
 
+        globs.check(args.ref)
         repo = await moment.repo_named(edges, args.repo, args.team)
         is_time = since is None or isinstance(since, datetime)
         first = 1 if is_time else (await moment.snapshot_at(edges, repo, since)).number

@@ -221,7 +221,7 @@ async def unchosen(
         return []
     rows = await listed.all(edges.db, connection_id)
     known = {row.repository_id for row in rows if row.repo_id is not None or row.gone_at is not None}
-    return choosing.wanted(rows, everything, patterns, known)
+    return await choosing.wanted(rows, everything, patterns, known)
 
 
 async def passed_over(edges: Edges, connection_id: ConnectionId) -> int:
@@ -233,7 +233,7 @@ async def passed_over(edges: Edges, connection_id: ConnectionId) -> int:
     }
     if not connection.everything and not connection.patterns:
         return 0
-    return len(choosing.wanted(rows, connection.everything, connection.patterns, known))
+    return len(await choosing.wanted(rows, connection.everything, connection.patterns, known))
 
 
 async def add_url(

@@ -37,4 +37,4 @@ async def shown(edges: Edges, repo_id: RepoId, last: Snapshot | None, seen: List
     if not left_out:
         return seen
     old: Refs = await history.refs_at(edges.db, repo_id, last.number) if last else {}
-    return replace(seen, refs=refs.frozen(seen.refs, old, left_out))
+    return replace(seen, refs=await refs.frozen(seen.refs, old, left_out))

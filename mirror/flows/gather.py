@@ -127,8 +127,8 @@ async def gather(
             if not claimed and await _is_replaced(
                 edges,
                 incoming,
-                refs.without(before, left_out),
-                refs.without(seen.refs, left_out),
+                await refs.without(before, left_out),
+                await refs.without(seen.refs, left_out),
                 changes if before is old else (),
             ):
                 if edges.identity:

@@ -21,6 +21,7 @@ from mirror.flows.edges import Edges
 from mirror.git import address, disk, pack, push, read, view
 from mirror.git.push import Answer
 from mirror.git.view import View
+from mirror.globs import told
 from mirror.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
 from mirror.plan import Hidden, RefAction, Step, Wrote
 from mirror.store import history, restores, snapshots
@@ -131,9 +132,10 @@ async def _chosen(
         return planning.brought(known, bring)
     if not globs:
         return dict(known)
-    chosen = {name: target for name, target in known.items() if name != HEAD and refs.matches(name, globs)}
+    meant = await refs.meant_by(known, globs)
+    chosen = {name: target for name, target in known.items() if name != HEAD and name in meant}
     if not chosen:
-        raise NotFound(f"no ref of {repo.name} at {snapshot.label} matches {' '.join(globs)}")
+        raise NotFound(f"no ref of {repo.name} at {snapshot.label} matches {told(globs)}")
     head = known.get(HEAD)
     if head and refs.is_symbolic(head) and refs.symbolic_target(head) in chosen:
         chosen[HEAD] = head

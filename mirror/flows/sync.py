@@ -301,7 +301,8 @@ async def _without_excluded(
     left_out: Sequence[str],
 ) -> tuple[Sequence[Claim], Listing]:
     """What is left of it without the refs that are kept no longer; claims about those need no answer."""
-    ignored = [claim for claim in told if claim.name != HEAD and refs.matches(claim.name, left_out)]
+    meant = await refs.meant_by([claim.name for claim in told], left_out, None)
+    ignored = [claim for claim in told if claim.name != HEAD and claim.name in meant]
     if ignored:
         answered = Answered(frozenset(claim.id for claim in ignored))
         await claims.answer(edges.db, repo.id, answered, last.number if last else 1, edges.clock())

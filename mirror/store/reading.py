@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from mirror import refs
+from mirror.globs import check
 from mirror.model import Kind, RefChange, RefName, RepoId, Target
 from mirror.store import history
 from mirror.store.database import Db, query, translating
@@ -25,10 +26,12 @@ async def refs_page(
 
     `moment` is the number of one within the snapshot here and below; 0 means the snapshot itself.
     """
+    check(globs)
     if moment:
-        held = (await history.refs_at(db, repo_id, number, moment)).items()
-        mine = (one for one in held if one[0] > after and (not globs or refs.matches(one[0], globs)))
-        return list(islice(mine, limit))
+        held = await history.refs_at(db, repo_id, number, moment)
+        left = [name for name in held if name > after]
+        mine = await refs.meant_by(left, globs) if globs else held.keys()
+        return [(name, held[name]) for name in islice((one for one in left if one in mine), limit)]
     likes = [pattern for glob in globs for pattern in patterns(glob)] or None
     found: list[tuple[RefName, Target]] = []
     while True:
@@ -36,7 +39,8 @@ async def refs_page(
             "select * from refs_page($1, $2, $3, $4, $5)", repo_id, number, after, likes, limit
         )
         read = [(RefName(row[0]), Target(row[1])) for row in rows]
-        found += [one for one in read if not globs or refs.matches(one[0], globs)]
+        meant = await refs.meant_by([name for name, _ in read], globs) if globs else None
+        found += [one for one in read if meant is None or one[0] in meant]
         if len(rows) < limit or len(found) >= limit:
             return found[:limit]
         after = read[-1][0]
@@ -76,6 +80,8 @@ def patterns(glob: str) -> list[bytes]:
         pattern += {b"*": b"%", b"?": b"_"}.get(char) or (b"\\" + char if char in b"%_\\" else char)
     if inside:
         pattern += b"%"
+    if glob.startswith("*"):  # which means what could be left out as well
+        return [bytes(pattern)]
     return [start + bytes(pattern) for start in (b"", b"refs/", b"refs/heads/", b"refs/tags/")]
 
 

@@ -6,6 +6,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from mirror import refs
+from mirror.globs import check
 from mirror.model import HEAD, Kind, Reason, RefChange, RefName, RepoId
 from mirror.store import reading
 from mirror.store.database import Db, connected, query, translating
@@ -216,6 +217,7 @@ async def feed(
     upto = _LAST if before is None else before
     if not (kinds or glob or by):
         return _pushes(await db.fetch(query("feed_all"), repo_id, upto, limit, shown))
+    check([glob] if glob else [])
     patterns = reading.patterns(glob) if glob else None
     found: list[Pushed] = []
     while len(found) < limit:  # a pattern can let more through than its glob: then the page is filled up
@@ -223,7 +225,8 @@ async def feed(
         rows = await db.fetch(query("feed"), *asked)
         if not rows:
             break
-        found += _pushes([row for row in rows if glob is None or refs.matches(row["name"], [glob])])
+        meant = None if glob is None else await refs.meant_by([row["name"] for row in rows], [glob])
+        found += _pushes([row for row in rows if meant is None or row["name"] in meant])
         upto = rows[-1]["snapshot"]
     return found[:limit]
 

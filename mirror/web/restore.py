@@ -19,6 +19,7 @@ from mirror.flows.entitled import Means
 from mirror.flows.restore import RefResult
 from mirror.forges.contract import Owner, Purpose
 from mirror.git import address
+from mirror.globs import check
 from mirror.job import SYNC
 from mirror.keyring import BadKey
 from mirror.model import RefName, Remote, Repo, RepoId, Secret
@@ -145,7 +146,9 @@ async def _what(visit: Visit, at: Moment) -> What:
     ref, commit = bytes_of(visit, "ref").strip(), visit.query.get("commit", "").strip().lower()
     name = bytes_of(visit, "as").decode(errors="replace").strip()
     if not name and not commit:
-        return What(globs=tuple(ref.decode(errors="replace").split()))
+        chosen = tuple(ref.decode(errors="replace").split())
+        check(chosen)
+        return What(globs=chosen)
     if commit or not _is_text(ref):  # a name that forms cannot carry comes by what it holds
         source = commit or (await browse.resolve(visit.edges, at.repo, at.saved, ref)).decode()
     else:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror import when
+from mirror import globs, when
 from mirror.errors import NotFound, Refused, UsageError
 from mirror.flows import browse, connections, moment, target, undo
 from mirror.flows import jobs as flow
@@ -65,7 +65,7 @@ JOB: Final = f"{TEAM}/jobs/{{job}}"
 RESTORING: Final = frozenset({"restore", "bundle"})  # kinds that need the scope of that name
 
 Id = Annotated[str, Meta(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
-Globs = Annotated[list[Annotated[str, Meta(min_length=1, max_length=500)]], Meta(max_length=1000)]
+Globs = Annotated[list[Annotated[str, Meta(min_length=1, max_length=500)]], Meta(max_length=globs.MOST)]
 
 
 class JobsAsked(Paged, frozen=True, kw_only=True):
@@ -488,6 +488,7 @@ async def _drafted(
 
 async def _what(visit: Visit, found: Known, then: Snapshot, body: What) -> dict[str, Any]:
     """What of the moment is restored, as a job is asked for it. Raises UsageError, NotFound."""
+    globs.check(body.refs)
     if not body.bring:
         return {"globs": body.refs} if body.refs else {}
     if body.refs:
