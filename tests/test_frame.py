@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import pytest_asyncio
@@ -191,6 +192,12 @@ async def test_an_address_that_only_takes_a_form_leads_to_its_page(framed: Frame
     signed_out = await (await framed.browser()).post("/alice/see/delete")
     assert signed_out.status_code == 401
     assert 'href="/sign-in?next=/alice/see"' in signed_out.text
+
+
+async def test_the_page_to_come_back_to_is_the_address_as_it_was_sent(framed: Framed) -> None:
+    asked = await (await framed.browser()).get("/al%2523ice/see?at=%231&path=a%26b")
+    to = parse_qs(urlsplit(asked.headers["location"]).query)["next"]
+    assert to == ["/al%2523ice/see?at=%231&path=a%26b"]
 
 
 async def test_a_token_opens_its_own_team_as_far_as_its_scopes_reach(framed: Framed) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -377,6 +378,22 @@ async def at_the_door(site: Site) -> Door:
     db, clock = site.mirror.edges.db, site.mirror.clock
     await people.sign_up(db, "ann@example.org", PASSWORD, "Ann", clock.now, "203.0.113.1")
     return made
+
+
+async def test_a_wrong_password_is_told_at_its_field_and_changes_nothing_of_what_comes_after(
+    at_the_door: Door,
+) -> None:
+    browser = await at_the_door.site.browser()
+    await browser.post("/sign-in", email="ann@example.org", password=PASSWORD)
+    to = "/ann/acme/api/-/restore/plan?at=%231&where=kept&force=yes"
+    await browser.get("/account/sure", next=to)
+    wrong = await browser.post("/account/sure", password="a wrong word", next=to)
+    assert wrong.status_code == 422
+    assert 'aria-invalid="true"' in wrong.text and "The password is wrong" in wrong.text
+    kept = re.search(r'name="next" value="([^"]*)"', wrong.text)
+    assert kept and unescape(kept[1]) == to
+    right = await browser.post("/account/sure", password=PASSWORD, next=unescape(kept[1]))
+    assert right.headers["location"] == to
 
 
 async def test_who_guesses_keeps_nobody_out_but_themselves(

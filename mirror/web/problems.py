@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -172,16 +172,26 @@ def _is_api(request: Request) -> bool:
 
 
 def _here(request: Request) -> str:
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return _sent(request) + _asked(request)
+
+
+def _asked(request: Request) -> str:
+    return f"?{request.url.query}" if request.url.query else ""
+
+
+def _sent(request: Request) -> str:
+    """The path as it was sent: a `#` that was quoted in it does not end an address."""
+    raw = request.scope.get("raw_path") or quote(request.url.path).encode()
+    return bytes(raw).partition(b"?")[0].decode("ascii", "replace")
 
 
 def _page_of(request: Request) -> str:
-    """The page nearest above an address that only takes a form."""
-    path = request.url.path
+    """The page of an address that takes a form: its own, or the nearest above it."""
+    path = _sent(request)
     while path:
-        path = path.rpartition("/")[0]
-        scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+        scope = {"type": "http", "method": "GET", "path": unquote(path), "root_path": "", "headers": []}
         shown = any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
         if shown and not path.endswith("/-"):
-            return path + (f"?{request.url.query}" if request.url.query else "")
+            return path + _asked(request)
+        path = path.rpartition("/")[0]
     return "/"

@@ -1,7 +1,7 @@
 """Signing in and out: by e-mail and password, by a one-time link, or by a forge (mirror/web/consent.py)."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -90,13 +90,19 @@ async def sign_out(visit: Visit) -> Response:
 
 async def sure_page(visit: Visit) -> Response:
     """Ask once more who this is, before something that cannot be undone."""
+    return await _sure(visit, visit.query.get("next", ""))
+
+
+async def _sure(visit: Visit, to: str, error: EverrefError | None = None) -> Response:
+    """The page that asks it, and what was wrong with an answer; where it goes on stays as it was."""
     person = visit.owner()
     mine = await store.identities(visit.edges.db, person.id)
     known = {(one.forge, one.host) for one in mine if one.doubted_at is None}
-    return visit.render(
+    return _told(
+        visit,
+        error,
         "sure.html",
-        next=local(visit.query.get("next")),
-        error=None,
+        next=local(to),
         has_password=await store.password_hash(visit.edges.db, person.id) is not None,
         apps=[app for app in visit.edges.settings.apps if app.registered and (app.forge, app.host) in known],
     )
@@ -107,12 +113,13 @@ async def be_sure(visit: Visit) -> Response:
     form = await visit.form()
     if visit.raw_session is None:
         raise HTTPException(403, "this is for people, in a browser")
+    to = str(form.get("next", ""))
     try:
         await people.prove(visit.edges.db, visit.by(), str(form.get("password", "")))
     except EverrefError as error:
-        return visit.redirect(f"/account/sure?next={local(str(form.get('next', '')))}", str(error))
+        return await _sure(visit, to, error)
     await sessions.sure(visit.edges.db, visit.raw_session, visit.now)
-    return visit.redirect(local(str(form.get("next", ""))))
+    return visit.redirect(local(to))
 
 
 def _page(
@@ -124,11 +131,10 @@ def _page(
     *,
     refused: Refused | None = None,  # why nobody may make an account
 ) -> Response:
-    status = 200 if error is None else 429 if isinstance(error, TooOften) else 422
-    shown = visit.render(
+    return _told(
+        visit,
+        error,
         template,
-        status,
-        error=error,
         refused=refused,
         signup=visit.edges.settings.signup,
         email=email,
@@ -136,6 +142,12 @@ def _page(
         next=local(visit.query.get("next")),
         apps=[app for app in visit.edges.settings.apps if app.registered],
     )
+
+
+def _told(visit: Visit, error: EverrefError | None, template: str, **values: Any) -> Response:
+    """A page with what is wrong, if anything is, and how long to wait where that helps."""
+    status = 200 if error is None else 429 if isinstance(error, TooOften) else 422
+    shown = visit.render(template, status, error=error, **values)
     if isinstance(error, TooOften):
         shown.headers["retry-after"] = str(error.seconds)
     return shown
