@@ -1,5 +1,6 @@
 """The words of Everref as values: what every other module takes and returns."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ ObjectFormat = Literal["sha1", "sha256"]
 
 HEAD: Final = RefName(b"HEAD")
 SYMBOLIC: Final = b"ref: "
+_OLDER: Final = re.compile(r"(.+)#before-[0-9a-f]{8}", re.DOTALL)
 HEX_LENGTH: Final[Mapping[ObjectFormat, int]] = {"sha1": 40, "sha256": 64}
 
 
@@ -137,6 +139,17 @@ class Repo:
     url: str  # without credentials; a path for a local one
     object_format: ObjectFormat | None  # None: never seen
     created_at: datetime
+
+
+def older(url: str, repo_id: RepoId) -> str:
+    """The address of a history that was begun anew while the database was lost, as the older one keeps it."""
+    return f"{url}#before-{str(repo_id)[:8]}"
+
+
+def older_of(url: str) -> str | None:
+    """The address of which this is an older history. None: it is an address like any other."""
+    match = _OLDER.fullmatch(url)
+    return match[1] if match else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -775,7 +775,7 @@ def test_a_backup_is_proved_compacted_pruned_and_read_back(everref: Everref, wor
     assert everref.json("prune", "--grace", "0s").one["waiting"] == 0
     assert everref.json("prune", "none", code=3).error["class"] == "not-found"
     assert everref.json("prune", "--grace", "soon", code=2).error["class"] == "usage"
-    assert everref.json("rebuild").one == {"repo": "r", "snapshots": 3, "added": 0, "notes": 0}
+    assert everref.json("rebuild").one == {"repo": "r", "snapshots": 3, "added": 0, "notes": 0, "was": None}
     assert everref.json("migrate").one == {"applied": []}
     swept = everref.json("sweep").one
     assert (swept["repo"], swept["snapshot"], swept["new"], swept["error"]) == ("r", 3, False, None)

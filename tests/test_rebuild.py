@@ -3,16 +3,20 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from mirror import layout
-from mirror.errors import Damaged
-from mirror.flows import describe, drill, notes, rebuild, steps, verify
+from mirror.cli import render
+from mirror.errors import Damaged, RemoteGone
+from mirror.flows import describe, drill, notes, rebuild, steps, target, verify
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
+from mirror.flows.entitled import Means
 from mirror.flows.turn import turn
 from mirror.model import RefName, Repo, Target
+from mirror.people import Role
 from mirror.pushes import Lost
 from mirror.store import claims, drills, origins, repos, teams
 from mirror.store.teams import TeamId
@@ -188,11 +192,25 @@ async def test_a_rebuild_beside_repos_that_were_added_anew_merges_and_takes_noth
     old = (await mirror.backup(work)).repo
     async with after_the_loss(mirror, empty_database) as again:
         new = (await again.backup(work)).repo
-        for _ in range(2):
-            await rebuild.rebuild(again.edges)
+        mirror.clock.now += timedelta(minutes=1)
+        told, again_told = [await rebuild.rebuild(again.edges) for _ in range(2)]
         assert (await repos.get(again.edges.db, new.id)).url == new.url
         kept = await repos.overview_of(again.edges.db, old.id)
         assert (kept.state, kept.repo.name) == ("archived", f"{old.name}-{str(old.id)[:8]}")
+        assert {one.repo.id: one.was for one in told.repos} == {old.id: old.name, new.id: None}
+        assert [one.was for one in again_told.repos] == [None, None]
+        eye = render.Eye(mirror.clock())
+        (line,) = [render.rebuilt(one, eye) for one in told.repos if one.was]
+        assert f"was {old.name}, which was begun anew after the database was lost" in line
+        listed = render.kept(await repos.overview(again.edges.db), eye)
+        assert f"archived: an older history of {old.url}, from before the database was lost" in listed
+        assert "gone at its host" not in listed
+        with pytest.raises(RemoteGone, match="is an older history of"):
+            await syncing.sync(again.edges, old.id)
+        to = await target.reach(
+            again.edges, await teams.default(again.edges.db), {"kept": str(old.id)}, Means(Role.OWNER)
+        )
+        assert to.url == old.url
         for repo in (old, new):
             assert refs_of(await again.restored(repo, 1)) == work.refs()
 

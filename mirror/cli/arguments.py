@@ -586,7 +586,7 @@ after a loss: repos, snapshots, refs and their history come back, and the newest
 state that `everref export` or a worker stored: teams, people, connections and
 choices. That needs the SECRET_KEYS that sealed it; the history needs none.
 
---json, one a line: {"repo", "snapshots", "added", "notes"}, and where a state was
+--json, one a line: {"repo", "snapshots", "added", "notes", "was"}, and where a state was
 looked for {"state", "added": {TABLE: rows}, "unread": [why, ...]}"""
 
 _EXPORT = """\

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target
+from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
 from mirror.pushes import Lost
 from mirror.words import ago, clean, count, lasted, name, size, unsaved
 
@@ -154,12 +154,19 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
             why = f"{eye.paint(row.failure.kind, 'bad')}: {clean(row.failure.message)}"
             lines.append(f"{line}{since}  {why}")
         elif row.state == "archived":
-            lines.append(f"{line}  archived: gone at its host, what was kept stays")
+            lines.append(f"{line}  {_archived(row.repo)}")
         else:
             lines.append(line + since + ("  a sync is due" if row.state == "behind" else ""))
         if row.large_files:
             lines[-1] += f"  {eye.paint(unsaved(row.large_files), 'warn')}"
     return "\n".join(lines)
+
+
+def _archived(repo: Repo) -> str:
+    """Why nothing is fetched for a repo any more."""
+    if at := older_of(repo.url):
+        return f"archived: an older history of {clean(at)}, from before the database was lost"
+    return "archived: gone at its host, what was kept stays"
 
 
 def moved(one: RefChange, eye: Eye) -> str:
@@ -393,7 +400,7 @@ def unreachable(eye: Eye) -> str:
 def swept(one: Swept, eye: Eye) -> str:
     """What became of one repo in a sweep."""
     if one.synced is None and one.error is None:
-        return f"{eye.repo(one.repo.name)}  archived: gone at its host, what was kept stays"
+        return f"{eye.repo(one.repo.name)}  {_archived(one.repo)}"
     if one.synced is None:
         why = f"{one.error.kind}: {clean(str(one.error))}" if one.error else ""
         return f"{eye.repo(one.repo.name)}  {eye.paint('failed', 'bad')}  {why}"
@@ -406,7 +413,15 @@ def rebuilt(one: Rebuilt, eye: Eye) -> str:
     """What was read back of one repo."""
     added = f"{one.added:,} of them new here" if one.added else "all known here"
     noted = f"  {count(one.notes, 'note')}" if one.notes else ""
-    return f"{eye.repo(one.repo.name)}  {count(one.snapshots, 'snapshot')}  {added}{noted}"
+    line = f"{eye.repo(one.repo.name)}  {count(one.snapshots, 'snapshot')}  {added}{noted}"
+    if one.was is None:
+        return line
+    was = clean(one.was)
+    if older_of(one.repo.url):
+        why = f"was {was}, which was begun anew after the database was lost: this is its older history"
+    else:
+        why = f"was {was}: another repo is kept under that name or address, so this one is archived"
+    return f"{line}  {eye.paint(why, 'warn')}"
 
 
 def taken_up(one: TakenUp, eye: Eye) -> str:

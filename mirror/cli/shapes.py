@@ -302,7 +302,13 @@ def failure(one: EverrefError) -> Shape:
 
 def rebuilt(one: Rebuilt) -> Shape:
     """What was read back of one repo."""
-    return {"repo": one.repo.name, "snapshots": one.snapshots, "added": one.added, "notes": one.notes}
+    return {
+        "repo": one.repo.name,
+        "snapshots": one.snapshots,
+        "added": one.added,
+        "notes": one.notes,
+        "was": one.was,
+    }
 
 
 def taken_up(one: TakenUp) -> Shape:

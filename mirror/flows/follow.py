@@ -14,7 +14,7 @@ from mirror.errors import Busy, IdentityChanged, RemoteGone, UsageError
 from mirror.flows.asking import Asked, asked_of
 from mirror.flows.edges import Edges
 from mirror.forges.contract import Purpose
-from mirror.model import Repo, RepoId
+from mirror.model import Repo, RepoId, older_of
 from mirror.store import notices, origins
 from mirror.store.connections import Connection
 from mirror.store.database import transaction
@@ -229,6 +229,8 @@ async def identity_at_forge(
     origin = known or await origins.of(edges.db, repo.id)
     if origin is None:
         return
+    if at := older_of(repo.url):
+        raise RemoteGone(f"{repo.name} is an older history of {at}; what is there now is saved elsewhere")
     if origin.repository_id is None or origin.connection_id is None:
         if _gave_up_its_address(repo):
             raise IdentityChanged(

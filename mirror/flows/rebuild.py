@@ -1,7 +1,7 @@
 """Reading the history back from the vault: for the day on which the database is lost."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mirror import attested, layout, manifest
 from mirror.errors import Corrupt, Damaged, EverrefError, UsageError
@@ -25,6 +25,7 @@ class Rebuilt:
     added: int  # snapshots that the database did not know
     notes: int  # likewise: what was noted besides
     missing: Damaged | None = None  # why this is not all of it
+    was: str | None = None  # its name so far, where another repo has that, or its address, by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,12 @@ async def rebuild(edges: Edges, patience: float = PATIENCE) -> Recovered:
     taken = await state.take_up(edges, attested_ones)
     for repo_id, found in in_vault.items():
         try:
+            about = said[repo_id].about if repo_id in said else None
             repo = await _repo(edges, repo_id, found, said.get(repo_id))
             if repo:
                 one = await _rebuild(edges, repo, found.manifests, patience)
+                if about and repo.name == f"{about.name}-{str(repo_id)[:8]}":
+                    one = replace(one, was=about.name)
                 done.append(one)
                 if one.missing:
                     problems.setdefault(repo_id, one.missing)
@@ -164,10 +168,6 @@ async def _repo(edges: Edges, repo_id: RepoId, found: _Found, said: _Said | None
     about = said.about
     made = known or await described.recover(edges.db, about, edges.clock())
     await described.compare(edges.db, repo_id, about if said.holds else None, number)
-    if known is None and made.url != about.url:
-        edges.progress.note(
-            f"{about.name}: another repo is kept under its name or address, so it is archived as {made.name}"
-        )
     return made
 
 

@@ -1,6 +1,7 @@
 """Where a restore goes: a new repository, a kept one, or any address; and keeping what is there before."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from mirror.flows.edges import Edges
 from mirror.flows.entitled import Means
 from mirror.forges.contract import Forge, Owner
 from mirror.git import address
-from mirror.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot
+from mirror.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, older_of
 from mirror.store import connections as store
 from mirror.store import jobs, origins, quotas, repos
 from mirror.store.connections import ConnectionId
@@ -61,6 +62,8 @@ async def reach(edges: Edges, team_id: TeamId, asked: Asked, means: Means) -> Re
         repo = await repos.find_in(edges.db, team_id, RepoId(_uuid(asked["kept"])))
         if repo is None:
             raise NotFound("the repository to restore to is not kept any more")
+        if at := older_of(repo.url):  # it goes where the newer history is read, by what that is read by
+            repo = replace(await repos.by_url(edges.db, team_id, at) or repo, url=at)
         return await request.remote_of(edges, repo.id, repo.url)
     if asked.get("new"):
         new = asked["new"]

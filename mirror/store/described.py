@@ -10,7 +10,7 @@ import asyncpg
 
 from mirror.errors import NotFound
 from mirror.manifest import RepoFile, encode_repo
-from mirror.model import Repo, RepoId
+from mirror.model import Repo, RepoId, older
 from mirror.store import repos, teams
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.teams import TeamId
@@ -75,14 +75,15 @@ async def recover(db: Db, about: RepoFile, at: datetime) -> Repo:
 
     Where another repo has its name, its address or its number at the forge, it
     steps aside, as one does whose repository was replaced: it is archived, with
-    its id behind its name and address, and keeps its history.
+    its id behind its name and address, and keeps its history. Where that is the same
+    address, begun anew while nothing was known of it, its own says so (`model.older_of`).
     """
     async with transaction(db) as connection:
         team = await _team(connection, about, at)
         try:
             return await _insert(connection, about, team, at)
         except asyncpg.UniqueViolationError:
-            return await _insert(connection, _aside(about, at), team, at)
+            return await _insert(connection, await _aside(connection, about, team, at), team, at)
 
 
 @translating
@@ -142,12 +143,14 @@ async def _insert(db: Db, about: RepoFile, team: TeamId, at: datetime) -> Repo:
     return made
 
 
-def _aside(about: RepoFile, at: datetime) -> RepoFile:
+async def _aside(db: Db, about: RepoFile, team: TeamId, at: datetime) -> RepoFile:
     short = str(about.repo)[:8]
+    newer = await repos.by_url(db, team, about.url)
+    was_begun_anew = newer is not None and (about.created_at is None or about.created_at <= newer.created_at)
     return replace(
         about,
         name=f"{about.name}-{short}",
-        url=f"{about.url}#{short}",
+        url=older(about.url, about.repo) if was_begun_anew else f"{about.url}#{short}",
         repository_id=None,
         archived_at=about.archived_at or at,
     )

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from mirror import words
 from mirror.errors import Origin
 from mirror.flows import hookcare
+from mirror.model import older_of
 from mirror.store import home, notices, outages, quotas, runs, teams
 from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
 from mirror.store.notices import Notice
@@ -267,6 +268,8 @@ def needs(
         if repo.archived_at and now - repo.archived_at < GONE:
             link = pages.repo_url(team, repo.name)
             why = f"Gone at its forge {words.ago(repo.archived_at, now)}. All that was kept of it stays."
+            if at := older_of(repo.url):
+                why = f"An older history of {at}, from before the database was lost. All of it stays."
             found.append(Need(repo.name, link, "archived", "", why, "See", link))
     return found
 

@@ -14,6 +14,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from mirror import refs, words
+from mirror.model import older_of
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
@@ -33,6 +34,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "unsaved": words.unsaved,
+        "older_of": older_of,
         "ago": ago,
         "called": called,
         "clock": clock,

@@ -19,7 +19,7 @@ from mirror.flows.brought import brought
 from mirror.flows.browse import Blob, Raw
 from mirror.git.questions import Place, Readme, Source
 from mirror.job import SYNC
-from mirror.model import Kind, Repo, RepoId, Snapshot
+from mirror.model import Kind, Repo, RepoId, Snapshot, older_of
 from mirror.pushes import Lost
 from mirror.store import claims, home, jobs, timeline
 from mirror.store.home import Kept
@@ -92,8 +92,9 @@ class Moment:
     @property
     def host(self) -> str:
         """From where it is fetched, in short."""
-        parts = urlsplit(self.repo.url)
-        return (parts.hostname or "") + parts.path.removesuffix(".git") if parts.hostname else self.repo.url
+        url = older_of(self.repo.url) or self.repo.url
+        parts = urlsplit(url)
+        return (parts.hostname or "") + parts.path.removesuffix(".git") if parts.hostname else url
 
 
 async def overview(visit: Visit) -> Response:

@@ -22,7 +22,7 @@ from mirror.git import address
 from mirror.globs import check
 from mirror.job import SYNC
 from mirror.keyring import BadKey
-from mirror.model import RefName, Remote, Repo, RepoId, Secret
+from mirror.model import RefName, Remote, Repo, RepoId, Secret, older_of
 from mirror.people import Role
 from mirror.plan import check_new_name
 from mirror.store import connections as store
@@ -249,7 +249,7 @@ async def to_kept(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dic
     kept = await store.of_repo(visit.edges.db, found.id)
     if kept:
         _check_push(visit, kept.connection)
-    told = f"{found.name}, at {found.url}"
+    told = f"{found.name}, at {older_of(found.url) or found.url}"
     return Draft(jobs.new_id(), asked | {"kept": str(found.id)}, found.name, told)
 
 
