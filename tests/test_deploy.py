@@ -1,6 +1,7 @@
 """How a server is started (Dockerfile, compose.yaml, deploy/): pinned, few rights, no secret in sight."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -33,6 +35,7 @@ SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 OURS: Final = {"release", "web", "hooks", "worker"}
 UNITS: Final = sorted((ROOT / "deploy" / "systemd").glob("everref-*.service"))
 HARDENING: Final = ROOT / "deploy" / "systemd" / "everref-.service.d" / "hardening.conf"
+RUN: Final = ROOT / "deploy" / "systemd" / "run"
 PINNED: Final = re.compile(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}")
 SECRETS: Final = (
     "DATABASE_URL",
@@ -245,6 +248,16 @@ def test_secrets_that_are_there_stay_and_those_of_the_environment_are_taken(tmp_
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
+def test_redis_has_the_password_by_which_it_is_reached(tmp_path: Path) -> None:
+    for name, env in {
+        "given": {"REDIS_URL": "redis://:a.pass-word@localhost"},
+        "made": {"REDIS_HOST": "localhost"},
+    }.items():
+        make_secrets(tmp_path / name, **env)
+        password = (tmp_path / name / "redis_conf").read_text().splitlines()[0].removeprefix("requirepass ")
+        assert (tmp_path / name / "redis_url").read_text() == f"redis://:{password}@localhost\n"
+
+
 async def test_redis_has_a_password_that_no_argument_shows(secrets: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     program = Path(sys.executable).with_name("redis-server")
@@ -326,6 +339,93 @@ def test_units_name_settings_that_there_are_and_hand_secrets_over_as_files() -> 
     assert named.keys() - {"PATH", "PYTHONDONTWRITEBYTECODE"} <= known_settings()
     assert {value.removeprefix("%d/") for value in named.values() if value.startswith("%d/")} == loaded
     assert {f"{name}_FILE" for name in SECRETS} <= named.keys()
+
+
+async def test_after_a_boot_the_tables_wait_for_the_database(empty_database: str, tmp_path: Path) -> None:
+    command = dict(lines(ROOT / "deploy" / "systemd" / "everref-migrate.service"))["ExecStart"].split()
+    assert command[0] == "/opt/everref/bin/everref"
+    at = urlsplit(empty_database)
+    asked = parse_qs(at.query)
+    tries = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A server that is not there for the first two who ask, then PostgreSQL."""
+        nonlocal tries
+        tries += 1
+        if tries > 2:
+            from_it, to_it = await asyncio.open_unix_connection(
+                f"{asked['host'][0]}/.s.PGSQL.{asked.get('port', ['5432'])[0]}"
+            )
+            async with asyncio.TaskGroup() as both:
+                both.create_task(carry(reader, to_it))
+                both.create_task(carry(from_it, writer))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        running = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mirror.cli", *command[1:]),
+            env={
+                "DATABASE_URL": f"postgresql://{at.username}@127.0.0.1:{port}{at.path}",
+                "PATH": os.environ["PATH"],
+                "EVERREF_DATA": str(tmp_path),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        said, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert running.returncode == 0 and said.startswith(b"applied 001"), said
+
+
+async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while piece := await source.read(1 << 16):
+        sink.write(piece)
+        await sink.drain()
+    sink.close()
+
+
+CALL: Final = ("sign-in", "restore", "acme/api", "--bundle", "a b$c.bundle")
+
+
+def test_a_command_runs_with_what_the_units_have(secrets: Path, tmp_path: Path) -> None:
+    """As `everref-run`; a double of systemd-run does what systemd.exec(5) says of credentials and of $."""
+    tool = tmp_path / "systemd-run"
+    tool.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"json.dump(sys.argv[1:], open({str(tmp_path / 'asked')!r}, 'w'))\n"
+    )
+    tool.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {"PATH": path, "EVERREF_CONF": str(HARDENING)}
+    subprocess.run(["sh", str(RUN), *CALL], env=env, check=True)
+    asked: list[str] = json.loads((tmp_path / "asked").read_text())
+    options, command = asked[: asked.index("--")], asked[asked.index("--") + 1 :]
+    properties = [one.removeprefix("--property=") for one in options if one.startswith("--property=")]
+    told = [f"{name}={value}" for name, value in lines(HARDENING) if name not in ("After", "Wants")]
+    assert properties == [one for one in told if "=%d/" not in one]
+    command = [one.replace("${CREDENTIALS_DIRECTORY}", str(secrets)).replace("$$", "$") for one in command]
+    assert command[0] == "/usr/bin/env" and command[-len(CALL) - 1 :] == ["/opt/everref/bin/everref", *CALL]
+    given = dict(one.split("=", 1) for one in command[1 : -len(CALL) - 1])
+    settings = config.from_env(given, lambda path: Path(path).read_text(), "data")
+    assert settings.database_url and settings.redis_url and settings.secret_keys
+    bare = subprocess.run(["sh", str(RUN)], env=env, capture_output=True, text=True)
+    assert bare.returncode == 2 and "everref-run sign-in" in bare.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("compose", ["BASE_URL=https://", "docker compose exec web everref sign-in", "deploy/secrets.sh"]),
+        (
+            "systemd",
+            ["BASE_URL=https://", "everref-run sign-in", "createuser everref", "requirepass", "install git"],
+        ),
+    ],
+)
+def test_the_way_to_a_server_ends_signed_in(part: str, words: list[str]) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    block = page.partition(f"## On a server, with {part}")[2].partition("```")[2].partition("```")[0]
+    assert [one for one in words if one not in block] == []
 
 
 @pytest.mark.parametrize("name", ["web", "hooks"])

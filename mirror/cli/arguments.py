@@ -39,7 +39,7 @@ environment:
   ALLOW_PRIVATE_REMOTES  paths, http and private addresses too [on with the embedded PostgreSQL]
   EVERREF_GIT            which git [git]
   REDIS_URL, PORT        for everref up [an embedded Redis, 8000]
-  BASE_URL               where others reach this machine, for webhooks [http://127.0.0.1:PORT]
+  BASE_URL               where people and forges reach it [http://127.0.0.1:PORT]
 Each of these can be given as NAME_FILE, a file that holds the value.
   EVERREF_DEBUG          1: a traceback with every failure
   NO_COLOR               set: no colour
@@ -263,7 +263,13 @@ def parser() -> argparse.ArgumentParser:
     command("sweep", "sync every repo that is kept", _SWEEP)
     command("export", "store teams, people, connections and choices in the vault, sealed", _EXPORT)
     command("rebuild", "read the vault back into an empty or older database", _REBUILD)
-    command("migrate", "bring the database to this version's tables", _MIGRATE)
+    migrate = command("migrate", "bring the database to this version's tables", _MIGRATE)
+    migrate.add_argument(
+        "--wait",
+        default="0s",
+        metavar="TIME",
+        help="for so long for a database that does not answer yet: 30s, 5m (default: 0s)",
+    )
     command("doctor", "say what is used here, what it can do and what is missing", _DOCTOR)
 
     completion = command("completion", "print a completion script for a shell", _COMPLETION)
@@ -597,6 +603,8 @@ worker does so once a day, and `everref rebuild` takes the newest one up.
 --json: {"state", "taken_at", "bytes", "tables": {TABLE: rows}}"""
 
 _MIGRATE = """\
+With --wait it can be started with the machine, before PostgreSQL answers.
+
 --json: {"applied": [file, ...]}"""
 
 _DOCTOR = """\

@@ -15,7 +15,7 @@ from mirror.cli import environment, render, shapes
 from mirror.cli.redact import Redactor
 from mirror.cli.terminal import Out
 from mirror.config import Settings
-from mirror.errors import Corrupt, OurFault, Refused, UsageError
+from mirror.errors import Corrupt, NetworkError, OurFault, Refused, UsageError
 from mirror.model import Kind, Remote, Repo, Secret
 from mirror.words import count
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 IN_PART: Final = 4  # the exit code of what was done in part
 _CHANGES_SHOWN: Final = 10  # by backup; log shows them all
+_ASKED_AGAIN: Final = 1.0  # seconds from one try to the next, of a database that is waited for
 _LONGEST_GRACE: Final = timedelta(days=36500)  # what is longer would begin before the calendar does
 
 
@@ -510,8 +511,9 @@ async def export(call: Call) -> int:
 
 async def migrate(call: Call) -> int:
     """Bring the database up to date. Needs no vault."""
-    from mirror import store
+    from mirror import store, when
 
+    patience = when.span(call.args.wait).total_seconds()
     async with AsyncExitStack() as stack:
         url = call.settings.database_url
         if url is None:
@@ -520,9 +522,25 @@ async def migrate(call: Call) -> int:
             url = (
                 await stack.enter_async_context(services(Path(call.settings.data), redis=False))
             ).database_url
+        await _wait_for(url, patience)
         applied = await store.migrate(await stack.enter_async_context(store.opened(url)))
     call.out.said(partial(render.migrated, applied), partial(shapes.migrated, applied))
     return 0
+
+
+async def _wait_for(url: str, seconds: float) -> None:
+    """Until this database answers, for so long at the most; who opens it then is told why it does not."""
+    import asyncio
+
+    from mirror import store
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            async with store.opened(url):
+                return
+        except NetworkError:
+            await asyncio.sleep(_ASKED_AGAIN)
 
 
 async def doctor(call: Call) -> int:
