@@ -67,6 +67,8 @@ class By:
     person: Person
     at: datetime
     address: str | None = None  # None: not by the network
+    session: bytes | None = None  # the key of the session that lets them; None: none does
+    token: TokenId | None = None  # the API token that lets them; None: none does
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +214,14 @@ async def _end_given(db: Db, by: By, keep: Given, session: str | None = None) ->
     Returns how many of each there were.
     """
     person = by.person
+    ended = await sessions.end_all(db, person.id, session, keep.sessions)  # first, see _check_let_in
     revoked = await tokens.revoke_all(db, person.id, keep.tokens, by.at)
     for team_id, name in revoked:
         await audit.add(db, team_id, _entry(by, "token.revoke", name, owner=person.name), by.at)
     await links.void(db, person.id, by.at)
     return {
         "tokens": len(revoked),
-        "sessions": await sessions.end_all(db, person.id, session, keep.sessions),
+        "sessions": ended,
         "doubted": await people.doubt(db, person.id, keep.identities, by.at),
     }
 
@@ -341,7 +344,7 @@ async def set_password(
 ) -> None:
     """Sign in by this password from now on; what was given before ends, but this session and what is kept.
 
-    The caller has had the person prove who they are. Raises UsageError.
+    The caller has had the person prove who they are. Raises UsageError; Refused where the session has ended.
     """
     person = by.person
     if person.email is None:
@@ -350,6 +353,7 @@ async def set_password(
     hashed = await _in_thread(HASHER.hash, rules.password_bytes(password))
     async with transaction(db) as connection:
         await people.set_password(connection, person.id, hashed)
+        await _check_let_in(connection, by)
         ended = await _end_given(connection, by, keep, session)
         await _note(connection, by, "person.password", person.name, **ended)
 
@@ -634,6 +638,7 @@ async def _acting(
     entry = _entry(by, action, subject, **detail)
     try:
         async with transaction(db) as connection:
+            await _check_let_in(connection, by)
             await teams.lock(connection, team.id)
             mine = await _role(connection, by, team)
             if not mine.may(needed):
@@ -644,6 +649,17 @@ async def _acting(
         refused = _entry(by, action, subject, result="refused", **detail)
         await audit.add(db, team.id, refused, by.at)
         raise
+
+
+async def _check_let_in(db: Db, by: By) -> None:
+    """Raise Refused where what let somebody in has ended; a session stays till the transaction ends.
+
+    It comes before a team is locked, as whoever ends what was given locks the sessions first.
+    """
+    if by.session is not None and not await sessions.hold(db, by.session):
+        raise Refused("this session has ended meanwhile; sign in again")
+    if by.token is not None and not await tokens.is_there(db, by.token):
+        raise Refused("this token was revoked meanwhile")
 
 
 async def _role(db: Db, by: By, team: Team) -> Role:

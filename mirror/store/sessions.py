@@ -111,6 +111,13 @@ async def is_there(db: Db, key: bytes) -> bool:
 
 
 @translating
+async def hold(db: Db, key: bytes) -> bool:
+    """Whether the session of this key is there; if so it stays so till the transaction ends."""
+    found = await db.fetchval("select true from session where id_sha256 = $1 for share", key)
+    return found is not None
+
+
+@translating
 async def all_of(db: Db, person_id: PersonId, now: datetime | None = None) -> Sequence[Session]:
     """Where the person is signed in, the one used last first."""
     rows = await db.fetch(

@@ -149,6 +149,15 @@ async def find(db: Db, team_id: TeamId, token_id: TokenId) -> ApiToken | None:
 
 
 @translating
+async def is_there(db: Db, token_id: TokenId) -> bool:
+    """Whether nobody has revoked the token of this id."""
+    found: bool = await db.fetchval(
+        "select exists (select from api_token where id = $1 and revoked_at is null)", token_id
+    )
+    return found
+
+
+@translating
 async def revoke(db: Db, team_id: TeamId, token_id: TokenId, now: datetime) -> bool:
     """Let the team's token not work any more. False: it did not."""
     done = await db.execute(

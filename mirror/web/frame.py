@@ -107,6 +107,7 @@ class Visit:
     found: Repo | None = None  # the path's repo, once it was asked for
     raw_session: str | None = field(default=None, repr=False)
     held: int = 0  # bytes of the request's body, as far as it came
+    sender: PersonId | None = None  # for whom these bytes count: who it was when they began to come
     bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
 
     @property
@@ -158,8 +159,9 @@ class Visit:
         return self.person
 
     def by(self) -> By:
-        """Who does something, when, and from where."""
-        return By(self.owner(), self.now, self.address)
+        """Who does something, when, from where, and what lets them."""
+        session = None if self.session is None else self.session.key
+        return By(self.owner(), self.now, self.address, session, None if self.token is None else self.token.id)
 
     def of_team(self) -> Team:
         """The team, where the way is a team's."""
@@ -309,6 +311,11 @@ class Way:
     def is_api(self) -> bool:
         return self.path.startswith("/api/")
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest body that is read here."""
+        return BODY
+
 
 class AskAgain(Exception):
     """The person must prove who they are before this."""
@@ -327,10 +334,10 @@ def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Respons
         try:
             return await _answered(visit)
         finally:
-            if visit.person is not None and visit.held:
-                outside.bodies[visit.person.id] -= visit.held
-                if not outside.bodies[visit.person.id]:
-                    del outside.bodies[visit.person.id]
+            if visit.sender is not None and visit.held:
+                outside.bodies[visit.sender] -= visit.held
+                if not outside.bodies[visit.sender]:
+                    del outside.bodies[visit.sender]
 
     return serve
 
@@ -341,10 +348,30 @@ async def _answered(visit: Visit) -> Response:
     check_text([request.scope["path"]])
     check_text(text for item in request.query_params.multi_items() for text in item)
     await _recognise(visit)
-    if way.method not in SAFE and not visit.bearer:
-        await _check_sender(visit)
+    visit.sender = visit.person.id if visit.person else None
+    if way.method not in SAFE:
+        await _take_body(visit)
     await _admit(visit)
     return await (_while_there(visit) if way.reads else way.endpoint(visit))
+
+
+async def _take_body(visit: Visit) -> None:
+    """Have all that was sent, from a page of ours, and then see anew who this is: a body may be held back.
+
+    What let its sender in when they began to send may have ended meanwhile. So the whole
+    body is here before anybody is admitted to change something.
+    """
+    if not visit.bearer:
+        _check_origin(visit)
+    if visit.person is None:
+        await _admit(visit)
+    length = visit.request.headers.get("content-length", "")
+    if length.isdecimal():
+        _check_size(visit, int(length))
+    if await visit.request.body() or "transfer-encoding" in visit.request.headers:
+        await _recognise(visit)
+    if not visit.bearer:
+        await _check_csrf(visit)
 
 
 async def _while_there(visit: Visit) -> Response:
@@ -375,17 +402,20 @@ def _bounded(receive: Receive, visit: Visit) -> Receive:
         message = await receive()
         size = len(message.get("body", b""))
         visit.held += size
-        person, most = visit.person, STRANGERS_BODY
-        if person is not None:
-            visit.outside.bodies[person.id] += size
-            most = BODY
-            if visit.outside.bodies[person.id] > BODIES:
+        if visit.sender is not None:
+            visit.outside.bodies[visit.sender] += size
+            if visit.outside.bodies[visit.sender] > BODIES:
                 raise HTTPException(429, "you send too much at once; wait a moment", {"retry-after": "5"})
-        if visit.held > most:
-            raise HTTPException(413, f"this is more than {most >> 10} KiB; send less at once")
+        _check_size(visit, visit.held)
         return message
 
     return bounded
+
+
+def _check_size(visit: Visit, size: int) -> None:
+    most = STRANGERS_BODY if visit.sender is None else visit.way.largest
+    if size > most:
+        raise HTTPException(413, f"a body of more than {most} bytes is not read; send less at once")
 
 
 @lru_cache(16)
@@ -459,6 +489,7 @@ async def _recognise(visit: Visit) -> None:
         visit.bearer = True
         await _recognise_program(visit, bearer[7:].strip())
         return
+    visit.person = visit.session = visit.raw_session = None
     kept = request.cookies.get(cookie_name(visit.secure))
     raw = signed.read(visit.outside.keyring, "session", kept, sessions.ABSOLUTE, visit.now) if kept else None
     if isinstance(raw, str):
@@ -476,6 +507,7 @@ async def _recognise(visit: Visit) -> None:
 async def _recognise_program(visit: Visit, bearer: str) -> None:
     """An API token, or the access token of a program that signed in as a person."""
     db = visit.edges.db
+    visit.person = visit.session = visit.raw_session = visit.token = None
     if bearer.startswith(tokens.PREFIX):
         visit.token = await tokens.of(db, bearer, visit.now)
         visit.person = visit.token.person if visit.token else None
@@ -490,8 +522,8 @@ async def _recognise_program(visit: Visit, bearer: str) -> None:
         raise HTTPException(401, "the token is unknown, revoked or expired", BEARER)
 
 
-async def _check_sender(visit: Visit) -> None:
-    """What changes something comes from a page of ours: by its Origin, and by the session's token."""
+def _check_origin(visit: Visit) -> None:
+    """What changes something comes from a page of ours, as its headers tell."""
     headers = visit.request.headers
     origin = headers.get("origin")
     ours = {visit.outside.origin}
@@ -504,9 +536,13 @@ async def _check_sender(visit: Visit) -> None:
         )
     if (origin is not None and origin not in ours) or site not in (None, "same-origin", "none"):
         raise HTTPException(403, "this was sent by another site; go back to Everref's own page and try again")
+
+
+async def _check_csrf(visit: Visit) -> None:
+    """It comes with the token of the session's pages."""
     if visit.session is None:
         return
-    given = headers.get("x-csrf-token")
+    given = visit.request.headers.get("x-csrf-token")
     if given is None and not visit.way.is_api:
         given = str((await visit.form()).get("csrf", ""))
     if not hmac.compare_digest((given or "").encode(), visit.session.csrf.encode()):
