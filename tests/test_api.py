@@ -228,10 +228,10 @@ async def test_the_same_key_makes_one_thing(kept: Kept) -> None:
     assert first.json() == again.json()
     assert again.headers["idempotent-replayed"] == "true"
     assert len((await kept.program.get("/teams/alice/invitations"))["items"]) == 1
-    other = await kept.program.ask("POST", "/teams/alice/invitations", {"role": "admin"}, headers=key)
+    other = await kept.program.ask("POST", "/teams/alice/invitations", {"role": "operator"}, headers=key)
     assert other.status_code == 422
     kept.site.mirror.clock.now += timedelta(hours=25)
-    fresh = await kept.program.ask("POST", "/teams/alice/invitations", {"role": "admin"}, headers=key)
+    fresh = await kept.program.ask("POST", "/teams/alice/invitations", {"role": "operator"}, headers=key)
     assert fresh.status_code == 201
 
 

@@ -20,7 +20,7 @@ from tests.parts.api import program, with_token
 from tests.parts.forge import served
 from tests.parts.forges import GitHub
 from tests.parts.repos import Work
-from tests.parts.web import Browser, Site
+from tests.parts.web import ORIGIN, Browser, Site
 
 NEW = "another horse 2"
 ANN = ("github", "github.com", "7")
@@ -329,3 +329,56 @@ async def test_a_page_that_shows_itself_anew_ends_with_what_let_its_reader_in(si
         await jobs.cancel(db, team.id, job.id, now)
         told = ["event: end" in [line async for line in lines] for lines in streams]
     assert told == [False, False, False, True]
+
+
+async def test_an_invitation_wants_its_maker_sure_and_ends_with_what_they_were_given(site: Site) -> None:
+    site.mirror.clock.step *= 0
+    person = await ann(site)
+    team = (await site.team(person)).name
+    here, stolen = await site.signed_in(person), await site.signed_in(person)
+    links_ = [await invited(here, team, role) for role in ("owner", "viewer")]
+    page = (await here.get("/account")).text
+    kept, _ = ticks(page, "keep-invitation")  # the newest first, or either
+    site.mirror.clock.now += timedelta(minutes=11)
+    asked = await stolen.post(f"/{team}/-/settings/invitations", role="owner")
+    assert asked.headers["location"].startswith("/account/sure?")
+    headers = {"origin": ORIGIN, "x-csrf-token": stolen.csrf}
+    call = await stolen.client.post(
+        f"/api/v1/teams/{team}/invitations", json={"role": "viewer"}, headers=headers
+    )
+    assert call.status_code == 403
+    again = await site.signed_in(person)
+    await again.post("/account/password", password=NEW, **{"keep-invitation": [kept]})
+    guest = await site.signed_in(await site.person("bob"))
+    assert sorted([(await guest.get(link)).status_code for link in links_]) == [200, 404]
+    entries = await audit.page(site.mirror.edges.db, (await site.team(person)).id)
+    assert [one.entry.action for one in entries].count("invitation.withdraw") == 1
+
+
+async def test_an_api_token_invites_nobody_above_operator_and_its_invitations_end_with_it(
+    site: Site,
+) -> None:
+    site.mirror.clock.step *= 0
+    person = await ann(site)
+    team = await site.team(person)
+    raw = await with_token(site, person, team, ("read", "admin"))
+    for role in ("admin", "owner"):
+        refused = await raw.ask("POST", f"/teams/{team.name}/invitations", {"role": role})
+        assert refused.status_code == 403 and "operator" in refused.json()["detail"]
+    code = (await raw.post(f"/teams/{team.name}/invitations", {"role": "operator"}))["code"]
+    guest = await site.signed_in(await site.person("bob"))
+    assert (await guest.get(f"/invitations/{code}")).status_code == 200
+    here = await site.signed_in(person)
+    page = (await here.get("/account")).text
+    fields = {name: ticks(page, name) for name in ("keep-invitation", "keep-session")}
+    assert len(fields["keep-invitation"]) == 1
+    await here.post("/account/password", password=NEW, **fields)  # its token is not kept
+    assert (await guest.get(f"/invitations/{code}")).status_code == 404
+
+
+async def invited(browser: Browser, team: str, role: str) -> str:
+    """The path of a new invitation."""
+    page = (await browser.post(f"/{team}/-/settings/invitations", role=role)).text
+    found = re.search(r"/invitations/[^\"<\s]{20,}", page)
+    assert found
+    return html.unescape(found[0])

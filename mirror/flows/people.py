@@ -23,7 +23,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from mirror import peer, signed
 from mirror import people as rules
 from mirror.config import Signup
-from mirror.errors import BadCredentials, NotFound, OverLimit, Refused, TooOften, UsageError
+from mirror.errors import BadCredentials, NotAllowed, NotFound, OverLimit, Refused, TooOften, UsageError
 from mirror.keyring import Keyring
 from mirror.people import SCOPES, PersonId, Role, Scope
 from mirror.quotas import PERSON_TEAMS_ROOMY, ROOMY, Limits
@@ -88,6 +88,7 @@ class Given:
     tokens: frozenset[TokenId] = frozenset()
     sessions: frozenset[bytes] = frozenset()  # their keys
     identities: frozenset[IdentityKey] = frozenset()
+    invitations: frozenset[InvitationId] = frozenset()
 
 
 NOTHING: Final = Given()
@@ -209,7 +210,9 @@ async def link_is_for(db: Db, raw: str, at: datetime) -> tuple[Person | None, bo
 
 
 async def _end_given(db: Db, by: By, keep: Given, session: str | None = None) -> dict[str, int]:
-    """End all that lets in as this person: tokens, sessions, links; accounts at forges wait for their word.
+    """End all that lets in as this person, or was given in their name: tokens, sessions, links, invitations.
+
+    Accounts at forges wait for their word.
 
     Returns how many of each there were.
     """
@@ -218,9 +221,13 @@ async def _end_given(db: Db, by: By, keep: Given, session: str | None = None) ->
     revoked = await tokens.revoke_all(db, person.id, keep.tokens, by.at)
     for team_id, name in revoked:
         await audit.add(db, team_id, _entry(by, "token.revoke", name, owner=person.name), by.at)
+    withdrawn = await invitations.withdraw_all(db, person.id, keep.invitations, by.at)
+    for team_id, invited in withdrawn:
+        await audit.add(db, team_id, _entry(by, "invitation.withdraw", str(invited)), by.at)
     await links.void(db, person.id, by.at)
     return {
         "tokens": len(revoked),
+        "invitations": len(withdrawn),
         "sessions": ended,
         "doubted": await people.doubt(db, person.id, keep.identities, by.at),
     }
@@ -456,7 +463,8 @@ async def invite(
 ) -> tuple[Invitation, str]:
     """An invitation, and what stands in its link: whoever opens that, signed in, can accept it, once.
 
-    Raises Refused, for a role above one's own too; UsageError, LimitReached, NotFound.
+    By an API token it is to no role above operator, and ends with the token. Raises Refused,
+    for a role above one's own too; UsageError, LimitReached, NotFound.
     """
     email = rules.email_address(email) if email else None
     await _limit(db, f"invite by {by.person.id}", MADE, _HOUR, by.at)
@@ -464,7 +472,11 @@ async def invite(
         db, by, team, Role.ADMIN, "invitation.add", email or "whoever has the link", role=role
     ) as (connection, mine):
         _not_above(mine, role)
-        made = await invitations.make(connection, team.id, role, email, by.person.id, by.at, INVITED)
+        if by.token is not None and not Role.OPERATOR.may(role):
+            raise NotAllowed("an API token invites nobody to be more than operator; do it on the team's page")
+        made = await invitations.make(
+            connection, team.id, role, email, by.person.id, by.at, INVITED, by.token
+        )
     return made, signed.sign(keyring, "invitation", str(made.id), by.at)
 
 

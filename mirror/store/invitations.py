@@ -1,6 +1,6 @@
 """Invitations: who may become a member of which team, and has not yet."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NewType
@@ -19,7 +19,11 @@ from invitation
 join team on team.id = team_id
 left join person on person.id = invited_by
 """
-_OPEN: Final = "accepted_at is null and withdrawn_at is null"
+_OPEN: Final = """
+accepted_at is null and withdrawn_at is null and (token_id is null or exists (
+  select from api_token where api_token.id = token_id and revoked_at is null
+))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,13 @@ async def make(
     invited_by: PersonId,
     now: datetime,
     ttl: timedelta,
+    token_id: UUID | None = None,
 ) -> Invitation:
-    """Invite somebody to the team."""
+    """Invite somebody to the team; by an API token, with which the invitation ends."""
     made = await db.fetchval(
         """
-        insert into invitation (team_id, role, email, invited_by, created_at, expires_at)
-        values ($1, $2, $3, $4, $5, $6) returning id
+        insert into invitation (team_id, role, email, invited_by, created_at, expires_at, token_id)
+        values ($1, $2, $3, $4, $5, $6, $7) returning id
         """,
         team_id,
         role,
@@ -58,6 +63,7 @@ async def make(
         invited_by,
         now,
         now + ttl,
+        token_id,
     )
     return _invitation(await db.fetchrow(f"{_SELECT} where invitation.id = $1", made))
 
@@ -72,6 +78,39 @@ async def open_of(db: Db, team_id: TeamId, now: datetime) -> Sequence[Invitation
         now,
     )
     return [_invitation(row) for row in rows]
+
+
+@translating
+async def of_person(db: Db, person_id: PersonId, now: datetime) -> Sequence[Invitation]:
+    """What the person invited to that can still be accepted, in whichever team; the newest first."""
+    rows = await db.fetch(
+        f"""{_SELECT} where invited_by = $1 and expires_at > $2 and {_OPEN}
+        order by invitation.created_at desc, invitation.id""",
+        person_id,
+        now,
+    )
+    return [_invitation(row) for row in rows]
+
+
+@translating
+async def withdraw_all(
+    db: Db, person_id: PersonId, keep: Collection[InvitationId], now: datetime
+) -> Sequence[tuple[TeamId, InvitationId]]:
+    """Let nobody accept the person's invitations any more, but these; returns the team and the id of each."""
+    rows = await db.fetch(
+        """
+        update invitation set withdrawn_at = $3
+        where invited_by = $1 and accepted_at is null and withdrawn_at is null and expires_at > $3
+          and id <> all($2::uuid[])
+        returning team_id, id
+        """,
+        person_id,
+        list(keep),
+        now,
+    )
+    return [
+        (TeamId(UUID(bytes=row["team_id"].bytes)), InvitationId(UUID(bytes=row["id"].bytes))) for row in rows
+    ]
 
 
 @translating

@@ -38,8 +38,8 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("team_limit"),
     Table("identity"),
     Table("member"),
-    Table("invitation"),
     Table("api_token"),
+    Table("invitation"),
     Table("ssh_key"),
     Table("ssh_host"),
     Table("connection", without=("list_at", "listed_at", "etags")),  # so that it is listed at once

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from mirror.errors import EverrefError, NotFound, OverLimit, UsageError
 from mirror.flows import people
 from mirror.people import PersonId
+from mirror.store import invitations, sessions, teams, tokens
 from mirror.store import people as store
-from mirror.store import sessions, teams, tokens
+from mirror.store.invitations import InvitationId
 from mirror.store.tokens import TokenId
 from mirror.web.frame import AskAgain, Needs, Visit, Way
 
@@ -39,6 +40,7 @@ async def given(visit: Visit, person_id: PersonId) -> dict[str, Any]:
         "identities": await store.identities(db, person_id),
         "sessions": await sessions.all_of(db, person_id, visit.now),
         "tokens": await tokens.of_person(db, person_id, visit.now),
+        "invited": await invitations.of_person(db, person_id, visit.now),
     }
 
 
@@ -50,6 +52,7 @@ def ticked(form: FormData) -> people.Given:
             frozenset(TokenId(UUID(text)) for text in _texts(form, "keep-token")),
             frozenset(binascii.unhexlify(text) for text in _texts(form, "keep-session")),
             frozenset((forge, host, account) for forge, host, account in keys),
+            frozenset(InvitationId(UUID(text)) for text in _texts(form, "keep-invitation")),
         )
     except (binascii.Error, ValueError):
         raise UsageError("that is not what was on the page; reload it and try again") from None

@@ -161,7 +161,9 @@ class Visit:
     def by(self) -> By:
         """Who does something, when, from where, and what lets them."""
         session = None if self.session is None else self.session.key
-        return By(self.owner(), self.now, self.address, session, None if self.token is None else self.token.id)
+        return By(
+            self.owner(), self.now, self.address, session, None if self.token is None else self.token.id
+        )
 
     def of_team(self) -> Team:
         """The team, where the way is a team's."""

@@ -194,7 +194,7 @@ def _uuid(given: object, what: str) -> UUID:
 WAYS: Final[Sequence[Way]] = (
     Way("GET", "/{team}/-/settings", page, Needs.VIEWER),
     Way("POST", "/{team}/-/settings/name", rename, Needs.OWNER, sure=True),
-    Way("POST", "/{team}/-/settings/invitations", invite, Needs.ADMIN),
+    Way("POST", "/{team}/-/settings/invitations", invite, Needs.ADMIN, sure=True),
     Way("POST", "/{team}/-/settings/invitations/withdraw", withdraw, Needs.ADMIN),
     Way("POST", "/{team}/-/settings/members/role", change_role, Needs.ADMIN, sure=True),
     Way("POST", "/{team}/-/settings/members/remove", remove, Needs.ADMIN, sure=True),

@@ -64,7 +64,8 @@ async def link_page(visit: Visit) -> Response:
     """A one-time link, which only the button on this page uses up: what looks ahead at links presses none."""
     raw = str(visit.path["raw"])
     person, daily = await people.link_is_for(visit.edges.db, raw, visit.now)
-    found = await given(visit, person.id) if person else {"identities": (), "sessions": (), "tokens": ()}
+    nothing = dict.fromkeys(("identities", "sessions", "tokens", "invited"), ())
+    found = await given(visit, person.id) if person else nothing
     return visit.render("link.html", raw=raw, who=person, daily=daily, **found)
 
 

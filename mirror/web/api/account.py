@@ -11,6 +11,7 @@ from mirror.errors import NotFound, UsageError
 from mirror.flows import people
 from mirror.store import people as store
 from mirror.store import sessions, teams
+from mirror.store.invitations import InvitationId
 from mirror.store.people import Person
 from mirror.store.teams import Membership as Belonging
 from mirror.store.tokens import TokenId
@@ -44,6 +45,7 @@ class NewPassword(Body, frozen=True, kw_only=True):
     keep_tokens: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
     keep_sessions: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
     keep_identities: Annotated[list[IdentityKept], Meta(max_length=100)] = []
+    keep_invitations: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
 
 
 class NewTeam(Body, frozen=True, kw_only=True):
@@ -73,15 +75,16 @@ async def change_profile(visit: Visit, body: ProfileChange) -> Profile:
 
 
 async def set_password(visit: Visit, body: NewPassword) -> None:
-    """Set your password; other sessions and API tokens end, and accounts at forges wait to be confirmed."""
+    """Set your password; sessions, API tokens and invitations end, accounts at forges wait for your word."""
     try:
         keep = people.Given(
             frozenset(TokenId(UUID(one)) for one in body.keep_tokens),
             frozenset(binascii.unhexlify(one) for one in body.keep_sessions),
             frozenset((one.forge, one.host, one.account_id) for one in body.keep_identities),
+            frozenset(InvitationId(UUID(one)) for one in body.keep_invitations),
         )
     except (binascii.Error, ValueError):
-        raise UsageError("say what is kept by the ids that the lists of tokens and sessions give") from None
+        raise UsageError("say what is kept by the ids that the lists of them give") from None
     await people.set_password(visit.edges.db, visit.by(), body.password, visit.raw_session, keep)
 
 

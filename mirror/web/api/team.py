@@ -119,7 +119,10 @@ async def list_invitations(visit: Visit) -> Page[Invitation]:
 
 
 async def invite(visit: Visit, body: Inviting) -> Invited:
-    """Make an invitation; its link is told this once, to be sent by whatever way people use."""
+    """Make an invitation; its link is told this once, to be sent by whatever way people use.
+
+    By an API token it is to no role above operator, and ends with the token.
+    """
     made, raw = await people.invite(
         visit.edges.db, visit.outside.keyring, visit.by(), visit.of_team(), body.role, body.email
     )
@@ -215,7 +218,7 @@ CALLS: Final[Sequence[Call]] = (
     call("DELETE", f"{TEAM}/members/{{person}}", remove_member, Needs.ADMIN, "admin", sure=True),
     call("POST", f"{TEAM}/leave", leave_team, Needs.VIEWER, "account", sure=True),
     call("GET", f"{TEAM}/invitations", list_invitations, Needs.ADMIN, "admin"),
-    call("POST", f"{TEAM}/invitations", invite, Needs.ADMIN, "admin", status=201),
+    call("POST", f"{TEAM}/invitations", invite, Needs.ADMIN, "admin", status=201, sure=True),
     call("DELETE", f"{TEAM}/invitations/{{invitation}}", withdraw_invitation, Needs.ADMIN, "admin"),
     call("GET", f"{TEAM}/tokens", list_tokens, Needs.VIEWER),
     call("POST", f"{TEAM}/tokens", make_token, Needs.VIEWER, "account", status=201, sure=True),
