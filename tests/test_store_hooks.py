@@ -100,6 +100,26 @@ async def test_beyond_the_limit_of_a_minute_only_the_wish_is_renewed(
     assert (await deliver(db, replace(PUSH, id="later"), START + 61 * SECOND)).within
 
 
+async def test_of_a_teams_bodies_so_many_bytes_are_kept_and_all_facts(
+    db: asyncpg.Pool, repo_id: RepoId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "BODIES_KEPT", 250)
+
+    async def kept() -> list[int]:
+        rows = await db.fetch("select octet_length(body) from delivery order by id")
+        return [row[0] for row in rows]
+
+    for number in range(4):
+        push = replace(PUSH, id=f"d-{number}", body=b"x" * 100)
+        assert (await deliver(db, push, START + number * SECOND)).fresh
+    assert await kept() == [100, 100, 0, 0]
+    assert await db.fetchval("select min(bytes) from delivery") == 100
+    assert await count(db, "claim") == 4
+    await hooks.forget_before(db, START + SECOND)
+    await deliver(db, replace(PUSH, id="later", body=b"x" * 100), START + 9 * SECOND)
+    assert await kept() == [100, 0, 0, 100]
+
+
 async def test_only_the_beginning_of_a_body_is_kept(db: asyncpg.Pool, repo_id: RepoId) -> None:
     await deliver(db, replace(PUSH, body=b"\0\xff" * BODY_KEPT))
     row = await db.fetchrow("select octet_length(body), bytes from delivery")

@@ -26,6 +26,9 @@ State = Literal[
 BODY_KEPT: Final = 256 * 1024  # bytes of a delivery's body that are kept
 A_MINUTE: Final = 1200  # deliveries by one hook that are taken: one push of 500 new branches is 1,000
 BODIES_A_MINUTE: Final = 60  # of which the body is kept
+BODIES_KEPT: Final = (
+    64 << 20
+)  # bytes of bodies that are kept of all hooks of a team; beyond, only the facts are
 _NAME: Final = 300  # bytes of a person's name that are kept
 _HELD: Final = "with held as (select from forge_lease where name = $1 and fence = $2 for share)"
 
@@ -203,6 +206,7 @@ async def deliver(db: Db, hook_id: str, delivery: Delivery, now: datetime) -> Ta
         [None if claim.by is None else storable(claim.by)[:_NAME] for claim in claims],
         [claim.at for claim in claims],
         BODIES_A_MINUTE,
+        BODIES_KEPT,
     )
     if row is None:
         return None
@@ -270,6 +274,16 @@ async def due(
 async def forget_before(db: Db, moment: datetime) -> None:
     """Forget the deliveries that arrived before this moment, and their claims. Safe to run twice."""
     await db.execute("delete from delivery where received_at < $1", moment)
+    await db.execute(
+        """
+        update hook set kept_bytes = found.bytes
+        from (
+          select hook.id, coalesce(sum(octet_length(body)), 0) as bytes
+          from hook left join delivery on delivery.hook_id = hook.id where kept_bytes > 0 group by hook.id
+        ) found
+        where found.id = hook.id and found.bytes <> kept_bytes
+        """
+    )
 
 
 def _hook(row: Any) -> Hook:

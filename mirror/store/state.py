@@ -52,7 +52,7 @@ EXPORTED: Final[Sequence[Table]] = (
         ),
     ),
     Table("credential"),
-    Table("hook", without=("minute_at", "minute_count")),
+    Table("hook", without=("minute_at", "minute_count", "kept_bytes")),
     Table("audit"),
     Table("notice", without=("id",)),
     Table("restore", without=("id",)),
