@@ -125,6 +125,8 @@ async def test_the_places_to_restore_to_are_offered_for_a_moment(restoring: Rest
     assert "Restore as of" in page and "2 refs" in page
     for words in ("A repository that is kept here", "Any git address", "A bundle to download"):
         assert words in page
+    url = (await restoring.browser.get(f"{HERE}/restore", at="#1", where="url")).text
+    assert 'name="url" type="text" inputmode="url"' in url, "git@host:path is no URL to a browser"
     assert 'name="token"' in (await restoring.browser.get(f"{HERE}/restore", at="#1", where="url")).text
     assert 'value="acme/api"' in (await restoring.browser.get(f"{HERE}/restore", at="#1", where="kept")).text
 
