@@ -35,7 +35,7 @@ from mirror.flows.sync import Synced
 from mirror.flows.verify import Verified
 from mirror.keyring import Keyring
 from mirror.model import Kind, Part, Reason, RefChange, RefName, Repo, RepoId, Secret, Snapshot, Target
-from mirror.store import credentials, links, people, repos, teams, tokens
+from mirror.store import audit, credentials, links, people, repos, teams, tokens
 from mirror.store.history import Logged
 from mirror.store.repos import Failure, Overview
 from tests.parts.githttp import Fault, GitServer
@@ -1042,6 +1042,30 @@ async def test_a_token_is_told_once_and_works(everref: Everref, pool: asyncpg.Po
     said = everref("token", "another").out.splitlines()
     assert "may admin, backup, read, restore  never expires" in said[0]
     assert await tokens.of(pool, said[1].strip(), datetime.now(UTC))
+
+
+async def test_what_is_done_by_the_command_line_is_in_the_audit_log(
+    everref: Everref, pool: asyncpg.Pool, work: Work, tmp_path: Path
+) -> None:
+    work.commit("main")
+    everref("backup", str(work.path), "--name", "r")
+    everref("backup", str(work.path))  # which adds nothing
+    everref("hook", "r", "--forge", "gitea")
+    everref("hook", "r")  # which shows it
+    everref("hook", "r", "--new")
+    everref("hook", "r", "--remove")
+    everref("restore", "r", "--dir", str(tmp_path / "r.git"))
+    everref("restore", "r", "--to", str(work.path), "--force")
+    found = [one.entry for one in reversed(await audit.page(pool, await teams.default(pool)))]
+    assert [(one.action, one.subject) for one in found] == [
+        ("repo.add", "r"),
+        ("hook.add", "r"),
+        ("hook.secret", "r"),
+        ("hook.remove", "r"),
+        ("restore.push", "r"),
+    ]
+    assert {(one.actor, one.person_id) for one in found} == {("whoever runs Everref", None)}
+    assert dict(found[-1].detail) == {"to": str(work.path), "snapshot": 1, "overwrites": True}
 
 
 async def test_a_token_is_for_a_team_of_the_first_owner(everref: Everref, pool: asyncpg.Pool) -> None:

@@ -90,10 +90,14 @@ async def backup(call: Call) -> int:
     began = time.monotonic()
     remote = call.remote(call.args.remote)
     async with call.edges() as edges:
-        from mirror.flows import moment, request, sync
+        from mirror.flows import moment, operator, request, sync
+        from mirror.store import repos
 
         team = await moment.team_of(edges, call.args.team)
+        known = await repos.by_url(edges.db, team, remote.url)
         repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret, team=team)
+        if known is None:
+            await operator.did_to(edges, repo, "repo.add", {"url": repo.url})
         done = await sync.sync(edges, repo.id)
         seconds = time.monotonic() - began
         call.out.said(partial(render.backup, done, seconds), partial(shapes.backup, done, seconds))
@@ -211,13 +215,15 @@ async def restore(call: Call) -> int:
     to = call.remote(args.to) if args.to else None
     path = environment.absolute(args.bundle or args.dir or "")
     async with call.edges() as edges:
-        from mirror.flows import moment, restore, sshaccess
+        from mirror.flows import moment, operator, restore, sshaccess
 
         repo = await moment.repo_named(edges, args.repo, args.team)
         to = to and await sshaccess.ready_for(edges, repo, to)
         snapshot = await moment.snapshot_at(edges, repo, when)
         if to:
             hidden: Hidden = args.hidden_refs or "skip"
+            told = {"to": to.url, "snapshot": snapshot.number, "overwrites": args.force}
+            await operator.did_to(edges, repo, "restore.push", told)
             done = await restore.to_remote(
                 edges, repo, snapshot, to, globs=args.refs, hidden=hidden, force=args.force
             )
@@ -324,14 +330,19 @@ async def hook(call: Call) -> int:
     """Give a repo a webhook, or take it away."""
     args, call = call.args, await call.beside()
     async with call.edges() as edges:
-        from mirror.flows import hook, moment
+        from mirror.flows import hook, moment, operator
+        from mirror.store import hooks
 
         repo = await moment.repo_named(edges, args.repo, args.team)
         if args.remove:
             await hook.remove(edges, repo)
+            await operator.did_to(edges, repo, "hook.remove")
             call.out.said(partial(render.unhooked, repo), partial(shapes.unhooked, repo))
             return 0
+        known = await hooks.of(edges.db, repo.id)
         given = await hook.give(edges, repo, args.forge, new=args.new)
+        if given.secret is not None:
+            await operator.did_to(edges, repo, "hook.secret" if known else "hook.add")
     call.out.result(partial(render.hook, given), partial(shapes.hook, given))
     if call.settings.base_url is None:
         call.out.remark(render.unreachable)

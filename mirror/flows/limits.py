@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Final
 
 from mirror.errors import NotFound
+from mirror.flows import operator
 from mirror.flows.edges import Edges
 from mirror.quotas import Use
-from mirror.store import audit, quotas, teams
-from mirror.store.audit import Entry
+from mirror.store import quotas, teams
 from mirror.store.database import transaction
 
 DEFAULT: Final = "default"
@@ -33,9 +33,6 @@ async def of(
                 else:
                     await quotas.set(db, team.id, limit, most, now)
             told = {limit: "unlimited" if most is None else most for limit, most in changes.items()}
-            entry = Entry(
-                person_id=None, actor="whoever runs Everref", action="team.limits", subject=name, detail=told
-            )
-            await audit.add(db, team.id, entry, now)
+            await operator.did(db, team.id, "team.limits", name, told, now)
         await quotas.go_on(edges.db, team.id, now)
     return team.name, await quotas.uses(edges.db, team.id, edges.settings.limits, now)
