@@ -136,6 +136,7 @@ async def drills(visit: Visit) -> Response:
         undrilled=[line for line in lines if line.last_drill_at is None and line.protected_as_of is not None],
         stale=[line for line in lines if line.last_drill_at and visit.now - line.last_drill_at > PERIOD],
         total=len(lines),
+        failed=sum(line.drills_failed for line in lines),
     )
 
 
