@@ -123,6 +123,17 @@ def too_much(use: Use, team: str) -> OverLimit:
     )
 
 
+def too_many_bundles(use: Use, team: str) -> OverLimit:
+    """Why no bundle to download is made: those of the last day would take more than the team may store."""
+    assert use.most is not None
+    return OverLimit(
+        f"the bundles to download of {team} have {shown(use.limit, use.used)}, and may have"
+        f" {shown(use.limit, use.most)} together; fetch those that are there, which go after a day, or choose"
+        f" fewer refs",
+        use.limit.name,
+    )
+
+
 def shown(limit: Limit, number: int) -> str:
     """An amount in the unit of its limit."""
     return words.size(number) if limit.in_bytes else f"{number:,}"

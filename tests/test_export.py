@@ -1,5 +1,6 @@
 """Bundles to download: in the vault for a day, whole or not at all, under names that nobody guesses."""
 
+import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,10 +11,11 @@ import aiohttp
 import pytest
 
 from mirror import layout
-from mirror.errors import Locked, NetworkError
+from mirror.errors import Locked, NetworkError, OverLimit
 from mirror.flows import export, prune, rebuild, restore, verify
 from mirror.flows import jobs as jobbing
 from mirror.model import Repo, Snapshot
+from mirror.store import origins, quotas
 from mirror.store.restores import Cause
 from mirror.vault import open_vault
 from mirror.vault.directory import DirectoryVault
@@ -125,6 +127,43 @@ async def test_exports_that_object_lock_keeps_are_said_once_and_go_when_they_may
     mirror.clock.now = until
     await export.forget(mirror.edges)
     assert await exports(mirror) == []
+
+
+async def test_a_teams_bundles_take_as_many_bytes_as_it_may_store_and_no_more(
+    mirror: Mirror, work: Work
+) -> None:
+    repo, snapshot = await backed_up(mirror, work)
+    first = await made(mirror, repo, snapshot)
+    team = (await origins.get(mirror.edges.db, repo.id)).team_id
+    await quotas.set(mirror.edges.db, team, "stored-bytes", 2 * first.bytes + 10, mirror.clock())
+    second = await made(mirror, repo, snapshot)
+    with pytest.raises(OverLimit, match="bundles to download"):
+        await made(mirror, repo, snapshot)
+    assert sorted(await exports(mirror)) == sorted([first.key, second.key])
+    counted = await mirror.edges.db.fetchval("select sum(bytes) from export")
+    assert counted == 2 * first.bytes
+    mirror.clock.now += export.KEPT + export.LINK_LASTS + timedelta(minutes=1)
+    await export.forget(mirror.edges)
+    assert (await made(mirror, repo, snapshot)).bytes == first.bytes
+
+
+async def test_who_asks_for_a_bundle_that_is_there_gets_that_one(mirror: Mirror, work: Work) -> None:
+    repo, snapshot = await backed_up(mirror, work)
+    asked = {"globs": ["main"], **snapshot.numbers}
+    first = await jobbing.ask(mirror.edges, repo.id, "bundle", asked)
+    assert (await jobbing.ask(mirror.edges, repo.id, "bundle", asked)).id == first.id
+    other = await jobbing.ask(mirror.edges, repo.id, "bundle", asked | {"globs": ["ma*"]})
+    assert other.id != first.id
+    _, found = await export.make(mirror.edges, repo, snapshot, Cause(first.id), globs=["main"])
+    await mirror.edges.db.execute(
+        "update job set state = 'done', started_at = $3, finished_at = $3, result = $2 where id = $1",
+        first.id,
+        json.dumps(found.told()),
+        mirror.clock(),
+    )
+    assert (await jobbing.ask(mirror.edges, repo.id, "bundle", asked)).id == first.id
+    await mirror.edges.vault.delete(found.key)
+    assert (await jobbing.ask(mirror.edges, repo.id, "bundle", asked)).id != first.id
 
 
 async def test_exports_are_nobodys_strays_and_no_history(mirror: Mirror, work: Work) -> None:

@@ -5,7 +5,7 @@ the sweep deletes them. So no web process needs a worker's disk.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,11 +16,14 @@ from mirror.errors import Corrupt, Locked
 from mirror.flows import restore
 from mirror.flows.edges import Edges
 from mirror.flows.restore import NOTHING, Bring, Restored
-from mirror.model import Refs, Repo, Snapshot
+from mirror.model import Refs, Repo, RepoId, Snapshot
+from mirror.store import jobs, origins, quotas
 from mirror.store.jobs import Job
 from mirror.store.restores import Cause
 
 KEPT: Final = timedelta(days=1)
+AHEAD: Final = 16 << 20  # bytes that are counted before they are written, so that not each chunk asks
+FRESH: Final = timedelta(hours=1)  # for which a bundle is to be there still, to be handed out once more
 LINK_LASTS: Final = timedelta(minutes=15)  # which hands one over without asking who it is
 
 _locked: Final[dict[str, datetime]] = {}  # what the store lets nobody delete yet, and when it is asked again
@@ -57,22 +60,35 @@ async def make(
 
     Safe to run twice: each run has a key of its own, nothing is at it before the
     bundle is whole, and `forget` deletes what a run that was killed then left.
+    Raises OverLimit before it has more bytes than its team may have of bundles.
     """
     key = layout.export_key()
-    size = 0
+    team_id = (await origins.get(edges.db, repo.id)).team_id
+    limits, until = edges.settings.limits, edges.clock() + KEPT + LINK_LASTS
+    counted = size = 0
+
+    async def count(ahead: int) -> int:
+        return await quotas.reserve_export(edges.db, team_id, limits, key, size, ahead, until)
 
     async def store(chunks: AsyncIterator[bytes]) -> None:
-        nonlocal size
+        nonlocal counted, size
         size = 0
         async with edges.vault.create(key) as writer:
             async for chunk in chunks:
-                await writer.write(chunk)
                 size += len(chunk)
+                if size > counted:
+                    counted = await count(AHEAD)
+                await writer.write(chunk)
                 edges.progress.advance(len(chunk))
             await writer.commit()
 
     edges.progress.phase("writing the bundle", None, "bytes")
-    made = await restore.bundled(edges, repo, snapshot, store, globs=globs, bring=bring)
+    try:
+        made = await restore.bundled(edges, repo, snapshot, store, globs=globs, bring=bring)
+        await count(0)
+    except BaseException:
+        await quotas.drop_export(edges.db, key)
+        raise
     sound = await _heads(edges, key) == made.heads
     expires_at = edges.clock() + KEPT
     done = await restore.recorded(edges, made.restored(sound), "a bundle to download", cause)
@@ -97,6 +113,17 @@ def of(job: Job, now: datetime) -> Export | None:
         return None
     found = Export(result["export"]["key"], result["bytes"], datetime.fromisoformat(result["expires_at"]))
     return found if now < found.expires_at else None
+
+
+async def again(edges: Edges, repo_id: RepoId, asked: Mapping[str, Any]) -> Job | None:
+    """The job that makes the very same bundle, or has made it so that it can be fetched a while yet."""
+    if "snapshot" not in asked:
+        return None
+    for job in await jobs.alike(edges.db, repo_id, "bundle", asked):
+        made = of(job, edges.clock() + FRESH)
+        if job.state != "done" or (made is not None and await is_there(edges, made)):
+            return job
+    return None
 
 
 async def link(edges: Edges, export: Export, filename: str) -> str | None:
@@ -144,3 +171,4 @@ async def forget(edges: Edges) -> None:
     for upload in await edges.vault.unfinished(layout.EXPORTS):
         if upload.since < before:
             await edges.vault.give_up(upload.key)
+    await quotas.forget_exports(edges.db, now)

@@ -86,9 +86,12 @@ async def ask(
     where that is less than the person's.
 
     `secret` is for the target of a restore; it is sealed, and gone when the job
-    ends. What a person asks for counts for the limits of the repo's team. Raises UsageError,
+    ends. What a person asks for counts for the limits of the repo's team; a bundle
+    that is being made, or is there, is handed out once more instead. Raises UsageError,
     NotFound, NotAllowed, OverLimit, and OurFault where secrets cannot be kept.
     """
+    if kind == "bundle" and (same := await export.again(edges, repo_id, asked)):
+        return same
     if kind == "restore":
         await _check_restore(edges, repo_id, asked, person_id, secret)
     job_id, sealed = job_id or jobs.new_id(), None

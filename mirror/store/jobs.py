@@ -113,6 +113,22 @@ async def queue(
 
 
 @translating
+async def alike(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any]) -> list[Job]:
+    """What was asked for in the very same words, newest first, and waits, is under way or was done."""
+    rows = await db.fetch(
+        """
+        select * from job where repo_id = $1 and kind = $2 and asked = $3 and cancel_at is null
+          and state in ('queued', 'running', 'done')
+        order by queued_at desc limit 3
+        """,
+        repo_id,
+        kind,
+        json.dumps(dict(asked)),
+    )
+    return [from_row(row) for row in rows]
+
+
+@translating
 async def start(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], at: datetime) -> Job | None:
     """A row for work that is under way without one, and whose run it is from now on; `at` is when it began.
 

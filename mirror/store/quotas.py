@@ -246,6 +246,57 @@ async def reserve(
 
 
 @translating
+async def reserve_export(
+    db: Db, team_id: TeamId, limits: Limits, key: str, size: int, ahead: int, until: datetime
+) -> int:
+    """Count a bundle to download as so many bytes, and up to so many ahead; as how many it counts then.
+
+    Raises OverLimit where all that the team has would be more than it may have stored, a second time.
+    """
+    async with transaction(db) as connection:
+        await _lock(connection, team_id)
+        row = await connection.fetchrow(
+            """
+            select
+              (select coalesce(sum(bytes), 0) from export where team_id = $1 and key <> $2)::bigint as others,
+              (select case when count(*) > 0 then max(most) else $3::bigint end
+               from team_limit where team_id = $1 and name = 'stored-bytes') as most
+            """,
+            team_id,
+            key,
+            limits.get("stored-bytes"),
+        )
+        others, most = row["others"], row["most"]
+        if most is not None and others + size > most:
+            use = Use(LIMITS["stored-bytes"], others, most)
+            raise quotas.too_many_bundles(use, await _name(connection, team_id))
+        counted: int = size + ahead if most is None else min(size + ahead, most - others)
+        await connection.execute(
+            """
+            insert into export (key, team_id, bytes, until) values ($1, $2, $3, $4)
+            on conflict (key) do update set bytes = excluded.bytes
+            """,
+            key,
+            team_id,
+            counted,
+            until,
+        )
+        return counted
+
+
+@translating
+async def drop_export(db: Db, key: str) -> None:
+    """Count a bundle to download no more. Safe to run twice."""
+    await db.execute("delete from export where key = $1", key)
+
+
+@translating
+async def forget_exports(db: Db, before: datetime) -> None:
+    """Count no more what was deleted by this time. Safe to run twice."""
+    await db.execute("delete from export where until < $1", before)
+
+
+@translating
 async def of_pools(db: Db, repo_ids: Collection[RepoId], limits: Limits) -> list[tuple[list[RepoId], int]]:
     """Which of these repos are one team's, and the bytes that its pools may have, where that is limited."""
     rows = await db.fetch(
