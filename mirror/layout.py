@@ -15,6 +15,7 @@ MARKER: Final = "vault.json"
 EXPORTS: Final = "exports/"  # what the keys of bundles to download begin with; no repo's id does
 
 _ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+_OF_REPO: Final = re.compile(_ID + r"/")
 _BUNDLE: Final = re.compile(_ID + r"/bundles/([0-9]{4})-([0-9]{10})-([0-9]{10})-([0-9a-f]{16})\.bundle")
 _MANIFEST: Final = re.compile(_ID + r"/snapshots/([0-9]{10})\.json")
 _DESCRIBED: Final = re.compile(_ID + r"/repo\.json")
@@ -55,6 +56,12 @@ class NoteKey:
 def repo_prefix(repo_id: RepoId) -> str:
     """What every key of this repo begins with."""
     return f"{repo_id}/"
+
+
+def repo_of(key: str) -> RepoId | None:
+    """Of which repo an object is. None: of none."""
+    match = _OF_REPO.match(key)
+    return RepoId(UUID(match[1])) if match else None
 
 
 def repo_file(repo_id: RepoId) -> str:

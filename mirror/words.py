@@ -39,6 +39,11 @@ def size(octets: float) -> str:
     return f"{octets / 1000**power:.1f} {_SIZES[power - 1]}"
 
 
+def not_known(repos: int) -> str:
+    """What the vault has that the database does not know."""
+    return f"the vault has {count(repos, 'repo')} that this database does not know: run everref rebuild"
+
+
 def unsaved(files: int, octets: int | None = None) -> str:
     """That so many large files are not saved, as Git LFS keeps them outside git."""
     how_large = "" if octets is None else f" ({size(octets)})"

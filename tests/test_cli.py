@@ -1120,6 +1120,18 @@ async def test_keys_are_rotated_in_three_steps(everref: Everref, pool: asyncpg.P
     assert await credentials.of(pool, Keyring(["n" * 40]), repo.id) == secret
 
 
+def test_an_empty_database_over_a_full_vault_is_not_called_empty(
+    everref: Everref, work: Work, empty_database: str
+) -> None:
+    work.commit("main")
+    everref("backup", str(work.path), "--name", "r")
+    told = everref("repos", DATABASE_URL=empty_database).out
+    assert told == "the vault has 1 repo that this database does not know: run everref rebuild\n"
+    everref("rebuild", DATABASE_URL=empty_database)
+    assert everref("repos", DATABASE_URL=empty_database).out.startswith("r  protected")
+    assert "does not know" not in everref("repos").out
+
+
 def test_a_rebuild_that_could_not_open_the_state_is_done_in_part(
     everref: Everref, empty_database: str
 ) -> None:

@@ -13,7 +13,7 @@ from mirror.flows import sync
 from mirror.model import RefName, Repo, RepoId
 from mirror.people import Role
 from mirror.plan import Wrote
-from mirror.store import drills, home, jobs, notices, outages, repos, restores, runs
+from mirror.store import drills, home, jobs, notices, outages, people, repos, restores, runs, vaults
 from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
@@ -357,3 +357,24 @@ async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site:
     (outage,) = await outages.now(db)
     assert await outages.end(db, outage, now) and not await outages.end(db, outage, now)
     assert "2 repositories, all protected" in (await browser.get("/ann")).text
+
+
+async def test_who_runs_everref_is_told_of_a_vault_that_the_database_does_not_know(
+    site: Site, work: Work
+) -> None:
+    db = site.mirror.edges.db
+    await site.mirror.edges.vault.recognise()
+    owner = await site.signed_in(await people.first_owner(db, site.mirror.clock.now))
+    assert "Nothing is kept for everref yet" in (await owner.get("/everref")).text
+    await vaults.set_unknown(db, 3)
+    words = "the vault has 3 repos that this database does not know: run everref rebuild".capitalize()
+    for path in ("/everref", "/status"):
+        page = (await owner.get(path)).text
+        assert words in page
+        assert "Nothing is kept for everref yet" not in page and "Everref is up" not in page
+    ann = await site.signed_in(await site.person("ann"))
+    assert words not in (await ann.get("/ann")).text
+    work.commit()
+    await site.mirror.backup(work)
+    page = (await owner.get("/everref")).text
+    assert words in page and "the database was lost" in page

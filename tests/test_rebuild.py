@@ -1,5 +1,6 @@
 """What a rebuild brings back besides snapshots: teams, addresses after a rename, lost pushes, drills."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +11,19 @@ import pytest
 from mirror import layout
 from mirror.cli import render
 from mirror.errors import Damaged, RemoteGone
-from mirror.flows import describe, drill, notes, rebuild, steps, target, verify
+from mirror.flows import (
+    describe,
+    doctor,
+    drill,
+    notes,
+    outages,
+    rebuild,
+    state,
+    steps,
+    target,
+    unknown,
+    verify,
+)
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges, open_edges
 from mirror.flows.entitled import Means
@@ -18,10 +31,12 @@ from mirror.flows.turn import turn
 from mirror.model import RefName, Repo, Target
 from mirror.people import Role
 from mirror.pushes import Lost
-from mirror.store import claims, drills, origins, repos, teams
+from mirror.store import claims, drills, origins, repos, teams, vaults
 from mirror.store.teams import TeamId
+from mirror.words import not_known
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of
+from tests.parts.whole import until
 
 FORGED = Target(b"ab" * 20)
 
@@ -213,6 +228,51 @@ async def test_a_rebuild_beside_repos_that_were_added_anew_merges_and_takes_noth
         assert to.url == old.url
         for repo in (old, new):
             assert refs_of(await again.restored(repo, 1)) == work.refs()
+
+
+@pytest.mark.parametrize("objects", [pytest.param(1000, id="all-seen"), pytest.param(1, id="too-many")])
+async def test_who_starts_over_a_full_vault_with_an_empty_database_is_told_to_rebuild(
+    mirror: Mirror, work: Work, empty_database: str, objects: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown, "_OBJECTS", objects)
+    work.commit()
+    old = (await mirror.backup(work)).repo
+    assert await unknown.look(mirror.edges) == 0
+    await state.export(mirror.edges)
+    async with after_the_loss(mirror, empty_database) as again:
+        db = again.edges.db
+        await noticed(again)
+        assert await vaults.unknown(db) == 1
+        found = {one.what: one for one in await doctor.doctor(again.edges)}
+        assert not found["vault: repos"].ok
+        assert found["vault: repos"].value == not_known(1)
+        assert (found["state"].ok, found["state"].advice) == (False, "run everref rebuild")
+        await again.backup(work)  # which takes nothing of it away
+        assert await unknown.look(again.edges) == 1
+        await rebuild.rebuild(again.edges)
+        assert await vaults.unknown(db) == 0
+        assert "vault: repos" not in {one.what for one in await doctor.doctor(again.edges)}
+        assert (await repos.get(db, old.id)).id == old.id
+
+
+async def noticed(mirror: Mirror) -> None:
+    """What a worker does at its start, and every few minutes."""
+    watching = asyncio.create_task(outages.watch(mirror.edges, lambda: None))
+    try:
+        await until(lambda: vaults.unknown(mirror.edges.db))
+    finally:
+        watching.cancel()
+
+
+async def test_repos_of_a_vault_without_an_exported_state_are_noticed_too(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    work.commit()
+    await mirror.backup(work)
+    async with after_the_loss(mirror, empty_database) as again:
+        assert await unknown.look(again.edges) == 1
+        await rebuild.rebuild(again.edges)
+        assert await unknown.look(again.edges) == 0
 
 
 async def test_nobody_is_given_what_was_another_teams_because_of_its_name(

@@ -1,6 +1,7 @@
 """Each command: its words in, one call of a flow, one answer out. Heavy imports wait till they are needed."""
 
 import argparse
+import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -15,7 +16,7 @@ from mirror.cli import environment, render, shapes
 from mirror.cli.redact import Redactor
 from mirror.cli.terminal import Out
 from mirror.config import Settings
-from mirror.errors import Corrupt, NetworkError, OurFault, Refused, UsageError
+from mirror.errors import Corrupt, EverrefError, NetworkError, OurFault, Refused, UsageError
 from mirror.model import Kind, Remote, Repo, Secret
 from mirror.words import count
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mirror.when import When
 
 IN_PART: Final = 4  # the exit code of what was done in part
+_GLANCE_SECONDS: Final = 10  # for a vault that is asked what else it has
 _CHANGES_SHOWN: Final = 10  # by backup; log shows them all
 _ASKED_AGAIN: Final = 1.0  # seconds from one try to the next, of a database that is waited for
 _LONGEST_GRACE: Final = timedelta(days=36500)  # what is longer would begin before the calendar does
@@ -128,14 +130,29 @@ async def repos(call: Call) -> int:
 
         team = await moment.team_of(edges, call.args.team) if call.args.team else None
         rows = await repos.overview(edges.db, team)
+        unknown = await _unknown(edges)
     if call.out.json:
         for row in rows:
             call.out.result(render.nothing, partial(shapes.kept, row))
     elif rows:
         call.out.result(partial(render.kept, rows), dict)
-    else:
+    if unknown:
+        call.out.remark(partial(render.unknown, unknown))
+    elif not rows:
         call.out.remark(render.nothing)
     return 0
+
+
+async def _unknown(edges: "Edges") -> int:
+    """How many repos the vault has that the database does not know; as of the last look where it is away."""
+    from mirror.flows import unknown
+    from mirror.store import vaults
+
+    try:
+        async with asyncio.timeout(_GLANCE_SECONDS):
+            return await unknown.look(edges)
+    except (EverrefError, TimeoutError):
+        return await vaults.unknown(edges.db)
 
 
 async def log(call: Call) -> int:

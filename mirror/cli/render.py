@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
 from mirror.pushes import Lost
-from mirror.words import ago, clean, count, lasted, name, size, unsaved
+from mirror.words import ago, clean, count, lasted, name, not_known, size, unsaved
 
 if TYPE_CHECKING:
     from mirror.flows.choose import Chosen
@@ -131,6 +131,11 @@ def backup(done: Synced, seconds: float, eye: Eye) -> str:
 def nothing(eye: Eye) -> str:
     """What a person reads who keeps nothing yet."""
     return "nothing is kept yet; everref backup URL adds a repository"
+
+
+def unknown(repos: int, eye: Eye) -> str:
+    """What a person reads whose database does not know what the vault has."""
+    return eye.paint(not_known(repos), "bad")
 
 
 def kept(rows: Sequence[Overview], eye: Eye) -> str:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from mirror import store
 from mirror.errors import EverrefError
-from mirror.flows import state
+from mirror.flows import state, unknown
 from mirror.flows.edges import Edges
 from mirror.manifest import time_text
 from mirror.store import outages, repos
 from mirror.store.outages import Outage
+from mirror.words import not_known
 
 _LOW_SPACE = 1 << 30  # bytes of free disk below which a person should know
 
@@ -42,7 +43,7 @@ async def _state(edges: Edges) -> list[Finding]:
     """When the state was last exported, and whether the audit logs are what the exports say."""
     try:
         last, changed = await state.latest(edges), await state.contradictions(edges)
-        unread = await state.unread(edges)
+        unread, strange = await state.unread(edges), await state.strange(edges)
         shut = await state.shut(edges, [*unread[-1:], *([last.key] if last else [])])
     except EverrefError as error:
         return [Finding("state", str(error), False, "see that the vault answers, then look again")]
@@ -60,6 +61,9 @@ async def _state(edges: Edges) -> list[Finding]:
         if unread[-1] in shut:
             advice = "set SECRET_KEYS to those that sealed them, then run everref rebuild"
         audit = Finding("audit", words, False, advice)
+    if last is None and strange:
+        words = "never exported by this database, which has not taken up that of the one before it"
+        return [Finding("state", words, False, "run everref rebuild"), audit]
     if last is None:
         advice = "run everref export, or a worker, so that people and connections outlive the database"
         return [Finding("state", "never exported", True, advice), audit]
@@ -85,7 +89,7 @@ async def _git(edges: Edges) -> Finding:
 
 async def _vault(edges: Edges) -> list[Finding]:
     try:
-        can = await edges.vault.capabilities()
+        can, number = await edges.vault.capabilities(), await unknown.look(edges)
     except EverrefError as error:
         return [
             Finding(
@@ -110,6 +114,9 @@ async def _vault(edges: Edges) -> list[Finding]:
         Finding("vault: checksums", "yes" if can.checksums else "no; sums are checked by Everref alone", True)
     )
     found.append(Finding("vault: object lock", "yes" if can.object_lock else "no", True))
+    if number:
+        advice = "the database before this one was lost: run everref rebuild before anything else"
+        found.append(Finding("vault: repos", not_known(number), False, advice))
     return found
 
 

@@ -15,7 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from mirror import words
 from mirror.errors import SHARED, Damaged, EverrefError, NetworkError, Origin
+from mirror.flows import unknown
 from mirror.flows.edges import Edges
 from mirror.git.disk import disk_error
 from mirror.store import outages
@@ -82,7 +84,7 @@ async def watch(edges: Edges, back: Callable[[], None]) -> None:
     """Keep `edges.away` true until cancelled; `back` is called when nothing is away any more.
 
     The vault is recognised at the beginning and every few minutes, so that one that is away
-    is noticed where nothing is pushed, too.
+    is noticed where nothing is pushed, too, and one of which this database knows little.
     """
     for looks in itertools.count():
         waited = bool(edges.away)
@@ -97,6 +99,8 @@ async def watch(edges: Edges, back: Callable[[], None]) -> None:
 async def _recognise(edges: Edges) -> None:
     try:
         await edges.vault.recognise()
+        if number := await unknown.look(edges):
+            log.warning("%s", words.not_known(number))
     except EverrefError as error:
         await met(edges, error)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from mirror import attested, layout, manifest
 from mirror.errors import Corrupt, Damaged, EverrefError, UsageError
-from mirror.flows import damage, notes, partindex, settle, state
+from mirror.flows import damage, notes, partindex, settle, state, unknown
 from mirror.flows import sync as syncing
 from mirror.flows.edges import Edges
 from mirror.flows.state import TakenUp
@@ -102,6 +102,7 @@ async def rebuild(edges: Edges, patience: float = PATIENCE) -> Recovered:
                     problems.setdefault(repo_id, one.missing)
         except (Corrupt, UsageError) as error:
             problems.setdefault(repo_id, error)
+    await unknown.look(edges)
     if problems:
         first, *others = problems
         for repo_id in others:

@@ -93,11 +93,9 @@ async def export(edges: Edges) -> Exported:
     """
     if edges.keyring is None:
         raise OurFault("the state cannot be sealed: set SECRET_KEYS (32 random characters or more)")
-    known = await state.known(edges.db)
-    strange = [] if known else await _keys(edges)
-    if strange:
+    if others := await strange(edges):
         raise Refused(
-            f"the vault has the state of another database ({strange[-1]}); run everref rebuild to take it up"
+            f"the vault has the state of another database ({others[-1]}); run everref rebuild to take it up"
         )
     at = edges.clock()
     marks = await sealed.marks(edges.db, len(edges.keyring.mark))
@@ -305,6 +303,11 @@ async def shut(edges: Edges, keys: Sequence[str]) -> list[str]:
     """Those of these exports that none of the keys opens, as the vault tells of them. Raises Corrupt."""
     here = edges.keyring.ids if edges.keyring else ()
     return [about.key for about in await _abouts(edges, keys) if about.sealed_to not in here]
+
+
+async def strange(edges: Edges) -> list[str]:
+    """The exports in the vault, where this database knows none: they are of one before it. Oldest first."""
+    return [] if await state.known(edges.db) else await _keys(edges)
 
 
 async def tell_of_contradictions(edges: Edges) -> None:

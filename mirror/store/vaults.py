@@ -1,6 +1,6 @@
 """Which vault this database belongs to."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -72,3 +72,29 @@ async def know(db: Db, identity: UUID) -> UUID:
     )
     settled: UUID = await db.fetchval("select vault from vault_identity")
     return settled
+
+
+@translating
+async def unknown_of(db: Db, repo_ids: Collection[RepoId]) -> Sequence[RepoId]:
+    """Those of these repos that this database does not know."""
+    rows = await db.fetch(
+        "select id from unnest($1::uuid[]) as id where not exists (select from repo where repo.id = id.id)",
+        list(repo_ids),
+    )
+    return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
+
+
+@translating
+async def unknown(db: Db) -> int:
+    """How many repos the vault has that this database does not know, as of the last look."""
+    found: int | None = await db.fetchval("select unknown_repos from vault_identity")
+    return found or 0
+
+
+@translating
+async def set_unknown(db: Db, number: int) -> None:
+    """So many repos of the vault are not known here. Safe to run twice."""
+    await db.execute(
+        "update vault_identity set unknown_repos = $1 where unknown_repos <> $1",
+        number,
+    )

@@ -14,7 +14,7 @@ from mirror import words
 from mirror.errors import Origin
 from mirror.flows import hookcare
 from mirror.model import older_of
-from mirror.store import home, notices, outages, quotas, runs, teams
+from mirror.store import home, notices, outages, quotas, runs, teams, vaults
 from mirror.store.home import Broken, Day, Forced, Kept, Order, State, Summary
 from mirror.store.notices import Notice
 from mirror.store.quotas import Over
@@ -104,9 +104,13 @@ async def repositories(visit: Visit) -> Response:
     db, team = visit.edges.db, visit.of_team()
     asked = {name: visit.query.get(name, "")[:200] for name in ("q", "state", "sort")}
     summary = await home.summary(db, team.id)
+    unknown = await _unknown(visit)
     if not summary.total:
-        return visit.render("home.html", summary=summary, mark=mark(summary), title="Nothing is kept yet")
-    held_up = await _held_up(visit)
+        title = "Nothing is known of what is kept" if unknown else "Nothing is kept yet"
+        return visit.render(
+            "home.html", summary=summary, mark=mark(summary, unknown), title=title, unknown=unknown
+        )
+    first_of_all = [one for one in (unknown, await _held_up(visit)) if one]
     forced = await home.forced_lately(db, team.id, visit.now - LATELY)
     number = _number(visit.query.get("page", ""))
     state, order = _state(asked["state"]), _order(asked["sort"])
@@ -126,11 +130,11 @@ async def repositories(visit: Visit) -> Response:
     )
     return visit.render(
         "home.html",
-        title=UNSAVED.title if held_up else sentence(summary),
+        title=first_of_all[0].title if first_of_all else sentence(summary),
         summary=summary,
-        mark=mark(summary, held_up),
+        mark=mark(summary, *first_of_all[:1]),
         on_their_way=on_their_way(summary.hooks_waiting, visit.now),
-        needs=[*((held_up,) if held_up else ()), *await _needs(visit, summary, forced)],
+        needs=[*first_of_all, *await _needs(visit, summary, forced)],
         most=NEEDS,
         rows=rows,
         matches=matches,
@@ -156,9 +160,25 @@ async def live(visit: Visit) -> Response:
 
     async def look() -> tuple[str, bool]:
         summary = await home.summary(visit.edges.db, visit.of_team().id)
-        return mark(summary, await _held_up(visit)), False
+        return mark(summary, await _unknown(visit) or await _held_up(visit)), False
 
     return await follow(visit, look)
+
+
+async def _unknown(visit: Visit) -> Need | None:
+    """That the database was lost, for the team of whoever runs Everref here. None: it was not."""
+    number = await vaults.unknown(visit.edges.db) if visit.of_team().name == teams.DEFAULT else 0
+    if not number:
+        return None
+    return Need(
+        title="The history of this vault is not known here",
+        link="/status",
+        chip="the database was lost",
+        tone="lost",
+        why=words.sentence(words.not_known(number)) + " It is safe, and comes back with that.",
+        action="See",
+        to="/status",
+    )
 
 
 async def _held_up(visit: Visit) -> Need | None:

@@ -35,6 +35,7 @@ def environment() -> Environment:
     made.filters |= {
         "unsaved": words.unsaved,
         "older_of": older_of,
+        "not_known": words.not_known,
         "ago": ago,
         "called": called,
         "clock": clock,

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from mirror.errors import EverrefError, Origin
-from mirror.store import outages
+from mirror.store import outages, vaults
 from mirror.web.frame import Needs, Outside, Visit, Way
 
 ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
@@ -29,6 +29,7 @@ class Health:
     worker: bool  # one of them at least said so of late
     vault: bool  # no worker found it away
     disk: bool  # no worker found its own full or broken
+    unknown: int = 0  # repos that the vault has and the database does not know
 
     @property
     def ready(self) -> bool:
@@ -37,7 +38,7 @@ class Health:
 
     @property
     def well(self) -> bool:
-        return self.ready and self.worker and self.vault and self.disk
+        return self.ready and self.worker and self.vault and self.disk and not self.unknown
 
 
 async def status(visit: Visit) -> Response:
@@ -65,14 +66,26 @@ def probes(outside: Outside) -> list[Route]:
 
 async def look(db: asyncpg.Pool, queue: Redis) -> Health:
     """Ask every part whether it is there."""
-    database, queued, away = await asyncio.gather(_database_answers(db), _workers(queue), _away(db))
+    database, queued, away, unknown = await asyncio.gather(
+        _database_answers(db), _workers(queue), _away(db), _unknown(db)
+    )
     return Health(
         database=database,
         queue=queued is not None,
         worker=bool(queued),
         vault=Origin.VAULT not in away,
         disk=Origin.DISK not in away,
+        unknown=unknown,
     )
+
+
+async def _unknown(db: asyncpg.Pool) -> int:
+    """How many repos a worker found in the vault that the database does not know."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await vaults.unknown(db)
+    except (EverrefError, TimeoutError):
+        return 0
 
 
 async def _away(db: asyncpg.Pool) -> Collection[Origin]:
