@@ -134,7 +134,7 @@ def test_a_member_finds_every_page_of_the_team_and_the_way_out() -> None:
 
 def test_status_says_which_part_is_away() -> None:
     parts = {"database": True, "queue": True, "worker": False, "vault": True, "disk": True}
-    health = SimpleNamespace(**parts, ready=True, well=False)
+    health = SimpleNamespace(**parts, ready=True, well=False, unknown=0)
     said = page("status.html", visitor(), health=health)
     assert "Everref is not complete" in said
     assert said.count("does not answer</span>") == 1
