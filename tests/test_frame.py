@@ -182,7 +182,7 @@ async def test_who_was_not_asked_of_late_is_asked_before_danger(framed: Framed) 
         framed.site.mirror.clock()
     assert (await browser.get("/alice/danger")).headers["location"] == "/account/sure?next=/alice/danger"
     sent = await browser.post("/alice/see/delete?at=%232")  # what comes back is the page with the form
-    assert sent.headers["location"] == "/account/sure?next=/alice/see%3Fat%3D%25232"
+    assert sent.headers["location"] == "/account/sure?next=/alice/see%3Fat%3D%25232&dropped=yes"
 
 
 async def test_an_address_that_only_takes_a_form_leads_to_its_page(framed: Framed) -> None:

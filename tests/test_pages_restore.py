@@ -9,6 +9,7 @@ from datetime import timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -17,13 +18,14 @@ from starlette.types import Message
 
 from mirror import lowspeed
 from mirror.config import App
-from mirror.flows import connections, sync
+from mirror.flows import connections, people, sync
 from mirror.flows.export import KEPT as BUNDLE_KEPT
 from mirror.flows.runner import Runner
 from mirror.forges.contract import Tokens
 from mirror.model import RefName, Repo
 from mirror.people import Role
 from mirror.store import audit, repos, teams
+from mirror.store import people as people_rows
 from mirror.store.connections import Connection
 from mirror.store.people import Person
 from mirror.store.teams import Team
@@ -202,6 +204,93 @@ async def test_who_has_not_proved_it_of_late_is_asked_before_anything_is_overwri
     answer = await restoring.browser.get(address)
     assert answer.status_code == 303 and answer.headers["location"].startswith("/account/sure?next=")
     assert plain(target.refs()) == {}
+
+
+async def proved(restoring: Restoring, answer: httpx.Response) -> httpx.Response:
+    """Prove who one is where an answer asks for it; the page that comes then."""
+    assert answer.status_code == 303, answer.text
+    asked = parse_qs(urlsplit(answer.headers["location"]).query)
+    password = "a long enough word"
+    hashed = people.HASHER.hash(password)
+    db = restoring.site.mirror.edges.db
+    await db.execute("update person set email = 'ann@example.org' where id = $1", restoring.ann.id)
+    await people_rows.set_password(db, restoring.ann.id, hashed)
+    fields = {name: value for name, (value,) in asked.items()}
+    page = await restoring.browser.post("/account/sure", password=password, **fields)
+    while page.status_code == 303:
+        page = await restoring.browser.follow(page)
+    return page
+
+
+async def test_who_had_to_prove_it_finds_the_same_plan_again_and_is_told_to_press_once_more(
+    restoring: Restoring,
+) -> None:
+    address = f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fapi&force=yes&archive=yes&ref=main"
+    page = (await restoring.browser.get(address)).text
+    action = unescape(re.findall(r'action="([^"]*/restore/over[^"]*)"', page)[0])
+    restoring.site.mirror.clock.now += timedelta(minutes=11)
+    answer = await restoring.browser.post(action, draft=hidden(page, "draft"), name="acme/api")
+    came = await proved(restoring, answer)
+    assert "Nothing was done yet" in came.text and "snapshot #1" in came.text
+    assert "Overwrite acme/api" in came.text
+    assert dict(came.url.params) == dict(httpx.URL(address).params)
+
+
+async def test_a_plan_to_an_address_keeps_all_but_its_token_over_a_proof(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    target = make_work("target.git")
+    restoring.site.mirror.clock.now += timedelta(minutes=11)
+    answer = await restoring.browser.post(
+        f"{HERE}/restore/plan?at=%231&ref=main",
+        where="url",
+        url=str(target.path),
+        username="me",
+        token="a secret word",
+        force="yes",
+    )
+    assert "secret" not in answer.headers["location"]
+    came = await proved(restoring, answer)
+    assert "Nothing was done yet" in came.text and "snapshot #1" in came.text
+    assert f'value="{target.path}"' in came.text and 'value="me"' in came.text
+    assert 'name="force" value="yes" checked' in came.text
+    assert 'name="ref" value="main"' in came.text
+
+
+async def test_another_moment_on_a_plan_is_for_the_same_target(
+    restoring: Restoring, make_work: Callable[..., Work]
+) -> None:
+    edges = restoring.site.mirror.edges
+    await repos.add(edges.db, restoring.team.id, "acme/web", "/srv/web.git", restoring.site.mirror.clock())
+    page = await restoring.browser.get(
+        f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fwebb&force=yes&archive=yes&ref=main"
+    )
+    assert page.status_code == 422
+    after = httpx.URL(link(page.text, "→"))
+    assert dict(after.params) == {
+        **{"at": "#2", "where": "kept", "repo": "acme/webb", "force": "yes"},
+        **{"archive": "yes", "ref": "main"},
+    }
+    target = make_work("target.git")
+    form = await restoring.planned({"at": "#1", "url": str(target.path), "archive": "yes"})
+    chooser = httpx.URL(link(form, "→"))
+    assert chooser.path == f"{HERE}/restore"
+    assert dict(chooser.params) == {"at": "#2", "where": "url", "url": str(target.path), "archive": "yes"}
+
+
+async def test_an_error_beside_a_restores_fields_leaves_what_was_typed(restoring: Restoring) -> None:
+    page = await restoring.browser.get(
+        f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fapy&force=yes&archive=yes"
+    )
+    assert page.status_code == 422
+    assert re.search(r'name="repo" type="text" value="acme/apy"[^>]* aria-invalid="true"', page.text)
+    assert re.search(r'name="force" value="yes" checked', page.text)
+    assert re.search(r'name="archive" value="yes" checked', page.text)
+    fields = {"url": "/no/such/place", "username": "me", "token": "a secret word", "force": "yes"}
+    text = await restoring.planned(fields | {"at": "#1"}, status=422)
+    assert re.search(r'name="username" type="text" value="me"', text)
+    assert re.search(r'name="url" type="text"[^>]*value="/no/such/place"[^>]* aria-invalid="true"', text)
+    assert re.search(r'name="force" value="yes" checked', text) and "a secret word" not in text
 
 
 async def test_what_the_host_refuses_is_told(restoring: Restoring, make_work: Callable[..., Work]) -> None:

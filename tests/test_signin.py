@@ -396,6 +396,55 @@ async def test_a_wrong_password_is_told_at_its_field_and_changes_nothing_of_what
     assert right.headers["location"] == to
 
 
+@pytest.mark.parametrize(
+    ("path", "page", "fields"),
+    [
+        ("/account/password", "/account", {"password": "another long word"}),
+        ("/account/profile", "/account", {"name": "Ann", "email": "other@example.org"}),
+        ("/account/unlink", "/account", {"host": "github.com", "account": "1"}),
+        ("/auth/github", "/account", {"host": "github.com", "act": "link"}),
+        ("/ann/-/settings/tokens", "/ann/-/settings", {"name": "ci", "scope": "read"}),
+        ("/ann/-/settings/name", "/ann/-/settings", {"name": "other"}),
+    ],
+)
+async def test_what_was_pressed_before_a_proof_is_said_to_be_not_done(
+    at_the_door: Door,
+    make_site: Callable[..., Awaitable[Site]],
+    path: str,
+    page: str,
+    fields: dict[str, str],
+) -> None:
+    app = App("github", "https://github.com", "https://api.github.com", "id", "secret")
+    door = Door(await make_site(app))
+    browser = await door.site.browser()
+    await browser.post("/sign-in", email="ann@example.org", password=PASSWORD)
+    assert (await browser.get("/account")).status_code == 200
+    door.site.mirror.clock.now += timedelta(minutes=11)
+    asked = await browser.follow(await browser.post(path, **fields))
+    assert "What you pressed was not done" in asked.text
+    kept = {
+        name: unescape(value)
+        for name, value in re.findall(r'type="hidden" name="(next|dropped)" value="([^"]*)"', asked.text)
+    }
+    came = await browser.post("/account/sure", password=PASSWORD, **kept)
+    assert came.headers["location"] == page
+    shown = (await browser.get(page)).text
+    assert re.search(r'role="alert">Nothing was done yet[^<]*Press it once more', shown)
+    assert "Nothing was done yet" not in (await browser.get(page)).text
+
+
+async def test_a_proof_by_a_forge_says_too_that_nothing_was_done(forged: Forged) -> None:
+    browser = await forged.site.browser()
+    await forged.come_back(browser, await forged.consent(browser))
+    await browser.get("/account")
+    forged.site.mirror.clock.now += timedelta(minutes=11)
+    answer = await browser.post("/ann/-/settings/tokens", name="ci", scope="read")
+    assert "dropped=yes" in answer.headers["location"]
+    proved = await forged.consent(browser, next="/ann/-/settings", dropped="yes")
+    assert await forged.come_back(browser, proved) == "/ann/-/settings"
+    assert "Nothing was done yet" in (await browser.get("/ann/-/settings")).text
+
+
 async def test_who_guesses_keeps_nobody_out_but_themselves(
     at_the_door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:

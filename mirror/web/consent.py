@@ -35,10 +35,14 @@ from mirror.store import limits, sessions, teams
 from mirror.store import people as people_rows
 from mirror.store.connections import Connection
 from mirror.store.people import Person
-from mirror.web.frame import Needs, Visit, Way
+from mirror.web.frame import AskAgain, Needs, Visit, Way
 
 SECONDS: Final = 600  # for a person to consent
 COOKIE: Final = "consent"
+DROPPED: Final = (
+    "Nothing was done yet, as you had to prove who you are first. Press it once more; "
+    "passwords and tokens must be typed again."
+)
 
 
 class Act(StrEnum):
@@ -62,6 +66,7 @@ class Consent:
     team: str | None  # whose connection it is to become; None: only to sign in
     next: str  # the page to go on with
     session: str  # whose: the session's SHA-256, as nobody else is to come back with it; empty: signed out
+    dropped: bool = False  # what was pressed before was not done, as nobody had proved who they are
 
 
 def local(path: str | None, otherwise: str = "/") -> str:
@@ -98,16 +103,25 @@ async def start(visit: Visit) -> Response:
         await _may_connect(visit, team)
     elif visit.person is not None and form.get("act") == Act.LINK:
         if not visit.is_sure:  # a new way in lets in whoever has it
-            return visit.redirect("/account/sure?next=/account")
+            raise AskAgain("/account")
         act = Act.LINK
-    return _ask(visit, app, act, purpose, team, str(form.get("next", "")))
+    dropped = act is Act.PROVE and bool(form.get("dropped"))
+    return _ask(visit, app, act, purpose, team, str(form.get("next", "")), dropped=dropped)
 
 
-def _ask(visit: Visit, app: App, act: Act, purpose: Purpose, team: str | None, to: str | None) -> Response:
+def _ask(
+    visit: Visit,
+    app: App,
+    act: Act,
+    purpose: Purpose,
+    team: str | None,
+    to: str | None,
+    *,
+    dropped: bool = False,
+) -> Response:
     """To the consent page of the forge, with a cookie by which the callback is known."""
-    asked = Consent(
-        app.host, oauth.new_state(), oauth.new_verifier(), purpose, act, team, local(to), _session(visit)
-    )
+    state, verifier = oauth.new_state(), oauth.new_verifier()
+    asked = Consent(app.host, state, verifier, purpose, act, team, local(to), _session(visit), dropped)
     back = connections.callback(visit.edges.settings, app)
     address = visit.edges.forges.of(app).authorize_url(asked.state, asked.verifier, back, purpose)
     answer = RedirectResponse(address, 303)
@@ -137,7 +151,8 @@ async def callback(visit: Visit) -> Response:
         )
         answer = await _THEN[asked.act](visit, app, asked, tokens)
     except EverrefError as error:
-        answer = visit.redirect(f"{back}?next={quote(asked.next)}", words.sentence(str(error)))
+        back += f"?next={quote(asked.next)}" + ("&dropped=yes" if asked.dropped else "")
+        answer = visit.redirect(back, words.sentence(str(error)))
     answer.delete_cookie(COOKIE, path="/auth/", httponly=True, samesite="lax")
     return answer
 
@@ -218,7 +233,7 @@ async def _proved(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Res
         visit.now,
         visit.address,
     )
-    return await begin(visit, person.id, asked.next)
+    return await begin(visit, person.id, asked.next, warned=DROPPED if asked.dropped else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +278,7 @@ async def link(visit: Visit) -> Response:
     if more is None or more.person != str(person.id) or more.session != _session(visit):
         raise HTTPException(400, "this page is too old, or not yours; add the account again")
     if not visit.is_sure:
-        return visit.redirect("/account/sure?next=/account")
+        raise AskAgain("/account")
     once = f"one more {hashlib.sha256(more.once.encode()).hexdigest()}"
     if not await limits.take(visit.edges.db, once, 1, 2 * age, visit.now):
         raise HTTPException(400, "this page was used already; add the account again")
@@ -374,13 +389,13 @@ async def landing(visit: Visit, person_id: PersonId, to: str) -> str:
     return f"/{joined[0]}" if joined else "/"
 
 
-async def begin(visit: Visit, person_id: PersonId, to: str) -> Response:
+async def begin(visit: Visit, person_id: PersonId, to: str, *, warned: str | None = None) -> Response:
     """A new session for this person, whatever session the browser had before."""
     if visit.raw_session is not None:
         await sessions.end(visit.edges.db, visit.raw_session)
     agent = visit.request.headers.get("user-agent", "")
     raw, _ = await sessions.start(visit.edges.db, person_id, visit.now, agent, visit.address)
-    return visit.sign_in(RedirectResponse(local(to), 303), raw)
+    return visit.sign_in(visit.redirect(local(to), warned=warned), raw)
 
 
 _THEN: Final[Mapping[str, Callable[[Visit, App, Consent, Tokens], Awaitable[Response]]]] = {

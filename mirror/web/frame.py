@@ -104,6 +104,7 @@ class Visit:
     teams: Sequence[Membership] = ()  # the person's, on a page of a team
     memberships: Sequence[Membership] = ()  # the person's, as they came with the session
     said: str | None = None  # a message to show once
+    warned: str | None = None  # one that must be seen, as what was pressed was not done
     found: Repo | None = None  # the path's repo, once it was asked for
     raw_session: str | None = field(default=None, repr=False)
     held: int = 0  # bytes of the request's body, as far as it came
@@ -201,15 +202,16 @@ class Visit:
         """A page. `visit` is at hand in it."""
         text = self.outside.pages.get_template(template).render(visit=self, now=self.now, **values)
         answer = HTMLResponse(text, status)
-        if self.said is not None:
+        if self.said is not None or self.warned is not None:
             answer.delete_cookie("said", path="/", httponly=True, samesite="lax")
         return answer
 
-    def redirect(self, to: str, said: str | None = None) -> Response:
-        """To another page of ours by GET, with a message that is shown there once."""
+    def redirect(self, to: str, said: str | None = None, *, warned: str | None = None) -> Response:
+        """To another page of ours by GET, with a message or a warning that is shown there once."""
         answer = RedirectResponse(to, 303)
-        if said is not None:
-            text = signed.sign(self.outside.keyring, "said", said, self.now)
+        if said is not None or warned is not None:
+            purpose = "said" if warned is None else "warned"
+            text = signed.sign(self.outside.keyring, purpose, warned or said, self.now)
             answer.set_cookie(
                 "said", text, SAID_SECONDS, path="/", secure=self.secure, httponly=True, samesite="lax"
             )
@@ -321,6 +323,10 @@ class Way:
 
 class AskAgain(Exception):
     """The person must prove who they are before this."""
+
+    def __init__(self, back: str | None = None) -> None:
+        super().__init__()
+        self.back = back  # the page to go on with; None: this one, or that of the form
 
 
 def routes(ways: Sequence[Way], outside: Outside) -> list[Route]:
@@ -504,6 +510,7 @@ async def _recognise(visit: Visit) -> None:
     said = request.cookies.get("said")
     if said and not visit.way.is_api:
         visit.said = signed.read(visit.outside.keyring, "said", said, SAID_AGE, visit.now)
+        visit.warned = signed.read(visit.outside.keyring, "warned", said, SAID_AGE, visit.now)
 
 
 async def _recognise_program(visit: Visit, bearer: str) -> None:

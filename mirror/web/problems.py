@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from mirror.errors import Crowded, EverrefError, NotAllowed, OverLimit, TooLarge, TooOften
 from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
@@ -102,8 +102,11 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
     async def ask_again(request: Request, error: Exception) -> Response:
         if _is_api(request):
             return answer(outside, request, 403, "prove who you are again, on the page, or use an API token")
-        back = _here(request) if request.method in SAFE else _page_of(request)
-        return RedirectResponse(f"/account/sure?next={quote(back)}", 303)
+        assert isinstance(error, AskAgain)
+        if request.method in SAFE:  # comes back to it, and then has it
+            return RedirectResponse(f"/account/sure?next={quote(error.back or _here(request))}", 303)
+        back = error.back or _page_of(request)
+        return RedirectResponse(f"/account/sure?next={quote(back)}&dropped=yes", 303)
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=400)  # whoever sent it has hung up: nobody reads this
@@ -187,11 +190,16 @@ def _sent(request: Request) -> str:
 
 def _page_of(request: Request) -> str:
     """The page of an address that takes a form: its own, or the nearest above it."""
-    path = _sent(request)
+    path, visit = _sent(request), getattr(request.state, "visit", None)
+    if isinstance(visit, Visit) and any(
+        isinstance(route, Route) and route.path == visit.way.path and "GET" in (route.methods or ())
+        for route in request.app.routes
+    ):
+        return path + _asked(request)
     while path:
+        path = path.rpartition("/")[0]
         scope = {"type": "http", "method": "GET", "path": unquote(path), "root_path": "", "headers": []}
         shown = any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
         if shown and not path.endswith("/-"):
             return path + _asked(request)
-        path = path.rpartition("/")[0]
     return "/"

@@ -41,7 +41,10 @@ MOST: Final = 400  # lines of one file's difference that are shown at once
 WINDOWS: Final = {"day": 1, "week": 7, "month": 31, "quarter": 92, "year": 366}  # days
 RAW_POLICY: Final = "default-src 'none'; sandbox"
 KEPT: Final = frozenset(
-    {"ref", "path", "q", "from", "window", "source", "by", "kind", "as", "commit", "where", "connection"}
+    {
+        *("ref", "path", "q", "from", "window", "source", "by", "kind", "as", "commit"),
+        *("where", "connection", "repo", "owner", "name", "private", "url", "username", "force", "archive"),
+    }  # the second line is what a restore is planned with
 )
 TAKEN: Final = (Kind.FORCED, Kind.DELETED)
 

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -31,7 +31,7 @@ from mirror.store.connections import Connection, ConnectionId
 from mirror.store.jobs import ENDED, Job, JobId
 from mirror.web import pages
 from mirror.web.download import bundle_name, bundle_of
-from mirror.web.frame import SURE, AskAgain, Needs, Visit, Way
+from mirror.web.frame import SAFE, SURE, AskAgain, Needs, Visit, Way
 from mirror.web.live import follow
 from mirror.web.repo import Moment, bytes_of, moment_at
 
@@ -43,6 +43,10 @@ FOLD: Final = 12  # refs of one kind from which on they are folded
 ROWS: Final = 200  # of one kind that are shown
 LISTED: Final = 100  # restores on a page
 WHERES: Final = ("new", "kept", "url")
+FIELDS: Final = (
+    *("where", "ref", "as", "commit", "connection", "owner", "name", "private", "repo"),
+    *("url", "username", "force", "archive"),
+)  # what is asked of a plan and may be in an address; a token may not
 WILL: Final[Mapping[str, str]] = {
     "refused": "refused",
     "updated": "overwrite",
@@ -104,10 +108,12 @@ async def choose(
     snapshot = at.saved
     db, team = visit.edges.db, visit.of_team()
     given = given if given is not None else visit.query
-    where, url = given.get("where", ""), given.get("url", "")
+    where, plain = given.get("where", ""), _plain(given)
+    at = _from_form(visit, at, plain)
     found = await store.of_team(db, team.id)
     chosen = next((one for one in found if str(one.id) == given.get("connection")), None)
     values: dict[str, Any] = {"owners": [], "missing": ()}
+    what: What | None = None
     try:
         what = await _what(visit, at)
         if where == "new" and chosen is not None:
@@ -115,7 +121,7 @@ async def choose(
             if not values["missing"]:
                 values["owners"] = await _owners(visit, chosen)
     except EverrefError as failed:
-        what, error = What(), error or failed
+        error = error or failed
     forge = visit.edges.forges.at(chosen.forge, chosen.host) if chosen else None
     return visit.render(
         "restore.html",
@@ -123,13 +129,14 @@ async def choose(
         at=at,
         tab="restore",
         snapshot=snapshot,
-        what=what,
+        what=what or What(),
         where=where,
         connections=found,
         chosen=chosen,
         by_consent=bool(chosen and forge and chosen.grant_kind == "oauth" and forge.app.registered),
         proposed=given.get("name") or f"{at.repo.name.rpartition('/')[2]}-restored",
-        url_given="" if "@" in url else url,  # it may hold a password
+        given=dict.fromkeys(FIELDS, "") | plain,
+        wrong=_wrong(where, error) if error is not None and what is not None else {},
         here=pages.url(visit.request.url.path, **dict(visit.query)),
         error=error,
         **values,
@@ -195,11 +202,47 @@ async def plan(visit: Visit) -> Response:
         return visit.redirect(at.url("restore"))
     try:
         draft = await _drafted(visit, at, given)
-        if draft.asked["force"] and not is_sure(visit):
-            raise AskAgain  # before the plan, which would be lost
+        if given.get("draft"):  # which has what was given before
+            given["url"] = draft.asked.get("to", "")
+            given["username"] = draft.secret.username if draft.secret else ""
+            given["archive"] = "yes" if draft.asked["hidden"] == "archive" else ""
+        if draft.asked["force"] and not is_sure(visit):  # before the plan, which would be lost
+            raise AskAgain(None if visit.request.method in SAFE else _chooser(at, given))
         return await _shown(visit, at, draft, given)
     except EverrefError as error:
         return await choose(visit, error, given)
+
+
+def _plain(given: Mapping[str, str]) -> dict[str, str]:
+    """What is asked of a plan, as far as an address may hold it."""
+    found = {key: given[key] for key in FIELDS if given.get(key)}
+    before, sign, _ = found.get("url", "").partition("@")
+    if sign and ("/" in before or ":" in before):  # it may hold a password; git@host:path does not
+        del found["url"]
+    return found
+
+
+def _from_form(visit: Visit, at: Moment, plain: Mapping[str, str]) -> Moment:
+    """The moment of a page that a form led to: no address has it all, so another is chosen where it began."""
+    if visit.request.method in SAFE:
+        return at
+    here = pages.repo_url(at.team, at.repo.name, "restore")
+    return replace(at, here=here, kept=tuple((key, value.encode()) for key, value in plain.items()))
+
+
+def _wrong(where: str, error: EverrefError) -> dict[str, str]:
+    """What is wrong with which field, as far as that is known."""
+    said = words.sentence(error)
+    if isinstance(error, BadCredentials):
+        return {"token": said}
+    if isinstance(error, UsageError | NotFound) and where in WHERES:
+        return {{"new": "name", "kept": "repo", "url": "url"}[where]: said}
+    return {}
+
+
+def _chooser(at: Moment, given: Mapping[str, str]) -> str:
+    """The page on which this was asked for, with what was given there but for the token."""
+    return at.url("restore", **(_plain(given) | {"at": at.saved.label}))
 
 
 def is_sure(visit: Visit) -> bool:
@@ -331,6 +374,8 @@ async def _shown(
     counts = counted(made.refs)
     stands = any(ref.result == "refused" and ref.old for ref in made.refs)  # overwriting would help
     blocked = not asked["force"] and bool(counts.get("refused"))
+    plain = _plain(given)
+    at = _from_form(visit, at, plain)
     return visit.render(
         "restore_plan.html",
         200 if wrong is None else 422,
@@ -348,7 +393,7 @@ async def _shown(
         blocked=blocked,
         stands=stands,
         what={key: visit.query[key] for key in ("ref", "as", "commit") if key in visit.query},
-        again={key: value for key, value in visit.query.items() if key not in ("force", "at")},
+        again=plain,
         by_post=visit.request.method == "POST",
         where=given.get("where", "url"),
         wrong=wrong,
@@ -463,7 +508,8 @@ async def begin_over(visit: Visit) -> Response:
     if draft.asked.get("undo"):
         raise UsageError("this is the plan of an undo; begin it on its own page")
     if str(form.get("name", "")).strip() != draft.name:
-        return await _shown(visit, at, draft, {}, f"Type {draft.name} to overwrite it. Nothing was done.")
+        wrong = f"Type {draft.name} to overwrite it. Nothing was done."
+        return await _shown(visit, at, draft, visit.query, wrong)
     return await _asked(visit, at.repo, draft)
 
 
@@ -725,7 +771,10 @@ async def again(visit: Visit) -> Response:
     repo = await visit.repo()
     if "job" in visit.path:
         return visit.redirect(f"{_page(visit, repo, (await _job(visit, repo)).id)}/undo")
-    return visit.redirect(pages.repo_url(visit.of_team().name, repo.name, "restore"), "Plan it once more.")
+    plain = _plain(visit.query) | {"at": visit.query.get("at", "")}
+    page = "restore/plan" if plain.get("where") in ("new", "kept") else "restore"
+    to = pages.repo_url(visit.of_team().name, repo.name, page, **plain)
+    return visit.redirect(to, None if visit.warned else "Plan it once more.")
 
 
 _REPO: Final = "/{team}/{repo:repo}"

@@ -1,6 +1,6 @@
 """Signing in and out: by e-mail and password, by a one-time link, or by a forge (mirror/web/consent.py)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -91,10 +91,10 @@ async def sign_out(visit: Visit) -> Response:
 
 async def sure_page(visit: Visit) -> Response:
     """Ask once more who this is, before something that cannot be undone."""
-    return await _sure(visit, visit.query.get("next", ""))
+    return await _sure(visit, visit.query)
 
 
-async def _sure(visit: Visit, to: str, error: EverrefError | None = None) -> Response:
+async def _sure(visit: Visit, given: Mapping[str, Any], error: EverrefError | None = None) -> Response:
     """The page that asks it, and what was wrong with an answer; where it goes on stays as it was."""
     person = visit.owner()
     mine = await store.identities(visit.edges.db, person.id)
@@ -103,7 +103,8 @@ async def _sure(visit: Visit, to: str, error: EverrefError | None = None) -> Res
         visit,
         error,
         "sure.html",
-        next=local(to),
+        next=local(str(given.get("next", ""))),
+        dropped=bool(given.get("dropped")),
         has_password=await store.password_hash(visit.edges.db, person.id) is not None,
         apps=[app for app in visit.edges.settings.apps if app.registered and (app.forge, app.host) in known],
     )
@@ -114,13 +115,13 @@ async def be_sure(visit: Visit) -> Response:
     form = await visit.form()
     if visit.raw_session is None:
         raise HTTPException(403, "this is for people, in a browser")
-    to = str(form.get("next", ""))
     try:
         await people.prove(visit.edges.db, visit.by(), str(form.get("password", "")))
     except EverrefError as error:
-        return await _sure(visit, to, error)
+        return await _sure(visit, form, error)
     await sessions.sure(visit.edges.db, visit.raw_session, visit.now)
-    return visit.redirect(local(to))
+    to = local(str(form.get("next", "")))
+    return visit.redirect(to, warned=consent.DROPPED if form.get("dropped") else None)
 
 
 def _page(
