@@ -18,9 +18,8 @@ STYLE = (pages.STATIC / "style.css").read_text()
 
 def visitor(**known: Any) -> SimpleNamespace:
     """A visit as far as the frame of a page looks at it."""
-    return SimpleNamespace(
-        **{"person": None, "session": None, "team": None, "teams": (), "said": None, "found": None} | known
-    )
+    nothing = dict.fromkeys(("person", "session", "team", "said", "warned", "found"))
+    return SimpleNamespace(**nothing | {"teams": ()} | known)
 
 
 def signed_in(**known: Any) -> SimpleNamespace:
