@@ -50,6 +50,11 @@ def unsaved(files: int, octets: int | None = None) -> str:
     return f"{count(files, 'large file')}{how_large} of Git LFS {'is' if files == 1 else 'are'} not saved"
 
 
+def mend(repo: str) -> str:
+    """What to do about damage in the vault."""
+    return f"put what is damaged back from a copy of the vault, then run everref verify {repo}"
+
+
 def ago(then: datetime, now: datetime) -> str:
     """How long ago, in the coarsest unit that still says something."""
     seconds = (now - then).total_seconds()

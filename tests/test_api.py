@@ -15,7 +15,7 @@ from mirror.flows import sync
 from mirror.flows.runner import Runner
 from mirror.model import RefName, Repo
 from mirror.people import Role
-from mirror.store import audit, idempotency, jobs, notices, repos, sealed, teams
+from mirror.store import audit, damages, idempotency, jobs, notices, repos, sealed, teams
 from mirror.store.people import Person
 from mirror.store.teams import Team
 from mirror.vault.directory import DirectoryVault
@@ -338,10 +338,16 @@ async def test_repos_are_found_by_name_words_and_state(kept: Kept) -> None:
         ({"q": "api"}, 1),
         ({"state": "protected"}, 1),
         ({"state": "failing"}, 0),
+        ({"state": "damaged"}, 0),
     ):
         assert len((await kept.program.get("/teams/alice/repos", **query))["items"]) == found
     one = await kept.program.get(kept.at)
     assert (one["name"], one["state"], one["snapshots"], one["refs"]) == ("acme/api", "protected", 3, 2)
+    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock()
+    await damages.found(db, kept.repo.id, "a part is gone", "a drill found that", now, 3)
+    one = await kept.program.get(kept.at)
+    assert (one["state"], one["damage"]["message"]) == ("damaged", "a part is gone")
+    assert [one["name"] for one in (await kept.program.get("/teams/alice/repos", state="damaged"))["items"]]
 
 
 async def test_a_name_that_is_no_utf8_has_its_bytes_as_well(kept: Kept) -> None:

@@ -694,7 +694,7 @@ def test_a_backup_and_its_history_can_be_read_by_programs(everref: Everref, git_
 
     [kept] = everref.json("repos").lines
     known = {"repo", "url", "snapshots", "refs", "bytes", "protected_as_of", "state"}
-    assert set(kept) == known | {"team", "behind_since", "failure", "large_files_not_saved"}
+    assert set(kept) == known | {"team", "behind_since", "damage", "failure", "large_files_not_saved"}
     assert (kept["repo"], kept["url"], kept["snapshots"], kept["refs"]) == ("acme/api", url, 2, 1)
     assert kept["state"] == "protected"
 
@@ -806,6 +806,23 @@ def test_damage_in_the_vault_is_named_and_is_a_failure(everref: Everref, work: W
     assert failed.one["ok"] is False
     assert failed.one["damaged"] == [1]
     assert saved["bundle"]["key"] in " ".join(failed.one["problems"])
+    (kept,) = everref.json("repos").lines
+    assert kept["state"] == "damaged" and saved["bundle"]["key"] in kept["damage"]["message"]
+    shown = everref("repos").out
+    assert "r  damaged, found " in shown and "then run everref verify r" in shown and "protected" not in shown
+    bad = [one for one in everref.json("doctor", code=1).lines if not one["ok"]]
+    assert [one["what"] for one in bad] == ["repos", "damage"]
+    assert "1 kept, 0 protected, 1 damaged" in bad[0]["value"] and saved["bundle"]["key"] in bad[1]["value"]
+    assert bad[1]["advice"].endswith("then run everref verify r")
+    again = everref("backup", str(work.path), code=1)
+    assert "nothing new since #1" in again.out
+    assert "what is kept is damaged, found" in again.err and again.err.endswith(" verify r\n")
+    assert everref.json("backup", str(work.path), code=1).error["class"] == "corrupt"
+    data[-30] ^= 1
+    stored.write_bytes(data)
+    everref("verify", "r")
+    assert everref.json("repos").lines[0]["state"] == "protected"
+    assert everref.json("doctor").lines and everref.json("backup", str(work.path)).one["new"] is False
 
 
 def test_one_repo_that_cannot_be_swept_stops_no_other(

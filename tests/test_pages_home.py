@@ -13,7 +13,19 @@ from mirror.flows import sync
 from mirror.model import RefName, Repo, RepoId
 from mirror.people import Role
 from mirror.plan import Wrote
-from mirror.store import drills, home, jobs, notices, outages, people, repos, restores, runs, vaults
+from mirror.store import (
+    damages,
+    drills,
+    home,
+    jobs,
+    notices,
+    outages,
+    people,
+    repos,
+    restores,
+    runs,
+    vaults,
+)
 from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
@@ -56,6 +68,9 @@ def summary(**states: int) -> Summary:
         ({"protected": 1200}, "1,200 repositories, all protected"),
         ({"protected": 1}, "1 repository, protected"),
         ({"never": 1}, "1 repository, not protected"),
+        ({"damaged": 1}, "1 repository, damaged"),
+        ({"protected": 3, "damaged": 1}, "4 repositories, 3 protected, 1 damaged"),
+        ({"damaged": 2, "never": 1}, "3 repositories, none protected, 2 damaged"),
         ({"never": 2, "archived": 1}, "3 repositories, none protected"),
     ],
 )
@@ -308,6 +323,31 @@ async def test_a_drill_that_failed_shows_in_the_list(site: Site, work: Work) -> 
     assert "Drilled" in (await browser.get("/acme")).text
     await drills.add(db, repo.id, 1, 1, 10, 0.5, ["refs/heads/main is gone"], at + timedelta(minutes=1))
     assert "drill failed" in (await browser.get("/acme")).text
+
+
+async def test_what_is_damaged_is_said_where_it_was_called_protected(
+    site: Site, make_work: Callable[..., Work]
+) -> None:
+    team, browser = await _visitor(site)
+    repo = await _kept(site, team, make_work("a.git"), "acme/api")
+    await _kept(site, team, make_work("b.git"), "acme/web")
+    now = site.mirror.clock()
+    await damages.found(site.mirror.edges.db, repo.id, "a part is gone", "a drill found it", now)
+    page = (await browser.get("/acme")).text
+    assert "<h1>2 repositories, 1 protected, 1 damaged</h1>" in page
+    assert re.search(r"A drill found it\. Found \d+ \w+ ago\.", page)
+    assert re.search(r'href="[^"]*state=damaged">Damaged 1</a>', page)
+    assert _listed((await browser.get("/acme", state="damaged")).text) == ["acme/api"]
+    assert "Protected as of" not in (await browser.get("/acme", state="damaged")).text
+    assert _listed((await browser.get("/acme", sort="state")).text) == ["acme/api", "acme/web"]
+    page = (await browser.get("/acme/acme/api")).text
+    assert "What is kept of it is damaged, found " in page and "A part is gone." in page
+    assert "then run everref verify acme/api." in page and "Protected as of" not in page
+    assert '<span class="chip lost">damaged</span>' in (await browser.get("/acme/-/report")).text
+    await repos.set_failure(site.mirror.edges.db, repo.id, "network", "it does not answer", now)
+    page = (await browser.get("/acme/acme/api")).text
+    assert "failing since" in page and "safe" not in page and "Protected as of" not in page
+    assert "It does not answer.<" in (await browser.get("/acme")).text  # and not that nothing is lost
 
 
 async def test_files_of_ours_are_kept_by_browsers_under_the_address_of_their_content(site: Site) -> None:

@@ -13,7 +13,7 @@ from mirror.errors import Corrupt, Locked, Origin
 from mirror.flows import browse, compact, drill, prune, rebuild, restore, verify
 from mirror.flows.edges import open_edges
 from mirror.model import Repo
-from mirror.store import drills, history, notices, parts, teams
+from mirror.store import damages, drills, history, home, measures, notices, parts, repos, teams
 from mirror.vault.contract import Stat
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
@@ -92,6 +92,105 @@ async def test_a_damaged_part_is_named_and_what_still_works_is_known(
         async with browse.opened(mirror.edges, repo, await mirror.snapshot(repo, 3)):
             pass
     assert not [path for path in mirror.place.iterdir() if "restored" in path.name and "-4-" in path.name]
+
+
+async def damaged(mirror: Mirror, repo: Repo) -> Path:
+    """The repo's first part, whose content a bit flip changed."""
+    victim = stored(mirror, (await parts.live(mirror.edges.db, repo.id))[0].key)
+    flip(victim)
+    return victim
+
+
+def flip(path: Path) -> None:
+    """Change a bit of the file; again, and it is as it was."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+async def state_of(mirror: Mirror, repo: Repo) -> str:
+    """The state of the repo, as the command line and the home say alike."""
+    db = mirror.edges.db
+    team = await teams.default(db)
+    (kept,), _ = await home.page(db, team)
+    summary = await home.summary(db, team)
+    assert summary.states[kept.state] == summary.total == 1
+    assert (await measures.measures(db, mirror.edges.clock(), timedelta(hours=1))).repos == {kept.state: 1}
+    assert (kept.state == "damaged") == (kept.damage is not None)
+    assert (await repos.overview_of(db, repo.id)).state == kept.state
+    return kept.state
+
+
+async def told(mirror: Mirror) -> list[tuple[str, str]]:
+    """The open notices, newest first: their kind and who found what they tell."""
+    found = await notices.open_of(mirror.edges.db, await teams.default(mirror.edges.db))
+    return [(one.kind, one.message.partition(" of ")[0]) for one in found]
+
+
+async def test_what_is_kept_is_damaged_and_not_protected_until_a_verification_finds_it_whole(
+    mirror: Mirror, work: Work
+) -> None:
+    repo, _ = await some_history(mirror, work)
+    assert await state_of(mirror, repo) == "protected"
+    victim = await damaged(mirror, repo)
+    await verify.verify(mirror.edges, repo)
+    assert await state_of(mirror, repo) == "damaged"
+    work.commit("main")
+    await mirror.backup(work)  # saves what is new; what was kept is damaged still
+    assert await state_of(mirror, repo) == "damaged"
+    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 4))
+    flip(victim)
+    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 5))
+    assert await state_of(mirror, repo) == "damaged"  # a drill reads less than the verification that found it
+    assert ("damage", "a verification") in await told(mirror)
+    await verify.verify(mirror.edges, repo)
+    assert (await state_of(mirror, repo), await told(mirror)) == ("protected", [])
+
+
+async def test_damage_that_only_a_drill_found_ends_with_a_drill_that_finds_none(
+    mirror: Mirror, work: Work
+) -> None:
+    repo, _ = await some_history(mirror, work)
+    victim = await damaged(mirror, repo)
+    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+    assert (await state_of(mirror, repo), await told(mirror)) == ("damaged", [("damage", "a drill")])
+    flip(victim)
+    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 2))
+    assert await state_of(mirror, repo) == "damaged"  # of #3 it says nothing
+    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 4))
+    assert (await state_of(mirror, repo), await told(mirror)) == ("protected", [])
+
+
+async def test_damage_that_is_found_again_after_its_notice_was_dismissed_is_told_anew(
+    mirror: Mirror, work: Work
+) -> None:
+    repo, _ = await some_history(mirror, work)
+    await damaged(mirror, repo)
+    db, team = mirror.edges.db, await teams.default(mirror.edges.db)
+    await verify.verify(mirror.edges, repo)
+    await verify.verify(mirror.edges, repo)
+    (first,) = await notices.open_of(db, team)  # once, while nobody has dismissed it
+    assert await notices.seen(db, team, first.id, mirror.edges.clock())
+    assert await state_of(mirror, repo) == "damaged"
+    await verify.verify(mirror.edges, repo)
+    (second,) = await notices.open_of(db, team)
+    assert second.id > first.id and second.message == first.message
+
+
+async def test_a_verification_that_began_before_damage_was_found_does_not_end_it(
+    mirror: Mirror, work: Work
+) -> None:
+    repo, _ = await some_history(mirror, work)
+    db, now = mirror.edges.db, mirror.edges.clock()
+    await damages.found(db, repo.id, "a part is gone", "a drill of it", now, 4)
+    await damages.nothing_found(db, repo.id, now - timedelta(seconds=1), now)
+    assert (await state_of(mirror, repo), len(await told(mirror))) == ("damaged", 1)
+    await damages.found(db, repo.id, "a part is gone", "a verification of it", now)
+    await damages.nothing_found(db, repo.id, now, now, 4)
+    assert await state_of(mirror, repo) == "damaged"
+    await damages.nothing_found(db, repo.id, now, now)
+    assert (await state_of(mirror, repo), await told(mirror)) == ("protected", [])
 
 
 async def test_an_edited_manifest_breaks_the_chain(mirror: Mirror, work: Work) -> None:

@@ -436,7 +436,8 @@ log, refs, plan, restore and the others take that name, or NAME with --team.
 
 --json, one a line: {"repo", "team", "url", "snapshots", "refs", "bytes",
                      "large_files_not_saved", "protected_as_of",
-                     "state": "protected|behind|failing|archived|never",
+                     "state": "damaged|protected|behind|failing|archived|never",
+                     "damage": {"message", "found_at"} or null,
                      "behind_since", "failure": {"class", "message", "since"} or null}"""
 
 _LOG = (

@@ -18,7 +18,7 @@ from mirror.cli.terminal import Out
 from mirror.config import Settings
 from mirror.errors import Corrupt, EverrefError, NetworkError, OurFault, Refused, UsageError
 from mirror.model import Kind, Remote, Repo, Secret
-from mirror.words import count
+from mirror.words import ago, count, mend
 
 if TYPE_CHECKING:
     from mirror.flows.edges import Edges
@@ -105,7 +105,18 @@ async def backup(call: Call) -> int:
         call.out.said(partial(render.backup, done, seconds), partial(shapes.backup, done, seconds))
         if done.new and done.snapshot.number > 1 and done.snapshot.changes_count:
             await _remark_changes(call, edges, repo, done.snapshot.number)
+        await _refuse_damage(edges, repo)
     return 0
+
+
+async def _refuse_damage(edges: "Edges", repo: Repo) -> None:
+    """Let no backup of what is known to be damaged pass for a good one. Raises Corrupt."""
+    from mirror.store import repos
+
+    known = await repos.overview_of(edges.db, repo.id)
+    if known.damage:
+        found = f"found {ago(known.damage.at, environment.now())}: {known.damage.message}"
+        raise Corrupt(f"{repo.name}: what is kept is damaged, {found}; {mend(known.called)}")
 
 
 async def _remark_changes(call: Call, edges: "Edges", repo: Repo, number: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
 from mirror.pushes import Lost
-from mirror.words import ago, clean, count, lasted, name, not_known, size, unsaved
+from mirror.words import ago, clean, count, lasted, mend, name, not_known, size, unsaved
 
 if TYPE_CHECKING:
     from mirror.flows.choose import Chosen
@@ -143,9 +143,7 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
     cells = [
         (
             clean(row.called),
-            f"protected as of {ago(row.protected_as_of, eye.now)}"
-            if row.protected_as_of
-            else "never protected",
+            _protection(row, eye),
             count(row.snapshots, "snapshot"),
             count(row.refs, "ref"),
             size(row.bytes),
@@ -154,11 +152,13 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
     ]
     lines = []
     for line, row in zip(table(cells), rows, strict=True):
+        if row.damage:
+            line += f"  {eye.paint(clean(row.damage.message), 'bad')}; {mend(clean(row.called))}"
         since = f"  behind since {ago(row.behind_since, eye.now)}" if row.behind_since else ""
         if row.failure:
             why = f"{eye.paint(row.failure.kind, 'bad')}: {clean(row.failure.message)}"
             lines.append(f"{line}{since}  {why}")
-        elif row.state == "archived":
+        elif row.archived_at:
             lines.append(f"{line}  {_archived(row.repo)}")
         else:
             lines.append(line + since + ("  a sync is due" if row.state == "behind" else ""))
@@ -172,6 +172,14 @@ def _archived(repo: Repo) -> str:
     if at := older_of(repo.url):
         return f"archived: an older history of {clean(at)}, from before the database was lost"
     return "archived: gone at its host, what was kept stays"
+
+
+def _protection(row: Overview, eye: Eye) -> str:
+    if row.damage:
+        return f"damaged, found {ago(row.damage.at, eye.now)}"
+    if row.protected_as_of:
+        return f"protected as of {ago(row.protected_as_of, eye.now)}"
+    return "never protected"
 
 
 def moved(one: RefChange, eye: Eye) -> str:

@@ -79,6 +79,7 @@ def kept(row: Overview) -> Shape:
         "large_files_not_saved": row.large_files,
         "protected_as_of": row.protected_as_of and at(row.protected_as_of),
         "state": row.state,
+        "damage": row.damage and {"message": row.damage.message, "found_at": at(row.damage.at)},
         "behind_since": row.behind_since and at(row.behind_since),
         "failure": row.failure
         and {

@@ -1,16 +1,16 @@
 """Something of a repo in the vault is missing or broken: said in one line, with what is whole without it.
 
-Who calls: flows/hydrate, wherever parts are read; and who looks for damage, to tell the team of it.
+Who calls: flows/hydrate, wherever parts are read; and who looks for damage, so that it is known and told.
 """
 
-import hashlib
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from mirror import layout, plan
 from mirror.errors import Corrupt, Damaged, NoSuchObject
 from mirror.flows.edges import Edges
 from mirror.model import Part, Repo, RepoId
-from mirror.store import notices, origins, parts, snapshots
+from mirror.store import damages, parts, snapshots
 
 
 async def found(edges: Edges, read: Sequence[Part], error: Corrupt | NoSuchObject) -> Damaged:
@@ -45,21 +45,25 @@ def _span(first: int, last: int) -> str:
     return f"#{first} {'and' if last == first + 1 else 'to'} #{last}"
 
 
-async def tell(edges: Edges, repo: Repo, found_by: str, problems: Sequence[str]) -> None:
-    """Tell the repo's team what was found, once for each first problem. Safe to run twice."""
+async def looked_for(
+    edges: Edges,
+    repo: Repo,
+    found_by: str,
+    problems: Sequence[str],
+    began: datetime,
+    drilled: int | None = None,
+) -> None:
+    """Remember what a look for damage found that began then, and tell the repo's team; or that it found none.
+
+    `drilled` is the snapshot whose drill it was; None: it was a verification. Safe to run twice.
+    """
+    now = edges.clock()
     if not problems:
+        await damages.nothing_found(edges.db, repo.id, began, now, drilled)
         return
     more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-    key = hashlib.sha256(problems[0].encode(errors="replace")).hexdigest()[:16]
-    await notices.add(
-        edges.db,
-        (await origins.get(edges.db, repo.id)).team_id,
-        repo.id,
-        "damage",
-        f"{found_by} of {repo.name} found damage: {problems[0]}{more}",
-        edges.clock(),
-        f"damage/{repo.id}/{key}",
-    )
+    message = f"{found_by} of {repo.name} found damage: {problems[0]}{more}"
+    await damages.found(edges.db, repo.id, problems[0], message, now, drilled)
 
 
 async def _left(edges: Edges, bad: Part) -> str:

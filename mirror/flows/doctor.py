@@ -10,8 +10,10 @@ from mirror.flows.edges import Edges
 from mirror.manifest import time_text
 from mirror.store import outages, repos
 from mirror.store.outages import Outage
-from mirror.words import not_known
+from mirror.store.repos import Overview
+from mirror.words import mend, not_known
 
+_NAMED = 5  # repos that want attention, before who looks has to list them all
 _LOW_SPACE = 1 << 30  # bytes of free disk below which a person should know
 
 
@@ -34,7 +36,7 @@ async def doctor(edges: Edges) -> list[Finding]:
         _disk(edges),
         _keys(edges),
         *[_outage(one) for one in await outages.now(edges.db)],
-        await _repos(edges),
+        *await _repos(edges),
         *await _state(edges),
     ]
 
@@ -140,10 +142,18 @@ def _keys(edges: Edges) -> Finding:
     return Finding("keys", "credentials are sealed", True)
 
 
-async def _repos(edges: Edges) -> Finding:
+async def _repos(edges: Edges) -> list[Finding]:
     rows = await repos.overview(edges.db)
-    bad = [row.repo.name for row in rows if row.state in ("failing", "never")]
+    bad = [row.called for row in rows if row.state in ("failing", "never", "damaged")]
+    damaged = [row for row in rows if row.damage]
     words = f"{len(rows)} kept, {len(rows) - len(bad)} protected"
-    if bad:
-        return Finding("repos", words, False, f"look at {', '.join(bad[:5])} in everref repos")
-    return Finding("repos", words, True)
+    if damaged:
+        words += f", {len(damaged)} damaged"
+    advice = f"look at {', '.join(bad[:_NAMED])} in everref repos" if bad else None
+    return [Finding("repos", words, not bad, advice), *[_damage(row) for row in damaged[:_NAMED]]]
+
+
+def _damage(row: Overview) -> Finding:
+    assert row.damage is not None
+    words = f"{row.called}: {row.damage.message}, found {row.damage.at:%Y-%m-%d %H:%M} UTC"
+    return Finding("damage", words, False, mend(row.called))

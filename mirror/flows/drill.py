@@ -36,7 +36,7 @@ async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
     and the team is told.
     """
     clock = asyncio.get_running_loop().time
-    began = clock()
+    began, started = clock(), edges.clock()
     wanted = await history.refs_at(edges.db, repo.id, snapshot.number, snapshot.moment)
     size, large_files = 0, None
     try:
@@ -67,7 +67,9 @@ async def drill(edges: Edges, repo: Repo, snapshot: Snapshot) -> Drilled:
         edges.clock(),
         snapshot.moment,
     )
-    await damage.tell(edges, repo, f"a drill of {snapshot.label}", done.problems)
+    await damage.looked_for(
+        edges, repo, f"a drill of {snapshot.label}", done.problems, started, snapshot.number
+    )
     with suppress(EverrefError):  # the vault takes nothing now: the sweep tries again
         await notes.store_waiting(edges, repo.id)
     return done

@@ -67,8 +67,8 @@ async def _sweep(edges: Edges, repo: Repo) -> Swept:
         if await parts.tombstones(edges.db, repo.id):
             await prune.prune(edges, prune.GRACE, repo, PATIENCE)
     except EverrefError as error:
-        archived = error.kind == "gone" and (await repos.overview_of(edges.db, repo.id)).state == "archived"
-        return Swept(repo, None, None if archived else error)
+        known = await repos.overview_of(edges.db, repo.id)
+        return Swept(repo, None, None if error.kind == "gone" and known.archived_at else error)
     return Swept(repo, synced, None)
 
 

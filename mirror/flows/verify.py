@@ -32,7 +32,7 @@ class Verified:
 
 
 async def verify(edges: Edges, repo: Repo) -> Verified:
-    """Check the vault's copy of a repo from end to end; changes nothing but the stamp of when it was proved.
+    """Check the vault's copy of a repo from end to end; changes nothing but what is known of it.
 
     1. Every manifest: its sum, its place in the hash chain, the refs map it adds up to. Every note: its sum.
     2. Every part and index: every stored byte against its sum.
@@ -43,6 +43,7 @@ async def verify(edges: Edges, repo: Repo) -> Verified:
     last = await snapshots.latest(edges.db, repo.id)
     if last is None:
         raise NotFound(f"{repo.name} has no snapshot to verify; back it up first: everref backup {repo.url}")
+    began = edges.clock()
     problems: list[str] = []
     damaged: set[int] = set()
     targets = await _manifests(edges, repo, last, problems, damaged)
@@ -75,7 +76,7 @@ async def verify(edges: Edges, repo: Repo) -> Verified:
     if not problems:
         await parts.stamp_verified(edges.db, repo.id, [part.key for part in live], edges.clock())
         await snapshots.stamp_verified(edges.db, repo.id, last.number, edges.clock())
-    await damage.tell(edges, repo, "a verification", tuple(problems))
+    await damage.looked_for(edges, repo, "a verification", tuple(problems), began)
     strays = [] if is_cut_off else await prune.strays(edges, repo)
     return Verified(
         repo,

@@ -8,23 +8,25 @@ from uuid import UUID
 
 from mirror.model import RefName, Repo, RepoId
 from mirror.pushes import Lost
-from mirror.store import claims, drills, jobs
+from mirror.store import claims, damages, drills, jobs
+from mirror.store.damages import Damage
 from mirror.store.database import Db, query, storable, translating
 from mirror.store.drills import Drill
 from mirror.store.jobs import Job
 from mirror.store.repos import Failure, repo
 from mirror.store.teams import TeamId
 
-State = Literal["protected", "behind", "failing", "never", "archived"]
+State = Literal["protected", "damaged", "behind", "failing", "never", "archived"]
 Order = Literal["name", "state", "saved", "size"]
 
-STATES: Final[Sequence[State]] = ("protected", "behind", "failing", "never", "archived")
+STATES: Final[Sequence[State]] = ("protected", "damaged", "behind", "failing", "never", "archived")
 _SIZE: Final = (
     "(select sum(bytes) from part where part.repo_id = {0}.id and part.replaced_at is null) desc nulls last"
 )
 _SAVED: Final = "(select max(taken_at) from snapshot where snapshot.repo_id = {0}.id) desc nulls last"
 _STATE: Final = (
-    "array_position(array['failing', 'never', 'behind', 'protected', 'archived'], repo_state({0})),"
+    "array_position(array['damaged', 'failing', 'never', 'behind', 'protected', 'archived'],"
+    " repo_state({0})),"
     " {0}.protected_as_of nulls first"
 )
 _ORDERS: Final[Mapping[Order, str]] = {"name": "{0}.name", "state": _STATE, "saved": _SAVED, "size": _SIZE}
@@ -68,6 +70,7 @@ class Kept:
     at_work: bool
     large_files: int = 0  # that Git LFS keeps outside git, and that are not saved
     large_bytes: int = 0
+    damage: Damage | None = None  # known of what is kept of it; None: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +288,7 @@ def _hook(row: Any) -> HookState:
 
 def _kept(row: Any) -> Kept:
     failure = None
-    if row["failure_class"] is not None and row["state"] != "archived":  # that it is gone is no failure
+    if row["failure_class"] is not None and row["archived_at"] is None:  # that it is gone is no failure
         failure = Failure(
             row["failure_class"], row["failure_message"], row["failing_since"], row["failed_at"]
         )
@@ -309,6 +312,7 @@ def _kept(row: Any) -> Kept:
         at_work=row["at_work"],
         large_files=row["lfs_files"],
         large_bytes=row["lfs_bytes"],
+        damage=damages.damage(row),
     )
 
 

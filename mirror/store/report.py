@@ -30,6 +30,7 @@ class Line:
     failing_since: datetime | None
     failure: str | None  # its class
     archived_at: datetime | None
+    damaged_at: datetime | None  # when what is kept of it was last found damaged; None: none is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +106,5 @@ def _line(row: Any) -> Line:
         row["failing_since"],
         row["failure_class"],
         row["archived_at"],
+        row["damaged_at"],
     )

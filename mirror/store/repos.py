@@ -10,11 +10,13 @@ import asyncpg
 
 from mirror.errors import NotFound, UsageError
 from mirror.model import ObjectFormat, Repo, RepoId
+from mirror.store import damages
+from mirror.store.damages import Damage
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.leases import Lease, fenced
 from mirror.store.teams import DEFAULT, TeamId
 
-State = Literal["protected", "behind", "failing", "archived", "never"]
+State = Literal["damaged", "protected", "behind", "failing", "archived", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,9 @@ class Overview:
     """A repo, what is kept of it, and how it is doing.
 
     `state` is the first of these that is true:
-    "never": no run ever protected it; its first backup may be under way, or have failed.
+    "damaged": a verification or a drill found what is kept of it broken, and none has found it whole since.
     "archived": its remote has been gone for a day of tries; what is kept stays. That is no failure.
+    "never": no run ever protected it; its first backup may be under way, or have failed.
     "failing": it is protected as of an earlier time, and the last run failed.
     "behind": the last run went well, and somebody has asked for another since.
     "protected": what its remote said when last asked is stored.
@@ -50,6 +53,8 @@ class Overview:
     failure: Failure | None  # None: the last run went well, or there was none
     behind_since: datetime | None = None  # what came from then on may not be here; None: it is not behind
     large_files: int = 0  # that Git LFS keeps outside git, and that are not saved
+    archived_at: datetime | None = None  # None: it is not
+    damage: Damage | None = None  # known of what is kept of it; None: none
 
     @property
     def called(self) -> str:
@@ -354,7 +359,7 @@ def repo(row: Any) -> Repo:
 
 def _overview(row: Any) -> Overview:
     failure = None
-    if row["failure_class"] is not None and row["state"] != "archived":
+    if row["failure_class"] is not None and row["archived_at"] is None:
         failure = Failure(
             row["failure_class"],
             row["failure_message"],
@@ -371,6 +376,8 @@ def _overview(row: Any) -> Overview:
         row["protected_as_of"],
         row["state"],
         failure,
-        None if row["state"] == "archived" else row["behind"],
+        None if row["archived_at"] else row["behind"],
         row["lfs_files"],
+        row["archived_at"],
+        damages.damage(row),
     )

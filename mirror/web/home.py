@@ -41,6 +41,7 @@ ORDERS: Final[Mapping[Order, str]] = {
 }
 STATES: Final[Mapping[str, str]] = {
     "protected": "Protected",
+    "damaged": "Damaged",
     "behind": "Behind",
     "failing": "Failing",
     "never": "Not saved yet",
@@ -216,7 +217,7 @@ async def _needs(visit: Visit, summary: Summary, forced: Sequence[Forced]) -> li
     db, team = visit.edges.db, visit.of_team()
     troubled: list[Kept] = []
     over = None
-    if any(summary.states[state] for state in ("failing", "never", "behind")):
+    if any(summary.states[state] for state in ("damaged", "failing", "never", "behind")):
         troubled, _ = await home.page(db, team.id, order="state", limit=NEEDS * 2)
         over = await quotas.is_over(db, team.id)
     if summary.states["archived"]:
@@ -240,6 +241,10 @@ def sentence(summary: Summary) -> str:
     good = summary.states["protected"] - summary.paused
     if summary.paused:
         kept += f", {summary.paused:,} paused"
+    if damaged := summary.states["damaged"]:
+        if summary.total == 1:
+            return f"{kept}, damaged"
+        return f"{kept}, {good or 'none'} protected, {damaged:,} damaged"
     if good == summary.total:
         return f"{kept}, {'protected' if good == 1 else 'all protected'}"
     return (
@@ -276,9 +281,9 @@ def needs(
                 connect,
             )
         )
-    failing = [one for one in troubled if one.failure and one.state in ("failing", "never")]
+    failing = [one for one in troubled if one.failure and one.state in ("damaged", "failing", "never")]
     found += [_failing(team, one) for one in failing]
-    found += [_told(team, one) for one in told]
+    found += [_told(team, one, now) for one in told]
     found += [_forced(team, one, now) for one in forced if one.is_default]
     if hooks:
         found.append(_unhooked(team, hooks))
@@ -304,30 +309,33 @@ def _failing(team: str, repo: Kept) -> Need:
     assert repo.failure is not None
     link = pages.repo_url(team, repo.name)
     again = repo.failure.kind == "credentials"
-    kept = "Nothing is lost." if repo.snapshots else "Nothing is saved yet."
+    kept = " Nothing is lost." if repo.snapshots else " Nothing is saved yet."
+    if repo.damage:
+        kept = ""
     return Need(
         repo.name,
         link,
         "failing" if repo.protected_as_of else "first backup failed",
         "late",
-        f"{words.sentence(repo.failure.message)} {kept}",
+        f"{words.sentence(repo.failure.message)}{kept}",
         "Reconnect" if again else "See",
         pages.url(f"/{team}/-/connect") if again else link,
     )
 
 
-def _told(team: str, notice: Notice) -> Need:
+def _told(team: str, notice: Notice, now: datetime) -> Need:
     link = pages.repo_url(team, notice.repo) if notice.repo else pages.url(f"/{team}")
     if notice.kind == "audit":
         link = pages.url(f"/{team}/-/settings/audit")
     deleted = notice.kind == "mass-deletion"
+    found = f" Found {words.ago(notice.at, now)}." if notice.kind == "damage" else ""
     lost = notice.kind in ("mass-deletion", "damage")
     return Need(
         notice.repo or team,
         link,
         notice.kind.replace("-", " "),
         "lost" if lost or notice.kind == "audit" else "late",
-        words.sentence(notice.message),
+        words.sentence(notice.message) + found,
         "See what was lost" if deleted and notice.repo else "See",
         pages.repo_url(team, notice.repo, "lost") if deleted and notice.repo else link,
         notice.id,

@@ -43,6 +43,7 @@ def environment() -> Environment:
         "day": day,
         "iso": iso,
         "lasted": words.lasted,
+        "mend": words.mend,
         "sentence": words.sentence,
         "oid": oid,
         "path": path,

@@ -4,13 +4,7 @@ select
   (select count(*) from snapshot where snapshot.repo_id = repo.id) as snapshots,
   coalesce(latest.refs_count, 0) as refs,
   coalesce((select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null), 0)::bigint as bytes,
-  case
-    when repo.protected_as_of is null then 'never'
-    when repo.archived_at is not null then 'archived'
-    when repo.failure_class is not null then 'failing'
-    when repo.wanted_at is distinct from repo.synced_at then 'behind'
-    else 'protected'
-  end as state,
+  repo_state(repo) as state,
   least(repo.behind_since, repo.failing_since) as behind
 from repo
 join team on team.id = repo.team_id

@@ -325,6 +325,13 @@ class RepoFailure(Failure, frozen=True, kw_only=True):
     since: datetime
 
 
+class RepoDamage(Answer, frozen=True, kw_only=True):
+    """What a verification or a drill found broken of what is kept of a repo."""
+
+    message: str
+    found_at: datetime
+
+
 class Repo(Answer, frozen=True, kw_only=True):
     """A repo, what is kept of it, and how it is doing."""
 
@@ -333,6 +340,7 @@ class Repo(Answer, frozen=True, kw_only=True):
     url: str
     state: home.State
     protected_as_of: datetime | None
+    damage: Annotated[RepoDamage | None, Meta(description="until what is kept is proven whole again")]
     behind_since: datetime | None
     failure: RepoFailure | None
     archived_at: datetime | None
@@ -347,7 +355,9 @@ class Repo(Answer, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, one: home.Kept) -> "Repo":
-        failure = None
+        failure, damage = None, None
+        if one.damage is not None:
+            damage = RepoDamage(message=one.damage.message, found_at=one.damage.at)
         if one.failure is not None:
             failure = RepoFailure(kind=one.failure.kind, message=one.failure.message, since=one.failure.since)
         return cls(
@@ -356,6 +366,7 @@ class Repo(Answer, frozen=True, kw_only=True):
             url=one.url,
             state=one.state,
             protected_as_of=one.protected_as_of,
+            damage=damage,
             behind_since=one.behind_since,
             failure=failure,
             archived_at=one.archived_at,
@@ -965,6 +976,7 @@ class ReportLine(Answer, frozen=True, kw_only=True):
     failing_since: datetime | None
     failure: str | None
     archived_at: datetime | None
+    damaged_at: datetime | None
 
     @classmethod
     def of(cls, one: report.Line) -> "ReportLine":
