@@ -31,6 +31,7 @@ class Limit:
     roomy: int | None = None  # the default elsewhere; None: as much as there is
     per: timedelta | None = None  # counted over so long; None: what there is now
     in_bytes: bool = False
+    counted: bool = True  # False: each worker counts for itself, and nobody counts all
 
     @property
     def setting(self) -> str:
@@ -44,7 +45,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
         Limit("repos", "repositories", 1000),
         Limit("stored-bytes", "stored in the vault", 50 * _GB, in_bytes=True),
         Limit("repo-bytes", "stored of one repository", 10 * _GB, in_bytes=True),
-        Limit("pool-bytes", "cached on one worker's disk", 20 * _GB, in_bytes=True),
+        Limit("pool-bytes", "cached on one worker's disk", 20 * _GB, in_bytes=True, counted=False),
         Limit("jobs-open", "jobs that people asked for and that have not ended", 50, 10_000),
         Limit("jobs-a-day", "jobs that people asked for in a day", 1000, 100_000, _DAY),
         Limit("drills-a-day", "drills in a day", 50, 10_000, _DAY),
@@ -87,11 +88,13 @@ class Use:
 
     @property
     def is_full(self) -> bool:
-        return self.most is not None and self.used >= self.most
+        return self.limit.counted and self.most is not None and self.used >= self.most
 
     @property
     def said(self) -> str:
         """`118 of 1,000`."""
+        if not self.limit.counted:
+            return UNLIMITED if self.most is None else f"at most {shown(self.limit, self.most)}"
         used = shown(self.limit, self.used)
         return f"{used}, unlimited" if self.most is None else f"{used} of {shown(self.limit, self.most)}"
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from mirror import quotas
+from mirror.cli import arguments, render, shapes
+from mirror.cli.render import Eye
 from mirror.config import from_env
 from mirror.errors import EverrefError, OverLimit, UsageError
 from mirror.flows import choose, limits, people, sweep
@@ -276,6 +278,21 @@ async def test_the_settings_show_what_is_used_of_each_limit(site: Site) -> None:
     assert shown["Repositories"] == "1 of 1,000"
     assert shown["Stored in the vault"].endswith(", unlimited")
     assert shown["Members"] == "1 of 10,000"
+
+
+async def test_what_pools_may_take_is_shown_though_nobody_counts_all(mirror: Mirror) -> None:
+    await teams.default(mirror.edges.db)
+    team, found = await limits.of(mirror.edges, "everref", {"pool-bytes": 5 * 10**9}, mirror.clock())
+    (pools,) = [one for one in found if one.limit.name == "pool-bytes"]
+    assert (pools.said, pools.own, pools.is_full) == ("at most 5.0 GB", True, False)
+    assert "pool-bytes" in render.limits(team, found, Eye(mirror.clock()))
+    told = {one["name"]: one for one in shapes.limits(team, found)["limits"]}
+    assert told["pool-bytes"] == {"name": "pool-bytes", "used": None, "most": 5 * 10**9, "own": True}
+
+
+def test_limits_without_a_team_say_which_the_command_lines_is() -> None:
+    with pytest.raises(UsageError, match="everref limits everref"):
+        arguments.parse(["limits"])
 
 
 async def test_metrics_tell_how_near_teams_are_to_their_limits(site: Site) -> None:

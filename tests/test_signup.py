@@ -85,7 +85,10 @@ async def test_who_is_invited_makes_an_account_and_is_in_the_team(site: Site) ->
     ann = await site.person("ann")
     raw, browser = await invited_by(site, ann), await site.browser()
     to = f"/invitations/{raw}"
-    assert 'name="password"' in (await browser.get("/sign-up", next=to)).text
+    page = (await browser.get("/sign-up", next=to)).text
+    assert 'name="password"' in page and "making an account joins it at once" in page
+    page = (await browser.get("/sign-in", next=to)).text
+    assert "making one joins at once" in page and "Forgot the password?" in page
     answer = await sign_up(browser, to)
     assert (answer.status_code, answer.headers["location"]) == (303, "/ann")
     bob = await people_rows.by_email(site.mirror.edges.db, "bob@example.org")

@@ -24,7 +24,7 @@ from mirror.errors import Refused
 from mirror.flows import people
 from mirror.process import environment
 from mirror.store import opened
-from mirror.web import child
+from mirror.web import child, up
 from mirror.web.up import beside
 from tests.parts.processes import kill, processes, the, until_free
 from tests.test_embedded import ask
@@ -356,3 +356,8 @@ def _alive() -> set[int]:
 def _wait_for(handle: int) -> None:
     select.select([handle], [], [], 60)
     os.close(handle)
+
+
+def test_another_terminal_is_told_where_the_data_is() -> None:
+    said = up.greeting("http://127.0.0.1:8001", "http://127.0.0.1:8001/sign-in/x", Path("/srv/the data"))
+    assert "export EVERREF_DATA='/srv/the data'\n" in said

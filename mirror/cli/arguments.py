@@ -247,7 +247,9 @@ def parser() -> argparse.ArgumentParser:
     _team(ssh_key, "of which team (default: the command line's own)")
 
     limits = command("limits", "show what a team may have and do, or change it", _LIMITS)
-    limits.add_argument("limited", metavar="TEAM", help="its name")
+    limits.add_argument(
+        "limited", metavar="TEAM", nargs="?", help="its name; the command line's own is called everref"
+    )
     limits.add_argument(
         "changes",
         metavar="NAME=VALUE",
@@ -350,6 +352,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--forge is for making a webhook; {see}")
     if args.command == "prune" and args.team and args.repo is None:
         raise UsageError(f"--team says of which team REPO is; name the repo too; {see}")
+    if args.command == "limits" and args.limited is None:
+        raise UsageError(f"say which team: everref limits everref, for the command line's own; {see}")
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
@@ -557,7 +561,8 @@ What goes for all teams is said by settings, EVERREF_TEAM_REPOS and the like; th
 one. A team that is over a limit keeps everything, and gets no more. What waits for a limit that
 is raised goes on by itself.
 
---json: {"team", "limits": [{"name", "used", "most", "own"}]}; most: null where there is no limit"""
+--json: {"team", "limits": [{"name", "used", "most", "own"}]}; most: null where there is no limit;
+used: null for pool-bytes, which each worker counts for itself"""
 
 _SIGN_IN = """\
 The link works once, within an hour. Whoever can run this owns the data and can

@@ -257,8 +257,12 @@ def ssh_key(public: str) -> Shape:
 
 def limits(team: str, uses: Sequence[Use]) -> Shape:
     """What a team uses of its limits."""
-    found = [{"name": one.limit.name, "used": one.used, "most": one.most, "own": one.own} for one in uses]
-    return {"team": team, "limits": found}
+    return {"team": team, "limits": [_limit(one) for one in uses]}
+
+
+def _limit(one: Use) -> Shape:
+    used = one.used if one.limit.counted else None
+    return {"name": one.limit.name, "used": used, "most": one.most, "own": one.own}
 
 
 def link(url: str, until: datetime, known: Known | None) -> Shape:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -192,11 +193,15 @@ async def _tell(
     for child in children:
         await child.ready.wait()
     if claim.say(url):
-        said = (
-            json.dumps({"url": url, "sign_in": sign_in})
-            if as_json
-            else f"Everref is up at {url}, data in {data}. Ctrl-C stops it.\n"
-            f"Sign in, once, within an hour: {sign_in}"
-        )
+        said = json.dumps({"url": url, "sign_in": sign_in}) if as_json else greeting(url, sign_in, data)
         print(said, flush=True)
     await asyncio.Event().wait()
+
+
+def greeting(url: str, sign_in: str, data: Path) -> str:
+    """What a person is told once all work."""
+    return (
+        f"Everref is up at {url}, data in {data}. Ctrl-C stops it.\n"
+        f"For another terminal: export EVERREF_DATA={shlex.quote(str(data))}\n"
+        f"Sign in, once, within an hour: {sign_in}"
+    )
