@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from mirror.errors import NetworkError, Origin
 from mirror.flows import sync
@@ -30,6 +31,7 @@ from mirror.store.home import Broken, Day, Forced, Kept, Summary
 from mirror.store.notices import Notice
 from mirror.store.repos import Failure
 from mirror.store.teams import Team
+from mirror.web import status
 from mirror.web.home import TOLD, needs, on_their_way, sentence, strip
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
@@ -376,6 +378,18 @@ async def test_without_a_worker_nothing_is_shown_as_well(site: Site) -> None:
     page = (await browser.get("/ann")).text
     assert "<h1>Nothing new is being saved</h1>" in page
     assert "no worker is running" in page
+
+
+async def test_a_worker_is_there_while_only_the_queue_is_away(site: Site) -> None:
+    away = Redis.from_url("redis://127.0.0.1:1")  # where nothing listens
+    health = await status.look(site.mirror.edges.db, away)
+    await away.aclose()
+    assert (health.database, health.queue, health.worker) == (True, False, True)
+    await runs.leave(site.mirror.edges.db, "a test's worker")
+    health = await status.look(site.mirror.edges.db, site.outside.queue)
+    assert (health.database, health.queue, health.worker) == (True, True, False)
+    page = (await (await site.browser()).get("/status")).text
+    assert page.count("does not answer</span>") == 1 and "by itself" not in page
 
 
 async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site: Site) -> None:

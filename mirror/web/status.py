@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
-from arq.constants import default_queue_name, health_check_key_suffix
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.requests import Request
@@ -14,7 +13,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from mirror.errors import EverrefError, Origin
-from mirror.store import outages, vaults
+from mirror.net.queue import NAME
+from mirror.store import outages, runs, vaults
 from mirror.web.frame import Needs, Outside, Visit, Way
 
 ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
@@ -66,13 +66,13 @@ def probes(outside: Outside) -> list[Route]:
 
 async def look(db: asyncpg.Pool, queue: Redis) -> Health:
     """Ask every part whether it is there."""
-    database, queued, away, unknown = await asyncio.gather(
-        _database_answers(db), _workers(queue), _away(db), _unknown(db)
+    database, queued, alive, away, unknown = await asyncio.gather(
+        _database_answers(db), _queue_answers(queue), _is_a_worker_alive(db), _away(db), _unknown(db)
     )
     return Health(
         database=database,
-        queue=queued is not None,
-        worker=bool(queued),
+        queue=queued,
+        worker=alive,
         vault=Origin.VAULT not in away,
         disk=Origin.DISK not in away,
         unknown=unknown,
@@ -105,13 +105,22 @@ async def _database_answers(db: asyncpg.Pool) -> bool:
         return False
 
 
-async def _workers(queue: Redis) -> int | None:
-    """Whether a worker has said of late that it lives; None: the queue does not answer."""
+async def _queue_answers(queue: Redis) -> bool:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return int(await queue.exists(default_queue_name + health_check_key_suffix))
+            await queue.exists(NAME)
     except (RedisError, OSError):
-        return None
+        return False
+    return True
+
+
+async def _is_a_worker_alive(db: asyncpg.Pool) -> bool:
+    """Whether a worker has said of late that it lives; none where the database does not tell."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await runs.is_anyone_alive(db)
+    except (EverrefError, TimeoutError):
+        return False
 
 
 WAYS: Final = (Way("GET", "/status", status, Needs.NOTHING),)
