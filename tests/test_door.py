@@ -229,6 +229,43 @@ async def test_one_person_has_so_many_bytes_of_bodies_at_work(
         await until(lambda: said(not site.outside.bodies))
 
 
+async def test_large_bodies_of_all_people_together_have_so_much_room(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many accounts as one likes take no more memory; small forms are taken all the while."""
+    monkeypatch.setattr(frame, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(site.outside.room, "_size", 150_000)
+    heads = []
+    for name in ("ann", "bob"):
+        raw, _ = await site.session((await site.person(name)).id)
+        cookie = f"cookie: {cookie_name(secure=False)}={raw}\r\n".encode()
+        heads.append(FORM.replace(b"/sign-in", b"/sign-out") + cookie)
+    large = b"content-length: 90000\r\n\r\n" + b"a" * 60_000
+    chunked = b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n"
+    async with serving(site.app, site) as served:
+        first = await served.open()
+        first.writer.write(heads[0] + large)
+        await until(lambda: said(sum(site.outside.bodies.values()) >= 60_000))
+        for more in (large, chunked):
+            assert b" 503 " in await served.ask(heads[1] + more)
+        assert b" 403 " in await served.ask(heads[1] + b"content-length: 6\r\n\r\ncsrf=x")
+        await first.close()
+        await until(lambda: said(not site.outside.bodies))
+        second = await served.open()
+        second.writer.write(heads[1] + large)
+        await until(lambda: said(sum(site.outside.bodies.values()) >= 60_000))
+        await second.close()
+
+
+async def test_only_a_form_of_choices_may_be_large(site: Site) -> None:
+    raw, _ = await followed(site)
+    cookie = f"cookie: {cookie_name(secure=False)}={raw}\r\n".encode()
+    size = b"content-length: %d\r\n\r\n" % (frame.BODY + 1)
+    async with serving(site.app, site) as served:
+        profile = FORM.replace(b"/sign-in", b"/account/profile") + cookie + size
+        assert (await served.ask(profile)).startswith(b"HTTP/1.1 413 ")
+
+
 async def test_a_stranger_sends_no_more_than_a_form_of_theirs_needs(served: Served) -> None:
     size = frame.STRANGERS_BODY + 1
     told = await served.ask(FORM + b"content-length: %d\r\n\r\n" % size + b"a" * size)

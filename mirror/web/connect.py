@@ -301,7 +301,7 @@ WAYS: Final[Sequence[Way]] = (
     Way("POST", "/{team}/-/connect/url", add_url, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/ssh-key", make_ssh_key, Needs.ADMIN),
     Way("GET", "/{team}/-/connect/{connection}", repositories, Needs.ADMIN),
-    Way("POST", "/{team}/-/connect/{connection}/choose", chose, Needs.ADMIN),
+    Way("POST", "/{team}/-/connect/{connection}/choose", chose, Needs.ADMIN, large=True),
     Way("POST", "/{team}/-/connect/{connection}/rule", rule, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/{connection}/list", list_anew, Needs.ADMIN),
     Way("POST", "/{team}/-/connect/{connection}/sign-in", sign_in_by, Needs.ADMIN, sure=True),

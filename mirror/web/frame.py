@@ -27,6 +27,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
+from hooks.room import Room
 from mirror import peer, signed
 from mirror.errors import NetworkError, NotFound
 from mirror.flows.edges import Edges
@@ -47,9 +48,12 @@ from mirror.web.background import Background
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
-BODY: Final = 8 << 20  # bytes of one request, of somebody who is signed in
+BODY: Final = 1 << 20  # bytes of one request, of somebody who is signed in
+LARGE_BODY: Final = 8 << 20  # the same, of a form of chosen repositories
 STRANGERS_BODY: Final = 64 << 10  # bytes of one request of anybody else
-BODIES: Final = 32 << 20  # bytes of all requests of one person that are at work in a process
+BODIES: Final = 16 << 20  # bytes of all requests of one person that are at work in a process
+ROOM: Final = 64 << 20  # bytes of all bodies in a process that are larger than a stranger's
+ROOM_SECONDS: Final = 8  # for a larger one to find room there
 SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
 ACCESS: Final = timedelta(hours=12)  # for which an access token is good
 SAID_SECONDS: Final = 60  # for a one-time message to be read
@@ -85,6 +89,7 @@ class Outside:
     background: Background = field(default_factory=Background)
     plans: Turns = field(default_factory=partial(Turns, PLANS))
     bodies: Counter[PersonId] = field(default_factory=Counter)  # bytes that are at work, by who sent them
+    room: Room = field(default_factory=partial(Room, ROOM))  # for large bodies
     streams: Counter[PersonId] = field(default_factory=Counter)  # that are open, by who follows them
 
 
@@ -108,6 +113,8 @@ class Visit:
     found: Repo | None = None  # the path's repo, once it was asked for
     raw_session: str | None = field(default=None, repr=False)
     held: int = 0  # bytes of the request's body, as far as it came
+    counted: int = 0  # bytes that count for the sender, which are at least those
+    roomed: int = 0  # bytes of the room for large bodies that this one has
     sender: PersonId | None = None  # for whom these bytes count: who it was when they began to come
     bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
 
@@ -310,6 +317,7 @@ class Way:
     scope: str = "read"  # of an API token, only for paths under /api/; one that no token has is for people
     sure: bool = False  # the person must have proved of late who they are
     reads: bool = False  # a repository, which may take long: it ends where the visitor hangs up
+    large: bool = False  # what is sent may be as large as a form with thousands of choices
 
     @property
     def is_api(self) -> bool:
@@ -318,7 +326,7 @@ class Way:
     @property
     def largest(self) -> int:
         """Bytes of the largest body that is read here."""
-        return BODY
+        return LARGE_BODY if self.large else BODY
 
 
 class AskAgain(Exception):
@@ -342,10 +350,12 @@ def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Respons
         try:
             return await _answered(visit)
         finally:
-            if visit.sender is not None and visit.held:
-                outside.bodies[visit.sender] -= visit.held
+            if visit.sender is not None and visit.counted:
+                outside.bodies[visit.sender] -= visit.counted
                 if not outside.bodies[visit.sender]:
                     del outside.bodies[visit.sender]
+            if visit.roomed:
+                outside.room.give(visit.roomed)
 
     return serve
 
@@ -376,6 +386,9 @@ async def _take_body(visit: Visit) -> None:
     length = visit.request.headers.get("content-length", "")
     if length.isdecimal():
         _check_size(visit, int(length))
+        await _make_room(visit, int(length))
+    elif "transfer-encoding" in visit.request.headers:
+        await _make_room(visit, visit.way.largest)
     if await visit.request.body() or "transfer-encoding" in visit.request.headers:
         await _recognise(visit)
     if not visit.bearer:
@@ -410,14 +423,37 @@ def _bounded(receive: Receive, visit: Visit) -> Receive:
         message = await receive()
         size = len(message.get("body", b""))
         visit.held += size
-        if visit.sender is not None:
-            visit.outside.bodies[visit.sender] += size
-            if visit.outside.bodies[visit.sender] > BODIES:
-                raise HTTPException(429, "you send too much at once; wait a moment", {"retry-after": "5"})
+        _count(visit, visit.held)
         _check_size(visit, visit.held)
         return message
 
     return bounded
+
+
+async def _make_room(visit: Visit, size: int) -> None:
+    """Have room for the whole of a large body before it is read; all together never have more.
+
+    Raises 429 where the person sends too much by themselves, 503 where all others do.
+    """
+    if visit.sender is None or size <= STRANGERS_BODY:
+        return
+    _count(visit, size)
+    try:
+        async with asyncio.timeout(ROOM_SECONDS):
+            await visit.outside.room.take(size)
+    except TimeoutError:
+        raise HTTPException(503, "too much is sent at once; try again soon", {"retry-after": "5"}) from None
+    visit.roomed = size
+
+
+def _count(visit: Visit, size: int) -> None:
+    """So many bytes of this body count for who sends it."""
+    if visit.sender is None or size <= visit.counted:
+        return
+    visit.outside.bodies[visit.sender] += size - visit.counted
+    visit.counted = size
+    if visit.outside.bodies[visit.sender] > BODIES:
+        raise HTTPException(429, "you send too much at once; wait a moment", {"retry-after": "5"})
 
 
 def _check_size(visit: Visit, size: int) -> None:
