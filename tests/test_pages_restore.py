@@ -24,7 +24,7 @@ from mirror.flows.runner import Runner
 from mirror.forges.contract import Tokens
 from mirror.model import RefName, Repo
 from mirror.people import Role
-from mirror.store import audit, repos, teams
+from mirror.store import audit, repos, state, teams
 from mirror.store import people as people_rows
 from mirror.store.connections import Connection
 from mirror.store.people import Person
@@ -394,6 +394,18 @@ async def test_a_bundle_is_handed_over_by_the_store_where_it_can(
     assert (await restoring.actions()).count("restore.download") == 1
     head = await restoring.browser.client.head(link(told, "Download"))
     assert head.status_code == 200 and int(head.headers["content-length"]) > 0
+
+
+async def test_after_a_rebuild_the_list_of_restores_says_since_when_it_is_not_whole(
+    restoring: Restoring,
+) -> None:
+    edges = restoring.site.mirror.edges
+    assert "The database was lost" not in (await restoring.browser.get(f"{HERE}/restores")).text
+    taken_at = edges.clock() + timedelta(minutes=1)
+    await state.settle(edges.db, "state/x", taken_at, "taken-up", {})
+    page = (await restoring.browser.get(f"{HERE}/restores")).text
+    assert "what was restored between then and the rebuild is not in it" in page
+    assert "Nothing was restored yet, as far as is known." in page
 
 
 async def test_a_viewer_restores_nothing_and_another_team_finds_nothing(

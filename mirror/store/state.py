@@ -232,6 +232,15 @@ async def forget(db: Db, key: str) -> None:
     await db.execute("delete from state_export where key = $1", key)
 
 
+@translating
+async def taken_up_as_of(db: Db) -> datetime | None:
+    """From when the state is that a rebuild took up. None: none was."""
+    found: datetime | None = await db.fetchval(
+        "select max(taken_at) from state_export where state = 'taken-up'"
+    )
+    return found
+
+
 _Reference = tuple[str, str, str, bool]  # a column, the table and column that it refers to, whether it must
 
 

@@ -26,7 +26,7 @@ from mirror.model import RefName, Remote, Repo, RepoId, Secret, older_of
 from mirror.people import Role
 from mirror.plan import check_new_name
 from mirror.store import connections as store
-from mirror.store import jobs, limits, repos, restores
+from mirror.store import jobs, limits, repos, restores, state
 from mirror.store.connections import Connection, ConnectionId
 from mirror.store.jobs import ENDED, Job, JobId
 from mirror.web import pages
@@ -623,6 +623,7 @@ async def page(visit: Visit) -> Response:
         tab="restores",
         done=done,
         others=[job for job in others if job.id not in told],
+        rebuilt=await state.taken_up_as_of(db),
     )
 
 
