@@ -1,13 +1,13 @@
 """The middle of a sync: from one ls-refs answer to a proved part in the vault and the list of ref changes."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mirror import bundle, layout, pushes, refs, splice
 from mirror.bundle import Header
-from mirror.errors import Corrupt, Origin, whose
+from mirror.errors import Corrupt, LimitReached, Origin, whose
 from mirror.flows import partindex, settle, steps
 from mirror.flows.edges import Edges, together
 from mirror.flows.share import Share
@@ -32,6 +32,7 @@ from mirror.model import (
     Snapshot,
     Target,
 )
+from mirror.progress import Progress
 from mirror.pushes import Push, Step
 from mirror.store import intents, parts
 from mirror.store.leases import Lease
@@ -99,7 +100,8 @@ async def gather(
         shown = Listing({**passed, **seen.refs}, seen.object_format)
         places = [scratch, *filter(None, [edges.vault.directory()])]
         free = Room(places, edges.disk.make_way)
-        making, packs = _Making(edges, repo, lease, source, last, number, shown, free, share=share), []
+        known = {target for target in old.values() if not refs.is_symbolic(target)}
+        making, packs = _Making(edges, repo, lease, source, last, number, shown, known, free, share=share), []
         part = None
         moved = refs.diff(old, seen.refs)
         try:
@@ -121,7 +123,7 @@ async def gather(
             if claimed and any(one.new == seen.refs.get(one.name) for one in lost):
                 raise Corrupt("it is no commit, as a branch must be", origin=Origin.SOURCE)
             here = [push for push in by_way_of if push not in lost]
-            changes = await classed(incoming.path, pushes.steps(old, seen.refs, here))
+            changes = await classed(incoming.path, pushes.steps(old, seen.refs, here), edges.progress)
             before = old if since is None else since
             suspicion = None
             if not claimed and await _is_replaced(
@@ -152,14 +154,23 @@ async def _not_here(incoming: View, by_way_of: Sequence[Push]) -> list[Push]:
     return [push for push in by_way_of if push.new in absent]
 
 
-async def classed(path: Path, made: Sequence[Step]) -> list[RefChange]:
-    """Give every step its kind; the repository at `path` has the objects."""
+async def classed(path: Path, made: Sequence[Step], progress: Progress) -> list[RefChange]:
+    """Give every step its kind; the repository at `path` has the objects.
+
+    A branch of which it costs too much to tell counts as overwritten.
+    """
     kinds: dict[int, Kind] = {}
+    untold = 0
     for numbers in pushes.rounds(made):
         moves = [(made[number].name, made[number].old, made[number].new) for number in numbers]
-        forwarded, commits = await read.ancestry(path, moves)
-        for number, change in zip(numbers, refs.classify(moves, forwarded, commits), strict=True):
+        found = await read.ancestry(path, moves)
+        untold += len(found.untold)
+        for number, change in zip(numbers, refs.classify(moves, found.forward, found.commits), strict=True):
             kinds[number] = change.kind
+    if untold:
+        progress.note(
+            f"{untold:,} moves count as overwritten: whether they went forward costs too much to be told"
+        )
     return [
         RefChange(step.name, step.old, step.new, kinds[number], step.by, step.at)
         for number, step in enumerate(made)
@@ -178,14 +189,16 @@ async def _is_replaced(
     if any(one.kind is Kind.FAST_FORWARDED and one.name.startswith(b"refs/heads/") for one in known):
         return False
     moves = refs.diff(old, new)
-    changes = refs.classify(moves, *await read.ancestry(incoming.path, moves))
+    found = await read.ancestry(incoming.path, moves)
+    changes = refs.classify(moves, found.forward, found.commits)
     if not refs.all_overwritten(old, changes):
         return False
     for change in changes:
         if change.kind is Kind.FORCED and change.name.startswith(b"refs/heads/"):
             assert change.old and change.new
-            if await read.are_related(edges.git, incoming.path, change.old, change.new):
-                return False
+            with suppress(LimitReached):  # it costs too much to be told: the worse is supposed
+                if await read.are_related(edges.git, incoming.path, change.old, change.new):
+                    return False
     return True
 
 
@@ -208,6 +221,7 @@ class _Making:
     last: Snapshot | None
     number: int
     seen: Listing
+    known: Collection[Target]  # ids that the last snapshot's refs point at
     room: Room
     key: str = ""  # empty: not announced yet
     first: int = 0
@@ -259,7 +273,12 @@ class _Making:
         received, _ = await together(self._index(incoming, sent, hasty=True), self.announce())
         steps.reached("sync: fetched")
         _all_here(absent, received)
-        boundary = await read.new_commits_boundary(incoming.path, absent, received.idx)
+        try:
+            boundary = await read.new_commits_boundary(incoming.path, absent, received.idx)
+        except LimitReached:  # of what was made to cost much: the tips that are held do as well
+            boundary = await read.held_commits(proof.path, self.known)
+            if not boundary:
+                raise
         header = bundle.encode(
             Header(self.format, tuple(sorted(boundary)), _pointing_at(self.seen.refs, set(absent)))
         )

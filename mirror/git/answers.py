@@ -300,7 +300,8 @@ def object_as_it_is(there: There, asked: ObjectAsItIs) -> Whole | None:
 
 def ancestry(there: There, asked: Ancestry) -> tuple[frozenset[RefName], frozenset[RefName]]:
     """Answer Ancestry."""
-    return read.judge(there.path, asked.moves)
+    found = read.judge(there.path, asked.moves)
+    return found.forward, found.commits
 
 
 def what_lies(there: There, asked: WhatLies) -> tuple[Between, ...]:

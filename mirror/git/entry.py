@@ -5,12 +5,14 @@ without reading them, but reads whole ones only; of sha256 ones nothing tells bu
 https://git-scm.com/docs/gitformat-pack
 """
 
+import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, TooLarge
 from mirror.git.pack import IdxFile
 from mirror.model import Target
 
@@ -18,6 +20,9 @@ _OFS_DELTA: Final = 6
 _REF_DELTA: Final = 7
 _CHAIN: Final = 5000  # differences of differences; git makes 4,095 of them at most
 _STEP: Final = 1 << 16  # bytes of a pack read at once
+_PEEK: Final = 512  # bytes of an entry that tell what it is and, mostly, how much a difference makes
+_LINK_BYTES: Final = 256  # that a difference costs at least, however little it makes
+_REMEMBERED: Final = 100_000  # entries whose cost is kept: differences are of the same ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,93 @@ def _found(indexes: Iterable[IdxFile], oid: Target) -> Iterator[tuple[IdxFile, B
             return
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What it takes to read an object whole."""
+
+    largest: int  # bytes of the largest thing that is unpacked on the way
+    all: int  # bytes of all of them
+
+    def or_worse(self, other: "Cost") -> "Cost":
+        return Cost(max(self.largest, other.largest), max(self.all, other.all))
+
+
+class Costs:
+    """What objects of these packs cost to read, found by their entries' headers.
+
+    An object of a few bytes may be kept as a difference from one of a thousand MiB, which is
+    unpacked first; so may be what differences of differences make on the way.
+    """
+
+    def __init__(self, indexes: Sequence[IdxFile], stack: ExitStack) -> None:
+        self._packs: list[tuple[IdxFile, int]] = []
+        for idx in indexes:
+            fd = os.open(idx.path.with_suffix(".pack"), os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            self._packs.append((idx, fd))
+        self._known: dict[tuple[int, int], Cost] = {}
+
+    def of(self, oid: Target) -> Cost:
+        """The most that reading it may cost, wherever it is. Raises Corrupt, TooLarge."""
+        try:
+            raw = bytes.fromhex(oid.decode())
+        except ValueError:  # a tag or a commit says whatever it likes
+            raise Corrupt("something here names an object that has no such id") from None
+        found = None
+        for number, (idx, _) in enumerate(self._packs):
+            for at in idx.offsets(raw):
+                cost = self._at(number, at)
+                found = cost if found is None else found.or_worse(cost)
+        return found or Cost(0, 0)
+
+    def _at(self, number: int, at: int) -> Cost:
+        """Of the entry that begins there: down to where its chain ends or is known, and up again."""
+        idx, file = self._packs[number]
+        above: list[tuple[int, int]] = []  # where a difference is, and the bytes that it takes and makes
+        while True:
+            cost = self._known.get((number, at))
+            if cost is not None:
+                break
+            data = os.pread(file, _PEEK, at)
+            entry = _parsed(data, at, idx.id_size)
+            if entry.base is None:
+                cost = Cost(entry.size, entry.size)
+                break
+            if len(above) == _CHAIN:
+                raise TooLarge(f"an object is a difference of more than {_CHAIN:,} differences", b"", 0)
+            begins = _peeked(data[entry.content - at :])
+            if begins is None:
+                with open(file, "rb", closefd=False) as pack:
+                    begins = _unpacked(pack, entry, 32)
+            makes = _result(begins)
+            above.append((at, max(entry.size, makes)))
+            base = entry.base if isinstance(entry.base, int) else idx.offset(entry.base)
+            if base is None:
+                raise Corrupt("an object cannot be read: its base is missing")
+            at = base
+        for at, size in reversed(above):
+            cost = Cost(max(cost.largest, size), cost.all + max(size, _LINK_BYTES))
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[number, at] = cost
+        return cost
+
+
+def _peeked(packed: bytes) -> bytes | None:
+    """How a difference begins, its two numbers among that; None: these bytes are too few to tell."""
+    try:
+        found = zlib.decompressobj().decompress(packed, 32)
+    except zlib.error as error:
+        raise Corrupt(f"an object cannot be read: {error}") from None
+    return found if sum(byte < 0x80 for byte in found) >= 2 else None
+
+
 def _entry(file: BinaryIO, at: int, id_size: int) -> _Entry:
     file.seek(at)
-    data = file.read(64)
+    return _parsed(file.read(64), at, id_size)
+
+
+def _parsed(data: bytes, at: int, id_size: int) -> _Entry:
     try:
         byte, place = data[0], 1
         kind, size, shift = byte >> 4 & 7, byte & 15, 4

@@ -5,11 +5,13 @@ https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mirror import objects
+from mirror.errors import TooLarge
 from mirror.git import read
 from mirror.git.read import Objects
 from mirror.git.run import Git
@@ -18,6 +20,7 @@ from mirror.model import ObjectFormat, Target
 _SMALLEST: Final = 80  # bytes of a pointer: a version, an id and a size
 _LARGEST: Final = 1024
 _FIRST_LINE: Final = 200  # bytes of a commit, the tree that it names among them
+_SECONDS: Final = 20.0  # of this machine's time, after which nothing is likely
 _ATTRIBUTES: Final = b".gitattributes"
 _LONGEST: Final = 1 << 20  # bytes of a folder, and of its .gitattributes, that are looked at
 MOST: Final = 100_000  # files that are counted: who has more knows it
@@ -33,29 +36,35 @@ class LargeFiles:
 
 
 async def are_likely(path: Path, object_format: ObjectFormat, tips: Collection[Target]) -> bool:
-    """Whether one of these commits says in its top folder that LFS keeps some of its files."""
+    """Whether one of these commits says in its top folder that LFS keeps some of its files.
+
+    What costs too much to be looked at says nothing. Raises LimitReached where all of it does.
+    """
     return await asyncio.to_thread(_any_says, path, object_format, tips)
 
 
 def _any_says(path: Path, object_format: ObjectFormat, tips: Collection[Target]) -> bool:
-    with read.opened(path) as there:
+    with read.opened(path, read.Look(_SECONDS)) as there:
         trees = {_tree(there, tip) for tip in tips}
         return any(_says(there, object_format, tree) for tree in trees if tree is not None)
 
 
 def _tree(there: Objects, tip: Target) -> Target | None:
-    commit = read.peeled(there, tip)
-    return objects.tree_of(there.beginning(commit, _FIRST_LINE)) if commit else None
+    with suppress(TooLarge):
+        commit = read.peeled(there, tip)
+        return objects.tree_of(there.beginning(commit, _FIRST_LINE)) if commit else None
+    return None
 
 
 def _says(there: Objects, object_format: ObjectFormat, tree: Target) -> bool:
-    top = there.read(tree) if (there.size(tree) or 0) <= _LONGEST else None
-    if top is None:
-        return False
-    for entry in objects.entries(top[1], object_format):
-        if entry.name == _ATTRIBUTES and (there.size(entry.oid) or 0) <= _LONGEST:
-            content = there.read(entry.oid)
-            return content is not None and b"filter=lfs" in content[1]
+    with suppress(TooLarge):
+        top = there.read(tree) if (there.size(tree) or 0) <= _LONGEST else None
+        if top is None:
+            return False
+        for entry in objects.entries(top[1], object_format):
+            if entry.name == _ATTRIBUTES and (there.size(entry.oid) or 0) <= _LONGEST:
+                content = there.read(entry.oid)
+                return content is not None and b"filter=lfs" in content[1]
     return False
 
 

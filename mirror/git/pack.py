@@ -424,6 +424,22 @@ class IdxFile:
         place = self.place(oid)
         return None if place is None else self._offset_at(place)
 
+    def offsets(self, oid: bytes) -> list[int]:
+        """Where all its entries begin: a pack that somebody made by hand may hold an object twice."""
+        place = self.place(oid)
+        if place is None:
+            return []
+        first = last = place
+        while first > 0 and self._id_at(first - 1) == oid:
+            first -= 1
+        while last + 1 < self._len and self._id_at(last + 1) == oid:
+            last += 1
+        return [self._offset_at(one) for one in range(first, last + 1)]
+
+    def _id_at(self, place: int) -> bytes:
+        start = _FAN_OUT + place * self.id_size
+        return self._map[start : start + self.id_size]
+
     def starts(self) -> Iterator[int]:
         """Where the entry of every id begins in the pack, in the order of ids."""
         for start in range(self._offsets, self._large, 4 * _STEP):

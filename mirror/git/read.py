@@ -5,19 +5,21 @@ in sha256 repositories, which its libgit2 does not know, by dulwich: starting
 git costs more than most of these questions.
 """
 
+import logging
 import re
+import time
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import pygit2
 from dulwich.object_format import SHA256
 from dulwich.objects import ObjectID
 from dulwich.pack import Pack
 
-from mirror.errors import Corrupt, TooLarge
+from mirror.errors import Corrupt, LimitReached, Origin, TooLarge
 from mirror.git import entry
 from mirror.git.disk import finish
 from mirror.git.pack import IdxFile, absent_from, holds_none
@@ -32,6 +34,16 @@ TAG: Final = 4
 READ_BYTES: Final = 16 << 20  # of one object that is read whole; more is told by its beginning, or refused
 FSCK_BYTES: Final = 1 << 20  # of what git complains of, in all
 
+# What a sync may spend on looking at one repository's objects, in this process, before it does without.
+LOOK_BYTES: Final = 512 << 20  # unpacked for objects that cost more than FREE_BYTES, in one look
+FREE_BYTES: Final = (
+    256 << 10
+)  # that one object may cost without being counted; commits are a thousandth of it
+LOOK_SECONDS: Final = 300.0  # of this machine's time, in one look
+PARENTS: Final = 65_536  # different ones that a commit may name
+WALKED: Final = 1_000_000  # commits that are kept of the walk through what is new: some 250 MiB
+JUDGED: Final = 600_000  # commits and their parents that are kept to tell what went forward: some 300 MiB
+
 _TAGS_IN_A_ROW: Final = 64  # tags of tags that are followed
 _DEEP_TIPS: Final = 4  # the ancestors of so many tips are told too
 _GENERATIONS: Final = 512  # commits that are read for that, in all
@@ -41,6 +53,37 @@ _AT_ONCE: Final = 1024  # moves judged in one walk: so many bits are kept for ev
 # https://git-scm.com/docs/git-fsck#_fsck_messages
 _ODDITY: Final = re.compile(rb"(error|warning) in \w+ [0-9a-f]+: [A-Za-z0-9]+: ")
 _NO_DAMAGE: Final = (b"notice:", b"warning:", b"dangling ", b"unreachable ", b"Checking ")
+
+log = logging.getLogger("mirror.read")
+
+
+class Ancestry(NamedTuple):
+    """Where refs went."""
+
+    forward: frozenset[RefName]  # whose old commit is an ancestor of the new one
+    commits: frozenset[RefName]  # that hold commits at both ends
+    untold: frozenset[RefName] = frozenset()  # that may have gone forward: looking costs too much
+
+
+class Look:
+    """What may still be spent on one look at a repository's objects; begun in the thread that looks."""
+
+    def __init__(self, seconds: float = LOOK_SECONDS) -> None:
+        self._bytes = LOOK_BYTES
+        self._times = 0
+        self._until = time.thread_time() + seconds
+
+    def spend(self, size: int) -> None:
+        """Count what is unpacked. Raises LimitReached."""
+        self._times += 1
+        if size > FREE_BYTES:
+            self._bytes -= size - FREE_BYTES
+        elif self._times & 63:  # asking for the time costs as much as a small commit
+            return
+        if self._bytes < 0 or time.thread_time() > self._until:
+            raise LimitReached(
+                "this history takes too much time or memory to be looked into", origin=Origin.OURS
+            )
 
 
 async def missing(path: Path, ids: Iterable[Target]) -> set[Target]:
@@ -92,11 +135,12 @@ async def new_commits_boundary(path: Path, tips: Collection[Target], incoming: P
     that came into it. Walks from the tips through the commits that came in and that
     the pool lacks; their parents outside, and tips that are no new commits, are the
     boundary. Tags are followed to their commits; trees and blobs have no part in it.
+    Raises LimitReached where that costs too much: any commits of the pool may be the boundary then.
     """
 
     def walk() -> set[Target]:
         pool = [folder / "pack" for folder in object_folders(path)[1:]]
-        with IdxFile(incoming) as came, opened(path) as objects:
+        with IdxFile(incoming) as came, opened(path, Look()) as objects:
             commits = [commit for tip in tips if (commit := peeled(objects, tip))]
             visited, boundary = _walk(objects, commits, came)
             new = absent_from(pool, visited)
@@ -112,34 +156,52 @@ def _walk(
 ) -> tuple[set[bytes], set[Target]]:
     """The commits that these reach on a way that stays inside, and the first ones outside."""
     visited: set[bytes] = set()
-    boundary: set[Target] = set()
-    ahead = list(commits)
+    outside: set[bytes] = set()
+    ahead = {_raw(commit) for commit in commits}
     while ahead:
-        commit = ahead.pop()
-        oid = bytes.fromhex(commit.decode())
-        if oid in visited:
+        oid = ahead.pop()
+        if oid not in inside:
+            outside.add(oid)
             continue
-        if oid in inside:
-            visited.add(oid)
-            ahead += objects.commit(commit)[1]
-        else:
-            boundary.add(commit)
-    return visited, boundary
+        visited.add(oid)
+        for parent in objects.commit(Target(oid.hex().encode()))[1]:
+            raw = _raw(parent)
+            if raw not in visited and raw not in outside:
+                ahead.add(raw)
+        if len(visited) + len(outside) + len(ahead) > WALKED:
+            raise LimitReached(f"more than {WALKED:,} commits came at once", origin=Origin.OURS)
+    return visited, {Target(oid.hex().encode()) for oid in outside}
 
 
-async def ancestry(path: Path, moves: Sequence[Move]) -> tuple[frozenset[RefName], frozenset[RefName]]:
+def _raw(oid: Target) -> bytes:
+    try:
+        return bytes.fromhex(oid.decode())
+    except ValueError:  # a commit says whatever it likes
+        raise Corrupt("a commit here names a parent that has no such id") from None
+
+
+async def ancestry(path: Path, moves: Sequence[Move]) -> Ancestry:
     """Of these moves, the refs that went forward, and the refs that hold commits at both ends.
 
     Forward: the old commit is an ancestor of the new one. HEAD, tags and symbolic
     refs are in neither. One walk answers for many refs; it goes no further back
-    than where old and new meet.
+    than where old and new meet. What cannot be told within a Look did not go forward: that is the
+    worse thing to have overlooked.
     """
-    return await finish(lambda: judge(path, moves))
+    found = await finish(lambda: judge(path, moves, Look()))
+    if found.untold:
+        log.warning(
+            "whether %d refs went forward or were overwritten costs too much to be told in %s:"
+            " they count as overwritten",
+            len(found.untold),
+            path.name,
+        )
+    return found
 
 
-def judge(path: Path, moves: Sequence[Move]) -> tuple[frozenset[RefName], frozenset[RefName]]:
-    """`ancestry`, in this thread."""
-    with opened(path) as objects:
+def judge(path: Path, moves: Sequence[Move], look: Look | None = None) -> Ancestry:
+    """`ancestry`, in this thread. Without a Look it is a process of its own that is bounded."""
+    with opened(path, look) as objects:
         known = [
             (name, old, new)
             for name, old, new in moves
@@ -150,11 +212,13 @@ def judge(path: Path, moves: Sequence[Move]) -> tuple[frozenset[RefName], frozen
         ]
         graph = _Graph(objects)
         forward: set[RefName] = set()
+        untold: set[RefName] = set()
         for start in range(0, len(known), _AT_ONCE):
             some = known[start : start + _AT_ONCE]
-            bits = _forward(graph, [(old, new) for _, old, new in some])
+            bits, unsure = _forward(graph, [(old, new) for _, old, new in some])
             forward.update(name for bit, (name, _, _) in enumerate(some) if bits >> bit & 1)
-        return frozenset(forward), frozenset(name for name, _, _ in known)
+            untold.update(name for bit, (name, _, _) in enumerate(some) if unsure >> bit & 1)
+        return Ancestry(frozenset(forward), frozenset(name for name, _, _ in known), frozenset(untold))
 
 
 def _has_a_kind(name: RefName, old: Target, new: Target) -> bool:
@@ -169,16 +233,28 @@ class _Graph:
     def __init__(self, objects: "Objects") -> None:
         self._objects = objects
         self._known: dict[Target, tuple[int, tuple[Target, ...]]] = {}
+        self._left = JUDGED
+        self.unread: set[Target] = set()  # they end the walk, as if they had no parents
 
     def __getitem__(self, commit: Target) -> tuple[int, tuple[Target, ...]]:
         found = self._known.get(commit)
         if found is None:
-            found = self._known[commit] = self._objects.commit(commit)
+            try:
+                found = self._objects.commit(commit)
+            except TooLarge:
+                self.unread.add(commit)
+                found = 0, ()
+            self._left -= 1 + len(found[1])
+            if self._left < 0:
+                raise LimitReached("too much history lies between these commits", origin=Origin.OURS)
+            self._known[commit] = found
         return found
 
 
-def _forward(graph: _Graph, moves: Sequence[tuple[Target, Target]]) -> int:
+def _forward(graph: _Graph, moves: Sequence[tuple[Target, Target]]) -> tuple[int, int]:
     """A number whose bit i tells whether move i's old commit is an ancestor of its new one.
+
+    Where bit i of the second number is set, that could not be told.
 
     Paints downwards from all commits at once, younger ones first: bit i of
     `from_new` on what new i reaches, of `from_old` on what old i reaches. What
@@ -210,19 +286,28 @@ def _forward(graph: _Graph, moves: Sequence[tuple[Target, Target]]) -> int:
             queued.add(commit)
             heappush(queue, (-graph[commit][0], commit))
 
-    for bit, (old, new) in enumerate(moves):
-        olds[old] = olds.get(old, 0) | 1 << bit
-        paint(old, 0, 1 << bit)
-        paint(new, 1 << bit, 0)
-    while open_:
-        _, commit = heappop(queue)
-        queued.discard(commit)
-        open_.discard(commit)
-        by_new, by_old = from_new[commit] & ~found, from_old[commit] & ~found
-        if by_new | by_old:
-            for parent in graph[commit][1]:
-                paint(parent, by_new, by_old)
-    return found
+    def walk() -> None:
+        for bit, (old, new) in enumerate(moves):
+            olds[old] = olds.get(old, 0) | 1 << bit
+            paint(old, 0, 1 << bit)
+            paint(new, 1 << bit, 0)
+        while open_:
+            _, commit = heappop(queue)
+            queued.discard(commit)
+            open_.discard(commit)
+            by_new, by_old = from_new[commit] & ~found, from_old[commit] & ~found
+            if by_new | by_old:
+                for parent in graph[commit][1]:
+                    paint(parent, by_new, by_old)
+
+    try:
+        walk()
+    except LimitReached:
+        return found, ((1 << len(moves)) - 1) & ~found
+    unsure = 0
+    for commit in graph.unread:
+        unsure |= from_new.get(commit, 0)
+    return found, unsure & ~found
 
 
 async def commits_among(path: Path, ids: Collection[Target]) -> set[Target]:
@@ -251,12 +336,12 @@ async def haves(path: Path, tips: Iterable[Target], limit: int) -> list[Target]:
 
     Of the first few tips, also the ancestors 1, 2, 4, 8... generations back along
     first parents: after a force-push the remote may not know the tip any more.
-    What the pool does not hold is left out.
+    What the pool does not hold is left out, and what costs too much to be looked into.
     """
 
     def choose() -> list[Target]:
-        with opened(path) as objects:
-            commits = (commit for tip in tips if (commit := peeled(objects, tip)))
+        with opened(path, Look()) as objects:
+            commits = (commit for tip in tips if (commit := _if_affordable(objects, tip)))
             chosen: dict[Target, None] = {}
             for number, commit in enumerate(commits):
                 chosen[commit] = None
@@ -269,10 +354,28 @@ async def haves(path: Path, tips: Iterable[Target], limit: int) -> list[Target]:
     return await finish(choose)
 
 
+async def held_commits(path: Path, tips: Iterable[Target]) -> set[Target]:
+    """The commits that these come to, as far as they are here and can be looked at."""
+
+    def look() -> set[Target]:
+        with opened(path, Look()) as objects:
+            return {commit for tip in tips if (commit := _if_affordable(objects, tip))}
+
+    return await finish(look)
+
+
+def _if_affordable(objects: "Objects", tip: Target) -> Target | None:
+    with suppress(LimitReached):
+        return peeled(objects, tip)
+    return None
+
+
 def _back(objects: "Objects", commit: Target, generations: int) -> Iterator[Target]:
     """The ancestors 1, 2, 4, 8... generations back along first parents."""
     for generation in range(1, generations + 1):
-        parents = objects.commit(commit)[1]
+        parents: tuple[Target, ...] = ()
+        with suppress(LimitReached):
+            parents = objects.commit(commit)[1]
         if not parents:
             return
         commit = parents[0]
@@ -347,10 +450,12 @@ class Objects(Protocol):
 class _Stored(Objects):
     """The objects of the packs in some folders."""
 
-    def __init__(self, folders: Sequence[Path], stack: ExitStack) -> None:
+    def __init__(self, folders: Sequence[Path], stack: ExitStack, look: Look | None) -> None:
         self._folders = folders
         self._stack = stack
+        self._look = look
         self._opened: list[IdxFile] | None = None
+        self._costs: entry.Costs | None = None
 
     @property
     def _indexes(self) -> list[IdxFile]:
@@ -377,27 +482,57 @@ class _Stored(Objects):
             return None
         if found[1] > READ_BYTES:
             raise too_large(oid, found[1], READ_BYTES)
+        self._afford(oid)
         return self._whole(oid)
+
+    def _afford(self, oid: Target) -> None:
+        """Raise TooLarge, LimitReached where reading it whole takes more than it may."""
+        if self._look is None:
+            return
+        if self._costs is None:
+            self._costs = entry.Costs(self._indexes, self._stack)
+        cost = self._costs.of(oid)
+        if cost.largest > READ_BYTES:
+            raise TooLarge(
+                f"object {oid.decode()} is kept as a difference from something of {cost.largest:,} bytes,"
+                f" more than the {READ_BYTES >> 20} MiB that are looked into; get the object as it is",
+                oid,
+                cost.largest,
+            )
+        self._look.spend(cost.all)
 
     def _whole(self, oid: Target) -> tuple[int, bytes] | None:
         raise NotImplementedError
+
+    def commit(self, oid: Target) -> tuple[int, tuple[Target, ...]]:
+        found = self.header(oid)
+        if found is None or found[0] != COMMIT:
+            return 0, ()
+        if found[1] >= READ_BYTES:
+            return _parsed(head(self, oid, READ_BYTES))
+        self._afford(oid)
+        whole = self._whole(oid)
+        return _parsed(whole[1]) if whole else (0, ())
 
     def beginning(self, oid: Target, limit: int = READ_BYTES) -> bytes:
         found = self.header(oid)
         if found is None:
             return b""
         if found[1] > READ_BYTES:
+            if self._look:
+                self._look.spend(limit)
             begins = entry.beginning(self._indexes, oid, limit)
             if begins is None:
                 raise too_large(oid, found[1], READ_BYTES)
             return begins
+        self._afford(oid)
         whole = self._whole(oid)
         return whole[1][:limit] if whole else b""
 
 
 class _Sha1(_Stored):
-    def __init__(self, folders: Sequence[Path], stack: ExitStack) -> None:
-        super().__init__(folders, stack)
+    def __init__(self, folders: Sequence[Path], stack: ExitStack, look: Look | None) -> None:
+        super().__init__(folders, stack, look)
         self._odb = pygit2.Odb(str(folders[0]))
 
     def close(self) -> None:
@@ -424,8 +559,10 @@ class _Sha1(_Stored):
 
 
 class _Sha256(_Stored):
-    def __init__(self, folders: Sequence[Path], stack: ExitStack, packs: Sequence[Pack]) -> None:
-        super().__init__(folders, stack)
+    def __init__(
+        self, folders: Sequence[Path], stack: ExitStack, look: Look | None, packs: Sequence[Pack]
+    ) -> None:
+        super().__init__(folders, stack, look)
         self._packs = packs
 
     def _whole(self, oid: Target) -> tuple[int, bytes] | None:
@@ -460,12 +597,12 @@ def head(held: Objects, oid: Target, limit: int) -> bytes:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Objects]:
-    """The objects of a repository of ours and of its alternates."""
+def opened(path: Path, look: Look | None = None) -> Iterator[Objects]:
+    """The objects of a repository of ours and of its alternates; a look bounds what reading them costs."""
     with ExitStack() as stack:
         folders = object_folders(path)
         if (path / "config").read_text() != config_text("sha256"):
-            objects = _Sha1(folders, stack)
+            objects = _Sha1(folders, stack, look)
             stack.callback(objects.close)
             yield objects
             return
@@ -474,21 +611,29 @@ def opened(path: Path) -> Iterator[Objects]:
             for idx in sorted(folder.glob("pack/pack-*.idx")):
                 packs.append(Pack(str(idx.with_suffix("")), object_format=SHA256))
                 stack.callback(packs[-1].close)
-        yield _Sha256(folders, stack, packs)
+        yield _Sha256(folders, stack, look, packs)
 
 
 def _parsed(commit: bytes) -> tuple[int, tuple[Target, ...]]:
-    """The committer's time and the parents: git-commit-tree(1). Takes as much of one as is read."""
-    parents: list[Target] = []
-    time = 0
-    for line in commit.partition(b"\n\n")[0].split(b"\n"):
-        if line.startswith(b"parent "):
-            parents.append(Target(line[7:]))
-        elif line.startswith(b"committer "):
-            words = line.rsplit(b" ", 2)
-            time = int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
-            break
-    return time, tuple(parents)
+    """The committer's time and the parents: git-commit-tree(1). Takes as much of one as is read.
+
+    Each parent once, as often as it is named. Raises TooLarge.
+    """
+    parents: dict[Target, None] = {}
+    at = commit.find(b"\n") + 1
+    while commit.startswith(b"parent ", at) and (end := commit.find(b"\n", at)) >= 0:
+        parents[Target(commit[at + 7 : end])] = None
+        at = end + 1
+        if len(parents) > PARENTS:
+            raise TooLarge(f"a commit names more than {PARENTS:,} parents", b"", len(commit))
+    head_end = commit.find(b"\n\n", max(0, at - 1))
+    found = commit.find(b"\ncommitter ", max(0, at - 1), head_end if head_end >= 0 else len(commit))
+    made = 0
+    if found >= 0:
+        end = commit.find(b"\n", found + 1)
+        words = commit[found + 1 : end if end >= 0 else len(commit)][-100:].rsplit(b" ", 2)
+        made = int(words[1]) if len(words) == 3 and words[1].isdigit() else 0
+    return made, tuple(parents)
 
 
 def peeled(objects: Objects, oid: Target) -> Target | None:
