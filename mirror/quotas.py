@@ -65,8 +65,15 @@ OF_KIND: Final[Mapping[str, tuple[str, ...]]] = {
     "bundle": ("bundles-an-hour", "bundles-a-day"),
 }
 OF_JOBS: Final = ("jobs-open", "jobs-a-day")
+# What gives back what is kept has limits of its own alone: nothing else that people do holds it up.
+GIVES_BACK: Final = ("restore", "bundle")
 PERSON_TEAMS_STRICT: Final = 5  # that one person owns, where strangers can sign up
 PERSON_TEAMS_ROOMY: Final = 1000
+
+
+def of_job(kind: str) -> tuple[str, ...]:
+    """The limits that a job of this kind, which a person asks for, counts for."""
+    return OF_KIND.get(kind, ()) if kind in GIVES_BACK else (*OF_JOBS, *OF_KIND.get(kind, ()))
 
 
 def defaults(strict: bool) -> Limits:
@@ -107,7 +114,7 @@ def refusal(use: Use, team: str) -> OverLimit:
     wait = "" if limit.per is None else f"; wait {'an hour' if limit.per == _HOUR else 'a day'}, or"
     ask = "whoever runs Everref can raise it" if limit.per is None else "have whoever runs Everref raise it"
     return OverLimit(
-        f"{team} is at its limit of {shown(limit, use.most)} {limit.label}, with {shown(limit, had)}"
+        f"the team {team} is at its limit of {shown(limit, use.most)} {limit.label}, with {shown(limit, had)}"
         f"{wait or ';'} {ask}: everref limits {team} {limit.name}=NUMBER",
         limit.name,
         None if limit.per is None else int(limit.per.total_seconds()),

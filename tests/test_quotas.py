@@ -66,7 +66,7 @@ async def test_twenty_repos_at_once_are_as_many_as_a_team_may_have(mirror: Mirro
     errors = await refused(list(asked))
     assert (len(errors), len(await repos.all(mirror.edges.db))) == (13, 7)
     assert str(errors[0]) == (
-        "everref is at its limit of 7 repositories, with 7; whoever runs Everref can raise it: "
+        "the team everref is at its limit of 7 repositories, with 7; whoever runs Everref can raise it: "
         "everref limits everref repos=NUMBER"
     )
     known = await choose.add_url(mirror.edges, team, BY, (await repos.all(mirror.edges.db))[0].url)
@@ -106,6 +106,16 @@ async def test_twenty_jobs_at_once_are_as_many_as_a_team_may_ask_for(
     assert {error.limit for error in errors} == {name}
     assert await mirror.edges.db.fetchval("select count(*) from job where kind = $1", kind) == 3
     await jobbing.ask(mirror.edges, repo.id, kind, {})  # Everref's own work is not held up
+
+
+async def test_no_other_job_holds_up_what_gives_back_what_is_kept(site: Site, work: Work) -> None:
+    work.commit()
+    mirror = limited(site.mirror, jobs_open=1, jobs_a_day=1)
+    repo, ann = (await mirror.backup(work)).repo, await site.person("ann")
+    await jobbing.ask(mirror.edges, repo.id, "verify", {}, person_id=ann.id)
+    await jobbing.ask(mirror.edges, repo.id, "bundle", {"snapshot": 1}, person_id=ann.id)
+    (error,) = await refused([jobbing.ask(mirror.edges, repo.id, "drill", {}, person_id=ann.id)])
+    assert "of 1 jobs that people asked for and that have not ended, with 1" in str(error)
 
 
 async def test_asking_for_a_backup_that_waits_already_takes_no_more(site: Site, work: Work) -> None:

@@ -100,7 +100,7 @@ async def ask(
             raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
         sealed = jobs.seal(edges.keyring, job_id, secret)
     now = edges.clock()
-    names = (*quotas.OF_JOBS, *quotas.OF_KIND.get(kind, ())) if person_id is not None else ()
+    names = quotas.of_job(kind) if person_id is not None else ()
     team_id = (await origins.get(edges.db, repo_id)).team_id
     async with limited.within(edges.db, team_id, edges.settings.limits, now, *names) as db:
         if kind == "sync":

@@ -18,6 +18,7 @@ from mirror.store.database import Db, storable, transaction, translating
 from mirror.store.teams import TeamId
 
 _ASKED: Final = "from job where team_id = $1 and person_id is not null"
+_HOLDS_UP: Final = f"{_ASKED} and kind not in ('restore', 'bundle')"  # quotas.GIVES_BACK
 # $1 the team, $2 now
 _USED: Final[Mapping[str, str]] = {
     "repos": "select count(*) from repo where team_id = $1",
@@ -36,8 +37,8 @@ _USED: Final[Mapping[str, str]] = {
       ) each
     """,
     "pool-bytes": "select 0",  # it is not counted here
-    "jobs-open": f"select count(*) {_ASKED} and state in ('queued', 'running')",
-    "jobs-a-day": f"select count(*) {_ASKED} and queued_at > $2 - interval '1 day'",
+    "jobs-open": f"select count(*) {_HOLDS_UP} and state in ('queued', 'running')",
+    "jobs-a-day": f"select count(*) {_HOLDS_UP} and queued_at > $2 - interval '1 day'",
     "drills-a-day": f"select count(*) {_ASKED} and kind = 'drill' and queued_at > $2 - interval '1 day'",
     "restores-an-hour": (
         f"select count(*) {_ASKED} and kind = 'restore' and queued_at > $2 - interval '1 hour'"
@@ -75,7 +76,7 @@ async def uses(
 @cache
 def _uses(names: Sequence[str]) -> str:
     asked = " union all ".join(
-        f"select {place} as place, '{name}' as name, ({_USED[name]})::bigint as used, $2::timestamptz as at"
+        f"select {place} as place, '{name}' as name, $2::timestamptz as at, ({_USED[name]})::bigint as used"
         for place, name in enumerate(names)
     )
     return f"""
@@ -351,14 +352,17 @@ _MEASURED: Final = """
       ) each group by team_id
       union all
       select 'jobs-open', team_id, count(*) from job
-      where state in ('queued', 'running') and person_id is not null group by team_id
+      where state in ('queued', 'running') and person_id is not null and kind not in ('restore', 'bundle')
+      group by team_id
       union all
       select counted.name, team_id, count(*) from job join (values
         ('jobs-a-day', null, $3::timestamptz), ('drills-a-day', 'drill', $3),
         ('restores-a-day', 'restore', $3), ('restores-an-hour', 'restore', $4),
         ('bundles-a-day', 'bundle', $3), ('bundles-an-hour', 'bundle', $4)
       ) as counted (name, kind, since) on job.kind = coalesce(counted.kind, job.kind) and queued_at > since
-      where queued_at > $3 and person_id is not null group by counted.name, team_id
+      where queued_at > $3 and person_id is not null
+        and (counted.name <> 'jobs-a-day' or job.kind not in ('restore', 'bundle'))
+      group by counted.name, team_id
       union all
       select 'tokens', team_id, count(*) from api_token
       where revoked_at is null and (expires_at is null or expires_at > $3 + interval '1 day') group by team_id

@@ -149,7 +149,7 @@ def answer(
         status,
         title=TITLE.get(status, title),
         detail=detail,
-        retry=retry,
+        retry=retry and request.method in SAFE,  # no link sends a form again
         raw=raw,
         sign_in=f"/sign-in?next={quote(_page_of(request))}" if status == 401 else None,
     )
