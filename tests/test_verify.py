@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pytest
 
 from mirror import layout
 from mirror.errors import Corrupt, Locked, Origin
-from mirror.flows import browse, compact, drill, prune, rebuild, restore, verify
+from mirror.flows import browse, compact, doctor, drill, prune, rebuild, restore, verify
 from mirror.flows.edges import open_edges
 from mirror.model import Repo
-from mirror.store import damages, drills, history, home, measures, notices, parts, repos, teams
+from mirror.store import damages, drills, history, home, measures, notices, parts, repos, runs, teams
 from mirror.vault.contract import Stat
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
@@ -191,6 +192,26 @@ async def test_a_verification_that_began_before_damage_was_found_does_not_end_it
     assert await state_of(mirror, repo) == "damaged"
     await damages.nothing_found(db, repo.id, now, now)
     assert (await state_of(mirror, repo), await told(mirror)) == ("protected", [])
+
+
+async def test_the_doctor_misses_a_worker_and_redis_where_they_are_expected(
+    mirror: Mirror, redis_url: str
+) -> None:
+    async def found(url: str | None) -> list[tuple[bool, str]]:
+        edges = replace(mirror.edges, settings=replace(mirror.edges.settings, redis_url=url))
+        return [(one.ok, one.value) for one in await doctor.doctor(edges) if one.what in ("worker", "queue")]
+
+    alone = (True, "none is running; commands do the work themselves")
+    assert await found(None) == [alone, (True, "no REDIS_URL is set here; commands need none")]
+    assert await found(redis_url) == [(False, "none is running"), (True, "Redis answers")]
+    await runs.beat(mirror.edges.db, "a test's worker")
+    away = "redis://:a-password@127.0.0.1:1"  # where nothing listens
+    assert await found(away) == [(True, "one is running at least"), (False, "Redis does not answer")]
+    await mirror.edges.db.execute("update worker set beat_at = beat_at - interval '1 hour'")  # it was killed
+    settings = replace(mirror.edges.settings, database_url="postgresql:///a-server")
+    edges = replace(mirror.edges, settings=settings)
+    (worker,) = [one for one in await doctor.doctor(edges) if one.what == "worker"]
+    assert (worker.ok, worker.value) == (False, "none is running")
 
 
 async def test_an_edited_manifest_breaks_the_chain(mirror: Mirror, work: Work) -> None:

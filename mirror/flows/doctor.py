@@ -1,5 +1,6 @@
 """What is used, what each part can do, and what is missing: the answers of `everref doctor`."""
 
+import asyncio
 import shutil
 from dataclasses import dataclass
 
@@ -8,12 +9,13 @@ from mirror.errors import EverrefError
 from mirror.flows import state, unknown
 from mirror.flows.edges import Edges
 from mirror.manifest import time_text
-from mirror.store import outages, repos
+from mirror.store import outages, repos, runs
 from mirror.store.outages import Outage
 from mirror.store.repos import Overview
 from mirror.words import mend, not_known
 
 _NAMED = 5  # repos that want attention, before who looks has to list them all
+_ANSWER_SECONDS = 3  # for Redis
 _LOW_SPACE = 1 << 30  # bytes of free disk below which a person should know
 
 
@@ -28,11 +30,13 @@ class Finding:
 
 
 async def doctor(edges: Edges) -> list[Finding]:
-    """Look at git, the database, the vault, the disk and the keys; changes nothing."""
+    """Look at git, the database, the vault, workers, the queue, the disk and the keys; changes nothing."""
     return [
         await _git(edges),
         Finding("database", await store.version(edges.db), True),
         *await _vault(edges),
+        await _worker(edges),
+        await _queue(edges),
         _disk(edges),
         _keys(edges),
         *[_outage(one) for one in await outages.now(edges.db)],
@@ -120,6 +124,33 @@ async def _vault(edges: Edges) -> list[Finding]:
         advice = "the database before this one was lost: run everref rebuild before anything else"
         found.append(Finding("vault: repos", not_known(number), False, advice))
     return found
+
+
+async def _worker(edges: Edges) -> Finding:
+    """Whether a worker runs; one is expected on a server: where there is a queue, or a worker was killed."""
+    if await runs.is_anyone_alive(edges.db):
+        return Finding("worker", "one is running at least", True)
+    settings = edges.settings
+    if settings.redis_url or (settings.database_url and await runs.is_anyone_missing(edges.db)):
+        advice = "start one, and see its log for why it ended; until then no push is saved"
+        return Finding("worker", "none is running", False, advice)
+    return Finding("worker", "none is running; commands do the work themselves", True)
+
+
+async def _queue(edges: Edges) -> Finding:
+    """Whether Redis answers, where one is set."""
+    if edges.settings.redis_url is None:
+        return Finding("queue", "no REDIS_URL is set here; commands need none", True)
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS), Redis.from_url(edges.settings.redis_url) as queue:
+            await queue.exists("everref")
+    except (RedisError, OSError):  # TimeoutError is an OSError; what it says may hold the password
+        advice = "start Redis, or check REDIS_URL; until then workers look for what is due, and find it later"
+        return Finding("queue", "Redis does not answer", False, advice)
+    return Finding("queue", "Redis answers", True)
 
 
 def _outage(one: Outage) -> Finding:

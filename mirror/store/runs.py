@@ -116,6 +116,15 @@ async def is_anyone_alive(db: Db) -> bool:
 
 
 @translating
+async def is_anyone_missing(db: Db) -> bool:
+    """Whether some worker fell silent without having left."""
+    found: bool = await db.fetchval(
+        "select exists (select from worker where beat_at <= clock_timestamp() - $1::interval)", SILENT
+    )
+    return found
+
+
+@translating
 async def is_alone(db: Db, worker: str) -> bool:
     """Whether no other worker is alive, as far as can be told from here."""
     rows = await db.fetch(
