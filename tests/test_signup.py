@@ -10,7 +10,7 @@ import pytest
 from mirror.errors import Refused
 from mirror.flows import choose, people
 from mirror.people import Role
-from mirror.store import audit, notices, teams
+from mirror.store import audit, notices, sessions, teams
 from mirror.store import people as people_rows
 from mirror.store.people import Person
 from mirror.web.app import application
@@ -188,3 +188,51 @@ async def test_a_link_of_an_owner_works_no_more_once_more_is_to_be_had_by_it(sit
     await teams.add(db, (await site.team(eve)).id, bob.id, Role.VIEWER, now)
     with pytest.raises(Refused, match="used already or has expired"):
         await people.sign_in_with_link(db, path.removeprefix("/sign-in/"), now, "192.0.2.1")
+
+
+async def test_an_owners_link_keeps_nothing_and_lets_in_for_a_password_alone(site: Site) -> None:
+    site.mirror.clock.step *= 0
+    db, now = site.mirror.edges.db, site.mirror.clock.now
+    ann = await site.person("ann")
+    bob, team = await guest(site, ann), await site.team(ann)
+    await people_rows.set_profile(db, bob.id, name="Bob", email="bob@example.org", zone=None)
+    own, home = await site.signed_in(bob), await site.team(bob)
+    path = await people.let_in_again(db, people.By(ann, now), team, bob.id)
+    owner = await site.browser()
+    assert "keep-" not in (await owner.get(path)).text
+    (kept,) = await sessions.all_of(db, bob.id, now)
+    await owner.post(path, **{"keep-session": [kept.key.hex()]})
+    assert (await own.get("/account")).status_code == 303  # nothing is kept
+    page = (await owner.get("/guest-7")).text
+    assert "made a one-time link" in page and "/notices/" not in page
+    (told,) = await notices.open_of(db, home.id)
+    await owner.post(f"/guest-7/-/notices/{told.id}/seen")
+    assert len(await notices.open_of(db, home.id)) == 1
+    for way, form in (("settings/tokens", {"name": "x", "scope": "read"}), ("settings/invitations", {})):
+        refused = await owner.post(f"/guest-7/-/{way}", **form)
+        assert refused.status_code == 403 and "set a new password first" in refused.text
+    done = await owner.post("/account/password", password="another horse 2")
+    assert done.headers["location"] == "/sign-in"
+    assert (await owner.get("/account")).status_code == 303  # they sign in by it
+    assert len(await notices.open_of(db, home.id)) == 1
+    themselves = await site.signed_in(bob)
+    await themselves.post("/account/password", password="another horse 3")
+    assert await notices.open_of(db, home.id) == []
+
+
+async def test_who_was_let_in_by_an_owner_is_out_once_more_is_to_be_had_and_after_hours(site: Site) -> None:
+    site.mirror.clock.step *= 0
+    db, now = site.mirror.edges.db, site.mirror.clock.now
+    ann, eve = await site.person("ann"), await site.person("eve")
+    team = await site.team(ann)
+    bob, bill = await guest(site, ann), await guest(site, ann, "8")
+    browsers = []
+    for one in (bob, bill):
+        path = await people.let_in_again(db, people.By(ann, now), team, one.id)
+        browsers.append(await site.browser())
+        await browsers[-1].post(path)
+        assert (await browsers[-1].get("/account")).status_code == 200
+    await teams.add(db, (await site.team(eve)).id, bob.id, Role.VIEWER, now)
+    assert [(await one.get("/account")).status_code for one in browsers] == [303, 200]
+    site.mirror.clock.now += sessions.LET_IN
+    assert [(await one.get("/account")).status_code for one in browsers] == [303, 303]

@@ -69,6 +69,7 @@ class By:
     address: str | None = None  # None: not by the network
     session: bytes | None = None  # the key of the session that lets them; None: none does
     token: TokenId | None = None  # the API token that lets them; None: none does
+    let_in: bool = False  # an owner's link began that session
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,9 @@ async def sign_in_with_password(db: Db, email: str, password: str, at: datetime,
 async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str, keep: Given = NOTHING) -> Person:
     """Who this one-time link is for; the first owner is made when theirs is opened.
 
-    Who forgot their password is let in by one too, and sets another. Whoever had got in meanwhile is put out:
-    what was given before ends, but for what is kept. Raises Refused when it is used up.
+    Who forgot their password is let in by one too, and sets another. Whoever had got in meanwhile is put
+    out: what was given before ends, but for what is kept; by an owner's link nothing is, so that nobody
+    comes in unnoticed. Raises Refused when it is used up.
     """
     async with transaction(db) as connection:
         used = await links.use(connection, raw, at)
@@ -190,23 +192,32 @@ async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str, keep: 
             raise Refused(_USED)
         person = await _linked(connection, used, at)
         by = By(person, at, address)
-        ended = await _end_given(connection, by, keep)
-        await _came(connection, by, "person.sign-in", person.name, how="link", **ended)
+        ended = await _end_given(connection, by, NOTHING if used.by else keep)
+        await _note(connection, by, "person.sign-in", person.name, how="link", **ended)
+        if used.by is None:
+            await places.remember(connection, person.id, peer.network(address), at)
     return person
 
 
 @translating
-async def link_is_for(db: Db, raw: str, at: datetime) -> tuple[Person | None, bool]:
-    """Whom a one-time link would sign in, and whether the first owner comes in each day by such a one.
+async def let_in_by(db: Db, raw: str) -> tuple[PersonId, UUID] | None:
+    """Which owner of which team made this one-time link. None: whoever runs Everref."""
+    return await links.made_by(db, raw)
+
+
+@translating
+async def link_is_for(db: Db, raw: str, at: datetime) -> tuple[Person | None, bool, bool]:
+    """Whom a one-time link would sign in, whether the first owner comes in each day by such a one,
+    and whether something can be kept: not where an owner made it.
 
     Nobody: it is of no use, or the first owner is still to be made.
     """
     used = await links.look(db, raw, at)
     if used is None:
-        return None, False
+        return None, False, False
     if used.person_id is None:
-        return await people.known_first_owner(db), True
-    return await people.find(db, used.person_id), False
+        return await people.known_first_owner(db), True, True
+    return await people.find(db, used.person_id), False, used.by is None
 
 
 async def _end_given(db: Db, by: By, keep: Given, session: str | None = None) -> dict[str, int]:
@@ -351,6 +362,8 @@ async def set_password(
 ) -> None:
     """Sign in by this password from now on; what was given before ends, but this session and what is kept.
 
+    Who was let in by an owner's link keeps nothing, and signs in by the password next.
+
     The caller has had the person prove who they are. Raises UsageError; Refused where the session has ended.
     """
     person = by.person
@@ -361,7 +374,11 @@ async def set_password(
     async with transaction(db) as connection:
         await people.set_password(connection, person.id, hashed)
         await _check_let_in(connection, by)
-        ended = await _end_given(connection, by, keep, session)
+        if by.let_in:
+            ended = await _end_given(connection, by, NOTHING)
+        else:
+            ended = await _end_given(connection, by, keep, session)
+            await notices.answered(connection, _let_in_key(person.id), by.at)
         await _note(connection, by, "person.password", person.name, **ended)
 
 
@@ -570,10 +587,15 @@ async def let_in_again(db: Db, by: By, team: Team, person_id: PersonId) -> str:
                 None,
                 "sign-in",
                 f"{by.person.name}, who owns {team.name}, made a one-time link that signs in as {who.name}; "
-                "if you did not ask for it, set a new password, which puts everybody else out",
+                "a new password that you set, signed in by it, puts everybody else out and ends this notice",
                 by.at,
+                f"{_let_in_key(person_id)}{by.at.isoformat()}",
             )
     return f"/sign-in/{raw}"
+
+
+def _let_in_key(person_id: PersonId) -> str:
+    return f"let in {person_id} "
 
 
 @translating

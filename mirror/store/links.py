@@ -16,6 +16,7 @@ class Used:
     """Whom a link signs in."""
 
     person_id: PersonId | None  # None: the first owner
+    by: tuple[PersonId, UUID] | None = None  # the owner who made it, of which team; None: nobody of a team
 
 
 @translating
@@ -64,7 +65,7 @@ async def use(db: Db, raw: str, now: datetime) -> Used | None:
             update sign_in_link set used_at = $2
             where id_sha256 = $1 and used_at is null and expires_at > $2
               and (made_by is null or may_let_in(person_id, team_id, made_by))
-            returning person_id
+            returning person_id, made_by, team_id
             """,
             _key(raw),
             now,
@@ -78,7 +79,7 @@ async def look(db: Db, raw: str, now: datetime) -> Used | None:
     return _used(
         await db.fetchrow(
             """
-            select person_id from sign_in_link
+            select person_id, made_by, team_id from sign_in_link
             where id_sha256 = $1 and used_at is null and expires_at > $2
               and (made_by is null or may_let_in(person_id, team_id, made_by))
             """,
@@ -86,6 +87,16 @@ async def look(db: Db, raw: str, now: datetime) -> Used | None:
             now,
         )
     )
+
+
+@translating
+async def made_by(db: Db, raw: str) -> tuple[PersonId, UUID] | None:
+    """The owner who made the link, and of which team; of no use any more or not. None: nobody of a team."""
+    row = await db.fetchrow(
+        "select person_id, made_by, team_id from sign_in_link where id_sha256 = $1", _key(raw)
+    )
+    found = _used(row)
+    return None if found is None else found.by
 
 
 @translating
@@ -103,5 +114,8 @@ def _key(raw: str) -> bytes:
 def _used(row: Any) -> Used | None:
     if row is None:
         return None
-    who = row["person_id"]
-    return Used(None if who is None else PersonId(UUID(bytes=who.bytes)))
+    who, owner = row["person_id"], row["made_by"]
+    return Used(
+        None if who is None else PersonId(UUID(bytes=who.bytes)),
+        None if owner is None else (PersonId(UUID(bytes=owner.bytes)), UUID(bytes=row["team_id"].bytes)),
+    )

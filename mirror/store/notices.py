@@ -86,9 +86,15 @@ async def page(
 
 @translating
 async def seen(db: Db, team_id: TeamId, notice_id: int, at: datetime) -> bool:
-    """Somebody of the team dismisses this one. False: it is none of the team's, or was dismissed."""
+    """Somebody of the team dismisses this one. False: it is none of the team's, or was dismissed.
+
+    That somebody was let in as a person is dismissed by nobody: it goes by `answered`.
+    """
     done = await db.execute(
-        "update notice set seen_at = $3 where team_id = $1 and id = $2 and seen_at is null",
+        """
+        update notice set seen_at = $3
+        where team_id = $1 and id = $2 and seen_at is null and kind <> 'sign-in'
+        """,
         team_id,
         notice_id,
         at,
@@ -100,9 +106,23 @@ async def seen(db: Db, team_id: TeamId, notice_id: int, at: datetime) -> bool:
 async def all_seen(db: Db, team_id: TeamId, to: int, at: datetime) -> int:
     """Somebody of the team dismisses all up to this id; returns how many they were."""
     done = await db.execute(
-        "update notice set seen_at = $3 where team_id = $1 and id <= $2 and seen_at is null", team_id, to, at
+        """
+        update notice set seen_at = $3
+        where team_id = $1 and id <= $2 and seen_at is null and kind <> 'sign-in'
+        """,
+        team_id,
+        to,
+        at,
     )
     return int(done.split()[1])
+
+
+@translating
+async def answered(db: Db, told_key: str, at: datetime) -> None:
+    """What was told by keys that begin so was answered by what somebody did."""
+    await db.execute(
+        "update notice set seen_at = $2 where starts_with(told_key, $1) and seen_at is null", told_key, at
+    )
 
 
 def _notice(row: Any) -> Notice:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from mirror.people import PersonId, Role
 from mirror.store.database import Db, storable, transaction, translating
@@ -15,6 +16,7 @@ from mirror.store.teams import Membership, team
 
 IDLE: Final = timedelta(hours=12)  # after which a session that nobody used ends
 ABSOLUTE: Final = timedelta(days=14)  # after which every session ends
+LET_IN: Final = timedelta(hours=4)  # after which one ends that an owner's link began
 _SEEN: Final = timedelta(minutes=1)  # how exactly it is known when it was used
 _AGENT: Final = 200  # characters of the browser's words that are kept
 
@@ -31,20 +33,31 @@ class Session:
     agent: str  # the browser, in its own words
     address: str  # from where
     key: bytes = field(repr=False)  # the SHA-256 of its id
+    let_in: bool = False  # an owner's link began it, for a member who forgot their password
 
 
 @translating
 async def start(
-    db: Db, person_id: PersonId, now: datetime, agent: str, address: str, program: bool = False
+    db: Db,
+    person_id: PersonId,
+    now: datetime,
+    agent: str,
+    address: str,
+    program: bool = False,
+    let_in: tuple[PersonId, UUID] | None = None,
 ) -> tuple[str, Session]:
-    """Sign a browser in, or a program, which may be idle. Returns its id, which is not kept, and it."""
+    """Sign a browser in, or a program, which may be idle. Returns its id, which is not kept, and it.
+
+    `let_in`: an owner's link did, and of which team; the session lasts while `may_let_in` says so.
+    """
     raw = secrets.token_urlsafe(32)
     row = await db.fetchrow(
         """
         with begun as (
           insert into session
-            (id_sha256, person_id, csrf, created_at, seen_at, sure_at, agent, address, program)
-          values ($1, $2, $3, $4, $4, $4, $5, $6, $7) returning *
+            (id_sha256, person_id, csrf, created_at, seen_at, sure_at, agent, address, program,
+             let_in_by, let_in_team)
+          values ($1, $2, $3, $4, $4, $4, $5, $6, $7, $8, $9) returning *
         )
         select begun.*, person.id, name, email, zone, person.created_at as since
         from begun join person on person.id = person_id
@@ -56,6 +69,7 @@ async def start(
         storable(agent)[:_AGENT],
         storable(address)[:_AGENT],
         program,
+        *(let_in or (None, None)),
     )
     return raw, _session(row)
 
@@ -68,6 +82,7 @@ _USED: Final = """
     select session.*, person.id, name, email, zone, person.created_at as since {more}
     from session join person on person.id = person_id
     where id_sha256 = $1 and (seen_at > $2 or program) and session.created_at > $3
+      and (let_in_by is null or session.created_at > $6 and may_let_in(person_id, let_in_team, let_in_by))
 """
 _TEAMS: Final = """
     , array(
@@ -99,14 +114,23 @@ async def with_teams(db: Db, raw_id: str, now: datetime) -> tuple[Session | None
 
 async def _used(db: Db, raw_id: str, now: datetime, more: str) -> Any:
     return await db.fetchrow(
-        _USED.format(more=more), _key(raw_id), now - IDLE, now - ABSOLUTE, now, now - _SEEN
+        _USED.format(more=more),
+        *(_key(raw_id), now - IDLE, now - ABSOLUTE, now, now - _SEEN, now - LET_IN),
     )
 
 
 @translating
 async def is_there(db: Db, key: bytes) -> bool:
     """Whether nobody has ended the session of this key; that does not count as its use."""
-    found: bool = await db.fetchval("select exists (select from session where id_sha256 = $1)", key)
+    found: bool = await db.fetchval(
+        """
+        select exists (
+          select from session where id_sha256 = $1
+            and (let_in_by is null or may_let_in(person_id, let_in_team, let_in_by))
+        )
+        """,
+        key,
+    )
     return found
 
 
@@ -218,9 +242,14 @@ async def sweep(db: Db, now: datetime) -> None:
     """Forget what has ended by itself: sessions, tries that were counted, answers. Safe to run twice."""
     async with transaction(db) as connection:
         await connection.execute(
-            "delete from session where seen_at <= $1 and not program or created_at <= $2",
+            """
+            delete from session
+            where seen_at <= $1 and not program or created_at <= $2
+              or let_in_by is not null and created_at <= $3
+            """,
             now - IDLE,
             now - ABSOLUTE,
+            now - LET_IN,
         )
         await connection.execute("delete from tries where until <= $1", now)
         await connection.execute("delete from idempotency where created_at <= $1", now - REMEMBERED)
@@ -241,4 +270,5 @@ def _session(row: Any) -> Session:
         row["agent"],
         row["address"],
         row["id_sha256"],
+        row["let_in_by"] is not None,
     )

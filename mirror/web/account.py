@@ -65,7 +65,9 @@ def _texts(form: FormData, name: str) -> list[str]:
 async def set_profile(visit: Visit) -> Response:
     """What the person is called, their e-mail and their time zone."""
     form = await visit.form()
-    if people.is_other_email(visit.owner(), str(form.get("email", ""))) and not visit.is_sure:
+    begins = visit.by().let_in and visit.owner().email is None  # who has none sets no password
+    other = people.is_other_email(visit.owner(), str(form.get("email", "")))
+    if other and not visit.is_sure and not begins:
         raise AskAgain  # it is half of what signs in
     try:
         await people.set_profile(
@@ -89,6 +91,8 @@ async def set_password(visit: Visit) -> Response:
         )
     except UsageError as error:
         return await page(visit, error)
+    if visit.by().let_in:
+        return visit.redirect("/sign-in", "Your password is set. Sign in by it.")
     return visit.redirect("/account", "Your password is set. What you did not keep has ended.")
 
 
@@ -164,7 +168,7 @@ async def accept(visit: Visit) -> Response:
 WAYS: Final[Sequence[Way]] = (
     Way("GET", "/account", page, Needs.PERSON),
     Way("POST", "/account/profile", set_profile, Needs.PERSON),
-    Way("POST", "/account/password", set_password, Needs.PERSON, sure=True),
+    Way("POST", "/account/password", set_password, Needs.PERSON, sure=True, anew=True),
     Way("POST", "/account/unlink", unlink, Needs.PERSON, sure=True),
     Way("POST", "/account/confirm", confirm, Needs.PERSON, sure=True),
     Way("POST", "/account/tokens/revoke", revoke_token, Needs.PERSON),

@@ -18,6 +18,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
+from uuid import UUID
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -389,12 +390,19 @@ async def landing(visit: Visit, person_id: PersonId, to: str) -> str:
     return f"/{joined[0]}" if joined else "/"
 
 
-async def begin(visit: Visit, person_id: PersonId, to: str, *, warned: str | None = None) -> Response:
+async def begin(
+    visit: Visit,
+    person_id: PersonId,
+    to: str,
+    *,
+    warned: str | None = None,
+    let_in: tuple[PersonId, UUID] | None = None,
+) -> Response:
     """A new session for this person, whatever session the browser had before."""
     if visit.raw_session is not None:
         await sessions.end(visit.edges.db, visit.raw_session)
     agent = visit.request.headers.get("user-agent", "")
-    raw, _ = await sessions.start(visit.edges.db, person_id, visit.now, agent, visit.address)
+    raw, _ = await sessions.start(visit.edges.db, person_id, visit.now, agent, visit.address, let_in=let_in)
     return visit.sign_in(visit.redirect(local(to), warned=warned), raw)
 
 

@@ -169,9 +169,9 @@ class Visit:
     def by(self) -> By:
         """Who does something, when, from where, and what lets them."""
         session = None if self.session is None else self.session.key
-        return By(
-            self.owner(), self.now, self.address, session, None if self.token is None else self.token.id
-        )
+        token = None if self.token is None else self.token.id
+        let_in = self.session is not None and self.session.let_in
+        return By(self.owner(), self.now, self.address, session, token, let_in)
 
     def of_team(self) -> Team:
         """The team, where the way is a team's."""
@@ -252,7 +252,14 @@ class Visit:
     @property
     def is_sure(self) -> bool:
         """Whether the person has proved of late who they are; there is nothing to prove without a session."""
-        return self.session is None or self.now - self.session.sure_at <= SURE
+        return self.session is None or (not self.session.let_in and self.now - self.session.sure_at <= SURE)
+
+    def check_not_let_in(self) -> None:
+        """Raise 403 where an owner's link began the session: it sets a password, and gives nothing else."""
+        if self.session is not None and self.session.let_in:
+            raise HTTPException(
+                403, "you were let in by an owner's link: set a new password first, and sign in by it"
+            )
 
     async def is_still_let_in(self) -> bool:
         """Whether who asked may go this way still: for answers that go on for minutes."""
@@ -317,6 +324,7 @@ class Way:
     scope: str = "read"  # of an API token, only for paths under /api/; one that no token has is for people
     sure: bool = False  # the person must have proved of late who they are
     reads: bool = False  # a repository, which may take long: it ends where the visitor hangs up
+    anew: bool = False  # who was let in by an owner's link need not be sure: they set a password
     large: bool = False  # what is sent may be as large as a form with thousands of choices
 
     @property
@@ -605,7 +613,8 @@ async def _admit(visit: Visit) -> None:
         await _admit_to_team(visit, Role(way.needs.value))
     if visit.token is not None and way.scope not in visit.token.scopes:
         raise HTTPException(403, f"the token {visit.token.name} has not the scope {way.scope}")
-    if way.sure and not visit.is_sure:
+    if way.sure and not visit.is_sure and not (way.anew and visit.session and visit.session.let_in):
+        visit.check_not_let_in()
         raise AskAgain
 
 

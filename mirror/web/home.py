@@ -108,8 +108,15 @@ async def repositories(visit: Visit) -> Response:
     unknown = await _unknown(visit)
     if not summary.total:
         title = "Nothing is known of what is kept" if unknown else "Nothing is kept yet"
+        told = [one for one in await notices.open_of(db, team.id) if one.kind in TOLD]
         return visit.render(
-            "home.html", summary=summary, mark=mark(summary, unknown), title=title, unknown=unknown
+            "home.html",
+            summary=summary,
+            mark=mark(summary, unknown),
+            title=title,
+            unknown=unknown,
+            needs=[_told(team.name, one, visit.now) for one in told],
+            most=NEEDS,
         )
     first_of_all = [one for one in (unknown, await _held_up(visit)) if one]
     forced = await home.forced_lately(db, team.id, visit.now - LATELY)
@@ -338,7 +345,7 @@ def _told(team: str, notice: Notice, now: datetime) -> Need:
         words.sentence(notice.message) + found,
         "See what was lost" if deleted and notice.repo else "See",
         pages.repo_url(team, notice.repo, "lost") if deleted and notice.repo else link,
-        notice.id,
+        None if notice.kind == "sign-in" else notice.id,  # which goes with a new password alone
     )
 
 

@@ -31,7 +31,7 @@ from mirror.store.connections import Connection, ConnectionId
 from mirror.store.jobs import ENDED, Job, JobId
 from mirror.web import pages
 from mirror.web.download import bundle_name, bundle_of
-from mirror.web.frame import SAFE, SURE, AskAgain, Needs, Visit, Way
+from mirror.web.frame import SAFE, AskAgain, Needs, Visit, Way
 from mirror.web.live import follow
 from mirror.web.repo import Moment, bytes_of, moment_at
 
@@ -246,7 +246,7 @@ def _chooser(at: Moment, given: Mapping[str, str]) -> str:
 
 
 def is_sure(visit: Visit) -> bool:
-    return visit.session is None or visit.now - visit.session.sure_at <= SURE
+    return visit.is_sure
 
 
 async def _drafted(visit: Visit, at: Moment, given: Mapping[str, str]) -> Draft:

@@ -63,9 +63,9 @@ async def sign_up(visit: Visit) -> Response:
 async def link_page(visit: Visit) -> Response:
     """A one-time link, which only the button on this page uses up: what looks ahead at links presses none."""
     raw = str(visit.path["raw"])
-    person, daily = await people.link_is_for(visit.edges.db, raw, visit.now)
+    person, daily, keeps = await people.link_is_for(visit.edges.db, raw, visit.now)
     nothing = dict.fromkeys(("identities", "sessions", "tokens", "invited"), ())
-    found = await given(visit, person.id) if person else nothing
+    found = await given(visit, person.id) if person and keeps else nothing
     return visit.render("link.html", raw=raw, who=person, daily=daily, **found)
 
 
@@ -76,8 +76,9 @@ async def follow_link(visit: Visit) -> Response:
         person = await people.sign_in_with_link(visit.edges.db, raw, visit.now, visit.address, keep)
     except Refused as error:
         return visit.redirect("/sign-in", str(error))
+    let_in = await people.let_in_by(visit.edges.db, raw)
     waiting = [one for one in await store.identities(visit.edges.db, person.id) if one.doubted_at]
-    return await begin(visit, person.id, "/account" if waiting else "/")
+    return await begin(visit, person.id, "/account" if waiting or let_in else "/", let_in=let_in)
 
 
 async def sign_out(visit: Visit) -> Response:
@@ -96,6 +97,7 @@ async def sure_page(visit: Visit) -> Response:
 
 async def _sure(visit: Visit, given: Mapping[str, Any], error: EverrefError | None = None) -> Response:
     """The page that asks it, and what was wrong with an answer; where it goes on stays as it was."""
+    visit.check_not_let_in()
     person = visit.owner()
     mine = await store.identities(visit.edges.db, person.id)
     known = {(one.forge, one.host) for one in mine if one.doubted_at is None}

@@ -191,7 +191,7 @@ async def _profile(visit: Visit, person: Person) -> Profile:
 CALLS: Final[Sequence[Call]] = (
     call("GET", "/profile", profile, Needs.PERSON),
     call("PATCH", "/profile", change_profile, Needs.PERSON, "account"),
-    call("PUT", "/profile/password", set_password, Needs.PERSON, "account", sure=True),
+    call("PUT", "/profile/password", set_password, Needs.PERSON, "account", sure=True, anew=True),
     call(
         "DELETE", "/profile/identities/{forge}/{host}/{account}", unlink, Needs.PERSON, "account", sure=True
     ),

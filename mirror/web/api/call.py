@@ -95,6 +95,7 @@ def call(
     sure: bool = False,
     elsewhere: bool = False,
     reads: bool = False,
+    anew: bool = False,
 ) -> Call:
     """A row of the table; `path` is below /api/v1. `scope` "account": for people, no API token has it."""
     told = typing.get_type_hints(act, include_extras=True)
@@ -107,6 +108,7 @@ def call(
         scope,
         sure,
         reads,
+        anew,
         act=act,
         asks=told.get("asked", NoParameters),
         takes=told.get("body"),
