@@ -1,15 +1,20 @@
 """What ends with an old password, a one-time link and a role; and what an e-mail address does not give."""
 
+import asyncio
 import html
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from mirror.config import App
+from mirror.errors import BadCredentials, TooOften
 from mirror.flows import jobs as jobs_flow
 from mirror.flows import people as flow
 from mirror.flows.people import By
@@ -382,3 +387,61 @@ async def invited(browser: Browser, team: str, role: str) -> str:
     found = re.search(r"/invitations/[^\"<\s]{20,}", page)
     assert found
     return html.unescape(found[0])
+
+
+async def test_a_session_that_guesses_the_password_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.mirror.clock.step *= 0
+    monkeypatch.setattr(flow, "PROVED", 3)
+    person = await ann(site)
+    stolen, own = await site.signed_in(person), await site.signed_in(person)
+    for place in range(3):
+        stolen.client.headers["x-forwarded-for"] = f"198.51.100.{place}"
+        assert await is_in(stolen)
+        wrong = await stolen.post("/account/sure", password=f"guess {place}")
+    assert "this session has ended" in html.unescape(wrong.text)
+    assert not await is_in(stolen) and await is_in(own)
+    assert (await own.post("/account/sure", password="a long enough word")).status_code == 303
+
+
+async def test_guesses_of_all_sessions_of_a_person_are_counted_together(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.mirror.clock.step *= 0
+    monkeypatch.setattr(flow, "TRIES_AS", 3)  # the first counts though it was right
+    db, person = site.mirror.edges.db, await ann(site)
+    for place, right in (("192.0.2.1", True), ("192.0.2.2", False), ("192.0.2.3", False)):
+        by = By(person, site.mirror.clock.now, place)
+        if right:
+            await flow.prove(db, by, "a long enough word")
+        else:
+            with pytest.raises(BadCredentials):
+                await flow.prove(db, by, "a wrong word")
+    with pytest.raises(TooOften):
+        await flow.prove(db, By(person, site.mirror.clock.now, "192.0.2.4"), "a wrong word")
+
+
+async def test_one_persons_many_passwords_leave_others_their_turn(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "MADE", 20)
+    at_once = most = 0
+    lock = threading.Lock()
+    hashing = flow.HASHER.hash
+
+    def watched(password: bytes) -> str:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        try:
+            return hashing(password)
+        finally:
+            with lock:
+                at_once -= 1
+
+    db, now, person = site.mirror.edges.db, site.mirror.clock.now, await ann(site)
+    monkeypatch.setattr(flow, "HASHER", SimpleNamespace(hash=watched))
+    by = By(person, now, "192.0.2.1")
+    told = await asyncio.gather(*(flow.set_password(db, by, NEW) for _ in range(30)), return_exceptions=True)
+    assert most == 1  # of the two that there are
+    assert [type(one) for one in told if one is not None] == [TooOften] * 10

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
 from argon2 import PasswordHasher
@@ -41,7 +42,9 @@ R = TypeVar("R")
 TRIES: Final = 10  # a minute, to sign in by one e-mail address from one place; and to sign up from one place
 TRIES_FROM: Final = 100  # an hour, that fail, from one place by whichever e-mail addresses
 TRIES_AS: Final = 50  # an hour, that fail, by one e-mail address from all places that its person does not use
-MADE: Final = 30  # links, tokens and teams that one person makes in an hour
+BEYOND: Final = 1  # a minute more by one e-mail address, so that who guesses does not keep its person out
+PROVED: Final = 20  # wrong passwords by which a session ends that is to prove whose it is
+MADE: Final = 30  # links, tokens, teams and passwords that one person makes in an hour
 INVITED: Final = timedelta(days=7)  # for which an invitation can be accepted
 LINK: Final = timedelta(hours=1)  # for which a one-time link works
 _MINUTE: Final = timedelta(minutes=1)
@@ -58,6 +61,7 @@ _UNINVITED: Final = "this invitation was accepted or withdrawn already, or has e
 # argon2id as RFC 9106 recommends it where memory is scarce: 64 MiB a hash, so only a few at once.
 HASHER: Final = PasswordHasher()
 _THREADS: Final = ThreadPoolExecutor(2, "argon2")
+_HASHING: Final = WeakValueDictionary[str, asyncio.Lock]()  # by who waits: each has one hash at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ async def sign_up(
     email, name = rules.email_address(email), rules.check_person_name(name)
     rules.check_password(password, email)
     await _limit(db, f"sign-up {peer.network(address)}", TRIES, _MINUTE, at)
-    hashed = await _in_thread(HASHER.hash, rules.password_bytes(password))
+    hashed = await _in_thread(peer.network(address), HASHER.hash, rules.password_bytes(password))
     async with transaction(db) as connection:
         made = await people.add(
             connection, name, at, team_name=rules.team_name(name), email=email, password_hash=hashed
@@ -151,25 +155,27 @@ async def sign_in_with_password(db: Db, email: str, password: str, at: datetime,
 
     Tries are counted by e-mail address and place together; and more slowly by each
     alone, but not against who signed in from that place before. So nobody who
-    guesses keeps another person out, nor everybody behind one proxy. A hash of
+    guesses keeps another person out of a place that they use, nor everybody behind
+    one proxy; elsewhere one try a minute goes on, for whoever comes first. A hash of
     weaker parameters than today's is replaced. Raises BadCredentials, LimitReached.
     """
     known_as, place = email.strip().lower(), peer.network(address)
     both = f"sign-in as {known_as} from {place}"
     await _limit(db, both, TRIES, _MINUTE, at)
-    slow = {f"sign-in from {place}": TRIES_FROM, f"sign-in as {known_as}": TRIES_AS}
-    if await places.is_known(db, known_as, place, at):
-        slow = {}
-    for key, limit in slow.items():
-        await _limit(db, key, limit, _HOUR, at)
+    slow: Sequence[str] = ()
+    if not await places.is_known(db, known_as, place, at):
+        slow = (f"sign-in from {place}", f"sign-in as {known_as}")
+        await _limit(db, slow[0], TRIES_FROM, _HOUR, at)
+        if not await tries.take(db, slow[1], TRIES_AS, _HOUR, at):
+            await _limit(db, f"sign-in as {known_as}, beyond", BEYOND, _MINUTE, at)
     found = await people.password_of(db, known_as)
-    hashed = found[1] if found else await _in_thread(_nobodys)
-    right = await _in_thread(_verified, hashed, rules.password_bytes(password))
+    hashed = found[1] if found else await _in_thread(place, _nobodys)
+    right = await _in_thread(place, _verified, hashed, rules.password_bytes(password))
     if found is None or not right:
         raise BadCredentials(_WRONG)
     person = found[0]
     if HASHER.check_needs_rehash(hashed):
-        renewed = await _in_thread(HASHER.hash, rules.password_bytes(password))
+        renewed = await _in_thread(place, HASHER.hash, rules.password_bytes(password))
         await people.set_password(db, person.id, renewed, old=hashed)
     await tries.give_back(db, both)
     for key in slow:
@@ -347,13 +353,29 @@ async def team_named(db: Db, by: By, name: str | None) -> Team:
 
 @translating
 async def prove(db: Db, by: By, password: str) -> None:
-    """Check that who is signed in knows their password. Raises BadCredentials, LimitReached."""
+    """Check that who is signed in knows their password. Raises BadCredentials, LimitReached.
+
+    A session that is wrong about it too often ends: it is somebody else who guesses.
+    """
     await _limit(db, f"prove {by.person.id} from {peer.network(by.address or '')}", TRIES, _MINUTE, by.at)
+    slow = f"prove {by.person.id}"
+    await _limit(db, slow, TRIES_AS, _HOUR, by.at)
     hashed = await people.password_hash(db, by.person.id)
     if hashed is None:
         raise BadCredentials("you have no password; sign in again in the way that you do")
-    if not await _in_thread(_verified, hashed, rules.password_bytes(password)):
+    if not await _in_thread(str(by.person.id), _verified, hashed, rules.password_bytes(password)):
+        await _count_wrong(db, by)
         raise BadCredentials("the password is wrong")
+    await tries.take_back(db, slow)
+
+
+async def _count_wrong(db: Db, by: By) -> None:
+    if by.session is None:
+        return
+    key = f"prove by session {by.session.hex()}"
+    if not await tries.take(db, key, PROVED - 1, sessions.ABSOLUTE, by.at):
+        await sessions.end_one(db, by.person.id, by.session)
+        raise BadCredentials("the password was wrong too often, so this session has ended; sign in again")
 
 
 @translating
@@ -364,13 +386,15 @@ async def set_password(
 
     Who was let in by an owner's link keeps nothing, and signs in by the password next.
 
-    The caller has had the person prove who they are. Raises UsageError; Refused where the session has ended.
+    The caller has had the person prove who they are. Raises UsageError, LimitReached; Refused where
+    the session has ended.
     """
     person = by.person
     if person.email is None:
         raise UsageError("a password needs an e-mail address to sign in with; give one first")
     rules.check_password(password, person.email)
-    hashed = await _in_thread(HASHER.hash, rules.password_bytes(password))
+    await _limit(db, f"password of {person.id}", MADE, _HOUR, by.at)
+    hashed = await _in_thread(str(person.id), HASHER.hash, rules.password_bytes(password))
     async with transaction(db) as connection:
         await people.set_password(connection, person.id, hashed)
         await _check_let_in(connection, by)
@@ -770,9 +794,11 @@ def _in_words(per: timedelta) -> str:
     return "a minute" if per <= _MINUTE else "an hour"
 
 
-async def _in_thread(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+async def _in_thread(who: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Hash beside all else: one at a time for each person, or place, so that all have their turn."""
     ready = functools.partial(call, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, ready)
+    async with _HASHING.setdefault(who, asyncio.Lock()):
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, ready)
 
 
 def _verified(hashed: str, password: bytes) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import timedelta
 from hashlib import sha256
 from typing import Final
 
@@ -15,10 +16,12 @@ from mirror import lowspeed
 from mirror.errors import NotFound
 from mirror.flows import export
 from mirror.model import Repo
+from mirror.store import limits
 from mirror.store.jobs import Job
 from mirror.web.frame import Visit
 
 PIECE: Final = 1 << 16  # bytes that are sent at once
+GOES_ON: Final = timedelta(hours=1)  # for which the parts of a bundle are one download of a person
 
 _ONE_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _PRIVATE: Final = {"cache-control": "private, no-cache"}
@@ -38,23 +41,27 @@ async def bundle_of(visit: Visit, repo: Repo, job: Job) -> Response:
     if found is None or not await export.is_there(visit.edges, found):
         raise NotFound("there is no such bundle, or not any more; make it again")
     request, name = visit.request, bundle_name(repo, job)
+    tag = f'"{sha256(found.key.encode()).hexdigest()[:32]}"'  # a key is written once
     asked = request.headers.get("range")
-    if asked is None and request.method == "GET":
-        snapshot = (job.result or {}).get("snapshot")
-        await visit.audit("restore.download", repo.name, repo.id, {"snapshot": snapshot})
+    if request.headers.get("if-range", tag) != tag:
+        asked = None
+    part = part_of(asked, found.bytes)
+    if request.method == "GET":
+        first = await limits.take(
+            visit.edges.db, f"download {visit.owner().id} {job.id}", 1, GOES_ON, visit.now
+        )
+        if first or (part is not None and part[0] == 0):  # else one that broke off goes on
+            snapshot = (job.result or {}).get("snapshot")
+            await visit.audit("restore.download", repo.name, repo.id, {"snapshot": snapshot})
     link = await export.link(visit.edges, found, name) if request.method == "GET" else None
     if link:
         return RedirectResponse(link, 303, {"cache-control": "no-store"})
-    tag = f'"{sha256(found.key.encode()).hexdigest()[:32]}"'  # a key is written once
-    if request.headers.get("if-range", tag) != tag:
-        asked = None
     headers = _PRIVATE | {
         "accept-ranges": "bytes",
         "content-disposition": f'attachment; filename="{name}"',
         "content-type": "application/octet-stream",
         "etag": tag,
     }
-    part = part_of(asked, found.bytes)
     if part is None:
         return Response(status_code=416, headers=headers | {"content-range": f"bytes */{found.bytes}"})
     start, end = part

@@ -313,7 +313,7 @@ async def to_url(visit: Visit, repo: Repo, given: Mapping[str, str], asked: dict
 
 async def _address(visit: Visit, text: str) -> Remote:
     """The address as this visitor may mean it: a path of this machine is for admins of its own team only."""
-    if visit.may(Role.ADMIN):
+    if visit.acting.may(Role.ADMIN):
         return await request.remote_meant(visit.edges, visit.of_team().id, text)
     return address.parse_remote(text, visit.edges.settings.allow_private_remotes, paths=False)
 
