@@ -408,6 +408,18 @@ async def test_after_a_rebuild_the_list_of_restores_says_since_when_it_is_not_wh
     assert "Nothing was restored yet, as far as is known." in page
 
 
+async def test_a_link_of_another_site_has_no_address_reached(restoring: Restoring) -> None:
+    """A key was made for it, and the host's was pinned, for whoever followed a link to a plan."""
+    query = {"where": "url", "url": "ssh://git@127.0.0.1:9/x.git"}
+    led = {"sec-fetch-site": "cross-site"}
+    answer = await restoring.browser.client.get(f"{HERE}/restore/plan", params=query, headers=led)
+    assert answer.status_code == 200 and "ssh://git@127.0.0.1:9/x.git" in answer.text
+    db = restoring.site.mirror.edges.db
+    assert await db.fetchval("select count(*) from ssh_key") == 0
+    await restoring.browser.get(f"{HERE}/restore/plan", **query)  # of one's own accord
+    assert await db.fetchval("select count(*) from ssh_key") == 1
+
+
 async def test_a_viewer_restores_nothing_and_another_team_finds_nothing(
     restoring: Restoring, make_work: Callable[..., Work]
 ) -> None:

@@ -200,6 +200,8 @@ async def plan(visit: Visit) -> Response:
         given |= {key: str(value) for key, value in (await visit.form()).items()}
     if given.get("where") not in WHERES:
         return visit.redirect(at.url("restore"))
+    if visit.request.method in SAFE and given["where"] == "url" and _is_led_here(visit):
+        return await choose(visit, None, given)
     try:
         draft = await _drafted(visit, at, given)
         if given.get("draft"):  # which has what was given before
@@ -211,6 +213,14 @@ async def plan(visit: Visit) -> Response:
         return await _shown(visit, at, draft, given)
     except EverrefError as error:
         return await choose(visit, error, given)
+
+
+def _is_led_here(visit: Visit) -> bool:
+    """Whether another site led here: it has us reach no address, to which a key could be shown.
+
+    https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
+    """
+    return visit.request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
 
 
 def _plain(given: Mapping[str, str]) -> dict[str, str]:
