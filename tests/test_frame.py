@@ -9,7 +9,7 @@ import pytest_asyncio
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 
-from mirror.errors import Busy
+from mirror.errors import Busy, NetworkError, Origin
 from mirror.people import Role
 from mirror.store import audit, sessions
 from mirror.store.people import Person
@@ -37,6 +37,10 @@ async def busy(visit: Visit) -> Response:
     raise Busy("somebody else is at work")
 
 
+async def away(visit: Visit) -> Response:
+    raise NetworkError("the database does not answer", origin=Origin.DATABASE)
+
+
 async def broken(visit: Visit) -> Response:
     raise ZeroDivisionError("a secret word")
 
@@ -46,6 +50,7 @@ WAYS = (
     Way("GET", "/a/page", said, Needs.NOTHING),
     Way("GET", "/busy", busy, Needs.NOTHING),
     Way("GET", "/broken", broken, Needs.NOTHING),
+    Way("GET", "/away", away, Needs.NOTHING),
     Way("GET", "/mine", here, Needs.PERSON),
     Way("GET", "/{team}/see", here, Needs.VIEWER),
     Way("GET", "/{team}/rule", here, Needs.ADMIN),
@@ -249,3 +254,10 @@ async def test_over_https_the_cookie_is_bound_to_it(framed: Framed) -> None:
     plain = await browser.client.get("/mine", headers=headers | {"cookie": f"sid={raw}"})
     bound = await browser.client.get("/mine", headers=headers | {"cookie": f"__Host-sid={raw}"})
     assert (plain.status_code, bound.status_code) == (303, 200)
+
+
+async def test_that_the_database_is_away_is_told_as_what_it_is(framed: Framed) -> None:
+    """It was called somebody else who does not answer, with words for whoever runs a command."""
+    answer = await (await framed.browser()).get("/away")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert "cannot reach its database. What is kept is safe" in answer.text

@@ -13,7 +13,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 
-from mirror.errors import Crowded, EverrefError, NotAllowed, OverLimit, TooLarge, TooOften
+from mirror.errors import (
+    Crowded,
+    EverrefError,
+    NetworkError,
+    NotAllowed,
+    Origin,
+    OverLimit,
+    TooLarge,
+    TooOften,
+)
 from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
 
 STATUS: Final[Mapping[str, int]] = {
@@ -55,6 +64,7 @@ TITLE: Final[Mapping[int, str]] = {
     502: "Somebody else does not answer",
     503: "Not at the moment",
 }  # of a page; programs get the words of HTTP
+_NO_DATABASE: Final = "Everref cannot reach its database. What is kept is safe; try again in a minute"
 _ELSE: Final = "An error of Everref itself, which it has written down"
 
 log = logging.getLogger("mirror.web")
@@ -81,7 +91,9 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
             status = 422
         if status >= 500 and not isinstance(error, TooOften | OverLimit | Crowded):
             log.warning("%s %s: %s", request.method, request.url.path, error)
-        headers = {}
+        headers, detail = {}, str(error)
+        if isinstance(error, NetworkError) and error.origin is Origin.DATABASE:
+            status, detail, headers = 503, _NO_DATABASE, {"retry-after": "30"}
         if isinstance(error, TooOften | OverLimit):
             status = 429
         elif isinstance(error, NotAllowed):
@@ -92,7 +104,7 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
             outside,
             request,
             status,
-            str(error),
+            detail,
             kind=error.kind,
             retry=not error.permanent,
             headers=headers,
