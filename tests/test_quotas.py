@@ -152,6 +152,25 @@ async def test_a_person_owns_no_more_teams_than_they_may(site: Site) -> None:
     assert len(await refused(list(asked))) == 8  # and the one of their own
 
 
+async def test_nobody_gives_a_person_more_teams_than_they_may_own(site: Site) -> None:
+    """Somebody else made teams, invited them as owner, and left: one person owned 13 of 5."""
+    db, keyring = site.mirror.edges.db, site.outside.keyring
+    ann, bob = await site.person("ann"), await site.person("bob")
+    here, there = (people.By(one, site.mirror.clock.now) for one in (ann, bob))
+    invited, made = [await people.new_team(db, there, name) for name in ("invited", "made")]
+    _, raw = await people.invite(db, keyring, there, invited, Role.OWNER)
+    with pytest.raises(OverLimit, match="Ann owns 1 team, "):
+        await people.accept(db, keyring, here, raw, owned=1)
+    _, raw = await people.invite(db, keyring, there, made, Role.VIEWER)
+    await people.accept(db, keyring, here, raw, owned=1)
+    with pytest.raises(OverLimit, match="EVERREF_PERSON_TEAMS"):
+        await people.change_role(db, there, made, ann.id, Role.OWNER, owned=1)
+    assert await teams.owned(db, ann.id) == 1
+    await people.accept(
+        db, keyring, here, (await people.invite(db, keyring, there, invited, Role.OWNER))[1], owned=2
+    )
+
+
 async def test_a_team_gets_no_more_webhooks_than_it_may_have(mirror: Mirror) -> None:
     mirror = limited(mirror, hooks=1)
     first, second = await mirror.repo(f"{NOWHERE}/a.git"), await mirror.repo(f"{NOWHERE}/b.git")

@@ -478,14 +478,19 @@ async def new_team(db: Db, by: By, name: str, most: int = PERSON_TEAMS_ROOMY) ->
         await people.lock(connection, by.person.id)
         made = await teams.add_named(connection, name, by.at)
         await teams.add(connection, made.id, by.person.id, Role.OWNER, by.at)
-        if await teams.owned(connection, by.person.id) > most:
-            raise OverLimit(
-                f"you own {most} teams, which is as many as one person may; "
-                "whoever runs Everref can raise it: EVERREF_PERSON_TEAMS",
-                "teams",
-            )
+        await _check_owned(connection, by.person, most)
         await audit.add(connection, made.id, _entry(by, "team.add", name), by.at)
     return made
+
+
+async def _check_owned(db: Db, person: Person, most: int) -> None:
+    """Raise OverLimit where the person owns more teams than one may, however they came to them."""
+    if await teams.owned(db, person.id) > most:
+        raise OverLimit(
+            f"{person.name} owns {most} team{'' if most == 1 else 's'}, which is as many as one person may; "
+            "whoever runs Everref can raise it: EVERREF_PERSON_TEAMS",
+            "teams",
+        )
 
 
 @translating
@@ -535,7 +540,9 @@ async def invitation(db: Db, keyring: Keyring, raw: str, at: datetime) -> Invita
 
 
 @translating
-async def accept(db: Db, keyring: Keyring, by: By, raw: str, limits: Limits = ROOMY) -> Team:
+async def accept(
+    db: Db, keyring: Keyring, by: By, raw: str, limits: Limits = ROOMY, owned: int = PERSON_TEAMS_ROOMY
+) -> Team:
     """Become a member. Who is one already stays as they are, and uses nothing up. Raises NotFound, OverLimit.
 
     Two at once: one becomes a member, the other is told that the link was used.
@@ -549,6 +556,8 @@ async def accept(db: Db, keyring: Keyring, by: By, raw: str, limits: Limits = RO
         if not await invitations.accept(connection, found.id, by.person.id, by.at):
             raise NotFound(_UNINVITED)
         await quotas.check(connection, found.team.id, limits, by.at, "members")
+        if found.role is Role.OWNER:
+            await _check_owned(connection, by.person, owned)
         entry = _entry(by, "member.add", by.person.name, role=found.role, invited_by=found.inviter)
         await audit.add(connection, found.team.id, entry, by.at)
     return found.team
@@ -564,16 +573,21 @@ async def withdraw(db: Db, by: By, team: Team, invitation_id: InvitationId) -> N
 
 
 @translating
-async def change_role(db: Db, by: By, team: Team, person_id: PersonId, role: Role) -> None:
+async def change_role(
+    db: Db, by: By, team: Team, person_id: PersonId, role: Role, owned: int = PERSON_TEAMS_ROOMY
+) -> None:
     """Give a member another role: none above one's own, and to nobody who is above oneself.
 
-    Raises Refused, also where the team would have no owner; NotFound.
+    Raises Refused, also where the team would have no owner; NotFound; OverLimit where a new
+    owner would own more than `owned` teams.
     """
     who = await _member(db, by, team, person_id)
     async with _acting(db, by, team, Role.ADMIN, "member.role", who.name, role=role) as (connection, mine):
         _not_above(mine, role)
         await _not_over(connection, mine, team, person_id)
         await teams.set_role(connection, team.id, person_id, role, by.at)
+        if role is Role.OWNER:
+            await _check_owned(connection, who, owned)
 
 
 @translating

@@ -159,8 +159,9 @@ async def invitation(visit: Visit) -> Response:
 async def accept(visit: Visit) -> Response:
     """Become a member of the team."""
     raw = str(visit.path["raw"])
+    edges, most = visit.edges, visit.edges.settings
     team = await people.accept(
-        visit.edges.db, visit.outside.keyring, visit.by(), raw, visit.edges.settings.limits
+        edges.db, visit.outside.keyring, visit.by(), raw, most.limits, most.person_teams
     )
     return visit.redirect(f"/{team.name}", f"You are a member of {team.name} now.")
 

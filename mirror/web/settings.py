@@ -81,7 +81,8 @@ async def change_role(visit: Visit) -> Response:
     form = await visit.form()
     member = PersonId(_uuid(form.get("person"), "member"))
     try:
-        await people.change_role(visit.edges.db, visit.by(), visit.of_team(), member, _role(form.get("role")))
+        role, owned = _role(form.get("role")), visit.edges.settings.person_teams
+        await people.change_role(visit.edges.db, visit.by(), visit.of_team(), member, role, owned)
     except Refused as error:
         return await page(visit, error)
     return _back(visit, "The role is changed.")

@@ -155,8 +155,9 @@ async def invitation(visit: Visit) -> Invitation:
 async def accept_invitation(visit: Visit, body: Nothing) -> Membership:
     """Become a member of the team."""
     raw = str(visit.path["invitation"])
+    edges, most = visit.edges, visit.edges.settings
     team = await people.accept(
-        visit.edges.db, visit.outside.keyring, visit.by(), raw, visit.edges.settings.limits
+        edges.db, visit.outside.keyring, visit.by(), raw, most.limits, most.person_teams
     )
     found = await teams.membership(visit.edges.db, visit.owner().id, team.name)
     if found is None:

@@ -94,7 +94,8 @@ async def change_role(visit: Visit, body: RoleChange) -> Member:
     """Give a member another role."""
     person = PersonId(uuid_of(visit, "person", "member"))
     db, now = visit.edges.db, visit.of_team()
-    await people.change_role(db, visit.by(), now, person, body.role)
+    owned = visit.edges.settings.person_teams
+    await people.change_role(db, visit.by(), now, person, body.role, owned)
     for one in await teams.members(db, now.id):
         if one.person_id == person:
             return Member.of(one)
