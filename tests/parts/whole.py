@@ -304,7 +304,7 @@ class Whole:
         """
         if layout.parse_bundle_key(one.key) is not None:
             return one.key in parts
-        small = layout.is_kept_for_ever(one.key) or layout.parse_state_key(one.key) is not None
+        small = layout.is_kept_for_ever(one.key) or one.key.startswith(layout.STATES)
         small = small or one.key in (layout.README, layout.RESTORE, layout.MARKER)
         return small and self.killed_at is not None and one.since <= self.killed_at
 
