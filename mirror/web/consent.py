@@ -195,17 +195,7 @@ async def _signed_in(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> 
         connected = await connection_rows.of_account(visit.edges.db, app.forge, app.host, account.id)
         if connected:
             return await _known_account(visit, app, account, asked, connected)
-    person = await people.sign_in_with_identity(
-        visit.edges.db,
-        app.forge,
-        app.host,
-        account.id,
-        account.login,
-        account.name,
-        visit.now,
-        visit.address,
-        door(visit, asked.next),
-    )
+    person = await _by_account(visit, app, account, door(visit, asked.next))
     to = asked.next if known else await landing(visit, person.id, asked.next)
     return await begin(visit, person.id, to)
 
@@ -217,14 +207,9 @@ async def _whose(visit: Visit, app: App, tokens: Tokens) -> tuple[Account, Perso
     return account, await people_rows.by_identity(visit.edges.db, app.forge, app.host, account.id)
 
 
-async def _proved(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:
-    """Who is signed in has proved it by an account that signs them in; no other proves anything."""
-    account, known = await _whose(visit, app, tokens)
-    if known is None or known.id != visit.owner().id:
-        raise Refused(
-            f"you do not sign in as {account.login} yet: first prove who you are, then add that account"
-        )
-    person = await people.sign_in_with_identity(
+async def _by_account(visit: Visit, app: App, account: Account, by: people.Door | None) -> Person:
+    """Who signs in by this account now; somebody new where this door lets them in."""
+    return await people.sign_in_with_identity(
         visit.edges.db,
         app.forge,
         app.host,
@@ -233,7 +218,18 @@ async def _proved(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Res
         account.name,
         visit.now,
         visit.address,
+        by,
     )
+
+
+async def _proved(visit: Visit, app: App, asked: Consent, tokens: Tokens) -> Response:
+    """Who is signed in has proved it by an account that signs them in; no other proves anything."""
+    account, known = await _whose(visit, app, tokens)
+    if known is None or known.id != visit.owner().id:
+        raise Refused(
+            f"you do not sign in as {account.login} yet: first prove who you are, then add that account"
+        )
+    person = await _by_account(visit, app, account, None)
     return await begin(visit, person.id, asked.next, warned=DROPPED if asked.dropped else None)
 
 
