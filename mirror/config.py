@@ -18,6 +18,7 @@ FALSE = frozenset({"", "0", "false", "no", "off"})
 
 Product = Literal["github", "gitlab"]
 Signup = Literal["open", "invited", "closed"]  # who may make an account: anybody, who is invited, nobody
+LogForm = Literal["text", "json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Settings:
         default_factory=lambda: quotas.ROOMY
     )  # of each team of which nothing else was said
     person_teams: int = quotas.PERSON_TEAMS_ROOMY  # that one person may own
+    log: LogForm = "text"  # how every line of the log is written
 
 
 def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_data: str) -> Settings:
@@ -142,6 +144,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         limits=_limits(get, quotas.defaults(strict)),
         person_teams=_count("EVERREF_PERSON_TEAMS", get("EVERREF_PERSON_TEAMS"))
         or (quotas.PERSON_TEAMS_STRICT if strict else quotas.PERSON_TEAMS_ROOMY),
+        log=_log(get("EVERREF_LOG")),
     )
 
 
@@ -244,6 +247,15 @@ def _signup(text: str | None, default: Signup) -> Signup:
         if text.lower() == one:
             return cast(Signup, one)
     raise UsageError(f"SIGNUP must be one of {', '.join(get_args(Signup))}, not {text!r}")
+
+
+def _log(text: str | None) -> LogForm:
+    if text is None:
+        return "text"
+    for one in get_args(LogForm):
+        if text.lower() == one:
+            return cast(LogForm, one)
+    raise UsageError(f"EVERREF_LOG must be one of {', '.join(get_args(LogForm))}, not {text!r}")
 
 
 def _limits(get: Callable[[str], str | None], defaults: Limits) -> Limits:

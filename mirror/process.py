@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror import quotas
+from mirror import logs, quotas
 from mirror.config import App, Settings, from_env
 from mirror.errors import EverrefError, UsageError
+from mirror.redact import Redactor
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READY = b"ready\n"
@@ -21,11 +22,13 @@ SETTINGS = (
     *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS"),
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
     *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES", "FORWARDED_ALLOW_IPS"),
-    *("SIGNUP", "EVERREF_PERSON_TEAMS"),
+    *("SIGNUP", "EVERREF_PERSON_TEAMS", "EVERREF_LOG"),
     *(limit.setting for limit in quotas.LIMITS.values()),
     *("GITHUB_URL", "GITHUB_API_URL", "GITHUB_CLIENT_ID", "GITHUB_CLIENT_SECRET"),
     *("GITLAB_URL", "GITLAB_CLIENT_ID", "GITLAB_CLIENT_SECRET"),
 )
+
+log = logging.getLogger("mirror.process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +53,42 @@ class Ties:
 def begin(program: str, main: Callable[[Settings, Ties], Awaitable[None]]) -> int:
     """Run `main` with the settings of the environment until it ends; the exit code.
 
-    An error of ours is one line on standard error. With a parent given, the
+    What goes wrong is one record of the log on standard error. With a parent given, the
     process is asked to stop when that has died, however it died.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {program}")
     for name in ("--parent", "--listen"):
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     ties = Ties(**vars(parser.parse_args()))
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"{program}: %(message)s")
-    logging.getLogger("mirror").setLevel(logging.INFO)
-    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # whoever needs a connection says what is wrong
+    # What is wrong with the settings is told as they want it, too.
+    logs.begin(program, "json" if os.environ.get("EVERREF_LOG", "").lower() == "json" else "text")
     if ties.parent is not None:
         _die_with(ties.parent)
     try:
-        asyncio.run(_run(main, ties))
+        found = settings("")
+        begin_log(program, found)
+        if not found.data:
+            raise UsageError("EVERREF_DATA is not set; it names the directory for pools and scratch space")
+        asyncio.run(_run(main, found, ties))
     except EverrefError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        log.critical("%s", error)
         return error.exit_code
+    except Exception:
+        log.critical("a bug ended this process; report it", exc_info=True)
+        return 1
     return 0
+
+
+def begin_log(program: str, settings: Settings) -> None:
+    """Write the log as these settings say, without the secrets that they hold."""
+    redact = Redactor()
+    redact.learn(os.environ, ())
+    for url in (settings.database_url, settings.redis_url, settings.vault_url):
+        redact.add_url(url or "", user_alone=False)
+    secrets = [*settings.secret_keys, settings.metrics_token, *(app.client_secret for app in settings.apps)]
+    for secret in secrets:
+        redact.add(secret or "")
+    logs.begin(program, settings.log, redact)
 
 
 def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -88,6 +109,7 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
         "EVERREF_POOL_BYTES": None if settings.pool_bytes is None else str(settings.pool_bytes),
         "SIGNUP": settings.signup,
         "EVERREF_PERSON_TEAMS": str(settings.person_teams),
+        "EVERREF_LOG": settings.log,
         **{quotas.LIMITS[name].setting: _most(most) for name, most in settings.limits.items()},
         "FORWARDED_ALLOW_IPS": ",".join(map(str, settings.forwarded)) or "none",
         **_of_apps(settings.apps),
@@ -119,11 +141,8 @@ def settings(data: str) -> Settings:
     return from_env(os.environ, lambda path: Path(path).read_text(encoding="utf-8"), data)
 
 
-async def _run(main: Callable[[Settings, Ties], Awaitable[None]], ties: Ties) -> None:
-    found = settings("")
-    if not found.data:
-        raise UsageError("EVERREF_DATA is not set; it names the directory for pools and scratch space")
-    await main(found, ties)
+async def _run(main: Callable[[Settings, Ties], Awaitable[None]], settings: Settings, ties: Ties) -> None:
+    await main(settings, ties)
 
 
 def _die_with(parent: int) -> None:

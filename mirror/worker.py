@@ -99,6 +99,7 @@ async def on_startup(ctx: Context) -> None:
     stack = AsyncExitStack()
     try:
         settings = process.settings(DATA)
+        process.begin_log("everref worker", settings)
         edges = await stack.enter_async_context(open_edges(settings, Logged()))
         ctx |= await stack.enter_async_context(working(edges, ctx["redis"]))
     except EverrefError as error:

@@ -22,7 +22,6 @@ import pytest
 from mirror import words as words_of
 from mirror.cli import arguments, environment, front, render, shapes
 from mirror.cli.commands import COMMANDS, restore_code
-from mirror.cli.redact import Redactor
 from mirror.cli.render import Eye
 from mirror.cli.terminal import Drawn, Out, paint, to_json
 from mirror.errors import Busy, LimitReached, NetworkError, Origin, OurFault, Refused, UsageError
@@ -35,6 +34,7 @@ from mirror.flows.sync import Synced
 from mirror.flows.verify import Verified
 from mirror.keyring import Keyring
 from mirror.model import Kind, Part, Reason, RefChange, RefName, Repo, RepoId, Secret, Snapshot, Target
+from mirror.redact import Redactor
 from mirror.store import audit, credentials, links, people, repos, teams, tokens
 from mirror.store.history import Logged
 from mirror.store.repos import Failure, Overview

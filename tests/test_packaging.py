@@ -163,7 +163,7 @@ def test_every_line_of_the_procfile_starts_something(line: str, installed: Path)
 def test_a_server_without_its_data_directory_named_is_one_line(installed: Path) -> None:
     done = run_installed(installed, "-m", "mirror.worker")
     assert done.returncode == 2
-    assert done.stderr.startswith("everref worker: EVERREF_DATA is not set")
+    assert " CRITICAL everref worker: EVERREF_DATA is not set" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

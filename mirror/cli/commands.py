@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from mirror.cli import environment, render, shapes
-from mirror.cli.redact import Redactor
 from mirror.cli.terminal import Out
 from mirror.config import Settings
 from mirror.errors import Corrupt, EverrefError, NetworkError, OurFault, Refused, UsageError
 from mirror.model import Kind, Remote, Repo, Secret
+from mirror.redact import Redactor
 from mirror.words import ago, count, mend
 
 if TYPE_CHECKING:

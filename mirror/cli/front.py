@@ -6,13 +6,14 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mirror.cli import arguments, environment, stdout
-from mirror.cli.redact import Redactor
 from mirror.errors import EverrefError, LimitReached, OurFault, Refused
+from mirror.redact import Redactor
 
 if TYPE_CHECKING:
     import argparse
 
     from mirror.cli.terminal import Out
+    from mirror.config import Settings
 
 SIGHUP, SIGINT, SIGTERM = 1, 2, 15
 PIPE_CLOSED = 141  # what shells report of a program that SIGPIPE ended
@@ -79,7 +80,7 @@ def _called(argv: Sequence[str], redact: Redactor, stopped: Stopped) -> int:
 
     settings = environment.settings(os.environ, args.data)
     out = _out(args)
-    _set_log(args.command)
+    _set_log(args.command, settings)
     return _finish(COMMANDS[args.command](Call(args, settings, out, redact)), out, stopped)
 
 
@@ -134,15 +135,16 @@ def _finish(work: Coroutine[Any, Any, int], out: "Out", stopped: Stopped) -> int
     return asyncio.run(tended())
 
 
-def _set_log(command: str) -> None:
+def _set_log(command: str, settings: "Settings") -> None:
     """Only `up` runs for so long that it logs. Else a library's log lines are for us, not for a person."""
     import logging
     import warnings
 
     debug = environment.is_set(os.environ, "EVERREF_DEBUG")
     if command == "up":
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="everref up: %(message)s")
-        logging.getLogger("mirror").setLevel(logging.INFO)
+        from mirror.process import begin_log
+
+        begin_log("everref up", settings)
     elif not debug:
         logging.getLogger().addHandler(logging.NullHandler())
     if not debug and not sys.warnoptions:

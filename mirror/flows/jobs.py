@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from mirror import backoff, compaction, quotas
+from mirror import backoff, compaction, logs, quotas
 from mirror.errors import (
     Busy,
     Cancelled,
@@ -149,9 +149,15 @@ async def run(edges: Edges, run: Run, until: float = math.inf) -> None:
     `until`, by the loop's clock, that means that the worker stops: the run is handed
     back. From then on it took too long, which is recorded as its failure. Safe to
     run twice, as each of these flows is: a run whose worker was killed is begun
-    anew, and a restore by push finds `unchanged` what had arrived.
+    anew, and a restore by push finds `unchanged` what had arrived. Every line of the
+    log that is written meanwhile names the repo and the job.
     """
-    watch = _Watch(edges, run, until)
+    with logs.at_work(run.repo_id, run.job.id if run.job else None) as logged:
+        await _watched(edges, run, until, logged)
+
+
+async def _watched(edges: Edges, run: Run, until: float, logged: logs.Work) -> None:
+    watch = _Watch(edges, run, until, logged)
     work = asyncio.ensure_future(_DO[run.kind](replace(edges, progress=watch.meter), run))
     telling = asyncio.create_task(watch.tell(work))
     try:
@@ -175,8 +181,9 @@ class _Watch:
     fails in a way that is new: a look that finds nothing leaves none.
     """
 
-    def __init__(self, edges: Edges, run: Run, until: float) -> None:
+    def __init__(self, edges: Edges, run: Run, until: float, logged: logs.Work) -> None:
         self._until = until
+        self._logged = logged
         self.meter = Meter(asyncio.get_running_loop().time, run.job.notes if run.job else ())
         self._edges = edges
         self._run = run
@@ -213,6 +220,7 @@ class _Watch:
     async def _begin(self) -> None:
         asked = {"reason": Reason.PUSH.value}
         self._job = await jobs.start(self._edges.db, self._run.repo_id, self._run.kind, asked, self._began)
+        self._logged.job = str(self._job.id) if self._job else None
 
     async def record(self, work: "asyncio.Future[Result | None]") -> None:
         """Say how it ended. With the database away, the job is later found without a run, and begun anew."""

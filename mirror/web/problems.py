@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -66,6 +67,7 @@ TITLE: Final[Mapping[int, str]] = {
 }  # of a page; programs get the words of HTTP
 _NO_DATABASE: Final = "Everref cannot reach its database. What is kept is safe; try again in a minute"
 _ELSE: Final = "An error of Everref itself, which it has written down"
+_LINK: Final = re.compile(r"(?<=/sign-in/)[^/]+|(?<=/invitations/)[^/]+")
 
 log = logging.getLogger("mirror.web")
 
@@ -90,7 +92,7 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
         if isinstance(error, TooLarge):
             status = 422
         if status >= 500 and not isinstance(error, TooOften | OverLimit | Crowded):
-            log.warning("%s %s: %s", request.method, request.url.path, error)
+            log.warning("%s %s: %s", request.method, _told(request), error)
         headers, detail = {}, str(error)
         if isinstance(error, NetworkError) and error.origin is Origin.DATABASE:
             status, detail, headers = 503, _NO_DATABASE, {"retry-after": "30"}
@@ -125,7 +127,7 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
 
     async def broken(request: Request, error: Exception) -> Response:
         number = secrets.token_hex(4)
-        log.error("%s %s failed, %s", request.method, request.url.path, number, exc_info=error)
+        log.error("%s %s failed, %s", request.method, _told(request), number, exc_info=error)
         return answer(outside, request, 500, f"{_ELSE} as {number}; try again, or tell who runs this service")
 
     return {
@@ -184,6 +186,11 @@ async def _nothing(visit: Visit) -> Response:
 
 def _is_api(request: Request) -> bool:
     return request.url.path.startswith("/api/")
+
+
+def _told(request: Request) -> str:
+    """The path as the log may have it: without the word by which a one-time link or an invitation works."""
+    return _LINK.sub("***", request.url.path)
 
 
 def _here(request: Request) -> str:

@@ -25,17 +25,22 @@ class Redactor:
         for name in _SECRET_TEXTS:
             for text in env.get(name, "").split(","):
                 self.add(text.strip())
-        for url in (*(env.get(name, "") for name in _SECRET_URLS), *argv):
+        for name in _SECRET_URLS:
+            self.add_url(env.get(name, ""), user_alone=False)
+        for url in argv:
             self.add_url(url)
 
-    def add_url(self, url: str) -> None:
-        """Never show the password of this URL, nor a lone user name: forges take tokens as such."""
+    def add_url(self, url: str, *, user_alone: bool = True) -> None:
+        """Never show the password of this URL, nor a lone user name: forges take tokens as such.
+
+        Not `user_alone`: a server of ours takes none, and its user is called like many other things.
+        """
         try:
             found = urlsplit(url)
             password, user = found.password, found.username
         except ValueError:
             password = user = None
-        self.add(password or user or "")
+        self.add(password or (user if user_alone else "") or "")
         start, _, rest = url.partition("://")
         userinfo, at, _ = rest.rpartition("@")
         if start and at and ":" in userinfo.partition("/")[0]:  # also a password with a bare slash in it
