@@ -124,7 +124,7 @@ async def scene(
     unkept = github.add_repository("acme/unkept", private=True)
     kept.commit("main", {"kept": b"1\n"})
     unkept.commit("main", {"secret": b"1\n"})
-    token = github.personal_token(account, ("repo", "read:org", "admin:repo_hook"))
+    token = github.personal_token(account, ("repo", "read:org"))
     connection = await connections.connect(edges, team.id, owner.id, app, Tokens(token), "token")
     await relist.refresh_listing(edges, connection.id)
     await choose.choose(edges, connection.id, By(owner.id, "Ann"), [str(kept.id)])

@@ -1,13 +1,17 @@
 """Connecting a forge and choosing what is kept, as a person does it on the pages."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from mirror.config import App
+from mirror.forges import github as github_module
+from mirror.forges import gitlab as gitlab_module
+from mirror.forges.contract import Purpose
 from mirror.people import Role
 from mirror.store import audit, connections, home, people, ssh, teams
 from mirror.store.people import Person as Someone
@@ -16,7 +20,7 @@ from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
 SCOPES = {
-    "github": ("repo", "read:org", "admin:repo_hook"),
+    "github": ("repo", "read:org"),
     "gitlab": ("api", "read_user", "read_repository"),
 }
 
@@ -69,6 +73,19 @@ async def connecting(
     site = await make_site(app)
     person = await site.person("ann")
     yield Connecting(site, forge, ann, person, await site.signed_in(person))
+
+
+@pytest.mark.parametrize("forge", [github_module.SCOPES, gitlab_module.SCOPES], ids=["github", "gitlab"])
+async def test_page_and_documents_name_the_scopes_that_are_asked_for_and_no_other(
+    connecting: Connecting, forge: Mapping[Purpose, tuple[str, ...]]
+) -> None:
+    page = (await connecting.browser.get("/ann/-/connect")).text
+    documents = (Path(__file__).parent.parent / "docs" / "connections.md").read_text()
+    for scope in (*forge[Purpose.READ], *forge[Purpose.HOOKS]):
+        assert re.search(rf"\b{scope}\b", page), scope
+        assert f"`{scope}`" in documents
+    for text in (page, documents):
+        assert "repo_hook" not in text
 
 
 async def test_what_a_token_can_see_is_listed_to_choose_from(connecting: Connecting) -> None:
