@@ -244,11 +244,12 @@ SMALL = """
 import asyncio, resource, sys
 from pathlib import Path
 from mirror.git import lfs, read
+from mirror.git.run import Git
 path, old, new = Path(sys.argv[1]), *(one.encode() for one in sys.argv[2:])
 limit = 128 << 20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 name = b"refs/heads/main"
-print(asyncio.run(read.ancestry(path, [(name, old, new)]))[0] == {name})
+print(asyncio.run(read.ancestry(Git("git", str(path)), path, [(name, old, new)]))[0] == {name})
 print(asyncio.run(read.haves(path, [new], 10)) == [new, old])
 print(asyncio.run(read.commits_among(path, [old, new])) == {old, new})
 print(asyncio.run(lfs.are_likely(path, "sha1", [new])))

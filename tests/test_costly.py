@@ -43,7 +43,7 @@ async def test_a_parent_that_is_named_many_times_is_one_parent_and_costs_no_memo
         tracemalloc.start()
         try:
             boundary = await read.new_commits_boundary(incoming.path, line[-1:], idx)
-            found = await read.ancestry(incoming.path, [(MAIN, line[0], line[-1])])
+            found = await read.ancestry(git, incoming.path, [(MAIN, line[0], line[-1])])
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -90,7 +90,7 @@ async def test_what_is_a_small_difference_from_something_large_is_not_unpacked(
     assert not await lfs.are_likely(path, object_format, ids[-3:])
     assert await read.haves(path, ids[-3:], 10) == ids[-3:]
     moves = [(MAIN, ids[0], ids[-1]), (RefName(b"refs/heads/other"), ids[-1], ids[-1])]
-    found = await read.ancestry(path, moves)
+    found = await read.ancestry(git, path, moves)
     assert found.untold == {MAIN} and found.forward == {b"refs/heads/other"}
     assert found.commits == {MAIN, b"refs/heads/other"}
 
@@ -107,7 +107,8 @@ async def test_many_objects_that_each_cost_a_little_less_are_not_all_unpacked(
             held.commit(oid)
             read_whole += 1
     assert read_whole == 4
-    found = await read.ancestry(path, [(RefName(b"refs/heads/%d" % n), ids[n], ids[0]) for n in range(1, 20)])
+    moves = [(RefName(b"refs/heads/%d" % n), ids[n], ids[0]) for n in range(1, 20)]
+    found = await read.ancestry(git, path, moves)
     assert len(found.untold) == 19
 
 
@@ -118,14 +119,28 @@ async def test_a_walk_has_an_end(
     line = [Target(oid) for oid in work.git("rev-list", "main").split()]
     pool = await pool_of(git, work, tmp_path / "pool", line[-1:])
     monkeypatch.setattr(read, "WALKED", 30)
-    monkeypatch.setattr(read, "JUDGED", 30)
     async with scratch_view(pool, tmp_path) as incoming:
         idx = await take(git, incoming.path, work, pack_of(work, line[:-1]))
         with pytest.raises(LimitReached, match="commits came at once"):
             await read.new_commits_boundary(incoming.path, line[:1], idx)
-        moves = [(MAIN, line[-1], line[0]), (RefName(b"refs/heads/near"), line[2], line[0])]
-        found = await read.ancestry(incoming.path, moves)
-    assert found.forward == {b"refs/heads/near"} and found.untold == {MAIN}
+
+
+async def test_a_branch_that_jumps_far_went_forward_as_git_says(
+    git: Git, tmp_path: Path, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.many_commits(50)
+    line = [Target(oid) for oid in work.git("rev-list", "main").split()]
+    other = work.commit("other", parents=line[-1:])
+    path = (await pool_of(git, work, tmp_path / "pool", [line[0], other])).path
+    near, forced, merged = (RefName(b"refs/heads/" + name) for name in (b"near", b"forced", b"back"))
+    moves = [(near, line[2], line[0]), (MAIN, line[-1], line[0])]
+    moves += [(forced, other, line[0]), (merged, line[0], line[-1])]
+    monkeypatch.setattr(read, "JUDGED", 30)
+    found = await read.ancestry(git, path, moves)
+    assert found.forward == {near, MAIN} and not found.untold
+    monkeypatch.setattr(read, "FAR_SECONDS", 0)
+    found = await read.ancestry(git, path, moves)
+    assert found.forward == {near} and found.untold == {MAIN, forced, merged}
 
 
 @pytest.mark.parametrize("object_format", ["sha1", "sha256"])

@@ -189,7 +189,7 @@ async def test_each_ref_is_judged_as_git_judges_it(
         (RefName(b"refs/tags/light"), first, second),
         (HEAD, first, second),
     ]
-    forward, commits, _ = await read.ancestry(path, moves)
+    forward, commits, *_ = await read.ancestry(git, path, moves)
     assert {name.removeprefix(b"refs/heads/") for name in forward} == {b"forward", b"merged", b"same"}
     assert {name.removeprefix(b"refs/heads/") for name in commits} == {
         *(b"forward", b"merged", b"rewound", b"forced", b"replaced", b"same")
@@ -276,7 +276,7 @@ async def test_thousands_of_rewritten_refs_are_judged(git: Git, tmp_path: Path, 
     path = await copy_of(git, work, tmp_path / "copy")
     moves: list[Move] = [(RefName(b"refs/heads/r%d" % n), old[n], new[n]) for n in range(1400)]
     moves += [(RefName(b"refs/heads/f%d" % n), old[n + 1], old[n]) for n in range(0, 1400, 10)]
-    forward, commits, _ = await read.ancestry(path, moves)
+    forward, commits, *_ = await read.ancestry(git, path, moves)
     assert forward == {name for name, _, _ in moves if name.startswith(b"refs/heads/f")}
     assert commits == {name for name, _, _ in moves}
 
@@ -294,7 +294,7 @@ async def test_an_object_that_cannot_be_read_is_corrupt(
     file.chmod(0o600)
     file.write_bytes(data[:12] + filling * (len(data) - 44) + data[-32:])
     with pytest.raises(Corrupt, match="cannot be read"):
-        await read.ancestry(path, [(MAIN, old, new)])
+        await read.ancestry(git, path, [(MAIN, old, new)])
 
 
 # What to tell the remote

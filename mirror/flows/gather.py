@@ -16,6 +16,7 @@ from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile, Indexed
 from mirror.git.pool import Pool
 from mirror.git.room import Room
+from mirror.git.run import Git
 from mirror.git.upstream import Upstream
 from mirror.git.view import View
 from mirror.model import (
@@ -123,7 +124,9 @@ async def gather(
             if claimed and any(one.new == seen.refs.get(one.name) for one in lost):
                 raise Corrupt("it is no commit, as a branch must be", origin=Origin.SOURCE)
             here = [push for push in by_way_of if push not in lost]
-            changes = await classed(incoming.path, pushes.steps(old, seen.refs, here), edges.progress)
+            changes = await classed(
+                edges.git, incoming.path, pushes.steps(old, seen.refs, here), edges.progress
+            )
             before = old if since is None else since
             suspicion = None
             if not claimed and await _is_replaced(
@@ -154,7 +157,7 @@ async def _not_here(incoming: View, by_way_of: Sequence[Push]) -> list[Push]:
     return [push for push in by_way_of if push.new in absent]
 
 
-async def classed(path: Path, made: Sequence[Step], progress: Progress) -> list[RefChange]:
+async def classed(git: Git, path: Path, made: Sequence[Step], progress: Progress) -> list[RefChange]:
     """Give every step its kind; the repository at `path` has the objects.
 
     A branch of which it costs too much to tell counts as overwritten.
@@ -163,7 +166,7 @@ async def classed(path: Path, made: Sequence[Step], progress: Progress) -> list[
     untold = 0
     for numbers in pushes.rounds(made):
         moves = [(made[number].name, made[number].old, made[number].new) for number in numbers]
-        found = await read.ancestry(path, moves)
+        found = await read.ancestry(git, path, moves)
         untold += len(found.untold)
         for number, change in zip(numbers, refs.classify(moves, found.forward, found.commits), strict=True):
             kinds[number] = change.kind
@@ -189,7 +192,7 @@ async def _is_replaced(
     if any(one.kind is Kind.FAST_FORWARDED and one.name.startswith(b"refs/heads/") for one in known):
         return False
     moves = refs.diff(old, new)
-    found = await read.ancestry(incoming.path, moves)
+    found = await read.ancestry(edges.git, incoming.path, moves)
     changes = refs.classify(moves, found.forward, found.commits)
     if not refs.all_overwritten(old, changes):
         return False

@@ -215,7 +215,7 @@ class _Telling:
         new = {one.step.name for one in story.moves if one.past is None or one.moment != one.past.moment}
         made = sorted((one for one in story.moves if one.step.name in new), key=lambda one: one.step.name)
         classed = await gather.classed(
-            self.run.pool.path, [one.step for one in made], self.run.edges.progress
+            self.run.edges.git, self.run.pool.path, [one.step for one in made], self.run.edges.progress
         )
         return [
             Moved(replace(change, kind=kinds[one.past]) if one.past else change, one.moment)

@@ -5,9 +5,11 @@ in sha256 repositories, which its libgit2 does not know, by dulwich: starting
 git costs more than most of these questions.
 """
 
+import asyncio
 import logging
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from heapq import heappop, heappush
@@ -43,6 +45,7 @@ LOOK_SECONDS: Final = 300.0  # of this machine's time, in one look
 PARENTS: Final = 65_536  # different ones that a commit may name
 WALKED: Final = 1_000_000  # commits that are kept of the walk through what is new: some 250 MiB
 JUDGED: Final = 600_000  # commits and their parents that are kept to tell what went forward: some 300 MiB
+FAR_SECONDS: Final = 120.0  # for git to tell it of what lies farther apart; a million commits take it nine
 
 _TAGS_IN_A_ROW: Final = 64  # tags of tags that are followed
 _DEEP_TIPS: Final = 4  # the ancestors of so many tips are told too
@@ -63,6 +66,7 @@ class Ancestry(NamedTuple):
     forward: frozenset[RefName]  # whose old commit is an ancestor of the new one
     commits: frozenset[RefName]  # that hold commits at both ends
     untold: frozenset[RefName] = frozenset()  # that may have gone forward: looking costs too much
+    far: frozenset[RefName] = frozenset()  # those of the untold that only have too many commits between
 
 
 class Look:
@@ -180,15 +184,18 @@ def _raw(oid: Target) -> bytes:
         raise Corrupt("a commit here names a parent that has no such id") from None
 
 
-async def ancestry(path: Path, moves: Sequence[Move]) -> Ancestry:
+async def ancestry(git: Git, path: Path, moves: Sequence[Move]) -> Ancestry:
     """Of these moves, the refs that went forward, and the refs that hold commits at both ends.
 
     Forward: the old commit is an ancestor of the new one. HEAD, tags and symbolic
     refs are in neither. One walk answers for many refs; it goes no further back
-    than where old and new meet. What cannot be told within a Look did not go forward: that is the
+    than where old and new meet. Refs that jumped over more than JUDGED commits are left to git, whose
+    process has bounds of its own. What cannot be told within a Look did not go forward: that is the
     worse thing to have overlooked.
     """
     found = await finish(lambda: judge(path, moves, Look()))
+    if found.far:
+        found = await _judged_by_git(git, path, moves, found)
     if found.untold:
         log.warning(
             "whether %d refs went forward or were overwritten costs too much to be told in %s:"
@@ -197,6 +204,29 @@ async def ancestry(path: Path, moves: Sequence[Move]) -> Ancestry:
             path.name,
         )
     return found
+
+
+async def _judged_by_git(git: Git, path: Path, moves: Sequence[Move], found: Ancestry) -> Ancestry:
+    """The same, with what git tells of the refs that jumped far, all of them together in FAR_SECONDS."""
+    forward, told = set(found.forward), set[RefName]()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FAR_SECONDS):
+            for name, old, new in moves:
+                if name in found.far and old and new:
+                    is_forward = await _is_ancestor(git, path, old, new)
+                    forward.update([name] if is_forward else [])
+                    told.update([name] if is_forward is not None else [])
+    return Ancestry(frozenset(forward), found.commits, found.untold - told, found.far - told)
+
+
+async def _is_ancestor(git: Git, path: Path, old: Target, new: Target) -> bool | None:
+    """Whether git finds one commit behind the other. None: it could not tell within its bounds."""
+    words = ("merge-base", "--is-ancestor", "--end-of-options", old.decode(), new.decode())
+    try:
+        await git.run(*words, git_dir=str(path))
+    except GitFailed as failed:
+        return False if failed.returncode == 1 else None
+    return True
 
 
 def judge(path: Path, moves: Sequence[Move], look: Look | None = None) -> Ancestry:
@@ -213,12 +243,16 @@ def judge(path: Path, moves: Sequence[Move], look: Look | None = None) -> Ancest
         graph = _Graph(objects)
         forward: set[RefName] = set()
         untold: set[RefName] = set()
+        far: set[RefName] = set()
         for start in range(0, len(known), _AT_ONCE):
             some = known[start : start + _AT_ONCE]
             bits, unsure = _forward(graph, [(old, new) for _, old, new in some])
             forward.update(name for bit, (name, _, _) in enumerate(some) if bits >> bit & 1)
-            untold.update(name for bit, (name, _, _) in enumerate(some) if unsure >> bit & 1)
-        return Ancestry(frozenset(forward), frozenset(name for name, _, _ in known), frozenset(untold))
+            left = {name for bit, (name, _, _) in enumerate(some) if unsure >> bit & 1}
+            untold |= left
+            far |= left if graph.is_full and not graph.unread else set()
+        commits = frozenset(name for name, _, _ in known)
+        return Ancestry(frozenset(forward), commits, frozenset(untold), frozenset(far))
 
 
 def _has_a_kind(name: RefName, old: Target, new: Target) -> bool:
@@ -235,6 +269,7 @@ class _Graph:
         self._known: dict[Target, tuple[int, tuple[Target, ...]]] = {}
         self._left = JUDGED
         self.unread: set[Target] = set()  # they end the walk, as if they had no parents
+        self.is_full = False
 
     def __getitem__(self, commit: Target) -> tuple[int, tuple[Target, ...]]:
         found = self._known.get(commit)
@@ -246,6 +281,7 @@ class _Graph:
                 found = 0, ()
             self._left -= 1 + len(found[1])
             if self._left < 0:
+                self.is_full = True
                 raise LimitReached("too much history lies between these commits", origin=Origin.OURS)
             self._known[commit] = found
         return found
@@ -501,8 +537,9 @@ class _Stored(Objects):
             )
         self._look.spend(cost.all)
 
+    @abstractmethod
     def _whole(self, oid: Target) -> tuple[int, bytes] | None:
-        raise NotImplementedError
+        """The object's type and content, which it may have; None: it is not there."""
 
     def commit(self, oid: Target) -> tuple[int, tuple[Target, ...]]:
         found = self.header(oid)
