@@ -20,7 +20,7 @@ from starlette.routing import Route
 from mirror import process
 from mirror.config import Settings
 from mirror.process import Ties
-from mirror.web.serve import serve
+from mirror.server.serve import serve
 
 SECRET: Final = "a secret of the reference"
 PATH: Final = "/hook"

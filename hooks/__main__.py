@@ -11,7 +11,7 @@ from mirror.embedded import services
 from mirror.errors import UsageError
 from mirror.flows import keys
 from mirror.process import Ties
-from mirror.web.serve import serve
+from mirror.server.serve import serve
 
 
 async def main(settings: Settings, ties: Ties) -> None:

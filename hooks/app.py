@@ -24,12 +24,12 @@ from starlette.routing import Route
 from hooks import events, verify
 from hooks.errors import BadPayload, BadSignature
 from hooks.events import Event, EventKind
-from hooks.room import Room
 from mirror.errors import EverrefError
 from mirror.job import SYNC
 from mirror.keyring import Keyring
 from mirror.model import RepoId
 from mirror.net.queue import Queue
+from mirror.server.bodies import Body, Budget
 from mirror.store import hooks
 from mirror.store.hooks import Claimed, Delivery, Taken
 
@@ -38,6 +38,8 @@ SMALL: Final = 128 << 10  # bytes of a body that is read at once, whatever else 
 ROOM: Final = 64 << 20  # bytes of all larger bodies that are in memory at once, signed or not
 ROOM_SECONDS: Final = 8  # for a larger one to find room there
 READ_SECONDS: Final = 10  # for a body to arrive; the forges give up on us about then
+PIECE: Final = 256 << 10  # bytes of a larger body, of which each such piece must arrive
+PIECE_SECONDS: Final = 3  # within this
 HINT_SECONDS: Final = 0.5  # for Redis to take a hint; the forge waits meanwhile
 LARGE: Final = 1 << 20  # bytes of a body that is verified and parsed in a thread
 PARSED: Final = 2  # of these at once: what is parsed takes several times the memory of its body
@@ -75,7 +77,7 @@ class Receiver:
         self._queue = queue
         self._keyring = keyring
         self._clock = clock
-        self._room = Room(ROOM)
+        self._room = Budget(ROOM, SMALL)
         self._parsing = asyncio.Semaphore(PARSED)
         # An address that is no hook gets the same work and the same answer as a wrong signature.
         self._decoy = [secrets.token_urlsafe(32)]
@@ -91,7 +93,10 @@ class Receiver:
         """
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "send the body as it is, without content-encoding", CLOSE)
-        held = _Held(self._room)
+        length = request.headers.get("content-length")
+        if length is not None and (not length.isdecimal() or int(length) > LARGEST):
+            raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
+        held = self._room.body(LARGEST if length is None else int(length), ROOM_SECONDS)
         try:
             return await self._take(request, await self._read(request, held))
         except EverrefError as error:  # the database is away, or the keys are not those of its rows
@@ -100,29 +105,32 @@ class Receiver:
         finally:
             held.end()
 
-    async def _read(self, request: Request, held: "_Held") -> bytes:
-        """The body, for which there was room before more than SMALL of it was read.
+    async def _read(self, request: Request, held: Body) -> bytes:
+        """The body; of more than SMALL no more than there is memory for.
 
-        While a larger one waits for room nothing of it is read: its sender waits as well.
+        While it waits for memory nothing of it is read: its sender waits as well, and is not slow.
         """
-        length = request.headers.get("content-length")
-        if length is not None and (not length.isdecimal() or int(length) > LARGEST):
-            raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
-        if length is not None:
-            await held.grow(int(length))
         body = bytearray()
+        clock = asyncio.get_running_loop().time
+        until = clock() + READ_SECONDS
+        piece, piece_until = SMALL, until  # what must have arrived by then
         try:
-            async with asyncio.timeout(READ_SECONDS) as limit:
+            async with asyncio.timeout_at(until) as limit:
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > LARGEST:
                         raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
-                    if length is None and len(body) > SMALL and not held.bytes:
-                        limit.reschedule(None)  # who waits for room is not slow
-                        await held.grow(LARGEST)
-                        limit.reschedule(asyncio.get_running_loop().time() + READ_SECONDS)
+                    if held.lacks(len(body)):
+                        limit.reschedule(None)
+                        began = clock()
+                        await _has_room(held, len(body))
+                        until += clock() - began
+                        piece_until += clock() - began
+                    if len(body) > piece:
+                        piece, piece_until = len(body) + PIECE, clock() + PIECE_SECONDS
+                    limit.reschedule(min(until, piece_until))
         except TimeoutError:
-            raise HTTPException(408, f"the body did not arrive within {READ_SECONDS} s", CLOSE) from None
+            raise HTTPException(408, "the body arrives too slowly; deliver it again", CLOSE) from None
         except ClientDisconnect:
             raise HTTPException(400, "the body ended early", CLOSE) from None
         return bytes(body)
@@ -179,29 +187,12 @@ class Receiver:
             log.warning("no job in the queue (%s); a worker finds the wish", type(error).__name__)
 
 
-class _Held:
-    """The room that one delivery has, beyond what all may have."""
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self.bytes = 0
-
-    async def grow(self, size: int) -> None:
-        """Have room for a body of this size; a small one needs none. Raises 503 where none became free."""
-        if size <= SMALL:
-            return
-        try:
-            async with asyncio.timeout(ROOM_SECONDS):
-                await self._room.take(size)
-        except TimeoutError:
-            raise HTTPException(503, "too much arrives at once; deliver it again", RETRY | CLOSE) from None
-        self.bytes = size
-
-    def end(self) -> None:
-        """Give it back."""
-        if self.bytes:
-            self._room.give(self.bytes)
-            self.bytes = 0
+async def _has_room(held: Body, size: int) -> None:
+    """Wait until there is memory for a body of this size. Raises 503 where none becomes free."""
+    try:
+        await held.reach(size)
+    except TimeoutError:
+        raise HTTPException(503, "too much arrives at once; deliver it again", RETRY | CLOSE) from None
 
 
 def _parsed(forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime) -> Event:

@@ -7,9 +7,11 @@ import hmac
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import aiohttp
@@ -17,10 +19,13 @@ import pytest
 import pytest_asyncio
 import yarl
 from arq.connections import ArqRedis
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from hooks import app
 from mirror.flows import hook
 from mirror.model import RefName, Repo
+from mirror.server.bodies import Budget
 from mirror.store import history, hooks, repos, snapshots
 from tests.parts.everref import Mirror
 from tests.parts.forge import Forge, served
@@ -252,33 +257,73 @@ async def test_a_slow_body_is_408(garden: Garden, monkeypatch: pytest.MonkeyPatc
     assert await _raw(garden.forge, b"content-length: 10\r\n\r\nslow") == 408
 
 
+async def test_a_large_body_of_which_nothing_more_comes_is_408(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "PIECE_SECONDS", 0.05)
+    much = bytes(app.SMALL + 1)
+    assert await _raw(garden.forge, b"content-length: %d\r\n\r\n" % app.LARGEST + much) == 408
+
+
+@asynccontextmanager
+async def strangers(receiver: Starlette, forge: Forge, many: int, sent: int) -> AsyncIterator[None]:
+    """So many who announce the largest body, send so many bytes of it and hold it open."""
+    (route,) = receiver.routes
+    assert isinstance(route, Route)
+    assert isinstance(route.endpoint, MethodType)
+    room: Budget = vars(route.endpoint.__self__)["_room"]
+    host, port = forge.base.removeprefix("http://").split(":")
+    head = f"POST {forge.url.removeprefix(forge.base)} HTTP/1.1\r\nhost: x\r\n"
+    async with AsyncExitStack() as stack:
+        for _ in range(many):
+            _, writer = await asyncio.open_connection(host, int(port), family=socket.AF_INET)
+            stack.push_async_callback(writer.wait_closed)
+            stack.callback(writer.transport.abort)
+            writer.write(head.encode() + b"content-length: %d\r\n\r\n" % app.LARGEST + bytes(sent))
+        while sent > app.SMALL and len(room._bodies) < many:  # noqa: ASYNC110 -- nothing tells of it
+            await asyncio.sleep(0.01)
+        yield
+
+
+@pytest.mark.parametrize("sent", [1, app.SMALL + 1], ids=["a byte", "some of it"])
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+async def test_strangers_who_hold_announced_bodies_open_do_not_delay_a_delivery(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch, sent: int
+) -> None:
+    monkeypatch.setattr(app, "ROOM_SECONDS", 0)  # who has to wait at all is refused
+    monkeypatch.setattr(app, "PIECE_SECONDS", 60)
+    edges, clock = garden.mirror.edges, garden.mirror.clock
+    assert edges.keyring
+    receiver = app.application(edges.db, garden.jobs, edges.keyring, lambda: clock.now)
+    async with served(receiver) as base:
+        forge = replace(garden.forge, base=base)
+        payload = forge.payload(MAIN, None, garden.work.tip(), "alice") | {"much": "x" * (1 << 20)}
+        async with strangers(receiver, forge, 60, sent):
+            answer = await forge.send(json.dumps(payload).encode())
+    assert answer.status == 202
+
+
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
 async def test_large_bodies_wait_for_room_and_small_ones_pass_by(
     garden: Garden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "ROOM_SECONDS", 0.05)
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def unsigned() -> AsyncIterator[bytes]:
-        yield bytes(app.SMALL + 1)  # of which nobody knows how long it will be
-        begun.set()
-        await go_on.wait()
-
-    async def attack() -> int:
-        async with garden.forge.session.post(garden.forge.url, data=unsigned()) as answer:
-            return answer.status
-
-    large = b" " * app.LARGEST
-    attacks = [asyncio.create_task(attack()) for _ in range(app.ROOM // app.LARGEST)]
-    await begun.wait()
-    refused = await garden.forge.send(large)
-    while refused.status != 503:  # the receiver had not read so far as to see how much is coming
-        refused = await garden.forge.send(large)
-    assert refused.why == "too much arrives at once; deliver it again"
-    assert (await garden.push()).status == 202
-    go_on.set()
-    assert {await one for one in attacks} == {404}
-    assert (await garden.forge.send(large)).status == 400
+    monkeypatch.setattr(app, "PIECE_SECONDS", 60)
+    monkeypatch.setattr(app, "ROOM", 2 << 20)
+    edges, clock = garden.mirror.edges, garden.mirror.clock
+    assert edges.keyring
+    receiver = app.application(edges.db, garden.jobs, edges.keyring, lambda: clock.now)
+    async with served(receiver) as base:
+        forge = replace(garden.forge, base=base)
+        large = b" " * (1 << 20)
+        async with strangers(receiver, forge, 4, app.SMALL + (128 << 10) + 1):  # 512 KiB for each
+            refused = await forge.send(large)
+            assert refused.status == 503
+            assert refused.why == "too much arrives at once; deliver it again"
+            assert (await forge.push(MAIN, garden.work.tip(), None)).status == 202
+        while (again := await forge.send(large)).status == 503:
+            pass
+        assert again.status == 400
 
 
 async def test_without_redis_it_is_taken_and_the_sweep_finds_it(garden: Garden, tmp_path: Path) -> None:

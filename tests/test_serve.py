@@ -4,7 +4,7 @@ import socket
 
 from mirror.config import Settings
 from mirror.process import Ties
-from mirror.web import serve
+from mirror.server import serve
 
 
 def test_an_answer_in_two_writes_waits_for_no_acknowledgement() -> None:

@@ -13,10 +13,10 @@ from mirror.embedded import queue
 from mirror.errors import UsageError
 from mirror.flows.edges import open_edges
 from mirror.process import Ties
+from mirror.server.serve import serve
 from mirror.web import pages
 from mirror.web.app import application
 from mirror.web.frame import Outside
-from mirror.web.serve import serve
 
 LISTING_BYTES: Final = 32 << 20  # that a remote may list of its refs while a request waits for it
 

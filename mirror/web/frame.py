@@ -27,7 +27,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from hooks.room import Room
 from mirror import peer, signed
 from mirror.errors import NetworkError, NotFound
 from mirror.flows.edges import Edges
@@ -38,6 +37,7 @@ from mirror.keyring import Keyring
 from mirror.model import Repo, RepoId
 from mirror.net.reach import is_public
 from mirror.people import PersonId, Role
+from mirror.server.bodies import Body, Budget
 from mirror.store import audit, repos, sessions, teams, tokens
 from mirror.store.people import Person
 from mirror.store.sessions import Session
@@ -89,7 +89,7 @@ class Outside:
     background: Background = field(default_factory=Background)
     plans: Turns = field(default_factory=partial(Turns, PLANS))
     bodies: Counter[PersonId] = field(default_factory=Counter)  # bytes that are at work, by who sent them
-    room: Room = field(default_factory=partial(Room, ROOM))  # for large bodies
+    room: Budget = field(default_factory=partial(Budget, ROOM, STRANGERS_BODY))  # memory for large bodies
     streams: Counter[PersonId] = field(default_factory=Counter)  # that are open, by who follows them
 
 
@@ -114,7 +114,7 @@ class Visit:
     raw_session: str | None = field(default=None, repr=False)
     held: int = 0  # bytes of the request's body, as far as it came
     counted: int = 0  # bytes that count for the sender, which are at least those
-    roomed: int = 0  # bytes of the room for large bodies that this one has
+    body: Body | None = None  # what this one has of the memory for large bodies; None: nothing
     sender: PersonId | None = None  # for whom these bytes count: who it was when they began to come
     bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
 
@@ -362,8 +362,8 @@ def _served(way: Way, outside: Outside) -> Callable[[Request], Awaitable[Respons
                 outside.bodies[visit.sender] -= visit.counted
                 if not outside.bodies[visit.sender]:
                     del outside.bodies[visit.sender]
-            if visit.roomed:
-                outside.room.give(visit.roomed)
+            if visit.body is not None:
+                visit.body.end()
 
     return serve
 
@@ -394,9 +394,10 @@ async def _take_body(visit: Visit) -> None:
     length = visit.request.headers.get("content-length", "")
     if length.isdecimal():
         _check_size(visit, int(length))
-        await _make_room(visit, int(length))
-    elif "transfer-encoding" in visit.request.headers:
-        await _make_room(visit, visit.way.largest)
+        _count(visit, int(length))
+    if visit.sender is not None:
+        most = int(length) if length.isdecimal() else visit.way.largest
+        visit.body = visit.outside.room.body(most, ROOM_SECONDS)
     if await visit.request.body() or "transfer-encoding" in visit.request.headers:
         await _recognise(visit)
     if not visit.bearer:
@@ -433,25 +434,23 @@ def _bounded(receive: Receive, visit: Visit) -> Receive:
         visit.held += size
         _count(visit, visit.held)
         _check_size(visit, visit.held)
+        await _have_room(visit)
         return message
 
     return bounded
 
 
-async def _make_room(visit: Visit, size: int) -> None:
-    """Have room for the whole of a large body before it is read; all together never have more.
+async def _have_room(visit: Visit) -> None:
+    """Have memory for as much of a large body as has come; all together never have much more than ROOM.
 
-    Raises 429 where the person sends too much by themselves, 503 where all others do.
+    Raises 503 where none becomes free in time.
     """
-    if visit.sender is None or size <= STRANGERS_BODY:
+    if visit.body is None:
         return
-    _count(visit, size)
     try:
-        async with asyncio.timeout(ROOM_SECONDS):
-            await visit.outside.room.take(size)
+        await visit.body.reach(visit.held)
     except TimeoutError:
         raise HTTPException(503, "too much is sent at once; try again soon", {"retry-after": "5"}) from None
-    visit.roomed = size
 
 
 def _count(visit: Visit, size: int) -> None:

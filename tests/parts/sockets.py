@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from mirror import peer
 from mirror.process import Ties
-from mirror.web import serve
+from mirror.server import serve
 from tests.parts.web import Site
 from tests.parts.whole import until
 

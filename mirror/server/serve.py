@@ -10,8 +10,8 @@ from starlette.types import ASGIApp
 from mirror.config import Settings
 from mirror.errors import UsageError
 from mirror.process import Ties
-from mirror.web import door
-from mirror.web.door import Bodies, Door
+from mirror.server import door
+from mirror.server.door import Bodies, Door
 
 STOP_SECONDS = 5  # for requests under way
 
@@ -42,7 +42,7 @@ async def serve(app: ASGIApp, settings: Settings, ties: Ties) -> None:
 
 
 def server(app: ASGIApp, settings: Settings, ties: Ties) -> Server:
-    """The server of this application, with all the limits of mirror/web/door.py."""
+    """The server of this application, with all the limits of mirror/server/door.py."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a stranger's odd request is no news
     at = Door(settings.forwarded, door.room())
     config = uvicorn.Config(
