@@ -64,6 +64,7 @@ class Settings:
     """Everything that the environment decides. `repr` shows no secret."""
 
     data: str  # the directory for pools, scratch space and embedded services
+    team: str | None = None  # by name or id, of which a command is; None: the command line's own
     database_url: str | None = field(repr=False, default=None)  # None: the embedded PostgreSQL
     redis_url: str | None = field(repr=False, default=None)  # None: the embedded Redis
     vault_url: str | None = None  # None: the directory `vault` under `data`
@@ -126,6 +127,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
     strict = signup == "open" and database_url is not None  # strangers may come
     return Settings(
         data=get("EVERREF_DATA") or default_data,
+        team=get("EVERREF_TEAM"),
         database_url=database_url,
         redis_url=redis_url,
         vault_url=vault_url,

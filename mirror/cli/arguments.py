@@ -32,6 +32,7 @@ exit codes:
 
 environment:
   EVERREF_DATA           pools, scratch space and the embedded services [~/.local/share/everref]
+  EVERREF_TEAM           what --team says where it is not given [the command line's own team]
   EVERREF_POOL_BYTES     what pools may take of the disk, such as 20G [half of what is free]
   DATABASE_URL           postgresql://... [an embedded PostgreSQL]
   VAULT_URL              file:///dir or s3://bucket/prefix?endpoint_url=...&region=... [vault/ in the data]
@@ -141,11 +142,11 @@ def parser() -> argparse.ArgumentParser:
         help="https://..., git@host:path, or a path on this machine",
     )
     backup.add_argument("--name", help="what to call it (default: owner/name, from the URL)")
-    _team(backup, "the team that keeps it (default: the command line's own)")
+    _team(backup, f"the team that keeps it {_OWN}")
     _token(backup, "kept encrypted")
 
     repos = command("repos", "list what is kept, protected as of when", _REPOS)
-    _team(repos, "only those of this team")
+    _team(repos, "only those of this team (default: all, or EVERREF_TEAM)")
 
     log = command("log", "show how the refs moved, newest first", _LOG)
     _repo(log)
@@ -214,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="github|gitlab",
         help="which forge it is",
     )
-    _team(connect, "the team that it is for (default: the command line's own)")
+    _team(connect, f"the team that it is for {_OWN}")
     connect.add_argument("--host", help="where it is (default: github.com, gitlab.com, or what is set)")
     _token(connect, "kept encrypted")
     which = connect.add_mutually_exclusive_group()
@@ -229,11 +230,11 @@ def parser() -> argparse.ArgumentParser:
     )
 
     connections = command("connections", "list the accounts that are connected", _CONNECTIONS)
-    _team(connections, "of which team (default: the command line's own)")
+    _team(connections, f"of which team {_OWN}")
 
     token = command("token", "make an API token for programs, shown once", _API_TOKEN)
     token.add_argument("name", metavar="NAME", help="what to call it, such as what will use it")
-    _team(token, "for which team (default: the command line's own)")
+    _team(token, f"for which team {_OWN}")
     token.add_argument(
         "--scope",
         action="append",
@@ -244,12 +245,13 @@ def parser() -> argparse.ArgumentParser:
     token.add_argument("--expires", metavar="TIME", help="after how long: 24h, 90d (default: never)")
 
     ssh_key = command("ssh-key", "print the deploy key for hosts that are reached by ssh", _SSH_KEY)
-    _team(ssh_key, "of which team (default: the command line's own)")
+    _team(ssh_key, f"of which team {_OWN}")
 
     limits = command("limits", "show what a team may have and do, or change it", _LIMITS)
     limits.add_argument(
-        "limited", metavar="TEAM", nargs="?", help="its name; the command line's own is called everref"
+        "limited", metavar="TEAM", nargs="?", help="its name or id; the command line's own is called everref"
     )
+    _team(limits, "the same, in place of TEAM")
     limits.add_argument(
         "changes",
         metavar="NAME=VALUE",
@@ -262,7 +264,8 @@ def parser() -> argparse.ArgumentParser:
 
     command("rotate-keys", "seal anew, with the newest of SECRET_KEYS, what older ones sealed", _ROTATE)
 
-    command("sweep", "sync every repo that is kept", _SWEEP)
+    sweep = command("sweep", "sync every repo that is kept", _SWEEP)
+    _team(sweep, "only those of this team (default: all, or EVERREF_TEAM)")
     command("export", "store teams, people, connections and choices in the vault, sealed", _EXPORT)
     command("rebuild", "read the vault back into an empty or older database", _REBUILD)
     migrate = command("migrate", "bring the database to this version's tables", _MIGRATE)
@@ -300,13 +303,19 @@ def _everywhere(parser: argparse.ArgumentParser, default: str | None = None) -> 
 
 def _repo(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     if optional:
-        parser.add_argument("repo", metavar="REPO", nargs="?", help="its name (default: every repo)")
+        parser.add_argument(
+            "repo", metavar="REPO", nargs="?", help="its name (default: every repo, or the team's)"
+        )
     else:
         parser.add_argument("repo", metavar="REPO", help="its name, as `everref repos` shows it")
-    _team(parser, "the team that it is of (default: the command line's own, or as in TEAM:NAME)")
+    _team(parser, f"the team that it is of, or write TEAM:NAME {_OWN}")
+
+
+_OWN = "(default: EVERREF_TEAM, else the command line's own)"
 
 
 def _team(parser: argparse.ArgumentParser, says: str) -> None:
+    """By name or id; what a command means by it says `mirror/flows/moment.py`."""
     parser.add_argument("--team", metavar="TEAM", help=says)
 
 
@@ -350,9 +359,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--hidden-refs is for --to; a bundle and a directory take every ref; {see}")
     if args.command == "hook" and args.remove and args.forge:
         raise UsageError(f"--forge is for making a webhook; {see}")
-    if args.command == "prune" and args.team and args.repo is None:
-        raise UsageError(f"--team says of which team REPO is; name the repo too; {see}")
-    if args.command == "limits" and args.limited is None:
+    if args.command == "limits" and args.limited is None and args.team is None:
         raise UsageError(f"say which team: everref limits everref, for the command line's own; {see}")
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
@@ -436,7 +443,8 @@ by --token-file, as other users can see a command's arguments.
 
 _REPOS = """\
 A repo of another team than the command line's own is shown as TEAM:NAME, and
-log, refs, plan, restore and the others take that name, or NAME with --team.
+log, refs, plan, restore and the others take that name, or NAME with --team,
+which takes a team's name or its id.
 
 --json, one a line: {"repo", "team", "url", "snapshots", "refs", "bytes",
                      "large_files_not_saved", "protected_as_of",

@@ -23,10 +23,13 @@ from mirror.words import ago, count, mend
 if TYPE_CHECKING:
     from mirror.flows.edges import Edges
     from mirror.flows.restore import Restored
+    from mirror.flows.sync import Synced
     from mirror.plan import Hidden
+    from mirror.store.teams import Team
     from mirror.when import When
 
 IN_PART: Final = 4  # the exit code of what was done in part
+OWN: Final = "everref"  # the command line's own team
 _GLANCE_SECONDS: Final = 10  # for a vault that is asked what else it has
 _CHANGES_SHOWN: Final = 10  # by backup; log shows them all
 _ASKED_AGAIN: Final = 1.0  # seconds from one try to the next, of a database that is waited for
@@ -47,6 +50,12 @@ class Call:
         from mirror.flows.edges import open_edges
 
         return open_edges(self.settings, self.out.progress, environment.now)
+
+    @property
+    def repo(self) -> str:
+        """The repo as it was named in this call, for a command that it is to be given to."""
+        team = self.args.team
+        return f"{self.args.repo} --team {team}" if team else str(self.args.repo)
 
     async def beside(self) -> "Call":
         """The call as one for the `up` that runs on the same data: forges are told of its port."""
@@ -95,16 +104,18 @@ async def backup(call: Call) -> int:
         from mirror.flows import moment, operator, request, sync
         from mirror.store import repos
 
-        team = await moment.team_of(edges, call.args.team)
-        known = await repos.by_url(edges.db, team, remote.url)
-        repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret, team=team)
+        team = await moment.team_named(edges, call.args.team)
+        known = await repos.by_url(edges.db, team.id, remote.url)
+        repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret, team=team.id)
         if known is None:
             await operator.did_to(edges, repo, "repo.add", {"url": repo.url})
+        else:
+            await operator.did_for_repo(edges, repo, "repo.back-up")
         done = await sync.sync(edges, repo.id)
         seconds = time.monotonic() - began
         call.out.said(partial(render.backup, done, seconds), partial(shapes.backup, done, seconds))
         if done.new and done.snapshot.number > 1 and done.snapshot.changes_count:
-            await _remark_changes(call, edges, repo, done.snapshot.number)
+            await _remark_changes(call, edges, _called(repo, team), done)
         await _refuse_damage(edges, repo)
     return 0
 
@@ -119,16 +130,21 @@ async def _refuse_damage(edges: "Edges", repo: Repo) -> None:
         raise Corrupt(f"{repo.name}: what is kept is damaged, {found}; {mend(known.called)}")
 
 
-async def _remark_changes(call: Call, edges: "Edges", repo: Repo, number: int) -> None:
+def _called(repo: Repo, team: "Team") -> str:
+    """What a command calls this repo of a team."""
+    return repo.name if team.name == OWN else f"{team.name}:{repo.name}"
+
+
+async def _remark_changes(call: Call, edges: "Edges", called: str, done: "Synced") -> None:
     """The moves that a person would look up next."""
     from mirror.store import history
 
     shown = 0
-    async for one in history.changes(edges.db, repo.id):
-        if one.snapshot != number:
+    async for one in history.changes(edges.db, done.repo.id):
+        if one.snapshot != done.snapshot.number:
             return
         if shown == _CHANGES_SHOWN:
-            return call.out.remark(partial(render.more, repo.name))
+            return call.out.remark(partial(render.more, called))
         call.out.remark(partial(render.moved, one.change))
         shown += 1
 
@@ -139,8 +155,8 @@ async def repos(call: Call) -> int:
         from mirror.flows import moment
         from mirror.store import repos
 
-        team = await moment.team_of(edges, call.args.team) if call.args.team else None
-        rows = await repos.overview(edges.db, team)
+        team = await moment.team_chosen(edges, call.args.team)
+        rows = await repos.overview(edges.db, team.id if team else None)
         unknown = await _unknown(edges)
     if call.out.json:
         for row in rows:
@@ -287,9 +303,11 @@ async def verify(call: Call) -> int:
     """Read back every stored byte."""
     began = time.monotonic()
     async with call.edges() as edges:
-        from mirror.flows import moment, verify
+        from mirror.flows import moment, operator, verify
 
-        found = await verify.verify(edges, await moment.repo_named(edges, call.args.repo, call.args.team))
+        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
+        await operator.did_for_repo(edges, repo, "repo.verify")
+        found = await verify.verify(edges, repo)
     seconds = time.monotonic() - began
     show = call.out.result if found.problems else call.out.said
     show(partial(render.verified, found, seconds), partial(shapes.verified, found, seconds))
@@ -304,9 +322,10 @@ async def drill(call: Call) -> int:
     """Restore only to prove that it works."""
     when = call.when(call.args.at)
     async with call.edges() as edges:
-        from mirror.flows import drill, moment
+        from mirror.flows import drill, moment, operator
 
         repo = await moment.repo_named(edges, call.args.repo, call.args.team)
+        await operator.did_for_repo(edges, repo, "repo.drill")
         found = await drill.drill(edges, repo, await moment.snapshot_at(edges, repo, when))
     show = call.out.result if found.problems else call.out.said
     show(partial(render.drilled, found), partial(shapes.drilled, found))
@@ -320,9 +339,10 @@ async def drill(call: Call) -> int:
 async def compact(call: Call) -> int:
     """Merge small parts."""
     async with call.edges() as edges:
-        from mirror.flows import compact
+        from mirror.flows import compact, operator
 
         for repo in await _chosen(call, edges):
+            await operator.did_for_repo(edges, repo, "repo.compact")
             done = await compact.compact(edges, repo)
             call.out.said(partial(render.compacted, done), partial(shapes.compacted, done))
     return 0
@@ -334,24 +354,25 @@ async def prune(call: Call) -> int:
 
     grace = min(when.span(call.args.grace), _LONGEST_GRACE)
     async with call.edges() as edges:
-        from mirror.flows import moment, prune
+        from mirror.flows import operator, prune
 
-        named = call.args.repo
-        repo = await moment.repo_named(edges, named, call.args.team) if named is not None else None
-        done = await prune.prune(edges, grace, repo)
+        chosen = await _chosen(call, edges)
+        for repo in chosen:
+            await operator.did_for_repo(edges, repo, "repo.prune")
+        done = sum([await prune.prune(edges, grace, repo) for repo in chosen], prune.NOTHING)
     call.out.said(partial(render.pruned, done), partial(shapes.pruned, done))
     return 0
 
 
 async def _chosen(call: Call, edges: "Edges") -> list[Repo]:
-    """The repo that was named, or every one."""
+    """The repo that was named, or every one, of a team where that was named."""
     from mirror.flows import moment
     from mirror.store import repos
 
     if call.args.repo is not None:
         return [await moment.repo_named(edges, call.args.repo, call.args.team)]
-    team = await moment.team_of(edges, call.args.team) if call.args.team else None
-    return await repos.all(edges.db, team)
+    team = await moment.team_chosen(edges, call.args.team)
+    return await repos.all(edges.db, team.id if team else None)
 
 
 async def hook(call: Call) -> int:
@@ -371,7 +392,7 @@ async def hook(call: Call) -> int:
         given = await hook.give(edges, repo, args.forge, new=args.new)
         if given.secret is not None:
             await operator.did_to(edges, repo, "hook.secret" if known else "hook.add")
-    call.out.result(partial(render.hook, given), partial(shapes.hook, given))
+    call.out.result(partial(render.hook, given, call.repo), partial(shapes.hook, given))
     if call.settings.base_url is None:
         call.out.remark(render.unreachable)
     return 0
@@ -383,18 +404,20 @@ async def connect(call: Call) -> int:
     given = environment.read_token(args.token_file)
     call.redact.add(given)
     async with call.edges() as edges:
-        from mirror.flows import choose, connections, people, relist
+        from mirror.flows import choose, connections, moment, operator, people, relist
         from mirror.forges.contract import Tokens
         from mirror.store import connections as rows
         from mirror.store import listed
 
         now = environment.now()
         by = people.By(await people.first_owner(edges.db, now), now)
-        team = await people.team_named(edges.db, by, args.team)
+        meant = await moment.team_named(edges, args.team)
+        team = await people.team_named(edges.db, by, meant.name)
         app = edges.forges.first(args.forge)
         if args.host:
             app = edges.forges.at(args.forge, args.host).app
         made = await connections.connect(edges, team.id, by.person.id, app, Tokens(given), "token")
+        await operator.did_for(edges, team.id, "connection.add", f"{made.login} at {made.host}")
         chosen = (await relist.relist(edges, made.id)).chosen
         who = choose.By(by.person.id, by.person.name)
         if args.everything:
@@ -419,7 +442,8 @@ async def connections(call: Call) -> int:
         from mirror.flows import moment
         from mirror.store import connections, listed
 
-        rows = await connections.of_team(edges.db, await moment.team_of(edges, call.args.team))
+        team = await moment.team_named(edges, call.args.team)
+        rows = await connections.of_team(edges.db, team.id)
         counted = [(row, await listed.counts(edges.db, row.id)) for row in rows]
     for row, counts in counted:
         call.out.result(partial(render.connection, row, counts), partial(shapes.connection, row, counts))
@@ -435,11 +459,11 @@ async def token(call: Call) -> int:
     args, now = call.args, environment.now()
     expires_at = now + when.span(args.expires) if args.expires else None
     async with call.edges() as edges:
-        from mirror.flows import people
+        from mirror.flows import moment, people
         from mirror.people import SCOPES
 
         by = people.By(await people.first_owner(edges.db, now), now)
-        team = await people.team_named(edges.db, by, args.team)
+        team = await people.team_named(edges.db, by, (await moment.team_named(edges, args.team)).name)
         raw, made = await people.make_token(edges.db, by, team, args.name, args.scope or SCOPES, expires_at)
     call.out.result(partial(render.token, raw, made), partial(shapes.token, raw, made))
     return 0
@@ -448,10 +472,12 @@ async def token(call: Call) -> int:
 async def ssh_key(call: Call) -> int:
     """The deploy key of a team, made if it has none."""
     async with call.edges() as edges:
-        from mirror.flows import moment, sshaccess
+        from mirror.flows import moment, operator, sshaccess
 
-        team = await moment.team_of(edges, call.args.team)
-        public = (await sshaccess.team_key(edges, team)).public
+        team = await moment.team_named(edges, call.args.team)
+        if await sshaccess.known_key(edges, team.id) is None:
+            await operator.did_for(edges, team.id, "ssh-key.make", team.name)
+        public = (await sshaccess.team_key(edges, team.id)).public
     call.out.result(partial(render.ssh_key, public), partial(shapes.ssh_key, public))
     return 0
 
@@ -460,17 +486,20 @@ async def limits(call: Call) -> int:
     """What a team may have and do; changed first, where that was asked for."""
     from mirror import quotas
 
+    name, asked = call.args.limited, list(call.args.changes)
+    if call.args.team and name:  # then what follows is no name
+        name, asked = None, [name, *asked]
     changes: dict[str, int | None | str] = {}
-    for one in call.args.changes:
-        name, _, value = one.partition("=")
-        if name not in quotas.LIMITS or not value:
+    for one in asked:
+        limit, _, value = one.partition("=")
+        if limit not in quotas.LIMITS or not value:
             raise UsageError(f"{one}: write NAME=VALUE, with one of {', '.join(quotas.LIMITS)}")
-        changes[name] = value if value == "default" else quotas.read(quotas.LIMITS[name], value, name)
+        changes[limit] = value if value == "default" else quotas.read(quotas.LIMITS[limit], value, limit)
     now = environment.now()
     async with call.edges() as edges:
         from mirror.flows import limits
 
-        team, found = await limits.of(edges, call.args.limited, changes, now)
+        team, found = await limits.of(edges, name or call.args.team, changes, now)
     call.out.result(partial(render.limits, team, found), partial(shapes.limits, team, found))
     return 0
 
@@ -504,9 +533,12 @@ async def rotate_keys(call: Call) -> int:
 async def sweep(call: Call) -> int:
     """Sync every repo."""
     async with call.edges() as edges:
-        from mirror.flows import sweep
+        from mirror.flows import moment, operator, sweep
 
-        done = await sweep.sweep(edges)
+        team = await moment.team_chosen(edges, call.args.team)
+        if team:
+            await operator.did_for(edges, team.id, "team.sweep", team.name)
+        done = await sweep.sweep(edges, team.id if team else None)
     for one in done:
         show = call.out.result if one.error else call.out.said
         show(partial(render.swept, one), partial(shapes.swept, one))

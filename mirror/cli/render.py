@@ -310,11 +310,10 @@ def pruned(done: Pruned, eye: Eye) -> str:
     return "\n".join([*lines, total + waiting])
 
 
-def hook(given: Given, eye: Eye) -> str:
+def hook(given: Given, called: str, eye: Eye) -> str:
     """A webhook, as it is pasted into the forge's settings."""
-    name = clean(given.repo.name)
-    secret = given.secret or f"shown when it was made; everref hook {name} --new makes another"
-    return f"{eye.repo(name)}  {given.forge}\n  URL     {clean(given.url)}\n  secret  {secret}"
+    secret = given.secret or f"shown when it was made; everref hook {clean(called)} --new makes another"
+    return f"{eye.repo(given.repo.name)}  {given.forge}\n  URL     {clean(given.url)}\n  secret  {secret}"
 
 
 def unhooked(repo: Repo, eye: Eye) -> str:

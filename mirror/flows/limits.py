@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from mirror.errors import NotFound
-from mirror.flows import operator
+from mirror.flows import moment, operator
 from mirror.flows.edges import Edges
 from mirror.quotas import Use
 from mirror.store import quotas, teams
@@ -17,13 +16,11 @@ DEFAULT: Final = "default"
 async def of(
     edges: Edges, name: str, changes: Mapping[str, int | None | str], now: datetime
 ) -> tuple[str, Sequence[Use]]:
-    """What the team of this name uses of its limits, once these are changed; `default`: what goes for all.
+    """What this team uses of its limits, once these are changed; `default`: what goes for all.
 
     What waited for a limit goes on. Raises NotFound. Safe to run twice.
     """
-    team = await teams.by_name(edges.db, name)
-    if team is None:
-        raise NotFound(f"there is no team {name}")
+    team = await moment.team_named(edges, name)
     if changes:
         async with transaction(edges.db) as db:
             await teams.lock(db, team.id)
@@ -33,6 +30,6 @@ async def of(
                 else:
                     await quotas.set(db, team.id, limit, most, now)
             told = {limit: "unlimited" if most is None else most for limit, most in changes.items()}
-            await operator.did(db, team.id, "team.limits", name, told, now)
+            await operator.did(db, team.id, "team.limits", team.name, told, now)
         await quotas.go_on(edges.db, team.id, now)
     return team.name, await quotas.uses(edges.db, team.id, edges.settings.limits, now)

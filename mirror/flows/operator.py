@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from mirror.flows.edges import Edges
 from mirror.model import Repo
-from mirror.store import audit, origins
+from mirror.store import audit, origins, teams
 from mirror.store.audit import Entry
 from mirror.store.database import Db
 from mirror.store.teams import TeamId
@@ -20,6 +20,22 @@ async def did(
     """They did this in the team; in a transaction of the caller's it stands or falls with that one."""
     entry = Entry(person_id=None, actor=ACTOR, action=action, subject=subject, detail=detail)
     await audit.add(db, team_id, entry, at)
+
+
+async def did_for(
+    edges: Edges, team_id: TeamId, action: str, subject: str, detail: Mapping[str, Any] | None = None
+) -> None:
+    """They did this in a team that is not the command line's own, whose people are to see it."""
+    if team_id != await teams.default(edges.db):
+        await did(edges.db, team_id, action, subject, detail or {}, edges.clock())
+
+
+async def did_for_repo(
+    edges: Edges, repo: Repo, action: str, detail: Mapping[str, Any] | None = None
+) -> None:
+    """They did this to a repo of such a team."""
+    if (await origins.get(edges.db, repo.id)).team_id != await teams.default(edges.db):
+        await did_to(edges, repo, action, detail)
 
 
 async def did_to(edges: Edges, repo: Repo, action: str, detail: Mapping[str, Any] | None = None) -> None:

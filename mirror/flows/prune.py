@@ -37,6 +37,9 @@ class Pruned:
         )
 
 
+NOTHING: Final = Pruned((), 0, 0)
+
+
 async def prune(
     edges: Edges, grace: timedelta, repo: Repo | None = None, patience: float = PATIENCE
 ) -> Pruned:
@@ -51,7 +54,7 @@ async def prune(
     what the database does not know may be all that is left.
     """
     chosen = [repo] if repo else await repos.all(edges.db)
-    total = Pruned((), 0, 0)
+    total = NOTHING
     for one in chosen:
         async with turn(edges, one, patience) as lease:
             last = (await settle.settle(edges, one, lease)).last

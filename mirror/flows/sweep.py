@@ -25,6 +25,7 @@ from mirror.model import Reason, Repo, RepoId
 from mirror.schedule import spread
 from mirror.store import chores, holds, hooks, outages, parts, quotas, repos, runs, schedules, sessions
 from mirror.store import jobs as job_rows
+from mirror.store.teams import TeamId
 
 PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
 STARTING: Final = timedelta(seconds=30)  # within which workers start together
@@ -46,12 +47,15 @@ class Swept:
     error: EverrefError | None  # None: it did not fail
 
 
-async def sweep(edges: Edges) -> list[Swept]:
-    """Sync every repo now and keep its place in the vault small; one that fails never stops another.
+async def sweep(edges: Edges, team_id: TeamId | None = None) -> list[Swept]:
+    """Sync every repo now, or those of one team, and keep its place in the vault small.
 
+    One that fails never stops another. What is done for the whole installation waits for a sweep of all.
     Safe to run twice, as `sync`, `compact` and `prune` are.
     """
-    swept = [await _sweep(edges, repo) for repo in await repos.all(edges.db)]
+    swept = [await _sweep(edges, repo) for repo in await repos.all(edges.db, team_id)]
+    if team_id is not None:
+        return swept
     for chore in TOLD:
         await _do(edges, chore)
     await _forget(edges)

@@ -117,6 +117,20 @@ async def by_name(db: Db, team: TeamId, name: str) -> Repo | None:
 
 
 @translating
+async def teams_with(db: Db, name: str, most: int) -> list[str]:
+    """The names of the teams that have a repo of this name, in order; so many and one more at most."""
+    rows = await db.fetch(
+        """
+        select team.name from repo join team on team.id = repo.team_id
+        where repo.name = $1 order by team.name limit $2
+        """,
+        storable(name),
+        most + 1,
+    )
+    return [row["name"] for row in rows]
+
+
+@translating
 async def by_url(db: Db, team: TeamId, url: str) -> Repo | None:
     """The team's repo with this remote."""
     return _maybe(

@@ -135,6 +135,12 @@ async def find(db: Db, team_id: TeamId) -> Team | None:
 
 
 @translating
+async def names(db: Db, most: int) -> Sequence[str]:
+    """What teams are called, in order; so many of them at most."""
+    return [row["name"] for row in await db.fetch("select name from team order by name limit $1", most)]
+
+
+@translating
 async def home(db: Db, person_id: PersonId) -> Team | None:
     """The person's own team, else the one in which they are for longest. None: they are in none."""
     row = await db.fetchrow(
