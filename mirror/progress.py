@@ -31,6 +31,26 @@ class Silent:
 
 
 @dataclass(frozen=True, slots=True)
+class Both:
+    """Tells two."""
+
+    one: Progress
+    other: Progress
+
+    def phase(self, name: str, total: int | None = None, unit: str = "") -> None:
+        self.one.phase(name, total, unit)
+        self.other.phase(name, total, unit)
+
+    def advance(self, amount: int) -> None:
+        self.one.advance(amount)
+        self.other.advance(amount)
+
+    def note(self, text: str) -> None:
+        self.one.note(text)
+        self.other.note(text)
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """A phase that has ended."""
 

@@ -711,7 +711,8 @@ def test_a_moment_comes_back_in_every_form(everref: Everref, work: Work, tmp_pat
     assert planned["steps"]
 
     done = everref.json("restore", "zoo", "--at", "#1", "--bundle", "zoo.bundle").one
-    assert set(done) == {"repo", "snapshot", "refs", "verified"}
+    of_push = {"counts", "skipped", "said", "kept", "kept_snapshot", "job", "undo_of"}
+    assert set(done) == {"repo", "snapshot", "refs", "verified"} | of_push
     assert done["verified"] is True
     assert {ref["result"] for ref in done["refs"]} == {"created"}
     run_git("bundle", "verify", everref.place / "zoo.bundle", cwd=work.path)
@@ -740,8 +741,14 @@ def test_a_restore_that_would_overwrite_pushes_nothing_and_fails(
     assert failed.error["class"] == "refused"
     assert [ref["result"] for ref in failed.one["refs"] if ref["name"] == "refs/heads/main"] == ["refused"]
     assert refs_of(target.path)[MAIN] == theirs
-    everref("restore", "r", "--to", str(target.path), "--force")
+    told = everref("restore", "r", "--to", str(target.path), "--force").out
     assert refs_of(target.path)[MAIN] == work.tip("main")
+    assert "  everref undo r puts back what was there; what was overwritten is kept as target #1" in told
+    assert everref.json("undo", "r", "--plan").one["refs"][0]["result"] == "updated"
+    undone = everref.json("undo", "r").one
+    assert undone["counts"] == {"updated": 1} and undone["undo_of"]
+    assert refs_of(target.path)[MAIN] == theirs
+    assert "no restore of r to a remote is left to undo" in everref("undo", "r", code=3).err
 
 
 def test_a_target_that_refuses_one_ref_leaves_exit_code_4(
@@ -1180,7 +1187,17 @@ async def test_a_repo_of_another_team_is_called_as_repos_shows_it(
     everref("restore", "acme:api", "--dir", "back.git")
     assert "in the team acme" in everref("refs", "web", "--team", "acme", code=3).err
     assert "there is no team nobody" in everref("refs", "api", "--team", "nobody", code=3).err
-    assert "name the repo too" in everref("prune", "--team", "acme", code=2).err
+    team = await teams.by_name(pool, "acme")
+    assert team is not None
+    everref("drill", "api", "--team", str(team.id))
+    everref("prune", "--team", "acme")
+    [swept] = everref.json("sweep", EVERREF_TEAM="acme").lines
+    assert swept["new"] is False
+    assert everref.json("limits", "--team", "acme").one["team"] == "acme"
+    done = [one.entry.action for one in reversed(await audit.page(pool, team.id))]
+    assert done == ["repo.add", "restore.directory", "repo.drill", "repo.prune", "team.sweep"]
+    own = await audit.page(pool, await teams.default(pool))
+    assert [one.entry.action for one in own] == ["repo.add"]
 
 
 async def test_what_is_archived_is_no_failure_of_a_sweep(

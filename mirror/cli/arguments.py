@@ -176,6 +176,18 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--dir", metavar="DIR", help="make a bare repository; DIR must not exist, or be empty")
     _push(restore)
 
+    undo = command("undo", "put back what a restore to a remote overwrote, and remove what it made", _UNDO)
+    _repo(undo)
+    undo.add_argument(
+        "restore",
+        metavar="RESTORE",
+        nargs="?",
+        type=_id,
+        help="its id, as `job` in the JSON of restore (default: the last one that was not undone)",
+    )
+    undo.add_argument("--plan", action="store_true", help="show what it would do, and do nothing")
+    _token(undo, "that the restore was made with; not kept")
+
     verify = command("verify", "read back every stored byte of a repo and prove every snapshot", _VERIFY)
     _repo(verify)
 
@@ -394,6 +406,12 @@ def _too_much(extra: Sequence[str]) -> str:
     )
 
 
+def _id(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        raise argparse.ArgumentTypeError("it must be the id of a restore")
+    return text
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError("it must be a number from 1 to 65535")
@@ -489,15 +507,28 @@ _RESTORE = (
     + """
 
 A push never deletes anything. Without --force, when any ref of the remote would
-be overwritten, nothing at all is pushed.
+be overwritten, nothing at all is pushed. With it, what the remote holds is saved
+first, as a snapshot of a repo of its own, and `everref undo` puts it back.
 
   everref restore acme/api --at '#12' --bundle api.bundle
   everref restore acme/api --at 2026-03-02 --refs main --dir api.git
   everref restore acme/api --to https://git.example.org/acme/api.git --token-file token
 
 --json: {"repo", "snapshot", "refs": [{"name", "target",
-         "result": "created|updated|unchanged|refused|skipped", "why"}], "verified"}"""
+         "result": "created|updated|unchanged|refused|skipped", "why"}], "verified", "counts",
+         "skipped": [{"why", "refs", "names"}], "said": ["what the remote told of what it refused"],
+         "kept", "kept_snapshot": what was overwritten, "job": RESTORE or null, "undo_of"}"""
 )
+
+_UNDO = """\
+A ref that the restore overwrote gets back what it held, one that it made goes; each
+only if it still holds what the restore wrote. A repository that was made for it stays.
+
+  everref undo acme/api --plan
+  everref undo acme/api
+
+--json: as restore, with "undo_of"; with --plan: {"repo", "undo_of", "to",
+        "refs": [{"name", "target", "result": "updated|removed|unchanged|skipped", "why"}]}"""
 
 _VERIFY = """\
 Every stored object is read and its checksum compared, the chain of manifests is

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
+from uuid import UUID
 
 from mirror.cli import environment, render, shapes
 from mirror.cli.terminal import Out
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 IN_PART: Final = 4  # the exit code of what was done in part
 OWN: Final = "everref"  # the command line's own team
+_WRITTEN: Final = frozenset({"created", "updated", "removed"})  # results of refs
 _GLANCE_SECONDS: Final = 10  # for a vault that is asked what else it has
 _CHANGES_SHOWN: Final = 10  # by backup; log shows them all
 _ASKED_AGAIN: Final = 1.0  # seconds from one try to the next, of a database that is waited for
@@ -79,13 +81,19 @@ class Call:
         user, _, password = text.partition("://")[2].rpartition("@")[0].partition(":")
         if password:
             raise UsageError("there are credentials in the URL and a --token-file; give one of them")
-        if address.is_ssh(remote.url):
-            key = environment.read_key(self.args.token_file)
-            self.redact.add(key)
-            return Remote(remote.url, Secret("", key))
-        token = environment.read_token(self.args.token_file)
-        self.redact.add(token)
-        return Remote(remote.url, Secret(unquote(user), token))
+        given = self.secret(remote.url)
+        if not address.is_ssh(remote.url):
+            given = Secret(unquote(user), given.password)
+        return Remote(remote.url, given)
+
+    def secret(self, url: str) -> Secret:
+        """What the --token-file has for this address: a private key for ssh, else a token."""
+        from mirror.git import address
+
+        read = environment.read_key if address.is_ssh(url) else environment.read_token
+        given = read(self.args.token_file)
+        self.redact.add(given)
+        return Secret("", given)
 
 
 async def up(call: Call) -> int:
@@ -259,8 +267,9 @@ async def restore(call: Call) -> int:
     to = call.remote(args.to) if args.to else None
     path = environment.absolute(args.bundle or args.dir or "")
     async with call.edges() as edges:
-        from mirror.flows import moment, operator, restore, sshaccess
+        from mirror.flows import attended, moment, operator, restore, sshaccess
 
+        job = None
         repo = await moment.repo_named(edges, args.repo, args.team)
         to = to and await sshaccess.ready_for(edges, repo, to)
         snapshot = await moment.snapshot_at(edges, repo, when)
@@ -268,17 +277,46 @@ async def restore(call: Call) -> int:
             hidden: Hidden = args.hidden_refs or "skip"
             told = {"to": to.url, "snapshot": snapshot.number, "overwrites": args.force}
             await operator.did_to(edges, repo, "restore.push", told)
-            done = await restore.to_remote(
-                edges, repo, snapshot, to, globs=args.refs, hidden=hidden, force=args.force
-            )
+            what = attended.What(args.refs, hidden, args.force)
+            job, done = await attended.restore(edges, repo, snapshot, to, what)
         elif args.bundle:
+            await operator.did_for_repo(edges, repo, "restore.bundle", snapshot.numbers)
             done = await restore.to_bundle(edges, repo, snapshot, path, globs=args.refs, force=args.force)
         else:
+            await operator.did_for_repo(edges, repo, "restore.directory", snapshot.numbers)
             done = await restore.to_directory(edges, repo, snapshot, path, globs=args.refs)
     where = to.url if to else args.bundle or args.dir
     code = restore_code(done)
     show = call.out.result if code else call.out.said
-    show(partial(render.restored, done, where), partial(shapes.restored, done))
+    show(partial(render.restored, done, where), partial(shapes.restored, done, job))
+    if job and any(ref.result in _WRITTEN for ref in done.refs):
+        call.out.remark(partial(render.undoable, call.repo, done.kept))
+    if code == 1:
+        raise _restore_failure(done, where)
+    return code
+
+
+async def undo(call: Call) -> int:
+    """Put back what a restore to a remote overwrote, and remove what it made."""
+    args = call.args
+    async with call.edges() as edges:
+        from mirror.flows import attended, moment, operator
+        from mirror.store.jobs import JobId
+
+        repo = await moment.repo_named(edges, args.repo, args.team)
+        undone = await attended.undone(edges, repo, JobId(UUID(args.restore)) if args.restore else None)
+        secret = call.secret(str(undone.asked.get("to", ""))) if args.token_file else None
+        planned = await attended.undo_plan(edges, undone, secret)
+        where = planned.to.url
+        if args.plan:
+            text, shape = render.undo_plan, shapes.undo_plan
+            call.out.result(partial(text, planned, repo), partial(shape, planned, repo, undone.id))
+            return 0
+        await operator.did_to(edges, repo, "restore.undo", {"to": where})
+        job, done = await attended.undo_now(edges, repo, undone, secret)
+    code = restore_code(done)
+    show = call.out.result if code else call.out.said
+    show(partial(render.undone, done, where), partial(shapes.restored, done, job, undone.id))
     if code == 1:
         raise _restore_failure(done, where)
     return code
@@ -288,7 +326,7 @@ def restore_code(done: "Restored") -> int:
     """0: all that was to be written was. 4: some was refused. 1: all was, or it does not read back equal."""
     results = {ref.result for ref in done.refs}
     if "refused" in results:
-        return IN_PART if results & {"created", "updated"} else 1
+        return IN_PART if results & _WRITTEN else 1
     return 0 if done.verified else 1
 
 
@@ -639,6 +677,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "refs": refs,
     "plan": plan,
     "restore": restore,
+    "undo": undo,
     "verify": verify,
     "drill": drill,
     "compact": compact,

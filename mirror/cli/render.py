@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from mirror.flows.state import Exported, TakenUp
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
+    from mirror.flows.undo import UndoPlan
     from mirror.flows.verify import Verified
+    from mirror.model import Snapshot
     from mirror.quotas import Use
     from mirror.store.connections import Connection
     from mirror.store.history import Logged
@@ -49,7 +51,10 @@ _RESULTS: Final = {
     "unchanged": "",
     "refused": "bad",
     "skipped": "faint",
+    "removed": "warn",
 }
+_MOST: Final = {"skipped": 3, "refused": 20}  # refs of one reason, beyond which they are drawn together
+_NAMED: Final = 3  # refs that are named of those that are drawn together
 _SHORT: Final = 10  # hex digits of an object id that are enough for a person
 
 
@@ -242,16 +247,53 @@ def plan(made: RestorePlan, where: str | None, eye: Eye) -> str:
 
 def restored(done: Restored, where: str, eye: Eye) -> str:
     """What a restore did: every ref that is worth a look, then the sum."""
-    proof = eye.paint("verified", "good") if done.verified else eye.paint("not verified", "bad")
-    worth = [one for one in done.refs if one.result in ("refused", "skipped", "updated")]
-    words = (
-        eye.repo(done.repo.name),
-        f"{done.snapshot.label} of {eye.time(done.snapshot.taken_at)}",
-        f"to {clean(where)}",
-        tally(done.refs),
-        proof,
-    )
-    return "\n".join([*_ref_results(worth, eye), "  ".join(words)])
+    moment = f"{done.snapshot.label} of {eye.time(done.snapshot.taken_at)}"
+    words = (eye.repo(done.repo.name), moment, f"to {clean(where)}", tally(done.refs), _read_back(done, eye))
+    return "\n".join([*_worth(done, eye), "  ".join(words)])
+
+
+def undone(done: Restored, where: str, eye: Eye) -> str:
+    """What an undo did, likewise."""
+    words = (eye.repo(done.repo.name), f"{clean(where)} is as before the restore", tally(done.refs))
+    if any(one.result in ("refused", "skipped") for one in done.refs):
+        words = (words[0], f"{clean(where)} is not all as before the restore", words[2])
+    return "\n".join([*_worth(done, eye), "  ".join([*words, _read_back(done, eye)])])
+
+
+def _read_back(done: Restored, eye: Eye) -> str:
+    return eye.paint("verified", "good") if done.verified else eye.paint("not verified", "bad")
+
+
+def _worth(done: Restored, eye: Eye) -> Iterator[str]:
+    """The refs that are worth a look, many of one reason in one line; and what the remote said of them."""
+    worth = [one for one in done.refs if one.result in ("refused", "skipped", "updated", "removed")]
+    many = Counter((one.result, one.why) for one in worth)
+    folded = {kind for kind, number in many.items() if number > _MOST.get(kind[0], number)}
+    yield from _ref_results([one for one in worth if (one.result, one.why) not in folded], eye)
+    for result, why in sorted(folded, key=lambda kind: (list(_RESULTS).index(kind[0]), -many[kind])):
+        names = [name(one.name) for one in worth if (one.result, one.why) == (result, why)][:_NAMED]
+        told = f"  {eye.paint(clean(why), 'faint')}" if why else ""
+        label = eye.paint(result.ljust(9), _RESULTS[result])
+        yield f"  {label}  {count(many[result, why], 'ref')}: {', '.join(names)}, ...{told}"
+    if folded:
+        yield f"  {eye.paint('everref plan and --json list each of them', 'faint')}"
+    yield from (f"  remote: {clean(line)}" for line in done.said)
+
+
+def undoable(called: str, kept: tuple[Repo, Snapshot] | None, eye: Eye) -> str:
+    """How a restore is undone, and where is what it overwrote."""
+    where = f"; what was overwritten is kept as {clean(kept[0].name)} {kept[1].label}" if kept else ""
+    return f"  everref undo {clean(called)} puts back what was there{where}"
+
+
+def undo_plan(made: UndoPlan, repo: Repo, eye: Eye) -> str:
+    """What undoing a restore would do, ref by ref."""
+    lines = [f"{eye.repo(repo.name)}  undo of the restore to {clean(made.to.url)}"]
+    if made.kept:
+        lines.append(f"  what was overwritten comes from {clean(made.kept.name)}")
+    if made.made:
+        lines.append("  the repository was made for the restore, and stays")
+    return "\n".join([*lines, *_ref_results(made.refs, eye), f"  {tally(made.refs)}"])
 
 
 def _proof(problems: Sequence[str], good: str, eye: Eye) -> str:

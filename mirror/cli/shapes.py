@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mirror.model import RefName, Repo, Target
 from mirror.pushes import Lost
-from mirror.refs import shown, shown_as
+from mirror.refs import shown, shown_as, shown_text
 
 if TYPE_CHECKING:
     from mirror.errors import EverrefError
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from mirror.flows.state import Exported, TakenUp
     from mirror.flows.sweep import Swept
     from mirror.flows.sync import Synced
+    from mirror.flows.undo import UndoPlan
     from mirror.flows.verify import Verified
     from mirror.quotas import Use
     from mirror.store.connections import Connection
     from mirror.store.history import Logged
+    from mirror.store.jobs import JobId
     from mirror.store.listed import Counts
     from mirror.store.repos import Overview
     from mirror.store.tokens import ApiToken
@@ -138,14 +141,30 @@ def plan(made: RestorePlan, to: str | None) -> Shape:
     }
 
 
-def restored(done: Restored) -> Shape:
-    """What a restore did."""
+def restored(done: Restored, job: JobId | None = None, undo_of: JobId | None = None) -> Shape:
+    """What a restore did, or the undo of one."""
+    counts = Counter(one.result for one in done.refs)
     return {
         "repo": done.repo.name,
         **done.snapshot.numbers,
         "refs": _results(done.refs),
         "verified": done.verified,
+        "counts": dict(counts),
+        "skipped": [
+            {"why": one.why, "refs": one.refs, "names": [shown_text(name) for name in one.names]}
+            for one in done.skipped
+        ],
+        "said": list(done.said),
+        "kept": done.kept[0].name if done.kept else None,
+        "kept_snapshot": done.kept[1].number if done.kept else None,
+        "job": None if job is None else str(job),
+        "undo_of": None if undo_of is None else str(undo_of),
     }
+
+
+def undo_plan(made: UndoPlan, repo: Repo, job: JobId) -> Shape:
+    """What undoing a restore would do."""
+    return {"repo": repo.name, "undo_of": str(job), "to": made.to.url, "refs": _results(made.refs)}
 
 
 def verified(found: Verified, seconds: float) -> Shape:

@@ -31,6 +31,7 @@ class Means:
 
     role: Role  # in which it is asked for
     lent: Secret | None = field(default=None, repr=False)  # for this restore alone
+    here: bool = False  # by whoever runs Everref, whose the paths of this machine are
 
 
 async def role_of(edges: Edges, team_id: TeamId, person_id: UUID | None, asked: Asked) -> Role:

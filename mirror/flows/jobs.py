@@ -247,7 +247,7 @@ class _Watch:
         error = _explained(raised, run)
         if error is None:
             result = work.result()
-            short = _shortcoming(run.kind, result)
+            short = shortcoming(run.kind, result)
             state: State = "failed" if short else "done"
             if self._job is None and result is not None and (run.heavy or result.get("new")):
                 return await self._keep(state, result, short)
@@ -340,7 +340,7 @@ def _explained(error: BaseException | None, run: Run) -> EverrefError | None:
     return OurFault(f"Everref failed ({type(error).__name__}); the log of the worker says where, report it")
 
 
-def _shortcoming(kind: Kind, result: Result | None) -> EverrefError | None:
+def shortcoming(kind: Kind, result: Result | None) -> EverrefError | None:
     """What is wrong although the work came to its end."""
     if result is None:
         return None
@@ -435,7 +435,7 @@ async def _bundle(edges: Edges, run: Run) -> Result:
     cause = Cause(job.id, job.person_id)
     globs = job.asked.get("globs", ())
     done, made = await export.make(edges, repo, snapshot, cause, globs=globs, bring=brought(job.asked))
-    return _restored(done) | made.told()
+    return shown_restore(done) | made.told()
 
 
 async def _restore(edges: Edges, run: Run) -> Result:
@@ -447,7 +447,7 @@ async def _restore(edges: Edges, run: Run) -> Result:
     if job.asked.get("undo"):
         undone = await _undone(edges, job.team_id, job.repo_id, job.asked)
         cause = Cause(job.id, job.person_id, undo_of=undone.id)
-        return _restored(await undo.undo(edges, undone, repo, snapshot, means, cause))
+        return shown_restore(await undo.undo(edges, undone, repo, snapshot, means, cause))
     to, made = await target.ready(edges, job, means)
     named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
     done = await restore.to_remote(
@@ -462,12 +462,8 @@ async def _restore(edges: Edges, run: Run) -> Result:
         cause=Cause(job.id, job.person_id, named, made),
         keep=partial(target.keep, edges, job.team_id),
     )
-    result = _restored(done) | {"to": to.url}
-    if made:
-        result["made"] = to.url
-    if done.kept:
-        result |= {"kept": done.kept[0].name, "kept_snapshot": done.kept[1].number}
-    return result
+    result = shown_restore(done) | {"to": to.url}
+    return result | {"made": to.url} if made else result
 
 
 def brought(asked: Mapping[str, Any]) -> dict[RefName, bytes]:
@@ -491,14 +487,21 @@ async def _undone(edges: Edges, team_id: TeamId, repo_id: RepoId, asked: Mapping
     return found
 
 
-def _restored(done: Restored) -> dict[str, Any]:
+def shown_restore(done: Restored) -> dict[str, Any]:
     """How a restore ended, what went wrong first."""
     counts: dict[str, int] = {}
     for ref in done.refs:
         counts[ref.result] = counts.get(ref.result, 0) + 1
     order = {"refused": 0, "skipped": 1}
     shown = sorted(done.refs, key=lambda ref: (order.get(ref.result, 2), ref.name))[:REFS_KEPT]
+    kept = {"kept": done.kept[0].name, "kept_snapshot": done.kept[1].number} if done.kept else {}
     return {
+        **kept,
+        "skipped": [
+            {"why": one.why, "refs": one.refs, "names": [shown_text(name) for name in one.names]}
+            for one in done.skipped
+        ],
+        "said": list(done.said),
         **done.snapshot.numbers,
         "verified": done.verified,
         "counts": counts,

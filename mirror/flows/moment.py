@@ -57,8 +57,8 @@ async def team_named(edges: Edges, name: str | None) -> Team:
     found = by_name or by_id
     if found is None:
         some = await teams.names(edges.db, _TEAMS + 1)
-        there_is = f"there is {some[0]}" if len(some) == 1 else f"there are {_listed(some)}"
-        raise NotFound(f"there is no team {name}; {there_is if some else 'there is none yet'}")
+        there_is = f"there {'are' if len(some) > 1 else 'is'} {_listed(some) or 'none yet'}"
+        raise NotFound(f"there is no team {name}; {there_is}")
     return found
 
 
@@ -78,7 +78,7 @@ def _listed(names: Sequence[str]) -> str:
     """`a, b and c`; of too many some, and that there are more."""
     if len(names) > _TEAMS:
         return f"{', '.join(names[:_TEAMS])} and others"
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 async def snapshot_at(edges: Edges, repo: Repo, when: When | None) -> Snapshot:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ NOTHING: Final[Bring] = MappingProxyType({})
 PATIENCE: Final = 3600.0  # seconds with another restore, or a page, that reads the same from the vault
 Keep = Callable[[Remote], Awaitable[tuple[Repo, Snapshot]]]  # what a remote holds, before it is overwritten
 Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed"]
+_NAMED: Final = 3  # refs that are named of many that came to the same
 _WILL: dict[str, Result] = {
     "create": "created",
     "update": "updated",
@@ -54,6 +55,25 @@ class RefResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Alike:
+    """Refs that came to the same for the same reason."""
+
+    why: str | None
+    refs: int
+    names: tuple[RefName, ...]  # the first of them
+
+
+def alike(refs: Iterable[RefResult], result: Result) -> list[Alike]:
+    """The refs that came to this, drawn together by reason, the most first."""
+    found: dict[str | None, list[RefName]] = {}
+    for ref in refs:
+        if ref.result == result:
+            found.setdefault(ref.why, []).append(ref.name)
+    told = [Alike(why, len(names), tuple(names[:_NAMED])) for why, names in found.items()]
+    return sorted(told, key=lambda one: -one.refs)
+
+
+@dataclass(frozen=True, slots=True)
 class Restored:
     """How a restore ended."""
 
@@ -62,6 +82,12 @@ class Restored:
     refs: tuple[RefResult, ...]
     verified: bool  # every ref that was written was read back equal
     kept: tuple[Repo, Snapshot] | None = None  # has what was overwritten; None: nothing was, or nobody asked
+    said: tuple[str, ...] = ()  # what the remote told of what it refused, in its own words
+
+    @property
+    def skipped(self) -> list[Alike]:
+        """What was left out, by reason."""
+        return alike(self.refs, "skipped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,7 +429,14 @@ async def to_remote(
     equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
     written = [name for name in equal if said[name].ok or (said[name].ok is None and equal[name])]
     verified = bool(written) and all(equal[name] for name in written)
-    return await recorded(edges, Restored(repo, snapshot, results, verified, kept), where, cause)
+    done = Restored(repo, snapshot, results, verified, kept, remarks(said))
+    return await recorded(edges, done, where, cause)
+
+
+def remarks(said: Mapping[RefName, Answer]) -> tuple[str, ...]:
+    """What the remote told of what it refused, each line once."""
+    lines = (line for answer in said.values() if not answer.ok for line in answer.remarks)
+    return tuple(dict.fromkeys(lines))
 
 
 async def _check_kept(edges: Edges, kept: tuple[Repo, Snapshot], actions: Sequence[RefAction]) -> None:

@@ -14,7 +14,7 @@ from mirror.forges.contract import Forge, Owner
 from mirror.git import address
 from mirror.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, older_of
 from mirror.store import connections as store
-from mirror.store import jobs, origins, quotas, repos
+from mirror.store import jobs, origins, quotas, repos, teams
 from mirror.store.connections import ConnectionId
 from mirror.store.jobs import Job
 from mirror.store.teams import TeamId
@@ -71,7 +71,8 @@ async def reach(edges: Edges, team_id: TeamId, asked: Asked, means: Means) -> Re
         url = f"{forge.app.url.rstrip('/')}/{new['owner']['login']}/{new['name']}.git"
         return Remote(url, forge.credential(token))
     url = _parsed(edges, asked)
-    await request.check_path(edges, team_id, url)
+    if not means.here:
+        await request.check_path(edges, team_id, url)
     if secret is None and asked.get("connection"):
         forge, token = await _forge(edges, team_id, asked["connection"])
         if not url.startswith(f"{forge.app.url.rstrip('/')}/"):
@@ -167,14 +168,21 @@ async def keep(edges: Edges, team_id: TeamId, to: Remote) -> tuple[Repo, Snapsho
     for it to be looked at, and what lets us in may be lent for this once.
     """
     edges.progress.phase("keeping what the target holds")
+    team_id = await keeper(edges, team_id, to.url)
+    secret = to.secret or (Secret("", to.ssh.key) if to.ssh else None)
     repo = await repos.by_url(edges.db, team_id, to.url) or await _added(edges, team_id, to.url)
     try:
-        done = await syncing.sync(edges, repo.id, Reason.MANUAL, PATIENCE, secret=to.secret)
+        done = await syncing.sync(edges, repo.id, Reason.MANUAL, PATIENCE, secret=secret)
     except EverrefError as error:
         error.came_from(Origin.TARGET, instead_of=Origin.SOURCE)
         raise
     steps.reached("restore: target kept")
     return done.repo, done.snapshot
+
+
+async def keeper(edges: Edges, team_id: TeamId, url: str) -> TeamId:
+    """Who keeps what the target of a team's restore holds: a path of this machine is for one team alone."""
+    return await teams.default(edges.db) if address.is_path(url) else team_id
 
 
 async def _added(edges: Edges, team_id: TeamId, url: str) -> Repo:

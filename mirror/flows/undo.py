@@ -75,7 +75,7 @@ async def undo(
     arrived = await restore.listed_at(edges, to)
     results = tuple(restore.outcome(action, arrived, said) for action in actions)
     verified = all(result.result != "refused" for result in results)
-    done = Restored(repo, snapshot, results, verified)
+    done = Restored(repo, snapshot, results, verified, said=restore.remarks(said))
     return await restore.recorded(edges, done, f"undo of the push to {to.url}", cause)
 
 
@@ -131,6 +131,7 @@ async def _reach(edges: Edges, job: Job, means: Means) -> tuple[Remote, bool]:
 async def _kept(edges: Edges, job: Job, to: Remote) -> Repo | None:
     """The repo in which what the target held was kept."""
     record = await restores.by_job(edges.db, job.id)
+    team_id = await target.keeper(edges, job.team_id, to.url)
     if record and record.kept:
-        return await repos.find_in(edges.db, job.team_id, record.kept[0])
-    return await repos.by_url(edges.db, job.team_id, to.url)
+        return await repos.find_in(edges.db, team_id, record.kept[0])
+    return await repos.by_url(edges.db, team_id, to.url)

@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -40,6 +40,7 @@ from mirror.refs import check_name
 PUSHING: Final = 2 * 3600.0  # seconds for a push of nothing much: git packs, and the other side unpacks
 LEAST_SPEED: Final = 50_000  # bytes a second, by which what was sent makes that longer
 _REMARKS: Final = 20  # lines of the other side that are passed on
+_REMARK: Final = 300  # characters of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ class Answer:
     ok: bool | None  # None: the connection broke before the other side said; list it again
     why: str = ""  # the other side's reason, one line
     doubtful: bool = False  # what was sent may have been broken
+    remarks: tuple[str, ...] = field(
+        default=(), compare=False
+    )  # the other side's own words about a push of which it refused this
 
 
 @met_by(Origin.TARGET)
@@ -242,7 +246,8 @@ def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
             reason = _REASON.fullmatch(outcome)
             words = redact(reason[1] if reason else outcome, [])
             why = heard.about(name, _OURS.get(words, words))
-            yield RefName(name), Answer(False, why, bool(_BROKEN.search(words)))
+            theirs = () if words in _OURS else heard.remarks
+            yield RefName(name), Answer(False, why, bool(_BROKEN.search(words)), theirs)
 
 
 _BROKE: Final = re.compile(
@@ -331,7 +336,7 @@ class _Listening:
                 self._extend(float(writing[3] or 0) * _UNITS.get(writing[4], 1))
             elif line.startswith(b"remote: ") and line[8:].strip() and len(self._remarks) < _REMARKS:
                 self._remarks.append(line[8:].strip())
-                self._progress.note(f"the other side says: {redact(self._remarks[-1], [])}")
+                self._progress.note(f"the other side says: {_shown(self._remarks[-1])}")
 
     def _advance(self, done: int, total: int) -> None:
         if self._sent is None:
@@ -345,11 +350,23 @@ class _Listening:
         if self._limit and not self._limit.expired():
             self._limit.reschedule(self._began + PUSHING + sent / LEAST_SPEED)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the other side said, line by line."""
+        return tuple(_shown(_COLOUR.sub(b"", one)) for one in self._remarks)
+
     def about(self, name: bytes, reason: str) -> str:
         """The reason, and the first remark that names this ref."""
         remark = next((remark for remark in self._remarks if name in remark), None)
-        return f"{reason}: {redact(remark, [])}" if remark else reason
+        return f"{reason}: {_shown(remark)}" if remark else reason
 
 
+def _shown(remark: bytes) -> str:
+    """A line of the other side's, fit to be shown."""
+    text = redact(remark, [])
+    return text if len(text) <= _REMARK else f"{text[:_REMARK]}…"
+
+
+_COLOUR: Final = re.compile(rb"\x1b\[[0-9;]*m")
 _WRITING: Final = re.compile(rb"Writing objects: +\d+% \((\d+)/(\d+)\)(?:, ([\d.]{1,20}) (bytes|[KMG]iB))?")
 _UNITS: Final = {b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}

@@ -154,6 +154,28 @@ async def start(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], a
 
 
 @translating
+async def attend(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], at: datetime) -> Job:
+    """A row for work that the caller does itself from now on, and no worker. Raises NotFound."""
+    row = await db.fetchrow(
+        """
+        insert into job
+          (id, repo_id, team_id, kind, asked, state, queued_at, started_at, attempt, beat_at, attended)
+        select $1, repo.id, repo.team_id, $3, $4, 'running', $5, $5, 1, clock_timestamp(), true
+        from repo where repo.id = $2
+        returning *
+        """,
+        new_id(),
+        repo_id,
+        kind,
+        json.dumps(dict(asked)),
+        at,
+    )
+    if row is None:
+        raise NotFound(f"no repo has the id {repo_id}")
+    return from_row(row)
+
+
+@translating
 async def progress(db: Db, job_id: JobId, attempt: int, seen: Seen) -> bool | None:
     """Write how far a run is. True: somebody wants it to stop. None: the job is not this run's any more."""
     row = await db.fetchrow(
@@ -388,7 +410,7 @@ async def counts(db: Db) -> Mapping[tuple[Kind, State], int]:
 @translating
 async def forget_before(db: Db, moment: datetime) -> None:
     """Forget the jobs of Everref itself that ended before this moment; what people asked for stays."""
-    await db.execute("delete from job where finished_at < $1 and person_id is null", moment)
+    await db.execute("delete from job where finished_at < $1 and person_id is null and not attended", moment)
 
 
 def _seen(seen: Seen) -> Sequence[object]:

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from mirror.model import RefName, RepoId, Target, label
 from mirror.plan import Wrote
+from mirror.store import jobs
 from mirror.store.database import Db, storable, translating
-from mirror.store.jobs import JobId
+from mirror.store.jobs import Job, JobId
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,11 @@ class Restore:
     results: Mapping[str, int]  # how many refs came to which result
     verified: bool  # every ref that was written was read back equal
     finished_at: datetime
-    cause: Cause | None = None  # None: the command line
+    cause: Cause | None = None  # None: the command line, into a file; or it is from before a rebuild
     kept: tuple[RepoId, int] | None = None  # the snapshot that has what was overwritten; None: nothing was
-    person: str | None = None  # who did it; None: the command line, or somebody who is gone
+    person: str | None = None  # who did it; None: whoever runs Everref, or somebody who is gone
     moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
+    attended: bool = False  # at the command line
 
     @property
     def label(self) -> str:
@@ -89,8 +91,9 @@ async def of(db: Db, repo_id: RepoId, limit: int | None = None) -> list[Restore]
     """Every restore of this repo, newest first; or the newest ones."""
     rows = await db.fetch(
         """
-        select restore.*, person.name as person from restore left join person on person.id = person_id
-        where repo_id = $1 order by finished_at desc, restore.id desc limit $2
+        select restore.*, person.name as person, coalesce(job.attended, false) as attended from restore
+        left join person on person.id = restore.person_id left join job on job.id = job_id
+        where restore.repo_id = $1 order by restore.finished_at desc, restore.id desc limit $2
         """,
         repo_id,
         limit,
@@ -103,7 +106,8 @@ async def by_job(db: Db, job_id: JobId) -> Restore | None:
     """The record of what this job restored. None: it has not come to its end."""
     row = await db.fetchrow(
         """
-        select restore.*, person.name as person from restore left join person on person.id = person_id
+        select restore.*, person.name as person, coalesce(job.attended, false) as attended from restore
+        left join person on person.id = restore.person_id left join job on job.id = job_id
         where job_id = $1
         """,
         job_id,
@@ -112,12 +116,29 @@ async def by_job(db: Db, job_id: JobId) -> Restore | None:
 
 
 @translating
+async def last_standing(db: Db, repo_id: RepoId) -> Job | None:
+    """The last restore of this repo that wrote to a remote and was not undone whole. None: there is none."""
+    row = await db.fetchrow(
+        """
+        select job.* from job
+        where repo_id = $1 and kind = 'restore' and finished_at is not null and not asked ? 'undo'
+          and exists (select from restored_ref where job_id = job.id)
+          and not exists (select from restore where undo_of = job.id and verified)
+        order by queued_at desc, id desc limit 1
+        """,
+        repo_id,
+    )
+    return None if row is None else jobs.from_row(row)
+
+
+@translating
 async def undone(db: Db, job_id: JobId) -> list[Restore]:
     """What was done to undo this restore, newest first."""
     rows = await db.fetch(
         """
-        select restore.*, person.name as person from restore left join person on person.id = person_id
-        where undo_of = $1 order by finished_at desc, restore.id desc
+        select restore.*, person.name as person, coalesce(job.attended, false) as attended from restore
+        left join person on person.id = restore.person_id left join job on job.id = job_id
+        where undo_of = $1 order by restore.finished_at desc, restore.id desc
         """,
         job_id,
     )
@@ -178,4 +199,5 @@ def _restore(row: Any) -> Restore:
         kept,
         row["person"],
         row["moment"],
+        row["attended"],
     )

@@ -1,12 +1,14 @@
 -- orphaned.sql($1 now, $2 attempts): what becomes of running jobs that no worker has: they wait again, unless somebody
--- wants them stopped, they were begun too often, or the same was asked for meanwhile (also by one of them).
+-- wants them stopped, they were begun too often, or the same was asked for meanwhile (also by one of them). What somebody
+-- does at the command line is over once that command is silent.
 with alone as (
   select * from job
   where state = 'running' and not exists (select from run where run.job_id = job.id)
+    and not (attended and beat_at > clock_timestamp() - interval '30 s')
   for update skip locked
 ), orphan as (
   select
-    id, cancel_at is not null as stopped,
+    id, cancel_at is not null or attended as stopped, attended,
     kind in ('sync', 'compact') and (
       exists (
         select from job as other
@@ -28,6 +30,6 @@ update job set
     when replaced then 'its worker went away; the same was asked for again and is done instead'
     when worn then 'its worker went away each time that it was begun; see the log of the worker'
   end,
-  notes = notes || 'its worker went away'::text
+  notes = notes || case when orphan.attended then 'its command went away' else 'its worker went away' end::text
 from orphan
 where job.id = orphan.id

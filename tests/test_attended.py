@@ -1,0 +1,237 @@
+"""Restores at the command line: told, kept first, undone and stopped like those of the pages."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from mirror.cli import render, shapes
+from mirror.errors import Cancelled, NotFound, UsageError
+from mirror.flows import attended, moment, sshaccess
+from mirror.flows import restore as restoring
+from mirror.flows.attended import What
+from mirror.flows.restore import RefResult, Restored
+from mirror.model import RefName, Remote, Secret
+from mirror.store import home, jobs, origins, people, repos, restores, runs, teams
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work, refs_of
+from tests.parts.sshd import Sshd
+from tests.test_cli import EYE, NOW, OID, REPO, SNAPSHOT
+
+MAIN, SIDE = RefName(b"refs/heads/main"), RefName(b"refs/heads/side")
+OVER = What(force=True)
+
+
+async def test_what_a_restore_overwrites_is_kept_first_and_comes_back(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    db, work_main = mirror.edges.db, work.commit("main")
+    work.commit("side")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    before, to = target.refs(), Remote(str(target.path))
+    known = await mirror.backup(target)  # kept already, so that its next sync sees what the restore did
+    job_id, restored = await attended.restore(mirror.edges, done.repo, done.snapshot, to, OVER)
+    assert restored.verified and target.refs()[MAIN] == work_main
+    assert restored.kept and restored.kept[0].id == known.repo.id
+    job = await jobs.by_id(db, job_id)
+    assert job and (job.state, job.kind, job.person_id) == ("done", "restore", None)
+    assert job.result and job.result["counts"] == {"created": 1, "updated": 1}
+    assert job.result["kept"] == known.repo.name and job.phases
+    (record,) = await restores.of(db, done.repo.id)
+    assert record.cause and record.cause.job_id == job_id and record.attended
+    await mirror.backup(target)
+    assert await home.forced_lately(db, job.team_id, mirror.clock.now - timedelta(days=1)) == []
+    await jobs.forget_before(db, mirror.clock.now + timedelta(days=1))  # which would take the undo away
+
+    undone = await attended.undone(mirror.edges, done.repo, None)
+    assert undone.id == job_id
+    planned = await attended.undo_plan(mirror.edges, undone, None)
+    assert [(ref.name, ref.result) for ref in planned.refs] == [(MAIN, "updated"), (SIDE, "removed")]
+    _, back = await attended.undo_now(mirror.edges, done.repo, undone, None)
+    assert back.verified and target.refs() == before
+    with pytest.raises(NotFound, match="left to undo"):
+        await attended.undone(mirror.edges, done.repo, None)
+    with pytest.raises(NotFound, match="has no restore"):
+        await attended.undone(mirror.edges, known.repo, job_id)
+
+
+async def test_a_path_that_a_teams_restore_overwrites_is_kept_by_whoever_runs_everref(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    ann = await people.add(mirror.edges.db, "Ann", mirror.clock(), team_name="ann")
+    team = await teams.home(mirror.edges.db, ann.id)
+    assert team is not None
+    await mirror.edges.db.execute("update repo set team_id = $1", team.id)
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    before = target.refs()
+    _, restored = await attended.restore(
+        mirror.edges, done.repo, done.snapshot, Remote(str(target.path)), OVER
+    )
+    assert restored.kept
+    kept = await origins.get(mirror.edges.db, restored.kept[0].id)
+    assert kept.team_id == await teams.default(mirror.edges.db) and kept.set_aside
+    undone = await attended.undone(mirror.edges, done.repo, None)
+    await attended.undo_now(mirror.edges, done.repo, undone, None)
+    assert target.refs() == before
+
+
+async def test_a_host_behind_ssh_is_kept_by_the_key_that_writes_there(
+    mirror: Mirror, sshd: Sshd, work: Work, make_work: Any
+) -> None:
+    team = await teams.default(mirror.edges.db)
+    sshd.let_in((await sshaccess.team_key(mirror.edges, team)).public)
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    to = await sshaccess.ready(mirror.edges, team, Remote(sshd.url(target.path)))
+    _, restored = await attended.restore(mirror.edges, done.repo, done.snapshot, to, OVER)
+    assert restored.verified and restored.kept
+    assert refs_of(target.path)[MAIN] == work.tip("main")
+
+
+async def test_credentials_that_were_lent_are_wanted_again(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    to = Remote(str(target.path), Secret("ann", "k3y-s3cret"))
+    await attended.restore(mirror.edges, done.repo, done.snapshot, to, What())
+    undone = await attended.undone(mirror.edges, done.repo, None)
+    assert "s3cret" not in repr(undone) and undone.sealed is None
+    with pytest.raises(UsageError, match="give them by --token-file"):
+        await attended.undo_plan(mirror.edges, undone, None)
+    assert (await attended.undo_plan(mirror.edges, undone, to.secret)).refs
+
+
+async def test_a_restore_is_stopped_by_a_page_and_recorded_so(
+    mirror: Mirror, work: Work, make_work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    begun = asyncio.Event()
+
+    async def for_ever(*_: object, **__: object) -> Restored:
+        begun.set()
+        return await asyncio.Future[Restored]()
+
+    monkeypatch.setattr(restoring, "to_remote", for_ever)
+    monkeypatch.setattr(attended, "_TELL", 0.01)
+    to = Remote(str(make_work("target.git").path))
+    work_under_way = asyncio.create_task(attended.restore(mirror.edges, done.repo, done.snapshot, to, What()))
+    await begun.wait()
+    (job,) = await jobs.open_of(mirror.edges.db, done.repo.id)
+    await jobs.cancel(mirror.edges.db, job.team_id, job.id, mirror.clock())
+    with pytest.raises(Cancelled, match="stopped this"):
+        await work_under_way
+    ended = await jobs.by_id(mirror.edges.db, job.id)
+    assert ended and ended.state == "cancelled"
+
+
+async def test_what_a_killed_command_left_is_over_and_no_worker_takes_it_up(
+    mirror: Mirror, work: Work
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    db = mirror.edges.db
+    job = await jobs.attend(db, done.repo.id, "restore", {"to": "nowhere"}, mirror.clock())
+    await runs.reap(db, "me/1/1/1/cc", mirror.clock())
+    assert [one.id for one in await jobs.open_of(db, done.repo.id)] == [job.id]  # its command is at work
+    await db.execute("update job set beat_at = beat_at - interval '1 min' where id = $1", job.id)
+    await runs.reap(db, "me/1/1/1/cc", mirror.clock())
+    left = await jobs.by_id(db, job.id)
+    assert left and (left.state, left.notes) == ("cancelled", ("its command went away",))
+
+
+async def test_what_a_hook_says_is_in_the_result(mirror: Mirror, work: Work, make_work: Any) -> None:
+    work.commit("main")
+    work.set("refs/pull/1/head", work.tip("main"))
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    hook = target.path / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(
+        "#!/bin/sh\n"
+        "printf 'GH013: \\033[31mrule violations\\033[0m\\n\\n- ask a\\tfriend\\n' >&2\n"
+        "printf '%01000d\\n' 0 >&2\n"
+        "exit 1\n"
+    )
+    hook.chmod(0o755)
+    to = Remote(str(target.path))
+    job_id, restored = await attended.restore(mirror.edges, done.repo, done.snapshot, to, What())
+    said = ("GH013: rule violations", "- ask a friend", "0" * 300 + "…")
+    assert restored.said == said and not restored.verified
+    job = await jobs.by_id(mirror.edges.db, job_id)
+    assert job and job.failure and job.result and tuple(job.result["said"]) == said
+    (skipped,) = job.result["skipped"]
+    assert (skipped["refs"], skipped["names"]) == (1, ["refs/pull/1/head"])
+    assert "hosts refuse this name" in skipped["why"]
+    assert shapes.restored(restored, job_id)["skipped"] == job.result["skipped"]
+    assert "  remote: GH013: rule violations" in render.restored(restored, to.url, EYE).splitlines()
+
+
+def test_many_refs_of_one_reason_are_one_line() -> None:
+    pulls = [RefName(b"refs/pull/%d/head" % n) for n in range(1, 1205)]
+    refs = [RefResult(name, OID, "skipped", "hosts refuse this name") for name in pulls]
+    refs += [RefResult(SIDE, OID, "skipped", "symbolic"), RefResult(MAIN, OID, "created", None)]
+    done = Restored(REPO, SNAPSHOT, tuple(refs), True)
+    assert render.restored(done, "out.git", EYE).splitlines()[:-1] == [
+        "  skipped    1234567890  refs/heads/side  symbolic",
+        "  skipped    1,204 refs: refs/pull/1/head, refs/pull/2/head, refs/pull/3/head, ..."
+        "  hosts refuse this name",
+        "  everref plan and --json list each of them",
+    ]
+    assert [(one["why"], one["refs"]) for one in shapes.restored(done)["skipped"]] == [
+        ("hosts refuse this name", 1204),
+        ("symbolic", 1),
+    ]
+
+
+# Teams.
+
+
+async def test_a_team_is_meant_by_its_name_or_its_id(mirror: Mirror, work: Work) -> None:
+    db = mirror.edges.db
+    with pytest.raises(NotFound, match="there is no team nobody; there is none yet$"):
+        await moment.team_named(mirror.edges, "nobody")
+    own = await moment.team_named(mirror.edges, None)
+    with pytest.raises(NotFound, match="there is no team nobody; there is everref$"):
+        await moment.team_named(mirror.edges, "nobody")
+    acme = await teams.add_named(db, "acme", NOW)
+    for name in ("acme", str(acme.id)):
+        assert await moment.team_named(mirror.edges, name) == acme
+    with pytest.raises(NotFound, match="there is no team nobody; there are acme and everref$"):
+        await moment.team_named(mirror.edges, "nobody")
+    assert await moment.team_chosen(mirror.edges, None) is None
+    settings = replace(mirror.edges.settings, team="acme")
+    assert await moment.team_named(replace(mirror.edges, settings=settings), None) == acme
+    await teams.add_named(db, str(own.id), NOW)
+    with pytest.raises(UsageError, match="the name of one team and the id of everref"):
+        await moment.team_named(mirror.edges, str(own.id))
+    for number in range(9):
+        await teams.add_named(db, f"b{number}", NOW)
+    with pytest.raises(NotFound, match="there are .*, b4, b5.* and others$"):
+        await moment.team_named(mirror.edges, "nobody")
+
+
+async def test_a_repo_of_another_team_is_not_found_but_named(mirror: Mirror) -> None:
+    db = mirror.edges.db
+    for name in ("acme", "zed"):
+        team = await teams.add_named(db, name, NOW)
+        await repos.add(db, team.id, "api", f"https://e.example/{name}", NOW)
+        if name == "acme":
+            with pytest.raises(NotFound, match="called api; it is kept by the team acme: add --team acme"):
+                await moment.repo_named(mirror.edges, "api")
+    with pytest.raises(NotFound, match="by the teams acme and zed: say which with --team"):
+        await moment.repo_named(mirror.edges, "api")
+    with pytest.raises(NotFound, match="called web in the team acme; `everref repos` lists them"):
+        await moment.repo_named(mirror.edges, "web", "acme")
+    assert (await moment.repo_named(mirror.edges, "acme:api")).url == "https://e.example/acme"
