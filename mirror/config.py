@@ -85,6 +85,7 @@ class Settings:
     )  # of each team of which nothing else was said
     person_teams: int = quotas.PERSON_TEAMS_ROOMY  # that one person may own
     log: LogForm = "text"  # how every line of the log is written
+    metrics_teams: bool = False  # /metrics names each team
 
 
 def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_data: str) -> Settings:
@@ -147,6 +148,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         person_teams=_count("EVERREF_PERSON_TEAMS", get("EVERREF_PERSON_TEAMS"))
         or (quotas.PERSON_TEAMS_STRICT if strict else quotas.PERSON_TEAMS_ROOMY),
         log=_log(get("EVERREF_LOG")),
+        metrics_teams=_flag("EVERREF_METRICS_TEAMS", get("EVERREF_METRICS_TEAMS"), False),
     )
 
 

@@ -23,7 +23,19 @@ from mirror.flows.sync import Synced
 from mirror.flows.turn import turn
 from mirror.model import Reason, Repo, RepoId
 from mirror.schedule import spread
-from mirror.store import chores, holds, hooks, outages, parts, quotas, repos, runs, schedules, sessions
+from mirror.store import (
+    chores,
+    holds,
+    hooks,
+    measures,
+    outages,
+    parts,
+    quotas,
+    repos,
+    runs,
+    schedules,
+    sessions,
+)
 from mirror.store import jobs as job_rows
 from mirror.store.teams import TeamId
 
@@ -212,6 +224,11 @@ async def _mend_queue(edges: Edges) -> None:
         log.warning("%d rows of the queue were wrong and are mended; report this", mended)
 
 
+async def _add_up(edges: Edges) -> None:
+    """Add up what the database counted for /metrics."""
+    await measures.add_up(edges.db)
+
+
 @dataclass(frozen=True, slots=True)
 class Chore:
     """Something that is done now and then, by one worker for all of them. It must be safe to run twice."""
@@ -233,6 +250,7 @@ CHORES: Final[Sequence[Chore]] = (
     Chore("forget what has had its time", timedelta(hours=1), _forget),
     Chore("delete bundles whose time is over", timedelta(hours=1), export.forget),
     Chore("delete replaced parts", timedelta(hours=1), _prune),
+    Chore("add up what was counted", timedelta(minutes=1), _add_up),
     Chore("compare the queue with what is open", timedelta(hours=1), _mend_queue),
     *TOLD,
     Chore("list what connections can see", timedelta(minutes=5), relist.due),

@@ -72,6 +72,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("session", "sign_in_link", "sign_in_place"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),
     **dict.fromkeys(("outage", "team_over"), "of this installation, now"),
+    **dict.fromkeys(("counted", "counted_total"), "what one database has counted for /metrics"),
     "export": "bundles to download, which go within a day",
     "vault_identity": "the marker in the vault tells",
     "listed": "the forges tell, when they are asked again",

@@ -1,13 +1,22 @@
-"""Numbers for Prometheus: how well everything is protected, what is being done, what fails."""
+"""Numbers for Prometheus: how well everything is protected, what is being done, what fails.
 
+Workers do the work and a web process is asked, so the numbers come from the
+database: counters and histograms from what its triggers count (sql/085_counters.sql).
+docs/operations.md lists them; deploy/prometheus and deploy/grafana use them.
+"""
+
+import asyncio
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
-from itertools import chain
-from typing import Final
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import isinf
+from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
@@ -15,15 +24,26 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from mirror.flows.edges import Edges
 from mirror.git.pools import Measured
 from mirror.quotas import Limits
-from mirror.store import quotas
-from mirror.store.measures import Measures, measures
+from mirror.store import jobs, measures, quotas
+from mirror.store.measures import Counted, Measures, TeamMeasures
 from mirror.web.frame import BEARER, Outside, is_local
 
-LATE: Final = timedelta(hours=1)
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_DELIVERIES: Final = ("ping", "push", "create", "delete", "repository", "ignored")
+_STATES: Final = ("damaged", "archived", "never", "failing", "behind", "protected")
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What this machine's disk holds; workers on others have disks of their own."""
+
+    pools: Measured
+    free: int  # bytes
+    size: int
 
 
 def route(outside: Outside) -> Route:
@@ -33,13 +53,7 @@ def route(outside: Outside) -> Route:
         """Every number, to who may read them."""
         if not _may(request, outside):
             return PlainTextResponse("send METRICS_TOKEN as a bearer token\n", 401, BEARER)
-        found = await measures(outside.edges.db, outside.edges.clock(), LATE)
-        pools = await outside.edges.disk.pools.measured()
-        settings = outside.edges.settings
-        limits = await quotas.measured(outside.edges.db, settings.limits, outside.edges.clock())
-        return Response(
-            text(found, pools) + of_limits(limits, settings.limits), headers={"content-type": TEXT}
-        )
+        return Response(await told(outside.edges), headers={"content-type": TEXT})
 
     return Route("/metrics", metrics)
 
@@ -59,20 +73,161 @@ def _may(request: Request, outside: Outside) -> bool:
     return True
 
 
-def text(found: Measures, pools: Measured) -> bytes:
-    """The numbers in the text format of Prometheus."""
+async def told(edges: Edges) -> bytes:
+    """Every number, in the text format of Prometheus."""
+    settings = edges.settings
+    usage = await asyncio.to_thread(shutil.disk_usage, edges.disk.root)
+    disk = Disk(await edges.disk.pools.measured(), usage.free, usage.total)
+    families = [
+        _of_build(),
+        *_of_repos(await measures.measures(edges.db)),
+        *_of_counted(await measures.counted(edges.db)),
+        *_of_disk(disk),
+        *of_limits(await quotas.measured(edges.db, settings.limits, edges.clock()), settings.limits),
+    ]
+    if settings.metrics_teams:
+        families += _of_teams(await measures.of_teams(edges.db))
+    return text(families)
+
+
+def text(families: Iterable[Metric]) -> bytes:
+    """These, and what there is to say of this process."""
 
     class Found(Collector):
         def collect(self) -> Iterator[Metric]:
-            return chain(_families(found), _of_disk(pools))
+            return iter(families)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Found())
+    ProcessCollector(registry=registry)
     return bytes(generate_latest(registry))
 
 
-def of_limits(found: Sequence[quotas.Measured], limits: Limits) -> bytes:
-    """How near teams are to their limits, in the same format."""
+def _of_build() -> Metric:
+    build = GaugeMetricFamily(
+        "everref_build_info", "The version of Everref and of Python; always 1", labels=["version", "python"]
+    )
+    build.add_metric([version("everref"), platform.python_version()], 1)
+    return build
+
+
+def _of_repos(found: Measures) -> Iterator[Metric]:
+    protected = GaugeMetricFamily(
+        "everref_repos_protected_timestamp_seconds",
+        "The time as of which this share of the repos is protected, or later, by how we hear of their pushes",
+        labels=["heard", "share"],
+    )
+    for heard, times in found.protected.items():
+        for share, time in (("0.5", times.half), ("0.95", times.most), ("1", times.all)):
+            protected.add_metric([heard, share], time)
+    yield protected
+    yield _gauge(
+        "everref_last_protected_timestamp_seconds",
+        "When a repo was last found to be protected: its remote answered and all of it is stored",
+        found.last_protected,
+    )
+    yield _by(dict.fromkeys(_STATES, 0) | dict(found.repos), "everref_repos", "Repos, by state", "state")
+    yield _by(
+        found.failing, "everref_repos_failing", "Repos whose last run failed, by class of error", "class"
+    )
+    yield _gauge(
+        "everref_unknown_repos",
+        "Repos that are in the vault and that this database does not know: run everref rebuild",
+        found.unknown,
+    )
+    yield _gauge("everref_lost_pushes", "Pushes that nobody can bring back", found.lost)
+    yield _gauge("everref_sync_requests", "Repos that are due to be synced", found.requests)
+    yield _gauge(
+        "everref_sync_request_oldest_timestamp_seconds",
+        "Since when the oldest request for a sync waits; absent while none does",
+        found.oldest_request,
+    )
+    yield _by(found.jobs, "everref_jobs", "Jobs that have not ended, by kind and state", "kind", "state")
+    yield _gauge(
+        "everref_job_queued_oldest_timestamp_seconds",
+        "Since when the oldest queued job waits; absent while none does",
+        found.oldest_job,
+    )
+    yield _gauge("everref_workers", "Workers that said within 30 s that they are alive", found.workers)
+    yield _by(
+        {part: int(part in found.away) for part in ("vault", "disk")},
+        "everref_part_away",
+        "1 while workers find the vault, or the disk of one of them, away or full",
+        "part",
+    )
+    yield _gauge("everref_repos_never_drilled", "Repos that no drill has ever restored", found.undrilled)
+    yield _by(
+        found.drilled,
+        "everref_last_drill_timestamp_seconds",
+        "When a drill last restored a repo whole (passed), and last found something broken (failed)",
+        "result",
+    )
+    yield _gauge(
+        "everref_last_state_export_timestamp_seconds",
+        "When people, teams and connections were last exported into the vault",
+        found.exported,
+    )
+    yield _gauge("everref_stored_bytes", "Bytes of live parts in the vault", found.bytes)
+    yield _gauge("everref_replaced_bytes", "Bytes in the vault that wait to be deleted", found.replaced)
+    yield _gauge("everref_snapshots", "Snapshots that are kept", found.snapshots)
+
+
+def _of_counted(found: Counted) -> Iterator[Metric]:
+    kinds = get_args(jobs.Kind)
+    ended = CounterMetricFamily(
+        "everref_jobs_ended", "Jobs that have ended, by kind and state", labels=["kind", "state"]
+    )
+    for kind in kinds:
+        for state in sorted(jobs.ENDED):
+            ended.add_metric([kind, state], found.total("job", kind=kind, outcome=state))
+    yield ended
+    failures = CounterMetricFamily(
+        "everref_job_failures", "Jobs that have failed, by kind and class of error", labels=["kind", "class"]
+    )
+    for kind, class_ in sorted({(key[1], key[3]) for key in found.alike if key[3]}):
+        failures.add_metric([kind, class_], found.total("job", kind=kind, class_=class_))
+    yield failures
+    yield _histogram(
+        found,
+        "everref_job_duration_seconds",
+        "How long jobs took that were done, from their last start, by kind",
+        {kind: ("job", {"kind": kind, "outcome": "done"}) for kind in kinds},
+    )
+    deliveries = CounterMetricFamily(
+        "everref_deliveries", "Webhook deliveries that were taken, by kind", labels=["kind"]
+    )
+    for kind in _DELIVERIES:
+        deliveries.add_metric([kind], found.total("delivery", kind=kind))
+    yield deliveries
+    yield _histogram(
+        found,
+        "everref_push_to_protected_seconds",
+        "How long pushes that a webhook told of took to be protected, from the delivery's arrival",
+        {"": ("push", {})},
+    )
+    drills = CounterMetricFamily("everref_drills", "Drills, by whether they passed", labels=["result"])
+    for result in ("passed", "failed"):
+        drills.add_metric([result], found.total("drill", outcome=result))
+    yield drills
+    yield _histogram(
+        found,
+        "everref_drill_duration_seconds",
+        "How long drills took, from the first byte read to the last ref compared",
+        {"": ("drill", {})},
+    )
+
+
+def _of_disk(disk: Disk) -> Iterator[Metric]:
+    yield _gauge("everref_disk_free_bytes", "Bytes that are free on this machine's data disk", disk.free)
+    yield _gauge("everref_disk_size_bytes", "Bytes of this machine's data disk", disk.size)
+    yield _gauge("everref_pool_bytes", "Bytes of the pools on this machine's disk", disk.pools.bytes)
+    yield CounterMetricFamily(
+        "everref_pool_evictions", "Pools that made room on this machine's disk", value=disk.pools.evicted
+    )
+
+
+def of_limits(found: Sequence[quotas.Measured], limits: Limits) -> Iterator[Metric]:
+    """How near teams are to their limits."""
     near = GaugeMetricFamily(
         "everref_team_limit_used_ratio", "The share of a limit that the nearest team uses", labels=["limit"]
     )
@@ -87,62 +242,50 @@ def of_limits(found: Sequence[quotas.Measured], limits: Limits) -> bytes:
         over.add_metric([one.name], one.over)
     for name, value in limits.items():
         most.add_metric([name], float("inf") if value is None else value)
-
-    class Found(Collector):
-        def collect(self) -> Iterator[Metric]:
-            return iter((near, over, most))
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Found())
-    return bytes(generate_latest(registry))
+    return iter((near, over, most))
 
 
-def _families(found: Measures) -> Iterator[Metric]:
-    ages = GaugeMetricFamily(
-        "everref_protection_age_seconds",
-        "How long ago repos were last known to be protected, by how we hear of their pushes",
-        labels=["class", "quantile"],
-    )
-    for name, age in found.ages.items():
-        for quantile, value in (("0.5", age.median), ("0.95", age.most), ("1", age.oldest)):
-            ages.add_metric([name, quantile], value)
-    yield ages
-    yield _by(found.repos, "everref_repos", "Repos, by state", "state")
+def _of_teams(found: Mapping[str, TeamMeasures]) -> Iterator[Metric]:
+    counts = {(team, state): n for team, of in found.items() for state, n in of.repos.items()}
+    yield _by(counts, "everref_team_repos", "A team's repos, by state", "team", "state")
     yield _by(
-        found.failing, "everref_repos_failing", "Repos whose last run failed, by class of error", "class"
+        {team: of.bytes for team, of in found.items()},
+        "everref_team_stored_bytes",
+        "Bytes of a team's live parts in the vault",
+        "team",
     )
-    yield GaugeMetricFamily("everref_wishes", "Repos that are due to be synced", value=found.wishes)
-    yield GaugeMetricFamily(
-        "everref_wish_oldest_seconds", "How long the oldest of them has waited", value=found.oldest_wish
-    )
-    yield _by(found.jobs, "everref_jobs", "Jobs that have not ended", "kind", "state")
-    yield GaugeMetricFamily(
-        "everref_queue_oldest_seconds", "How long the oldest queued job has waited", value=found.oldest_job
-    )
-    yield _by(found.ended, "everref_jobs_ended_last_hour", "Jobs that ended in an hour", "kind", "state")
     yield _by(
-        found.failed, "everref_errors_last_hour", "Jobs that failed in an hour, by class", "kind", "class"
+        {team: of.protected for team, of in found.items() if of.protected is not None},
+        "everref_team_protected_timestamp_seconds",
+        "The time as of which all repos of a team are protected, or later",
+        "team",
     )
-    yield _by(found.deliveries, "everref_deliveries_last_hour", "Webhook deliveries in an hour", "kind")
-    yield GaugeMetricFamily("everref_stored_bytes", "Bytes of live parts in the vault", value=found.bytes)
-    yield GaugeMetricFamily(
-        "everref_replaced_bytes", "Bytes in the vault that wait to be deleted", value=found.replaced
-    )
-    yield GaugeMetricFamily("everref_snapshots", "Snapshots", value=found.snapshots)
 
 
-def _of_disk(pools: Measured) -> Iterator[Metric]:
-    """What this machine's disk holds; workers on others have pools of their own."""
-    yield GaugeMetricFamily("everref_pool_bytes", "Bytes of the pools on this disk", value=pools.bytes)
-    yield CounterMetricFamily(
-        "everref_pool_evictions", "Pools that made room on this disk", value=pools.evicted
-    )
+def _gauge(name: str, about: str, value: float | None) -> Metric:
+    """One number; none where there is none to tell."""
+    family = GaugeMetricFamily(name, about, labels=[])
+    if value is not None:
+        family.add_metric([], value)
+    return family
 
 
 def _by(
-    counts: Mapping[str, int] | Mapping[tuple[str, str], int], name: str, about: str, *labels: str
+    counts: Mapping[str, float] | Mapping[tuple[str, str], int], name: str, about: str, *labels: str
 ) -> Metric:
     family = GaugeMetricFamily(name, about, labels=labels)
     for key, count in counts.items():
         family.add_metric([key] if isinstance(key, str) else list(key), count)
+    return family
+
+
+def _histogram(
+    found: Counted, name: str, about: str, each: Mapping[str, tuple[str, Mapping[str, str]]]
+) -> Metric:
+    """How long what is alike took: by kind, or all together under the empty name."""
+    family = HistogramMetricFamily(name, about, labels=[] if "" in each else ["kind"])
+    for kind, (what, of) in each.items():
+        buckets, seconds = found.timed(what, **of)
+        named = [("+Inf" if isinf(bound) else str(bound), float(number)) for bound, number in buckets]
+        family.add_metric([kind] if kind else [], named, seconds)
     return family
