@@ -9,7 +9,7 @@ import pytest
 
 from mirror.cli import render, shapes
 from mirror.errors import Cancelled, NotFound, UsageError
-from mirror.flows import attended, moment, sshaccess
+from mirror.flows import attended, moment, operator, sshaccess
 from mirror.flows import restore as restoring
 from mirror.flows.attended import What
 from mirror.flows.restore import RefResult, Restored
@@ -201,25 +201,25 @@ def test_many_refs_of_one_reason_are_one_line() -> None:
 async def test_a_team_is_meant_by_its_name_or_its_id(mirror: Mirror, work: Work) -> None:
     db = mirror.edges.db
     with pytest.raises(NotFound, match="there is no team nobody; there is none yet$"):
-        await moment.team_named(mirror.edges, "nobody")
-    own = await moment.team_named(mirror.edges, None)
+        await operator.team_named(mirror.edges, "nobody")
+    own = await operator.team_named(mirror.edges, None)
     with pytest.raises(NotFound, match="there is no team nobody; there is everref$"):
-        await moment.team_named(mirror.edges, "nobody")
+        await operator.team_named(mirror.edges, "nobody")
     acme = await teams.add_named(db, "acme", NOW)
     for name in ("acme", str(acme.id)):
-        assert await moment.team_named(mirror.edges, name) == acme
+        assert await operator.team_named(mirror.edges, name) == acme
     with pytest.raises(NotFound, match="there is no team nobody; there are acme and everref$"):
-        await moment.team_named(mirror.edges, "nobody")
-    assert await moment.team_chosen(mirror.edges, None) is None
+        await operator.team_named(mirror.edges, "nobody")
+    assert await operator.team_chosen(mirror.edges, None) is None
     settings = replace(mirror.edges.settings, team="acme")
-    assert await moment.team_named(replace(mirror.edges, settings=settings), None) == acme
+    assert await operator.team_named(replace(mirror.edges, settings=settings), None) == acme
     await teams.add_named(db, str(own.id), NOW)
     with pytest.raises(UsageError, match="the name of one team and the id of everref"):
-        await moment.team_named(mirror.edges, str(own.id))
+        await operator.team_named(mirror.edges, str(own.id))
     for number in range(9):
         await teams.add_named(db, f"b{number}", NOW)
     with pytest.raises(NotFound, match="there are .*, b4, b5.* and others$"):
-        await moment.team_named(mirror.edges, "nobody")
+        await operator.team_named(mirror.edges, "nobody")
 
 
 async def test_a_repo_of_another_team_is_not_found_but_named(mirror: Mirror) -> None:

@@ -109,10 +109,10 @@ async def backup(call: Call) -> int:
     began = time.monotonic()
     remote = call.remote(call.args.remote)
     async with call.edges() as edges:
-        from mirror.flows import moment, operator, request, sync
+        from mirror.flows import operator, request, sync
         from mirror.store import repos
 
-        team = await moment.team_named(edges, call.args.team)
+        team = await operator.team_named(edges, call.args.team)
         known = await repos.by_url(edges.db, team.id, remote.url)
         repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret, team=team.id)
         if known is None:
@@ -160,10 +160,10 @@ async def _remark_changes(call: Call, edges: "Edges", called: str, done: "Synced
 async def repos(call: Call) -> int:
     """What is kept."""
     async with call.edges() as edges:
-        from mirror.flows import moment
+        from mirror.flows import operator
         from mirror.store import repos
 
-        team = await moment.team_chosen(edges, call.args.team)
+        team = await operator.team_chosen(edges, call.args.team)
         rows = await repos.overview(edges.db, team.id if team else None)
         unknown = await _unknown(edges)
     if call.out.json:
@@ -404,12 +404,12 @@ async def prune(call: Call) -> int:
 
 async def _chosen(call: Call, edges: "Edges") -> list[Repo]:
     """The repo that was named, or every one, of a team where that was named."""
-    from mirror.flows import moment
+    from mirror.flows import moment, operator
     from mirror.store import repos
 
     if call.args.repo is not None:
         return [await moment.repo_named(edges, call.args.repo, call.args.team)]
-    team = await moment.team_chosen(edges, call.args.team)
+    team = await operator.team_chosen(edges, call.args.team)
     return await repos.all(edges.db, team.id if team else None)
 
 
@@ -442,14 +442,14 @@ async def connect(call: Call) -> int:
     given = environment.read_token(args.token_file)
     call.redact.add(given)
     async with call.edges() as edges:
-        from mirror.flows import choose, connections, moment, operator, people, relist
+        from mirror.flows import choose, connections, operator, people, relist
         from mirror.forges.contract import Tokens
         from mirror.store import connections as rows
         from mirror.store import listed
 
         now = environment.now()
         by = people.By(await people.first_owner(edges.db, now), now)
-        meant = await moment.team_named(edges, args.team)
+        meant = await operator.team_named(edges, args.team)
         team = await people.team_named(edges.db, by, meant.name)
         app = edges.forges.first(args.forge)
         if args.host:
@@ -477,10 +477,10 @@ async def connect(call: Call) -> int:
 async def connections(call: Call) -> int:
     """The accounts that are connected."""
     async with call.edges() as edges:
-        from mirror.flows import moment
+        from mirror.flows import operator
         from mirror.store import connections, listed
 
-        team = await moment.team_named(edges, call.args.team)
+        team = await operator.team_named(edges, call.args.team)
         rows = await connections.of_team(edges.db, team.id)
         counted = [(row, await listed.counts(edges.db, row.id)) for row in rows]
     for row, counts in counted:
@@ -497,11 +497,11 @@ async def token(call: Call) -> int:
     args, now = call.args, environment.now()
     expires_at = now + when.span(args.expires) if args.expires else None
     async with call.edges() as edges:
-        from mirror.flows import moment, people
+        from mirror.flows import operator, people
         from mirror.people import SCOPES
 
         by = people.By(await people.first_owner(edges.db, now), now)
-        team = await people.team_named(edges.db, by, (await moment.team_named(edges, args.team)).name)
+        team = await people.team_named(edges.db, by, (await operator.team_named(edges, args.team)).name)
         raw, made = await people.make_token(edges.db, by, team, args.name, args.scope or SCOPES, expires_at)
     call.out.result(partial(render.token, raw, made), partial(shapes.token, raw, made))
     return 0
@@ -510,9 +510,9 @@ async def token(call: Call) -> int:
 async def ssh_key(call: Call) -> int:
     """The deploy key of a team, made if it has none."""
     async with call.edges() as edges:
-        from mirror.flows import moment, operator, sshaccess
+        from mirror.flows import operator, sshaccess
 
-        team = await moment.team_named(edges, call.args.team)
+        team = await operator.team_named(edges, call.args.team)
         if await sshaccess.known_key(edges, team.id) is None:
             await operator.did_for(edges, team.id, "ssh-key.make", team.name)
         public = (await sshaccess.team_key(edges, team.id)).public
@@ -571,9 +571,9 @@ async def rotate_keys(call: Call) -> int:
 async def sweep(call: Call) -> int:
     """Sync every repo."""
     async with call.edges() as edges:
-        from mirror.flows import moment, operator, sweep
+        from mirror.flows import operator, sweep
 
-        team = await moment.team_chosen(edges, call.args.team)
+        team = await operator.team_chosen(edges, call.args.team)
         if team:
             await operator.did_for(edges, team.id, "team.sweep", team.name)
         done = await sweep.sweep(edges, team.id if team else None)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from mirror.flows import moment, operator
+from mirror.flows import operator
 from mirror.flows.edges import Edges
 from mirror.quotas import Use
 from mirror.store import quotas, teams
@@ -20,7 +20,7 @@ async def of(
 
     What waited for a limit goes on. Raises NotFound. Safe to run twice.
     """
-    team = await moment.team_named(edges, name)
+    team = await operator.team_named(edges, name)
     if changes:
         async with transaction(edges.db) as db:
             await teams.lock(db, team.id)

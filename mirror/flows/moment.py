@@ -1,27 +1,25 @@
-"""Which team, which of its repos, and which of its snapshots, a person means."""
+"""Which repo, and which of its snapshots, a person means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
-from uuid import UUID
+from typing import Any
 
-from mirror.errors import NotFound, UsageError
+from mirror.errors import NotFound
+from mirror.flows import operator
 from mirror.flows.edges import Edges
 from mirror.model import Repo, Snapshot
 from mirror.store import moments, repos, snapshots, teams
-from mirror.store.teams import DEFAULT, Team, TeamId
+from mirror.store.teams import DEFAULT
 from mirror.when import When, Within
-
-_TEAMS: Final = 8  # that a message names
 
 
 async def repo_named(edges: Edges, name: str, team: str | None = None) -> Repo:
     """The repo that `everref repos` shows as NAME (of the command line's team) or as TEAM:NAME.
 
     `team` says the team instead, by its name or id. A name that has a colon is first looked for as it
-    stands. Raises NotFound, UsageError as `team_named` does.
+    stands. Raises NotFound, UsageError as `operator.team_named` does.
     """
-    chosen = await team_named(edges, team)
+    chosen = await operator.team_named(edges, team)
     repo = await repos.by_name(edges.db, chosen.id, name)
     if repo is None and team is None and ":" in name:
         before, _, after = name.partition(":")
@@ -35,50 +33,12 @@ async def repo_named(edges: Edges, name: str, team: str | None = None) -> Repo:
 
 async def _elsewhere(edges: Edges, name: str) -> str:
     """What to do where the team has no repo of this name."""
-    others = await repos.teams_with(edges.db, name, _TEAMS)
+    others = await repos.teams_with(edges.db, name, operator.TEAMS)
     if not others:
         return "`everref repos` lists them"
     if len(others) == 1:
         return f"it is kept by the team {others[0]}: add --team {others[0]}"
-    return f"it is kept by the teams {_listed(others)}: say which with --team"
-
-
-async def team_named(edges: Edges, name: str | None) -> Team:
-    """The team of this name or id; None: the one that the settings name, else the command line's own.
-
-    Raises NotFound, and UsageError where one team has the name and another one the id.
-    """
-    name = name or edges.settings.team
-    if name is None:
-        return Team(await teams.default(edges.db), DEFAULT)
-    by_name, by_id = await teams.by_name(edges.db, name), await _team_with_id(edges, name)
-    if by_name and by_id and by_name != by_id:
-        raise UsageError(f"{name} is the name of one team and the id of {by_id.name}; give an id or a name")
-    found = by_name or by_id
-    if found is None:
-        some = await teams.names(edges.db, _TEAMS + 1)
-        there_is = f"there {'are' if len(some) > 1 else 'is'} {_listed(some) or 'none yet'}"
-        raise NotFound(f"there is no team {name}; {there_is}")
-    return found
-
-
-async def team_chosen(edges: Edges, name: str | None) -> Team | None:
-    """The same, where all teams are meant unless one is named. None: all."""
-    return await team_named(edges, name) if name or edges.settings.team else None
-
-
-async def _team_with_id(edges: Edges, text: str) -> Team | None:
-    try:
-        return await teams.find(edges.db, TeamId(UUID(text)))
-    except ValueError:
-        return None
-
-
-def _listed(names: Sequence[str]) -> str:
-    """`a, b and c`; of too many some, and that there are more."""
-    if len(names) > _TEAMS:
-        return f"{', '.join(names[:_TEAMS])} and others"
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return f"it is kept by the teams {operator.listed(others)}: say which with --team"
 
 
 async def snapshot_at(edges: Edges, repo: Repo, when: When | None) -> Snapshot:
