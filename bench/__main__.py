@@ -20,7 +20,7 @@ from bench.everref import Worker, settings
 from bench.remote import remote
 from bench.room import Room
 from bench.sources import Source
-from mirror.flows.edges import open_edges
+from mirror.services.open import open_services
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -66,8 +66,10 @@ async def _measure(asked: argparse.Namespace, place: Path) -> int:
     served = place / "served"
     served.mkdir()
     with remote(served) as url:
-        async with open_edges(settings(place / "data")) as edges:
-            room = Room(place, served, url, Worker(edges, place / "data"), chosen, asked.rounds, asked.quick)
+        async with open_services(settings(place / "data")) as services:
+            room = Room(
+                place, served, url, Worker(services, place / "data"), chosen, asked.rounds, asked.quick
+            )
             if asked.profile:
                 await profile.profile(room, asked.profile)
                 return 0

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.clock import ENVIRONMENT, Failed, Watch, bytes_under
-from mirror.config import Settings
-from mirror.flows import compact, moment, request, restore
-from mirror.flows import sync as syncing
-from mirror.flows.compact import Compacted
-from mirror.flows.edges import Edges
-from mirror.flows.restore import Restored
-from mirror.flows.sync import Synced
-from mirror.model import Part, Remote, Repo, Snapshot
-from mirror.store import parts
+from mirror.backup import sync as syncing
+from mirror.backup.sync import Synced
+from mirror.core.config import Settings
+from mirror.core.model import Part, Remote, Repo, Snapshot
+from mirror.discovery import add as request
+from mirror.restore import moment, restore
+from mirror.restore.restore import Restored
+from mirror.services.open import Services
+from mirror.store.backup import parts
+from mirror.upkeep import compact
+from mirror.upkeep.compact import Compacted
 
 
 def settings(data: Path) -> Settings:
@@ -29,17 +31,17 @@ def settings(data: Path) -> Settings:
 class Worker:
     """Open edges in this process: what a worker has while it waits."""
 
-    edges: Edges
+    services: Services
     data: Path
 
     async def add(self, url: str) -> Repo:
-        return await request.repo_for(self.edges, url, None)
+        return await request.repo_for(self.services, url, None)
 
     async def sync(self, repo: Repo) -> Synced:
-        return await syncing.sync(self.edges, repo.id)
+        return await syncing.sync(self.services, repo.id)
 
     async def live(self, repo: Repo) -> list[Part]:
-        return list(await parts.live(self.edges.db, repo.id))
+        return list(await parts.live(self.services.db, repo.id))
 
     def stored(self, key: str) -> Path:
         """Where the directory vault keeps an object."""
@@ -47,23 +49,23 @@ class Worker:
 
     def pool(self, repo: Repo) -> Path:
         """The repo's pool on this disk."""
-        return self.edges.disk.pool(repo.id)
+        return self.services.disk.pool(repo.id)
 
     async def to_directory(self, repo: Repo, path: Path) -> None:
-        _whole(await restore.to_directory(self.edges, repo, await self._moment(repo, None), path))
+        _whole(await restore.to_directory(self.services, repo, await self._moment(repo, None), path))
 
     async def to_bundle(self, repo: Repo, path: Path, number: int | None) -> None:
-        _whole(await restore.to_bundle(self.edges, repo, await self._moment(repo, number), path))
+        _whole(await restore.to_bundle(self.services, repo, await self._moment(repo, number), path))
 
     async def to_remote(self, repo: Repo, url: str) -> None:
         snapshot = await self._moment(repo, None)
-        _whole(await restore.to_remote(self.edges, repo, snapshot, Remote(url), hidden="archive"))
+        _whole(await restore.to_remote(self.services, repo, snapshot, Remote(url), hidden="archive"))
 
     async def compact(self, repo: Repo) -> Compacted:
-        return await compact.compact(self.edges, repo)
+        return await compact.compact(self.services, repo)
 
     async def _moment(self, repo: Repo, number: int | None) -> Snapshot:
-        return await moment.snapshot_at(self.edges, repo, number)
+        return await moment.snapshot_at(self.services, repo, number)
 
     def vault_bytes(self, repo: Repo) -> int:
         """Of everything that the vault holds for a repo."""

@@ -15,17 +15,17 @@ def main() -> None:
     """Run `everref ARGS`; then write its peak of memory, and when its edges were open, to FD."""
     notes = int(sys.argv[1])
     told: dict[str, float] = {"up": 0.0}
-    from mirror.flows import edges
+    from mirror.services import open
 
-    opening = edges.open_edges
+    opening = open.open_services
 
     @asynccontextmanager
-    async def noted(*args: Any, **kwargs: Any) -> AsyncIterator[edges.Edges]:
+    async def noted(*args: Any, **kwargs: Any) -> AsyncIterator[open.Services]:
         async with opening(*args, **kwargs) as opened:
             told["up"] = time.monotonic()
             yield opened
 
-    edges.open_edges = noted
+    open.open_services = noted
     sys.argv = ["everref", *sys.argv[2:]]
     from mirror.cli import main as everref
 

@@ -24,7 +24,7 @@ from bench import peers
 from bench.clock import Failed, run
 from bench.room import Room
 from bench.sources import Chain, pushes, strides
-from mirror.model import Repo
+from mirror.core.model import Repo
 
 _depth: ContextVar[int] = ContextVar("depth", default=0)
 

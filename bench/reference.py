@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mirror import process
-from mirror.config import Settings
-from mirror.process import Ties
-from mirror.server.serve import serve
+from mirror.core.config import Settings
+from mirror.services import startup
+from mirror.services.server.serve import serve
+from mirror.services.startup import Ties
 
 SECRET: Final = "a secret of the reference"
 PATH: Final = "/hook"
@@ -48,4 +48,4 @@ async def main(settings: Settings, ties: Ties) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(process.begin("bench.reference", main))
+    sys.exit(startup.begin("bench.reference", main))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.everref import Worker
 from bench.sources import Chain, Source
-from mirror.model import Repo
+from mirror.core.model import Repo
 
 PUSHES = 500  # of a long chain
 

@@ -17,13 +17,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench.clock import Failed
-from mirror.config import Settings
-from mirror.embedded import services
-from mirror.flows import hook
-from mirror.flows.edges import Edges, open_edges
-from mirror.model import Repo
-from mirror.process import environment
-from mirror.store import repos, schedules, teams
+from mirror.core.config import Settings
+from mirror.core.model import Repo
+from mirror.discovery import webhook
+from mirror.services.embedded import embedded_servers
+from mirror.services.open import Services, open_services
+from mirror.services.startup import environment
+from mirror.store import repos
+from mirror.store.jobs import schedules
+from mirror.store.people import teams
 
 AT_ONCE = 32  # requests under way
 
@@ -38,9 +40,9 @@ class Hooked:
 
 
 @asynccontextmanager
-async def servers(data: Path) -> AsyncIterator[Edges]:
+async def servers(data: Path) -> AsyncIterator[Services]:
     """A database, a queue and a vault with nothing in them."""
-    async with services(data, redis=True) as running:
+    async with embedded_servers(data, redis=True) as running:
         settings = Settings(
             data=str(data),
             database_url=running.database_url,
@@ -48,8 +50,8 @@ async def servers(data: Path) -> AsyncIterator[Edges]:
             allow_private_remotes=True,
             secret_keys=("k" * 40,),
         )
-        async with open_edges(settings) as edges:
-            yield edges
+        async with open_services(settings) as services:
+            yield services
 
 
 @contextmanager
@@ -66,12 +68,12 @@ def process(module: str, settings: Settings) -> Iterator[tuple[subprocess.Popen[
                 running.wait()
 
 
-async def hooked(edges: Edges, name: str, url: str) -> Hooked:
+async def hooked(services: Services, name: str, url: str) -> Hooked:
     """A repo with a webhook, added; no schedule comes before the bench."""
-    team = await teams.default(edges.db)
-    repo = await repos.add(edges.db, team, name, url, edges.clock())
-    await schedules.set_schedule(edges.db, repo.id, None, edges.clock() + timedelta(days=1))
-    given = await hook.give(edges, repo, "github")
+    team = await teams.default(services.db)
+    repo = await repos.add(services.db, team, name, url, services.clock())
+    await schedules.set_schedule(services.db, repo.id, None, services.clock() + timedelta(days=1))
+    given = await webhook.give(services, repo, "github")
     assert given.secret
     return Hooked(repo, urlsplit(given.url).path, given.secret)
 

@@ -13,10 +13,11 @@ from typing import Final
 import asyncpg
 
 from mirror import store
-from mirror.flows.edges import now
-from mirror.schedule import shares
-from mirror.store import repos, runs
-from mirror.store.runs import Run
+from mirror.core.rules.schedule import shares
+from mirror.services.open import now
+from mirror.store import repos
+from mirror.store.jobs import runs
+from mirror.store.jobs.runs import Run
 
 SLOTS: Final = 16
 SECONDS: Final = 0.05  # that a run takes
@@ -51,9 +52,9 @@ async def _work(db: asyncpg.Pool, me: str, mine: list[int]) -> int:
 
 
 async def _serve(db: asyncpg.Pool, me: str, run: Run) -> None:
-    wish = await repos.wish(db, run.repo_id)
+    sync_request = await repos.sync_request(db, run.repo_id)
     await asyncio.sleep(SECONDS)
-    await repos.touch_protected(db, run.repo_id, now(), wish)
+    await repos.touch_protected(db, run.repo_id, now(), sync_request)
     await runs.end(db, me, run.key)
 
 

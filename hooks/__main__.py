@@ -5,13 +5,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from hooks import app
-from mirror import process, store
-from mirror.config import Settings
-from mirror.embedded import services
-from mirror.errors import UsageError
-from mirror.flows import keys
-from mirror.process import Ties
-from mirror.server.serve import serve
+from mirror import store
+from mirror.core.config import Settings
+from mirror.core.errors import UsageError
+from mirror.services import keys, startup
+from mirror.services.embedded import embedded_servers
+from mirror.services.server.serve import serve
+from mirror.services.startup import Ties
 
 
 async def main(settings: Settings, ties: Ties) -> None:
@@ -19,7 +19,9 @@ async def main(settings: Settings, ties: Ties) -> None:
     async with AsyncExitStack() as stack:
         database_url, redis_url = settings.database_url, settings.redis_url
         if database_url is None or redis_url is None:
-            running = await stack.enter_async_context(services(Path(settings.data), redis=redis_url is None))
+            running = await stack.enter_async_context(
+                embedded_servers(Path(settings.data), redis=redis_url is None)
+            )
             database_url, redis_url = database_url or running.database_url, redis_url or running.redis_url
         assert redis_url is not None
         db = await stack.enter_async_context(store.opened(database_url))
@@ -32,4 +34,4 @@ async def main(settings: Settings, ties: Ties) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(process.begin("everref hooks", main))
+    sys.exit(startup.begin("everref hooks", main))

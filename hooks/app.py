@@ -24,14 +24,14 @@ from starlette.routing import Route
 from hooks import events, verify
 from hooks.errors import BadPayload, BadSignature
 from hooks.events import Event, EventKind
-from mirror.errors import EverrefError
-from mirror.job import SYNC
-from mirror.keyring import Keyring
-from mirror.model import RepoId
-from mirror.net.queue import Queue
-from mirror.server.bodies import Body, Budget
-from mirror.store import hooks
-from mirror.store.hooks import Claimed, Delivery, Taken
+from mirror.core.errors import EverrefError
+from mirror.core.keyring import Keyring
+from mirror.core.model import RepoId
+from mirror.core.rules.job import SYNC
+from mirror.services.queue import Queue
+from mirror.services.server.bodies import Body, Budget
+from mirror.store.discovery import hooks
+from mirror.store.discovery.hooks import Delivery, NewUpdate, Received
 
 LARGEST: Final = 25 << 20  # bytes of a body; GitHub sends none that is larger
 SMALL: Final = 128 << 10  # bytes of a body that is read at once, whatever else arrives
@@ -155,7 +155,7 @@ class Receiver:
         taken = await hooks.deliver(self._db, hook_id, _delivery(event, body), now)
         if taken is None:  # removed a moment ago, or a decoy whose secret was guessed
             raise HTTPException(404, "there is no such hook, or the signature is not its own")
-        if taken.wished and taken.within:
+        if taken.sync_requested and taken.within:
             await self._enqueue(taken.repo_id)
         return _answered(taken, event)
 
@@ -209,20 +209,20 @@ def _delivery(event: Event, body: bytes) -> Delivery:
         id=event.delivery,
         kind=event.kind.value,
         repository_id=event.repository.id if event.repository else None,
-        claims=[Claimed(one.name, one.before, one.after, one.by, one.at) for one in event.claims],
+        updates=[NewUpdate(one.name, one.before, one.after, one.by, one.at) for one in event.updates],
         why=why,
         body=body,
     )
 
 
-def _answered(taken: Taken, event: Event) -> Response:
+def _answered(taken: Received, event: Event) -> Response:
     if not taken.ours:
         return _answer(403, "this hook is for another repository")
     if not taken.within:
         return _answer(429, f"more than {hooks.A_MINUTE} a minute; a sync is due, nothing else was kept")
     if not taken.fresh:
         return _answer(200, "this delivery is known already")
-    if not taken.wished:
+    if not taken.sync_requested:
         return _answer(202, f"nothing to do: {event.why or event.kind.value}")
     return _answer(202, "a sync is due")
 

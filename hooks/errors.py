@@ -4,7 +4,7 @@ The request is a stranger's until its signature is proven, so no message quotes
 a header, the body or a secret.
 """
 
-from mirror.errors import EverrefError
+from mirror.core.errors import EverrefError
 
 
 class BadSignature(EverrefError):

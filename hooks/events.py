@@ -18,9 +18,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from hooks.errors import BadPayload
-from mirror.errors import Corrupt
-from mirror.model import RefName, Target
-from mirror.refs import check_name
+from mirror.core.errors import Corrupt
+from mirror.core.model import RefName, Target
+from mirror.core.refs import check_name
 
 VALUES: Final = 1_000_000  # commas and brackets in a body: bounds the memory that parsing takes
 FORM: Final = 4 << 20  # bytes of a body that is a form; GitHub sends JSON as one unless told otherwise
@@ -51,7 +51,7 @@ class Repository:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class RefUpdate:
     """What a forge says that one ref did."""
 
     name: RefName
@@ -68,7 +68,7 @@ class Event:
     kind: EventKind
     delivery: str  # the forge's id for it, the same when it is delivered again
     repository: Repository | None  # None: not told, or not read since it is ignored
-    claims: tuple[Claim, ...] = ()
+    updates: tuple[RefUpdate, ...] = ()
     why: str | None = None  # why it is ignored; None: it is not
 
 
@@ -129,7 +129,7 @@ def _hub_repository(told: Payload) -> Repository:
     return Repository(_number(told, "id"), _needed(told, "full_name"), visibility, _text(told, "clone_url"))
 
 
-def _hub_push(payload: Payload) -> tuple[Claim, ...]:
+def _hub_push(payload: Payload) -> tuple[RefUpdate, ...]:
     pusher = payload.get("pusher")
     by = None
     if isinstance(pusher, dict):  # Gitea's is a user; GitHub's has the login as its name
@@ -137,24 +137,24 @@ def _hub_push(payload: Payload) -> tuple[Claim, ...]:
     return _moved(payload, by or _sender(payload), _seconds(_object(payload, "repository").get("pushed_at")))
 
 
-def _hub_created(payload: Payload) -> tuple[Claim, ...]:
+def _hub_created(payload: Payload) -> tuple[RefUpdate, ...]:
     """Gitea tells where it points; GitHub does not, and says so in a push of its own."""
     name = _short_name(payload)
     if name is None or payload.get("sha") is None:
         return ()
-    return (Claim(name, None, _target(payload, "sha"), _sender(payload), None),)
+    return (RefUpdate(name, None, _target(payload, "sha"), _sender(payload), None),)
 
 
-def _hub_deleted(payload: Payload) -> tuple[Claim, ...]:
+def _hub_deleted(payload: Payload) -> tuple[RefUpdate, ...]:
     name = _short_name(payload)
-    return () if name is None else (Claim(name, None, None, _sender(payload), None),)
+    return () if name is None else (RefUpdate(name, None, None, _sender(payload), None),)
 
 
-def _nothing(payload: Payload) -> tuple[Claim, ...]:
+def _nothing(payload: Payload) -> tuple[RefUpdate, ...]:
     return ()
 
 
-_HUB_CLAIMS: Final[Mapping[str, Callable[[Payload], tuple[Claim, ...]]]] = {
+_HUB_CLAIMS: Final[Mapping[str, Callable[[Payload], tuple[RefUpdate, ...]]]] = {
     "ping": _nothing,
     "push": _hub_push,
     "create": _hub_created,
@@ -216,11 +216,11 @@ def _ignored(delivery: str) -> Event:
     )
 
 
-def _moved(payload: Payload, by: str | None, at: datetime | None) -> tuple[Claim, ...]:
+def _moved(payload: Payload, by: str | None, at: datetime | None) -> tuple[RefUpdate, ...]:
     """The claim of a push. One that moves nothing, as a forge's test delivery, makes none."""
     name = _ref_name(_needed(payload, "ref"))
     before, after = _target(payload, "before"), _target(payload, "after")
-    return () if before == after else (Claim(name, before, after, by, at),)
+    return () if before == after else (RefUpdate(name, before, after, by, at),)
 
 
 def _payload(headers: Mapping[str, str], body: bytes) -> Payload:

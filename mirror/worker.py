@@ -25,25 +25,26 @@ from arq.connections import RedisSettings
 from arq.worker import Worker, create_worker
 from redis.exceptions import RedisError
 
-from mirror import process
-from mirror.config import Settings
-from mirror.embedded import queue as embedded_queue
-from mirror.errors import EverrefError, UsageError
-from mirror.fair import LENT
-from mirror.flows import outages, periodic
-from mirror.flows import sweep as sweeping
-from mirror.flows.edges import Edges, ended, open_edges
-from mirror.flows.jobs import RUN_SECONDS
-from mirror.flows.looks import looking
-from mirror.flows.periodic import Periodic, Together
-from mirror.flows.runner import Runner
+from mirror.core.config import Settings
+from mirror.core.errors import EverrefError, UsageError
+from mirror.core.model import RepoId
+from mirror.core.progress import Silent
+from mirror.core.rules.fairness import LENT
+from mirror.core.rules.job import SYNC, dumps
 from mirror.git.run import SLOTS
-from mirror.job import SYNC, dumps
-from mirror.model import RepoId
-from mirror.net.queue import NAME, WorkerQueue
-from mirror.process import Ties
-from mirror.progress import Silent
-from mirror.store import runs
+from mirror.jobs import periodic
+from mirror.jobs import sweep as sweeping
+from mirror.jobs.looks import looking
+from mirror.jobs.periodic import Periodic, Together
+from mirror.jobs.run import RUN_SECONDS
+from mirror.jobs.runner import Runner
+from mirror.services import startup
+from mirror.services.embedded import queue as embedded_queue
+from mirror.services.open import Services, ended, open_services
+from mirror.services.queue import NAME, WorkerQueue
+from mirror.services.startup import Ties
+from mirror.store.jobs import runs
+from mirror.upkeep import outages
 
 SWEEP_SECONDS: Final = 10
 TEND_SECONDS: Final = 60
@@ -98,10 +99,10 @@ async def on_startup(ctx: Context) -> None:
     """Begin everything, where arq's own command does: its loop is running, and Redis answers."""
     stack = AsyncExitStack()
     try:
-        settings = process.settings(DATA)
-        process.begin_log("everref worker", settings)
-        edges = await stack.enter_async_context(open_edges(settings, Logged()))
-        ctx |= await stack.enter_async_context(working(edges, ctx["redis"]))
+        settings = startup.settings(DATA)
+        startup.begin_log("everref worker", settings)
+        services = await stack.enter_async_context(open_services(settings, Logged()))
+        ctx |= await stack.enter_async_context(working(services, ctx["redis"]))
     except EverrefError as error:
         await stack.aclose()
         raise SystemExit(f"everref worker: {error}") from None
@@ -118,7 +119,7 @@ async def on_shutdown(ctx: Context) -> None:
 def _redis_url() -> str:
     """Where arq's own command finds Redis. What is wrong with the settings is said when they are read."""
     with suppress(UsageError):
-        return process.settings(DATA).redis_url or WITHOUT
+        return startup.settings(DATA).redis_url or WITHOUT
     return WITHOUT
 
 
@@ -151,37 +152,43 @@ class WorkerSettings:
 
 
 @asynccontextmanager
-async def working(edges: Edges, queue: WorkerQueue, *, periodical: bool = True) -> AsyncIterator[Context]:
+async def working(
+    services: Services, queue: WorkerQueue, *, periodical: bool = True
+) -> AsyncIterator[Context]:
     """What a worker does beside arq, and what the jobs of arq need; at the end everything is handed back."""
-    edges = replace(edges, hint=partial(_hint, queue))
-    async with looking(edges) as looks:
-        runner = Runner(edges, freed=queue.wake)
+    services = replace(services, hint=partial(_hint, queue))
+    async with looking(services) as looks:
+        runner = Runner(services, freed=queue.wake)
         queue.choose = runner.choose
         sweeps = Periodic("sweep", SWEEP_SECONDS, partial(periodic.look, looks))
         evicting = Periodic("eviction of pools", TEND_SECONDS, sweeping.evict)
         each = [Periodic(one.name, TEND_SECONDS, partial(sweeping.do_if_due, one)) for one in sweeping.CHORES]
-        chores = Together([evicting, *each])
+        maintenance = Together([evicting, *each])
         tidying = Periodic("removal of what killed runs left on the disk", TIDY_SECONDS, sweeping.tidy)
         works: list[Callable[[], Awaitable[None]]] = [
             runner.work,
             runner.beat,
             queue.listen,
-            partial(outages.watch, edges, runner.look_soon),
+            partial(outages.watch, services, runner.look_soon),
         ]
         if periodical:
             works.append(
-                partial(periodic.by_our_clock, edges, [tidying], [sweeps, *chores.each], queue.lives)
+                partial(periodic.by_our_clock, services, [tidying], [sweeps, *maintenance.each], queue.lives)
             )
         with suppress(EverrefError):  # the next beat comes soon
-            if periodical and await runs.is_alone(edges.db, runner.me):
-                await sweeping.after_start(edges)
+            if periodical and await runs.is_alone(services.db, runner.me):
+                await sweeping.after_start(services)
             await runner.beat_once()
         tasks = [asyncio.create_task(_again(work)) for work in works]
         try:
-            yield {"runner": runner, "sweep": partial(sweeps.run, edges), "tend": partial(chores.run, edges)}
+            yield {
+                "runner": runner,
+                "sweep": partial(sweeps.run, services),
+                "tend": partial(maintenance.run, services),
+            }
         finally:
             await ended(*tasks)
-            await chores.end()
+            await maintenance.end()
             await runner.hand_back()
 
 
@@ -281,7 +288,7 @@ def _stop_at_signals() -> None:
 async def main(settings: Settings, ties: Ties) -> None:
     """Work until a signal says stop; what is under way is cancelled, cleans up, and is handed back."""
     async with AsyncExitStack() as stack:
-        edges = await stack.enter_async_context(open_edges(settings, Logged()))
+        services = await stack.enter_async_context(open_services(settings, Logged()))
         redis_url = settings.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(embedded_queue(Path(settings.data)))
@@ -289,10 +296,10 @@ async def main(settings: Settings, ties: Ties) -> None:
         stack.push_async_callback(queue.aclose)
         _stop_at_signals()
         with suppress(asyncio.CancelledError):
-            async with working(edges, queue) as ctx:
+            async with working(services, queue) as ctx:
                 ties.say_ready()
                 await carry(ctx, queue)
 
 
 if __name__ == "__main__":
-    sys.exit(process.begin("everref worker", main))
+    sys.exit(startup.begin("everref worker", main))

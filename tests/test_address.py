@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mirror.errors import EverrefError, NetworkError, NotFound, UsageError
+from mirror.core.errors import EverrefError, NetworkError, NotFound, UsageError
+from mirror.core.model import Remote, Secret
 from mirror.git.address import CheckedResolver, check, name_from_url, parse_remote, pinned
 from mirror.git.run import Git
 from mirror.git.upstream import connect
-from mirror.model import Remote, Secret
 from mirror.net import reach
 from mirror.net.reach import is_public
 from tests.parts.githttp import GitServer

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from mirror.flows import sync
-from mirror.flows.runner import Runner
-from mirror.model import RefName, Repo
-from mirror.people import Role
-from mirror.store import audit, damages, idempotency, jobs, notices, repos, sealed, teams
-from mirror.store.people import Person
-from mirror.store.teams import Team
+from mirror.backup import sync
+from mirror.core.model import RefName, Repo
+from mirror.core.rules.roles import Role
+from mirror.jobs.runner import Runner
+from mirror.store import repos
+from mirror.store.jobs import jobs
+from mirror.store.people import audit, idempotency, notices, teams
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
+from mirror.store.upkeep import damages, reencryption
 from mirror.vault.directory import DirectoryVault
 from mirror.web.api.call import A_MINUTE, BODY
-from mirror.web.restore import BUNDLES_PER_HOUR, PER_HOUR
+from mirror.web.pages.restore import BUNDLES_PER_HOUR, PER_HOUR
 from tests.parts.api import Program, program, with_token
 from tests.parts.repos import Work
 from tests.parts.web import ORIGIN, Site
@@ -49,21 +52,21 @@ async def kept(site: Site, work: Work, monkeypatch: pytest.MonkeyPatch) -> Kept:
     monkeypatch.setattr(teams, "DEFAULT", "alice")  # it is she who runs Everref: paths are hers to restore to
     alice = await site.person("alice")
     team = await site.team(alice)
-    edges = site.mirror.edges
+    services = site.mirror.services
     first = work.commit(files={"README.md": b"# One\n", "src/a.txt": b"a\n"})
     work.set(RefName(b"refs/heads/odd-\xff"), first)
-    repo = await repos.add(edges.db, team.id, "acme/api", str(work.path), site.mirror.clock.now)
-    await sync.sync(edges, repo.id)
+    repo = await repos.add(services.db, team.id, "acme/api", str(work.path), site.mirror.clock.now)
+    await sync.sync(services, repo.id)
     work.commit(files={"README.md": b"# Two\n"}, message="This will be lost")
-    await sync.sync(edges, repo.id)
+    await sync.sync(services, repo.id)
     work.commit(files={"README.md": b"# Three\n", "caf\u00e9.bin": b"\0\1"}, parents=[first])
-    await sync.sync(edges, repo.id)
+    await sync.sync(services, repo.id)
     return Kept(site, alice, team, await with_token(site, alice, team), work, repo)
 
 
 async def work_off(kept: Kept) -> None:
     """What a worker would do."""
-    await Runner(kept.site.mirror.edges).work_off()
+    await Runner(kept.site.mirror.services).work_off()
 
 
 # Signing in.
@@ -208,7 +211,7 @@ async def test_more_than_so_many_calls_a_minute_are_refused(site: Site) -> None:
     one = await with_token(site, alice, await site.team(alice))
     site.mirror.clock.step = timedelta()
     await one.get("/profile")
-    await site.mirror.edges.db.execute("update tries set count = $1", A_MINUTE)
+    await site.mirror.services.db.execute("update tries set count = $1", A_MINUTE)
     answer = await one.ask("GET", "/profile")
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "60"
@@ -256,7 +259,7 @@ async def test_what_failed_leaves_its_key_free(kept: Kept) -> None:
 
 
 async def test_the_key_of_a_process_that_died_is_free_after_a_while(kept: Kept) -> None:
-    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock.now
+    db, now = kept.site.mirror.services.db, kept.site.mirror.clock.now
     assert await idempotency.begin(db, kept.alice.id, "one", "0" * 64, now) is None
     key = {"idempotency-key": "one"}
     other = await kept.program.ask("POST", f"{kept.at}/drills", {}, headers=key)
@@ -274,10 +277,10 @@ async def test_a_kept_answer_shows_no_token(site: Site) -> None:
     again = await browser.client.post("/api/v1/teams/alice/tokens", json=body, headers=headers)
     assert made.json() == again.json()
     token = made.json()["token"]
-    kept = await site.mirror.edges.db.fetchval("select sealed from idempotency")
+    kept = await site.mirror.services.db.fetchval("select sealed from idempotency")
     assert token.encode() not in kept
-    place = next(one for one in sealed.PLACES if one.table == "idempotency")
-    assert len(await sealed.others(site.mirror.edges.db, place, b"\0" * 9, "", 10)) == 1
+    place = next(one for one in reencryption.PLACES if one.table == "idempotency")
+    assert len(await reencryption.others(site.mirror.services.db, place, b"\0" * 9, "", 10)) == 1
 
 
 # Reading.
@@ -300,7 +303,7 @@ async def test_a_head_is_a_get_without_its_body(kept: Kept) -> None:
 
 
 async def test_lists_are_read_page_by_page(kept: Kept) -> None:
-    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock.now
+    db, now = kept.site.mirror.services.db, kept.site.mirror.clock.now
     for number in range(5):
         await repos.add(db, kept.team.id, f"acme/b{number}", f"https://b.example/{number}", now)
         await notices.add(db, kept.team.id, None, "connection", f"notice {number}", now)
@@ -343,7 +346,7 @@ async def test_repos_are_found_by_name_words_and_state(kept: Kept) -> None:
         assert len((await kept.program.get("/teams/alice/repos", **query))["items"]) == found
     one = await kept.program.get(kept.at)
     assert (one["name"], one["state"], one["snapshots"], one["refs"]) == ("acme/api", "protected", 3, 2)
-    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock()
+    db, now = kept.site.mirror.services.db, kept.site.mirror.clock()
     await damages.found(db, kept.repo.id, "a part is gone", "a drill found that", now, 3)
     one = await kept.program.get(kept.at)
     assert (one["state"], one["damage"]["message"]) == ("damaged", "a part is gone")
@@ -403,7 +406,7 @@ async def test_a_backup_is_a_job_that_is_listed_shown_and_cancelled(kept: Kept) 
     assert stopped["state"] == "cancelled"
     again = await kept.program.post(f"/teams/alice/jobs/{job['id']}/retry")
     assert (again["state"], again["id"] == job["id"]) == ("queued", False)
-    actions = [one.entry.action for one in await audit.page(kept.site.mirror.edges.db, kept.team.id)]
+    actions = [one.entry.action for one in await audit.page(kept.site.mirror.services.db, kept.team.id)]
     assert actions[:4] == ["job.retry", "job.cancel", "repo.back-up", "repo.back-up"]
 
 
@@ -429,7 +432,9 @@ async def test_credentials_of_a_restore_are_sealed_and_never_shown(kept: Kept, w
     job = await kept.program.post(f"{kept.at}/restores", {"at": "#1", "to": to})
     assert "s3cret" not in json.dumps(job)
     assert (job["kind"], job["asked"]["snapshot"]) == ("restore", 1)
-    row = await kept.site.mirror.edges.db.fetchrow("select asked, sealed from job where id = $1", job["id"])
+    row = await kept.site.mirror.services.db.fetchrow(
+        "select asked, sealed from job where id = $1", job["id"]
+    )
     assert "s3cret" not in row["asked"]
     assert row["sealed"] is not None
 
@@ -450,7 +455,7 @@ async def test_a_person_proves_who_they_are_before_overwriting(kept: Kept) -> No
     headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf}
     answer = await browser.client.post(f"/api/v1{kept.at}/restores", json=wanted, headers=headers)
     assert answer.status_code == 403
-    assert await jobs.page(kept.site.mirror.edges.db, kept.team.id) == []
+    assert await jobs.page(kept.site.mirror.services.db, kept.team.id) == []
 
 
 async def test_a_restore_is_done_told_and_undone(kept: Kept, make_work: Callable[..., Work]) -> None:
@@ -523,7 +528,7 @@ async def test_a_bundle_is_handed_over_by_the_store_where_it_can(
 async def test_a_restore_that_says_no_one_thing_is_refused(kept: Kept, wrong: dict[str, Any]) -> None:
     answer = await kept.program.ask("POST", f"{kept.at}/restores", wrong)
     assert answer.status_code in (400, 404), answer.text
-    assert await jobs.page(kept.site.mirror.edges.db, kept.team.id) == []
+    assert await jobs.page(kept.site.mirror.services.db, kept.team.id) == []
 
 
 async def test_a_token_that_may_only_back_up_does_not_retry_a_restore(kept: Kept) -> None:
@@ -533,12 +538,12 @@ async def test_a_token_that_may_only_back_up_does_not_retry_a_restore(kept: Kept
     for what in ("cancel", "retry"):
         answer = await small.ask("POST", f"/teams/alice/jobs/{job['id']}/{what}", {})
         assert answer.status_code == 403
-    found = await jobs.page(kept.site.mirror.edges.db, kept.team.id)
+    found = await jobs.page(kept.site.mirror.services.db, kept.team.id)
     assert [one.state for one in found] == ["queued"]
 
 
 async def test_a_retry_obeys_what_the_first_try_obeyed(kept: Kept, make_work: Callable[..., Work]) -> None:
-    db, clock = kept.site.mirror.edges.db, kept.site.mirror.clock
+    db, clock = kept.site.mirror.services.db, kept.site.mirror.clock
     clock.step *= 0
     goal = make_work("goal")
     wanted = {"to": {"url": str(goal.path)}, "force": True, "confirm": "goal"}
@@ -629,7 +634,7 @@ async def test_members_come_by_invitation_and_go(kept: Kept) -> None:
 
 
 async def test_notices_are_listed_and_dismissed(kept: Kept) -> None:
-    db, now = kept.site.mirror.edges.db, kept.site.mirror.clock.now
+    db, now = kept.site.mirror.services.db, kept.site.mirror.clock.now
     await notices.add(db, kept.team.id, kept.repo.id, "mass-deletion", "half is gone", now)
     (one,) = (await kept.program.get("/notifications"))["items"]
     assert (one["repo"], one["seen_at"]) == ("acme/api", None)
@@ -673,4 +678,4 @@ async def test_a_session_sends_its_token_and_another_site_cannot(kept: Kept) -> 
     assert (await browser.client.post("/api/v1/backups", json=body)).status_code == 403
     foreign = {"origin": "https://evil.example", "x-csrf-token": browser.csrf}
     assert (await browser.client.post("/api/v1/backups", json=body, headers=foreign)).status_code == 403
-    assert await jobs.page(kept.site.mirror.edges.db, kept.team.id) == []
+    assert await jobs.page(kept.site.mirror.services.db, kept.team.id) == []

@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 
 from mirror.cli import render, shapes
-from mirror.errors import Cancelled, NotFound, UsageError
-from mirror.flows import attended, moment, operator, sshaccess
-from mirror.flows import restore as restoring
-from mirror.flows.attended import What
-from mirror.flows.restore import RefResult, Restored
-from mirror.model import RefName, Remote, Secret
-from mirror.store import home, jobs, origins, people, repos, restores, runs, teams
+from mirror.core.errors import Cancelled, NotFound, UsageError
+from mirror.core.model import RefName, Remote, Secret
+from mirror.people import operator
+from mirror.restore import attended, moment
+from mirror.restore import restore as restoring
+from mirror.restore.attended import What
+from mirror.restore.restore import RefResult, Restored
+from mirror.services import ssh_access
+from mirror.store import repos
+from mirror.store.browse import home
+from mirror.store.discovery import remotes
+from mirror.store.jobs import jobs, runs
+from mirror.store.people import people, teams
+from mirror.store.restore import restores
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of
 from tests.parts.sshd import Sshd
@@ -27,14 +34,14 @@ OVER = What(force=True)
 async def test_what_a_restore_overwrites_is_kept_first_and_comes_back(
     mirror: Mirror, work: Work, make_work: Any
 ) -> None:
-    db, work_main = mirror.edges.db, work.commit("main")
+    db, work_main = mirror.services.db, work.commit("main")
     work.commit("side")
     done = await mirror.backup(work)
     target = make_work("target.git")
     target.commit("main", {"theirs": b"1\n"})
     before, to = target.refs(), Remote(str(target.path))
     known = await mirror.backup(target)  # kept already, so that its next sync sees what the restore did
-    job_id, restored = await attended.restore(mirror.edges, done.repo, done.snapshot, to, OVER)
+    job_id, restored = await attended.restore(mirror.services, done.repo, done.snapshot, to, OVER)
     assert restored.verified and target.refs()[MAIN] == work_main
     assert restored.kept and restored.kept[0].id == known.repo.id
     job = await jobs.by_id(db, job_id)
@@ -47,16 +54,16 @@ async def test_what_a_restore_overwrites_is_kept_first_and_comes_back(
     assert await home.forced_lately(db, job.team_id, mirror.clock.now - timedelta(days=1)) == []
     await jobs.forget_before(db, mirror.clock.now + timedelta(days=1))  # which would take the undo away
 
-    undone = await attended.undone(mirror.edges, done.repo, None)
+    undone = await attended.undone(mirror.services, done.repo, None)
     assert undone.id == job_id
-    planned = await attended.undo_plan(mirror.edges, undone, None)
+    planned = await attended.undo_plan(mirror.services, undone, None)
     assert [(ref.name, ref.result) for ref in planned.refs] == [(MAIN, "updated"), (SIDE, "removed")]
-    _, back = await attended.undo_now(mirror.edges, done.repo, undone, None)
+    _, back = await attended.undo_now(mirror.services, done.repo, undone, None)
     assert back.verified and target.refs() == before
     with pytest.raises(NotFound, match="left to undo"):
-        await attended.undone(mirror.edges, done.repo, None)
+        await attended.undone(mirror.services, done.repo, None)
     with pytest.raises(NotFound, match="has no restore"):
-        await attended.undone(mirror.edges, known.repo, job_id)
+        await attended.undone(mirror.services, known.repo, job_id)
 
 
 async def test_a_path_that_a_teams_restore_overwrites_is_kept_by_whoever_runs_everref(
@@ -64,35 +71,35 @@ async def test_a_path_that_a_teams_restore_overwrites_is_kept_by_whoever_runs_ev
 ) -> None:
     work.commit("main")
     done = await mirror.backup(work)
-    ann = await people.add(mirror.edges.db, "Ann", mirror.clock(), team_name="ann")
-    team = await teams.home(mirror.edges.db, ann.id)
+    ann = await people.add(mirror.services.db, "Ann", mirror.clock(), team_name="ann")
+    team = await teams.home(mirror.services.db, ann.id)
     assert team is not None
-    await mirror.edges.db.execute("update repo set team_id = $1", team.id)
+    await mirror.services.db.execute("update repo set team_id = $1", team.id)
     target = make_work("target.git")
     target.commit("main", {"theirs": b"1\n"})
     before = target.refs()
     _, restored = await attended.restore(
-        mirror.edges, done.repo, done.snapshot, Remote(str(target.path)), OVER
+        mirror.services, done.repo, done.snapshot, Remote(str(target.path)), OVER
     )
     assert restored.kept
-    kept = await origins.get(mirror.edges.db, restored.kept[0].id)
-    assert kept.team_id == await teams.default(mirror.edges.db) and kept.set_aside
-    undone = await attended.undone(mirror.edges, done.repo, None)
-    await attended.undo_now(mirror.edges, done.repo, undone, None)
+    kept = await remotes.get(mirror.services.db, restored.kept[0].id)
+    assert kept.team_id == await teams.default(mirror.services.db) and kept.set_aside
+    undone = await attended.undone(mirror.services, done.repo, None)
+    await attended.undo_now(mirror.services, done.repo, undone, None)
     assert target.refs() == before
 
 
 async def test_a_host_behind_ssh_is_kept_by_the_key_that_writes_there(
     mirror: Mirror, sshd: Sshd, work: Work, make_work: Any
 ) -> None:
-    team = await teams.default(mirror.edges.db)
-    sshd.let_in((await sshaccess.team_key(mirror.edges, team)).public)
+    team = await teams.default(mirror.services.db)
+    sshd.let_in((await ssh_access.team_key(mirror.services, team)).public)
     work.commit("main")
     done = await mirror.backup(work)
     target = make_work("target.git")
     target.commit("main", {"theirs": b"1\n"})
-    to = await sshaccess.ready(mirror.edges, team, Remote(sshd.url(target.path)))
-    _, restored = await attended.restore(mirror.edges, done.repo, done.snapshot, to, OVER)
+    to = await ssh_access.ready(mirror.services, team, Remote(sshd.url(target.path)))
+    _, restored = await attended.restore(mirror.services, done.repo, done.snapshot, to, OVER)
     assert restored.verified and restored.kept
     assert refs_of(target.path)[MAIN] == work.tip("main")
 
@@ -104,12 +111,12 @@ async def test_credentials_that_were_lent_are_wanted_again(
     done = await mirror.backup(work)
     target = make_work("target.git")
     to = Remote(str(target.path), Secret("ann", "k3y-s3cret"))
-    await attended.restore(mirror.edges, done.repo, done.snapshot, to, What())
-    undone = await attended.undone(mirror.edges, done.repo, None)
+    await attended.restore(mirror.services, done.repo, done.snapshot, to, What())
+    undone = await attended.undone(mirror.services, done.repo, None)
     assert "s3cret" not in repr(undone) and undone.sealed is None
     with pytest.raises(UsageError, match="give them by --token-file"):
-        await attended.undo_plan(mirror.edges, undone, None)
-    assert (await attended.undo_plan(mirror.edges, undone, to.secret)).refs
+        await attended.undo_plan(mirror.services, undone, None)
+    assert (await attended.undo_plan(mirror.services, undone, to.secret)).refs
 
 
 async def test_a_restore_is_stopped_by_a_page_and_recorded_so(
@@ -126,13 +133,15 @@ async def test_a_restore_is_stopped_by_a_page_and_recorded_so(
     monkeypatch.setattr(restoring, "to_remote", for_ever)
     monkeypatch.setattr(attended, "_TELL", 0.01)
     to = Remote(str(make_work("target.git").path))
-    work_under_way = asyncio.create_task(attended.restore(mirror.edges, done.repo, done.snapshot, to, What()))
+    work_under_way = asyncio.create_task(
+        attended.restore(mirror.services, done.repo, done.snapshot, to, What())
+    )
     await begun.wait()
-    (job,) = await jobs.open_of(mirror.edges.db, done.repo.id)
-    await jobs.cancel(mirror.edges.db, job.team_id, job.id, mirror.clock())
+    (job,) = await jobs.open_of(mirror.services.db, done.repo.id)
+    await jobs.cancel(mirror.services.db, job.team_id, job.id, mirror.clock())
     with pytest.raises(Cancelled, match="stopped this"):
         await work_under_way
-    ended = await jobs.by_id(mirror.edges.db, job.id)
+    ended = await jobs.by_id(mirror.services.db, job.id)
     assert ended and ended.state == "cancelled"
 
 
@@ -141,7 +150,7 @@ async def test_what_a_killed_command_left_is_over_and_no_worker_takes_it_up(
 ) -> None:
     work.commit("main")
     done = await mirror.backup(work)
-    db = mirror.edges.db
+    db = mirror.services.db
     job = await jobs.attend(db, done.repo.id, "restore", {"to": "nowhere"}, mirror.clock())
     await runs.reap(db, "me/1/1/1/cc", mirror.clock())
     assert [one.id for one in await jobs.open_of(db, done.repo.id)] == [job.id]  # its command is at work
@@ -166,10 +175,10 @@ async def test_what_a_hook_says_is_in_the_result(mirror: Mirror, work: Work, mak
     )
     hook.chmod(0o755)
     to = Remote(str(target.path))
-    job_id, restored = await attended.restore(mirror.edges, done.repo, done.snapshot, to, What())
+    job_id, restored = await attended.restore(mirror.services, done.repo, done.snapshot, to, What())
     said = ("GH013: rule violations", "- ask a friend", "0" * 300 + "…")
     assert restored.said == said and not restored.verified
-    job = await jobs.by_id(mirror.edges.db, job_id)
+    job = await jobs.by_id(mirror.services.db, job_id)
     assert job and job.failure and job.result and tuple(job.result["said"]) == said
     (skipped,) = job.result["skipped"]
     assert (skipped["refs"], skipped["names"]) == (1, ["refs/pull/1/head"])
@@ -199,39 +208,39 @@ def test_many_refs_of_one_reason_are_one_line() -> None:
 
 
 async def test_a_team_is_meant_by_its_name_or_its_id(mirror: Mirror, work: Work) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     with pytest.raises(NotFound, match="there is no team nobody; there is none yet$"):
-        await operator.team_named(mirror.edges, "nobody")
-    own = await operator.team_named(mirror.edges, None)
+        await operator.team_named(mirror.services, "nobody")
+    own = await operator.team_named(mirror.services, None)
     with pytest.raises(NotFound, match="there is no team nobody; there is everref$"):
-        await operator.team_named(mirror.edges, "nobody")
+        await operator.team_named(mirror.services, "nobody")
     acme = await teams.add_named(db, "acme", NOW)
     for name in ("acme", str(acme.id)):
-        assert await operator.team_named(mirror.edges, name) == acme
+        assert await operator.team_named(mirror.services, name) == acme
     with pytest.raises(NotFound, match="there is no team nobody; there are acme and everref$"):
-        await operator.team_named(mirror.edges, "nobody")
-    assert await operator.team_chosen(mirror.edges, None) is None
-    settings = replace(mirror.edges.settings, team="acme")
-    assert await operator.team_named(replace(mirror.edges, settings=settings), None) == acme
+        await operator.team_named(mirror.services, "nobody")
+    assert await operator.team_chosen(mirror.services, None) is None
+    settings = replace(mirror.services.settings, team="acme")
+    assert await operator.team_named(replace(mirror.services, settings=settings), None) == acme
     await teams.add_named(db, str(own.id), NOW)
     with pytest.raises(UsageError, match="the name of one team and the id of everref"):
-        await operator.team_named(mirror.edges, str(own.id))
+        await operator.team_named(mirror.services, str(own.id))
     for number in range(9):
         await teams.add_named(db, f"b{number}", NOW)
     with pytest.raises(NotFound, match="there are .*, b4, b5.* and others$"):
-        await operator.team_named(mirror.edges, "nobody")
+        await operator.team_named(mirror.services, "nobody")
 
 
 async def test_a_repo_of_another_team_is_not_found_but_named(mirror: Mirror) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     for name in ("acme", "zed"):
         team = await teams.add_named(db, name, NOW)
         await repos.add(db, team.id, "api", f"https://e.example/{name}", NOW)
         if name == "acme":
             with pytest.raises(NotFound, match="called api; it is kept by the team acme: add --team acme"):
-                await moment.repo_named(mirror.edges, "api")
+                await moment.repo_named(mirror.services, "api")
     with pytest.raises(NotFound, match="by the teams acme and zed: say which with --team"):
-        await moment.repo_named(mirror.edges, "api")
+        await moment.repo_named(mirror.services, "api")
     with pytest.raises(NotFound, match="called web in the team acme; `everref repos` lists them"):
-        await moment.repo_named(mirror.edges, "web", "acme")
-    assert (await moment.repo_named(mirror.edges, "acme:api")).url == "https://e.example/acme"
+        await moment.repo_named(mirror.services, "web", "acme")
+    assert (await moment.repo_named(mirror.services, "acme:api")).url == "https://e.example/acme"

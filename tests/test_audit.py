@@ -10,15 +10,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from mirror.flows import people as flow
-from mirror.flows.people import By
-from mirror.keyring import Keyring
-from mirror.model import RepoId
-from mirror.people import PersonId, Role
-from mirror.store import audit, links, notices, people, teams
-from mirror.store.audit import Entry
+from mirror.core.keyring import Keyring
+from mirror.core.model import RepoId
+from mirror.core.rules.roles import PersonId, Role
+from mirror.people import accounts as flow
+from mirror.people.accounts import By
 from mirror.store.database import transaction
-from mirror.store.teams import TeamId
+from mirror.store.people import audit, links, notices, people, teams
+from mirror.store.people.audit import Entry
+from mirror.store.people.teams import TeamId
 from tests.parts.chain import START, begin
 
 SECOND = timedelta(seconds=1)

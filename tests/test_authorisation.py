@@ -20,21 +20,24 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mirror import signed
-from mirror.flows import jobs as flow
-from mirror.flows import people as flows
-from mirror.flows import sync
-from mirror.flows.people import By
-from mirror.model import Repo
-from mirror.people import Role, Scope
-from mirror.store import connections, jobs, links, notices, people, repos, sessions, teams, tokens
-from mirror.store.connections import ConnectionId, Wanted
-from mirror.store.people import Person
-from mirror.store.teams import Team
+from mirror.backup import sync
+from mirror.core import signed
+from mirror.core.model import Repo
+from mirror.core.rules.roles import Role, Scope
+from mirror.jobs import run as flow
+from mirror.people import accounts as flows
+from mirror.people.accounts import By
+from mirror.store import repos
+from mirror.store.discovery import connections
+from mirror.store.discovery.connections import ConnectionId, NewConnection
+from mirror.store.jobs import jobs
+from mirror.store.people import links, notices, people, sessions, teams, tokens
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
 from mirror.web import app as web
 from mirror.web.api.call import Body, Call
-from mirror.web.app import WAYS
-from mirror.web.frame import SAFE, Needs, Visit, Way, cookie_name
+from mirror.web.app import ENDPOINTS
+from mirror.web.dispatch import SAFE, Endpoint, Needs, RequestContext, cookie_name
 from tests.parts.repos import Work
 from tests.parts.web import ORIGIN, Site
 
@@ -70,26 +73,26 @@ class World:
 @pytest_asyncio.fixture
 async def world(site: Site, work: Work) -> AsyncIterator[World]:
     site.mirror.clock.step *= 0
-    db, now, edges = site.mirror.edges.db, site.mirror.clock.now, site.mirror.edges
+    db, now, services = site.mirror.services.db, site.mirror.clock.now, site.mirror.services
     alice, mallory = await site.person("alice"), await site.person("mallory")
     team = await site.team(alice)
     work.commit(files={"README.md": b"# One\n"})
     repo = await repos.add(db, team.id, "acme/api", str(work.path), now)
-    await sync.sync(edges, repo.id)
-    job = await flow.ask(edges, repo.id, "sync", {"reason": "manual"}, person_id=alice.id)
-    packed = await flow.ask(edges, repo.id, "bundle", {"snapshot": 1}, person_id=alice.id)
+    await sync.sync(services, repo.id)
+    job = await flow.ask(services, repo.id, "sync", {"reason": "manual"}, person_id=alice.id)
+    packed = await flow.ask(services, repo.id, "bundle", {"snapshot": 1}, person_id=alice.id)
     for one in (job, packed):
         await jobs.cancel(db, team.id, one.id, now)
-    assert edges.keyring
+    assert services.keyring
     connection = ConnectionId(UUID(int=7))
-    wanted = Wanted(team.id, alice.id, "github", "github.com", "1", "octocat", "token", (), None)
+    wanted = NewConnection(team.id, alice.id, "github", "github.com", "1", "octocat", "token", (), None)
     await connections.keep(
-        db, connection, wanted, connections.seal(edges.keyring, connection, "secret", None), now
+        db, connection, wanted, connections.seal(services.keyring, connection, "secret", None), now
     )
     await notices.add(db, team.id, repo.id, "connection", "look", now)
     notice = await db.fetchval("select max(id) from notice")
     bob = await site.member(team, "bob", Role.OPERATOR)
-    invited, code = await flows.invite(db, edges.keyring, By(alice, now), team, Role.VIEWER)
+    invited, code = await flows.invite(db, services.keyring, By(alice, now), team, Role.VIEWER)
     reading: Scope = "read"
     _, token = await tokens.make(db, alice.id, team.id, "ci", (reading,), None, now)
     _, session = await sessions.start(db, alice.id, now, "a browser", "192.0.2.1")
@@ -151,43 +154,43 @@ def by_token(name: str, raw: str, role: Role | None, *scopes: str) -> Visitor:
     return Visitor(name, role, scopes=frozenset(scopes), headers={"authorization": f"Bearer {raw}"})
 
 
-def address(way: Way, parts: Mapping[str, str]) -> str:
+def address(endpoint: Endpoint, parts: Mapping[str, str]) -> str:
     """The way's path with something real for each of its parts. A part that is not known fails the test."""
 
     def part(match: re.Match[str]) -> str:
         name = match[1]
         if name == "raw":
-            return parts["link"] if way.path.startswith("/sign-in") else parts["code"]
-        if name == "job" and re.search("/-/(restores|bundles)/", way.path):
+            return parts["link"] if endpoint.path.startswith("/sign-in") else parts["code"]
+        if name == "job" and re.search("/-/(restores|bundles)/", endpoint.path):
             return parts["packed"]
-        if name == "invitation" and "{team}" not in way.path:
+        if name == "invitation" and "{team}" not in endpoint.path:
             return parts["code"]
         return parts[name]
 
-    path = re.sub(r"{([^}]+)}", part, way.path)
-    meant = way.needs not in (Needs.NOTHING, Needs.PERSON) and "{team}" not in way.path
+    path = re.sub(r"{([^}]+)}", part, endpoint.path)
+    meant = endpoint.needs not in (Needs.NOTHING, Needs.PERSON) and "{team}" not in endpoint.path
     return f"{path}?team={parts['team']}" if meant else path
 
 
-def expected(way: Way, visitor: Visitor) -> int | str:
+def expected(endpoint: Endpoint, visitor: Visitor) -> int | str:
     """What the visitor must be answered, or "reached": that they come to the endpoint."""
     program = visitor.scopes is not None or visitor.name == "owner's program"
-    known = visitor.session or (program and way.is_api)
-    if way.needs is Needs.NOTHING:
+    known = visitor.session or (program and endpoint.is_api)
+    if endpoint.needs is Needs.NOTHING:
         return "reached"
     if not known:
-        return 303 if way.method in SAFE and not way.is_api else 401
-    if way.needs is not Needs.PERSON:
+        return 303 if endpoint.method in SAFE and not endpoint.is_api else 401
+    if endpoint.needs is not Needs.PERSON:
         if visitor.role is None:
             return 404
-        if not visitor.role.may(Role(way.needs.value)):
+        if not visitor.role.may(Role(endpoint.needs.value)):
             return 403
-    if visitor.scopes is not None and way.scope not in visitor.scopes:
+    if visitor.scopes is not None and endpoint.scope not in visitor.scopes:
         return 403
     return "reached"
 
 
-async def reached(visit: Visit) -> Response:
+async def reached(context: RequestContext) -> Response:
     return Response("reached", 299)
 
 
@@ -209,58 +212,65 @@ async def tables(db: asyncpg.Pool) -> dict[str, str]:
 
 def test_every_route_is_in_the_table_of_ways(site: Site) -> None:
     paths = {route.path for route in site.app.routes if isinstance(route, Route)}
-    assert len(site.app.routes) == len(WAYS) + len(MACHINES)
-    assert paths - {way.path for way in WAYS} == MACHINES
+    assert len(site.app.routes) == len(ENDPOINTS) + len(MACHINES)
+    assert paths - {endpoint.path for endpoint in ENDPOINTS} == MACHINES
 
 
 def test_no_way_is_there_twice() -> None:
-    known = [(way.method, way.path) for way in WAYS]
+    known = [(endpoint.method, endpoint.path) for endpoint in ENDPOINTS]
     assert len(known) == len(set(known))
 
 
 def test_what_changes_something_is_no_get_and_needs_more_than_reading() -> None:
-    for way in WAYS:
-        if way.is_api and way.method not in SAFE and way.needs is not Needs.NOTHING:
-            assert way.scope != "read", way.path
+    for endpoint in ENDPOINTS:
+        if endpoint.is_api and endpoint.method not in SAFE and endpoint.needs is not Needs.NOTHING:
+            assert endpoint.scope != "read", endpoint.path
 
 
 async def test_everybody_comes_as_far_as_the_ways_say(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "WAYS", tuple(replace(way, endpoint=reached) for way in WAYS))
+    monkeypatch.setattr(web, "ENDPOINTS", tuple(replace(endpoint, handler=reached) for endpoint in ENDPOINTS))
     browser = await world.site.browser(web.application(world.site.outside))
-    db = world.site.mirror.edges.db
+    db = world.site.mirror.services.db
     wrong, tried = [], 0
     for visitor in world.visitors:
         before = await tables(db)
-        for way in WAYS:
-            path = address(way, world.parts)
-            answer = await browser.client.request(way.method, path, headers=visitor.headers)
+        for endpoint in ENDPOINTS:
+            path = address(endpoint, world.parts)
+            answer = await browser.client.request(endpoint.method, path, headers=visitor.headers)
             tried += 1
             got = "reached" if answer.status_code == 299 else answer.status_code
-            if got != expected(way, visitor):
-                wrong.append(f"{visitor.name}: {way.method} {path}: {got}, not {expected(way, visitor)}")
+            if got != expected(endpoint, visitor):
+                wrong.append(
+                    f"{visitor.name}: {endpoint.method} {path}: {got}, not {expected(endpoint, visitor)}"
+                )
             if got == 303 and not answer.headers["location"].startswith("/sign-in?next="):
-                wrong.append(f"{visitor.name}: {way.method} {path}: to {answer.headers['location']}")
+                wrong.append(f"{visitor.name}: {endpoint.method} {path}: to {answer.headers['location']}")
         if await tables(db) != before:
             wrong.append(f"{visitor.name} changed something")
     assert wrong == []
-    assert tried == len(world.visitors) * len(WAYS)
+    assert tried == len(world.visitors) * len(ENDPOINTS)
 
 
 async def test_who_may_not_changes_nothing(world: World) -> None:
     browser = await world.site.browser()
-    db = world.site.mirror.edges.db
+    db = world.site.mirror.services.db
     wrong = []
     for visitor in world.visitors:
         before = await tables(db)
-        for way in WAYS:
-            should = expected(way, visitor)
-            if way.method in SAFE or should == "reached":
+        for endpoint in ENDPOINTS:
+            should = expected(endpoint, visitor)
+            if endpoint.method in SAFE or should == "reached":
                 continue
             answer = await browser.client.request(
-                way.method, address(way, world.parts), headers=visitor.headers, **sent(way, world.parts)
+                endpoint.method,
+                address(endpoint, world.parts),
+                headers=visitor.headers,
+                **sent(endpoint, world.parts),
             )
             if answer.status_code != should:
-                wrong.append(f"{visitor.name}: {way.method} {way.path}: {answer.status_code}, not {should}")
+                wrong.append(
+                    f"{visitor.name}: {endpoint.method} {endpoint.path}: {answer.status_code}, not {should}"
+                )
         after = await tables(db)
         wrong += [f"{visitor.name} changed {name}" for name in before if before[name] != after[name]]
     assert wrong == []
@@ -271,19 +281,19 @@ async def test_in_a_team_of_ones_own_anothers_objects_are_not_there(world: World
     mallory = await signed_in(world.site, "mallory", world.mallory, Role.OWNER)
     mine = world.parts | {"team": "mallory"}
     before, wrong = await of_team(world), []
-    for way in WAYS:
-        names = set(re.findall(r"{([^}]+)}", way.path)) & {
+    for endpoint in ENDPOINTS:
+        names = set(re.findall(r"{([^}]+)}", endpoint.path)) & {
             *("repo", "repo:repo", "job", "backup", "connection", "notice", "token", "person"),
-            *(("invitation",) if "{team}" in way.path else ()),
+            *(("invitation",) if "{team}" in endpoint.path else ()),
         }
-        if not names or way.needs in (Needs.NOTHING, Needs.PERSON):
+        if not names or endpoint.needs in (Needs.NOTHING, Needs.PERSON):
             continue
         answer = await browser.client.request(
-            way.method, address(way, mine), headers=mallory.headers, **sent(way, mine)
+            endpoint.method, address(endpoint, mine), headers=mallory.headers, **sent(endpoint, mine)
         )
         dismissed = names == {"notice"} and answer.status_code in (204, 303)  # as one that was dismissed
         if answer.status_code != 404 and not dismissed:
-            wrong.append(f"{way.method} {way.path}: {answer.status_code} {answer.text[:200]}")
+            wrong.append(f"{endpoint.method} {endpoint.path}: {answer.status_code} {answer.text[:200]}")
     assert wrong == []
     assert await of_team(world) == before
 
@@ -293,10 +303,10 @@ async def test_forms_of_ones_own_team_do_nothing_to_anothers(world: World) -> No
     mallory = await signed_in(world.site, "mallory", world.mallory, Role.OWNER)
     mine = world.parts | {"team": "mallory"}
     before = await of_team(world)
-    for way in WAYS:
-        if way.method not in SAFE and way.needs not in (Needs.NOTHING, Needs.PERSON):
+    for endpoint in ENDPOINTS:
+        if endpoint.method not in SAFE and endpoint.needs not in (Needs.NOTHING, Needs.PERSON):
             await browser.client.request(
-                way.method, address(way, mine), headers=mallory.headers, **sent(way, mine)
+                endpoint.method, address(endpoint, mine), headers=mallory.headers, **sent(endpoint, mine)
             )
     assert await of_team(world) == before
 
@@ -304,22 +314,22 @@ async def test_forms_of_ones_own_team_do_nothing_to_anothers(world: World) -> No
 async def test_the_owner_can_read_everything_there_is(world: World) -> None:
     owner = next(one for one in world.visitors if one.name == "owner")
     wrong = []
-    for way in WAYS:
-        if way.method != "GET" or way.path.endswith("/owners"):  # which are a forge's to tell
+    for endpoint in ENDPOINTS:
+        if endpoint.method != "GET" or endpoint.path.endswith("/owners"):  # which are a forge's to tell
             continue
-        status = await begun(world.site.app, address(way, world.parts), owner.headers)
-        if status >= 500 or (status >= 400 and not may_lack(way)):
-            wrong.append(f"{way.path}: {status}")
+        status = await begun(world.site.app, address(endpoint, world.parts), owner.headers)
+        if status >= 500 or (status >= 400 and not may_lack(endpoint)):
+            wrong.append(f"{endpoint.path}: {status}")
     assert wrong == []
 
 
-def may_lack(way: Way) -> bool:
+def may_lack(endpoint: Endpoint) -> bool:
     """Whether what the way leads to is not there in this world, or is asked for by more than the path."""
     return (
-        way.needs is Needs.NOTHING
-        or way.path.endswith(("/hook", "/blob", "/raw"))
-        or "/undo" in way.path
-        or "bundle" in way.path
+        endpoint.needs is Needs.NOTHING
+        or endpoint.path.endswith(("/hook", "/blob", "/raw"))
+        or "/undo" in endpoint.path
+        or "bundle" in endpoint.path
     )
 
 
@@ -373,7 +383,7 @@ async def begun(app: Starlette, path: str, headers: Mapping[str, str]) -> int:
 
 async def of_team(world: World) -> dict[str, list[str]]:
     """Everything that is Alice's, her team's or its repo's."""
-    db = world.site.mirror.edges.db
+    db = world.site.mirror.services.db
     owned = {"team_id": world.team.id, "repo_id": world.repo.id, "person_id": world.alice.id}
     found: dict[str, list[str]] = {}
     rows = await db.fetch(
@@ -391,11 +401,11 @@ async def of_team(world: World) -> dict[str, list[str]]:
     return found
 
 
-def sent(way: Way, parts: Mapping[str, str]) -> dict[str, Any]:
+def sent(endpoint: Endpoint, parts: Mapping[str, str]) -> dict[str, Any]:
     """What goes with the request: JSON as the call takes it, or a form with whatever a form could name."""
-    if isinstance(way, Call):
-        return {} if way.takes is None else {"json": sample(way.takes, parts)}
-    if way.method in SAFE:
+    if isinstance(endpoint, Call):
+        return {} if endpoint.takes is None else {"json": sample(endpoint.takes, parts)}
+    if endpoint.method in SAFE:
         return {}
     named = ("person", "invitation", "token", "session", "job", "connection", "forge", "host", "account")
     form = {name: parts[name] for name in named}

@@ -14,19 +14,23 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from mirror.config import App
-from mirror.flows import choose, connections, relist, sync
-from mirror.flows import jobs as flow
-from mirror.flows.choose import By
-from mirror.flows.runner import Runner
+from mirror.backup import sync
+from mirror.core.config import App
+from mirror.core.model import Repo
+from mirror.core.rules.roles import Role
+from mirror.discovery import choose, connections, discover
+from mirror.discovery.choose import By
 from mirror.forges.contract import Tokens
-from mirror.model import Repo
-from mirror.people import Role
-from mirror.store import jobs, origins, repos, teams
-from mirror.store.connections import Connection
-from mirror.store.jobs import Job, JobId
-from mirror.store.people import Person
-from mirror.store.teams import Team
+from mirror.jobs import run as flow
+from mirror.jobs.runner import Runner
+from mirror.store import repos
+from mirror.store.discovery import remotes
+from mirror.store.discovery.connections import Connection
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job, JobId
+from mirror.store.people import teams
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
 from tests.parts.api import Program, program, with_token
 from tests.parts.forges import GitHub, Repository
 from tests.parts.forges.world import Person as Account
@@ -57,11 +61,11 @@ class Scene:
 
     async def target(self, address: str) -> dict[str, Any]:
         """This address, as the API is told of it."""
-        found = await repos.by_name(self.site.mirror.edges.db, self.team.id, "acme/kept")
+        found = await repos.by_name(self.site.mirror.services.db, self.team.id, "acme/kept")
         assert found is not None
         if address == "new":
             owners = await connections.asking(
-                self.site.outside.edges, self.connection.id, lambda forge, token: forge.owners(token)
+                self.site.outside.services, self.connection.id, lambda forge, token: forge.owners(token)
             )
             return {"new": {"connection": str(self.connection.id), "owner": owners[0].id, "name": "made"}}
         lent = self.forge.personal_token(self.account, ("repo",))
@@ -99,8 +103,8 @@ class Scene:
         return await self.done(job)
 
     async def done(self, job: dict[str, Any]) -> Job:
-        await Runner(self.site.mirror.edges).work_off()
-        found = await jobs.by_id(self.site.mirror.edges.db, JobId(UUID(job["id"])))
+        await Runner(self.site.mirror.services).work_off()
+        found = await jobs.by_id(self.site.mirror.services.db, JobId(UUID(job["id"])))
         assert found is not None
         return found
 
@@ -114,7 +118,7 @@ async def scene(
 ) -> AsyncIterator[Scene]:
     app = App("github", github.url, github.api_url, github.client_id, github.client_secret)
     site = await make_site(app)
-    edges = site.mirror.edges
+    services = site.mirror.services
     monkeypatch.setattr(teams, "DEFAULT", "ann")  # paths of this machine are her team's
     owner = await site.person("ann")
     team = await site.team(owner)
@@ -125,12 +129,12 @@ async def scene(
     kept.commit("main", {"kept": b"1\n"})
     unkept.commit("main", {"secret": b"1\n"})
     token = github.personal_token(account, ("repo", "read:org"))
-    connection = await connections.connect(edges, team.id, owner.id, app, Tokens(token), "token")
-    await relist.refresh_listing(edges, connection.id)
-    await choose.choose(edges, connection.id, By(owner.id, "Ann"), [str(kept.id)])
+    connection = await connections.connect(services, team.id, owner.id, app, Tokens(token), "token")
+    await discover.refresh_listing(services, connection.id)
+    await choose.choose(services, connection.id, By(owner.id, "Ann"), [str(kept.id)])
     work.commit("rescued", {"a": b"1\n"})
-    repo = await repos.add(edges.db, team.id, "acme/api", str(work.path), site.mirror.clock.now)
-    await sync.sync(edges, repo.id)
+    repo = await repos.add(services.db, team.id, "acme/api", str(work.path), site.mirror.clock.now)
+    await sync.sync(services, repo.id)
     site.mirror.clock.step *= 0
     people = {Role.OWNER: owner}
     for role in (Role.OPERATOR, Role.ADMIN):
@@ -146,22 +150,22 @@ def expected(who: str, address: str) -> bool:
 @pytest.mark.parametrize("who", ASKERS)
 async def test_the_teams_token_goes_where_the_role_says(scene: Scene, who: str) -> None:
     asking, wrong = await scene.asker(who), []
-    db = scene.site.mirror.edges.db
+    db = scene.site.mirror.services.db
     for address in ADDRESSES:
         to = await scene.target(address)
         before = await db.fetchval("select count(*) from job where kind = 'restore'")
-        for way in ("plans", "restores"):
+        for endpoint in ("plans", "restores"):
             if address == "ssh" and expected(who, address):
                 continue  # nobody listens there
             await db.execute("delete from tries")  # five an hour are enough for people
-            answer = await asking.ask("POST", scene.at(way), {"to": to, "refs": ["refs/heads/rescued"]})
+            answer = await asking.ask("POST", scene.at(endpoint), {"to": to, "refs": ["refs/heads/rescued"]})
             allowed = answer.status_code in (200, 202)
             if allowed != expected(who, address) or (
                 not allowed and answer.status_code not in REFUSED[address]
             ):
-                wrong.append(f"{way} to {address}: {answer.status_code} {answer.text[:200]}")
+                wrong.append(f"{endpoint} to {address}: {answer.status_code} {answer.text[:200]}")
             if not allowed and scene.connection.login in answer.json()["detail"].split():
-                wrong.append(f"{way} to {address} tells whose connection there is")
+                wrong.append(f"{endpoint} to {address} tells whose connection there is")
         asked = await db.fetchval("select count(*) from job where kind = 'restore'") - before
         if asked != (expected(who, address) and address != "ssh"):
             wrong.append(f"{asked} jobs to {address}")
@@ -198,7 +202,7 @@ async def test_a_job_that_waits_is_done_in_the_role_that_its_person_has_by_then(
     before, admin = refs_of(scene.unkept.path), scene.people[Role.ADMIN]
     asking = await scene.asker("admin")
     job = await asking.post(scene.at("restores"), {"to": await scene.target("unkept")})
-    db = scene.site.mirror.edges.db
+    db = scene.site.mirror.services.db
     if now is None:
         await teams.remove_member(db, scene.team.id, admin.id, scene.site.mirror.clock.now)
     else:
@@ -213,7 +217,7 @@ async def test_who_left_takes_nothing_along_by_a_token_of_their_own(scene: Scene
     asking = await scene.asker("operator")
     before = refs_of(scene.unkept.path)
     job = await asking.post(scene.at("restores"), {"to": await scene.target("lent")})
-    db = scene.site.mirror.edges.db
+    db = scene.site.mirror.services.db
     await teams.remove_member(db, scene.team.id, operator.id, scene.site.mirror.clock.now)
     ended = await scene.done(job)
     assert ended.failure is not None and "no member" in ended.failure.message
@@ -221,7 +225,7 @@ async def test_who_left_takes_nothing_along_by_a_token_of_their_own(scene: Scene
 
 
 async def test_a_restore_keeps_the_scope_that_it_was_asked_with(scene: Scene) -> None:
-    db, before = scene.site.mirror.edges.db, refs_of(scene.unkept.path)
+    db, before = scene.site.mirror.services.db, refs_of(scene.unkept.path)
     small = await scene.asker("admin's token to restore")
     job = await small.post(scene.at("restores"), {"to": await scene.target("lent")})
     await db.execute(  # as if its credentials were gone, and the connection's at hand
@@ -241,9 +245,9 @@ async def test_an_operator_neither_repeats_nor_undoes_what_an_admin_did_by_the_t
     before = refs_of(scene.unkept.path)
     asking = await scene.asker("operator")
     path = f"/teams/ann/jobs/{job.id}"
-    for way in ("retry", "undo/plan", "undo"):
-        answer = await asking.ask("POST", f"{path}/{way}", {})
-        assert answer.status_code == 403 and "only an admin" in answer.json()["detail"], way
+    for endpoint in ("retry", "undo/plan", "undo"):
+        answer = await asking.ask("POST", f"{path}/{endpoint}", {})
+        assert answer.status_code == 403 and "only an admin" in answer.json()["detail"], endpoint
     browser = await scene.site.signed_in(scene.people[Role.OPERATOR])
     page = await browser.get(f"/ann/acme/api/-/restores/{job.id}/undo")
     assert page.status_code == 403 and "Give a token of yours" in page.text
@@ -258,16 +262,16 @@ async def test_an_operator_neither_repeats_nor_undoes_what_an_admin_did_by_the_t
 
 
 async def test_what_a_restore_set_aside_opens_no_address(scene: Scene) -> None:
-    edges = scene.site.mirror.edges
+    services = scene.site.mirror.services
     to = await scene.target("lent")
     wanted = {"to": to, "refs": ["refs/heads/rescued"], "force": True, "confirm": "acme/unkept"}
     asking = await scene.asker("operator's token")
     scene.unkept.commit("rescued", {"theirs": b"1\n"})
     await asking.post(scene.at("restores"), wanted)
-    await Runner(edges).work_off()
-    aside = await repos.by_url(edges.db, scene.team.id, scene.unkept.url)
+    await Runner(services).work_off()
+    aside = await repos.by_url(services.db, scene.team.id, scene.unkept.url)
     assert aside is not None
-    origin = await origins.get(edges.db, aside.id)
+    origin = await remotes.get(services.db, aside.id)
     assert origin.set_aside and origin.connection_id is None
     for target, status in ((scene.unkept.url, 403), (str(scene.unkept.path), 400)):
         answer = await asking.ask("POST", scene.at("plans"), {"to": {"url": target}})
@@ -275,12 +279,12 @@ async def test_what_a_restore_set_aside_opens_no_address(scene: Scene) -> None:
 
 
 async def test_what_is_set_aside_is_never_read_by_the_teams_ssh_key(scene: Scene) -> None:
-    edges, db = scene.site.mirror.edges, scene.site.mirror.edges.db
+    services, db = scene.site.mirror.services, scene.site.mirror.services.db
     url = "ssh://git@127.0.0.1:1/acme/unkept.git"
-    aside = await repos.add(db, scene.team.id, "unkept", url, edges.clock())
-    await origins.set_aside(db, aside.id, edges.clock())
-    await flow.ask(edges, aside.id, "sync", {"reason": "manual"}, person_id=scene.people[Role.OPERATOR].id)
-    await Runner(edges).work_off()
+    aside = await repos.add(db, scene.team.id, "unkept", url, services.clock())
+    await remotes.set_aside(db, aside.id, services.clock())
+    await flow.ask(services, aside.id, "sync", {"reason": "manual"}, person_id=scene.people[Role.OPERATOR].id)
+    await Runner(services).work_off()
     (job,) = await jobs.page(db, scene.team.id, repo_id=aside.id)
     assert job.failure is not None and "kept by a restore" in job.failure.message
     assert await db.fetchval("select count(*) from ssh_host") == 0  # it was not even asked for its keys

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from mirror import layout
-from mirror.errors import (
+from mirror.backup import sync as syncing
+from mirror.core.errors import (
     BadCredentials,
     Corrupt,
     EverrefError,
@@ -22,10 +22,13 @@ from mirror.errors import (
     RemoteGone,
     UsageError,
 )
-from mirror.flows import moment, request, restore, verify
-from mirror.flows import sync as syncing
-from mirror.model import Remote, Secret
-from mirror.store import history, intents, repos
+from mirror.core.formats import layout
+from mirror.core.model import Remote, Secret
+from mirror.discovery import add
+from mirror.restore import moment, restore
+from mirror.store import repos
+from mirror.store.backup import history, intents
+from mirror.upkeep import verify
 from mirror.vault.bucket import Patience
 from mirror.vault.s3 import S3Vault
 from tests.parts.everref import Mirror
@@ -63,17 +66,20 @@ async def test_a_remote_that_stops_being_there_changes_nothing_that_is_kept(
     work.zoo()
     url = f"{git_server.url}/remote.git"
     done = await mirror.backup(url)
-    keys, lines = await mirror.keys(), [one async for one in history.changes(mirror.edges.db, done.repo.id)]
+    keys, lines = (
+        await mirror.keys(),
+        [one async for one in history.changes(mirror.services.db, done.repo.id)],
+    )
     git_server.faults["info/refs"] = fault
     assert isinstance(await fails(mirror, url), kind)
     assert await mirror.keys() == keys
-    assert [one async for one in history.changes(mirror.edges.db, done.repo.id)] == lines
-    (row,) = await repos.overview(mirror.edges.db)
+    assert [one async for one in history.changes(mirror.services.db, done.repo.id)] == lines
+    (row,) = await repos.overview(mirror.services.db)
     assert (row.state, row.snapshots) == ("failing", 1)
     git_server.faults.clear()
     work.commit()
     assert (await mirror.backup(url)).snapshot.number == 2
-    assert (await repos.overview(mirror.edges.db))[0].state == "protected"
+    assert (await repos.overview(mirror.services.db))[0].state == "protected"
 
 
 async def test_a_pack_that_breaks_off_leaves_nothing(
@@ -85,8 +91,8 @@ async def test_a_pack_that_breaks_off_leaves_nothing(
     assert isinstance(await fails(mirror, url), NetworkError)
     repo = await mirror.repo(url)
     assert not [key for key in await mirror.keys() if "bundles" in key or "snapshots" in key]
-    assert await mirror.edges.vault.unfinished() == []
-    assert await intents.of(mirror.edges.db, repo.id) == []
+    assert await mirror.services.vault.unfinished() == []
+    assert await intents.of(mirror.services.db, repo.id) == []
     git_server.faults.clear()
     assert refs_of(await mirror.restored((await mirror.backup(url)).repo, 1)) == work.refs()
 
@@ -105,7 +111,7 @@ async def test_wrong_credentials_are_told_and_kept_out_of_every_message(
         work.commit()
         assert (await mirror.backup(url)).snapshot.number == 2  # they were kept, sealed
         for key in await mirror.keys():
-            assert CANARY.encode() not in await mirror.edges.vault.get(key)
+            assert CANARY.encode() not in await mirror.services.vault.get(key)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +141,9 @@ async def test_private_addresses_are_refused_where_they_are_not_allowed(
     mirror: Mirror, work: Work, git_server: GitServer
 ) -> None:
     work.commit()
-    guarded = replace(mirror.edges, settings=replace(mirror.edges.settings, allow_private_remotes=False))
+    guarded = replace(
+        mirror.services, settings=replace(mirror.services.settings, allow_private_remotes=False)
+    )
     port = urlsplit(git_server.url).port
     for address in (
         git_server.url + "/remote.git",
@@ -154,7 +162,7 @@ async def test_private_addresses_are_refused_where_they_are_not_allowed(
         "https://[2002:7f00:1::]/a/b",
     ):
         with pytest.raises((UsageError, NetworkError)):
-            repo = await request.repo_for(guarded, address, None)
+            repo = await add.repo_for(guarded, address, None)
             await syncing.sync(guarded, repo.id)
     assert git_server.requests == []
 
@@ -187,7 +195,7 @@ async def test_a_full_disk_is_one_line_and_the_next_run_goes_well(mirror: Mirror
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     again = await mirror.backup(work)
     assert again.snapshot.number == 2
-    found = await verify.verify(mirror.edges, done.repo)
+    found = await verify.verify(mirror.services, done.repo)
     assert (found.problems, found.strays) == ((), ())
 
 
@@ -195,11 +203,11 @@ async def test_what_is_not_there_is_told_with_what_is(mirror: Mirror, work: Work
     work.commit()
     done = await mirror.backup(work)
     with pytest.raises(NotFound, match="everref repos"):
-        await moment.repo_named(mirror.edges, "nobody")
+        await moment.repo_named(mirror.services, "nobody")
     with pytest.raises(NotFound, match="the first is #1"):
-        await moment.snapshot_at(mirror.edges, done.repo, done.snapshot.taken_at.replace(year=2001))
+        await moment.snapshot_at(mirror.services, done.repo, done.snapshot.taken_at.replace(year=2001))
     with pytest.raises(NotFound, match="it has #1 to #1"):
-        await moment.snapshot_at(mirror.edges, done.repo, 7)
+        await moment.snapshot_at(mirror.services, done.repo, 7)
 
 
 async def test_a_target_that_may_not_be_written_is_told(mirror: Mirror, work: Work, tmp_path: Path) -> None:
@@ -209,13 +217,13 @@ async def test_a_target_that_may_not_be_written_is_told(mirror: Mirror, work: Wo
     async with serving(tmp_path, push=True, credentials=("bob", "right-password")) as server:
         target = Remote(f"{server.url}/target.git", Secret("bob", CANARY))
         with pytest.raises(BadCredentials) as caught:
-            await restore.to_remote(mirror.edges, done.repo, done.snapshot, target)
+            await restore.to_remote(mirror.services, done.repo, done.snapshot, target)
         assert CANARY not in str(caught.value)
         gone = Remote(f"{server.url}/nothing.git", Secret("bob", "right-password"))
         with pytest.raises(RemoteGone):
-            await restore.to_remote(mirror.edges, done.repo, done.snapshot, gone)
+            await restore.to_remote(mirror.services, done.repo, done.snapshot, gone)
         good = Remote(f"{server.url}/target.git", Secret("bob", "right-password"))
-        result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, good)
+        result = await restore.to_remote(mirror.services, done.repo, done.snapshot, good)
     assert result.verified and {ref.result for ref in result.refs} == {"created"}
 
 
@@ -234,7 +242,7 @@ async def on_s3(
     patience = Patience(connect=5, read=4, attempts=2, pause=0.01, enough=12)
     vault = await S3Vault.open(urlsplit(s3_server.url(endpoint=proxy.endpoint)), patience)
     try:
-        yield Mirror(replace(mirror.edges, vault=vault), mirror.clock, mirror.place)
+        yield Mirror(replace(mirror.services, vault=vault), mirror.clock, mirror.place)
     finally:
         await vault.aclose()
 
@@ -246,10 +254,10 @@ async def test_every_moment_comes_back_from_s3(on_s3: Mirror, work: Work) -> Non
     work.commit("main", parents=[])
     moments.append(work.refs())
     done = await on_s3.backup(work)
-    shutil.rmtree(on_s3.edges.disk.pool(done.repo.id))
+    shutil.rmtree(on_s3.services.disk.pool(done.repo.id))
     for number, expected in enumerate(moments, 1):
         assert refs_of(await on_s3.restored(done.repo, number)) == expected
-    found = await verify.verify(on_s3.edges, done.repo)
+    found = await verify.verify(on_s3.services, done.repo)
     assert (found.problems, found.strays) == ((), ())
 
 
@@ -271,6 +279,6 @@ async def test_a_vault_that_fails_is_one_line_and_the_next_run_goes_well(
     assert await on_s3.keys() == keys
     assert refs_of(await on_s3.restored(done.repo, 1)) == expected
     assert (await on_s3.backup(work)).snapshot.number == 2
-    found = await verify.verify(on_s3.edges, done.repo)
+    found = await verify.verify(on_s3.services, done.repo)
     assert (found.problems, found.strays) == ((), ())
-    assert await intents.of(on_s3.edges.db, done.repo.id) == []
+    assert await intents.of(on_s3.services.db, done.repo.id) == []

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mirror.server.bodies import Budget
+from mirror.services.server.bodies import Budget
 
 KIB = 1 << 10
 

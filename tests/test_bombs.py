@@ -13,15 +13,15 @@ import uvicorn
 
 from bench.cases import neighbours
 from bench.service import process, servers
-from mirror.errors import LimitReached, TooLarge
-from mirror.flows import browse
-from mirror.flows.edges import Edges
+from mirror.browse import moments
+from mirror.core.errors import LimitReached, TooLarge
+from mirror.core.model import ObjectFormat, Target
 from mirror.git import entry, read
 from mirror.git.pack import IdxFile
-from mirror.git.questions import ChangesBetween, CommitsOf, Source
-from mirror.git.readers import ADDRESSES, MEMORY, Readers
+from mirror.git.reader.processes import ADDRESSES, MEMORY, Readers
+from mirror.git.reader.questions import ChangesBetween, CommitsOf, Source
 from mirror.git.run import Git
-from mirror.model import ObjectFormat, Target
+from mirror.services.open import Services
 from tests.parts import bombs
 from tests.parts.everref import Mirror
 from tests.parts.packs import FORMATS
@@ -40,7 +40,7 @@ async def alice(site: Site) -> Browser:
 async def kept(site: Site, work: Work) -> str:
     """The repository in Alice's team; its address."""
     done = await site.mirror.backup(work, "bomb")
-    await site.mirror.edges.db.execute(
+    await site.mirror.services.db.execute(
         "update repo set team_id = (select id from team where name = 'alice') where id = $1", done.repo.id
     )
     return "/alice/bomb"
@@ -48,7 +48,7 @@ async def kept(site: Site, work: Work) -> str:
 
 async def api_of(site: Site) -> str:
     """The same for programs."""
-    repo_id = await site.mirror.edges.db.fetchval("select id from repo where name = 'bomb'")
+    repo_id = await site.mirror.services.db.fetchval("select id from repo where name = 'bomb'")
     return f"/api/v1/teams/alice/repos/{repo_id}"
 
 
@@ -57,9 +57,9 @@ def of_process(pid: int, what: str) -> bytes:
     return Path(f"/proc/{pid}/{what}").read_bytes()
 
 
-def pids(edges: Edges) -> list[int]:
+def pids(services: Services) -> list[int]:
     """The reader processes at rest."""
-    return [one.process.pid for one in edges.readers._idle]
+    return [one.process.pid for one in services.readers._idle]
 
 
 async def test_a_file_of_tabs_is_shown_without_colours(site: Site, alice: Browser, work: Work) -> None:
@@ -139,7 +139,7 @@ async def test_what_differs_a_little_from_something_large_is_no_way_in(mirror: M
     refused = 0
     for rev in (first, second):
         try:  # git keeps one of them as it is, and of that the beginning is read
-            found = await browse.blob(mirror.edges, done.repo, done.snapshot, rev, b"large")
+            found = await moments.blob(mirror.services, done.repo, done.snapshot, rev, b"large")
             assert (found.size, len(found.data)) == (100 * MIB + 1, MIB)
         except LimitReached as error:
             assert "memory" in str(error) or "too large" in str(error)
@@ -152,28 +152,28 @@ async def test_a_question_that_takes_too_long_costs_its_process_and_not_the_next
 ) -> None:
     tip = bombs.nested(work)
     done = await mirror.backup(work)
-    async with browse.opened(mirror.edges, done.repo, done.snapshot) as there:
+    async with moments.opened(mirror.services, done.repo, done.snapshot) as there:
         assert await there.ask(CommitsOf(there.path, (tip,)))
-        (before,) = pids(mirror.edges)
+        (before,) = pids(mirror.services)
         with monkeypatch.context() as patched:
             patched.setattr(ChangesBetween, "seconds", -1.95)
             with pytest.raises(LimitReached):
                 await there.ask(ChangesBetween(there.path, None, tip, patience=100.0))
         assert await there.ask(CommitsOf(there.path, (tip,)))
-    assert before not in pids(mirror.edges)
+    assert before not in pids(mirror.services)
 
 
 async def test_a_reader_that_is_killed_is_replaced(mirror: Mirror, work: Work) -> None:
     tip = work.commit()
     done = await mirror.backup(work)
-    async with browse.opened(mirror.edges, done.repo, done.snapshot) as there:
+    async with moments.opened(mirror.services, done.repo, done.snapshot) as there:
         assert await there.ask(CommitsOf(there.path, (tip,)))
-        (pid,) = pids(mirror.edges)
+        (pid,) = pids(mirror.services)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(LimitReached):
             while True:  # until its end was noticed, it may be asked
                 assert await there.ask(CommitsOf(there.path, (tip,)))
-                assert pids(mirror.edges) == [pid]
+                assert pids(mirror.services) == [pid]
         assert await there.ask(CommitsOf(there.path, (tip,)))
 
 
@@ -182,9 +182,9 @@ async def test_a_reader_has_little_and_knows_no_secret(
 ) -> None:
     for name in ("SECRET_KEYS", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "SMTP_URL_FILE"):
         monkeypatch.setenv(name, "a secret of ours")
-    async with mirror.edges.readers.turn() as reading:
+    async with mirror.services.readers.turn() as reading:
         assert await reading.ask(Source("x = 1\n", b"a.py"))
-    (pid,) = pids(mirror.edges)
+    (pid,) = pids(mirror.services)
     told = of_process(pid, "environ")
     assert b"secret" not in told and b"PATH=" in told
     limits = of_process(pid, "limits").decode().splitlines()
@@ -233,7 +233,7 @@ async def test_what_is_larger_than_is_read_is_not_read(mirror: Mirror, work: Wor
     work.commit("main", {"large": os.urandom(17 * MIB)})
     done = await mirror.backup(work)
     oid = Target(work.git("rev-parse", "main:large").strip())
-    with read.opened(mirror.edges.disk.pool(done.repo.id)) as held:
+    with read.opened(mirror.services.disk.pool(done.repo.id)) as held:
         assert held.beginning(oid, 10) == work.git("cat-file", "blob", oid)[:10]
         with pytest.raises(TooLarge) as told:
             held.read(oid)
@@ -272,9 +272,9 @@ async def test_a_worker_reads_what_it_needs_of_a_commit_and_not_its_message(work
 async def test_ten_bombs_a_second_cost_another_team_no_page_and_little_memory(
     tmp_path: Path,
 ) -> None:
-    async with servers(tmp_path / "data") as edges:
-        good, bad = await neighbours.filled(edges, Work, tmp_path, 300 * MIB)
-        with process("mirror.web", edges.settings) as (running, port):
+    async with servers(tmp_path / "data") as services:
+        good, bad = await neighbours.filled(services, Work, tmp_path, 300 * MIB)
+        with process("mirror.web", services.settings) as (running, port):
             seen = await neighbours.attacked(port, running.pid, good, bad, 60.0)
     assert len(seen.taken) > 100  # each of them was answered, and 200
     assert set(seen.bombs) == {200, 429, 503} and seen.bombs[429] > seen.bombs[503]
@@ -303,9 +303,9 @@ async def test_who_hangs_up_is_read_for_no_more(
     raw, _ = await site.session(person.id)
     bombs.nested(work)
     at = await kept(site, work)
-    turns = site.outside.edges.readers.turns
-    monkeypatch.setattr("mirror.git.readers.GRACE", 0.0)
-    monkeypatch.setattr("mirror.git.questions.SECONDS", 60.0)
+    turns = site.outside.services.readers.turns
+    monkeypatch.setattr("mirror.git.reader.processes.GRACE", 0.0)
+    monkeypatch.setattr("mirror.git.reader.questions.SECONDS", 60.0)
     asked: list[int] = []
     real: Callable[..., Awaitable[None]] = turns._enter
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mirror import refs
-from mirror.errors import Busy, Corrupt, NotFound
-from mirror.flows import browse
-from mirror.git import answers
-from mirror.git import browse as git_browse
+from mirror.browse import moments
+from mirror.core import refs
+from mirror.core.errors import Busy, Corrupt, NotFound
+from mirror.core.formats.objects import Commit
+from mirror.core.model import HEAD, Kind, RefName, Repo, Snapshot, Target
 from mirror.git import pool as git_pool
 from mirror.git.pool import Pool
-from mirror.git.questions import ChangesBetween
-from mirror.model import HEAD, Kind, RefName, Repo, Snapshot, Target
-from mirror.objects import Commit
+from mirror.git.reader import answers
+from mirror.git.reader import views as git_browse
+from mirror.git.reader.questions import ChangesBetween
 from tests.parts.everref import Mirror
 from tests.parts.repos import ODD_NAMES, Work, run_git
 
@@ -35,10 +35,10 @@ def ids(commits: Sequence[Commit]) -> list[Target]:
 async def test_the_refs_of_a_moment_come_in_pages_with_their_commits(mirror: Mirror, work: Work) -> None:
     work.zoo()
     done = await mirror.backup(work)
-    found: list[browse.RefRow] = []
+    found: list[moments.RefRow] = []
     after = b""
     while True:
-        page = await browse.refs_at(mirror.edges, done.repo, done.snapshot, after=after, limit=7)
+        page = await moments.refs_at(mirror.services, done.repo, done.snapshot, after=after, limit=7)
         found += page.items
         if page.next is None:
             break
@@ -59,7 +59,7 @@ async def test_a_glob_means_the_same_refs_as_everywhere(mirror: Mirror, work: Wo
 
     work.zoo()
     done = await mirror.backup(work)
-    page = await browse.refs_at(mirror.edges, done.repo, done.snapshot, globs=[glob])
+    page = await moments.refs_at(mirror.services, done.repo, done.snapshot, globs=[glob])
     assert [row.name for row in page.items] == sorted(n for n in work.refs() if refs.matches(n, [glob]))
 
 
@@ -67,11 +67,11 @@ async def test_commits_are_those_of_git_and_in_pages(mirror: Mirror, work: Work)
     work.zoo()
     done = await mirror.backup(work)
     for rev in (b"", b"main", b"refs/heads/main", b"v1", b"tag-of-tag", work.tip()):
-        first, more = await browse.commits(mirror.edges, done.repo, done.snapshot, rev, limit=2)
-        rest, end = await browse.commits(mirror.edges, done.repo, done.snapshot, rev, skip=2)
+        first, more = await moments.commits(mirror.services, done.repo, done.snapshot, rev, limit=2)
+        rest, end = await moments.commits(mirror.services, done.repo, done.snapshot, rev, skip=2)
         assert ids(first + rest) == git_says(work, "rev-list", "main")
         assert more and not end
-    about_a, _ = await browse.commits(mirror.edges, done.repo, done.snapshot, b"main", path=b"/src/a.c")
+    about_a, _ = await moments.commits(mirror.services, done.repo, done.snapshot, b"main", path=b"/src/a.c")
     assert ids(about_a) == git_says(work, "rev-list", "main", "--", "src/a.c")
     assert about_a[0].author == "Alice Example" and about_a[-1].summary == "Commit 1"
 
@@ -81,7 +81,7 @@ async def test_every_ref_can_be_walked_by_its_name(mirror: Mirror, work: Work) -
     work.odd_names()
     done = await mirror.backup(work)
     for name in ODD_NAMES:
-        found, _ = await browse.commits(mirror.edges, done.repo, done.snapshot, name, limit=1)
+        found, _ = await moments.commits(mirror.services, done.repo, done.snapshot, name, limit=1)
         assert found[0].oid == work.refs()[name]
 
 
@@ -101,11 +101,11 @@ async def test_a_commit_shows_its_files_and_lines(mirror: Mirror, work: Work) ->
     )
     work.submodule("main", "vendored", Target(b"1" * 40))
     done = await mirror.backup(work)
-    shown = await browse.commit(mirror.edges, done.repo, done.snapshot, b"main")
+    shown = await moments.commit(mirror.services, done.repo, done.snapshot, b"main")
     assert [(one.path, one.status, one.additions) for one in shown.changes.files] == [
         (b"vendored", "added", 1)
     ]
-    shown = await browse.commit(mirror.edges, done.repo, done.snapshot, shown.commit.parents[0])
+    shown = await moments.commit(mirror.services, done.repo, done.snapshot, shown.commit.parents[0])
     assert (shown.commit.summary, shown.commit.body) == ("Second thoughts", "The body,\nof two lines.")
     files = {one.path: one for one in shown.changes.files}
     assert {path: (one.status, one.additions, one.deletions) for path, one in files.items()} == {
@@ -131,10 +131,10 @@ async def test_a_first_commit_is_compared_with_nothing_and_a_merge_with_its_firs
 ) -> None:
     work.zoo()
     done = await mirror.backup(work)
-    orphan = await browse.commit(mirror.edges, done.repo, done.snapshot, b"orphan")
+    orphan = await moments.commit(mirror.services, done.repo, done.snapshot, b"orphan")
     assert orphan.commit.parents == () and [one.path for one in orphan.changes.files] == [b"alone"]
     merge = git_says(work, "rev-list", "--merges", "main")[0]
-    shown = await browse.commit(mirror.edges, done.repo, done.snapshot, merge)
+    shown = await moments.commit(mirror.services, done.repo, done.snapshot, merge)
     names = work.git("diff", "--name-only", f"{merge.decode()}^1", merge.decode()).split()
     assert [one.path for one in shown.changes.files] == names
 
@@ -154,7 +154,7 @@ async def test_folders_and_files_are_read_at_any_path(mirror: Mirror, work: Work
         },
     )
     done = await mirror.backup(work)
-    top = await browse.tree(mirror.edges, done.repo, done.snapshot)
+    top = await moments.tree(mirror.services, done.repo, done.snapshot)
     assert [(one.name, one.kind, one.size) for one in top.entries] == [
         (b"src", "folder", None),
         (b"README.md", "file", 8),
@@ -162,19 +162,19 @@ async def test_folders_and_files_are_read_at_any_path(mirror: Mirror, work: Work
         (b"vendored", "submodule", None),
     ]
     assert top.readme is not None and top.readme.name == b"README.md"
-    src = await browse.tree(mirror.edges, done.repo, done.snapshot, b"main", b"src/")
+    src = await moments.tree(mirror.services, done.repo, done.snapshot, b"main", b"src/")
     assert [(one.name, one.kind) for one in src.entries] == [
         (b"a.c", "file"),
         (b"run", "executable"),
         (odd, "file"),
     ]
-    file = await browse.blob(mirror.edges, done.repo, done.snapshot, b"main", b"src/a.c")
+    file = await moments.blob(mirror.services, done.repo, done.snapshot, b"main", b"src/a.c")
     assert (file.text, file.encoding, file.whole, file.size) == ("int a;\n", "utf-8", True, 7)
-    strange = await browse.blob(mirror.edges, done.repo, done.snapshot, b"main", b"src/" + odd)
+    strange = await moments.blob(mirror.services, done.repo, done.snapshot, b"main", b"src/" + odd)
     assert strange.text == "x"
-    module = await browse.blob(mirror.edges, done.repo, done.snapshot, b"main", b"vendored")
+    module = await moments.blob(mirror.services, done.repo, done.snapshot, b"main", b"vendored")
     assert (module.entry.kind, module.text) == ("submodule", None)
-    async with browse.raw(mirror.edges, done.repo, done.snapshot, b"main", b"src/run") as raw:
+    async with moments.raw(mirror.services, done.repo, done.snapshot, b"main", b"src/run") as raw:
         assert (raw.name, raw.size) == (b"run", 10)
         assert b"".join([chunk async for chunk in raw.chunks]) == b"#!/bin/sh\n"
 
@@ -184,13 +184,13 @@ async def test_a_large_file_shows_its_beginning_and_is_handed_out_whole(mirror: 
     work.commit("main", {"large": data, "small": b"version https://git-lfs.github.com/spec/v1\n"})
     work.commit("main", {"large": data + b"more\n"})
     done = await mirror.backup(work)
-    shown = await browse.blob(mirror.edges, done.repo, done.snapshot, b"main", b"large")
-    assert not shown.whole and shown.text == "line\n" * (browse.SHOWN_BYTES // 5) + "l"
-    async with browse.raw(mirror.edges, done.repo, done.snapshot, b"main", b"large") as raw:
+    shown = await moments.blob(mirror.services, done.repo, done.snapshot, b"main", b"large")
+    assert not shown.whole and shown.text == "line\n" * (moments.SHOWN_BYTES // 5) + "l"
+    async with moments.raw(mirror.services, done.repo, done.snapshot, b"main", b"large") as raw:
         assert sum([len(chunk) async for chunk in raw.chunks]) == raw.size == len(data) + 5
-    async with browse.raw(mirror.edges, done.repo, done.snapshot, b"main", b"large"):
+    async with moments.raw(mirror.services, done.repo, done.snapshot, b"main", b"large"):
         pass  # nobody has to read it
-    change = (await browse.commit(mirror.edges, done.repo, done.snapshot, b"main")).changes.files[0]
+    change = (await moments.commit(mirror.services, done.repo, done.snapshot, b"main")).changes.files[0]
     assert change.hunks == () and change.why is not None and "too large" in change.why
 
 
@@ -213,14 +213,14 @@ async def test_a_large_file_shows_its_beginning_and_is_handed_out_whole(mirror: 
 async def test_what_is_not_there_is_one_line(mirror: Mirror, work: Work, rev: bytes, path: bytes) -> None:
     work.zoo()
     done = await mirror.backup(work)
-    for ask in (browse.tree, browse.blob):
+    for ask in (moments.tree, moments.blob):
         with pytest.raises(NotFound):
-            await ask(mirror.edges, done.repo, done.snapshot, rev, path)
+            await ask(mirror.services, done.repo, done.snapshot, rev, path)
     if not path:
         with pytest.raises(NotFound):
-            await browse.commits(mirror.edges, done.repo, done.snapshot, rev)
+            await moments.commits(mirror.services, done.repo, done.snapshot, rev)
         with pytest.raises(NotFound):
-            await browse.commit(mirror.edges, done.repo, done.snapshot, rev)
+            await moments.commit(mirror.services, done.repo, done.snapshot, rev)
 
 
 async def test_an_object_of_another_repo_is_not_there(
@@ -232,7 +232,7 @@ async def test_an_object_of_another_repo_is_not_there(
     await mirror.backup(other, "theirs")
     done = await mirror.backup(work)
     with pytest.raises(NotFound):
-        await browse.commit(mirror.edges, done.repo, done.snapshot, foreign)
+        await moments.commit(mirror.services, done.repo, done.snapshot, foreign)
 
 
 async def test_a_moment_of_the_past_is_read_as_it_was(mirror: Mirror, work: Work) -> None:
@@ -241,18 +241,18 @@ async def test_a_moment_of_the_past_is_read_as_it_was(mirror: Mirror, work: Work
     work.commit("main", {"a": b"2\n"}, parents=[])
     done = await mirror.backup(work)
     first = await mirror.snapshot(done.repo, 1)
-    then = await browse.blob(mirror.edges, done.repo, first, b"main", b"a")
-    now = await browse.blob(mirror.edges, done.repo, done.snapshot, b"main", b"a")
+    then = await moments.blob(mirror.services, done.repo, first, b"main", b"a")
+    now = await moments.blob(mirror.services, done.repo, done.snapshot, b"main", b"a")
     assert (then.text, now.text) == ("1\n", "2\n")
 
 
 async def test_a_cold_pool_is_filled_from_the_vault(mirror: Mirror, work: Work) -> None:
     work.zoo()
     done = await mirror.backup(work)
-    pool = Pool(mirror.edges.git, mirror.edges.disk.pool(done.repo.id), "sha1")
+    pool = Pool(mirror.services.git, mirror.services.disk.pool(done.repo.id), "sha1")
     async with pool.lock():
         await pool.destroy()
-    assert (await browse.tree(mirror.edges, done.repo, done.snapshot)).total > 0
+    assert (await moments.tree(mirror.services, done.repo, done.snapshot)).total > 0
 
 
 async def test_sha256_is_read_too(mirror: Mirror, make_work: Callable[..., Work]) -> None:
@@ -264,13 +264,13 @@ async def test_sha256_is_read_too(mirror: Mirror, make_work: Callable[..., Work]
     work.commit("main", {"z": b"1\n"}, parents=[])
     done = await mirror.backup(work)
     first = await mirror.snapshot(done.repo, 1)
-    assert ids((await browse.commits(mirror.edges, done.repo, first))[0])[0] == tip
-    top = await browse.tree(mirror.edges, done.repo, first)
+    assert ids((await moments.commits(mirror.services, done.repo, first))[0])[0] == tip
+    top = await moments.tree(mirror.services, done.repo, first)
     assert [(one.name, one.size) for one in top.entries] == [(b"b", None), (b"a", 2)]
-    assert (await browse.blob(mirror.edges, done.repo, first, b"", b"b/c")).text == "2\n"
-    shown = await browse.commit(mirror.edges, done.repo, first, tip)
+    assert (await moments.blob(mirror.services, done.repo, first, b"", b"b/c")).text == "2\n"
+    shown = await moments.commit(mirror.services, done.repo, first, tip)
     assert [(one.path, one.additions) for one in shown.changes.files] == [(b"a", 1)]
-    losses = await browse.lost(mirror.edges, done.repo, done.snapshot)
+    losses = await moments.lost(mirror.services, done.repo, done.snapshot)
     assert [(one.tip, one.count) for one in losses.items] == [(lost, 2)]
 
 
@@ -280,32 +280,32 @@ async def test_pages_are_read_while_syncs_change_the_pool(mirror: Mirror, work: 
     ended = asyncio.Event()
 
     async def push_and_repack() -> None:
-        pool = Pool(mirror.edges.git, mirror.edges.disk.pool(done.repo.id), "sha1")
+        pool = Pool(mirror.services.git, mirror.services.disk.pool(done.repo.id), "sha1")
         for _ in range(6):
             work.commit("main")
             await mirror.backup(work)
             async with pool.lock():
-                await mirror.edges.git.run("repack", "-adkq", git_dir=str(pool.path))
+                await mirror.services.git.run("repack", "-adkq", git_dir=str(pool.path))
         ended.set()
 
     async def read() -> int:
         seen = 0
         while not ended.is_set():
-            found = await browse.blob(mirror.edges, done.repo, done.snapshot, b"main", b"a")
+            found = await moments.blob(mirror.services, done.repo, done.snapshot, b"main", b"a")
             assert found.text == "1\n"
             seen += 1
         return seen
 
     _, seen = await asyncio.gather(push_and_repack(), read())
     assert seen
-    assert list((mirror.edges.disk.root / "reading").iterdir()) == []
+    assert list((mirror.services.disk.root / "reading").iterdir()) == []
 
 
 async def test_a_moment_stays_readable_while_its_pool_is_thrown_away(mirror: Mirror, work: Work) -> None:
     work.commit("main", {"a": b"1\n" * 10})
     done = await mirror.backup(work)
-    pool = Pool(mirror.edges.git, mirror.edges.disk.pool(done.repo.id), "sha1")
-    async with browse.raw(mirror.edges, done.repo, done.snapshot, b"main", b"a") as raw:
+    pool = Pool(mirror.services.git, mirror.services.disk.pool(done.repo.id), "sha1")
+    async with moments.raw(mirror.services, done.repo, done.snapshot, b"main", b"a") as raw:
         async with pool.lock():
             await pool.destroy()
         assert b"".join([chunk async for chunk in raw.chunks]) == b"1\n" * 10
@@ -317,7 +317,7 @@ def not_held(work: Work, old: Target) -> list[Target]:
 
 
 async def losses_of(mirror: Mirror, repo: Repo, at: Snapshot) -> dict[bytes, list[Target]]:
-    found = await browse.lost(mirror.edges, repo, at, shown=1000)
+    found = await moments.lost(mirror.services, repo, at, shown=1000)
     assert found.whole and found.total == len(found.items)
     assert all(one.count == len(one.commits) for one in found.items)
     return {one.logged.change.name: ids(one.commits) for one in found.items}
@@ -359,12 +359,12 @@ async def test_a_branch_to_bring_back_is_named_after_what_went(mirror: Mirror, w
     await mirror.backup(work)
     work.set("main", base)
     done = await mirror.backup(work)
-    found = await browse.lost(mirror.edges, done.repo, done.snapshot, ref=b"main")
+    found = await moments.lost(mirror.services, done.repo, done.snapshot, ref=b"main")
     assert [one.logged.change.kind for one in found.items] == [Kind.FORCED]
-    name = browse.bring_back_name(found.items[0].logged)
+    name = moments.bring_back_name(found.items[0].logged)
     assert name == b"refs/heads/restored/main-%b" % f"{done.snapshot.taken_at:%Y%m%d-%H%M%S}".encode()
     run_git("check-ref-format", name)
-    nothing = await browse.lost(mirror.edges, done.repo, done.snapshot, ref=b"other")
+    nothing = await moments.lost(mirror.services, done.repo, done.snapshot, ref=b"other")
     assert nothing.items == () and nothing.commits == 1
 
 
@@ -381,7 +381,7 @@ async def test_two_moments_differ_by_refs_commits_and_files(mirror: Mirror, work
     work.tag("v1")
     done = await mirror.backup(work)
     first = await mirror.snapshot(done.repo, 1)
-    found = await browse.difference(mirror.edges, done.repo, first, done.snapshot)
+    found = await moments.difference(mirror.services, done.repo, first, done.snapshot)
     assert [(one.name, one.kind, one.lost, one.gained) for one in found.refs] == [
         (b"refs/heads/main", Kind.FORCED, 1, 2),
         (b"refs/heads/side", Kind.DELETED, None, None),
@@ -394,25 +394,25 @@ async def test_two_moments_differ_by_refs_commits_and_files(mirror: Mirror, work
         (b"b", "deleted"),
         (b"c", "added"),
     ]
-    back = await browse.difference(mirror.edges, done.repo, done.snapshot, first)
+    back = await moments.difference(mirror.services, done.repo, done.snapshot, first)
     assert back.files is not None and len(back.refs) == 4
     assert (back.refs[2].name, back.refs[2].kind) == (b"refs/tags/v1", Kind.DELETED)
-    same = await browse.difference(mirror.edges, done.repo, first, first)
+    same = await moments.difference(mirror.services, done.repo, first, first)
     assert same.refs == () and same.files is not None and same.files.files == ()
-    side = await browse.difference(mirror.edges, done.repo, first, done.snapshot, ref=b"side")
+    side = await moments.difference(mirror.services, done.repo, first, done.snapshot, ref=b"side")
     assert side.files is not None and {one.status for one in side.files.files} == {"deleted"}
     with pytest.raises(NotFound):
-        await browse.difference(mirror.edges, done.repo, first, done.snapshot, ref=b"never")
+        await moments.difference(mirror.services, done.repo, first, done.snapshot, ref=b"never")
 
 
 async def test_an_empty_repository_is_empty_and_says_so(mirror: Mirror, work: Work) -> None:
     done = await mirror.backup(work)
-    assert [row.name for row in (await browse.refs_at(mirror.edges, done.repo, done.snapshot)).items] == [
+    assert [row.name for row in (await moments.refs_at(mirror.services, done.repo, done.snapshot)).items] == [
         HEAD
     ]
-    assert (await browse.lost(mirror.edges, done.repo, done.snapshot)).items == ()
+    assert (await moments.lost(mirror.services, done.repo, done.snapshot)).items == ()
     with pytest.raises(NotFound):
-        await browse.tree(mirror.edges, done.repo, done.snapshot)
+        await moments.tree(mirror.services, done.repo, done.snapshot)
 
 
 async def test_commits_that_no_git_would_write_are_shown_all_the_same(mirror: Mirror, work: Work) -> None:
@@ -422,23 +422,23 @@ async def test_commits_that_no_git_would_write_are_shown_all_the_same(mirror: Mi
     work.set("plain", work.write(b"commit", b"tree %b\nauthor A\ncommitter > < 1\n\n" % tree))
     done = await mirror.backup(work)
     for name in (b"far", b"plain"):
-        shown = await browse.commit(mirror.edges, done.repo, done.snapshot, name)
+        shown = await moments.commit(mirror.services, done.repo, done.snapshot, name)
         assert [one.path for one in shown.changes.files] == [b"a"]
-    far_commit = (await browse.commits(mirror.edges, done.repo, done.snapshot, b"far"))[0][0]
+    far_commit = (await moments.commits(mirror.services, done.repo, done.snapshot, b"far"))[0][0]
     assert far_commit.authored_at is None and far_commit.committed_at is None
 
 
 async def test_a_reader_does_not_wait_for_ever(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browse, "PATIENCE", 0.0)
+    monkeypatch.setattr(moments, "PATIENCE", 0.0)
     work.commit()
     done = await mirror.backup(work)
-    pool = Pool(mirror.edges.git, mirror.edges.disk.pool(done.repo.id), "sha1")
+    pool = Pool(mirror.services.git, mirror.services.disk.pool(done.repo.id), "sha1")
     async with pool.lock(), pool.filling(0):
         await pool.destroy()
         with pytest.raises(Busy):
-            await browse.tree(mirror.edges, done.repo, done.snapshot)
+            await moments.tree(mirror.services, done.repo, done.snapshot)
 
 
 def test_a_killed_reader_leaves_nothing_for_long(tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ async def test_a_moved_tag_loses_what_it_held(mirror: Mirror, work: Work) -> Non
     work.tag("v1", base)
     done = await mirror.backup(work)
     assert await losses_of(mirror, done.repo, done.snapshot) == {b"refs/tags/v1": [side]}
-    found = await browse.lost(mirror.edges, done.repo, done.snapshot)
+    found = await moments.lost(mirror.services, done.repo, done.snapshot)
     assert [(one.logged.change.name, one.logged.snapshot) for one in found.items] == [(b"refs/tags/v1", 2)]
 
 
@@ -468,7 +468,7 @@ async def test_what_is_too_much_to_show_is_cut_and_said_so(mirror: Mirror, work:
     files = {f"d{n % 7}/{n}": b"".join(b"%d\n" % m for m in range(50)) for n in range(400)}
     work.commit("main", {**files, "long": b"a" * 9000 + b"\n"})
     done = await mirror.backup(work)
-    async with browse.opened(mirror.edges, done.repo, done.snapshot) as there:
+    async with moments.opened(mirror.services, done.repo, done.snapshot) as there:
         trees = [Target(work.git("rev-parse", f"{rev}^{{tree}}").strip()) for rev in ("main~1", "main")]
         ask = there.path, trees[0], trees[1]
         found = await there.ask(ChangesBetween(*ask, files=100, lines=120))
@@ -487,15 +487,15 @@ async def test_what_is_too_much_to_show_is_cut_and_said_so(mirror: Mirror, work:
 async def test_a_damaged_pool_is_told_in_one_line_and_mended_for_the_next(mirror: Mirror, work: Work) -> None:
     work.commit("main", {"a": b"1\n" * 100})
     done = await mirror.backup(work)
-    for pack in (mirror.edges.disk.pool(done.repo.id) / "objects/pack").glob("*.pack"):
+    for pack in (mirror.services.disk.pool(done.repo.id) / "objects/pack").glob("*.pack"):
         pack.chmod(0o600)
         data = bytearray(pack.read_bytes())
         data[12:-20] = bytes(len(data) - 32)
         pack.write_bytes(data)
     with pytest.raises(Corrupt) as told:
-        await browse.commits(mirror.edges, done.repo, done.snapshot, b"main")
+        await moments.commits(mirror.services, done.repo, done.snapshot, b"main")
     assert "\n" not in str(told.value)
-    assert await browse.tree(mirror.edges, done.repo, done.snapshot, b"main")  # out of the vault again
+    assert await moments.tree(mirror.services, done.repo, done.snapshot, b"main")  # out of the vault again
 
 
 @pytest.fixture
@@ -518,7 +518,7 @@ async def test_a_pool_is_read_whole_once_where_the_damage_is_not_its_own(
     done = await mirror.backup(work)
     for _ in range(3):
         with pytest.raises(Corrupt):
-            async with browse.opened(mirror.edges, done.repo, done.snapshot):
+            async with moments.opened(mirror.services, done.repo, done.snapshot):
                 raise Corrupt("a hostile object")
     assert len(read_whole) == 1
 
@@ -530,5 +530,5 @@ async def test_after_a_restart_the_packs_are_read_once_and_not_for_each_page(
     done = await mirror.backup(work)
     monkeypatch.setattr(git_pool, "_boot", lambda: "another start of the machine")
     for _ in range(3):
-        await browse.tree(mirror.edges, done.repo, done.snapshot)
+        await moments.tree(mirror.services, done.repo, done.snapshot)
     assert len(read_whole) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from playwright.async_api import Page, expect
 
-from mirror.model import Target
+from mirror.core.model import Target
 from tests.parts.browser import PATIENCE, Visitor
 from tests.parts.demo import Stage
 from tests.parts.forges import Repository

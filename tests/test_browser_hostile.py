@@ -5,7 +5,7 @@ from typing import Final
 
 from playwright.async_api import expect
 
-from mirror.model import Target
+from mirror.core.model import Target
 from tests.parts.browser import PATIENCE, Someone, Visitor
 from tests.parts.demo import Stage
 from tests.parts.forges import Repository

@@ -10,9 +10,9 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, expect
 
-from mirror.model import Target
-from mirror.web.app import WAYS
-from mirror.web.frame import Needs, Way
+from mirror.core.model import Target
+from mirror.web.app import ENDPOINTS
+from mirror.web.dispatch import Endpoint, Needs
 from tests.parts.browser import DESK, PATIENCE, PHONE, Someone, somebody
 from tests.parts.demo import Stage
 from tests.parts.forges import Repository
@@ -209,8 +209,8 @@ async def ended(someone: Someone) -> None:
     await expect(someone.page.get_by_text("Ended", exact=True)).to_be_visible(timeout=PATIENCE)
 
 
-def pages() -> list[Way]:
-    return [way for way in WAYS if way.method == "GET" and (not way.is_api or way.path == "/api/docs")]
+def pages() -> list[Endpoint]:
+    return [way for way in ENDPOINTS if way.method == "GET" and (not way.is_api or way.path == "/api/docs")]
 
 
 def test_every_page_is_opened_here() -> None:

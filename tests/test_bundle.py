@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import bundle
-from mirror.bundle import Header
-from mirror.errors import Corrupt
-from mirror.model import HEAD, HEX_LENGTH, ObjectFormat, RefName, Target
-from mirror.refs import check_name
+from mirror.core.errors import Corrupt
+from mirror.core.formats import bundle
+from mirror.core.formats.bundle import Header
+from mirror.core.model import HEAD, HEX_LENGTH, ObjectFormat, RefName, Target
+from mirror.core.refs import check_name
 
 MAIN = RefName(b"refs/heads/main")
 OLD, NEW = Target(b"1" * 40), Target(b"2" * 40)

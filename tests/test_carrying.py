@@ -15,24 +15,26 @@ from arq.connections import RedisSettings, create_pool
 from arq.utils import timestamp_ms
 
 from mirror import worker
-from mirror.errors import Refused
-from mirror.flows import edges
-from mirror.flows import runner as running
-from mirror.flows import sync as syncing
-from mirror.flows.edges import ended
-from mirror.flows.jobs import RUN_SECONDS
-from mirror.flows.runner import Runner
-from mirror.flows.sync import Synced
-from mirror.job import SYNC, numbered
-from mirror.model import Repo, RepoId
-from mirror.net import queue as queueing
-from mirror.net.queue import NAME, Choice, Queue, WorkerQueue
-from mirror.store import repos, runs, snapshots
+from mirror.backup import sync as syncing
+from mirror.backup.sync import Synced
+from mirror.core.errors import Refused
+from mirror.core.model import Repo, RepoId
+from mirror.core.rules.job import SYNC, numbered
+from mirror.jobs import runner as running
+from mirror.jobs.run import RUN_SECONDS
+from mirror.jobs.runner import Runner
+from mirror.services import open
+from mirror.services import queue as queueing
+from mirror.services.open import ended
+from mirror.services.queue import NAME, Choice, Queue, WorkerQueue
+from mirror.store import repos
+from mirror.store.backup import snapshots
+from mirror.store.jobs import runs
 from tests.parts.everref import Mirror
 from tests.parts.redis import work_off
 from tests.parts.repos import Work
 from tests.parts.whole import OwnRedis
-from tests.test_worker import jobs_of, take, until, wished
+from tests.test_worker import jobs_of, sync_requested, take, until
 
 # arq closes its connections by the old name of that method.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
@@ -44,7 +46,7 @@ OURS, THEIRS = RepoId(UUID(int=1 << 120)), RepoId(UUID(int=2 << 120))  # the fir
 async def carried(mirror: Mirror, redis_url: str) -> AsyncIterator[Runner]:
     """A worker in this process, with arq in it."""
     queue = WorkerQueue.at(redis_url)
-    async with worker.working(mirror.edges, queue, periodical=False) as ctx:
+    async with worker.working(mirror.services, queue, periodical=False) as ctx:
         carrying = asyncio.create_task(worker.carry(ctx, queue, cron_jobs=()))
         await until(lambda: lives(queue))
         try:
@@ -82,27 +84,27 @@ async def test_a_job_of_arq_does_the_run_inside_itself_and_is_in_no_queue_meanwh
     mirror: Mirror, work: Work, redis_url: str, jobs: Queue, held: tuple[asyncio.Event, asyncio.Event]
 ) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
+    repo_id = await sync_requested(mirror, str(work.path))
     begun, go_on = held
     job = await jobs.enqueue_job(SYNC, str(repo_id))
-    working = asyncio.create_task(work_off(mirror.edges, redis_url))
+    working = asyncio.create_task(work_off(mirror.services, redis_url))
     await begun.wait()
     assert job and await jobs.keys("arq:in-progress:*") == [f"arq:in-progress:{job.job_id}".encode()]
     assert await jobs.zcard(NAME) == 0  # of a worker that is killed now nothing stays there
     go_on.set()
     done = await working
     assert (done.jobs_complete, await jobs.keys("arq:*")) == (1, [])
-    assert await snapshots.latest(mirror.edges.db, repo_id)
+    assert await snapshots.latest(mirror.services.db, repo_id)
 
 
 async def test_a_job_that_finds_its_run_taken_does_what_is_next(
     mirror: Mirror, work: Work, redis_url: str, jobs: Queue
 ) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
+    repo_id = await sync_requested(mirror, str(work.path))
     await jobs.enqueue_job(SYNC, str(OURS))
-    await work_off(mirror.edges, redis_url)
-    assert await snapshots.latest(mirror.edges.db, repo_id)
+    await work_off(mirror.services, redis_url)
+    assert await snapshots.latest(mirror.services.db, repo_id)
 
 
 async def test_one_job_does_all_that_is_due_beside_it(
@@ -113,24 +115,24 @@ async def test_one_job_does_all_that_is_due_beside_it(
     async def sync(_: object, repo: Repo, *__: object) -> None:
         done.append(repo.id)
         await repos.touch_protected(
-            mirror.edges.db, repo.id, mirror.clock(), await repos.wish(mirror.edges.db, repo.id)
+            mirror.services.db, repo.id, mirror.clock(), await repos.sync_request(mirror.services.db, repo.id)
         )
         raise Refused("this is all that it does")
 
     monkeypatch.setattr(syncing, "sync_kept", sync)
-    wishes = [await wished(mirror, f"https://forge.example/alice/{n}") for n in range(3)]
-    await jobs.enqueue_job(SYNC, str(wishes[0]))
-    await work_off(mirror.edges, redis_url)
-    assert sorted(done) == sorted(wishes)
+    sync_requests = [await sync_requested(mirror, f"https://forge.example/alice/{n}") for n in range(3)]
+    await jobs.enqueue_job(SYNC, str(sync_requests[0]))
+    await work_off(mirror.services, redis_url)
+    assert sorted(done) == sorted(sync_requests)
 
 
 async def test_what_arq_ends_when_its_time_is_over_has_failed_and_is_not_handed_back(
     mirror: Mirror, held: tuple[asyncio.Event, asyncio.Event]
 ) -> None:
     assert worker.WorkerSettings.job_timeout == RUN_SECONDS
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     begun, _ = held
-    job = asyncio.create_task(Runner(mirror.edges).serve(repo_id, until=asyncio.get_running_loop().time()))
+    job = asyncio.create_task(Runner(mirror.services).serve(repo_id, until=asyncio.get_running_loop().time()))
     await begun.wait()
     job.cancel()
     assert await job
@@ -143,7 +145,7 @@ async def test_a_redis_that_dies_in_the_midst_of_a_run_does_not_end_it(
 ) -> None:
     work.commit("main")
     begun, go_on = held
-    repo_id = await wished(mirror, str(work.path))
+    repo_id = await sync_requested(mirror, str(work.path))
     async with carried(mirror, own_redis.url):
         await begun.wait()
         await own_redis.stop()
@@ -157,7 +159,7 @@ async def test_a_redis_that_dies_in_the_midst_of_a_run_does_not_end_it(
 async def test_a_worker_stops_also_where_redis_swallows_the_word_to_stop(
     mirror: Mirror, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edges, "CANCEL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(open, "CANCEL_AGAIN_SECONDS", 0.01)
     looking = asyncio.Event()
     swallowed: list[bool] = []
 
@@ -191,14 +193,14 @@ async def test_with_redis_away_a_loop_does_what_arq_did_and_arq_does_it_again_af
     work.commit("main")
     async with carried(mirror, own_redis.url):
         await own_redis.stop()
-        repo_id = await wished(mirror, str(work.path))
-        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 1))
+        repo_id = await sync_requested(mirror, str(work.path))
+        await until(lambda: snapshots.get(mirror.services.db, repo_id, 1))
         await own_redis.start()
         queue = Queue.at(own_redis.url)
         work.commit("main")
-        await repos.want(mirror.edges.db, repo_id, mirror.clock())
+        await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
         await queue.enqueue_job(SYNC, str(repo_id))
-        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 2))
+        await until(lambda: snapshots.get(mirror.services.db, repo_id, 2))
         await until(lambda: done(queue))
         await queue.aclose(close_connection_pool=True)
 
@@ -224,12 +226,12 @@ async def test_a_job_that_anybody_puts_in_as_arq_does_is_done(
     mirror: Mirror, work: Work, redis_url: str, jobs: Queue
 ) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
+    repo_id = await sync_requested(mirror, str(work.path))
     pool = await create_pool(RedisSettings.from_dsn(redis_url), job_serializer=jobs.job_serializer)
     await pool.enqueue_job("sync_repo", str(repo_id))
     await pool.aclose(close_connection_pool=True)
-    await work_off(mirror.edges, redis_url)
-    assert await snapshots.latest(mirror.edges.db, repo_id)
+    await work_off(mirror.services, redis_url)
+    assert await snapshots.latest(mirror.services.db, repo_id)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ async def test_a_job_that_anybody_puts_in_as_arq_does_is_done(
 async def test_arq_begins_what_is_ours_and_what_there_is_room_for(
     mirror: Mirror, waiting: list[tuple[str, float]], chosen: str, soon: float | None
 ) -> None:
-    runner = Runner(mirror.edges, slots=2)
+    runner = Runner(mirror.services, slots=2)
     runner._shares = [OURS.bytes[0]]
     choice = runner.choose(waiting)
     assert "".join(one.partition(":")[0] for one in choice.begin) == chosen
@@ -260,7 +262,7 @@ async def test_arq_begins_what_is_ours_and_what_there_is_room_for(
 
 
 async def test_a_job_goes_whose_work_others_did(mirror: Mirror, redis_url: str, jobs: Queue) -> None:
-    runner = Runner(mirror.edges)
+    runner = Runner(mirror.services)
     waiting = [(numbered("late", str(OURS)), 0.5), (numbered("early", str(OURS)), 3600.0)]
     assert len(runner.choose(waiting).begin) == 2
     assert await runner.look() == 0  # nothing is due
@@ -287,22 +289,22 @@ async def test_a_heartbeat_waits_for_no_take_and_takes_nothing_from_it(
         return found
 
     monkeypatch.setattr(runs, "take", late)
-    await wished(mirror)
-    runner = Runner(mirror.edges)
+    await sync_requested(mirror)
+    runner = Runner(mirror.services)
     looking = asyncio.create_task(runner.look())
     await taken.wait()
     await runner.beat_once()
-    assert await mirror.edges.db.fetchval("select worker from run") == runner.me
+    assert await mirror.services.db.fetchval("select worker from run") == runner.me
     looking.cancel()
     await asyncio.wait([looking])
     await runner.beat_once()  # which takes it for one whose answer was lost
-    assert not await mirror.edges.db.fetchval("select count(*) from run")
+    assert not await mirror.services.db.fetchval("select count(*) from run")
 
 
 @asynccontextmanager
 async def arqs_own(mirror: Mirror, redis_url: str, home: Path) -> AsyncIterator[Callable[..., Any]]:
     """arq's own command, with what people who know arq would set."""
-    settings = mirror.edges.settings
+    settings = mirror.services.settings
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
@@ -331,15 +333,15 @@ async def test_arqs_own_command_starts_a_worker_says_that_it_lives_and_stops_it(
     mirror: Mirror, work: Work, redis_url: str, jobs: Queue, tmp_path: Path
 ) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
+    repo_id = await sync_requested(mirror, str(work.path))
     await jobs.enqueue_job("sync_repo", str(repo_id))
     async with arqs_own(mirror, redis_url, tmp_path) as arq:
         started = await arq()
-        await until(lambda: snapshots.latest(mirror.edges.db, repo_id))
+        await until(lambda: snapshots.latest(mirror.services.db, repo_id))
         await until(lambda: jobs.exists("arq:queue:health-check"))
         assert await (await arq("--check")).wait() == 0
         started.terminate()
         assert await started.wait() == 0
         assert not await jobs.exists("arq:queue:health-check")
     assert await take(mirror, patience=timedelta()) == []
-    assert not await mirror.edges.db.fetchval("select count(*) from worker")
+    assert not await mirror.services.db.fetchval("select count(*) from worker")

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from mirror import layout
-from mirror.compaction import Merge
-from mirror.errors import Busy, Damaged
-from mirror.flows import compact, hydrate, prune, settle, verify
-from mirror.flows import sync as syncing
-from mirror.flows.turn import turn, turn_to_compact
+from mirror.backup import hydrate, recover
+from mirror.backup import sync as syncing
+from mirror.core.errors import Busy, Damaged
+from mirror.core.formats import layout
+from mirror.core.model import Refs, Repo, Target
+from mirror.core.progress import Meter
+from mirror.core.rules.compaction import Merge
 from mirror.git import pack
 from mirror.git.view import View
-from mirror.model import Refs, Repo, Target
-from mirror.progress import Meter
-from mirror.store import intents, parts, snapshots
+from mirror.services.lease import leased, turn_to_compact
+from mirror.store.backup import intents, parts, snapshots
+from mirror.upkeep import compact, prune, verify
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of
 
@@ -43,17 +44,17 @@ class Garden:
         overwriting: list[Target] | None = [] if number % 4 == 3 else None
         self.work.commit("main", {"big": b"%d" % number * 500}, parents=overwriting)
         self.moments.append(self.work.refs())
-        await syncing.sync(self.mirror.edges, self.repo.id, patience=0)
+        await syncing.sync(self.mirror.services, self.repo.id, patience=0)
 
     async def compact(self) -> compact.Compacted:
-        return await compact.compact(self.mirror.edges, self.repo, 0)
+        return await compact.compact(self.mirror.services, self.repo, 0)
 
     async def is_whole(self) -> None:
         """Every moment is there and equal, and nothing else is in the vault."""
-        found = await verify.verify(self.mirror.edges, self.repo)
+        found = await verify.verify(self.mirror.services, self.repo)
         assert (found.problems, found.strays) == ((), ())
-        assert await intents.of(self.mirror.edges.db, self.repo.id) == []
-        assert await self.mirror.edges.vault.unfinished() == []
+        assert await intents.of(self.mirror.services.db, self.repo.id) == []
+        assert await self.mirror.services.vault.unfinished() == []
         for number, expected in enumerate(self.moments, 1):
             path = await self.mirror.restored(self.repo, number)
             assert refs_of(path) == expected
@@ -61,7 +62,7 @@ class Garden:
 
     def left(self) -> list[Path]:
         """What lies where checkpoints are packed."""
-        return list((self.mirror.edges.disk.root / "restores").rglob("*.pack"))
+        return list((self.mirror.services.disk.root / "restores").rglob("*.pack"))
 
 
 @pytest.fixture
@@ -98,28 +99,28 @@ def while_packing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 async def test_a_push_that_comes_while_a_checkpoint_is_packed_is_saved_before_that_ends(
     garden: Garden, while_packing: Callable[..., None], short: bool
 ) -> None:
-    edges, repo, clock = garden.mirror.edges, garden.repo, garden.mirror.clock
-    before = await parts.live(edges.db, repo.id)
+    services, repo, clock = garden.mirror.services, garden.repo, garden.mirror.clock
+    before = await parts.live(services.db, repo.id)
     clock.now, clock.step = datetime.now(UTC) + timedelta(minutes=1), timedelta(0)
 
     async def meanwhile() -> None:
         await garden.push()
         await garden.push()
-        latest = await snapshots.latest(edges.db, repo.id)
+        latest = await snapshots.latest(services.db, repo.id)
         assert latest and latest.number == PUSHES + 2
-        await prune.prune(edges, timedelta(0), repo, patience=0)  # leaves the upload alone
+        await prune.prune(services, timedelta(0), repo, patience=0)  # leaves the upload alone
         with pytest.raises(Busy, match="another run is at work on the parts of"):
             await garden.compact()
-        assert (await parts.live(edges.db, repo.id))[:PUSHES] == before
+        assert (await parts.live(services.db, repo.id))[:PUSHES] == before
 
     while_packing(meanwhile, short)
     done = await garden.compact()
-    live = await parts.live(edges.db, repo.id)
+    live = await parts.live(services.db, repo.id)
     assert (done.merged, live[0].complete) == (1, True)
     assert [(part.first, part.last) for part in live] == [(1, 9), (10, 10), (11, 11)]
     assert live[0].entries == sum(part.entries for part in before)  # nothing of what came later
     clock.now += timedelta(minutes=1)
-    await prune.prune(edges, timedelta(0), repo)
+    await prune.prune(services, timedelta(0), repo)
     await garden.push()
     await garden.is_whole()
     assert garden.left() == []
@@ -128,7 +129,7 @@ async def test_a_push_that_comes_while_a_checkpoint_is_packed_is_saved_before_th
 async def test_a_checkpoint_has_nothing_of_a_push_that_came_just_before_its_view(
     garden: Garden, while_packing: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await parts.live(garden.mirror.edges.db, garden.repo.id)
+    before = await parts.live(garden.mirror.services.db, garden.repo.id)
     real = hydrate.view_of
 
     @asynccontextmanager
@@ -143,7 +144,7 @@ async def test_a_checkpoint_has_nothing_of_a_push_that_came_just_before_its_view
         patch.setattr(hydrate, "view_of", view_of)
         while_packing(nothing, short=True)
         assert (await garden.compact()).merged == 1
-    live = await parts.live(garden.mirror.edges.db, garden.repo.id)
+    live = await parts.live(garden.mirror.services.db, garden.repo.id)
     assert [(part.first, part.last) for part in live] == [(1, 9), (10, 10)]
     assert live[0].entries == sum(part.entries for part in before)
     await garden.is_whole()
@@ -151,23 +152,23 @@ async def test_a_checkpoint_has_nothing_of_a_push_that_came_just_before_its_view
 
 async def recut(garden: Garden) -> None:
     """Another run merges parts of which the checkpoint is being made."""
-    edges, repo = garden.mirror.edges, garden.repo
-    last = await snapshots.latest(edges.db, repo.id)
+    services, repo = garden.mirror.services, garden.repo
+    last = await snapshots.latest(services.db, repo.id)
     assert last
-    async with turn(edges, repo, patience=0) as lease:
-        _, *increments = await parts.live(edges.db, repo.id)
-        await compact._merge(edges, repo, lease, last, Merge(tuple(increments[:3])))
+    async with leased(services, repo, patience=0) as lease:
+        _, *increments = await parts.live(services.db, repo.id)
+        await compact._merge(services, repo, lease, last, Merge(tuple(increments[:3])))
 
 
 async def lose(garden: Garden) -> None:
     """What was written is removed: whoever looked took its run for dead."""
-    (begun,) = await intents.of(garden.mirror.edges.db, garden.repo.id)
-    await settle.discard(garden.mirror.edges, garden.repo.id, begun.key)
+    (begun,) = await intents.of(garden.mirror.services.db, garden.repo.id)
+    await recover.discard(garden.mirror.services, garden.repo.id, begun.key)
 
 
 async def begin_anew(garden: Garden) -> None:
     """The log goes on in another epoch."""
-    await garden.mirror.edges.db.execute("update snapshot set epoch = 2 where number = $1", PUSHES)
+    await garden.mirror.services.db.execute("update snapshot set epoch = 2 where number = $1", PUSHES)
 
 
 @pytest.mark.parametrize("move", [recut, lose, begin_anew], ids=["parts", "bundle", "epoch"])
@@ -175,7 +176,7 @@ async def test_a_checkpoint_of_a_log_that_moved_is_discarded_and_said_to_be(
     garden: Garden, monkeypatch: pytest.MonkeyPatch, move: Callable[[Garden], Awaitable[None]]
 ) -> None:
     real, meter = compact._packed, Meter(lambda: 0.0)
-    garden.mirror.edges = replace(garden.mirror.edges, progress=meter)
+    garden.mirror.services = replace(garden.mirror.services, progress=meter)
 
     async def packed(*given: Any) -> Any:
         made = await real(*given)
@@ -185,12 +186,12 @@ async def test_a_checkpoint_of_a_log_that_moved_is_discarded_and_said_to_be(
     with monkeypatch.context() as patch:
         patch.setattr(compact, "_packed", packed)
         done = await garden.compact()
-    await garden.mirror.edges.db.execute("update snapshot set epoch = 1")
+    await garden.mirror.services.db.execute("update snapshot set epoch = 1")
     assert (done.merged, meter.seen.notes[-1:]) == (
         0,
         ("the parts changed while they were packed; the next compaction packs them",),
     )
-    live = await parts.live(garden.mirror.edges.db, garden.repo.id)
+    live = await parts.live(garden.mirror.services.db, garden.repo.id)
     assert [part.first for part in live if part.complete] == [1] and live[0].last == 1
     await garden.is_whole()
     assert garden.left() == []
@@ -200,35 +201,35 @@ async def test_a_checkpoint_of_a_log_that_moved_is_discarded_and_said_to_be(
 async def test_what_another_machine_packs_is_taken_for_abandoned_when_it_fell_silent(
     garden: Garden, alive: bool
 ) -> None:
-    edges, repo, clock = garden.mirror.edges, garden.repo, garden.mirror.clock
+    services, repo, clock = garden.mirror.services, garden.repo, garden.mirror.clock
     clock.now, clock.step = datetime.now(UTC), timedelta(0)
     key = layout.bundle_key(repo.id, 1, 1, PUSHES, layout.unique())
-    await edges.vault.put(key, b"half of it")
-    async with turn_to_compact(edges, repo, 0) as lease:
-        await intents.add(edges.db, lease, repo.id, key)
-        await edges.db.execute("update forge_lease set owner = 'elsewhere/boot.1/1/1/abc'")
-        await edges.db.execute(
+    await services.vault.put(key, b"half of it")
+    async with turn_to_compact(services, repo, 0) as lease:
+        await intents.add(services.db, lease, repo.id, key)
+        await services.db.execute("update forge_lease set owner = 'elsewhere/boot.1/1/1/abc'")
+        await services.db.execute(
             "update intent set owner = 'elsewhere/boot.1/1/1/abc', at = at - interval '5 hours'"
         )
         if not alive:
-            await edges.db.execute("update forge_lease set beat_at = beat_at - interval '2 hours'")
+            await services.db.execute("update forge_lease set beat_at = beat_at - interval '2 hours'")
         await garden.push()
         assert (key in await garden.mirror.keys()) is alive
-        assert [one.key for one in await intents.of(edges.db, repo.id)] == [key] * alive
+        assert [one.key for one in await intents.of(services.db, repo.id)] == [key] * alive
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["missing", "broken"])
 async def test_a_merge_names_the_part_that_is_not_as_it_was_stored(garden: Garden, missing: bool) -> None:
-    edges, repo = garden.mirror.edges, garden.repo
-    last = await snapshots.latest(edges.db, repo.id)
-    _, *increments = await parts.live(edges.db, repo.id)
+    services, repo = garden.mirror.services, garden.repo
+    last = await snapshots.latest(services.db, repo.id)
+    _, *increments = await parts.live(services.db, repo.id)
     key = increments[1].key
     assert last
-    await edges.vault.delete(key)
+    await services.vault.delete(key)
     if not missing:
-        await edges.vault.put(key, b"# v2 git bundle\n")
+        await services.vault.put(key, b"# v2 git bundle\n")
     what = "is missing from the vault" if missing else "is damaged (its bundle header is cut short)"
-    async with turn(edges, repo) as lease:
+    async with leased(services, repo) as lease:
         with pytest.raises(Damaged, match=re.escape(f"{key} {what}; #2 before it")):
-            await compact._merge(edges, repo, lease, last, Merge(tuple(increments)))
-    assert await intents.of(edges.db, repo.id) == []
+            await compact._merge(services, repo, lease, last, Merge(tuple(increments)))
+    assert await intents.of(services.db, repo.id) == []

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from mirror import choosing
-from mirror.errors import UsageError
+from mirror.core.errors import UsageError
+from mirror.core.rules import choosing
 
 
 @dataclass(frozen=True)

@@ -19,25 +19,27 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from mirror import words as words_of
+from mirror.backup.sync import Synced
 from mirror.cli import arguments, environment, front, render, shapes
 from mirror.cli.commands import COMMANDS, restore_code
 from mirror.cli.render import Eye
 from mirror.cli.terminal import Drawn, Out, paint, to_json
-from mirror.errors import Busy, LimitReached, NetworkError, Origin, OurFault, Refused, UsageError
-from mirror.flows import sshaccess
-from mirror.flows.doctor import Finding
-from mirror.flows.prune import Pruned
-from mirror.flows.restore import RefResult, Restored, Result
-from mirror.flows.sweep import Swept
-from mirror.flows.sync import Synced
-from mirror.flows.verify import Verified
-from mirror.keyring import Keyring
-from mirror.model import Kind, Part, Reason, RefChange, RefName, Repo, RepoId, Secret, Snapshot, Target
-from mirror.redact import Redactor
-from mirror.store import audit, credentials, links, people, repos, teams, tokens
-from mirror.store.history import Logged
+from mirror.core import words as words_of
+from mirror.core.errors import Busy, LimitReached, NetworkError, Origin, OurFault, Refused, UsageError
+from mirror.core.keyring import Keyring
+from mirror.core.model import Kind, Part, Reason, RefChange, RefName, Repo, RepoId, Secret, Snapshot, Target
+from mirror.core.redact import Redactor
+from mirror.jobs.sweep import Swept
+from mirror.restore.restore import RefResult, Restored, Result
+from mirror.services import ssh_access
+from mirror.store import repos
+from mirror.store.backup.history import Logged
+from mirror.store.discovery import credentials
+from mirror.store.people import audit, links, people, teams, tokens
 from mirror.store.repos import Failure, Overview
+from mirror.upkeep.doctor import Finding
+from mirror.upkeep.prune import Pruned
+from mirror.upkeep.verify import Verified
 from tests.parts.githttp import Fault, GitServer
 from tests.parts.repos import Work, refs_of, run_git
 from tests.parts.sshd import Sshd
@@ -565,7 +567,7 @@ def test_help_and_version_are_quick_because_nothing_heavy_is_imported(bare: Ever
             "aiohttp",
             "pygit2",
             "dulwich",
-            "mirror.config",
+            "mirror.core.config",
             "shtab",
             "json",
         }
@@ -1235,7 +1237,7 @@ async def test_a_deploy_key_is_printed_and_reaches_a_host_by_ssh(
     run_git("init", "--quiet", "--bare", goal)
     assert everref("restore", "r", "--to", sshd.url(goal)).out.rstrip().endswith("verified")
     assert refs_of(goal) == refs_of(work.path)
-    own = sshaccess.new_key("mine")
+    own = ssh_access.new_key("mine")
     sshd.let_in(own.public)
     work.commit("main")
     assert "does not take this ssh key" in everref("backup", sshd.url(work.path), "--name", "r", code=1).err

@@ -6,9 +6,9 @@ from math import log
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import compaction, plan
-from mirror.compaction import DEEPEST, FAN_IN, Checkpoint, Merge
-from mirror.model import Part, Segment
+from mirror.core.model import Part, Segment
+from mirror.core.rules import compaction, plan
+from mirror.core.rules.compaction import DEEPEST, FAN_IN, Checkpoint, Merge
 
 
 def born(first: int, last: int, size: int, complete: bool = False) -> Part:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mirror.config import GITHUB, GITLAB, App, Settings, app_at, from_env
-from mirror.errors import UsageError
-from mirror.process import SETTINGS, environment
+from mirror.core.config import GITHUB, GITLAB, App, Settings, app_at, from_env
+from mirror.core.errors import UsageError
+from mirror.services.startup import SETTINGS, environment
 
 
 def read(path: str) -> str:

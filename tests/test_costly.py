@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import LimitReached, TooLarge
-from mirror.flows.sync import sync
+from mirror.backup.sync import sync
+from mirror.core.errors import LimitReached, TooLarge
+from mirror.core.model import Kind, ObjectFormat, RefName, Target
 from mirror.git import lfs, pack, read, view
 from mirror.git.run import Git
 from mirror.git.view import scratch_view
-from mirror.model import Kind, ObjectFormat, RefName, Target
-from mirror.store import history
+from mirror.store.backup import history
 from tests.parts import bombs
 from tests.parts.everref import Mirror
 from tests.parts.packs import FORMATS, pack_of, stream
@@ -156,15 +156,15 @@ async def test_what_cannot_be_looked_at_is_saved_all_the_same(
     for number, oid in enumerate(ids[1:]):
         work.set(f"refs/heads/b{number}", oid)
     done = await mirror.backup(work)
-    assert await history.refs_at(mirror.edges.db, done.repo.id, 1) == work.refs()
+    assert await history.refs_at(mirror.services.db, done.repo.id, 1) == work.refs()
     on_top = work.commit_object(work.tree({}), [ids[1]], "on top of what cannot be looked at")
     work.set("refs/heads/b0", on_top)
     work.set("refs/heads/b1", work.commit_object(work.tree({}), [plain], "elsewhere"))
     after = work.commit("plain")
-    again = await sync(mirror.edges, done.repo.id)
-    assert again.new and await history.refs_at(mirror.edges.db, done.repo.id, 2) == work.refs()
+    again = await sync(mirror.services, done.repo.id)
+    assert again.new and await history.refs_at(mirror.services.db, done.repo.id, 2) == work.refs()
     changes = [
-        one.change async for one in history.changes(mirror.edges.db, done.repo.id) if one.snapshot == 2
+        one.change async for one in history.changes(mirror.services.db, done.repo.id) if one.snapshot == 2
     ]
     kinds = {one.name: one.kind for one in changes}
     assert kinds[RefName(b"refs/heads/plain")] is Kind.FAST_FORWARDED and after != plain
@@ -179,6 +179,6 @@ async def test_where_the_new_history_cannot_be_walked_the_old_tips_are_what_it_s
     for _ in range(20):
         work.commit()
     monkeypatch.setattr(read, "WALKED", 10)
-    again = await sync(mirror.edges, done.repo.id)
-    assert again.new and await history.refs_at(mirror.edges.db, done.repo.id, 2) == work.refs()
+    again = await sync(mirror.services, done.repo.id)
+    assert again.new and await history.refs_at(mirror.services.db, done.repo.id, 2) == work.refs()
     assert refs_of(await mirror.restored(done.repo, 2)) == work.refs()

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mirror import layout
-from mirror.errors import Busy
-from mirror.flows import compact, prune, steps, verify
-from mirror.flows import sync as syncing
-from mirror.flows.turn import turn
-from mirror.model import Repo
-from mirror.store import intents, parts
+from mirror.backup import sync as syncing
+from mirror.core.errors import Busy
+from mirror.core.formats import layout
+from mirror.core.model import Repo
+from mirror.services import failpoints
+from mirror.services.lease import leased
+from mirror.store.backup import intents, parts
+from mirror.upkeep import compact, prune, verify
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of, run_git
 
@@ -26,7 +27,7 @@ def everref(mirror: Mirror) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command line over the same data as `mirror`; with `kill`, until that step."""
     import os
 
-    settings = mirror.edges.settings
+    settings = mirror.services.settings
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": settings.data,
@@ -59,18 +60,18 @@ def history_of(work: Work) -> None:
 
 async def nothing_left(mirror: Mirror, repo: Repo) -> None:
     """Every object in the vault is accounted for, and no work in progress is to be seen anywhere."""
-    found = await verify.verify(mirror.edges, repo)
+    found = await verify.verify(mirror.services, repo)
     assert (found.problems, found.strays) == ((), ())
-    assert await mirror.edges.vault.unfinished() == []
-    assert await intents.of(mirror.edges.db, repo.id) == []
-    scratch = mirror.edges.disk.scratch(repo.id)
+    assert await mirror.services.vault.unfinished() == []
+    assert await intents.of(mirror.services.db, repo.id) == []
+    scratch = mirror.services.disk.scratch(repo.id)
     assert not scratch.exists() or not list(scratch.iterdir())
-    packs = mirror.edges.disk.pool(repo.id) / "objects" / "pack"
+    packs = mirror.services.disk.pool(repo.id) / "objects" / "pack"
     assert not [path for path in packs.iterdir() if path.suffix not in (".pack", ".idx", ".rev")]
     assert {path.stem for path in packs.glob("*.pack")} == {path.stem for path in packs.glob("*.idx")}
 
 
-@pytest.mark.parametrize("step", steps.SYNC)
+@pytest.mark.parametrize("step", failpoints.SYNC)
 async def test_a_sync_killed_at_any_step_is_finished_by_the_next_one(
     mirror: Mirror, work: Work, everref: Callable[..., subprocess.CompletedProcess[str]], step: str
 ) -> None:
@@ -93,7 +94,7 @@ async def test_a_sync_killed_at_any_step_is_finished_by_the_next_one(
     await nothing_left(mirror, repo)
 
 
-@pytest.mark.parametrize("step", [*steps.COMPACT, *steps.PRUNE])
+@pytest.mark.parametrize("step", [*failpoints.COMPACT, *failpoints.PRUNE])
 async def test_a_compaction_killed_at_any_step_is_finished_by_the_next_one(
     mirror: Mirror, work: Work, everref: Callable[..., subprocess.CompletedProcess[str]], step: str
 ) -> None:
@@ -107,15 +108,15 @@ async def test_a_compaction_killed_at_any_step_is_finished_by_the_next_one(
             work.commit("main", {"pushed": b"%d" % number})
         moments.append(work.refs())
         done = await mirror.backup(work)
-    before = await parts.live(mirror.edges.db, done.repo.id)
-    verb = ("compact",) if step in steps.COMPACT else ("prune", "--grace", "0s")
-    if step in steps.PRUNE:
-        await compact.compact(mirror.edges, done.repo)
+    before = await parts.live(mirror.services.db, done.repo.id)
+    verb = ("compact",) if step in failpoints.COMPACT else ("prune", "--grace", "0s")
+    if step in failpoints.PRUNE:
+        await compact.compact(mirror.services, done.repo)
     killed = everref(*verb, kill=step)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert everref("compact").returncode == 0
     assert everref("prune", "--grace", "0s").returncode == 0
-    after = await parts.live(mirror.edges.db, done.repo.id)
+    after = await parts.live(mirror.services.db, done.repo.id)
     assert len(after) < len(before)
     stored = {key for key in await mirror.keys() if key.endswith(".bundle")}
     assert stored == {part.key for part in after}
@@ -134,22 +135,22 @@ async def test_a_checkpoint_killed_at_every_step_one_after_another_loses_nothing
         work.commit("main", {"big": b"%d" % number * 500}, parents=[] if number % 4 == 3 else None)
         moments.append(work.refs())
         done = await mirror.backup(work)
-    for step in steps.CHECKPOINT:
+    for step in failpoints.CHECKPOINT:
         killed = everref("compact", kill=step)
         assert killed.returncode == -signal.SIGKILL, (step, killed.stderr)
         work.commit("main", {"after": step.encode() * 50})
         moments.append(work.refs())
-        again = await syncing.sync(mirror.edges, done.repo.id, patience=0)
+        again = await syncing.sync(mirror.services, done.repo.id, patience=0)
         assert again.snapshot.number == len(moments)
-        live = await parts.live(mirror.edges.db, done.repo.id)
+        live = await parts.live(mirror.services.db, done.repo.id)
         assert live[0].last == (1 if step != "compact: recorded" else len(moments) - 1), step
-        graves = await parts.tombstones(mirror.edges.db, done.repo.id)
+        graves = await parts.tombstones(mirror.services.db, done.repo.id)
         stored = {key for key in await mirror.keys() if key.endswith(".bundle")}
         assert stored == {part.key for part in live} | {grave.key for grave in graves}, step
-        assert await mirror.edges.vault.unfinished() == []
-        assert await intents.of(mirror.edges.db, done.repo.id) == []
-    await compact.compact(mirror.edges, done.repo, 0)
-    await prune.prune(mirror.edges, timedelta(0), done.repo)
+        assert await mirror.services.vault.unfinished() == []
+        assert await intents.of(mirror.services.db, done.repo.id) == []
+    await compact.compact(mirror.services, done.repo, 0)
+    await prune.prune(mirror.services, timedelta(0), done.repo)
     for number, expected in enumerate(moments, 1):
         path = await mirror.restored(done.repo, number)
         assert refs_of(path) == expected
@@ -157,7 +158,7 @@ async def test_a_checkpoint_killed_at_every_step_one_after_another_loses_nothing
     await nothing_left(mirror, done.repo)
 
 
-@pytest.mark.parametrize("step", steps.RESTORE)
+@pytest.mark.parametrize("step", failpoints.RESTORE)
 @pytest.mark.parametrize("way", ["--bundle", "--dir", "--to"])
 async def test_a_restore_killed_at_any_step_is_finished_by_the_next_one(
     mirror: Mirror,
@@ -207,7 +208,7 @@ async def test_of_two_syncs_at_once_one_waits_and_then_finds_nothing_new(mirror:
     work.zoo()
     repo = await mirror.repo(str(work.path))
     first, second = await asyncio.gather(
-        syncing.sync(mirror.edges, repo.id), syncing.sync(mirror.edges, repo.id)
+        syncing.sync(mirror.services, repo.id), syncing.sync(mirror.services, repo.id)
     )
     assert sorted([first.new, second.new]) == [False, True]
     assert first.snapshot == second.snapshot
@@ -218,9 +219,9 @@ async def test_of_two_syncs_at_once_one_waits_and_then_finds_nothing_new(mirror:
 async def test_a_job_that_may_not_wait_says_who_is_at_work(mirror: Mirror, work: Work) -> None:
     work.commit()
     repo = await mirror.repo(str(work.path))
-    async with turn(mirror.edges, repo):
+    async with leased(mirror.services, repo):
         with pytest.raises(Busy, match="another run is at work"):
-            await syncing.sync(mirror.edges, repo.id, patience=0)
+            await syncing.sync(mirror.services, repo.id, patience=0)
 
 
 async def test_a_stray_object_is_named_by_verify_and_removed_by_prune_after_its_grace(
@@ -231,11 +232,11 @@ async def test_a_stray_object_is_named_by_verify_and_removed_by_prune_after_its_
     work.commit()
     done = await mirror.backup(work)
     stray = layout.bundle_key(done.repo.id, 1, 2, 2, layout.unique())
-    await mirror.edges.vault.put(stray, b"left by somebody")
-    assert (await verify.verify(mirror.edges, done.repo)).strays == (stray,)
+    await mirror.services.vault.put(stray, b"left by somebody")
+    assert (await verify.verify(mirror.services, done.repo)).strays == (stray,)
     mirror.clock.now = datetime.now(UTC)
-    waiting = await prune.prune(mirror.edges, timedelta(hours=24))
+    waiting = await prune.prune(mirror.services, timedelta(hours=24))
     assert (waiting.deleted, waiting.waiting) == ((), 1)
     mirror.clock.now += timedelta(hours=25)
-    assert (await prune.prune(mirror.edges, timedelta(hours=24))).deleted == (stray,)
+    assert (await prune.prune(mirror.services, timedelta(hours=24))).deleted == (stray,)
     assert stray not in await mirror.keys()

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from mirror.errors import NoSuchObject
-from mirror.flows import browse, compact, restore, verify
-from mirror.flows import sync as syncing
+from mirror.backup import sync as syncing
+from mirror.browse import moments
+from mirror.core.errors import NoSuchObject
+from mirror.core.model import Remote, Repo, Snapshot
 from mirror.git import pool as git_pool
-from mirror.model import Remote, Repo, Snapshot
-from mirror.store import parts, repos
+from mirror.restore import restore
+from mirror.store import repos
+from mirror.store.backup import parts
+from mirror.upkeep import compact, verify
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, run_git
@@ -21,26 +24,26 @@ Use = Callable[[Mirror, Repo, Snapshot, Path], Awaitable[None]]
 
 
 async def merged(mirror: Mirror, repo: Repo, snapshot: Snapshot, place: Path) -> None:
-    before = len(await parts.live(mirror.edges.db, repo.id))
-    assert (await compact.compact(mirror.edges, repo)).parts_after < before
-    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    before = len(await parts.live(mirror.services.db, repo.id))
+    assert (await compact.compact(mirror.services, repo)).parts_after < before
+    assert (await verify.verify(mirror.services, repo)).problems == ()
 
 
 async def bundled(mirror: Mirror, repo: Repo, snapshot: Snapshot, place: Path) -> None:
-    await restore.to_bundle(mirror.edges, repo, snapshot, place / "x.bundle", globs=["refs/heads/*"])
+    await restore.to_bundle(mirror.services, repo, snapshot, place / "x.bundle", globs=["refs/heads/*"])
     run_git("clone", "-q", "--mirror", place / "x.bundle", place / "copy.git")
     fsck(place / "copy.git")
 
 
 async def pushed(mirror: Mirror, repo: Repo, snapshot: Snapshot, place: Path) -> None:
     target = Work(place / "target.git")
-    done = await restore.to_remote(mirror.edges, repo, snapshot, Remote(str(target.path)))
+    done = await restore.to_remote(mirror.services, repo, snapshot, Remote(str(target.path)))
     assert done.verified
     fsck(target.path)
 
 
 async def read(mirror: Mirror, repo: Repo, snapshot: Snapshot, place: Path) -> None:
-    assert await browse.tree(mirror.edges, repo, snapshot)
+    assert await moments.tree(mirror.services, repo, snapshot)
 
 
 USES = pytest.mark.parametrize("use", [merged, bundled, pushed], ids=["merge", "bundle", "push"])
@@ -62,7 +65,7 @@ async def test_a_sound_pool_is_not_read_whole(
 ) -> None:
     repo, snapshot = await grown(mirror, work)
     monkeypatch.setattr(git_pool, "is_whole", lambda idx: pytest.fail("the pool was read whole"))
-    pool = mirror.edges.disk.pool(repo.id)
+    pool = mirror.services.disk.pool(repo.id)
     (pool / git_pool.MARK).unlink()  # it is filled anew
     await use(mirror, repo, snapshot, tmp_path)
 
@@ -72,7 +75,7 @@ async def test_a_damaged_pool_is_found_out_and_filled_anew(
     mirror: Mirror, work: Work, tmp_path: Path, use: Use
 ) -> None:
     repo, snapshot = await grown(mirror, work)
-    for pack in (mirror.edges.disk.pool(repo.id) / "objects/pack").glob("*.pack"):
+    for pack in (mirror.services.disk.pool(repo.id) / "objects/pack").glob("*.pack"):
         pack.chmod(0o644)
         content = bytearray(pack.read_bytes())
         for place in range(20, len(content) - 20, 500):
@@ -86,7 +89,7 @@ async def test_one_wrong_answer_of_the_vault_is_no_loss(
 ) -> None:
     work.commit()
     done = await mirror.backup(work)
-    shutil.rmtree(mirror.edges.disk.pool(done.repo.id))  # another worker has it from now on
+    shutil.rmtree(mirror.services.disk.pool(done.repo.id))  # another worker has it from now on
     real, wrong = DirectoryVault.read, [True]
 
     def read(self: DirectoryVault, key: str, *args: Any, **options: Any) -> Any:
@@ -96,6 +99,6 @@ async def test_one_wrong_answer_of_the_vault_is_no_loss(
 
     monkeypatch.setattr(DirectoryVault, "read", read)
     work.commit()
-    again = await syncing.sync(mirror.edges, done.repo.id)
+    again = await syncing.sync(mirror.services, done.repo.id)
     assert (again.new, again.snapshot.number, wrong) == (True, 2, [])
-    assert (await repos.overview_of(mirror.edges.db, done.repo.id)).failure is None
+    assert (await repos.overview_of(mirror.services.db, done.repo.id)).failure is None

@@ -8,9 +8,10 @@ import asyncpg
 import pytest
 
 import mirror
-from mirror.errors import Busy
-from mirror.store import database, teams
+from mirror.core.errors import Busy
+from mirror.store import database
 from mirror.store.database import Connections
+from mirror.store.people import teams
 
 
 async def test_who_finds_every_connection_in_use_hears_so_and_does_not_wait_for_ever(database: str) -> None:

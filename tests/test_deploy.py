@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError
 
-from mirror import config
+from mirror.core import config
 from tests.parts.s3 import free_ports
 from tests.parts.whole import until
 from tests.test_documents import ELSEWHERE, Asked

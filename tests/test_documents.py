@@ -8,9 +8,9 @@ from typing import Final
 
 import pytest
 
-from mirror import config
 from mirror.cli import arguments
 from mirror.cli.commands import COMMANDS
+from mirror.core import config
 from tests.parts.repos import Work
 from tests.test_cli import Everref, everref, surroundings
 

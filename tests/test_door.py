@@ -10,10 +10,10 @@ import pytest_asyncio
 from starlette.types import Receive, Scope, Send
 
 from hooks import app as hooks
-from mirror import peer
-from mirror.server import door
-from mirror.web import frame, live
-from mirror.web.frame import cookie_name
+from mirror.core import peer
+from mirror.services.server import door
+from mirror.web import dispatch, live
+from mirror.web.dispatch import cookie_name
 from tests.parts.repos import Work
 from tests.parts.sockets import (
     CALL,
@@ -122,7 +122,7 @@ async def test_a_body_that_does_not_come_is_408(served: Served, short: None, hea
 
 async def test_a_delivery_that_drips_is_408(site: Site, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks, "READ_SECONDS", 60)
-    receiver = hooks.application(site.mirror.edges.db, site.outside.queue, site.outside.keyring)
+    receiver = hooks.application(site.mirror.services.db, site.outside.queue, site.outside.keyring)
     async with serving(receiver, site) as served:
         client = await served.open()
         client.writer.write(b"POST /hooks/github/abc HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n")
@@ -217,7 +217,7 @@ async def test_who_does_not_read_what_they_asked_for_is_ended(site: Site, short:
 async def test_one_person_has_so_many_bytes_of_bodies_at_work(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame, "BODIES", 100_000)
+    monkeypatch.setattr(dispatch, "BODIES", 100_000)
     raw, _ = await followed(site)
     cookie = f"cookie: {cookie_name(secure=False)}={raw}\r\n".encode()
     head = FORM.replace(b"/sign-in", b"/sign-out") + cookie + b"content-length: 90000\r\n\r\n"
@@ -234,7 +234,7 @@ async def test_large_bodies_of_all_people_together_have_so_much_room(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many accounts as one likes take no more memory; small forms are taken all the while."""
-    monkeypatch.setattr(frame, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(dispatch, "ROOM_SECONDS", 0.05)
     monkeypatch.setattr(site.outside.room, "_size", 150_000)
     heads = []
     for name in ("ann", "bob"):
@@ -261,14 +261,14 @@ async def test_large_bodies_of_all_people_together_have_so_much_room(
 async def test_only_a_form_of_choices_may_be_large(site: Site) -> None:
     raw, _ = await followed(site)
     cookie = f"cookie: {cookie_name(secure=False)}={raw}\r\n".encode()
-    size = b"content-length: %d\r\n\r\n" % (frame.BODY + 1)
+    size = b"content-length: %d\r\n\r\n" % (dispatch.BODY + 1)
     async with serving(site.app, site) as served:
         profile = FORM.replace(b"/sign-in", b"/account/profile") + cookie + size
         assert (await served.ask(profile)).startswith(b"HTTP/1.1 413 ")
 
 
 async def test_a_stranger_sends_no_more_than_a_form_of_theirs_needs(served: Served) -> None:
-    size = frame.STRANGERS_BODY + 1
+    size = dispatch.STRANGERS_BODY + 1
     told = await served.ask(FORM + b"content-length: %d\r\n\r\n" % size + b"a" * size)
     assert told.startswith(b"HTTP/1.1 413 ")
 
@@ -309,7 +309,7 @@ async def test_who_hangs_up_leaves_no_trace_in_the_log(site: Site, caplog: pytes
     async with serving(site.app, site) as served:
         for text in texts:
             await hang_up(served, text)
-    receiver = hooks.application(site.mirror.edges.db, site.outside.queue, site.outside.keyring)
+    receiver = hooks.application(site.mirror.services.db, site.outside.queue, site.outside.keyring)
     async with serving(receiver, site) as served:
         await hang_up(served, b"POST /hooks/github/a HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\na")
     told = [one for one in caplog.records if one.exc_info or one.levelno >= logging.ERROR]

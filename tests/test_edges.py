@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mirror.errors import Busy, Corrupt
-from mirror.flows.edges import together
+from mirror.core.errors import Busy, Corrupt
+from mirror.services.open import together
 
 
 class Waiting:

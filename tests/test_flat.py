@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mirror.bundle import Header
-from mirror.flows import compact
+from mirror.core.formats.bundle import Header
+from mirror.core.model import ObjectFormat, Target
 from mirror.git import pack
 from mirror.git.pack import IdxFile, Seen, holds_none
 from mirror.git.run import Git
 from mirror.git.view import scratch_view
-from mirror.model import ObjectFormat, Target
+from mirror.upkeep import compact
 from tests.parts.packs import FORMATS, made_idx, sent, stream
 from tests.parts.repos import Work
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from hooks import events, verify
 from hooks.errors import BadSignature
-from mirror.model import Target
+from mirror.core.model import Target
 from tests.parts.forge import served
 from tests.parts.forges import MAINTAIN, WRITE, GitHub, GitLab, Person, Repository
 from tests.parts.forges.host import H
@@ -344,8 +344,13 @@ async def test_github_tells_a_hook_what_was_pushed_and_signs_it(
         with pytest.raises(BadSignature):
             verify.github(["another"], body, headers)
     event = events.parse("github", *receiver.got[0])
-    (claim,) = event.claims
-    assert (claim.name, claim.before, claim.after, claim.by) == (b"refs/heads/main", before, after, "alice")
+    (update,) = event.updates
+    assert (update.name, update.before, update.after, update.by) == (
+        b"refs/heads/main",
+        before,
+        after,
+        "alice",
+    )
     assert event.repository and event.repository.id == str(garden.id)
 
 
@@ -499,12 +504,12 @@ async def test_git_is_let_in_with_a_token_and_a_push_is_told(
     await git("-C", tmp_path / "clone", "push", "-q", "origin", "HEAD", "HEAD:refs/heads/side")
     await github.deliver()
     refs = refs_of(garden.path)
-    claims = [claim for got in receiver.got for claim in events.parse("github", *got).claims]
-    assert {claim.name: claim.after for claim in claims if claim.after} == {
+    updates = [update for got in receiver.got for update in events.parse("github", *got).updates]
+    assert {update.name: update.after for update in updates if update.after} == {
         name: target for name, target in refs.items() if name != b"HEAD"
     }
     after = garden.commit()  # goes on from what was pushed
-    assert garden.work.git("rev-parse", f"{after.decode()}^").strip() == refs[claims[0].name]
+    assert garden.work.git("rev-parse", f"{after.decode()}^").strip() == refs[updates[0].name]
 
 
 async def test_git_without_the_right_token_is_refused_as_github_does(
@@ -708,8 +713,8 @@ async def test_gitlab_tells_a_hook_what_was_pushed_and_signs_it(
     for headers, body in receiver.got:
         verify.gitlab([SIGNING], body, headers, datetime.now(UTC))
         assert headers["webhook-id"] == headers["idempotency-key"]
-    (claim,) = events.parse("gitlab", *receiver.got[0]).claims
-    assert (claim.before, claim.after, claim.by) == (before, after, "anna")
+    (update,) = events.parse("gitlab", *receiver.got[0]).updates
+    assert (update.before, update.after, update.by) == (before, after, "anna")
 
 
 async def test_a_gitlab_without_signing_ignores_the_field(

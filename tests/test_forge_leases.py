@@ -9,12 +9,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from mirror.errors import Busy
-from mirror.flows import choose, hookcare
-from mirror.flows.asking import Asked
-from mirror.flows.choose import By
-from mirror.flows.turn import turn_at_forge
-from mirror.model import RepoId
+from mirror.core.errors import Busy
+from mirror.core.model import RepoId
+from mirror.discovery import choose, webhooks
+from mirror.discovery.choose import By
+from mirror.discovery.forge_client import ForgeClient
+from mirror.services.lease import leased_at_forge
 from mirror.store import forge_leases, leases
 from tests.parts.connected import Beside
 from tests.parts.forges import GitHub
@@ -28,7 +28,7 @@ async def test_one_run_at_a_time_has_its_turn(db: asyncpg.Pool) -> None:
     order: list[str] = []
 
     async def run() -> None:
-        async with turn_at_forge(db, NAME, "a hook"):
+        async with leased_at_forge(db, NAME, "a hook"):
             order.append("begins")
             await db.fetchval("select 1")
             order.append("ends")
@@ -39,17 +39,17 @@ async def test_one_run_at_a_time_has_its_turn(db: asyncpg.Pool) -> None:
 
 async def test_the_turn_goes_on_after_a_failure(db: asyncpg.Pool) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with turn_at_forge(db, NAME, "a hook"):
+        async with leased_at_forge(db, NAME, "a hook"):
             raise ZeroDivisionError
-    async with turn_at_forge(db, NAME, "a hook", patience=0):
+    async with leased_at_forge(db, NAME, "a hook", patience=0):
         assert await db.fetchval("select count(*) from forge_lease") == 1
     assert await db.fetchval("select count(*) from forge_lease") == 0
 
 
 async def test_who_waits_too_long_is_told_that_another_run_is_at_work(db: asyncpg.Pool) -> None:
-    async with turn_at_forge(db, NAME, "the hook of alice/garden"):
+    async with leased_at_forge(db, NAME, "the hook of alice/garden"):
         with pytest.raises(Busy, match="another run is at work on the hook of alice/garden"):
-            async with turn_at_forge(db, NAME, "the hook of alice/garden", patience=0):
+            async with leased_at_forge(db, NAME, "the hook of alice/garden", patience=0):
                 pass
 
 
@@ -87,16 +87,16 @@ class Waiting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
         self.all_ask, self.answer, self._many = asyncio.Event(), asyncio.Event(), many
-        real = Asked.ask
+        real = ForgeClient.ask
 
-        async def ask(asked: Asked, question: Callable[..., Awaitable[Any]]) -> Any:
+        async def ask(asked: ForgeClient, question: Callable[..., Awaitable[Any]]) -> Any:
             self._many -= 1
             if not self._many:
                 self.all_ask.set()
             await self.answer.wait()
             return await real(asked, question)
 
-        monkeypatch.setattr(Asked, "ask", ask)
+        monkeypatch.setattr(ForgeClient, "ask", ask)
 
 
 @pytest.mark.parametrize("deed", ["keep", "let go"])
@@ -104,21 +104,21 @@ async def test_while_a_forge_takes_its_time_no_connection_is_held(
     github: GitHub, beside: Beside, monkeypatch: pytest.MonkeyPatch, deed: str
 ) -> None:
     connected = await beside(github)
-    edges, alice = connected.edges, github.add_person("alice")
+    services, alice = connected.services, github.add_person("alice")
     gardens = [github.add_repository(f"alice/g{number}") for number in range(MANY)]
     connection = await connected.connect(alice)
     if deed == "let go":
-        await choose.choose(edges, connection.id, ME, [str(one.id) for one in gardens])
+        await choose.choose(services, connection.id, ME, [str(one.id) for one in gardens])
     kept = [await connected.kept(one) for one in gardens] if deed == "let go" else []
     forge = Waiting(monkeypatch, MANY)
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         if deed == "keep":
             for one in gardens:
-                group.create_task(choose.choose(edges, connection.id, ME, [str(one.id)]))
+                group.create_task(choose.choose(services, connection.id, ME, [str(one.id)]))
         for origin in kept:
-            group.create_task(choose.let_go(edges, origin.repo.id, ME))
+            group.create_task(choose.let_go(services, origin.repo.id, ME))
         await forge.all_ask.wait()
-        assert edges.db.get_idle_size() == edges.db.get_size()
+        assert services.db.get_idle_size() == services.db.get_size()
         forge.answer.set()
     assert [len(one.hooks) for one in gardens] == [1 if deed == "keep" else 0] * MANY
 
@@ -127,15 +127,15 @@ async def test_a_hook_that_another_run_is_at_work_on_waits(
     github: GitHub, beside: Beside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connected = await beside(github)
-    edges, alice = connected.edges, github.add_person("alice")
+    services, alice = connected.services, github.add_person("alice")
     garden = github.add_repository("alice/garden")
     connection = await connected.connect(alice)
-    (chosen,) = await choose.choose(edges, connection.id, ME, [str(garden.id)])
-    monkeypatch.setattr("mirror.flows.turn.PATIENCE_AT_FORGE", 0)
-    assert chosen.hook is hookcare.Outcome.REGISTERED
-    async with turn_at_forge(edges.db, forge_leases.of_hook(chosen.repo.id), "its hook"):
-        (again,) = await choose.choose(edges, connection.id, ME, [str(garden.id)])
-        assert again.hook is hookcare.Outcome.WAITING and "another run is at work" in str(again.why)
+    (chosen,) = await choose.choose(services, connection.id, ME, [str(garden.id)])
+    monkeypatch.setattr("mirror.services.lease.PATIENCE_AT_FORGE", 0)
+    assert chosen.hook is webhooks.Outcome.REGISTERED
+    async with leased_at_forge(services.db, forge_leases.of_hook(chosen.repo.id), "its hook"):
+        (again,) = await choose.choose(services, connection.id, ME, [str(garden.id)])
+        assert again.hook is webhooks.Outcome.WAITING and "another run is at work" in str(again.why)
         with pytest.raises(Busy, match="the hook of alice/garden"):
-            await choose.let_go(edges, chosen.repo.id, ME)
-    assert await choose.let_go(edges, chosen.repo.id, ME) is None and not garden.hooks
+            await choose.let_go(services, chosen.repo.id, ME)
+    assert await choose.let_go(services, chosen.repo.id, ME) is None and not garden.hooks

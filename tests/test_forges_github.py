@@ -12,8 +12,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from mirror.config import App
-from mirror.errors import (
+from mirror.core.config import App
+from mirror.core.errors import (
     BadCredentials,
     Blocked,
     Corrupt,

@@ -8,8 +8,16 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import pytest_asyncio
 
-from mirror.config import App
-from mirror.errors import BadCredentials, Blocked, EverrefError, OurFault, RateLimited, Refused, RemoteGone
+from mirror.core.config import App
+from mirror.core.errors import (
+    BadCredentials,
+    Blocked,
+    EverrefError,
+    OurFault,
+    RateLimited,
+    Refused,
+    RemoteGone,
+)
 from mirror.forges import oauth
 from mirror.forges.contract import Forge, Mark, Page, Purpose, SpentGrant, marked
 from mirror.forges.open import Forges

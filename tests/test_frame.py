@@ -9,57 +9,59 @@ import pytest_asyncio
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 
-from mirror.errors import Busy, NetworkError, Origin
-from mirror.people import Role
-from mirror.store import audit, sessions
-from mirror.store.people import Person
-from mirror.store.teams import Team
-from mirror.web import frame, problems
-from mirror.web.frame import Needs, Visit, Way
+from mirror.core.errors import Busy, NetworkError, Origin
+from mirror.core.rules.roles import Role
+from mirror.store.people import audit, sessions
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
+from mirror.web import dispatch, problems
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from tests.parts.web import ORIGIN, Browser, Site
 
 
-async def here(visit: Visit) -> Response:
-    team = visit.team.name if visit.team else "-"
-    return PlainTextResponse(f"{visit.person.name if visit.person else 'nobody'} in {team} as {visit.role}")
+async def here(context: RequestContext) -> Response:
+    team = context.team.name if context.team else "-"
+    return PlainTextResponse(
+        f"{context.person.name if context.person else 'nobody'} in {team} as {context.role}"
+    )
 
 
-async def done(visit: Visit) -> Response:
-    await visit.audit("thing.do", "it", detail={"how": str((await visit.form()).get("how"))})
-    return visit.redirect("/a/page", "It is done.")
+async def done(context: RequestContext) -> Response:
+    await context.audit("thing.do", "it", detail={"how": str((await context.form()).get("how"))})
+    return context.redirect("/a/page", "It is done.")
 
 
-async def said(visit: Visit) -> Response:
-    return visit.render("error.html", title="Said", detail=visit.said or "nothing", retry=False)
+async def said(context: RequestContext) -> Response:
+    return context.render("error.html", title="Said", detail=context.said or "nothing", retry=False)
 
 
-async def busy(visit: Visit) -> Response:
+async def busy(context: RequestContext) -> Response:
     raise Busy("somebody else is at work")
 
 
-async def away(visit: Visit) -> Response:
+async def away(context: RequestContext) -> Response:
     raise NetworkError("the database does not answer", origin=Origin.DATABASE)
 
 
-async def broken(visit: Visit) -> Response:
+async def broken(context: RequestContext) -> Response:
     raise ZeroDivisionError("a secret word")
 
 
-WAYS = (
-    Way("GET", "/open", here, Needs.NOTHING),
-    Way("GET", "/a/page", said, Needs.NOTHING),
-    Way("GET", "/busy", busy, Needs.NOTHING),
-    Way("GET", "/broken", broken, Needs.NOTHING),
-    Way("GET", "/away", away, Needs.NOTHING),
-    Way("GET", "/mine", here, Needs.PERSON),
-    Way("GET", "/{team}/see", here, Needs.VIEWER),
-    Way("GET", "/{team}/rule", here, Needs.ADMIN),
-    Way("POST", "/{team}/do", done, Needs.OPERATOR),
-    Way("GET", "/{team}/danger", here, Needs.VIEWER, sure=True),
-    Way("POST", "/{team}/see/delete", done, Needs.VIEWER, sure=True),
-    Way("GET", "/api/{team}/see", here, Needs.VIEWER),
-    Way("POST", "/api/{team}/do", here, Needs.OPERATOR, scope="backup"),
-    Way("GET", "/api/broken", broken, Needs.NOTHING),
+ENDPOINTS = (
+    Endpoint("GET", "/open", here, Needs.NOTHING),
+    Endpoint("GET", "/a/page", said, Needs.NOTHING),
+    Endpoint("GET", "/busy", busy, Needs.NOTHING),
+    Endpoint("GET", "/broken", broken, Needs.NOTHING),
+    Endpoint("GET", "/away", away, Needs.NOTHING),
+    Endpoint("GET", "/mine", here, Needs.PERSON),
+    Endpoint("GET", "/{team}/see", here, Needs.VIEWER),
+    Endpoint("GET", "/{team}/rule", here, Needs.ADMIN),
+    Endpoint("POST", "/{team}/do", done, Needs.OPERATOR),
+    Endpoint("GET", "/{team}/danger", here, Needs.VIEWER, sure=True),
+    Endpoint("POST", "/{team}/see/delete", done, Needs.VIEWER, sure=True),
+    Endpoint("GET", "/api/{team}/see", here, Needs.VIEWER),
+    Endpoint("POST", "/api/{team}/do", here, Needs.OPERATOR, scope="backup"),
+    Endpoint("GET", "/api/broken", broken, Needs.NOTHING),
 )
 
 
@@ -73,7 +75,7 @@ class Framed:
     def over(self, origin: str) -> Starlette:
         outside = replace(self.site.outside, origin=origin)
         return Starlette(
-            routes=frame.routes(WAYS, outside), exception_handlers=dict(problems.handlers(outside))
+            routes=dispatch.routes(ENDPOINTS, outside), exception_handlers=dict(problems.handlers(outside))
         )
 
     async def browser(self, person: Person | None = None) -> Browser:
@@ -116,7 +118,7 @@ async def test_a_form_without_its_token_changes_nothing(framed: Framed) -> None:
     browser = await framed.browser(framed.alice)
     browser.csrf = "guessed"
     assert (await browser.post("/alice/do", how="wrong")).status_code == 403
-    assert await audit.page(framed.site.mirror.edges.db, framed.team.id) == []
+    assert await audit.page(framed.site.mirror.services.db, framed.team.id) == []
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ async def test_what_another_site_sends_changes_nothing(framed: Framed, headers: 
     browser = await framed.browser(framed.alice)
     answer = await browser.client.post("/alice/do", data={"csrf": browser.csrf}, headers=headers)
     assert answer.status_code == 403
-    assert await audit.page(framed.site.mirror.edges.db, framed.team.id) == []
+    assert await audit.page(framed.site.mirror.services.db, framed.team.id) == []
 
 
 async def test_a_form_of_ours_is_known_where_the_browser_tells_no_origin(framed: Framed) -> None:
@@ -152,7 +154,7 @@ async def test_a_form_of_ours_does_its_work_and_says_so_once(framed: Framed) -> 
     assert answer.headers["location"] == "/a/page"
     assert "It is done." in (await browser.follow(answer)).text
     assert "It is done." not in (await browser.get("/a/page")).text
-    (written,) = await audit.page(framed.site.mirror.edges.db, framed.team.id)
+    (written,) = await audit.page(framed.site.mirror.services.db, framed.team.id)
     assert (written.entry.actor, written.entry.action, written.entry.detail) == (
         "Alice",
         "thing.do",
@@ -169,7 +171,7 @@ async def test_a_foreign_name_that_points_here_is_not_answered(framed: Framed) -
 async def test_a_session_that_was_ended_is_nobodys(framed: Framed) -> None:
     browser = await framed.browser(framed.alice)
     assert (await browser.get("/mine")).status_code == 200
-    await sessions.end_all(framed.site.mirror.edges.db, framed.alice.id)
+    await sessions.end_all(framed.site.mirror.services.db, framed.alice.id)
     assert (await browser.get("/mine")).status_code == 303
 
 

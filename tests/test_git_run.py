@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import Corrupt, DiskFull, LimitReached, NetworkError, OurFault
+from mirror.core.errors import Corrupt, DiskFull, LimitReached, NetworkError, OurFault
 from mirror.git import run
 from mirror.git.run import Git, GitFailed, Limits, explain, redact
 from tests.parts.repos import Work

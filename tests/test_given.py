@@ -7,12 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mirror.flows import sync
+from mirror.backup import sync
+from mirror.core.rules.roles import Role
 from mirror.git import address
-from mirror.people import Role
-from mirror.store import repos, teams
+from mirror.store import repos
+from mirror.store.people import teams
 from mirror.web.app import WAYS
-from mirror.web.frame import Way
+from mirror.web.dispatch import Endpoint
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
@@ -24,7 +25,7 @@ async def ann(site: Site) -> Browser:
     person = await site.person("ann")
     team = await site.team(person)
     await repos.add(
-        site.mirror.edges.db, team.id, "api", "https://github.com/acme/api", site.mirror.clock.now
+        site.mirror.services.db, team.id, "api", "https://github.com/acme/api", site.mirror.clock.now
     )
     browser = await site.signed_in(person)
     browser.client.headers["x-csrf-token"] = browser.csrf
@@ -49,7 +50,7 @@ async def test_a_nul_in_any_path_or_query_is_refused(ann: Browser) -> None:
 
 
 async def test_a_nul_in_any_form_is_refused(ann: Browser) -> None:
-    def is_form(way: Way) -> bool:
+    def is_form(way: Endpoint) -> bool:
         return way.method == "POST" and not way.is_api and way.needs in ("nothing", "person")
 
     del ann.client.headers["x-csrf-token"]  # it is in the form, which has to be read for it
@@ -104,8 +105,8 @@ async def test_a_path_is_for_admins_of_who_runs_everref_alone(
     work.commit()
     added = await (await site.signed_in(bob)).post("/bob/-/connect/url", url=str(work.path))
     assert added.status_code == 303, added.text
-    (repo,) = await repos.overview(site.mirror.edges.db)
-    await sync.sync(site.mirror.edges, repo.repo.id)
+    (repo,) = await repos.overview(site.mirror.services.db)
+    await sync.sync(site.mirror.services, repo.repo.id)
     oscar = await site.signed_in(await site.member(team, "oscar", Role.OPERATOR))
     oscar.client.headers.update({"x-csrf-token": oscar.csrf, "origin": str(oscar.client.base_url)})
     said = set()

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from mirror import choosing, globs, refs
-from mirror.errors import UsageError
-from mirror.model import HEAD, RefName
+from mirror.core import globs, refs
+from mirror.core.errors import UsageError
+from mirror.core.model import HEAD, RefName
+from mirror.core.rules import choosing
 
 LONG = [RefName(b"refs/heads/%s%05d" % (b"a" * 200, number)) for number in range(400)]
 HARD = [f"*a*a*a*a*b{number}" for number in range(100)]

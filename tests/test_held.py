@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
-from mirror.flows import choose, compact, drill, hookcare, prune, relist, restore, sweep, verify
-from mirror.flows import sync as syncing
-from mirror.flows.choose import By
+from mirror.backup import sync as syncing
+from mirror.core.model import Remote
+from mirror.discovery import choose, discover, webhooks
+from mirror.discovery.choose import By
 from mirror.forges.http import Http
 from mirror.git.run import Git
 from mirror.git.upstream import Upstream
-from mirror.model import Remote
+from mirror.jobs import sweep
+from mirror.restore import drill, restore
 from mirror.store import repos
 from mirror.store.database import Connections
+from mirror.upkeep import compact, prune, verify
 from mirror.vault.directory import DirectoryVault
 from tests.parts.connected import Beside
 from tests.parts.everref import Mirror
@@ -65,9 +68,9 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
 async def test_who_waits_with_a_connection_is_found_out(
     mirror: Mirror, outside: dict[str, list[int]]
 ) -> None:
-    async with mirror.edges.db.acquire():
-        await mirror.edges.vault.stat("anything")
-    await mirror.edges.vault.stat("anything")
+    async with mirror.services.db.acquire():
+        await mirror.services.vault.stat("anything")
+    await mirror.services.vault.stat("anything")
     assert outside["DirectoryVault.stat"] == [1, 0]
 
 
@@ -78,23 +81,23 @@ async def test_no_work_on_a_repo_waits_with_a_connection(
     make_work: Callable[..., Work],
     outside: dict[str, list[int]],
 ) -> None:
-    edges = mirror.edges
+    services = mirror.services
     work.commit()
     url = f"{git_server.url}/remote.git"
     repo = (await mirror.backup(url)).repo
     for _ in range(9):
         work.commit()
-        await repos.want(edges.db, repo.id, mirror.clock())
-        await syncing.sync(edges, repo.id)
+        await repos.request_sync(services.db, repo.id, mirror.clock())
+        await syncing.sync(services, repo.id)
     last = await mirror.snapshot(repo, 10)
     to = Remote(str(make_work().path))
-    assert (await restore.to_remote(edges, repo, await mirror.snapshot(repo, 5), to)).verified
-    assert (await restore.to_bundle(edges, repo, last, mirror.place / "all.bundle")).verified
-    assert (await drill.drill(edges, repo, last)).problems == ()
-    assert (await compact.compact(edges, repo, 0)).merged
-    assert (await verify.verify(edges, repo)).problems == ()
-    await prune.prune(edges, timedelta(0), repo)
-    await sweep.tick(edges)
+    assert (await restore.to_remote(services, repo, await mirror.snapshot(repo, 5), to)).verified
+    assert (await restore.to_bundle(services, repo, last, mirror.place / "all.bundle")).verified
+    assert (await drill.drill(services, repo, last)).problems == ()
+    assert (await compact.compact(services, repo, 0)).merged
+    assert (await verify.verify(services, repo)).problems == ()
+    await prune.prune(services, timedelta(0), repo)
+    await sweep.tick(services)
     assert outside.keys() >= {"Git.run", "Upstream.ls_refs", "Upstream.fetch", "DirectoryVault.put"}
     assert {name: max(held) for name, held in outside.items() if max(held)} == {}
 
@@ -103,17 +106,17 @@ async def test_no_work_at_a_forge_waits_with_a_connection(
     github: GitHub, beside: Beside, outside: dict[str, list[int]]
 ) -> None:
     connected = await beside(github)
-    edges, alice, me = connected.edges, github.add_person("alice"), By(None, "the test")
+    services, alice, me = connected.services, github.add_person("alice"), By(None, "the test")
     garden, shed = github.add_repository("alice/garden"), github.add_repository("alice/shed")
     garden.commit()
     connection = await connected.connect(alice)
-    await choose.choose(edges, connection.id, me, [str(garden.id), str(shed.id)])
+    await choose.choose(services, connection.id, me, [str(garden.id), str(shed.id)])
     await connected.sync(garden)
     github.rename(garden, "alice/meadow")
     connected.later(timedelta(hours=25))
-    await relist.refresh_listing(edges, connection.id)
-    await hookcare.due(edges)
-    await choose.let_go(edges, (await connected.kept(shed)).repo.id, me)
-    await choose.disconnect(edges, connection.id, me)
+    await discover.refresh_listing(services, connection.id)
+    await webhooks.due(services)
+    await choose.let_go(services, (await connected.kept(shed)).repo.id, me)
+    await choose.disconnect(services, connection.id, me)
     assert outside["Http.ask"]
     assert {name: max(held) for name, held in outside.items() if max(held)} == {}

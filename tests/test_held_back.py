@@ -5,13 +5,13 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from mirror.errors import Refused
-from mirror.flows import people as flow
-from mirror.flows.people import By
-from mirror.people import Role
-from mirror.store import people, sessions, teams, tokens
-from mirror.store.people import Person
-from mirror.web.frame import cookie_name
+from mirror.core.errors import Refused
+from mirror.core.rules.roles import Role
+from mirror.people import accounts as flow
+from mirror.people.accounts import By
+from mirror.store.people import people, sessions, teams, tokens
+from mirror.store.people.people import Person
+from mirror.web.dispatch import cookie_name
 from tests.parts.sockets import HOST, Client, Served, said, serving
 from tests.parts.web import ORIGIN, Site
 from tests.parts.whole import until
@@ -20,7 +20,7 @@ OLD, NEW = "a long enough word", "another horse 2"
 
 
 async def ann(site: Site) -> Person:
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     return await flow.sign_up(db, "ann@example.org", OLD, "Ann", now, "192.0.2.1")
 
 
@@ -46,7 +46,7 @@ async def rest(held: tuple[Client, bytes]) -> str:
 
 async def test_a_body_that_was_held_back_does_nothing_for_a_session_that_has_ended(site: Site) -> None:
     site.mirror.clock.step *= 0
-    db, person = site.mirror.edges.db, await ann(site)
+    db, person = site.mirror.services.db, await ann(site)
     team = await site.team(person)
     raw, csrf = await site.session(person.id)
     stolen = {"cookie": f"{cookie_name(secure=False)}={quote(raw)}", "origin": ORIGIN, "x-csrf-token": csrf}
@@ -69,7 +69,7 @@ async def test_a_body_that_was_held_back_does_nothing_for_a_session_that_has_end
 
 async def test_a_body_that_was_held_back_does_nothing_for_a_token_that_was_revoked(site: Site) -> None:
     site.mirror.clock.step *= 0
-    db, ann_ = site.mirror.edges.db, await ann(site)
+    db, ann_ = site.mirror.services.db, await ann(site)
     team = await site.team(ann_)
     bob = await site.member(team, "bob", Role.ADMIN)
     raw = await site.token(bob, team, ("read", "admin"))
@@ -91,7 +91,7 @@ async def test_a_body_that_was_held_back_does_nothing_for_a_token_that_was_revok
 
 
 async def test_a_password_and_a_token_need_what_let_in_to_be_there_to_the_last(site: Site) -> None:
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     person = await ann(site)
     team = await site.team(person)
     _, session = await sessions.start(db, person.id, now, "a test", "192.0.2.1")

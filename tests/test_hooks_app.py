@@ -23,10 +23,12 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from hooks import app
-from mirror.flows import hook
-from mirror.model import RefName, Repo
-from mirror.server.bodies import Budget
-from mirror.store import history, hooks, repos, snapshots
+from mirror.core.model import RefName, Repo
+from mirror.discovery import webhook
+from mirror.services.server.bodies import Budget
+from mirror.store import repos
+from mirror.store.backup import history, snapshots
+from mirror.store.discovery import hooks
 from tests.parts.everref import Mirror
 from tests.parts.forge import Forge, served
 from tests.parts.githttp import GitServer
@@ -56,16 +58,16 @@ class Garden:
 
     async def work_off(self, redis_url: str) -> None:
         """Let a worker hear what is in the queue, and do what is due."""
-        worker = await work_off(self.mirror.edges, redis_url)
+        worker = await work_off(self.mirror.services, redis_url)
         assert worker.jobs_failed == 0
 
     async def state(self) -> str:
         """What `everref repos` says."""
-        (row,) = await repos.overview(self.mirror.edges.db)
+        (row,) = await repos.overview(self.mirror.services.db)
         return row.state
 
     async def rows(self, table: str) -> list[Any]:
-        found: list[Any] = await self.mirror.edges.db.fetch(f"select * from {table} order by 1")
+        found: list[Any] = await self.mirror.services.db.fetch(f"select * from {table} order by 1")
         return found
 
 
@@ -75,11 +77,11 @@ async def garden(
 ) -> AsyncIterator[Garden]:
     work.commit("main")
     synced = await mirror.backup(f"{git_server.url}/remote.git")
-    given = await hook.give(mirror.edges, synced.repo, "github")
+    given = await webhook.give(mirror.services, synced.repo, "github")
     queue = app.queue(redis_url)
-    keyring = mirror.edges.keyring
+    keyring = mirror.services.keyring
     assert keyring
-    receiver = app.application(mirror.edges.db, queue, keyring, lambda: mirror.clock.now)
+    receiver = app.application(mirror.services.db, queue, keyring, lambda: mirror.clock.now)
     async with served(receiver) as base, aiohttp.ClientSession() as session:
         yield Garden(mirror, work, synced.repo, Forge(session, base, given), jobs)
     await queue.aclose(close_connection_pool=True)
@@ -92,7 +94,7 @@ async def test_a_push_is_a_snapshot_with_who_and_when(garden: Garden, redis_url:
     assert await garden.state() == "behind"
     await garden.work_off(redis_url)
     assert await garden.state() == "protected"
-    db = garden.mirror.edges.db
+    db = garden.mirror.services.db
     snapshot = await snapshots.latest(db, garden.repo.id)
     assert snapshot and (snapshot.number, snapshot.reason) == (2, "push")
     newest = await anext(history.changes(db, garden.repo.id))
@@ -120,10 +122,10 @@ async def test_a_hundred_deliveries_at_once_are_two_looks_at_the_most(
 async def test_a_replay_is_answered_200_and_does_nothing(garden: Garden) -> None:
     payload = garden.forge.payload(MAIN, None, garden.work.tip(), "alice")
     assert (await garden.forge.send(payload, delivery="one")).status == 202
-    wish = await repos.wish(garden.mirror.edges.db, garden.repo.id)
+    sync_request = await repos.sync_request(garden.mirror.services.db, garden.repo.id)
     again = await garden.forge.send(payload, delivery="one")
     assert (again.status, again.why) == (200, "this delivery is known already")
-    assert await repos.wish(garden.mirror.edges.db, garden.repo.id) == wish
+    assert await repos.sync_request(garden.mirror.services.db, garden.repo.id) == sync_request
     assert len(await garden.rows("delivery")) == 1
     assert await garden.jobs.zcard("arq:queue") == 1
 
@@ -137,8 +139,8 @@ async def test_a_ping_is_answered_and_wishes_for_nothing(garden: Garden) -> None
 
 
 async def test_a_delivery_of_gitlab_signed_with_the_token_that_was_given_is_taken(garden: Garden) -> None:
-    await hook.remove(garden.mirror.edges, garden.repo)
-    given = await hook.give(garden.mirror.edges, garden.repo, "gitlab")
+    await webhook.remove(garden.mirror.services, garden.repo)
+    given = await webhook.give(garden.mirror.services, garden.repo, "gitlab")
     assert given.secret
     before, after = garden.work.tip(), garden.work.commit("main")
     payload = {
@@ -203,7 +205,7 @@ async def test_another_repository_is_refused_and_recorded(garden: Garden) -> Non
 
 
 async def test_the_secret_before_is_accepted_for_a_day(garden: Garden) -> None:
-    await hook.give(garden.mirror.edges, garden.repo, None, new=True)
+    await webhook.give(garden.mirror.services, garden.repo, None, new=True)
     assert (await garden.push()).status == 202
     garden.mirror.clock.now += timedelta(hours=24)
     assert (await garden.push()).status == 404
@@ -292,9 +294,9 @@ async def test_strangers_who_hold_announced_bodies_open_do_not_delay_a_delivery(
 ) -> None:
     monkeypatch.setattr(app, "ROOM_SECONDS", 0)  # who has to wait at all is refused
     monkeypatch.setattr(app, "PIECE_SECONDS", 60)
-    edges, clock = garden.mirror.edges, garden.mirror.clock
-    assert edges.keyring
-    receiver = app.application(edges.db, garden.jobs, edges.keyring, lambda: clock.now)
+    services, clock = garden.mirror.services, garden.mirror.clock
+    assert services.keyring
+    receiver = app.application(services.db, garden.jobs, services.keyring, lambda: clock.now)
     async with served(receiver) as base:
         forge = replace(garden.forge, base=base)
         payload = forge.payload(MAIN, None, garden.work.tip(), "alice") | {"much": "x" * (1 << 20)}
@@ -310,9 +312,9 @@ async def test_large_bodies_wait_for_room_and_small_ones_pass_by(
     monkeypatch.setattr(app, "ROOM_SECONDS", 0.05)
     monkeypatch.setattr(app, "PIECE_SECONDS", 60)
     monkeypatch.setattr(app, "ROOM", 2 << 20)
-    edges, clock = garden.mirror.edges, garden.mirror.clock
-    assert edges.keyring
-    receiver = app.application(edges.db, garden.jobs, edges.keyring, lambda: clock.now)
+    services, clock = garden.mirror.services, garden.mirror.clock
+    assert services.keyring
+    receiver = app.application(services.db, garden.jobs, services.keyring, lambda: clock.now)
     async with served(receiver) as base:
         forge = replace(garden.forge, base=base)
         large = b" " * (1 << 20)
@@ -327,22 +329,22 @@ async def test_large_bodies_wait_for_room_and_small_ones_pass_by(
 
 
 async def test_without_redis_it_is_taken_and_the_sweep_finds_it(garden: Garden, tmp_path: Path) -> None:
-    edges = garden.mirror.edges
-    assert edges.keyring
+    services = garden.mirror.services
+    assert services.keyring
     nowhere = app.queue(f"unix://{tmp_path}/nobody")
-    receiver = app.application(edges.db, nowhere, edges.keyring, lambda: garden.mirror.clock.now)
+    receiver = app.application(services.db, nowhere, services.keyring, lambda: garden.mirror.clock.now)
     async with served(receiver) as base:
         answer = await replace(garden.forge, base=base).push(MAIN, garden.work.tip(), None)
     await nowhere.aclose(close_connection_pool=True)
     assert answer.status == 202
     assert await garden.state() == "behind"
-    assert await repos.unheard(edges.db, garden.mirror.clock()) == [garden.repo.id]
+    assert await repos.unheard(services.db, garden.mirror.clock()) == [garden.repo.id]
 
 
 async def test_without_the_database_it_is_503_and_to_be_delivered_again(garden: Garden) -> None:
-    await garden.mirror.edges.db.execute("alter table hook rename to away")
+    await garden.mirror.services.db.execute("alter table hook rename to away")
     assert (await garden.push(delivery="again")).status == 503
-    await garden.mirror.edges.db.execute("alter table away rename to hook")
+    await garden.mirror.services.db.execute("alter table away rename to hook")
     assert (await garden.push(delivery="again")).status == 202
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hooks import events
 from hooks.errors import BadPayload
-from hooks.events import Claim, Event, EventKind, Repository
-from mirror.model import RefName, Target
+from hooks.events import Event, EventKind, RefUpdate, Repository
+from mirror.core.model import RefName, Target
 
 OLD, NEW, NONE = "1" * 40, "2" * 40, "0" * 40
 MAIN, V1 = RefName(b"refs/heads/main"), RefName(b"refs/tags/v1")
@@ -123,25 +123,25 @@ def refused(forge: str, body: bytes, **headers: str) -> str:
 
 
 def test_a_push_to_github_claims_what_one_ref_did_and_who_did_it_when() -> None:
-    claim = Claim(MAIN, Target(OLD.encode()), Target(NEW.encode()), "alice", PUSHED)
-    assert github("push", github_push()) == Event(EventKind.PUSH, "d-1", CAT, (claim,), None)
+    update = RefUpdate(MAIN, Target(OLD.encode()), Target(NEW.encode()), "alice", PUSHED)
+    assert github("push", github_push()) == Event(EventKind.PUSH, "d-1", CAT, (update,), None)
 
 
 def test_a_push_to_gitea_tells_no_time() -> None:
-    claim = Claim(MAIN, Target(OLD.encode()), Target(NEW.encode()), "bob", None)
-    assert gitea("push", gitea_push()) == Event(EventKind.PUSH, "d-2", BOAT, (claim,), None)
+    update = RefUpdate(MAIN, Target(OLD.encode()), Target(NEW.encode()), "bob", None)
+    assert gitea("push", gitea_push()) == Event(EventKind.PUSH, "d-2", BOAT, (update,), None)
 
 
 def test_a_push_to_gitlab_names_the_user_name() -> None:
-    claim = Claim(MAIN, Target(OLD.encode()), Target(NEW.encode()), "charlie", None)
-    assert gitlab(gitlab_push()) == Event(EventKind.PUSH, "d-3", PROJECT, (claim,), None)
+    update = RefUpdate(MAIN, Target(OLD.encode()), Target(NEW.encode()), "charlie", None)
+    assert gitlab(gitlab_push()) == Event(EventKind.PUSH, "d-3", PROJECT, (update,), None)
 
 
 def test_a_tag_push_of_gitlab_claims_the_tag_object_not_the_commit() -> None:
     tag = gitlab_push(object_kind="tag_push", ref="refs/tags/v1", before=NONE, checkout_sha=OLD)
     del tag["user_username"]
-    claim = Claim(V1, None, Target(NEW.encode()), "Charlie C.", None)
-    assert gitlab(tag).claims == (claim,)
+    update = RefUpdate(V1, None, Target(NEW.encode()), "Charlie C.", None)
+    assert gitlab(tag).updates == (update,)
 
 
 @pytest.mark.parametrize("prefix", ["x-gitea", "x-forgejo"])
@@ -150,37 +150,37 @@ def test_forgejo_speaks_with_its_own_headers_too(prefix: str) -> None:
 
 
 def test_a_created_ref_has_no_before_and_a_deleted_one_no_after() -> None:
-    (created,) = github("push", github_push(before=NONE)).claims
-    (deleted,) = github("push", github_push(after=NONE)).claims
+    (created,) = github("push", github_push(before=NONE)).updates
+    (deleted,) = github("push", github_push(after=NONE)).updates
     assert (created.before, created.after) == (None, Target(NEW.encode()))
     assert (deleted.before, deleted.after) == (Target(OLD.encode()), None)
 
 
 def test_a_repository_of_sha256_is_understood() -> None:
-    (claim,) = gitea("push", gitea_push(before="0" * 64, after="a" * 64)).claims
-    assert (claim.before, claim.after) == (None, Target(b"a" * 64))
+    (update,) = gitea("push", gitea_push(before="0" * 64, after="a" * 64)).updates
+    assert (update.before, update.after) == (None, Target(b"a" * 64))
 
 
 def test_giteas_test_delivery_is_a_push_that_moves_nothing() -> None:
     event = gitea("push", gitea_push(before=NEW))
-    assert (event.kind, event.claims, event.why) == (EventKind.PUSH, (), None)
+    assert (event.kind, event.updates, event.why) == (EventKind.PUSH, (), None)
 
 
 def test_a_ref_with_accents_is_the_bytes_that_git_has() -> None:
-    (claim,) = github("push", github_push(ref="refs/heads/été")).claims
-    assert claim.name == "refs/heads/été".encode()
+    (update,) = github("push", github_push(ref="refs/heads/été")).updates
+    assert update.name == "refs/heads/été".encode()
 
 
 def test_a_push_by_nobody_is_by_the_sender_if_there_is_one() -> None:
-    (sent,) = github("push", github_push(pusher=None)).claims
-    (unsent,) = github("push", github_push(pusher=None, sender=None)).claims
+    (sent,) = github("push", github_push(pusher=None)).updates
+    (unsent,) = github("push", github_push(pusher=None, sender=None)).updates
     assert (sent.by, unsent.by) == ("alice", None)
 
 
 @pytest.mark.parametrize("value", [None, "2025-11-21T04:40:00Z", True, 0, -1, 1 << 40, 1e300, [], {}])
 def test_a_time_that_is_no_push_time_is_not_told(value: object) -> None:
-    (claim,) = github("push", github_push(repository=GITHUB_REPOSITORY | {"pushed_at": value})).claims
-    assert claim.at is None
+    (update,) = github("push", github_push(repository=GITHUB_REPOSITORY | {"pushed_at": value})).updates
+    assert update.at is None
 
 
 def test_githubs_create_claims_nothing_since_it_tells_no_target() -> None:
@@ -198,7 +198,7 @@ def test_giteas_create_claims_the_ref_by_its_whole_name() -> None:
     }
     event = gitea("create", told)
     assert event.kind is EventKind.CREATE
-    assert event.claims == (Claim(V1, None, Target(NEW.encode()), "bob", None),)
+    assert event.updates == (RefUpdate(V1, None, Target(NEW.encode()), "bob", None),)
 
 
 @pytest.mark.parametrize("said", [github, gitea])
@@ -212,13 +212,13 @@ def test_a_delete_claims_that_the_ref_is_gone(said: Any) -> None:
     }
     event = said("delete", told)
     assert event.kind is EventKind.DELETE
-    assert event.claims == (Claim(MAIN, None, None, "bob", None),)
+    assert event.updates == (RefUpdate(MAIN, None, None, "bob", None),)
 
 
 def test_a_branch_whose_name_begins_with_refs_keeps_it() -> None:
     told = {"ref": "refs/heads/x", "ref_type": "branch", "repository": GITEA_REPOSITORY}
-    (claim,) = gitea("delete", told).claims
-    assert claim.name == b"refs/heads/refs/heads/x"
+    (update,) = gitea("delete", told).updates
+    assert update.name == b"refs/heads/refs/heads/x"
 
 
 def test_a_ping_tells_which_repository_the_hook_is_for() -> None:
@@ -275,7 +275,7 @@ def test_gitlabs_events_of_projects_are_understood(name: str, visibility: str) -
 @pytest.mark.parametrize("event", ["issues", "pull_request", "workflow_run", "PUSH", "a" * 9000])
 def test_other_events_are_ignored_with_a_reason(event: str) -> None:
     ignored = github(event, {"action": "opened"})
-    assert (ignored.kind, ignored.repository, ignored.claims) == (EventKind.IGNORED, None, ())
+    assert (ignored.kind, ignored.repository, ignored.updates) == (EventKind.IGNORED, None, ())
     assert ignored.why == "only pushes and changes of the repository itself matter"
 
 
@@ -307,8 +307,8 @@ def test_github_may_send_the_payload_as_a_form() -> None:
     body = urlencode({"payload": json.dumps(github_push(ref="refs/heads/été"))}).encode()
     headers = {"x-github-event": "push", "x-github-delivery": "d-1"}
     media = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
-    (claim,) = events.parse("github", headers | media, body).claims
-    assert claim.name == "refs/heads/été".encode()
+    (update,) = events.parse("github", headers | media, body).updates
+    assert update.name == "refs/heads/été".encode()
 
 
 FORGES = ["github", "gitlab", "gitea"]
@@ -417,7 +417,7 @@ def test_a_user_name_that_cannot_be_kept_is_refused(name: object) -> None:
 
 def test_what_is_not_read_may_be_odd() -> None:
     commit = {"message": "\0 and \ud800", "id": None}
-    assert len(github("push", github_push(commits=[commit])).claims) == 1
+    assert len(github("push", github_push(commits=[commit])).updates) == 1
 
 
 @pytest.mark.parametrize("value", ["", "a" * 201, "a\nb", "é", "\x7f"])
@@ -495,8 +495,8 @@ def test_whatever_a_field_holds_it_is_understood_or_refused(
     except BadPayload:
         return
     assert understood.delivery == "d"
-    for claim in understood.claims:
-        assert claim.name.startswith(b"refs/")
+    for update in understood.updates:
+        assert update.name.startswith(b"refs/")
 
 
 @given(st.sampled_from(FORGES), st.binary(max_size=200))

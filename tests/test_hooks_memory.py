@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 
 from hooks import app
-from mirror import process
-from mirror.flows import hook
-from mirror.flows.hook import Given
-from mirror.model import RefName
-from mirror.process import READY, Ties
+from mirror.core.model import RefName
+from mirror.discovery import webhook
+from mirror.discovery.webhook import NewHook
+from mirror.services import startup
+from mirror.services.startup import READY, Ties
 from tests.parts.everref import Mirror
 from tests.parts.forge import Forge
 from tests.parts.repos import Work
@@ -53,14 +53,14 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving(mirror: Mirror, given: Given, redis_url: str) -> AsyncIterator[Receiver]:
+async def receiving(mirror: Mirror, given: NewHook, redis_url: str) -> AsyncIterator[Receiver]:
     """`python -m hooks` over the test's database."""
-    settings = replace(mirror.edges.settings, redis_url=redis_url)
+    settings = replace(mirror.services.settings, redis_url=redis_url)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         ties = Ties(os.getpid(), listener.fileno())
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "hooks", *ties.arguments()),
-            env=process.environment(settings, os.environ),
+            env=startup.environment(settings, os.environ),
             pass_fds=[listener.fileno()],
             stdout=PIPE,
         )
@@ -94,7 +94,7 @@ async def test_six_of_the_largest_deliveries_at_once_are_taken_and_cost_little_m
     mirror: Mirror, work: Work, redis_url: str, much: str, unit: bytes, end: bytes
 ) -> None:
     work.commit("main")
-    given = await hook.give(mirror.edges, await mirror.repo(str(work.path)), "github")
+    given = await webhook.give(mirror.services, await mirror.repo(str(work.path)), "github")
     async with receiving(mirror, given, redis_url) as receiver:
         assert (await receiver.forge.push(MAIN, None, work.tip())).status == 202
         before, body = receiver.peak(), receiver.largest(much, unit, end)

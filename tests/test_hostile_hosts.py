@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import FETCH_BYTES
-from mirror.errors import LimitReached
-from mirror.git import pack, room
-from mirror.git.room import Room
+from mirror.core.config import FETCH_BYTES
+from mirror.core.errors import LimitReached
+from mirror.git import pack
+from mirror.git import reserve as room
+from mirror.git.reserve import Room
 from mirror.git.run import CONFIG, LEAST_MEMORY, Git, Limits, machine_memory, memory_share
 from mirror.git.view import scratch_view
 from mirror.store import repos
@@ -82,8 +83,8 @@ async def test_a_large_repository_is_indexed_within_the_least_share(tmp_path: Pa
 async def test_a_pack_longer_than_allowed_is_refused_as_it_arrives(
     mirror: Mirror, make_work: Callable[..., Work], git_server: GitServer
 ) -> None:
-    settings = replace(mirror.edges.settings, fetch_bytes=1 << 20)
-    small = replace(mirror, edges=replace(mirror.edges, settings=settings))
+    settings = replace(mirror.services.settings, fetch_bytes=1 << 20)
+    small = replace(mirror, services=replace(mirror.services, settings=settings))
     for name, size in (("large", 3 << 20), ("small", 100_000)):
         make_work(f"{name}.git").commit("main", {"file": os.urandom(size)})
     with pytest.raises(LimitReached, match=r"maximum allowed size.*; allow more by EVERREF_FETCH_BYTES"):
@@ -110,12 +111,12 @@ async def test_a_fetch_that_would_fill_a_disk_is_given_up_and_smaller_ones_go_on
     monkeypatch.setattr(room, "LOOK_SECONDS", 0.01)
     with pytest.raises(LimitReached, match=r"this repository would fill the disk of .*; free some space"):
         await mirror.backup(f"{git_server.url}/large.git", "large")
-    root = Path(mirror.edges.settings.data)
+    root = Path(mirror.services.settings.data)
     assert await asyncio.to_thread(_size, root) < 1 << 20
-    (large,) = await repos.all(mirror.edges.db)
-    failure = (await repos.overview_of(mirror.edges.db, large.id)).failure
+    (large,) = await repos.all(mirror.services.db)
+    failure = (await repos.overview_of(mirror.services.db, large.id)).failure
     assert failure and failure.kind == "limit" and failure.retry_at  # its own, and nobody else's outage
-    assert mirror.edges.away == set()
+    assert mirror.services.away == set()
     assert (await mirror.backup(f"{git_server.url}/small.git", "small")).new
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from mirror.errors import NetworkError, NotFound, Origin, Refused, UsageError
-from mirror.flows import export, restore
-from mirror.flows import jobs as jobbing
-from mirror.flows.runner import Runner
-from mirror.keyring import BadKey, Keyring
-from mirror.model import Repo, RepoId, Secret
-from mirror.progress import Meter, Phase, Seen
-from mirror.store import jobs
-from mirror.store.jobs import Job, JobFailure
-from mirror.store.teams import TeamId
+from mirror.core.errors import NetworkError, NotFound, Origin, Refused, UsageError
+from mirror.core.keyring import BadKey, Keyring
+from mirror.core.model import Repo, RepoId, Secret
+from mirror.core.progress import Meter, Phase, Seen
+from mirror.jobs import run as jobbing
+from mirror.jobs.runner import Runner
+from mirror.restore import export, restore
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job, JobFailure
+from mirror.store.people.teams import TeamId
 from tests.parts.chain import START, begin
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, serving
@@ -191,8 +191,8 @@ def test_a_meter_keeps_the_last_notes_only() -> None:
 
 async def done(mirror: Mirror, job: Job) -> Job:
     """The job after a worker did what was due."""
-    await Runner(mirror.edges).work_off()
-    found = await jobs.by_id(mirror.edges.db, job.id)
+    await Runner(mirror.services).work_off()
+    found = await jobs.by_id(mirror.services.db, job.id)
     assert found
     return found
 
@@ -210,13 +210,13 @@ async def test_a_restore_by_push_is_done_by_a_worker_with_a_secret_used_once(
     make_work("target.git")
     async with serving(tmp_path, push=True, credentials=("alice", "hunter2")) as server:
         asked = {"snapshot": 1, "to": f"{server.url}/target.git"}
-        job = await jobbing.ask(mirror.edges, repo.id, "restore", asked, secret=Secret("alice", "hunter2"))
+        job = await jobbing.ask(mirror.services, repo.id, "restore", asked, secret=Secret("alice", "hunter2"))
         job = await done(mirror, job)
     assert (job.state, job.failure, job.sealed) == ("done", None, None)
     assert job.result and job.result["counts"] == {"created": 2}
     assert [ref["name"] for ref in job.result["refs"]] == ["refs/heads/main", "refs/heads/side"]
     assert refs_of(tmp_path / "target.git") == work.refs()
-    row = await mirror.edges.db.fetchrow("select * from job where id = $1", job.id)
+    row = await mirror.services.db.fetchrow("select * from job where id = $1", job.id)
     assert "hunter2" not in str(dict(row))
 
 
@@ -228,7 +228,7 @@ async def test_a_restore_that_a_target_refuses_says_so_ref_by_ref(
     target.commit("main")
     target.commit("main")
     async with serving(tmp_path, push=True) as server:
-        job = await jobbing.ask(mirror.edges, repo.id, "restore", {"to": f"{server.url}/target.git"})
+        job = await jobbing.ask(mirror.services, repo.id, "restore", {"to": f"{server.url}/target.git"})
         job = await done(mirror, job)
     assert job.failure and (job.state, job.failure.kind) == ("failed", "refused")
     assert job.result and job.result["refs"][0]["why"] and job.result["counts"]["refused"] >= 1
@@ -236,11 +236,11 @@ async def test_a_restore_that_a_target_refuses_says_so_ref_by_ref(
 
 async def test_a_bundle_waits_to_be_fetched_and_is_the_moment(mirror: Mirror, work: Work) -> None:
     repo = await backed_up(mirror, work)
-    job = await done(mirror, await jobbing.ask(mirror.edges, repo.id, "bundle", {"snapshot": 1}))
+    job = await done(mirror, await jobbing.ask(mirror.services, repo.id, "bundle", {"snapshot": 1}))
     made = export.of(job, mirror.clock())
     assert made and job.result and job.result["bytes"] == made.bytes
     path = mirror.place / "x.bundle"
-    path.write_bytes(await mirror.edges.vault.get(made.key))
+    path.write_bytes(await mirror.services.vault.get(made.key))
     assert path.stat().st_size == made.bytes
     copy = mirror.place / "copy.git"
     run_git("clone", "-q", "--mirror", path, copy)
@@ -250,19 +250,19 @@ async def test_a_bundle_waits_to_be_fetched_and_is_the_moment(mirror: Mirror, wo
 
 async def test_a_drill_and_a_verification_keep_what_they_found(mirror: Mirror, work: Work) -> None:
     repo = await backed_up(mirror, work)
-    drill = await jobbing.ask(mirror.edges, repo.id, "drill", {})
-    verify = await done(mirror, await jobbing.ask(mirror.edges, repo.id, "verify", {}))
+    drill = await jobbing.ask(mirror.services, repo.id, "drill", {})
+    verify = await done(mirror, await jobbing.ask(mirror.services, repo.id, "verify", {}))
     assert verify.result and verify.result["problems"] == [] and verify.state == "done"
-    found = await jobs.by_id(mirror.edges.db, drill.id)
+    found = await jobs.by_id(mirror.services.db, drill.id)
     assert found and found.result and (found.state, found.result["refs"]) == ("done", 2)
-    assert await mirror.edges.db.fetchval("select drilled_at is not null from repo where id = $1", repo.id)
+    assert await mirror.services.db.fetchval("select drilled_at is not null from repo where id = $1", repo.id)
 
 
 async def test_damage_that_is_found_is_a_failure_with_its_evidence(mirror: Mirror, work: Work) -> None:
     repo = await backed_up(mirror, work)
     (key,) = [key for key in await mirror.keys() if key.endswith(".bundle")]
-    await mirror.edges.vault.delete(key)
-    job = await done(mirror, await jobbing.ask(mirror.edges, repo.id, "verify", {}))
+    await mirror.services.vault.delete(key)
+    job = await done(mirror, await jobbing.ask(mirror.services, repo.id, "verify", {}))
     assert job.failure and (job.state, job.failure.kind) == ("failed", "corrupt")
     assert job.result and job.result["problems"] and job.result["damaged"] == [1]
 
@@ -272,7 +272,7 @@ async def test_a_failure_that_may_pass_is_tried_again_with_its_secret_and_then_e
 ) -> None:
     repo = await backed_up(mirror, work)
     asked = {"to": "http://127.0.0.1:9/target.git"}
-    job = await jobbing.ask(mirror.edges, repo.id, "restore", asked, secret=Secret("alice", "hunter2"))
+    job = await jobbing.ask(mirror.services, repo.id, "restore", asked, secret=Secret("alice", "hunter2"))
     job = await done(mirror, job)  # the clock of tests goes on by a minute at each look
     assert job.failure and (job.state, job.failure.kind, job.attempt) == ("failed", "network", 5)
     assert len([note for note in job.notes if "tried again in" in note]) == 4
@@ -286,7 +286,7 @@ async def test_a_restore_comes_back_when_its_target_said_that_it_may(
     async with serving(tmp_path) as server:
         server.faults["target.git"] = Fault(status=429, headers={"Retry-After": "86400"})
         asked = {"to": f"{server.url}/target.git"}
-        job = await jobbing.ask(mirror.edges, repo.id, "restore", asked)
+        job = await jobbing.ask(mirror.services, repo.id, "restore", asked)
         mirror.clock.step = timedelta(0)
         job = await done(mirror, job)
         assert job.due_at and (job.state, job.attempt) == ("queued", 1)
@@ -298,8 +298,8 @@ async def test_what_is_asked_wrongly_is_refused_before_it_is_queued(mirror: Mirr
     repo = await backed_up(mirror, work)
     for asked in ({}, {"to": "nowhere"}, {"to": "https://alice:hunter2@forge.example/x"}):
         with pytest.raises((UsageError, NotFound)):
-            await jobbing.ask(mirror.edges, repo.id, "restore", asked)
-    missing = await done(mirror, await jobbing.ask(mirror.edges, repo.id, "drill", {"snapshot": 7}))
+            await jobbing.ask(mirror.services, repo.id, "restore", asked)
+    missing = await done(mirror, await jobbing.ask(mirror.services, repo.id, "drill", {"snapshot": 7}))
     assert missing.failure and missing.failure.kind == "not-found"
 
 
@@ -307,21 +307,21 @@ async def test_a_backup_that_somebody_asks_for_has_a_row_also_when_nothing_is_ne
     mirror: Mirror, work: Work
 ) -> None:
     repo = await backed_up(mirror, work)
-    job = await done(mirror, await jobbing.ask(mirror.edges, repo.id, "sync", {"reason": "manual"}))
+    job = await done(mirror, await jobbing.ask(mirror.services, repo.id, "sync", {"reason": "manual"}))
     assert job.state == "done" and job.result and job.result["new"] is False
 
 
 async def test_what_has_ended_can_be_asked_for_again(mirror: Mirror, work: Work) -> None:
     repo = await backed_up(mirror, work)
-    job = await jobbing.ask(mirror.edges, repo.id, "drill", {"snapshot": 1})
+    job = await jobbing.ask(mirror.services, repo.id, "drill", {"snapshot": 1})
     with pytest.raises(Refused):
-        await jobbing.retry(mirror.edges, job.team_id, job.id, None)
-    await jobs.cancel(mirror.edges.db, job.team_id, job.id, mirror.clock())
-    again = await jobbing.retry(mirror.edges, job.team_id, job.id, None)
+        await jobbing.retry(mirror.services, job.team_id, job.id, None)
+    await jobs.cancel(mirror.services.db, job.team_id, job.id, mirror.clock())
+    again = await jobbing.retry(mirror.services, job.team_id, job.id, None)
     assert again.id != job.id and (again.kind, again.asked) == ("drill", {"snapshot": 1})
     assert (await done(mirror, again)).state == "done"
     with pytest.raises(NotFound):
-        await jobbing.retry(mirror.edges, job.team_id, jobs.new_id(), None)
+        await jobbing.retry(mirror.services, job.team_id, jobs.new_id(), None)
 
 
 async def test_a_running_job_that_is_cancelled_stops_and_cleans_up(
@@ -330,19 +330,19 @@ async def test_a_running_job_that_is_cancelled_stops_and_cleans_up(
     repo = await backed_up(mirror, work)
     cleaned = asyncio.Event()
 
-    async def hang(edges: Any, *_: object, **__: object) -> None:
-        edges.progress.phase("hanging", 10, "bytes")
-        edges.progress.advance(4)
-        team = await edges.db.fetchval("select team_id from repo")
+    async def hang(services: Any, *_: object, **__: object) -> None:
+        services.progress.phase("hanging", 10, "bytes")
+        services.progress.advance(4)
+        team = await services.db.fetchval("select team_id from repo")
         try:
-            await jobs.cancel(edges.db, team, job.id, edges.clock())  # it may be heard of at once
+            await jobs.cancel(services.db, team, job.id, services.clock())  # it may be heard of at once
             await asyncio.Event().wait()
         finally:
             cleaned.set()
 
     monkeypatch.setattr(restore, "bundled", hang)
     monkeypatch.setattr(jobbing, "TELL_SECONDS", 0.01)
-    job = await jobbing.ask(mirror.edges, repo.id, "bundle", {})
+    job = await jobbing.ask(mirror.services, repo.id, "bundle", {})
     job = await done(mirror, job)
     assert cleaned.is_set()
     assert (job.state, job.failure, job.bytes) == ("cancelled", None, 4)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import OurFault
-from mirror.keyring import BadKey, Keyring
+from mirror.core.errors import OurFault
+from mirror.core.keyring import BadKey, Keyring
 
 OLD, NEW = "o" * 32, "n" * 32
 PLACE = "credential/1"

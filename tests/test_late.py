@@ -7,10 +7,12 @@ from datetime import datetime
 
 import pytest
 
-from mirror.flows import late as telling
-from mirror.flows import rebuild, restore, verify
-from mirror.model import Kind, RefName, Refs, Target
-from mirror.store import claims, drills, history, moments, restores, snapshots
+from mirror.backup import late_reports as telling
+from mirror.core.model import Kind, RefName, Refs, Target
+from mirror.restore import restore
+from mirror.store.backup import history, moments, reported_updates, snapshots
+from mirror.store.restore import drills, restores
+from mirror.upkeep import rebuild, verify
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, full, refs_of
 from tests.test_rescue import SIDE, Garden, everref, garden
@@ -24,10 +26,10 @@ async def shown(
     garden: Garden,
 ) -> list[tuple[str, RefName, Target | None, Kind, str | None, datetime | None]]:
     """The history from the second snapshot on, oldest first: what led to which moment."""
-    number = {line.snapshot async for line in history.changes(garden.mirror.edges.db, garden.repo.id)}
+    number = {line.snapshot async for line in history.changes(garden.mirror.services.db, garden.repo.id)}
     found = []
     for snapshot in sorted(number - {1}):
-        for move, kind in await moments.moves_of(garden.mirror.edges.db, garden.repo.id, snapshot):
+        for move, kind in await moments.moves_of(garden.mirror.services.db, garden.repo.id, snapshot):
             label = f"#{snapshot}.{move.moment}" if move.moment else f"#{snapshot}"
             found.append((label, move.name, move.new, kind, move.by, move.at))
     return found
@@ -35,14 +37,14 @@ async def shown(
 
 async def restored(garden: Garden) -> dict[str, Refs]:
     """Every moment there is, as git finds it in what was restored, in order."""
-    edges, found = garden.mirror.edges, {}
-    async for one in snapshots.every(edges.db, garden.repo.id):
-        within = await moments.within(edges.db, garden.repo.id, one.number)
-        mine = [await moments.get(edges.db, garden.repo.id, one.number, each.number) for each in within]
+    services, found = garden.mirror.services, {}
+    async for one in snapshots.every(services.db, garden.repo.id):
+        within = await moments.within(services.db, garden.repo.id, one.number)
+        mine = [await moments.get(services.db, garden.repo.id, one.number, each.number) for each in within]
         for moment in (*mine, one):
             assert moment
             path = garden.mirror.place / f"late-{garden.mirror.clock():%H%M%S}-{moment.label[1:]}"
-            done = await restore.to_directory(edges, garden.repo, moment, path)
+            done = await restore.to_directory(services, garden.repo, moment, path)
             assert done.verified
             found[moment.label] = refs_of(path)
     return found
@@ -104,7 +106,7 @@ async def test_what_was_overwritten_is_fetched_for_its_late_report(garden: Garde
         ("#3", last),
     ]
     assert {line[4] for line in await shown(garden)} == {"alice"}
-    db, repo_id = garden.mirror.edges.db, garden.repo.id
+    db, repo_id = garden.mirror.services.db, garden.repo.id
     assert [middle in await history.targets(db, repo_id, 1, upto) for upto in (2, 3)] == [False, True]
 
 
@@ -135,7 +137,7 @@ async def test_a_push_to_a_branch_and_then_a_tag_told_late_are_two_moments(garde
     assert list((await restored(garden)).items()) == list(
         zip(["#1", "#2.1", "#2"], garden.moments, strict=True)
     )
-    found = await snapshots.latest(garden.mirror.edges.db, garden.repo.id)
+    found = await snapshots.latest(garden.mirror.services.db, garden.repo.id)
     assert found and found.number == 2
 
 
@@ -196,19 +198,19 @@ async def test_what_was_told_late_survives_the_loss_of_the_database(
     before = (await shown(garden), await restored(garden))
     await lose_the_database(garden)
     assert (await shown(garden), await restored(garden)) == before
-    assert (await verify.verify(garden.mirror.edges, garden.repo)).problems == ()
+    assert (await verify.verify(garden.mirror.services, garden.repo)).problems == ()
     assert full("side") in before[1]["#2"]
 
 
 async def lose_the_database(garden: Garden) -> None:
     """Forget all that the vault knows, and read it back."""
-    db = garden.mirror.edges.db
+    db = garden.mirror.services.db
     await db.execute("update claim set open = false")
     await db.execute(
         "truncate moment, note, drill, ref_change, ref_stay, ref, part, snapshot, intent, lost_push"
         " restart identity cascade"
     )
-    await rebuild.rebuild(garden.mirror.edges)
+    await rebuild.rebuild(garden.mirror.services)
 
 
 async def test_the_command_line_lists_and_restores_a_moment_that_was_passed_over(
@@ -237,7 +239,7 @@ async def test_the_command_line_lists_and_restores_a_moment_that_was_passed_over
     assert (told["snapshot"], told["moment"], told["verified"]) == (2, 1, True)
     assert refs_of(path) == garden.moments[1]
     everref("drill", name, "--at", "#2.1")
-    db = garden.mirror.edges.db
+    db = garden.mirror.services.db
     assert [one.label for one in await restores.of(db, garden.repo.id)] == ["#2.1"]
     before = await drills.latest(db, garden.repo.id)
     assert before and before.label == "#2.1"
@@ -259,7 +261,7 @@ async def test_forged_reports_cost_no_more_than_so_many_notes(
         await garden.tell(MAIN, before, after)
         done = await garden.sync()
         assert done.snapshot.number == 2
-    db = garden.mirror.edges.db
+    db = garden.mirror.services.db
     assert len(await moments.within(db, garden.repo.id, 2)) <= 4
     assert await db.fetchval("select count(*) from note") <= 4
-    assert await claims.unanswered(db, garden.repo.id) == []
+    assert await reported_updates.unanswered(db, garden.repo.id) == []

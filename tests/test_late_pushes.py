@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirror import late, pushes, refs
-from mirror.late import Past, Story, Within
-from mirror.model import RefName, Refs, Target
-from mirror.pushes import Claim
+from mirror.core import refs
+from mirror.core.model import RefName, Refs, Target
+from mirror.core.rules import late_reports, pushes
+from mirror.core.rules.late_reports import Past, Story, Within
+from mirror.core.rules.pushes import ReportedUpdate
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 MAIN, DEV, TAG = (RefName(b"refs/heads/main"), RefName(b"refs/heads/dev"), RefName(b"refs/tags/v1"))
@@ -33,18 +34,18 @@ class Kept:
     def past(self, name: RefName) -> list[Past]:
         return [move for number in sorted(self.moves) for move in self.moves[number] if move.name == name]
 
-    def sync(self, seen: Refs, now: datetime, told: Sequence[Claim]) -> None:
+    def sync(self, seen: Refs, now: datetime, told: Sequence[ReportedUpdate]) -> None:
         """One look: what came late is told, then what is new is taken."""
         found = []
         still = self._still([one for one in told if one.told_at])
-        for name in {claim.name for claim in told}:
-            mine = [claim for claim in told if claim.name == name]
+        for name in {update.name for update in told}:
+            mine = [update for update in told if update.name == name]
             past = [*self.past(name), *(one for one in still if one.name == name)]
-            found += late.retold(past, mine, self.maps[-1].get(name), seen.get(name))
+            found += late_reports.retold(past, mine, self.maps[-1].get(name), seen.get(name))
         for number in sorted({one.past.snapshot for one in found}):
             self._retell(number, [one for one in found if one.past.snapshot == number])
-        used = {claim for one in found for claim in one.claims}
-        left = [self._compared(claim) for claim in told if claim not in used]
+        used = {update for one in found for update in one.updates}
+        left = [self._compared(update) for update in told if update not in used]
         plan = pushes.plan(self.maps[-1], seen, left, VALUES, self.times[-1])
         for moment in plan.moments:
             state = dict(self.maps[-1])
@@ -53,7 +54,7 @@ class Kept:
                     state.pop(push.name, None)
                 else:
                     state[push.name] = push.new
-            self._take(state, min(now, max(push.claim.at for push in moment)), moment)
+            self._take(state, min(now, max(push.update.at for push in moment)), moment)
         if seen != self.maps[-1] or plan.rest:
             self._take(seen, now, plan.rest)
 
@@ -66,27 +67,27 @@ class Kept:
         self.maps.append(dict(state))
         self.times.append(now)
 
-    def _compared(self, claim: Claim) -> Claim:
-        same = [one for one in self.past(claim.name) if (one.old, one.new) == (claim.before, claim.after)]
-        return replace(claim, known=any(one.at == claim.at for one in same))
+    def _compared(self, update: ReportedUpdate) -> ReportedUpdate:
+        same = [one for one in self.past(update.name) if (one.old, one.new) == (update.before, update.after)]
+        return replace(update, known=any(one.at == update.at for one in same))
 
-    def _still(self, old: Sequence[Claim]) -> list[Past]:
+    def _still(self, old: Sequence[ReportedUpdate]) -> list[Past]:
         found = {}
-        for claim in old:
-            assert claim.told_at
+        for update in old:
+            assert update.told_at
             for number in range(2, len(self.maps) + 1):
                 since, until = self.times[number - 2], self.times[number - 1]
                 moved = {move.name for move in self.moves[number]}
-                if claim.told_at + timedelta(seconds=1) <= until:
-                    if since <= claim.told_at and claim.name not in moved:
-                        here = self.maps[number - 1].get(claim.name)
-                        found[number, claim.name] = Past(
-                            number, 0, 0, since, until, claim.name, here, here, None, None
+                if update.told_at + timedelta(seconds=1) <= until:
+                    if since <= update.told_at and update.name not in moved:
+                        here = self.maps[number - 1].get(update.name)
+                        found[number, update.name] = Past(
+                            number, 0, 0, since, until, update.name, here, here, None, None
                         )
                     break
         return list(found.values())
 
-    def _retell(self, number: int, found: Sequence[late.Retold]) -> None:
+    def _retell(self, number: int, found: Sequence[late_reports.Retold]) -> None:
         story = Story(number, dict(self.maps[number - 2]), self.times[number - 2], number)
         story.tell(self.moves[number], self.within.get(number, []), found)
         assert dict(story.state) == dict(self.maps[number - 1])
@@ -125,7 +126,7 @@ class Kept:
 @dataclass(frozen=True)
 class Forge:
     states: list[Refs]
-    told: list[tuple[int, Claim]]  # with the number of the state that it led to
+    told: list[tuple[int, ReportedUpdate]]  # with the number of the state that it led to
     looks: list[int]  # after which of the states, in order
 
 
@@ -134,7 +135,7 @@ def forges(draw: st.DrawFn) -> Forge:
     """Pushes of one to three refs, two seconds apart, and looks between them; the last look sees it all."""
     state: dict[RefName, Target] = {MAIN: VALUES[0]}
     states: list[Refs] = [dict(state)]
-    told: list[tuple[int, Claim]] = []
+    told: list[tuple[int, ReportedUpdate]] = []
     for _ in range(draw(st.integers(1, 7))):
         number = len(states)
         names = draw(st.lists(st.sampled_from([MAIN, DEV, TAG]), min_size=1, max_size=3, unique=True))
@@ -142,7 +143,7 @@ def forges(draw: st.DrawFn) -> Forge:
         moves = [(name, old, new) for name, old, new in moves if old != new]
         for name, old, new in moves:
             when = at(2 * number)
-            told.append((number, Claim((len(told), 1), name, old, new, "alice", when, told_at=when)))
+            told.append((number, ReportedUpdate((len(told), 1), name, old, new, "alice", when, told_at=when)))
             if new is None:
                 del state[name]
             else:
@@ -178,9 +179,9 @@ def test_reports_that_all_come_late_tell_every_state_and_none_that_never_was(
     kept = begun(forge)
     for look in forge.looks:
         kept.sync(forge.states[look], at(2 * look + 1.5), [])
-    told = [claim for _, claim in forge.told] * (2 if twice else 1)
+    told = [update for _, update in forge.told] * (2 if twice else 1)
     chance.shuffle(told)  # type: ignore[attr-defined]
-    told = [replace(claim, id=(place, 1)) for place, claim in enumerate(told)]
+    told = [replace(update, id=(place, 1)) for place, update in enumerate(told)]
     kept.sync(forge.states[-1], at(100), told)
     assert named(kept) >= {(one.name, one.before, one.after, one.at) for _, one in forge.told}
     assert distinct(kept.shown()) == forge.states
@@ -193,13 +194,13 @@ def test_every_told_push_has_its_name_and_its_state_however_late_each_report_com
 ) -> None:
     kept = begun(forge)
     looks = [*forge.looks, forge.looks[-1], forge.looks[-1]]
-    due: dict[int, list[Claim]] = {}
+    due: dict[int, list[ReportedUpdate]] = {}
     drawn: dict[tuple[RefName, int], int] = {}  # the reports of a ref's moves between two looks come together
-    for number, claim in forge.told:
+    for number, update in forge.told:
         first = next(place for place, look in enumerate(looks) if look >= number)
-        if (claim.name, first) not in drawn:
-            drawn[claim.name, first] = data.draw(st.integers(first, len(looks) - 1))
-        due.setdefault(drawn[claim.name, first], []).append(claim)
+        if (update.name, first) not in drawn:
+            drawn[update.name, first] = data.draw(st.integers(first, len(looks) - 1))
+        due.setdefault(drawn[update.name, first], []).append(update)
     for place, look in enumerate(looks):
         kept.sync(forge.states[look], at(2 * look + 1.5 + place / 100), due.get(place, []))
     assert named(kept) >= {(one.name, one.before, one.after, one.at) for _, one in forge.told}
@@ -215,10 +216,10 @@ def test_reports_that_come_one_by_one_never_contradict_what_is_shown(
     """Some are lost. What is kept stays as it is, and no ref is shown where it never was."""
     kept = begun(forge)
     looks = [*forge.looks, forge.looks[-1], forge.looks[-1]]
-    due: dict[int, list[Claim]] = {}
-    for number, claim in forge.told:
+    due: dict[int, list[ReportedUpdate]] = {}
+    for number, update in forge.told:
         first = next(place for place, look in enumerate(looks) if look >= number)
-        due.setdefault(data.draw(st.integers(first, len(looks))), []).append(claim)
+        due.setdefault(data.draw(st.integers(first, len(looks))), []).append(update)
     for place, look in enumerate(looks):
         before = kept.shown()
         kept.sync(forge.states[look], at(2 * look + 1.5 + place / 100), due.get(place, []))

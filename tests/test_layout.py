@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import layout
-from mirror.model import RepoId
+from mirror.core.formats import layout
+from mirror.core.model import RepoId
 
 REPO = RepoId(UUID("0b7e5a3c-8f1d-4c55-9b1e-2f6a7c8d9e0f"))
 KEY = f"{REPO}/bundles/0001-0000000002-0000000009-00112233445566ff.bundle"

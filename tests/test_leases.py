@@ -13,8 +13,8 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from mirror.errors import OurFault
-from mirror.model import RepoId
+from mirror.core.errors import OurFault
+from mirror.core.model import RepoId
 from mirror.store import leases
 from tests.parts.chain import begin
 from tests.parts.postgres import Server

@@ -5,12 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from mirror.flows import drill
-from mirror.flows import sync as syncing
+from mirror.backup import sync as syncing
+from mirror.core.words import unsaved
 from mirror.git import lfs
 from mirror.git.lfs import LargeFiles
-from mirror.store import home, repos, teams
-from mirror.words import unsaved
+from mirror.restore import drill
+from mirror.store import repos
+from mirror.store.browse import home
+from mirror.store.people import teams
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 
@@ -23,7 +25,7 @@ def pointer(number: int, size: int = 1000) -> bytes:
 
 
 async def known(mirror: Mirror, done: syncing.Synced) -> int:
-    return (await repos.overview_of(mirror.edges.db, done.repo.id)).large_files
+    return (await repos.overview_of(mirror.services.db, done.repo.id)).large_files
 
 
 async def test_a_repo_with_pointers_says_how_many_large_files_are_not_saved(
@@ -32,12 +34,12 @@ async def test_a_repo_with_pointers_says_how_many_large_files_are_not_saved(
     work.commit(files={".gitattributes": ATTRIBUTES, "a.psd": pointer(1), "b.psd": pointer(2, 5)})
     done = await mirror.backup(work)
     assert await known(mirror, done) == 2
-    team = await teams.default(mirror.edges.db)
-    [row], _ = await home.page(mirror.edges.db, team)
+    team = await teams.default(mirror.services.db)
+    [row], _ = await home.page(mirror.services.db, team)
     assert (row.large_files, row.large_bytes) == (2, 1005)
     mirror.clock.now += timedelta(hours=2)
     work.commit(files={"c.psd": pointer(3), "copy.psd": pointer(1)})
-    await syncing.sync(mirror.edges, done.repo.id)
+    await syncing.sync(mirror.services, done.repo.id)
     assert await known(mirror, done) == 3  # each once
 
 
@@ -47,14 +49,14 @@ async def test_a_repo_without_says_nothing(mirror: Mirror, work: Work) -> None:
     )
     done = await mirror.backup(work)
     assert await known(mirror, done) == 0
-    assert (await drill.drill(mirror.edges, done.repo, done.snapshot)).large_files == LargeFiles(0, 0)
+    assert (await drill.drill(mirror.services, done.repo, done.snapshot)).large_files == LargeFiles(0, 0)
 
 
 async def test_a_drill_counts_what_no_top_folder_speaks_of(mirror: Mirror, work: Work) -> None:
     work.commit(files={"art/.gitattributes": ATTRIBUTES, "art/a.psd": pointer(7, 2_000_000)})
     done = await mirror.backup(work)
     assert await known(mirror, done) == 0
-    found = await drill.drill(mirror.edges, done.repo, done.snapshot)
+    found = await drill.drill(mirror.services, done.repo, done.snapshot)
     assert found.large_files == LargeFiles(1, 2_000_000)
     assert await known(mirror, done) == 1
 
@@ -68,7 +70,7 @@ async def test_many_small_files_are_told_from_pointers(
     work.commit(files=files | {".gitattributes": ATTRIBUTES})
     done = await mirror.backup(work)
     assert await known(mirror, done) == 200
-    assert await lfs.large_files(mirror.edges.git, work.path) == LargeFiles(200, 200_000)
+    assert await lfs.large_files(mirror.services.git, work.path) == LargeFiles(200, 200_000)
 
 
 async def test_pointers_that_claim_more_than_there_is_break_nothing(mirror: Mirror, work: Work) -> None:
@@ -76,7 +78,7 @@ async def test_pointers_that_claim_more_than_there_is_break_nothing(mirror: Mirr
     work.commit(files={".gitattributes": ATTRIBUTES} | huge)
     done = await mirror.backup(work)
     assert await known(mirror, done) == 11
-    assert (await drill.drill(mirror.edges, done.repo, done.snapshot)).large_files.bytes == (1 << 63) - 1
+    assert (await drill.drill(mirror.services, done.repo, done.snapshot)).large_files.bytes == (1 << 63) - 1
 
 
 def test_what_is_not_saved_is_said_in_words() -> None:

@@ -4,8 +4,8 @@ from base64 import b64decode
 
 import pytest
 
-from mirror import login
-from mirror.model import Remote, Secret
+from mirror.core import login
+from mirror.core.model import Remote, Secret
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import Settings, from_env
-from mirror.errors import NetworkError, UsageError
-from mirror.flows import jobs as jobbing
-from mirror.flows.runner import Runner
-from mirror.logs import Lines, at_work
-from mirror.process import environment
-from mirror.redact import Redactor
-from mirror.store import jobs, repos
+from mirror.core.config import Settings, from_env
+from mirror.core.errors import NetworkError, UsageError
+from mirror.core.logs import Lines, at_work
+from mirror.core.redact import Redactor
+from mirror.jobs import run as jobbing
+from mirror.jobs.runner import Runner
+from mirror.services.startup import environment
+from mirror.store import repos
+from mirror.store.jobs import jobs
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 from tests.parts.s3 import free_ports
@@ -125,8 +126,8 @@ async def test_what_a_worker_says_of_a_run_names_its_repo_and_job(
     work.commit()
     repo = (await mirror.backup(work)).repo
     os.rename(work.path, f"{work.path}.away")
-    job = await jobbing.ask(mirror.edges, repo.id, "sync", {})
-    await Runner(mirror.edges).work_off()
+    job = await jobbing.ask(mirror.services, repo.id, "sync", {})
+    await Runner(mirror.services).work_off()
     told = [json.loads(line) for line in kept_json.lines]
     assert [(one["repo"], one["job"]) for one in told if "sync of" in one["message"]] == [
         (str(repo.id), str(job.id))
@@ -139,7 +140,7 @@ async def test_a_run_that_gets_a_row_only_later_names_its_job_from_then_on(
     work.commit()
     repo = (await mirror.backup(work)).repo
     os.rename(work.path, f"{work.path}.away")
-    await repos.want(mirror.edges.db, repo.id, mirror.clock())
+    await repos.request_sync(mirror.services.db, repo.id, mirror.clock())
     finished = jobs.finish
 
     async def finish(*args: object, **named: object) -> bool:
@@ -147,8 +148,10 @@ async def test_a_run_that_gets_a_row_only_later_names_its_job_from_then_on(
         return await finished(*args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "finish", finish)
-    await Runner(mirror.edges).work_off()
-    (job,) = await mirror.edges.db.fetch("select id from job where repo_id = $1 and kind = 'sync'", repo.id)
+    await Runner(mirror.services).work_off()
+    (job,) = await mirror.services.db.fetch(
+        "select id from job where repo_id = $1 and kind = 'sync'", repo.id
+    )
     told = [json.loads(line) for line in kept_json.lines]
     (failed,) = [one for one in told if "sync of" in one["message"]]
     (ended,) = [one for one in told if one["message"] == "it ends"]
@@ -164,7 +167,7 @@ async def test_the_word_of_a_link_is_in_no_line(
         raise NetworkError("the database does not answer")
 
     browser = await site.signed_in(await site.person("ann"))
-    monkeypatch.setattr(type(site.mirror.edges.db), "fetchrow", away)
+    monkeypatch.setattr(type(site.mirror.services.db), "fetchrow", away)
     assert (await browser.get(path)).status_code >= 500
     assert kept_json.lines and "one-time-word" not in "".join(kept_json.lines)
 
@@ -212,7 +215,7 @@ def test_all_that_a_process_says_goes_the_same_way(tmp_path: Path) -> None:
         "arq.worker",
         "py.warnings",
         "mirror",
-        "mirror.process",
+        "mirror.services.startup",
     ]
     assert "ZeroDivisionError" in told[3]["exception"]
     assert told[4]["exception"].splitlines()[-1] == "RuntimeError: postgresql://***@h/d"
@@ -230,7 +233,7 @@ async def test_arqs_own_command_logs_like_ours(tmp_path: Path) -> None:
 import logging, logging.config
 from arq.logs import default_log_config
 from mirror import process
-from mirror.config import Settings
+from mirror.core.config import Settings
 logging.config.dictConfig(default_log_config(False))
 process.begin_log("everref worker", Settings("data", log="json"))
 logging.getLogger("arq.worker").info("began a job")

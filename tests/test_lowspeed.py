@@ -1,6 +1,6 @@
 """A transfer is too slow when a minute of waiting brought too little, not because we were slow ourselves."""
 
-from mirror.lowspeed import LowSpeed, Speeds
+from mirror.core.lowspeed import LowSpeed, Speeds
 
 
 def test_a_byte_a_second_is_too_slow_after_a_minute() -> None:

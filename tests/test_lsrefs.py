@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import Corrupt, EverrefError, Refused
-from mirror.lsrefs import Greeting, Reading
-from mirror.model import HEAD, Listing, RefName, Target
-from mirror.pktline import Lines, Mark, Packet, encode
+from mirror.core.errors import Corrupt, EverrefError, Refused
+from mirror.core.formats.lsrefs import Greeting, Reading
+from mirror.core.formats.pktline import Lines, Mark, Packet, encode
+from mirror.core.model import HEAD, Listing, RefName, Target
 
 ID = Target(b"1" * 40)
 MAIN = RefName(b"refs/heads/main")

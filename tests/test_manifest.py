@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirror import layout, manifest, refs
-from mirror.errors import Corrupt
-from mirror.manifest import Manifest, RepoFile
-from mirror.model import (
+from mirror.core import refs
+from mirror.core.errors import Corrupt
+from mirror.core.formats import layout, manifest
+from mirror.core.formats.manifest import Manifest, RepoFile
+from mirror.core.model import (
     HEAD,
     HEX_LENGTH,
     Kind,

@@ -11,14 +11,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from mirror import layout, marker
-from mirror.errors import Corrupt, EverrefError, NetworkError, Origin, Refused
-from mirror.flows import doctor, outages, rebuild, verify
-from mirror.flows.edges import Edges, open_edges
-from mirror.flows.runner import Runner
-from mirror.model import Refs, Repo
-from mirror.store import outages as rows
-from mirror.store import repos, snapshots, vaults
+from mirror.core.errors import Corrupt, EverrefError, NetworkError, Origin, Refused
+from mirror.core.formats import layout, marker
+from mirror.core.model import Refs, Repo
+from mirror.jobs.runner import Runner
+from mirror.services.open import Services, open_services
+from mirror.store import repos
+from mirror.store.backup import snapshots
+from mirror.store.upkeep import outages as rows
+from mirror.store.upkeep import vaults
+from mirror.upkeep import doctor, outages, rebuild, verify
 from mirror.vault.directory import DirectoryVault
 from mirror.vault.s3 import S3Vault
 from tests.parts.everref import Mirror
@@ -37,22 +39,22 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def root(mirror: Mirror) -> Path:
     """The vault's directory."""
-    return Path(mirror.edges.settings.data, "vault")
+    return Path(mirror.services.settings.data, "vault")
 
 
 @asynccontextmanager
-async def started_anew(mirror: Mirror, database: str | None = None) -> AsyncIterator[Edges]:
+async def started_anew(mirror: Mirror, database: str | None = None) -> AsyncIterator[Services]:
     """Another process of the same installation, or one with this database."""
-    settings = mirror.edges.settings
+    settings = mirror.services.settings
     if database:
         settings = replace(settings, database_url=database)
-    async with open_edges(settings, clock=mirror.clock) as edges:
-        yield edges
+    async with open_services(settings, clock=mirror.clock) as services:
+        yield services
 
 
 async def moments(mirror: Mirror, repo: Repo) -> list[Refs]:
     """The refs of every snapshot, each restored out of the vault."""
-    latest = await snapshots.latest(mirror.edges.db, repo.id)
+    latest = await snapshots.latest(mirror.services.db, repo.id)
     assert latest
     return [await mirror.refs(repo, number) for number in range(1, latest.number + 1)]
 
@@ -97,33 +99,33 @@ def restarts(request: pytest.FixtureRequest) -> Iterator[bool]:
 async def test_what_is_in_the_place_of_a_vault_that_is_away_is_left_alone_and_pushes_wait_until_it_is_back(
     mirror: Mirror, work: Work, root: Path, put: Callable[[Path], None], words: str, restarts: bool
 ) -> None:
-    edges = mirror.edges
+    services = mirror.services
     work.commit()
     repo = (await mirror.backup(work)).repo
     shutil.move(root, mirror.place / "away")
     put(root)
     left = found_in(root)
     work.commit()
-    await repos.want(edges.db, repo.id, mirror.clock())
+    await repos.request_sync(services.db, repo.id, mirror.clock())
 
     if restarts:
         async with started_anew(mirror) as anew:
             await Runner(anew).work_off()
     else:
-        await Runner(edges).work_off()
+        await Runner(services).work_off()
     assert found_in(root) == left
-    (outage,) = await rows.now(edges.db)
+    (outage,) = await rows.now(services.db)
     assert outage.origin is Origin.VAULT and words in outage.message
-    row = await repos.overview_of(edges.db, repo.id)
+    row = await repos.overview_of(services.db, repo.id)
     assert (row.state, row.failure, row.snapshots) == ("behind", None, 1)
-    assert not await outages.look(edges)
+    assert not await outages.look(services)
 
     shutil.rmtree(root, ignore_errors=True)
     shutil.move(mirror.place / "away", root)
-    assert await outages.look(edges)
-    await Runner(edges).work_off()
-    assert (await repos.overview_of(edges.db, repo.id)).state == "protected"
-    assert (await verify.verify(edges, repo)).problems == ()
+    assert await outages.look(services)
+    await Runner(services).work_off()
+    assert (await repos.overview_of(services.db, repo.id)).state == "protected"
+    assert (await verify.verify(services, repo)).problems == ()
     before, after = await moments(mirror, repo)
     assert before != after == work.refs()
 
@@ -202,30 +204,30 @@ async def test_an_upload_that_was_begun_before_the_disk_went_is_not_committed_el
 async def test_a_worker_notices_at_its_start_that_the_vault_is_away(
     mirror: Mirror, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await mirror.edges.vault.probe()
+    await mirror.services.vault.probe()
     shutil.move(root, mirror.place / "away")
     put_an_empty_directory(root)
     looked = asyncio.Event()
     real = outages.look
 
-    async def look(edges: Edges) -> bool:
+    async def look(services: Services) -> bool:
         try:
-            return await real(edges)
+            return await real(services)
         finally:
             looked.set()
 
     monkeypatch.setattr(outages, "look", look)
-    watching = asyncio.create_task(outages.watch(mirror.edges, lambda: None))
+    watching = asyncio.create_task(outages.watch(mirror.services, lambda: None))
     await looked.wait()
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
-    assert [one.origin for one in await rows.now(mirror.edges.db)] == [Origin.VAULT]
+    assert [one.origin for one in await rows.now(mirror.services.db)] == [Origin.VAULT]
 
 
 async def forget_identity(mirror: Mirror, root: Path) -> None:
     """As an installation is that was begun before vaults had one."""
-    await mirror.edges.db.execute("delete from vault_identity")
+    await mirror.services.db.execute("delete from vault_identity")
     (root / layout.MARKER).unlink()
 
 
@@ -262,7 +264,9 @@ async def test_an_older_installation_recognises_no_vault_without_its_snapshots(
 
 async def test_two_that_begin_at_once_agree_on_one_identity(mirror: Mirror, root: Path) -> None:
     async with started_anew(mirror) as one, started_anew(mirror) as other:
-        await asyncio.gather(*(edges.vault.put(f"a/{n}", b"") for n, edges in enumerate((one, other) * 3)))
+        await asyncio.gather(
+            *(services.vault.put(f"a/{n}", b"") for n, services in enumerate((one, other) * 3))
+        )
         known = await vaults.known(one.db)
     assert known and (root / layout.MARKER).read_bytes() == marker.encode(known)
 
@@ -271,16 +275,16 @@ async def test_two_databases_that_begin_a_vault_at_once_take_the_one_that_won(
     mirror: Mirror, root: Path, empty_database: str
 ) -> None:
     async with started_anew(mirror, empty_database) as other:
-        await asyncio.gather(mirror.edges.vault.probe(), other.vault.probe())
-        assert await vaults.known(mirror.edges.db) == await vaults.known(other.db) is not None
+        await asyncio.gather(mirror.services.vault.probe(), other.vault.probe())
+        assert await vaults.known(mirror.services.db) == await vaults.known(other.db) is not None
 
 
 async def test_a_run_that_was_killed_before_the_marker_was_written_is_gone_on_with(
     mirror: Mirror, root: Path
 ) -> None:
-    proposed = await vaults.propose(mirror.edges.db, uuid4())
-    await mirror.edges.vault.probe()
-    assert await vaults.known(mirror.edges.db) == proposed
+    proposed = await vaults.propose(mirror.services.db, uuid4())
+    await mirror.services.vault.probe()
+    assert await vaults.known(mirror.services.db) == proposed
     assert marker.decode((root / layout.MARKER).read_bytes()) == proposed
 
 
@@ -291,7 +295,7 @@ async def test_a_rebuild_into_an_empty_database_takes_over_the_vaults_identity(
     await mirror.backup(work)
     async with started_anew(mirror, empty_database) as anew:
         assert [one.snapshots for one in (await rebuild.rebuild(anew)).repos] == [1]
-        assert await vaults.known(anew.db) == await vaults.known(mirror.edges.db) is not None
+        assert await vaults.known(anew.db) == await vaults.known(mirror.services.db) is not None
 
 
 @pytest.mark.parametrize("damaged", [b"", b"[]", b"{}", b'{"vault":"x"}', b'{"vault":1}', b"\xff"], ids=repr)
@@ -304,23 +308,23 @@ async def test_a_bucket_that_was_emptied_is_a_vault_that_is_away(
     mirror: Mirror, s3_server: S3Server, s3_credentials: None, empty_database: str
 ) -> None:
     url = s3_server.url()
-    settings = replace(mirror.edges.settings, vault_url=url, database_url=empty_database)
-    async with open_edges(settings, clock=mirror.clock) as edges:
-        await edges.vault.put("a/b", b"")
+    settings = replace(mirror.services.settings, vault_url=url, database_url=empty_database)
+    async with open_services(settings, clock=mirror.clock) as services:
+        await services.vault.put("a/b", b"")
         bare = await S3Vault.open(urlsplit(url))
         try:
             await bare.delete("a/b")
             kept = await bare.get(layout.MARKER)
             await bare.delete(layout.MARKER)
-            assert await outages.met(edges, EverrefError("away", origin=Origin.VAULT))
-            (outage,) = await rows.now(edges.db)
+            assert await outages.met(services, EverrefError("away", origin=Origin.VAULT))
+            (outage,) = await rows.now(services.db)
             assert "has no vault.json" in outage.message
-            async with open_edges(settings, clock=mirror.clock) as anew:
-                for at_work in (edges, anew):
+            async with open_services(settings, clock=mirror.clock) as anew:
+                for at_work in (services, anew):
                     with pytest.raises(NetworkError, match="has no vault.json"):
                         await at_work.vault.put("a/c", b"")
             assert [stat.key async for stat in bare.list()] == []
             await bare.put(layout.MARKER, kept)
-            assert await outages.look(edges)
+            assert await outages.look(services)
         finally:
             await bare.aclose()

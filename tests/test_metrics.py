@@ -13,9 +13,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.flows import jobs as jobbing
-from mirror.flows.runner import Runner
-from mirror.store import drills, hooks, jobs, measures, repos
+from mirror.jobs import run as jobbing
+from mirror.jobs.runner import Runner
+from mirror.store import repos
+from mirror.store.discovery import hooks
+from mirror.store.jobs import jobs
+from mirror.store.restore import drills
+from mirror.store.upkeep import measures
 from mirror.web.app import application
 from tests.parts.promtool import promtool
 from tests.parts.repos import MAIN, Work
@@ -47,33 +51,33 @@ async def told(site: Site) -> Told:
 
 
 def naming_teams(site: Site) -> None:
-    settings = replace(site.mirror.edges.settings, metrics_teams=True)
-    site.app = application(replace(site.outside, edges=replace(site.mirror.edges, settings=settings)))
+    settings = replace(site.mirror.services.settings, metrics_teams=True)
+    site.app = application(replace(site.outside, services=replace(site.mirror.services, settings=settings)))
 
 
 async def busy(site: Site, work: Work) -> None:
     """Have some of everything: a repo that fails, jobs in each state, a push that was told of, drills."""
     work.commit()
     mirror = site.mirror
-    edges, clock = mirror.edges, mirror.clock
+    services, clock = mirror.services, mirror.clock
     repo = (await mirror.backup(work)).repo
-    assert edges.keyring
-    await hooks.add(edges.db, repo.id, "github", hooks.lock(edges.keyring, HOOK, "x"), clock())
+    assert services.keyring
+    await hooks.add(services.db, repo.id, "github", hooks.lock(services.keyring, HOOK, "x"), clock())
     before = work.tip()
-    claim = hooks.Claimed(MAIN, before, work.commit(), "alice", None)
+    update = hooks.NewUpdate(MAIN, before, work.commit(), "alice", None)
     assert await hooks.deliver(
-        edges.db, HOOK, hooks.Delivery("d-1", "push", "7", (claim,), None, b"{}"), clock()
+        services.db, HOOK, hooks.Delivery("d-1", "push", "7", (update,), None, b"{}"), clock()
     )
-    await edges.db.execute("update delivery set received_at = clock_timestamp() - interval '7 seconds'")
-    await jobbing.ask(edges, repo.id, "drill", {})
-    await Runner(edges).work_off()
-    await jobbing.ask(edges, repo.id, "drill", {"snapshot": 99})  # there is none
-    await Runner(edges).work_off()
-    waits = await jobbing.ask(edges, repo.id, "bundle", {"snapshot": 1})
-    await jobs.cancel(edges.db, waits.team_id, waits.id, clock())
-    await repos.set_failure(edges.db, repo.id, "network", "no answer", clock.now)
-    await repos.want(edges.db, repo.id, clock.now)
-    await jobs.queue(edges.db, repo.id, "drill", {}, clock.now)
+    await services.db.execute("update delivery set received_at = clock_timestamp() - interval '7 seconds'")
+    await jobbing.ask(services, repo.id, "drill", {})
+    await Runner(services).work_off()
+    await jobbing.ask(services, repo.id, "drill", {"snapshot": 99})  # there is none
+    await Runner(services).work_off()
+    waits = await jobbing.ask(services, repo.id, "bundle", {"snapshot": 1})
+    await jobs.cancel(services.db, waits.team_id, waits.id, clock())
+    await repos.set_failure(services.db, repo.id, "network", "no answer", clock.now)
+    await repos.request_sync(services.db, repo.id, clock.now)
+    await jobs.queue(services.db, repo.id, "drill", {}, clock.now)
 
 
 async def test_they_say_what_is_kept_and_what_waits(site: Site, work: Work) -> None:
@@ -126,7 +130,7 @@ def counters(found: Told) -> Told:
 
 async def test_what_was_counted_never_goes_down_when_rows_are_pruned(site: Site, work: Work) -> None:
     await busy(site, work)
-    db, before = site.mirror.edges.db, counters(await told(site))
+    db, before = site.mirror.services.db, counters(await told(site))
     assert sum(before.values()) > 10
     await measures.add_up(db)
     assert await db.fetchval("select count(*) from counted") == 0
@@ -151,7 +155,7 @@ async def test_whoever_adds_up_at_the_same_time_counts_nothing_twice(pool: async
 async def test_a_drill_that_found_something_and_one_that_the_vault_tells_of(site: Site, work: Work) -> None:
     work.commit()
     repo, at = (await site.mirror.backup(work)).repo, site.mirror.clock()
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     await drills.add(db, repo.id, 1, 2, 3, 0.5, ["broken"], at)
     await db.execute("update drill set noted = true")
     await db.execute(
@@ -233,8 +237,8 @@ async def test_behind_a_proxy_that_speaks_https_nobody_reads_them_without_a_toke
 
 
 async def test_with_a_token_who_has_it_reads_them_from_anywhere(site: Site) -> None:
-    settings = replace(site.mirror.edges.settings, metrics_token="s3cret")
-    outside = replace(site.outside, edges=replace(site.mirror.edges, settings=settings))
+    settings = replace(site.mirror.services.settings, metrics_token="s3cret")
+    outside = replace(site.outside, services=replace(site.mirror.services, settings=settings))
     site.app = application(outside)
     assert (await read(site)).status_code == 401
     assert (await read(site, authorization="Bearer wrong")).status_code == 401

@@ -6,9 +6,11 @@ from datetime import timedelta
 import asyncpg
 import pytest_asyncio
 
-from mirror.model import Repo
-from mirror.store import notices, origins, repos, teams
-from mirror.store.teams import TeamId
+from mirror.core.model import Repo
+from mirror.store import repos
+from mirror.store.discovery import remotes
+from mirror.store.people import notices, teams
+from mirror.store.people.teams import TeamId
 from tests.parts.everref import Clock
 from tests.parts.whole import until
 
@@ -90,7 +92,7 @@ async def test_what_a_listing_archives_while_its_sync_fails_is_told_once(failing
     await failing.fails("gone")
     async with failing.db.acquire() as listing:
         async with listing.transaction():
-            assert await origins.archive(listing, failing.repo.id, failing.clock.now)
+            assert await remotes.archive(listing, failing.repo.id, failing.clock.now)
             sync = asyncio.create_task(failing.fails("gone", 25 * HOUR))
             await until(failing.is_waiting)
         await sync

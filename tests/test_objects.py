@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import objects
-from mirror.errors import Corrupt
-from mirror.model import HEAD, Target
+from mirror.core.errors import Corrupt
+from mirror.core.formats import objects
+from mirror.core.model import HEAD, Target
 
 OID = Target(b"1" * 40)
 TREE = b"tree " + b"2" * 40 + b"\n"

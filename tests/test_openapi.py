@@ -10,8 +10,8 @@ from schemathesis import openapi
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.generation import GenerationMode
 
-from mirror import signed
-from mirror.store import sessions
+from mirror.core import signed
+from mirror.store.people import sessions
 from mirror.web.api import CALLS
 from mirror.web.openapi import document
 from tests.parts.api import program, with_token
@@ -86,7 +86,7 @@ def cases(operation: Any, mode: GenerationMode, parts: dict[str, Any]) -> Iterat
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 async def test_schemathesis_finds_nothing(kept: Kept, mode: GenerationMode) -> None:
-    site, db = kept.site, kept.site.mirror.edges.db
+    site, db = kept.site, kept.site.mirror.services.db
     done, wrong = 0, list[str]()
     load_all_checks()
     checks = CHECKS.get_by_names(JUDGED)

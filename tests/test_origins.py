@@ -11,8 +11,8 @@ from typing import Final
 import asyncpg
 import pytest
 
-from mirror.config import GITHUB
-from mirror.errors import (
+from mirror.core.config import GITHUB
+from mirror.core.errors import (
     Corrupt,
     EverrefError,
     LimitReached,
@@ -22,13 +22,13 @@ from mirror.errors import (
     Refused,
     whose,
 )
-from mirror.flows import restore
+from mirror.core.model import Remote
 from mirror.forges import fields, oauth
 from mirror.forges.http import Http
 from mirror.git import pack, push, upstream, view
 from mirror.git.disk import disk_error
 from mirror.git.run import Git, GitFailed, explain
-from mirror.model import Remote
+from mirror.restore import restore
 from mirror.store import database
 from mirror.vault.contract import Writer
 from mirror.vault.directory import DirectoryVault
@@ -47,36 +47,36 @@ Ask = Callable[[Mirror], Awaitable[object]]
 
 
 async def ask_the_source(mirror: Mirror) -> object:
-    async with upstream.connect(mirror.edges.git, Remote(NOBODY), allow_private=True) as source:
+    async with upstream.connect(mirror.services.git, Remote(NOBODY), allow_private=True) as source:
         return await source.ls_refs()
 
 
 async def ask_a_source_that_is_forbidden(mirror: Mirror) -> object:
-    async with upstream.connect(mirror.edges.git, Remote(NOBODY), allow_private=False) as source:
+    async with upstream.connect(mirror.services.git, Remote(NOBODY), allow_private=False) as source:
         return await source.ls_refs()
 
 
 async def fetch_from_a_source_that_is_gone(mirror: Mirror) -> object:
     async with upstream.connect(
-        mirror.edges.git, Remote(str(mirror.place / "gone.git")), allow_private=True
+        mirror.services.git, Remote(str(mirror.place / "gone.git")), allow_private=True
     ) as source:
-        return [chunk async for chunk in source.fetch([], [], mirror.edges.progress)]
+        return [chunk async for chunk in source.fetch([], [], mirror.services.progress)]
 
 
 async def list_the_target(mirror: Mirror) -> object:
-    return await restore.listed_at(mirror.edges, Remote(NOBODY))
+    return await restore.listed_at(mirror.services, Remote(NOBODY))
 
 
 async def push_to_the_target(mirror: Mirror) -> object:
     async with view.scratch_view(None, mirror.place, object_format="sha1") as empty:
         listed = {MAIN: b"1" * 40}
         return await push.push(
-            mirror.edges.git,
+            mirror.services.git,
             empty,
             Remote(NOBODY),
             {},
             pinned=["127.0.0.1"],
-            progress=mirror.edges.progress,
+            progress=mirror.services.progress,
             expected=listed,  # type: ignore[arg-type]
             removed=[MAIN],
         )
@@ -99,26 +99,26 @@ async def read_a_forges_tokens(_: Mirror) -> object:
 
 
 async def read_what_the_vault_lacks(mirror: Mirror) -> object:
-    return await mirror.edges.vault.get("no/such")
+    return await mirror.services.vault.get("no/such")
 
 
 async def stream_what_the_vault_lacks(mirror: Mirror) -> object:
-    return [chunk async for chunk in mirror.edges.vault.read("no/such")]
+    return [chunk async for chunk in mirror.services.vault.read("no/such")]
 
 
 def take_the_vault_away(mirror: Mirror) -> None:
-    os.rename(os.path.join(mirror.edges.settings.data, "vault"), mirror.place / "elsewhere")
+    os.rename(os.path.join(mirror.services.settings.data, "vault"), mirror.place / "elsewhere")
 
 
 async def write_to_a_vault_that_is_gone(mirror: Mirror) -> object:
     take_the_vault_away(mirror)
-    async with mirror.edges.vault.create("a/key"):
+    async with mirror.services.vault.create("a/key"):
         return None
 
 
 async def list_a_vault_that_is_gone(mirror: Mirror) -> object:
     take_the_vault_away(mirror)
-    return [stat async for stat in mirror.edges.vault.list()]
+    return [stat async for stat in mirror.services.vault.list()]
 
 
 async def connect_to_no_database(_: Mirror) -> object:
@@ -259,7 +259,7 @@ async def test_a_pool_that_this_disk_broke_gives_no_push_up(
     await garden.push()
     await garden.push(parents=[])
     real, breaking = pack.make_thin, iter([True])
-    pool = garden.mirror.edges.disk.pool(garden.repo.id)
+    pool = garden.mirror.services.disk.pool(garden.repo.id)
 
     async def make_thin(*args: object) -> AsyncIterator[bytes]:
         for _ in breaking:  # the disk loses a pack of the pool just now

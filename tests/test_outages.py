@@ -10,19 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import Corrupt, Damaged, EverrefError, LimitReached, NetworkError, Origin, Refused
-from mirror.flows import jobs as jobbing
-from mirror.flows import outages
-from mirror.flows import sync as syncing
-from mirror.flows.runner import Runner
+from mirror.backup import sync as syncing
+from mirror.core.errors import Corrupt, Damaged, EverrefError, LimitReached, NetworkError, Origin, Refused
+from mirror.core.model import Repo, RepoId
 from mirror.git.disk import disk_error
-from mirror.model import Repo, RepoId
-from mirror.store import jobs, notices, repos, runs, teams
-from mirror.store import outages as rows
-from mirror.store.jobs import Job
+from mirror.jobs import run as jobbing
+from mirror.jobs.runner import Runner
+from mirror.store import repos
+from mirror.store.jobs import jobs, runs
+from mirror.store.jobs.jobs import Job
+from mirror.store.people import notices, teams
+from mirror.store.upkeep import outages as rows
+from mirror.upkeep import outages
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
-from tests.test_worker import jobs_of, wished
+from tests.test_worker import jobs_of, sync_requested
 
 REPOS = 3
 
@@ -35,7 +37,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def vault(mirror: Mirror) -> Iterator["Moving"]:
-    yield Moving(Path(mirror.edges.settings.data, "vault"), mirror.place / "elsewhere")
+    yield Moving(Path(mirror.services.settings.data, "vault"), mirror.place / "elsewhere")
 
 
 class Moving:
@@ -60,57 +62,57 @@ async def kept(mirror: Mirror, work: Work) -> list[Repo]:
         shutil.copytree(work.path, copy)
         found.append((await mirror.backup(str(copy), f"copy-{number}")).repo)
     for repo in found:
-        await repos.want(mirror.edges.db, repo.id, mirror.clock())
+        await repos.request_sync(mirror.services.db, repo.id, mirror.clock())
     return found
 
 
 async def told(mirror: Mirror) -> list[tuple[str, bool]]:
     """What the team was told of outages, the newest first, and whether it is still news."""
-    team = await teams.default(mirror.edges.db)
-    found = await notices.page(mirror.edges.db, team)
+    team = await teams.default(mirror.services.db)
+    found = await notices.page(mirror.services.db, team)
     return [(one.message, one.seen_at is None) for one in found if one.kind == "outage"]
 
 
 async def test_a_vault_that_is_away_is_noticed_once_and_nothing_is_held_against_any_repo(
     mirror: Mirror, work: Work, vault: Moving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found, edges = await kept(mirror, work), mirror.edges
-    asked = await jobbing.ask(edges, found[0].id, "verify", {})
+    found, services = await kept(mirror, work), mirror.services
+    asked = await jobbing.ask(services, found[0].id, "verify", {})
     vault.goes()
     with caplog.at_level(logging.WARNING):
         for _ in range(2 * runs.ATTEMPTS):
-            edges.away.clear()  # as a worker that was just started
-            await Runner(edges, slots=2).work_off()
+            services.away.clear()  # as a worker that was just started
+            await Runner(services, slots=2).work_off()
     assert [record.levelname for record in caplog.records if "away" in record.message] == ["ERROR"]
-    assert {one.failure for one in await repos.overview(edges.db)} == {None}
-    assert {one.state for one in await repos.overview(edges.db)} == {"behind"}
-    waiting = await jobs.by_id(edges.db, asked.id)
+    assert {one.failure for one in await repos.overview(services.db)} == {None}
+    assert {one.state for one in await repos.overview(services.db)} == {"behind"}
+    waiting = await jobs.by_id(services.db, asked.id)
     assert waiting and (waiting.state, waiting.attempt) == ("queued", 0)
-    assert await edges.db.fetchval("select count(*) from job where state = 'failed'") == 0
-    (outage,) = await rows.now(edges.db)
+    assert await services.db.fetchval("select count(*) from job where state = 'failed'") == 0
+    (outage,) = await rows.now(services.db)
     assert (outage.origin, outage.kind) == (Origin.VAULT, "refused")
     assert [news for _, news in await told(mirror)] == [True]
 
-    assert not await outages.look(edges)
+    assert not await outages.look(services)
     vault.comes()
-    assert await outages.look(edges) and await outages.look(edges)
+    assert await outages.look(services) and await outages.look(services)
     mirror.clock.now += timedelta(minutes=1)
-    await Runner(edges).work_off()
-    assert {one.state for one in await repos.overview(edges.db)} == {"protected"}
-    waiting = await jobs.by_id(edges.db, asked.id)
+    await Runner(services).work_off()
+    assert {one.state for one in await repos.overview(services.db)} == {"protected"}
+    waiting = await jobs.by_id(services.db, asked.id)
     assert waiting and waiting.state == "done"
-    assert list(await rows.now(edges.db)) == []
+    assert list(await rows.now(services.db)) == []
     assert [news for _, news in await told(mirror)] == [True, False]
 
 
 async def test_while_it_is_away_nothing_is_taken_up(mirror: Mirror, vault: Moving) -> None:
-    repo_id, edges = await wished(mirror), mirror.edges
+    repo_id, services = await sync_requested(mirror), mirror.services
     vault.goes()
-    assert await outages.met(edges, LimitReached("full", origin=Origin.VAULT))
-    runner = Runner(edges)
+    assert await outages.met(services, LimitReached("full", origin=Origin.VAULT))
+    runner = Runner(services)
     await runner.work_off()
     assert await jobs_of(mirror, repo_id) == []
-    assert (await repos.overview_of(edges.db, repo_id)).failure is None
+    assert (await repos.overview_of(services.db, repo_id)).failure is None
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ async def tried(mirror: Mirror, repo_id: RepoId, times: int) -> Job:
     mirror.clock.step = timedelta(0)
     for _ in range(times):
         mirror.clock.now += timedelta(hours=1)
-        await Runner(mirror.edges).work_off()
+        await Runner(mirror.services).work_off()
     (job,) = await jobs_of(mirror, repo_id)
     return job
 
@@ -150,52 +152,52 @@ async def tried(mirror: Mirror, repo_id: RepoId, times: int) -> Job:
 async def test_what_others_fail_in_for_one_repo_is_tried_again_and_is_no_failure_of_the_repo(
     mirror: Mirror, fails: Callable[[EverrefError], None], error: EverrefError
 ) -> None:
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     fails(error)
     job = await tried(mirror, repo_id, runs.ATTEMPTS - 1)
     assert (job.state, job.attempt) == ("queued", runs.ATTEMPTS - 1)
     assert job.due_at and job.due_at > mirror.clock.now
-    assert (await repos.overview_of(mirror.edges.db, repo_id)).failure is None
-    assert not mirror.edges.away
+    assert (await repos.overview_of(mirror.services.db, repo_id)).failure is None
+    assert not mirror.services.away
 
 
 async def test_a_repo_that_the_vault_never_takes_is_said_in_the_end(
     mirror: Mirror, fails: Callable[[EverrefError], None]
 ) -> None:
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     fails(LimitReached("the vault takes no object this large", origin=Origin.VAULT))
     job = await tried(mirror, repo_id, runs.ATTEMPTS)
     assert job.state == "failed"
     assert job.failure and job.failure.origin is Origin.VAULT
-    failure = (await repos.overview_of(mirror.edges.db, repo_id)).failure
+    failure = (await repos.overview_of(mirror.services.db, repo_id)).failure
     assert failure and failure.kind == "limit"
 
 
 async def test_a_forge_that_does_not_answer_never_marks_a_repo_as_failing(
     mirror: Mirror, fails: Callable[[EverrefError], None]
 ) -> None:
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     fails(NetworkError("forge.example answers 500", origin=Origin.FORGE))
     job = await tried(mirror, repo_id, runs.ATTEMPTS + 2)
     assert job.state == "queued"
-    assert (await repos.overview_of(mirror.edges.db, repo_id)).failure is None
+    assert (await repos.overview_of(mirror.services.db, repo_id)).failure is None
 
 
 async def test_a_part_that_is_damaged_is_its_repos_own_trouble_at_once(
     mirror: Mirror, fails: Callable[[EverrefError], None]
 ) -> None:
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     fails(Damaged("the part is missing"))
-    await Runner(mirror.edges).work_off()
-    failure = (await repos.overview_of(mirror.edges.db, repo_id)).failure
+    await Runner(mirror.services).work_off()
+    failure = (await repos.overview_of(mirror.services.db, repo_id)).failure
     assert failure and failure.kind == "corrupt"
 
 
 async def test_a_full_disk_holds_up_the_workers_of_its_machine_alone(
     mirror: Mirror, fails: Callable[[EverrefError], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edges, repo_id = mirror.edges, await wished(mirror)
-    full = disk_error(edges.disk.root, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    services, repo_id = mirror.services, await sync_requested(mirror)
+    full = disk_error(services.disk.root, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def no_room(_: Path) -> None:
         raise full
@@ -203,13 +205,13 @@ async def test_a_full_disk_holds_up_the_workers_of_its_machine_alone(
     with monkeypatch.context() as patch:
         patch.setattr(outages, "_probe", no_room)
         fails(full)
-        await Runner(edges).work_off()
-        assert edges.away == {Origin.DISK} and not await outages.look(edges)
-    assert (await repos.overview_of(edges.db, repo_id)).failure is None
+        await Runner(services).work_off()
+        assert services.away == {Origin.DISK} and not await outages.look(services)
+    assert (await repos.overview_of(services.db, repo_id)).failure is None
     assert await jobs_of(mirror, repo_id) == []
-    assert await rows.at(edges.db, "another machine") == []
+    assert await rows.at(services.db, "another machine") == []
     assert await told(mirror) == []
-    assert await outages.look(edges) and not edges.away
+    assert await outages.look(services) and not services.away
 
 
 async def test_a_database_that_went_away_in_the_midst_of_a_job_costs_it_no_try(
@@ -222,13 +224,13 @@ async def test_a_database_that_went_away_in_the_midst_of_a_job_costs_it_no_try(
         raise NetworkError("the database does not answer", origin=Origin.DATABASE)
 
     monkeypatch.setattr(jobbing.verify, "verify", fail)  # type: ignore[attr-defined]
-    asked = await jobbing.ask(mirror.edges, repo.id, "verify", {})
+    asked = await jobbing.ask(mirror.services, repo.id, "verify", {})
     for _ in range(2 * runs.ATTEMPTS):
         mirror.clock.now += timedelta(minutes=1)
         (run,) = await runs.take(
-            mirror.edges.db, "here/1/1/1/aa", mirror.clock(), 9, 9, list(range(256)), timedelta(0)
+            mirror.services.db, "here/1/1/1/aa", mirror.clock(), 9, 9, list(range(256)), timedelta(0)
         )
-        await jobbing.run(mirror.edges, run)
-        await runs.end(mirror.edges.db, "here/1/1/1/aa", run.key)
-    job = await jobs.by_id(mirror.edges.db, asked.id)
+        await jobbing.run(mirror.services, run)
+        await runs.end(mirror.services.db, "here/1/1/1/aa", run.key)
+    job = await jobs.by_id(mirror.services.db, asked.id)
     assert job and (job.state, job.attempt) == ("queued", 0)

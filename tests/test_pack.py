@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import Corrupt, LimitReached, NetworkError
+from mirror.core.errors import Corrupt, LimitReached, NetworkError
+from mirror.core.model import HEX_LENGTH, ObjectFormat, Target
 from mirror.git import pack, view
 from mirror.git.pack import IdxFile, Indexed, absent_from, proved
 from mirror.git.pool import Pool
 from mirror.git.run import Git, Limits
 from mirror.git.view import View, scratch_view
-from mirror.model import HEX_LENGTH, ObjectFormat, Target
 from tests.parts.packs import FORMATS, gathered, ids_of, made_idx, pack_of, packed_ids, sent, stream
 from tests.parts.repos import Work, fsck, objects_of, run_git
 

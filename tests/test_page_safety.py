@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 from starlette.responses import Response
 
-from mirror.config import App
+from mirror.core.config import App
 from mirror.web import app as web
-from mirror.web.app import WAYS, application
-from mirror.web.frame import Needs, Visit, Way
+from mirror.web.app import ENDPOINTS, application
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from tests.parts.web import Browser, Site
 
 HTTPS = "https://everref.example"
@@ -44,7 +44,7 @@ def policy_of(text: str) -> dict[str, set[str]]:
     return {name: set(values) for name, *values in found}
 
 
-ANSWERS = sorted({way.path for way in WAYS if way.method == "GET"})
+ANSWERS = sorted({endpoint.path for endpoint in ENDPOINTS if endpoint.method == "GET"})
 
 
 @pytest.mark.parametrize("path", [*ANSWERS, "/nothing/at/all", "/static/nothing.css"])
@@ -79,10 +79,10 @@ async def test_over_https_a_cookie_is_bound_to_this_host_and_no_script_reads_it(
 
 
 async def test_a_bug_is_told_with_the_same_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(visit: Visit) -> Response:
+    async def broken(context: RequestContext) -> Response:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(web, "WAYS", (Way("GET", "/broken", broken, Needs.NOTHING), *WAYS))
+    monkeypatch.setattr(web, "ENDPOINTS", (Endpoint("GET", "/broken", broken, Needs.NOTHING), *ENDPOINTS))
     answer = await (await site.browser(application(site.outside))).get("/broken")
     assert answer.status_code == 500
     assert answer.headers["x-frame-options"] == "DENY"
@@ -177,8 +177,8 @@ async def test_a_session_that_somebody_set_beforehand_is_not_taken_over(site: Si
 
 async def test_forms_may_end_at_the_forges_that_are_set_up_and_nowhere_else(site: Site) -> None:
     apps = (App("github", "https://github.example", "https://github.example/api/v3", "id", "secret"),)
-    settings = replace(site.outside.edges.settings, apps=apps)
-    outside = replace(site.outside, edges=replace(site.outside.edges, settings=settings))
+    settings = replace(site.outside.services.settings, apps=apps)
+    outside = replace(site.outside, services=replace(site.outside.services, settings=settings))
     headers = (await (await site.browser(web.application(outside))).get("/sign-in")).headers
     assert policy_of(headers["content-security-policy"])["form-action"] == {
         "'self'",

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from mirror.web import pages
+from mirror.web import templating
 
 NOW = datetime(2026, 3, 2, 9, 14, tzinfo=UTC)
-STYLE = (pages.STATIC / "style.css").read_text()
+STYLE = (templating.STATIC / "style.css").read_text()
 
 
 def visitor(**known: Any) -> SimpleNamespace:
@@ -31,12 +31,14 @@ def signed_in(**known: Any) -> SimpleNamespace:
     )
 
 
-def rendered(source: str, visit: object = None, **values: Any) -> str:
-    return pages.environment().from_string(source).render(visit=visit or visitor(), now=NOW, **values)
+def rendered(source: str, context: object = None, **values: Any) -> str:
+    return (
+        templating.environment().from_string(source).render(context=context or visitor(), now=NOW, **values)
+    )
 
 
-def page(name: str, visit: object, **values: Any) -> str:
-    return pages.environment().get_template(name).render(visit=visit, now=NOW, **values)
+def page(name: str, context: object, **values: Any) -> str:
+    return templating.environment().get_template(name).render(context=context, now=NOW, **values)
 
 
 def test_an_age_carries_its_exact_time_in_the_persons_zone() -> None:
@@ -56,8 +58,8 @@ def test_a_clock_names_the_year_only_when_it_is_another() -> None:
 
 
 def test_a_zone_that_nobody_knows_is_utc() -> None:
-    visit = visitor(person=SimpleNamespace(name="x", email=None, zone="Mars/Olympus"))
-    assert "09:14:00 UTC" in rendered("{{ then | ago }}", visit, then=NOW)
+    context = visitor(person=SimpleNamespace(name="x", email=None, zone="Mars/Olympus"))
+    assert "09:14:00 UTC" in rendered("{{ then | ago }}", context, then=NOW)
 
 
 def test_what_git_says_is_escaped() -> None:
@@ -73,7 +75,7 @@ def test_an_id_is_short_with_the_whole_in_its_title() -> None:
 
 
 def test_addresses_are_quoted_and_leave_out_what_is_not_asked() -> None:
-    assert pages.repo_url("acme", "a b/c?d", "files/x", at="#12", q=None, path="", ref=b"a\xff") == (
+    assert templating.repo_url("acme", "a b/c?d", "files/x", at="#12", q=None, path="", ref=b"a\xff") == (
         "/acme/a%20b/c%3Fd/-/files/x?at=%2312&ref=a%FF"
     )
 
@@ -94,7 +96,7 @@ def test_bytes_of_a_path_come_back_the_same() -> None:
 def test_a_pager_offers_the_ends_and_the_neighbours(
     number: int, last: int, offered: list[int | None]
 ) -> None:
-    assert pages.pages(number, last) == offered
+    assert templating.pages(number, last) == offered
 
 
 def test_what_a_template_forgot_is_an_error() -> None:
@@ -103,7 +105,7 @@ def test_what_a_template_forgot_is_an_error() -> None:
 
 
 def test_every_file_of_ours_has_an_address_that_changes_with_it() -> None:
-    assert re.fullmatch(r"/static/style\.css\?v=[0-9a-f]{12}", pages.static("style.css"))
+    assert re.fullmatch(r"/static/style\.css\?v=[0-9a-f]{12}", templating.static("style.css"))
 
 
 def test_a_stranger_sees_a_page_without_a_team() -> None:
@@ -150,7 +152,7 @@ def test_a_form_carries_the_sessions_token() -> None:
     assert "csrf" not in rendered(source, visitor())
 
 
-TEMPLATES = sorted((pages.HERE / "templates").glob("*.html"))
+TEMPLATES = sorted((templating.HERE / "templates").glob("*.html"))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
@@ -161,15 +163,15 @@ def test_no_template_needs_what_the_policy_forbids(template: Any) -> None:
 
 
 def test_the_script_runs_nothing_that_a_page_brings() -> None:
-    script = (pages.STATIC / "everref.js").read_text()
+    script = (templating.STATIC / "everref.js").read_text()
     assert not re.search(r"\beval\b|new Function|document\.write|https?:", script)
 
 
 def test_the_manifest_names_icons_that_are_there_in_their_sizes() -> None:
-    manifest = json.loads((pages.STATIC / "manifest.webmanifest").read_text())
+    manifest = json.loads((templating.STATIC / "manifest.webmanifest").read_text())
     assert manifest["display"] == "standalone"
     for icon in manifest["icons"]:
-        data = (pages.STATIC / icon["src"].removeprefix("/static/")).read_bytes()
+        data = (templating.STATIC / icon["src"].removeprefix("/static/")).read_bytes()
         if icon["type"] == "image/png":
             width, height = struct.unpack(">II", data[16:24])
             assert icon["sizes"] == f"{width}x{height}"

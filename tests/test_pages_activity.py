@@ -7,13 +7,14 @@ import re
 import pytest
 import pytest_asyncio
 
-from mirror.flows import drill, jobs
-from mirror.flows.sync import Synced
-from mirror.people import Role
-from mirror.store import audit
-from mirror.store import jobs as store
-from mirror.store.people import Person
-from mirror.store.teams import Team
+from mirror.backup.sync import Synced
+from mirror.core.rules.roles import Role
+from mirror.jobs import run
+from mirror.restore import drill
+from mirror.store.jobs import jobs as store
+from mirror.store.people import audit
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
@@ -25,7 +26,7 @@ class Seen:
         self.site, self.ann, self.team, self.synced, self.browser = site, ann, team, synced, browser
 
     async def asked(self, kind: store.Kind = "drill") -> store.Job:
-        return await jobs.ask(self.site.mirror.edges, self.synced.repo.id, kind, {}, person_id=self.ann.id)
+        return await run.ask(self.site.mirror.services, self.synced.repo.id, kind, {}, person_id=self.ann.id)
 
 
 @pytest_asyncio.fixture
@@ -34,7 +35,9 @@ async def seen(site: Site, work: Work) -> Seen:
     team = await site.team(ann)
     work.commit("main")
     synced = await site.mirror.backup(work, "acme/api")
-    await site.mirror.edges.db.execute("update repo set team_id = $1 where id = $2", team.id, synced.repo.id)
+    await site.mirror.services.db.execute(
+        "update repo set team_id = $1 where id = $2", team.id, synced.repo.id
+    )
     return Seen(site, ann, team, synced, await site.signed_in(ann))
 
 
@@ -52,19 +55,19 @@ async def test_a_job_is_stopped_and_asked_for_again(seen: Seen) -> None:
     job = await seen.asked()
     await seen.browser.get(f"/ann/-/activity/{job.id}")
     assert (await seen.browser.post(f"/ann/-/activity/{job.id}/cancel")).status_code == 303
-    ended = await store.by_id(seen.site.mirror.edges.db, job.id)
+    ended = await store.by_id(seen.site.mirror.services.db, job.id)
     assert ended and ended.state == "cancelled"
     again = await seen.browser.post(f"/ann/-/activity/{job.id}/retry")
     assert again.status_code == 303
     new = again.headers["location"].rpartition("/")[2]
     assert new != str(job.id)
-    actions = [one.entry.action for one in await audit.page(seen.site.mirror.edges.db, seen.team.id)]
+    actions = [one.entry.action for one in await audit.page(seen.site.mirror.services.db, seen.team.id)]
     assert actions[:2] == ["job.retry", "job.cancel"]
 
 
 async def test_events_of_a_job_that_has_ended_end(seen: Seen) -> None:
     job = await seen.asked()
-    await store.cancel(seen.site.mirror.edges.db, seen.team.id, job.id, seen.site.mirror.clock.now)
+    await store.cancel(seen.site.mirror.services.db, seen.team.id, job.id, seen.site.mirror.clock.now)
     answer = await seen.browser.get(f"/ann/-/activity/{job.id}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.text.startswith("event: part\n")
@@ -93,14 +96,14 @@ async def test_all_that_are_due_are_drilled_by_one_press(seen: Seen) -> None:
     await seen.browser.get("/ann/-/drills")
     answer = await seen.browser.post("/ann/-/drills/due")
     assert "1 drill begun." in (await seen.browser.follow(answer)).text
-    await drill.drill(seen.site.mirror.edges, seen.synced.repo, seen.synced.snapshot)
+    await drill.drill(seen.site.mirror.services, seen.synced.repo, seen.synced.snapshot)
     answer = await seen.browser.post("/ann/-/drills/due")
     assert "0 drills begun." in (await seen.browser.follow(answer)).text
 
 
 async def test_a_drill_is_evidence(seen: Seen) -> None:
     assert "No drill yet" in (await seen.browser.get("/ann/-/drills")).text
-    await drill.drill(seen.site.mirror.edges, seen.synced.repo, seen.synced.snapshot)
+    await drill.drill(seen.site.mirror.services, seen.synced.repo, seen.synced.snapshot)
     page = await seen.browser.get("/ann/-/drills")
     assert "comes back" in page.text
 
@@ -128,7 +131,7 @@ async def test_a_period_that_is_none_is_told_in_a_line(seen: Seen, query: dict[s
 
 
 async def test_a_cell_that_a_spreadsheet_would_run_is_quoted(seen: Seen) -> None:
-    db = seen.site.mirror.edges.db
+    db = seen.site.mirror.services.db
     await db.execute("update repo set name = '=HYPERLINK(1)' where id = $1", seen.synced.repo.id)
     text = (await seen.browser.get("/ann/-/report", **{"as": "csv"})).text
     assert "'=HYPERLINK(1)" in text

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mirror.config import App
+from mirror.core.config import App
+from mirror.core.rules.roles import Role
 from mirror.forges import github as github_module
 from mirror.forges import gitlab as gitlab_module
 from mirror.forges.contract import Purpose
-from mirror.people import Role
-from mirror.store import audit, connections, home, people, ssh, teams
-from mirror.store.people import Person as Someone
+from mirror.store.browse import home
+from mirror.store.discovery import connections, ssh
+from mirror.store.people import audit, people, teams
+from mirror.store.people.people import Person as Someone
 from tests.parts.forges import GitHub, GitLab, Person
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
@@ -51,9 +53,9 @@ class Connecting:
         return page
 
     async def kept(self) -> list[str]:
-        team = await teams.by_name(self.site.mirror.edges.db, "ann")
+        team = await teams.by_name(self.site.mirror.services.db, "ann")
         assert team is not None
-        rows = await self.site.mirror.edges.db.fetch("select name from repo where team_id = $1", team.id)
+        rows = await self.site.mirror.services.db.fetch("select name from repo where team_id = $1", team.id)
         return sorted(row["name"] for row in rows)
 
 
@@ -143,7 +145,7 @@ async def test_disconnecting_keeps_the_repos_and_takes_the_hooks_away(connecting
     assert "every backup stays" in (await connecting.browser.follow(answer)).text
     assert len(await connecting.kept()) == 3
     assert [one.hooks for one in connecting.forge.repositories] == [[], [], []]
-    db = connecting.site.mirror.edges.db
+    db = connecting.site.mirror.services.db
     team = await teams.by_name(db, "ann")
     assert team is not None
     assert await connections.of_team(db, team.id) == []
@@ -165,7 +167,7 @@ async def test_a_rule_says_what_it_leaves_alone_after_a_disconnection(connecting
 
 async def test_who_is_no_admin_connects_nothing(connecting: Connecting) -> None:
     site = connecting.site
-    team = await teams.by_name(site.mirror.edges.db, "ann")
+    team = await teams.by_name(site.mirror.services.db, "ann")
     assert team is not None
     browser = await site.signed_in(await site.member(team, "oscar", Role.OPERATOR))
     assert (await browser.get("/ann/-/connect")).status_code == 200
@@ -179,9 +181,9 @@ async def test_any_git_address_is_kept(site: Site) -> None:
     await browser.get("/ann/-/connect/url")
     answer = await browser.post("/ann/-/connect/url", url="https://git.example.org/you/project.git")
     assert answer.headers["location"] == "/ann/you/project"
-    team = await teams.by_name(site.mirror.edges.db, "ann")
+    team = await teams.by_name(site.mirror.services.db, "ann")
     assert team is not None
-    assert (await home.summary(site.mirror.edges.db, team.id)).total == 1
+    assert (await home.summary(site.mirror.services.db, team.id)).total == 1
 
 
 @pytest.mark.parametrize("url", ["ssh://git:pw@example.org/x.git", "https:///x", "nonsense with spaces"])
@@ -200,13 +202,13 @@ async def test_a_path_of_this_machine_is_for_whoever_runs_everref_here(site: Sit
     answer = await stranger.post("/ann/-/connect/url", url=str(work.path))
     assert answer.status_code == 422
     assert "path of this machine is only for who runs Everref" in answer.text
-    owner = await site.signed_in(await people.first_owner(site.mirror.edges.db, site.mirror.clock.now))
+    owner = await site.signed_in(await people.first_owner(site.mirror.services.db, site.mirror.clock.now))
     await owner.get("/everref/-/connect/url")
     assert (await owner.post("/everref/-/connect/url", url=str(work.path))).status_code == 303
 
 
 async def test_which_keys_seal_what_is_shown_to_whoever_runs_everref_here(site: Site) -> None:
-    owner = await site.signed_in(await people.first_owner(site.mirror.edges.db, site.mirror.clock.now))
+    owner = await site.signed_in(await people.first_owner(site.mirror.services.db, site.mirror.clock.now))
     page = (await owner.get("/everref/-/settings")).text
     assert ">newest<" in page and "0 texts" in page
     ann = await site.signed_in(await site.person("ann"))
@@ -226,7 +228,7 @@ async def test_a_repository_behind_ssh_is_kept_by_the_teams_deploy_key(site: Sit
     assert kept.status_code == 303
     settings = (await browser.get("/ann/api/-/settings")).text
     assert found[0] in settings and "Forget the host" not in settings
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     team = await teams.by_name(db, "ann")
     assert team is not None
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIVIC02vnjFyL+I4RHfvIGNtOgJMe769VTF1VR4EB3ZB"

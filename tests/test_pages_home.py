@@ -9,36 +9,29 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from mirror.errors import NetworkError, Origin
-from mirror.flows import sync
-from mirror.model import RefName, Repo, RepoId
-from mirror.people import Role
-from mirror.plan import Wrote
-from mirror.store import (
-    damages,
-    drills,
-    home,
-    jobs,
-    notices,
-    outages,
-    people,
-    repos,
-    restores,
-    runs,
-    vaults,
-)
-from mirror.store.home import Broken, Day, Forced, Kept, Summary
-from mirror.store.notices import Notice
+from mirror.backup import sync
+from mirror.core.errors import NetworkError, Origin
+from mirror.core.model import RefName, Repo, RepoId
+from mirror.core.rules.plan import Wrote
+from mirror.core.rules.roles import Role
+from mirror.store import repos
+from mirror.store.browse import home
+from mirror.store.browse.home import Broken, Day, Forced, RepoOverview, Summary
+from mirror.store.jobs import jobs, runs
+from mirror.store.people import notices, people
+from mirror.store.people.notices import Notice
+from mirror.store.people.teams import Team
 from mirror.store.repos import Failure
-from mirror.store.teams import Team
-from mirror.web import status
-from mirror.web.home import TOLD, needs, on_their_way, sentence, strip
+from mirror.store.restore import drills, restores
+from mirror.store.upkeep import damages, outages, vaults
+from mirror.web.pages import status
+from mirror.web.pages.home import TOLD, needs, on_their_way, sentence, strip
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 TODAY = date(2026, 3, 2)
-API = Kept(
+API = RepoOverview(
     id=RepoId(uuid4()),
     name="acme/api",
     url="https://example.org/api",
@@ -172,8 +165,8 @@ def test_the_strip_has_a_bar_a_day_and_says_so_in_words() -> None:
 
 
 async def _kept(site: Site, team: Team, work: Work, name: str) -> Repo:
-    repo = await repos.add(site.mirror.edges.db, team.id, name, str(work.path), site.mirror.clock())
-    await sync.sync(site.mirror.edges, repo.id)
+    repo = await repos.add(site.mirror.services.db, team.id, name, str(work.path), site.mirror.clock())
+    await sync.sync(site.mirror.services, repo.id)
     return repo
 
 
@@ -232,7 +225,7 @@ async def test_a_force_push_to_the_default_branch_needs_somebody_until_it_is_old
     assert 'href="/acme/api/-/lost"' in page
     assert _listed((await browser.get("/acme", state="forced")).text) == ["api"]
     later = site.mirror.clock.now + timedelta(days=8)
-    assert await home.forced_lately(site.mirror.edges.db, team.id, later - timedelta(days=7)) == []
+    assert await home.forced_lately(site.mirror.services.db, team.id, later - timedelta(days=7)) == []
 
 
 async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, work: Work) -> None:
@@ -242,10 +235,10 @@ async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, wor
     await _kept(site, team, work, "api")
     new = work.commit(None, message="instead", parents=[])
     work.set("main", new)
-    repo = await repos.by_name(site.mirror.edges.db, team.id, "api")
+    repo = await repos.by_name(site.mirror.services.db, team.id, "api")
     assert repo is not None
-    job = await jobs.queue(site.mirror.edges.db, repo.id, "restore", {}, site.mirror.clock.now)
-    await restores.will_write(site.mirror.edges.db, job.id, [Wrote(RefName(b"refs/heads/main"), old, new)])
+    job = await jobs.queue(site.mirror.services.db, repo.id, "restore", {}, site.mirror.clock.now)
+    await restores.will_write(site.mirror.services.db, job.id, [Wrote(RefName(b"refs/heads/main"), old, new)])
     await _kept_again(site, team, "api")
     assert "replaced main" not in (await browser.get("/acme")).text
     work.set("main", old)  # as undoing it does
@@ -254,14 +247,14 @@ async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, wor
 
 
 async def _kept_again(site: Site, team: Team, name: str) -> None:
-    repo = await repos.by_name(site.mirror.edges.db, team.id, name)
+    repo = await repos.by_name(site.mirror.services.db, team.id, name)
     assert repo is not None
-    await sync.sync(site.mirror.edges, repo.id)
+    await sync.sync(site.mirror.services, repo.id)
 
 
 async def test_states_filter_and_sort_the_list(site: Site, make_work: Callable[..., Work]) -> None:
     team, browser = await _visitor(site)
-    db, clock = site.mirror.edges.db, site.mirror.clock
+    db, clock = site.mirror.services.db, site.mirror.clock
     for name in ("a-small", "b-large", "c-failing"):
         work = make_work(name)
         work.commit(files={"x": name.encode() * (1 if name != "b-large" else 9)})
@@ -285,7 +278,7 @@ async def test_states_filter_and_sort_the_list(site: Site, make_work: Callable[.
 
 async def test_many_repos_come_a_page_at_a_time(site: Site) -> None:
     team, browser = await _visitor(site)
-    await site.mirror.edges.db.execute(
+    await site.mirror.services.db.execute(
         """
         insert into repo (id, team_id, name, url, created_at)
         select gen_random_uuid(), $1, 'repo-' || lpad(n::text, 3, '0'), 'https://example.org/' || n, now()
@@ -302,7 +295,7 @@ async def test_many_repos_come_a_page_at_a_time(site: Site) -> None:
 
 async def test_a_notice_is_dismissed_once_for_all(site: Site) -> None:
     team, browser = await _visitor(site)
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     repo = await repos.add(db, team.id, "api", "https://example.org/api", site.mirror.clock())
     await notices.add(db, team.id, repo.id, "mass-deletion", "12 of 14 refs are gone", site.mirror.clock())
     [notice] = await notices.open_of(db, team.id)
@@ -320,7 +313,7 @@ async def test_a_drill_that_failed_shows_in_the_list(site: Site, work: Work) -> 
     work.head("main")
     repo = await _kept(site, team, work, "api")
     assert "not drilled yet" in (await browser.get("/acme")).text
-    db, at = site.mirror.edges.db, site.mirror.clock()
+    db, at = site.mirror.services.db, site.mirror.clock()
     await drills.add(db, repo.id, 1, 1, 10, 0.5, [], at)
     assert "Drilled" in (await browser.get("/acme")).text
     await drills.add(db, repo.id, 1, 1, 10, 0.5, ["refs/heads/main is gone"], at + timedelta(minutes=1))
@@ -334,7 +327,7 @@ async def test_what_is_damaged_is_said_where_it_was_called_protected(
     repo = await _kept(site, team, make_work("a.git"), "acme/api")
     await _kept(site, team, make_work("b.git"), "acme/web")
     now = site.mirror.clock()
-    await damages.found(site.mirror.edges.db, repo.id, "a part is gone", "a drill found it", now)
+    await damages.found(site.mirror.services.db, repo.id, "a part is gone", "a drill found it", now)
     page = (await browser.get("/acme")).text
     assert "<h1>2 repositories, 1 protected, 1 damaged</h1>" in page
     assert re.search(r"A drill found it\. Found \d+ \w+ ago\.", page)
@@ -346,7 +339,7 @@ async def test_what_is_damaged_is_said_where_it_was_called_protected(
     assert "What is kept of it is damaged, found " in page and "A part is gone." in page
     assert "then run everref verify acme/api." in page and "Protected as of" not in page
     assert '<span class="chip lost">damaged</span>' in (await browser.get("/acme/-/report")).text
-    await repos.set_failure(site.mirror.edges.db, repo.id, "network", "it does not answer", now)
+    await repos.set_failure(site.mirror.services.db, repo.id, "network", "it does not answer", now)
     page = (await browser.get("/acme/acme/api")).text
     assert "failing since" in page and "safe" not in page and "Protected as of" not in page
     assert "It does not answer.<" in (await browser.get("/acme")).text  # and not that nothing is lost
@@ -369,7 +362,7 @@ async def test_files_of_ours_are_kept_by_browsers_under_the_address_of_their_con
 async def test_without_a_worker_nothing_is_shown_as_well(site: Site) -> None:
     ann = await site.person("ann")
     team = await site.team(ann)
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     repo = await repos.add(db, team.id, "acme/api", "https://x.example/a", site.mirror.clock.now)
     await repos.touch_protected(db, repo.id, site.mirror.clock.now)
     browser = await site.signed_in(ann)
@@ -382,11 +375,11 @@ async def test_without_a_worker_nothing_is_shown_as_well(site: Site) -> None:
 
 async def test_a_worker_is_there_while_only_the_queue_is_away(site: Site) -> None:
     away = Redis.from_url("redis://127.0.0.1:1")  # where nothing listens
-    health = await status.look(site.mirror.edges.db, away)
+    health = await status.look(site.mirror.services.db, away)
     await away.aclose()
     assert (health.database, health.queue, health.worker) == (True, False, True)
-    await runs.leave(site.mirror.edges.db, "a test's worker")
-    health = await status.look(site.mirror.edges.db, site.outside.queue)
+    await runs.leave(site.mirror.services.db, "a test's worker")
+    health = await status.look(site.mirror.services.db, site.outside.queue)
     assert (health.database, health.queue, health.worker) == (True, True, False)
     page = (await (await site.browser()).get("/status")).text
     assert page.count("does not answer</span>") == 1 and "by itself" not in page
@@ -395,7 +388,7 @@ async def test_a_worker_is_there_while_only_the_queue_is_away(site: Site) -> Non
 async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site: Site) -> None:
     ann = await site.person("ann")
     team = await site.team(ann)
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     for name in ("api", "web"):
         repo = await repos.add(db, team.id, f"acme/{name}", f"https://x.example/{name}", now)
         await repos.touch_protected(db, repo.id, now)
@@ -416,8 +409,8 @@ async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site:
 async def test_who_runs_everref_is_told_of_a_vault_that_the_database_does_not_know(
     site: Site, work: Work
 ) -> None:
-    db = site.mirror.edges.db
-    await site.mirror.edges.vault.recognise()
+    db = site.mirror.services.db
+    await site.mirror.services.vault.recognise()
     owner = await site.signed_in(await people.first_owner(db, site.mirror.clock.now))
     assert "Nothing is kept for everref yet" in (await owner.get("/everref")).text
     await vaults.set_unknown(db, 3)

@@ -5,10 +5,13 @@ import re
 import pytest
 import pytest_asyncio
 
-from mirror.model import Repo
-from mirror.people import Role
-from mirror.store import audit, hooks, origins, repos, schedules
-from mirror.store.teams import Team
+from mirror.core.model import Repo
+from mirror.core.rules.roles import Role
+from mirror.store import repos
+from mirror.store.discovery import hooks, remotes
+from mirror.store.jobs import schedules
+from mirror.store.people import audit
+from mirror.store.people.teams import Team
 from tests.parts.web import Browser, Site
 
 
@@ -25,7 +28,7 @@ async def kept(site: Site) -> Kept:
     ann = await site.person("ann")
     team = await site.team(ann)
     url = "https://github.com/acme/api"
-    repo = await repos.add(site.mirror.edges.db, team.id, "acme/api", url, site.mirror.clock.now)
+    repo = await repos.add(site.mirror.services.db, team.id, "acme/api", url, site.mirror.clock.now)
     browser = await site.signed_in(ann)
     made = Kept(site, team, repo, browser)
     assert (await browser.get(made.base)).status_code == 200
@@ -33,7 +36,7 @@ async def kept(site: Site) -> Kept:
 
 
 async def test_a_schedule_is_what_somebody_says_or_by_activity(kept: Kept) -> None:
-    db = kept.site.mirror.edges.db
+    db = kept.site.mirror.services.db
     await kept.browser.post(f"{kept.base}/schedule", schedule="6h")
     assert (await schedules.of(db, kept.repo.id)).schedule == "6h"
     await kept.browser.post(f"{kept.base}/schedule", schedule=" 30  2 * * * ")
@@ -51,22 +54,22 @@ async def test_a_schedule_that_is_none_is_told_in_a_line(kept: Kept, text: str) 
 
 async def test_refs_are_left_out_by_patterns(kept: Kept) -> None:
     await kept.browser.post(f"{kept.base}/excluded", patterns="refs/pull/*  bots/*")
-    assert await repos.excluded(kept.site.mirror.edges.db, kept.repo.id) == ("refs/pull/*", "bots/*")
+    assert await repos.excluded(kept.site.mirror.services.db, kept.repo.id) == ("refs/pull/*", "bots/*")
     assert (await kept.browser.post(f"{kept.base}/excluded", patterns="*")).status_code == 422
 
 
 async def test_a_repo_is_paused_and_goes_on(kept: Kept) -> None:
-    db = kept.site.mirror.edges.db
+    db = kept.site.mirror.services.db
     await kept.browser.post(f"{kept.base}/pause")
-    assert (await origins.get(db, kept.repo.id)).paused_at is not None
+    assert (await remotes.get(db, kept.repo.id)).paused_at is not None
     await kept.browser.post(f"{kept.base}/resume")
-    assert (await origins.get(db, kept.repo.id)).paused_at is None
+    assert (await remotes.get(db, kept.repo.id)).paused_at is None
     actions = [one.entry.action for one in await audit.page(db, kept.team.id)]
     assert actions == ["repo.resume", "repo.pause"]
 
 
 async def test_a_webhooks_secret_is_told_once(kept: Kept) -> None:
-    db = kept.site.mirror.edges.db
+    db = kept.site.mirror.services.db
     told = (await kept.browser.post(f"{kept.base}/hook")).text
     secrets = re.findall(r'data-copy="([^"]+)"', told)
     assert len(secrets) == 3  # its address twice, and the secret
@@ -78,7 +81,7 @@ async def test_a_webhooks_secret_is_told_once(kept: Kept) -> None:
 
 
 async def test_who_is_no_admin_does_not_see_where_the_webhook_is(kept: Kept) -> None:
-    db = kept.site.mirror.edges.db
+    db = kept.site.mirror.services.db
     await kept.browser.post(f"{kept.base}/hook")
     made = await hooks.of(db, kept.repo.id)
     assert made is not None and made.id in (await kept.browser.get(kept.base)).text
@@ -97,7 +100,7 @@ async def test_letting_go_keeps_what_is_kept(kept: Kept) -> None:
     answer = await kept.browser.post(f"{kept.base}/let-go")
     if "/account/sure" in answer.headers["location"]:  # the clock of the test runs ahead
         pytest.fail("the person was asked of late who they are")
-    origin = await origins.get(kept.site.mirror.edges.db, kept.repo.id)
+    origin = await remotes.get(kept.site.mirror.services.db, kept.repo.id)
     assert origin.paused_at is not None
 
 

@@ -8,14 +8,16 @@ from urllib.parse import quote
 
 import pytest
 
-from mirror.flows import sync
-from mirror.model import RefName, Repo
-from mirror.people import Role
-from mirror.store import hooks, jobs, repos
-from mirror.store.teams import Team
-from mirror.web import pages
+from mirror.backup import sync
+from mirror.core.model import RefName, Repo
+from mirror.core.rules.roles import Role
+from mirror.store import repos
+from mirror.store.discovery import hooks
+from mirror.store.jobs import jobs
+from mirror.store.people.teams import Team
+from mirror.web import templating as pages
 from mirror.web.live import event
-from mirror.web.repo import raw_headers, window
+from mirror.web.pages.repo import raw_headers, window
 from tests.parts.repos import Work, full
 from tests.parts.web import Browser, Site
 
@@ -25,8 +27,8 @@ NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 async def _kept(site: Site, work: Work, name: str = "acme/api") -> tuple[Team, Repo, Browser]:
     person = await site.person("acme")
     team = await site.team(person)
-    repo = await repos.add(site.mirror.edges.db, team.id, name, str(work.path), site.mirror.clock())
-    await sync.sync(site.mirror.edges, repo.id)
+    repo = await repos.add(site.mirror.services.db, team.id, name, str(work.path), site.mirror.clock())
+    await sync.sync(site.mirror.services, repo.id)
     return team, repo, await site.signed_in(person)
 
 
@@ -90,7 +92,7 @@ def test_a_raw_file_runs_nothing(path: bytes, beginning: bytes, kind: str, how: 
 async def test_a_repo_without_a_backup_says_so(site: Site) -> None:
     person = await site.person("acme")
     team = await site.team(person)
-    await repos.add(site.mirror.edges.db, team.id, "new", "https://example.org/new", site.mirror.clock())
+    await repos.add(site.mirror.services.db, team.id, "new", "https://example.org/new", site.mirror.clock())
     browser = await site.signed_in(person)
     page = await _text(browser, "/acme/new")
     assert "Nothing is saved yet" in page
@@ -104,7 +106,7 @@ async def test_the_timeline_shows_refs_pushes_and_the_moment(site: Site, work: W
     _, repo, browser = await _kept(site, work)
     work.commit(message="Second steps")
     work.tag("v1")
-    await sync.sync(site.mirror.edges, repo.id)
+    await sync.sync(site.mirror.services, repo.id)
     page = await _text(browser, "/acme/acme/api")
     assert "<h1>acme/api</h1>" in page
     assert 'class="strata"' in page
@@ -124,7 +126,7 @@ async def test_the_whole_page_is_put_at_any_moment(site: Site, work: Work) -> No
     work.head("main")
     _, repo, browser = await _kept(site, work)
     work.commit(files={"b": b"2\n"})
-    await sync.sync(site.mirror.edges, repo.id)
+    await sync.sync(site.mirror.services, repo.id)
     for path in ("/acme/acme/api?at=%231", "/acme/acme/api@%231"):
         page = await _text(browser, path)
         assert "snapshot #1" in page
@@ -144,7 +146,7 @@ async def test_the_picture_shows_no_longer_than_can_be_told_apart(site: Site, wo
     _, repo, browser = await _kept(site, work)
     chosen = re.compile(r'window=(\w+)" aria-current="true"')
     assert not chosen.search(await _text(browser, "/acme/acme/api"))
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     await db.execute(
         """
         insert into snapshot
@@ -179,7 +181,7 @@ async def test_a_force_push_is_red_and_leads_to_what_was_lost_and_back(site: Sit
     work.head("main")
     _, repo, browser = await _kept(site, work)
     work.set("main", work.commit(None, message="Instead", parents=[first]))
-    await sync.sync(site.mirror.edges, repo.id)
+    await sync.sync(site.mirror.services, repo.id)
     page = await _text(browser, "/acme/acme/api/-/pushes", kind="taken")
     assert "1 commit replaced by 1" in page
     lost = await _text(browser, _link(page, "see what was lost"))
@@ -279,7 +281,7 @@ async def test_going_to_another_moment_stays_on_the_page(site: Site, work: Work)
     work.head("topic")
     _, repo, browser = await _kept(site, work)
     work.commit("topic", {"d/a": b"2\n"})
-    await sync.sync(site.mirror.edges, repo.id)
+    await sync.sync(site.mirror.services, repo.id)
     page = await _text(browser, "/acme/acme/api/-/files/d/a", at="#1", ref="topic")
     assert 'href="/acme/acme/api/-/files/d/a?ref=topic&amp;at=%232"' in page
     assert 'action="/acme/acme/api/-/files/d/a"' in page
@@ -292,7 +294,7 @@ async def test_a_push_that_nobody_can_bring_back_is_marked(site: Site, work: Wor
     work.commit()
     work.head("main")
     _, repo, browser = await _kept(site, work)
-    await site.mirror.edges.db.execute(
+    await site.mirror.services.db.execute(
         """
         insert into lost_push (repo_id, snapshot, name, new, pushed_by, pushed_at, noticed_at, why)
         values ($1, 1, 'refs/heads/main', $2, 'kim', $3, $3, 'the remote had dropped it <already>')
@@ -313,7 +315,7 @@ async def test_two_moments_differ_in_refs_and_files(site: Site, work: Work) -> N
     _, repo, browser = await _kept(site, work)
     work.commit(files={"a": b"2\n"})
     work.commit("topic", {"t": b"1\n"})
-    await sync.sync(site.mirror.edges, repo.id)
+    await sync.sync(site.mirror.services, repo.id)
     page = await _text(browser, "/acme/acme/api/-/difference", **{"from": "#1"})
     assert "From #1 to #2" in page
     assert "refs/heads/topic" in page
@@ -327,7 +329,7 @@ async def test_back_up_now_is_for_operators_and_asks_for_one_backup(site: Site, 
     work.commit()
     work.head("main")
     team, repo, browser = await _kept(site, work)
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     viewer = await site.signed_in(await site.member(team, "viewer", Role.VIEWER))
     assert "Back up now" not in await _text(viewer, "/acme/acme/api")
     assert (await viewer.post("/acme/acme/api/-/backup")).status_code == 403
@@ -337,7 +339,7 @@ async def test_back_up_now_is_for_operators_and_asks_for_one_backup(site: Site, 
         answer = await browser.post("/acme/acme/api/-/backup")
         assert answer.status_code == 303
     assert len(await jobs.open_of(db, repo.id)) == 1
-    assert await repos.wish(db, repo.id) is not None
+    assert await repos.sync_request(db, repo.id) is not None
     after = (await browser.follow(answer)).text
     assert 'data-live="/acme/acme/api/-/progress"' in after
     assert "waits for a worker" in after
@@ -361,7 +363,7 @@ async def test_a_failing_repo_says_since_when_and_why_and_that_nothing_is_lost(
     work.head("main")
     _, repo, browser = await _kept(site, work)
     await repos.set_failure(
-        site.mirror.edges.db, repo.id, "credentials", "the forge refuses the token", site.mirror.clock()
+        site.mirror.services.db, repo.id, "credentials", "the forge refuses the token", site.mirror.clock()
     )
     page = await _text(browser, "/acme/acme/api")
     assert "failing since" in page
@@ -387,18 +389,20 @@ async def test_a_moment_that_was_passed_over_is_listed_and_shown_like_any_other(
 ) -> None:
     work.commit()
     team, repo, browser = await _kept(site, work)
-    edges = site.mirror.edges
-    assert edges.keyring
-    await hooks.add(edges.db, repo.id, "github", hooks.lock(edges.keyring, "h" * 32, "x"), edges.clock())
+    services = site.mirror.services
+    assert services.keyring
+    await hooks.add(
+        services.db, repo.id, "github", hooks.lock(services.keyring, "h" * 32, "x"), services.clock()
+    )
     first = work.tip()
     middle = work.commit(files={"middle.txt": b"passed over\n"})
     last = work.commit(files={"middle.txt": None})
-    number = (await sync.sync(edges, repo.id)).snapshot.number
+    number = (await sync.sync(services, repo.id)).snapshot.number
     name = RefName(b"refs/heads/main")
-    claims = [hooks.Claimed(name, *ends, "alice", None) for ends in ((first, middle), (middle, last))]
-    delivery = hooks.Delivery("late", "push", "7", claims, None, b"{}")
-    assert await hooks.deliver(edges.db, "h" * 32, delivery, edges.clock())
-    await sync.sync(edges, repo.id)
+    updates = [hooks.NewUpdate(name, *ends, "alice", None) for ends in ((first, middle), (middle, last))]
+    delivery = hooks.Delivery("late", "push", "7", updates, None, b"{}")
+    assert await hooks.deliver(services.db, "h" * 32, delivery, services.clock())
+    await sync.sync(services, repo.id)
     here, label = pages.repo_url(team.name, repo.name), f"#{number}.1"
     assert label in await _text(browser, here)
     for below in ("", "/-/refs", "/-/difference", "/-/lost", "/-/restore"):
@@ -419,7 +423,7 @@ async def test_every_page_opens_at_the_moment_before_something_was_taken_away(
         work.commit(parents=[])
     else:
         work.update({full("topic"): None})
-    await sync.sync(site.mirror.edges, repo.id)
+    await sync.sync(site.mirror.services, repo.id)
     pages = ("", "/-/files", "/-/commits", "/-/refs", "/-/pushes", "/-/lost", "/-/difference", "/-/restore")
     for page in (*pages, "/-/raw/a.txt"):
         assert (await browser.get(f"/acme/acme/api{page}?at=%231")).status_code == 200, page

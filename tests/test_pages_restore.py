@@ -16,22 +16,27 @@ import pytest
 import pytest_asyncio
 from starlette.types import Message
 
-from mirror import lowspeed
-from mirror.config import App
-from mirror.flows import connections, people, sync
-from mirror.flows.export import KEPT as BUNDLE_KEPT
-from mirror.flows.runner import Runner
+from mirror.backup import sync
+from mirror.core import lowspeed
+from mirror.core.config import App
+from mirror.core.model import RefName, Repo
+from mirror.core.rules.roles import Role
+from mirror.discovery import connections
 from mirror.forges.contract import Tokens
-from mirror.model import RefName, Repo
-from mirror.people import Role
-from mirror.store import audit, repos, state, teams
-from mirror.store import people as people_rows
-from mirror.store.connections import Connection
-from mirror.store.people import Person
-from mirror.store.teams import Team
+from mirror.jobs.runner import Runner
+from mirror.people import accounts
+from mirror.restore.export import KEPT as BUNDLE_KEPT
+from mirror.store import repos
+from mirror.store.discovery.connections import Connection
+from mirror.store.people import audit, teams
+from mirror.store.people import people as people_rows
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
+from mirror.store.upkeep import state
 from mirror.vault.directory import DirectoryVault
-from mirror.web import download, frame
-from mirror.web.restore import Row, groups
+from mirror.web import dispatch
+from mirror.web.pages import download
+from mirror.web.pages.restore import Row, groups
 from tests.parts.forges import GitHub, GitLab
 from tests.parts.forges.world import Person as Account
 from tests.parts.githttp import Fault, GitServer
@@ -72,7 +77,7 @@ class Restoring:
     async def done(self, answer: httpx.Response) -> str:
         """The page of a job that was asked for, after a worker did it."""
         assert answer.status_code == 303, answer.text
-        await Runner(self.site.mirror.edges).work_off()
+        await Runner(self.site.mirror.services).work_off()
         page = await self.browser.follow(answer)
         assert page.status_code == 200, page.text
         return page.text
@@ -82,7 +87,7 @@ class Restoring:
         self.browser = await self.site.signed_in(self.ann)
 
     async def actions(self) -> list[str]:
-        return [one.entry.action for one in await audit.page(self.site.mirror.edges.db, self.team.id)]
+        return [one.entry.action for one in await audit.page(self.site.mirror.services.db, self.team.id)]
 
 
 def hidden(page: str, name: str) -> str:
@@ -107,12 +112,12 @@ async def restoring_at(site: Site, work: Work) -> Restoring:
     gone = work.commit("side", {"b": b"1\n"})
     ann = await site.person("ann")
     team = await site.team(ann)
-    edges = site.mirror.edges
-    repo = await repos.add(edges.db, team.id, "acme/api", str(work.path), site.mirror.clock())
-    await sync.sync(edges, repo.id)
+    services = site.mirror.services
+    repo = await repos.add(services.db, team.id, "acme/api", str(work.path), site.mirror.clock())
+    await sync.sync(services, repo.id)
     work.commit("main", {"c": b"1\n"}, parents=[])
     work.update({SIDE: None})
-    await sync.sync(edges, repo.id)
+    await sync.sync(services, repo.id)
     return Restoring(site, ann, team, repo, work, await site.signed_in(ann), lost, gone)
 
 
@@ -211,8 +216,8 @@ async def proved(restoring: Restoring, answer: httpx.Response) -> httpx.Response
     assert answer.status_code == 303, answer.text
     asked = parse_qs(urlsplit(answer.headers["location"]).query)
     password = "a long enough word"
-    hashed = people.HASHER.hash(password)
-    db = restoring.site.mirror.edges.db
+    hashed = accounts.HASHER.hash(password)
+    db = restoring.site.mirror.services.db
     await db.execute("update person set email = 'ann@example.org' where id = $1", restoring.ann.id)
     await people_rows.set_password(db, restoring.ann.id, hashed)
     fields = {name: value for name, (value,) in asked.items()}
@@ -260,8 +265,8 @@ async def test_a_plan_to_an_address_keeps_all_but_its_token_over_a_proof(
 async def test_another_moment_on_a_plan_is_for_the_same_target(
     restoring: Restoring, make_work: Callable[..., Work]
 ) -> None:
-    edges = restoring.site.mirror.edges
-    await repos.add(edges.db, restoring.team.id, "acme/web", "/srv/web.git", restoring.site.mirror.clock())
+    services = restoring.site.mirror.services
+    await repos.add(services.db, restoring.team.id, "acme/web", "/srv/web.git", restoring.site.mirror.clock())
     page = await restoring.browser.get(
         f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fwebb&force=yes&archive=yes&ref=main"
     )
@@ -354,7 +359,7 @@ async def test_a_bundle_is_made_and_fetched_in_pieces_that_git_clones(
     run_git("clone", "-q", "--mirror", file, tmp_path / "x.git")
     assert refs_of(tmp_path / "x.git")[MAIN] == restoring.lost
     assert (await restoring.actions()).count("restore.download") == 2  # the whole, and what began anew
-    disk = restoring.site.mirror.edges.disk.root
+    disk = restoring.site.mirror.services.disk.root
     assert not (disk / "bundles").exists()  # the vault has it, which any web process reads
     restoring.site.mirror.clock.now += BUNDLE_KEPT
     await restoring.sure()
@@ -399,10 +404,10 @@ async def test_a_bundle_is_handed_over_by_the_store_where_it_can(
 async def test_after_a_rebuild_the_list_of_restores_says_since_when_it_is_not_whole(
     restoring: Restoring,
 ) -> None:
-    edges = restoring.site.mirror.edges
+    services = restoring.site.mirror.services
     assert "The database was lost" not in (await restoring.browser.get(f"{HERE}/restores")).text
-    taken_at = edges.clock() + timedelta(minutes=1)
-    await state.settle(edges.db, "state/x", taken_at, "taken-up", {})
+    taken_at = services.clock() + timedelta(minutes=1)
+    await state.settle(services.db, "state/x", taken_at, "taken-up", {})
     page = (await restoring.browser.get(f"{HERE}/restores")).text
     assert "what was restored between then and the rebuild is not in it" in page
     assert "Nothing was restored yet, as far as is known." in page
@@ -414,7 +419,7 @@ async def test_a_link_of_another_site_has_no_address_reached(restoring: Restorin
     led = {"sec-fetch-site": "cross-site"}
     answer = await restoring.browser.client.get(f"{HERE}/restore/plan", params=query, headers=led)
     assert answer.status_code == 200 and "ssh://git@127.0.0.1:9/x.git" in answer.text
-    db = restoring.site.mirror.edges.db
+    db = restoring.site.mirror.services.db
     assert await db.fetchval("select count(*) from ssh_key") == 0
     await restoring.browser.get(f"{HERE}/restore/plan", **query)  # of one's own accord
     assert await db.fetchval("select count(*) from ssh_key") == 1
@@ -473,7 +478,7 @@ async def test_a_token_is_in_no_page_and_in_no_row(
     assert "hunter2" not in page
     answer = await restoring.pressed(page)
     assert "hunter2" not in str(
-        [dict(row) for row in await restoring.site.mirror.edges.db.fetch("select * from job")]
+        [dict(row) for row in await restoring.site.mirror.services.db.fetch("select * from job")]
     )
     told = await restoring.done(answer)
     await restoring.sure()
@@ -501,10 +506,10 @@ class AtForge:
 
     async def connect(self, *scopes: str) -> Connection:
         site = self.here.site
-        (app,) = site.outside.edges.settings.apps
+        (app,) = site.outside.services.settings.apps
         token = self.forge.personal_token(self.account, scopes or SCOPES[self.forge.kind])
         return await connections.connect(
-            site.outside.edges, self.here.team.id, self.here.ann.id, app, Tokens(token), "token"
+            site.outside.services, self.here.team.id, self.here.ann.id, app, Tokens(token), "token"
         )
 
 
@@ -579,8 +584,8 @@ async def test_a_run_that_was_killed_while_it_made_the_repository_makes_no_secon
     at_forge: AtForge,
 ) -> None:
     here, connection = at_forge.here, await at_forge.connect()
-    edges = here.site.outside.edges
-    owners = await connections.asking(edges, connection.id, lambda forge, token: forge.owners(token))
+    services = here.site.outside.services
+    owners = await connections.asking(services, connection.id, lambda forge, token: forge.owners(token))
     asked = {
         "at": "#1",
         "where": "new",
@@ -590,9 +595,9 @@ async def test_a_run_that_was_killed_while_it_made_the_repository_makes_no_secon
     }
     page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text
     answer = await here.pressed(page)
-    await edges.db.execute("""update job set result = '{"making": "x"}'""")  # as a killed run leaves it
+    await services.db.execute("""update job set result = '{"making": "x"}'""")  # as a killed run leaves it
     await connections.asking(
-        edges, connection.id, lambda forge, token: forge.create_repository(token, owners[0], "again")
+        services, connection.id, lambda forge, token: forge.create_repository(token, owners[0], "again")
     )
     told = await here.done(answer)
     made = at_forge.forge.repository("ann/again")
@@ -610,11 +615,11 @@ async def test_a_target_that_drips_holds_a_plan_for_seconds_and_few_of_one_perso
     fields = {"at": "#1", "where": "url", "url": url}
     address = str(httpx.URL(f"{HERE}/restore/plan", params=fields))
     asked = [asyncio.create_task(restoring.browser.get(address)) for _ in range(8)]
-    while git_server.count("slow") < frame.PLANS.person:  # noqa: ASYNC110 - it is another thread's doing
+    while git_server.count("slow") < dispatch.PLANS.person:  # noqa: ASYNC110 - it is another thread's doing
         await asyncio.sleep(0.01)
     refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
     assert all("are being read already" in one.result().text for one in refused)
-    assert git_server.count("slow") == frame.PLANS.person
+    assert git_server.count("slow") == dispatch.PLANS.person
     ben = await restoring.site.member(restoring.team, "ben", Role.OPERATOR)
     browser = await restoring.site.signed_in(ben)
     quick = str(httpx.URL(f"{HERE}/restore/plan", params=fields | {"url": f"{git_server.url}/quick.git"}))
@@ -629,7 +634,7 @@ async def test_a_plan_that_takes_too_long_says_so(
 ) -> None:
     git_server.add(restoring.work.path, "slow.git")
     git_server.faults["slow"] = Fault(silent=True)
-    monkeypatch.setattr(frame, "PLANNING", 0.3)
+    monkeypatch.setattr(dispatch, "PLANNING", 0.3)
     page = await restoring.planned({"at": "#1", "url": f"{git_server.url}/slow.git"}, status=422)
     assert "host of the target did not answer within 0.3 s" in page
 

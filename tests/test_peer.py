@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirror import peer
+from mirror.core import peer
 
 OURS = peer.networks(["10.0.0.7", "172.18.0.0/16", "2001:db8::/32"])
 

@@ -10,15 +10,16 @@ from argon2 import PasswordHasher
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import people as rules
-from mirror.errors import BadCredentials, LimitReached, NotFound, Refused, UsageError
-from mirror.flows import people as flow
-from mirror.flows.people import By
-from mirror.keyring import Keyring
-from mirror.people import RESERVED, Role
-from mirror.store import audit, invitations, limits, links, people, places, repos, sessions, teams
-from mirror.store.people import Person
-from mirror.store.teams import Team
+from mirror.core.errors import BadCredentials, LimitReached, NotFound, Refused, UsageError
+from mirror.core.keyring import Keyring
+from mirror.core.rules import roles as rules
+from mirror.core.rules.roles import RESERVED, Role
+from mirror.people import accounts as flow
+from mirror.people.accounts import By
+from mirror.store import repos
+from mirror.store.people import attempts, audit, invitations, known_networks, links, people, sessions, teams
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
 from tests.parts.chain import START
 
 KEYS = Keyring(["k" * 32])
@@ -232,22 +233,24 @@ async def test_after_ten_tries_a_minute_not_even_the_right_password_is_taken_the
 
 async def test_one_address_cannot_try_many_emails(db: asyncpg.Pool) -> None:
     for number in range(flow.TRIES_FROM):
-        await limits.take(db, f"sign-in from {HERE}", flow.TRIES_FROM, HOUR, START + number * SECOND)
+        await attempts.take(db, f"sign-in from {HERE}", flow.TRIES_FROM, HOUR, START + number * SECOND)
     with pytest.raises(LimitReached, match="wait an hour"):
         await flow.sign_in_with_password(db, "eleventh@example.org", GOOD, START + 10 * SECOND, HERE)
 
 
 async def test_a_place_is_forgotten_in_time_and_when_there_are_many(db: asyncpg.Pool) -> None:
     person = await ann(db)
-    for number in range(places.MOST + 5):
-        await places.remember(db, person.id, f"192.0.2.{number}", START + number * SECOND)
+    for number in range(known_networks.MOST + 5):
+        await known_networks.remember(db, person.id, f"192.0.2.{number}", START + number * SECOND)
     known = [
-        await places.is_known(db, "Ann@example.org", f"192.0.2.{number}", START + HOUR)
-        for number in range(places.MOST + 5)
+        await known_networks.is_known(db, "Ann@example.org", f"192.0.2.{number}", START + HOUR)
+        for number in range(known_networks.MOST + 5)
     ]
-    assert known == [False] * 5 + [True] * places.MOST
-    assert not await places.is_known(db, "ann@example.org", "192.0.2.54", START + places.LASTS + HOUR)
-    assert not await places.is_known(db, "bob@example.org", "192.0.2.54", START + HOUR)
+    assert known == [False] * 5 + [True] * known_networks.MOST
+    assert not await known_networks.is_known(
+        db, "ann@example.org", "192.0.2.54", START + known_networks.LASTS + HOUR
+    )
+    assert not await known_networks.is_known(db, "bob@example.org", "192.0.2.54", START + HOUR)
 
 
 async def test_the_link_of_the_terminal_makes_the_first_owner_once(db: asyncpg.Pool) -> None:

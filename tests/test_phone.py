@@ -8,8 +8,9 @@ from typing import Final
 from playwright.async_api import Browser as Chromium
 from playwright.async_api import Page, ViewportSize
 
-from mirror.flows import drill
-from mirror.store import audit, origins
+from mirror.restore import drill
+from mirror.store.discovery import remotes
+from mirror.store.people import audit
 from tests import test_pages_activity
 from tests.parts.browser import DESK, PHONE
 from tests.test_pages_activity import Seen
@@ -38,9 +39,9 @@ async def box(page: Page, what: str) -> tuple[float, float, float]:
 
 
 async def test_the_head_of_an_archived_repo_is_as_wide_as_the_page(chromium: Chromium, seen: Seen) -> None:
-    edges, synced = seen.site.mirror.edges, seen.synced
-    await drill.drill(edges, synced.repo, synced.snapshot)
-    await origins.archive(edges.db, synced.repo.id, edges.clock())
+    services, synced = seen.site.mirror.services, seen.synced
+    await drill.drill(services, synced.repo, synced.snapshot)
+    await remotes.archive(services.db, synced.repo.id, services.clock())
     html = (await seen.browser.get("/ann/acme/api")).text
     assert "restored from the vault alone" in html
     async with shown(chromium, html, PHONE) as page:
@@ -48,7 +49,7 @@ async def test_the_head_of_an_archived_repo_is_as_wide_as_the_page(chromium: Chr
 
 
 async def test_an_entry_of_the_audit_log_is_no_tower_of_letters(chromium: Chromium, seen: Seen) -> None:
-    edges = seen.site.mirror.edges
+    services = seen.site.mirror.services
     entry = audit.Entry(
         person_id=None,
         actor="whoever runs Everref",
@@ -56,18 +57,18 @@ async def test_an_entry_of_the_audit_log_is_no_tower_of_letters(chromium: Chromi
         subject="acme/api",
         detail={"to": f"https://git.example.org/{LONG}.git", "snapshot": 1},
     )
-    await audit.add(edges.db, seen.team.id, entry, edges.clock())
+    await audit.add(services.db, seen.team.id, entry, services.clock())
     html = (await seen.browser.get("/ann/-/settings/audit")).text
     async with shown(chromium, html, PHONE) as page:
         assert (await box(page, "tbody tr"))[2] < 200
 
 
 async def test_a_failed_drill_is_counted_and_told_within_the_page(chromium: Chromium, seen: Seen) -> None:
-    edges, synced = seen.site.mirror.edges, seen.synced
-    done = await drill.drill(edges, synced.repo, synced.snapshot)
+    services, synced = seen.site.mirror.services, seen.synced
+    done = await drill.drill(services, synced.repo, synced.snapshot)
     assert not done.problems
     why = f"{LONG}/bundles/{LONG}.bundle is damaged (expected sha256 {LONG}); no snapshot can be restored"
-    await edges.db.execute("update drill set problems = array[$1::text]", why)
+    await services.db.execute("update drill set problems = array[$1::text]", why)
     html = (await seen.browser.get("/ann/-/drills")).text
     assert '<dt>Failed in 30 days</dt><dd class="lost-text">1</dd>' in html
     for width in (PHONE, DESK):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import Corrupt
-from mirror.pktline import LONGEST, Lines, Mark, Packet, Packets, SideBand, encode, text
+from mirror.core.errors import Corrupt
+from mirror.core.formats.pktline import LONGEST, Lines, Mark, Packet, Packets, SideBand, encode, text
 
 PACKETS = st.lists(st.one_of(st.sampled_from(Mark), st.binary(max_size=300)), max_size=20)
 CUTS = st.lists(st.integers(min_value=1, max_value=200), max_size=40)

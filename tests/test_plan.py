@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import plan
-from mirror.errors import Corrupt, GapInChain
-from mirror.model import HEAD, Part, RefName, Segment, Target
-from mirror.plan import Hidden, RefAction, Step
+from mirror.core.errors import Corrupt, GapInChain
+from mirror.core.model import HEAD, Part, RefName, Segment, Target
+from mirror.core.rules import plan
+from mirror.core.rules.plan import Hidden, RefAction, Step
 
 # The pack log
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mirror.errors import Busy, EverrefError, LimitReached
+from mirror.core.errors import Busy, EverrefError, LimitReached
+from mirror.core.model import ObjectFormat
 from mirror.git import pack
 from mirror.git import pool as git_pool
 from mirror.git.pool import REPACK_AT, Pool
 from mirror.git.run import Git, Limits
 from mirror.git.view import scratch_view
-from mirror.model import ObjectFormat
 from tests.parts.packs import FORMATS, packed_ids, sent, stream
 from tests.parts.repos import Work, fsck, objects_of, run_git
 

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from mirror.errors import DiskFull, Origin
-from mirror.flows import restore, sweep
-from mirror.flows.edges import Disk
-from mirror.git import browse, pack, pools
+from mirror.core.errors import DiskFull, Origin
+from mirror.core.model import Repo
+from mirror.git import pack, pools
 from mirror.git.pool import Pool
 from mirror.git.pools import Pools
+from mirror.git.reader import views
 from mirror.git.run import Git
-from mirror.model import Repo
+from mirror.jobs import sweep
+from mirror.restore import restore
+from mirror.services.open import Disk
 from tests.parts.everref import Mirror
 from tests.parts.packs import git as git  # the fixture
 from tests.parts.repos import Work, fsck, refs_of
@@ -167,12 +169,12 @@ class Two(NamedTuple):
     repos: list[Repo]
 
     def held(self) -> list[bool]:
-        return [self.mirror.edges.disk.pool(repo.id).is_dir() for repo in self.repos]
+        return [self.mirror.services.disk.pool(repo.id).is_dir() for repo in self.repos]
 
     def bound(self, bytes: int) -> None:
-        root = self.mirror.edges.disk.root
+        root = self.mirror.services.disk.root
         disk = Disk(root, Pools(root / "pools", bytes))
-        self.mirror.edges = replace(self.mirror.edges, disk=disk)
+        self.mirror.services = replace(self.mirror.services, disk=disk)
 
 
 @pytest_asyncio.fixture
@@ -182,7 +184,7 @@ async def two(mirror: Mirror, make_work: Callable[..., Work]) -> AsyncIterator[T
     for hour, work in enumerate(works):
         work.many_commits(3, size=5000)
         repos.append((await mirror.backup(work)).repo)
-        pool = mirror.edges.disk.pool(repos[-1].id)
+        pool = mirror.services.disk.pool(repos[-1].id)
         os.utime(pool.with_name(pool.name + ".lock"), (3600 * hour, 3600 * hour))
     yield Two(mirror, works, repos)
 
@@ -190,26 +192,26 @@ async def two(mirror: Mirror, make_work: Callable[..., Work]) -> AsyncIterator[T
 async def test_an_evicted_pool_is_filled_anew_and_costs_nobody_anything(two: Two) -> None:
     mirror, (work, _), (repo, _) = two
     before = await mirror.snapshot(repo, 1)
-    pool = Pool(mirror.edges.git, mirror.edges.disk.pool(repo.id), "sha1")
-    async with browse.reading(pool, mirror.place / "room") as (view, mark):
+    pool = Pool(mirror.services.git, mirror.services.disk.pool(repo.id), "sha1")
+    async with views.reading(pool, mirror.place / "room") as (view, mark):
         two.bound(1)
         os.utime(pool.path.with_name(pool.path.name + ".lock"), (0, 0))
-        await sweep.tend(mirror.edges)
+        await sweep.tend(mirror.services)
         assert two.held() == [False, False] and mark
         fsck(view.path)  # who reads goes on
     two.bound(1 << 40)
     work.commit("main")
     assert (await mirror.backup(work)).snapshot.number == 2
-    await restore.to_bundle(mirror.edges, repo, before, mirror.place / "x.bundle", globs=["main"])
+    await restore.to_bundle(mirror.services, repo, before, mirror.place / "x.bundle", globs=["main"])
     assert refs_of(await mirror.restored(repo, 2)) == work.refs()
 
 
 async def test_filling_a_pool_evicts_another_and_not_itself(two: Two) -> None:
     mirror, (work, _), _ = two
-    await mirror.edges.disk.pools.make_room(mirror.edges.disk.root, 0)
+    await mirror.services.disk.pools.make_room(mirror.services.disk.root, 0)
     assert two.held() == [True, True]
     two.bound(0)
-    await sweep.tend(mirror.edges)
+    await sweep.tend(mirror.services)
     work.commit("main")
     assert (await mirror.backup(work)).snapshot.number == 2
     assert two.held() == [True, False]

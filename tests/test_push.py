@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import (
+from mirror.core.errors import (
     BadCredentials,
     Blocked,
     EverrefError,
@@ -19,13 +19,13 @@ from mirror.errors import (
     Refused,
     RemoteGone,
 )
+from mirror.core.model import HEAD, ObjectFormat, RefName, Refs, Remote, Secret, Target
+from mirror.core.progress import Silent
 from mirror.git import address, pack
 from mirror.git import push as pushing
 from mirror.git.push import Answer, push
 from mirror.git.run import Git, Limits
 from mirror.git.view import View, scratch_view, write_refs
-from mirror.model import HEAD, ObjectFormat, RefName, Refs, Remote, Secret, Target
-from mirror.progress import Silent
 from tests.parts.githttp import Fault, GitServer, Request, serving
 from tests.parts.packs import FORMATS, pack_of, stream
 from tests.parts.repos import MAIN, ODD_NAMES, Work, fsck, objects_of, refs_of

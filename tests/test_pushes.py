@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror import pushes
-from mirror.model import RefName, Refs, Target
-from mirror.pushes import Claim, Move, Push
+from mirror.core.model import RefName, Refs, Target
+from mirror.core.rules import pushes
+from mirror.core.rules.pushes import Move, Push, ReportedUpdate
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 MAIN, DEV, TAG = (RefName(b"refs/heads/main"), RefName(b"refs/heads/dev"), RefName(b"refs/tags/v1"))
@@ -21,12 +21,12 @@ def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def claim(
+def update(
     number: int, name: RefName, before: Target | None, after: Target | None, told: float | None = None
-) -> Claim:
+) -> ReportedUpdate:
     """A report that arrived as the number says; `told` is the forge's time."""
     when = None if told is None else at(told)
-    return Claim((number, 1), name, before, after, "alice", when or at(number), told_at=when)
+    return ReportedUpdate((number, 1), name, before, after, "alice", when or at(number), told_at=when)
 
 
 def after(old: Refs, moment: list[Push] | tuple[Push, ...]) -> Refs:
@@ -50,26 +50,26 @@ def maps(old: Refs, plan: pushes.Plan) -> list[Refs]:
 
 
 def test_two_pushes_to_different_refs_are_two_moments_in_the_order_of_the_forges_times() -> None:
-    told = [claim(1, TAG, None, B, 7), claim(2, MAIN, A, B, 5)]
+    told = [update(1, TAG, None, B, 7), update(2, MAIN, A, B, 5)]
     plan = pushes.plan({MAIN: A}, {MAIN: B, TAG: B}, told, {A})
     assert maps({MAIN: A}, plan) == [{MAIN: B}]
     assert [push.name for push in plan.rest] == [TAG]
 
 
 def test_the_refs_of_one_push_are_one_moment() -> None:
-    told = [claim(9, TAG, None, C, 5), claim(2, MAIN, A, B, 5), claim(3, MAIN, B, C, 8)]
+    told = [update(9, TAG, None, C, 5), update(2, MAIN, A, B, 5), update(3, MAIN, B, C, 8)]
     plan = pushes.plan({MAIN: A}, {MAIN: C, TAG: C}, told, {A})
     assert maps({MAIN: A}, plan) == [{MAIN: B, TAG: C}]
 
 
 def test_where_a_forge_tells_no_times_what_arrives_together_is_one_moment() -> None:
-    told = [claim(1, MAIN, A, B), replace(claim(2, DEV, None, B), at=at(1.4)), claim(5, TAG, None, B)]
+    told = [update(1, MAIN, A, B), replace(update(2, DEV, None, B), at=at(1.4)), update(5, TAG, None, B)]
     plan = pushes.plan({MAIN: A}, {MAIN: B, DEV: B, TAG: B}, told, {A})
     assert maps({MAIN: A}, plan) == [{MAIN: B, DEV: B}]
 
 
 def test_a_move_back_and_forth_keeps_every_step() -> None:
-    told = [claim(3, MAIN, A, B, 9), claim(1, MAIN, B, A, 7), claim(2, MAIN, A, B, 5)]
+    told = [update(3, MAIN, A, B, 9), update(1, MAIN, B, A, 7), update(2, MAIN, A, B, 5)]
     plan = pushes.plan({MAIN: A}, {MAIN: B}, told, {A})
     assert maps({MAIN: A}, plan) == [{MAIN: B}, {MAIN: A}]
     assert [push.new for push in plan.rest] == [B]
@@ -77,15 +77,15 @@ def test_a_move_back_and_forth_keeps_every_step() -> None:
 
 def test_nothing_is_said_of_when_a_ref_moved_that_nobody_told_of() -> None:
     """Dev may have been moved before, between or after; but what main was moved on from must be kept."""
-    told = [claim(1, MAIN, A, B, 5), claim(2, TAG, None, B, 7)]
+    told = [update(1, MAIN, A, B, 5), update(2, TAG, None, B, 7)]
     new = {MAIN: B, TAG: B, DEV: C}
     assert maps({MAIN: A}, pushes.plan({MAIN: A}, new, told, {A})) == []
-    told.append(claim(3, MAIN, B, D, 9))
+    told.append(update(3, MAIN, B, D, 9))
     assert maps({MAIN: A}, pushes.plan({MAIN: A}, new | {MAIN: D}, told, {A})) == [{MAIN: B}]
 
 
 def test_of_refs_that_no_forge_tells_of_nothing_is_expected() -> None:
-    told = [claim(1, MAIN, A, B, 5), claim(2, TAG, None, B, 7)]
+    told = [update(1, MAIN, A, B, 5), update(2, TAG, None, B, 7)]
     plan = pushes.plan({MAIN: A}, {MAIN: B, TAG: B, PULL: C}, told, {A})
     assert maps({MAIN: A}, plan) == [{MAIN: B}]
 
@@ -101,7 +101,7 @@ class Forge:
     """What was pushed to a forge that tells times in whole seconds, and how it told of it."""
 
     states: list[Refs]  # the one before all pushes first
-    told: list[Claim]  # in the order of arrival
+    told: list[ReportedUpdate]  # in the order of arrival
 
 
 @st.composite
@@ -109,7 +109,7 @@ def forges(draw: st.DrawFn) -> Forge:
     """Some pushes to a few refs, no two of them in one second; their reports in any order, some twice."""
     state: dict[RefName, Target] = {MAIN: A}
     states: list[Refs] = [dict(state)]
-    told: list[Claim] = []
+    told: list[ReportedUpdate] = []
     for number in range(draw(st.integers(1, 8))):
         names = draw(st.lists(st.sampled_from([MAIN, DEV, TAG]), min_size=1, max_size=3, unique=True))
         moved = False
@@ -119,7 +119,9 @@ def forges(draw: st.DrawFn) -> Forge:
                 continue
             moved = True
             told.append(
-                Claim((len(told), 1), name, state.get(name), new, "alice", at(number), told_at=at(number))
+                ReportedUpdate(
+                    (len(told), 1), name, state.get(name), new, "alice", at(number), told_at=at(number)
+                )
             )
             if new is None:
                 del state[name]
@@ -152,7 +154,7 @@ def test_with_reports_missing_nothing_is_shown_that_contradicts_what_was_told(
     kept = [one for one in forge.told if data.draw(st.booleans())]
     plan = pushes.plan(forge.states[0], forge.states[-1], kept, {A})
     for push in plan.pushes:
-        assert not push.told or push.claim in kept
+        assert not push.told or push.update in kept
     names: dict[RefName, list[Target | None]] = {}
     for push in plan.pushes:
         names.setdefault(push.name, []).append(push.new)

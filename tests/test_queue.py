@@ -15,11 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirror import store
-from mirror.model import RepoId
-from mirror.store import jobs, leases, migrations, origins, repos, runs
+from mirror.core.model import RepoId
+from mirror.store import leases, migrations, repos
+from mirror.store.discovery import remotes
+from mirror.store.jobs import jobs, runs
+from mirror.store.jobs.runs import AT_HOST, Run
 from mirror.store.leases import Lease
-from mirror.store.runs import AT_HOST, Run
-from mirror.store.teams import TeamId
+from mirror.store.people.teams import TeamId
 
 NOW: Final = datetime(2026, 3, 2, 9, tzinfo=UTC)
 EVERYTHING: Final = range(256)
@@ -238,7 +240,7 @@ async def _happen(
     later = now + step.minutes * MINUTE
     match step.what:
         case "want":
-            await repos.want(db, repo, now)
+            await repos.request_sync(db, repo, now)
         case "ask":
             await jobs.queue(db, repo, "sync", {}, now, person_id=person)
         case "upkeep":
@@ -252,7 +254,7 @@ async def _happen(
                 "update job set due_at = $2 where repo_id = $1 and state = 'queued'", repo, later
             )
         case "serve":
-            await repos.touch_protected(db, repo, now, await repos.wish(db, repo))
+            await repos.touch_protected(db, repo, now, await repos.sync_request(db, repo))
         case "fail":
             await repos.set_failure(db, repo, "network", "it is away", now, later)
         case "deny":
@@ -260,11 +262,11 @@ async def _happen(
         case "gone":
             await repos.set_failure(db, repo, "gone", "there is none", now, later)
         case "pause":
-            await origins.pause(db, repo, now)
+            await remotes.pause(db, repo, now)
         case "resume":
-            await origins.resume(db, repo)
+            await remotes.resume(db, repo)
         case "archive":
-            await origins.archive(db, repo, now)
+            await remotes.archive(db, repo, now)
         case "move":
             await db.execute("update repo set url = 'https://new.example/' || id where id = $1", repo)
         case "lease":
@@ -357,8 +359,8 @@ async def test_whatever_happens_the_fairest_is_taken_up_next(
 async def test_a_run_comes_with_the_row_of_its_job(pool: asyncpg.Pool) -> None:
     (repo_id,) = await add(pool, 1)
     job = await jobs.queue(pool, repo_id, "drill", {"snapshot": 3}, NOW)
-    wish, drill = sorted(await take(pool), key=lambda run: run.kind, reverse=True)
-    assert (wish.repo_id, wish.job, drill.heavy) == (repo_id, None, True)
+    sync_request, drill = sorted(await take(pool), key=lambda run: run.kind, reverse=True)
+    assert (sync_request.repo_id, sync_request.job, drill.heavy) == (repo_id, None, True)
     assert drill.job == await jobs.by_id(pool, job.id)
     assert drill.job and (drill.job.state, drill.job.attempt, drill.job.asked) == (
         "running",
@@ -374,14 +376,14 @@ async def test_a_push_waits_for_no_compaction_of_its_repo_and_a_compaction_for_i
     await pool.execute("update repo set synced_at = wanted_at")
     await jobs.queue(pool, repo_id, "compact", {}, NOW)
     (compaction,) = await take(pool)
-    await repos.want(pool, repo_id, NOW + MINUTE)
+    await repos.request_sync(pool, repo_id, NOW + MINUTE)
     again = await jobs.queue(pool, repo_id, "compact", {}, NOW)
     (sync,) = await take(pool, now=NOW + MINUTE)
     assert (compaction.kind, sync.kind) == ("compact", "sync")
     assert await take(pool, now=NOW + MINUTE) == []
     await runs.end(pool, ME, compaction.key)
     assert await take(pool, now=NOW + MINUTE) == []
-    await repos.touch_protected(pool, repo_id, NOW + MINUTE, await repos.wish(pool, repo_id))
+    await repos.touch_protected(pool, repo_id, NOW + MINUTE, await repos.sync_request(pool, repo_id))
     await runs.end(pool, ME, sync.key)
     assert [run.key for run in await take(pool, now=NOW + MINUTE)] == [again.id]
 
@@ -398,7 +400,7 @@ async def test_a_pick_that_hangs_costs_what_it_picked_and_nothing_else(pool: asy
             rest = await take(pool)
             assert {run.repo_id for run in held + rest} == set(ids) and len(rest) == 3
             for repo_id in ids:
-                await repos.want(pool, repo_id, NOW)
+                await repos.request_sync(pool, repo_id, NOW)
             await runs.beat(pool, ME)
             await runs.keep(pool, ME, [run.key for run in rest], NOW)
             await runs.reap(pool, "me/1/1/1/cc", NOW)

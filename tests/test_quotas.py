@@ -9,22 +9,25 @@ from typing import Any
 
 import pytest
 
-from mirror import quotas
+from mirror.backup import sync as syncing
 from mirror.cli import arguments, render, shapes
 from mirror.cli.render import Eye
-from mirror.config import from_env
-from mirror.errors import EverrefError, OverLimit, UsageError
-from mirror.flows import choose, limits, people, sweep
-from mirror.flows import hook as hooking
-from mirror.flows import jobs as jobbing
-from mirror.flows import sync as syncing
-from mirror.flows.choose import By
-from mirror.flows.runner import Runner
-from mirror.people import Role
-from mirror.process import environment
-from mirror.store import notices, repos, teams
-from mirror.store import quotas as rows
-from mirror.store.teams import TeamId
+from mirror.core import quotas
+from mirror.core.config import from_env
+from mirror.core.errors import EverrefError, OverLimit, UsageError
+from mirror.core.rules.roles import Role
+from mirror.discovery import choose
+from mirror.discovery import webhook as hooking
+from mirror.discovery.choose import By
+from mirror.jobs import run as jobbing
+from mirror.jobs import sweep
+from mirror.jobs.runner import Runner
+from mirror.people import accounts, limits
+from mirror.services.startup import environment
+from mirror.store import repos
+from mirror.store.people import notices, teams
+from mirror.store.people import quotas as rows
+from mirror.store.people.teams import TeamId
 from tests.parts.api import with_token
 from tests.parts.everref import Mirror
 from tests.parts.githttp import GitServer
@@ -39,9 +42,9 @@ def limited(mirror: Mirror, **most: int) -> Mirror:
     """Everref with other limits for all teams; `repos=5`."""
     given = {name.replace("_", "-"): number for name, number in most.items()}
     assert given.keys() <= quotas.LIMITS.keys()
-    settings = mirror.edges.settings
+    settings = mirror.services.settings
     settings = replace(settings, limits={**settings.limits, **given})
-    return replace(mirror, edges=replace(mirror.edges, settings=settings))
+    return replace(mirror, services=replace(mirror.services, settings=settings))
 
 
 async def refused(asked: list[Coroutine[Any, Any, Any]]) -> list[OverLimit]:
@@ -54,7 +57,7 @@ async def refused(asked: list[Coroutine[Any, Any, Any]]) -> list[OverLimit]:
 
 
 async def own_team(mirror: Mirror) -> TeamId:
-    return await teams.default(mirror.edges.db)
+    return await teams.default(mirror.services.db)
 
 
 # What is counted.
@@ -62,26 +65,26 @@ async def own_team(mirror: Mirror) -> TeamId:
 
 async def test_twenty_repos_at_once_are_as_many_as_a_team_may_have(mirror: Mirror) -> None:
     mirror, team = limited(mirror, repos=7), await own_team(mirror)
-    asked = [choose.add_url(mirror.edges, team, BY, f"{NOWHERE}/{number}.git") for number in range(20)]
+    asked = [choose.add_url(mirror.services, team, BY, f"{NOWHERE}/{number}.git") for number in range(20)]
     errors = await refused(list(asked))
-    assert (len(errors), len(await repos.all(mirror.edges.db))) == (13, 7)
+    assert (len(errors), len(await repos.all(mirror.services.db))) == (13, 7)
     assert str(errors[0]) == (
         "the team everref is at its limit of 7 repositories, with 7; whoever runs Everref can raise it: "
         "everref limits everref repos=NUMBER"
     )
-    known = await choose.add_url(mirror.edges, team, BY, (await repos.all(mirror.edges.db))[0].url)
+    known = await choose.add_url(mirror.services, team, BY, (await repos.all(mirror.services.db))[0].url)
     assert known  # what is kept already is no new one
-    await limits.of(mirror.edges, "everref", {"repos": 8}, mirror.clock())
-    await choose.add_url(mirror.edges, team, BY, f"{NOWHERE}/more.git")
+    await limits.of(mirror.services, "everref", {"repos": 8}, mirror.clock())
+    await choose.add_url(mirror.services, team, BY, f"{NOWHERE}/more.git")
 
 
 async def test_another_team_has_limits_of_its_own(site: Site) -> None:
     mirror = limited(site.mirror, repos=1)
     ann, bob = await site.person("ann"), await site.person("bob")
     for person in (ann, bob):
-        await choose.add_url(mirror.edges, (await site.team(person)).id, BY, f"{NOWHERE}/x.git")
+        await choose.add_url(mirror.services, (await site.team(person)).id, BY, f"{NOWHERE}/x.git")
     with pytest.raises(OverLimit, match="ann is at its limit of 1 repositories"):
-        await choose.add_url(mirror.edges, (await site.team(ann)).id, BY, f"{NOWHERE}/y.git")
+        await choose.add_url(mirror.services, (await site.team(ann)).id, BY, f"{NOWHERE}/y.git")
 
 
 @pytest.mark.parametrize(
@@ -100,21 +103,21 @@ async def test_twenty_jobs_at_once_are_as_many_as_a_team_may_ask_for(
     work.commit()
     mirror = limited(site.mirror, **{name.replace("-", "_"): 3})
     repo, ann = (await mirror.backup(work)).repo, await site.person("ann")
-    asked = [jobbing.ask(mirror.edges, repo.id, kind, {}, person_id=ann.id) for _ in range(20)]
+    asked = [jobbing.ask(mirror.services, repo.id, kind, {}, person_id=ann.id) for _ in range(20)]
     errors = await refused(list(asked))
     assert len(errors) == 17
     assert {error.limit for error in errors} == {name}
-    assert await mirror.edges.db.fetchval("select count(*) from job where kind = $1", kind) == 3
-    await jobbing.ask(mirror.edges, repo.id, kind, {})  # Everref's own work is not held up
+    assert await mirror.services.db.fetchval("select count(*) from job where kind = $1", kind) == 3
+    await jobbing.ask(mirror.services, repo.id, kind, {})  # Everref's own work is not held up
 
 
 async def test_no_other_job_holds_up_what_gives_back_what_is_kept(site: Site, work: Work) -> None:
     work.commit()
     mirror = limited(site.mirror, jobs_open=1, jobs_a_day=1)
     repo, ann = (await mirror.backup(work)).repo, await site.person("ann")
-    await jobbing.ask(mirror.edges, repo.id, "verify", {}, person_id=ann.id)
-    await jobbing.ask(mirror.edges, repo.id, "bundle", {"snapshot": 1}, person_id=ann.id)
-    (error,) = await refused([jobbing.ask(mirror.edges, repo.id, "drill", {}, person_id=ann.id)])
+    await jobbing.ask(mirror.services, repo.id, "verify", {}, person_id=ann.id)
+    await jobbing.ask(mirror.services, repo.id, "bundle", {"snapshot": 1}, person_id=ann.id)
+    (error,) = await refused([jobbing.ask(mirror.services, repo.id, "drill", {}, person_id=ann.id)])
     assert "of 1 jobs that people asked for and that have not ended, with 1" in str(error)
 
 
@@ -122,62 +125,65 @@ async def test_asking_for_a_backup_that_waits_already_takes_no_more(site: Site, 
     work.commit()
     mirror = limited(site.mirror, jobs_open=1, jobs_a_day=1)
     repo, ann = (await mirror.backup(work)).repo, await site.person("ann")
-    first = await jobbing.ask(mirror.edges, repo.id, "sync", {}, person_id=ann.id)
-    again = await jobbing.ask(mirror.edges, repo.id, "sync", {}, person_id=ann.id)
+    first = await jobbing.ask(mirror.services, repo.id, "sync", {}, person_id=ann.id)
+    again = await jobbing.ask(mirror.services, repo.id, "sync", {}, person_id=ann.id)
     assert again.id == first.id
 
 
 async def test_twenty_tokens_and_members_at_once_are_as_many_as_a_team_may_have(site: Site) -> None:
-    edges, ann = site.mirror.edges, await site.person("ann")
-    team, by = await site.team(ann), people.By(ann, site.mirror.clock.now)
+    services, ann = site.mirror.services, await site.person("ann")
+    team, by = await site.team(ann), accounts.By(ann, site.mirror.clock.now)
     most = {"tokens": 4, "members": 3}
     asked = [
-        people.make_token(edges.db, by, team, f"t{number}", ["read"], limits=most) for number in range(20)
+        accounts.make_token(services.db, by, team, f"t{number}", ["read"], limits=most)
+        for number in range(20)
     ]
     assert len(await refused(list(asked))) == 16
-    raws = [(await people.invite(edges.db, site.outside.keyring, by, team, Role.VIEWER))[1] for _ in range(6)]
-    guests = [people.By(await site.person(f"guest{number}"), by.at) for number in range(6)]
+    raws = [
+        (await accounts.invite(services.db, site.outside.keyring, by, team, Role.VIEWER))[1] for _ in range(6)
+    ]
+    guests = [accounts.By(await site.person(f"guest{number}"), by.at) for number in range(6)]
     joining = [
-        people.accept(edges.db, site.outside.keyring, guest, raw, most)
+        accounts.accept(services.db, site.outside.keyring, guest, raw, most)
         for guest, raw in zip(guests, raws, strict=True)
     ]
     assert len(await refused(list(joining))) == 4
-    assert len(await teams.members(edges.db, team.id)) == 3
+    assert len(await teams.members(services.db, team.id)) == 3
 
 
 async def test_a_person_owns_no_more_teams_than_they_may(site: Site) -> None:
     ann = await site.person("ann")
-    by = people.By(ann, site.mirror.clock.now)
-    asked = [people.new_team(site.mirror.edges.db, by, f"team-{number}", 3) for number in range(10)]
+    by = accounts.By(ann, site.mirror.clock.now)
+    asked = [accounts.new_team(site.mirror.services.db, by, f"team-{number}", 3) for number in range(10)]
     assert len(await refused(list(asked))) == 8  # and the one of their own
 
 
 async def test_nobody_gives_a_person_more_teams_than_they_may_own(site: Site) -> None:
     """Somebody else made teams, invited them as owner, and left: one person owned 13 of 5."""
-    db, keyring = site.mirror.edges.db, site.outside.keyring
+    db, keyring = site.mirror.services.db, site.outside.keyring
     ann, bob = await site.person("ann"), await site.person("bob")
-    here, there = (people.By(one, site.mirror.clock.now) for one in (ann, bob))
-    invited, made = [await people.new_team(db, there, name) for name in ("invited", "made")]
-    _, raw = await people.invite(db, keyring, there, invited, Role.OWNER)
+    here, there = (accounts.By(one, site.mirror.clock.now) for one in (ann, bob))
+    invited, made = [await accounts.new_team(db, there, name) for name in ("invited", "made")]
+    _, raw = await accounts.invite(db, keyring, there, invited, Role.OWNER)
     with pytest.raises(OverLimit, match="Ann owns 1 team, "):
-        await people.accept(db, keyring, here, raw, owned=1)
-    _, raw = await people.invite(db, keyring, there, made, Role.VIEWER)
-    await people.accept(db, keyring, here, raw, owned=1)
+        await accounts.accept(db, keyring, here, raw, owned=1)
+    _, raw = await accounts.invite(db, keyring, there, made, Role.VIEWER)
+    await accounts.accept(db, keyring, here, raw, owned=1)
     with pytest.raises(OverLimit, match="EVERREF_PERSON_TEAMS"):
-        await people.change_role(db, there, made, ann.id, Role.OWNER, owned=1)
+        await accounts.change_role(db, there, made, ann.id, Role.OWNER, owned=1)
     assert await teams.owned(db, ann.id) == 1
-    await people.accept(
-        db, keyring, here, (await people.invite(db, keyring, there, invited, Role.OWNER))[1], owned=2
+    await accounts.accept(
+        db, keyring, here, (await accounts.invite(db, keyring, there, invited, Role.OWNER))[1], owned=2
     )
 
 
 async def test_a_team_gets_no_more_webhooks_than_it_may_have(mirror: Mirror) -> None:
     mirror = limited(mirror, hooks=1)
     first, second = await mirror.repo(f"{NOWHERE}/a.git"), await mirror.repo(f"{NOWHERE}/b.git")
-    await hooking.give(mirror.edges, first, "github")
-    await hooking.give(mirror.edges, first, "github", new=True)
+    await hooking.give(mirror.services, first, "github")
+    await hooking.give(mirror.services, first, "github", new=True)
     with pytest.raises(OverLimit, match="limit of 1 webhooks"):
-        await hooking.give(mirror.edges, second, "github")
+        await hooking.give(mirror.services, second, "github")
 
 
 # Bytes.
@@ -187,29 +193,29 @@ async def test_a_team_that_is_full_keeps_what_it_has_is_told_once_and_goes_on_wh
     site: Site, work: Work, git_server: GitServer
 ) -> None:
     mirror = site.mirror
-    edges, db = mirror.edges, mirror.edges.db
+    services, db = mirror.services, mirror.services.db
     work.commit(files={"a": b"first"})
     repo = (await mirror.backup(f"{git_server.url}/remote.git")).repo
     team = await own_team(mirror)
-    (use,) = await rows.uses(db, team, edges.settings.limits, mirror.clock(), ["stored-bytes"])
-    await limits.of(edges, "everref", {"stored-bytes": use.used}, mirror.clock())
+    (use,) = await rows.uses(db, team, services.settings.limits, mirror.clock(), ["stored-bytes"])
+    await limits.of(services, "everref", {"stored-bytes": use.used}, mirror.clock())
     old = work.refs()
     work.commit(files={"b": b"second"})
-    runner = Runner(edges)
+    runner = Runner(services)
     for _ in range(2):
-        await repos.want(db, repo.id, mirror.clock())
+        await repos.request_sync(db, repo.id, mirror.clock())
         await runner.work_off()
     overview = await repos.overview_of(db, repo.id)
     assert (overview.state, overview.failure, overview.snapshots) == ("behind", None, 1)
     (notice,) = await notices.open_of(db, team)
     assert notice.kind == "over-limit"
     assert "nothing new is saved, as everref may have" in notice.message
-    owner = await people.first_owner(db, mirror.clock.now)
+    owner = await accounts.first_owner(db, mirror.clock.now)
     browser = await site.signed_in(owner)
     page = (await browser.get("/everref")).text
     assert page.count("no room left") == 1
     assert await mirror.refs(repo, 1) == old
-    await limits.of(edges, "everref", {"stored-bytes": "default"}, mirror.clock())
+    await limits.of(services, "everref", {"stored-bytes": "default"}, mirror.clock())
     await runner.work_off()
     overview = await repos.overview_of(db, repo.id)
     assert (overview.state, overview.snapshots) == ("protected", 2)
@@ -225,7 +231,7 @@ async def test_a_pack_that_does_not_fit_is_not_read_to_its_end_and_leaves_nothin
     with pytest.raises(OverLimit, match="may have 300 B stored in the vault"):
         await mirror.backup(f"{git_server.url}/remote.git")
     assert not [key for key in await mirror.keys() if ".bundle" in key]
-    assert await mirror.edges.db.fetchval("select count(*) from intent") == 0
+    assert await mirror.services.db.fetchval("select count(*) from intent") == 0
 
 
 async def test_syncs_that_end_at_the_same_time_share_the_room_that_is_left(
@@ -240,8 +246,8 @@ async def test_syncs_that_end_at_the_same_time_share_the_room_that_is_left(
     assert sized
     mirror = limited(mirror, stored_bytes=3 * sized.bytes - 20)
     kept = [await mirror.repo(str(one.path)) for one in made[1:]]
-    errors = await refused([syncing.sync(mirror.edges, repo.id) for repo in kept])
-    stored = await mirror.edges.db.fetchval("select sum(bytes) from part where replaced_at is null")
+    errors = await refused([syncing.sync(mirror.services, repo.id) for repo in kept])
+    stored = await mirror.services.db.fetchval("select sum(bytes) from part where replaced_at is null")
     assert errors
     assert stored <= 3 * sized.bytes - 20
 
@@ -253,12 +259,12 @@ async def test_a_repository_that_is_larger_than_it_may_be_fails_by_itself_until_
     mirror = limited(mirror, repo_bytes=300)
     with pytest.raises(OverLimit, match="stored of one repository"):
         await mirror.backup(f"{git_server.url}/remote.git")
-    (row,) = await repos.overview(mirror.edges.db)
+    (row,) = await repos.overview(mirror.services.db)
     assert row.failure
     assert row.failure.kind == "limit"
     assert row.failure.retry_at
     assert row.failure.retry_at - row.failure.at == syncing.A_DAY
-    await limits.of(mirror.edges, "everref", {"repo-bytes": None}, mirror.clock())
+    await limits.of(mirror.services, "everref", {"repo-bytes": None}, mirror.clock())
     assert (await mirror.backup(f"{git_server.url}/remote.git")).new
 
 
@@ -267,12 +273,12 @@ async def test_beyond_its_share_of_a_disk_a_teams_pools_go_and_are_filled_anew(
 ) -> None:
     work.commit()
     repo = (await mirror.backup(work)).repo
-    await limits.of(mirror.edges, "everref", {"pool-bytes": 1}, mirror.clock())
-    assert await mirror.edges.disk.pools.held()
-    await sweep.tend(mirror.edges)
-    assert not sum((await mirror.edges.disk.pools.held()).values())
+    await limits.of(mirror.services, "everref", {"pool-bytes": 1}, mirror.clock())
+    assert await mirror.services.disk.pools.held()
+    await sweep.tend(mirror.services)
+    assert not sum((await mirror.services.disk.pools.held()).values())
     work.commit()
-    assert (await syncing.sync(mirror.edges, repo.id)).snapshot.number == 2
+    assert (await syncing.sync(mirror.services, repo.id)).snapshot.number == 2
 
 
 # What people and programs are told.
@@ -281,7 +287,7 @@ async def test_beyond_its_share_of_a_disk_a_teams_pools_go_and_are_filled_anew(
 async def test_the_api_answers_429_with_the_limit_and_how_long_to_wait(site: Site, work: Work) -> None:
     ann = await site.person("ann")
     team = await site.team(ann)
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     program = await with_token(site, ann, team)
     for name in ("repos", "jobs-a-day"):
         await rows.set(db, team.id, name, 1, now)
@@ -300,8 +306,8 @@ async def test_the_api_answers_429_with_the_limit_and_how_long_to_wait(site: Sit
 async def test_the_settings_show_what_is_used_of_each_limit(site: Site) -> None:
     ann = await site.person("ann")
     team = await site.team(ann)
-    await rows.set(site.mirror.edges.db, team.id, "repos", 1000, site.mirror.clock.now)
-    await choose.add_url(site.mirror.edges, team.id, BY, f"{NOWHERE}/x.git")
+    await rows.set(site.mirror.services.db, team.id, "repos", 1000, site.mirror.clock.now)
+    await choose.add_url(site.mirror.services, team.id, BY, f"{NOWHERE}/x.git")
     page = (await (await site.signed_in(ann)).get("/ann/-/settings")).text
     shown = dict(re.findall(r'<th scope="row">([^<]+)</th><td class="num">([^<]+?)\s*<', page))
     assert shown["Repositories"] == "1 of 1,000"
@@ -310,8 +316,8 @@ async def test_the_settings_show_what_is_used_of_each_limit(site: Site) -> None:
 
 
 async def test_what_pools_may_take_is_shown_though_nobody_counts_all(mirror: Mirror) -> None:
-    await teams.default(mirror.edges.db)
-    team, found = await limits.of(mirror.edges, "everref", {"pool-bytes": 5 * 10**9}, mirror.clock())
+    await teams.default(mirror.services.db)
+    team, found = await limits.of(mirror.services, "everref", {"pool-bytes": 5 * 10**9}, mirror.clock())
     (pools,) = [one for one in found if one.limit.name == "pool-bytes"]
     assert (pools.said, pools.own, pools.is_full) == ("at most 5.0 GB", True, False)
     assert "pool-bytes" in render.limits(team, found, Eye(mirror.clock()))
@@ -327,8 +333,8 @@ def test_limits_without_a_team_say_which_the_command_lines_is() -> None:
 async def test_metrics_tell_how_near_teams_are_to_their_limits(site: Site) -> None:
     ann = await site.person("ann")
     team = await site.team(ann)
-    await rows.set(site.mirror.edges.db, team.id, "repos", 2, site.mirror.clock.now)
-    await choose.add_url(site.mirror.edges, team.id, BY, f"{NOWHERE}/x.git")
+    await rows.set(site.mirror.services.db, team.id, "repos", 2, site.mirror.clock.now)
+    await choose.add_url(site.mirror.services, team.id, BY, f"{NOWHERE}/x.git")
     text = (await (await site.browser()).get("/metrics")).text
     assert 'everref_team_limit_used_ratio{limit="repos"} 0.5' in text
     assert 'everref_teams_at_limit{limit="repos"} 0.0' in text
@@ -372,4 +378,4 @@ def test_a_wrong_limit_is_one_clear_line(name: str, value: str) -> None:
 
 async def test_a_limit_that_does_not_exist_changes_nothing(mirror: Mirror) -> None:
     with pytest.raises(EverrefError, match="there is no team nobody"):
-        await limits.of(mirror.edges, "nobody", {"repos": 1}, mirror.clock())
+        await limits.of(mirror.services, "nobody", {"repos": 1}, mirror.clock())

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.errors import Corrupt
+from mirror.core.errors import Corrupt
+from mirror.core.model import HEAD, ObjectFormat, RefName, Target
+from mirror.core.refs import Move
 from mirror.git import pack, read, view
 from mirror.git.pool import Pool
 from mirror.git.run import Git
 from mirror.git.view import scratch_view
-from mirror.model import HEAD, ObjectFormat, RefName, Target
-from mirror.refs import Move
 from tests.parts.packs import FORMATS, pack_of, packed_ids, sent, stream
 from tests.parts.repos import MAIN, Work, objects_of, refs_of
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from mirror.flows import browse, restore
-from mirror.flows import sync as syncing
+from mirror.backup import sync as syncing
+from mirror.browse import moments
+from mirror.core.model import Refs, RepoId
 from mirror.git.pool import Pool
-from mirror.git.turns import Who
-from mirror.model import Refs, RepoId
-from mirror.store import history
+from mirror.git.reader.slots import Requester
+from mirror.restore import restore
+from mirror.store.backup import history
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, objects_of
 from tests.parts.whole import until
@@ -28,7 +29,7 @@ class Slow:
 
     def of(self, mirror: Mirror) -> Mirror:
         """Everref as whoever reads from this vault has it."""
-        slow, vault = self, mirror.edges.vault
+        slow, vault = self, mirror.services.vault
 
         class Answering:
             def __getattr__(self, name: str) -> object:
@@ -43,7 +44,7 @@ class Slow:
                 async for chunk in vault.read(key, start, end):
                     yield chunk
 
-        return replace(mirror, edges=replace(mirror.edges, vault=Answering()))  # type: ignore[arg-type]
+        return replace(mirror, services=replace(mirror.services, vault=Answering()))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -52,17 +53,17 @@ def slow() -> Slow:
 
 
 async def refs_of_first(mirror: Mirror, repo_id: RepoId) -> Refs:
-    return await history.refs_at(mirror.edges.db, repo_id, 1)
+    return await history.refs_at(mirror.services.db, repo_id, 1)
 
 
 async def test_while_a_restore_pushes_slowly_a_push_is_saved(mirror: Mirror, work: Work) -> None:
     work.commit()
     first = await mirror.backup(work)
     refs = await refs_of_first(mirror, first.repo.id)
-    async with restore.moment_of(mirror.edges, first.repo, first.snapshot, refs) as moment:
+    async with restore.moment_of(mirror.services, first.repo, first.snapshot, refs) as moment:
         work.commit()
         async with asyncio.timeout(60):
-            again = await syncing.sync(mirror.edges, first.repo.id)
+            again = await syncing.sync(mirror.services, first.repo.id)
         assert again.snapshot.number == 2
         fsck(moment.path)
 
@@ -73,11 +74,11 @@ async def test_while_a_restore_waits_for_the_vault_a_push_is_saved(
     work.commit()
     first = await mirror.backup(work)
     refs = await refs_of_first(mirror, first.repo.id)
-    shutil.rmtree(mirror.edges.disk.pool(first.repo.id))
+    shutil.rmtree(mirror.services.disk.pool(first.repo.id))
     reader = slow.of(mirror)
 
     async def read() -> None:
-        async with restore.moment_of(reader.edges, first.repo, first.snapshot, refs) as moment:
+        async with restore.moment_of(reader.services, first.repo, first.snapshot, refs) as moment:
             fsck(moment.path)
             assert objects_of(moment.path)
 
@@ -85,7 +86,7 @@ async def test_while_a_restore_waits_for_the_vault_a_push_is_saved(
         group.create_task(read())
         await slow.asked.wait()
         work.commit()
-        assert (await syncing.sync(mirror.edges, first.repo.id)).snapshot.number == 2
+        assert (await syncing.sync(mirror.services, first.repo.id)).snapshot.number == 2
         slow.answer.set()
     work.commit()
     third = await mirror.backup(work)  # what the restore read was too old for the pool, and did it no harm
@@ -100,11 +101,11 @@ async def test_of_many_who_read_what_the_pool_lacks_one_asks_the_vault(
     first = await mirror.backup(work)
     work.commit()
     last = await mirror.backup(work)
-    shutil.rmtree(mirror.edges.disk.pool(first.repo.id))
+    shutil.rmtree(mirror.services.disk.pool(first.repo.id))
     reader = slow.of(mirror)
 
     async def read() -> int:
-        found, _ = await browse.commits(reader.edges, first.repo, last.snapshot)
+        found, _ = await moments.commits(reader.services, first.repo, last.snapshot)
         return len(found)
 
     slow.answer.set()
@@ -117,7 +118,7 @@ async def test_of_many_who_read_what_the_pool_lacks_one_asks_the_vault(
 async def test_a_pool_that_is_behind_gets_only_what_it_lacks(mirror: Mirror, work: Work, slow: Slow) -> None:
     work.commit()
     first = await mirror.backup(work)
-    pool = mirror.edges.disk.pool(first.repo.id)
+    pool = mirror.services.disk.pool(first.repo.id)
     kept = pool.with_name("kept")
     shutil.copytree(pool, kept)
     work.commit()
@@ -125,9 +126,9 @@ async def test_a_pool_that_is_behind_gets_only_what_it_lacks(mirror: Mirror, wor
     shutil.rmtree(pool)
     kept.rename(pool)
     slow.answer.set()
-    found, _ = await browse.commits(slow.of(mirror).edges, first.repo, last.snapshot)
+    found, _ = await moments.commits(slow.of(mirror).services, first.repo, last.snapshot)
     assert (len(found), slow.reads) == (2, 1)
-    assert await Pool(mirror.edges.git, pool, "sha1").mark() == (
+    assert await Pool(mirror.services.git, pool, "sha1").mark() == (
         last.snapshot.epoch,
         2,
         last.snapshot.manifest_sha256,
@@ -143,20 +144,20 @@ async def test_who_makes_pages_read_the_vault_waits_for_that_one_repo_at_a_time(
         work = make_work(name)
         work.commit()
         made.append(await mirror.backup(work))
-        shutil.rmtree(mirror.edges.disk.pool(made[-1].repo.id))
+        shutil.rmtree(mirror.services.disk.pool(made[-1].repo.id))
     reader = slow.of(mirror)
-    fills = reader.edges.readers.fills
+    fills = reader.services.readers.fills
 
-    async def read(place: int, who: Who) -> int:
-        found, _ = await browse.commits(
-            replace(reader.edges, who=who), made[place].repo, made[place].snapshot
+    async def read(place: int, who: Requester) -> int:
+        found, _ = await moments.commits(
+            replace(reader.services, who=who), made[place].repo, made[place].snapshot
         )
         return len(found)
 
     async def waiting() -> bool:
         return bool(fills._line)
 
-    alice, bob = Who("acme", "alice"), Who("other", "bob")
+    alice, bob = Requester("acme", "alice"), Requester("other", "bob")
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         reads = [group.create_task(read(0, alice)), group.create_task(read(1, alice))]
         await slow.asked.wait()

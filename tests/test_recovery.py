@@ -13,14 +13,16 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from mirror.config import App
-from mirror.errors import BadCredentials, TooOften
-from mirror.flows import jobs as jobs_flow
-from mirror.flows import people as flow
-from mirror.flows.people import By
-from mirror.people import Role
-from mirror.store import audit, jobs, links, people, repos, sessions, teams, tokens
-from mirror.store.people import Person
+from mirror.core.config import App
+from mirror.core.errors import BadCredentials, TooOften
+from mirror.core.rules.roles import Role
+from mirror.jobs import run as jobs_flow
+from mirror.people import accounts as flow
+from mirror.people.accounts import By
+from mirror.store import repos
+from mirror.store.jobs import jobs
+from mirror.store.people import audit, links, people, sessions, teams, tokens
+from mirror.store.people.people import Person
 from tests.parts.api import program, with_token
 from tests.parts.forge import served
 from tests.parts.forges import GitHub
@@ -33,7 +35,7 @@ ANN = ("github", "github.com", "7")
 
 async def ann(site: Site) -> Person:
     """Somebody with an e-mail address, a password, and an account at a forge."""
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     person = await flow.sign_up(db, "ann@example.org", "a long enough word", "Ann", now, "192.0.2.1")
     await people.link(db, person.id, "github", "github.com", "7", "ann-at-work", now)
     return person
@@ -45,7 +47,9 @@ def ticks(page: str, name: str) -> list[str]:
 
 
 async def doubted(site: Site, person: Person) -> list[str]:
-    return [one.login for one in await people.identities(site.mirror.edges.db, person.id) if one.doubted_at]
+    return [
+        one.login for one in await people.identities(site.mirror.services.db, person.id) if one.doubted_at
+    ]
 
 
 async def works(site: Site, raw: str) -> bool:
@@ -63,8 +67,8 @@ async def test_a_new_password_ends_what_was_given_before(site: Site) -> None:
     team = await site.team(person)
     here, there = await site.signed_in(person), await site.signed_in(person)
     raw = await site.token(person, team)
-    shared = await teams.add_named(site.mirror.edges.db, "shared", site.mirror.clock.now)
-    await teams.add(site.mirror.edges.db, shared.id, person.id, Role.OPERATOR, site.mirror.clock.now)
+    shared = await teams.add_named(site.mirror.services.db, "shared", site.mirror.clock.now)
+    await teams.add(site.mirror.services.db, shared.id, person.id, Role.OPERATOR, site.mirror.clock.now)
     other = await site.token(person, shared)
     answer = await here.post("/account/password", password=NEW)
     assert answer.headers["location"] == "/account"
@@ -74,7 +78,7 @@ async def test_a_new_password_ends_what_was_given_before(site: Site) -> None:
     assert not await works(site, raw) and not await works(site, other)
     assert await doubted(site, person) == ["ann-at-work"]
     for one in (team, shared):
-        entries = [entry.entry.action for entry in await audit.page(site.mirror.edges.db, one.id)]
+        entries = [entry.entry.action for entry in await audit.page(site.mirror.services.db, one.id)]
         assert "token.revoke" in entries
 
 
@@ -88,7 +92,7 @@ async def test_what_is_ticked_stays_when_a_password_changes(site: Site) -> None:
     identities, found = ticks(page, "keep-identity"), ticks(page, "keep-token")
     (session,) = ticks(page, "keep-session")  # this one is not asked about
     assert identities == [" ".join(ANN)] and len(found) == 2
-    kept = await tokens.of(site.mirror.edges.db, raw, site.mirror.clock.now)
+    kept = await tokens.of(site.mirror.services.db, raw, site.mirror.clock.now)
     assert kept is not None
     fields = {"keep-identity": identities, "keep-token": [str(kept.id)], "keep-session": [session]}
     await here.post("/account/password", password=NEW, **fields)
@@ -102,7 +106,7 @@ async def test_nothing_of_another_person_is_kept_or_ended(site: Site) -> None:
     person, bob = await ann(site), await site.person("bob")
     team = await site.team(bob)
     raw, here, theirs = await site.token(bob, team), await site.signed_in(person), await site.signed_in(bob)
-    (token,) = await tokens.of_person(site.mirror.edges.db, bob.id, site.mirror.clock.now)
+    (token,) = await tokens.of_person(site.mirror.services.db, bob.id, site.mirror.clock.now)
     assert (await here.post("/account/tokens/revoke", token=str(token.id))).status_code == 404
     await here.post("/account/password", password=NEW, **{"keep-token": [str(token.id)]})
     assert await works(site, raw) and await is_in(theirs)
@@ -115,7 +119,7 @@ async def test_a_one_time_link_names_whom_it_lets_in_and_ends_what_was_given_bef
     person = await ann(site)
     thief = await site.signed_in(person)
     raw = await site.token(person, await site.team(person))
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     link, unused = [await links.make(db, person.id, now, timedelta(hours=1)) for _ in range(2)]
     browser = await site.browser()
     page = (await browser.get(f"/sign-in/{link}")).text
@@ -136,7 +140,7 @@ async def test_who_only_signs_in_by_a_link_keeps_what_they_tick(site: Site) -> N
     person = await ann(site)
     elsewhere = await site.signed_in(person)
     raw = await site.token(person, await site.team(person))
-    link = await links.make(site.mirror.edges.db, person.id, site.mirror.clock.now, timedelta(hours=1))
+    link = await links.make(site.mirror.services.db, person.id, site.mirror.clock.now, timedelta(hours=1))
     browser = await site.browser()
     page = (await browser.get(f"/sign-in/{link}")).text
     named = ("keep-identity", "keep-token", "keep-session")
@@ -149,7 +153,7 @@ async def test_who_only_signs_in_by_a_link_keeps_what_they_tick(site: Site) -> N
 async def test_the_link_of_who_runs_everref_ends_only_what_they_untick(site: Site) -> None:
     """Whoever opens the link of `everref up` each day, and presses the button, loses nothing."""
     site.mirror.clock.step *= 0
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     first = await links.make(db, None, now, timedelta(hours=1))
     owner = await flow.sign_in_with_link(db, first, now, "127.0.0.1")
     raw = await site.token(owner, await site.team(owner))
@@ -171,7 +175,7 @@ async def test_an_account_that_is_not_confirmed_signs_nobody_in(
     """The attack: a thief's account was linked, and the person sets another password."""
     site = await make_site(App("github", github.url, github.api_url, github.client_id, github.client_secret))
     site.mirror.clock.step *= 0
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     person = await flow.sign_up(db, "ann@example.org", "a long enough word", "Ann", now, "192.0.2.1")
     account, host = github.add_person("mallory"), urlsplit(github.url).netloc
     await people.link(db, person.id, "github", host, str(account.id), "mallory", now)
@@ -214,7 +218,7 @@ async def test_no_token_has_a_scope_beyond_the_role_of_its_person_now(site: Site
     team = await site.team(owner)
     bob = await site.member(team, "bob", Role.ADMIN)
     raw = await site.token(bob, team, ("read", "restore", "admin"))
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     for role, scopes in ((Role.OPERATOR, {"read", "restore"}), (Role.VIEWER, {"read"})):
         await db.execute(
             "update member set role = $1 where person_id = $2 and team_id = $3", role, bob.id, team.id
@@ -230,7 +234,7 @@ async def test_who_is_removed_is_out_at_once(site: Site) -> None:
     bob = await site.member(team, "bob", Role.ADMIN)
     theirs, raw = await site.signed_in(bob), await with_token(site, bob, team)
     _, invitation = await flow.invite(
-        site.mirror.edges.db, site.outside.keyring, By(bob, site.mirror.clock.now), team, Role.ADMIN
+        site.mirror.services.db, site.outside.keyring, By(bob, site.mirror.clock.now), team, Role.ADMIN
     )
     kim = await site.signed_in(owner)
     await kim.post(f"/{team.name}/-/settings/members/remove", person=str(bob.id))
@@ -258,7 +262,7 @@ async def test_the_api_ends_and_keeps_the_same(site: Site) -> None:
     mine = await program(site, entered["access_token"])
     profile = await mine.get("/profile")
     assert profile["email_proved"] is False
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     person = await people.by_email(db, "ann@example.org")
     assert person is not None
     await people.link(db, person.id, "github", "github.com", "7", "ann", site.mirror.clock.now)
@@ -280,7 +284,7 @@ async def test_the_api_ends_and_keeps_the_same(site: Site) -> None:
 async def test_an_e_mail_address_is_said_to_be_unproved_and_gives_nothing(site: Site) -> None:
     """The attack: to sign up under the address to which an invitation was meant."""
     site.mirror.clock.step *= 0
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     owner = await site.person("kim")
     team = await site.team(owner)
     await flow.invite(db, site.outside.keyring, By(owner, now), team, Role.ADMIN, "boss@example.org")
@@ -295,7 +299,7 @@ async def test_an_e_mail_address_is_said_to_be_unproved_and_gives_nothing(site: 
 
 
 async def test_sessions_that_are_kept_are_the_persons_own(site: Site) -> None:
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     kim, bob = await site.person("kim"), await site.person("bob")
     _, theirs = await sessions.start(db, bob.id, now, "", "192.0.2.1")
     await sessions.start(db, kim.id, now, "", "192.0.2.1")
@@ -306,12 +310,12 @@ async def test_sessions_that_are_kept_are_the_persons_own(site: Site) -> None:
 async def test_a_page_that_shows_itself_anew_ends_with_what_let_its_reader_in(site: Site, work: Work) -> None:
     """A stream of events goes on for minutes: longer than a role, a session or a token of who reads it."""
     site.mirror.clock.step *= 0
-    db, edges, now = site.mirror.edges.db, site.mirror.edges, site.mirror.clock.now
+    db, services, now = site.mirror.services.db, site.mirror.services, site.mirror.clock.now
     owner = await site.person("kim")
     team = await site.team(owner)
     repo = await repos.add(db, team.id, "acme/api", str(work.path), now)
     gone, out, cut = [await site.member(team, name, Role.VIEWER) for name in ("gone", "out", "cut")]
-    job = await jobs_flow.ask(edges, repo.id, "drill", {}, person_id=owner.id)
+    job = await jobs_flow.ask(services, repo.id, "drill", {}, person_id=owner.id)
     by_page, by_api = f"/kim/-/activity/{job.id}/events", f"/api/v1/teams/kim/jobs/{job.id}/events"
     raw = await site.token(cut, team)
     readers = [
@@ -356,7 +360,7 @@ async def test_an_invitation_wants_its_maker_sure_and_ends_with_what_they_were_g
     await again.post("/account/password", password=NEW, **{"keep-invitation": [kept]})
     guest = await site.signed_in(await site.person("bob"))
     assert sorted([(await guest.get(link)).status_code for link in links_]) == [200, 404]
-    entries = await audit.page(site.mirror.edges.db, (await site.team(person)).id)
+    entries = await audit.page(site.mirror.services.db, (await site.team(person)).id)
     assert [one.entry.action for one in entries].count("invitation.withdraw") == 1
 
 
@@ -408,7 +412,7 @@ async def test_guesses_of_all_sessions_of_a_person_are_counted_together(
 ) -> None:
     site.mirror.clock.step *= 0
     monkeypatch.setattr(flow, "TRIES_AS", 3)  # the first counts though it was right
-    db, person = site.mirror.edges.db, await ann(site)
+    db, person = site.mirror.services.db, await ann(site)
     for place, right in (("192.0.2.1", True), ("192.0.2.2", False), ("192.0.2.3", False)):
         by = By(person, site.mirror.clock.now, place)
         if right:
@@ -439,7 +443,7 @@ async def test_one_persons_many_passwords_leave_others_their_turn(
             with lock:
                 at_once -= 1
 
-    db, now, person = site.mirror.edges.db, site.mirror.clock.now, await ann(site)
+    db, now, person = site.mirror.services.db, site.mirror.clock.now, await ann(site)
     monkeypatch.setattr(flow, "HASHER", SimpleNamespace(hash=watched))
     by = By(person, now, "192.0.2.1")
     told = await asyncio.gather(*(flow.set_password(db, by, NEW) for _ in range(30)), return_exceptions=True)

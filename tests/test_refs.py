@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import refs
-from mirror.errors import Corrupt
-from mirror.model import HEAD, Kind, RefChange, RefName, Target
+from mirror.core import refs
+from mirror.core.errors import Corrupt
+from mirror.core.model import HEAD, Kind, RefChange, RefName, Target
 
 MAIN = RefName(b"refs/heads/main")
 TAG = RefName(b"refs/tags/v1")

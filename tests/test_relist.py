@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from mirror.errors import (
+from mirror.core.errors import (
     Busy,
     Corrupt,
     EverrefError,
@@ -15,12 +15,14 @@ from mirror.errors import (
     RateLimited,
     RemoteGone,
 )
-from mirror.flows import choose, relist
-from mirror.flows.asking import asked_of
-from mirror.flows.choose import By
+from mirror.discovery import choose, discover
+from mirror.discovery.choose import By
+from mirror.discovery.forge_client import client_of
 from mirror.forges import http
-from mirror.store import connections, listed, notices, origins, repos
-from mirror.store.connections import Connection
+from mirror.store import repos
+from mirror.store.discovery import connections, discovered, remotes
+from mirror.store.discovery.connections import Connection
+from mirror.store.people import notices
 from tests.parts.connected import Beside, Connected
 from tests.parts.forges import GitHub, Person, Repository
 
@@ -40,18 +42,18 @@ def garden(alongside: Connected, alice: Person) -> Repository:
 async def kept(connected: Connected, account: Person, *repositories: Repository) -> Connection:
     """A connection whose repositories are chosen and synced once."""
     connection = await connected.connect(account)
-    await choose.choose(connected.edges, connection.id, ME, [str(one.id) for one in repositories])
+    await choose.choose(connected.services, connection.id, ME, [str(one.id) for one in repositories])
     for one in repositories:
         await connected.sync(one)
     return connection
 
 
 async def names(connected: Connected, connection: Connection) -> list[str]:
-    return [one.full_name for one in await listed.page(connected.edges.db, connection.id)]
+    return [one.full_name for one in await discovered.page(connected.services.db, connection.id)]
 
 
 async def told(connected: Connected) -> list[tuple[str, str]]:
-    found = await notices.open_of(connected.edges.db, connected.team)
+    found = await notices.open_of(connected.services.db, connected.team)
     return [(one.kind, one.message) for one in reversed(found)]
 
 
@@ -61,22 +63,24 @@ async def test_every_page_is_listed_and_searched(alongside: Connected, alice: Pe
         alongside.host.add_repository(f"acme/tool-{number:03}", commits=0, private=number % 2 == 0)
     alongside.host.add_repository("alice/Garden", archived=True, commits=0)
     connection = await alongside.connect(alice)
-    db = alongside.edges.db
-    counts = await listed.counts(db, connection.id)
+    db = alongside.services.db
+    counts = await discovered.counts(db, connection.id)
     assert (counts.all, counts.private, counts.archived, counts.chosen) == (131, 65, 1, 0) and tools
-    first = await listed.page(db, connection.id, limit=100)
+    first = await discovered.page(db, connection.id, limit=100)
     last = first[-1]
-    rest = await listed.page(db, connection.id, limit=100, after=(last.full_name, last.repository_id))
+    rest = await discovered.page(db, connection.id, limit=100, after=(last.full_name, last.repository_id))
     assert [one.full_name for one in [*first, *rest]] == [
         *(f"acme/tool-{number:03}" for number in range(130)),
         "alice/Garden",
     ]
-    assert [one.full_name for one in await listed.page(db, connection.id, search="GARDEN")] == [
+    assert [one.full_name for one in await discovered.page(db, connection.id, search="GARDEN")] == [
         "alice/Garden"
     ]
-    assert [one.full_name for one in await listed.page(db, connection.id, archived=True)] == ["alice/Garden"]
-    assert len(await listed.page(db, connection.id, private=True, limit=200)) == 65
-    assert await listed.page(db, connection.id, chosen=True) == []
+    assert [one.full_name for one in await discovered.page(db, connection.id, archived=True)] == [
+        "alice/Garden"
+    ]
+    assert len(await discovered.page(db, connection.id, private=True, limit=200)) == 65
+    assert await discovered.page(db, connection.id, chosen=True) == []
 
 
 async def test_pages_that_did_not_change_are_not_told_again(github: GitHub, beside: Beside) -> None:
@@ -85,13 +89,13 @@ async def test_pages_that_did_not_change_are_not_told_again(github: GitHub, besi
     for number in range(120):
         github.add_repository(f"alice/r{number:03}", commits=0)
     connection = await connected.connect(alice)
-    again = await relist.refresh_listing(connected.edges, connection.id)
+    again = await discover.refresh_listing(connected.services, connection.id)
     assert (again.repositories, again.changed_pages) == (120, 0)
     github.add_repository("alice/new", commits=0)
-    again = await relist.refresh_listing(connected.edges, connection.id)
+    again = await discover.refresh_listing(connected.services, connection.id)
     assert (again.repositories, again.changed_pages) == (121, 1)
-    await connected.edges.db.execute("delete from listed")  # as after a restore of an old database
-    again = await relist.refresh_listing(connected.edges, connection.id)
+    await connected.services.db.execute("delete from listed")  # as after a restore of an old database
+    again = await discover.refresh_listing(connected.services, connection.id)
     assert (again.repositories, again.changed_pages) == (121, 2)
     assert len(await names(connected, connection)) == 100
 
@@ -100,16 +104,16 @@ async def test_a_listing_that_breaks_off_makes_nothing_gone(alongside: Connected
     for number in range(130):
         alongside.host.add_repository(f"alice/r{number:03}", commits=0)
     connection = await alongside.connect(alice)
-    await alongside.edges.db.execute("update connection set etags = '{}'")
+    await alongside.services.db.execute("update connection set etags = '{}'")
     alongside.host.delete(alongside.host.repositories[0])
     alongside.host.fail(500, times=50, piece="page=2" if isinstance(alongside.host, GitHub) else "id_after")
     with pytest.raises(NetworkError):
-        await relist.refresh_listing(alongside.edges, connection.id)
-    counts = await listed.counts(alongside.edges.db, connection.id)
+        await discover.refresh_listing(alongside.services, connection.id)
+    counts = await discovered.counts(alongside.services.db, connection.id)
     assert counts.all == 130
     alongside.host.heal()
-    await relist.refresh_listing(alongside.edges, connection.id)
-    assert (await listed.counts(alongside.edges.db, connection.id)).all == 129
+    await discover.refresh_listing(alongside.services, connection.id)
+    assert (await discovered.counts(alongside.services.db, connection.id)).all == 129
 
 
 async def test_a_limit_puts_the_listing_off_till_its_end(
@@ -118,8 +122,8 @@ async def test_a_limit_puts_the_listing_off_till_its_end(
     connection = await alongside.connect(alice)
     alongside.host.exhaust(alice)
     with pytest.raises(RateLimited) as limited:
-        await relist.refresh_listing(alongside.edges, connection.id)
-    found = await connections.get(alongside.edges.db, connection.id)
+        await discover.refresh_listing(alongside.services, connection.id)
+    found = await connections.get(alongside.services.db, connection.id)
     assert found and found.list_at == limited.value.retry_at
     assert await names(alongside, connection) == ["alice/garden"]
 
@@ -131,7 +135,7 @@ async def test_a_renamed_repository_keeps_its_history(
     before = await alongside.kept(garden)
     alongside.host.rename(garden, "orchard")
     garden.commit()
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     now = await alongside.kept(garden)
     assert (now.repo.id, now.repo.name, now.repo.url) == (before.repo.id, "alice/orchard", garden.url)
     synced = await alongside.sync(garden)
@@ -141,7 +145,7 @@ async def test_a_renamed_repository_keeps_its_history(
         kind == "moved"
         and message == "alice/garden is alice/orchard now; its history goes on as alice/orchard"
     )
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     assert len(await told(alongside)) == 1
 
 
@@ -150,7 +154,7 @@ async def test_a_transferred_repository_is_followed(
 ) -> None:
     connection = await kept(alongside, alice, garden)
     alongside.host.transfer(garden, alongside.host.add_org("acme", owners=[alice]))
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     assert (await alongside.kept(garden)).repo.name == "acme/garden"
 
 
@@ -161,7 +165,7 @@ async def test_two_that_swapped_their_names_are_followed(
     connection = await kept(alongside, alice, garden, shed)
     for one, name in ((garden, "aside"), (shed, "garden"), (garden, "shed")):
         alongside.host.rename(one, name)
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     assert (await alongside.kept(garden)).repo.name == "alice/shed"
     assert (await alongside.kept(shed)).repo.name == "alice/garden"
 
@@ -169,10 +173,10 @@ async def test_two_that_swapped_their_names_are_followed(
 async def test_a_name_that_a_person_chose_stays(
     alongside: Connected, alice: Person, garden: Repository
 ) -> None:
-    await choose.add_url(alongside.edges, alongside.team, ME, garden.url, name="mine")
+    await choose.add_url(alongside.services, alongside.team, ME, garden.url, name="mine")
     connection = await kept(alongside, alice, garden)
     alongside.host.rename(garden, "orchard")
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     now = await alongside.kept(garden)
     assert (now.repo.name, now.repo.url) == ("mine", garden.url)
 
@@ -184,13 +188,13 @@ async def test_what_vanishes_is_archived_and_what_comes_back_goes_on(
     shed = alongside.host.add_repository("bob/shed", private=True, access={alice: 50})
     connection = await kept(alongside, alice, shed)
     shed.access.clear()
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     gone = await alongside.kept(shed)
     assert gone.archived_at is not None and bob
-    (row,) = await repos.overview(alongside.edges.db)
+    (row,) = await repos.overview(alongside.services.db)
     assert row.snapshots == 1
     shed.access[alice.id] = 50
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     assert (await alongside.kept(shed)).archived_at is None
     assert [kind for kind, _ in await told(alongside)] == ["archived", "moved"]
 
@@ -202,7 +206,7 @@ async def test_one_that_is_only_missing_in_the_list_is_not_archived(
     shed = alongside.host.add_repository("bob/shed", access={alice: 50})  # public: seen by anybody who asks
     connection = await kept(alongside, alice, shed)
     shed.access.clear()
-    await relist.relist(alongside.edges, connection.id)
+    await discover.relist(alongside.services, connection.id)
     assert await names(alongside, connection) == []
     assert (await alongside.kept(shed)).archived_at is None
 
@@ -211,11 +215,11 @@ async def test_another_repository_under_the_old_name_gets_a_history_of_its_own(
     alongside: Connected, alice: Person, garden: Repository
 ) -> None:
     connection = await kept(alongside, alice, garden)
-    await choose.choose_everything(alongside.edges, connection.id, ME, True)
+    await choose.choose_everything(alongside.services, connection.id, ME, True)
     old = await alongside.kept(garden)
     other = alongside.host.replace(garden)
-    await relist.relist(alongside.edges, connection.id)
-    new, earlier = await alongside.kept(other), await origins.get(alongside.edges.db, old.repo.id)
+    await discover.relist(alongside.services, connection.id)
+    new, earlier = await alongside.kept(other), await remotes.get(alongside.services.db, old.repo.id)
     assert new.repo.id != old.repo.id
     assert (new.repo.name, new.repo.url) == ("alice/garden", other.url)
     assert earlier.repo.name == f"alice/garden-{garden.id}" and earlier.archived_at is not None
@@ -227,12 +231,12 @@ async def test_a_sync_takes_nothing_from_another_repository_under_the_name(
 ) -> None:
     connection = await kept(alongside, alice, garden)
     alongside.host.replace(garden)
-    await relist.refresh_listing(alongside.edges, connection.id)
+    await discover.refresh_listing(alongside.services, connection.id)
     with pytest.raises(IdentityChanged, match="another repository is at the address"):
         await alongside.sync(garden)
     origin = await alongside.kept(garden)
     assert origin.archived_at is not None
-    (row,) = await repos.overview(alongside.edges.db)
+    (row,) = await repos.overview(alongside.services.db)
     assert row.snapshots == 1
 
 
@@ -260,7 +264,7 @@ async def _failed(connected: Connected, repository: Repository) -> None:
             continue
         connection = (await connected.kept(repository)).connection_id
         assert connection
-        await relist.relist(connected.edges, connection)
+        await discover.relist(connected.services, connection)
 
 
 async def test_the_sweep_looks_at_what_deliveries_tell_of(github: GitHub, beside: Beside) -> None:
@@ -270,10 +274,10 @@ async def test_the_sweep_looks_at_what_deliveries_tell_of(github: GitHub, beside
     await kept(connected, alice, garden)
     github.delete(garden)
     await github.deliver()
-    await relist.due(connected.edges)
+    await discover.due(connected.services)
     assert (await connected.kept(garden)).archived_at is not None
     before = github.count("/repositories/")
-    await relist.due(connected.edges)
+    await discover.due(connected.services)
     assert github.count("/repositories/") == before
 
 
@@ -302,16 +306,16 @@ async def test_connections_are_listed_hourly_each_once(
     alongside: Connected, alice: Person, garden: Repository
 ) -> None:
     connection = await alongside.connect(alice)
-    await choose.choose_everything(alongside.edges, connection.id, ME, True)
+    await choose.choose_everything(alongside.services, connection.id, ME, True)
     shed = alongside.host.add_repository("alice/shed")
-    await relist.due(replace(alongside.edges, hint=alongside.hint))
+    await discover.due(replace(alongside.services, hint=alongside.hint))
     assert await alongside.origin(shed) is None
     alongside.later(timedelta(minutes=71))
-    await relist.due(replace(alongside.edges, hint=alongside.hint))
+    await discover.due(replace(alongside.services, hint=alongside.hint))
     assert (await alongside.kept(shed)).repo.name == "alice/shed"
     assert alongside.hinted == [(await alongside.kept(shed)).repo.id]
     asked = len(alongside.host.requests)
-    await relist.due(alongside.edges)
+    await discover.due(alongside.services)
     assert len(alongside.host.requests) == asked
 
 
@@ -324,12 +328,12 @@ async def test_one_connection_that_fails_stops_no_other(
     for value in [one.value for one in alongside.host.tokens]:
         alongside.host.revoke(value)
     other = await alongside.connect(bob)
-    await choose.choose_everything(alongside.edges, other.id, ME, True)
+    await choose.choose_everything(alongside.services, other.id, ME, True)
     tool = alongside.host.add_repository("bob/tool")
     alongside.later(timedelta(hours=2))
-    await relist.due(alongside.edges)
+    await discover.due(alongside.services)
     assert await alongside.origin(tool) is not None and shed and garden
-    found = await connections.get(alongside.edges.db, dead.id)
+    found = await connections.get(alongside.services.db, dead.id)
     assert found and found.state == "reauth"
 
 
@@ -341,15 +345,15 @@ async def test_a_listing_that_failed_stays_said_until_one_went_well(
     said = []
     for _ in range(2):
         with pytest.raises(NetworkError):
-            await relist.refresh_listing(alongside.edges, connection.id)
-        failing = await connections.get(alongside.edges.db, connection.id)
+            await discover.refresh_listing(alongside.services, connection.id)
+        failing = await connections.get(alongside.services.db, connection.id)
         assert failing and failing.list_failed_at and "502" in (failing.list_failure or "")
         said.append(failing.list_failed_at)
         alongside.later(timedelta(minutes=20))
     assert said[0] == said[1]
     alongside.host.heal()
-    await relist.refresh_listing(alongside.edges, connection.id)
-    well = await connections.get(alongside.edges.db, connection.id)
+    await discover.refresh_listing(alongside.services, connection.id)
+    well = await connections.get(alongside.services.db, connection.id)
     assert well and (well.list_failed_at, well.list_failure) == (None, None)
 
 
@@ -363,10 +367,10 @@ async def test_a_listing_whose_every_page_names_a_next_one_comes_to_an_end(
     before = len(alongside.host.requests)
     alongside.host.never_end(piece.removesuffix("?"))
     with pytest.raises(LimitReached, match="or 7 pages; the rest was not read"):
-        await relist.refresh_listing(alongside.edges, connection.id)
+        await discover.refresh_listing(alongside.services, connection.id)
     assert len(alongside.host.requests) - before == 7
     assert await names(alongside, connection) == ["alice/garden"]  # nothing is gone by it
-    failing = await connections.get(alongside.edges.db, connection.id)
+    failing = await connections.get(alongside.services.db, connection.id)
     assert failing and "7 pages" in (failing.list_failure or "")
 
 
@@ -374,19 +378,19 @@ async def test_a_listing_that_drips_ends_in_its_time(
     alongside: Connected, alice: Person, garden: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = await alongside.connect(alice)
-    monkeypatch.setattr(relist, "LISTING", 0.3)
+    monkeypatch.setattr(discover, "LISTING", 0.3)
     alongside.host.slow(60, times=9)
     with pytest.raises(LimitReached, match="did not list all of its repositories within"):
-        await relist.refresh_listing(alongside.edges, connection.id)
+        await discover.refresh_listing(alongside.services, connection.id)
     alongside.host.heal()
-    assert (await relist.refresh_listing(alongside.edges, connection.id)).repositories == 1
+    assert (await discover.refresh_listing(alongside.services, connection.id)).repositories == 1
 
 
 async def test_hooks_and_owners_without_end_are_no_endless_question(
     alongside: Connected, alice: Person, garden: Repository
 ) -> None:
     connection = await alongside.connect(alice)
-    asked = await asked_of(alongside.edges, connection.id)
+    asked = await client_of(alongside.services, connection.id)
     alongside.host.never_end("/hooks")
     with pytest.raises(LimitReached, match="20 pages"):
         await asked.ask(lambda forge, token: forge.hooks(token, str(garden.id)))

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mirror import render
-from mirror.objects import FileChange, Hunk, Line
+from mirror.core.formats.objects import FileChange, Hunk, Line
+from mirror.core.rules import render
 
 
 def link(path: bytes) -> str:

@@ -11,12 +11,17 @@ from itertools import count, pairwise
 import pytest
 import pytest_asyncio
 
-from mirror.flows import rescue, restore, steps, verify
-from mirror.flows.sync import Synced
+from mirror.backup import rescue
+from mirror.backup.sync import Synced
+from mirror.core.model import HEAD, Kind, Reason, RefName, Refs, Repo, Target
+from mirror.core.rules.pushes import Lost
 from mirror.git import read
-from mirror.model import HEAD, Kind, Reason, RefName, Refs, Repo, Target
-from mirror.pushes import Lost
-from mirror.store import claims, history, hooks, parts, repos, snapshots
+from mirror.restore import restore
+from mirror.services import failpoints
+from mirror.store import repos
+from mirror.store.backup import history, parts, reported_updates, snapshots
+from mirror.store.discovery import hooks
+from mirror.upkeep import verify
 from tests.parts.everref import Mirror
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, Work, fsck, full, refs_of, run_git
@@ -46,9 +51,9 @@ class Garden:
         at: datetime | None = None,
     ) -> None:
         """Deliver this claim; `at` is the forge's time."""
-        claim = hooks.Claimed(name, before, after, by, at)
-        delivery = hooks.Delivery(f"d-{next(self.serial)}", "push", "7", (claim,), None, b"{}")
-        assert await hooks.deliver(self.mirror.edges.db, HOOK, delivery, self.mirror.clock())
+        update = hooks.NewUpdate(name, before, after, by, at)
+        delivery = hooks.Delivery(f"d-{next(self.serial)}", "push", "7", (update,), None, b"{}")
+        assert await hooks.deliver(self.mirror.services.db, HOOK, delivery, self.mirror.clock())
 
     async def push(self, name: str = "main", told: bool = True, **how: object) -> Target:
         """A commit on a branch; by `parents=[]` a force-push."""
@@ -76,7 +81,7 @@ class Garden:
 
     async def maps(self) -> list[Refs]:
         """What each snapshot restores to, by git."""
-        latest = await snapshots.latest(self.mirror.edges.db, self.repo.id)
+        latest = await snapshots.latest(self.mirror.services.db, self.repo.id)
         assert latest
         found = []
         for number in range(1, latest.number + 1):
@@ -89,13 +94,13 @@ class Garden:
         """The ref history from the second snapshot on, oldest first."""
         return [
             (line.snapshot, one.name, one.old, one.new, one.kind, one.by)
-            async for line in history.changes(self.mirror.edges.db, self.repo.id, reverse=True)
+            async for line in history.changes(self.mirror.services.db, self.repo.id, reverse=True)
             if line.snapshot > 1
             for one in [line.change]
         ]
 
     async def lost(self) -> list[Lost]:
-        return await claims.lost(self.mirror.edges.db, self.repo.id)
+        return await reported_updates.lost(self.mirror.services.db, self.repo.id)
 
 
 @pytest_asyncio.fixture
@@ -103,24 +108,24 @@ async def garden(mirror: Mirror, work: Work, git_server: GitServer) -> AsyncIter
     """One commit on main, which is kept already."""
     work.commit()
     repo = (await mirror.backup(f"{git_server.url}/remote.git")).repo
-    assert mirror.edges.keyring
+    assert mirror.services.keyring
     await hooks.add(
-        mirror.edges.db, repo.id, "github", hooks.lock(mirror.edges.keyring, HOOK, "x"), mirror.clock()
+        mirror.services.db, repo.id, "github", hooks.lock(mirror.services.keyring, HOOK, "x"), mirror.clock()
     )
     made = Garden(mirror, work, repo, [work.refs()])
     yield made
-    found = await verify.verify(mirror.edges, repo)
+    found = await verify.verify(mirror.services, repo)
     assert (found.problems, found.strays) == ((), ())
-    assert await claims.unanswered(mirror.edges.db, repo.id) == []
+    assert await reported_updates.unanswered(mirror.services.db, repo.id) == []
     await git_is_content(made)
 
 
 async def git_is_content(garden: Garden) -> None:
     """No object is in the log twice, and each snapshot with a part has a segment of its own."""
-    live = await parts.live(garden.mirror.edges.db, garden.repo.id)
-    latest = await snapshots.latest(garden.mirror.edges.db, garden.repo.id)
+    live = await parts.live(garden.mirror.services.db, garden.repo.id)
+    latest = await snapshots.latest(garden.mirror.services.db, garden.repo.id)
     assert latest and sum(part.entries for part in live) == latest.log_entries
-    held = await read.everything(garden.mirror.edges.disk.pool(garden.repo.id))
+    held = await read.everything(garden.mirror.services.disk.pool(garden.repo.id))
     assert len(held) == latest.log_entries
 
 
@@ -138,7 +143,7 @@ async def test_a_force_push_between_two_looks_is_restorable_before_and_after(gar
     middle = await garden.mirror.snapshot(garden.repo, 2)
     assert (middle.reason, await garden.lost()) == (Reason.PUSH, [])
     bundle = garden.mirror.place / "middle.bundle"
-    await restore.to_bundle(garden.mirror.edges, garden.repo, middle, bundle)
+    await restore.to_bundle(garden.mirror.services, garden.repo, middle, bundle)
     heads = run_git("bundle", "list-heads", bundle).splitlines()
     assert sorted(heads) == sorted([lost + b" " + MAIN, lost + b" HEAD"])
 
@@ -150,7 +155,7 @@ async def test_three_pushes_in_one_look_are_three_snapshots(garden: Garden) -> N
     assert done.snapshot.number == 4
     assert await garden.maps() == garden.moments
     assert {kind for _, _, _, _, kind, _ in await garden.log()} == {Kind.FAST_FORWARDED}
-    taken = [line.taken_at async for line in snapshots.every(garden.mirror.edges.db, garden.repo.id)]
+    taken = [line.taken_at async for line in snapshots.every(garden.mirror.services.db, garden.repo.id)]
     assert taken == sorted(taken)
 
 
@@ -323,9 +328,9 @@ async def test_claims_of_before_the_first_backup_are_compared_with_it(
 ) -> None:
     first = work.commit()
     repo = await mirror.repo(f"{git_server.url}/remote.git")
-    assert mirror.edges.keyring
+    assert mirror.services.keyring
     await hooks.add(
-        mirror.edges.db, repo.id, "github", hooks.lock(mirror.edges.keyring, HOOK, "x"), mirror.clock()
+        mirror.services.db, repo.id, "github", hooks.lock(mirror.services.keyring, HOOK, "x"), mirror.clock()
     )
     garden = Garden(mirror, work, repo)
     middle = await garden.push()
@@ -333,8 +338,8 @@ async def test_claims_of_before_the_first_backup_are_compared_with_it(
     done = await garden.sync()
     found = [shown[MAIN] for shown in await garden.maps()]
     assert found == [forced, middle, forced]
-    assert (done.new, await claims.unanswered(mirror.edges.db, repo.id)) == (True, [])
-    assert await repos.wish(mirror.edges.db, repo.id) is None
+    assert (done.new, await reported_updates.unanswered(mirror.services.db, repo.id)) == (True, [])
+    assert await repos.sync_request(mirror.services.db, repo.id) is None
 
 
 async def test_more_pushes_than_a_sync_takes_wait_for_the_next_one(
@@ -343,7 +348,10 @@ async def test_more_pushes_than_a_sync_takes_wait_for_the_next_one(
     monkeypatch.setattr(rescue, "AT_ONCE", 2)
     tips = [await garden.push(parents=[]) for _ in range(5)]
     done = await garden.sync()
-    assert (done.snapshot.number, len(await claims.unanswered(garden.mirror.edges.db, garden.repo.id))) == (
+    assert (
+        done.snapshot.number,
+        len(await reported_updates.unanswered(garden.mirror.services.db, garden.repo.id)),
+    ) == (
         4,
         2,
     )
@@ -366,7 +374,7 @@ async def test_beyond_them_what_comes_along_is_a_change_of_its_own(
     ]
 
 
-@pytest.mark.parametrize("step", steps.SYNC)
+@pytest.mark.parametrize("step", failpoints.SYNC)
 async def test_a_rescue_killed_at_any_step_is_finished_by_the_next_sync(
     garden: Garden, everref: Callable[..., subprocess.CompletedProcess[str]], step: str
 ) -> None:

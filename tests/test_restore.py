@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import NotFound, Refused, UsageError
-from mirror.flows import restore
+from mirror.core.errors import NotFound, Refused, UsageError
+from mirror.core.model import HEAD, RefName, Refs, Remote
+from mirror.core.refs import is_hidden
 from mirror.git import address
-from mirror.model import HEAD, RefName, Refs, Remote
-from mirror.refs import is_hidden
+from mirror.restore import restore
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, objects_of, refs_of, run_git
 
@@ -45,7 +45,7 @@ async def test_a_bundle_of_a_moment_is_a_whole_bundle_for_stock_git(
     work.commit()
     done = await mirror.backup(work)
     bundle = tmp_path / "one.bundle"
-    result = await restore.to_bundle(mirror.edges, done.repo, await mirror.snapshot(done.repo, 1), bundle)
+    result = await restore.to_bundle(mirror.services, done.repo, await mirror.snapshot(done.repo, 1), bundle)
     assert result.verified
     assert heads_of(bundle)[b"HEAD"] == expected[MAIN]
     place = opened(bundle, tmp_path / "opened.git")
@@ -60,9 +60,9 @@ async def test_a_bundle_after_many_pushes_is_spliced_without_the_pool(
     for _ in range(5):
         work.commit()
         done = await mirror.backup(work)
-    (mirror.edges.disk.pool(done.repo.id) / "HEAD").unlink()
+    (mirror.services.disk.pool(done.repo.id) / "HEAD").unlink()
     bundle = tmp_path / "all.bundle"
-    await restore.to_bundle(mirror.edges, done.repo, done.snapshot, bundle)
+    await restore.to_bundle(mirror.services, done.repo, done.snapshot, bundle)
     assert objects_of(opened(bundle, tmp_path / "opened.git"), everything=True) == objects_of(work.path)
 
 
@@ -76,7 +76,7 @@ async def test_what_was_forced_away_before_a_moment_does_not_travel_in_its_bundl
     work.commit("main", {"clean": b"1"}, parents=[])
     done = await mirror.backup(work)
     bundle = tmp_path / "clean.bundle"
-    await restore.to_bundle(mirror.edges, done.repo, done.snapshot, bundle)
+    await restore.to_bundle(mirror.services, done.repo, done.snapshot, bundle)
     assert secret not in objects_of(opened(bundle, tmp_path / "opened.git"), everything=True)
     assert secret in objects_of(await mirror.restored(done.repo, 2))
 
@@ -91,7 +91,7 @@ async def test_a_sha256_bundle_comes_back(
     done = await mirror.backup(work)
     for number in (1, 2):
         bundle = tmp_path / f"{number}.bundle"
-        await restore.to_bundle(mirror.edges, done.repo, await mirror.snapshot(done.repo, number), bundle)
+        await restore.to_bundle(mirror.services, done.repo, await mirror.snapshot(done.repo, number), bundle)
         place = opened(bundle, tmp_path / f"opened-{number}.git", "sha256")
         assert plain(refs_of(place)) == plain(await mirror.refs(done.repo, number))
 
@@ -99,7 +99,7 @@ async def test_a_sha256_bundle_comes_back(
 async def test_a_bundle_of_nothing_is_refused_in_one_line(mirror: Mirror, work: Work, tmp_path: Path) -> None:
     done = await mirror.backup(work)
     with pytest.raises(Refused, match="use --dir"):
-        await restore.to_bundle(mirror.edges, done.repo, done.snapshot, tmp_path / "x.bundle")
+        await restore.to_bundle(mirror.services, done.repo, done.snapshot, tmp_path / "x.bundle")
     assert not (tmp_path / "x.bundle").exists()
 
 
@@ -109,11 +109,11 @@ async def test_nothing_that_is_there_is_replaced_unasked(mirror: Mirror, work: W
     file = tmp_path / "file"
     file.write_text("precious")
     with pytest.raises(UsageError, match="exists already"):
-        await restore.to_bundle(mirror.edges, done.repo, done.snapshot, file)
+        await restore.to_bundle(mirror.services, done.repo, done.snapshot, file)
     with pytest.raises(UsageError, match="not an empty directory"):
-        await restore.to_directory(mirror.edges, done.repo, done.snapshot, tmp_path)
+        await restore.to_directory(mirror.services, done.repo, done.snapshot, tmp_path)
     assert file.read_text() == "precious"
-    await restore.to_bundle(mirror.edges, done.repo, done.snapshot, file, force=True)
+    await restore.to_bundle(mirror.services, done.repo, done.snapshot, file, force=True)
     assert heads_of(file)
 
 
@@ -122,7 +122,7 @@ async def test_an_empty_directory_is_taken(mirror: Mirror, work: Work, tmp_path:
     done = await mirror.backup(work)
     place = tmp_path / "empty"
     place.mkdir()
-    await restore.to_directory(mirror.edges, done.repo, done.snapshot, place)
+    await restore.to_directory(mirror.services, done.repo, done.snapshot, place)
     assert refs_of(place) == work.refs()
 
 
@@ -142,7 +142,7 @@ async def push(
     repo = await mirror.repo(str(work.path))
     latest = (await mirror.backup(work)).snapshot
     snapshot = await mirror.snapshot(repo, number) if number else latest
-    return await restore.to_remote(mirror.edges, repo, snapshot, Remote(str(target.path)), **how)  # type: ignore[arg-type]
+    return await restore.to_remote(mirror.services, repo, snapshot, Remote(str(target.path)), **how)  # type: ignore[arg-type]
 
 
 async def test_a_push_to_an_empty_remote_brings_all_but_the_hidden_refs(
@@ -250,7 +250,7 @@ async def test_a_plan_says_what_will_be_read_and_written_and_touches_nothing(
     done = await mirror.backup(work)
     target = make_work()
     made = await restore.plan(
-        mirror.edges, done.repo, done.snapshot, to=address.parse_remote(str(target.path), True)
+        mirror.services, done.repo, done.snapshot, to=address.parse_remote(str(target.path), True)
     )
     assert {ref.name: ref.result for ref in made.refs} == {MAIN: "created", b"refs/pull/1/head": "skipped"}
     assert any(done.snapshot.bundle and done.snapshot.bundle.key in step for step in made.steps)
@@ -266,9 +266,9 @@ async def test_a_plan_foretells_what_a_restore_does_where_one_conflict_stops_it(
     target = make_work()
     target.commit("main", {"theirs": b"1"})
     to = address.parse_remote(str(target.path), True)
-    made = await restore.plan(mirror.edges, done.repo, done.snapshot, to=to)
+    made = await restore.plan(mirror.services, done.repo, done.snapshot, to=to)
     assert made.steps == (f"push nothing to {to.url}, as refs are refused",)
-    assert made.refs == (await restore.to_remote(mirror.edges, done.repo, done.snapshot, to)).refs
+    assert made.refs == (await restore.to_remote(mirror.services, done.repo, done.snapshot, to)).refs
     assert {ref.name: ref.result for ref in made.refs if ref.name != HEAD} == {
         MAIN: "refused",
         b"refs/heads/dev": "refused",
@@ -282,10 +282,10 @@ async def test_of_restores_to_one_place_at_once_none_spoils_another(
     done = await mirror.backup(work)
     bundle, path = tmp_path / "one.bundle", tmp_path / "one.git"
     bundles = [
-        restore.to_bundle(mirror.edges, done.repo, done.snapshot, bundle, force=True) for _ in range(4)
+        restore.to_bundle(mirror.services, done.repo, done.snapshot, bundle, force=True) for _ in range(4)
     ]
     assert all([one.verified for one in await asyncio.gather(*bundles)])
-    directories = [restore.to_directory(mirror.edges, done.repo, done.snapshot, path) for _ in range(4)]
+    directories = [restore.to_directory(mirror.services, done.repo, done.snapshot, path) for _ in range(4)]
     ended = await asyncio.gather(*directories, return_exceptions=True)
     assert [one.verified for one in ended if isinstance(one, restore.Restored)] == [True]
     assert all(isinstance(one, restore.Restored | UsageError) for one in ended)

@@ -13,9 +13,10 @@ from uuid import UUID
 
 import pytest
 
-from mirror import layout, manifest, refs
-from mirror.manifest import Manifest
-from mirror.model import HEAD, ObjectFormat, Part, Reason, RefName, Refs, RepoId
+from mirror.core import refs
+from mirror.core.formats import layout, manifest
+from mirror.core.formats.manifest import Manifest
+from mirror.core.model import HEAD, ObjectFormat, Part, Reason, RefName, Refs, RepoId
 from tests.parts.log import Log
 from tests.parts.repos import Work, fsck, objects_of, refs_of, run_git
 
@@ -36,7 +37,7 @@ class Vault:
         self.keys: dict[str, str] = {}
         self._previous: str | None = None
         self._told: Refs = {}
-        script = resources.files("mirror.vault_readme") / "restore.sh"
+        script = resources.files("mirror.vault.readme") / "restore.sh"
         self.script = self.path / "restore.sh"
         self.script.write_bytes(script.read_bytes())
 
@@ -327,7 +328,7 @@ def test_nothing_that_exists_is_overwritten(vault: Vault) -> None:
 
 
 def test_the_script_stays_small_and_says_so() -> None:
-    guide = resources.files("mirror.vault_readme")
+    guide = resources.files("mirror.vault.readme")
     lines = (guide / "restore.sh").read_text().splitlines()
     assert sum(not line.startswith("#") for line in lines) <= 40
     assert f"a {len(lines)}-line script" in (Path(__file__).parents[1] / "README.md").read_text()

@@ -9,20 +9,24 @@ from typing import Any
 
 import pytest
 
-from mirror import layout, manifest
-from mirror.errors import Busy, Corrupt
-from mirror.flows import compact, gather, moment, prune, rebuild, restore, settle, steps, verify
+from mirror.backup import part, recover
+from mirror.core.errors import Busy, Corrupt
+from mirror.core.formats import layout, manifest
+from mirror.core.formats.lsrefs import Reading
+from mirror.core.model import HEAD, Listing, RefName, Remote, Repo
 from mirror.git.upstream import Upstream
-from mirror.lsrefs import Reading
-from mirror.model import HEAD, Listing, RefName, Remote, Repo
-from mirror.store import parts, repos
+from mirror.restore import moment, restore
+from mirror.services import failpoints
+from mirror.store import repos
+from mirror.store.backup import parts
+from mirror.upkeep import compact, prune, rebuild, verify
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of, run_git
 
 
 def stored(mirror: Mirror, key: str) -> Path:
     """Where the directory vault keeps an object."""
-    return Path(mirror.edges.settings.data) / "vault" / key
+    return Path(mirror.services.settings.data) / "vault" / key
 
 
 async def ten_pushes(mirror: Mirror, work: Work) -> Repo:
@@ -37,13 +41,13 @@ async def ten_pushes(mirror: Mirror, work: Work) -> Repo:
 async def prune_at_once(mirror: Mirror, repo: Repo) -> prune.Pruned:
     """Prune as if everything were older than any grace period."""
     mirror.clock.now = datetime.now(UTC) + timedelta(days=1)
-    return await prune.prune(mirror.edges, timedelta(0), repo)
+    return await prune.prune(mirror.services, timedelta(0), repo)
 
 
 async def lose_the_database(mirror: Mirror) -> None:
-    await mirror.edges.db.execute("truncate repo cascade")
-    await mirror.edges.db.execute("truncate ref cascade")
-    await mirror.edges.db.execute("truncate ref_change")
+    await mirror.services.db.execute("truncate repo cascade")
+    await mirror.services.db.execute("truncate ref cascade")
+    await mirror.services.db.execute("truncate ref_change")
 
 
 async def test_a_draft_left_beside_a_committed_object_is_removed_without_the_object(
@@ -58,14 +62,14 @@ async def test_a_draft_left_beside_a_committed_object_is_removed_without_the_obj
         file.with_name(f".{file.name}.{'0' * 16}.tmp").hardlink_to(file)
     await prune_at_once(mirror, done.repo)
     assert await mirror.keys() == keys
-    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    assert (await verify.verify(mirror.services, done.repo)).problems == ()
 
 
 async def test_a_rebuild_killed_halfway_leaves_merged_parts_alone(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = await ten_pushes(mirror, work)
-    await compact.compact(mirror.edges, repo)
+    await compact.compact(mirror.services, repo)
     await prune_at_once(mirror, repo)
     keys = await mirror.keys()
     await lose_the_database(mirror)
@@ -76,13 +80,13 @@ async def test_a_rebuild_killed_halfway_leaves_merged_parts_alone(
     with monkeypatch.context() as patched:
         patched.setattr(rebuild, "_parts", killed)
         with pytest.raises(KeyboardInterrupt):
-            await rebuild.rebuild(mirror.edges)
+            await rebuild.rebuild(mirror.services)
     with pytest.raises(Corrupt, match="everref rebuild"):
         await prune_at_once(mirror, repo)
     assert await mirror.keys() == keys
-    await rebuild.rebuild(mirror.edges)
+    await rebuild.rebuild(mirror.services)
     await prune_at_once(mirror, repo)
-    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    assert (await verify.verify(mirror.services, repo)).problems == ()
 
 
 async def test_a_rebuild_chooses_one_of_two_parts_with_the_same_range(
@@ -95,15 +99,15 @@ async def test_a_rebuild_chooses_one_of_two_parts_with_the_same_range(
 
     with monkeypatch.context() as patched:  # a compaction that died with its machine: nobody discards at once
         patched.setattr(parts, "replace", killed)
-        patched.setattr(settle, "discard", killed)
+        patched.setattr(recover, "discard", killed)
         with pytest.raises(KeyboardInterrupt):
-            await compact.compact(mirror.edges, repo)
-    await compact.compact(mirror.edges, repo)
-    for grave in await parts.tombstones(mirror.edges.db, repo.id):
-        await mirror.edges.vault.delete(grave.key)
+            await compact.compact(mirror.services, repo)
+    await compact.compact(mirror.services, repo)
+    for grave in await parts.tombstones(mirror.services.db, repo.id):
+        await mirror.services.vault.delete(grave.key)
     await lose_the_database(mirror)
-    await rebuild.rebuild(mirror.edges)
-    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    await rebuild.rebuild(mirror.services)
+    assert (await verify.verify(mirror.services, repo)).problems == ()
     assert refs_of(await mirror.restored(repo, 10)) == work.refs()
 
 
@@ -114,13 +118,13 @@ async def test_a_rebuild_names_the_manifest_that_is_missing_in_the_middle(mirror
     shutil.move(missing, missing.parents[2] / "aside")
     keys = await mirror.keys()
     with pytest.raises(Corrupt, match="0000000004.json is missing"):
-        await rebuild.rebuild(mirror.edges)
+        await rebuild.rebuild(mirror.services)
     assert await mirror.keys() == keys
-    (found,) = await repos.overview(mirror.edges.db)
+    (found,) = await repos.overview(mirror.services.db)
     assert (found.snapshots, found.state) == (3, "failing")
     shutil.move(missing.parents[2] / "aside", missing)
-    await rebuild.rebuild(mirror.edges)
-    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    await rebuild.rebuild(mirror.services)
+    assert (await verify.verify(mirror.services, repo)).problems == ()
 
 
 async def test_a_database_that_knows_less_than_the_vault_prunes_nothing(mirror: Mirror, work: Work) -> None:
@@ -132,7 +136,7 @@ async def test_a_database_that_knows_less_than_the_vault_prunes_nothing(mirror: 
         "delete from snapshot where number > 3",
         "delete from part where last_snapshot > 3",
     ):
-        await mirror.edges.db.execute(statement)
+        await mirror.services.db.execute(statement)
     missing = stored(mirror, layout.manifest_key(repo.id, 4))
     shutil.move(missing, missing.parents[2] / "aside")
     keys = await mirror.keys()
@@ -141,15 +145,15 @@ async def test_a_database_that_knows_less_than_the_vault_prunes_nothing(mirror: 
     assert await mirror.keys() == keys
     shutil.move(missing.parents[2] / "aside", missing)
     await prune_at_once(mirror, repo)
-    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    assert (await verify.verify(mirror.services, repo)).problems == ()
 
 
 async def test_a_foreign_object_in_the_vault_does_not_stop_a_rebuild(mirror: Mirror, work: Work) -> None:
     work.commit()
     done = await mirror.backup(work)
-    await mirror.edges.vault.put("elsewhere/repo.json", b"{}")
+    await mirror.services.vault.put("elsewhere/repo.json", b"{}")
     await lose_the_database(mirror)
-    assert [found.repo.id for found in (await rebuild.rebuild(mirror.edges)).repos] == [done.repo.id]
+    assert [found.repo.id for found in (await rebuild.rebuild(mirror.services)).repos] == [done.repo.id]
 
 
 async def test_a_repo_that_cannot_be_rebuilt_does_not_stop_the_others(
@@ -161,7 +165,7 @@ async def test_a_repo_that_cannot_be_rebuilt_does_not_stop_the_others(
     stored(mirror, layout.manifest_key(victim.id, 1)).write_bytes(b"{}")
     await lose_the_database(mirror)
     with pytest.raises(Corrupt):
-        await rebuild.rebuild(mirror.edges)
+        await rebuild.rebuild(mirror.services)
     for one in done:
         if one.repo != victim:
             assert await mirror.refs(one.repo, 1)
@@ -174,7 +178,9 @@ async def test_a_clock_that_went_back_does_not_hide_the_latest_snapshot(mirror: 
     work.commit()
     second = await mirror.backup(work)
     assert second.snapshot.taken_at < first.snapshot.taken_at
-    found = await moment.snapshot_at(mirror.edges, first.repo, first.snapshot.taken_at + timedelta(hours=1))
+    found = await moment.snapshot_at(
+        mirror.services, first.repo, first.snapshot.taken_at + timedelta(hours=1)
+    )
     assert found.number == 2
 
 
@@ -186,7 +192,7 @@ async def test_a_damaged_pool_is_thrown_away_and_the_sync_goes_on(
     await mirror.backup(work)
     work.many_commits(5, "main", size=5000)
     done = await mirror.backup(work)
-    packs = mirror.edges.disk.pool(done.repo.id) / "objects/pack"
+    packs = mirror.services.disk.pool(done.repo.id) / "objects/pack"
     pack = max(packs.glob("*.pack"), key=lambda path: path.stat().st_size)
     pack.chmod(0o644)
     if damage == "flipped":
@@ -204,7 +210,7 @@ async def test_a_damaged_pool_is_thrown_away_and_the_sync_goes_on(
     work.many_commits(3, "main", size=5000)
     done = await mirror.backup(work)
     assert done.new
-    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    assert (await verify.verify(mirror.services, done.repo)).problems == ()
     path = await mirror.restored(done.repo, 3)
     assert refs_of(path) == work.refs()
     fsck(path)
@@ -215,14 +221,14 @@ async def test_a_damaged_pool_does_not_stop_a_restore_to_a_remote(
 ) -> None:
     work.many_commits(20, size=5000)
     done = await mirror.backup(work)
-    (pack,) = (mirror.edges.disk.pool(done.repo.id) / "objects/pack").glob("*.pack")
+    (pack,) = (mirror.services.disk.pool(done.repo.id) / "objects/pack").glob("*.pack")
     pack.chmod(0o644)
     content = bytearray(pack.read_bytes())
     for place in range(1000, len(content), 1000):
         content[place] ^= 1
     pack.write_bytes(content)
     target = make_work("target.git")
-    result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, Remote(str(target.path)))
+    result = await restore.to_remote(mirror.services, done.repo, done.snapshot, Remote(str(target.path)))
     assert result.verified and refs_of(target.path) == work.refs()
     fsck(target.path)
 
@@ -247,7 +253,7 @@ async def test_bytes_behind_the_first_pack_are_not_taken_for_a_part_of_it(
             await mirror.backup(work)
     done = await mirror.backup(work)
     assert done.snapshot.number == 1
-    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    assert (await verify.verify(mirror.services, done.repo)).problems == ()
 
 
 @pytest.mark.parametrize("large", [1, 1 << 40])
@@ -266,11 +272,11 @@ async def test_an_object_that_nobody_asked_for_is_not_taken_for_a_whole_history(
     pack = run_git("-C", work.path, "pack-objects", "--stdout", "-q", stdin=b"\n".join(wanted) + b"\n")
     with monkeypatch.context() as patched:
         sending(patched, lambda _: pack)
-        patched.setattr(gather, "_LARGE", large)
+        patched.setattr(part, "_LARGE", large)
         await mirror.backup(work)
     work.set("refs/heads/hidden", tip)
     done = await mirror.backup(work)
-    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    assert (await verify.verify(mirror.services, done.repo)).problems == ()
     fsck(await mirror.restored(done.repo, done.snapshot.number))
 
 
@@ -289,11 +295,11 @@ async def test_a_checkpoint_keeps_what_the_remote_sent_unasked(
     for number in range(10):
         work.commit("main", {"pushed": b"%d" % number})
         await mirror.backup(work)
-    compacted = await compact.compact(mirror.edges, done.repo)
+    compacted = await compact.compact(mirror.services, done.repo)
     assert compacted.parts_after == 1
     work.set("refs/heads/hidden", tip)
     done = await mirror.backup(work)
-    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    assert (await verify.verify(mirror.services, done.repo)).problems == ()
     fsck(await mirror.restored(done.repo, done.snapshot.number))
 
 
@@ -313,22 +319,22 @@ async def test_a_run_that_lost_its_turn_commits_no_manifest(
     with monkeypatch.context() as patched:
         patched.setattr(manifest, "encode", asleep)
         takeover = "update lease set owner = 'another', fence = nextval('lease_fence')"
-        patched.setattr(steps, "reached", lambda step: None)
-        fetched = gather.gather
+        patched.setattr(failpoints, "reached", lambda step: None)
+        fetched = part.build_part
 
         @asynccontextmanager
-        async def slowly(*args: Any, **kwargs: Any) -> AsyncIterator[gather.Gathered]:
+        async def slowly(*args: Any, **kwargs: Any) -> AsyncIterator[part.BuiltPart]:
             async with fetched(*args, **kwargs) as gathered:
-                await mirror.edges.db.execute(takeover)
+                await mirror.services.db.execute(takeover)
                 yield gathered
 
-        patched.setattr(gather, "gather", slowly)
+        patched.setattr(part, "gather", slowly)
         with pytest.raises(Busy):
             await mirror.backup(work)
-    await mirror.edges.db.execute("update lease set owner = null")
+    await mirror.services.db.execute("update lease set owner = null")
     again = await mirror.backup(work)
     assert again.snapshot.number == 2
-    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    assert (await verify.verify(mirror.services, done.repo)).problems == ()
 
 
 async def test_a_push_that_wrote_nothing_is_not_called_verified(
@@ -341,7 +347,7 @@ async def test_a_push_that_wrote_nothing_is_not_called_verified(
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
-    result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, Remote(str(target.path)))
+    result = await restore.to_remote(mirror.services, done.repo, done.snapshot, Remote(str(target.path)))
     assert {ref.result for ref in result.refs} == {"refused"}
     assert not result.verified
 
@@ -358,8 +364,8 @@ async def test_a_ref_that_appears_in_the_target_meanwhile_is_not_moved(
         if step == "restore: pool filled":
             assert target.commit() == first
 
-    monkeypatch.setattr(steps, "reached", meanwhile)
-    result = await restore.to_remote(mirror.edges, done.repo, done.snapshot, Remote(str(target.path)))
+    monkeypatch.setattr(failpoints, "reached", meanwhile)
+    result = await restore.to_remote(mirror.services, done.repo, done.snapshot, Remote(str(target.path)))
     assert [(ref.name, ref.result) for ref in result.refs] == [
         (b"HEAD", "skipped"),
         (b"refs/heads/main", "refused"),
@@ -377,11 +383,11 @@ async def test_an_empty_repository_that_changes_its_format_comes_back_at_every_m
     other.path.rename(work.path)
     done = await mirror.backup(work)
     assert done.snapshot.number == 2
-    assert (await verify.verify(mirror.edges, done.repo)).problems == ()
+    assert (await verify.verify(mirror.services, done.repo)).problems == ()
     await mirror.restored(done.repo, 1)
     fsck(await mirror.restored(done.repo, 2))
     await lose_the_database(mirror)
-    await rebuild.rebuild(mirror.edges)
+    await rebuild.rebuild(mirror.services)
     fsck(await mirror.restored(done.repo, 2))
 
 
@@ -425,7 +431,7 @@ async def test_a_repo_is_protected_as_of_the_question_and_not_of_what_came_after
     work.commit()
     for new in (True, False):
         assert (await mirror.backup(work)).new is new
-        (kept,) = await repos.overview(mirror.edges.db)
+        (kept,) = await repos.overview(mirror.services.db)
         assert kept.protected_as_of and kept.protected_as_of <= answered
 
 
@@ -434,7 +440,7 @@ async def test_a_pool_that_knew_another_history_is_not_taken_for_a_copy_of_this_
 ) -> None:
     work.commit()
     repo = (await mirror.backup(work)).repo
-    vault, pool = stored(mirror, ""), mirror.edges.disk.pool(repo.id)
+    vault, pool = stored(mirror, ""), mirror.services.disk.pool(repo.id)
     shutil.copytree(vault, tmp_path / "vault")
     tip = work.commit("main", {"kept": b"on one disk"})
     await mirror.backup(work)
@@ -442,12 +448,12 @@ async def test_a_pool_that_knew_another_history_is_not_taken_for_a_copy_of_this_
     shutil.rmtree(vault)  # the store failed, and its own copy of yesterday took its place
     shutil.move(tmp_path / "vault", vault)
     await lose_the_database(mirror)
-    await rebuild.rebuild(mirror.edges)
+    await rebuild.rebuild(mirror.services)
     work.commit("main", {"another": b"second snapshot"}, parents=[])
     assert (await mirror.backup(work)).snapshot.number == 2
     shutil.rmtree(pool)
     shutil.move(tmp_path / "pool", pool)  # a worker that slept through all of it
     work.set("refs/heads/back", tip)
     done = await mirror.backup(work)
-    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    assert (await verify.verify(mirror.services, repo)).problems == ()
     assert await mirror.refs(repo, done.snapshot.number) == work.refs()

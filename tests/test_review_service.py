@@ -6,14 +6,20 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mirror.errors import EverrefError, IdentityChanged, NetworkError
-from mirror.flows import choose, relist, rescue, sweep
-from mirror.flows import take as taking
-from mirror.flows.runner import Runner
-from mirror.model import Target
-from mirror.store import claims, jobs, limits, origins, people, repos, runs
-from mirror.store import home as home_rows
-from mirror.web import home
+from mirror.backup import rescue
+from mirror.backup import snapshot as taking
+from mirror.core.errors import EverrefError, IdentityChanged, NetworkError
+from mirror.core.model import Target
+from mirror.discovery import choose, discover
+from mirror.jobs import sweep
+from mirror.jobs.runner import Runner
+from mirror.store import repos
+from mirror.store.backup import reported_updates
+from mirror.store.browse import home as home_rows
+from mirror.store.discovery import remotes
+from mirror.store.jobs import jobs, runs
+from mirror.store.people import attempts, people
+from mirror.web.pages import home
 from tests.parts.connected import Connected
 from tests.parts.everref import Mirror
 from tests.parts.forges import Person, Repository
@@ -24,7 +30,7 @@ from tests.test_late import restored
 from tests.test_relist import ME, alice, kept
 from tests.test_rescue import Garden, garden
 from tests.test_signin import Forged, asked_to_link, forged
-from tests.test_worker import take, wished
+from tests.test_worker import sync_requested, take
 
 __all__ = ["alice", "forged", "garden"]
 
@@ -50,29 +56,29 @@ async def test_a_push_that_could_not_be_fetched_is_tried_again_although_the_remo
 
     async def failing(*given: object) -> object:
         git_server.faults["git-upload-pack"] = fault
-        return await taking.take(*given)  # type: ignore[arg-type]
+        return await taking.take_snapshot(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
         patched.setattr(rescue, "take", failing)
         with pytest.raises(NetworkError, match="not saved yet"):
             await garden.sync()
-    db = garden.mirror.edges.db
-    assert await repos.wish(db, garden.repo.id) is not None
+    db = garden.mirror.services.db
+    assert await repos.sync_request(db, garden.repo.id) is not None
     (row,) = await repos.overview(db)
     assert row.state == "failing" and row.failure and row.failure.retry_at
     await garden.sync()
     assert [shown[MAIN] for shown in await garden.maps()][1] == between
-    assert await repos.wish(db, garden.repo.id) is None and await garden.lost() == []
+    assert await repos.sync_request(db, garden.repo.id) is None and await garden.lost() == []
 
 
 async def test_more_pushes_than_a_sync_takes_leave_a_wish(
     garden: Garden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rescue, "AT_ONCE", 2)
-    monkeypatch.setattr(claims, "AT_ONCE", 4)
+    monkeypatch.setattr(reported_updates, "AT_ONCE", 4)
     tips = [await garden.push(parents=[]) for _ in range(7)]
-    db, syncs = garden.mirror.edges.db, 0
-    while await repos.wish(db, garden.repo.id) is not None:
+    db, syncs = garden.mirror.services.db, 0
+    while await repos.sync_request(db, garden.repo.id) is not None:
         await garden.sync()
         syncs += 1
         assert syncs < 7
@@ -85,7 +91,7 @@ async def test_more_pushes_than_a_sync_takes_leave_a_wish(
 async def digests(connected: Connected, repository: Repository) -> list[str]:
     """What the snapshots of the repo that follows this one show."""
     origin = await connected.kept(repository)
-    rows = await connected.edges.db.fetch(
+    rows = await connected.services.db.fetch(
         "select refs_digest from snapshot where repo_id = $1 order by number", origin.repo.id
     )
     return [row[0] for row in rows]
@@ -131,15 +137,15 @@ async def test_a_repo_that_cannot_follow_its_repository_takes_nothing_from_the_n
 ) -> None:
     shed = alongside.host.add_repository("alice/shed")
     connection = await kept(alongside, alice, shed)
-    await choose.choose_everything(alongside.edges, connection.id, ME, True)
+    await choose.choose_everything(alongside.services, connection.id, ME, True)
     before = await digests(alongside, shed)
     taken = alongside.host.add_repository("alice/barn")
-    await choose.add_url(alongside.edges, alongside.team, ME, taken.url)  # follows the address
+    await choose.add_url(alongside.services, alongside.team, ME, taken.url)  # follows the address
     alongside.host.delete(taken)
     alongside.host.rename(shed, "barn")
     new = alongside.host.add_repository("alice/shed")
     for _ in range(3):
-        await relist.relist(alongside.edges, connection.id)
+        await discover.relist(alongside.services, connection.id)
         with pytest.raises((IdentityChanged, EverrefError)):
             await alongside.sync(shed)
         assert await digests(alongside, shed) == before
@@ -152,18 +158,18 @@ async def test_a_chain_of_renames_whose_end_is_taken_stops_no_other_repo(
     names = ("one", "two", "three")
     one, two, three = (alongside.host.add_repository(f"alice/{name}") for name in names)
     connection = await kept(alongside, alice, one, two)
-    await choose.choose_everything(alongside.edges, connection.id, ME, False)
-    await choose.add_url(alongside.edges, alongside.team, ME, three.url)
+    await choose.choose_everything(alongside.services, connection.id, ME, False)
+    await choose.add_url(alongside.services, alongside.team, ME, three.url)
     alongside.host.delete(three)
     alongside.host.rename(two, "three")
     alongside.host.rename(one, "two")
     for _ in range(2):
-        await relist.relist(alongside.edges, connection.id)
+        await discover.relist(alongside.services, connection.id)
     assert (await alongside.kept(one)).repo.url == one.url
     earlier = await alongside.kept(two)
     assert earlier.repo.name == f"alice/two-{two.id}" and earlier.archived_at is not None
     assert (await alongside.sync(one)).snapshot.number in (1, 2)
-    assert await origins.of(alongside.edges.db, earlier.repo.id)
+    assert await remotes.of(alongside.services.db, earlier.repo.id)
 
 
 # Poison, crashes and clocks.
@@ -173,35 +179,35 @@ OTHER = "elsewhere/1/1/1/aa"
 
 async def die(mirror: Mirror) -> None:
     """The worker that `take` is goes away, and another one notices."""
-    await mirror.edges.db.execute("update worker set beat_at = '-infinity' where id = $1", OTHER)
-    runner = Runner(mirror.edges)
+    await mirror.services.db.execute("update worker set beat_at = '-infinity' where id = $1", OTHER)
+    runner = Runner(mirror.services)
     await runner.beat_once()
-    await runs.leave(mirror.edges.db, runner.me)
+    await runs.leave(mirror.services.db, runner.me)
 
 
 async def test_a_repo_that_kills_its_worker_each_time_is_left_alone_for_longer_and_longer(
     mirror: Mirror,
 ) -> None:
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     for _ in range(runs.ATTEMPTS):
         assert len(await take(mirror)) == 1
         await die(mirror)
     assert not await take(mirror, now=mirror.clock.now)
-    (row,) = await repos.overview(mirror.edges.db)
+    (row,) = await repos.overview(mirror.services.db)
     assert row.failure and row.failure.kind == "ours" and "went away" in row.failure.message
-    assert row.failure.retry_at and await repos.wish(mirror.edges.db, repo_id)
+    assert row.failure.retry_at and await repos.sync_request(mirror.services.db, repo_id)
     mirror.clock.now = row.failure.retry_at
     assert len(await take(mirror, now=mirror.clock.now)) == 1  # one try
     await die(mirror)
     assert not await take(mirror, now=mirror.clock.now)
-    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
     assert len(await take(mirror, now=mirror.clock.now)) == 1  # a push is worth one, too
 
 
 async def test_two_jobs_of_one_repo_that_were_under_way_when_everything_died_become_one(
     mirror: Mirror,
 ) -> None:
-    db, repo_id = mirror.edges.db, await wished(mirror)
+    db, repo_id = mirror.services.db, await sync_requested(mirror)
     first = await jobs.queue(db, repo_id, "sync", {}, mirror.clock())
     await db.execute("update job set state = 'running'")  # its run ended, and the database was away
     second = await jobs.queue(db, repo_id, "sync", {}, mirror.clock())
@@ -213,33 +219,33 @@ async def test_two_jobs_of_one_repo_that_were_under_way_when_everything_died_bec
 
 async def test_first_backups_from_one_host_leave_room_for_its_pushes(mirror: Mirror) -> None:
     for number in range(20):
-        await wished(mirror, f"https://busy.example/alice/{number}")
+        await sync_requested(mirror, f"https://busy.example/alice/{number}")
     assert len(await take(mirror)) < runs.AT_HOST
-    known = await wished(mirror, "https://busy.example/bob/shed")
-    await repos.touch_protected(mirror.edges.db, known, mirror.clock())
+    known = await sync_requested(mirror, "https://busy.example/bob/shed")
+    await repos.touch_protected(mirror.services.db, known, mirror.clock())
     assert [run.repo_id for run in await take(mirror)] == [known]
 
 
 async def test_after_a_clock_that_went_far_ahead_and_back_all_goes_on(mirror: Mirror, work: Work) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     work.commit()
     kept = (await mirror.backup(work)).repo
-    lost = await wished(mirror)
+    lost = await sync_requested(mirror)
     true = mirror.clock.now
     mirror.clock.now += timedelta(days=4000)
-    await sweep.tick(mirror.edges)
+    await sweep.tick(mirror.services)
     await repos.set_failure(
         db, lost, "network", "away", mirror.clock(), mirror.clock() + timedelta(minutes=1)
     )
-    await limits.take(db, "somebody", 1, timedelta(minutes=1), mirror.clock())
+    await attempts.take(db, "somebody", 1, timedelta(minutes=1), mirror.clock())
     await repos.touch_protected(db, kept.id, mirror.clock())
     mirror.clock.now = true
-    assert (await sweep.tick(mirror.edges)).looks == 1
-    assert (await sweep.tick(mirror.edges)).looks == 0
+    assert (await sweep.tick(mirror.services)).looks == 1
+    assert (await sweep.tick(mirror.services)).looks == 0
     (row,) = [one for one in await repos.overview(db) if one.repo.id == kept.id]
     assert row.protected_as_of and row.protected_as_of < true + timedelta(days=1)
     assert [run.repo_id for run in await take(mirror)] == [lost]
-    assert await limits.take(db, "somebody", 1, timedelta(minutes=1), mirror.clock())
+    assert await attempts.take(db, "somebody", 1, timedelta(minutes=1), mirror.clock())
 
 
 async def test_a_bug_in_a_chore_or_a_sweep_stops_no_worker(
@@ -254,12 +260,12 @@ async def test_a_bug_in_a_chore_or_a_sweep_stops_no_worker(
     async def sound(*_: object) -> None:
         done.append("sound")
 
-    chores = [
+    maintenance = [
         sweep.Chore("broken", timedelta(hours=1), broken),
         sweep.Chore("sound", timedelta(hours=1), sound),
     ]
-    monkeypatch.setattr(sweep, "CHORES", chores)
-    await sweep.tend(mirror.edges)
+    monkeypatch.setattr(sweep, "CHORES", maintenance)
+    await sweep.tend(mirror.services)
     assert done == ["broken", "sound"]
 
 
@@ -270,21 +276,21 @@ async def test_an_account_at_a_forge_is_no_proof_and_no_new_way_in_for_an_old_se
     site = forged.site
     victim = await site.person("victim")
     browser = await site.signed_in(victim)
-    await site.mirror.edges.db.execute("update session set sure_at = sure_at - interval '1 hour'")
+    await site.mirror.services.db.execute("update session set sure_at = sure_at - interval '1 hour'")
     await browser.get("/account")
     to = await forged.come_back(browser, await forged.consent(browser, next="/account"))
     assert to.startswith("/account/sure")
     assert "first prove who you are" in (await browser.get(to)).text
-    assert await people.identities(site.mirror.edges.db, victim.id) == []
+    assert await people.identities(site.mirror.services.db, victim.id) == []
     assert (
         (await browser.post("/account/password", password="a password of mine"))
         .headers["location"]
         .startswith("/account/sure")
     )
-    await site.mirror.edges.db.execute("update session set sure_at = $1", site.mirror.clock())
+    await site.mirror.services.db.execute("update session set sure_at = $1", site.mirror.clock())
     _, account = await asked_to_link(forged, browser, forged.ann)
     await browser.post("/auth/link", account=account)
-    assert len(await people.identities(site.mirror.edges.db, victim.id)) == 1
+    assert len(await people.identities(site.mirror.services.db, victim.id)) == 1
 
 
 async def test_a_consent_planted_in_another_session_gives_its_account_to_nobody(forged: Forged) -> None:
@@ -297,7 +303,7 @@ async def test_a_consent_planted_in_another_session_gives_its_account_to_nobody(
     )
     answer = await browser.get(f"{address.path}?{address.query}")
     assert answer.status_code == 400
-    assert await people.identities(forged.site.mirror.edges.db, victim.id) == []
+    assert await people.identities(forged.site.mirror.services.db, victim.id) == []
 
 
 async def test_a_form_without_end_is_refused_whoever_sends_it(site: Site) -> None:
@@ -319,10 +325,10 @@ async def test_a_form_without_end_is_refused_whoever_sends_it(site: Site) -> Non
 
 
 async def test_what_is_paused_is_not_said_to_be_protected(mirror: Mirror) -> None:
-    repo_id = await wished(mirror)
-    db = mirror.edges.db
-    await repos.touch_protected(db, repo_id, mirror.clock(), await repos.wish(db, repo_id))
-    team = (await origins.get(db, repo_id)).team_id
+    repo_id = await sync_requested(mirror)
+    db = mirror.services.db
+    await repos.touch_protected(db, repo_id, mirror.clock(), await repos.sync_request(db, repo_id))
+    team = (await remotes.get(db, repo_id)).team_id
     assert home.sentence(await home_rows.summary(db, team)) == "1 repository, protected"
-    await origins.pause(db, repo_id, mirror.clock())
+    await remotes.pause(db, repo_id, mirror.clock())
     assert home.sentence(await home_rows.summary(db, team)) == "1 repository, 1 paused, not protected"

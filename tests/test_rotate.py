@@ -6,14 +6,17 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from mirror.config import EXAMPLE, from_env
-from mirror.errors import UsageError
-from mirror.flows import rotate
-from mirror.keyring import Keyring
-from mirror.model import RepoId, Secret
-from mirror.store import credentials, hooks, idempotency, jobs, people, sealed, ssh, teams
+from mirror.core.config import EXAMPLE, from_env
+from mirror.core.errors import UsageError
+from mirror.core.keyring import Keyring
+from mirror.core.model import RepoId, Secret
 from mirror.store.database import sql_directory
-from mirror.store.ssh import TeamKey
+from mirror.store.discovery import credentials, hooks, ssh
+from mirror.store.discovery.ssh import TeamKey
+from mirror.store.jobs import jobs
+from mirror.store.people import idempotency, people, teams
+from mirror.store.upkeep import reencryption as sealed
+from mirror.upkeep import reencrypt
 from tests.parts.chain import START, begin
 
 OLD, BOTH, NEW = Keyring(["o" * 32]), Keyring(["n" * 32, "o" * 32]), Keyring(["n" * 32])
@@ -63,7 +66,7 @@ async def texts(db: asyncpg.Pool) -> set[bytes]:
 
 async def test_after_rotating_the_newest_key_alone_opens_everything(db: asyncpg.Pool) -> None:
     repo_id, job_id, connection = await one_of_each(db, OLD)
-    done = await rotate.rotate(db, BOTH)
+    done = await reencrypt.rotate(db, BOTH)
     assert (done.resealed, done.problems) == (len(sealed.PLACES), [])
     assert [(key.newest, key.here, key.sealed) for key in done.keys] == [
         (True, True, len(sealed.PLACES)),
@@ -81,9 +84,9 @@ async def test_after_rotating_the_newest_key_alone_opens_everything(db: asyncpg.
 
 async def test_rotating_twice_changes_nothing_more(db: asyncpg.Pool) -> None:
     await one_of_each(db, OLD)
-    await rotate.rotate(db, BOTH)
+    await reencrypt.rotate(db, BOTH)
     before = await texts(db)
-    assert (await rotate.rotate(db, BOTH)).resealed == 0
+    assert (await reencrypt.rotate(db, BOTH)).resealed == 0
     assert await texts(db) == before
 
 
@@ -97,7 +100,7 @@ async def test_every_column_of_sealed_texts_is_known_here() -> None:
 
 async def test_what_needs_a_key_that_is_missing_is_said_and_stays(db: asyncpg.Pool) -> None:
     repo_id, _, _ = await one_of_each(db, OLD)
-    done = await rotate.rotate(db, NEW)
+    done = await reencrypt.rotate(db, NEW)
     assert (done.resealed, done.done) == (0, False)
     assert [(key.newest, key.here, key.sealed) for key in done.keys] == [(True, True, 0), (False, False, 8)]
     assert len(done.problems) == 8
@@ -108,7 +111,7 @@ async def test_what_needs_a_key_that_is_missing_is_said_and_stays(db: asyncpg.Po
 async def test_what_was_tampered_with_stops_nothing_else(db: asyncpg.Pool) -> None:
     repo_id, _, _ = await one_of_each(db, OLD)
     await db.execute("update credential set sealed = set_byte(sealed, 90, get_byte(sealed, 90) # 1)")
-    done = await rotate.rotate(db, BOTH)
+    done = await reencrypt.rotate(db, BOTH)
     assert (done.resealed, done.done) == (7, False)
     assert done.problems == [
         f"credential/{repo_id}: what is kept was changed or moved; give it again",
@@ -121,7 +124,7 @@ async def test_what_changes_meanwhile_is_not_overwritten(
     repo_id, _, _ = await one_of_each(db, OLD)
     replace = sealed.replace
 
-    async def later(db: asyncpg.Pool, place: sealed.Place, old: sealed.Sealed, text: bytes) -> bool:
+    async def later(db: asyncpg.Pool, place: sealed.Column, old: sealed.SealedValue, text: bytes) -> bool:
         if place.table == "credential" and not changed:
             changed.append(True)
             await credentials.keep(
@@ -131,7 +134,7 @@ async def test_what_changes_meanwhile_is_not_overwritten(
 
     changed: list[bool] = []
     monkeypatch.setattr(sealed, "replace", later)
-    done = await rotate.rotate(db, BOTH)
+    done = await reencrypt.rotate(db, BOTH)
     assert (done.resealed, [key.sealed for key in done.keys]) == (8, [8, 0])
     assert await credentials.of(db, NEW, repo_id) == Secret("ann", "changed")
 
@@ -139,15 +142,15 @@ async def test_what_changes_meanwhile_is_not_overwritten(
 async def test_more_than_are_read_at_once_are_all_sealed_anew(
     db: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotate, "_AT_ONCE", 3)
+    monkeypatch.setattr(reencrypt, "_AT_ONCE", 3)
     for number in range(10):
         repo = (await begin(db, f"ann/{number}")).repo
         await credentials.keep(db, OLD, repo.id, Secret("ann", str(number)))
-    assert (await rotate.rotate(db, BOTH)).resealed == 10
+    assert (await reencrypt.rotate(db, BOTH)).resealed == 10
 
 
 def test_no_sealed_text_is_shown() -> None:
-    assert "hush" not in repr(sealed.Sealed("1", b"hush"))
+    assert "hush" not in repr(sealed.SealedValue("1", b"hush"))
 
 
 @pytest.mark.parametrize("keys", [EXAMPLE, f"{'n' * 32},{EXAMPLE}"], ids=["newest", "older"])

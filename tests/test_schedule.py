@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import schedule
-from mirror.errors import UsageError
-from mirror.model import RepoId
-from mirror.schedule import (
+from mirror.core.errors import UsageError
+from mirror.core.model import RepoId
+from mirror.core.rules import schedule
+from mirror.core.rules.schedule import (
     A_SECOND,
     Cron,
     Every,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from mirror import config
+from mirror.core import config
 from tests.test_documents import ELSEWHERE, Asked
 
 ROOT: Final = Path(__file__).parents[1]

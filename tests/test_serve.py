@@ -2,9 +2,9 @@
 
 import socket
 
-from mirror.config import Settings
-from mirror.process import Ties
-from mirror.server import serve
+from mirror.core.config import Settings
+from mirror.services.server import serve
+from mirror.services.startup import Ties
 
 
 def test_an_answer_in_two_writes_waits_for_no_acknowledgement() -> None:

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 import asyncpg
 import pytest
 
-from mirror import signed
-from mirror.keyring import Keyring
-from mirror.people import PersonId
-from mirror.store import limits, links, people, sessions
-from mirror.store.people import Person
-from mirror.store.sessions import ABSOLUTE, IDLE
+from mirror.core import signed
+from mirror.core.keyring import Keyring
+from mirror.core.rules.roles import PersonId
+from mirror.store.people import attempts, links, people, sessions
+from mirror.store.people.people import Person
+from mirror.store.people.sessions import ABSOLUTE, IDLE
 from tests.parts.chain import START
 
 SECOND = timedelta(seconds=1)
@@ -103,7 +103,7 @@ async def test_a_session_can_be_ended_here_there_and_everywhere(db: asyncpg.Pool
 async def test_what_has_ended_is_not_listed_and_is_swept(db: asyncpg.Pool) -> None:
     person = await ann(db)
     await begin(db, person.id)
-    await limits.take(db, "x", 1, HOUR, START)
+    await attempts.take(db, "x", 1, HOUR, START)
     assert await sessions.all_of(db, person.id, START + IDLE) == []
     await sessions.sweep(db, START + HOUR - SECOND)
     tables = ("session", "tries")
@@ -139,21 +139,21 @@ async def test_a_link_expires_and_can_be_voided(db: asyncpg.Pool) -> None:
 async def test_a_limit_counts_all_tries_of_a_stretch_of_time(db: asyncpg.Pool) -> None:
     for number in range(12):
         at = START + number * SECOND
-        assert await limits.take(db, "sign-in 192.0.2.1", 10, MINUTE, at) == (number < 10)
-    assert await limits.take(db, "sign-in 192.0.2.2", 10, MINUTE, START)
-    assert await limits.take(db, "sign-in 192.0.2.1", 10, MINUTE, START + MINUTE)
+        assert await attempts.take(db, "sign-in 192.0.2.1", 10, MINUTE, at) == (number < 10)
+    assert await attempts.take(db, "sign-in 192.0.2.2", 10, MINUTE, START)
+    assert await attempts.take(db, "sign-in 192.0.2.1", 10, MINUTE, START + MINUTE)
 
 
 async def test_tries_at_the_same_moment_are_all_counted(db: asyncpg.Pool) -> None:
-    taken = await asyncio.gather(*(limits.take(db, "k", 10, MINUTE, START) for _ in range(30)))
+    taken = await asyncio.gather(*(attempts.take(db, "k", 10, MINUTE, START) for _ in range(30)))
     assert sum(taken) == 10
 
 
 async def test_who_got_in_has_not_been_guessing(db: asyncpg.Pool) -> None:
-    assert await limits.take(db, "k", 1, MINUTE, START)
-    assert not await limits.take(db, "k", 1, MINUTE, START)
-    await limits.give_back(db, "k")
-    assert await limits.take(db, "k", 1, MINUTE, START)
+    assert await attempts.take(db, "k", 1, MINUTE, START)
+    assert not await attempts.take(db, "k", 1, MINUTE, START)
+    await attempts.give_back(db, "k")
+    assert await attempts.take(db, "k", 1, MINUTE, START)
 
 
 def test_what_was_signed_comes_back() -> None:

@@ -4,13 +4,15 @@ from datetime import timedelta
 
 import pytest
 
-from mirror.errors import NetworkError, Origin
-from mirror.flows import compact, verify
-from mirror.flows.turn import turn
-from mirror.model import RefName
-from mirror.pushes import Answered, Lost
-from mirror.store import claims, endings, notices, repos, snapshots, teams
-from mirror.store.endings import Ending
+from mirror.core.errors import NetworkError, Origin
+from mirror.core.model import RefName
+from mirror.core.rules.pushes import Answered, Lost
+from mirror.services.lease import leased
+from mirror.store import repos
+from mirror.store.backup import endings, reported_updates, snapshots
+from mirror.store.backup.endings import Ending
+from mirror.store.people import notices, teams
+from mirror.upkeep import compact, verify
 from tests.test_rescue import Garden, everref, garden
 
 __all__ = ["everref", "garden"]
@@ -36,16 +38,16 @@ async def goes_on(garden: Garden) -> None:
 async def test_the_claims_that_a_dead_run_answered_are_answered_without_another_sync(
     garden: Garden, dying: pytest.MonkeyPatch
 ) -> None:
-    db, repo_id = garden.mirror.edges.db, garden.repo.id
+    db, repo_id = garden.mirror.services.db, garden.repo.id
     await garden.push()
-    await repos.want(db, repo_id, garden.mirror.clock())
+    await repos.request_sync(db, repo_id, garden.mirror.clock())
     with pytest.raises(NetworkError):
         await garden.sync()
     dying.undo()
-    assert len(await claims.unanswered(db, repo_id)) == 1
-    await compact.compact(garden.mirror.edges, garden.repo)
-    assert await claims.unanswered(db, repo_id) == []
-    assert await repos.wish(db, repo_id) is None
+    assert len(await reported_updates.unanswered(db, repo_id)) == 1
+    await compact.compact(garden.mirror.services, garden.repo)
+    assert await reported_updates.unanswered(db, repo_id) == []
+    assert await repos.sync_request(db, repo_id) is None
     latest = await snapshots.latest(db, repo_id)
     assert latest and latest.number == 2
     await goes_on(garden)
@@ -61,11 +63,11 @@ async def test_what_a_dead_run_found_lost_is_said_once(garden: Garden, dying: py
         await garden.sync()
     dying.undo()
     assert await garden.lost() == []
-    await compact.compact(garden.mirror.edges, garden.repo)
+    await compact.compact(garden.mirror.services, garden.repo)
     assert len(await garden.lost()) == 1
     await goes_on(garden)
     assert len(await garden.lost()) == 1
-    assert await claims.unanswered(garden.mirror.edges.db, garden.repo.id) == []
+    assert await reported_updates.unanswered(garden.mirror.services.db, garden.repo.id) == []
 
 
 async def test_a_sync_that_follows_a_dead_one_answers_nothing_twice(
@@ -81,11 +83,11 @@ async def test_a_sync_that_follows_a_dead_one_answers_nothing_twice(
     await garden.push()
     await garden.sync()
     assert len(await garden.lost()) == 1
-    assert (await verify.verify(garden.mirror.edges, garden.repo)).problems == ()
+    assert (await verify.verify(garden.mirror.services, garden.repo)).problems == ()
 
 
 async def test_the_suspicion_of_a_dead_run_is_told(garden: Garden, dying: pytest.MonkeyPatch) -> None:
-    edges = garden.mirror.edges
+    services = garden.mirror.services
     dying.undo()
     for name in ("a", "b", "c", "d"):
         await garden.push(name)
@@ -102,28 +104,28 @@ async def test_the_suspicion_of_a_dead_run_is_told(garden: Garden, dying: pytest
         garden.mirror.clock.now += timedelta(hours=2)
         with pytest.raises(NetworkError):
             await garden.sync()
-    await compact.compact(edges, garden.repo)
-    told = await notices.page(edges.db, await teams.default(edges.db))
+    await compact.compact(services, garden.repo)
+    told = await notices.page(services.db, await teams.default(services.db))
     assert [one.kind for one in told] == ["mass-deletion"]
     assert "every branch was overwritten" in told[0].message
     await goes_on(garden)
 
 
 async def test_what_a_snapshot_ends_comes_back_as_it_was_set_down(garden: Garden) -> None:
-    edges = garden.mirror.edges
+    services = garden.mirror.services
     at = garden.mirror.clock()
     lost = Lost(RefName(b"refs/heads/\xff"), None, garden.work.tip(), "b\0b", at, "gone")
     ending = Ending(at, Answered([(7, 0)], [lost]), "suspicious", seen=False)
-    async with turn(edges, garden.repo) as lease:
-        assert await endings.announce(edges.db, lease, "a" * 64, ending)
-        found = await endings.of(edges.db, garden.repo.id, "a" * 64)
-        assert await endings.of(edges.db, garden.repo.id, "b" * 64) == Ending()
+    async with leased(services, garden.repo) as lease:
+        assert await endings.announce(services.db, lease, "a" * 64, ending)
+        found = await endings.of(services.db, garden.repo.id, "a" * 64)
+        assert await endings.of(services.db, garden.repo.id, "b" * 64) == Ending()
     (kept,) = found.answered.lost
     assert (kept.name, kept.new, kept.by, kept.at) == (lost.name, lost.new, "b\ufffdb", at)
-    assert (found.wish, found.suspicion, found.seen, found.answered.claims) == (
+    assert (found.sync_request, found.suspicion, found.seen, found.answered.updates) == (
         at,
         "suspicious",
         False,
         [(7, 0)],
     )
-    assert not await endings.announce(edges.db, lease, "c" * 64, ending)
+    assert not await endings.announce(services.db, lease, "c" * 64, ending)

@@ -10,10 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import pytest_asyncio
 
-from mirror.config import App
-from mirror.flows import people
-from mirror.people import Role
-from mirror.store import connections, links, sessions, teams
+from mirror.core.config import App
+from mirror.core.rules.roles import Role
+from mirror.people import accounts
+from mirror.store.discovery import connections
+from mirror.store.people import links, sessions, teams
 from mirror.web.app import application
 from tests.parts.forges import GitHub, GitLab, Person
 from tests.parts.web import Browser, Site
@@ -81,7 +82,7 @@ async def test_signing_in_asks_for_no_access_to_repositories(forged: Forged) -> 
 
 
 async def test_the_same_account_is_the_same_person_whatever_it_is_called_now(forged: Forged) -> None:
-    db = forged.site.mirror.edges.db
+    db = forged.site.mirror.services.db
     one, two = await forged.site.browser(), await forged.site.browser()
     await forged.come_back(one, await forged.consent(one))
     forged.ann.login = "ann-renamed"
@@ -90,8 +91,8 @@ async def test_the_same_account_is_the_same_person_whatever_it_is_called_now(for
 
 
 async def test_an_e_mail_address_makes_nobody_the_same_person(forged: Forged) -> None:
-    db, clock = forged.site.mirror.edges.db, forged.site.mirror.clock
-    await people.sign_up(db, forged.ann.email, "a long enough word", "Ann", clock.now, "127.0.0.1")
+    db, clock = forged.site.mirror.services.db, forged.site.mirror.clock
+    await accounts.sign_up(db, forged.ann.email, "a long enough word", "Ann", clock.now, "127.0.0.1")
     browser = await forged.site.browser()
     await forged.come_back(browser, await forged.consent(browser))
     assert await db.fetchval("select count(*) from person") == 2
@@ -123,7 +124,7 @@ async def test_a_consent_that_was_refused_is_told_in_a_line(forged: Forged) -> N
     assert to.startswith("/sign-in")
     said = (await browser.get(to)).text
     assert "You did not let 127.0.0.1" in said and "not signed in by it" in said
-    assert await forged.site.mirror.edges.db.fetchval("select count(*) from person") == 0
+    assert await forged.site.mirror.services.db.fetchval("select count(*) from person") == 0
 
 
 async def test_a_code_of_another_state_is_refused(forged: Forged) -> None:
@@ -144,7 +145,7 @@ async def test_connecting_asks_for_what_is_needed_and_keeps_the_grant(forged: Fo
     await forged.come_back(browser, await forged.consent(browser))
     await browser.follow(await browser.get("/"))
     to = await forged.come_back(browser, await forged.consent(browser, team="ann"))
-    db = forged.site.mirror.edges.db
+    db = forged.site.mirror.services.db
     team = await teams.by_name(db, "ann")
     assert team is not None
     (kept,) = await connections.of_team(db, team.id)
@@ -174,11 +175,11 @@ async def test_an_account_that_was_connected_can_be_added_as_a_way_to_sign_in(fo
     other = await site.browser()
     await forged.come_back(other, await forged.consent(other))
     assert "ann" in (await other.get("/account")).text
-    assert await site.mirror.edges.db.fetchval("select count(*) from person") == 1
+    assert await site.mirror.services.db.fetchval("select count(*) from person") == 1
 
 
 async def identities(forged: Forged) -> list[str]:
-    rows = await forged.site.mirror.edges.db.fetch("select login from identity order by login")
+    rows = await forged.site.mirror.services.db.fetch("select login from identity order by login")
     return [row["login"] for row in rows]
 
 
@@ -235,7 +236,7 @@ async def test_a_consent_that_a_link_began_ends_in_no_session_that_came_later(fo
     kim = await site.person("kim")
     began = await victim.get(f"/auth/{forged.forge.kind}")
     address = urlsplit(await forged.forge.approve(began.headers["location"], forged.ann))
-    raw = await links.make(site.mirror.edges.db, kim.id, site.mirror.clock.now, timedelta(hours=1))
+    raw = await links.make(site.mirror.services.db, kim.id, site.mirror.clock.now, timedelta(hours=1))
     assert (await victim.post(f"/sign-in/{raw}")).status_code == 303
     assert (await victim.get(f"{address.path}?{address.query}")).status_code == 400
     assert await identities(forged) == []
@@ -264,7 +265,8 @@ async def test_who_has_not_proved_it_of_late_adds_no_account(forged: Forged) -> 
     assert profile.headers["location"].startswith("/account/sure")
     assert (await kim.post("/account/profile", name="Kimberly", email="", zone="")).status_code == 303
     assert (
-        await forged.site.mirror.edges.db.fetchval("select email from person where name = 'Kimberly'") is None
+        await forged.site.mirror.services.db.fetchval("select email from person where name = 'Kimberly'")
+        is None
     )
 
 
@@ -272,7 +274,7 @@ async def test_only_who_connected_an_account_adds_it_to_their_ways_to_sign_in(fo
     site = forged.site
     browser = await site.signed_in(await site.person("ann"))
     page = await forged.come_back(browser, await forged.consent(browser, team="ann"))
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     bob = await site.person("bob")
     team = await teams.by_name(db, "ann")
     assert team is not None
@@ -287,7 +289,7 @@ async def test_signing_in_by_an_account_that_a_team_has_connected_says_so(forged
     site = forged.site
     browser = await site.signed_in(await site.person("kim"))
     await forged.come_back(browser, await forged.consent(browser, team="kim"))
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     stranger = await site.browser()
     address = urlsplit(await forged.consent(stranger, next="/account"))
     said = await stranger.get(f"{address.path}?{address.query}")
@@ -313,7 +315,7 @@ async def test_nobody_connects_another_team(forged: Forged) -> None:
 
 
 async def test_a_link_signs_in_once_and_only_by_its_button(site: Site) -> None:
-    db, clock = site.mirror.edges.db, site.mirror.clock
+    db, clock = site.mirror.services.db, site.mirror.clock
     raw = await links.make(db, None, clock.now, timedelta(hours=1))
     browser = await site.browser()
     assert (await browser.get(f"/sign-in/{raw}")).status_code == 200
@@ -375,8 +377,8 @@ class Door:
 @pytest_asyncio.fixture
 async def at_the_door(site: Site) -> Door:
     made = Door(site)
-    db, clock = site.mirror.edges.db, site.mirror.clock
-    await people.sign_up(db, "ann@example.org", PASSWORD, "Ann", clock.now, "203.0.113.1")
+    db, clock = site.mirror.services.db, site.mirror.clock
+    await accounts.sign_up(db, "ann@example.org", PASSWORD, "Ann", clock.now, "203.0.113.1")
     return made
 
 
@@ -448,11 +450,11 @@ async def test_a_proof_by_a_forge_says_too_that_nothing_was_done(forged: Forged)
 async def test_who_guesses_keeps_nobody_out_but_themselves(
     at_the_door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(people, "TRIES_AS", 15)
-    monkeypatch.setattr(people, "TRIES_FROM", 25)
-    told = [await at_the_door.tries("198.51.100.7") for _ in range(people.TRIES + 1)]
-    assert told == [422] * people.TRIES + [429]
-    for number in range(8, 8 + 15 - people.TRIES):
+    monkeypatch.setattr(accounts, "TRIES_AS", 15)
+    monkeypatch.setattr(accounts, "TRIES_FROM", 25)
+    told = [await at_the_door.tries("198.51.100.7") for _ in range(accounts.TRIES + 1)]
+    assert told == [422] * accounts.TRIES + [429]
+    for number in range(8, 8 + 15 - accounts.TRIES):
         assert await at_the_door.tries(f"198.51.100.{number}") == 422
     told = [await at_the_door.tries(f"198.51.100.{number}") for number in (100, 101)]
     assert told == [422, 429]  # all places that are not hers, together: one a minute beyond that
@@ -465,7 +467,7 @@ async def test_who_guesses_keeps_nobody_out_but_themselves(
 async def test_who_guesses_at_many_addresses_is_slowed_by_their_own(
     at_the_door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(people, "TRIES_FROM", 3)
+    monkeypatch.setattr(accounts, "TRIES_FROM", 3)
     told = [
         await at_the_door.tries("203.0.113.1", email=f"nobody{number}@example.org") for number in range(4)
     ]
@@ -475,28 +477,28 @@ async def test_who_guesses_at_many_addresses_is_slowed_by_their_own(
 
 
 async def test_one_subscribers_addresses_are_one_place(at_the_door: Door) -> None:
-    told = [await at_the_door.tries(f"2606:4700:0:1::{number:x}") for number in range(people.TRIES + 1)]
+    told = [await at_the_door.tries(f"2606:4700:0:1::{number:x}") for number in range(accounts.TRIES + 1)]
     assert told[-1] == 429
     assert await at_the_door.tries("2606:4700:0:2::1") == 422
 
 
 async def test_getting_in_counts_against_no_place(at_the_door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(people, "TRIES_FROM", 2)
+    monkeypatch.setattr(accounts, "TRIES_FROM", 2)
     site = at_the_door.site
     for name in ("bob", "eve", "kim", "pat"):
         email = f"{name}@example.org"
-        await people.sign_up(
-            site.mirror.edges.db, email, PASSWORD, name, site.mirror.clock.now, f"192.0.2.{len(email)}"
+        await accounts.sign_up(
+            site.mirror.services.db, email, PASSWORD, name, site.mirror.clock.now, f"192.0.2.{len(email)}"
         )
         assert await at_the_door.tries("203.0.113.50", PASSWORD, email) == 303
 
 
 async def test_a_header_of_who_is_no_proxy_of_ours_changes_nothing(at_the_door: Door) -> None:
     site = at_the_door.site
-    settings = replace(site.mirror.edges.settings, forwarded=())
-    outside = replace(site.outside, edges=replace(site.mirror.edges, settings=settings))
+    settings = replace(site.mirror.services.settings, forwarded=())
+    outside = replace(site.outside, services=replace(site.mirror.services, settings=settings))
     at_the_door.site = replace(site, app=application(outside))
-    told = [await at_the_door.tries(f"198.51.100.{number}") for number in range(people.TRIES + 1)]
+    told = [await at_the_door.tries(f"198.51.100.{number}") for number in range(accounts.TRIES + 1)]
     assert told[-1] == 429
 
 
@@ -511,10 +513,10 @@ async def test_signing_in_gives_the_browser_a_new_session(site: Site) -> None:
     ann = await site.person("ann")
     browser = await site.signed_in(ann)
     before = browser.client.cookies["sid"]
-    raw = await links.make(site.mirror.edges.db, ann.id, site.mirror.clock.now, timedelta(hours=1))
+    raw = await links.make(site.mirror.services.db, ann.id, site.mirror.clock.now, timedelta(hours=1))
     await browser.post(f"/sign-in/{raw}")
     assert browser.client.cookies["sid"] != before
-    assert len(await sessions.all_of(site.mirror.edges.db, ann.id)) == 1
+    assert len(await sessions.all_of(site.mirror.services.db, ann.id)) == 1
 
 
 async def test_signing_out_everywhere_ends_every_session(site: Site) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from mirror.errors import Refused
-from mirror.flows import choose, people
-from mirror.people import Role
-from mirror.store import audit, notices, sessions, teams
-from mirror.store import people as people_rows
-from mirror.store.people import Person
+from mirror.core.errors import Refused
+from mirror.core.rules.roles import Role
+from mirror.discovery import choose
+from mirror.people import accounts
+from mirror.store.people import audit, notices, sessions, teams
+from mirror.store.people import people as people_rows
+from mirror.store.people.people import Person
 from mirror.web.app import application
 from tests.parts.web import Browser, Site
 
@@ -21,21 +22,23 @@ FORM = {"name": "Bob", "email": "bob@example.org", "password": "a long enough wo
 
 def with_signup(site: Site, signup: Any) -> Site:
     """The same pages where accounts are made like this."""
-    edges = replace(site.outside.edges, settings=replace(site.outside.edges.settings, signup=signup))
-    outside = replace(site.outside, edges=edges)
-    return replace(site, mirror=replace(site.mirror, edges=edges), app=application(outside), outside=outside)
+    services = replace(site.outside.services, settings=replace(site.outside.services.settings, signup=signup))
+    outside = replace(site.outside, services=services)
+    return replace(
+        site, mirror=replace(site.mirror, services=services), app=application(outside), outside=outside
+    )
 
 
 async def invited_by(site: Site, owner: Person) -> str:
     """What stands in an invitation's link to the owner's team."""
-    by = people.By(owner, site.mirror.clock.now)
+    by = accounts.By(owner, site.mirror.clock.now)
     team = await site.team(owner)
-    _, raw = await people.invite(site.mirror.edges.db, site.outside.keyring, by, team, Role.OPERATOR)
+    _, raw = await accounts.invite(site.mirror.services.db, site.outside.keyring, by, team, Role.OPERATOR)
     return raw
 
 
 async def count(site: Site) -> int:
-    found: int = await site.mirror.edges.db.fetchval("select count(*) from person")
+    found: int = await site.mirror.services.db.fetchval("select count(*) from person")
     return found
 
 
@@ -61,10 +64,10 @@ async def test_nobody_makes_an_account_where_that_is_not_open(site: Site, signup
     answer = await browser.client.post("/api/v1/register", json=FORM | {"invitation": "forged"})
     assert answer.status_code == 409, answer.text
     with pytest.raises(Refused):
-        await people.sign_in_with_identity(
-            site.mirror.edges.db,
+        await accounts.sign_in_with_identity(
+            site.mirror.services.db,
             *("github", "github.com", "7", "bob", None, site.mirror.clock.now, "192.0.2.1"),
-            door=people.Door(site.outside.edges.settings.signup, site.outside.keyring),
+            door=accounts.Door(site.outside.services.settings.signup, site.outside.keyring),
         )
     assert await count(site) == 0
     assert "/sign-up" not in (await browser.get("/sign-in")).text
@@ -72,7 +75,7 @@ async def test_nobody_makes_an_account_where_that_is_not_open(site: Site, signup
 
 async def test_whoever_runs_everref_gets_in_where_nobody_may_sign_up(site: Site) -> None:
     site = with_signup(site, "closed")
-    path = await people.sign_in_path(site.mirror.edges.db, site.mirror.clock.now)
+    path = await accounts.sign_in_path(site.mirror.services.db, site.mirror.clock.now)
     browser = await site.browser()
     await browser.get(path)
     home = await browser.follow(await browser.post(path))
@@ -91,22 +94,22 @@ async def test_who_is_invited_makes_an_account_and_is_in_the_team(site: Site) ->
     assert "making one joins at once" in page and "Forgot the password?" in page
     answer = await sign_up(browser, to)
     assert (answer.status_code, answer.headers["location"]) == (303, "/ann")
-    bob = await people_rows.by_email(site.mirror.edges.db, "bob@example.org")
+    bob = await people_rows.by_email(site.mirror.services.db, "bob@example.org")
     assert bob
     team = await site.team(ann)
-    assert await teams.role_of(site.mirror.edges.db, team.id, bob.id) == Role.OPERATOR
-    assert await people_rows.invited_to(site.mirror.edges.db, bob.id) == team.id
+    assert await teams.role_of(site.mirror.services.db, team.id, bob.id) == Role.OPERATOR
+    assert await people_rows.invited_to(site.mirror.services.db, bob.id) == team.id
 
 
 async def test_twenty_who_share_one_invitation_make_one_account(site: Site) -> None:
     site = with_signup(site, "invited")
     ann = await site.person("ann")
     raw, browser = await invited_by(site, ann), await site.browser()
-    door = people.Door("invited", site.outside.keyring, raw)
+    door = accounts.Door("invited", site.outside.keyring, raw)
     made = await asyncio.gather(
         *(
-            people.sign_in_with_identity(
-                site.mirror.edges.db,
+            accounts.sign_in_with_identity(
+                site.mirror.services.db,
                 *("github", "github.com", str(number), f"guest-{number}", None, site.mirror.clock.now, "::1"),
                 door=door,
             )
@@ -131,9 +134,9 @@ async def test_an_invitation_makes_no_account_where_none_is_made(site: Site) -> 
 
 async def guest(site: Site, owner: Person, number: str = "7") -> Person:
     """Somebody whose account an invitation to the owner's team made."""
-    door = people.Door("invited", site.outside.keyring, await invited_by(site, owner))
-    return await people.sign_in_with_identity(
-        site.mirror.edges.db,
+    door = accounts.Door("invited", site.outside.keyring, await invited_by(site, owner))
+    return await accounts.sign_in_with_identity(
+        site.mirror.services.db,
         *("github", "github.com", number, f"guest-{number}", None, site.mirror.clock.now, "192.0.2.1"),
         door=door,
     )
@@ -151,7 +154,7 @@ async def test_an_owner_lets_a_member_in_again_who_is_told(site: Site) -> None:
     assert (await theirs.post(found[0])).status_code == 303
     assert "Sign out" in (await theirs.get("/account")).text
     assert (await theirs.post(found[0])).headers["location"] == "/sign-in"
-    db = site.mirror.edges.db
+    db = site.mirror.services.db
     home = await teams.home(db, bob.id)
     assert home
     (told,) = await notices.open_of(db, home.id)
@@ -161,43 +164,46 @@ async def test_an_owner_lets_a_member_in_again_who_is_told(site: Site) -> None:
 
 
 async def test_no_owner_takes_over_an_account_by_which_more_is_to_be_had(site: Site) -> None:
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     ann, eve = await site.person("ann"), await site.person("eve")
-    team, by = await site.team(ann), people.By(ann, now)
+    team, by = await site.team(ann), accounts.By(ann, now)
     stranger = await site.member(team, "stranger", Role.VIEWER)  # who had an account before
     in_two, has_repo = await guest(site, ann, "1"), await guest(site, ann, "2")
     await teams.add(db, (await site.team(eve)).id, in_two.id, Role.VIEWER, now)
     await choose.add_url(
-        site.mirror.edges, (await site.team(has_repo)).id, choose.By(None, "x"), "https://127.0.0.1:9/x.git"
+        site.mirror.services,
+        (await site.team(has_repo)).id,
+        choose.By(None, "x"),
+        "https://127.0.0.1:9/x.git",
     )
     for member in (stranger, in_two, has_repo):
         with pytest.raises(Refused, match="only an account that an invitation to ann made"):
-            await people.let_in_again(db, by, team, member.id)
+            await accounts.let_in_again(db, by, team, member.id)
     with pytest.raises(Refused):
-        await people.let_in_again(db, by, team, ann.id)
+        await accounts.let_in_again(db, by, team, ann.id)
     boss = await site.member(team, "boss", Role.ADMIN)
     with pytest.raises(Refused, match="needs the role owner"):
-        await people.let_in_again(db, people.By(boss, now), team, (await guest(site, ann, "3")).id)
+        await accounts.let_in_again(db, accounts.By(boss, now), team, (await guest(site, ann, "3")).id)
 
 
 async def test_a_link_of_an_owner_works_no_more_once_more_is_to_be_had_by_it(site: Site) -> None:
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     ann, eve = await site.person("ann"), await site.person("eve")
     bob, team = await guest(site, ann), await site.team(ann)
-    path = await people.let_in_again(db, people.By(ann, now), team, bob.id)
+    path = await accounts.let_in_again(db, accounts.By(ann, now), team, bob.id)
     await teams.add(db, (await site.team(eve)).id, bob.id, Role.VIEWER, now)
     with pytest.raises(Refused, match="used already or has expired"):
-        await people.sign_in_with_link(db, path.removeprefix("/sign-in/"), now, "192.0.2.1")
+        await accounts.sign_in_with_link(db, path.removeprefix("/sign-in/"), now, "192.0.2.1")
 
 
 async def test_an_owners_link_keeps_nothing_and_lets_in_for_a_password_alone(site: Site) -> None:
     site.mirror.clock.step *= 0
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     ann = await site.person("ann")
     bob, team = await guest(site, ann), await site.team(ann)
     await people_rows.set_profile(db, bob.id, name="Bob", email="bob@example.org", zone=None)
     own, home = await site.signed_in(bob), await site.team(bob)
-    path = await people.let_in_again(db, people.By(ann, now), team, bob.id)
+    path = await accounts.let_in_again(db, accounts.By(ann, now), team, bob.id)
     owner = await site.browser()
     assert "keep-" not in (await owner.get(path)).text
     (kept,) = await sessions.all_of(db, bob.id, now)
@@ -222,13 +228,13 @@ async def test_an_owners_link_keeps_nothing_and_lets_in_for_a_password_alone(sit
 
 async def test_who_was_let_in_by_an_owner_is_out_once_more_is_to_be_had_and_after_hours(site: Site) -> None:
     site.mirror.clock.step *= 0
-    db, now = site.mirror.edges.db, site.mirror.clock.now
+    db, now = site.mirror.services.db, site.mirror.clock.now
     ann, eve = await site.person("ann"), await site.person("eve")
     team = await site.team(ann)
     bob, bill = await guest(site, ann), await guest(site, ann, "8")
     browsers = []
     for one in (bob, bill):
-        path = await people.let_in_again(db, people.By(ann, now), team, one.id)
+        path = await accounts.let_in_again(db, accounts.By(ann, now), team, one.id)
         browsers.append(await site.browser())
         await browsers[-1].post(path)
         assert (await browsers[-1].get("/account")).status_code == 200

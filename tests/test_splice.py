@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import bundle, splice
-from mirror.bundle import Header
-from mirror.errors import Corrupt, LimitReached
-from mirror.model import HEX_LENGTH, ObjectFormat, Part, RefName, Segment, Target
-from mirror.splice import PACK_HEADER, Cut, Source, Tap
+from mirror.core.errors import Corrupt, LimitReached
+from mirror.core.formats import bundle, splice
+from mirror.core.formats.bundle import Header
+from mirror.core.formats.splice import PACK_HEADER, Cut, Source, Tap
+from mirror.core.model import HEX_LENGTH, ObjectFormat, Part, RefName, Segment, Target
 from tests.parts.log import Log
 from tests.parts.repos import Work, fsck, objects_of, run_git
 

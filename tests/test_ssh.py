@@ -4,26 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import BadCredentials, NetworkError, Refused, RemoteGone, UsageError
-from mirror.flows import request, restore, sshaccess
-from mirror.flows import sync as syncing
-from mirror.flows.sync import Synced
+from mirror.backup import sync as syncing
+from mirror.backup.sync import Synced
+from mirror.core.errors import BadCredentials, NetworkError, Refused, RemoteGone, UsageError
+from mirror.core.model import HEAD, Remote, Secret
+from mirror.discovery import add
 from mirror.git import address, ssh
-from mirror.model import HEAD, Remote, Secret
-from mirror.store import ssh as rows
-from mirror.store import teams
+from mirror.restore import restore
+from mirror.services import ssh_access
+from mirror.store.discovery import ssh as rows
+from mirror.store.people import teams
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of, run_git
 from tests.parts.sshd import Sshd
 
 
 async def let_in(mirror: Mirror, sshd: Sshd) -> None:
-    team = await teams.default(mirror.edges.db)
-    sshd.let_in((await sshaccess.team_key(mirror.edges, team)).public)
+    team = await teams.default(mirror.services.db)
+    sshd.let_in((await ssh_access.team_key(mirror.services, team)).public)
 
 
 async def again(mirror: Mirror, done: Synced) -> Synced:
-    return await syncing.sync(mirror.edges, done.repo.id)
+    return await syncing.sync(mirror.services, done.repo.id)
 
 
 async def test_a_repository_behind_ssh_is_backed_up_and_every_push_after(
@@ -67,18 +69,18 @@ async def test_a_key_of_somebodys_own_is_used_instead(
     mirror: Mirror, sshd: Sshd, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     work.commit()
-    own = sshaccess.new_key("mine")
+    own = ssh_access.new_key("mine")
     sshd.let_in(own.public)
-    repo = await request.repo_for(mirror.edges, sshd.url(work.path), "r", Secret("", own.private))
-    assert (await syncing.sync(mirror.edges, repo.id)).new
+    repo = await add.repo_for(mirror.services, sshd.url(work.path), "r", Secret("", own.private))
+    assert (await syncing.sync(mirror.services, repo.id)).new
     assert "PRIVATE KEY" not in caplog.text
 
 
 async def test_a_key_with_a_passphrase_is_told_in_a_line(mirror: Mirror, sshd: Sshd, work: Work) -> None:
     work.commit()
-    repo = await request.repo_for(mirror.edges, sshd.url(work.path), "r", Secret("", "no key at all"))
+    repo = await add.repo_for(mirror.services, sshd.url(work.path), "r", Secret("", "no key at all"))
     with pytest.raises(BadCredentials, match="without a passphrase"):
-        await syncing.sync(mirror.edges, repo.id)
+        await syncing.sync(mirror.services, repo.id)
 
 
 async def test_a_host_that_shows_another_key_gets_nothing_until_the_old_one_is_forgotten(
@@ -87,13 +89,13 @@ async def test_a_host_that_shows_another_key_gets_nothing_until_the_old_one_is_f
     await let_in(mirror, sshd)
     work.commit()
     done = await mirror.backup(sshd.url(work.path))
-    team = await teams.default(mirror.edges.db)
-    pinned = await rows.host(mirror.edges.db, team, "127.0.0.1", sshd.port)
-    assert pinned and [sshaccess.fingerprint(one) for one in pinned.keys] == [sshd.fingerprint()]
+    team = await teams.default(mirror.services.db)
+    pinned = await rows.host(mirror.services.db, team, "127.0.0.1", sshd.port)
+    assert pinned and [ssh_access.fingerprint(one) for one in pinned.keys] == [sshd.fingerprint()]
     sshd.change_host_key()
     with pytest.raises(Refused, match="another host key than the one that is pinned"):
         await again(mirror, done)
-    assert await rows.forget_host(mirror.edges.db, team, "127.0.0.1", sshd.port, mirror.clock())
+    assert await rows.forget_host(mirror.services.db, team, "127.0.0.1", sshd.port, mirror.clock())
     assert not (await again(mirror, done)).new
 
 
@@ -117,9 +119,9 @@ async def test_a_moment_is_restored_to_a_host_behind_ssh(
     done = await mirror.backup(work)
     goal = tmp_path / "goal.git"
     run_git("init", "--quiet", "--bare", goal)
-    team = await teams.default(mirror.edges.db)
-    to = await sshaccess.ready(mirror.edges, team, Remote(sshd.url(goal)))
-    restored = await restore.to_remote(mirror.edges, done.repo, done.snapshot, to)
+    team = await teams.default(mirror.services.db)
+    to = await ssh_access.ready(mirror.services, team, Remote(sshd.url(goal)))
+    restored = await restore.to_remote(mirror.services, done.repo, done.snapshot, to)
     assert restored.verified and refs_of(goal) == refs_of(work.path)
 
 

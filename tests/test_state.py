@@ -10,20 +10,27 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from mirror import attested, exported, layout
+from mirror.backup import describe
 from mirror.cli import render
-from mirror.errors import Corrupt, NetworkError, Refused
-from mirror.exported import Opener, Sealer
-from mirror.flows import describe, doctor, people, rebuild, request, rotate, state, steps, sweep
-from mirror.flows.edges import open_edges
-from mirror.flows.people import By
-from mirror.keyring import BadKey, Keyring
-from mirror.manifest import time_text
-from mirror.model import Repo, Secret
-from mirror.people import Role
-from mirror.store import audit, credentials, hooks, origins, quotas, repos, teams
-from mirror.store import state as rows
-from mirror.store.teams import Team, TeamId
+from mirror.core.errors import Corrupt, NetworkError, Refused
+from mirror.core.formats import attestation, layout, state_export
+from mirror.core.formats.manifest import time_text
+from mirror.core.formats.state_export import Opener, Sealer
+from mirror.core.keyring import BadKey, Keyring
+from mirror.core.model import Repo, Secret
+from mirror.core.rules.roles import Role
+from mirror.discovery import add
+from mirror.jobs import sweep
+from mirror.people import accounts
+from mirror.people.accounts import By
+from mirror.services import failpoints
+from mirror.services.open import open_services
+from mirror.store import repos
+from mirror.store.discovery import credentials, hooks, remotes
+from mirror.store.people import audit, quotas, teams
+from mirror.store.people.teams import Team, TeamId
+from mirror.store.upkeep import state as rows
+from mirror.upkeep import doctor, rebuild, reencrypt, state
 from mirror.vault.contract import Vault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of
@@ -41,10 +48,12 @@ async def after_the_loss(
 ) -> AsyncIterator[Mirror]:
     """Everref with the same vault and an empty database."""
     settings = replace(
-        mirror.edges.settings, database_url=database, secret_keys=keys or mirror.edges.settings.secret_keys
+        mirror.services.settings,
+        database_url=database,
+        secret_keys=keys or mirror.services.settings.secret_keys,
     )
-    async with open_edges(settings, clock=mirror.clock) as edges:
-        yield Mirror(edges, mirror.clock, mirror.place)
+    async with open_services(settings, clock=mirror.clock) as services:
+        yield Mirror(services, mirror.clock, mirror.place)
 
 
 @dataclass(frozen=True)
@@ -57,17 +66,17 @@ class Some:
 
 
 async def some_state(mirror: Mirror, work: Work) -> Some:
-    edges, db = mirror.edges, mirror.edges.db
-    ann = await people.sign_up(db, "ann@example.org", PASSWORD, "Ann", mirror.clock(), HERE)
+    services, db = mirror.services, mirror.services.db
+    ann = await accounts.sign_up(db, "ann@example.org", PASSWORD, "Ann", mirror.clock(), HERE)
     by = By(ann, mirror.clock(), HERE)
-    team = await people.new_team(db, by, "acme")
+    team = await accounts.new_team(db, by, "acme")
     work.commit()
     (done,) = [await mirror.backup(work)]
     await db.execute("update repo set team_id = $1, added_by = $2", team.id, ann.id)
-    assert edges.keyring
-    await credentials.keep(db, edges.keyring, done.repo.id, SECRET)
-    await hooks.add(db, done.repo.id, "github", hooks.lock(edges.keyring, HOOK, "hush"), mirror.clock())
-    await people.make_token(db, by, team, "ci", ["read"])
+    assert services.keyring
+    await credentials.keep(db, services.keyring, done.repo.id, SECRET)
+    await hooks.add(db, done.repo.id, "github", hooks.lock(services.keyring, HOOK, "hush"), mirror.clock())
+    await accounts.make_token(db, by, team, "ci", ["read"])
     await quotas.set(db, team.id, "repos", 5, mirror.clock())
     await db.execute(
         """
@@ -85,7 +94,7 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
     await db.execute(
         "insert into ssh_key values ($1, 'ssh-ed25519 A', $2, $3)",
         team.id,
-        edges.keyring.seal(b"private", f"ssh_key/{team.id}"),
+        services.keyring.seal(b"private", f"ssh_key/{team.id}"),
         mirror.clock(),
     )
     await db.execute(
@@ -109,7 +118,7 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         mirror.clock(),
         ann.id,
     )
-    await describe.due(edges)
+    await describe.due(services)
     return Some(by, team, done.repo)
 
 
@@ -136,7 +145,7 @@ async def test_every_table_is_exported_or_left_out_for_a_reason(pool: asyncpg.Po
     found = await pool.fetch("select tablename from pg_tables where schemaname = 'public'")
     named = [one.name for one in rows.EXPORTED]
     assert sorted([*named, *rows.LEFT_OUT]) == sorted(row["tablename"] for row in found), (
-        "say in mirror/store/state.py whether a rebuild brings this table back"
+        "say in mirror/store/upkeep/state.py whether a rebuild brings this table back"
     )
     for one in rows.EXPORTED:
         assert {*one.only, *one.without} <= {*await rows.columns(pool, one.name)}
@@ -162,16 +171,16 @@ async def test_people_sign_in_and_all_that_they_chose_is_there_after_a_rebuild(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     some = await some_state(mirror, work)
-    before = await everything(mirror.edges.db)
+    before = await everything(mirror.services.db)
     assert all(before[name] for name in before if name not in ("identity", "invitation"))
-    made = await state.export(mirror.edges)
+    made = await state.export(mirror.services)
     async with after_the_loss(mirror, empty_database) as again:
-        db, keyring = again.edges.db, again.edges.keyring
-        done = await rebuild.rebuild(again.edges)
+        db, keyring = again.services.db, again.services.keyring
+        done = await rebuild.rebuild(again.services)
         assert done.state and done.state.taken_at == made.taken_at
         assert (done.state.added["person"], done.state.added["repo"]) == (1, 1)
         assert await everything(db) == before
-        ann = await people.sign_in_with_password(db, "ann@example.org", PASSWORD, mirror.clock(), HERE)
+        ann = await accounts.sign_in_with_password(db, "ann@example.org", PASSWORD, mirror.clock(), HERE)
         member = await teams.membership(db, ann.id, "acme")
         assert member and (member.team, member.role) == (some.team, Role.OWNER)
         assert keyring and await credentials.of(db, keyring, some.repo.id) == SECRET
@@ -181,9 +190,9 @@ async def test_people_sign_in_and_all_that_they_chose_is_there_after_a_rebuild(
         assert [one.repo.id for one in done.repos] == [some.repo.id]
         keys = await exports(mirror)
         assert len(keys) == 2  # the rebuild made another
-        assert (await rebuild.rebuild(again.edges)).state is None
-        assert await state.latest(again.edges) is not None
-        assert [one.ok for one in await doctor.doctor(again.edges) if one.what in ("state", "audit")] == [
+        assert (await rebuild.rebuild(again.services)).state is None
+        assert await state.latest(again.services) is not None
+        assert [one.ok for one in await doctor.doctor(again.services) if one.what in ("state", "audit")] == [
             True
         ] * 2
 
@@ -192,12 +201,12 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(
     mirror: Mirror, work: Work, empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = await some_state(mirror, work)
-    await state.export(mirror.edges)
-    before = await everything(mirror.edges.db)
+    await state.export(mirror.services)
+    before = await everything(mirror.services.db)
 
     class Killed(BaseException): ...
 
-    for step in steps.STATE[-1:] + steps.STATE[:-1]:
+    for step in failpoints.STATE[-1:] + failpoints.STATE[:-1]:
         async with after_the_loss(mirror, empty_database) as again:
             with monkeypatch.context() as patched, pytest.raises(Killed):
 
@@ -205,20 +214,20 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(
                     if reached == step:
                         raise Killed
 
-                patched.setattr(steps, "reached", killed)
-                await rebuild.rebuild(again.edges)
+                patched.setattr(failpoints, "reached", killed)
+                await rebuild.rebuild(again.services)
             if step == "state: taken up":  # in its transaction
-                assert await again.edges.db.fetchval("select count(*) from person") == 0
+                assert await again.services.db.fetchval("select count(*) from person") == 0
     async with after_the_loss(mirror, empty_database) as again:
-        done = await rebuild.rebuild(again.edges)
+        done = await rebuild.rebuild(again.services)
         assert (done.state, [one.added for one in done.repos]) == (None, [0])
-        assert await everything(again.edges.db) == before
+        assert await everything(again.services.db) == before
         assert refs_of(await again.restored(some.repo, 1)) == work.refs()
 
 
 async def audited(mirror: Mirror) -> str:
     """What `everref doctor` says of the audit logs."""
-    (found,) = [one for one in await doctor.doctor(mirror.edges) if one.what == "audit"]
+    (found,) = [one for one in await doctor.doctor(mirror.services) if one.what == "audit"]
     return found.value
 
 
@@ -226,42 +235,44 @@ async def test_with_other_keys_the_history_comes_back_and_one_line_says_what_doe
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     some = await some_state(mirror, work)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
     mirror.clock.now += timedelta(minutes=1)
-    newest = (await state.export(mirror.edges)).key
+    newest = (await state.export(mirror.services)).key
     async with after_the_loss(mirror, empty_database, keys=("another" * 6,)) as again:
         for _ in range(2):
             assert await audited(again) == (
                 f"2 of the states in the vault could not be read here, the last of them {newest}, "
                 "so the audit log cannot be compared with them"
             )
-            done = await rebuild.rebuild(again.edges)
+            done = await rebuild.rebuild(again.services)
             assert done.state and done.state.taken_at is None
             assert render.taken_up(done.state, render.Eye(mirror.clock())) == (
                 f"not read  {newest}/0/end: the key that sealed it is not in SECRET_KEYS; add that key at "
                 "the end; nor could 1 more be read; people, teams and connections are not back"
             )
         assert refs_of(await again.restored(some.repo, 1)) == work.refs()
-        assert (await repos.overview_of(again.edges.db, some.repo.id)).team == "acme"
-        assert await again.edges.db.fetchval("select count(*) from person") == 0
-    keys = ("another" * 6, *mirror.edges.settings.secret_keys)  # which opens what was left aside
+        assert (await repos.overview_of(again.services.db, some.repo.id)).team == "acme"
+        assert await again.services.db.fetchval("select count(*) from person") == 0
+    keys = ("another" * 6, *mirror.services.settings.secret_keys)  # which opens what was left aside
     async with after_the_loss(mirror, empty_database, keys=keys) as again:
-        done = await rebuild.rebuild(again.edges)
+        done = await rebuild.rebuild(again.services)
         assert done.state and done.state.added["person"] == 1
         assert await audited(again) == "as every export in the vault says"
-        await people.sign_in_with_password(again.edges.db, "ann@example.org", PASSWORD, mirror.clock(), HERE)
+        await accounts.sign_in_with_password(
+            again.services.db, "ann@example.org", PASSWORD, mirror.clock(), HERE
+        )
 
 
 @asynccontextmanager
 async def with_keys(mirror: Mirror, *keys: str) -> AsyncIterator[Mirror]:
     """Everref with the same vault and the same database, and other keys."""
-    settings = replace(mirror.edges.settings, secret_keys=keys)
-    async with open_edges(settings, clock=mirror.clock) as edges:
-        yield Mirror(edges, mirror.clock, mirror.place)
+    settings = replace(mirror.services.settings, secret_keys=keys)
+    async with open_services(settings, clock=mirror.clock) as services:
+        yield Mirror(services, mirror.clock, mirror.place)
 
 
 async def seal_the_connection(mirror: Mirror) -> None:
-    db, keyring = mirror.edges.db, mirror.edges.keyring
+    db, keyring = mirror.services.db, mirror.services.keyring
     id = await db.fetchval("select id from connection")
     assert keyring
     sealed = keyring.seal(b"token", f"connection/{id}/access")
@@ -271,24 +282,28 @@ async def seal_the_connection(mirror: Mirror) -> None:
 async def test_after_the_keys_were_changed_as_the_page_says_the_newest_alone_brings_the_state_back(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
-    some, old, new = await some_state(mirror, work), mirror.edges.settings.secret_keys, "n" * 20 + "ew" * 20
+    some, old, new = (
+        await some_state(mirror, work),
+        mirror.services.settings.secret_keys,
+        "n" * 20 + "ew" * 20,
+    )
     await seal_the_connection(mirror)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
     mirror.clock.now += timedelta(minutes=1)
     async with with_keys(mirror, new, *old) as both:
-        await state.due(both.edges)  # holds what the older key sealed
-        assert both.edges.keyring
-        needed = await rotate.keys(both.edges.db, both.edges.keyring)
+        await state.due(both.services)  # holds what the older key sealed
+        assert both.services.keyring
+        needed = await reencrypt.keys(both.services.db, both.services.keyring)
         assert [(key.newest, key.state) for key in needed] == [(True, True), (False, True)]
         mirror.clock.now += timedelta(minutes=1)
-        done = await rotate.everything(both.edges)
+        done = await reencrypt.everything(both.services)
         assert (done.done, done.problems) == (True, [])
         assert "is not needed any more" in render.rotated(done, render.Eye(mirror.clock()))
     async with after_the_loss(mirror, empty_database, keys=(new,)) as again:
-        recovered = await rebuild.rebuild(again.edges)
+        recovered = await rebuild.rebuild(again.services)
         assert recovered.state and recovered.state.added["person"] == 1 and not recovered.state.aside
-        assert again.edges.keyring
-        assert await credentials.of(again.edges.db, again.edges.keyring, some.repo.id) == SECRET
+        assert again.services.keyring
+        assert await credentials.of(again.services.db, again.services.keyring, some.repo.id) == SECRET
 
 
 async def test_a_key_is_needed_while_the_state_could_not_be_exported(
@@ -296,32 +311,32 @@ async def test_a_key_is_needed_while_the_state_could_not_be_exported(
 ) -> None:
     await some_state(mirror, work)
     await seal_the_connection(mirror)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
 
     async def away(*args: object) -> None:
         raise NetworkError("the vault is away")
 
-    async with with_keys(mirror, "another" * 6, *mirror.edges.settings.secret_keys) as both:
+    async with with_keys(mirror, "another" * 6, *mirror.services.settings.secret_keys) as both:
         with monkeypatch.context() as patched:
             patched.setattr(state, "_upload", away)
-            done = await rotate.everything(both.edges)
+            done = await reencrypt.everything(both.services)
         assert not done.done
         assert done.problems == ["the state is not exported: the vault is away"]
         assert "is needed until the state is exported" in render.rotated(done, render.Eye(mirror.clock()))
-        assert (await rotate.everything(both.edges)).done
+        assert (await reencrypt.everything(both.services)).done
 
 
 async def test_the_doctor_sees_that_no_key_opens_the_newest_state(mirror: Mirror, work: Work) -> None:
     await some_state(mirror, work)
-    await state.export(mirror.edges)
-    assert mirror.edges.keyring
+    await state.export(mirror.services)
+    assert mirror.services.keyring
     async with with_keys(mirror, "another" * 6) as other:
-        (found,) = [one for one in await doctor.doctor(other.edges) if one.what == "state"]
+        (found,) = [one for one in await doctor.doctor(other.services) if one.what == "state"]
         assert not found.ok
-        assert f"with the key {mirror.edges.keyring.id}, which is not in SECRET_KEYS" in found.value
+        assert f"with the key {mirror.services.keyring.id}, which is not in SECRET_KEYS" in found.value
         assert found.advice and found.advice.startswith("add that key at the end")
-        await state.export(other.edges)
-        (found,) = [one for one in await doctor.doctor(other.edges) if one.what == "state"]
+        await state.export(other.services)
+        (found,) = [one for one in await doctor.doctor(other.services) if one.what == "state"]
         assert found.ok
 
 
@@ -329,9 +344,9 @@ async def test_the_doctor_does_not_ask_for_other_keys_where_those_that_are_set_o
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     await some_state(mirror, work)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
     async with after_the_loss(mirror, empty_database) as again:
-        (found,) = [one for one in await doctor.doctor(again.edges) if one.what == "audit"]
+        (found,) = [one for one in await doctor.doctor(again.services) if one.what == "audit"]
         assert (found.ok, found.advice) == (False, "run everref rebuild")
 
 
@@ -339,12 +354,12 @@ async def test_a_state_that_is_damaged_is_left_for_the_one_before_it(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     await some_state(mirror, work)
-    good, bad = await state.export(mirror.edges), await state.export(mirror.edges)
-    stored = await mirror.edges.vault.get(bad.key)
-    await mirror.edges.vault.delete(bad.key)
-    await mirror.edges.vault.put(bad.key, stored[:-9])
+    good, bad = await state.export(mirror.services), await state.export(mirror.services)
+    stored = await mirror.services.vault.get(bad.key)
+    await mirror.services.vault.delete(bad.key)
+    await mirror.services.vault.put(bad.key, stored[:-9])
     async with after_the_loss(mirror, empty_database) as again:
-        done = await rebuild.rebuild(again.edges)
+        done = await rebuild.rebuild(again.services)
         assert done.state and done.state.taken_at == good.taken_at and len(done.state.aside) == 1
 
 
@@ -352,28 +367,28 @@ async def test_what_became_of_a_repo_after_the_export_is_as_the_vault_says(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     some = await some_state(mirror, work)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
     place = ("acme/new", "https://github.com/acme/new.git")
-    await origins.rename(mirror.edges.db, {some.repo.id: place}, mirror.clock())
-    await describe.due(mirror.edges)
+    await remotes.rename(mirror.services.db, {some.repo.id: place}, mirror.clock())
+    await describe.due(mirror.services)
     keys = await mirror.keys()
     async with after_the_loss(mirror, empty_database) as again:
-        await rebuild.rebuild(again.edges)
-        found = await origins.get(again.edges.db, some.repo.id)
+        await rebuild.rebuild(again.services)
+        found = await remotes.get(again.services.db, some.repo.id)
         assert (found.repo.name, found.repo.url) == place
         assert found.connection_id is not None
-        await describe.due(again.edges)
+        await describe.due(again.services)
         assert [key for key in await mirror.keys() if key not in keys and "state/" not in key] == []
 
 
 async def forged(mirror: Mirror, some: Some, *, number: int = 4711, **fields: str | None) -> TeamId:
     """Whoever can write to the bucket, and signs up, says that the repo is theirs; nothing is overwritten."""
-    db, at = mirror.edges.db, mirror.clock() + timedelta(minutes=5)
-    mallory = await people.sign_up(db, "mallory@example.org", PASSWORD, "Mallory", mirror.clock(), HERE)
-    team = (await people.new_team(db, By(mallory, mirror.clock(), HERE), "theirs")).id
-    stored = json.loads(await mirror.edges.vault.get(layout.repo_file(some.repo.id)))
+    db, at = mirror.services.db, mirror.clock() + timedelta(minutes=5)
+    mallory = await accounts.sign_up(db, "mallory@example.org", PASSWORD, "Mallory", mirror.clock(), HERE)
+    team = (await accounts.new_team(db, By(mallory, mirror.clock(), HERE), "theirs")).id
+    stored = json.loads(await mirror.services.vault.get(layout.repo_file(some.repo.id)))
     told = stored | {"url": EVIL, "team": str(team), "team_name": "theirs", "at": time_text(at)} | fields
-    await mirror.edges.vault.put(layout.description_key(some.repo.id, number), json.dumps(told).encode())
+    await mirror.services.vault.put(layout.description_key(some.repo.id, number), json.dumps(told).encode())
     return team
 
 
@@ -382,20 +397,20 @@ async def test_who_can_only_write_to_the_bucket_is_given_no_repo_and_no_credenti
     mirror: Mirror, work: Work, empty_database: str, mac: str | None
 ) -> None:
     some = await some_state(mirror, work)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
     mirror.clock.now += timedelta(minutes=1)
-    await mirror.edges.db.execute("update repo set name = 'renamed'")
-    await describe.due(mirror.edges)
+    await mirror.services.db.execute("update repo set name = 'renamed'")
+    await describe.due(mirror.services)
     await forged(mirror, some, mac=mac)
     async with after_the_loss(mirror, empty_database) as again:
-        await rebuild.rebuild(again.edges)
-        found = await origins.get(again.edges.db, some.repo.id)
+        await rebuild.rebuild(again.services)
+        found = await remotes.get(again.services.db, some.repo.id)
         assert (found.repo.name, found.repo.url, found.team_id) == ("renamed", some.repo.url, some.team.id)
-        remote = await request.remote_of(again.edges, some.repo.id, found.repo.url)
+        remote = await add.remote_of(again.services, some.repo.id, found.repo.url)
         assert (remote.url, remote.secret) == (some.repo.url, SECRET)
-        await describe.due(again.edges)  # what is so is the newest again
+        await describe.due(again.services)  # what is so is the newest again
         key = layout.description_key(some.repo.id, 4712)
-        assert attested.is_attested(again.edges.keyring, key, await again.edges.vault.get(key))
+        assert attestation.is_attested(again.services.keyring, key, await again.services.vault.get(key))
 
 
 async def test_credentials_never_join_a_repo_that_was_rebuilt_without_keys_at_a_forged_address(
@@ -403,20 +418,20 @@ async def test_credentials_never_join_a_repo_that_was_rebuilt_without_keys_at_a_
 ) -> None:
     some = await some_state(mirror, work)
     theirs = await forged(mirror, some)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
     async with after_the_loss(mirror, empty_database, keys=("another" * 6,)) as again:
-        await rebuild.rebuild(again.edges)
-        assert (await origins.get(again.edges.db, some.repo.id)).team_id == theirs  # nothing else is known
+        await rebuild.rebuild(again.services)
+        assert (await remotes.get(again.services.db, some.repo.id)).team_id == theirs  # nothing else is known
     async with after_the_loss(mirror, empty_database) as again:
-        done = await rebuild.rebuild(again.edges)
+        done = await rebuild.rebuild(again.services)
         assert done.state and done.state.added["person"] == 2
-        remote = await request.remote_of(again.edges, some.repo.id, EVIL)
+        remote = await add.remote_of(again.services, some.repo.id, EVIL)
         assert remote.secret is None
 
 
 def test_a_mac_holds_at_its_own_key_for_what_was_said_there_by_any_of_the_keys() -> None:
     old, both, other = Keyring(("k" * 40,)), Keyring(("n" * 40, "k" * 40)), Keyring(("n" * 40,))
-    stored = attested.attest(old, "a/repo/0000000001.json", b'{"name": "caf\xe9"}')
+    stored = attestation.attest(old, "a/repo/0000000001.json", b'{"name": "caf\xe9"}')
     for keyring, key, said, holds in (
         (old, "a/repo/0000000001.json", stored, True),
         (both, "a/repo/0000000001.json", stored, True),
@@ -428,25 +443,25 @@ def test_a_mac_holds_at_its_own_key_for_what_was_said_there_by_any_of_the_keys()
         (old, "a/repo/0000000001.json", b"[]", False),
         (old, "a/repo/0000000001.json", b"\xff", False),
     ):
-        assert attested.is_attested(keyring, key, said) is holds
-    assert attested.attest(None, "a", b"{}") == b"{}"
+        assert attestation.is_attested(keyring, key, said) is holds
+    assert attestation.attest(None, "a", b"{}") == b"{}"
 
 
 async def test_what_is_in_the_database_already_stays_and_people_are_never_taken_for_others(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     some = await some_state(mirror, work)
-    mine = await teams.default(mirror.edges.db)
-    await state.export(mirror.edges)
+    mine = await teams.default(mirror.services.db)
+    await state.export(mirror.services)
     async with after_the_loss(mirror, empty_database) as again:
-        db = again.edges.db
-        other = await people.sign_up(
+        db = again.services.db
+        other = await accounts.sign_up(
             db, "ann@example.org", "another horse 2", "Mallory", mirror.clock(), HERE
         )
-        theirs = await people.new_team(db, By(other, mirror.clock(), HERE), "acme")
+        theirs = await accounts.new_team(db, By(other, mirror.clock(), HERE), "acme")
         here = await teams.default(db)
         assert here != mine
-        await rebuild.rebuild(again.edges)
+        await rebuild.rebuild(again.services)
         assert await teams.by_name(db, "acme") == theirs
         assert (await repos.overview_of(db, some.repo.id)).team == "acme-2"
         assert await db.fetchval("select count(*) from member where team_id = $1", some.team.id) == 0
@@ -460,23 +475,23 @@ async def test_a_database_that_knows_its_own_exports_takes_up_no_other(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     await some_state(mirror, work)
-    await state.export(mirror.edges)
+    await state.export(mirror.services)
     async with after_the_loss(mirror, empty_database) as drill:
-        await rebuild.rebuild(drill.edges)  # to see that it works, somewhere else
-    await mirror.edges.db.execute("delete from api_token")
-    assert (await rebuild.rebuild(mirror.edges)).state is None
-    assert await mirror.edges.db.fetchval("select count(*) from api_token") == 0
-    await state.export(mirror.edges)
+        await rebuild.rebuild(drill.services)  # to see that it works, somewhere else
+    await mirror.services.db.execute("delete from api_token")
+    assert (await rebuild.rebuild(mirror.services)).state is None
+    assert await mirror.services.db.fetchval("select count(*) from api_token") == 0
+    await state.export(mirror.services)
 
 
 async def test_a_new_database_never_exports_over_the_head_of_the_one_that_was_lost(
     mirror: Mirror, work: Work, empty_database: str
 ) -> None:
     await some_state(mirror, work)
-    (made,) = [await state.export(mirror.edges)]
+    (made,) = [await state.export(mirror.services)]
     async with after_the_loss(mirror, empty_database) as again:
         with pytest.raises(Refused, match="run everref rebuild"):
-            await state.due(again.edges)
+            await state.due(again.services)
         assert await exports(mirror) == [made.key]
 
 
@@ -488,16 +503,16 @@ async def test_a_vault_in_which_nothing_can_be_deleted_or_overwritten_is_enough(
 
         def __getattr__(self, name: str) -> Any:
             assert name not in ("delete", "discard", "give_up")
-            return getattr(mirror.edges.vault, name)
+            return getattr(mirror.services.vault, name)
 
-    edges = replace(mirror.edges, vault=cast(Vault, Locked()))
-    some = await some_state(Mirror(edges, mirror.clock, mirror.place), work)
+    services = replace(mirror.services, vault=cast(Vault, Locked()))
+    some = await some_state(Mirror(services, mirror.clock, mirror.place), work)
     for name in ("one", "two"):
-        await edges.db.execute("update repo set name = $1", name)
-        await describe.due(edges)
-        await state.due(edges)
+        await services.db.execute("update repo set name = $1", name)
+        await describe.due(services)
+        await state.due(services)
     async with after_the_loss(mirror, empty_database) as again:
-        done = await rebuild.rebuild(replace(again.edges, vault=edges.vault))
+        done = await rebuild.rebuild(replace(again.services, vault=services.vault))
         assert [one.repo.name for one in done.repos] == ["two"]
         assert refs_of(await again.restored(some.repo, 1)) == work.refs()
 
@@ -507,34 +522,34 @@ async def test_a_vault_in_which_nothing_can_be_deleted_or_overwritten_is_enough(
 
 async def test_the_state_is_exported_daily_and_old_ones_go(mirror: Mirror, work: Work) -> None:
     await some_state(mirror, work)
-    assert "export the state" in [chore.name for chore in sweep.CHORES]
+    assert "export the state" in [task.name for task in sweep.CHORES]
     for _ in range(2):
-        await state.due(mirror.edges)
+        await state.due(mirror.services)
     (first,) = await exports(mirror)
     for _ in range(5):
         mirror.clock.now += timedelta(days=8)
-        await state.due(mirror.edges)
+        await state.due(mirror.services)
     found = await exports(mirror)
     assert first not in found and len(found) == 4
-    assert sorted(await rows.known(mirror.edges.db)) == found
+    assert sorted(await rows.known(mirror.services.db)) == found
     assert layout.state_about_key(first) not in await mirror.keys()
 
 
 async def test_other_keys_make_another_export(mirror: Mirror, work: Work) -> None:
     await some_state(mirror, work)
-    await state.due(mirror.edges)
+    await state.due(mirror.services)
     newer = Keyring(("n" * 40, "k" * 40))
     for _ in range(2):
-        await state.due(replace(mirror.edges, keyring=newer))
+        await state.due(replace(mirror.services, keyring=newer))
     assert len(await exports(mirror)) == 2
 
 
 async def test_nothing_that_is_secret_is_readable_in_the_vault(mirror: Mirror, work: Work) -> None:
     await some_state(mirror, work)
-    made = await state.export(mirror.edges)
-    about = json.loads(await mirror.edges.vault.get(layout.state_about_key(made.key)))
+    made = await state.export(mirror.services)
+    about = json.loads(await mirror.services.vault.get(layout.state_about_key(made.key)))
     assert about["tables"]["person"] == 1 and about["sealed_to"] == Keyring(("k" * 40,)).id
-    stored = b"".join([await mirror.edges.vault.get(key) for key in await mirror.keys()])
+    stored = b"".join([await mirror.services.vault.get(key) for key in await mirror.keys()])
     for word in (b"ann@example.org", b"argon2", b"acme/*"):
         assert word not in stored
 
@@ -547,9 +562,9 @@ async def test_an_audit_log_that_was_tampered_with_shows_and_its_team_is_told(
     mirror: Mirror, work: Work, how: str
 ) -> None:
     some = await some_state(mirror, work)
-    await state.export(mirror.edges)
-    db = mirror.edges.db
-    assert await state.contradictions(mirror.edges) == []
+    await state.export(mirror.services)
+    db = mirror.services.db
+    assert await state.contradictions(mirror.services) == []
     async with db.acquire() as connection, connection.transaction():
         await connection.execute("alter table audit disable trigger audit_append_only")
         await connection.execute("delete from audit where team_id = $1", some.team.id)
@@ -563,13 +578,13 @@ async def test_an_audit_log_that_was_tampered_with_shows_and_its_team_is_told(
                 mirror.clock(),
             )
         assert await audit.check(db, some.team.id) is None  # by itself it looks well
-    ((head, _),) = await state.contradictions(mirror.edges)
+    ((head, _),) = await state.contradictions(mirror.services)
     assert head.team_id == some.team.id
-    (finding,) = [one for one in await doctor.doctor(mirror.edges) if one.what == "audit"]
+    (finding,) = [one for one in await doctor.doctor(mirror.services) if one.what == "audit"]
     assert not finding.ok and str(some.team.id) in finding.value
     mirror.clock.now += timedelta(days=2)
     for _ in range(2):
-        await state.due(mirror.edges)
+        await state.due(mirror.services)
     assert await db.fetchval("select count(*) from notice where kind = 'audit'") == 1
 
 
@@ -592,7 +607,7 @@ def opened(stored: bytes, keyring: Keyring, name: str = "state/x", step: int = 7
 
 @pytest.mark.parametrize("lines", [[], LINES], ids=["none", "many"])
 def test_lines_come_back_as_they_were(lines: Sequence[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exported, "PIECE", 64)
+    monkeypatch.setattr(state_export, "PIECE", 64)
     keyring = Keyring(("k" * 40,))
     assert opened(sealed(lines, keyring), Keyring(("n" * 40, "k" * 40))) == list(lines)
 
@@ -616,16 +631,16 @@ def _swapped(frames: list[bytes]) -> list[bytes]:
 def test_no_tampering_with_an_export_goes_unseen(
     tampering: Callable[[list[bytes]], list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exported, "PIECE", 64)
+    monkeypatch.setattr(state_export, "PIECE", 64)
     keyring = Keyring(("k" * 40,))
-    stored, frames = sealed(LINES, keyring)[len(exported.MAGIC) :], list[bytes]()
+    stored, frames = sealed(LINES, keyring)[len(state_export.MAGIC) :], list[bytes]()
     while stored:
         length = 5 + int.from_bytes(stored[1:5], "big")
         frames.append(stored[:length])
         stored = stored[length:]
     assert len(frames) > 4
     with pytest.raises((BadKey, Corrupt)):
-        opened(exported.MAGIC + b"".join(tampering(frames)), keyring)
+        opened(state_export.MAGIC + b"".join(tampering(frames)), keyring)
 
 
 def test_what_is_no_export_or_another_one_does_not_open() -> None:

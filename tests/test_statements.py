@@ -6,11 +6,12 @@ from datetime import timedelta
 import pytest
 
 from bench.statements import counted
-from mirror.flows import jobs as jobbing
-from mirror.flows import sync as syncing
-from mirror.flows.runner import Runner
-from mirror.store import repos, snapshots
-from mirror.web import repo as pages
+from mirror.backup import sync as syncing
+from mirror.jobs import run as jobbing
+from mirror.jobs.runner import Runner
+from mirror.store import repos
+from mirror.store.backup import snapshots
+from mirror.web.pages import repo as pages
 from tests.parts.everref import Mirror
 from tests.parts.githttp import GitServer
 from tests.parts.repos import Work
@@ -27,15 +28,15 @@ async def test_a_page_asks_at_most_twelve_statements(
     for _ in range(2):
         work.commit()
     _, repo, browser = await _kept(site, work)
-    edges = site.mirror.edges
+    services = site.mirror.services
     work.set("side", work.tip())
-    await syncing.sync(edges, repo.id)
+    await syncing.sync(services, repo.id)
     work.commit()
     work.commit("side", files={"README.md": b"# The garden"})
-    await syncing.sync(edges, repo.id)
+    await syncing.sync(services, repo.id)
     work.delete("side")
-    await syncing.sync(edges, repo.id)
-    await jobbing.ask(edges, repo.id, "verify", {})
+    await syncing.sync(services, repo.id)
+    await jobbing.ask(services, repo.id, "verify", {})
     monkeypatch.setattr(pages, "DENSE", 1)  # more pushes than a picture can tell apart
     asked: dict[str, list[str]] = {}
     for path in (
@@ -71,17 +72,17 @@ async def test_a_page_asks_at_most_twelve_statements(
 
 
 async def test_a_push_asks_at_most_25_statements(mirror: Mirror, work: Work, git_server: GitServer) -> None:
-    edges = mirror.edges
+    services = mirror.services
     work.commit()
     repo = (await mirror.backup(f"{git_server.url}/remote.git")).repo
     work.commit()
-    await syncing.sync(edges, repo.id)
+    await syncing.sync(services, repo.id)
     work.commit()
-    await repos.want(edges.db, repo.id, mirror.clock())
-    runner = Runner(edges)
+    await repos.request_sync(services.db, repo.id, mirror.clock())
+    runner = Runner(services)
     with counted() as asked:
         await runner.serve(repo.id, math.inf)
-    latest = await snapshots.latest(edges.db, repo.id)
+    latest = await snapshots.latest(services.db, repo.id)
     assert latest and latest.number == 3
     (end,) = [place for place, one in enumerate(asked, 1) if one.startswith("delete from run")]
     assert end <= A_PUSH, asked[:end]  # after that comes the look for what is next

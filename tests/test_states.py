@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from mirror import backoff
+from mirror.backup import sync as syncing
 from mirror.cli import shapes
-from mirror.errors import (
+from mirror.core.errors import (
     BadCredentials,
     Blocked,
     Corrupt,
@@ -17,10 +17,10 @@ from mirror.errors import (
     NetworkError,
     RemoteGone,
 )
-from mirror.flows import request
-from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges
-from mirror.model import Repo, Secret
+from mirror.core.model import Repo, Secret
+from mirror.core.rules import backoff
+from mirror.discovery import add
+from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.repos import Overview
 from tests.parts.everref import Mirror
@@ -39,13 +39,13 @@ async def kept(mirror: Mirror, work: Work, git_server: GitServer) -> Repo:
 
 
 async def state(mirror: Mirror, repo: Repo) -> Overview:
-    return await repos.overview_of(mirror.edges.db, repo.id)
+    return await repos.overview_of(mirror.services.db, repo.id)
 
 
 async def fail(mirror: Mirror, repo: Repo, error: type[EverrefError]) -> Overview:
     """A sync that fails with exactly this."""
     with pytest.raises(error) as raised:
-        await syncing.sync(mirror.edges, repo.id)
+        await syncing.sync(mirror.services, repo.id)
     assert type(raised.value) is error
     return await state(mirror, repo)
 
@@ -87,7 +87,7 @@ async def test_a_failure_says_its_class_since_when_and_when_it_is_tried_again(
     assert shown["failure"]["class"] == error.kind
     assert shown["behind_since"] == shown["failure"]["since"] == shapes.at(first.failure.since)
     git_server.faults.clear()
-    done = await syncing.sync(mirror.edges, repo.id)
+    done = await syncing.sync(mirror.services, repo.id)
     mended = await state(mirror, repo)
     assert (done.snapshot.number, mended.state, mended.failure, mended.behind_since) == (
         2,
@@ -95,7 +95,7 @@ async def test_a_failure_says_its_class_since_when_and_when_it_is_tried_again(
         None,
         None,
     )
-    assert await repos.failures(mirror.edges.db, repo.id, error.kind, mirror.clock.now) == 0
+    assert await repos.failures(mirror.services.db, repo.id, error.kind, mirror.clock.now) == 0
 
 
 def test_waits_double_up_to_a_limit_and_differ() -> None:
@@ -122,16 +122,16 @@ async def test_refused_credentials_are_tried_once_until_there_are_others(
     await fail(mirror, repo, BadCredentials)
     asked = len(git_server.requests)
     for _ in range(3):  # pushes are told of, and nobody runs against the wall
-        await repos.want(mirror.edges.db, repo.id, mirror.clock())
-        assert await syncing.serve(mirror.edges, repo.id)
+        await repos.request_sync(mirror.services.db, repo.id, mirror.clock())
+        assert await syncing.serve(mirror.services, repo.id)
     assert len(git_server.requests) == asked
-    await request.repo_for(mirror.edges, repo.url, None, Secret("alice", "wrong"))
+    await add.repo_for(mirror.services, repo.url, None, Secret("alice", "wrong"))
     with pytest.raises(BadCredentials):
-        await syncing.serve(mirror.edges, repo.id)
-    assert await syncing.serve(mirror.edges, repo.id)
+        await syncing.serve(mirror.services, repo.id)
+    assert await syncing.serve(mirror.services, repo.id)
     assert len(git_server.requests) == asked + 1
-    await request.repo_for(mirror.edges, repo.url, None, Secret("alice", "hush"))
-    assert await syncing.serve(mirror.edges, repo.id)
+    await add.repo_for(mirror.services, repo.url, None, Secret("alice", "hush"))
+    assert await syncing.serve(mirror.services, repo.id)
     assert (await state(mirror, repo)).state == "protected"
 
 
@@ -147,11 +147,11 @@ async def test_what_has_been_gone_for_a_day_is_archived_and_kept(
     archived = await fail(mirror, repo, RemoteGone)
     assert (archived.state, archived.snapshots) == ("archived", 1)
     assert archived.failure is None  # which is no failure; it is looked for still, now and then
-    again = await mirror.edges.db.fetchval("select retry_at from repo where id = $1", repo.id)
+    again = await mirror.services.db.fetchval("select retry_at from repo where id = $1", repo.id)
     assert again > mirror.clock.now
     assert await mirror.refs(repo, 1) == work.refs()
     git_server.faults.clear()
-    await syncing.sync(mirror.edges, repo.id)
+    await syncing.sync(mirror.services, repo.id)
     assert (await state(mirror, repo)).state == "protected"
 
 
@@ -172,31 +172,31 @@ async def test_another_repository_under_the_same_name_gets_nothing_into_the_hist
 ) -> None:
     repo = await kept(mirror, work, git_server)
 
-    async def differs(edges: Edges, repo: Repo, **_: object) -> None:
+    async def differs(services: Services, repo: Repo, **_: object) -> None:
         raise IdentityChanged(f"{repo.url} is another repository now (9, not 7); add it under another name")
 
-    edges = replace(mirror.edges, identity=differs)
+    services = replace(mirror.services, identity=differs)
     work.commit(parents=[])
     asked = len(git_server.requests)
     with pytest.raises(IdentityChanged):
-        await syncing.sync(edges, repo.id)
+        await syncing.sync(services, repo.id)
     found = await state(mirror, repo)
     assert found.failure
     assert (found.snapshots, found.failure.kind, len(git_server.requests)) == (1, "identity", asked)
 
 
 async def test_behind_since_is_the_oldest_wish_that_nobody_served(mirror: Mirror, work: Work) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     work.commit()
     repo = (await mirror.backup(work)).repo
     assert (await state(mirror, repo)).behind_since is None
-    oldest = await repos.want(db, repo.id, mirror.clock())
-    await repos.want(db, repo.id, mirror.clock())
+    oldest = await repos.request_sync(db, repo.id, mirror.clock())
+    await repos.request_sync(db, repo.id, mirror.clock())
     behind = await state(mirror, repo)
     assert (behind.state, behind.behind_since) == ("behind", oldest)
-    served = await repos.wish(db, repo.id)
+    served = await repos.sync_request(db, repo.id)
     looked = mirror.clock()
-    await repos.want(db, repo.id, mirror.clock())  # while the sync runs
+    await repos.request_sync(db, repo.id, mirror.clock())  # while the sync runs
     await repos.touch_protected(db, repo.id, looked, served)
     assert (await state(mirror, repo)).behind_since == looked
     await mirror.backup(work)
@@ -204,7 +204,9 @@ async def test_behind_since_is_the_oldest_wish_that_nobody_served(mirror: Mirror
 
 
 async def notices(mirror: Mirror) -> list[str]:
-    rows = await mirror.edges.db.fetch("select message from notice where kind = 'mass-deletion' order by id")
+    rows = await mirror.services.db.fetch(
+        "select message from notice where kind = 'mass-deletion' order by id"
+    )
     return [row["message"] for row in rows]
 
 
@@ -257,15 +259,15 @@ async def test_an_address_put_right_while_a_run_waited_is_the_one_that_is_asked(
     work.commit()
     repo = await mirror.repo(f"{git_server.url}/mistyped.git")
     right = f"{git_server.url}/remote.git"
-    stale = await repos.get(mirror.edges.db, repo.id)
+    stale = await repos.get(mirror.services.db, repo.id)
 
     async def get(db: object, repo_id: object) -> Repo:
         monkeypatch.undo()
-        await repos.move(mirror.edges.db, repo.id, right)
+        await repos.move(mirror.services.db, repo.id, right)
         return stale
 
     monkeypatch.setattr(repos, "get", get)
-    done = await syncing.sync(mirror.edges, repo.id)
+    done = await syncing.sync(mirror.services, repo.id)
     assert (done.new, done.repo.url) == (True, right)
     assert git_server.count("mistyped") == 0
 

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from mirror import store
-from mirror.errors import (
+from mirror.core.errors import (
     BadCredentials,
     EverrefError,
     LimitReached,
@@ -21,23 +21,15 @@ from mirror.errors import (
     OurFault,
     UsageError,
 )
-from mirror.keyring import BadKey, Keyring
-from mirror.model import RepoId, Secret
-from mirror.store import (
-    credentials,
-    database,
-    drills,
-    history,
-    leases,
-    migrations,
-    parts,
-    repos,
-    restores,
-    snapshots,
-    teams,
-)
-from mirror.store.endings import Ending
+from mirror.core.keyring import BadKey, Keyring
+from mirror.core.model import RepoId, Secret
+from mirror.store import database, leases, migrations, repos
+from mirror.store.backup import history, parts, snapshots
+from mirror.store.backup.endings import Ending
+from mirror.store.discovery import credentials
 from mirror.store.migrations import Migration
+from mirror.store.people import teams
+from mirror.store.restore import drills, restores
 from tests.parts.chain import MAIN, SIDE, START, begin, oid
 from tests.parts.postgres import Server
 
@@ -199,7 +191,7 @@ async def test_a_repo_that_is_not_there_is_not_found(db: asyncpg.Pool) -> None:
     with pytest.raises(NotFound):
         await repos.overview_of(db, nobody)
     with pytest.raises(NotFound):
-        await repos.want(db, nobody, START)
+        await repos.request_sync(db, nobody, START)
     with pytest.raises(NotFound):
         await leases.acquire(db, nobody)
 
@@ -281,23 +273,23 @@ async def test_a_look_that_finds_nothing_new_protects_up_to_then(db: asyncpg.Poo
 async def test_a_wish_is_open_until_a_run_that_began_with_it_has_ended(db: asyncpg.Pool) -> None:
     chain = await begin(db)
     await chain.take({MAIN: oid(1)})
-    assert await repos.wish(db, chain.repo.id) is None
-    wish = await repos.want(db, chain.repo.id, START)
-    assert await repos.wish(db, chain.repo.id) == wish
+    assert await repos.sync_request(db, chain.repo.id) is None
+    sync_request = await repos.request_sync(db, chain.repo.id, START)
+    assert await repos.sync_request(db, chain.repo.id) == sync_request
     assert (await repos.overview_of(db, chain.repo.id)).state == "behind"
-    await repos.touch_protected(db, chain.repo.id, START + HOUR, wish)
-    assert await repos.wish(db, chain.repo.id) is None
+    await repos.touch_protected(db, chain.repo.id, START + HOUR, sync_request)
+    assert await repos.sync_request(db, chain.repo.id) is None
     assert (await repos.overview_of(db, chain.repo.id)).state == "protected"
 
 
 async def test_a_wish_that_came_while_a_run_served_another_stays_open(db: asyncpg.Pool) -> None:
     chain = await begin(db)
-    served = await repos.want(db, chain.repo.id, START)
-    renewed = await repos.want(db, chain.repo.id, START - HOUR)  # by a clock that is behind
+    served = await repos.request_sync(db, chain.repo.id, START)
+    renewed = await repos.request_sync(db, chain.repo.id, START - HOUR)  # by a clock that is behind
     assert renewed > served
     snapshot = chain.next({}, [], objects=False)
     await snapshots.record(db, chain.lease, chain.repo.id, snapshot, [], Ending(served))
-    assert await repos.wish(db, chain.repo.id) == renewed
+    assert await repos.sync_request(db, chain.repo.id) == renewed
     assert (await repos.overview_of(db, chain.repo.id)).state == "behind"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from mirror.errors import Corrupt
-from mirror.model import HEAD, Kind, RefChange, RefName, Target
-from mirror.store import history, snapshots
+from mirror.core.errors import Corrupt
+from mirror.core.model import HEAD, Kind, RefChange, RefName, Target
+from mirror.store.backup import history, snapshots
 from mirror.store.database import query
 from tests.parts.chain import MAIN, SIDE, START, Chain, begin, moves, oid
 

@@ -7,16 +7,18 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from mirror.keyring import BadKey, Keyring
-from mirror.model import RefName, RepoId, Target
-from mirror.pushes import Answered, Lost
-from mirror.store import claims, forge_leases, hooks, repos
-from mirror.store.hooks import BODY_KEPT, Claimed, Delivery, Taken
+from mirror.core.keyring import BadKey, Keyring
+from mirror.core.model import RefName, RepoId, Target
+from mirror.core.rules.pushes import Answered, Lost
+from mirror.store import forge_leases, repos
+from mirror.store.backup import reported_updates as updates
+from mirror.store.discovery import hooks
+from mirror.store.discovery.hooks import BODY_KEPT, Delivery, NewUpdate, Received
 from tests.parts.chain import MAIN, START, begin, oid
 
 KEYS = Keyring(("k" * 40,))
 HOOK = "h" * 32
-PUSH = Delivery("d-1", "push", "77", (Claimed(MAIN, oid(1), oid(2), "alice", START),), None, b"{}")
+PUSH = Delivery("d-1", "push", "77", (NewUpdate(MAIN, oid(1), oid(2), "alice", START),), None, b"{}")
 SECOND = timedelta(seconds=1)
 
 
@@ -28,7 +30,7 @@ async def repo_id(db: asyncpg.Pool) -> RepoId:
     return repo.id
 
 
-async def deliver(db: asyncpg.Pool, delivery: Delivery, at: datetime = START) -> Taken:
+async def deliver(db: asyncpg.Pool, delivery: Delivery, at: datetime = START) -> Received:
     taken = await hooks.deliver(db, HOOK, delivery, at)
     assert taken is not None
     return taken
@@ -47,23 +49,23 @@ async def count(db: asyncpg.Pool, table: str) -> int:
 
 async def test_a_delivery_is_kept_and_renews_the_wish(db: asyncpg.Pool, repo_id: RepoId) -> None:
     taken = await deliver(db, PUSH)
-    assert taken == Taken(repo_id, within=True, ours=True, fresh=True, wished=True)
-    assert await repos.wish(db, repo_id) == START
+    assert taken == Received(repo_id, within=True, ours=True, fresh=True, sync_requested=True)
+    assert await repos.sync_request(db, repo_id) == START
 
 
 async def test_a_replay_changes_nothing(db: asyncpg.Pool, repo_id: RepoId) -> None:
     await deliver(db, PUSH)
     taken = await deliver(db, PUSH, START + SECOND)
-    assert (taken.fresh, taken.wished) == (False, False)
-    assert await repos.wish(db, repo_id) == START
+    assert (taken.fresh, taken.sync_requested) == (False, False)
+    assert await repos.sync_request(db, repo_id) == START
     assert (await count(db, "delivery"), await count(db, "claim")) == (1, 1)
 
 
 async def test_of_what_nothing_comes_is_kept_with_the_reason(db: asyncpg.Pool, repo_id: RepoId) -> None:
-    taken = await deliver(db, replace(PUSH, kind="ping", claims=(), why="a ping"))
-    assert (taken.fresh, taken.wished) == (True, False)
+    taken = await deliver(db, replace(PUSH, kind="ping", updates=(), why="a ping"))
+    assert (taken.fresh, taken.sync_requested) == (True, False)
     assert await db.fetchval("select why from delivery") == "a ping"
-    assert await repos.wish(db, repo_id) is None
+    assert await repos.sync_request(db, repo_id) is None
 
 
 async def test_the_first_delivery_binds_the_repository(db: asyncpg.Pool, repo_id: RepoId) -> None:
@@ -76,8 +78,8 @@ async def test_the_first_delivery_binds_the_repository(db: asyncpg.Pool, repo_id
 async def test_another_repository_is_refused_and_recorded(db: asyncpg.Pool, repo_id: RepoId) -> None:
     await deliver(db, PUSH)
     taken = await deliver(db, replace(PUSH, id="d-2", repository_id="78"), START + SECOND)
-    assert (taken.ours, taken.fresh, taken.wished) == (False, True, False)
-    assert await repos.wish(db, repo_id) == START
+    assert (taken.ours, taken.fresh, taken.sync_requested) == (False, True, False)
+    assert await repos.sync_request(db, repo_id) == START
     assert await count(db, "claim") == 1
     assert await db.fetchval("select why from delivery where delivery = 'd-2'") == (
         "it is about another repository"
@@ -92,11 +94,11 @@ async def test_beyond_the_limit_of_a_minute_only_the_wish_is_renewed(
     for number in range(5):
         assert (await deliver(db, replace(PUSH, id=f"d-{number}"), START)).within
     taken = await deliver(db, replace(PUSH, id="one more"), START + SECOND)
-    assert (taken.within, taken.fresh, taken.wished) == (False, False, True)
+    assert (taken.within, taken.fresh, taken.sync_requested) == (False, False, True)
     assert await count(db, "delivery") == 5
     assert await db.fetchval("select count(*) from delivery where body <> ''") == 3
     assert await count(db, "claim") == 5
-    assert await repos.wish(db, repo_id) == START + SECOND
+    assert await repos.sync_request(db, repo_id) == START + SECOND
     assert (await deliver(db, replace(PUSH, id="later"), START + 61 * SECOND)).within
 
 
@@ -168,28 +170,28 @@ async def test_claims_are_told_in_the_order_of_their_arrival_until_they_are_answ
     tag = RefName(b"refs/tags/\xff")
     deleted: Target | None = None
     early, late = START - SECOND, START + 10 * SECOND
-    first = (Claimed(MAIN, oid(1), oid(2), "alice", early), Claimed(tag, oid(1), deleted, "alice", None))
-    await deliver(db, replace(PUSH, claims=first))
-    second = (Claimed(MAIN, oid(3), oid(2), "b\0b", late),)
-    await deliver(db, replace(PUSH, id="d-2", claims=second), START + SECOND)
-    told = await claims.unanswered(db, repo_id)
+    first = (NewUpdate(MAIN, oid(1), oid(2), "alice", early), NewUpdate(tag, oid(1), deleted, "alice", None))
+    await deliver(db, replace(PUSH, updates=first))
+    second = (NewUpdate(MAIN, oid(3), oid(2), "b\0b", late),)
+    await deliver(db, replace(PUSH, id="d-2", updates=second), START + SECOND)
+    told = await updates.unanswered(db, repo_id)
     assert [(one.name, one.before, one.after, one.by, one.at) for one in told] == [
         (MAIN, oid(1), oid(2), "alice", early),
         (tag, oid(1), deleted, "alice", START),
         (MAIN, oid(3), oid(2), "b\ufffdb", START + SECOND),  # a time after its arrival is not believed
     ]
-    await claims.answer(db, repo_id, Answered([told[0].id, told[2].id]), 1, START)
-    assert await claims.unanswered(db, repo_id) == [told[1]]
+    await updates.answer(db, repo_id, Answered([told[0].id, told[2].id]), 1, START)
+    assert await updates.unanswered(db, repo_id) == [told[1]]
 
 
 async def test_a_lost_push_outlives_its_delivery(db: asyncpg.Pool, repo_id: RepoId) -> None:
     await deliver(db, PUSH)
-    ids = [one.id for one in await claims.unanswered(db, repo_id)]
+    ids = [one.id for one in await updates.unanswered(db, repo_id)]
     lost = Lost(MAIN, oid(1), oid(2), "alice", START, "the remote has it no more")
     for _ in range(2):
-        await claims.answer(db, repo_id, Answered(ids, [lost]), 3, START)
+        await updates.answer(db, repo_id, Answered(ids, [lost]), 3, START)
     await hooks.forget_before(db, START + SECOND)
-    assert await claims.lost(db, repo_id) == [replace(lost, snapshot=3)]
+    assert await updates.lost(db, repo_id) == [replace(lost, snapshot=3)]
 
 
 async def test_old_deliveries_are_forgotten_with_their_claims(db: asyncpg.Pool, repo_id: RepoId) -> None:
@@ -208,7 +210,7 @@ async def test_a_wish_that_no_run_tried_to_serve_is_unheard(db: asyncpg.Pool, re
     assert await repos.unheard(db, START + 2 * SECOND) == []
     await deliver(db, replace(PUSH, id="d-2"), START + 2 * SECOND)
     assert await repos.unheard(db, START + 3 * SECOND) == [repo_id]
-    await repos.touch_protected(db, repo_id, START, await repos.wish(db, repo_id))
+    await repos.touch_protected(db, repo_id, START, await repos.sync_request(db, repo_id))
     assert await repos.unheard(db, START + 3 * SECOND) == []
 
 

@@ -6,9 +6,10 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from mirror.errors import Busy, Corrupt
-from mirror.model import HEAD, Kind, RefChange, Target
-from mirror.store import history, intents, leases, parts, repos, snapshots
+from mirror.core.errors import Busy, Corrupt
+from mirror.core.model import HEAD, Kind, RefChange, Target
+from mirror.store import leases, repos
+from mirror.store.backup import history, intents, parts, snapshots
 from tests.parts.chain import MAIN, SIDE, START, begin, moves, oid, sha256
 
 MINUTE = timedelta(minutes=1)

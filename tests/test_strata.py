@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mirror.timeline import Bar, Cut, Lane, Push, Timeline
-from mirror.web import strata
+from mirror.core.rules.timeline import Bar, Cut, Lane, Push, Timeline
+from mirror.web.pages import timeline_svg
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=4)
@@ -34,7 +34,9 @@ def of_class(svg: ElementTree.Element, name: str) -> list[ElementTree.Element]:
 def test_a_lane_has_its_bars_notches_cuts_and_dotted_lines_in_place() -> None:
     forced = Cut(START + 2 * DAY, 7, "forced", 1, END)
     bars = (Bar(START, START + 2 * DAY), Bar(START + 2 * DAY, END))
-    svg = parsed(strata.svg(picture(lane(bars=bars, pushes=(Push(START + DAY, 5, 1),), cuts=(forced,)))))
+    svg = parsed(
+        timeline_svg.svg(picture(lane(bars=bars, pushes=(Push(START + DAY, 5, 1),), cuts=(forced,))))
+    )
     middle, quarter = 190 + (1064 - 190) / 2, 190 + (1064 - 190) / 4
     assert [one.get("x") for one in of_class(svg, "stay")] == ["190", f"{middle:g}"]
     assert [one.get("x") for one in of_class(svg, "push")] == [f"{quarter:g}"]
@@ -45,9 +47,9 @@ def test_a_lane_has_its_bars_notches_cuts_and_dotted_lines_in_place() -> None:
 
 def test_the_handle_is_at_the_moment_and_stays_inside() -> None:
     for moment in (START, START + DAY, END):
-        svg = parsed(strata.svg(picture(lane()), at=moment, said="1 Mar, 09:13"))
+        svg = parsed(timeline_svg.svg(picture(lane()), at=moment, said="1 Mar, 09:13"))
         (grip,), (text,) = of_class(svg, "grip"), of_class(svg, "gt")
-        assert 0 <= float(grip.get("x", "")) <= 1064 - strata.GRIP
+        assert 0 <= float(grip.get("x", "")) <= 1064 - timeline_svg.GRIP
         assert text.text == "1 Mar, 09:13"
         assert svg.get("aria-label") == "Every ref over time; the handle is at 1 Mar, 09:13"
 
@@ -63,7 +65,7 @@ def test_the_handle_is_at_the_moment_and_stays_inside() -> None:
     ],
 )
 def test_a_name_is_text_whatever_it_is(name: bytes) -> None:
-    text = strata.figure(picture(lane(name)), said=name.decode(errors="replace"), at=START)
+    text = timeline_svg.figure(picture(lane(name)), said=name.decode(errors="replace"), at=START)
     assert "<script" not in text and "\u202e" not in text
     tree = parsed(f"<div>{text}</div>")
     assert {one.tag.removeprefix(SVG) for one in tree.iter()} <= {
@@ -72,12 +74,12 @@ def test_a_name_is_text_whatever_it_is(name: bytes) -> None:
 
 
 def test_an_address_of_a_lane_is_escaped() -> None:
-    svg = parsed(strata.svg(picture(lane()), href=lambda name: '/x?"><b>&y'))
+    svg = parsed(timeline_svg.svg(picture(lane()), href=lambda name: '/x?"><b>&y'))
     assert [one.get("href") for one in svg.iter("a")] == ['/x?"><b>&y']
 
 
 def test_nothing_is_styled_in_place() -> None:
-    text = strata.figure(picture(lane()), at=START, said="now")
+    text = timeline_svg.figure(picture(lane()), at=START, said="now")
     assert "style=" not in text and "<style" not in text
 
 
@@ -92,14 +94,14 @@ def busy(name: bytes) -> Lane:
 
 @pytest.mark.parametrize("count", [1, 24, 100])
 def test_a_picture_is_bounded_however_much_happened(count: int) -> None:
-    svg = parsed(strata.svg(picture(*[busy(b"refs/heads/%d" % n) for n in range(count)]), at=START))
-    assert sum(1 for _ in svg.iter()) <= strata.ELEMENTS
+    svg = parsed(timeline_svg.svg(picture(*[busy(b"refs/heads/%d" % n) for n in range(count)]), at=START))
+    assert sum(1 for _ in svg.iter()) <= timeline_svg.ELEMENTS
     assert len(of_class(svg, "push")) >= count
 
 
 def test_an_empty_picture_is_one() -> None:
-    assert parsed(strata.svg(picture())).get("class") == "strata"
-    assert parsed(strata.svg(Timeline(START, START, (lane(),), 0, 0))) is not None
+    assert parsed(timeline_svg.svg(picture())).get("class") == "strata"
+    assert parsed(timeline_svg.svg(Timeline(START, START, (lane(),), 0, 0))) is not None
 
 
 def test_the_lanes_are_told_in_words() -> None:
@@ -110,10 +112,10 @@ def test_the_lanes_are_told_in_words() -> None:
         lane(b"refs/heads/gone", cuts=(cut,)),
         lane(b"refs/pull/", refs=312, cuts=(cut, cut), pushes=(Push(START, 1, 1),)),
     )
-    assert strata.spoken(picture(*lanes)) == [
+    assert timeline_svg.spoken(picture(*lanes)) == [
         "main: 3 pushes",
         "v1: no push in this time",
         "gone: deleted 2026-03-01 00:00 UTC",
         "refs/pull/* (312 refs): 1 push, deleted 2 times, last 2026-03-01 00:00 UTC",
     ]
-    assert '<ul class="hear"><li>main: 3 pushes</li>' in strata.figure(picture(*lanes))
+    assert '<ul class="hear"><li>main: 3 pushes</li>' in timeline_svg.figure(picture(*lanes))

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from mirror import layout, manifest, refs
-from mirror.errors import Corrupt, NetworkError, NotFound, Refused, UsageError
-from mirror.flows import gather, request
-from mirror.model import HEAD, Kind, RefName, Secret, Target
-from mirror.store import history, hooks, parts, repos
+from mirror.backup import part as gather
+from mirror.core import refs
+from mirror.core.errors import Corrupt, NetworkError, NotFound, Refused, UsageError
+from mirror.core.formats import layout, manifest
+from mirror.core.model import HEAD, Kind, RefName, Secret, Target
+from mirror.discovery import add
+from mirror.store import repos
+from mirror.store.backup import history, parts
+from mirror.store.discovery import hooks
 from tests.parts.everref import Mirror
 from tests.parts.repos import ODD_NAMES, Work, fsck, objects_of, refs_of
 
@@ -71,7 +75,7 @@ async def test_a_change_of_refs_without_objects_has_a_manifest_and_no_bundle(
     assert done.new and done.snapshot.bundle is None
     work.commit()
     done = await mirror.backup(work)
-    live = await parts.live(mirror.edges.db, done.repo.id)
+    live = await parts.live(mirror.services.db, done.repo.id)
     assert [(part.first, part.last) for part in live] == [(1, 1), (2, 3)]
     assert await mirror.refs(done.repo, 2) != await mirror.refs(done.repo, 3)
 
@@ -145,7 +149,7 @@ async def test_the_history_names_each_change(mirror: Mirror, work: Work) -> None
     done = await mirror.backup(work)
     kinds = {
         (line.snapshot, line.change.name): line.change.kind
-        async for line in history.changes(mirror.edges.db, done.repo.id)
+        async for line in history.changes(mirror.services.db, done.repo.id)
     }
     assert kinds[1, MAIN] == Kind.CREATED
     assert kinds[2, MAIN] == Kind.FAST_FORWARDED
@@ -163,7 +167,7 @@ async def test_a_pool_that_was_lost_is_made_again_from_the_vault(mirror: Mirror,
     await mirror.backup(work)
     import shutil
 
-    shutil.rmtree(mirror.edges.disk.pool(done.repo.id))
+    shutil.rmtree(mirror.services.disk.pool(done.repo.id))
     work.commit("later")
     done = await mirror.backup(work)
     assert await mirror.refs(done.repo, 3) == work.refs()
@@ -177,7 +181,7 @@ async def test_manifests_form_a_chain_and_add_up(mirror: Mirror, work: Work) -> 
         done = await mirror.backup(work)
     known: dict[RefName, Target] = {}
     for number in range(1, done.snapshot.number + 1):
-        one = manifest.decode(await mirror.edges.vault.get(layout.manifest_key(done.repo.id, number)))
+        one = manifest.decode(await mirror.services.vault.get(layout.manifest_key(done.repo.id, number)))
         known = refs.apply(known, one.changes)
         assert refs.digest(known) == one.refs_digest
     assert known == work.refs()
@@ -205,13 +209,13 @@ async def test_a_name_whose_address_was_never_reached_can_be_given_another_addre
     with pytest.raises(UsageError, match="--name acme/api"):
         await mirror.repo("http://127.0.0.1:8/acme/api.git")
     done = await mirror.backup(work, "acme/api")
-    (kept,) = await repos.overview(mirror.edges.db)
+    (kept,) = await repos.overview(mirror.services.db)
     url = str(work.path)
     assert (kept.repo.url, kept.state, kept.failure) == (url, "protected", None)
-    assert (await request.remote_of(mirror.edges, done.repo.id, url)).secret is None
-    await request.repo_for(mirror.edges, url, None, Secret("alice", "hush"))
-    assert (await request.remote_of(mirror.edges, done.repo.id, url)).secret == Secret("alice", "hush")
-    assert (await request.remote_of(mirror.edges, done.repo.id, wrong)).secret is None  # a late run's
+    assert (await add.remote_of(mirror.services, done.repo.id, url)).secret is None
+    await add.repo_for(mirror.services, url, None, Secret("alice", "hush"))
+    assert (await add.remote_of(mirror.services, done.repo.id, url)).secret == Secret("alice", "hush")
+    assert (await add.remote_of(mirror.services, done.repo.id, wrong)).secret is None  # a late run's
     with pytest.raises(UsageError, match="name acme/api is taken"):
         await mirror.backup(wrong, "acme/api")
 
@@ -235,7 +239,7 @@ async def test_a_repository_that_changed_its_object_format_is_refused(
     with pytest.raises(Refused, match="another name"):
         await mirror.backup(work)
     assert refs_of(await mirror.restored(done.repo, 1))
-    assert (await repos.overview(mirror.edges.db))[0].state == "failing"
+    assert (await repos.overview(mirror.services.db))[0].state == "failing"
 
 
 async def test_a_remote_with_a_missing_object_takes_no_snapshot(mirror: Mirror, work: Work) -> None:
@@ -254,7 +258,7 @@ async def test_a_remote_with_a_missing_object_takes_no_snapshot(mirror: Mirror, 
 async def test_a_missing_repository_leaves_everything_as_it_was(mirror: Mirror, work: Work) -> None:
     with pytest.raises((NotFound, UsageError)):
         await mirror.backup("/nonexistent/repository")
-    assert await repos.overview(mirror.edges.db) == []
+    assert await repos.overview(mirror.services.db) == []
     assert set(await mirror.keys()) <= {layout.MARKER}
 
 
@@ -294,27 +298,27 @@ async def test_a_large_push_that_brings_old_content_back_is_packed_without_it(
 
 
 async def test_a_sync_serves_the_wish_that_was_open_when_it_began(mirror: Mirror, work: Work) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     work.commit()
     repo = await mirror.repo(str(work.path))
     for _ in ("something new", "nothing new"):
-        await repos.want(db, repo.id, mirror.clock())
+        await repos.request_sync(db, repo.id, mirror.clock())
         await mirror.backup(work)
-        assert await repos.wish(db, repo.id) is None
+        assert await repos.sync_request(db, repo.id) is None
 
 
 async def test_a_wish_that_comes_after_the_remote_was_asked_stays_open(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     work.commit()
     repo = await mirror.repo(str(work.path))
-    await repos.want(db, repo.id, mirror.clock())
-    real = gather.gather
+    await repos.request_sync(db, repo.id, mirror.clock())
+    real = gather.build_part
 
     @asynccontextmanager
-    async def late(*args: Any, **kwargs: Any) -> AsyncIterator[gather.Gathered]:
-        await repos.want(db, repo.id, mirror.clock())
+    async def late(*args: Any, **kwargs: Any) -> AsyncIterator[gather.BuiltPart]:
+        await repos.request_sync(db, repo.id, mirror.clock())
         async with real(*args, **kwargs) as gathered:
             yield gathered
 
@@ -328,7 +332,7 @@ async def test_a_wish_that_comes_after_the_remote_was_asked_stays_open(
 
 
 async def test_changes_take_who_and_when_from_the_claims_that_fit(mirror: Mirror, work: Work) -> None:
-    db, keys = mirror.edges.db, mirror.edges.keyring
+    db, keys = mirror.services.db, mirror.services.keyring
     assert keys
     first = work.commit()
     repo = (await mirror.backup(work)).repo
@@ -337,18 +341,18 @@ async def test_changes_take_who_and_when_from_the_claims_that_fit(mirror: Mirror
     second = work.commit()
     work.set("refs/tags/v1", first)
     elsewhere = Target(b"0" * 40)
-    claims = (
-        hooks.Claimed(RefName(b"refs/tags/v1"), None, elsewhere, "mallory", pushed),
-        hooks.Claimed(MAIN, first, second, "alice", pushed),
+    updates = (
+        hooks.NewUpdate(RefName(b"refs/tags/v1"), None, elsewhere, "mallory", pushed),
+        hooks.NewUpdate(MAIN, first, second, "alice", pushed),
     )
-    await hooks.deliver(db, "h" * 32, hooks.Delivery("1", "push", "7", claims, None, b"{}"), mirror.clock())
+    await hooks.deliver(db, "h" * 32, hooks.Delivery("1", "push", "7", updates, None, b"{}"), mirror.clock())
     await mirror.backup(work)
     oldest_first = history.changes(db, repo.id, reverse=True)
     found = {line.change.name: line.change async for line in oldest_first}
     assert (found[MAIN].by, found[MAIN].at) == ("alice", pushed)
     tag = found[RefName(b"refs/tags/v1")]
     assert (tag.new, tag.by, tag.at) == (first, None, None)
-    stored = manifest.decode(await mirror.edges.vault.get(layout.manifest_key(repo.id, 2)))
+    stored = manifest.decode(await mirror.services.vault.get(layout.manifest_key(repo.id, 2)))
     assert {change.by for change in stored.changes} == {"alice", None}
 
 
@@ -364,5 +368,5 @@ async def test_a_push_adds_to_the_vault_what_it_changed_and_not_every_ref(
         work.commit("main")
         done = await mirror.backup(work)
         key = layout.manifest_key(done.repo.id, done.snapshot.number)
-        sizes.append(len(await mirror.edges.vault.get(key)))
+        sizes.append(len(await mirror.services.vault.get(key)))
     assert max(sizes) < 2000

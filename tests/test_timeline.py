@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import timeline
-from mirror.model import HEAD, Kind, RefChange, RefName, Target
-from mirror.store import timeline as stored
-from mirror.timeline import Cut, Push, Stretch, Telling
+from mirror.core.model import HEAD, Kind, RefChange, RefName, Target
+from mirror.core.rules import timeline
+from mirror.core.rules.timeline import Cut, Push, Stretch, Telling
+from mirror.store.browse import timeline as stored
 from tests.parts.chain import MAIN, SIDE, START, Chain, begin, oid
 
 MINUTE = timedelta(minutes=1)
@@ -180,8 +180,8 @@ def test_bars_never_overlap_and_nothing_leaves_the_window(told: list[tuple[Kind,
         for n, (first, last, forced, deleted) in enumerate(told)
     ]
     lane = timeline.lane(MAIN, stretches, START, END)
-    edges = [edge for bar in lane.bars for edge in (bar.start, bar.end)]
-    assert edges == sorted(edges)
+    services = [edge for bar in lane.bars for edge in (bar.start, bar.end)]
+    assert services == sorted(services)
     assert all(START <= cut.at <= cut.until <= END for cut in lane.cuts)
 
 

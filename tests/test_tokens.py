@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 import asyncpg
 import pytest
 
-from mirror.errors import LimitReached, NotFound, Refused, UsageError
-from mirror.flows import people as flow
-from mirror.flows.people import By
-from mirror.people import SCOPES, Role, Scope
-from mirror.store import people, teams, tokens
-from mirror.store.teams import Team
+from mirror.core.errors import LimitReached, NotFound, Refused, UsageError
+from mirror.core.rules.roles import SCOPES, Role, Scope
+from mirror.people import accounts as flow
+from mirror.people.accounts import By
+from mirror.store.people import people, teams, tokens
+from mirror.store.people.teams import Team
 from tests.parts.chain import START
 
 SECOND = timedelta(seconds=1)

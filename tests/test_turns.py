@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from mirror.errors import Crowded, TooOften
-from mirror.git.turns import NOBODY, Bounds, Turns, Who
+from mirror.core.errors import Crowded, TooOften
+from mirror.git.reader.slots import NOBODY, Bounds, Requester, Slots
 
-ALICE, BOB, CAROL = Who("acme", "alice"), Who("acme", "bob"), Who("acme", "carol")
-DAVE, ERIN = Who("other", "dave"), Who("third", "erin")
+ALICE, BOB, CAROL = Requester("acme", "alice"), Requester("acme", "bob"), Requester("acme", "carol")
+DAVE, ERIN = Requester("other", "dave"), Requester("third", "erin")
 
 
 class Clock:
@@ -24,22 +24,22 @@ class Line:
 
     def __init__(self, bounds: Bounds) -> None:
         self.clock = Clock()
-        self.turns = Turns(bounds, self.clock)
-        self.began: list[Who] = []
-        self._ends: list[tuple[Who, asyncio.Event, asyncio.Task[None]]] = []
+        self.turns = Slots(bounds, self.clock)
+        self.began: list[Requester] = []
+        self._ends: list[tuple[Requester, asyncio.Event, asyncio.Task[None]]] = []
 
-    async def want(self, *askers: Who) -> None:
+    async def want(self, *askers: Requester) -> None:
         for who in askers:
             end = asyncio.Event()
             self._ends.append((who, end, asyncio.create_task(self._take(who, end))))
             await self._rest()
 
-    async def _take(self, who: Who, end: asyncio.Event) -> None:
+    async def _take(self, who: Requester, end: asyncio.Event) -> None:
         async with self.turns.turn(who):
             self.began.append(who)
             await end.wait()
 
-    async def end(self, who: Who, after: float = 0.0) -> None:
+    async def end(self, who: Requester, after: float = 0.0) -> None:
         self.clock.now += after
         found = next(one for one in self._ends if one[0] == who)
         self._ends.remove(found)
@@ -47,7 +47,7 @@ class Line:
         await found[2]
         await self._rest()
 
-    async def leave(self, who: Who) -> None:
+    async def leave(self, who: Requester) -> None:
         found = [one for one in self._ends if one[0] == who][-1]
         self._ends.remove(found)
         found[2].cancel()

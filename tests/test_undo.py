@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 
-from mirror import plan
-from mirror.errors import NotFound, Refused, UsageError
-from mirror.flows import jobs as jobbing
-from mirror.flows import restore, undo
-from mirror.flows.entitled import Means
-from mirror.model import RefName, Repo, Target
-from mirror.people import Role
-from mirror.plan import Wrote
-from mirror.store import jobs, origins, repos, restores
-from mirror.store.jobs import Job
-from mirror.store.runs import Run, RunKey
+from mirror.core.errors import NotFound, Refused, UsageError
+from mirror.core.model import RefName, Repo, Target
+from mirror.core.rules import plan
+from mirror.core.rules.plan import Wrote
+from mirror.core.rules.roles import Role
+from mirror.jobs import run as jobbing
+from mirror.restore import restore, undo
+from mirror.restore.authorize import Authority
+from mirror.store import repos
+from mirror.store.discovery import remotes
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job
+from mirror.store.jobs.runs import Run, RunKey
+from mirror.store.restore import restores
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 
@@ -61,8 +64,8 @@ def test_what_is_brought_back_is_a_branch_or_a_tag(name: bytes) -> None:
 
 async def ran(mirror: Mirror, repo: Repo, asked: dict[str, Any]) -> Job:
     """A restore that was asked for, at its end."""
-    db = mirror.edges.db
-    job = await jobbing.ask(mirror.edges, repo.id, "restore", asked)
+    db = mirror.services.db
+    job = await jobbing.ask(mirror.services, repo.id, "restore", asked)
     return await taken_up(mirror, job, db)
 
 
@@ -71,7 +74,7 @@ async def taken_up(mirror: Mirror, job: Job, db: Any) -> Job:
     running = await jobs.by_id(db, job.id)
     assert running is not None
     await jobbing.run(
-        mirror.edges, Run(RunKey(job.id), job.repo_id, job.team_id, "restore", running, True, None)
+        mirror.services, Run(RunKey(job.id), job.repo_id, job.team_id, "restore", running, True, None)
     )
     ended = await jobs.by_id(db, job.id)
     assert ended is not None
@@ -93,16 +96,16 @@ async def test_an_overwriting_restore_is_undone_to_what_the_target_was(
     assert job.state == "done", job.failure
     assert job.result and job.result["counts"] == {"created": 1, "updated": 1}
     assert target.refs()[MAIN] == work.tip("main")
-    kept = await repos.by_url(mirror.edges.db, job.team_id, str(target.path))
+    kept = await repos.by_url(mirror.services.db, job.team_id, str(target.path))
     assert kept is not None and job.result["kept"] == kept.name
-    assert (await origins.get(mirror.edges.db, kept.id)).paused_at is not None
-    planned = await undo.plan(mirror.edges, job, Means(Role.OWNER))
+    assert (await remotes.get(mirror.services.db, kept.id)).paused_at is not None
+    planned = await undo.plan(mirror.services, job, Authority(Role.OWNER))
     assert [(ref.name, ref.result) for ref in planned.refs] == [(MAIN, "updated"), (SIDE, "removed")]
     undone = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
     assert undone.state == "done", undone.failure
     assert target.refs() == before
     assert undone.result and undone.result["counts"] == {"removed": 1, "updated": 1}
-    (record,) = await restores.undone(mirror.edges.db, job.id)
+    (record,) = await restores.undone(mirror.services.db, job.id)
     assert record.cause and record.cause.undo_of == job.id
     again = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
     assert again.result and again.result["counts"] == {"unchanged": 2}
@@ -140,10 +143,10 @@ async def test_a_run_that_was_killed_after_its_push_is_told_and_undone_as_if_it_
         job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path), "force": True})
     assert job.state == "failed"
     assert target.refs()[MAIN] == work.tip("main")
-    await mirror.edges.db.execute(
+    await mirror.services.db.execute(
         "update job set state = 'queued', finished_at = null, failure_class = null, failure_message = null"
     )
-    job = await taken_up(mirror, replace(job, state="queued"), mirror.edges.db)
+    job = await taken_up(mirror, replace(job, state="queued"), mirror.services.db)
     assert job.state == "done" and job.result and job.result["counts"] == {"updated": 1}
     await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
     assert target.refs() == before
@@ -193,9 +196,9 @@ async def test_only_a_restore_that_wrote_something_can_be_undone(
     first = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
     second = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
     with pytest.raises(Refused, match="wrote nothing"):
-        await jobbing.ask(mirror.edges, done.repo.id, "restore", {"undo": str(second.id)})
+        await jobbing.ask(mirror.services, done.repo.id, "restore", {"undo": str(second.id)})
     undone = await ran(mirror, done.repo, {"undo": str(first.id)})
     with pytest.raises(Refused, match="only a restore"):
-        await jobbing.ask(mirror.edges, done.repo.id, "restore", {"undo": str(undone.id)})
+        await jobbing.ask(mirror.services, done.repo.id, "restore", {"undo": str(undone.id)})
     with pytest.raises(NotFound):
-        await jobbing.ask(mirror.edges, done.repo.id, "restore", {"undo": "nonsense"})
+        await jobbing.ask(mirror.services, done.repo.id, "restore", {"undo": "nonsense"})

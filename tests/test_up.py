@@ -18,22 +18,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.config import Settings, from_env
-from mirror.embedded import services
-from mirror.errors import Refused
-from mirror.flows import people
-from mirror.process import environment
+from mirror.cli import child, up
+from mirror.cli.up import beside
+from mirror.core.config import Settings, from_env
+from mirror.core.errors import Refused
+from mirror.people import accounts
+from mirror.services.embedded import embedded_servers
+from mirror.services.startup import environment
 from mirror.store import opened
-from mirror.web import child, up
-from mirror.web.up import beside
 from tests.parts.processes import kill, processes, the, until_free
 from tests.test_embedded import ask
 
 UP = """
 import asyncio, sys
-from mirror.config import from_env
-from mirror.errors import EverrefError
-from mirror.web.up import up
+from mirror.core.config import from_env
+from mirror.core.errors import EverrefError
+from mirror.cli.up import up
 import os
 try:
     asyncio.run(up(from_env(os.environ, lambda path: "", sys.argv[1]), int(sys.argv[2]), as_json=True))
@@ -129,11 +129,11 @@ async def test_it_says_a_link_that_signs_the_first_owner_in_once(tmp_path: Path)
     async with running(tmp_path) as up:
         path, _, raw = up.sign_in.removeprefix(up.url).rpartition("/")
         assert path == "/sign-in"
-        async with services(tmp_path, redis=False) as shared, opened(shared.database_url) as db:
-            owner = await people.sign_in_with_link(db, raw, datetime.now(UTC), "192.0.2.1")
-            assert owner == await people.first_owner(db, datetime.now(UTC))
+        async with embedded_servers(tmp_path, redis=False) as shared, opened(shared.database_url) as db:
+            owner = await accounts.sign_in_with_link(db, raw, datetime.now(UTC), "192.0.2.1")
+            assert owner == await accounts.first_owner(db, datetime.now(UTC))
             with pytest.raises(Refused):
-                await people.sign_in_with_link(db, raw, datetime.now(UTC), "192.0.2.1")
+                await accounts.sign_in_with_link(db, raw, datetime.now(UTC), "192.0.2.1")
 
 
 async def test_it_takes_webhooks_at_the_same_port(tmp_path: Path) -> None:
@@ -192,14 +192,14 @@ async def test_a_wrong_setting_is_one_line_and_starts_nothing_for_good(tmp_path:
 
 async def test_after_kill_9_it_comes_up_again_with_its_data_on_its_port(tmp_path: Path) -> None:
     async with running(tmp_path) as up:
-        async with services(tmp_path, redis=False) as shared:
+        async with embedded_servers(tmp_path, redis=False) as shared:
             await ask(shared.database_url, "create table kept as select 1 as one")
         port = up.port
         up.process.kill()
         await up.process.wait()
     async with running(tmp_path, port) as up:
         assert (await up.readyz())[0] == 200
-        async with services(tmp_path, redis=False) as shared:
+        async with embedded_servers(tmp_path, redis=False) as shared:
             assert await ask(shared.database_url, "select one from kept") == 1
         await up.stop()
     assert processes(tmp_path) == {}
@@ -261,7 +261,7 @@ async def test_only_what_dies_at_once_waits_before_it_is_started_anew(
 async def test_a_server_that_is_killed_is_started_anew(tmp_path: Path, word: str) -> None:
     async with running(tmp_path) as up:
         await kill(the(tmp_path, word))
-        async with services(tmp_path, redis=True):  # there when both answer
+        async with embedded_servers(tmp_path, redis=True):  # there when both answer
             while (await up.readyz())[0] != 200:
                 pass
         await up.stop()
@@ -272,7 +272,7 @@ async def test_a_server_that_is_killed_is_started_anew(tmp_path: Path, word: str
 async def test_a_server_that_is_killed_is_told_of_without_a_traceback(tmp_path: Path, word: str) -> None:
     async with running(tmp_path) as up:
         await kill(the(tmp_path, word))
-        async with services(tmp_path, redis=True):
+        async with embedded_servers(tmp_path, redis=True):
             while (await up.readyz())[0] != 200:
                 pass
         assert "Traceback" not in await up.stop()
@@ -280,7 +280,7 @@ async def test_a_server_that_is_killed_is_told_of_without_a_traceback(tmp_path: 
 
 async def test_everything_is_started_anew_when_the_keeper_is_killed(tmp_path: Path) -> None:
     async with running(tmp_path) as up:
-        await kill(the(tmp_path, "mirror.embedded.keeper"))
+        await kill(the(tmp_path, "mirror.services.embedded.keeper"))
         await up.until_said("everything is started anew")
         assert (await up.readyz())[0] == 200
         await up.stop()
@@ -290,7 +290,7 @@ async def test_everything_is_started_anew_when_the_keeper_is_killed(tmp_path: Pa
 async def test_a_command_beside_it_shares_the_servers_and_takes_nothing_with_it(tmp_path: Path) -> None:
     async with running(tmp_path) as up:
         before = the(tmp_path, "bin/postgres ")
-        async with services(tmp_path, redis=False) as shared:
+        async with embedded_servers(tmp_path, redis=False) as shared:
             assert await ask(shared.database_url, "select count(*) from migration") != 0
         assert the(tmp_path, "bin/postgres ") == before
         assert (await up.readyz())[0] == 200
@@ -305,7 +305,7 @@ async def test_a_command_beside_it_tells_forges_of_its_port(tmp_path: Path) -> N
 
 
 async def test_with_servers_of_their_own_none_is_started(tmp_path: Path) -> None:
-    async with services(tmp_path / "theirs", redis=True) as theirs:
+    async with embedded_servers(tmp_path / "theirs", redis=True) as theirs:
         env = {"DATABASE_URL": theirs.database_url, "REDIS_URL": theirs.redis_url or ""}
         env["SECRET_KEYS"] = "k" * 40
         async with running(tmp_path / "ours", env=env) as up:

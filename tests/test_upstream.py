@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror import pktline
-from mirror.errors import (
+from mirror.core.errors import (
     BadCredentials,
     Blocked,
     Corrupt,
@@ -29,11 +28,12 @@ from mirror.errors import (
     Refused,
     RemoteGone,
 )
+from mirror.core.formats import pktline
+from mirror.core.model import HEAD, SYMBOLIC, Listing, ObjectFormat, RefName, Refs, Remote, Secret, Target
+from mirror.core.progress import Meter, Silent
 from mirror.git import upstream
 from mirror.git.run import Git
 from mirror.git.upstream import NotOurRef, Upstream, connect
-from mirror.model import HEAD, SYMBOLIC, Listing, ObjectFormat, RefName, Refs, Remote, Secret, Target
-from mirror.progress import Meter, Silent
 from tests.parts.githttp import Fault, GitServer, serving
 from tests.parts.repos import Work, fsck, objects_of, refs_of, run_git
 
@@ -682,7 +682,7 @@ async def test_an_authority_of_ones_own_is_named_by_the_environment(work: Work, 
         import asyncio, sys
         from mirror.git.run import Git
         from mirror.git.upstream import connect
-        from mirror.model import Remote
+        from mirror.core.model import Remote
         async def main():
             git = Git("git", "/nonexistent")
             async with connect(git, Remote(sys.argv[1]), allow_private=True) as source:

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from mirror.errors import (
+from mirror.core.errors import (
     AlreadyExists,
     BadCredentials,
     Busy,

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from mirror.errors import (
+from mirror.core.errors import (
     AlreadyExists,
     BadCredentials,
     Corrupt,

@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from mirror import layout
-from mirror.errors import Corrupt, Locked, Origin
-from mirror.flows import browse, compact, doctor, drill, prune, rebuild, restore, verify
-from mirror.flows.edges import open_edges
-from mirror.model import Repo
-from mirror.store import damages, drills, history, home, measures, notices, parts, repos, runs, teams
+from mirror.browse import moments as browse
+from mirror.core.errors import Corrupt, Locked, Origin
+from mirror.core.formats import layout
+from mirror.core.model import Repo
+from mirror.restore import drill, restore
+from mirror.services.open import open_services
+from mirror.store import repos
+from mirror.store.backup import history, parts
+from mirror.store.browse import home
+from mirror.store.jobs import runs
+from mirror.store.people import notices, teams
+from mirror.store.restore import drills
+from mirror.store.upkeep import damages, measures
+from mirror.upkeep import compact, doctor, prune, rebuild, verify
 from mirror.vault.contract import Stat
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
@@ -23,7 +31,7 @@ from tests.parts.repos import Work, fsck, refs_of
 
 def stored(mirror: Mirror, key: str) -> Path:
     """Where the directory vault keeps an object."""
-    return Path(mirror.edges.settings.data) / "vault" / key
+    return Path(mirror.services.settings.data) / "vault" / key
 
 
 async def some_history(mirror: Mirror, work: Work, pushes: int = 4) -> tuple[Repo, list[object]]:
@@ -42,7 +50,7 @@ async def some_history(mirror: Mirror, work: Work, pushes: int = 4) -> tuple[Rep
 
 async def test_a_sound_backup_verifies_and_is_stamped(mirror: Mirror, work: Work) -> None:
     repo, _ = await some_history(mirror, work)
-    found = await verify.verify(mirror.edges, repo)
+    found = await verify.verify(mirror.services, repo)
     assert (found.problems, found.strays, found.damaged) == ((), (), ())
     assert found.snapshots == 4
     assert (await mirror.snapshot(repo, 4)).verified_at is not None
@@ -53,7 +61,7 @@ async def test_a_damaged_part_is_named_and_what_still_works_is_known(
     mirror: Mirror, work: Work, damage: str
 ) -> None:
     repo, moments = await some_history(mirror, work)
-    live = await parts.live(mirror.edges.db, repo.id)
+    live = await parts.live(mirror.services.db, repo.id)
     victim = stored(mirror, live[2].key)
     content = bytearray(victim.read_bytes())
     victim.unlink()
@@ -63,7 +71,7 @@ async def test_a_damaged_part_is_named_and_what_still_works_is_known(
         content = bytearray(stored(mirror, live[1].key).read_bytes())
     if damage != "missing":
         victim.write_bytes(content[:-7] if damage == "cut" else content)
-    found = await verify.verify(mirror.edges, repo)
+    found = await verify.verify(mirror.services, repo)
     assert any(live[2].key in problem for problem in found.problems)
     assert found.damaged == (3, 4)
     assert refs_of(await mirror.restored(repo, 2)) == moments[1]
@@ -73,31 +81,31 @@ async def test_a_damaged_part_is_named_and_what_still_works_is_known(
     said = str(restoring.value)
     assert "; #2 before it can be restored, and everref verify" in said and "\n" not in said
     for _ in range(2):
-        failed = await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+        failed = await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 3))
         assert len(failed.problems) == 1 and "#2 before it can be restored" in failed.problems[0]
-    proof = await drills.latest(mirror.edges.db, repo.id)
+    proof = await drills.latest(mirror.services.db, repo.id)
     assert proof is not None and (proof.snapshot, proof.problems) == (3, failed.problems)
-    told = await notices.open_of(mirror.edges.db, await teams.default(mirror.edges.db))
+    told = await notices.open_of(mirror.services.db, await teams.default(mirror.services.db))
     assert [(one.kind, one.message.partition(" found damage")[0]) for one in told] == [
         ("damage", f"a drill of #3 of {repo.name}"),
         ("damage", f"a verification of {repo.name}"),
     ]
-    shutil.rmtree(mirror.edges.disk.pool(repo.id))  # which has it all
+    shutil.rmtree(mirror.services.disk.pool(repo.id))  # which has it all
     with pytest.raises(Corrupt, match="#2 before it can be restored"):
         await restore.to_bundle(
-            mirror.edges, repo, await mirror.snapshot(repo, 4), mirror.place / "four.bundle"
+            mirror.services, repo, await mirror.snapshot(repo, 4), mirror.place / "four.bundle"
         )
-    async with browse.opened(mirror.edges, repo, await mirror.snapshot(repo, 2)):
+    async with browse.opened(mirror.services, repo, await mirror.snapshot(repo, 2)):
         pass  # what is before it can be read, although what came later is damaged
     with pytest.raises(Corrupt, match="#2 before it can be restored"):
-        async with browse.opened(mirror.edges, repo, await mirror.snapshot(repo, 3)):
+        async with browse.opened(mirror.services, repo, await mirror.snapshot(repo, 3)):
             pass
     assert not [path for path in mirror.place.iterdir() if "restored" in path.name and "-4-" in path.name]
 
 
 async def damaged(mirror: Mirror, repo: Repo) -> Path:
     """The repo's first part, whose content a bit flip changed."""
-    victim = stored(mirror, (await parts.live(mirror.edges.db, repo.id))[0].key)
+    victim = stored(mirror, (await parts.live(mirror.services.db, repo.id))[0].key)
     flip(victim)
     return victim
 
@@ -112,7 +120,7 @@ def flip(path: Path) -> None:
 
 async def state_of(mirror: Mirror, repo: Repo) -> str:
     """The state of the repo, as the command line and the home say alike."""
-    db = mirror.edges.db
+    db = mirror.services.db
     team = await teams.default(db)
     (kept,), _ = await home.page(db, team)
     summary = await home.summary(db, team)
@@ -125,7 +133,7 @@ async def state_of(mirror: Mirror, repo: Repo) -> str:
 
 async def told(mirror: Mirror) -> list[tuple[str, str]]:
     """The open notices, newest first: their kind and who found what they tell."""
-    found = await notices.open_of(mirror.edges.db, await teams.default(mirror.edges.db))
+    found = await notices.open_of(mirror.services.db, await teams.default(mirror.services.db))
     return [(one.kind, one.message.partition(" of ")[0]) for one in found]
 
 
@@ -135,17 +143,17 @@ async def test_what_is_kept_is_damaged_and_not_protected_until_a_verification_fi
     repo, _ = await some_history(mirror, work)
     assert await state_of(mirror, repo) == "protected"
     victim = await damaged(mirror, repo)
-    await verify.verify(mirror.edges, repo)
+    await verify.verify(mirror.services, repo)
     assert await state_of(mirror, repo) == "damaged"
     work.commit("main")
     await mirror.backup(work)  # saves what is new; what was kept is damaged still
     assert await state_of(mirror, repo) == "damaged"
-    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 4))
+    await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 4))
     flip(victim)
-    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 5))
+    await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 5))
     assert await state_of(mirror, repo) == "damaged"  # a drill reads less than the verification that found it
     assert ("damage", "a verification") in await told(mirror)
-    await verify.verify(mirror.edges, repo)
+    await verify.verify(mirror.services, repo)
     assert (await state_of(mirror, repo), await told(mirror)) == ("protected", [])
 
 
@@ -154,12 +162,12 @@ async def test_damage_that_only_a_drill_found_ends_with_a_drill_that_finds_none(
 ) -> None:
     repo, _ = await some_history(mirror, work)
     victim = await damaged(mirror, repo)
-    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+    await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 3))
     assert (await state_of(mirror, repo), await told(mirror)) == ("damaged", [("damage", "a drill")])
     flip(victim)
-    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 2))
+    await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 2))
     assert await state_of(mirror, repo) == "damaged"  # of #3 it says nothing
-    await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 4))
+    await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 4))
     assert (await state_of(mirror, repo), await told(mirror)) == ("protected", [])
 
 
@@ -168,13 +176,13 @@ async def test_damage_that_is_found_again_after_its_notice_was_dismissed_is_told
 ) -> None:
     repo, _ = await some_history(mirror, work)
     await damaged(mirror, repo)
-    db, team = mirror.edges.db, await teams.default(mirror.edges.db)
-    await verify.verify(mirror.edges, repo)
-    await verify.verify(mirror.edges, repo)
+    db, team = mirror.services.db, await teams.default(mirror.services.db)
+    await verify.verify(mirror.services, repo)
+    await verify.verify(mirror.services, repo)
     (first,) = await notices.open_of(db, team)  # once, while nobody has dismissed it
-    assert await notices.seen(db, team, first.id, mirror.edges.clock())
+    assert await notices.seen(db, team, first.id, mirror.services.clock())
     assert await state_of(mirror, repo) == "damaged"
-    await verify.verify(mirror.edges, repo)
+    await verify.verify(mirror.services, repo)
     (second,) = await notices.open_of(db, team)
     assert second.id > first.id and second.message == first.message
 
@@ -183,7 +191,7 @@ async def test_a_verification_that_began_before_damage_was_found_does_not_end_it
     mirror: Mirror, work: Work
 ) -> None:
     repo, _ = await some_history(mirror, work)
-    db, now = mirror.edges.db, mirror.edges.clock()
+    db, now = mirror.services.db, mirror.services.clock()
     await damages.found(db, repo.id, "a part is gone", "a drill of it", now, 4)
     await damages.nothing_found(db, repo.id, now - timedelta(seconds=1), now)
     assert (await state_of(mirror, repo), len(await told(mirror))) == ("damaged", 1)
@@ -198,19 +206,23 @@ async def test_the_doctor_misses_a_worker_and_redis_where_they_are_expected(
     mirror: Mirror, redis_url: str
 ) -> None:
     async def found(url: str | None) -> list[tuple[bool, str]]:
-        edges = replace(mirror.edges, settings=replace(mirror.edges.settings, redis_url=url))
-        return [(one.ok, one.value) for one in await doctor.doctor(edges) if one.what in ("worker", "queue")]
+        services = replace(mirror.services, settings=replace(mirror.services.settings, redis_url=url))
+        return [
+            (one.ok, one.value) for one in await doctor.doctor(services) if one.what in ("worker", "queue")
+        ]
 
     alone = (True, "none is running; commands do the work themselves")
     assert await found(None) == [alone, (True, "no REDIS_URL is set here; commands need none")]
     assert await found(redis_url) == [(False, "none is running"), (True, "Redis answers")]
-    await runs.beat(mirror.edges.db, "a test's worker")
+    await runs.beat(mirror.services.db, "a test's worker")
     away = "redis://:a-password@127.0.0.1:1"  # where nothing listens
     assert await found(away) == [(True, "one is running at least"), (False, "Redis does not answer")]
-    await mirror.edges.db.execute("update worker set beat_at = beat_at - interval '1 hour'")  # it was killed
-    settings = replace(mirror.edges.settings, database_url="postgresql:///a-server")
-    edges = replace(mirror.edges, settings=settings)
-    (worker,) = [one for one in await doctor.doctor(edges) if one.what == "worker"]
+    await mirror.services.db.execute(
+        "update worker set beat_at = beat_at - interval '1 hour'"
+    )  # it was killed
+    settings = replace(mirror.services.settings, database_url="postgresql:///a-server")
+    services = replace(mirror.services, settings=settings)
+    (worker,) = [one for one in await doctor.doctor(services) if one.what == "worker"]
     assert (worker.ok, worker.value) == (False, "none is running")
 
 
@@ -220,7 +232,7 @@ async def test_an_edited_manifest_breaks_the_chain(mirror: Mirror, work: Work) -
     text = path.read_bytes().replace(b'"reason":"manual"', b'"reason":"sweep"')
     path.unlink()
     path.write_bytes(text)
-    found = await verify.verify(mirror.edges, repo)
+    found = await verify.verify(mirror.services, repo)
     assert found.damaged == (2,)
     assert any("expected sha256" in problem for problem in found.problems)
 
@@ -229,12 +241,12 @@ async def test_a_drill_restores_from_the_vault_alone_and_keeps_its_evidence(
     mirror: Mirror, work: Work
 ) -> None:
     repo, _ = await some_history(mirror, work)
-    done = await drill.drill(mirror.edges, repo, await mirror.snapshot(repo, 3))
+    done = await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 3))
     assert (done.problems, done.snapshot.number) == ((), 3)
 
 
 async def lines(mirror: Mirror, repo: Repo) -> list[object]:
-    return [line async for line in history.changes(mirror.edges.db, repo.id)]
+    return [line async for line in history.changes(mirror.services.db, repo.id)]
 
 
 @pytest.mark.parametrize("compacted", [False, True])
@@ -243,21 +255,21 @@ async def test_a_lost_database_is_read_back_from_the_vault(
 ) -> None:
     repo, moments = await some_history(mirror, work, pushes=12)
     if compacted:
-        await compact.compact(mirror.edges, repo)
+        await compact.compact(mirror.services, repo)
         mirror.clock.now += timedelta(days=2)
-        await prune.prune(mirror.edges, timedelta(hours=1))
+        await prune.prune(mirror.services, timedelta(hours=1))
     from dataclasses import replace
 
     before = await lines(mirror, repo)
-    settings = replace(mirror.edges.settings, database_url=empty_database)
-    async with open_edges(settings, clock=mirror.clock) as edges:
-        again = Mirror(edges, mirror.clock, mirror.place)
+    settings = replace(mirror.services.settings, database_url=empty_database)
+    async with open_services(settings, clock=mirror.clock) as services:
+        again = Mirror(services, mirror.clock, mirror.place)
         assert [
-            (one.repo.name, one.snapshots, one.added) for one in (await rebuild.rebuild(edges)).repos
+            (one.repo.name, one.snapshots, one.added) for one in (await rebuild.rebuild(services)).repos
         ] == [(repo.name, 12, 12)]
         assert await lines(again, repo) == before
-        assert [one.added for one in (await rebuild.rebuild(edges)).repos] == [0]
-        found = await verify.verify(edges, repo)
+        assert [one.added for one in (await rebuild.rebuild(services)).repos] == [0]
+        found = await verify.verify(services, repo)
         assert (found.problems, found.strays) == ((), ())
         for number, expected in enumerate(moments, 1):
             assert refs_of(await again.restored(repo, number)) == expected
@@ -272,15 +284,15 @@ async def test_compaction_keeps_every_moment_exact(mirror: Mirror, work: Work, t
         work.commit("main", {"n": b"%d" % number})
         moments.append(work.refs())
         done = await mirror.backup(work)
-    before = len(await parts.live(mirror.edges.db, done.repo.id))
-    result = await compact.compact(mirror.edges, done.repo)
-    live = await parts.live(mirror.edges.db, done.repo.id)
+    before = len(await parts.live(mirror.services.db, done.repo.id))
+    result = await compact.compact(mirror.services, done.repo)
+    live = await parts.live(mirror.services.db, done.repo.id)
     assert (result.parts_before, result.parts_after) == (before, len(live))
     assert len(live) < before / 2
     for number, expected in enumerate(moments, 1):
         assert refs_of(await mirror.restored(done.repo, number)) == expected
     bundle = tmp_path / "half.bundle"
-    await restore.to_bundle(mirror.edges, done.repo, await mirror.snapshot(done.repo, 10), bundle)
+    await restore.to_bundle(mirror.services, done.repo, await mirror.snapshot(done.repo, 10), bundle)
     path = await mirror.restored(done.repo, 20)
     fsck(path)
 
@@ -292,14 +304,14 @@ async def test_a_checkpoint_holds_every_overwritten_commit(mirror: Mirror, work:
         work.commit("main", {"big": b"%d" % number * 500}, parents=[] if number % 4 == 3 else None)
         moments.append(work.refs())
         done = await mirror.backup(work)
-    await compact.compact(mirror.edges, done.repo)
-    live = await parts.live(mirror.edges.db, done.repo.id)
+    await compact.compact(mirror.services, done.repo)
+    live = await parts.live(mirror.services.db, done.repo.id)
     assert live[0].complete and not live[0].segments
     for number, expected in enumerate(moments, 1):
         path = await mirror.restored(done.repo, number)
         assert refs_of(path) == expected
         fsck(path)
-    found = await verify.verify(mirror.edges, done.repo)
+    found = await verify.verify(mirror.services, done.repo)
     assert (found.problems, found.strays) == ((), ())
 
 
@@ -308,7 +320,7 @@ async def test_the_manifest_is_lines_of_json(
 ) -> None:
     work.zoo()
     done = await mirror.backup(work)
-    text = await mirror.edges.vault.get(layout.manifest_key(done.repo.id, 1))
+    text = await mirror.services.vault.get(layout.manifest_key(done.repo.id, 1))
     read = json.loads(text)
     assert (read["format"], read["number"], read["refs_count"]) == (1, 1, len(work.refs()) - 1)
     assert read["bundle"]["key"] == done.snapshot.bundle.key if done.snapshot.bundle else False
@@ -318,8 +330,8 @@ async def test_what_object_lock_keeps_is_said_by_prune_and_goes_when_it_may(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo, _ = await some_history(mirror, work, pushes=10)
-    await compact.compact(mirror.edges, repo)
-    graves = {grave.key for grave in await parts.tombstones(mirror.edges.db, repo.id)}
+    await compact.compact(mirror.services, repo)
+    graves = {grave.key for grave in await parts.tombstones(mirror.services.db, repo.id)}
     assert graves
     until = mirror.clock() + timedelta(days=30)
 
@@ -328,19 +340,19 @@ async def test_what_object_lock_keeps_is_said_by_prune_and_goes_when_it_may(
 
     with monkeypatch.context() as patch:
         patch.setattr(DirectoryVault, "delete", delete)
-        kept = await prune.prune(mirror.edges, timedelta(0), repo)
+        kept = await prune.prune(mirror.services, timedelta(0), repo)
     assert (kept.deleted, kept.bytes) == ((), 0)
     assert set(kept.locked) == graves and kept.locked_until == until
-    gone = await prune.prune(mirror.edges, timedelta(0), repo)
+    gone = await prune.prune(mirror.services, timedelta(0), repo)
     assert graves <= set(gone.deleted) and gone.locked == () and gone.locked_until is None
-    assert (await verify.verify(mirror.edges, repo)).problems == ()
+    assert (await verify.verify(mirror.services, repo)).problems == ()
 
 
 async def test_prune_takes_what_a_deletion_had_only_hidden_and_nothing_that_is_needed(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo, _ = await some_history(mirror, work)
-    (first, *_) = await parts.live(mirror.edges.db, repo.id)
+    (first, *_) = await parts.live(mirror.services.db, repo.id)
     old = layout.bundle_key(repo.id, 1, 1, 1, "f" * 16)
     deleted = []
 
@@ -353,5 +365,5 @@ async def test_prune_takes_what_a_deletion_had_only_hidden_and_nothing_that_is_n
 
     monkeypatch.setattr(DirectoryVault, "hidden", hidden)
     monkeypatch.setattr(DirectoryVault, "delete", delete)
-    done = await prune.prune(mirror.edges, timedelta(days=1), repo)
+    done = await prune.prune(mirror.services, timedelta(days=1), repo)
     assert list(done.deleted) == deleted == [old]

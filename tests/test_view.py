@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import Corrupt, LimitReached, Refused
+from mirror.core.errors import Corrupt, LimitReached, Refused
+from mirror.core.model import HEAD, ObjectFormat, RefName, Target
 from mirror.git import pack, view
 from mirror.git.pool import Pool
 from mirror.git.run import Git
 from mirror.git.view import scratch_view
-from mirror.model import HEAD, ObjectFormat, RefName, Target
 from tests.parts.packs import FORMATS, sent, stream
 from tests.parts.repos import ODD_NAMES, Work, fsck, objects_of, refs_of, run_git
 

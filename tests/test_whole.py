@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from mirror.flows.sync import sync
-from mirror.model import RefName
+from mirror.backup.sync import sync
+from mirror.core.model import RefName
 from tests.parts.forges import GitHub, Repository
 from tests.parts.whole import LATER, Begin, Host, Whole, until
 
@@ -135,20 +135,20 @@ async def test_deliveries_that_failed_and_are_sent_again_after_the_look_name_the
     for moment in range(3):
         whole.later(timedelta(seconds=2))
         garden.commit(parents=[] if moment == 1 else None)
-    await sync(whole.edges, whole.kept[garden])
+    await sync(whole.services, whole.kept[garden])
     assert await unnamed(whole, garden) == 1
     async with whole.working():
         await either.release(reverse=True)
         await whole.at_rest()
     assert await unnamed(whole, garden) == 0
     await whole.holds()
-    moments = await whole.edges.db.fetchval("select count(*) from moment")
+    moments = await whole.services.db.fetchval("select count(*) from moment")
     assert moments == 2
 
 
 async def unnamed(whole: Whole, repository: Repository) -> int:
     """How many moves after the first snapshot nobody is known to have made."""
-    count: int = await whole.edges.db.fetchval(
+    count: int = await whole.services.db.fetchval(
         "select count(*) from ref_change where repo_id = $1 and snapshot > 1 and pushed_by is null",
         whole.kept[repository],
     )
@@ -192,6 +192,6 @@ async def test_fifty_repositories_that_are_pushed_to_at_once_are_protected_by_tw
         for repository in made:
             repository.commit()
         await whole.at_rest()
-        pools = [list((edges.disk.root / "pools").iterdir()) for edges in (whole.edges, elsewhere)]
+        pools = [list((services.disk.root / "pools").iterdir()) for services in (whole.services, elsewhere)]
         assert all(pools)
     await whole.holds()

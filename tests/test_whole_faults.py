@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from mirror.flows import outages, steps
-from mirror.store import outages as rows
+from mirror.services import failpoints
+from mirror.store.upkeep import outages as rows
+from mirror.upkeep import outages
 from tests.parts import faultproxy
 from tests.parts.faultproxy import FaultProxy, fault_proxy
 from tests.parts.forges import GitHub
@@ -30,7 +31,7 @@ async def whole(github: GitHub, begin: Begin) -> Whole:
 # Workers
 
 
-@pytest.mark.parametrize("step", steps.SYNC)
+@pytest.mark.parametrize("step", failpoints.SYNC)
 async def test_what_a_worker_that_is_killed_at_any_step_had_begun_is_done_by_the_next(
     whole: Whole, step: str
 ) -> None:
@@ -139,7 +140,7 @@ async def test_a_database_that_crashes_at_a_step_finds_nothing_half_done(
             fragile.postgres.crash()
             crashed.set()
 
-    monkeypatch.setattr(steps, "reached", reached)
+    monkeypatch.setattr(failpoints, "reached", reached)
     async with fragile.working():
         garden.commit()
         shed.commit()
@@ -186,7 +187,7 @@ async def test_a_store_that_fails_for_a_while_costs_time_and_no_push(
         garden.commit(files=big, parents=[])
         shed.commit()
         await github.deliver()
-        await until(lambda: rows.now(whole.edges.db))
+        await until(lambda: rows.now(whole.services.db))
         assert not await whole.is_failing(garden) and not await whole.is_failing(shed)
         garden.commit(parents=[])
         await github.deliver()

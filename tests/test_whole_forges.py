@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from mirror.store import hooks, notices, origins
+from mirror.store.discovery import hooks, remotes
+from mirror.store.people import notices
 from tests.parts.forges import GitHub, GitLab, Repository
 from tests.parts.repos import run_git
 from tests.parts.whole import LATER, Begin, Host, Whole, until
@@ -25,7 +26,7 @@ async def whole(either: Host, begin: Begin) -> Whole:
 
 async def told(whole: Whole, kind: str) -> int:
     """How often the team was told of something."""
-    return sum(one.kind == kind for one in await notices.open_of(whole.edges.db, whole.team))
+    return sum(one.kind == kind for one in await notices.open_of(whole.services.db, whole.team))
 
 
 async def stopped(whole: Whole, repository: Repository) -> bool:
@@ -156,7 +157,7 @@ async def test_a_repository_is_followed_to_what_it_is_now(
         await whole.host.deliver()
         await whole.at_rest()
     await whole.holds()
-    origin = await origins.get(whole.edges.db, whole.kept[garden])
+    origin = await remotes.get(whole.services.db, whole.kept[garden])
     assert (origin.repo.name, origin.repo.url) == (garden.full_name, garden.url)
     assert origin.private is garden.private
     assert whole.host.deliveries(garden)[-1].status == 202
@@ -252,5 +253,5 @@ async def test_a_hook_that_the_forge_has_given_up_tells_again_after_a_day(whole:
         assert hook.deliveries[-1].status == 202
         await whole.at_rest()
     await whole.holds()
-    found = await hooks.of(whole.edges.db, whole.kept[garden])
+    found = await hooks.of(whole.services.db, whole.kept[garden])
     assert found and found.state == "registered"

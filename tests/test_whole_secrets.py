@@ -20,7 +20,7 @@ def secrets_of(whole: Whole) -> list[bytes]:
     """Every secret that there is, and what is made of it on the way."""
     host = whole.host
     found = {SECRET_KEY, host.client_secret}
-    forge = whole.edges.forges.of(whole.edges.settings.apps[0])
+    forge = whole.services.forges.of(whole.services.settings.apps[0])
     for token in host.tokens:
         sent = forge.credential(token.value)
         found |= {token.value, token.refresh or token.value}
@@ -58,11 +58,12 @@ def running() -> Iterator[bytes]:
 
 async def rows(whole: Whole) -> list[tuple[str, bytes]]:
     """Every row of the database, as text; bytes are hex there."""
-    tables = await whole.edges.db.fetch("select tablename from pg_tables where schemaname = 'public'")
+    tables = await whole.services.db.fetch("select tablename from pg_tables where schemaname = 'public'")
     found = []
     for (table,) in tables:
         found += [
-            (table, row[0].encode()) for row in await whole.edges.db.fetch(f"select t::text from {table} t")
+            (table, row[0].encode())
+            for row in await whole.services.db.fetch(f"select t::text from {table} t")
         ]
     return found
 

@@ -18,19 +18,21 @@ import asyncpg
 import pytest
 from arq.constants import job_key_prefix
 
-from mirror.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
-from mirror.flows import jobs as jobbing
-from mirror.flows import runner as running
-from mirror.flows import sync as syncing
-from mirror.flows.runner import Runner
-from mirror.flows.sync import Synced
-from mirror.model import Reason, Repo, RepoId
-from mirror.net.queue import Queue
-from mirror.process import environment
-from mirror.store import jobs, leases, repos, runs, snapshots
-from mirror.store.jobs import Job
-from mirror.store.runs import Run
-from mirror.store.teams import TeamId
+from mirror.backup import sync as syncing
+from mirror.backup.sync import Synced
+from mirror.core.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
+from mirror.core.model import Reason, Repo, RepoId
+from mirror.jobs import run as jobbing
+from mirror.jobs import runner as running
+from mirror.jobs.runner import Runner
+from mirror.services.queue import Queue
+from mirror.services.startup import environment
+from mirror.store import leases, repos
+from mirror.store.backup import snapshots
+from mirror.store.jobs import jobs, runs
+from mirror.store.jobs.jobs import Job
+from mirror.store.jobs.runs import Run
+from mirror.store.people.teams import TeamId
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer, serving
 from tests.parts.redis import work_off
@@ -43,18 +45,18 @@ EVERYTHING = list(range(256))
 NO_PATIENCE = timedelta(0)
 
 
-async def wished(mirror: Mirror, address: str = "https://forge.example/alice/garden") -> RepoId:
+async def sync_requested(mirror: Mirror, address: str = "https://forge.example/alice/garden") -> RepoId:
     """A repo, wherever it is, with an open wish."""
     repo = await mirror.repo(address)
-    await repos.want(mirror.edges.db, repo.id, mirror.clock())
+    await repos.request_sync(mirror.services.db, repo.id, mirror.clock())
     return repo.id
 
 
 async def jobs_of(mirror: Mirror, repo_id: RepoId) -> list[Job]:
-    rows = await mirror.edges.db.fetch(
+    rows = await mirror.services.db.fetch(
         "select id from job where repo_id = $1 order by queued_at, id", repo_id
     )
-    found = [await jobs.by_id(mirror.edges.db, row["id"]) for row in rows]
+    found = [await jobs.by_id(mirror.services.db, row["id"]) for row in rows]
     return [job for job in found if job]
 
 
@@ -69,7 +71,7 @@ async def take(
     now: datetime | None = None,
 ) -> list[Run]:
     """What a worker takes up."""
-    return await runs.take(mirror.edges.db, worker, now or mirror.clock(), room, heavy, shares, patience)
+    return await runs.take(mirror.services.db, worker, now or mirror.clock(), room, heavy, shares, patience)
 
 
 @pytest.fixture
@@ -98,8 +100,8 @@ async def hanging(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
     monkeypatch.setattr(syncing, "sync_kept", hang)
     monkeypatch.setattr(jobbing, "TELL_SECONDS", 0.01)
-    repo_id = await wished(mirror)
-    runner = Runner(mirror.edges)
+    repo_id = await sync_requested(mirror)
+    runner = Runner(mirror.services)
     working = asyncio.create_task(runner.work())
     try:
         await begun.wait()
@@ -120,10 +122,10 @@ async def until(true: Callable[[], Awaitable[Any]]) -> Any:
 
 async def test_a_hint_has_its_repo_synced(mirror: Mirror, work: Work, redis_url: str, jobs: Queue) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
+    repo_id = await sync_requested(mirror, str(work.path))
     await jobs.enqueue_job("sync_repo", str(repo_id))
-    await work_off(mirror.edges, redis_url)
-    snapshot = await snapshots.latest(mirror.edges.db, repo_id)
+    await work_off(mirror.services, redis_url)
+    snapshot = await snapshots.latest(mirror.services.db, repo_id)
     assert snapshot is not None
     assert (snapshot.number, snapshot.reason) == (1, Reason.PUSH)
     assert await jobs.keys("arq:*") == []
@@ -131,19 +133,19 @@ async def test_a_hint_has_its_repo_synced(mirror: Mirror, work: Work, redis_url:
 
 async def test_what_no_hint_told_of_is_found(mirror: Mirror, work: Work) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
-    await Runner(mirror.edges).work_off()
-    assert await repos.wish(mirror.edges.db, repo_id) is None
+    repo_id = await sync_requested(mirror, str(work.path))
+    await Runner(mirror.services).work_off()
+    assert await repos.sync_request(mirror.services.db, repo_id) is None
 
 
 async def test_a_hundred_hints_of_one_wish_are_one_look_at_the_remote(
     mirror: Mirror, work: Work, git_server: GitServer, redis_url: str, jobs: Queue
 ) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, f"{git_server.url}/remote.git")
+    repo_id = await sync_requested(mirror, f"{git_server.url}/remote.git")
     for _ in range(100):
         await jobs.enqueue_job("sync_repo", str(repo_id))
-    worker = await work_off(mirror.edges, redis_url)
+    worker = await work_off(mirror.services, redis_url)
     assert worker.jobs_failed == 0
     assert git_server.count("info/refs") == 1
 
@@ -152,7 +154,7 @@ async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
+    repo_id = await sync_requested(mirror, str(work.path))
     pushes = 1
     real = syncing.sync_kept
 
@@ -162,13 +164,13 @@ async def test_a_wish_that_came_while_its_repo_was_synced_is_served_too(
         if pushes < 5:
             pushes += 1
             work.commit("main")
-            await repos.want(mirror.edges.db, repo_id, mirror.clock())
+            await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
         return done
 
     monkeypatch.setattr(syncing, "sync_kept", sync_and_push)
-    await Runner(mirror.edges).work_off()
-    assert await repos.wish(mirror.edges.db, repo_id) is None
-    snapshot = await snapshots.latest(mirror.edges.db, repo_id)
+    await Runner(mirror.services).work_off()
+    assert await repos.sync_request(mirror.services.db, repo_id) is None
+    snapshot = await snapshots.latest(mirror.services.db, repo_id)
     assert snapshot and snapshot.number == pushes == 5
 
 
@@ -176,11 +178,11 @@ async def test_what_may_pass_is_tried_again_later_and_what_will_not_is_not(
     mirror: Mirror, syncs: list[EverrefError]
 ) -> None:
     syncs += [NetworkError("the remote does not answer"), RemoteGone("there is no such repository")]
-    repo_id = await wished(mirror)
-    await Runner(mirror.edges).work_off()  # the clock of tests goes on by a minute at each look
+    repo_id = await sync_requested(mirror)
+    await Runner(mirror.services).work_off()  # the clock of tests goes on by a minute at each look
     assert await take(mirror, now=mirror.clock.now + timedelta(minutes=30)) == []
     assert syncs == []
-    await repos.want(mirror.edges.db, repo_id, mirror.clock())  # somebody pushes
+    await repos.request_sync(mirror.services.db, repo_id, mirror.clock())  # somebody pushes
     (run,) = await take(mirror)
     assert (run.repo_id, run.failing) == (repo_id, "gone")
 
@@ -189,11 +191,11 @@ async def test_what_takes_other_credentials_is_not_tried_before_there_are_some(
     mirror: Mirror, syncs: list[EverrefError]
 ) -> None:
     syncs.append(BadCredentials("the host refuses these credentials"))
-    repo_id = await wished(mirror)
-    await Runner(mirror.edges).work_off()
-    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    repo_id = await sync_requested(mirror)
+    await Runner(mirror.services).work_off()
+    await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
     assert not await take(mirror, now=mirror.clock.now + timedelta(days=30))
-    await repos.retry(mirror.edges.db, repo_id, mirror.clock())
+    await repos.retry(mirror.services.db, repo_id, mirror.clock())
     assert await take(mirror)
 
 
@@ -204,28 +206,28 @@ async def test_who_writes_to_redis_runs_no_code_here(mirror: Mirror, redis_url: 
 
     await jobs.set(job_key_prefix + "bomb", pickle.dumps(Bomb()))
     await jobs.zadd("arq:queue", {"bomb": 1})
-    worker = await work_off(mirror.edges, redis_url)
+    worker = await work_off(mirror.services, redis_url)
     assert (worker.jobs_failed, worker.jobs_complete) == (1, 0)
 
 
 async def test_what_one_worker_has_taken_up_no_other_gets(mirror: Mirror) -> None:
     for number in range(20):
-        await wished(mirror, f"https://forge-{number}.example/alice/garden-{number}")
+        await sync_requested(mirror, f"https://forge-{number}.example/alice/garden-{number}")
     taken = await asyncio.gather(*(take(mirror, 3, worker=f"elsewhere/{n}/1/1/aa") for n in range(8)))
     keys = [run.key for one in taken for run in one]
     assert len(keys) == len(set(keys)) == 20
 
 
 async def test_a_large_team_does_not_delay_a_small_one(mirror: Mirror) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     for number in range(30):
-        await wished(mirror, f"https://forge-{number}.example/alice/garden-{number}")
+        await sync_requested(mirror, f"https://forge-{number}.example/alice/garden-{number}")
     small = await db.fetchval("insert into team (name) values ('small') returning id")
     for number in range(3):
         repo = await repos.add(
             db, small, f"bob/{number}", f"https://other-{number}.example/x", mirror.clock()
         )
-        await repos.want(db, repo.id, mirror.clock())
+        await repos.request_sync(db, repo.id, mirror.clock())
     teams = []
     for _ in range(6):
         (run,) = await take(mirror, 1)
@@ -235,53 +237,56 @@ async def test_a_large_team_does_not_delay_a_small_one(mirror: Mirror) -> None:
 
 async def test_no_host_is_asked_by_too_many_at_once(mirror: Mirror) -> None:
     for number in range(20):
-        known = await wished(mirror, f"https://busy.example/alice/{number}")
-        await repos.touch_protected(mirror.edges.db, known, mirror.clock())
-    other = await wished(mirror, "https://idle.example:8443/bob/shed")
+        known = await sync_requested(mirror, f"https://busy.example/alice/{number}")
+        await repos.touch_protected(mirror.services.db, known, mirror.clock())
+    other = await sync_requested(mirror, "https://idle.example:8443/bob/shed")
     first = await take(mirror)
     assert len(first) == runs.AT_HOST + 1 and other in {run.repo_id for run in first}
     assert await take(mirror) == []
-    await runs.end(mirror.edges.db, "elsewhere/1/1/1/aa", first[0].key)
+    await runs.end(mirror.services.db, "elsewhere/1/1/1/aa", first[0].key)
     await repos.touch_protected(
-        mirror.edges.db, first[0].repo_id, mirror.clock(), await repos.wish(mirror.edges.db, first[0].repo_id)
+        mirror.services.db,
+        first[0].repo_id,
+        mirror.clock(),
+        await repos.sync_request(mirror.services.db, first[0].repo_id),
     )
     assert len(await take(mirror)) == (first[0].repo_id != other)
 
 
 async def test_first_backups_leave_room_for_pushes(mirror: Mirror) -> None:
     for number in range(5):
-        await wished(mirror, f"https://forge-{number}.example/alice/garden-{number}")
-    known = await wished(mirror, "https://last.example/bob/shed")
-    await repos.touch_protected(mirror.edges.db, known, mirror.clock())
+        await sync_requested(mirror, f"https://forge-{number}.example/alice/garden-{number}")
+    known = await sync_requested(mirror, "https://last.example/bob/shed")
+    await repos.touch_protected(mirror.services.db, known, mirror.clock())
     taken = await take(mirror, heavy=2)
     assert sum(run.heavy for run in taken) == 2 and known in {run.repo_id for run in taken}
 
 
 async def test_a_repo_meets_the_worker_whose_share_it_is_unless_that_is_busy(mirror: Mirror) -> None:
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     now = mirror.clock.now
     others = [share for share in EVERYTHING if share != repo_id.bytes[0]]
     patience = timedelta(seconds=1)
     assert not await take(mirror, shares=others, patience=patience, now=now)
     assert await take(mirror, shares=others, patience=patience, now=now + patience)
-    await repos.want(mirror.edges.db, repo_id, now)
-    await runs.leave(mirror.edges.db, "elsewhere/1/1/1/aa")
+    await repos.request_sync(mirror.services.db, repo_id, now)
+    await runs.leave(mirror.services.db, "elsewhere/1/1/1/aa")
     assert await take(mirror, shares=[repo_id.bytes[0]], patience=patience, now=now)
 
 
 async def test_a_repo_that_somebody_is_at_work_on_is_left_alone(mirror: Mirror) -> None:
-    repo_id = await wished(mirror)
-    lease = await leases.acquire(mirror.edges.db, repo_id)
+    repo_id = await sync_requested(mirror)
+    lease = await leases.acquire(mirror.services.db, repo_id)
     assert lease and not await take(mirror)
-    await leases.release(mirror.edges.db, lease)
+    await leases.release(mirror.services.db, lease)
     assert await take(mirror)
 
 
 async def test_a_paused_or_archived_repo_is_synced_when_a_person_asks_only(mirror: Mirror) -> None:
-    repo_id = await wished(mirror)
-    await mirror.edges.db.execute("update repo set paused_at = now()")
+    repo_id = await sync_requested(mirror)
+    await mirror.services.db.execute("update repo set paused_at = now()")
     assert not await take(mirror)
-    await jobs.queue(mirror.edges.db, repo_id, "sync", {"reason": "manual"}, mirror.clock())
+    await jobs.queue(mirror.services.db, repo_id, "sync", {"reason": "manual"}, mirror.clock())
     assert await take(mirror)
 
 
@@ -294,7 +299,7 @@ async def test_a_stopped_worker_hands_its_runs_back(mirror: Mirror, monkeypatch:
     assert (job.state, job.notes) == ("queued", ("the worker was stopped",))
     (run,) = await take(mirror)
     assert run.job and (run.job.id, run.job.attempt) == (job.id, 2)
-    assert not await mirror.edges.db.fetchval("select count(*) from worker")
+    assert not await mirror.services.db.fetchval("select count(*) from worker")
 
 
 def started(pid: int) -> str:
@@ -303,11 +308,11 @@ def started(pid: int) -> str:
 
 
 async def test_the_runs_of_a_killed_worker_are_begun_anew(mirror: Mirror) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     process = await asyncio.create_subprocess_exec("sleep", "1000")
     me = leases.myself().split("/")
     killed = "/".join([*me[:2], str(process.pid), started(process.pid), "aa"])
-    repo_id = await wished(mirror)
+    repo_id = await sync_requested(mirror)
     job = await jobs.queue(db, repo_id, "verify", {}, mirror.clock())
     assert len(await take(mirror, worker=killed)) == 2
     await runs.beat(db, killed)
@@ -322,7 +327,7 @@ async def test_the_runs_of_a_killed_worker_are_begun_anew(mirror: Mirror) -> Non
 
 
 async def test_a_job_that_kills_its_worker_each_time_has_failed_in_the_end(mirror: Mirror) -> None:
-    db = mirror.edges.db
+    db = mirror.services.db
     repo = await mirror.repo("https://forge.example/alice/garden")
     job = await jobs.queue(db, repo.id, "verify", {}, mirror.clock())
     for _ in range(runs.ATTEMPTS):
@@ -335,8 +340,8 @@ async def test_a_job_that_kills_its_worker_each_time_has_failed_in_the_end(mirro
 
 
 async def test_a_worker_that_fell_silent_loses_its_runs(mirror: Mirror) -> None:
-    db = mirror.edges.db
-    await wished(mirror)
+    db = mirror.services.db
+    await sync_requested(mirror)
     await runs.beat(db, "elsewhere/1/1/1/aa")
     await take(mirror)
     assert await runs.reap(db, "me/1/1/1/cc", mirror.clock()) == 0
@@ -348,8 +353,8 @@ async def test_a_worker_that_fell_silent_loses_its_runs(mirror: Mirror) -> None:
 async def test_a_worker_that_could_not_reach_the_database_takes_nobody_for_dead(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Runner(mirror.edges)
-    await wished(mirror)
+    runner = Runner(mirror.services)
+    await sync_requested(mirror)
     assert len(await take(mirror)) == 1
     monkeypatch.setattr(running, "BEAT_SECONDS", -1)  # the last beat was longer ago than it should be
     await runner.beat_once()
@@ -360,8 +365,8 @@ async def test_a_worker_that_could_not_reach_the_database_takes_nobody_for_dead(
 
 
 async def test_a_run_whose_end_could_not_be_written_is_ended_by_the_next_beat(mirror: Mirror) -> None:
-    runner = Runner(mirror.edges)
-    await wished(mirror)
+    runner = Runner(mirror.services)
+    await sync_requested(mirror)
     assert len(await take(mirror, worker=runner.me)) == 1
     await runner.beat_once()
     assert len(await take(mirror)) == 1
@@ -371,13 +376,13 @@ async def test_a_look_that_finds_nothing_leaves_no_job_and_a_push_leaves_one(
     mirror: Mirror, work: Work
 ) -> None:
     work.commit("main")
-    repo_id = await wished(mirror, str(work.path))
-    runner = Runner(mirror.edges)
+    repo_id = await sync_requested(mirror, str(work.path))
+    runner = Runner(mirror.services)
     await runner.work_off()
-    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
     await runner.work_off()
     work.commit("main")
-    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
     await runner.work_off()
     first, second = await jobs_of(mirror, repo_id)
     assert first.result and second.result
@@ -386,12 +391,12 @@ async def test_a_look_that_finds_nothing_leaves_no_job_and_a_push_leaves_one(
 
 
 async def test_a_failure_is_told_once(mirror: Mirror, syncs: list[EverrefError]) -> None:
-    repo_id = await wished(mirror)
-    await repos.touch_protected(mirror.edges.db, repo_id, mirror.clock())
+    repo_id = await sync_requested(mirror)
+    await repos.touch_protected(mirror.services.db, repo_id, mirror.clock())
     for _ in range(3):
         syncs.append(RemoteGone("there is no such repository"))
-        await repos.want(mirror.edges.db, repo_id, mirror.clock())
-        await Runner(mirror.edges).work_off()
+        await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
+        await Runner(mirror.services).work_off()
     (job,) = await jobs_of(mirror, repo_id)
     assert job.failure and job.failure.kind == "gone"
 
@@ -400,18 +405,18 @@ async def test_a_bug_stops_one_repo_and_no_other(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.commit("main")
-    good, bad = await wished(mirror, str(work.path)), await wished(mirror)
+    good, bad = await sync_requested(mirror, str(work.path)), await sync_requested(mirror)
     real = syncing.sync_kept
 
-    async def with_a_bug(edges: Any, repo: Repo, *args: Any) -> Synced:
+    async def with_a_bug(services: Any, repo: Repo, *args: Any) -> Synced:
         if repo.id == bad:
             raise KeyError("a bug")
-        return await real(edges, repo, *args)
+        return await real(services, repo, *args)
 
     monkeypatch.setattr(syncing, "sync_kept", with_a_bug)
-    await Runner(mirror.edges).work_off()
-    assert await repos.wish(mirror.edges.db, good) is None
-    state = await repos.overview_of(mirror.edges.db, bad)
+    await Runner(mirror.services).work_off()
+    assert await repos.sync_request(mirror.services.db, good) is None
+    state = await repos.overview_of(mirror.services.db, bad)
     assert state.failure and state.failure.kind == "ours" and "KeyError" in state.failure.message
 
 
@@ -423,11 +428,11 @@ async def test_a_run_that_takes_too_long_is_stopped_and_recorded(
 
     monkeypatch.setattr(syncing, "_in_turn", hang)
     monkeypatch.setattr(jobbing, "RUN_SECONDS", 0.05)
-    repo_id = await wished(mirror)
-    await Runner(mirror.edges).work_off()
+    repo_id = await sync_requested(mirror)
+    await Runner(mirror.services).work_off()
     (job,) = await jobs_of(mirror, repo_id)
     assert job.failure and job.failure.kind == "limit"
-    state = await repos.overview_of(mirror.edges.db, repo_id)
+    state = await repos.overview_of(mirror.services.db, repo_id)
     assert state.failure and state.failure.kind == "limit"
 
 
@@ -436,12 +441,12 @@ async def test_a_cancelled_backup_is_not_begun_at_once(
 ) -> None:
     async with hanging(mirror, monkeypatch) as repo_id:
         (job,) = await until(lambda: jobs_of(mirror, repo_id))
-        await jobs.cancel(mirror.edges.db, job.team_id, job.id, mirror.clock())
-        await until(lambda: ended(mirror.edges.db, job))
+        await jobs.cancel(mirror.services.db, job.team_id, job.id, mirror.clock())
+        await until(lambda: ended(mirror.services.db, job))
     assert await take(mirror) == []
-    found = await jobs.by_id(mirror.edges.db, job.id)
+    found = await jobs.by_id(mirror.services.db, job.id)
     assert found and (found.state, found.failure) == ("cancelled", None)
-    await repos.want(mirror.edges.db, repo_id, mirror.clock())
+    await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
     assert len(await take(mirror)) == 1
 
 
@@ -453,7 +458,7 @@ async def ended(db: asyncpg.Pool, job: Job) -> datetime | None:
 @asynccontextmanager
 async def process(mirror: Mirror, redis_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A worker process; asked to stop at the end, if it still runs."""
-    settings = replace(mirror.edges.settings, redis_url=redis_url)
+    settings = replace(mirror.services.settings, redis_url=redis_url)
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "mirror.worker"),
         env=environment(settings, os.environ),
@@ -472,16 +477,16 @@ async def test_without_redis_work_goes_on_also_with_what_was_pushed_while_no_wor
 ) -> None:
     work.commit("main")
     repo_id = (await mirror.backup(work)).repo.id
-    await mirror.edges.db.execute("update repo set look_at = now() + interval '1 day'")
+    await mirror.services.db.execute("update repo set look_at = now() + interval '1 day'")
     work.commit("main")
     async with process(mirror, f"unix://{tmp_path}/no.sock") as worker:
-        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 2))
+        await until(lambda: snapshots.get(mirror.services.db, repo_id, 2))
         work.commit("main")
-        await repos.want(mirror.edges.db, repo_id, mirror.clock())
-        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 3))
+        await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
+        await until(lambda: snapshots.get(mirror.services.db, repo_id, 3))
         worker.terminate()
         assert await worker.wait() == 0
-    assert not await mirror.edges.db.fetchval("select count(*) from worker")
+    assert not await mirror.services.db.fetchval("select count(*) from worker")
 
 
 async def test_with_redis_flushed_and_restarted_work_goes_on(
@@ -489,13 +494,13 @@ async def test_with_redis_flushed_and_restarted_work_goes_on(
 ) -> None:
     work.commit("main")
     async with process(mirror, redis_url):
-        repo_id = await wished(mirror, str(work.path))
+        repo_id = await sync_requested(mirror, str(work.path))
         await jobs.enqueue_job("sync_repo", str(repo_id))
-        await until(lambda: snapshots.latest(mirror.edges.db, repo_id))
+        await until(lambda: snapshots.latest(mirror.services.db, repo_id))
         await jobs.flushall()
         work.commit("main")
-        await repos.want(mirror.edges.db, repo_id, mirror.clock())
-        await until(lambda: snapshots.get(mirror.edges.db, repo_id, 2))
+        await repos.request_sync(mirror.services.db, repo_id, mirror.clock())
+        await until(lambda: snapshots.get(mirror.services.db, repo_id, 2))
 
 
 async def test_the_first_backup_of_a_worker_that_is_killed_is_done_by_the_next(
@@ -503,18 +508,18 @@ async def test_the_first_backup_of_a_worker_that_is_killed_is_done_by_the_next(
 ) -> None:
     work.commit("main")
     git_server.faults["git-upload-pack"] = Fault(silent=True)
-    repo_id = await wished(mirror, f"{git_server.url}/remote.git")
+    repo_id = await sync_requested(mirror, f"{git_server.url}/remote.git")
     async with process(mirror, redis_url) as worker:
         (job,) = await until(lambda: jobs_of(mirror, repo_id))
         worker.kill()
         await worker.wait()
     git_server.faults.clear()
     async with process(mirror, redis_url):
-        await until(lambda: ended(mirror.edges.db, job))
+        await until(lambda: ended(mirror.services.db, job))
     (again,) = await jobs_of(mirror, repo_id)
     assert (again.id, again.state, again.attempt) == (job.id, "done", 2)
     assert again.notes[0] == "its worker went away"
-    assert await snapshots.latest(mirror.edges.db, repo_id)
+    assert await snapshots.latest(mirror.services.db, repo_id)
 
 
 async def test_a_sync_that_waits_for_its_host_gives_its_slot_away(
@@ -526,16 +531,16 @@ async def test_a_sync_that_waits_for_its_host_gives_its_slot_away(
     kept = [await mirror.backup(f"{git_server.url}/{name}.git", name) for name in ("slow", "quick")]
     git_server.faults["slow.git"] = Fault(silent=True)
     monkeypatch.setattr(running, "SLOW_SECONDS", 0)
-    runner = Runner(mirror.edges, slots=1)
-    db = mirror.edges.db
-    await repos.want(db, kept[0].repo.id, mirror.clock())
+    runner = Runner(mirror.services, slots=1)
+    db = mirror.services.db
+    await repos.request_sync(db, kept[0].repo.id, mirror.clock())
     assert await runner.look() == 1
     quick.commit("main")
-    await repos.want(db, kept[1].repo.id, mirror.clock())
+    await repos.request_sync(db, kept[1].repo.id, mirror.clock())
     assert await runner.look() == 1
     await until(lambda: _has(mirror, kept[1].repo.id, 2))
     await runner.hand_back()
-    assert await repos.wish(db, kept[0].repo.id) is not None
+    assert await repos.sync_request(db, kept[0].repo.id) is not None
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["fetches", "first backups"])
@@ -543,21 +548,21 @@ async def test_a_team_whose_runs_never_end_leaves_half_of_the_slots_to_others(
     mirror: Mirror, make_work: Callable[..., Work], git_server: GitServer, known: bool
 ) -> None:
     """Five remotes that dripped held every slot of a small worker, of all teams, for a day."""
-    db, others = mirror.edges.db, await _team(mirror.edges.db, "others")
-    runner = Runner(mirror.edges, slots=4)
+    db, others = mirror.services.db, await _team(mirror.services.db, "others")
+    runner = Runner(mirror.services, slots=4)
     for number in range(6):
         make_work(f"slow-{number}.git").commit("main")
         if known:
             await mirror.backup(f"{git_server.url}/slow-{number}.git", f"slow-{number}")
     git_server.faults["slow"] = Fault(silent=True)
     for number in range(6):
-        await wished(mirror, f"{git_server.url}/slow-{number}.git")
+        await sync_requested(mirror, f"{git_server.url}/slow-{number}.git")
     assert await runner.look() == (4 if known else 3)
     async with serving(git_server.root) as elsewhere:
         for name in ("one", "two", "three"):
             make_work(f"{name}.git").commit("main")
             repo = await repos.add(db, others, name, f"{elsewhere.url}/{name}.git", mirror.clock())
-            await repos.want(db, repo.id, mirror.clock())
+            await repos.request_sync(db, repo.id, mirror.clock())
         for repo in await repos.all(db):
             if repo.name in ("one", "two", "three"):
                 await runner.look()
@@ -571,5 +576,5 @@ async def _team(db: asyncpg.Pool, name: str) -> TeamId:
 
 
 async def _has(mirror: Mirror, repo_id: RepoId, number: int) -> bool:
-    last = await snapshots.latest(mirror.edges.db, repo_id)
+    last = await snapshots.latest(mirror.services.db, repo_id)
     return last is not None and last.number == number

@@ -16,10 +16,10 @@ from bench.cases.pages import signed_in
 from bench.figures import Row
 from bench.room import Room
 from bench.service import percentile, process, servers
-from mirror.flows import request
-from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges
-from mirror.store import people, teams
+from mirror.backup import sync as syncing
+from mirror.discovery import add
+from mirror.services.open import Services
+from mirror.store.people import people, teams
 
 RATE: Final = 10.0  # bombs a second
 PAUSE: Final = 0.05  # seconds between two pages of the other team
@@ -42,9 +42,9 @@ async def neighbours(room: Room) -> list[Row]:
 
     seconds = 5.0 if room.quick else 60.0
     place = room.new("neighbours")
-    async with servers(place / "data") as edges:
-        good, bad = await filled(edges, Work, place, 8 << 20 if room.quick else 300 << 20)
-        with process("mirror.web", edges.settings) as (running, port):
+    async with servers(place / "data") as services:
+        good, bad = await filled(services, Work, place, 8 << 20 if room.quick else 300 << 20)
+        with process("mirror.web", services.settings) as (running, port):
             quiet = await attacked(port, running.pid, good, Asked({}, ()), seconds / 4)
             seen = await attacked(port, running.pid, good, bad, seconds)
     answers = ", ".join(f"{count} of {status}" for status, count in sorted(seen.bombs.items()))
@@ -64,7 +64,7 @@ class Asked:
     paths: Sequence[str]
 
 
-async def filled(edges: Edges, work: type, place: Path, size: int) -> tuple[Asked, Asked]:
+async def filled(services: Services, work: type, place: Path, size: int) -> tuple[Asked, Asked]:
     """A repository like any other in one team, three bombs in another; a message has so many bytes."""
     from tests.parts import bombs
 
@@ -79,14 +79,14 @@ async def filled(edges: Edges, work: type, place: Path, size: int) -> tuple[Aske
     bombs.message(made["message"], size)
     asked = {}
     for team, names in (("kim", ["plain"]), ("mallory", ["tabs", "nested", "message"])):
-        person = await people.add(edges.db, team.title(), edges.clock(), team_name=team)
-        home = await teams.home(edges.db, person.id)
+        person = await people.add(services.db, team.title(), services.clock(), team_name=team)
+        home = await teams.home(services.db, person.id)
         assert home is not None
         for name in names:
-            repo = await request.repo_for(edges, str(made[name].path), name)
-            await edges.db.execute("update repo set team_id = $2 where id = $1", repo.id, home.id)
-            await syncing.sync(edges, repo.id)
-        asked[team] = await signed_in(edges, person.id)
+            repo = await add.repo_for(services, str(made[name].path), name)
+            await services.db.execute("update repo set team_id = $2 where id = $1", repo.id, home.id)
+            await syncing.sync(services, repo.id)
+        asked[team] = await signed_in(services, person.id)
     tip = {name: one.tip().decode() for name, one in made.items()}
     good = [f"/kim/plain/-{page.format(tip['plain'])}" for page in pages]
     bad = [

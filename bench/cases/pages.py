@@ -10,11 +10,11 @@ import aiohttp
 from bench.figures import Row
 from bench.room import Room
 from bench.service import process, servers
-from mirror import signed
-from mirror.flows.edges import Edges
-from mirror.people import PersonId
-from mirror.store import people, sessions, teams
-from mirror.web.frame import cookie_name
+from mirror.core import signed
+from mirror.core.rules.roles import PersonId
+from mirror.services.open import Services
+from mirror.store.people import people, sessions, teams
+from mirror.web.dispatch import cookie_name
 
 GOAL: Final = 0.05  # seconds of server time
 BIG: Final = "acme/repo-1"
@@ -39,9 +39,9 @@ PAGES: Final = (
 async def pages(room: Room) -> list[Row]:
     """Each page again and again: 1,000 repos, of which one has 100,000 refs and 10,000 snapshots."""
     repos, refs, snapshots = (100, 2_000, 500) if room.quick else (1_000, 100_000, 10_000)
-    async with servers(room.new("pages")) as edges:
-        cookie = await _filled(edges, repos, refs, snapshots)
-        with process("mirror.web", edges.settings) as (_, port):
+    async with servers(room.new("pages")) as services:
+        cookie = await _filled(services, repos, refs, snapshots)
+        with process("mirror.web", services.settings) as (_, port):
             base = f"http://127.0.0.1:{port}"
             async with aiohttp.ClientSession(base, cookies=cookie) as session:
                 return [
@@ -62,9 +62,9 @@ async def _times(session: aiohttp.ClientSession, path: str) -> tuple[float, ...]
     return tuple(taken)
 
 
-async def _filled(edges: Edges, repos: int, refs: int, snapshots: int) -> dict[str, str]:
+async def _filled(services: Services, repos: int, refs: int, snapshots: int) -> dict[str, str]:
     """Rows as a large team has them after years; the cookie of somebody who may see them."""
-    db, now = edges.db, edges.clock()
+    db, now = services.db, services.clock()
     kim = await people.add(db, "Kim", now, team_name="acme")
     team = await teams.home(db, kim.id)
     assert team is not None
@@ -73,15 +73,15 @@ async def _filled(edges: Edges, repos: int, refs: int, snapshots: int) -> dict[s
     for statement, values in _rows(big, now, refs, snapshots):
         await db.execute(statement, *values)
     await db.execute("analyze")
-    return await signed_in(edges, kim.id)
+    return await signed_in(services, kim.id)
 
 
-async def signed_in(edges: Edges, person_id: PersonId) -> dict[str, str]:
+async def signed_in(services: Services, person_id: PersonId) -> dict[str, str]:
     """The cookie of a browser that this person is signed in with."""
-    assert edges.keyring is not None
-    now = edges.clock()
-    raw, _ = await sessions.start(edges.db, person_id, now, "the bench", "127.0.0.1")
-    return {cookie_name(secure=False): signed.sign(edges.keyring, "session", raw, now)}
+    assert services.keyring is not None
+    now = services.clock()
+    raw, _ = await sessions.start(services.db, person_id, now, "the bench", "127.0.0.1")
+    return {cookie_name(secure=False): signed.sign(services.keyring, "session", raw, now)}
 
 
 def _rows(big: object, now: datetime, refs: int, snapshots: int) -> Sequence[tuple[str, tuple[object, ...]]]:

@@ -17,9 +17,9 @@ from bench.clock import Failed
 from bench.figures import Row
 from bench.room import Room
 from bench.service import servers
-from mirror.flows.edges import Edges
-from mirror.process import environment
-from mirror.store import runs
+from mirror.services.open import Services
+from mirror.services.startup import environment
+from mirror.store.jobs import runs
 
 WORKERS: Final = 8
 TEAMS: Final = 20  # each at a host of its own
@@ -44,41 +44,43 @@ async def queue(room: Room) -> list[Row]:
     short, long = (100, 2_000) if room.quick else (1_000, 20_000)
     rows = []
     for count in (short, long):
-        async with servers(room.new(f"queue-{count}")) as edges:
-            await edges.db.execute(_WISHES, edges.clock(), count, TEAMS)
-            await edges.db.execute("analyze")
-            taken = await _picks(edges, 50 if room.quick else 200)
+        async with servers(room.new(f"queue-{count}")) as services:
+            await services.db.execute(_WISHES, services.clock(), count, TEAMS)
+            await services.db.execute("analyze")
+            taken = await _picks(services, 50 if room.quick else 200)
             told = f"{count:,} open wishes"
             rows.append(Row("a pick of one run, median", told, taken, "s", goal=PICK))
             rows.append(Row("likewise, 95th percentile", told, (sorted(taken)[len(taken) * 95 // 100],), "s"))
             if count == long:
-                seconds = await _started(edges, count)
+                seconds = await _started(services, count)
                 rate = f"{count / seconds:,.0f} starts a second"
                 what = f"{WORKERS} workers start and end them all"
                 rows.append(Row(what, told, (seconds,), "s", goal=count / STARTS, remark=rate))
     return rows
 
 
-async def _picks(edges: Edges, count: int) -> tuple[float, ...]:
+async def _picks(services: Services, count: int) -> tuple[float, ...]:
     """One run after another, with some at work, by a single worker."""
     taken = []
     for number in range(count + 10):
         began = time.perf_counter()
-        found = await runs.take(edges.db, starter.name(0), edges.clock(), 1, 1, range(256), timedelta(0))
+        found = await runs.take(
+            services.db, starter.name(0), services.clock(), 1, 1, range(256), timedelta(0)
+        )
         if number >= 10:  # the first ones plan
             taken.append(time.perf_counter() - began)
         if len(found) != 1:
             raise Failed("a pick found nothing")
         if number % 16 == 15:
-            await runs.leave(edges.db, starter.name(0))
-    await runs.leave(edges.db, starter.name(0))
+            await runs.leave(services.db, starter.name(0))
+    await runs.leave(services.db, starter.name(0))
     return tuple(taken)
 
 
-async def _started(edges: Edges, count: int) -> float:
+async def _started(services: Services, count: int) -> float:
     """How long several workers take until every wish is served."""
     with ExitStack() as stack:
-        workers = [stack.enter_context(_worker(edges, number)) for number in range(WORKERS)]
+        workers = [stack.enter_context(_worker(services, number)) for number in range(WORKERS)]
         for worker in workers:
             await asyncio.to_thread(_read, worker)
         began = time.perf_counter()
@@ -87,7 +89,7 @@ async def _started(edges: Edges, count: int) -> float:
             worker.stdin.close()
         done = await asyncio.gather(*(asyncio.to_thread(_read, worker) for worker in workers))
         seconds = time.perf_counter() - began
-    await _check(edges.db, [int(number) for number in done], count)
+    await _check(services.db, [int(number) for number in done], count)
     return seconds
 
 
@@ -103,9 +105,9 @@ async def _check(db: asyncpg.Pool, done: Sequence[int], count: int) -> None:
 
 
 @contextmanager
-def _worker(edges: Edges, number: int) -> Iterator[subprocess.Popen[str]]:
+def _worker(services: Services, number: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "bench.starter", str(number), str(WORKERS)]
-    env = environment(edges.settings, os.environ)
+    env = environment(services.settings, os.environ)
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True) as running:
         try:

@@ -13,9 +13,10 @@ from bench.clock import Failed, side_by_side
 from bench.figures import Row
 from bench.room import Room
 from bench.service import Hooked, cpu_seconds, delivery, hooked, percentile, post, process, servers
-from mirror.flows import sweep
-from mirror.flows import sync as syncing
-from mirror.store import repos, teams
+from mirror.backup import sync as syncing
+from mirror.jobs import sweep
+from mirror.store import repos
+from mirror.store.people import teams
 
 _COPY = """
 insert into snapshot (
@@ -33,11 +34,15 @@ async def hooks(room: Room) -> list[Row]:
     """Deliveries to the webhook receiver, 32 at once, against the least that one can do."""
     count, rounds = (500, room.rounds) if room.quick else (4000, max(5, room.rounds))
     late: list[list[float]] = [[], []]
-    async with servers(room.new("hooks")) as edges:
+    async with servers(room.new("hooks")) as services:
         made = [
-            await hooked(edges, f"hooks/{number}", f"https://forge.example/{number}") for number in range(500)
+            await hooked(services, f"hooks/{number}", f"https://forge.example/{number}")
+            for number in range(500)
         ]
-        with process("hooks", edges.settings) as ours, process("bench.reference", edges.settings) as theirs:
+        with (
+            process("hooks", services.settings) as ours,
+            process("bench.reference", services.settings) as theirs,
+        ):
 
             async def send(which: int, port: int, requests: Sequence[bytes]) -> float:
                 began = time.perf_counter()
@@ -79,21 +84,21 @@ async def pushes(room: Room) -> list[Row]:
     tips = source.mainline()
     chain, url = room.chain(source, tips[0])
     crowd, _ = room.chain(source, tips[0])
-    async with servers(room.new("service")) as edges:
+    async with servers(room.new("service")) as services:
         with (
-            process("hooks", edges.settings) as (_, port),
-            process("mirror.worker", edges.settings) as (worker, _),
+            process("hooks", services.settings) as (_, port),
+            process("mirror.worker", services.settings) as (worker, _),
         ):
-            one = await hooked(edges, "one", url)
-            await repos.want(edges.db, one.repo.id, edges.clock())
-            await _settled(edges.db, [one])
+            one = await hooked(services, "one", url)
+            await repos.request_sync(services.db, one.repo.id, services.clock())
+            await _settled(services.db, [one])
             starts, ends = [], []
             for number in range(alone):
                 chain.invent(number)
                 begun = datetime.now(UTC)
                 await post(port, [delivery(one.path, one.secret, 1, number)], 1)
-                await _settled(edges.db, [one])
-                started, ended = await _last_job(edges.db, one, begun)
+                await _settled(services.db, [one])
+                started, ended = await _last_job(services.db, one, begun)
                 starts.append((started - begun).total_seconds())
                 ends.append((ended - begun).total_seconds())
                 await asyncio.sleep(1.1)  # a hook takes sixty a minute
@@ -102,26 +107,26 @@ async def pushes(room: Room) -> list[Row]:
             await asyncio.sleep(rest)
             idle = (cpu_seconds(worker.pid) - used) / (time.perf_counter() - began) * 100
 
-            group = [await hooked(edges, f"many/{n}", room.alias(crowd.path)) for n in range(many)]
+            group = [await hooked(services, f"many/{n}", room.alias(crowd.path)) for n in range(many)]
             used, began = cpu_seconds(worker.pid), time.perf_counter()
             for hook in group:
-                await repos.want(edges.db, hook.repo.id, edges.clock())
-            await _settled(edges.db, group)
+                await repos.request_sync(services.db, hook.repo.id, services.clock())
+            await _settled(services.db, group)
             first, first_cpu = time.perf_counter() - began, cpu_seconds(worker.pid) - used
 
             crowd.push(tips[-1])
             used, began, begun = cpu_seconds(worker.pid), time.perf_counter(), datetime.now(UTC)
             requests = [delivery(hook.path, hook.secret, n + 1, n) for n, hook in enumerate(group)]
             await post(port, requests)
-            await _settled(edges.db, group)
+            await _settled(services.db, group)
             all_of, all_cpu = time.perf_counter() - began, cpu_seconds(worker.pid) - used
             unfinished = "select exists (select from job where started_at > $1 and finished_at is null)"
             # A wish is served just before its job ends.
-            while await edges.db.fetchval(unfinished, begun):  # noqa: ASYNC110 - another process's doing
+            while await services.db.fetchval(unfinished, begun):  # noqa: ASYNC110 - another process's doing
                 await asyncio.sleep(_POLL)
             waits = [
                 (row["finished_at"] - begun).total_seconds()
-                for row in await edges.db.fetch("select finished_at from job where started_at > $1", begun)
+                for row in await services.db.fetch("select finished_at from job where started_at > $1", begun)
             ]
     told = f"{many:,} repositories"
     return [
@@ -143,20 +148,20 @@ async def looks(room: Room) -> list[Row]:
     """Looks by schedule at repositories to which nothing was pushed, against `git ls-remote`."""
     many = 50 if room.quick else 500
     source = sources.generated(room.new("quiet"), 60, 20)
-    async with servers(room.new("looks")) as edges:
+    async with servers(room.new("looks")) as services:
         alias = room.alias(source.path)
-        team = await teams.default(edges.db)
-        made = await repos.add(edges.db, team, "first", room.alias(source.path), edges.clock())
-        await syncing.sync(edges, made.id)
+        team = await teams.default(services.db)
+        made = await repos.add(services.db, team, "first", room.alias(source.path), services.clock())
+        await syncing.sync(services, made.id)
         for number in range(1, many):
             # What a look reads of a repo: its address, and the digest of its latest snapshot.
-            one = await repos.add(edges.db, team, f"{number}", room.alias(source.path), edges.clock())
-            await edges.db.execute(_COPY, one.id, made.id)
+            one = await repos.add(services.db, team, f"{number}", room.alias(source.path), services.clock())
+            await services.db.execute(_COPY, one.id, made.id)
 
         async def ours(_: int) -> float:
-            await edges.db.execute("update repo set look_at = null")
+            await services.db.execute("update repo set look_at = null")
             used = time.process_time()
-            done = await sweep.tick(edges)
+            done = await sweep.tick(services)
             if (done.looks, done.moved, done.failed) != (many, 0, 0):
                 raise Failed(f"not every look found what it should: {done}")
             return (time.process_time() - used) / many

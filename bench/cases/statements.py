@@ -13,13 +13,14 @@ from bench.room import Room
 from bench.service import servers
 from bench.statements import counted
 from hooks import app as hooks
-from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges
-from mirror.flows.runner import Runner
-from mirror.store import people, repos, teams
-from mirror.web import pages
+from mirror.backup import sync as syncing
+from mirror.jobs.runner import Runner
+from mirror.services.open import Services
+from mirror.store import repos
+from mirror.store.people import people, teams
+from mirror.web import templating
 from mirror.web.app import application
-from mirror.web.frame import Outside
+from mirror.web.dispatch import Outside
 
 ORIGIN: Final = "http://127.0.0.1:8000"
 A_PAGE: Final = 12
@@ -39,19 +40,19 @@ async def statements(room: Room) -> list[Row]:
     """Statements of PostgreSQL for each page, and for a push from its wish to the end of its run."""
     source = sources.generated(room.new("asked"), 60, 20)
     chain, url = room.chain(source, source.mainline()[0])
-    async with servers(room.new("statements")) as edges:
-        kim = await people.add(edges.db, "Kim", edges.clock(), team_name="acme")
-        team = await teams.home(edges.db, kim.id)
+    async with servers(room.new("statements")) as services:
+        kim = await people.add(services.db, "Kim", services.clock(), team_name="acme")
+        team = await teams.home(services.db, kim.id)
         assert team is not None
-        repo = await repos.add(edges.db, team.id, "acme/api", url, edges.clock())
-        await syncing.sync(edges, repo.id)
+        repo = await repos.add(services.db, team.id, "acme/api", url, services.clock())
+        await syncing.sync(services, repo.id)
         chain.invent(1)
-        await repos.want(edges.db, repo.id, edges.clock())
+        await repos.request_sync(services.db, repo.id, services.clock())
         with counted() as asked:
-            await Runner(edges).serve(repo.id, math.inf)
+            await Runner(services).serve(repo.id, math.inf)
         rows = [_row("a push, until its run has ended", asked[: _end(asked)], A_PUSH)]
-        cookies = await signed_in(edges, kim.id)
-        return rows + await _pages(edges, cookies)
+        cookies = await signed_in(services, kim.id)
+        return rows + await _pages(services, cookies)
 
 
 def _end(asked: list[str]) -> int:
@@ -59,11 +60,11 @@ def _end(asked: list[str]) -> int:
     return max(place for place, one in enumerate(asked, 1) if one.startswith("delete from run"))
 
 
-async def _pages(edges: Edges, cookies: dict[str, str]) -> list[Row]:
-    assert edges.keyring is not None and edges.settings.redis_url is not None
+async def _pages(services: Services, cookies: dict[str, str]) -> list[Row]:
+    assert services.keyring is not None and services.settings.redis_url is not None
     rows = []
-    async with aclosing(hooks.queue(edges.settings.redis_url)) as queue:
-        app = application(Outside(edges, queue, edges.keyring, ORIGIN, pages.environment()))
+    async with aclosing(hooks.queue(services.settings.redis_url)) as queue:
+        app = application(Outside(services, queue, services.keyring, ORIGIN, templating.environment()))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, cookies=cookies) as browser:
             for name, path in PAGES:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from mirror.errors import UsageError
+from mirror.core.errors import UsageError
 
 WHEN = """\
 WHEN is a time such as 2026-03-02T09:14:03Z or 2026-03-02 (UTC unless it says
@@ -327,7 +327,7 @@ _OWN = "(default: EVERREF_TEAM, else the command line's own)"
 
 
 def _team(parser: argparse.ArgumentParser, says: str) -> None:
-    """By name or id; what a command means by it says `mirror/flows/moment.py`."""
+    """By name or id; what a command means by it says `mirror/restore/moment.py`."""
     parser.add_argument("--team", metavar="TEAM", help=says)
 
 

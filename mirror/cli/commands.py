@@ -15,19 +15,19 @@ from uuid import UUID
 
 from mirror.cli import environment, render, shapes
 from mirror.cli.terminal import Out
-from mirror.config import Settings
-from mirror.errors import Corrupt, EverrefError, NetworkError, OurFault, Refused, UsageError
-from mirror.model import Kind, Remote, Repo, Secret
-from mirror.redact import Redactor
-from mirror.words import ago, count, mend
+from mirror.core.config import Settings
+from mirror.core.errors import Corrupt, EverrefError, NetworkError, OurFault, Refused, UsageError
+from mirror.core.model import Kind, Remote, Repo, Secret
+from mirror.core.redact import Redactor
+from mirror.core.words import ago, count, mend
 
 if TYPE_CHECKING:
-    from mirror.flows.edges import Edges
-    from mirror.flows.restore import Restored
-    from mirror.flows.sync import Synced
-    from mirror.plan import Hidden
-    from mirror.store.teams import Team
-    from mirror.when import When
+    from mirror.backup.sync import Synced
+    from mirror.core.rules.plan import Hidden
+    from mirror.core.when import When
+    from mirror.restore.restore import Restored
+    from mirror.services.open import Services
+    from mirror.store.people.teams import Team
 
 IN_PART: Final = 4  # the exit code of what was done in part
 OWN: Final = "everref"  # the command line's own team
@@ -47,11 +47,11 @@ class Call:
     out: Out
     redact: Redactor
 
-    def edges(self) -> "AbstractAsyncContextManager[Edges]":
+    def services(self) -> "AbstractAsyncContextManager[Services]":
         """The outside, open for as long as the command needs it."""
-        from mirror.flows.edges import open_edges
+        from mirror.services.open import open_services
 
-        return open_edges(self.settings, self.out.progress, environment.now)
+        return open_services(self.settings, self.out.progress, environment.now)
 
     @property
     def repo(self) -> str:
@@ -61,13 +61,13 @@ class Call:
 
     async def beside(self) -> "Call":
         """The call as one for the `up` that runs on the same data: forges are told of its port."""
-        from mirror.web import up
+        from mirror.cli import up
 
         return replace(self, settings=await up.beside(self.settings))
 
     def when(self, text: str | None) -> "When | None":
         """What a WHEN means. None: it was not given."""
-        from mirror import when
+        from mirror.core import when
 
         return None if text is None else when.parse(text, environment.now())
 
@@ -98,7 +98,7 @@ class Call:
 
 async def up(call: Call) -> int:
     """Everything on this machine, until a signal ends it."""
-    from mirror.web.up import up as everything
+    from mirror.cli.up import up as everything
 
     await everything(call.settings, call.args.port or call.settings.port, call.out.json)
     return 0
@@ -108,31 +108,33 @@ async def backup(call: Call) -> int:
     """Add the repository if it is new, and take a snapshot if anything moved."""
     began = time.monotonic()
     remote = call.remote(call.args.remote)
-    async with call.edges() as edges:
-        from mirror.flows import operator, request, sync
+    async with call.services() as services:
+        from mirror.backup import sync
+        from mirror.discovery import add
+        from mirror.people import operator
         from mirror.store import repos
 
-        team = await operator.team_named(edges, call.args.team)
-        known = await repos.by_url(edges.db, team.id, remote.url)
-        repo = await request.repo_for(edges, call.args.remote, call.args.name, remote.secret, team=team.id)
+        team = await operator.team_named(services, call.args.team)
+        known = await repos.by_url(services.db, team.id, remote.url)
+        repo = await add.repo_for(services, call.args.remote, call.args.name, remote.secret, team=team.id)
         if known is None:
-            await operator.did_to(edges, repo, "repo.add", {"url": repo.url})
+            await operator.did_to(services, repo, "repo.add", {"url": repo.url})
         else:
-            await operator.did_for_repo(edges, repo, "repo.back-up")
-        done = await sync.sync(edges, repo.id)
+            await operator.did_for_repo(services, repo, "repo.back-up")
+        done = await sync.sync(services, repo.id)
         seconds = time.monotonic() - began
         call.out.said(partial(render.backup, done, seconds), partial(shapes.backup, done, seconds))
         if done.new and done.snapshot.number > 1 and done.snapshot.changes_count:
-            await _remark_changes(call, edges, _called(repo, team), done)
-        await _refuse_damage(edges, repo)
+            await _remark_changes(call, services, _called(repo, team), done)
+        await _refuse_damage(services, repo)
     return 0
 
 
-async def _refuse_damage(edges: "Edges", repo: Repo) -> None:
+async def _refuse_damage(services: "Services", repo: Repo) -> None:
     """Let no backup of what is known to be damaged pass for a good one. Raises Corrupt."""
     from mirror.store import repos
 
-    known = await repos.overview_of(edges.db, repo.id)
+    known = await repos.overview_of(services.db, repo.id)
     if known.damage:
         found = f"found {ago(known.damage.at, environment.now())}: {known.damage.message}"
         raise Corrupt(f"{repo.name}: what is kept is damaged, {found}; {mend(known.called)}")
@@ -143,12 +145,12 @@ def _called(repo: Repo, team: "Team") -> str:
     return repo.name if team.name == OWN else f"{team.name}:{repo.name}"
 
 
-async def _remark_changes(call: Call, edges: "Edges", called: str, done: "Synced") -> None:
+async def _remark_changes(call: Call, services: "Services", called: str, done: "Synced") -> None:
     """The moves that a person would look up next."""
-    from mirror.store import history
+    from mirror.store.backup import history
 
     shown = 0
-    async for one in history.changes(edges.db, done.repo.id):
+    async for one in history.changes(services.db, done.repo.id):
         if one.snapshot != done.snapshot.number:
             return
         if shown == _CHANGES_SHOWN:
@@ -159,13 +161,13 @@ async def _remark_changes(call: Call, edges: "Edges", called: str, done: "Synced
 
 async def repos(call: Call) -> int:
     """What is kept."""
-    async with call.edges() as edges:
-        from mirror.flows import operator
+    async with call.services() as services:
+        from mirror.people import operator
         from mirror.store import repos
 
-        team = await operator.team_chosen(edges, call.args.team)
-        rows = await repos.overview(edges.db, team.id if team else None)
-        unknown = await _unknown(edges)
+        team = await operator.team_chosen(services, call.args.team)
+        rows = await repos.overview(services.db, team.id if team else None)
+        unknown = await _unknown(services)
     if call.out.json:
         for row in rows:
             call.out.result(render.nothing, partial(shapes.kept, row))
@@ -178,33 +180,33 @@ async def repos(call: Call) -> int:
     return 0
 
 
-async def _unknown(edges: "Edges") -> int:
+async def _unknown(services: "Services") -> int:
     """How many repos the vault has that the database does not know; as of the last look where it is away."""
-    from mirror.flows import unknown
-    from mirror.store import vaults
+    from mirror.store.upkeep import vaults
+    from mirror.upkeep import unknown_repos as unknown
 
     try:
         async with asyncio.timeout(_GLANCE_SECONDS):
-            return await unknown.look(edges)
+            return await unknown.look(services)
     except (EverrefError, TimeoutError):
-        return await vaults.unknown(edges.db)
+        return await vaults.unknown(services.db)
 
 
 async def log(call: Call) -> int:
     """How the refs moved."""
     args = call.args
     since = call.when(args.since)
-    async with call.edges() as edges:
-        from mirror import globs, refs
-        from mirror.flows import moment
-        from mirror.store import claims, history
+    async with call.services() as services:
+        from mirror.core import globs, refs
+        from mirror.restore import moment
+        from mirror.store.backup import history, reported_updates
 
         globs.check(args.ref)
-        repo = await moment.repo_named(edges, args.repo, args.team)
+        repo = await moment.repo_named(services, args.repo, args.team)
         is_time = since is None or isinstance(since, datetime)
-        first = 1 if is_time else (await moment.snapshot_at(edges, repo, since)).number
+        first = 1 if is_time else (await moment.snapshot_at(services, repo, since)).number
         found = history.changes(
-            edges.db,
+            services.db,
             repo.id,
             reverse=args.reverse,
             since=since if isinstance(since, datetime) else None,
@@ -212,7 +214,7 @@ async def log(call: Call) -> int:
         )
         lost = [
             one
-            for one in await claims.lost(edges.db, repo.id)
+            for one in await reported_updates.lost(services.db, repo.id)
             if one.snapshot >= first and (not isinstance(since, datetime) or one.at >= since)
         ]
         if not args.reverse:
@@ -229,13 +231,13 @@ async def log(call: Call) -> int:
 async def refs(call: Call) -> int:
     """Every ref as it was."""
     when = call.when(call.args.at)
-    async with call.edges() as edges:
-        from mirror.flows import moment
-        from mirror.store import history
+    async with call.services() as services:
+        from mirror.restore import moment
+        from mirror.store.backup import history
 
-        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
-        snapshot = await moment.snapshot_at(edges, repo, when)
-        known = await history.refs_at(edges.db, repo.id, snapshot.number, snapshot.moment)
+        repo = await moment.repo_named(services, call.args.repo, call.args.team)
+        snapshot = await moment.snapshot_at(services, repo, when)
+        known = await history.refs_at(services.db, repo.id, snapshot.number, snapshot.moment)
     for name in sorted(known):
         call.out.result(partial(render.ref, name, known[name]), partial(shapes.ref, name, known[name]))
     return 0
@@ -245,15 +247,16 @@ async def plan(call: Call) -> int:
     """What restore would do."""
     when = call.when(call.args.at)
     to = call.remote(call.args.to) if call.args.to else None
-    async with call.edges() as edges:
-        from mirror.flows import moment, restore, sshaccess
+    async with call.services() as services:
+        from mirror.restore import moment, restore
+        from mirror.services import ssh_access
 
-        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
-        to = to and await sshaccess.ready_for(edges, repo, to)
-        snapshot = await moment.snapshot_at(edges, repo, when)
+        repo = await moment.repo_named(services, call.args.repo, call.args.team)
+        to = to and await ssh_access.ready_for(services, repo, to)
+        snapshot = await moment.snapshot_at(services, repo, when)
         hidden: Hidden = call.args.hidden_refs or "skip"
         made = await restore.plan(
-            edges, repo, snapshot, globs=call.args.refs, to=to, hidden=hidden, force=call.args.force
+            services, repo, snapshot, globs=call.args.refs, to=to, hidden=hidden, force=call.args.force
         )
     where = to.url if to else None
     call.out.result(partial(render.plan, made, where), partial(shapes.plan, made, where))
@@ -266,25 +269,27 @@ async def restore(call: Call) -> int:
     when = call.when(args.at)
     to = call.remote(args.to) if args.to else None
     path = environment.absolute(args.bundle or args.dir or "")
-    async with call.edges() as edges:
-        from mirror.flows import attended, moment, operator, restore, sshaccess
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.restore import attended, moment, restore
+        from mirror.services import ssh_access
 
         job = None
-        repo = await moment.repo_named(edges, args.repo, args.team)
-        to = to and await sshaccess.ready_for(edges, repo, to)
-        snapshot = await moment.snapshot_at(edges, repo, when)
+        repo = await moment.repo_named(services, args.repo, args.team)
+        to = to and await ssh_access.ready_for(services, repo, to)
+        snapshot = await moment.snapshot_at(services, repo, when)
         if to:
             hidden: Hidden = args.hidden_refs or "skip"
             told = {"to": to.url, "snapshot": snapshot.number, "overwrites": args.force}
-            await operator.did_to(edges, repo, "restore.push", told)
+            await operator.did_to(services, repo, "restore.push", told)
             what = attended.What(args.refs, hidden, args.force)
-            job, done = await attended.restore(edges, repo, snapshot, to, what)
+            job, done = await attended.restore(services, repo, snapshot, to, what)
         elif args.bundle:
-            await operator.did_for_repo(edges, repo, "restore.bundle", snapshot.numbers)
-            done = await restore.to_bundle(edges, repo, snapshot, path, globs=args.refs, force=args.force)
+            await operator.did_for_repo(services, repo, "restore.bundle", snapshot.numbers)
+            done = await restore.to_bundle(services, repo, snapshot, path, globs=args.refs, force=args.force)
         else:
-            await operator.did_for_repo(edges, repo, "restore.directory", snapshot.numbers)
-            done = await restore.to_directory(edges, repo, snapshot, path, globs=args.refs)
+            await operator.did_for_repo(services, repo, "restore.directory", snapshot.numbers)
+            done = await restore.to_directory(services, repo, snapshot, path, globs=args.refs)
     where = to.url if to else args.bundle or args.dir
     code = restore_code(done)
     show = call.out.result if code else call.out.said
@@ -299,21 +304,22 @@ async def restore(call: Call) -> int:
 async def undo(call: Call) -> int:
     """Put back what a restore to a remote overwrote, and remove what it made."""
     args = call.args
-    async with call.edges() as edges:
-        from mirror.flows import attended, moment, operator
-        from mirror.store.jobs import JobId
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.restore import attended, moment
+        from mirror.store.jobs.jobs import JobId
 
-        repo = await moment.repo_named(edges, args.repo, args.team)
-        undone = await attended.undone(edges, repo, JobId(UUID(args.restore)) if args.restore else None)
+        repo = await moment.repo_named(services, args.repo, args.team)
+        undone = await attended.undone(services, repo, JobId(UUID(args.restore)) if args.restore else None)
         secret = call.secret(str(undone.asked.get("to", ""))) if args.token_file else None
-        planned = await attended.undo_plan(edges, undone, secret)
+        planned = await attended.undo_plan(services, undone, secret)
         where = planned.to.url
         if args.plan:
             text, shape = render.undo_plan, shapes.undo_plan
             call.out.result(partial(text, planned, repo), partial(shape, planned, repo, undone.id))
             return 0
-        await operator.did_to(edges, repo, "restore.undo", {"to": where})
-        job, done = await attended.undo_now(edges, repo, undone, secret)
+        await operator.did_to(services, repo, "restore.undo", {"to": where})
+        job, done = await attended.undo_now(services, repo, undone, secret)
     code = restore_code(done)
     show = call.out.result if code else call.out.said
     show(partial(render.undone, done, where), partial(shapes.restored, done, job, undone.id))
@@ -340,12 +346,14 @@ def _restore_failure(done: "Restored", where: str) -> Refused | Corrupt:
 async def verify(call: Call) -> int:
     """Read back every stored byte."""
     began = time.monotonic()
-    async with call.edges() as edges:
-        from mirror.flows import moment, operator, verify
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.restore import moment
+        from mirror.upkeep import verify
 
-        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
-        await operator.did_for_repo(edges, repo, "repo.verify")
-        found = await verify.verify(edges, repo)
+        repo = await moment.repo_named(services, call.args.repo, call.args.team)
+        await operator.did_for_repo(services, repo, "repo.verify")
+        found = await verify.verify(services, repo)
     seconds = time.monotonic() - began
     show = call.out.result if found.problems else call.out.said
     show(partial(render.verified, found, seconds), partial(shapes.verified, found, seconds))
@@ -359,12 +367,13 @@ async def verify(call: Call) -> int:
 async def drill(call: Call) -> int:
     """Restore only to prove that it works."""
     when = call.when(call.args.at)
-    async with call.edges() as edges:
-        from mirror.flows import drill, moment, operator
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.restore import drill, moment
 
-        repo = await moment.repo_named(edges, call.args.repo, call.args.team)
-        await operator.did_for_repo(edges, repo, "repo.drill")
-        found = await drill.drill(edges, repo, await moment.snapshot_at(edges, repo, when))
+        repo = await moment.repo_named(services, call.args.repo, call.args.team)
+        await operator.did_for_repo(services, repo, "repo.drill")
+        found = await drill.drill(services, repo, await moment.snapshot_at(services, repo, when))
     show = call.out.result if found.problems else call.out.said
     show(partial(render.drilled, found), partial(shapes.drilled, found))
     if found.problems:
@@ -376,60 +385,65 @@ async def drill(call: Call) -> int:
 
 async def compact(call: Call) -> int:
     """Merge small parts."""
-    async with call.edges() as edges:
-        from mirror.flows import compact, operator
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.upkeep import compact
 
-        for repo in await _chosen(call, edges):
-            await operator.did_for_repo(edges, repo, "repo.compact")
-            done = await compact.compact(edges, repo)
+        for repo in await _chosen(call, services):
+            await operator.did_for_repo(services, repo, "repo.compact")
+            done = await compact.compact(services, repo)
             call.out.said(partial(render.compacted, done), partial(shapes.compacted, done))
     return 0
 
 
 async def prune(call: Call) -> int:
     """Delete what nothing needs any more."""
-    from mirror import when
+    from mirror.core import when
 
     grace = min(when.span(call.args.grace), _LONGEST_GRACE)
-    async with call.edges() as edges:
-        from mirror.flows import operator, prune
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.upkeep import prune
 
-        chosen = await _chosen(call, edges)
+        chosen = await _chosen(call, services)
         for repo in chosen:
-            await operator.did_for_repo(edges, repo, "repo.prune")
-        done = sum([await prune.prune(edges, grace, repo) for repo in chosen], prune.NOTHING)
+            await operator.did_for_repo(services, repo, "repo.prune")
+        done = sum([await prune.prune(services, grace, repo) for repo in chosen], prune.NOTHING)
     call.out.said(partial(render.pruned, done), partial(shapes.pruned, done))
     return 0
 
 
-async def _chosen(call: Call, edges: "Edges") -> list[Repo]:
+async def _chosen(call: Call, services: "Services") -> list[Repo]:
     """The repo that was named, or every one, of a team where that was named."""
-    from mirror.flows import moment, operator
+    from mirror.people import operator
+    from mirror.restore import moment
     from mirror.store import repos
 
     if call.args.repo is not None:
-        return [await moment.repo_named(edges, call.args.repo, call.args.team)]
-    team = await operator.team_chosen(edges, call.args.team)
-    return await repos.all(edges.db, team.id if team else None)
+        return [await moment.repo_named(services, call.args.repo, call.args.team)]
+    team = await operator.team_chosen(services, call.args.team)
+    return await repos.all(services.db, team.id if team else None)
 
 
 async def hook(call: Call) -> int:
     """Give a repo a webhook, or take it away."""
     args, call = call.args, await call.beside()
-    async with call.edges() as edges:
-        from mirror.flows import hook, moment, operator
-        from mirror.store import hooks
+    async with call.services() as services:
+        from mirror.discovery import webhook
+        from mirror.people import operator
+        from mirror.restore import moment
+        from mirror.store.discovery import hooks
 
-        repo = await moment.repo_named(edges, args.repo, args.team)
+        repo = await moment.repo_named(services, args.repo, args.team)
         if args.remove:
-            await hook.remove(edges, repo)
-            await operator.did_to(edges, repo, "hook.remove")
+            await webhook.remove(services, repo)
+            await operator.did_to(services, repo, "hook.remove")
             call.out.said(partial(render.unhooked, repo), partial(shapes.unhooked, repo))
             return 0
-        known = await hooks.of(edges.db, repo.id)
-        given = await hook.give(edges, repo, args.forge, new=args.new)
+        known = await hooks.of(services.db, repo.id)
+        given = await webhook.give(services, repo, args.forge, new=args.new)
         if given.secret is not None:
-            await operator.did_to(edges, repo, "hook.secret" if known else "hook.add")
+            await operator.did_to(services, repo, "hook.secret" if known else "hook.add")
     call.out.result(partial(render.hook, given, call.repo), partial(shapes.hook, given))
     if call.settings.base_url is None:
         call.out.remark(render.unreachable)
@@ -441,29 +455,30 @@ async def connect(call: Call) -> int:
     args, call = call.args, await call.beside()
     given = environment.read_token(args.token_file)
     call.redact.add(given)
-    async with call.edges() as edges:
-        from mirror.flows import choose, connections, operator, people, relist
+    async with call.services() as services:
+        from mirror.discovery import choose, connections, discover
         from mirror.forges.contract import Tokens
-        from mirror.store import connections as rows
-        from mirror.store import listed
+        from mirror.people import accounts, operator
+        from mirror.store.discovery import connections as rows
+        from mirror.store.discovery import discovered
 
         now = environment.now()
-        by = people.By(await people.first_owner(edges.db, now), now)
-        meant = await operator.team_named(edges, args.team)
-        team = await people.team_named(edges.db, by, meant.name)
-        app = edges.forges.first(args.forge)
+        by = accounts.By(await accounts.first_owner(services.db, now), now)
+        meant = await operator.team_named(services, args.team)
+        team = await accounts.team_named(services.db, by, meant.name)
+        app = services.forges.first(args.forge)
         if args.host:
-            app = edges.forges.at(args.forge, args.host).app
-        made = await connections.connect(edges, team.id, by.person.id, app, Tokens(given), "token")
-        await operator.did_for(edges, team.id, "connection.add", f"{made.login} at {made.host}")
-        chosen = (await relist.relist(edges, made.id)).chosen
+            app = services.forges.at(args.forge, args.host).app
+        made = await connections.connect(services, team.id, by.person.id, app, Tokens(given), "token")
+        await operator.did_for(services, team.id, "connection.add", f"{made.login} at {made.host}")
+        chosen = (await discover.relist(services, made.id)).chosen
         who = choose.By(by.person.id, by.person.name)
         if args.everything:
-            chosen += await choose.choose_everything(edges, made.id, who, True, at_once=choose.ALL)
+            chosen += await choose.choose_everything(services, made.id, who, True, at_once=choose.ALL)
         elif args.only:
-            chosen += await choose.choose_pattern(edges, made.id, who, args.only, at_once=choose.ALL)
-        made = await rows.get(edges.db, made.id) or made
-        counts = await listed.counts(edges.db, made.id)
+            chosen += await choose.choose_pattern(services, made.id, who, args.only, at_once=choose.ALL)
+        made = await rows.get(services.db, made.id) or made
+        counts = await discovered.counts(services.db, made.id)
     text, shape = (
         partial(render.connected, made, counts, chosen),
         partial(shapes.connected, made, counts, chosen),
@@ -476,13 +491,13 @@ async def connect(call: Call) -> int:
 
 async def connections(call: Call) -> int:
     """The accounts that are connected."""
-    async with call.edges() as edges:
-        from mirror.flows import operator
-        from mirror.store import connections, listed
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.store.discovery import connections, discovered
 
-        team = await operator.team_named(edges, call.args.team)
-        rows = await connections.of_team(edges.db, team.id)
-        counted = [(row, await listed.counts(edges.db, row.id)) for row in rows]
+        team = await operator.team_named(services, call.args.team)
+        rows = await connections.of_team(services.db, team.id)
+        counted = [(row, await discovered.counts(services.db, row.id)) for row in rows]
     for row, counts in counted:
         call.out.result(partial(render.connection, row, counts), partial(shapes.connection, row, counts))
     if not rows:
@@ -492,37 +507,42 @@ async def connections(call: Call) -> int:
 
 async def token(call: Call) -> int:
     """An API token of the first owner."""
-    from mirror import when
+    from mirror.core import when
 
     args, now = call.args, environment.now()
     expires_at = now + when.span(args.expires) if args.expires else None
-    async with call.edges() as edges:
-        from mirror.flows import operator, people
-        from mirror.people import SCOPES
+    async with call.services() as services:
+        from mirror.core.rules.roles import SCOPES
+        from mirror.people import accounts, operator
 
-        by = people.By(await people.first_owner(edges.db, now), now)
-        team = await people.team_named(edges.db, by, (await operator.team_named(edges, args.team)).name)
-        raw, made = await people.make_token(edges.db, by, team, args.name, args.scope or SCOPES, expires_at)
+        by = accounts.By(await accounts.first_owner(services.db, now), now)
+        team = await accounts.team_named(
+            services.db, by, (await operator.team_named(services, args.team)).name
+        )
+        raw, made = await accounts.make_token(
+            services.db, by, team, args.name, args.scope or SCOPES, expires_at
+        )
     call.out.result(partial(render.token, raw, made), partial(shapes.token, raw, made))
     return 0
 
 
 async def ssh_key(call: Call) -> int:
     """The deploy key of a team, made if it has none."""
-    async with call.edges() as edges:
-        from mirror.flows import operator, sshaccess
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.services import ssh_access
 
-        team = await operator.team_named(edges, call.args.team)
-        if await sshaccess.known_key(edges, team.id) is None:
-            await operator.did_for(edges, team.id, "ssh-key.make", team.name)
-        public = (await sshaccess.team_key(edges, team.id)).public
+        team = await operator.team_named(services, call.args.team)
+        if await ssh_access.known_key(services, team.id) is None:
+            await operator.did_for(services, team.id, "ssh-key.make", team.name)
+        public = (await ssh_access.team_key(services, team.id)).public
     call.out.result(partial(render.ssh_key, public), partial(shapes.ssh_key, public))
     return 0
 
 
 async def limits(call: Call) -> int:
     """What a team may have and do; changed first, where that was asked for."""
-    from mirror import quotas
+    from mirror.core import quotas
 
     name, asked = call.args.limited, list(call.args.changes)
     if call.args.team and name:  # then what follows is no name
@@ -534,10 +554,10 @@ async def limits(call: Call) -> int:
             raise UsageError(f"{one}: write NAME=VALUE, with one of {', '.join(quotas.LIMITS)}")
         changes[limit] = value if value == "default" else quotas.read(quotas.LIMITS[limit], value, limit)
     now = environment.now()
-    async with call.edges() as edges:
-        from mirror.flows import limits
+    async with call.services() as services:
+        from mirror.people import limits
 
-        team, found = await limits.of(edges, name or call.args.team, changes, now)
+        team, found = await limits.of(services, name or call.args.team, changes, now)
     call.out.result(partial(render.limits, team, found), partial(shapes.limits, team, found))
     return 0
 
@@ -545,24 +565,24 @@ async def limits(call: Call) -> int:
 async def sign_in(call: Call) -> int:
     """A one-time link for a person."""
     now = environment.now()
-    async with call.edges() as edges:
-        from mirror.flows import people
-        from mirror.web import up
+    async with call.services() as services:
+        from mirror.cli import up
+        from mirror.people import accounts
 
-        known = await people.known_as(edges.db, call.args.email) if call.args.email else None
-        path = await people.sign_in_path(edges.db, now, call.args.email)
-        url = await up.address(edges.settings) + path
-    until = now + people.LINK
+        known = await accounts.known_as(services.db, call.args.email) if call.args.email else None
+        path = await accounts.sign_in_path(services.db, now, call.args.email)
+        url = await up.address(services.settings) + path
+    until = now + accounts.LINK
     call.out.result(partial(render.link, url, until, known), partial(shapes.link, url, until, known))
     return 0
 
 
 async def rotate_keys(call: Call) -> int:
     """Seal anew what older keys sealed."""
-    async with call.edges() as edges:
-        from mirror.flows import rotate
+    async with call.services() as services:
+        from mirror.upkeep import reencrypt
 
-        done = await rotate.everything(edges)
+        done = await reencrypt.everything(services)
     show = call.out.said if done.done else call.out.result
     show(partial(render.rotated, done), partial(shapes.rotated, done))
     return 0 if done.done else IN_PART
@@ -570,13 +590,14 @@ async def rotate_keys(call: Call) -> int:
 
 async def sweep(call: Call) -> int:
     """Sync every repo."""
-    async with call.edges() as edges:
-        from mirror.flows import operator, sweep
+    async with call.services() as services:
+        from mirror.jobs import sweep
+        from mirror.people import operator
 
-        team = await operator.team_chosen(edges, call.args.team)
+        team = await operator.team_chosen(services, call.args.team)
         if team:
-            await operator.did_for(edges, team.id, "team.sweep", team.name)
-        done = await sweep.sweep(edges, team.id if team else None)
+            await operator.did_for(services, team.id, "team.sweep", team.name)
+        done = await sweep.sweep(services, team.id if team else None)
     for one in done:
         show = call.out.result if one.error else call.out.said
         show(partial(render.swept, one), partial(shapes.swept, one))
@@ -588,12 +609,12 @@ async def sweep(call: Call) -> int:
 
 async def rebuild(call: Call) -> int:
     """Read the vault back into the database."""
-    async with call.edges() as edges:
-        from mirror.flows import rebuild
+    async with call.services() as services:
+        from mirror.upkeep import rebuild
 
         incomplete = None
         try:
-            done = await rebuild.rebuild(edges)
+            done = await rebuild.rebuild(services)
         except rebuild.Incomplete as error:
             done, incomplete = error.recovered, error
     for one in done.repos:
@@ -610,26 +631,27 @@ async def rebuild(call: Call) -> int:
 
 async def export(call: Call) -> int:
     """Store the state in the vault, now."""
-    async with call.edges() as edges:
-        from mirror.flows import state
+    async with call.services() as services:
+        from mirror.upkeep import state
 
-        done = await state.export(edges)
+        done = await state.export(services)
     call.out.said(partial(render.exported, done), partial(shapes.exported, done))
     return 0
 
 
 async def migrate(call: Call) -> int:
     """Bring the database up to date. Needs no vault."""
-    from mirror import store, when
+    from mirror import store
+    from mirror.core import when
 
     patience = when.span(call.args.wait).total_seconds()
     async with AsyncExitStack() as stack:
         url = call.settings.database_url
         if url is None:
-            from mirror.embedded import services
+            from mirror.services.embedded import embedded_servers
 
             url = (
-                await stack.enter_async_context(services(Path(call.settings.data), redis=False))
+                await stack.enter_async_context(embedded_servers(Path(call.settings.data), redis=False))
             ).database_url
         await _wait_for(url, patience)
         applied = await store.migrate(await stack.enter_async_context(store.opened(url)))
@@ -654,10 +676,10 @@ async def _wait_for(url: str, seconds: float) -> None:
 
 async def doctor(call: Call) -> int:
     """What is used, and what is missing."""
-    async with call.edges() as edges:
-        from mirror.flows import doctor
+    async with call.services() as services:
+        from mirror.upkeep import doctor
 
-        findings = await doctor.doctor(edges)
+        findings = await doctor.doctor(services)
     if call.out.json:
         for one in findings:
             call.out.result(render.nothing, partial(shapes.finding, one))

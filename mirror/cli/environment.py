@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mirror.errors import UsageError
+from mirror.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from mirror.config import Settings
+    from mirror.core.config import Settings
 
 _LARGEST_TOKEN: Final = 64 * 1024  # bytes; a file larger than that is another file
 
@@ -21,7 +21,7 @@ def now() -> datetime:
 
 def settings(env: Mapping[str, str], data: str | None) -> "Settings":
     """The settings, with `--data` before EVERREF_DATA. Raises UsageError."""
-    from mirror.config import from_env
+    from mirror.core.config import from_env
 
     if data is not None:
         env = {name: value for name, value in env.items() if name != "EVERREF_DATA_FILE"} | {

@@ -6,14 +6,14 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mirror.cli import arguments, environment, stdout
-from mirror.errors import EverrefError, LimitReached, OurFault, Refused
-from mirror.redact import Redactor
+from mirror.core.errors import EverrefError, LimitReached, OurFault, Refused
+from mirror.core.redact import Redactor
 
 if TYPE_CHECKING:
     import argparse
 
     from mirror.cli.terminal import Out
-    from mirror.config import Settings
+    from mirror.core.config import Settings
 
 SIGHUP, SIGINT, SIGTERM = 1, 2, 15
 PIPE_CLOSED = 141  # what shells report of a program that SIGPIPE ended
@@ -142,7 +142,7 @@ def _set_log(command: str, settings: "Settings") -> None:
 
     debug = environment.is_set(os.environ, "EVERREF_DEBUG")
     if command == "up":
-        from mirror.process import begin_log
+        from mirror.services.startup import begin_log
 
         begin_log("everref up", settings)
     elif not debug:

@@ -8,33 +8,33 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from mirror.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
-from mirror.pushes import Lost
-from mirror.words import ago, clean, count, lasted, mend, name, not_known, size, unsaved
+from mirror.core.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
+from mirror.core.rules.pushes import Lost
+from mirror.core.words import ago, clean, count, lasted, mend, name, not_known, size, unsaved
 
 if TYPE_CHECKING:
-    from mirror.flows.choose import Chosen
-    from mirror.flows.compact import Compacted
-    from mirror.flows.doctor import Finding
-    from mirror.flows.drill import Drilled
-    from mirror.flows.hook import Given
-    from mirror.flows.people import Known
-    from mirror.flows.prune import Pruned
-    from mirror.flows.rebuild import Rebuilt
-    from mirror.flows.restore import RefResult, Restored, RestorePlan
-    from mirror.flows.rotate import Rotated
-    from mirror.flows.state import Exported, TakenUp
-    from mirror.flows.sweep import Swept
-    from mirror.flows.sync import Synced
-    from mirror.flows.undo import UndoPlan
-    from mirror.flows.verify import Verified
-    from mirror.model import Snapshot
-    from mirror.quotas import Use
-    from mirror.store.connections import Connection
-    from mirror.store.history import Logged
-    from mirror.store.listed import Counts
+    from mirror.backup.sync import Synced
+    from mirror.core.model import Snapshot
+    from mirror.core.quotas import Use
+    from mirror.discovery.choose import Chosen
+    from mirror.discovery.webhook import NewHook
+    from mirror.jobs.sweep import Swept
+    from mirror.people.accounts import KnownPerson
+    from mirror.restore.drill import Drilled
+    from mirror.restore.restore import RefResult, Restored, RestorePlan
+    from mirror.restore.undo import UndoPlan
+    from mirror.store.backup.history import Logged
+    from mirror.store.discovery.connections import Connection
+    from mirror.store.discovery.discovered import Counts
+    from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
-    from mirror.store.tokens import ApiToken
+    from mirror.upkeep.compact import Compacted
+    from mirror.upkeep.doctor import Finding
+    from mirror.upkeep.prune import Pruned
+    from mirror.upkeep.rebuild import Rebuilt
+    from mirror.upkeep.reencrypt import Rotated
+    from mirror.upkeep.state import Exported, TakenUp
+    from mirror.upkeep.verify import Verified
 
 Paint = Callable[[str, str], str]  # a text and its meaning: good, bad, warn, faint, strong, or none
 
@@ -352,7 +352,7 @@ def pruned(done: Pruned, eye: Eye) -> str:
     return "\n".join([*lines, total + waiting])
 
 
-def hook(given: Given, called: str, eye: Eye) -> str:
+def hook(given: NewHook, called: str, eye: Eye) -> str:
     """A webhook, as it is pasted into the forge's settings."""
     secret = given.secret or f"shown when it was made; everref hook {clean(called)} --new makes another"
     return f"{eye.repo(given.repo.name)}  {given.forge}\n  URL     {clean(given.url)}\n  secret  {secret}"
@@ -409,7 +409,7 @@ def token(raw: str, made: ApiToken, eye: Eye) -> str:
     return f"{eye.repo(made.name)}  team {clean(made.team.name)}  may {may}  {until}\n  {raw}"
 
 
-def link(url: str, until: datetime, known: Known | None, eye: Eye) -> str:
+def link(url: str, until: datetime, known: KnownPerson | None, eye: Eye) -> str:
     """A one-time link, to be opened; before it whom it lets in, where an e-mail address said that."""
     told = f"{clean(url)}\n  works once, until {until:%H:%M:%SZ}; what was given before ends when it is used"
     if known is None:

@@ -7,34 +7,34 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mirror.model import RefName, Repo, Target
-from mirror.pushes import Lost
-from mirror.refs import shown, shown_as, shown_text
+from mirror.core.model import RefName, Repo, Target
+from mirror.core.refs import shown, shown_as, shown_text
+from mirror.core.rules.pushes import Lost
 
 if TYPE_CHECKING:
-    from mirror.errors import EverrefError
-    from mirror.flows.choose import Chosen
-    from mirror.flows.compact import Compacted
-    from mirror.flows.doctor import Finding
-    from mirror.flows.drill import Drilled
-    from mirror.flows.hook import Given
-    from mirror.flows.people import Known
-    from mirror.flows.prune import Pruned
-    from mirror.flows.rebuild import Rebuilt
-    from mirror.flows.restore import RefResult, Restored, RestorePlan
-    from mirror.flows.rotate import Rotated
-    from mirror.flows.state import Exported, TakenUp
-    from mirror.flows.sweep import Swept
-    from mirror.flows.sync import Synced
-    from mirror.flows.undo import UndoPlan
-    from mirror.flows.verify import Verified
-    from mirror.quotas import Use
-    from mirror.store.connections import Connection
-    from mirror.store.history import Logged
-    from mirror.store.jobs import JobId
-    from mirror.store.listed import Counts
+    from mirror.backup.sync import Synced
+    from mirror.core.errors import EverrefError
+    from mirror.core.quotas import Use
+    from mirror.discovery.choose import Chosen
+    from mirror.discovery.webhook import NewHook
+    from mirror.jobs.sweep import Swept
+    from mirror.people.accounts import KnownPerson
+    from mirror.restore.drill import Drilled
+    from mirror.restore.restore import RefResult, Restored, RestorePlan
+    from mirror.restore.undo import UndoPlan
+    from mirror.store.backup.history import Logged
+    from mirror.store.discovery.connections import Connection
+    from mirror.store.discovery.discovered import Counts
+    from mirror.store.jobs.jobs import JobId
+    from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
-    from mirror.store.tokens import ApiToken
+    from mirror.upkeep.compact import Compacted
+    from mirror.upkeep.doctor import Finding
+    from mirror.upkeep.prune import Pruned
+    from mirror.upkeep.rebuild import Rebuilt
+    from mirror.upkeep.reencrypt import Rotated
+    from mirror.upkeep.state import Exported, TakenUp
+    from mirror.upkeep.verify import Verified
 
 Shape = dict[str, Any]
 
@@ -218,7 +218,7 @@ def pruned(done: Pruned) -> Shape:
     }
 
 
-def hook(given: Given) -> Shape:
+def hook(given: NewHook) -> Shape:
     """A webhook; its secret once."""
     return {"repo": given.repo.name, "forge": given.forge, "url": given.url, "secret": given.secret}
 
@@ -284,7 +284,7 @@ def _limit(one: Use) -> Shape:
     return {"name": one.limit.name, "used": used, "most": one.most, "own": one.own}
 
 
-def link(url: str, until: datetime, known: Known | None) -> Shape:
+def link(url: str, until: datetime, known: KnownPerson | None) -> Shape:
     """A one-time link, and whom it lets in, where an e-mail address said that."""
     person = known and {
         "name": known.person.name,

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from mirror.errors import LimitReached
+from mirror.core.errors import LimitReached
 
 
 class StdoutClosed(BaseException):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from mirror.cli import render
 from mirror.cli.render import Eye
-from mirror.progress import Progress, Silent
-from mirror.words import clean
+from mirror.core.progress import Progress, Silent
+from mirror.core.words import clean
 
 if TYPE_CHECKING:
     from mirror.cli.shapes import Shape

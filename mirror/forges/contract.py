@@ -6,9 +6,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from mirror.config import App
-from mirror.errors import BadCredentials
-from mirror.model import Secret
+from mirror.core.config import App
+from mirror.core.errors import BadCredentials
+from mirror.core.model import Secret
 
 
 class Purpose(StrEnum):
@@ -48,7 +48,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ForgeRepository:
     """A repository as the forge describes it."""
 
     repository_id: str  # the forge's number
@@ -78,7 +78,7 @@ class Page:
 
     url: str
     ids: tuple[str, ...]  # the repositories on it, also where it did not change
-    items: tuple[Listed, ...]  # empty where it did not change
+    items: tuple[ForgeRepository, ...]  # empty where it did not change
     next: str | None
     etag: str | None
     not_modified: bool = False
@@ -162,7 +162,7 @@ class Forge(Protocol):
     def repositories(self, token: str, marks: Mapping[str, Mark]) -> AsyncIterator[Page]:
         """Every repository that the token's owner can see, page by page; `marks` are of the last listing."""
 
-    async def repository(self, token: str, repository_id: str) -> Listed:
+    async def repository(self, token: str, repository_id: str) -> ForgeRepository:
         """What a repository is now, by its number: renamed and transferred ones are found."""
 
     async def hooks(self, token: str, repository_id: str) -> list[RemoteHook]:
@@ -191,7 +191,9 @@ class Forge(Protocol):
     async def owners(self, token: str) -> list[Owner]:
         """Under whose names the token's owner can create repositories; their own comes first."""
 
-    async def create_repository(self, token: str, owner: Owner, name: str, *, private: bool = True) -> Listed:
+    async def create_repository(
+        self, token: str, owner: Owner, name: str, *, private: bool = True
+    ) -> ForgeRepository:
         """A new, empty repository. Raises Refused where the name is taken or that is not allowed."""
 
 

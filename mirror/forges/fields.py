@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from mirror.errors import Corrupt, Origin
+from mirror.core.errors import Corrupt, Origin
 from mirror.forges.http import Answer
 
 LONGEST_TEXT: Final = 1000  # characters of a name; GitHub's have 140, GitLab's 512

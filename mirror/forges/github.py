@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from mirror.config import App
-from mirror.errors import Origin, RemoteGone
+from mirror.core.config import App
+from mirror.core.errors import Origin, RemoteGone
+from mirror.core.model import Secret
 from mirror.forges import fields, oauth
 from mirror.forges.contract import (
     Account,
-    Listed,
+    ForgeRepository,
     Mark,
     Owner,
     Page,
@@ -24,7 +25,6 @@ from mirror.forges.contract import (
     Tokens,
 )
 from mirror.forges.http import FEW_PAGES, Answer, Http, Paging
-from mirror.model import Secret
 
 EVENTS: Final = ("push", "create", "delete", "repository")  # a ping comes by itself when a hook is made
 
@@ -127,14 +127,14 @@ class GitHub:
         ids = tuple(item.repository_id for item in items)
         return Page(url, ids, items, answer.next, answer.headers.get("etag"), hidden=hidden)
 
-    async def repository(self, token: str, repository_id: str) -> Listed:
+    async def repository(self, token: str, repository_id: str) -> ForgeRepository:
         answer = await self._ask(token, "GET", _repository(repository_id))
         return self._listed(fields.table(answer, self._api.host))
 
-    def _listed(self, one: Mapping[str, Any]) -> Listed:
+    def _listed(self, one: Mapping[str, Any]) -> ForgeRepository:
         host = self._api.host
         permissions, name = one.get("permissions"), fields.text(one, "full_name", host)
-        return Listed(
+        return ForgeRepository(
             fields.number(one, "id", host),
             name,
             fields.at_home(one, "clone_url", self.app.url, f"{name}.git"),
@@ -239,7 +239,9 @@ class GitHub:
             paging.turn(len(rows), answer.next)
         return found
 
-    async def create_repository(self, token: str, owner: Owner, name: str, *, private: bool = True) -> Listed:
+    async def create_repository(
+        self, token: str, owner: Owner, name: str, *, private: bool = True
+    ) -> ForgeRepository:
         """https://docs.github.com/en/rest/repos/repos#create-a-repository-for-the-authenticated-user"""
         place = "/user/repos" if owner.personal else f"/orgs/{quote(owner.login, safe='')}/repos"
         wanted = {"name": name, "private": private, "auto_init": False}

@@ -6,12 +6,13 @@ https://docs.gitlab.com/api/oauth2/, https://docs.gitlab.com/api/rest/
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from mirror.config import App
-from mirror.errors import BadCredentials, Blocked, Origin, RemoteGone
+from mirror.core.config import App
+from mirror.core.errors import BadCredentials, Blocked, Origin, RemoteGone
+from mirror.core.model import Secret
 from mirror.forges import fields, oauth
 from mirror.forges.contract import (
     Account,
-    Listed,
+    ForgeRepository,
     Mark,
     Owner,
     Page,
@@ -21,7 +22,6 @@ from mirror.forges.contract import (
     Tokens,
 )
 from mirror.forges.http import FEW_PAGES, Answer, Http, Paging
-from mirror.model import Secret
 
 MAINTAINER: Final = (
     40  # who may register hooks: https://docs.gitlab.com/api/access_requests/#valid-access-levels
@@ -135,7 +135,7 @@ class GitLab:
         ids = tuple(item.repository_id for item in items)
         return Page(url, ids, items, answer.next, answer.headers.get("etag"))
 
-    async def repository(self, token: str, repository_id: str) -> Listed:
+    async def repository(self, token: str, repository_id: str) -> ForgeRepository:
         """A project that this token may not read although it is there is one that was closed."""
         answer = await self._ask(token, "GET", f"{_project(repository_id)}?statistics=true", also=(403,))
         if answer.status == 403:
@@ -145,10 +145,10 @@ class GitLab:
             raise error if told == "insufficient_scope" else Blocked(str(error), origin=Origin.FORGE)
         return self._listed(fields.table(answer, self._api.host))
 
-    def _listed(self, one: Mapping[str, Any]) -> Listed:
+    def _listed(self, one: Mapping[str, Any]) -> ForgeRepository:
         host, statistics = self._api.host, one.get("statistics")
         name = fields.text(one, "path_with_namespace", host)
-        return Listed(
+        return ForgeRepository(
             fields.number(one, "id", host),
             name,
             fields.at_home(one, "http_url_to_repo", self.app.url, f"{name}.git"),
@@ -275,7 +275,9 @@ class GitLab:
         path = fields.text(one, "full_path", host)
         return Owner(fields.number(one, "id", host), path, str(one.get("full_name") or path), personal=False)
 
-    async def create_repository(self, token: str, owner: Owner, name: str, *, private: bool = True) -> Listed:
+    async def create_repository(
+        self, token: str, owner: Owner, name: str, *, private: bool = True
+    ) -> ForgeRepository:
         """https://docs.gitlab.com/api/projects/#create-a-project; without a namespace it is one's own."""
         wanted: dict[str, Any] = {
             "name": name,

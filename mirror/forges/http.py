@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from mirror import backoff
-from mirror.config import App
-from mirror.errors import (
+from mirror.core.config import App
+from mirror.core.errors import (
     BadCredentials,
     Blocked,
     Corrupt,
@@ -37,6 +36,7 @@ from mirror.errors import (
     RemoteGone,
     met_by,
 )
+from mirror.core.rules import backoff
 from mirror.net.reach import resolved
 
 PATIENCE: Final = 5.0  # seconds that a question waits by itself where the forge says "not so fast"

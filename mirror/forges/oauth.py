@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
-from mirror.config import App
-from mirror.errors import (
+from mirror.core.config import App
+from mirror.core.errors import (
     BadCredentials,
     Corrupt,
     EverrefError,

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from mirror.config import GITHUB, GITLAB, App, Product, Settings, app_at
+from mirror.core.config import GITHUB, GITLAB, App, Product, Settings, app_at
 from mirror.forges.contract import Forge
 from mirror.forges.github import GitHub
 from mirror.forges.gitlab import GitLab

@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from mirror.errors import NetworkError, NotFound, UsageError
-from mirror.model import Remote, Secret
+from mirror.core.errors import NetworkError, NotFound, UsageError
+from mirror.core.model import Remote, Secret
 from mirror.net.reach import resolved
 
 SSH_PORT: Final = 22

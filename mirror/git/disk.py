@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.errors import DiskFull, LimitReached, Origin
+from mirror.core.errors import DiskFull, LimitReached, Origin
 
 T = TypeVar("T")
 

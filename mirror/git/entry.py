@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from mirror.errors import Corrupt, TooLarge
+from mirror.core.errors import Corrupt, TooLarge
+from mirror.core.model import Target
 from mirror.git.pack import IdxFile
-from mirror.model import Target
 
 _OFS_DELTA: Final = 6
 _REF_DELTA: Final = 7

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mirror import objects
-from mirror.errors import TooLarge
+from mirror.core.errors import TooLarge
+from mirror.core.formats import objects
+from mirror.core.model import ObjectFormat, Target
 from mirror.git import read
 from mirror.git.read import Objects
 from mirror.git.run import Git
-from mirror.model import ObjectFormat, Target
 
 _SMALLEST: Final = 80  # bytes of a pointer: a version, an id and a size
 _LARGEST: Final = 1024

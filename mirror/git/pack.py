@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from mirror.errors import Corrupt, EverrefError, LimitReached, OurFault
+from mirror.core.errors import Corrupt, EverrefError, LimitReached, OurFault
+from mirror.core.model import HEX_LENGTH, ObjectFormat, Target
 from mirror.git.disk import disk_error, finish, sync_path, write_all
 from mirror.git.run import CHUNK, Git, GitFailed, explain
-from mirror.model import HEX_LENGTH, ObjectFormat, Target
 
 _MAGIC: Final = b"\xfftOc\0\0\0\2"
 _FAN_OUT: Final = 8 + 256 * 4  # bytes of the index before the ids

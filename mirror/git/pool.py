@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from mirror.errors import Busy
+from mirror.core.errors import Busy
+from mirror.core.model import ObjectFormat
 from mirror.git.disk import disk_error, finish, sync_path
 from mirror.git.pack import Indexed, is_whole
 from mirror.git.run import Git, GitFailed, explain
 from mirror.git.view import config_text, lay_out
-from mirror.model import ObjectFormat
 
 REPACK_AT: Final = 50  # packs; from there on every fetch is noticeably slower
 MARK: Final = "everref-mark"

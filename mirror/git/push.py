@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from mirror import login
-from mirror.errors import (
+from mirror.core import login
+from mirror.core.errors import (
     BadCredentials,
     Blocked,
     EverrefError,
@@ -29,13 +29,13 @@ from mirror.errors import (
     RemoteGone,
     met_by,
 )
+from mirror.core.model import RefName, Remote, Target
+from mirror.core.progress import Progress
+from mirror.core.refs import check_name
 from mirror.git import address, ssh
 from mirror.git.disk import finish
 from mirror.git.run import DAY, Git, GitFailed, explain, redact
 from mirror.git.view import View, lay_out, write_refs
-from mirror.model import RefName, Remote, Target
-from mirror.progress import Progress
-from mirror.refs import check_name
 
 PUSHING: Final = 2 * 3600.0  # seconds for a push of nothing much: git packs, and the other side unpacks
 LEAST_SPEED: Final = 50_000  # bytes a second, by which what was sent makes that longer

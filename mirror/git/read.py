@@ -21,14 +21,14 @@ from dulwich.object_format import SHA256
 from dulwich.objects import ObjectID
 from dulwich.pack import Pack
 
-from mirror.errors import Corrupt, LimitReached, Origin, TooLarge
+from mirror.core.errors import Corrupt, LimitReached, Origin, TooLarge
+from mirror.core.model import HEAD, RefName, Target
+from mirror.core.refs import Move, is_symbolic
 from mirror.git import entry
 from mirror.git.disk import finish
 from mirror.git.pack import IdxFile, absent_from, holds_none
 from mirror.git.run import Git, GitFailed, explain
 from mirror.git.view import config_text, object_folders
-from mirror.model import HEAD, RefName, Target
-from mirror.refs import Move, is_symbolic
 
 COMMIT: Final = 1  # object types as packs number them: gitformat-pack(5)
 TAG: Final = 4

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from mirror.errors import Corrupt, DiskFull, EverrefError, LimitReached, Origin, OurFault
+from mirror.core.errors import Corrupt, DiskFull, EverrefError, LimitReached, Origin, OurFault
 
 CHUNK: Final = 1 << 20  # bytes read at once, and what a pipe holds
 DAY: Final = 24 * 3600.0  # seconds; nothing that git does for us takes longer

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from mirror.errors import (
+from mirror.core.errors import (
     BadCredentials,
     EverrefError,
     LimitReached,
@@ -25,10 +25,10 @@ from mirror.errors import (
     Refused,
     RemoteGone,
 )
+from mirror.core.formats.pktline import Mark, Packets
+from mirror.core.model import Remote
 from mirror.git.address import HOME, SSH_PORT, USER
 from mirror.git.run import Git, GitFailed, Process
-from mirror.model import Remote
-from mirror.pktline import Mark, Packets
 
 CONNECTING: Final = 20  # seconds
 _SCANNING: Final = 30.0  # seconds for a host to tell its keys
@@ -93,7 +93,7 @@ def at_hand(remote: Remote, checked: str) -> Iterator[list[str]]:
     """The words that start the client for this remote, for as long as the block lasts.
 
     `checked` is the address that was judged for its host: no other is dialled. Raises
-    OurFault for a remote that was not made ready (flows/sshaccess).
+    OurFault for a remote that was not made ready (services/ssh_access).
     """
     if remote.ssh is None:
         raise OurFault("an ssh address was used without its key; report this")

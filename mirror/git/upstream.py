@@ -27,9 +27,9 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from mirror import backoff, login, lowspeed, pktline
-from mirror.config import LISTING_BYTES
-from mirror.errors import (
+from mirror.core import login, lowspeed
+from mirror.core.config import LISTING_BYTES
+from mirror.core.errors import (
     BadCredentials,
     Blocked,
     Corrupt,
@@ -44,15 +44,17 @@ from mirror.errors import (
     RemoteGone,
     whose,
 )
+from mirror.core.formats import pktline
+from mirror.core.formats.lsrefs import Greeting, Reading, no_repository, shallow
+from mirror.core.formats.pktline import Lines, Mark, Packet, Packets, SideBand
+from mirror.core.lowspeed import Speeds
+from mirror.core.model import Listing, ObjectFormat, Remote, Target
+from mirror.core.progress import Progress
+from mirror.core.rules import backoff
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, Stdout, redact
 from mirror.git.ssh import Ssh
-from mirror.lowspeed import Speeds
-from mirror.lsrefs import Greeting, Reading, no_repository, shallow
-from mirror.model import Listing, ObjectFormat, Remote, Target
 from mirror.net.reach import NOWHERE
-from mirror.pktline import Lines, Mark, Packet, Packets, SideBand
-from mirror.progress import Progress
 
 SILENCE: Final = 60.0  # seconds without a byte after which a remote counts as dead
 CONNECTING: Final = 20.0  # seconds

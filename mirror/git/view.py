@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mirror.errors import Corrupt, Refused
+from mirror.core.errors import Corrupt, Refused
+from mirror.core.model import HEAD, ObjectFormat, Refs, Target
+from mirror.core.refs import check_name, is_symbolic, symbolic_target
 from mirror.git.disk import disk_error, finish, sync_path
-from mirror.model import HEAD, ObjectFormat, Refs, Target
-from mirror.refs import check_name, is_symbolic, symbolic_target
 
 if TYPE_CHECKING:
     from mirror.git.pool import Pool

@@ -9,7 +9,7 @@ import ipaddress
 import socket
 from typing import Final
 
-from mirror.errors import NetworkError
+from mirror.core.errors import NetworkError
 
 NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
 

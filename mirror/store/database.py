@@ -8,7 +8,7 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import asyncpg
 
-from mirror.errors import (
+from mirror.core.errors import (
     BadCredentials,
     Busy,
     EverrefError,

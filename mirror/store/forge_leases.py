@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from mirror.model import RepoId
+from mirror.core.model import RepoId
 from mirror.store import leases
 from mirror.store.database import Db, translating
 

@@ -12,8 +12,8 @@ from typing import Final
 
 import asyncpg
 
-from mirror.errors import Busy, NotFound
-from mirror.model import RepoId
+from mirror.core.errors import Busy, NotFound
+from mirror.core.model import RepoId
 from mirror.store.database import Db, query, translating
 
 TTL: Final = timedelta(seconds=30)  # without a heartbeat, after which an owner elsewhere is taken for dead

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.errors import OurFault
+from mirror.core.errors import OurFault
 from mirror.store.database import Db, sql_directory, transaction, translating
 
 _NAME: Final = re.compile(r"([0-9]{3})_[a-z_]+\.sql")

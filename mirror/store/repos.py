@@ -8,13 +8,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from mirror.errors import NotFound, UsageError
-from mirror.model import ObjectFormat, Repo, RepoId
-from mirror.store import damages
-from mirror.store.damages import Damage
+from mirror.core.errors import NotFound, UsageError
+from mirror.core.model import ObjectFormat, Repo, RepoId
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.leases import Lease, fenced
-from mirror.store.teams import DEFAULT, TeamId
+from mirror.store.people.teams import DEFAULT, TeamId
+from mirror.store.upkeep import damages
+from mirror.store.upkeep.damages import Damage
 
 State = Literal["damaged", "protected", "behind", "failing", "archived", "never"]
 
@@ -23,7 +23,7 @@ State = Literal["damaged", "protected", "behind", "failing", "archived", "never"
 class Failure:
     """Why a repo's last run ended without protecting it."""
 
-    kind: str  # the class, in the words of mirror/errors.py
+    kind: str  # the class, in the words of mirror/core/errors.py
     message: str
     since: datetime  # the first failure since the last run that went well
     at: datetime  # the newest
@@ -191,18 +191,20 @@ async def set_object_format(db: Db, repo_id: RepoId, object_format: ObjectFormat
 
 
 @translating
-async def touch_protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None = None) -> None:
+async def touch_protected(
+    db: Db, repo_id: RepoId, at: datetime, sync_request: datetime | None = None
+) -> None:
     """At this moment the remote said what is stored already; `wish` is the one that this run served."""
-    await protected(db, repo_id, at, wish)
+    await protected(db, repo_id, at, sync_request)
 
 
-async def protected(db: Db, repo_id: RepoId, at: datetime, wish: datetime | None) -> None:
+async def protected(db: Db, repo_id: RepoId, at: datetime, sync_request: datetime | None) -> None:
     """`touch_protected` for a transaction of this package's own."""
     await db.execute(
         query("protected"),
         repo_id,
         at,
-        wish,
+        sync_request,
     )
 
 
@@ -265,9 +267,9 @@ async def is_held(db: Db, repo_id: RepoId) -> bool:
 
 
 @translating
-async def want(db: Db, repo_id: RepoId, at: datetime) -> datetime:
+async def request_sync(db: Db, repo_id: RepoId, at: datetime) -> datetime:
     """Wish that this repo be synced; returns the wish, which is later than every one before it."""
-    wish: datetime | None = await db.fetchval(
+    sync_request: datetime | None = await db.fetchval(
         """
         update repo set
           wanted_at = greatest($2, wanted_at + interval '1 microsecond'),
@@ -277,13 +279,13 @@ async def want(db: Db, repo_id: RepoId, at: datetime) -> datetime:
         repo_id,
         at,
     )
-    if wish is None:
+    if sync_request is None:
         raise NotFound(f"no repo has the id {repo_id}")
-    return wish
+    return sync_request
 
 
 @translating
-async def wish(db: Db, repo_id: RepoId) -> datetime | None:
+async def sync_request(db: Db, repo_id: RepoId) -> datetime | None:
     """The wish that waits to be served, None if none does.
 
     A run takes it at its start and hands it back at its end: one that came in between stays open.
@@ -295,7 +297,7 @@ async def wish(db: Db, repo_id: RepoId) -> datetime | None:
 
 
 @translating
-async def wished(db: Db, repo_id: RepoId) -> Repo | None:
+async def with_sync_request(db: Db, repo_id: RepoId) -> Repo | None:
     """The repo of this id, if a wish waits to be served."""
     return _maybe(
         await db.fetchrow(

@@ -18,7 +18,7 @@ from botocore import exceptions as boto
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
-from mirror.errors import (
+from mirror.core.errors import (
     BadCredentials,
     Corrupt,
     EverrefError,
@@ -98,7 +98,7 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BucketAddress:
     """What an s3 URL says."""
 
     bucket: str
@@ -120,7 +120,7 @@ class Told(Exception):
 class Bucket:
     """One bucket; every request either is answered, or fails as an EverrefError within a bounded time."""
 
-    def __init__(self, client: Any, place: Place, connections: AsyncExitStack) -> None:
+    def __init__(self, client: Any, place: BucketAddress, connections: AsyncExitStack) -> None:
         self._client = client
         self._name = place.bucket
         url = client.meta.endpoint_url
@@ -130,7 +130,7 @@ class Bucket:
         self.host = urlsplit(url).netloc
 
     @classmethod
-    async def open(cls, place: Place) -> "Bucket":
+    async def open(cls, place: BucketAddress) -> "Bucket":
         """The bucket at a place; no request is made yet. Raises UsageError, BadCredentials."""
         try:
             session = get_session()
@@ -296,7 +296,7 @@ class _Body(io.BytesIO):
         return memoryview(self._data)
 
 
-def parse(url: SplitResult) -> Place:
+def parse(url: SplitResult) -> BucketAddress:
     """The place that s3://bucket/prefix?endpoint_url=...&region=... names. Raises UsageError.
 
     More options: connect_timeout and read_timeout (seconds), attempts, presign (on or off).
@@ -329,7 +329,7 @@ def parse(url: SplitResult) -> Place:
     if given.get("presign", "on") not in ("on", "off"):
         raise UsageError("VAULT_URL: presign must be on or off")
     presign = given["presign"] == "on" if "presign" in given else None
-    return Place(url.netloc, prefix, _endpoint(given.get("endpoint_url")), region, patience, presign)
+    return BucketAddress(url.netloc, prefix, _endpoint(given.get("endpoint_url")), region, patience, presign)
 
 
 def is_public(url: str) -> bool:
@@ -367,7 +367,7 @@ def _number(given: dict[str, str], name: str, default: float) -> float:
     return int(text)
 
 
-def _config(place: Place, in_clear: bool) -> AioConfig:
+def _config(place: BucketAddress, in_clear: bool) -> AioConfig:
     return AioConfig(
         signature_version="s3v4",
         connect_timeout=place.patience.connect,

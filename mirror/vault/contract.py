@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
-from mirror.errors import LimitReached, OurFault
+from mirror.core.errors import LimitReached, OurFault
 
 GET_LIMIT: Final = 64 << 20  # bytes; what `get` brings into memory at most
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from mirror import layout, marker
-from mirror.errors import (
+from mirror.core.errors import (
     AlreadyExists,
     Busy,
     Corrupt,
@@ -26,6 +25,7 @@ from mirror.errors import (
     Refused,
     UsageError,
 )
+from mirror.core.formats import layout, marker
 from mirror.vault.contract import (
     GET_LIMIT,
     Capabilities,

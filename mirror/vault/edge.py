@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
-from mirror.errors import EverrefError, Origin, met_by, whose
+from mirror.core.errors import EverrefError, Origin, met_by, whose
 from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vault, Writer
 
 _mine = met_by(Origin.VAULT)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from mirror.errors import Origin, Refused, UsageError, whose
+from mirror.core.errors import Origin, Refused, UsageError, whose
 from mirror.vault.contract import Vault
 from mirror.vault.directory import DirectoryVault
 from mirror.vault.edge import Edge, Recognise

@@ -13,8 +13,8 @@ from typing import Any, Final
 from urllib.parse import SplitResult, quote
 from uuid import UUID
 
-from mirror import lowspeed
-from mirror.errors import (
+from mirror.core import lowspeed
+from mirror.core.errors import (
     AlreadyExists,
     BadCredentials,
     Busy,
@@ -26,7 +26,7 @@ from mirror.errors import (
     NoSuchObject,
     Refused,
 )
-from mirror.lowspeed import LowSpeed
+from mirror.core.lowspeed import LowSpeed
 from mirror.vault.bucket import CHANGED, CUT, DENIED, Bucket, Patience, Told, parse
 from mirror.vault.contract import (
     GET_LIMIT,

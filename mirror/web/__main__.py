@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from hooks import app as hooks
-from mirror import process
-from mirror.config import Settings
-from mirror.embedded import queue
-from mirror.errors import UsageError
-from mirror.flows.edges import open_edges
-from mirror.process import Ties
-from mirror.server.serve import serve
-from mirror.web import pages
+from mirror.core.config import Settings
+from mirror.core.errors import UsageError
+from mirror.services import startup
+from mirror.services.embedded import queue
+from mirror.services.open import open_services
+from mirror.services.server.serve import serve
+from mirror.services.startup import Ties
+from mirror.web import templating
 from mirror.web.app import application
-from mirror.web.frame import Outside
+from mirror.web.dispatch import Outside
 
 LISTING_BYTES: Final = 32 << 20  # that a remote may list of its refs while a request waits for it
 
@@ -25,21 +25,23 @@ async def main(settings: Settings, ties: Ties) -> None:
     """Serve until a signal says stop."""
     async with AsyncExitStack() as stack:
         allowed = replace(settings, listing_bytes=min(settings.listing_bytes, LISTING_BYTES))
-        edges = await stack.enter_async_context(open_edges(allowed))
-        if edges.keyring is None:
+        services = await stack.enter_async_context(open_services(allowed))
+        if services.keyring is None:
             raise UsageError("set SECRET_KEYS: sessions are signed and tokens are sealed with it")
         redis_url = settings.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(queue(Path(settings.data)))
         hints = hooks.queue(redis_url)
         stack.push_async_callback(hints.aclose)
-        receiver = hooks.application(edges.db, hints, edges.keyring) if ties.parent is not None else None
+        receiver = (
+            hooks.application(services.db, hints, services.keyring) if ties.parent is not None else None
+        )
         origin = settings.base_url or f"http://127.0.0.1:{settings.port}"
-        edges.readers.warm()
-        outside = Outside(edges, hints, edges.keyring, origin.rstrip("/"), pages.environment())
+        services.readers.warm()
+        outside = Outside(services, hints, services.keyring, origin.rstrip("/"), templating.environment())
         stack.push_async_callback(outside.background.end)
         await serve(application(outside, receiver), settings, ties)
 
 
 if __name__ == "__main__":
-    sys.exit(process.begin("everref web", main))
+    sys.exit(startup.begin("everref web", main))

@@ -11,40 +11,35 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirror.web import (
+from mirror.web import api, assets, dispatch, metrics, openapi, problems
+from mirror.web.dispatch import Endpoint, Outside, on_loopback
+from mirror.web.pages import (
     account,
     activity,
-    api,
-    assets,
     connect,
-    frame,
     home,
-    keeping,
-    metrics,
-    openapi,
-    problems,
     repo,
+    repo_settings,
     restore,
     settings,
     signin,
     status,
 )
-from mirror.web.frame import Outside, Way, on_loopback
 
-WAYS: Final[Sequence[Way]] = (
-    *openapi.WAYS,
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    *openapi.ENDPOINTS,
     *api.CALLS,
-    *status.WAYS,
-    *assets.WAYS,
-    *signin.WAYS,
-    *account.WAYS,
-    *settings.WAYS,
-    *connect.WAYS,
-    *activity.WAYS,
-    *keeping.WAYS,
-    *home.WAYS,
-    *restore.WAYS,
-    *repo.WAYS,
+    *status.ENDPOINTS,
+    *assets.ENDPOINTS,
+    *signin.ENDPOINTS,
+    *account.ENDPOINTS,
+    *settings.ENDPOINTS,
+    *connect.ENDPOINTS,
+    *activity.ENDPOINTS,
+    *repo_settings.ENDPOINTS,
+    *home.ENDPOINTS,
+    *restore.ENDPOINTS,
+    *repo.ENDPOINTS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last
 
 
@@ -76,7 +71,7 @@ class Application(Starlette):
 
 def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:
     """The application over an open outside, with the webhook receiver if it is given."""
-    calls = frame.routes([way for way in WAYS if way.is_api], outside)
+    calls = dispatch.routes([endpoint for endpoint in ENDPOINTS if endpoint.is_api], outside)
     return Application(
         _headers(outside),
         routes=[
@@ -85,7 +80,7 @@ def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:
             *([Route("/hooks/{rest:path}", receiver)] if receiver else ()),
             *calls,
             Route("/api/{rest:path}", _Nowhere(calls)),  # no page stands below it
-            *frame.routes([way for way in WAYS if not way.is_api], outside),
+            *dispatch.routes([endpoint for endpoint in ENDPOINTS if not endpoint.is_api], outside),
         ],
         exception_handlers=problems.handlers(outside),
     )
@@ -113,7 +108,7 @@ def _headers(outside: Outside) -> Mapping[str, str]:
 
     Forms may end at the forges as well, whose consent a sign-in asks for.
     """
-    forges = " ".join(sorted({_origin(app.url) for app in outside.edges.settings.apps}))
+    forges = " ".join(sorted({_origin(app.url) for app in outside.services.settings.apps}))
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         f"manifest-src 'self'; form-action 'self' {forges}; base-uri 'none'; frame-ancestors 'none'"

@@ -6,8 +6,8 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror.web.frame import Needs, Visit, Way
-from mirror.web.pages import STATIC, static
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.templating import STATIC, static
 
 FOR_EVER: Final = "public, max-age=31536000, immutable"  # under an address that names its content
 A_WHILE: Final = "public, max-age=300"
@@ -20,12 +20,12 @@ TYPES: Final = {
 }
 
 
-async def asset(visit: Visit) -> Response:
+async def asset(context: RequestContext) -> Response:
     """A file of ours by its name."""
-    return _answer(str(visit.path["name"]), visit.query.get("v"))
+    return _answer(str(context.path["name"]), context.query.get("v"))
 
 
-async def manifest(visit: Visit) -> Response:
+async def manifest(context: RequestContext) -> Response:
     """What lets a phone or a desktop install Everref as an app."""
     return _answer("manifest.webmanifest", None)
 
@@ -49,7 +49,7 @@ def _bytes(name: str) -> bytes:
     return (STATIC / name).read_bytes()
 
 
-WAYS: Final = (
-    Way("GET", "/static/{name}", asset, Needs.NOTHING),
-    Way("GET", "/manifest.webmanifest", manifest, Needs.NOTHING),
+ENDPOINTS: Final = (
+    Endpoint("GET", "/static/{name}", asset, Needs.NOTHING),
+    Endpoint("GET", "/manifest.webmanifest", manifest, Needs.NOTHING),
 )

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from mirror.errors import EverrefError
+from mirror.core.errors import EverrefError
 
 log = logging.getLogger("mirror.web")
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from mirror.errors import EverrefError, TooOften
-from mirror.people import PersonId
-from mirror.web.frame import Visit
+from mirror.core.errors import EverrefError, TooOften
+from mirror.core.rules.roles import PersonId
+from mirror.web.dispatch import RequestContext
 
 LOOK_SECONDS: Final = 1.0  # between two looks
 QUIET_SECONDS: Final = 15.0  # after which a word is sent, so that nothing between us takes it for dead
@@ -22,14 +22,14 @@ Look = Callable[
 ]  # the part as it is now, and whether it will not change any more
 
 
-async def follow(visit: Visit, look: Look) -> StreamingResponse:
+async def follow(context: RequestContext, look: Look) -> StreamingResponse:
     """Send the part whenever it has changed, until it is at its end. The first look is made at once."""
-    streams, who = visit.outside.streams, visit.owner().id
+    streams, who = context.outside.streams, context.owner().id
     first = await look()
     return _Counted(
         streams,
         who,
-        _events(visit, look, first),
+        _events(context, look, first),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
@@ -55,12 +55,12 @@ class _Counted(StreamingResponse):
                 del self._streams[self._who]
 
 
-async def _events(visit: Visit, look: Look, first: tuple[str, bool]) -> AsyncIterator[str]:
+async def _events(context: RequestContext, look: Look, first: tuple[str, bool]) -> AsyncIterator[str]:
     clock = asyncio.get_running_loop().time
     (part, ended), sent, quiet_since, began = first, None, clock(), clock()
     while True:
         if part != sent:
-            if sent is not None and not await _is_let_in(visit):
+            if sent is not None and not await _is_let_in(context):
                 return
             yield event("part", part)
             sent, quiet_since = part, clock()
@@ -79,10 +79,10 @@ async def _events(visit: Visit, look: Look, first: tuple[str, bool]) -> AsyncIte
             return
 
 
-async def _is_let_in(visit: Visit) -> bool:
+async def _is_let_in(context: RequestContext) -> bool:
     """Whether who looks may do so still; False also while nobody can tell."""
     try:
-        return await visit.is_still_let_in()
+        return await context.is_still_let_in()
     except EverrefError:
         return False
 

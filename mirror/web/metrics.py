@@ -24,12 +24,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mirror.flows.edges import Edges
+from mirror.core.quotas import Limits
 from mirror.git.pools import Measured
-from mirror.quotas import Limits
-from mirror.store import jobs, measures, quotas
-from mirror.store.measures import Counted, Measures, TeamMeasures
-from mirror.web.frame import BEARER, Outside, is_local
+from mirror.services.open import Services
+from mirror.store.jobs import jobs
+from mirror.store.people import quotas
+from mirror.store.upkeep import measures
+from mirror.store.upkeep.measures import Counted, Measures, TeamMeasures
+from mirror.web.dispatch import BEARER, Outside, is_local
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
@@ -53,7 +55,7 @@ def route(outside: Outside) -> Route:
         """Every number, to who may read them."""
         if not _may(request, outside):
             return PlainTextResponse("send METRICS_TOKEN as a bearer token\n", 401, BEARER)
-        return Response(await told(outside.edges), headers={"content-type": TEXT})
+        return Response(await told(outside.services), headers={"content-type": TEXT})
 
     return Route("/metrics", metrics)
 
@@ -64,7 +66,7 @@ def _may(request: Request, outside: Outside) -> bool:
     A server that people reach by https has a proxy before it, which may say anything
     of where a request came from: there the token alone opens it.
     """
-    token = outside.edges.settings.metrics_token
+    token = outside.services.settings.metrics_token
     if token is not None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         return hmac.compare_digest(given.encode(), token.encode())
@@ -73,20 +75,20 @@ def _may(request: Request, outside: Outside) -> bool:
     return True
 
 
-async def told(edges: Edges) -> bytes:
+async def told(services: Services) -> bytes:
     """Every number, in the text format of Prometheus."""
-    settings = edges.settings
-    usage = await asyncio.to_thread(shutil.disk_usage, edges.disk.root)
-    disk = Disk(await edges.disk.pools.measured(), usage.free, usage.total)
+    settings = services.settings
+    usage = await asyncio.to_thread(shutil.disk_usage, services.disk.root)
+    disk = Disk(await services.disk.pools.measured(), usage.free, usage.total)
     families = [
         _of_build(),
-        *_of_repos(await measures.measures(edges.db)),
-        *_of_counted(await measures.counted(edges.db)),
+        *_of_repos(await measures.measures(services.db)),
+        *_of_counted(await measures.counted(services.db)),
         *_of_disk(disk),
-        *of_limits(await quotas.measured(edges.db, settings.limits, edges.clock()), settings.limits),
+        *of_limits(await quotas.measured(services.db, settings.limits, services.clock()), settings.limits),
     ]
     if settings.metrics_teams:
-        families += _of_teams(await measures.of_teams(edges.db))
+        families += _of_teams(await measures.of_teams(services.db))
     return text(families)
 
 

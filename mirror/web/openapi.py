@@ -13,7 +13,7 @@ from starlette.responses import Response
 from mirror.web.api import CALLS
 from mirror.web.api.call import A_MINUTE, BODY, JSON, KEY, Call, NoParameters, summary
 from mirror.web.api.shapes import Problem
-from mirror.web.frame import Needs, Visit, Way
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
 PROBLEM: Final = "application/problem+json"
 REFS: Final = "#/components/schemas/{name}"
@@ -216,14 +216,14 @@ def _schema(kind: Any) -> Any:
     return schema
 
 
-async def openapi(visit: Visit) -> Response:
+async def openapi(context: RequestContext) -> Response:
     """The document itself."""
     return Response(msgspec.json.encode(document()) + b"\n", media_type=JSON)
 
 
-async def docs(visit: Visit) -> Response:
+async def docs(context: RequestContext) -> Response:
     """The same for people."""
-    return visit.render(
+    return context.render(
         "api_docs.html", document=document(), groups=_groups(), schemas=_fields(), in_words=in_words
     )
 
@@ -265,7 +265,7 @@ def in_words(schema: Mapping[str, Any]) -> str:
     return str(kind)
 
 
-WAYS: Final[Sequence[Way]] = (
-    Way("GET", "/api/openapi.json", openapi, Needs.NOTHING),
-    Way("GET", "/api/docs", docs, Needs.NOTHING),
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    Endpoint("GET", "/api/openapi.json", openapi, Needs.NOTHING),
+    Endpoint("GET", "/api/docs", docs, Needs.NOTHING),
 )

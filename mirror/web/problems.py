@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 
-from mirror.errors import (
+from mirror.core.errors import (
     Crowded,
     EverrefError,
     NetworkError,
@@ -24,7 +24,7 @@ from mirror.errors import (
     TooLarge,
     TooOften,
 )
-from mirror.web.frame import SAFE, AskAgain, Needs, Outside, Visit, Way
+from mirror.web.dispatch import SAFE, AskAgain, Endpoint, Needs, Outside, RequestContext
 
 STATUS: Final[Mapping[str, int]] = {
     "usage": 400,
@@ -50,7 +50,7 @@ CLASS: Final[Mapping[int, str]] = {
     415: "usage",
     422: "usage",
     429: "limit",
-}  # of what is not an error of mirror/errors.py
+}  # of what is not an error of mirror/core/errors.py
 TITLE: Final[Mapping[int, str]] = {
     400: "That cannot be read",
     401: "You are signed out",
@@ -171,16 +171,16 @@ def answer(
     return page
 
 
-def _visit(outside: Outside, request: Request) -> Visit:
+def _visit(outside: Outside, request: Request) -> RequestContext:
     """The visit as far as it came; one of a stranger where no way was found."""
-    found = getattr(request.state, "visit", None)
-    if isinstance(found, Visit):
+    found = getattr(request.state, "context", None)
+    if isinstance(found, RequestContext):
         return found
-    nowhere = Way(request.method, request.url.path, _nothing, Needs.NOTHING)
-    return Visit(request, outside, outside.edges.clock(), nowhere)
+    nowhere = Endpoint(request.method, request.url.path, _nothing, Needs.NOTHING)
+    return RequestContext(request, outside, outside.services.clock(), nowhere)
 
 
-async def _nothing(visit: Visit) -> Response:
+async def _nothing(context: RequestContext) -> Response:
     raise HTTPException(404)
 
 
@@ -209,9 +209,9 @@ def _sent(request: Request) -> str:
 
 def _page_of(request: Request) -> str:
     """The page of an address that takes a form: its own, or the nearest above it."""
-    path, visit = _sent(request), getattr(request.state, "visit", None)
-    if isinstance(visit, Visit) and any(
-        isinstance(route, Route) and route.path == visit.way.path and "GET" in (route.methods or ())
+    path, context = _sent(request), getattr(request.state, "context", None)
+    if isinstance(context, RequestContext) and any(
+        isinstance(route, Route) and route.path == context.endpoint.path and "GET" in (route.methods or ())
         for route in request.app.routes
     ):
         return path + _asked(request)

@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from mirror.people import Scope
-from mirror.store.people import Person
-from mirror.store.teams import Team
+from mirror.core.rules.roles import Scope
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
 from tests.parts.web import Site
 
 EVERYTHING: tuple[Scope, ...] = ("read", "backup", "restore", "admin")

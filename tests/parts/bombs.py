@@ -5,7 +5,7 @@ import struct
 import zlib
 from typing import Final
 
-from mirror.model import Target
+from mirror.core.model import Target
 from tests.parts.repos import Work
 
 TABS: Final = b"\t" * 1900 + b"\n"  # Pygments' lexer of Easytrieve takes 21 s for them

@@ -7,10 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from mirror import layout, refs
-from mirror.model import HEAD, Part, Reason, RefChange, RefName, Repo, Segment, Snapshot, Target
-from mirror.store import leases, repos, snapshots, teams
+from mirror.core import refs
+from mirror.core.formats import layout
+from mirror.core.model import HEAD, Part, Reason, RefChange, RefName, Repo, Segment, Snapshot, Target
+from mirror.store import leases, repos
+from mirror.store.backup import snapshots
 from mirror.store.leases import Lease
+from mirror.store.people import teams
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MAIN = RefName(b"refs/heads/main")

@@ -9,19 +9,20 @@ import pytest
 import pytest_asyncio
 
 from hooks import app as receiving
-from mirror.config import App, Product, app_at
-from mirror.flows import connections, relist
-from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges
-from mirror.flows.sync import Synced
+from mirror.backup import sync as syncing
+from mirror.backup.sync import Synced
+from mirror.core.config import App, Product, app_at
+from mirror.core.model import Reason, RepoId
+from mirror.core.rules.roles import PersonId
+from mirror.discovery import connections, discover
 from mirror.forges.contract import Tokens
 from mirror.forges.open import Forges
-from mirror.model import Reason, RepoId
-from mirror.people import PersonId
-from mirror.store import origins, people, teams
-from mirror.store.connections import Connection
-from mirror.store.origins import Origin
-from mirror.store.teams import TeamId
+from mirror.services.open import Services
+from mirror.store.discovery import remotes
+from mirror.store.discovery.connections import Connection
+from mirror.store.discovery.remotes import RemoteRepository
+from mirror.store.people import people, teams
+from mirror.store.people.teams import TeamId
 from tests.parts.everref import Clock, Mirror
 from tests.parts.forge import served
 from tests.parts.forges import GitHub, GitLab
@@ -35,7 +36,7 @@ Host = GitHub | GitLab
 class Connected:
     """A team with a person, Everref's edges, and one forge."""
 
-    edges: Edges
+    services: Services
     clock: Clock
     host: Host
     team: TeamId
@@ -50,29 +51,31 @@ class Connected:
         """A personal access token as a connection, listed."""
         enough = ("repo", "read:org") if isinstance(self.host, GitHub) else ("api",)
         token = self.host.personal_token(account, enough if scopes is None else scopes)
-        made = await connections.connect(self.edges, self.team, self.person, self.app, Tokens(token), "token")
-        await relist.refresh_listing(self.edges, made.id)
+        made = await connections.connect(
+            self.services, self.team, self.person, self.app, Tokens(token), "token"
+        )
+        await discover.refresh_listing(self.services, made.id)
         return made
 
     @property
     def app(self) -> App:
-        (found,) = self.edges.settings.apps
+        (found,) = self.services.settings.apps
         return found
 
-    async def origin(self, repository: Repository) -> Origin | None:
+    async def origin(self, repository: Repository) -> RemoteRepository | None:
         """The repo that follows this repository."""
-        return await origins.at_forge(
-            self.edges.db, self.team, self.app.forge, self.app.host, str(repository.id)
+        return await remotes.at_forge(
+            self.services.db, self.team, self.app.forge, self.app.host, str(repository.id)
         )
 
-    async def kept(self, repository: Repository) -> Origin:
+    async def kept(self, repository: Repository) -> RemoteRepository:
         """The repo that follows this repository, which there must be."""
         found = await self.origin(repository)
         assert found is not None
         return found
 
     async def sync(self, repository: Repository) -> Synced:
-        return await syncing.sync(self.edges, (await self.kept(repository)).repo.id, Reason.SWEEP)
+        return await syncing.sync(self.services, (await self.kept(repository)).repo.id, Reason.SWEEP)
 
     def later(self, by: timedelta) -> None:
         """Let time pass."""
@@ -94,9 +97,9 @@ async def beside(mirror: Mirror) -> AsyncIterator[Beside]:
     async with AsyncExitStack() as stack:
 
         async def make(host: Host) -> Connected:
-            edges = mirror.edges
-            assert edges.keyring
-            receiver = receiving.application(edges.db, _NoQueue(), edges.keyring)  # type: ignore[arg-type]
+            services = mirror.services
+            assert services.keyring
+            receiver = receiving.application(services.db, _NoQueue(), services.keyring)  # type: ignore[arg-type]
             base = await stack.enter_async_context(served(receiver))
             kind: Product = "github" if isinstance(host, GitHub) else "gitlab"
             apps = (app_at(kind, host.url),)
@@ -104,10 +107,10 @@ async def beside(mirror: Mirror) -> AsyncIterator[Beside]:
             stack.push_async_callback(forges.close)
             clock = Clock()
             clock.now = datetime.now(UTC)
-            owner = await people.add(edges.db, "Alice", clock.now, team_name="alice")
-            (membership,) = await teams.memberships(edges.db, owner.id)
-            settings = replace(edges.settings, base_url=base, apps=apps)
-            made = replace(edges, forges=forges, settings=settings, clock=clock)
+            owner = await people.add(services.db, "Alice", clock.now, team_name="alice")
+            (membership,) = await teams.memberships(services.db, owner.id)
+            settings = replace(services.settings, base_url=base, apps=apps)
+            made = replace(services, forges=forges, settings=settings, clock=clock)
             return Connected(made, clock, host, membership.team.id, owner.id, [])
 
         yield make

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from mirror.flows import steps
+from mirror.services import failpoints
 
 
 def main() -> None:
@@ -19,12 +19,13 @@ def main() -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    steps.reached = reached
+    failpoints.reached = reached
     if rest[0] == "worker":
-        from mirror import process, worker
+        from mirror import worker
+        from mirror.services import startup
 
         sys.argv = rest
-        sys.exit(process.begin("everref worker", worker.main))
+        sys.exit(startup.begin("everref worker", worker.main))
     from mirror.cli import main as everref
 
     sys.argv = ["everref", *rest]

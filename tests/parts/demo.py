@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from mirror.model import Target
+from mirror.core.model import Target
 from tests.parts.forges import WRITE, GitHub, GitLab, Person, Repository, serving
 from tests.parts.forges.host import Host
 from tests.parts.forges.serve import answering

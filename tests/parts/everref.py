@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from mirror.config import Settings
-from mirror.flows import request, restore
-from mirror.flows import sync as syncing
-from mirror.flows.edges import Edges, open_edges
-from mirror.flows.sync import Synced
-from mirror.model import Refs, Repo, Snapshot
-from mirror.store import snapshots
+from mirror.backup import sync as syncing
+from mirror.backup.sync import Synced
+from mirror.core.config import Settings
+from mirror.core.model import Refs, Repo, Snapshot
+from mirror.discovery import add
+from mirror.restore import restore
+from mirror.services.open import Services, open_services
+from mirror.store.backup import snapshots
 from tests.parts.repos import Work, refs_of
 
 
@@ -33,20 +34,20 @@ class Clock:
 class Mirror:
     """Everref as a test speaks to it."""
 
-    edges: Edges
+    services: Services
     clock: Clock
     place: Path  # for what is restored
 
     async def backup(self, work: Work | str, name: str | None = None) -> Synced:
         """Add the repository if it is new and sync it."""
         address = work if isinstance(work, str) else str(work.path)
-        return await syncing.sync(self.edges, (await self.repo(address, name)).id)
+        return await syncing.sync(self.services, (await self.repo(address, name)).id)
 
     async def repo(self, address: str, name: str | None = None) -> Repo:
-        return await request.repo_for(self.edges, address, name)
+        return await add.repo_for(self.services, address, name)
 
     async def snapshot(self, repo: Repo, number: int) -> Snapshot:
-        found = await snapshots.get(self.edges.db, repo.id, number)
+        found = await snapshots.get(self.services.db, repo.id, number)
         assert found is not None
         return found
 
@@ -54,7 +55,7 @@ class Mirror:
         """A directory with this snapshot in it."""
         path = self.place / f"restored-{repo.id}-{number}-{len(list(self.place.iterdir()))}"
         done = await restore.to_directory(
-            self.edges, repo, await self.snapshot(repo, number), path, globs=globs
+            self.services, repo, await self.snapshot(repo, number), path, globs=globs
         )
         assert done.verified
         return path
@@ -65,7 +66,7 @@ class Mirror:
 
     async def keys(self) -> list[str]:
         """Everything that is in the vault."""
-        return [stat.key async for stat in self.edges.vault.list()]
+        return [stat.key async for stat in self.services.vault.list()]
 
 
 @pytest_asyncio.fixture
@@ -80,5 +81,5 @@ async def mirror(tmp_path: Path, database: str) -> AsyncIterator[Mirror]:
     )
     place = tmp_path / "place"
     place.mkdir()
-    async with open_edges(settings, clock=clock) as edges:
-        yield Mirror(edges, clock, place)
+    async with open_services(settings, clock=clock) as services:
+        yield Mirror(services, clock, place)

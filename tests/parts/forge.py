@@ -15,8 +15,8 @@ import aiohttp
 import uvicorn
 from starlette.types import ASGIApp
 
-from mirror.flows.hook import Given
-from mirror.model import RefName, Target
+from mirror.core.model import RefName, Target
+from mirror.discovery.webhook import NewHook
 
 NOTHING = "0" * 40
 _serial = count(1)
@@ -37,7 +37,7 @@ class Forge:
 
     session: aiohttp.ClientSession
     base: str  # where the receiver is
-    given: Given
+    given: NewHook
     repository: int = 77
 
     @property

@@ -5,10 +5,10 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
-from mirror import bundle, splice
-from mirror.bundle import Header
-from mirror.model import ObjectFormat, Part, Refs, Segment, Target
-from mirror.refs import is_symbolic
+from mirror.core.formats import bundle, splice
+from mirror.core.formats.bundle import Header
+from mirror.core.model import ObjectFormat, Part, Refs, Segment, Target
+from mirror.core.refs import is_symbolic
 from tests.parts.repos import Work, refs_of, run_git
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mirror.core.model import Target
 from mirror.git.pack import IdxFile
 from mirror.git.run import Git
-from mirror.model import Target
 from tests.parts.repos import Work, run_git
 
 FORMATS = pytest.mark.parametrize("object_format", ["sha1", "sha256"])

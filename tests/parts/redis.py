@@ -7,10 +7,10 @@ import pytest
 import pytest_asyncio
 from arq.worker import Worker, create_worker
 
-from mirror.embedded import queue as embedded_queue
-from mirror.flows.edges import Edges
-from mirror.flows.runner import Runner
-from mirror.net.queue import NAME, Queue, WorkerQueue
+from mirror.jobs.runner import Runner
+from mirror.services.embedded import queue as embedded_queue
+from mirror.services.open import Services
+from mirror.services.queue import NAME, Queue, WorkerQueue
 from mirror.worker import WorkerSettings
 
 
@@ -30,10 +30,10 @@ async def jobs(redis_url: str) -> AsyncIterator[Queue]:
     await queue.aclose(close_connection_pool=True)
 
 
-async def work_off(edges: Edges, redis_url: str, **options: Any) -> Worker:
+async def work_off(services: Services, redis_url: str, **options: Any) -> Worker:
     """Let arq do the jobs that are in the queue now."""
     queue = WorkerQueue.at(redis_url)
-    runner = Runner(edges, freed=queue.wake)
+    runner = Runner(services, freed=queue.wake)
     queue.choose = runner.choose
     without: dict[str, Any] = {"cron_jobs": [], "on_startup": None, "on_shutdown": None}
     worker = create_worker(

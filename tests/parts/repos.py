@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.model import HEAD, HEX_LENGTH, SYMBOLIC, ObjectFormat, RefName, Refs, Target
+from mirror.core.model import HEAD, HEX_LENGTH, SYMBOLIC, ObjectFormat, RefName, Refs, Target
 
 EPOCH = 1_700_000_000  # the first commit's time; every later one is a minute younger
 PERSON = b"Alice Example <alice@example.org>"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from starlette.types import ASGIApp
 
-from mirror import peer
-from mirror.process import Ties
-from mirror.server import serve
+from mirror.core import peer
+from mirror.services.server import serve
+from mirror.services.startup import Ties
 from tests.parts.web import Site
 from tests.parts.whole import until
 
@@ -72,7 +72,7 @@ class Client:
 
 @asynccontextmanager
 async def serving(app: ASGIApp, site: Site, trusted: peer.Networks = ()) -> AsyncIterator[Served]:
-    settings = replace(site.mirror.edges.settings, forwarded=trusted)
+    settings = replace(site.mirror.services.settings, forwarded=trusted)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         server = serve.server(app, settings, Ties())
         running = asyncio.create_task(server.serve(sockets=[listener]))

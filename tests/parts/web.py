@@ -13,16 +13,17 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from hooks import app as hooks
-from mirror import signed
-from mirror.config import App
+from mirror.core import signed
+from mirror.core.config import App
+from mirror.core.rules.roles import PersonId, Role
 from mirror.forges.open import opened
-from mirror.people import PersonId, Role
-from mirror.store import people, runs, sessions, teams, tokens
-from mirror.store.people import Person
-from mirror.store.teams import Team
-from mirror.web import pages
+from mirror.store.jobs import runs
+from mirror.store.people import people, sessions, teams, tokens
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
+from mirror.web import templating
 from mirror.web.app import application
-from mirror.web.frame import Outside, cookie_name
+from mirror.web.dispatch import Outside, cookie_name
 from tests.parts.everref import Mirror
 
 ORIGIN = "http://127.0.0.1:8000"
@@ -76,19 +77,19 @@ class Site:
     async def person(self, name: str) -> Person:
         """Somebody with a team of their own, called like them."""
         return await people.add(
-            self.mirror.edges.db, name.title(), self.mirror.clock.now, team_name=name.lower()
+            self.mirror.services.db, name.title(), self.mirror.clock.now, team_name=name.lower()
         )
 
     async def team(self, person: Person) -> Team:
         """The person's own team."""
-        team = await teams.home(self.mirror.edges.db, person.id)
+        team = await teams.home(self.mirror.services.db, person.id)
         assert team is not None
         return team
 
     async def member(self, team: Team, name: str, role: Role) -> Person:
         """Somebody who has this role in the team as well."""
         person = await self.person(name)
-        await teams.add(self.mirror.edges.db, team.id, person.id, role, self.mirror.clock.now)
+        await teams.add(self.mirror.services.db, team.id, person.id, role, self.mirror.clock.now)
         return person
 
     async def signed_in(self, person: Person, app: ASGIApp | None = None) -> Browser:
@@ -102,14 +103,14 @@ class Site:
     async def session(self, person_id: PersonId) -> tuple[str, str]:
         """A new session: what its cookie says, and the token of its forms."""
         raw, session = await sessions.start(
-            self.mirror.edges.db, person_id, self.mirror.clock.now, "a test", "127.0.0.1"
+            self.mirror.services.db, person_id, self.mirror.clock.now, "a test", "127.0.0.1"
         )
         return signed.sign(self.outside.keyring, "session", raw, self.mirror.clock.now), session.csrf
 
     async def token(self, person: Person, team: Team, scopes: Sequence[Any] = ("read",)) -> str:
         """An API token."""
         raw, _ = await tokens.make(
-            self.mirror.edges.db, person.id, team.id, "a test's", scopes, None, self.mirror.clock.now
+            self.mirror.services.db, person.id, team.id, "a test's", scopes, None, self.mirror.clock.now
         )
         return raw
 
@@ -122,16 +123,16 @@ async def make_site(mirror: Mirror, redis_url: str) -> AsyncIterator[Callable[..
         stack.push_async_callback(queue.aclose)
 
         async def make(*apps: App) -> Site:
-            edges = mirror.edges
+            services = mirror.services
             if apps:
-                settings = replace(edges.settings, apps=apps)
+                settings = replace(services.settings, apps=apps)
                 forges = await stack.enter_async_context(opened(settings))
-                edges = replace(edges, settings=settings, forges=forges)
-            assert edges.keyring is not None
-            await runs.beat(edges.db, "a test's worker")
-            outside = Outside(edges, queue, edges.keyring, ORIGIN, pages.environment())
+                services = replace(services, settings=settings, forges=forges)
+            assert services.keyring is not None
+            await runs.beat(services.db, "a test's worker")
+            outside = Outside(services, queue, services.keyring, ORIGIN, templating.environment())
             stack.push_async_callback(outside.background.end)
-            return Site(replace(mirror, edges=edges), application(outside), outside, stack)
+            return Site(replace(mirror, services=services), application(outside), outside, stack)
 
         yield make
 

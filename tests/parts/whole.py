@@ -18,24 +18,30 @@ import pytest
 import pytest_asyncio
 
 from hooks import app as receiving
-from mirror import layout, process
-from mirror.config import Settings, app_at
-from mirror.embedded import queue as embedded_queue
-from mirror.flows import choose, connections, rebuild, relist, restore, runner, sweep, verify
-from mirror.flows.choose import By
-from mirror.flows.edges import Edges, ended, open_edges
-from mirror.flows.runner import Runner
+from mirror.core.config import Settings, app_at
+from mirror.core.formats import layout
+from mirror.core.model import Refs, RepoId, Snapshot
+from mirror.core.rules.roles import PersonId
+from mirror.discovery import choose, connections, discover
+from mirror.discovery.choose import By
 from mirror.forges import oauth as granting
 from mirror.forges.contract import Purpose, Tokens
-from mirror.model import Refs, RepoId, Snapshot
-from mirror.net import queue as queueing
-from mirror.net.queue import Queue, WorkerQueue
-from mirror.people import PersonId
-from mirror.process import READY, Ties
-from mirror.store import claims, history, leases, moments, people, repos, snapshots, teams
-from mirror.store.connections import Connection
+from mirror.jobs import runner, sweep
+from mirror.jobs.runner import Runner
+from mirror.restore import restore
+from mirror.services import queue as queueing
+from mirror.services import startup
+from mirror.services.embedded import queue as embedded_queue
+from mirror.services.open import Services, ended, open_services
+from mirror.services.queue import Queue, WorkerQueue
+from mirror.services.startup import READY, Ties
+from mirror.store import leases, repos
+from mirror.store.backup import history, moments, reported_updates, snapshots
+from mirror.store.discovery.connections import Connection
+from mirror.store.people import people, teams
+from mirror.store.people.teams import TeamId
 from mirror.store.repos import Overview
-from mirror.store.teams import TeamId
+from mirror.upkeep import rebuild, verify
 from mirror.vault.contract import Unfinished
 from mirror.worker import carry, working
 from tests.parts.forge import served
@@ -80,7 +86,7 @@ class State:
 class Whole:
     """A team with a person who connected an account at a forge, and everything that serves them."""
 
-    edges: Edges
+    services: Services
     clock: Ahead
     host: Host
     alice: Person  # at the forge
@@ -111,19 +117,19 @@ class Whole:
 
     async def connect(self, account: Person) -> Connection:
         """Connect an account by a new token of its own."""
-        (app,) = self.edges.settings.apps
-        tokens = await personal(self.edges, self.host, account)
-        return await connections.connect(self.edges, self.team, self.person, app, tokens, "token")
+        (app,) = self.services.settings.apps
+        tokens = await personal(self.services, self.host, account)
+        return await connections.connect(self.services, self.team, self.person, app, tokens, "token")
 
     async def keep(self, *repositories: Repository, connection: Connection | None = None) -> None:
         """Choose these: from now on they are kept, and their pushes told."""
         connection = connection or self.connection
         for one in repositories:
             self.states[one] = [State(one.work.refs(), self.clock())]
-        await relist.refresh_listing(self.edges, connection.id)
+        await discover.refresh_listing(self.services, connection.id)
         ids = [str(one.id) for one in repositories]
         chosen = await choose.choose(
-            self.edges, connection.id, By(self.person, "Alice"), ids, hint=self.hint, at_once=choose.ALL
+            self.services, connection.id, By(self.person, "Alice"), ids, hint=self.hint, at_once=choose.ALL
         )
         assert {one.hook for one in chosen} <= {"registered", "reused"}  # a sweep may have been faster
         by_url = {one.repo.url: one.repo.id for one in chosen}
@@ -141,10 +147,10 @@ class Whole:
     # What works for them
 
     @asynccontextmanager
-    async def working(self, edges: Edges | None = None) -> AsyncIterator[Runner]:
+    async def working(self, services: Services | None = None) -> AsyncIterator[Runner]:
         """A worker in this process that does nothing by the clock; stopped at the end as by a signal."""
         queue = WorkerQueue.at(self.redis_url)
-        async with working(edges or self.edges, queue, periodical=False) as ctx:
+        async with working(services or self.services, queue, periodical=False) as ctx:
             carrying = asyncio.create_task(carry(ctx, queue, cron_jobs=()))
             try:
                 yield ctx["runner"]
@@ -159,7 +165,7 @@ class Whole:
         with self.log.open("ab") as log:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", *words, *Ties(os.getpid()).arguments()),
-                env=process.environment(self.edges.settings, os.environ),
+                env=startup.environment(self.services.settings, os.environ),
                 stdout=PIPE,
                 stderr=log,
             )
@@ -179,26 +185,26 @@ class Whole:
         return self.room / "log"
 
     @asynccontextmanager
-    async def elsewhere(self) -> AsyncIterator[Edges]:
+    async def elsewhere(self) -> AsyncIterator[Services]:
         """Everref's edges on another machine: the same database and vault, another disk."""
-        settings = self.edges.settings
+        settings = self.services.settings
         data = str(self.room / f"data-{next(_serial)}")
         vault = settings.vault_url or f"file://{settings.data}/vault"
         other = replace(settings, data=data, vault_url=vault)
-        async with open_edges(other, clock=self.clock) as edges:
-            yield edges
+        async with open_services(other, clock=self.clock) as services:
+            yield services
 
     async def sweep(self) -> None:
         """What the scheduler does when everybody's time has come."""
-        await sweep.tick(self.edges)
-        await sweep.tend(self.edges)
-        await sweep.tidy(self.edges)
+        await sweep.tick(self.services)
+        await sweep.tend(self.services)
+        await sweep.tidy(self.services)
         await self.host.deliver()  # what hook care asked for
 
     # How it stands
 
     async def overview(self, repository: Repository) -> Overview:
-        return await repos.overview_of(self.edges.db, self.kept[repository])
+        return await repos.overview_of(self.services.db, self.kept[repository])
 
     async def snapshots(self, repository: Repository) -> int:
         return (await self.overview(repository)).snapshots
@@ -223,7 +229,7 @@ class Whole:
 
     async def held(self) -> int:
         """How much some worker has taken up."""
-        held: int = await self.edges.db.fetchval(
+        held: int = await self.services.db.fetchval(
             "select (select count(*) from run) + (select count(*) from lease where owner is not null)"
         )
         return held
@@ -233,7 +239,7 @@ class Whole:
         await until(lambda: self._is_at_rest(bad))
 
     async def _is_at_rest(self, bad: Collection[Repository]) -> bool:
-        if await self.edges.db.fetchval(_BUSY):
+        if await self.services.db.fetchval(_BUSY):
             return False
         for repository in self.kept.keys() - set(bad):
             shown = await self.overview(repository)
@@ -245,8 +251,8 @@ class Whole:
         return True
 
     async def _newest(self, repository: Repository) -> Refs:
-        last = await snapshots.latest(self.edges.db, self.kept[repository])
-        return await history.refs_at(self.edges.db, self.kept[repository], last.number) if last else {}
+        last = await snapshots.latest(self.services.db, self.kept[repository])
+        return await history.refs_at(self.services.db, self.kept[repository], last.number) if last else {}
 
     # What must hold
 
@@ -284,14 +290,14 @@ class Whole:
             assert has_all or shown.protected_as_of < latest.at
 
     async def _left_nothing(self, bad: Collection[Repository]) -> None:
-        assert await self.edges.db.fetchval(_BUSY) == 0
-        await leases.release_over(self.edges.db)  # as every heartbeat does for runs that were broken off
+        assert await self.services.db.fetchval(_BUSY) == 0
+        await leases.release_over(self.services.db)  # as every heartbeat does for runs that were broken off
         for table, where in (("run", "true"), ("lease", "owner is not null"), ("intent", "true")):
-            assert await self.edges.db.fetchval(f"select count(*) from {table} where {where}") == 0, table
+            assert await self.services.db.fetchval(f"select count(*) from {table} where {where}") == 0, table
         good = [repo_id for repository, repo_id in self.kept.items() if repository not in bad]
-        assert await self.edges.db.fetchval(_UNANSWERED, good) == 0
-        parts = {row["key"] for row in await self.edges.db.fetch("select key from part")}
-        left = await self.edges.vault.unfinished()
+        assert await self.services.db.fetchval(_UNANSWERED, good) == 0
+        parts = {row["key"] for row in await self.services.db.fetch("select key from part")}
+        left = await self.services.vault.unfinished()
         assert [one for one in left if not self._may_be_left(one, parts)] == []
         await asyncio.gather(*(self._is_sound(repo_id) for repo_id in self.kept.values()))
 
@@ -309,27 +315,27 @@ class Whole:
         return small and self.killed_at is not None and one.since <= self.killed_at
 
     async def _is_sound(self, repo_id: RepoId) -> None:
-        scratch = self.edges.disk.scratch(repo_id)
+        scratch = self.services.disk.scratch(repo_id)
         assert not scratch.exists() or not list(scratch.iterdir())
-        repo = await repos.get(self.edges.db, repo_id)
-        found = await verify.verify(self.edges, repo)
+        repo = await repos.get(self.services.db, repo_id)
+        found = await verify.verify(self.services, repo)
         assert (found.problems, found.strays, found.damaged) == ((), (), ()), repo.name
 
     async def _restorable(self, bad: Collection[Repository], lost: Mapping[Repository, int]) -> None:
-        async with self._from_the_vault_alone() as edges:
+        async with self._from_the_vault_alone() as services:
             await asyncio.gather(
                 *(
-                    self._restorable_from(edges, repository, lost.get(repository, 0))
+                    self._restorable_from(services, repository, lost.get(repository, 0))
                     for repository in self.kept
                 )
             )
 
     @asynccontextmanager
-    async def _from_the_vault_alone(self) -> AsyncIterator[Edges]:
+    async def _from_the_vault_alone(self) -> AsyncIterator[Services]:
         """Everref on a machine that has nothing but the vault."""
         name = f"alone_{next(_serial)}"
         await self.postgres.sql(f"create database {name} template migrated")
-        settings = self.edges.settings
+        settings = self.services.settings
         alone = replace(
             settings,
             data=str(self.room / name),
@@ -337,22 +343,24 @@ class Whole:
             vault_url=settings.vault_url or f"file://{settings.data}/vault",
         )
         try:
-            async with open_edges(alone) as edges:
-                await rebuild.rebuild(edges)
-                yield edges
+            async with open_services(alone) as services:
+                await rebuild.rebuild(services)
+                yield services
         finally:
             await self.postgres.sql(f"drop database {name} with (force)")
 
-    async def _restorable_from(self, edges: Edges, repository: Repository, lost: int) -> None:
-        repo = await repos.get(edges.db, self.kept[repository])
-        last = await snapshots.latest(edges.db, repo.id)
+    async def _restorable_from(self, services: Services, repository: Repository, lost: int) -> None:
+        repo = await repos.get(services.db, self.kept[repository])
+        last = await snapshots.latest(services.db, repo.id)
         taken: list[Snapshot] = []
         for number in range(1, last.number + 1 if last else 1):
-            within = await moments.within(edges.db, repo.id, number)
-            found = [await moments.get(edges.db, repo.id, number, one.number) for one in within]
-            found.append(await snapshots.get(edges.db, repo.id, number))
+            within = await moments.within(services.db, repo.id, number)
+            found = [await moments.get(services.db, repo.id, number, one.number) for one in within]
+            found.append(await snapshots.get(services.db, repo.id, number))
             taken += [one for one in found if one]
-        kept: list[Refs] = [await history.refs_at(edges.db, repo.id, one.number, one.moment) for one in taken]
+        kept: list[Refs] = [
+            await history.refs_at(services.db, repo.id, one.number, one.moment) for one in taken
+        ]
         shown = await self.overview(repository)
         due = [one for one in self.states[repository] if self._is_due(one, shown)]
         were = {stay for one in self.states[repository] for stay in one.refs.items()}
@@ -360,11 +368,11 @@ class Whole:
         stays = {stay for refs in kept for stay in refs.items()}
         missing = [one for one in due if not one.refs.items() <= stays]
         assert len(missing) == lost, f"{repository.full_name}: {len(missing)} of {len(due)} are missing"
-        assert len(await claims.lost(self.edges.db, repo.id)) == lost
+        assert len(await reported_updates.lost(self.services.db, repo.id)) == lost
         for refs in _once(one.refs for one in due if one.refs in kept):
             snapshot = taken[kept.index(refs)]
             path = self.room / f"restored-{next(_serial)}"
-            done = await restore.to_directory(edges, repo, snapshot, path)
+            done = await restore.to_directory(services, repo, snapshot, path)
             assert done.verified
             assert await asyncio.to_thread(refs_of, path) == refs
 
@@ -423,23 +431,23 @@ async def begin(
                 allow_private_remotes=True,
                 apps=(app,),
             )
-            edges = await stack.enter_async_context(open_edges(settings, clock=clock))
+            services = await stack.enter_async_context(open_services(settings, clock=clock))
             queue = receiving.queue(redis_at)
             stack.push_async_callback(queue.aclose)
             await queue.flushall()
-            assert edges.keyring
-            receiver = receiving.application(edges.db, queue, edges.keyring, clock)
+            assert services.keyring
+            receiver = receiving.application(services.db, queue, services.keyring, clock)
             base = await stack.enter_async_context(served(receiver))
-            edges = replace(edges, settings=replace(settings, base_url=base))
-            person = await people.add(edges.db, "Alice", clock(), team_name="alice")
-            (membership,) = await teams.memberships(edges.db, person.id)
+            services = replace(services, settings=replace(settings, base_url=base))
+            person = await people.add(services.db, "Alice", clock(), team_name="alice")
+            (membership,) = await teams.memberships(services.db, person.id)
             alice = host.add_person("alice")
-            tokens = await (granted if oauth else personal)(edges, host, alice)
+            tokens = await (granted if oauth else personal)(services, host, alice)
             connection = await connections.connect(
-                edges, membership.team.id, person.id, app, tokens, "oauth" if oauth else "token"
+                services, membership.team.id, person.id, app, tokens, "oauth" if oauth else "token"
             )
             whole = Whole(
-                *(edges, clock, host, alice, membership.team.id, person.id, connection),
+                *(services, clock, host, alice, membership.team.id, person.id, connection),
                 *(redis_at, queue, server, tmp_path),
             )
             real = host.tell_push
@@ -455,17 +463,17 @@ async def begin(
         yield make
 
 
-async def personal(edges: Edges, host: Host, account: Person) -> Tokens:
+async def personal(services: Services, host: Host, account: Person) -> Tokens:
     """A token that somebody made in the forge's settings."""
     scopes = ("repo", "read:org") if isinstance(host, GitHub) else ("api",)
     return Tokens(host.personal_token(account, scopes))
 
 
-async def granted(edges: Edges, host: Host, account: Person) -> Tokens:
+async def granted(services: Services, host: Host, account: Person) -> Tokens:
     """What a browser and a callback bring."""
-    (app,) = edges.settings.apps
-    forge, verifier = edges.forges.of(app), granting.new_verifier()
-    back = connections.callback(edges.settings, app)
+    (app,) = services.settings.apps
+    forge, verifier = services.forges.of(app), granting.new_verifier()
+    back = connections.callback(services.settings, app)
     url = await host.approve(forge.authorize_url("state", verifier, back, Purpose.HOOKS), account)
     return await forge.exchange(parse_qs(urlsplit(url).query)["code"][0], verifier, back)
 

@@ -7,19 +7,19 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from mirror.errors import NotFound, UsageError
-from mirror.flows import people
-from mirror.store import people as store
-from mirror.store import sessions, teams
-from mirror.store.invitations import InvitationId
-from mirror.store.people import Person
-from mirror.store.teams import Membership as Belonging
-from mirror.store.tokens import TokenId
+from mirror.core.errors import NotFound, UsageError
+from mirror.people import accounts
+from mirror.store.people import people as store
+from mirror.store.people import sessions, teams
+from mirror.store.people.invitations import InvitationId
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Membership as Belonging
+from mirror.store.people.tokens import TokenId
 from mirror.web.api import shapes
 from mirror.web.api.call import Body, Call, call
 from mirror.web.api.entry import Password
 from mirror.web.api.shapes import Identity, Invitation, Membership, Nothing, Page, Profile, Session, Words
-from mirror.web.frame import AskAgain, Needs, Visit
+from mirror.web.dispatch import AskAgain, Needs, RequestContext
 
 
 class ProfileChange(Body, frozen=True, kw_only=True):
@@ -54,30 +54,30 @@ class NewTeam(Body, frozen=True, kw_only=True):
     name: Words
 
 
-async def profile(visit: Visit) -> Profile:
+async def profile(context: RequestContext) -> Profile:
     """Who you are."""
-    return await _profile(visit, visit.owner())
+    return await _profile(context, context.owner())
 
 
-async def change_profile(visit: Visit, body: ProfileChange) -> Profile:
+async def change_profile(context: RequestContext, body: ProfileChange) -> Profile:
     """Change your name, e-mail address or time zone."""
-    me = visit.owner()
-    if body.email is not None and people.is_other_email(me, body.email) and not visit.is_sure:
+    me = context.owner()
+    if body.email is not None and accounts.is_other_email(me, body.email) and not context.is_sure:
         raise AskAgain
-    changed = await people.set_profile(
-        visit.edges.db,
-        visit.by(),
+    changed = await accounts.set_profile(
+        context.services.db,
+        context.by(),
         me.name if body.name is None else body.name,
         me.email if body.email is None else body.email,
         me.zone if body.zone is None else body.zone,
     )
-    return await _profile(visit, changed)
+    return await _profile(context, changed)
 
 
-async def set_password(visit: Visit, body: NewPassword) -> None:
+async def set_password(context: RequestContext, body: NewPassword) -> None:
     """Set your password; sessions, API tokens and invitations end, accounts at forges wait for your word."""
     try:
-        keep = people.Given(
+        keep = accounts.Grants(
             frozenset(TokenId(UUID(one)) for one in body.keep_tokens),
             frozenset(binascii.unhexlify(one) for one in body.keep_sessions),
             frozenset((one.forge, one.host, one.account_id) for one in body.keep_identities),
@@ -85,97 +85,103 @@ async def set_password(visit: Visit, body: NewPassword) -> None:
         )
     except (binascii.Error, ValueError):
         raise UsageError("say what is kept by the ids that the lists of them give") from None
-    await people.set_password(visit.edges.db, visit.by(), body.password, visit.raw_session, keep)
+    await accounts.set_password(context.services.db, context.by(), body.password, context.raw_session, keep)
 
 
-async def confirm(visit: Visit, body: Nothing) -> Profile:
+async def confirm(context: RequestContext, body: Nothing) -> Profile:
     """Say that an account at a forge is yours, so that it signs you in again."""
-    for one in await store.identities(visit.edges.db, visit.owner().id):
+    for one in await store.identities(context.services.db, context.owner().id):
         if (one.forge, one.host, one.account_id) == tuple(
-            visit.path[part] for part in ("forge", "host", "account")
+            context.path[part] for part in ("forge", "host", "account")
         ):
-            await people.confirm_identity(visit.edges.db, visit.by(), one.forge, one.host, one.account_id)
-            return await _profile(visit, visit.owner())
+            await accounts.confirm_identity(
+                context.services.db, context.by(), one.forge, one.host, one.account_id
+            )
+            return await _profile(context, context.owner())
     raise NotFound("you do not sign in by that account")
 
 
-async def unlink(visit: Visit) -> None:
+async def unlink(context: RequestContext) -> None:
     """Sign in by an account at a forge no more."""
-    for one in await store.identities(visit.edges.db, visit.owner().id):
+    for one in await store.identities(context.services.db, context.owner().id):
         if (one.forge, one.host, one.account_id) == tuple(
-            visit.path[part] for part in ("forge", "host", "account")
+            context.path[part] for part in ("forge", "host", "account")
         ):
-            await people.unlink_identity(visit.edges.db, visit.by(), one.forge, one.host, one.account_id)
+            await accounts.unlink_identity(
+                context.services.db, context.by(), one.forge, one.host, one.account_id
+            )
             return
     raise NotFound("you do not sign in by that account")
 
 
-async def list_sessions(visit: Visit) -> Page[Session]:
+async def list_sessions(context: RequestContext) -> Page[Session]:
     """Where you are signed in."""
-    found = await sessions.all_of(visit.edges.db, visit.owner().id, visit.now)
-    return Page(items=[Session.of(one, visit.session) for one in found], next=None)
+    found = await sessions.all_of(context.services.db, context.owner().id, context.now)
+    return Page(items=[Session.of(one, context.session) for one in found], next=None)
 
 
-async def end_session(visit: Visit) -> None:
+async def end_session(context: RequestContext) -> None:
     """Sign out there."""
     try:
-        key = binascii.unhexlify(str(visit.path["session"]))
+        key = binascii.unhexlify(str(context.path["session"]))
     except (binascii.Error, ValueError):
         raise NotFound("there is no such session") from None
-    if not await sessions.end_one(visit.edges.db, visit.owner().id, key):
+    if not await sessions.end_one(context.services.db, context.owner().id, key):
         raise NotFound("there is no such session, or it has ended")
 
 
-async def end_other_sessions(visit: Visit) -> None:
+async def end_other_sessions(context: RequestContext) -> None:
     """Sign out everywhere but here."""
-    await people.sign_out_everywhere(visit.edges.db, visit.by(), visit.raw_session)
+    await accounts.sign_out_everywhere(context.services.db, context.by(), context.raw_session)
 
 
-async def list_teams(visit: Visit) -> Page[Membership]:
+async def list_teams(context: RequestContext) -> Page[Membership]:
     """The teams in which you are; for an API token, its own."""
-    return Page(items=await _teams(visit), next=None)
+    return Page(items=await _teams(context), next=None)
 
 
-async def new_team(visit: Visit, body: NewTeam) -> Membership:
+async def new_team(context: RequestContext, body: NewTeam) -> Membership:
     """Make a team to share repositories in."""
-    most = visit.edges.settings.person_teams
-    made = await people.new_team(visit.edges.db, visit.by(), body.name, most)
-    found = await teams.membership(visit.edges.db, visit.owner().id, made.name)
+    most = context.services.settings.person_teams
+    made = await accounts.new_team(context.services.db, context.by(), body.name, most)
+    found = await teams.membership(context.services.db, context.owner().id, made.name)
     if found is None:
         raise NotFound("the team was removed just now")
     return Membership.of(found)
 
 
-async def invitation(visit: Visit) -> Invitation:
+async def invitation(context: RequestContext) -> Invitation:
     """What an invitation is to."""
-    raw = str(visit.path["invitation"])
-    return Invitation.of(await people.invitation(visit.edges.db, visit.outside.keyring, raw, visit.now))
-
-
-async def accept_invitation(visit: Visit, body: Nothing) -> Membership:
-    """Become a member of the team."""
-    raw = str(visit.path["invitation"])
-    edges, most = visit.edges, visit.edges.settings
-    team = await people.accept(
-        edges.db, visit.outside.keyring, visit.by(), raw, most.limits, most.person_teams
+    raw = str(context.path["invitation"])
+    return Invitation.of(
+        await accounts.invitation(context.services.db, context.outside.keyring, raw, context.now)
     )
-    found = await teams.membership(visit.edges.db, visit.owner().id, team.name)
+
+
+async def accept_invitation(context: RequestContext, body: Nothing) -> Membership:
+    """Become a member of the team."""
+    raw = str(context.path["invitation"])
+    services, most = context.services, context.services.settings
+    team = await accounts.accept(
+        services.db, context.outside.keyring, context.by(), raw, most.limits, most.person_teams
+    )
+    found = await teams.membership(context.services.db, context.owner().id, team.name)
     if found is None:
         raise NotFound("the membership was ended just now")
     return Membership.of(found)
 
 
-async def _teams(visit: Visit) -> list[Membership]:
-    mine = await teams.memberships(visit.edges.db, visit.owner().id)
-    return [Membership.of(one) for one in mine if _is_seen(visit, one)]
+async def _teams(context: RequestContext) -> list[Membership]:
+    mine = await teams.memberships(context.services.db, context.owner().id)
+    return [Membership.of(one) for one in mine if _is_seen(context, one)]
 
 
-def _is_seen(visit: Visit, one: Belonging) -> bool:
-    return visit.token is None or visit.token.team.id == one.team.id
+def _is_seen(context: RequestContext, one: Belonging) -> bool:
+    return context.token is None or context.token.team.id == one.team.id
 
 
-async def _profile(visit: Visit, person: Person) -> Profile:
-    db = visit.edges.db
+async def _profile(context: RequestContext, person: Person) -> Profile:
+    db = context.services.db
     return shapes.Profile(
         id=str(person.id),
         name=person.name,
@@ -185,7 +191,7 @@ async def _profile(visit: Visit, person: Person) -> Profile:
         created_at=person.created_at,
         has_password=await store.password_hash(db, person.id) is not None,
         identities=[Identity.of(one) for one in await store.identities(db, person.id)],
-        teams=await _teams(visit),
+        teams=await _teams(context),
     )
 
 

@@ -22,11 +22,11 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror import peer
-from mirror.errors import NotFound, TooOften, UsageError
-from mirror.people import Scope
-from mirror.store import idempotency, limits
-from mirror.web.frame import Needs, Visit, Way, check_text
+from mirror.core import peer
+from mirror.core.errors import NotFound, TooOften, UsageError
+from mirror.core.rules.roles import Scope
+from mirror.store.people import attempts, idempotency
+from mirror.web.dispatch import Endpoint, Needs, RequestContext, check_text
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class NoParameters(Query, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Way):
+class Call(Endpoint):
     """A way of the API, and the function that answers it."""
 
     act: Act = field(kw_only=True)
@@ -120,43 +120,43 @@ def call(
     )
 
 
-async def answer(visit: Visit) -> Response:
+async def answer(context: RequestContext) -> Response:
     """Check what was sent, call the function of the row, and send what it returns."""
-    made = visit.way
+    made = context.endpoint
     assert isinstance(made, Call)
-    await _limit(visit)
+    await _limit(context)
     given: dict[str, Any] = {}
-    asked = _asked(visit, made)
+    asked = _asked(context, made)
     if made.asks is not NoParameters:
         given["asked"] = asked
     raw = b""
     if made.takes is not None:
-        raw = await _sent(visit)
+        raw = await _sent(context)
         given["body"] = _decoded(raw, made.takes)
-    key = visit.request.headers.get("idempotency-key")
+    key = context.request.headers.get("idempotency-key")
     if made.creates and key is not None:
-        return await _once(visit, made, given, key, raw)
-    return _answer(visit, made, await made.act(visit, **given))
+        return await _once(context, made, given, key, raw)
+    return _answer(context, made, await made.act(context, **given))
 
 
-async def _limit(visit: Visit) -> None:
+async def _limit(context: RequestContext) -> None:
     """Count the call. Raises TooOften."""
-    if visit.token is not None:
-        who = f"token {visit.token.id}"
-    elif visit.session is not None:
-        who = f"session {visit.session.key.hex()}"
+    if context.token is not None:
+        who = f"token {context.token.id}"
+    elif context.session is not None:
+        who = f"session {context.session.key.hex()}"
     else:
-        who = f"address {peer.network(visit.address)}"
-    if not await limits.take(visit.edges.db, f"api {who}", A_MINUTE, _MINUTE, visit.now):
+        who = f"address {peer.network(context.address)}"
+    if not await attempts.take(context.services.db, f"api {who}", A_MINUTE, _MINUTE, context.now):
         raise TooOften(f"that is more than {A_MINUTE} calls in a minute; wait a minute, then go on", 60)
 
 
-def _asked(visit: Visit, made: Call) -> Query:
+def _asked(context: RequestContext, made: Call) -> Query:
     """The query as what the call asks for. Raises UsageError naming the parameter."""
     kinds = parameters(made.asks)
     given: dict[str, Any] = {}
-    for name in visit.request.query_params.keys():
-        values = visit.request.query_params.getlist(name)
+    for name in context.request.query_params.keys():
+        values = context.request.query_params.getlist(name)
         if name == "team" and made.meant:
             continue
         if name not in kinds:
@@ -201,9 +201,9 @@ def _value(name: str, kind: type, text: str) -> Any:
     return text
 
 
-async def _sent(visit: Visit) -> bytes:
+async def _sent(context: RequestContext) -> bytes:
     """The body. Raises what says that it is no JSON."""
-    request = visit.request
+    request = context.request
     found = await request.body()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON and (found or kind):
@@ -242,21 +242,21 @@ def _decoder(takes: type[Body]) -> msgspec.json.Decoder[Body]:
     return msgspec.json.Decoder(takes)
 
 
-async def _once(visit: Visit, made: Call, given: dict[str, Any], key: str, raw: bytes) -> Response:
+async def _once(context: RequestContext, made: Call, given: dict[str, Any], key: str, raw: bytes) -> Response:
     """Do it, unless this key was answered before: then say the same again.
 
     What fails has made nothing, so that its key is free for another try.
     """
     if not key or len(key) > KEY or not key.isascii() or not key.isprintable():
         raise UsageError(f"an Idempotency-Key takes 1 to {KEY} printable ASCII characters")
-    db, person, keyring = visit.edges.db, visit.owner().id, visit.outside.keyring
-    team = visit.team.id if visit.team else ""
-    where = f"{made.method} {visit.request.url.path}?{visit.request.url.query} {team}\n"
+    db, person, keyring = context.services.db, context.owner().id, context.outside.keyring
+    team = context.team.id if context.team else ""
+    where = f"{made.method} {context.request.url.path}?{context.request.url.query} {team}\n"
     request = hashlib.sha256(where.encode() + raw).hexdigest()
-    known = await idempotency.begin(db, person, key, request, visit.now)
+    known = await idempotency.begin(db, person, key, request, context.now)
     if known is None:
         try:
-            done = _answer(visit, made, await made.act(visit, **given))
+            done = _answer(context, made, await made.act(context, **given))
         except BaseException:
             await idempotency.forget(db, person, key)
             raise
@@ -271,7 +271,7 @@ async def _once(visit: Visit, made: Call, given: dict[str, Any], key: str, raw: 
     return Response(body, known.status, {"idempotent-replayed": "true"}, media_type=JSON)
 
 
-def _answer(visit: Visit, made: Call, result: Any) -> Response:
+def _answer(context: RequestContext, made: Call, result: Any) -> Response:
     """What the call returned, as it is sent."""
     if isinstance(result, Response):
         return result
@@ -282,7 +282,7 @@ def _answer(visit: Visit, made: Call, result: Any) -> Response:
         return Response(body, made.status, media_type=JSON)
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"etag": tag, "vary": "authorization, cookie"}
-    if _matches(visit.request.headers.get("if-none-match", ""), tag):
+    if _matches(context.request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=headers)
     return Response(body, made.status, headers, media_type=JSON)
 
@@ -311,9 +311,9 @@ def begin(text: str | None, kind: type[T]) -> T | None:
         raise UsageError("the cursor is not one that a page of this list gave; begin without it") from None
 
 
-def uuid_of(visit: Visit, name: str, what: str) -> UUID:
+def uuid_of(context: RequestContext, name: str, what: str) -> UUID:
     """A part of the path that is an id. Raises NotFound."""
-    text = str(visit.path[name])
+    text = str(context.path[name])
     try:
         if len(text) == 36:
             return UUID(text)

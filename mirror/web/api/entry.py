@@ -6,15 +6,15 @@ from typing import Annotated, Final
 from msgspec import Meta
 from starlette.exceptions import HTTPException
 
-from mirror import signed
-from mirror.errors import BadCredentials
-from mirror.flows import people
-from mirror.people import PersonId
-from mirror.store import sessions
-from mirror.web import consent
+from mirror.core import signed
+from mirror.core.errors import BadCredentials
+from mirror.core.rules.roles import PersonId
+from mirror.people import accounts
+from mirror.store.people import sessions
 from mirror.web.api.call import Body, Call, call
 from mirror.web.api.shapes import Access, Words
-from mirror.web.frame import ACCESS, BEARER, Needs, Visit
+from mirror.web.dispatch import ACCESS, BEARER, Needs, RequestContext
+from mirror.web.pages import oauth
 
 Password = Annotated[str, Meta(min_length=1, max_length=1000)]
 Email = Annotated[str, Meta(min_length=3, max_length=320)]
@@ -45,56 +45,58 @@ class Refreshing(Body, frozen=True, kw_only=True):
     refresh_token: Annotated[str, Meta(max_length=2000)]
 
 
-async def register(visit: Visit, body: Registration) -> Access:
+async def register(context: RequestContext, body: Registration) -> Access:
     """Make an account by e-mail and password, with a team of its own, and sign in; where SIGNUP allows it."""
-    door = consent.door(visit, f"/invitations/{body.invitation}" if body.invitation else "")
-    person = await people.sign_up(
-        visit.edges.db, body.email, body.password, body.name, visit.now, visit.address, door
+    door = oauth.door(context, f"/invitations/{body.invitation}" if body.invitation else "")
+    person = await accounts.sign_up(
+        context.services.db, body.email, body.password, body.name, context.now, context.address, door
     )
-    return await _begin(visit, person.id)
+    return await _begin(context, person.id)
 
 
-async def login(visit: Visit, body: Credentials) -> Access:
+async def login(context: RequestContext, body: Credentials) -> Access:
     """Sign in by e-mail and password. Ten tries a minute for one e-mail address from one place."""
     try:
-        person = await people.sign_in_with_password(
-            visit.edges.db, body.email, body.password, visit.now, visit.address
+        person = await accounts.sign_in_with_password(
+            context.services.db, body.email, body.password, context.now, context.address
         )
     except BadCredentials as error:
         raise HTTPException(401, str(error), BEARER) from None
-    return await _begin(visit, person.id)
+    return await _begin(context, person.id)
 
 
-async def refresh(visit: Visit, body: Refreshing) -> Access:
+async def refresh(context: RequestContext, body: Refreshing) -> Access:
     """Renew an access: the tokens before this are of no use from now on."""
-    raw = signed.read(visit.outside.keyring, "refresh", body.refresh_token, sessions.ABSOLUTE, visit.now)
-    found = await sessions.rotate(visit.edges.db, raw, visit.now) if isinstance(raw, str) else None
+    raw = signed.read(context.outside.keyring, "refresh", body.refresh_token, sessions.ABSOLUTE, context.now)
+    found = await sessions.rotate(context.services.db, raw, context.now) if isinstance(raw, str) else None
     if found is None:
         raise HTTPException(
             401, "the refresh token was used or revoked, or has expired; sign in again", BEARER
         )
-    return _access(visit, found[0])
+    return _access(context, found[0])
 
 
-async def logout(visit: Visit) -> None:
+async def logout(context: RequestContext) -> None:
     """End this session; its tokens are of no use from now on."""
-    if visit.raw_session is not None:
-        await sessions.end(visit.edges.db, visit.raw_session)
+    if context.raw_session is not None:
+        await sessions.end(context.services.db, context.raw_session)
 
 
-async def _begin(visit: Visit, person_id: PersonId) -> Access:
-    agent = visit.request.headers.get("user-agent", "")
-    raw, _ = await sessions.start(visit.edges.db, person_id, visit.now, agent, visit.address, program=True)
-    return _access(visit, raw)
+async def _begin(context: RequestContext, person_id: PersonId) -> Access:
+    agent = context.request.headers.get("user-agent", "")
+    raw, _ = await sessions.start(
+        context.services.db, person_id, context.now, agent, context.address, program=True
+    )
+    return _access(context, raw)
 
 
-def _access(visit: Visit, raw: str) -> Access:
-    keyring = visit.outside.keyring
+def _access(context: RequestContext, raw: str) -> Access:
+    keyring = context.outside.keyring
     return Access(
-        access_token=signed.sign(keyring, "access", raw, visit.now),
+        access_token=signed.sign(keyring, "access", raw, context.now),
         token_type="Bearer",
         expires_in=int(ACCESS.total_seconds()),
-        refresh_token=signed.sign(keyring, "refresh", raw, visit.now),
+        refresh_token=signed.sign(keyring, "refresh", raw, context.now),
     )
 
 

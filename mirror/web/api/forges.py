@@ -5,19 +5,19 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from mirror import choosing
-from mirror.config import app_at
-from mirror.errors import NotFound, UsageError
-from mirror.flows import choose, relist
-from mirror.flows import connections as connecting
+from mirror.core.config import app_at
+from mirror.core.errors import NotFound, UsageError
+from mirror.core.rules import choosing
+from mirror.discovery import choose, discover
+from mirror.discovery import connections as connecting
 from mirror.forges.contract import Tokens
-from mirror.store import connections, listed
-from mirror.store.connections import ConnectionId
+from mirror.store.discovery import connections, discovered
+from mirror.store.discovery.connections import ConnectionId
 from mirror.web.api.call import Body, Call, begin, call, cursor, uuid_of
 from mirror.web.api.repos import by, hint
 from mirror.web.api.shapes import Chosen, Connection, ListedRepository, Nothing, Page, Paged, Told, Words
 from mirror.web.api.team import TEAM
-from mirror.web.frame import Needs, Visit
+from mirror.web.dispatch import Needs, RequestContext
 
 CONNECTION: Final = f"{TEAM}/connections/{{connection}}"
 
@@ -55,40 +55,40 @@ class Rule(Body, frozen=True, kw_only=True):
     patterns: Annotated[list[Words], Meta(max_length=100)] = []
 
 
-async def list_connections(visit: Visit) -> Page[Connection]:
+async def list_connections(context: RequestContext) -> Page[Connection]:
     """The team's connections."""
-    found = await connections.of_team(visit.edges.db, visit.of_team().id)
+    found = await connections.of_team(context.services.db, context.of_team().id)
     return Page(items=[Connection.of(one) for one in found], next=None)
 
 
-async def connect(visit: Visit, body: ConnectionWanted) -> Connection:
+async def connect(context: RequestContext, body: ConnectionWanted) -> Connection:
     """Connect an account by a personal access token; its repositories are listed in the background."""
     if not body.token.isascii() or not body.token.isprintable():
         raise UsageError("give the token as the forge showed it")
     host = _host(body.host)
-    known = [app for app in visit.edges.settings.apps if app.forge == body.forge]
+    known = [app for app in context.services.settings.apps if app.forge == body.forge]
     app = next((one for one in known if host in (None, one.host)), None)
     if app is None and host is None:
         raise UsageError(f"say at which host; none is known for {body.forge}")
     app = app or app_at(body.forge, f"https://{host}")
     made = await connecting.connect(
-        visit.edges, visit.of_team().id, visit.owner().id, app, Tokens(body.token), "token"
+        context.services, context.of_team().id, context.owner().id, app, Tokens(body.token), "token"
     )
-    await visit.audit("connection.add", f"{made.login} at {made.host}", detail={"by": "token"})
-    _list(visit, made)
+    await context.audit("connection.add", f"{made.login} at {made.host}", detail={"by": "token"})
+    _list(context, made)
     return Connection.of(made)
 
 
-async def connection(visit: Visit) -> Connection:
+async def connection(context: RequestContext) -> Connection:
     """A connection, and whether it works."""
-    return Connection.of(await connection_of(visit))
+    return Connection.of(await connection_of(context))
 
 
-async def list_repositories(visit: Visit, asked: ListedAsked) -> Page[ListedRepository]:
+async def list_repositories(context: RequestContext, asked: ListedAsked) -> Page[ListedRepository]:
     """What a connection sees at its forge, by name."""
-    found = await listed.page(
-        visit.edges.db,
-        (await connection_of(visit)).id,
+    found = await discovered.page(
+        context.services.db,
+        (await connection_of(context)).id,
         search=asked.q or "",
         private=asked.private,
         archived=asked.archived,
@@ -104,52 +104,56 @@ async def list_repositories(visit: Visit, asked: ListedAsked) -> Page[ListedRepo
     return Page(items=[ListedRepository.of(one) for one in shown], next=more)
 
 
-async def list_anew(visit: Visit, body: Nothing) -> Connection:
+async def list_anew(context: RequestContext, body: Nothing) -> Connection:
     """Ask the forge again what there is; it is listed in the background."""
-    found = await connection_of(visit)
-    _list(visit, found)
+    found = await connection_of(context)
+    _list(context, found)
     return Connection.of(found)
 
 
-async def choose_repositories(visit: Visit, body: Choice) -> Page[Chosen]:
+async def choose_repositories(context: RequestContext, body: Choice) -> Page[Chosen]:
     """Keep these repositories from now on."""
-    found = await connection_of(visit)
-    done = await choose.choose(visit.edges, found.id, by(visit), body.repositories, hint=hint(visit))
+    found = await connection_of(context)
+    done = await choose.choose(context.services, found.id, by(context), body.repositories, hint=hint(context))
     return Page(items=[Chosen.of(one) for one in done], next=None)
 
 
-async def set_rule(visit: Visit, body: Rule) -> Page[Chosen]:
+async def set_rule(context: RequestContext, body: Rule) -> Page[Chosen]:
     """Say what is kept by itself, now and later; what it means now is kept at once."""
-    found = await connection_of(visit)
+    found = await connection_of(context)
     if body.everything and body.patterns:
         raise UsageError("say everything, or patterns, not both")
     patterns = choosing.patterns(body.patterns)
     if body.everything:
-        done = await choose.choose_everything(visit.edges, found.id, by(visit), True, hint=hint(visit))
+        done = await choose.choose_everything(
+            context.services, found.id, by(context), True, hint=hint(context)
+        )
     else:
-        done = await choose.choose_pattern(visit.edges, found.id, by(visit), patterns, hint=hint(visit))
+        done = await choose.choose_pattern(
+            context.services, found.id, by(context), patterns, hint=hint(context)
+        )
     rule = "everything" if body.everything else "patterns" if patterns else "none"
-    await visit.audit("connection.rule", f"{found.login} at {found.host}", detail={"rule": rule})
+    await context.audit("connection.rule", f"{found.login} at {found.host}", detail={"rule": rule})
     return Page(items=[Chosen.of(one) for one in done], next=None)
 
 
-async def disconnect(visit: Visit) -> Told:
+async def disconnect(context: RequestContext) -> Told:
     """End a connection. Every backup stays."""
-    found = await connection_of(visit)
-    left = await choose.disconnect(visit.edges, found.id, by(visit))
-    await visit.audit("connection.remove", f"{found.login} at {found.host}")
+    found = await connection_of(context)
+    left = await choose.disconnect(context.services, found.id, by(context))
+    await context.audit("connection.remove", f"{found.login} at {found.host}")
     return Told(notes=list(left))
 
 
-def _list(visit: Visit, found: connections.Connection) -> None:
-    work = relist.relist(visit.edges, found.id, hint=hint(visit))
-    visit.outside.background.begin(f"listing of {found.id}", work)
+def _list(context: RequestContext, found: connections.Connection) -> None:
+    work = discover.relist(context.services, found.id, hint=hint(context))
+    context.outside.background.begin(f"listing of {found.id}", work)
 
 
-async def connection_of(visit: Visit) -> connections.Connection:
+async def connection_of(context: RequestContext) -> connections.Connection:
     """The path's connection, of this team. Raises NotFound."""
-    chosen = ConnectionId(uuid_of(visit, "connection", "connection"))
-    found = await connections.find(visit.edges.db, visit.of_team().id, chosen)
+    chosen = ConnectionId(uuid_of(context, "connection", "connection"))
+    found = await connections.find(context.services.db, context.of_team().id, chosen)
     if found is None:
         raise NotFound("there is no such connection")
     return found

@@ -8,11 +8,13 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, Meta
 from starlette.responses import Response
 
-from mirror import when
-from mirror.errors import UsageError
-from mirror.flows import browse, moment
-from mirror.model import Kind, Repo, Snapshot
-from mirror.store import claims, history, reading, snapshots, timeline
+from mirror.browse import moments
+from mirror.core import when
+from mirror.core.errors import UsageError
+from mirror.core.model import Kind, Repo, Snapshot
+from mirror.restore import moment
+from mirror.store.backup import history, reported_updates, snapshots
+from mirror.store.browse import refs_shown, timeline
 from mirror.web.api.call import Call, Query, Small, begin, call, cursor
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import (
@@ -40,8 +42,8 @@ from mirror.web.api.shapes import (
     Words,
     git,
 )
-from mirror.web.frame import Needs, Visit
-from mirror.web.repo import RawFile
+from mirror.web.dispatch import Needs, RequestContext
+from mirror.web.pages.repo import RawFile
 
 RAW: Final = "application/octet-stream"
 _SHOWN: Final = 20  # changes of one push, and commits of one loss
@@ -114,29 +116,29 @@ class DifferenceAsked(At, frozen=True, kw_only=True):
     ref_b64: Base64 | None = None
 
 
-async def list_snapshots(visit: Visit, asked: Paged) -> Page[TakenSnapshot]:
+async def list_snapshots(context: RequestContext, asked: Paged) -> Page[TakenSnapshot]:
     """A repo's snapshots, newest first."""
     found = await snapshots.page(
-        visit.edges.db, (await repo_of(visit)).id, begin(asked.cursor, Small), asked.limit + 1
+        context.services.db, (await repo_of(context)).id, begin(asked.cursor, Small), asked.limit + 1
     )
     shown = found[: asked.limit]
     more = cursor(shown[-1].number) if len(found) > asked.limit else None
     return Page(items=[TakenSnapshot.of(one) for one in shown], next=more)
 
 
-async def snapshot(visit: Visit) -> TakenSnapshot:
+async def snapshot(context: RequestContext) -> TakenSnapshot:
     """One snapshot, by its number."""
-    text = str(visit.path["number"])
-    found = await repo_of(visit)
+    text = str(context.path["number"])
+    found = await repo_of(context)
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 11 else 0
-    return TakenSnapshot.of(await moment.snapshot_at(visit.edges, found, number))
+    return TakenSnapshot.of(await moment.snapshot_at(context.services, found, number))
 
 
-async def refs(visit: Visit, asked: RefsAsked) -> RefsAt:
+async def refs(context: RequestContext, asked: RefsAsked) -> RefsAt:
     """The refs of a moment, HEAD too, in the order of their names."""
-    found, then = await moment_of(visit, asked.at)
-    rows = await reading.refs_page(
-        visit.edges.db,
+    found, then = await moment_of(context, asked.at)
+    rows = await refs_shown.refs_page(
+        context.services.db,
         found.id,
         then.number,
         then.moment,
@@ -152,15 +154,15 @@ async def refs(visit: Visit, asked: RefsAsked) -> RefsAt:
     )
 
 
-async def changes(visit: Visit, asked: ChangesAsked) -> Page[Change]:
+async def changes(context: RequestContext, asked: ChangesAsked) -> Page[Change]:
     """Every move of every ref, newest first."""
-    since = when.parse(asked.since, visit.now) if asked.since else None
+    since = when.parse(asked.since, context.now) if asked.since else None
     if isinstance(since, int | when.Within):
         raise UsageError("say since which time, as in 2026-03-02 or 2h ago")
     place = begin(asked.cursor, tuple[Small, Small])
     found = await history.page(
-        visit.edges.db,
-        (await repo_of(visit)).id,
+        context.services.db,
+        (await repo_of(context)).id,
         before=place,
         since=since,
         kinds=[Kind(kind) for kind in asked.kind],
@@ -171,11 +173,11 @@ async def changes(visit: Visit, asked: ChangesAsked) -> Page[Change]:
     return Page(items=[Change.of(one) for _, one in shown], next=more)
 
 
-async def pushes(visit: Visit, asked: PushesAsked) -> Page[Push]:
+async def pushes(context: RequestContext, asked: PushesAsked) -> Page[Push]:
     """Every push, newest first, with the first of its changes."""
     found = await timeline.feed(
-        visit.edges.db,
-        (await repo_of(visit)).id,
+        context.services.db,
+        (await repo_of(context)).id,
         before=begin(asked.cursor, Small),
         limit=asked.limit + 1,
         kinds=[Kind(kind) for kind in asked.kind],
@@ -188,18 +190,18 @@ async def pushes(visit: Visit, asked: PushesAsked) -> Page[Push]:
     return Page(items=[Push.of(one) for one in shown], next=more)
 
 
-async def lost(visit: Visit, asked: LostAsked) -> LostThere:
+async def lost(context: RequestContext, asked: LostAsked) -> LostThere:
     """After each forced or deleted ref, the commits that no ref held any more at a moment."""
-    found, then = await moment_of(visit, asked.at)
-    told = await browse.lost(
-        visit.edges,
+    found, then = await moment_of(context, asked.at)
+    told = await moments.lost(
+        context.services,
         found,
         then,
         ref=_named(asked.ref, asked.ref_b64) or None,
         limit=asked.limit,
         shown=_SHOWN,
     )
-    gone = await claims.lost(visit.edges.db, found.id)
+    gone = await reported_updates.lost(context.services.db, found.id)
     return LostThere(
         snapshot=then.number,
         items=[LostCommits.of(one) for one in told.items],
@@ -210,12 +212,12 @@ async def lost(visit: Visit, asked: LostAsked) -> LostThere:
     )
 
 
-async def commits(visit: Visit, asked: CommitsAsked) -> Page[Commit]:
+async def commits(context: RequestContext, asked: CommitsAsked) -> Page[Commit]:
     """The commits of a ref or id backwards, newest first."""
-    found, then = await moment_of(visit, asked.at)
+    found, then = await moment_of(context, asked.at)
     skip = begin(asked.cursor, Small) or 0
-    rows, more = await browse.commits(
-        visit.edges,
+    rows, more = await moments.commits(
+        context.services,
         found,
         then,
         _named(asked.ref, asked.ref_b64),
@@ -226,18 +228,18 @@ async def commits(visit: Visit, asked: CommitsAsked) -> Page[Commit]:
     return Page(items=[Commit.of(one) for one in rows], next=cursor(skip + len(rows)) if more else None)
 
 
-async def commit(visit: Visit, asked: At) -> CommitShown:
+async def commit(context: RequestContext, asked: At) -> CommitShown:
     """One commit, and what it changed against its first parent."""
-    found, then = await moment_of(visit, asked.at)
-    shown = await browse.commit(visit.edges, found, then, str(visit.path["oid"]).encode())
+    found, then = await moment_of(context, asked.at)
+    shown = await moments.commit(context.services, found, then, str(context.path["oid"]).encode())
     return CommitShown(commit=Commit.of(shown.commit), changes=Changes.of(shown.changes))
 
 
-async def tree(visit: Visit, asked: Place) -> Folder:
+async def tree(context: RequestContext, asked: Place) -> Folder:
     """A folder."""
-    found, then = await moment_of(visit, asked.at)
-    folder = await browse.tree(
-        visit.edges, found, then, _named(asked.ref, asked.ref_b64), _named(asked.path, asked.path_b64)
+    found, then = await moment_of(context, asked.at)
+    folder = await moments.tree(
+        context.services, found, then, _named(asked.ref, asked.ref_b64), _named(asked.path, asked.path_b64)
     )
     return Folder(
         snapshot=then.number,
@@ -248,34 +250,34 @@ async def tree(visit: Visit, asked: Place) -> Folder:
     )
 
 
-async def blob(visit: Visit, asked: Place) -> File:
+async def blob(context: RequestContext, asked: Place) -> File:
     """A file; of a large one the first MiB."""
-    found, then = await moment_of(visit, asked.at)
+    found, then = await moment_of(context, asked.at)
     ref, path = _named(asked.ref, asked.ref_b64), _named(asked.path, asked.path_b64)
-    return File.of(await browse.blob(visit.edges, found, then, ref, path), then)
+    return File.of(await moments.blob(context.services, found, then, ref, path), then)
 
 
-async def raw(visit: Visit, asked: Place) -> Response:
+async def raw(context: RequestContext, asked: Place) -> Response:
     """A file as it is."""
-    found, then = await moment_of(visit, asked.at)
+    found, then = await moment_of(context, asked.at)
     path = _named(asked.path, asked.path_b64)
-    return RawFile(browse.raw(visit.edges, found, then, _named(asked.ref, asked.ref_b64), path), path)
+    return RawFile(moments.raw(context.services, found, then, _named(asked.ref, asked.ref_b64), path), path)
 
 
-async def raw_object(visit: Visit, asked: At) -> Response:
+async def raw_object(context: RequestContext, asked: At) -> Response:
     """An object as git keeps it, by its whole id: what is too large to be shown can be had here."""
-    found, then = await moment_of(visit, asked.at)
-    oid = str(visit.path["oid"])
-    return RawFile(browse.raw_object(visit.edges, found, then, oid), oid.encode())
+    found, then = await moment_of(context, asked.at)
+    oid = str(context.path["oid"])
+    return RawFile(moments.raw_object(context.services, found, then, oid), oid.encode())
 
 
-async def difference(visit: Visit, asked: DifferenceAsked) -> Difference:
+async def difference(context: RequestContext, asked: DifferenceAsked) -> Difference:
     """What differs between two moments: refs, commits, and the files of one ref."""
-    found, after = await moment_of(visit, asked.at)
-    before = when.parse(asked.since, visit.now) if asked.since else max(after.number - 1, 1)
-    then = await moment.snapshot_at(visit.edges, found, before)
+    found, after = await moment_of(context, asked.at)
+    before = when.parse(asked.since, context.now) if asked.since else max(after.number - 1, 1)
+    then = await moment.snapshot_at(context.services, found, before)
     ref = _named(asked.ref, asked.ref_b64) or None
-    told = await browse.difference(visit.edges, found, then, after, ref=ref)
+    told = await moments.difference(context.services, found, then, after, ref=ref)
     return Difference(
         before=then.number,
         after=after.number,
@@ -286,11 +288,11 @@ async def difference(visit: Visit, asked: DifferenceAsked) -> Difference:
     )
 
 
-async def moment_of(visit: Visit, at: str | None) -> tuple[Repo, Snapshot]:
+async def moment_of(context: RequestContext, at: str | None) -> tuple[Repo, Snapshot]:
     """The path's repo, and its snapshot at this moment. Raises NotFound, UsageError."""
-    found = await repo_of(visit)
-    wanted = when.parse(at, visit.now) if at and at.strip() else None
-    return found, await moment.snapshot_at(visit.edges, found, wanted)
+    found = await repo_of(context)
+    wanted = when.parse(at, context.now) if at and at.strip() else None
+    return found, await moment.snapshot_at(context.services, found, wanted)
 
 
 def _named(text: str | None, coded: str | None) -> bytes:

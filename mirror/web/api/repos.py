@@ -5,20 +5,24 @@ from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from mirror import schedule
-from mirror.errors import NotFound
-from mirror.flows import choose, excluded, hookcare
-from mirror.flows import hook as hooking
-from mirror.flows.choose import By
-from mirror.flows.hook import Given
-from mirror.job import SYNC
-from mirror.model import Repo as Known
-from mirror.model import RepoId, Secret
-from mirror.store import home, hooks, origins, repos, schedules
+from mirror.backup import excluded
+from mirror.core.errors import NotFound
+from mirror.core.model import Repo as Known
+from mirror.core.model import RepoId, Secret
+from mirror.core.rules import schedule
+from mirror.core.rules.job import SYNC
+from mirror.discovery import choose, webhooks
+from mirror.discovery import webhook as hooking
+from mirror.discovery.choose import By
+from mirror.discovery.webhook import NewHook
+from mirror.store import repos
+from mirror.store.browse import home
+from mirror.store.discovery import hooks, remotes
+from mirror.store.jobs import schedules
 from mirror.web.api.call import Body, Call, begin, call, cursor, uuid_of
 from mirror.web.api.shapes import Hook, Page, Paged, Repo, RepoSettings, Told, Words
 from mirror.web.api.team import TEAM
-from mirror.web.frame import Needs, Visit
+from mirror.web.dispatch import Needs, RequestContext
 
 REPO: Final = f"{TEAM}/repos/{{repo}}"
 
@@ -60,9 +64,9 @@ class HookWanted(Body, frozen=True, kw_only=True):
     forge: Literal["github", "gitlab", "gitea"] | None = None
 
 
-async def list_repos(visit: Visit, asked: ReposAsked) -> Page[Repo]:
+async def list_repos(context: RequestContext, asked: ReposAsked) -> Page[Repo]:
     """The team's repos, by name."""
-    db, team = visit.edges.db, visit.of_team()
+    db, team = context.services.db, context.of_team()
     only: list[RepoId] | None = None
     if asked.name is not None:
         found = await repos.by_name(db, team.id, asked.name)
@@ -81,28 +85,34 @@ async def list_repos(visit: Visit, asked: ReposAsked) -> Page[Repo]:
     return Page(items=[Repo.of(one) for one in shown], next=more)
 
 
-async def add_repo(visit: Visit, body: RepoWanted) -> Repo:
+async def add_repo(context: RequestContext, body: RepoWanted) -> Repo:
     """Keep a git remote from now on, beginning at once. One that is kept already is that one."""
     secret = Secret(body.username or "", body.token) if body.token else None
     made = await choose.add_url(
-        visit.edges, visit.of_team().id, by(visit), body.url, secret, body.name or None, hint=hint(visit)
+        context.services,
+        context.of_team().id,
+        by(context),
+        body.url,
+        secret,
+        body.name or None,
+        hint=hint(context),
     )
-    return await _row(visit, made.id)
+    return await _row(context, made.id)
 
 
-async def repo(visit: Visit) -> Repo:
+async def repo(context: RequestContext) -> Repo:
     """A repo and how it is doing."""
-    return await _row(visit, (await repo_of(visit)).id)
+    return await _row(context, (await repo_of(context)).id)
 
 
-async def repo_settings(visit: Visit) -> RepoSettings:
+async def repo_settings(context: RequestContext) -> RepoSettings:
     """When a repo is looked at, and which refs are left out."""
-    return await _settings(visit, (await repo_of(visit)).id)
+    return await _settings(context, (await repo_of(context)).id)
 
 
-async def change_repo(visit: Visit, body: RepoChange) -> RepoSettings:
+async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings:
     """Change when a repo is looked at or which refs are left out, or pause it."""
-    found, db = await repo_of(visit), visit.edges.db
+    found, db = await repo_of(context), context.services.db
     if body.schedule:
         schedule.parse(body.schedule)
     if body.excluded:
@@ -110,115 +120,115 @@ async def change_repo(visit: Visit, body: RepoChange) -> RepoSettings:
     if body.schedule is not UNSET:
         wanted = " ".join((body.schedule or "").split()) or None
         rhythm = await schedules.of(db, found.id)
-        due = schedule.next_look(wanted, found.id, visit.now, visit.now, rhythm.changed_at)
+        due = schedule.next_look(wanted, found.id, context.now, context.now, rhythm.changed_at)
         await schedules.set_schedule(db, found.id, wanted, due)
-        await visit.audit("repo.schedule", found.name, found.id, {"schedule": wanted or "by activity"})
+        await context.audit("repo.schedule", found.name, found.id, {"schedule": wanted or "by activity"})
     if body.excluded is not UNSET:
         patterns = excluded.patterns(body.excluded)
         await repos.set_excluded(db, found.id, patterns)
-        await repos.want(db, found.id, visit.now)
-        await visit.hint(SYNC, str(found.id))
-        await visit.audit("repo.exclude", found.name, found.id, {"patterns": list(patterns)})
+        await repos.request_sync(db, found.id, context.now)
+        await context.hint(SYNC, str(found.id))
+        await context.audit("repo.exclude", found.name, found.id, {"patterns": list(patterns)})
     if body.paused is True:
-        await choose.pause(visit.edges, found.id, by(visit))
+        await choose.pause(context.services, found.id, by(context))
     elif body.paused is False:
-        await choose.resume(visit.edges, found.id, by(visit), hint=hint(visit))
-    return await _settings(visit, found.id)
+        await choose.resume(context.services, found.id, by(context), hint=hint(context))
+    return await _settings(context, found.id)
 
 
-async def let_go(visit: Visit) -> Told:
+async def let_go(context: RequestContext) -> Told:
     """Keep a repo no longer up to date. Every backup stays."""
-    left = await choose.let_go(visit.edges, (await repo_of(visit)).id, by(visit))
+    left = await choose.let_go(context.services, (await repo_of(context)).id, by(context))
     return Told(notes=[left] if left else [])
 
 
-async def repo_hook(visit: Visit) -> Hook:
+async def repo_hook(context: RequestContext) -> Hook:
     """A repo's webhook, and how it is doing."""
-    found = await repo_of(visit)
-    known = await hooks.of(visit.edges.db, found.id)
+    found = await repo_of(context)
+    known = await hooks.of(context.services.db, found.id)
     if known is None:
         raise NotFound(f"{found.name} has no hook")
-    return await _hook(visit, found, hooking.address(visit.edges.settings, known), None)
+    return await _hook(context, found, hooking.address(context.services.settings, known), None)
 
 
-async def give_hook(visit: Visit, body: HookWanted) -> Hook:
+async def give_hook(context: RequestContext, body: HookWanted) -> Hook:
     """Give a repo a webhook. Its secret is told this once."""
-    found = await repo_of(visit)
-    return await _given(visit, found, await hooking.give(visit.edges, found, body.forge), "hook.add")
+    found = await repo_of(context)
+    return await _given(context, found, await hooking.give(context.services, found, body.forge), "hook.add")
 
 
-async def rotate_hook(visit: Visit) -> Hook:
+async def rotate_hook(context: RequestContext) -> Hook:
     """Give a repo's webhook another secret, told this once; the one before is taken for 24 hours more."""
-    found = await repo_of(visit)
-    if await hooks.of(visit.edges.db, found.id) is None:
+    found = await repo_of(context)
+    if await hooks.of(context.services.db, found.id) is None:
         raise NotFound(f"{found.name} has no hook")
-    made = await hooking.give(visit.edges, found, None, new=True)
-    return await _given(visit, found, made, "hook.secret")
+    made = await hooking.give(context.services, found, None, new=True)
+    return await _given(context, found, made, "hook.secret")
 
 
-async def check_hook(visit: Visit) -> Hook:
+async def check_hook(context: RequestContext) -> Hook:
     """Ask the forge about a repo's webhook now; one that is gone there is registered anew."""
-    found = await repo_of(visit)
-    care = await hookcare.check_now(visit.edges, found.id)
-    await visit.audit("hook.check", found.name, found.id, {"outcome": care.outcome.value})
-    return await repo_hook(visit)
+    found = await repo_of(context)
+    care = await webhooks.check_now(context.services, found.id)
+    await context.audit("hook.check", found.name, found.id, {"outcome": care.outcome.value})
+    return await repo_hook(context)
 
 
-async def remove_hook(visit: Visit) -> None:
+async def remove_hook(context: RequestContext) -> None:
     """Forget a repo's webhook and what arrived by it."""
-    found = await repo_of(visit)
-    await hooking.remove(visit.edges, found)
-    await visit.audit("hook.remove", found.name, found.id)
+    found = await repo_of(context)
+    await hooking.remove(context.services, found)
+    await context.audit("hook.remove", found.name, found.id)
 
 
-async def repo_of(visit: Visit) -> Known:
+async def repo_of(context: RequestContext) -> Known:
     """The path's repo, of this team. Raises NotFound."""
-    chosen = RepoId(uuid_of(visit, "repo", "repo"))
-    found = await repos.find_in(visit.edges.db, visit.of_team().id, chosen)
+    chosen = RepoId(uuid_of(context, "repo", "repo"))
+    found = await repos.find_in(context.services.db, context.of_team().id, chosen)
     if found is None:
         raise NotFound("there is no such repo")
     return found
 
 
-def by(visit: Visit) -> By:
+def by(context: RequestContext) -> By:
     """Who does it, as the audit log says."""
-    return By(visit.owner().id, visit.actor, visit.address)
+    return By(context.owner().id, context.actor, context.address)
 
 
-def hint(visit: Visit) -> Callable[[RepoId], Awaitable[None]]:
+def hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
     """Tells the workers of a wish."""
 
     async def tell(repo_id: RepoId) -> None:
-        await visit.hint(SYNC, str(repo_id))
+        await context.hint(SYNC, str(repo_id))
 
     return tell
 
 
-async def _row(visit: Visit, repo_id: RepoId) -> Repo:
-    rows, _ = await home.page(visit.edges.db, visit.of_team().id, only=[repo_id], limit=1)
+async def _row(context: RequestContext, repo_id: RepoId) -> Repo:
+    rows, _ = await home.page(context.services.db, context.of_team().id, only=[repo_id], limit=1)
     if not rows:
         raise NotFound("there is no such repo")
     return Repo.of(rows[0])
 
 
-async def _settings(visit: Visit, repo_id: RepoId) -> RepoSettings:
-    rhythm = await schedules.of(visit.edges.db, repo_id)
-    origin = await origins.get(visit.edges.db, repo_id)
+async def _settings(context: RequestContext, repo_id: RepoId) -> RepoSettings:
+    rhythm = await schedules.of(context.services.db, repo_id)
+    origin = await remotes.get(context.services.db, repo_id)
     return RepoSettings(
         schedule=rhythm.schedule,
         look_at=rhythm.look_at,
         paused_at=origin.paused_at,
-        excluded=list(await repos.excluded(visit.edges.db, repo_id)),
+        excluded=list(await repos.excluded(context.services.db, repo_id)),
     )
 
 
-async def _given(visit: Visit, found: Known, made: Given, action: str) -> Hook:
-    await visit.audit(action, found.name, found.id)
-    return await _hook(visit, found, made.url, made.secret)
+async def _given(context: RequestContext, found: Known, made: NewHook, action: str) -> Hook:
+    await context.audit(action, found.name, found.id)
+    return await _hook(context, found, made.url, made.secret)
 
 
-async def _hook(visit: Visit, found: Known, url: str, secret: str | None) -> Hook:
-    state = await home.hook_of(visit.edges.db, found.id)
+async def _hook(context: RequestContext, found: Known, url: str, secret: str | None) -> Hook:
+    state = await home.hook_of(context.services.db, found.id)
     if state is None:
         raise NotFound(f"{found.name} has no hook any more")
     return Hook(

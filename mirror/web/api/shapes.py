@@ -10,32 +10,21 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from mirror import objects, refs
-from mirror.errors import Origin
-from mirror.flows import browse
-from mirror.flows import choose as choosing
-from mirror.flows import restore as restoring
-from mirror.model import RefChange, Snapshot
-from mirror.people import Role, Scope
-from mirror.pushes import Lost as LostPush
-from mirror.store import (
-    audit,
-    connections,
-    drills,
-    history,
-    home,
-    invitations,
-    jobs,
-    listed,
-    notices,
-    people,
-    report,
-    restores,
-    sessions,
-    teams,
-    timeline,
-    tokens,
-)
+from mirror.browse import moments
+from mirror.core import refs
+from mirror.core.errors import Origin
+from mirror.core.formats import objects
+from mirror.core.model import RefChange, Snapshot
+from mirror.core.rules.pushes import Lost as LostPush
+from mirror.core.rules.roles import Role, Scope
+from mirror.discovery import choose as choosing
+from mirror.restore import restore as restoring
+from mirror.store.backup import history
+from mirror.store.browse import home, report, timeline
+from mirror.store.discovery import connections, discovered
+from mirror.store.jobs import jobs
+from mirror.store.people import audit, invitations, notices, people, sessions, teams, tokens
+from mirror.store.restore import drills, restores
 from mirror.web.api.call import Answer, Body, Query
 
 T = TypeVar("T")
@@ -354,7 +343,7 @@ class Repo(Answer, frozen=True, kw_only=True):
     large_files_not_saved: Annotated[int, Meta(description="files that Git LFS keeps outside git")]
 
     @classmethod
-    def of(cls, one: home.Kept) -> "Repo":
+    def of(cls, one: home.RepoOverview) -> "Repo":
         failure, damage = None, None
         if one.damage is not None:
             damage = RepoDamage(message=one.damage.message, found_at=one.damage.at)
@@ -545,13 +534,13 @@ class LostCommits(Answer, frozen=True, kw_only=True):
     bring_back_as: Annotated[str, Meta(description="a name for a branch that brings them back")]
 
     @classmethod
-    def of(cls, one: browse.Lost) -> "LostCommits":
+    def of(cls, one: moments.LostCommits) -> "LostCommits":
         return cls(
             change=Change.of(one.logged),
             tip=one.tip.decode(),
             count=one.count,
             commits=[Commit.of(commit) for commit in one.commits],
-            bring_back_as=refs.shown_text(browse.bring_back_name(one.logged)),
+            bring_back_as=refs.shown_text(moments.bring_back_name(one.logged)),
         )
 
 
@@ -731,7 +720,7 @@ class File(Answer, frozen=True, kw_only=True):
     lfs_size: int | None
 
     @classmethod
-    def of(cls, one: browse.Blob, snapshot: Snapshot) -> "File":
+    def of(cls, one: moments.Blob, snapshot: Snapshot) -> "File":
         return cls(
             snapshot=snapshot.number,
             entry=Entry.of(one.entry),
@@ -760,7 +749,7 @@ class RefDifference(Answer, frozen=True, kw_only=True):
     gained: int | None
 
     @classmethod
-    def of(cls, one: browse.RefDifference) -> "RefDifference":
+    def of(cls, one: moments.RefDifference) -> "RefDifference":
         return cls(
             kind=one.kind.value,
             lost=one.lost,
@@ -1070,7 +1059,7 @@ class ListedRepository(Answer, frozen=True, kw_only=True):
     repo_id: str | None
 
     @classmethod
-    def of(cls, one: listed.Seen) -> "ListedRepository":
+    def of(cls, one: discovered.DiscoveredRepository) -> "ListedRepository":
         return cls(
             id=one.repository_id,
             full_name=one.full_name,

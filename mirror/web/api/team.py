@@ -7,13 +7,14 @@ from typing import Annotated, Final
 from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
-from mirror.errors import NotFound
-from mirror.flows import people, sshaccess
-from mirror.people import PersonId, Role, Scope
-from mirror.store import audit, invitations, notices, teams, tokens
-from mirror.store.invitations import InvitationId
-from mirror.store.teams import Membership as Belonging
-from mirror.store.tokens import TokenId
+from mirror.core.errors import NotFound
+from mirror.core.rules.roles import PersonId, Role, Scope
+from mirror.people import accounts
+from mirror.services import ssh_access
+from mirror.store.people import audit, invitations, notices, teams, tokens
+from mirror.store.people.invitations import InvitationId
+from mirror.store.people.teams import Membership as Belonging
+from mirror.store.people.tokens import TokenId
 from mirror.web.api.call import Big, Body, Call, begin, call, cursor, uuid_of
 from mirror.web.api.shapes import (
     AuditEntry,
@@ -29,7 +30,7 @@ from mirror.web.api.shapes import (
     Token,
     Words,
 )
-from mirror.web.frame import Needs, Visit
+from mirror.web.dispatch import Needs, RequestContext
 
 TEAM: Final = "/teams/{team}"
 NDJSON: Final = "application/x-ndjson"
@@ -68,107 +69,109 @@ class AuditAsked(Paged, frozen=True, kw_only=True):
     action: Words | None = None
 
 
-async def team(visit: Visit) -> Membership:
+async def team(context: RequestContext) -> Membership:
     """The team, and your role in it."""
-    assert visit.role is not None
-    return Membership.of(Belonging(visit.of_team(), visit.role))
+    assert context.role is not None
+    return Membership.of(Belonging(context.of_team(), context.role))
 
 
-async def change_team(visit: Visit, body: TeamChange) -> Membership:
+async def change_team(context: RequestContext, body: TeamChange) -> Membership:
     """Call the team so; its old addresses lead nowhere then."""
-    assert visit.role is not None
-    now = visit.of_team()
+    assert context.role is not None
+    now = context.of_team()
     if body.name is not None and body.name != now.name:
-        await people.rename_team(visit.edges.db, visit.by(), now, body.name)
+        await accounts.rename_team(context.services.db, context.by(), now, body.name)
         now = teams.Team(now.id, body.name, now.person_id)
-    return Membership.of(Belonging(now, visit.role))
+    return Membership.of(Belonging(now, context.role))
 
 
-async def list_members(visit: Visit) -> Page[Member]:
+async def list_members(context: RequestContext) -> Page[Member]:
     """The team's people."""
-    found = await teams.members(visit.edges.db, visit.of_team().id)
+    found = await teams.members(context.services.db, context.of_team().id)
     return Page(items=[Member.of(one) for one in found], next=None)
 
 
-async def change_role(visit: Visit, body: RoleChange) -> Member:
+async def change_role(context: RequestContext, body: RoleChange) -> Member:
     """Give a member another role."""
-    person = PersonId(uuid_of(visit, "person", "member"))
-    db, now = visit.edges.db, visit.of_team()
-    owned = visit.edges.settings.person_teams
-    await people.change_role(db, visit.by(), now, person, body.role, owned)
+    person = PersonId(uuid_of(context, "person", "member"))
+    db, now = context.services.db, context.of_team()
+    owned = context.services.settings.person_teams
+    await accounts.change_role(db, context.by(), now, person, body.role, owned)
     for one in await teams.members(db, now.id):
         if one.person_id == person:
             return Member.of(one)
     raise NotFound("this person is no member of the team any more")
 
 
-async def remove_member(visit: Visit) -> None:
+async def remove_member(context: RequestContext) -> None:
     """End a membership, and the member's API tokens for the team."""
-    person = PersonId(uuid_of(visit, "person", "member"))
-    await people.remove_member(visit.edges.db, visit.by(), visit.of_team(), person)
+    person = PersonId(uuid_of(context, "person", "member"))
+    await accounts.remove_member(context.services.db, context.by(), context.of_team(), person)
 
 
-async def leave_team(visit: Visit) -> None:
+async def leave_team(context: RequestContext) -> None:
     """End your own membership."""
-    await people.leave(visit.edges.db, visit.by(), visit.of_team())
+    await accounts.leave(context.services.db, context.by(), context.of_team())
 
 
-async def list_invitations(visit: Visit) -> Page[Invitation]:
+async def list_invitations(context: RequestContext) -> Page[Invitation]:
     """The invitations that can still be accepted."""
-    found = await invitations.open_of(visit.edges.db, visit.of_team().id, visit.now)
+    found = await invitations.open_of(context.services.db, context.of_team().id, context.now)
     return Page(items=[Invitation.of(one) for one in found], next=None)
 
 
-async def invite(visit: Visit, body: Inviting) -> Invited:
+async def invite(context: RequestContext, body: Inviting) -> Invited:
     """Make an invitation; its link is told this once, to be sent by whatever way people use.
 
     By an API token it is to no role above operator, and ends with the token.
     """
-    made, raw = await people.invite(
-        visit.edges.db, visit.outside.keyring, visit.by(), visit.of_team(), body.role, body.email
+    made, raw = await accounts.invite(
+        context.services.db, context.outside.keyring, context.by(), context.of_team(), body.role, body.email
     )
-    return Invited(invitation=Invitation.of(made), url=f"{visit.outside.origin}/invitations/{raw}", code=raw)
+    return Invited(
+        invitation=Invitation.of(made), url=f"{context.outside.origin}/invitations/{raw}", code=raw
+    )
 
 
-async def withdraw_invitation(visit: Visit) -> None:
+async def withdraw_invitation(context: RequestContext) -> None:
     """Let nobody accept an invitation any more."""
-    chosen = InvitationId(uuid_of(visit, "invitation", "invitation"))
-    await people.withdraw(visit.edges.db, visit.by(), visit.of_team(), chosen)
+    chosen = InvitationId(uuid_of(context, "invitation", "invitation"))
+    await accounts.withdraw(context.services.db, context.by(), context.of_team(), chosen)
 
 
-async def list_tokens(visit: Visit) -> Page[Token]:
+async def list_tokens(context: RequestContext) -> Page[Token]:
     """The team's API tokens; of those who are no admin, their own."""
-    mine = None if visit.may(Role.ADMIN) else visit.owner().id
-    found = await tokens.all_of(visit.edges.db, visit.of_team().id, mine)
+    mine = None if context.may(Role.ADMIN) else context.owner().id
+    found = await tokens.all_of(context.services.db, context.of_team().id, mine)
     return Page(items=[Token.of(one) for one in found], next=None)
 
 
-async def make_token(visit: Visit, body: TokenWanted) -> NewToken:
+async def make_token(context: RequestContext, body: TokenWanted) -> NewToken:
     """Make an API token, which is told this once."""
-    expires = None if body.days is None else visit.now + timedelta(days=body.days)
-    raw, made = await people.make_token(
-        visit.edges.db,
-        visit.by(),
-        visit.of_team(),
+    expires = None if body.days is None else context.now + timedelta(days=body.days)
+    raw, made = await accounts.make_token(
+        context.services.db,
+        context.by(),
+        context.of_team(),
         body.name,
         set(body.scopes),
         expires,
-        limits=visit.edges.settings.limits,
+        limits=context.services.settings.limits,
     )
     return NewToken(token=raw, about=Token.of(made))
 
 
-async def revoke_token(visit: Visit) -> None:
+async def revoke_token(context: RequestContext) -> None:
     """Let an API token not work any more: your own, or as an admin anybody's."""
-    chosen = TokenId(uuid_of(visit, "token", "token"))
-    await people.revoke_token(visit.edges.db, visit.by(), visit.of_team(), chosen)
+    chosen = TokenId(uuid_of(context, "token", "token"))
+    await accounts.revoke_token(context.services.db, context.by(), context.of_team(), chosen)
 
 
-async def list_audit(visit: Visit, asked: AuditAsked) -> Page[AuditEntry]:
+async def list_audit(context: RequestContext, asked: AuditAsked) -> Page[AuditEntry]:
     """Who did what, newest first."""
     found = await audit.page(
-        visit.edges.db,
-        visit.of_team().id,
+        context.services.db,
+        context.of_team().id,
         begin(asked.cursor, Big),
         asked.limit + 1,
         action=asked.action,
@@ -178,35 +181,37 @@ async def list_audit(visit: Visit, asked: AuditAsked) -> Page[AuditEntry]:
     return Page(items=[AuditEntry.of(one) for one in shown], next=more)
 
 
-async def export_audit(visit: Visit) -> Response:
+async def export_audit(context: RequestContext) -> Response:
     """The whole audit log, one JSON object a line, each with the sum of the one before it."""
 
     async def lines() -> AsyncIterator[bytes]:
-        async for line in audit.export(visit.edges.db, visit.of_team().id):
+        async for line in audit.export(context.services.db, context.of_team().id):
             yield line
 
     return StreamingResponse(lines(), media_type=NDJSON)
 
 
-async def list_notices(visit: Visit, asked: Paged) -> Page[Notice]:
+async def list_notices(context: RequestContext, asked: Paged) -> Page[Notice]:
     """What somebody should see, newest first."""
-    found = await notices.page(visit.edges.db, visit.of_team().id, begin(asked.cursor, Big), asked.limit + 1)
+    found = await notices.page(
+        context.services.db, context.of_team().id, begin(asked.cursor, Big), asked.limit + 1
+    )
     shown = found[: asked.limit]
     more = cursor(shown[-1].id) if len(found) > asked.limit else None
     return Page(items=[Notice.of(one) for one in shown], next=more)
 
 
-async def notice_seen(visit: Visit) -> None:
+async def notice_seen(context: RequestContext) -> None:
     """Dismiss a notice. One that was dismissed stays so."""
-    number = str(visit.path["notice"])
+    number = str(context.path["notice"])
     if not (number.isascii() and number.isdecimal()) or len(number) > 18:
         raise NotFound("there is no such notice")
-    await notices.seen(visit.edges.db, visit.of_team().id, int(number), visit.now)
+    await notices.seen(context.services.db, context.of_team().id, int(number), context.now)
 
 
-async def ssh_key(visit: Visit) -> SshKey:
+async def ssh_key(context: RequestContext) -> SshKey:
     """The team's deploy key for hosts that are reached by ssh, made where it has none."""
-    key = await sshaccess.team_key(visit.edges, visit.of_team().id)
+    key = await ssh_access.team_key(context.services, context.of_team().id)
     return SshKey(public_key=key.public)
 
 

@@ -10,19 +10,24 @@ from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror import globs, when
-from mirror.errors import NotFound, Refused, UsageError
-from mirror.flows import browse, connections, moment, target, undo
-from mirror.flows import jobs as flow
-from mirror.flows import restore as restoring
-from mirror.flows.entitled import Means
-from mirror.job import SYNC
-from mirror.model import RefName, RepoId, Secret, Snapshot
-from mirror.model import Repo as Known
-from mirror.plan import Hidden, check_new_name
-from mirror.store import jobs, report, repos, restores
-from mirror.store.jobs import Job as Kept
-from mirror.store.jobs import JobId, Kind
+from mirror.browse import moments
+from mirror.core import globs, when
+from mirror.core.errors import NotFound, Refused, UsageError
+from mirror.core.model import RefName, RepoId, Secret, Snapshot
+from mirror.core.model import Repo as Known
+from mirror.core.rules.job import SYNC
+from mirror.core.rules.plan import Hidden, check_new_name
+from mirror.discovery import connections
+from mirror.jobs import run as flow
+from mirror.restore import moment, target, undo
+from mirror.restore import restore as restoring
+from mirror.restore.authorize import Authority
+from mirror.store import repos
+from mirror.store.browse import report
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job as Kept
+from mirror.store.jobs.jobs import JobId, Kind
+from mirror.store.restore import restores
 from mirror.web.api.call import EVENTS, Body, Call, Query, begin, call, cursor, uuid_of
 from mirror.web.api.forges import CONNECTION, connection_of
 from mirror.web.api.moments import RAW, moment_of
@@ -44,10 +49,10 @@ from mirror.web.api.shapes import (
     Words,
 )
 from mirror.web.api.team import TEAM
-from mirror.web.download import bundle_of
-from mirror.web.frame import AskAgain, Needs, Visit
+from mirror.web.dispatch import AskAgain, Needs, RequestContext
 from mirror.web.live import follow
-from mirror.web.restore import (
+from mirror.web.pages.download import bundle_of
+from mirror.web.pages.restore import (
     BUNDLES_PER_HOUR,
     Draft,
     allow_again,
@@ -179,106 +184,108 @@ class Again(Body, frozen=True, kw_only=True):
     confirm: Annotated[str, Meta(max_length=500)] | None = None
 
 
-async def list_jobs(visit: Visit, asked: JobsAsked) -> Page[Job]:
+async def list_jobs(context: RequestContext, asked: JobsAsked) -> Page[Job]:
     """The team's jobs, newest first."""
-    return await _listed(visit, asked.repo, asked.kind, asked.state, asked)
+    return await _listed(context, asked.repo, asked.kind, asked.state, asked)
 
 
-async def job(visit: Visit) -> Job:
+async def job(context: RequestContext) -> Job:
     """One job, from what was asked to what came of it."""
-    return await _shown(visit, await _job(visit))
+    return await _shown(context, await _job(context))
 
 
-async def job_events(visit: Visit) -> Response:
+async def job_events(context: RequestContext) -> Response:
     """A job while it changes, as server-sent events `part`, each the whole job as JSON; `end` is the last."""
-    found = await _job(visit)
-    if visit.request.method == "HEAD":
+    found = await _job(context)
+    if context.request.method == "HEAD":
         return Response(media_type=EVENTS)
-    name = (await repos.get(visit.edges.db, found.repo_id)).name
+    name = (await repos.get(context.services.db, found.repo_id)).name
 
     async def look() -> tuple[str, bool]:
-        now = await _job(visit)
+        now = await _job(context)
         return msgspec.json.encode(Job.of(now, name)).decode(), now.finished_at is not None
 
-    return await follow(visit, look)
+    return await follow(context, look)
 
 
-async def cancel_job(visit: Visit) -> Job:
+async def cancel_job(context: RequestContext) -> Job:
     """Ask a job to stop. One that has ended stays as it is."""
-    found = await _job(visit)
-    _check_scope(visit, found.kind)
-    done = await jobs.cancel(visit.edges.db, visit.of_team().id, found.id, visit.now)
+    found = await _job(context)
+    _check_scope(context, found.kind)
+    done = await jobs.cancel(context.services.db, context.of_team().id, found.id, context.now)
     if done is None:
         raise NotFound("there is no such job")
     if found.finished_at is None:
-        await visit.audit("job.cancel", found.kind, found.repo_id)
-    return await _shown(visit, done)
+        await context.audit("job.cancel", found.kind, found.repo_id)
+    return await _shown(context, done)
 
 
-async def retry_job(visit: Visit, body: Again) -> Job:
+async def retry_job(context: RequestContext, body: Again) -> Job:
     """Ask for the same again, as if it were anew: what overwrites is confirmed, and restores are counted."""
-    found = await _job(visit)
-    _check_scope(visit, found.kind)
-    await allow_again(visit, found, body.confirm)
+    found = await _job(context)
+    _check_scope(context, found.kind)
+    await allow_again(context, found, body.confirm)
     secret = _secret(body.username, body.token)
-    team, me = visit.of_team().id, visit.owner().id
-    again = await flow.retry(visit.edges, team, found.id, me, visit.acting, secret)
-    await visit.audit("job.retry", found.kind, found.repo_id)
-    await visit.hint(SYNC, str(found.repo_id))
-    return await _shown(visit, again)
+    team, me = context.of_team().id, context.owner().id
+    again = await flow.retry(context.services, team, found.id, me, context.acting, secret)
+    await context.audit("job.retry", found.kind, found.repo_id)
+    await context.hint(SYNC, str(found.repo_id))
+    return await _shown(context, again)
 
 
-async def list_backups(visit: Visit, asked: BackupsAsked) -> Page[Job]:
+async def list_backups(context: RequestContext, asked: BackupsAsked) -> Page[Job]:
     """The team's backups, newest first: those that found something new, were asked for, or failed."""
-    return await _listed(visit, asked.repo, ("sync",), asked.state, asked)
+    return await _listed(context, asked.repo, ("sync",), asked.state, asked)
 
 
-async def back_up(visit: Visit, body: BackupWanted) -> Job:
+async def back_up(context: RequestContext, body: BackupWanted) -> Job:
     """Back up a repo now."""
-    db, team = visit.edges.db, visit.of_team().id
+    db, team = context.services.db, context.of_team().id
     try:
         found = await repos.find_in(db, team, RepoId(UUID(body.repo)))
     except ValueError:
         found = await repos.by_name(db, team, body.repo)
     if found is None:
-        raise NotFound(f"there is no repo {body.repo} in {visit.of_team().name}")
-    return await _back_up(visit, found)
+        raise NotFound(f"there is no repo {body.repo} in {context.of_team().name}")
+    return await _back_up(context, found)
 
 
-async def back_up_repo(visit: Visit, body: Nothing) -> Job:
+async def back_up_repo(context: RequestContext, body: Nothing) -> Job:
     """Back up this repo now."""
-    return await _back_up(visit, await repo_of(visit))
+    return await _back_up(context, await repo_of(context))
 
 
-async def backup(visit: Visit) -> Job:
+async def backup(context: RequestContext) -> Job:
     """One backup; its result names the snapshot."""
-    return await _shown(visit, await _backup(visit))
+    return await _shown(context, await _backup(context))
 
 
-async def restore_backup(visit: Visit, body: RestoreWanted) -> Job:
+async def restore_backup(context: RequestContext, body: RestoreWanted) -> Job:
     """Restore the snapshot of a backup."""
-    found = await _backup(visit)
+    found = await _backup(context)
     number = (found.result or {}).get("snapshot")
     if not isinstance(number, int):
         raise Refused("this backup has no snapshot; restore another one, or wait till it is done")
     if body.at is not None:
         raise UsageError("the backup says which moment; leave out `at`")
-    repo = await repos.get(visit.edges.db, found.repo_id)
-    return await _restore(visit, repo, await moment.snapshot_at(visit.edges, repo, number), body)
+    repo = await repos.get(context.services.db, found.repo_id)
+    return await _restore(context, repo, await moment.snapshot_at(context.services, repo, number), body)
 
 
-async def plan(visit: Visit, body: PlanWanted) -> Plan:
+async def plan(context: RequestContext, body: PlanWanted) -> Plan:
     """What a restore would do, ref by ref; the target is asked what it has. Nothing is changed."""
-    edges = visit.edges
-    found, then = await moment_of(visit, body.at)
-    what = await _what(visit, found, then, body)
-    draft = None if body.to is None else await _drafted(visit, found, then, body.to, body, what)
+    services = context.services
+    found, then = await moment_of(context, body.at)
+    what = await _what(context, found, then, body)
+    draft = None if body.to is None else await _drafted(context, found, then, body.to, body, what)
     to = None
-    async with visit.planning():
+    async with context.planning():
         if draft is not None:
-            to = await target.reach(edges, visit.of_team().id, draft.asked, Means(visit.acting, draft.secret))
+            to = await target.reach(
+                services, context.of_team().id, draft.asked, Authority(context.acting, draft.secret)
+            )
         made = await restoring.plan(
-            edges,
+            services,
             found,
             then,
             globs=body.refs,
@@ -291,99 +298,105 @@ async def plan(visit: Visit, body: PlanWanted) -> Plan:
     return Plan.of(made, None if to is None else to.url)
 
 
-async def restore(visit: Visit, body: RestoreWanted) -> Job:
+async def restore(context: RequestContext, body: RestoreWanted) -> Job:
     """Bring a moment back to a remote. Nothing is ever deleted there; what it held is kept first."""
-    found, then = await moment_of(visit, body.at)
-    return await _restore(visit, found, then, body)
+    found, then = await moment_of(context, body.at)
+    return await _restore(context, found, then, body)
 
 
-async def plan_undo(visit: Visit, body: UndoWanted) -> UndoPlan:
+async def plan_undo(context: RequestContext, body: UndoWanted) -> UndoPlan:
     """What undoing a restore would do, ref by ref."""
-    job = await _restore_job(visit)
-    async with visit.planning():
-        made = await undo.plan(visit.edges, job, Means(visit.acting, _secret(body.username, body.token)))
+    job = await _restore_job(context)
+    async with context.planning():
+        made = await undo.plan(
+            context.services, job, Authority(context.acting, _secret(body.username, body.token))
+        )
     return UndoPlan(to=made.to.url, refs=[RefOutcome.of(one) for one in made.refs])
 
 
-async def undo_restore(visit: Visit, body: UndoWanted) -> Job:
+async def undo_restore(context: RequestContext, body: UndoWanted) -> Job:
     """Undo a restore: what it overwrote comes back, what it made goes, unless somebody moved it since."""
-    job = await _restore_job(visit)
+    job = await _restore_job(context)
     secret = _secret(body.username, body.token)
-    await undo.check(visit.edges, job)
-    found = await repos.get(visit.edges.db, job.repo_id)
+    await undo.check(context.services, job)
+    found = await repos.get(context.services.db, job.repo_id)
     asked = {"undo": str(job.id), "snapshot": (job.result or {}).get("snapshot"), "force": False}
-    return await _ask(visit, found, "restore", asked, "restore.undo", secret)
+    return await _ask(context, found, "restore", asked, "restore.undo", secret)
 
 
-async def list_owners(visit: Visit) -> Page[Owner]:
+async def list_owners(context: RequestContext) -> Page[Owner]:
     """Under whose names a connection can make a repository."""
-    found = await connection_of(visit)
-    owners = await connections.asking(visit.edges, found.id, lambda forge, token: forge.owners(token))
+    found = await connection_of(context)
+    owners = await connections.asking(context.services, found.id, lambda forge, token: forge.owners(token))
     items = [Owner(id=one.id, login=one.login, name=one.name, personal=one.personal) for one in owners]
     return Page(items=items, next=None)
 
 
-async def list_restores(visit: Visit) -> Page[Restore]:
+async def list_restores(context: RequestContext) -> Page[Restore]:
     """Every restore of a repo that came to its end, newest first."""
-    found = await restores.of(visit.edges.db, (await repo_of(visit)).id)
+    found = await restores.of(context.services.db, (await repo_of(context)).id)
     return Page(items=[Restore.of(one) for one in found], next=None)
 
 
-async def make_bundle(visit: Visit, body: BundleWanted) -> Job:
+async def make_bundle(context: RequestContext, body: BundleWanted) -> Job:
     """Make a git bundle of a moment, which can be fetched for a day."""
-    found, then = await moment_of(visit, body.at)
-    what = await _what(visit, found, then, body)
-    await limited(visit, "bundle", BUNDLES_PER_HOUR)
-    return await _ask(visit, found, "bundle", what | then.numbers, "restore.bundle")
+    found, then = await moment_of(context, body.at)
+    what = await _what(context, found, then, body)
+    await limited(context, "bundle", BUNDLES_PER_HOUR)
+    return await _ask(context, found, "bundle", what | then.numbers, "restore.bundle")
 
 
-async def bundle(visit: Visit) -> Response:
+async def bundle(context: RequestContext) -> Response:
     """The bundle that a job has made, as a whole or any part of it; or, with 303, where the store has it."""
-    found = await _job(visit)
-    return await bundle_of(visit, await repos.get(visit.edges.db, found.repo_id), found)
+    found = await _job(context)
+    return await bundle_of(context, await repos.get(context.services.db, found.repo_id), found)
 
 
-async def drill(visit: Visit, body: ProofWanted) -> Job:
+async def drill(context: RequestContext, body: ProofWanted) -> Job:
     """Restore a moment only to prove that it works."""
-    found, then = await moment_of(visit, body.at)
-    return await _ask(visit, found, "drill", then.numbers if body.at else {})
+    found, then = await moment_of(context, body.at)
+    return await _ask(context, found, "drill", then.numbers if body.at else {})
 
 
-async def verify(visit: Visit, body: Nothing) -> Job:
+async def verify(context: RequestContext, body: Nothing) -> Job:
     """Read back every stored byte of a repo."""
-    return await _ask(visit, await repo_of(visit), "verify", {})
+    return await _ask(context, await repo_of(context), "verify", {})
 
 
-async def list_drills(visit: Visit, asked: DrillsAsked) -> Page[Drill]:
+async def list_drills(context: RequestContext, asked: DrillsAsked) -> Page[Drill]:
     """Every drill of the team, newest first, with its evidence."""
     place = begin(asked.cursor, str)
-    before = visit.now + timedelta(days=1)
+    before = context.now + timedelta(days=1)
     if place is not None:
-        began = when.parse(place, visit.now)
+        began = when.parse(place, context.now)
         if not isinstance(began, datetime):
             raise UsageError("the cursor is not one that a page of this list gave; begin without it")
         before = began
-    found = await report.drills(visit.edges.db, visit.of_team().id, before, asked.limit + 1)
+    found = await report.drills(context.services.db, context.of_team().id, before, asked.limit + 1)
     shown = found[: asked.limit]
     more = cursor(shown[-1].finished_at) if len(found) > asked.limit else None
     return Page(items=[Drill.of(one, one.repo) for one in shown], next=more)
 
 
-async def period(visit: Visit, asked: Period) -> Report:
+async def period(context: RequestContext, asked: Period) -> Report:
     """What was protected, behind, restored and drilled in a period; the last 30 days unless you say which."""
-    end = _time(visit, asked.end) or visit.now
-    start = _time(visit, asked.start) or end - PERIOD
+    end = _time(context, asked.end) or context.now
+    start = _time(context, asked.start) or end - PERIOD
     if start >= end:
         raise UsageError("the period has no length: it ends when it begins, or before; choose a later end")
-    team = visit.of_team()
-    lines = await report.report(visit.edges.db, team.id, start, end)
+    team = context.of_team()
+    lines = await report.report(context.services.db, team.id, start, end)
     return Report(team=team.name, start=start, end=end, repos=[ReportLine.of(one) for one in lines])
 
 
 async def _listed(
-    visit: Visit, repo: str | None, kinds: Sequence[Kind], states: Sequence[jobs.State], asked: Paged
+    context: RequestContext,
+    repo: str | None,
+    kinds: Sequence[Kind],
+    states: Sequence[jobs.State],
+    asked: Paged,
 ) -> Page[Job]:
-    db, team = visit.edges.db, visit.of_team()
+    db, team = context.services.db, context.of_team()
     found = await jobs.page(
         db,
         team.id,
@@ -399,38 +412,38 @@ async def _listed(
     return Page(items=[Job.of(one, names[one.repo_id]) for one in shown], next=more)
 
 
-async def _job(visit: Visit) -> Kept:
-    chosen = JobId(uuid_of(visit, "job", "job"))
-    found = await jobs.find(visit.edges.db, visit.of_team().id, chosen)
+async def _job(context: RequestContext) -> Kept:
+    chosen = JobId(uuid_of(context, "job", "job"))
+    found = await jobs.find(context.services.db, context.of_team().id, chosen)
     if found is None:
         raise NotFound("there is no such job")
     return found
 
 
-async def _backup(visit: Visit) -> Kept:
-    chosen = JobId(uuid_of(visit, "backup", "backup"))
-    found = await jobs.find(visit.edges.db, visit.of_team().id, chosen)
+async def _backup(context: RequestContext) -> Kept:
+    chosen = JobId(uuid_of(context, "backup", "backup"))
+    found = await jobs.find(context.services.db, context.of_team().id, chosen)
     if found is None or found.kind != "sync":
         raise NotFound("there is no such backup")
     return found
 
 
-async def _shown(visit: Visit, found: Kept) -> Job:
-    return Job.of(found, (await repos.get(visit.edges.db, found.repo_id)).name)
+async def _shown(context: RequestContext, found: Kept) -> Job:
+    return Job.of(found, (await repos.get(context.services.db, found.repo_id)).name)
 
 
-def _check_scope(visit: Visit, kind: Kind) -> None:
+def _check_scope(context: RequestContext, kind: Kind) -> None:
     """A token that may not restore may not have its way with restores by their jobs."""
-    if visit.token is not None and kind in RESTORING and "restore" not in visit.token.scopes:
-        raise HTTPException(403, f"the token {visit.token.name} has not the scope restore")
+    if context.token is not None and kind in RESTORING and "restore" not in context.token.scopes:
+        raise HTTPException(403, f"the token {context.token.name} has not the scope restore")
 
 
-async def _back_up(visit: Visit, found: Known) -> Job:
-    return await _ask(visit, found, "sync", {"reason": "manual"}, "repo.back-up")
+async def _back_up(context: RequestContext, found: Known) -> Job:
+    return await _ask(context, found, "sync", {"reason": "manual"}, "repo.back-up")
 
 
 async def _ask(
-    visit: Visit,
+    context: RequestContext,
     found: Known,
     kind: Kind,
     asked: Mapping[str, Any],
@@ -438,28 +451,30 @@ async def _ask(
     secret: Secret | None = None,
     detail: Mapping[str, Any] | None = None,
 ) -> Job:
-    asked = asked_in_role(visit, kind, asked)
-    made = await flow.ask(visit.edges, found.id, kind, asked, person_id=visit.owner().id, secret=secret)
-    await visit.audit(action or f"repo.{kind}", found.name, found.id, detail)
-    await visit.hint(SYNC, str(found.id))
+    asked = asked_in_role(context, kind, asked)
+    made = await flow.ask(
+        context.services, found.id, kind, asked, person_id=context.owner().id, secret=secret
+    )
+    await context.audit(action or f"repo.{kind}", found.name, found.id, detail)
+    await context.hint(SYNC, str(found.id))
     return Job.of(made, found.name)
 
 
-async def _restore(visit: Visit, found: Known, then: Snapshot, body: RestoreWanted) -> Job:
-    what = await _what(visit, found, then, body)
-    if body.force and not is_sure(visit):
+async def _restore(context: RequestContext, found: Known, then: Snapshot, body: RestoreWanted) -> Job:
+    what = await _what(context, found, then, body)
+    if body.force and not is_sure(context):
         raise AskAgain
-    draft = await _drafted(visit, found, then, body.to, body, what)
+    draft = await _drafted(context, found, then, body.to, body, what)
     if draft.asked["force"]:
         confirm(draft.name, body.confirm)
-    await limited(visit)
+    await limited(context)
     action = "restore.create" if draft.asked.get("new") else "restore.push"
     detail = {"to": draft.told, **then.numbers, "overwrites": draft.asked["force"]}
-    return await _ask(visit, found, "restore", draft.asked, action, draft.secret, detail)
+    return await _ask(context, found, "restore", draft.asked, action, draft.secret, detail)
 
 
 async def _drafted(
-    visit: Visit,
+    context: RequestContext,
     found: Known,
     then: Snapshot,
     to: Target,
@@ -472,21 +487,21 @@ async def _drafted(
         raise UsageError("say where to: exactly one of `url`, `repo` and `new`")
     if to.url is not None:
         given = {"url": to.url, "username": to.username or "", "token": to.token or ""}
-        return await to_url(visit, found, given, asked)
+        return await to_url(context, found, given, asked)
     if to.token or to.username:
         raise UsageError("credentials are for an address; this target has a connection's")
     if to.new is not None:
         new = to.new
         given = {"connection": new.connection, "owner": new.owner, "name": new.name}
         given["private"] = "yes" if new.private else "no"
-        return await to_new(visit, found, given, asked)
-    kept = await repos.find_in(visit.edges.db, visit.of_team().id, RepoId(UUID(to.repo)))
+        return await to_new(context, found, given, asked)
+    kept = await repos.find_in(context.services.db, context.of_team().id, RepoId(UUID(to.repo)))
     if kept is None:
         raise NotFound("there is no such repo to restore to")
-    return await to_kept(visit, found, {"repo": kept.name}, asked)
+    return await to_kept(context, found, {"repo": kept.name}, asked)
 
 
-async def _what(visit: Visit, found: Known, then: Snapshot, body: What) -> dict[str, Any]:
+async def _what(context: RequestContext, found: Known, then: Snapshot, body: What) -> dict[str, Any]:
     """What of the moment is restored, as a job is asked for it. Raises UsageError, NotFound."""
     globs.check(body.refs)
     if not body.bring:
@@ -498,15 +513,15 @@ async def _what(visit: Visit, found: Known, then: Snapshot, body: What) -> dict[
         name = RefName((one.name if one.name.startswith("refs/") else f"refs/heads/{one.name}").encode())
         check_new_name(name)
         source = one.source.encode()
-        await browse.commits(visit.edges, found, then, source, limit=1)  # it must be there
+        await moments.commits(context.services, found, then, source, limit=1)  # it must be there
         if not source.startswith(b"refs/"):
-            source = await browse.resolve(visit.edges, found, then, source)
+            source = await moments.resolve(context.services, found, then, source)
         bring[name] = source
     return {"bring": flow.shown_bring(bring)}
 
 
-async def _restore_job(visit: Visit) -> Kept:
-    found = await _job(visit)
+async def _restore_job(context: RequestContext) -> Kept:
+    found = await _job(context)
     if found.kind != "restore":
         raise NotFound("there is no such restore")
     return found
@@ -516,10 +531,10 @@ def _secret(username: str | None, token: str | None) -> Secret | None:
     return Secret(username or "", token) if token else None
 
 
-def _time(visit: Visit, text: str | None) -> datetime | None:
+def _time(context: RequestContext, text: str | None) -> datetime | None:
     if not text:
         return None
-    found = when.parse(text, visit.now)
+    found = when.parse(text, context.now)
     if not isinstance(found, datetime):
         raise UsageError("say a day or a time, as in 2026-03-02")
     return found

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from mirror.model import RefName
+from mirror.core.model import RefName
 from tests.parts.forges.calls import Call, Refused
 from tests.parts.forges.gitlab_api import MINUTE, PROJECT, GitLabApi
 from tests.parts.forges.gitlab_told import (

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from mirror.model import ObjectFormat
+from mirror.core.model import ObjectFormat
 from tests.parts.forges import smart
 from tests.parts.forges.calls import Call, Handler, Refused, Route
 from tests.parts.forges.outbox import Outbox

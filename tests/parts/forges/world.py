@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.model import HEAD, RefName, Refs, Target
+from mirror.core.model import HEAD, RefName, Refs, Target
 from tests.parts.repos import Work, full
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Backing up: from a push to a snapshot in the vault."""

@@ -1,0 +1,90 @@
+"""Something of a repo in the vault is missing or broken: said in one line, with what is whole without it.
+
+Who calls: backup/hydrate, wherever parts are read; and who looks for damage, so that it is known and told.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from mirror.core.errors import Corrupt, Damaged, NoSuchObject
+from mirror.core.formats import layout
+from mirror.core.model import Part, Repo, RepoId
+from mirror.core.rules import plan
+from mirror.services.open import Services
+from mirror.store.backup import parts, snapshots
+from mirror.store.upkeep import damages
+
+
+async def found(services: Services, read: Sequence[Part], error: Corrupt | NoSuchObject) -> Damaged:
+    """What it means that reading these parts failed so: which one it was, and what is whole without it."""
+    if isinstance(error, Damaged):
+        return error
+    words = str(error)
+    bad = next((one for one in read if one.key in words or layout.index_key(one.key) in words), None)
+    if bad is None:
+        return Damaged(f"{words}; everref verify says which part of the vault is damaged")
+    key = bad.key if bad.key in words else layout.index_key(bad.key)
+    missing = isinstance(error, NoSuchObject)
+    what = "is missing from the vault" if missing else f"is damaged ({words.removeprefix(f'{key}: ')})"
+    return Damaged(f"{key} {what}; {await _left(services, bad)}, and everref verify says what is lost")
+
+
+def missing_manifest(repo_id: RepoId, last: int, later: Collection[int]) -> Damaged:
+    """What it means that the vault has these manifests after `last`, and not the one between."""
+    key, highest = layout.manifest_key(repo_id, last + 1), max(later)
+    missing = highest - last - len(later)
+    more = f" and {missing - 1} more are" if missing > 1 else " is"
+    here = f"{_span(1, last)} {'are' if last > 1 else 'is'} here" if last else "no snapshot is before it"
+    return Damaged(
+        f"{key}{more} missing from the vault; {here}, {_span(min(later), highest)} cannot be read without "
+        "it; bring it back, then run everref rebuild again"
+    )
+
+
+def _span(first: int, last: int) -> str:
+    if first == last:
+        return f"#{first}"
+    return f"#{first} {'and' if last == first + 1 else 'to'} #{last}"
+
+
+async def looked_for(
+    services: Services,
+    repo: Repo,
+    found_by: str,
+    problems: Sequence[str],
+    began: datetime,
+    drilled: int | None = None,
+) -> None:
+    """Remember what a look for damage found that began then, and tell the repo's team; or that it found none.
+
+    `drilled` is the snapshot whose drill it was; None: it was a verification. Safe to run twice.
+    """
+    now = services.clock()
+    if not problems:
+        await damages.nothing_found(services.db, repo.id, began, now, drilled)
+        return
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    message = f"{found_by} of {repo.name} found damage: {problems[0]}{more}"
+    await damages.found(services.db, repo.id, problems[0], message, now, drilled)
+
+
+async def _left(services: Services, bad: Part) -> str:
+    """What can be restored without this part, judged by what the vault lists."""
+    named = layout.parse_bundle_key(bad.key)
+    assert named is not None, "a part has the key of a bundle"
+    repo_id = named.repo_id
+    listed = {stat.key: stat.bytes async for stat in services.vault.list(layout.repo_prefix(repo_id))}
+    latest = await snapshots.latest(services.db, repo_id)
+    sound = [
+        part
+        for part in await parts.live(services.db, repo_id)
+        if part.key != bad.key and listed.get(part.key) == part.bytes
+    ]
+    if latest is None:
+        return "no snapshot can be restored without it"
+    segments = await snapshots.segments(services.db, repo_id, latest.epoch, latest.number)
+    before, after = plan.whole_near(sound, segments, bad.first, latest.number)
+    names = [f"#{number} {where} it" for number, where in ((before, "before"), (after, "after")) if number]
+    if not names:
+        return "no snapshot can be restored without it"
+    return f"{' and '.join(names)} can be restored"

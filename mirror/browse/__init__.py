@@ -1,0 +1,1 @@
+"""Browsing: a repo at any moment, read and never changed."""

@@ -1,0 +1,286 @@
+"""The settings, read once at the edge and checked at the start: a wrong value is one clear line."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, cast, get_args
+from urllib.parse import urlsplit
+
+from mirror.core import peer, quotas
+from mirror.core.errors import UsageError
+from mirror.core.quotas import Limits
+
+EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
+LISTING_BYTES: Final = 64 << 20  # of refs that a remote may list; some 900,000 of them
+FETCH_BYTES: Final = 20 << 30  # of a pack that a remote may send at once
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"", "0", "false", "no", "off"})
+
+Product = Literal["github", "gitlab"]
+Signup = Literal["open", "invited", "closed"]  # who may make an account: anybody, who is invited, nobody
+LogForm = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A forge that people connect, and what we are registered as there."""
+
+    forge: Product
+    url: str  # of its web pages, without a slash at the end
+    api_url: str
+    client_id: str | None = None  # None: nobody registered us; it is connected by token
+    client_secret: str | None = field(repr=False, default=None)
+
+    @property
+    def host(self) -> str:
+        """What rows and pages call it: the host of its web pages, with its port if that is unusual."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def registered(self) -> bool:
+        """Whether people can sign in and connect through OAuth."""
+        return bool(self.client_id and self.client_secret)
+
+
+GITHUB: Final = App("github", "https://github.com", "https://api.github.com")
+GITLAB: Final = App("gitlab", "https://gitlab.com", "https://gitlab.com/api/v4")
+
+
+def app_at(forge: Product, url: str, api_url: str | None = None) -> App:
+    """The forge whose web pages are here, with its API where such a forge has it unless that is said.
+
+    https://docs.github.com/en/enterprise-server/rest/quickstart (`/api/v3`), https://docs.gitlab.com/api/rest/
+    """
+    url = url.rstrip("/")
+    if forge == "gitlab":
+        return App(forge, url, (api_url or f"{url}/api/v4").rstrip("/"))
+    if api_url is None and url == GITHUB.url:
+        return GITHUB
+    return App(forge, url, (api_url or f"{url}/api/v3").rstrip("/"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the environment decides. `repr` shows no secret."""
+
+    data: str  # the directory for pools, scratch space and embedded services
+    team: str | None = None  # by name or id, of which a command is; None: the command line's own
+    database_url: str | None = field(repr=False, default=None)  # None: the embedded PostgreSQL
+    redis_url: str | None = field(repr=False, default=None)  # None: the embedded Redis
+    vault_url: str | None = None  # None: the directory `vault` under `data`
+    base_url: str | None = None
+    port: int = 8000
+    secret_keys: tuple[str, ...] = field(repr=False, default=())  # newest first
+    metrics_token: str | None = field(repr=False, default=None)  # None: only this machine reads /metrics
+    allow_private_remotes: bool = False  # private and loopback addresses, http, file:// and paths
+    git: str = "git"  # which git
+    listing_bytes: int = LISTING_BYTES  # that a remote may list of its refs
+    fetch_bytes: int = FETCH_BYTES  # that a remote may send in one pack
+    pool_bytes: int | None = None  # what pools may take of a disk; None: half of what is free and theirs
+    forwarded: peer.Networks = peer.THIS_MACHINE  # the proxies whose X-Forwarded-For is believed
+    apps: tuple[App, ...] = (GITHUB, GITLAB)  # the forges that people connect; each host once
+    signup: Signup = "open"
+    limits: Limits = field(
+        default_factory=lambda: quotas.ROOMY
+    )  # of each team of which nothing else was said
+    person_teams: int = quotas.PERSON_TEAMS_ROOMY  # that one person may own
+    log: LogForm = "text"  # how every line of the log is written
+    metrics_teams: bool = False  # /metrics names each team
+
+
+def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_data: str) -> Settings:
+    """The settings of an environment; each NAME may be given as NAME_FILE, whose contents are the value.
+
+    Raises UsageError, naming the setting and never its value where that could be secret.
+    """
+
+    def get(name: str) -> str | None:
+        path = env.get(f"{name}_FILE")
+        if path:
+            if env.get(name):
+                raise UsageError(f"{name} and {name}_FILE are both set; set one")
+            try:
+                return read_file(path).strip() or None
+            except (OSError, UnicodeDecodeError):
+                raise UsageError(f"{name}_FILE names a file that cannot be read: {path}") from None
+        return env.get(name) or None
+
+    database_url = get("DATABASE_URL")
+    if database_url and urlsplit(database_url).scheme not in ("postgres", "postgresql"):
+        raise UsageError("DATABASE_URL must begin with postgresql://")
+    redis_url = get("REDIS_URL")
+    if redis_url and urlsplit(redis_url).scheme not in ("redis", "rediss", "unix"):
+        raise UsageError("REDIS_URL must begin with redis://, rediss:// or unix://")
+    vault_url = get("VAULT_URL")
+    if vault_url and urlsplit(vault_url).scheme not in ("file", "s3"):
+        raise UsageError("VAULT_URL must begin with file:// or s3://")
+    keys = tuple(key.strip() for key in (get("SECRET_KEYS") or "").split(",") if key.strip())
+    if any(len(key) < 32 for key in keys):
+        raise UsageError("SECRET_KEYS: every key needs 32 characters or more")
+    if EXAMPLE in keys:
+        raise UsageError("SECRET_KEYS holds the key of the documentation; make one with openssl rand -hex 32")
+    allow_private = _flag("ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None)
+    apps = (*_apps("github", get, allow_private), *_apps("gitlab", get, allow_private))
+    for app in apps:
+        if sum(app.host == other.host for other in apps) > 1:
+            raise UsageError(f"GITHUB_URL and GITLAB_URL: the host {app.host} is named twice")
+    signup = _signup(get("SIGNUP"), "open" if database_url is None else "invited")
+    strict = signup == "open" and database_url is not None  # strangers may come
+    return Settings(
+        data=get("EVERREF_DATA") or default_data,
+        team=get("EVERREF_TEAM"),
+        database_url=database_url,
+        redis_url=redis_url,
+        vault_url=vault_url,
+        base_url=get("BASE_URL"),
+        port=_port(get("PORT")),
+        secret_keys=keys,
+        allow_private_remotes=allow_private,
+        metrics_token=get("METRICS_TOKEN"),
+        git=get("EVERREF_GIT") or "git",
+        listing_bytes=_bytes("EVERREF_LISTING_BYTES", get("EVERREF_LISTING_BYTES"), LISTING_BYTES),
+        fetch_bytes=_size("EVERREF_FETCH_BYTES", get("EVERREF_FETCH_BYTES")) or FETCH_BYTES,
+        pool_bytes=_size("EVERREF_POOL_BYTES", get("EVERREF_POOL_BYTES")),
+        forwarded=_networks("FORWARDED_ALLOW_IPS", get("FORWARDED_ALLOW_IPS")),
+        apps=apps,
+        signup=signup,
+        limits=_limits(get, quotas.defaults(strict)),
+        person_teams=_count("EVERREF_PERSON_TEAMS", get("EVERREF_PERSON_TEAMS"))
+        or (quotas.PERSON_TEAMS_STRICT if strict else quotas.PERSON_TEAMS_ROOMY),
+        log=_log(get("EVERREF_LOG")),
+        metrics_teams=_flag("EVERREF_METRICS_TEAMS", get("EVERREF_METRICS_TEAMS"), False),
+    )
+
+
+def _apps(forge: Product, get: Callable[[str], str | None], allow_private: bool) -> list[App]:
+    """The hosts of one forge. Several are given as lists of the same length; an empty item is a default.
+
+    A host without a client id is connected by token alone.
+    """
+    name = forge.upper()
+    settings = ("URL", "API_URL") if forge == "github" else ("URL",)
+    columns = {
+        setting: _items(get(f"{name}_{setting}")) for setting in (*settings, "CLIENT_ID", "CLIENT_SECRET")
+    }
+    length = len(columns["URL"]) or max(1, len(columns["CLIENT_ID"]))
+    for setting, items in columns.items():
+        if items and len(items) != length:
+            raise UsageError(f"{name}_{setting} names {len(items)} where {name}_URL names {length}")
+    known = GITHUB if forge == "github" else GITLAB
+    found = []
+    for place in range(length):
+        url, api_url, client_id, secret = (
+            columns[setting][place] if columns.get(setting) else ""
+            for setting in ("URL", "API_URL", "CLIENT_ID", "CLIENT_SECRET")
+        )
+        if bool(client_id) != bool(secret):
+            raise UsageError(f"{name}_CLIENT_ID and {name}_CLIENT_SECRET go together; set both or none")
+        for setting, text in ((f"{name}_URL", url), (f"{name}_API_URL", api_url)):
+            _check_url(setting, text, allow_private)
+        plain = app_at(forge, url or known.url, api_url or None)
+        found.append(App(forge, plain.url, plain.api_url, client_id or None, secret or None))
+    return found
+
+
+def _items(text: str | None) -> list[str]:
+    return [item.strip() for item in text.split(",")] if text else []
+
+
+def _check_url(setting: str, text: str, allow_private: bool) -> None:
+    if not text:
+        return
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise UsageError(f"{setting} cannot be read; write https://host") from None
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise UsageError(f"{setting} must begin with https://")
+    if parts.scheme == "http" and not allow_private:
+        raise UsageError(f"{setting} must begin with https://: http would show tokens on the way")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UsageError(f"{setting} has a user name, a query or a fragment; write https://host")
+
+
+def _port(text: str | None) -> int:
+    if text is None:
+        return 8000
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise UsageError(f"PORT must be a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _networks(name: str, text: str | None) -> peer.Networks:
+    if text is None:
+        return peer.THIS_MACHINE
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        return peer.networks(_items(text))
+    except ValueError:
+        raise UsageError(
+            f"{name} must name your proxies by address or network, as in 10.0.0.7,172.18.0.0/16, or be none; "
+            f"not {text!r}"
+        ) from None
+
+
+def _bytes(name: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not text.isdecimal() or len(text) > 12 or int(text) < 1 << 20:
+        raise UsageError(f"{name} must be a number of bytes, {1 << 20} or more, not {text!r}")
+    return int(text)
+
+
+_SIZE: Final = re.compile(r"([0-9]{1,15})([KMGT]?)(i?B)?")
+
+
+def _size(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{name} must be a number of bytes such as 20G or 500M, not {text!r}")
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
+def _signup(text: str | None, default: Signup) -> Signup:
+    if text is None:
+        return default
+    for one in get_args(Signup):
+        if text.lower() == one:
+            return cast(Signup, one)
+    raise UsageError(f"SIGNUP must be one of {', '.join(get_args(Signup))}, not {text!r}")
+
+
+def _log(text: str | None) -> LogForm:
+    if text is None:
+        return "text"
+    for one in get_args(LogForm):
+        if text.lower() == one:
+            return cast(LogForm, one)
+    raise UsageError(f"EVERREF_LOG must be one of {', '.join(get_args(LogForm))}, not {text!r}")
+
+
+def _limits(get: Callable[[str], str | None], defaults: Limits) -> Limits:
+    found = dict(defaults)
+    for limit in quotas.LIMITS.values():
+        if (text := get(limit.setting)) is not None:
+            found[limit.name] = quotas.read(limit, text, limit.setting)
+    return found
+
+
+def _count(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or not 0 < len(text) < 10 or int(text) == 0:
+        raise UsageError(f"{name} must be a number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _flag(name: str, text: str | None, default: bool) -> bool:
+    if text is None:
+        return default
+    if text.lower() not in TRUE | FALSE:
+        raise UsageError(f"{name} must be one of 1, true, yes, on, 0, false, no, off, not {text!r}")
+    return text.lower() in TRUE

@@ -1,0 +1,266 @@
+"""What can go wrong, in the classes that people and programs act on.
+
+An error states the fact and what to do about it in one line. It never holds a
+URL with credentials, a token, or another program's unfiltered output. Its class says
+what happened, its origin to whom.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from functools import wraps
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Origin(StrEnum):
+    """Who failed. The edge that met a failure says so; what nobody said it of is our own."""
+
+    SOURCE = "source"  # the remote that is backed up, and what it sent
+    TARGET = "target"  # the remote that is restored to
+    FORGE = "forge"  # a forge's API
+    VAULT = "vault"
+    DATABASE = "database"
+    DISK = "disk"  # of the machine at work
+    OURS = "ours"
+
+
+# What all repos share: where one of these is away, nothing is wrong with any repo.
+SHARED: Final = frozenset({Origin.VAULT, Origin.DATABASE, Origin.DISK})
+
+
+class EverrefError(Exception):
+    """A failure with a class, shown to its owner as one line."""
+
+    kind: ClassVar[str] = "ours"  # the "class" of the JSON error, one of DESIGN's words
+    permanent: ClassVar[bool] = True  # False: trying again later may help
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, origin: Origin | None = None) -> None:
+        super().__init__(" ".join(message.split()))
+        self._origin = origin  # None: nobody has said it yet
+
+    @property
+    def origin(self) -> Origin:
+        """Whose failure it is."""
+        return self._origin or Origin.OURS
+
+    def came_from(self, origin: Origin, instead_of: Origin | None = None) -> None:
+        """Say whose failure it is.
+
+        Who was nearer to it knows better: what was said before stays, unless it was `instead_of`.
+        """
+        if self._origin is None or self._origin is instead_of:
+            self._origin = origin
+
+
+@contextmanager
+def whose(origin: Origin, *kinds: type[EverrefError]) -> Iterator[None]:
+    """Let the errors that leave this block say where they came from; only these `kinds` where some are given.
+
+    It encloses what an edge does by itself, never a `yield` to a caller: that one's failures are its own.
+    """
+    try:
+        yield
+    except EverrefError as error:
+        if not kinds or isinstance(error, kinds):
+            error.came_from(origin)
+        raise
+
+
+def met_by(origin: Origin) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Coroutine[Any, Any, R]]]:
+    """`whose` for all that a function does."""
+
+    def edge(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+        @wraps(ask)
+        async def asked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with whose(origin):
+                return await ask(*args, **kwargs)
+
+        return asked
+
+    return edge
+
+
+class UsageError(EverrefError):
+    """The words of the call are off; nothing was begun."""
+
+    kind = "usage"
+    exit_code = 2
+
+
+class NotFound(EverrefError):
+    """There is no such repo, snapshot or ref here."""
+
+    kind = "not-found"
+    exit_code = 3
+
+
+class BadCredentials(EverrefError):
+    """The other side wants credentials, or other ones."""
+
+    kind = "credentials"
+
+
+class RemoteGone(EverrefError):
+    """The forge says this repository does not exist, or not for us any more."""
+
+    kind = "gone"
+
+
+class Blocked(EverrefError):
+    """The forge says that access to this repository is blocked (HTTP 403 or 451)."""
+
+    kind = "blocked"
+
+
+class Refused(EverrefError):
+    """The other side, or a rule of ours, refuses this; nothing was changed."""
+
+    kind = "refused"
+
+
+class NotAllowed(Refused):
+    """Whoever asks has not the role for this."""
+
+
+class Moved(Refused):
+    """The repository is at another address now, which was not followed."""
+
+    kind = "moved"
+
+    def __init__(self, message: str, address: str | None = None, *, origin: Origin | None = None) -> None:
+        super().__init__(message, origin=origin)
+        self.address = address  # without credentials; None: the host did not say
+
+
+class IdentityChanged(Refused):
+    """At the repo's address is another repository now; none of it was taken."""
+
+    kind = "identity"
+
+
+class NetworkError(EverrefError):
+    """The other side could not be reached, or stopped answering."""
+
+    kind = "network"
+    permanent = False
+
+
+class Corrupt(EverrefError):
+    """Bytes are not what they should be; what was good stays as it was."""
+
+    kind = "corrupt"
+
+
+class Damaged(Corrupt):
+    """Something of one repo in the vault is missing, or not what it was stored as."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, origin=Origin.VAULT)
+
+
+class GapInChain(Damaged):
+    """The parts in the vault do not cover the pack log from its beginning to the wanted moment."""
+
+
+class LimitReached(EverrefError):
+    """A limit was reached: disk, size, time or memory."""
+
+    kind = "limit"
+    permanent = False
+
+
+class DiskFull(LimitReached):
+    """A disk has no room left; what is only a cache can make some."""
+
+    def __init__(self, message: str, path: str | None = None, *, origin: Origin | None = None) -> None:
+        super().__init__(message, origin=origin)
+        self.path = path  # where something was to be written; None: below the data directory
+
+
+class RateLimited(LimitReached):
+    """The other side answers no more questions until then."""
+
+    def __init__(self, message: str, retry_at: datetime) -> None:
+        super().__init__(message)
+        self.retry_at = retry_at
+
+
+class Locked(LimitReached):
+    """The store lets nobody delete this yet (S3 Object Lock)."""
+
+    def __init__(self, message: str, until: datetime | None) -> None:
+        super().__init__(message)
+        self.until = until  # None: until somebody lifts it
+
+
+class TooOften(LimitReached):
+    """Somebody asks this of us too often."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds  # to wait
+
+
+class Crowded(LimitReached):
+    """Too many ask this of us at once; it is nobody's fault in particular."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds  # to wait
+
+
+class TooLarge(LimitReached):
+    """Something that a repository holds is larger than what is looked into."""
+
+    permanent = True
+
+    def __init__(self, message: str, oid: bytes, size: int) -> None:
+        super().__init__(message)
+        self.oid, self.size = oid, size
+
+
+class OverLimit(LimitReached):
+    """A team has or does as much of something as it may (mirror/core/quotas.py)."""
+
+    permanent = True
+
+    def __init__(self, message: str, limit: str, seconds: int | None = None) -> None:
+        super().__init__(message, origin=Origin.OURS)
+        self.limit = limit  # its name
+        self.seconds = seconds  # within which some of it is free again; None: time alone changes nothing
+
+
+class Busy(EverrefError):
+    """Somebody else is at work on this repo right now."""
+
+    kind = "busy"
+    permanent = False
+
+
+class Cancelled(EverrefError):
+    """Somebody asked for this to be stopped."""
+
+    kind = "cancelled"
+
+
+class OurFault(EverrefError):
+    """Everref itself failed: a bug or a broken set-up; the message says where to look."""
+
+    kind = "ours"
+
+
+class AlreadyExists(EverrefError):
+    """An object of this key is in the vault already; a conditional create lost."""
+
+    kind = "refused"
+
+
+class NoSuchObject(EverrefError):
+    """The vault holds no object of this key."""
+
+    kind = "not-found"

@@ -1,0 +1,187 @@
+"""The keys of the vault: where each thing of a repo is stored, and what a key alone tells."""
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from mirror.core.model import RepoId
+
+README: Final = "README.txt"
+RESTORE: Final = "restore.sh"
+MARKER: Final = "vault.json"
+EXPORTS: Final = "exports/"  # what the keys of bundles to download begin with; no repo's id does
+
+_ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+_OF_REPO: Final = re.compile(_ID + r"/")
+_BUNDLE: Final = re.compile(_ID + r"/bundles/([0-9]{4})-([0-9]{10})-([0-9]{10})-([0-9a-f]{16})\.bundle")
+_MANIFEST: Final = re.compile(_ID + r"/snapshots/([0-9]{10})\.json")
+_DESCRIBED: Final = re.compile(_ID + r"/repo\.json")
+_DESCRIPTION: Final = re.compile(_ID + r"/repo/([0-9]{10})\.json")
+_NOTE: Final = re.compile(_ID + r"/notes/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.json")
+_NOTE_TIME: Final = "%Y%m%dT%H%M%S.%fZ"
+_STATE: Final = re.compile(r"state/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.sealed")
+STATES: Final = "state/"
+
+
+@dataclass(frozen=True, slots=True)
+class BundleKey:
+    """What the key of a part says."""
+
+    repo_id: RepoId
+    epoch: int
+    first: int
+    last: int
+    unique: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedKey:
+    """What the key of a manifest, or of a description of a repo, says."""
+
+    repo_id: RepoId
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteKey:
+    """What the key of a note says."""
+
+    repo_id: RepoId
+    at: datetime
+
+
+def repo_prefix(repo_id: RepoId) -> str:
+    """What every key of this repo begins with."""
+    return f"{repo_id}/"
+
+
+def repo_of(key: str) -> RepoId | None:
+    """Of which repo an object is. None: of none."""
+    match = _OF_REPO.match(key)
+    return RepoId(UUID(match[1])) if match else None
+
+
+def repo_file(repo_id: RepoId) -> str:
+    """The key of repo.json, the first description."""
+    return f"{repo_id}/repo.json"
+
+
+def parse_repo_file(key: str) -> RepoId | None:
+    """Which repo this describes first. None: it is no repo.json."""
+    match = _DESCRIBED.fullmatch(key)
+    return RepoId(UUID(match[1])) if match else None
+
+
+def description_key(repo_id: RepoId, number: int) -> str:
+    """The key of a description that follows `repo.json` and those before it; the highest number holds."""
+    return f"{repo_id}/repo/{number:010d}.json"
+
+
+def parse_description_key(key: str) -> NumberedKey | None:
+    """What the key of a numbered description says. None: it is none."""
+    return _numbered(_DESCRIPTION, key)
+
+
+def bundles_prefix(repo_id: RepoId) -> str:
+    """What the keys of this repo's parts and their indexes begin with."""
+    return f"{repo_id}/bundles/"
+
+
+def manifests_prefix(repo_id: RepoId) -> str:
+    """What the keys of this repo's manifests begin with."""
+    return f"{repo_id}/snapshots/"
+
+
+def manifest_key(repo_id: RepoId, number: int) -> str:
+    """The key of the manifest of snapshot `number`; keys sort as the numbers do."""
+    return f"{repo_id}/snapshots/{number:010d}.json"
+
+
+def notes_prefix(repo_id: RepoId) -> str:
+    """What the keys of this repo's notes begin with."""
+    return f"{repo_id}/notes/"
+
+
+def note_key(repo_id: RepoId, at: datetime, unique: str) -> str:
+    """The key of a note that was written then; keys sort as the moments do."""
+    return f"{repo_id}/notes/{at.astimezone(UTC):{_NOTE_TIME}}-{unique}.json"
+
+
+def export_key() -> str:
+    """A new key for a bundle to download, which nobody can guess."""
+    return f"{EXPORTS}{secrets.token_hex(32)}.bundle"
+
+
+def unique() -> str:
+    """16 hex digits for a new key: nothing in the vault is ever overwritten."""
+    return secrets.token_hex(8)
+
+
+def bundle_key(repo_id: RepoId, epoch: int, first: int, last: int, unique: str) -> str:
+    """The key of the part with the snapshots first..last; `unique` is 16 hex digits, never used twice."""
+    key = f"{repo_id}/bundles/{epoch:04d}-{first:010d}-{last:010d}-{unique}.bundle"
+    if not _BUNDLE.fullmatch(key):
+        raise ValueError(f"no key of a part: {key}")
+    return key
+
+
+def index_key(key: str) -> str:
+    """The key of the `.idx` beside the part of this key."""
+    return f"{key.removesuffix('.bundle')}.idx"
+
+
+def parse_bundle_key(key: str) -> BundleKey | None:
+    """What the key of a part, or of the index beside one, says. None: it is neither."""
+    match = _BUNDLE.fullmatch(f"{key.removesuffix('.idx')}.bundle" if key.endswith(".idx") else key)
+    if not match:
+        return None
+    repo_id, epoch, first, last, unique = match.groups()
+    return BundleKey(RepoId(UUID(repo_id)), int(epoch), int(first), int(last), unique)
+
+
+def parse_manifest_key(key: str) -> NumberedKey | None:
+    """What the key of a manifest says. None: it is none."""
+    return _numbered(_MANIFEST, key)
+
+
+def _numbered(pattern: re.Pattern[str], key: str) -> NumberedKey | None:
+    match = pattern.fullmatch(key)
+    return NumberedKey(RepoId(UUID(match[1])), int(match[2])) if match else None
+
+
+def parse_note_key(key: str) -> NoteKey | None:
+    """What the key of a note says. None: it is none."""
+    match = _NOTE.fullmatch(key)
+    at = _time(match[2]) if match else None
+    return NoteKey(RepoId(UUID(match[1])), at) if match and at else None
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, _NOTE_TIME).replace(tzinfo=UTC)
+    except ValueError:  # the 31st of February
+        return None
+
+
+def state_key(at: datetime, unique: str) -> str:
+    """The key of the state as it was exported then; keys sort as the moments do."""
+    return f"{STATES}{at.astimezone(UTC):{_NOTE_TIME}}-{unique}.sealed"
+
+
+def state_about_key(key: str) -> str:
+    """The key of what can be read of an export without any key of the application."""
+    return f"{key.removesuffix('.sealed')}.json"
+
+
+def parse_state_key(key: str) -> datetime | None:
+    """When the state of this key was exported. None: it is no key of one."""
+    match = _STATE.fullmatch(key)
+    return _time(match[1]) if match else None
+
+
+def is_kept_for_ever(key: str) -> bool:
+    """Whether this is a manifest, a note or a description of a repo: such are only ever added."""
+    return any(kind.fullmatch(key) for kind in (_MANIFEST, _DESCRIBED, _DESCRIPTION, _NOTE))

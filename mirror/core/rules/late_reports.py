@@ -1,0 +1,400 @@
+"""What reports tell of moves that the history has already, as they came after the sync that found them.
+
+Who calls: backup/late_reports. A move that a sync found between two looks may have been several; each that a late
+report tells of gets its pusher and its time, and what the ref was moved on from becomes a moment.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from mirror.core.errors import Corrupt
+from mirror.core.formats.manifest import Fields
+from mirror.core.formats.notes import Note
+from mirror.core.model import HEAD, Kind, ObjectFormat, RefChange, RefName, Target
+from mirror.core.refs import digest, shown_as
+from mirror.core.rules import pushes
+from mirror.core.rules.pushes import TOGETHER, PushedMove, ReportedUpdate
+
+KIND: Final = "pushes"  # of the notes
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One move of one ref as the history has it."""
+
+    snapshot: int  # the one that it led to
+    moment: int  # the number of the moment within that snapshot; 0: the snapshot itself
+    position: int  # among the moves of the snapshot; 0: none of them, as both looks found it in one place
+    since: datetime  # when the snapshot before was taken
+    until: datetime  # when this one was
+    name: RefName
+    old: Target | None
+    new: Target | None
+    by: str | None
+    at: datetime | None
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the two looks found the ref in one place: no move, but there may have been some."""
+        return self.position == 0
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether nobody has told of it yet."""
+        return self.by is None and self.at is None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the moves that a move of the history was."""
+
+    new: Target | None
+    update: ReportedUpdate | None  # None: nobody told of it, but what was told makes it sure
+
+
+@dataclass(frozen=True, slots=True)
+class Retold:
+    """What a move of the history was in truth: these parts in their order, the last one to where it led."""
+
+    past: Past
+    parts: Sequence[Part]
+
+    @property
+    def updates(self) -> list[ReportedUpdate]:
+        return [part.update for part in self.parts if part.update]
+
+
+def retold(
+    past: Sequence[Past], updates: Iterable[ReportedUpdate], old: Target | None, seen: Target | None
+) -> list[Retold]:
+    """Which moves of one ref these claims tell of; `old` is where the history has it now, `seen` the remote.
+
+    What goes on from `old`, or leads to what the remote shows, is news. Else a claim
+    belongs to the move within whose two looks the forge says that it was, and where
+    the forge tells no times, to the latest one that it can be a part of.
+    The very first snapshot has no look before it: there a move is named, and no more.
+    """
+    told = _news(past, updates)
+    ahead = _ahead(old, seen, told)
+    told = [update for update in told if update not in ahead or _was_by(update, past)]
+    found: list[Retold] = []
+    left = sorted((one for one in past if one.is_untold), key=_order, reverse=True)
+    for by_times in (True, False):
+        for one in list(left):
+            if one.is_still and not by_times:
+                continue
+            inside = [update for update in told if _can_be_in(one, update, by_times)]
+            parts = _parts(one, inside, anywhere=old == seen and not by_times)
+            used = {part.update for part in parts if part.update}
+            if not used or (one.snapshot == 1 and len(parts) > 1):
+                continue
+            found.append(Retold(one, parts))
+            left.remove(one)
+            told = [update for update in told if update not in used]
+    return found
+
+
+def _order(past: Past) -> tuple[int, int]:
+    return past.snapshot, past.position
+
+
+def _news(past: Sequence[Past], updates: Iterable[ReportedUpdate]) -> list[ReportedUpdate]:
+    """The claims without what was told before or tells less than another, in the order of their times."""
+    known = {(one.old, one.new, one.at) for one in past if not one.is_untold}
+    moves = {(old, new) for old, new, _ in known} - {(one.old, one.new) for one in past if one.is_untold}
+    found: dict[tuple[Target | None, Target | None, datetime], ReportedUpdate] = {}
+    for update in updates:
+        move = (update.before, update.after)
+        said = (*move, update.at) in known if update.told_at else move in moves
+        if not said and move != (None, None):
+            found.setdefault((*move, update.when), update)
+    return sorted(found.values(), key=lambda update: (update.when, update.id))
+
+
+def _ahead(old: Target | None, seen: Target | None, told: Sequence[ReportedUpdate]) -> set[ReportedUpdate]:
+    """Those that go on from `old` towards `seen`, and those that lead to it."""
+    found: set[ReportedUpdate] = set()
+    while old != seen and (on := _first(told, found, before=old)):
+        found.add(on)
+        old = on.after
+    while old != seen and (back := _first(reversed(told), found, after=seen)):
+        found.add(back)
+        seen = back.before
+    return found
+
+
+def _first(
+    told: Iterable[ReportedUpdate], but: Collection[ReportedUpdate], **ends: Target | None
+) -> ReportedUpdate | None:
+    """The first of the claims with these ends."""
+    return next(
+        (
+            update
+            for update in told
+            if update not in but and all(getattr(update, end) == target for end, target in ends.items())
+        ),
+        None,
+    )
+
+
+def _was_by(update: ReportedUpdate, past: Sequence[Past]) -> bool:
+    """Whether the forge's time says that it was before the latest look: its times are in whole seconds."""
+    return any(_is_within(one, update) for one in past if one.is_untold)
+
+
+def _is_within(past: Past, update: ReportedUpdate) -> bool:
+    """Whether the forge's time says that it was between the two looks, for sure."""
+    return update.told_at is not None and past.since <= update.told_at <= past.until - TOGETHER
+
+
+def _can_be_in(past: Past, update: ReportedUpdate, by_times: bool) -> bool:
+    if update.told_at is not None:
+        return by_times and past.since - TOGETHER <= update.told_at <= past.until
+    return update.at >= past.since
+
+
+def _parts(past: Past, told: Sequence[ReportedUpdate], anywhere: bool) -> list[Part]:
+    """The parts of this move as these claims tell them: from its beginning on, and back from its end.
+
+    What hangs together with neither was between them, where the times say so or it can be `anywhere`.
+    """
+    used: set[ReportedUpdate] = set()
+    parts: list[Part] = []
+    now = past.old
+    while on := _first((one for one in told if now != past.new or _is_within(past, one)), used, before=now):
+        used.add(on)
+        parts.append(Part(on.after, on))
+        now = on.after
+    end: list[Part] = []
+    goal = past.new
+    while now != goal and (back := _first(reversed(told), used, after=goal)):
+        used.add(back)
+        end.insert(0, Part(goal, back))
+        goal = back.before
+    anywhere = anywhere and now != goal
+    for update in told:
+        if update not in used and (anywhere or _is_within(past, update)):
+            if update.before != now:
+                parts.append(Part(update.before, None))
+            parts.append(Part(update.after, update))
+            now = update.after
+    if now != goal:
+        parts.append(Part(goal, None))
+    return [*parts, *end]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """One moment within a snapshot: passed over when that was taken."""
+
+    number: int
+    taken_at: datetime
+    head: Target | None
+    refs_count: int  # without HEAD
+    refs_digest: str
+    log: int  # the number of a snapshot whose prefix of the pack log has all its objects
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One move of a snapshot's."""
+
+    change: RefChange
+    moment: int  # the number of the one that it led to; 0: the snapshot itself
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One move of a snapshot's, as it is told now."""
+
+    step: PushedMove
+    moment: int  # the number of the one that it led to; 0: the snapshot itself
+    past: Past | None  # None: it is new, or a part of what was one move
+
+
+@dataclass(slots=True)
+class Story:
+    """How a snapshot came about, moment by moment; begins with the refs and the time of the one before."""
+
+    snapshot: int
+    state: dict[RefName, Target]
+    since: datetime
+    log: int  # the snapshot up to which the pack log has every object that is told of
+    moments: list[Within] = field(default_factory=list)
+    moves: list[Told] = field(default_factory=list)
+    odd: list[PushedMove] = field(
+        default_factory=list
+    )  # what no ref can have been, beside the others there were
+
+    def tell(self, recorded: Sequence[Past], within: Sequence[Within], found: Sequence[Retold]) -> None:
+        """Put what was found into what is recorded: `within` are the moments that there are already.
+
+        Those stay as they are, each an end like the snapshot's own; what is new lies between them.
+        """
+        highest = max((one.number for one in within), default=0)
+        parts = {(one.past.name, one.past.position): one for one in found}
+        for end in (*within, None):
+            items: list[tuple[Past, Part | None]] = []
+            for move in recorded:
+                if move.moment == (end.number if end else 0):
+                    one = parts.pop((move.name, move.position), None)
+                    items += [(move, part) for part in one.parts] if one else [(move, None)]
+            if end is None:  # a ref that was where it had been before
+                items += [(one.past, part) for one in parts.values() for part in one.parts]
+            until = end.taken_at if end else max(move.until for move, _ in items)
+            highest = self._stretch(items, until, end.number if end else 0, highest)
+            if end:
+                self.moments.append(end)
+
+    def _stretch(
+        self, items: Sequence[tuple[Past, Part | None]], until: datetime, end: int, highest: int
+    ) -> int:
+        """Tell the moves from one moment to the next, and the moments between; returns the highest number."""
+        groups = pushes.moments([pushes.Move(move.name, _when(move, part)) for move, part in items])
+        steps = _steps(items)
+        moment_of: dict[int, int] = {}
+        waiting: list[int] = []
+        for place, group in enumerate(groups):
+            waiting += group
+            self._apply([steps[number] for number in group], is_end=place == len(groups) - 1)
+            if place == len(groups) - 1 or self.snapshot == 1:
+                continue
+            highest += 1
+            times = [at for number in group if (at := steps[number].at)]
+            self.since = max(self.since, min(until, max(times, default=until)))
+            self.moments.append(self._moment(highest))
+            moment_of |= dict.fromkeys(waiting, highest)
+            waiting = []
+        self.since = max(self.since, until)
+        for number, (move, part) in enumerate(items):
+            self.moves.append(Told(steps[number], moment_of.get(number, end), None if part else move))
+        return highest
+
+    def _apply(self, steps: Sequence[PushedMove], is_end: bool) -> None:
+        """Go these steps. What git could not keep beside the other refs is odd; at the end it was seen."""
+        for step in sorted(steps, key=lambda step: step.new is not None):  # `a` goes before `a/b` comes
+            if step.new is None:
+                self.state.pop(step.name, None)
+                continue
+            if not is_end and step.name not in self.state and pushes.collides(self.state.keys(), step.name):
+                self.odd.append(step)
+            self.state[step.name] = step.new
+
+    def _moment(self, number: int) -> Within:
+        return Within(
+            number,
+            self.since,
+            self.state.get(HEAD),
+            len(self.state) - (HEAD in self.state),
+            digest(self.state),
+            self.log,
+        )
+
+
+def _steps(items: Sequence[tuple[Past, Part | None]]) -> list[PushedMove]:
+    """Every move with where it came from, who made it and when."""
+    steps = []
+    now: dict[tuple[RefName, int], Target | None] = {}
+    for move, part in items:
+        if part is None:
+            steps.append(PushedMove(move.name, move.old, move.new, move.by, move.at))
+            continue
+        old = now.get((move.name, move.position), move.old)
+        now[move.name, move.position] = part.new
+        update = part.update
+        # When it arrived says nothing where the snapshot was taken before.
+        at = update.at if update and (update.told_at or update.at <= move.until) else None
+        steps.append(PushedMove(move.name, old, part.new, update.by if update else None, at))
+    return steps
+
+
+def _when(move: Past, part: Part | None) -> datetime | None:
+    if part is None:
+        return move.at
+    return part.update.when if part.update else None
+
+
+@dataclass(frozen=True, slots=True)
+class Retelling:
+    """How a snapshot came about, as late reports tell it: what a note keeps."""
+
+    snapshot: int
+    object_format: ObjectFormat
+    moments: Sequence[Within]  # all of the snapshot's, in their order
+    moves: Sequence[Moved]  # all of each ref of which something new is told, each ref's in order
+
+
+def encode(told: Retelling) -> dict[str, object]:
+    """The fields of a note."""
+    return {
+        "snapshot": told.snapshot,
+        "object_format": told.object_format,
+        "moments": [
+            {
+                "number": one.number,
+                "taken_at": _time(one.taken_at),
+                **_target("head", one.head),
+                "refs_count": one.refs_count,
+                "refs_digest": one.refs_digest,
+                "log": one.log,
+            }
+            for one in told.moments
+        ],
+        "changes": [
+            {
+                **shown_as("name", one.change.name),
+                **_target("old", one.change.old),
+                **_target("new", one.change.new),
+                "kind": one.change.kind,
+                "by": one.change.by,
+                "at": one.change.at and _time(one.change.at),
+                "moment": one.moment,
+            }
+            for one in told.moves
+        ],
+    }
+
+
+def _target(key: str, target: Target | None) -> dict[str, str | None]:
+    return {key: None} if target is None else {**shown_as(key, target)}
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def decode(note: Note) -> Retelling:
+    """What a note of this kind tells. Raises Corrupt where anything is off."""
+    fields = note.fields
+    object_format = fields.object_format("object_format")
+    moments = [_decoded_moment(row, object_format) for row in fields.rows("moments")]
+    moves = [_decoded_move(row, object_format) for row in fields.rows("changes")]
+    numbers = {one.number for one in moments}
+    if len(numbers) != len(moments) or not {one.moment for one in moves} <= numbers | {0}:
+        raise Corrupt(f"{fields.what}: its moments are not those that its changes led to")
+    return Retelling(fields.count("snapshot", 1), object_format, moments, moves)
+
+
+def _decoded_moment(row: Fields, object_format: ObjectFormat) -> Within:
+    return Within(
+        row.count("number", 1),
+        row.time("taken_at"),
+        row.target_or_none("head", object_format),
+        row.count("refs_count"),
+        row.sha256("refs_digest"),
+        row.count("log", 1),
+    )
+
+
+def _decoded_move(row: Fields, object_format: ObjectFormat) -> Moved:
+    change = RefChange(
+        row.name(),
+        row.target_or_none("old", object_format),
+        row.target_or_none("new", object_format),
+        row.one_of("kind", Kind),
+        None if row.optional("by") is None else row.text("by"),
+        None if row.optional("at") is None else row.time("at"),
+    )
+    return Moved(change, row.count("moment"))

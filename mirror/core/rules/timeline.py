@@ -1,0 +1,234 @@
+"""Every ref over time, as values: lanes with bars, pushes and cuts, between history and picture."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+from mirror.core.model import Kind, RefName
+
+Taken = Literal["forced", "deleted"]
+
+APART: Final = (
+    b"refs/heads/",
+    b"refs/tags/",
+)  # whose refs have a lane each; others share one when they are many
+MANY: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What one ref, or a folder of refs, did in one stretch of the window: a column of the picture."""
+
+    number: int  # of the stretch, from 0
+    moves: int
+    first: Kind
+    last: Kind
+    at: datetime  # of the last move
+    snapshot: int  # that has it
+    forced: int
+    deleted: int
+    created: int
+    cut_at: datetime | None = None  # of the last move that took something away; None: none did
+    cut: int | None = None  # the snapshot that has it
+    first_at: datetime | None = None  # of the first move; None: of a folder, where it does not show
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """From when to when a ref was there, or was not forced elsewhere."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A notch: one push, or some that are too close to be told apart."""
+
+    at: datetime
+    snapshot: int
+    moves: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where something was taken away."""
+
+    at: datetime
+    snapshot: int
+    kind: Taken
+    moves: int  # that took away, in this place
+    until: datetime  # up to where only the vault holds it
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One ref, or a folder of them, in the window."""
+
+    name: bytes  # of the ref; of a folder with the slash
+    refs: int  # 1; in a folder's lane, those of it that moved
+    bars: tuple[Bar, ...]
+    pushes: tuple[Push, ...]
+    cuts: tuple[Cut, ...]
+
+    @property
+    def folded(self) -> bool:
+        """Whether it stands for a folder of refs."""
+        return self.name.endswith(b"/")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The picture of a window, the most telling lane first."""
+
+    start: datetime
+    end: datetime
+    lanes: tuple[Lane, ...]
+    moved: int  # refs that moved in the window
+    moves: int
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """How much one ref has to tell of a window."""
+
+    name: RefName
+    ref_id: int
+    moves: int
+    taken: int  # moves that forced or deleted it
+    last: int  # the snapshot of its last move
+
+
+def folder_of(name: bytes) -> bytes:
+    """The folder that a ref's lane is folded into: `refs/pull/`. A name such as refs/stash is its own."""
+    end = name.find(b"/", 5)
+    return name[: end + 1] if end > 0 else name
+
+
+def chosen(found: Sequence[Telling], top: RefName | None, limit: int, unfolded: bytes = b"") -> list[Telling]:
+    """Which refs have a lane of their own, the most telling first.
+
+    `top` (HEAD's branch) before what was forced or deleted, that before what
+    moved lately. Folders other than branches and tags are folded when more than a
+    few of their refs moved, unless it is `unfolded` that somebody looks into.
+    """
+    siblings: dict[bytes, int] = {}
+    for one in found:
+        siblings[folder_of(one.name)] = siblings.get(folder_of(one.name), 0) + 1
+    alone = [
+        one
+        for one in found
+        if one.name.startswith(APART)
+        or siblings[folder_of(one.name)] <= MANY
+        or (unfolded and one.name.startswith(unfolded))
+    ]
+    alone.sort(key=lambda one: (one.name != top, one.taken == 0, -one.last, -one.moves, one.name))
+    return alone[:limit]
+
+
+def lane(
+    name: bytes,
+    stretches: Sequence[Stretch],
+    start: datetime,
+    end: datetime,
+    *,
+    there: bool = True,
+    refs: int = 1,
+    lost: Collection[tuple[bytes, int]] | None = None,
+) -> Lane:
+    """The lane of what these stretches tell, in their order.
+
+    `there` says whether a ref without any move was there. `lost` are the names and
+    snapshots of moves after which only the vault holds something; None: of all that took away.
+    """
+    began = start if (stretches[0].first is not Kind.CREATED if stretches else there) else None
+    bars: list[Bar] = []
+    pushes: list[Push] = []
+    cuts: list[Cut] = []
+    folded = name.endswith(b"/")
+    for one in stretches:
+        at = min(max(one.at, start), end)
+        if taken := one.forced + one.deleted:
+            snapshot = one.cut or one.snapshot
+            gone = min(max(one.cut_at or one.at, start), end)
+            only_here = lost is None or folded or (name, snapshot) in lost
+            kind: Taken = "deleted" if one.deleted else "forced"
+            cuts.append(Cut(gone, snapshot, kind, taken, end if only_here else gone))
+        if folded:
+            began = began or at
+        elif taken:
+            bars += [Bar(began, gone)] if began is not None and began <= gone else []
+            began = None if one.last is Kind.DELETED else gone
+        elif began is None:
+            began = min(max(one.first_at or one.at, start), end)
+        if rest := one.moves - taken - (0 if folded else one.created):
+            pushes.append(Push(at, one.snapshot, rest))
+    bars += [Bar(began, end)] if began is not None else []
+    return Lane(name, refs, tuple(bars), tuple(pushes), tuple(_ended(cuts, bars, folded)))
+
+
+def _ended(cuts: Sequence[Cut], bars: Sequence[Bar], folded: bool) -> Iterable[Cut]:
+    """Cuts whose dotted line ends where the next one's begins: two in one lane would cover each other."""
+    for number, cut in enumerate(cuts):
+        later = [one.at for one in cuts[number + 1 :][:1]]
+        later += [bar.start for bar in bars if cut.kind == "deleted" and not folded and bar.start > cut.at][
+            :1
+        ]
+        until = min([cut.until, *later]) if later else cut.until
+        yield Cut(cut.at, cut.snapshot, cut.kind, cut.moves, max(until, cut.at))
+
+
+UNITS: Final[tuple[tuple[timedelta, str], ...]] = (
+    (timedelta(minutes=1), "%H:%M"),
+    (timedelta(minutes=5), "%H:%M"),
+    (timedelta(minutes=15), "%H:%M"),
+    (timedelta(hours=1), "%H:%M"),
+    (timedelta(hours=3), "%H:%M"),
+    (timedelta(hours=6), "%-d %b, %H:%M"),
+    (timedelta(days=1), "%-d %b"),
+    (timedelta(days=2), "%-d %b"),
+    (timedelta(days=7), "%-d %b"),
+    (timedelta(days=14), "%-d %b"),
+)
+_MONDAY: Final = datetime(2000, 1, 3, tzinfo=UTC)  # from which all are counted, so that they stay put
+_MONTHS: Final = (1, 2, 3, 6, 12, 24, 60, 120)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A line of the axis."""
+
+    at: datetime
+    label: str
+
+
+def ticks(start: datetime, end: datetime, most: int = 8) -> list[Tick]:
+    """Where the axis says the time, at round ones: minutes to decades, at most so many."""
+    span = end - start
+    for unit, form in UNITS:
+        if span / unit <= most:
+            number = -((_MONDAY - start) // unit)
+            found = []
+            while (at := _MONDAY + number * unit) <= end:
+                if at >= start:
+                    found.append(Tick(at, at.strftime(_form(at, unit, form))))
+                number += 1
+            return found
+    months = next((m for m in _MONTHS if span / timedelta(days=30.4 * m) <= most), _MONTHS[-1])
+    form = "%Y" if months >= 12 else "%b %Y"
+    number = (start.year * 12 + start.month - 1) // months * months
+    found = []
+    while number // 12 <= min(end.year, 9998):
+        at = datetime(number // 12 or 1, number % 12 + 1, 1, tzinfo=start.tzinfo)
+        if start <= at <= end:
+            found.append(Tick(at, at.strftime(form)))
+        number += months
+    return found[: most + 1]
+
+
+def _form(at: datetime, unit: timedelta, form: str) -> str:
+    """Hours say the day where it begins."""
+    if unit < timedelta(days=1) and (at.hour, at.minute) == (0, 0):
+        return "%-d %b"
+    return form

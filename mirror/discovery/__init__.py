@@ -1,0 +1,1 @@
+"""Discovery: connections to forges, the repositories that they list, and their webhooks."""

@@ -1,0 +1,106 @@
+"""Giving a repo a webhook: an address and a secret that a person pastes into the forge's settings."""
+
+import base64
+import secrets
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+from mirror.core.config import Settings
+from mirror.core.errors import Busy, NotFound, OurFault, UsageError
+from mirror.core.keyring import Keyring
+from mirror.core.model import Repo
+from mirror.services.open import Services
+from mirror.store.discovery import hooks, remotes
+from mirror.store.discovery.hooks import Forge, Hook
+from mirror.store.people import quotas
+
+OVERLAP: Final = timedelta(hours=24)  # for which the secret before a new one is accepted
+_HOSTS: Final[tuple[tuple[str, Forge], ...]] = (
+    ("github", "github"),
+    ("gitlab", "gitlab"),
+    ("gitea", "gitea"),
+    ("forgejo", "gitea"),
+    ("codeberg", "gitea"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewHook:
+    """A repo's hook, as it is pasted into the forge's settings."""
+
+    repo: Repo
+    forge: Forge
+    url: str
+    secret: str | None = field(repr=False)  # None: it was shown when it was made
+
+
+async def give(services: Services, repo: Repo, forge: Forge | None, *, new: bool = False) -> NewHook:
+    """The repo's hook, made if it has none; with `new` it gets another secret.
+
+    Only a secret that was made now is told: it is kept sealed. Raises UsageError
+    when the forge is unknown or is not the one of the hook that there is.
+    """
+    if services.keyring is None:
+        raise OurFault("secrets cannot be kept: set SECRET_KEYS (32 random characters or more)")
+    known = await hooks.of(services.db, repo.id)
+    if known is None:
+        return await _made(services, services.keyring, repo, forge or _forge_of(repo))
+    if forge not in (None, known.forge):
+        raise UsageError(f"{repo.name} has a hook for {known.forge}; remove that one first, with --remove")
+    secret = None
+    if new:
+        secret = new_secret(known.forge)
+        locks = hooks.lock(services.keyring, known.id, secret)
+        if not await hooks.change(services.db, locks, services.clock() + OVERLAP):
+            raise Busy(f"the hook of {repo.name} was removed at the same time; run it again")
+    return _given(services, repo, known, secret)
+
+
+async def remove(services: Services, repo: Repo) -> None:
+    """Forget the repo's hook; its address answers 404 from then on. Raises NotFound."""
+    if not await hooks.remove(services.db, repo.id):
+        raise NotFound(f"{repo.name} has no hook")
+
+
+async def _made(services: Services, keyring: Keyring, repo: Repo, forge: Forge) -> NewHook:
+    secret = new_secret(forge)
+    locks = hooks.lock(keyring, secrets.token_urlsafe(24), secret)
+    now = services.clock()
+    team_id = (await remotes.get(services.db, repo.id)).team_id
+    async with quotas.within(services.db, team_id, services.settings.limits, now, "hooks") as db:
+        made = await hooks.add(db, repo.id, forge, locks, now)
+    if made is None:
+        raise Busy(f"another run made a hook for {repo.name} at the same time; run it again")
+    return _given(services, repo, made, secret)
+
+
+def _given(services: Services, repo: Repo, hook: Hook, secret: str | None) -> NewHook:
+    return NewHook(repo, hook.forge, address(services.settings, hook), secret)
+
+
+def address(settings: Settings, hook: Hook) -> str:
+    """Where the forge posts to."""
+    base = settings.base_url or f"http://127.0.0.1:{settings.port}"
+    return f"{base.rstrip('/')}/hooks/{hook.forge}/{hook.id}"
+
+
+def new_secret(forge: Forge) -> str:
+    """A new secret of 32 random bytes, in the form that the forge takes.
+
+    GitLab's signing token is that of Standard Webhooks, base64 after a prefix:
+    https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    if forge == "gitlab":
+        return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    return secrets.token_urlsafe(32)
+
+
+def _forge_of(repo: Repo) -> Forge:
+    """The forge that the name of the host tells."""
+    host = urlsplit(repo.url).hostname or ""
+    for word, forge in _HOSTS:
+        if word in host:
+            return forge
+    raise UsageError(f"which forge {repo.url} is on cannot be told; say --forge github, gitlab or gitea")

@@ -1,0 +1,1 @@
+"""Jobs: what is due, who runs it, and what becomes of it."""

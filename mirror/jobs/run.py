@@ -1,0 +1,550 @@
+"""From what is due to what came of it: jobs that people ask for, and the runs in which a worker does them.
+
+Who calls: the pages and the API ask, cancel and retry; the worker runs. What it
+uses: store/jobs/jobs, store/jobs/runs, and the flows that do the work.
+"""
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from mirror.backup import sync as syncing
+from mirror.core import logs, quotas
+from mirror.core.errors import (
+    Busy,
+    Cancelled,
+    Corrupt,
+    EverrefError,
+    LimitReached,
+    NotFound,
+    Origin,
+    OurFault,
+    OverLimit,
+    RateLimited,
+    Refused,
+)
+from mirror.core.model import Reason, RefName, Repo, RepoId, Secret, Snapshot
+from mirror.core.progress import Meter
+from mirror.core.refs import from_shown, shown_as, shown_text
+from mirror.core.rules import backoff, compaction
+from mirror.core.rules.roles import Role
+from mirror.core.rules.schedule import next_look, wait_before_retry
+from mirror.restore import authorize, drill, export, moment, restore, target, undo
+from mirror.restore.authorize import Authority
+from mirror.restore.restore import Restored
+from mirror.services.open import Services, ended, unbroken
+from mirror.store import repos
+from mirror.store.backup import parts
+from mirror.store.database import connected
+from mirror.store.discovery import remotes
+from mirror.store.jobs import jobs, schedules
+from mirror.store.jobs.jobs import Job, JobId, Kind, State
+from mirror.store.jobs.runs import ATTEMPTS, Run
+from mirror.store.jobs.schedules import Looked
+from mirror.store.people import notices
+from mirror.store.people import quotas as limited
+from mirror.store.people.teams import TeamId
+from mirror.store.restore.restores import Cause
+from mirror.upkeep import compact, outages, verify
+
+Result = Mapping[str, Any]  # of a job, as it is kept and shown
+
+TELL_SECONDS: Final = 1.0  # how often a run writes how far it is, and hears whether it should stop
+RUN_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
+PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken up again later
+TICK: Final = 0.001  # seconds
+LINES_KEPT: Final = 100  # of what a drill or a verification found
+LONGEST_WAIT: Final = 3540.0  # seconds; what is due in more than an hour counts as by a clock that was ahead
+FULL: Final = timedelta(minutes=10)  # before a team that has as many bytes as it may is tried again
+AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
+REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
+_MOMENT: Final = timedelta(seconds=2)  # before a run that waits is taken up again at the earliest
+_TOO_LONG: Final = f"it took longer than {RUN_SECONDS / 3600:g} hours and was stopped; try again later"
+
+log = logging.getLogger("mirror.jobs")
+
+
+async def ask(
+    services: Services,
+    repo_id: RepoId,
+    kind: Kind,
+    asked: Mapping[str, Any],
+    *,
+    person_id: UUID | None = None,
+    secret: Secret | None = None,
+    job_id: JobId | None = None,
+) -> Job:
+    """Queue what somebody asks for; a worker takes it up within seconds, at once where it is hinted at.
+
+    What `asked` holds, by kind:
+    sync: reason. compact, verify: nothing. drill: snapshot (none: the latest).
+    bundle: snapshot, globs, bring. restore: snapshot, globs, bring, hidden, force, and its target
+    (restore/target): `to` an address, `connection` whose token is used there; or `kept`, the id of a
+    repo; or `new`. Or `undo`, the job whose restore is undone. And `role`, in which it is asked for,
+    where that is less than the person's.
+
+    `secret` is for the target of a restore; it is sealed, and gone when the job
+    ends. What a person asks for counts for the limits of the repo's team; a bundle
+    that is being made, or is there, is handed out once more instead. Raises UsageError,
+    NotFound, NotAllowed, OverLimit, and OurFault where secrets cannot be kept.
+    """
+    if kind == "bundle" and (same := await export.again(services, repo_id, asked)):
+        return same
+    if kind == "restore":
+        await _check_restore(services, repo_id, asked, person_id, secret)
+    job_id, sealed = job_id or jobs.new_id(), None
+    if secret is not None:
+        if services.keyring is None:
+            raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
+        sealed = jobs.seal(services.keyring, job_id, secret)
+    now = services.clock()
+    names = quotas.of_job(kind) if person_id is not None else ()
+    team_id = (await remotes.get(services.db, repo_id)).team_id
+    async with limited.within(services.db, team_id, services.settings.limits, now, *names) as db:
+        if kind == "sync":
+            await repos.request_sync(db, repo_id, now)
+        return await jobs.queue(
+            db, repo_id, kind, asked, now, job_id=job_id, person_id=person_id, sealed=sealed
+        )
+
+
+async def _check_restore(
+    services: Services,
+    repo_id: RepoId,
+    asked: Mapping[str, Any],
+    person_id: UUID | None,
+    secret: Secret | None,
+) -> None:
+    team_id, reached = (await remotes.get(services.db, repo_id)).team_id, asked
+    if asked.get("undo"):
+        undone = await _undone(services, team_id, repo_id, asked)
+        await undo.check(services, undone)
+        reached = undone.asked
+    else:
+        target.check(services, asked, secret)
+    role = await authorize.role_of(services, team_id, person_id, asked)
+    await target.allow(services, team_id, reached, Authority(role, secret))
+
+
+async def retry(
+    services: Services,
+    team_id: TeamId,
+    job_id: JobId,
+    person_id: UUID | None,
+    role: Role = Role.OWNER,
+    secret: Secret | None = None,
+) -> Job:
+    """Queue again what a job that has ended was asked for, by who asks now. Raises NotFound, Refused."""
+    job = await jobs.find(services.db, team_id, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    if job.state not in jobs.ENDED:
+        raise Refused("this job has not ended yet; cancel it first")
+    asked = dict(job.asked) | ({"role": str(role)} if job.kind == "restore" else {})
+    return await ask(services, job.repo_id, job.kind, asked, person_id=person_id, secret=secret)
+
+
+async def run(services: Services, run: Run, until: float = math.inf) -> None:
+    """Do what was taken up, to its end; what goes wrong is recorded and raises nothing.
+
+    Cancelled, the work cleans up after itself, its git processes with it. Before
+    `until`, by the loop's clock, that means that the worker stops: the run is handed
+    back. From then on it took too long, which is recorded as its failure. Safe to
+    run twice, as each of these flows is: a run whose worker was killed is begun
+    anew, and a restore by push finds `unchanged` what had arrived. Every line of the
+    log that is written meanwhile names the repo and the job.
+    """
+    with logs.at_work(run.repo_id, run.job.id if run.job else None) as logged:
+        await _watched(services, run, until, logged)
+
+
+async def _watched(services: Services, run: Run, until: float, logged: logs.Work) -> None:
+    watch = _Watch(services, run, until, logged)
+    work = asyncio.ensure_future(_DO[run.kind](replace(services, progress=watch.meter), run))
+    telling = asyncio.create_task(watch.tell(work))
+    try:
+        await asyncio.wait([work])
+    except asyncio.CancelledError:
+        if not watch.is_over():
+            raise
+    finally:
+        await ended(work, telling)
+        await watch.record(work)
+
+
+class _TooLong(LimitReached):
+    """The time of a run was over; the flow itself could not record that."""
+
+
+class _Watch:
+    """One run as it is seen from outside: it tells how far it is, hears whether to stop, says how it ended.
+
+    A sync has a row if it is a first backup, found something, was asked for, or
+    fails in a way that is new: a look that finds nothing leaves none.
+    """
+
+    def __init__(self, services: Services, run: Run, until: float, logged: logs.Work) -> None:
+        self._until = until
+        self._logged = logged
+        self.meter = Meter(asyncio.get_running_loop().time, run.job.notes if run.job else ())
+        self._services = services
+        self._run = run
+        self._job = run.job
+        self._began = services.clock()
+        self._stopped = False  # somebody wants it so
+        self._lost = False  # another run has the job
+
+    def is_over(self) -> bool:
+        """Whether the time of this run is over. A timer may go off a tick of the clock early."""
+        return asyncio.get_running_loop().time() + TICK >= self._until
+
+    async def tell(self, work: "asyncio.Future[Result | None]") -> None:
+        """Write about once a second, until somebody wants the work to stop or this is cancelled."""
+        while not (self._stopped or self._lost):
+            await asyncio.sleep(TELL_SECONDS)
+            with suppress(EverrefError):  # the database may be back the next time
+                await self._tell()
+        work.cancel()
+
+    async def _tell(self) -> None:
+        seen = self.meter.seen
+        if self._run.heavy or seen.phases:  # it is more than a look
+            await self._show()
+        if self._job is not None:
+            stop = await jobs.progress(self._services.db, self._job.id, self._job.attempt, seen)
+            self._stopped, self._lost = stop is True, stop is None
+
+    async def _show(self) -> None:
+        """Have a row from now on."""
+        if self._job is None:
+            await unbroken(self._begin())  # a row that is made must be known, or nobody ends it
+
+    async def _begin(self) -> None:
+        asked = {"reason": Reason.PUSH.value}
+        self._job = await jobs.start(self._services.db, self._run.repo_id, self._run.kind, asked, self._began)
+        self._logged.job = str(self._job.id) if self._job else None
+
+    async def record(self, work: "asyncio.Future[Result | None]") -> None:
+        """Say how it ended. With the database away, the job is later found without a run, and begun anew."""
+        try:
+            if not self._lost:
+                await self._record(work)
+        except EverrefError as error:
+            log.warning("the end of a %s of %s is not recorded: %s", self._run.kind, self._run.repo_id, error)
+
+    async def _record(self, work: "asyncio.Future[Result | None]") -> None:
+        services, run = self._services, self._run
+        is_late = work.cancelled() and not self._stopped and self.is_over()
+        if work.cancelled() and not self._stopped and not is_late:
+            return await self._hand_back(None, "the worker was stopped")
+        if work.cancelled() and not is_late:
+            if run.kind == "sync":  # its wish is open still, and is not to be served at once
+                now = services.clock()
+                stopped = Cancelled("somebody stopped this; the next push begins it anew, or an hour later")
+                await repos.set_failure(
+                    services.db, run.repo_id, stopped.kind, str(stopped), now, now + AFTER_CANCEL
+                )
+            return await self._finish("cancelled")
+        raised = _TooLong(_TOO_LONG) if is_late else work.exception()
+        error = _explained(raised, run)
+        if error is None:
+            result = work.result()
+            short = shortcoming(run.kind, result)
+            state: State = "failed" if short else "done"
+            if self._job is None and result is not None and (run.heavy or result.get("new")):
+                return await self._keep(state, result, short)
+            return await self._finish(state, result, short)
+        if run.kind == "sync" and isinstance(error, OverLimit) and not syncing.is_its_own(error):
+            return await self._wait_for_room(error)
+        if await outages.met(services, error):
+            return await self._hand_back(_MOMENT, f"{error} (waits until that is over)", counted=False)
+        log.warning("%s of %s: %s", run.kind, run.repo_id, error)
+        if run.kind == "sync" and not syncing.is_its_own(error):
+            return await self._put_off(error)
+        if run.kind == "sync":
+            if error is not raised or isinstance(error, _TooLong):
+                await syncing.record_failure(services, run.repo_id, error)
+            if error.kind not in (run.failing, Busy.kind):  # as long as it fails like this, the repo says so
+                await self._show()
+        elif not error.permanent and self._job is not None and self._job.attempt < ATTEMPTS:
+            wait = wait_before_retry(self._job.attempt, random.random())
+            if isinstance(error, RateLimited):
+                told = (error.retry_at - services.clock()).total_seconds()
+                wait = max(wait, min(told, LONGEST_WAIT))
+            return await self._hand_back(timedelta(seconds=wait), f"{error} (tried again in {wait:.0f} s)")
+        await self._finish("failed", failure=error)
+
+    async def _wait_for_room(self, error: OverLimit) -> None:
+        """Try a sync again later whose team has as many bytes as it may; the team is told once."""
+        services, now = self._services, self._services.clock()
+        team_id = (await remotes.get(services.db, self._run.repo_id)).team_id
+        if await limited.over(services.db, team_id, now, str(error)):
+            await notices.add(services.db, team_id, None, "over-limit", str(error), now)
+        await self._show()
+        await self._hand_back(FULL, f"{error} (tried again later)", counted=False)
+
+    async def _put_off(self, error: EverrefError) -> None:
+        """Try a sync again that failed by nothing of its repo's, and by nothing that all repos share.
+
+        Where the vault, the database or a disk fails for this one repo only, again and again, it
+        is recorded at the repo in the end, as nobody would see it else.
+        """
+        await self._show()
+        attempt = self._job.attempt if self._job is not None else 1
+        if attempt >= ATTEMPTS and error.origin is not Origin.FORGE:
+            await syncing.record_failure(self._services, self._run.repo_id, error)
+            return await self._finish("failed", failure=error)
+        wait = backoff.wait("network", attempt, random.random())
+        await self._hand_back(wait, f"{error} (tried again later)")
+
+    async def _hand_back(self, wait: timedelta | None, note: str, *, counted: bool = True) -> None:
+        if self._job is not None:
+            due = None if wait is None else self._services.clock() + wait
+            await jobs.again(self._services.db, self._job.id, self._job.attempt, due, note, counted=counted)
+
+    async def _keep(self, state: State, result: Result, failure: EverrefError | None) -> None:
+        """Have a row of what has ended without one, in one statement."""
+        services, run = self._services, self._run
+        await jobs.keep(
+            services.db,
+            run.repo_id,
+            run.kind,
+            {"reason": Reason.PUSH.value},
+            self._began,
+            state,
+            services.clock(),
+            self.meter.ended,
+            result=result,
+            failure=failure,
+        )
+
+    async def _finish(
+        self, state: State, result: Result | None = None, failure: EverrefError | None = None
+    ) -> None:
+        if self._job is not None:
+            await jobs.finish(
+                self._services.db,
+                self._job.id,
+                self._job.attempt,
+                state,
+                self._services.clock(),
+                self.meter.ended,
+                result=result,
+                failure=failure,
+            )
+
+
+def _explained(error: BaseException | None, run: Run) -> EverrefError | None:
+    """What the work raised, in our words; a bug stops this run and no other."""
+    if error is None or isinstance(error, EverrefError):
+        return error
+    log.error("a bug in a %s of %s", run.kind, run.repo_id, exc_info=error)
+    return OurFault(f"Everref failed ({type(error).__name__}); the log of the worker says where, report it")
+
+
+def shortcoming(kind: Kind, result: Result | None) -> EverrefError | None:
+    """What is wrong although the work came to its end."""
+    if result is None:
+        return None
+    problems = result.get("problems")
+    if problems:
+        return Corrupt(f"{len(problems)} problems were found, the first: {problems[0]}")
+    if kind == "restore" and not result["verified"]:
+        refused = result["counts"].get("refused", 0)
+        return Refused(
+            f"{refused} of {result['refs_total']} refs were refused; the result says which and why"
+        )
+    if kind == "bundle" and not result["verified"]:
+        return Corrupt("the bundle does not hold the refs that were recorded; report this")
+    return None
+
+
+async def _sync(services: Services, run: Run) -> Result | None:
+    """Serve the wish that is open, or look because somebody asked. None: another run has served it."""
+    reason = Reason.PUSH
+    if run.job is not None:
+        reason = Reason(run.job.asked.get("reason", Reason.MANUAL))
+        repo = await repos.get(services.db, run.repo_id)
+    elif (sync_requested := await repos.with_sync_request(services.db, run.repo_id)) is not None:
+        repo = sync_requested
+    else:
+        return None
+    done = await syncing.sync_kept(services, repo, reason, PATIENCE)
+    await looked(services, run.repo_id, done.new)
+    if done.new and run.job is not None and run.job.notes:  # it may have waited for room
+        await limited.brought(services.db, run.repo_id)
+    if done.new and compaction.due(await parts.live(services.db, run.repo_id)):
+        await jobs.queue(services.db, run.repo_id, "compact", {}, services.clock())
+    return {
+        "new": done.new,
+        **done.snapshot.numbers,
+        "taken_at": done.snapshot.taken_at.isoformat(),
+        "changes": done.snapshot.changes_count if done.new else 0,
+        "refs": done.snapshot.refs_count,
+        "bytes": done.snapshot.bundle.bytes if done.new and done.snapshot.bundle else 0,
+    }
+
+
+async def looked(services: Services, repo_id: RepoId, new: bool) -> None:
+    """The remote has just answered; the next look is due when the repo's schedule says."""
+    now = services.clock()
+    async with connected(services.db) as db:
+        rhythm = await schedules.answered(db, repo_id, now, new)
+        due = next_look(rhythm.schedule, repo_id, now, now, rhythm.changed_at)
+        await schedules.looked(db, [Looked(repo_id, now, due)])
+
+
+async def _compact(services: Services, run: Run) -> Result:
+    done = await compact.compact(services, await repos.get(services.db, run.repo_id), PATIENCE)
+    return {
+        "merged": done.merged,
+        "parts_before": done.parts_before,
+        "parts_after": done.parts_after,
+        "bytes": done.bytes_written,
+    }
+
+
+async def _drill(services: Services, run: Run) -> Result:
+    repo, snapshot = await _moment(services, run)
+    done = await drill.drill(services, repo, snapshot)
+    await schedules.drilled(services.db, repo.id, services.clock())
+    return {
+        **snapshot.numbers,
+        "refs": done.refs,
+        "bytes": done.bytes,
+        "seconds": done.seconds,
+        "problems": list(done.problems[:LINES_KEPT]),
+        "large_files": done.large_files.files,
+    }
+
+
+async def _verify(services: Services, run: Run) -> Result:
+    done = await verify.verify(services, await repos.get(services.db, run.repo_id))
+    return {
+        "snapshots": done.snapshots,
+        "parts": done.parts,
+        "bytes": done.bytes,
+        "problems": list(done.problems[:LINES_KEPT]),
+        "strays": list(done.strays[:LINES_KEPT]),
+        "damaged": list(done.damaged[:LINES_KEPT]),
+    }
+
+
+async def _bundle(services: Services, run: Run) -> Result:
+    """Make a bundle, which can be fetched for a while."""
+    repo, snapshot = await _moment(services, run)
+    job = _job_of(run)
+    cause = Cause(job.id, job.person_id)
+    globs = job.asked.get("globs", ())
+    done, made = await export.make(services, repo, snapshot, cause, globs=globs, bring=brought(job.asked))
+    return shown_restore(done) | made.told()
+
+
+async def _restore(services: Services, run: Run) -> Result:
+    """Push a moment to a remote, or undo that, by what who asked for it may use now."""
+    repo, snapshot = await _moment(services, run)
+    job = _job_of(run)
+    role = await authorize.role_of(services, job.team_id, job.person_id, job.asked)
+    means = Authority(role, job.secret(services.keyring) if services.keyring else None)
+    if job.asked.get("undo"):
+        undone = await _undone(services, job.team_id, job.repo_id, job.asked)
+        cause = Cause(job.id, job.person_id, undo_of=undone.id)
+        return shown_restore(await undo.undo(services, undone, repo, snapshot, means, cause))
+    to, made = await target.ready(services, job, means)
+    named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
+    done = await restore.to_remote(
+        services,
+        repo,
+        snapshot,
+        to,
+        globs=job.asked.get("globs", ()),
+        bring=brought(job.asked),
+        hidden=job.asked.get("hidden", "skip"),
+        force=job.asked.get("force", False),
+        cause=Cause(job.id, job.person_id, named, made),
+        keep=partial(target.keep, services, job.team_id),
+    )
+    result = shown_restore(done) | {"to": to.url}
+    return result | {"made": to.url} if made else result
+
+
+def brought(asked: Mapping[str, Any]) -> dict[RefName, bytes]:
+    """What a job is asked to bring back under other names: new name -> ref of the moment, or commit."""
+    return {RefName(from_shown(one, "as")): from_shown(one, "from") for one in asked.get("bring", ())}
+
+
+def shown_bring(bring: Mapping[RefName, bytes]) -> list[dict[str, str]]:
+    """The same as a job keeps it."""
+    return [shown_as("as", name) | shown_as("from", source) for name, source in bring.items()]
+
+
+async def _undone(services: Services, team_id: TeamId, repo_id: RepoId, asked: Mapping[str, Any]) -> Job:
+    """The job whose restore is to be undone. Raises NotFound."""
+    try:
+        found = await jobs.find(services.db, team_id, JobId(UUID(str(asked["undo"]))))
+    except ValueError:
+        found = None
+    if found is None or found.repo_id != repo_id:
+        raise NotFound("there is no such restore to undo")
+    return found
+
+
+def shown_restore(done: Restored) -> dict[str, Any]:
+    """How a restore ended, what went wrong first."""
+    counts: dict[str, int] = {}
+    for ref in done.refs:
+        counts[ref.result] = counts.get(ref.result, 0) + 1
+    order = {"refused": 0, "skipped": 1}
+    shown = sorted(done.refs, key=lambda ref: (order.get(ref.result, 2), ref.name))[:REFS_KEPT]
+    kept = {"kept": done.kept[0].name, "kept_snapshot": done.kept[1].number} if done.kept else {}
+    return {
+        **kept,
+        "skipped": [
+            {"why": one.why, "refs": one.refs, "names": [shown_text(name) for name in one.names]}
+            for one in done.skipped
+        ],
+        "said": list(done.said),
+        **done.snapshot.numbers,
+        "verified": done.verified,
+        "counts": counts,
+        "refs_total": len(done.refs),
+        "refs": [
+            {
+                "name": shown_text(ref.name),
+                "target": shown_text(ref.target),
+                "result": ref.result,
+                "why": ref.why,
+                "old": None if ref.old is None else shown_text(ref.old),
+            }
+            for ref in shown
+        ],
+    }
+
+
+async def _moment(services: Services, run: Run) -> tuple[Repo, Snapshot]:
+    """The repo, and the snapshot that was asked for: by its number, or the latest. Raises NotFound."""
+    repo = await repos.get(services.db, run.repo_id)
+    return repo, await moment.snapshot_at(services, repo, moment.wanted(_job_of(run).asked))
+
+
+def _job_of(run: Run) -> Job:
+    assert run.job is not None, f"a {run.kind} is always asked for"
+    return run.job
+
+
+_DO: Final[Mapping[Kind, Callable[[Services, Run], Coroutine[Any, Any, Result | None]]]] = {
+    "sync": _sync,
+    "restore": _restore,
+    "drill": _drill,
+    "verify": _verify,
+    "bundle": _bundle,
+    "compact": _compact,
+}

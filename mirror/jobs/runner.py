@@ -1,0 +1,250 @@
+"""The runner of a worker: takes up what is due in PostgreSQL, as much at once as it has slots, and does it.
+
+Who calls: arq's jobs, and a loop that looks every few seconds for what came without
+a job. What it uses: store/jobs/runs (what is next, and who has it), jobs/run (the work).
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Final
+
+from mirror.backup import sync as syncing
+from mirror.core.errors import EverrefError, OurFault
+from mirror.core.model import RepoId
+from mirror.core.rules import fairness
+from mirror.core.rules.fairness import Free, Held
+from mirror.core.rules.job import PERIODICAL, repo_of
+from mirror.core.rules.schedule import shares
+from mirror.git.run import SLOTS
+from mirror.jobs import run as jobbing
+from mirror.services.open import Services, ended
+from mirror.services.queue import Choice, Waiting
+from mirror.store import leases
+from mirror.store.jobs import runs
+from mirror.store.jobs.runs import Run, RunKey
+from mirror.store.people.teams import TeamId
+
+SLOW_SECONDS: Final = 10.0  # after which a sync waits for its host, most likely: it gives its slot away
+LONG_SECONDS: Final = 600.0  # after which a sync counts as heavy to its own team
+PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
+LOOK_SECONDS: Final = 2.0  # between two looks at what is due, for what came without a job
+BEAT_SECONDS: Final = 5.0
+SKEW_SECONDS: Final = 1.0  # by which the clocks of machines differ at the most
+GO_ON_SECONDS: Final = 60.0  # for which one job of arq goes on with what is next
+_DEADLY: Final = "the worker went away each time that this was synced; its log, or the system's, says why"
+
+log = logging.getLogger("mirror.worker")
+
+
+class Runner:
+    """Does what is due, within the slots of one worker."""
+
+    def __init__(
+        self, services: Services, slots: int = SLOTS, freed: Callable[[], None] = lambda: None
+    ) -> None:
+        self.me = leases.myself()
+        self.workers = [self.me]  # those that are alive, as of the last beat
+        self._services = services
+        self._slots = slots
+        self._freed = freed  # is called when a slot is free again
+        self._shares = list(range(256))
+        self._runs: dict[RunKey, tuple[Run, asyncio.Task[object] | None]] = {}
+        self._began: dict[RunKey, float] = {}  # when each of them was taken up
+        self._taking = asyncio.Lock()
+        self._taking_since: datetime | None = None  # when the take began that is under way; None: none is
+        self._time = asyncio.get_running_loop().time
+        self._beaten = self._time()
+        self._idle_at = -math.inf  # when the last take began that found nothing
+        self._due = asyncio.Event()
+        self._is_away = False  # the database, as of the last take
+        self._is_stopping = False
+
+    def is_mine(self, repo_id: RepoId) -> bool:
+        """Whether this repo's pool is kept warm here."""
+        return repo_id.bytes[0] in self._shares
+
+    def choose(self, waiting: Waiting) -> Choice:
+        """Which jobs of arq begin here: as many as there are free slots, other workers' own after PATIENCE.
+
+        What is periodical needs no slot. The others stay in the queue, for this worker or another;
+        all do while the vault or this disk is away. A job goes that was put in before PostgreSQL
+        said that nothing is due: another one did its work.
+        """
+        choice = Choice()
+        free = 0 if self._services.away else self._free().room
+        done = self._time() - self._idle_at + SKEW_SECONDS
+        for number, age in waiting:
+            repo_id, left = repo_of(number), PATIENCE.total_seconds() - age
+            if number.startswith(PERIODICAL):
+                choice.begin.append(number)
+            elif age > done:
+                choice.drop.append(number)
+            elif free > 0 and (repo_id is None or left <= 0 or self.is_mine(repo_id)):
+                choice.begin.append(number)
+                free -= 1
+            elif free > 0:
+                choice.again = left if choice.again is None else min(choice.again, left)
+        return choice
+
+    async def serve(self, repo_id: RepoId | None, until: float) -> bool:
+        """Do this repo's run, or the one that fairness puts first; then what is next, for a minute.
+
+        Whoever ends a run looks for the next, so nothing that is due waits beside a
+        free slot. True: the minute, or `until` by the loop's clock, is over, and more
+        may be due. Safe to run twice: a run that is taken up is nobody else's.
+        """
+        run = await self._next(repo_id)
+        return run is not None and await self._go_on(run, until)
+
+    def look_soon(self) -> None:
+        """Something may be due that came without a job."""
+        self._due.set()
+
+    async def work(self) -> None:
+        """Look every LOOK_SECONDS for what came without a job, until cancelled."""
+        while True:
+            self._due.clear()
+            await self.look()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._due.wait()
+
+    async def look(self) -> int:
+        """Fill the free slots with what is due, as jobs of arq do; how many were filled."""
+        filled = 0
+        while run := await self._next():
+            self._runs[run.key] = (run, asyncio.create_task(self._alone(run)))
+            filled += 1
+        return filled
+
+    async def work_off(self) -> None:
+        """Do what is due until nothing is; a failure that is tried again later is not waited for."""
+        while await self.look() or self._runs:
+            if tasks := [task for _, task in self._runs.values() if task]:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _alone(self, run: Run) -> None:
+        """What a job of arq would do with this run, within the same time."""
+        until = self._time() + jobbing.RUN_SECONDS
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._go_on(run, until)
+
+    async def _go_on(self, run: Run | None, until: float) -> bool:
+        began = self._time()
+        while run is not None:
+            await self._do(run, until)
+            if self._time() >= min(until, began + GO_ON_SECONDS):
+                self.look_soon()
+                return True
+            run = await self._next()
+        return False
+
+    async def _next(self, repo_id: RepoId | None = None) -> Run | None:
+        """Take up what is next, if there is a free slot for it."""
+        try:
+            run = await self._take(repo_id)
+        except EverrefError as error:
+            if not self._is_away:
+                log.warning("nothing can be taken up: %s", error)
+            self._is_away = True
+            return None
+        self._is_away = False
+        return run
+
+    async def _take(self, repo_id: RepoId | None) -> Run | None:
+        async with self._taking:
+            free = self._free()
+            if free.room <= 0 or self._services.away or self._is_stopping:
+                return None
+            services, now, began = self._services, self._services.clock(), self._time()
+            self._taking_since = now
+            try:
+                found = await runs.take(
+                    services.db,
+                    self.me,
+                    now,
+                    1,
+                    free.heavy,
+                    self._shares,
+                    PATIENCE,
+                    repo_id=repo_id,
+                    full=free.full,
+                    full_of_heavy=free.full_of_heavy,
+                )
+            finally:
+                self._taking_since = None
+            if not found:
+                self._idle_at = began
+            if not found or self._is_stopping:
+                return None
+            (run,) = found
+            self._runs[run.key] = (run, asyncio.current_task())
+            self._began[run.key] = self._time()
+            return run
+
+    def _free(self) -> Free[TeamId]:
+        """What may begin.
+
+        A sync that has been under way for long waits for its host: it gives its slot
+        away, so that a host that drips keeps nobody else's push waiting. What is heavy
+        keeps its slot, as it may well work all the time.
+        """
+        now, held = self._time(), []
+        for key, (run, _) in self._runs.items():
+            age = now - self._began.get(key, now)
+            waits = not run.heavy and age >= SLOW_SECONDS
+            held.append(Held(run.team_id, run.heavy or age >= LONG_SECONDS, waits))
+        return fairness.free(held, self._slots)
+
+    async def _do(self, run: Run, until: float) -> None:
+        try:
+            await jobbing.run(self._services, run, until)
+        finally:
+            try:
+                with suppress(EverrefError):  # the next beat finds it
+                    await runs.end(self._services.db, self.me, run.key)
+            finally:
+                del self._runs[run.key]
+                self._began.pop(run.key, None)
+                self._freed()
+
+    async def hand_back(self) -> None:
+        """Stop what is under way, which cleans up after itself, and give it back for others to begin anew."""
+        self._is_stopping = True
+        under_way = list(self._runs.values())
+        await ended(*(task for _, task in under_way if task))
+        with suppress(EverrefError):
+            await runs.leave(self._services.db, self.me)
+        for run, _ in under_way:
+            await self._services.hint(run.repo_id)
+
+    async def beat(self) -> None:
+        """Say that this worker is alive, and give back what dead ones had, until cancelled."""
+        while True:
+            with suppress(EverrefError):  # `look` tells of it
+                await self.beat_once()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def beat_once(self) -> None:
+        """One beat: who is alive decides which shares are ours. It waits for nothing but the database."""
+        services = self._services
+        now, before = self._time(), self._beaten
+        workers = await runs.beat(services.db, self.me)
+        self._beaten = now
+        if workers != self.workers:
+            self.workers, self._shares = workers, shares(self.me, workers)
+        await runs.keep(services.db, self.me, list(self._runs), self._taking_since or services.clock())
+        await leases.release_over(services.db)
+        if now - before > 2 * BEAT_SECONDS:
+            return  # the database was away: whoever else lives says so first
+        if reaped := await runs.reap(services.db, self.me, services.clock()):
+            log.warning("%d runs of workers that went away are begun anew", reaped)
+            self.look_soon()
+        for repo_id in await runs.deadly(services.db):
+            await syncing.record_failure(services, repo_id, OurFault(_DEADLY))
+            await runs.spare(services.db, repo_id)

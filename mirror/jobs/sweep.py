@@ -1,0 +1,255 @@
+"""Looking at repos by their schedules, and the chores: what lost webhooks left behind is found here.
+
+Who calls: the worker, every few seconds, and the command `sweep`, for every repo now.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from mirror.backup import describe, notes
+from mirror.backup import sync as syncing
+from mirror.backup.sync import Synced
+from mirror.core.errors import SHARED, Busy, Corrupt, EverrefError
+from mirror.core.model import Reason, Repo, RepoId
+from mirror.core.rules.schedule import spread
+from mirror.discovery import discover, webhooks
+from mirror.jobs import run
+from mirror.jobs.looks import Ticked, looking
+from mirror.restore import export
+from mirror.services.lease import leased
+from mirror.services.open import Services
+from mirror.store import repos
+from mirror.store.backup import parts
+from mirror.store.discovery import holds, hooks
+from mirror.store.jobs import jobs as job_rows
+from mirror.store.jobs import runs, schedules
+from mirror.store.people import quotas, sessions
+from mirror.store.people.teams import TeamId
+from mirror.store.upkeep import maintenance, measures, outages
+from mirror.upkeep import compact, prune, state
+
+PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
+STARTING: Final = timedelta(seconds=30)  # within which workers start together
+DELIVERIES_KEPT: Final = timedelta(days=30)
+JOBS_KEPT: Final = timedelta(days=90)  # of Everref itself; what people asked for stays
+REQUESTS_KEPT: Final = timedelta(days=1)  # with their answers, for who sends one again
+LINKS_KEPT: Final = timedelta(days=1)  # after they have expired
+VIEWS_KEPT: Final = timedelta(days=2)  # of restores; nothing lives longer than a run may take
+
+log = logging.getLogger("mirror.sweep")
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What became of one repo."""
+
+    repo: Repo
+    synced: Synced | None  # None: it failed, or is archived and gone still
+    error: EverrefError | None  # None: it did not fail
+
+
+async def sweep(services: Services, team_id: TeamId | None = None) -> list[Swept]:
+    """Sync every repo now, or those of one team, and keep its place in the vault small.
+
+    One that fails never stops another. What is done for the whole installation waits for a sweep of all.
+    Safe to run twice, as `sync`, `compact` and `prune` are.
+    """
+    swept = [await _sweep(services, repo) for repo in await repos.all(services.db, team_id)]
+    if team_id is not None:
+        return swept
+    for task in TOLD:
+        await _do(services, task)
+    await _forget(services)
+    return swept
+
+
+async def _sweep(services: Services, repo: Repo) -> Swept:
+    try:
+        synced = await syncing.sync(services, repo.id, Reason.SWEEP, PATIENCE)
+        await run.looked(services, repo.id, synced.new)
+        with suppress(Busy):  # another run compacts it, which does not keep it from being saved
+            await compact.compact(services, repo, PATIENCE)
+        if await parts.tombstones(services.db, repo.id):
+            await prune.prune(services, prune.GRACE, repo, PATIENCE)
+    except EverrefError as error:
+        known = await repos.overview_of(services.db, repo.id)
+        return Swept(repo, None, None if error.kind == "gone" and known.archived_at else error)
+    return Swept(repo, synced, None)
+
+
+async def tick(services: Services) -> Ticked:
+    """Look at every repo that is due, until none is and every look has ended.
+
+    A look is one listing of refs by our own client, over connections that are kept,
+    compared with the latest snapshot. What moved is wished for and queued as a
+    job; so is what failed, since a sync says and records why. Safe to run twice,
+    also at once: a repo that one worker has taken up no other gets.
+    """
+    total, now = Ticked(0, 0, 0), services.clock()
+    async with looking(services) as looks:
+        while True:
+            total += await looks.step(now)
+            if looks.idle:
+                return total
+
+
+async def after_start(services: Services) -> None:
+    """The service has just started: look at every repo soon, at the most active first.
+
+    What was pushed while it was down nobody has told, and nobody tells again. Where several
+    workers start together, one of them does it. Safe to run twice.
+    """
+    now = services.clock()
+    if await maintenance.begin(services.db, "look at every repo after a start", now, STARTING):
+        found = await schedules.looked_at(services.db)
+        moments = spread([host for _, host in found], now)
+        ids = [repo_id for repo_id, _ in found]
+        await schedules.look_by(services.db, list(zip(ids, moments, strict=True)))
+
+
+async def tend(services: Services) -> None:
+    """Do the chores that are due, beside each other; one that fails or takes long stops no other.
+
+    Safe to run twice, also at once.
+    """
+    await evict(services)
+    await asyncio.gather(*(do_if_due(task, services) for task in CHORES))
+
+
+async def evict(services: Services) -> None:
+    """Let go of the pools of this machine that grew beyond their bound, or their team's."""
+    await services.disk.pools.make_room(services.disk.root, 0)
+    try:
+        await _share_pools(services)
+    except EverrefError as error:
+        log.warning("pools of teams: %s", error)
+
+
+async def do_if_due(task: "Chore", services: Services) -> None:
+    """Do it, if its time has come and no other worker does it."""
+    await _do(services, task, if_due=True)
+
+
+async def _share_pools(services: Services) -> None:
+    """Let no team's pools push out those of all others: beyond its limit its own go."""
+    held = dict[RepoId, int]()
+    for name, size in (await services.disk.pools.held()).items():
+        with suppress(ValueError):  # it is no repo's
+            held[RepoId(UUID(name))] = size
+    for ids, most in await quotas.of_pools(services.db, list(held), services.settings.limits):
+        if sum(held[one] for one in ids) > most:
+            await services.disk.pools.keep_within([str(one) for one in ids], most)
+
+
+async def _do(services: Services, task: "Chore", *, if_due: bool = False) -> None:
+    limit = task.limit.total_seconds()
+    try:
+        if not if_due or await maintenance.begin(services.db, task.name, services.clock(), task.every):
+            async with asyncio.timeout(limit):
+                await task.do(services)
+    except TimeoutError:
+        log.warning("%s: it took longer than %g minutes; it goes on the next time", task.name, limit / 60)
+    except EverrefError as error:
+        log.warning("%s: %s", task.name, error)
+    except Exception:  # a bug, which stops this chore and no other
+        log.exception("a bug in a chore: %s", task.name)
+
+
+async def tidy(services: Services) -> None:
+    """Remove from this disk what killed runs left, and bundles of earlier versions. Safe to run twice."""
+    now = services.clock().timestamp()
+    root = services.disk.root
+    old = await asyncio.to_thread(_older_than, root / "restores", now - VIEWS_KEPT.total_seconds())
+    old += await asyncio.to_thread(_older_than, root / "bundles", now - export.KEPT.total_seconds())
+    for path in old:
+        await asyncio.to_thread(_remove, path)
+    for path in await asyncio.to_thread(_older_than, root / "scratch", now):
+        with suppress(EverrefError, ValueError):  # somebody is at work on it; it is no repo's
+            repo = await repos.get(services.db, RepoId(UUID(path.name)))
+            async with leased(services, repo, patience=0):
+                await asyncio.to_thread(_remove, path)
+
+
+def _older_than(directory: Path, moment: float) -> list[Path]:
+    """What is in a directory since before then; nothing where there is no such directory."""
+    with suppress(FileNotFoundError):
+        return [path for path in directory.iterdir() if path.lstat().st_mtime < moment]
+    return []
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+async def _forget(services: Services) -> None:
+    """Forget what has had its time. What deliveries claimed is in the history by then."""
+    now = services.clock()
+    await hooks.forget_before(services.db, now - DELIVERIES_KEPT)
+    await job_rows.forget_before(services.db, now - JOBS_KEPT)
+    await maintenance.forget_requests(services.db, now - REQUESTS_KEPT)
+    await sessions.sweep(services.db, now)
+    await maintenance.forget_links(services.db, now - LINKS_KEPT)
+    await holds.forget_before(services.db, now)
+    await outages.forget_before(services.db, now - JOBS_KEPT)
+
+
+async def _prune(services: Services) -> None:
+    """Delete replaced parts whose grace is over."""
+    for repo in await maintenance.with_old_tombstones(services.db, services.clock() - prune.GRACE):
+        try:
+            await prune.prune(services, prune.GRACE, repo, patience=0)
+        except EverrefError as error:  # the others have their turn, this one the next time
+            if error.origin in SHARED and not isinstance(error, Corrupt):
+                raise  # they would fail likewise
+            log.warning("prune of %s: %s", repo.id, error)
+
+
+async def _mend_queue(services: Services) -> None:
+    """Look whether all that is due stands in the queue."""
+    if mended := await runs.mend(services.db):
+        log.warning("%d rows of the queue were wrong and are mended; report this", mended)
+
+
+async def _add_up(services: Services) -> None:
+    """Add up what the database counted for /metrics."""
+    await measures.add_up(services.db)
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something that is done now and then, by one worker for all of them. It must be safe to run twice."""
+
+    name: str
+    every: timedelta
+    do: Callable[[Services], Awaitable[None]]
+    limit: timedelta = timedelta(minutes=30)  # for each time
+
+
+# By these the vault hears of all that is no snapshot.
+TOLD: Final[Sequence[Chore]] = (
+    Chore("describe repos that changed", timedelta(minutes=5), describe.due),
+    Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
+    Chore("export the state", timedelta(hours=1), state.due, timedelta(hours=2)),
+)
+# Whoever has more to look after adds a line.
+CHORES: Final[Sequence[Chore]] = (
+    Chore("forget what has had its time", timedelta(hours=1), _forget),
+    Chore("delete bundles whose time is over", timedelta(hours=1), export.forget),
+    Chore("delete replaced parts", timedelta(hours=1), _prune),
+    Chore("add up what was counted", timedelta(minutes=1), _add_up),
+    Chore("compare the queue with what is open", timedelta(hours=1), _mend_queue),
+    *TOLD,
+    Chore("list what connections can see", timedelta(minutes=5), discover.due),
+    Chore("look after hooks", webhooks.SWEEPS, webhooks.due),
+)

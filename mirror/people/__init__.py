@@ -1,0 +1,1 @@
+"""People: accounts, teams, and what whoever runs Everref does for them."""

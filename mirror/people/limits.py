@@ -1,0 +1,35 @@
+"""The limits of one team, as whoever runs Everref sees and sets them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from mirror.core.quotas import Use
+from mirror.people import operator
+from mirror.services.open import Services
+from mirror.store.database import transaction
+from mirror.store.people import quotas, teams
+
+DEFAULT: Final = "default"
+
+
+async def of(
+    services: Services, name: str, changes: Mapping[str, int | None | str], now: datetime
+) -> tuple[str, Sequence[Use]]:
+    """What this team uses of its limits, once these are changed; `default`: what goes for all.
+
+    What waited for a limit goes on. Raises NotFound. Safe to run twice.
+    """
+    team = await operator.team_named(services, name)
+    if changes:
+        async with transaction(services.db) as db:
+            await teams.lock(db, team.id)
+            for limit, most in changes.items():
+                if most == DEFAULT or isinstance(most, str):
+                    await quotas.unset(db, team.id, limit)
+                else:
+                    await quotas.set(db, team.id, limit, most, now)
+            told = {limit: "unlimited" if most is None else most for limit, most in changes.items()}
+            await operator.did(db, team.id, "team.limits", team.name, told, now)
+        await quotas.go_on(services.db, team.id, now)
+    return team.name, await quotas.uses(services.db, team.id, services.settings.limits, now)

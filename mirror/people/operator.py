@@ -1,0 +1,96 @@
+"""What whoever runs Everref does by the command line: in which team, and written down in its audit log."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from mirror.core.errors import NotFound, UsageError
+from mirror.core.model import Repo
+from mirror.services.open import Services
+from mirror.store.database import Db
+from mirror.store.discovery import remotes
+from mirror.store.people import audit, teams
+from mirror.store.people.audit import Entry
+from mirror.store.people.teams import DEFAULT, Team, TeamId
+
+TEAMS: Final = 8  # that a message names
+ACTOR: Final = "whoever runs Everref"  # no account is asked for there: the data is theirs
+
+
+async def did(
+    db: Db, team_id: TeamId, action: str, subject: str, detail: Mapping[str, Any], at: datetime
+) -> None:
+    """They did this in the team; in a transaction of the caller's it stands or falls with that one."""
+    entry = Entry(person_id=None, actor=ACTOR, action=action, subject=subject, detail=detail)
+    await audit.add(db, team_id, entry, at)
+
+
+async def did_for(
+    services: Services, team_id: TeamId, action: str, subject: str, detail: Mapping[str, Any] | None = None
+) -> None:
+    """They did this in a team that is not the command line's own, whose people are to see it."""
+    if team_id != await teams.default(services.db):
+        await did(services.db, team_id, action, subject, detail or {}, services.clock())
+
+
+async def did_for_repo(
+    services: Services, repo: Repo, action: str, detail: Mapping[str, Any] | None = None
+) -> None:
+    """They did this to a repo of such a team."""
+    if (await remotes.get(services.db, repo.id)).team_id != await teams.default(services.db):
+        await did_to(services, repo, action, detail)
+
+
+async def did_to(
+    services: Services, repo: Repo, action: str, detail: Mapping[str, Any] | None = None
+) -> None:
+    """They did this to the repo."""
+    entry = Entry(
+        person_id=None,
+        actor=ACTOR,
+        action=action,
+        subject=repo.name,
+        repo_id=repo.id,
+        detail=detail or {},
+    )
+    team_id = (await remotes.get(services.db, repo.id)).team_id
+    await audit.add(services.db, team_id, entry, services.clock())
+
+
+async def team_named(services: Services, name: str | None) -> Team:
+    """The team of this name or id; None: the one that the settings name, else the command line's own.
+
+    Raises NotFound, and UsageError where one team has the name and another one the id.
+    """
+    name = name or services.settings.team
+    if name is None:
+        return Team(await teams.default(services.db), DEFAULT)
+    by_name, by_id = await teams.by_name(services.db, name), await _team_with_id(services, name)
+    if by_name and by_id and by_name != by_id:
+        raise UsageError(f"{name} is the name of one team and the id of {by_id.name}; give an id or a name")
+    found = by_name or by_id
+    if found is None:
+        some = await teams.names(services.db, TEAMS + 1)
+        there_is = f"there {'are' if len(some) > 1 else 'is'} {listed(some) or 'none yet'}"
+        raise NotFound(f"there is no team {name}; {there_is}")
+    return found
+
+
+async def team_chosen(services: Services, name: str | None) -> Team | None:
+    """The same, where all teams are meant unless one is named. None: all."""
+    return await team_named(services, name) if name or services.settings.team else None
+
+
+async def _team_with_id(services: Services, text: str) -> Team | None:
+    try:
+        return await teams.find(services.db, TeamId(UUID(text)))
+    except ValueError:
+        return None
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`; of too many some, and that there are more."""
+    if len(names) > TEAMS:
+        return f"{', '.join(names[:TEAMS])} and others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

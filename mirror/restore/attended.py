@@ -1,0 +1,172 @@
+"""Restores to a remote that whoever runs Everref does at the command line: jobs, but without a worker.
+
+Who calls: the commands `restore` and `undo`. What it uses: restore/restore, restore/target and restore/undo, which
+do the work, and store/jobs/jobs, where it shows under activity while it goes on, and can be stopped.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from mirror.core.errors import Cancelled, EverrefError, NotFound, OurFault, UsageError
+from mirror.core.model import Remote, Repo, Secret, Snapshot
+from mirror.core.progress import Both, Meter
+from mirror.core.rules.plan import Hidden
+from mirror.core.rules.roles import Role
+from mirror.jobs import run as flow
+from mirror.restore import restore as restoring
+from mirror.restore import target, undo
+from mirror.restore.authorize import Authority
+from mirror.restore.restore import Restored
+from mirror.restore.undo import UndoPlan
+from mirror.services.open import Services, ended
+from mirror.store.backup import snapshots
+from mirror.store.discovery import remotes
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job, JobId, State
+from mirror.store.restore import restores
+from mirror.store.restore.restores import Cause
+
+_TELL: Final = 1.0  # seconds from one time that it is written how far the work is to the next
+
+Work = Callable[[Services, Job], Awaitable[Restored]]
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What of a moment is restored, and how."""
+
+    globs: Sequence[str] = ()
+    hidden: Hidden = "skip"
+    force: bool = False
+
+
+async def restore(
+    services: Services, repo: Repo, snapshot: Snapshot, to: Remote, what: What
+) -> tuple[JobId, Restored]:
+    """Push this moment to a remote, as `restore.to_remote`; what is overwritten there is kept first.
+
+    Raises what that does, and Cancelled where somebody stopped it by the pages.
+    """
+    team_id = (await remotes.get(services.db, repo.id)).team_id
+    asked: dict[str, Any] = {**snapshot.numbers, "hidden": what.hidden, "force": what.force, "to": to.url}
+    if what.globs:
+        asked["globs"] = list(what.globs)
+    if to.secret is not None:
+        asked["lent"] = True
+
+    async def work(services: Services, job: Job) -> Restored:
+        return await restoring.to_remote(
+            services,
+            repo,
+            snapshot,
+            to,
+            globs=what.globs,
+            hidden=what.hidden,
+            force=what.force,
+            cause=Cause(job.id, target={"to": to.url}),
+            keep=partial(target.keep, services, team_id),
+        )
+
+    return await _done(services, repo, asked, work)
+
+
+async def undone(services: Services, repo: Repo, job_id: JobId | None) -> Job:
+    """The restore of the repo that is to be undone: this one, or the last that wrote and was not undone.
+
+    Raises NotFound.
+    """
+    if job_id is None:
+        found = await restores.last_standing(services.db, repo.id)
+        if found is None:
+            raise NotFound(f"no restore of {repo.name} to a remote is left to undo")
+        return found
+    job = await jobs.by_id(services.db, job_id)
+    if job is None or job.repo_id != repo.id or job.kind != "restore":
+        raise NotFound(f"{repo.name} has no restore {job_id}")
+    return job
+
+
+async def undo_plan(services: Services, job: Job, secret: Secret | None) -> UndoPlan:
+    """What undoing this restore would do. Raises UsageError where its credentials are wanted again."""
+    return await undo.plan(services, job, _means(job, secret))
+
+
+async def undo_now(services: Services, repo: Repo, job: Job, secret: Secret | None) -> tuple[JobId, Restored]:
+    """Put a restore's target back to what it was before, as restore/undo. Raises as `undo_plan` does."""
+    await undo.check(services, job)
+    means = _means(job, secret)
+    number = (job.result or job.asked).get("snapshot")
+    snapshot = await snapshots.get(services.db, repo.id, number) if number else None
+    snapshot = snapshot or await snapshots.latest(services.db, repo.id)
+    if snapshot is None:
+        raise NotFound(f"{repo.name} has no snapshot, so nothing of it can be put back")
+    asked = {"undo": str(job.id), **snapshot.numbers, "force": False}
+
+    async def work(services: Services, mine: Job) -> Restored:
+        return await undo.undo(services, job, repo, snapshot, means, Cause(mine.id, undo_of=job.id))
+
+    return await _done(services, repo, asked, work)
+
+
+def _means(job: Job, secret: Secret | None) -> Authority:
+    if job.asked.get("lent") and secret is None:
+        raise UsageError("the restore was made with credentials that are not kept; give them by --token-file")
+    return Authority(Role.OWNER, secret, here=True)
+
+
+async def _done(services: Services, repo: Repo, asked: dict[str, Any], do: Work) -> tuple[JobId, Restored]:
+    """Do it as a job: told while it goes on, stopped where somebody wants that, recorded however it ends."""
+    job = await jobs.attend(services.db, repo.id, "restore", asked, services.clock())
+    meter = Meter(asyncio.get_running_loop().time)
+    progress = Both(services.progress, meter)
+    work = asyncio.ensure_future(do(replace(services, progress=progress), job))
+    telling = asyncio.create_task(_tell(services, job, meter, work))
+    try:
+        await asyncio.wait([work])
+    finally:
+        await ended(work, telling)
+        await _record(services, job, meter, asked, work)
+    if work.cancelled():
+        raise Cancelled("somebody stopped this by the pages or the API")
+    return job.id, work.result()
+
+
+async def _tell(services: Services, job: Job, meter: Meter, work: "asyncio.Future[Restored]") -> None:
+    """Write about once a second how far it is, until somebody wants it to stop or this is cancelled."""
+    while True:
+        await asyncio.sleep(_TELL)
+        with suppress(EverrefError):  # the database may be back the next time
+            if await jobs.progress(services.db, job.id, job.attempt, meter.seen):
+                work.cancel()
+                return
+
+
+async def _record(
+    services: Services, job: Job, meter: Meter, asked: dict[str, Any], work: "asyncio.Future[Restored]"
+) -> None:
+    """Say how it ended."""
+    state: State = "cancelled"
+    result, failure = None, None
+    if not work.cancelled():
+        error = work.exception()
+        if error is None:
+            result = flow.shown_restore(work.result()) | ({"to": asked["to"]} if "to" in asked else {})
+            failure = flow.shortcoming("restore", result)
+        else:
+            failure = error if isinstance(error, EverrefError) else OurFault(f"a bug: {type(error).__name__}")
+        state = "failed" if failure else "done"
+    with suppress(EverrefError):  # what became of the work is told to who waits for it, and counts
+        await jobs.finish(
+            services.db,
+            job.id,
+            job.attempt,
+            state,
+            services.clock(),
+            meter.ended,
+            result=result,
+            failure=failure,
+        )

@@ -1,0 +1,582 @@
+"""Bringing a moment back: as a bundle, as a directory, or pushed to a remote. Plan, do, check."""
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
+
+from mirror.backup import hydrate
+from mirror.core import refs
+from mirror.core.errors import Busy, Corrupt, NotFound, Origin, Refused, UsageError, whose
+from mirror.core.formats import bundle
+from mirror.core.formats.bundle import Header
+from mirror.core.globs import told
+from mirror.core.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
+from mirror.core.rules import plan as planning
+from mirror.core.rules.plan import Hidden, RefAction, Step, Wrote
+from mirror.git import address, disk, pack, push, read, view
+from mirror.git.push import Answer
+from mirror.git.view import View
+from mirror.services import failpoints as steps
+from mirror.services import remote
+from mirror.services.open import Services
+from mirror.store.backup import history, snapshots
+from mirror.store.restore import restores
+from mirror.store.restore.restores import Cause
+
+Bring = Mapping[RefName, bytes]  # new name -> the ref of the moment, or the commit, that gets it
+NOTHING: Final[Bring] = MappingProxyType({})
+PATIENCE: Final = 3600.0  # seconds with another restore, or a page, that reads the same from the vault
+Keep = Callable[[Remote], Awaitable[tuple[Repo, Snapshot]]]  # what a remote holds, before it is overwritten
+Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed"]
+_NAMED: Final = 3  # refs that are named of many that came to the same
+_WILL: dict[str, Result] = {
+    "create": "created",
+    "update": "updated",
+    "unchanged": "unchanged",
+    "refused": "refused",
+    "skipped": "skipped",
+    "remove": "removed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RefResult:
+    """What became of one ref."""
+
+    name: RefName  # as the snapshot has it
+    target: Target
+    result: Result
+    why: str | None  # None: nothing to explain
+    old: Target | None = None  # what the remote held under that name; None: nothing, or it was not asked
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Refs that came to the same for the same reason."""
+
+    why: str | None
+    refs: int
+    names: tuple[RefName, ...]  # the first of them
+
+
+def alike(refs: Iterable[RefResult], result: Result) -> list[Alike]:
+    """The refs that came to this, drawn together by reason, the most first."""
+    found: dict[str | None, list[RefName]] = {}
+    for ref in refs:
+        if ref.result == result:
+            found.setdefault(ref.why, []).append(ref.name)
+    told = [Alike(why, len(names), tuple(names[:_NAMED])) for why, names in found.items()]
+    return sorted(told, key=lambda one: -one.refs)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How a restore ended."""
+
+    repo: Repo
+    snapshot: Snapshot
+    refs: tuple[RefResult, ...]
+    verified: bool  # every ref that was written was read back equal
+    kept: tuple[Repo, Snapshot] | None = None  # has what was overwritten; None: nothing was, or nobody asked
+    said: tuple[str, ...] = ()  # what the remote told of what it refused, in its own words
+
+    @property
+    def skipped(self) -> list[Alike]:
+        """What was left out, by reason."""
+        return alike(self.refs, "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What a restore would do, computed before anything is done."""
+
+    repo: Repo
+    snapshot: Snapshot
+    steps: tuple[str, ...]
+    refs: tuple[RefResult, ...]
+    bytes: int = 0  # of the parts to read
+
+
+async def plan(
+    services: Services,
+    repo: Repo,
+    snapshot: Snapshot,
+    *,
+    globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
+    to: Remote | None = None,
+    new: bool = False,
+    hidden: Hidden = "skip",
+    force: bool = False,
+) -> RestorePlan:
+    """What restoring this snapshot would read and write, ref by ref; asks the target what it has.
+
+    A `new` target is still to be made, and has nothing.
+    """
+    chosen = await _chosen(services, repo, snapshot, globs, bring)
+    parts = await hydrate.steps_to(services, repo, snapshot)
+    words = [_step_words(step) for step in parts]
+    size = sum(step.part.bytes for step in parts)
+    if to is None:
+        results = tuple(RefResult(name, target, "created", None) for name, target in chosen.items())
+        return RestorePlan(repo, snapshot, tuple(words), results, size)
+    listed = {} if new else await listed_at(services, to)
+    actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+    if _is_stopped(actions, force):
+        words = [f"push nothing to {to.url}, as refs are refused"]
+        return RestorePlan(repo, snapshot, tuple(words), tuple(_not_pushed(one, {}) for one in actions))
+    writes = [action for action in actions if action.action in planning.WRITES]
+    words.append(f"push {len(writes)} of {len(actions)} refs to {to.url}")
+    words.append(f"list the refs of {to.url} and compare them")
+    return RestorePlan(repo, snapshot, tuple(words), tuple(foreseen(action) for action in actions), size)
+
+
+def _step_words(step: Step) -> str:
+    reach = "" if step.upto is None else f", up to snapshot #{step.upto}"
+    part = step.part
+    return f"read {part.key} (snapshots #{part.first} to #{part.last}, {part.bytes} bytes){reach}"
+
+
+def foreseen(action: RefAction) -> RefResult:
+    """What will become of a ref, as planned."""
+    return RefResult(action.name, action.target, _WILL[action.action], action.why, action.old)
+
+
+async def _chosen(
+    services: Services, repo: Repo, snapshot: Snapshot, globs: Sequence[str], bring: Bring
+) -> dict[RefName, Target]:
+    """The refs to restore. HEAD belongs to a whole restore, and to a chosen one if its branch is chosen.
+
+    What is brought under names of its own comes alone.
+    """
+    known = await history.refs_at(services.db, repo.id, snapshot.number, snapshot.moment)
+    if bring:
+        return planning.brought(known, bring)
+    if not globs:
+        return dict(known)
+    meant = await refs.meant_by(known, globs)
+    chosen = {name: target for name, target in known.items() if name != HEAD and name in meant}
+    if not chosen:
+        raise NotFound(f"no ref of {repo.name} at {snapshot.label} matches {told(globs)}")
+    head = known.get(HEAD)
+    if head and refs.is_symbolic(head) and refs.symbolic_target(head) in chosen:
+        chosen[HEAD] = head
+    return chosen
+
+
+Write = Callable[[AsyncIterator[bytes]], Awaitable[None]]  # begins anew when it is called again
+
+
+@dataclass(frozen=True, slots=True)
+class Bundled:
+    """A bundle that was written."""
+
+    repo: Repo
+    snapshot: Snapshot
+    refs: Refs  # of the moment, as they were chosen
+    heads: Refs  # as the bundle has them
+
+    def restored(self, verified: bool) -> Restored:
+        """The same as a restore."""
+        results = tuple(
+            RefResult(name, target, "created", None) for name, target in sorted(self.refs.items())
+        )
+        return Restored(self.repo, self.snapshot, results, verified)
+
+
+async def bundled(
+    services: Services,
+    repo: Repo,
+    snapshot: Snapshot,
+    write: Write,
+    *,
+    globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
+) -> Bundled:
+    """Write this moment as a git bundle that holds what the moment reaches and nothing else.
+
+    Spliced from the parts where nothing had been overwritten before that moment;
+    else packed by git from a view, so that what was force-pushed away does not
+    travel. Where this disk has damaged the pool, `write` is called once more.
+    """
+    chosen = await _chosen(services, repo, snapshot, globs, bring)
+    heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
+    if not heads:
+        raise Refused(f"{repo.name} at {snapshot.label} has no refs, which a bundle cannot hold; use --dir")
+    parts = await hydrate.steps_to(services, repo, snapshot)
+    steps.reached("restore: planned")
+    header = bundle.encode(Header(snapshot.object_format, (), heads))
+    # The log up to where it has all objects of a moment within a snapshot has those of later ones, too.
+    overwritten = bool(snapshot.moment) or await history.overwritten(services.db, repo.id, snapshot.number)
+
+    async def spliced() -> None:
+        await write(_bundle(header, hydrate.spliced(services, parts, snapshot.object_format)))
+
+    async def packed() -> None:
+        async with moment_of(services, repo, snapshot, chosen) as moment:
+            await check_held(repo, moment, heads)
+            tips = sorted(set(heads.values()))
+            await write(_bundle(header, pack.make_checked(services.git, moment.path, tips)))
+
+    if not globs and not bring and not overwritten and all(step.exact for step in parts):
+        await hydrate.roomy(services, spliced)
+    else:
+        await hydrate.mended(services, repo, packed)
+    return Bundled(repo, snapshot, chosen, heads)
+
+
+async def to_bundle(
+    services: Services,
+    repo: Repo,
+    snapshot: Snapshot,
+    path: Path,
+    *,
+    globs: Sequence[str] = (),
+    force: bool = False,
+) -> Restored:
+    """Write this moment as a bundle into a file.
+
+    Safe to run twice: the file appears whole, under its own name, at the end.
+    """
+    _check_file(path, force)
+    draft = await asyncio.to_thread(_draft, path)
+    try:
+        made = await bundled(services, repo, snapshot, partial(disk.write_file, draft), globs=globs)
+        steps.reached("restore: written")
+        found = await asyncio.to_thread(_heads_of, draft)
+        _place(draft, path, force)
+        await disk.finish(partial(disk.sync_path, path.parent))
+        steps.reached("restore: in place")
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return await recorded(services, made.restored(found == made.heads), f"bundle {path.name}")
+
+
+async def _bundle(header: bytes, pack: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pack):
+        yield header
+        async for chunk in pack:
+            yield chunk
+
+
+def _draft(path: Path) -> Path:
+    """Where this run writes what is to be at `path`; what killed runs left beside it goes."""
+    start = f".{path.name}.everref-part-"
+    for left in path.parent.iterdir():
+        if (
+            left.name.startswith(start)
+            and not Path("/proc", left.name[len(start) :].partition("-")[0]).exists()
+        ):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return path.with_name(f"{start}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _place(draft: Path, path: Path, force: bool) -> None:
+    """Put what was written into its place. Raises UsageError when somebody else has taken that meanwhile."""
+    try:
+        if force:
+            os.replace(draft, path)
+        else:
+            os.link(draft, path)
+            draft.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be put into its place ({error.strerror}); choose another name"
+        ) from None
+
+
+def _check_file(path: Path, force: bool) -> None:
+    """Raise UsageError where a bundle may not be written."""
+    if path.is_dir() or (path.exists() and not force):
+        raise UsageError(f"{path} exists already; choose another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent} to write {path.name} into")
+
+
+def _check_directory(path: Path) -> None:
+    """Raise UsageError where a repository may not be made."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} exists and is not an empty directory; choose another place")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent} to make {path.name} in")
+
+
+def _heads_of(path: Path) -> Refs:
+    """The refs that a bundle file's own header names."""
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+        while (found := bundle.decode(start)) is None:
+            more = file.read(len(start))
+            if not more:
+                raise Corrupt(f"{path.name} was written without a whole header; please report this as a bug")
+            start += more
+    return found[0].refs
+
+
+async def to_directory(
+    services: Services, repo: Repo, snapshot: Snapshot, path: Path, *, globs: Sequence[str] = ()
+) -> Restored:
+    """Make a bare repository with this moment's refs, symbolic ones and HEAD included.
+
+    Safe to run twice, also at once: everything is written into a directory beside
+    it, which takes its place at the end; a later run removes what a killed one left.
+    """
+    _check_directory(path)
+    chosen = await _chosen(services, repo, snapshot, globs, NOTHING)
+    parts = await hydrate.steps_to(services, repo, snapshot)
+    steps.reached("restore: planned")
+    draft = await asyncio.to_thread(_draft, path)
+    try:
+        await view.create(draft, snapshot.object_format)
+        await hydrate.fill(services, draft, snapshot.object_format, parts, durable=True)
+        steps.reached("restore: written")
+        await view.write_refs(draft, chosen)
+        steps.reached("restore: refs written")
+        verified = await reads_back(services, draft, chosen)
+        _place(draft, path, force=True)  # a directory takes the place of an empty one only
+        await disk.finish(partial(disk.sync_path, path.parent))
+        steps.reached("restore: in place")
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
+        raise
+    results = tuple(RefResult(name, target, "created", None) for name, target in sorted(chosen.items()))
+    return await recorded(services, Restored(repo, snapshot, results, verified), f"directory {path.name}")
+
+
+async def reads_back(services: Services, path: Path, wanted: Refs) -> bool:
+    """Whether git itself lists exactly these refs there, every target being an object it can find."""
+    found = await read.for_each_ref(services.git, path)
+    expected = {name: target for name in wanted if name != HEAD and (target := refs.resolve(wanted, name))}
+    return found == expected and not await read.missing(path, set(expected.values()))
+
+
+@asynccontextmanager
+async def moment_of(services: Services, repo: Repo, snapshot: Snapshot, chosen: Refs) -> AsyncIterator[View]:
+    """A view of these refs over all that is kept of the repo; a sync may grow its pool meanwhile."""
+    latest = await snapshots.latest(services.db, repo.id) or snapshot
+    room = (
+        services.disk.root / "restores"
+    )  # beside the scratch space of syncs, which empty theirs; see settle
+    async with hydrate.view_of(services, repo, latest, room, PATIENCE) as moment:
+        steps.reached("restore: pool filled")
+        await view.write_refs(moment.path, chosen)
+        yield moment
+
+
+async def check_held(repo: Repo, moment: View, wanted: Refs) -> None:
+    """Raise NotFound unless the moment holds every object that these refs are to hold."""
+    lacking = await read.missing(moment.path, set(wanted.values()))
+    if lacking:
+        raise NotFound(f"{repo.name} holds no object {min(lacking).decode()}; look at its lost commits")
+
+
+async def to_remote(
+    services: Services,
+    repo: Repo,
+    snapshot: Snapshot,
+    to: Remote,
+    *,
+    globs: Sequence[str] = (),
+    bring: Bring = NOTHING,
+    hidden: Hidden = "skip",
+    force: bool = False,
+    cause: Cause | None = None,
+    keep: Keep | None = None,
+) -> Restored:
+    """Push this moment to a remote and check, ref by ref, what arrived there.
+
+    1. List the target and plan; without `force` nothing at all is pushed if
+       something would be overwritten. Nothing is ever deleted.
+    2. Where something will be overwritten, `keep` what the target holds, and plan again.
+    3. Set down what will be written, where a job is the `cause`: that can be undone then (restore/undo).
+    4. Push HEAD's branch first to a target without branches: most hosts make it the default one.
+    5. Push the rest.
+    6. List the target again; what counts is what is there now.
+
+    Safe to run twice: what has arrived is `unchanged` the second time, or told as
+    written where an earlier run of the same job set that down.
+    """
+    chosen = await _chosen(services, repo, snapshot, globs, bring)
+    listed = await listed_at(services, to)
+    actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+    kept = None
+    if keep and any(action.action == "update" for action in actions):
+        kept = await keep(to)
+        listed = await listed_at(services, to)
+        actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+        await _check_kept(services, kept, actions)
+    before = {one.name: one for one in await restores.written(services.db, cause.job_id)} if cause else {}
+    steps.reached("restore: planned")
+    where = f"push to {to.url}"
+    due = [action for action in actions if action.action in planning.WRITES]
+    if not due or _is_stopped(actions, force):
+        told = tuple(_not_pushed(action, before) for action in actions)
+        sound = all(action.action != "refused" for action in actions)
+        return await recorded(services, Restored(repo, snapshot, told, sound, kept), where, cause)
+    if cause:
+        wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
+        await restores.will_write(services.db, cause.job_id, wrote)
+        steps.reached("restore: set down")
+    said = await _push(services, repo, snapshot, to, due, chosen.get(HEAD), listed)
+    arrived = await listed_at(services, to)
+    results = tuple(outcome(action, arrived, said, before) for action in actions)
+    equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
+    written = [name for name in equal if said[name].ok or (said[name].ok is None and equal[name])]
+    verified = bool(written) and all(equal[name] for name in written)
+    done = Restored(repo, snapshot, results, verified, kept, remarks(said))
+    return await recorded(services, done, where, cause)
+
+
+def remarks(said: Mapping[RefName, Answer]) -> tuple[str, ...]:
+    """What the remote told of what it refused, each line once."""
+    lines = (line for answer in said.values() if not answer.ok for line in answer.remarks)
+    return tuple(dict.fromkeys(lines))
+
+
+async def _check_kept(services: Services, kept: tuple[Repo, Snapshot], actions: Sequence[RefAction]) -> None:
+    """Raise Busy unless everything that will be overwritten is in what was kept just before."""
+    held = await history.refs_at(services.db, kept[0].id, kept[1].number)
+    for action in actions:
+        if action.action == "update" and refs.resolve(held, action.target_name) != action.old:
+            raise Busy(f"somebody is pushing to {kept[0].url} right now; nothing was overwritten")
+
+
+async def _push(
+    services: Services,
+    repo: Repo,
+    snapshot: Snapshot,
+    to: Remote,
+    due: Sequence[RefAction],
+    head: Target | None,
+    expected: Refs,
+) -> dict[RefName, Answer]:
+    """Steps 4 and 5 of `to_remote`; what the remote said of each ref."""
+    with whose(Origin.TARGET):
+        pinned = await address.check(to.url, services.settings.allow_private_remotes)
+    goal = {action.target_name: action.target for action in due}
+    empty = not any(name.startswith(b"refs/heads/") for name in expected)
+    first = {a.target_name: a.target for a in due if empty and head == SYMBOLIC + a.name}
+    rest = {name: target for name, target in goal.items() if name not in first}
+    said: dict[RefName, Answer] = {}
+
+    async def send() -> None:
+        services.progress.phase("filling the pool")
+        async with moment_of(services, repo, snapshot, goal) as moment:
+            await check_held(repo, moment, goal)
+            for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
+                left = {name: batch[name] for name in batch if name not in said or not said[name].ok}
+                services.progress.phase(f"pushing {len(left)} refs")
+                answers = await push.push(
+                    services.git,
+                    moment,
+                    to,
+                    left,
+                    pinned=pinned,
+                    progress=services.progress,
+                    expected=expected,
+                )
+                said.update(answers)
+                steps.reached(done)
+
+    await sent_whole(services, repo, send, said)
+    return said
+
+
+async def sent_whole(
+    services: Services, repo: Repo, send: Callable[[], Awaitable[None]], said: Mapping[RefName, Answer]
+) -> None:
+    """Send, and once more what is left of it where this disk has damaged the pool; see hydrate.mended.
+
+    The other side finds that out, as git sends what it has packed already without a look at it.
+    `said` is what the other side answered, which `send` adds to.
+    """
+
+    async def checked() -> None:
+        await send()
+        if any(answer.doubtful for answer in said.values()) and await hydrate.drop_broken(services, repo):
+            await send()
+
+    await hydrate.mended(services, repo, checked)
+
+
+def _is_stopped(actions: Sequence[RefAction], force: bool) -> bool:
+    """Whether one conflict stops all of them, which `_not_pushed` tells of each."""
+    return not force and any(action.action == "refused" for action in actions)
+
+
+def _not_pushed(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
+    """Without --force one conflict stops all: nothing is half restored into a remote that somebody uses."""
+    if action.action == "create":
+        return RefResult(
+            action.name, action.target, "refused", "not pushed, as other refs would be overwritten"
+        )
+    return _as_before(action, before)
+
+
+def outcome(
+    action: RefAction,
+    arrived: Refs,
+    said: Mapping[RefName, Answer],
+    before: Mapping[RefName, Wrote] = MappingProxyType({}),
+) -> RefResult:
+    """What became of a ref, by what the remote lists now."""
+    if action.action not in planning.WRITES:
+        return _as_before(action, before)
+    wanted = None if action.action == "remove" else action.target
+    if arrived.get(action.target_name) == wanted:
+        return foreseen(action)
+    why = said[action.target_name].why or "it did not arrive"
+    return RefResult(action.name, action.target, "refused", why, action.old)
+
+
+def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
+    """What an earlier run of the job wrote is not `unchanged`."""
+    wrote = before.get(action.target_name)
+    if action.action != "unchanged" or wrote is None or wrote.new != action.target:
+        return foreseen(action)
+    return RefResult(action.name, action.target, "updated" if wrote.old else "created", action.why, wrote.old)
+
+
+async def listed_at(services: Services, to: Remote) -> Refs:
+    """What the target has now, symbolic refs resolved except HEAD."""
+    services.progress.phase("listing the target")
+    async with remote.connected(services, to, origin=Origin.TARGET) as target:
+        listing = await target.ls_refs()
+    return {
+        name: found if name == HEAD else refs.resolve(listing.refs, name) or found
+        for name, found in listing.refs.items()
+    }
+
+
+async def recorded(services: Services, done: Restored, where: str, cause: Cause | None = None) -> Restored:
+    """Keep a record of the restore for ever."""
+    counts: dict[str, int] = {}
+    for ref in done.refs:
+        counts[ref.result] = counts.get(ref.result, 0) + 1
+    kept = (done.kept[0].id, done.kept[1].number) if done.kept else None
+    await restores.add(
+        services.db,
+        done.repo.id,
+        done.snapshot.number,
+        where,
+        counts,
+        done.verified,
+        services.clock(),
+        cause=cause,
+        kept=kept,
+        moment=done.snapshot.moment,
+    )
+    steps.reached("restore: recorded")
+    return done

@@ -1,0 +1,208 @@
+"""Where a restore goes: a new repository, a kept one, or any address; and keeping what is there before."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
+
+from mirror.backup import sync as syncing
+from mirror.core.errors import EverrefError, NotFound, Origin, Refused, RemoteGone, UsageError
+from mirror.core.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, older_of
+from mirror.discovery import add, connections
+from mirror.forges.contract import Forge, Owner
+from mirror.git import address
+from mirror.restore import authorize
+from mirror.restore.authorize import Authority
+from mirror.services import failpoints, remote, ssh_access
+from mirror.services.open import Services
+from mirror.store import repos
+from mirror.store.discovery import connections as store
+from mirror.store.discovery import remotes
+from mirror.store.discovery.connections import ConnectionId
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job
+from mirror.store.people import quotas, teams
+from mirror.store.people.teams import TeamId
+
+Asked = Mapping[str, Any]  # of a job: names its target by one of WAYS
+
+WAYS: Final = ("to", "kept", "new")
+PATIENCE: Final = 60.0  # seconds with another run at work on the target; then the job is tried again later
+_NAMES: Final = 100  # that are tried for what is kept of a target
+
+
+def new_repository(connection_id: ConnectionId, owner: Owner, name: str, private: bool) -> dict[str, Any]:
+    """A repository that is to be made, as a job is asked for it under `new`. Raises UsageError."""
+    if not _is_name(name):
+        raise UsageError("a repository's name has letters, digits, dots, dashes and underscores, 100 at most")
+    of = {"id": owner.id, "login": owner.login, "name": owner.name, "personal": owner.personal}
+    return {"connection": str(connection_id), "owner": of, "name": name, "private": private}
+
+
+def _is_name(name: str) -> bool:
+    """What both GitHub and GitLab take, and leave as it is."""
+    plain = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    return plain and len(name) <= 100 and name[0] not in ".-_" and not name.endswith((".git", ".atom", "."))
+
+
+def check(services: Services, asked: Asked, secret: Secret | None) -> None:
+    """Raise UsageError unless exactly one target is named, in a way that can be."""
+    if len([way for way in WAYS if asked.get(way)]) != 1:
+        raise UsageError("say where the restore goes: to an address, a kept repository or a new one")
+    if asked.get("to"):
+        _parsed(services, asked)
+    elif secret is not None:
+        raise UsageError("credentials of one's own are for an address; this target has a connection's")
+
+
+async def reach(services: Services, team_id: TeamId, asked: Asked, means: Authority) -> Remote:
+    """The target with what it takes to write there; a new one may not be there yet.
+
+    Raises UsageError, NotFound, NotAllowed where the role may not use the team's credentials there,
+    and BadCredentials where a connection wants its person.
+    """
+    secret = means.lent
+    await allow(services, team_id, asked, means)
+    if asked.get("kept"):
+        repo = await repos.find_in(services.db, team_id, RepoId(_uuid(asked["kept"])))
+        if repo is None:
+            raise NotFound("the repository to restore to is not kept any more")
+        if at := older_of(repo.url):  # it goes where the newer history is read, by what that is read by
+            repo = replace(await repos.by_url(services.db, team_id, at) or repo, url=at)
+        return await add.remote_of(services, repo.id, repo.url)
+    if asked.get("new"):
+        new = asked["new"]
+        forge, token = await _forge(services, team_id, new["connection"])
+        url = f"{forge.app.url.rstrip('/')}/{new['owner']['login']}/{new['name']}.git"
+        return Remote(url, forge.credential(token))
+    url = _parsed(services, asked)
+    if not means.here:
+        await add.check_path(services, team_id, url)
+    if secret is None and asked.get("connection"):
+        forge, token = await _forge(services, team_id, asked["connection"])
+        if not url.startswith(f"{forge.app.url.rstrip('/')}/"):
+            raise UsageError("this connection is to another host than the address")
+        secret = forge.credential(token)
+    return await ssh_access.ready(services, team_id, Remote(url, secret))
+
+
+async def allow(services: Services, team_id: TeamId, asked: Asked, means: Authority) -> None:
+    """Raise NotAllowed where this role may not have this target reached by what the team has."""
+    if asked.get("to"):
+        await authorize.check(services, team_id, asked, _parsed(services, asked), means)
+
+
+def _parsed(services: Services, asked: Asked) -> str:
+    to = address.parse_remote(str(asked.get("to", "")), services.settings.allow_private_remotes)
+    if to.secret is not None:
+        raise UsageError("give the credentials apart from the address")
+    return to.url
+
+
+async def _forge(services: Services, team_id: TeamId, connection: object) -> tuple[Forge, str]:
+    found = await store.find(services.db, team_id, ConnectionId(_uuid(connection)))
+    if found is None:
+        raise NotFound("the connection was removed; choose another target")
+    return await connections.forge_of(services, found.id)
+
+
+def _uuid(text: object) -> UUID:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        raise UsageError("the target is not named as it should be") from None
+
+
+async def is_free(services: Services, to: Remote) -> bool:
+    """Whether there is no repository at this address, as far as these credentials can see."""
+    try:
+        await _is_empty(services, to)
+    except RemoteGone:
+        return True
+    return False
+
+
+async def ready(services: Services, job: Job, means: Authority) -> tuple[Remote, bool]:
+    """The job's target, made if that was asked for; and whether the job made it.
+
+    Safe to run twice: what is about to be made is noted in the job before. When a
+    run finds the name taken that an earlier one was about to take, and nothing in
+    it, it is ours. Raises Refused where somebody else has the name.
+    """
+    to = await reach(services, job.team_id, job.asked, means)
+    if not job.asked.get("new"):
+        return to, False
+    noted = job.result or {}
+    if noted.get("made"):
+        return Remote(noted["made"], to.secret), True
+    services.progress.phase("making the repository")
+    await jobs.note(services.db, job.id, job.attempt, {"making": to.url})
+    failpoints.reached("restore: about to make")
+    url = await _made(services, job.asked["new"], to, again=bool(noted.get("making")))
+    failpoints.reached("restore: made")
+    await jobs.note(services.db, job.id, job.attempt, {"made": url})
+    return Remote(url, to.secret), True
+
+
+async def _made(services: Services, new: Asked, to: Remote, again: bool) -> str:
+    owner = Owner(**new["owner"])
+    try:
+        listed = await connections.asking(
+            services,
+            ConnectionId(_uuid(new["connection"])),
+            lambda forge, token: forge.create_repository(
+                token, owner, new["name"], private=new.get("private", True)
+            ),
+        )
+    except Refused:
+        if not again or await is_free(services, to) or not await _is_empty(services, to):
+            raise
+        return to.url
+    return listed.clone_url
+
+
+async def _is_empty(services: Services, to: Remote) -> bool:
+    async with remote.connected(services, to, origin=Origin.TARGET) as target:
+        return not (await target.ls_refs()).refs.keys() - {HEAD}
+
+
+async def keep(services: Services, team_id: TeamId, to: Remote) -> tuple[Repo, Snapshot]:
+    """Keep what the target holds now, so that overwriting it can be undone.
+
+    It is the team's repo of this address. One that is new is set aside: nobody asked
+    for it to be looked at, and what lets us in may be lent for this once.
+    """
+    services.progress.phase("keeping what the target holds")
+    team_id = await keeper(services, team_id, to.url)
+    secret = to.secret or (Secret("", to.ssh.key) if to.ssh else None)
+    repo = await repos.by_url(services.db, team_id, to.url) or await _added(services, team_id, to.url)
+    try:
+        done = await syncing.sync(services, repo.id, Reason.MANUAL, PATIENCE, secret=secret)
+    except EverrefError as error:
+        error.came_from(Origin.TARGET, instead_of=Origin.SOURCE)
+        raise
+    failpoints.reached("restore: target kept")
+    return done.repo, done.snapshot
+
+
+async def keeper(services: Services, team_id: TeamId, url: str) -> TeamId:
+    """Who keeps what the target of a team's restore holds: a path of this machine is for one team alone."""
+    return await teams.default(services.db) if address.is_path(url) else team_id
+
+
+async def _added(services: Services, team_id: TeamId, url: str) -> Repo:
+    wanted = address.name_from_url(url)
+    for number in range(1, _NAMES):
+        name = wanted if number == 1 else f"{wanted}-{number}"
+        if await repos.by_name(services.db, team_id, name):
+            continue
+        try:
+            now = services.clock()
+            async with quotas.within(services.db, team_id, services.settings.limits, now, "repos") as db:
+                made = await repos.add(db, team_id, name, url, now)
+                await remotes.set_aside(db, made.id, now)
+            return made
+        except UsageError:  # another run was faster, or took the name
+            if found := await repos.by_url(services.db, team_id, url):
+                return found
+    raise UsageError(f"no name is left to keep {url} under; remove a repo that is called like it")

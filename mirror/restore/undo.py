@@ -1,0 +1,140 @@
+"""Undoing a restore: the refs that it overwrote get back what they held, and those that it made go.
+
+What a restore wrote was set down before it was pushed (store/restore/restores), and what
+it overwrote was kept (restore/target). This is the only place from which a ref of
+a remote is ever deleted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mirror.core.errors import NotFound, Origin, Refused, whose
+from mirror.core.model import RefName, Refs, Remote, Repo, Snapshot
+from mirror.core.rules import plan as planning
+from mirror.core.rules.plan import RefAction
+from mirror.git import address, push, read
+from mirror.git.push import Answer
+from mirror.restore import restore, target
+from mirror.restore.authorize import Authority
+from mirror.restore.restore import RefResult, Restored
+from mirror.services import failpoints
+from mirror.services.open import Services
+from mirror.store import repos
+from mirror.store.backup import snapshots
+from mirror.store.jobs.jobs import ENDED, Job
+from mirror.store.restore import restores
+from mirror.store.restore.restores import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class UndoPlan:
+    """What undoing a restore would do, computed before anything is done."""
+
+    to: Remote
+    refs: tuple[RefResult, ...]
+    kept: Repo | None  # has what was overwritten; None: nothing was
+    made: bool  # the restore made the repository, which stays
+
+
+async def check(services: Services, job: Job) -> None:
+    """Raise Refused where there is nothing of this job to undo."""
+    if job.kind != "restore" or job.asked.get("undo"):
+        raise Refused("only a restore to a repository can be undone; restore another moment instead")
+    if job.state not in ENDED:
+        raise Refused("the restore has not ended yet; stop it first")
+    if not await restores.wrote_any(services.db, job.id):
+        raise Refused("the restore wrote nothing, so there is nothing to undo")
+
+
+async def plan(services: Services, job: Job, means: Authority) -> UndoPlan:
+    """What undoing the restore of this job would do, ref by ref; asks the target what it has."""
+    await check(services, job)
+    to, made = await _reach(services, job, means)
+    wrote = await restores.written(services.db, job.id)
+    actions = planning.undo_actions(wrote, await restore.listed_at(services, to))
+    kept = await _kept(services, job, to) if any(one.old for one in wrote) else None
+    return UndoPlan(to, tuple(restore.foreseen(action) for action in actions), kept, made)
+
+
+async def undo(
+    services: Services, job: Job, repo: Repo, snapshot: Snapshot, means: Authority, cause: Cause
+) -> Restored:
+    """Put the target back to what it was before the restore of this job.
+
+    1. List the target; a ref that somebody moved since is left, and told.
+    2. Push what was overwritten, from what was kept of it, and delete what the restore
+       made; each if and only if it still holds exactly what the restore wrote.
+    3. List the target again; what counts is what is there now.
+
+    Safe to run twice: what is as it was is `unchanged` the second time.
+    """
+    await check(services, job)
+    to, _ = await _reach(services, job, means)
+    wrote = await restores.written(services.db, job.id)
+    listed = await restore.listed_at(services, to)
+    actions = planning.undo_actions(wrote, listed)
+    failpoints.reached("undo: planned")
+    said = await _put_back(services, job, to, actions, listed)
+    arrived = await restore.listed_at(services, to)
+    results = tuple(restore.outcome(action, arrived, said) for action in actions)
+    verified = all(result.result != "refused" for result in results)
+    done = Restored(repo, snapshot, results, verified, said=restore.remarks(said))
+    return await restore.recorded(services, done, f"undo of the push to {to.url}", cause)
+
+
+async def _put_back(
+    services: Services, job: Job, to: Remote, actions: list[RefAction], listed: Refs
+) -> Mapping[RefName, Answer]:
+    goal = {action.name: action.target for action in actions if action.action == "update"}
+    removed = [action.name for action in actions if action.action == "remove"]
+    if not goal and not removed:
+        return {}
+    with whose(Origin.TARGET):
+        pinned = await address.check(to.url, services.settings.allow_private_remotes)
+    repo = await _kept(services, job, to) if goal else None
+    repo = repo or await repos.get(services.db, job.repo_id)
+    latest = await snapshots.latest(services.db, repo.id)
+    if latest is None:
+        raise NotFound(f"{repo.name} has no snapshot, so nothing of it can be put back")
+    gone = Answer(False, f"{repo.name} does not hold what was there any more")
+    said: dict[RefName, Answer] = {}
+
+    async def send() -> None:
+        services.progress.phase("filling the pool")
+        async with restore.moment_of(services, repo, latest, goal) as moment:
+            lacking = await read.missing(moment.path, set(goal.values()))
+            said.update({name: gone for name, oid in goal.items() if oid in lacking})
+            left = [name for name in (*goal, *removed) if name not in said or not said[name].ok]
+            held = {name: goal[name] for name in left if name in goal and goal[name] not in lacking}
+            services.progress.phase(f"pushing {len(left)} refs")
+            answers = await push.push(
+                services.git,
+                moment,
+                to,
+                held,
+                pinned=pinned,
+                progress=services.progress,
+                expected=listed,
+                removed=[name for name in removed if name in left],
+            )
+            said.update(answers)
+
+    await restore.sent_whole(services, repo, send, said)
+    failpoints.reached("undo: pushed")
+    return said
+
+
+async def _reach(services: Services, job: Job, means: Authority) -> tuple[Remote, bool]:
+    """The target of that restore, as it is reached now."""
+    to = await target.reach(services, job.team_id, job.asked, means)
+    made = (job.result or {}).get("made")
+    return (Remote(made, to.secret), True) if made else (to, False)
+
+
+async def _kept(services: Services, job: Job, to: Remote) -> Repo | None:
+    """The repo in which what the target held was kept."""
+    record = await restores.by_job(services.db, job.id)
+    team_id = await target.keeper(services, job.team_id, to.url)
+    if record and record.kept:
+        return await repos.find_in(services.db, team_id, record.kept[0])
+    return await repos.by_url(services.db, team_id, to.url)

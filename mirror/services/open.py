@@ -1,0 +1,197 @@
+"""Everything outside that the flows touch, opened once by an entry point and handed to each flow."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import asyncpg
+
+from mirror import store
+from mirror.core.config import Settings
+from mirror.core.errors import DiskFull, Origin, UsageError
+from mirror.core.keyring import Keyring
+from mirror.core.model import Repo, RepoId
+from mirror.core.progress import Progress, Silent
+from mirror.forges import open as opening
+from mirror.forges.open import Forges
+from mirror.git.pools import Pools
+from mirror.git.reader.processes import Readers
+from mirror.git.reader.slots import NOBODY, Requester
+from mirror.git.run import Git
+from mirror.services import keys, vault_marker
+from mirror.store.discovery import remotes
+from mirror.store.upkeep import vaults
+from mirror.vault.contract import Vault
+from mirror.vault.open import open_vault
+
+CANCEL_AGAIN_SECONDS: Final = 10.0  # longer than cleaning up takes
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The worker's own disk: a cache of the vault, and room to work in."""
+
+    root: Path
+    pools: Pools  # all of them, which are evicted where there is no room
+
+    async def give_way(self, full: DiskFull) -> bool:
+        """Make room where a disk was full; tells if it is worth another try."""
+        return await self.pools.give_way(Path(full.path) if full.path else None)
+
+    async def make_way(self, path: Path, bytes: int) -> None:
+        """Have so much room at a place, as far as pools on its disk can make some."""
+        await self.pools.make_room(path, bytes)
+
+    def pool(self, repo_id: RepoId) -> Path:
+        """The bare repository that holds one repo's objects."""
+        return self.root / "pools" / f"{repo_id}.git"
+
+    def scratch(self, repo_id: RepoId) -> Path:
+        """Where one repo's scratch views live; emptied at the beginning of each job."""
+        return self.root / "scratch" / str(repo_id)
+
+
+Hint = Callable[[RepoId], Awaitable[None]]  # puts a job for this repo into arq's queue; it may be lost
+
+
+async def nobody(_: RepoId) -> None:
+    """No queue is at hand: the workers find in PostgreSQL what is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The outside, as the flows see it."""
+
+    settings: Settings
+    git: Git
+    db: asyncpg.Pool
+    vault: Vault
+    forges: Forges
+    disk: Disk
+    readers: Readers
+    keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
+    clock: Callable[[], datetime]
+    progress: Progress
+    identity: "Identity | None" = None  # None: nobody asks
+    away: set[Origin] = field(default_factory=set, compare=False)  # vault, this disk: upkeep/outages
+    hint: Hint = nobody
+    who: Requester = NOBODY  # for whom something is read
+
+
+class Identity(Protocol):
+    """Sees that a repo's address leads to the same repository still."""
+
+    def __call__(
+        self,
+        services: Services,
+        repo: Repo,
+        /,
+        *,
+        doubt: bool = False,
+        known: remotes.RemoteRepository | None = None,
+    ) -> Awaitable[None]:
+        """Raises IdentityChanged where the forge, asked with or without `doubt`, says that it does not.
+
+        `known` is what the repo was at its forge when the turn began, where that was read.
+        """
+
+
+async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Both at once, where neither needs the other; the first failure ends both, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            one, other = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # in the order in which they failed
+    return one.result(), other.result()
+
+
+async def unbroken(work: Coroutine[Any, Any, A]) -> A:
+    """Carry this to its end even where the caller is cancelled, as its outcome must not be lost."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def ended(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel these and wait until they have cleaned up.
+
+    A cancellation can get lost: before Python 3.12 `asyncio.wait_for`, by which redis sends its
+    commands, gives its result instead where both come at once. So whoever works on after
+    CANCEL_AGAIN_SECONDS is cancelled again. https://github.com/python/cpython/issues/86296
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
+
+
+def now() -> datetime:
+    """This moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def _made(data: Path) -> Path:
+    """The data directory, which only its owner can enter."""
+    root = data.absolute()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the data directory {root} cannot be made: {error.strerror}; choose one with --data"
+        ) from None
+    return root
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, progress: Progress | None = None, clock: Callable[[], datetime] = now
+) -> AsyncIterator[Services]:
+    """Open what the settings name; what they leave out runs embedded, for as long as this is open."""
+    root = _made(Path(settings.data))
+    async with AsyncExitStack() as stack:
+        database_url = settings.database_url
+        if database_url is None:
+            from mirror.services.embedded import embedded_servers
+
+            running = await stack.enter_async_context(embedded_servers(root, redis=False))
+            database_url = running.database_url
+        db = await stack.enter_async_context(store.opened(database_url))
+        await store.migrate(db)
+        vault = await stack.enter_async_context(
+            open_vault(
+                settings.vault_url,
+                root,
+                partial(vault_marker.recognise, db),
+                make=not await vaults.is_begun(db),
+            )
+        )
+        readers = Readers.of(settings.git, str(root / "home"))
+        stack.push_async_callback(readers.close)
+        from mirror.discovery.follow import identity_at_forge  # which is written for edges itself
+
+        yield Services(
+            settings=settings,
+            git=Git(settings.git, home=str(root / "home")),
+            db=db,
+            vault=vault,
+            forges=await stack.enter_async_context(opening.opened(settings, clock)),
+            disk=Disk(root, Pools(root / "pools", settings.pool_bytes)),
+            readers=readers,
+            keyring=keys.keyring(settings, root),
+            clock=clock,
+            progress=progress or Silent(),
+            identity=identity_at_forge,
+        )

@@ -1,0 +1,74 @@
+"""The one way from a flow to a remote: with what the settings allow, and when its host allows it.
+
+Who calls: every sync, every look, and restores that list their target.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from mirror.core import refs
+from mirror.core.errors import Origin, RateLimited
+from mirror.core.model import Refs, Remote, RepoId
+from mirror.git import address, upstream
+from mirror.git.upstream import Upstream
+from mirror.services.open import Services
+from mirror.store.discovery import holds
+
+MANY: Final = 2000  # refs, whose digest takes a millisecond; that of more is taken in a thread
+
+
+@asynccontextmanager
+async def connected(
+    services: Services,
+    remote: Remote,
+    session: aiohttp.ClientSession | None = None,
+    *,
+    origin: Origin = Origin.SOURCE,
+    repo_id: RepoId | None = None,
+) -> AsyncIterator[Upstream]:
+    """A remote, ready to be asked; nothing is sent before. What is not said is as for `upstream.connect`.
+
+    With the repo whose credentials are used, RateLimited is raised while their host wants to be left
+    alone, and where it says so now, that is kept for all who ask there with the same ones.
+    """
+    place = place_of(remote.url)
+    if repo_id is not None and (until := await holds.until(services.db, repo_id, place, services.clock())):
+        limited = RateLimited(
+            f"{remote.url}: the host wants no more requests until {until:%H:%M:%S} UTC; it is asked then",
+            until,
+        )
+        limited.came_from(origin)
+        raise limited
+    try:
+        async with upstream.connect(
+            services.git,
+            remote,
+            allow_private=services.settings.allow_private_remotes,
+            session=session,
+            origin=origin,
+            longest=services.settings.listing_bytes,
+            clock=services.clock,
+        ) as found:
+            yield found
+    except RateLimited as limited:
+        if repo_id is not None and limited.origin is origin:
+            await holds.put(services.db, repo_id, place, limited.retry_at)
+        raise
+
+
+def place_of(url: str) -> str:
+    """How the addresses of what is at the same host begin; a slash for what is on this machine."""
+    if address.is_path(url):
+        return "/"
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/" if parts.netloc else url.partition(":")[0] + ":"
+
+
+async def digest(seen: Refs) -> str:
+    """`refs.digest`, beside the event loop where there are many."""
+    return refs.digest(seen) if len(seen) < MANY else await asyncio.to_thread(refs.digest, seen)

@@ -1,0 +1,62 @@
+"""Recognising the vault: it says by its marker which one it is, and the database knows which one it wants.
+
+Who calls: the vault's edge, before the first thing that a process asks of the vault, and in each probe.
+"""
+
+from uuid import UUID, uuid4
+
+from mirror.core.errors import AlreadyExists, NetworkError, NoSuchObject
+from mirror.core.formats import layout, marker
+from mirror.store.database import Db
+from mirror.store.upkeep import vaults
+from mirror.vault.contract import Vault
+
+
+async def recognise(db: Db, vault: Vault) -> UUID:
+    """The vault's identity, which the database knows from now on.
+
+    Raises NetworkError, as of a vault that is away, where this is not the vault that the
+    database belongs to; nothing is written then.
+
+    1. The database knows an identity: the marker must say the same.
+    2. It knows none, but has snapshots, as one that is older than markers: the vault must
+       have the manifest of one of those that were taken last.
+    3. A vault without a marker gets one; the database takes over what the marker says.
+
+    Safe to run twice, at once, and after a run that was killed: all write the same marker.
+    """
+    found = await _marker(vault)
+    if (known := await vaults.known(db)) is None:
+        await _check_history(db, vault)
+        if found is None:
+            found = await _mark(db, vault)
+        known = await vaults.know(db, marker.decode(found))
+    marker.check(found, known, vault.describe())
+    return known
+
+
+async def _marker(vault: Vault) -> bytes | None:
+    try:
+        return await vault.get(layout.MARKER, limit=marker.LIMIT)
+    except NoSuchObject:
+        return None
+
+
+async def _check_history(db: Db, vault: Vault) -> None:
+    newest = await vaults.newest(db)
+    for repo_id, number in newest:
+        if await vault.stat(layout.manifest_key(repo_id, number)):
+            return
+    if newest:
+        raise NetworkError(
+            f"{vault.describe()} has none of the snapshots that the database knows; is its disk mounted,"
+            " and VAULT_URL right? Nothing is written there"
+        )
+
+
+async def _mark(db: Db, vault: Vault) -> bytes:
+    try:
+        await vault.put(layout.MARKER, marker.encode(await vaults.propose(db, uuid4())))
+    except AlreadyExists:
+        pass  # somebody else began at the same moment
+    return await vault.get(layout.MARKER, limit=marker.LIMIT)

@@ -1,0 +1,1 @@
+"""Queries on snapshots, refs, parts and reported updates."""

@@ -1,0 +1,54 @@
+"""What a sync must know of its repo when its turn begins, read at once: one statement instead of eight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mirror.core.errors import NotFound
+from mirror.core.model import Repo, RepoId, Snapshot
+from mirror.store.backup import intents, snapshots
+from mirror.store.backup.intents import Intent
+from mirror.store.database import Db, query, translating
+from mirror.store.discovery import connections, remotes
+from mirror.store.discovery.connections import StoredConnection
+from mirror.store.discovery.remotes import RemoteRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A repo as it is when a sync has got its turn."""
+
+    origin: RemoteRepository
+    sync_request: datetime | None  # that waits to be served: one that comes later stays open
+    excluded: tuple[str, ...]  # globs of refs that are kept no longer
+    sealed: bytes | None = field(repr=False)  # its own credentials; None: it has none
+    connection: StoredConnection | None  # by which it is read; None: by none
+    latest: Snapshot | None  # None: it has none
+    is_failing: bool  # since its last run that ended well
+    team: str  # the name of its team
+    has_limits: bool  # of bytes, that were set for its team alone
+    intents: Sequence[Intent]  # uploads that runs began and did not record, the oldest first
+
+    @property
+    def repo(self) -> Repo:
+        return self.origin.repo
+
+
+@translating
+async def of(db: Db, repo_id: RepoId) -> Beginning:
+    """The repo of this id, as it is now. Raises NotFound."""
+    row = await db.fetchrow(query("beginning"), repo_id)
+    if row is None:
+        raise NotFound(f"no repo has the id {repo_id}; `everref repos` lists them")
+    return Beginning(
+        remotes.remote_repository(row),
+        row["wanted_at"] if row["wanted_at"] != row["synced_at"] else None,
+        tuple(row["excluded"] or ()),
+        row["sealed"],
+        None if row["connection"] is None else connections.kept_of(row["connection"]),
+        None if row["latest"] is None else snapshots.snapshot({**(row["born"] or {}), **row["latest"]}),
+        row["failing_since"] is not None,
+        row["team"],
+        row["has_limits"],
+        [intents.intent(one) for one in row["intents"]],
+    )

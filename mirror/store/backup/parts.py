@@ -1,0 +1,164 @@
+"""Which bundles the pack log is stored in: the live parts, and the tombstones of those that were replaced."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from mirror.core.errors import Busy
+from mirror.core.model import Part, RepoId, Segment
+from mirror.store.database import Db, query, transaction, translating
+from mirror.store.leases import Lease, fenced
+
+COLUMNS: Final = 11  # of `columns`
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A part that was replaced, and whose object is still in the vault."""
+
+    key: str
+    bytes: int
+    index_bytes: int
+    replaced_at: datetime
+
+
+@translating
+async def live(db: Db, repo_id: RepoId) -> list[Part]:
+    """The parts that the pack log is stored in now, in log order, with their inner boundaries."""
+    found = []
+    for row in await db.fetch(query("live_parts"), repo_id):
+        segments: tuple[Segment, ...] = ()
+        if row["segment_snapshots"] is not None:
+            columns = ("segment_snapshots", "segment_entries", "segment_bytes", "segment_sha256")
+            segments = tuple(map(Segment, *(row[column] for column in columns)))
+        found.append(part_of(row, row["key"], segments))
+    return found
+
+
+@translating
+async def last(db: Db, repo_id: RepoId) -> int:
+    """The last snapshot that a live part covers; 0: there is none."""
+    found: int = await db.fetchval(
+        "select coalesce(max(last_snapshot), 0) from part where repo_id = $1 and replaced_at is null", repo_id
+    )
+    return found
+
+
+@translating
+async def is_known(db: Db, repo_id: RepoId, key: str) -> bool:
+    """Whether this is the key of a part that is live, or replaced and not yet deleted."""
+    found = await db.fetchval(
+        "select true from part where repo_id = $1 and key = $2 and deleted_at is null", repo_id, key
+    )
+    return found is not None
+
+
+@translating
+async def replace(
+    db: Db, lease: Lease, repo_id: RepoId, old: Sequence[Part], new: Part, at: datetime
+) -> None:
+    """Make `new` live and `old` tombstones, in one transaction; `new` was read back and verified.
+
+    Safe to run twice. Raises Busy when the lease was lost, or one of `old` is not live any more.
+    """
+    keys = [part.key for part in old]
+    async with transaction(db) as connection:
+        await fenced(connection, lease, repo_id)
+        if await connection.fetchval("select true from part where key = $1 and replaced_at is null", new.key):
+            return
+        done = await connection.execute(
+            "update part set replaced_at = $3 where repo_id = $1 and key = any($2) and replaced_at is null",
+            repo_id,
+            keys,
+            at,
+        )
+        if done != f"UPDATE {len(keys)}":
+            raise Busy("another run replaced the same parts of this repo; run it again")
+        await insert(connection, repo_id, new)
+
+
+@translating
+async def tombstones(db: Db, repo_id: RepoId) -> list[Tombstone]:
+    """The replaced parts whose objects are still in the vault, in the order in which they were replaced."""
+    rows = await db.fetch(
+        """
+        select key, bytes, index_bytes, replaced_at from part
+        where repo_id = $1 and replaced_at is not null and deleted_at is null
+        order by replaced_at, key
+        """,
+        repo_id,
+    )
+    return [Tombstone(row["key"], row["bytes"], row["index_bytes"], row["replaced_at"]) for row in rows]
+
+
+@translating
+async def bury(db: Db, repo_id: RepoId, key: str) -> None:
+    """The object of this tombstone was deleted; its snapshot goes on naming it. Safe to run twice."""
+    await db.execute(
+        """
+        update part set deleted_at = replaced_at
+        where repo_id = $1 and key = $2 and replaced_at is not null and deleted_at is null
+        """,
+        repo_id,
+        key,
+    )
+
+
+@translating
+async def stamp_verified(db: Db, repo_id: RepoId, keys: Sequence[str], at: datetime) -> None:
+    """Every stored byte of these parts was read back and is what it should be."""
+    await db.execute(
+        "update part set verified_at = $3 where repo_id = $1 and key = any($2)", repo_id, keys, at
+    )
+
+
+async def insert(connection: Db, repo_id: RepoId, part: Part) -> None:
+    """Make a part live, and take back the intent to upload it: for a transaction of this package's own."""
+    await connection.execute(
+        """
+        with intended as (delete from intent where repo_id = $1 and key = $2)
+        insert into part (
+          repo_id, key, epoch, first_snapshot, last_snapshot, bytes, sha256, header_bytes, entries,
+          cuttable, complete, index_bytes, index_sha256
+        ) values ($1, $2, $13, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        """,
+        repo_id,
+        *columns(part),
+        part.epoch,
+    )
+
+
+def columns(part: Part) -> Sequence[object]:
+    """A part's row without its repo and epoch: its key, then as `insert` has them."""
+    return (
+        part.key,
+        part.first,
+        part.last,
+        part.bytes,
+        part.sha256,
+        part.header_bytes,
+        part.entries,
+        bool(part.segments),
+        part.complete,
+        part.index_bytes,
+        part.index_sha256 or None,
+    )
+
+
+def part_of(row: Any, key: str, segments: tuple[Segment, ...]) -> Part:
+    """A part from the columns of its row."""
+    return Part(
+        key,
+        row["epoch"],
+        row["first_snapshot"],
+        row["last_snapshot"],
+        row["bytes"],
+        row["sha256"],
+        row["header_bytes"],
+        row["entries"],
+        segments if row["cuttable"] else (),
+        row["complete"],
+        row["index_bytes"],
+        row["index_sha256"] or "",
+    )

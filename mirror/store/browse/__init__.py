@@ -1,0 +1,1 @@
+"""Queries for pages: overviews, refs, pictures and reports."""

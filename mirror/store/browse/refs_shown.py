@@ -1,0 +1,142 @@
+"""A moment's refs, and the moves that took something away, as pages ask for them: by index, in pages."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+from mirror.core import refs
+from mirror.core.globs import check
+from mirror.core.model import Kind, RefChange, RefName, RepoId, Target
+from mirror.store.backup import history
+from mirror.store.backup.history import Logged
+from mirror.store.database import Db, query, translating
+
+
+@translating
+async def refs_page(
+    db: Db,
+    repo_id: RepoId,
+    number: int,
+    moment: int = 0,
+    *,
+    after: bytes = b"",
+    globs: Sequence[str] = (),
+    limit: int = 100,
+) -> list[tuple[RefName, Target]]:
+    """The refs of a snapshot after this name, in name order, HEAD too: at most `limit` of these globs.
+
+    `moment` is the number of one within the snapshot here and below; 0 means the snapshot itself.
+    """
+    check(globs)
+    if moment:
+        held = await history.refs_at(db, repo_id, number, moment)
+        left = [name for name in held if name > after]
+        mine = await refs.meant_by(left, globs) if globs else held.keys()
+        return [(name, held[name]) for name in islice((one for one in left if one in mine), limit)]
+    likes = [pattern for glob in globs for pattern in patterns(glob)] or None
+    found: list[tuple[RefName, Target]] = []
+    while True:
+        rows = await db.fetch(
+            "select * from refs_page($1, $2, $3, $4, $5)", repo_id, number, after, likes, limit
+        )
+        read = [(RefName(row[0]), Target(row[1])) for row in rows]
+        meant = await refs.meant_by([name for name, _ in read], globs) if globs else None
+        found += [one for one in read if meant is None or one[0] in meant]
+        if len(rows) < limit or len(found) >= limit:
+            return found[:limit]
+        after = read[-1][0]
+
+
+@translating
+async def names_after(
+    db: Db, repo_id: RepoId, number: int, starts: Sequence[bytes], limit: int
+) -> list[list[RefName]]:
+    """The names of a snapshot's refs after each of these, in name order: at most `limit` for each."""
+    rows = await db.fetch(
+        """
+        select place, page.name
+        from unnest($3::bytea[]) with ordinality as given (start, place)
+        cross join lateral refs_page($1, $2, given.start, null, $4) as page
+        """,
+        repo_id,
+        number,
+        list(starts),
+        limit,
+    )
+    found: list[list[RefName]] = [[] for _ in starts]
+    for place, name in rows:
+        found[place - 1].append(RefName(name))
+    return [sorted(names) for names in found]
+
+
+def patterns(glob: str) -> list[bytes]:
+    """LIKE patterns that let through at least what the glob means; see refs.matches."""
+    pattern = bytearray()
+    inside = False  # a class in brackets, which LIKE has not: from there on anything may follow
+    for byte in glob.encode("utf-8", "surrogateescape"):
+        char = bytes([byte])
+        if char == b"[":
+            inside = True
+            break
+        pattern += {b"*": b"%", b"?": b"_"}.get(char) or (b"\\" + char if char in b"%_\\" else char)
+    if inside:
+        pattern += b"%"
+    if glob.startswith("*"):  # which means what could be left out as well
+        return [bytes(pattern)]
+    return [start + bytes(pattern) for start in (b"", b"refs/", b"refs/heads/", b"refs/tags/")]
+
+
+@translating
+async def targets_at(
+    db: Db, repo_id: RepoId, names: Sequence[RefName], number: int, moment: int = 0
+) -> dict[RefName, Target]:
+    """These refs as they were at a snapshot; what was not there is left out."""
+    if moment:
+        held = await history.refs_at(db, repo_id, number, moment)
+        return {name: held[name] for name in names if name in held}
+    rows = await db.fetch(query("targets_at"), repo_id, list(names), number)
+    return {RefName(row[0]): Target(row[1]) for row in rows}
+
+
+@translating
+async def held_at(db: Db, repo_id: RepoId, number: int, moment: int = 0) -> list[Target]:
+    """Every object id that a ref pointed at in a snapshot, once."""
+    if moment:
+        held = await history.refs_at(db, repo_id, number, moment)
+        return list({target for target in held.values() if not refs.is_symbolic(target)})
+    return [Target(row[0]) for row in await db.fetch(query("held_at"), repo_id, number)]
+
+
+@translating
+async def leaving(db: Db, repo_id: RepoId, upto: int, limit: int) -> list[Logged]:
+    """The moves up to a snapshot that can have left commits behind, newest first, at most so many."""
+    return [
+        Logged(
+            row["snapshot"],
+            row["taken_at"],
+            RefChange(
+                RefName(row["name"]),
+                row["old"],
+                row["new"],
+                Kind(row["kind"]),
+                row["pushed_by"],
+                row["pushed_at"],
+            ),
+        )
+        for row in await db.fetch(query("leaving"), repo_id, upto, limit)
+    ]
+
+
+@translating
+async def moved_between(db: Db, repo_id: RepoId, after: int, upto: int) -> list[RefName]:
+    """The refs that moved after one snapshot and up to another, wherever they ended, in name order."""
+    rows = await db.fetch(
+        """
+        select name from ref where id in (
+          select ref_id from ref_change where repo_id = $1 and snapshot > $2 and snapshot <= $3
+        )
+        """,
+        repo_id,
+        after,
+        upto,
+    )
+    return sorted(RefName(row[0]) for row in rows)

@@ -1,0 +1,303 @@
+"""A repo's history as pages show it: lanes of a window, pushes in pages, days, a moment's neighbours."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from mirror.core import refs
+from mirror.core.globs import check
+from mirror.core.model import HEAD, Kind, Reason, RefChange, RefName, RepoId
+from mirror.core.rules.timeline import APART, Lane, Stretch, Telling, Timeline, chosen, lane
+from mirror.store.backup.history import Logged
+from mirror.store.browse import refs_shown
+from mirror.store.database import Db, connected, query, translating
+
+STRETCHES: Final = 400  # columns of a picture
+QUIET: Final = 8  # lanes that a picture has at least, of refs that did not move
+_SHOWN: Final = 50  # moves of one push
+_LAST: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The ref changes that one snapshot found, as one push."""
+
+    snapshot: int
+    taken_at: datetime
+    reason: Reason
+    by: tuple[str, ...]  # who, as far as somebody told
+    changes: tuple[Logged, ...]  # the first of them
+    count: int  # of all that the snapshot has, whatever was asked for
+
+    @property
+    def at(self) -> datetime:
+        """When it happened, as well as we know."""
+        return max((one.at for one in self.changes), default=self.taken_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What one repo went through on one day."""
+
+    day: date
+    snapshots: int
+    moves: int
+    taken: int  # refs forced or deleted
+    failures: int  # syncs that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """A moment between the one before and the one after."""
+
+    number: int
+    taken_at: datetime
+    before: tuple[int, datetime] | None  # None: it is the first
+    after: tuple[int, datetime] | None  # None: it is the latest
+    took: RefChange | None = None  # the first ref that the one after forced or deleted; None: it did not
+
+
+async def lanes(
+    db: Db,
+    repo_id: RepoId,
+    start: datetime,
+    end: datetime,
+    *,
+    limit: int = 24,
+    unfolded: bytes = b"",
+    lost: Collection[tuple[bytes, int]] | None = None,
+) -> Timeline:
+    """Every ref over time: HEAD's branch, then what was forced or deleted, then what moved lately.
+
+    At most `limit` refs have a lane of their own, the rest share one for each
+    folder (`refs/pull/`). `unfolded` is the beginning of the names that somebody
+    looks at alone. `lost`: see `timeline.lane`.
+    """
+    end = max(end, start + timedelta(seconds=1))
+    async with connected(db) as held:
+        first, last, top = await _window(held, repo_id, start, end)
+        told = await _telling(held, repo_id, first, last, unfolded, 4 * limit)
+        alone = chosen([one for one, _, _ in told], top, limit, unfolded)
+        known = {one.name: one.ref_id for one in alone}
+        quiet = await _quiet(held, repo_id, last, top, unfolded, set(known), min(limit, QUIET) - len(alone))
+        ids = list(known.values())
+        stretches = await _stretches(held, repo_id, ids, first, last, start, end)
+        shown = [lane(one.name, stretches.get(one.ref_id, []), start, end, lost=lost) for one in alone]
+        shown += [lane(name, [], start, end) for name in quiet]
+        shown.sort(key=lambda one: one.name != top)  # stable: HEAD's branch comes first
+        folded = [] if unfolded else await _folders(held, repo_id, ids, first, last, start, end)
+    moved, moves = (told[0][1], told[0][2]) if told else (0, 0)
+    return Timeline(start, end, (*shown, *folded), moved, moves)
+
+
+@translating
+async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> tuple[int, int, RefName | None]:
+    """The first and the last snapshot of a window, and HEAD's branch at the last one.
+
+    Where it has none, the last one is before the first.
+    """
+    row = await db.fetchrow(query("window"), repo_id, start, end, HEAD)
+    last, head = row["last"] or 0, row["head"]
+    top = refs.symbolic_target(head) if head and refs.is_symbolic(head) else None
+    return row["first"] or last + 1, last, top
+
+
+@translating
+async def _telling(
+    db: Db, repo_id: RepoId, first: int, last: int, beginning: bytes, limit: int
+) -> list[tuple[Telling, int, int]]:
+    """The refs that moved in a window, the most telling first; each with all refs that moved, and moves."""
+    pattern = _literal(beginning) + b"%" if beginning else None
+    rows = await db.fetch(query("lanes_telling"), repo_id, first, last, pattern, limit)
+    return [
+        (
+            Telling(RefName(row["name"]), row["ref_id"], row["moves"], row["taken"], row["last"]),
+            row["refs_moved"],
+            int(row["all_moves"]),
+        )
+        for row in rows
+    ]
+
+
+def _literal(name: bytes) -> bytes:
+    """A LIKE pattern of these very bytes."""
+    return name.replace(b"\\", b"\\\\").replace(b"%", b"\\%").replace(b"_", b"\\_")
+
+
+async def _quiet(
+    db: Db,
+    repo_id: RepoId,
+    number: int,
+    top: RefName | None,
+    beginning: bytes,
+    known: Collection[RefName],
+    count: int,
+) -> list[RefName]:
+    """Refs to fill a picture with that has few lanes: HEAD's branch, then branches and tags in name order."""
+    found: list[RefName] = []
+    if top and top not in known and top.startswith(beginning):
+        found += await refs_shown.targets_at(db, repo_id, [top], number)
+    if len(found) < count:
+        starts = (beginning,) if beginning else APART
+        pages = await refs_shown.names_after(db, repo_id, number, starts, count + len(known) + 1)
+        for start, page in zip(starts, pages, strict=True):
+            names = [name for name in page if name.startswith(start) and name not in (*known, *found)]
+            found += names[: max(count - len(found), 0)]
+    return found
+
+
+@translating
+async def _stretches(
+    db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
+) -> Mapping[int, list[Stretch]]:
+    """What each of these refs did in a window, by its id."""
+    marks = _begins(start, end)
+    rows = await db.fetch(query("lane_stretches"), repo_id, ids, first, last, start, end, marks)
+    found: dict[int, list[Stretch]] = {}
+    for row in rows:
+        found.setdefault(row["ref_id"], []).append(_stretch(row))
+    return found
+
+
+@translating
+async def _folders(
+    db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
+) -> list[Lane]:
+    """A lane for each folder of the other refs that moved in a window, the liveliest first."""
+    rows = await db.fetch(query("folder_stretches"), repo_id, ids, first, last, _begins(start, end))
+    counts = {bytes(row["folder"]): row["refs"] for row in rows if row["stretch"] is None}
+    found: dict[bytes, list[Stretch]] = {folder: [] for folder in counts}
+    for row in rows:
+        if row["stretch"] is not None:
+            found[bytes(row["folder"])].append(_stretch(row))
+    made = [lane(folder, told, start, end, refs=counts[folder]) for folder, told in found.items()]
+    return sorted(made, key=lambda one: (not one.cuts, -one.refs, one.name))
+
+
+def _begins(start: datetime, end: datetime) -> list[datetime]:
+    """Where each stretch of a window begins."""
+    return [start + number * (end - start) / STRETCHES for number in range(STRETCHES)]
+
+
+def _stretch(row: Any) -> Stretch:
+    return Stretch(
+        number=row["stretch"],
+        moves=row["moves"],
+        first=Kind(row["first"]),
+        last=Kind(row["last"]),
+        at=row["at"],
+        snapshot=row["snapshot"],
+        forced=row["forced"],
+        deleted=row["deleted"],
+        created=row["created"],
+        cut_at=row["cut_at"],
+        cut=row["cut"],
+        first_at=row.get("first_at"),
+    )
+
+
+@translating
+async def feed(
+    db: Db,
+    repo_id: RepoId,
+    *,
+    before: int | None = None,
+    limit: int = 50,
+    kinds: Collection[Kind] = (),
+    glob: str | None = None,
+    by: str | None = None,
+    shown: int = _SHOWN,
+) -> list[Pushed]:
+    """The pushes before a snapshot (None: all), newest first, at most `limit`; of each the first changes.
+
+    With `kinds`, a ref glob or who pushed, only pushes that have such a change, and
+    of them only those changes. Ask again with the last one's snapshot.
+    """
+    upto = _LAST if before is None else before
+    if not (kinds or glob or by):
+        return _pushes(await db.fetch(query("feed_all"), repo_id, upto, limit, shown))
+    check([glob] if glob else [])
+    patterns = refs_shown.patterns(glob) if glob else None
+    found: list[Pushed] = []
+    while len(found) < limit:  # a pattern can let more through than its glob: then the page is filled up
+        asked = (repo_id, upto, [kind.value for kind in kinds] or None, patterns, by, limit, shown)
+        rows = await db.fetch(query("feed"), *asked)
+        if not rows:
+            break
+        meant = None if glob is None else await refs.meant_by([row["name"] for row in rows], [glob])
+        found += _pushes([row for row in rows if meant is None or row["name"] in meant])
+        upto = rows[-1]["snapshot"]
+    return found[:limit]
+
+
+def _pushes(rows: Sequence[Any]) -> list[Pushed]:
+    found: dict[int, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row["snapshot"], []).append(row)
+    return [
+        Pushed(
+            snapshot=number,
+            taken_at=moves[0]["taken_at"],
+            reason=Reason(moves[0]["reason"]),
+            by=tuple(dict.fromkeys(row["pushed_by"] for row in moves if row["pushed_by"] is not None)),
+            changes=tuple(_logged(row) for row in moves),
+            count=moves[0]["changes_count"],
+        )
+        for number, moves in found.items()
+    ]
+
+
+def _logged(row: Any) -> Logged:
+    return Logged(row["snapshot"], row["taken_at"], _change(row), row["moment"] or 0)
+
+
+def _change(row: Any) -> RefChange:
+    name, by, at = RefName(row["name"]), row["pushed_by"], row["pushed_at"]
+    return RefChange(name, row["old"], row["new"], Kind(row["kind"]), by, at)
+
+
+@translating
+async def days(db: Db, repo_ids: Sequence[RepoId], since: datetime) -> dict[RepoId, list[Day]]:
+    """What each of these repos went through on each day since then (UTC), quiet days left out."""
+    found: dict[RepoId, list[Day]] = {repo_id: [] for repo_id in repo_ids}
+    for row in await db.fetch(query("days"), list(repo_ids), since):
+        numbers = (int(row["snapshots"]), int(row["moves"]), int(row["taken"]), int(row["failures"]))
+        found[RepoId(row["repo_id"])].append(Day(row["day"], *numbers))
+    return found
+
+
+@translating
+async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
+    """A snapshot with the times of the one before and the one after, and what that one took away.
+
+    None: there is no such snapshot.
+    """
+    rows = await db.fetch(query("neighbours"), repo_id, number)
+    found = {row["number"]: row for row in rows}
+    if number not in found:
+        return None
+
+    def of(other: int) -> tuple[int, datetime] | None:
+        return (other, found[other]["taken_at"]) if other in found else None
+
+    after = found.get(number + 1)
+    took = None if after is None or after["kind"] is None else _change(after)
+    return Neighbours(number, found[number]["taken_at"], of(number - 1), of(number + 1), took)
+
+
+@translating
+async def numbers_at(db: Db, repo_id: RepoId, moments: Sequence[datetime]) -> list[int]:
+    """The last snapshot at or before each of these moments; 0: there was none yet."""
+    rows = await db.fetch(
+        """
+        select coalesce((
+          select number from snapshot where repo_id = $1 and taken_at <= given.at
+          order by number desc limit 1
+        ), 0)
+        from unnest($2::timestamptz[]) with ordinality as given (at, place) order by place
+        """,
+        repo_id,
+        list(moments),
+    )
+    return [row[0] for row in rows]

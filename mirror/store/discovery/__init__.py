@@ -1,0 +1,1 @@
+"""Queries on connections, discovered repositories, remotes and webhooks."""

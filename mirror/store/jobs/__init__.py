@@ -1,0 +1,1 @@
+"""Queries on jobs, runs and schedules."""

@@ -1,0 +1,191 @@
+"""Runs: what is due next, who has taken it up, and what becomes of it when that worker goes away."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NewType
+from uuid import UUID
+
+from mirror.core.model import RepoId
+from mirror.store import leases
+from mirror.store.database import Db, query, translating
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job, Kind
+from mirror.store.people.teams import TeamId
+
+RunKey = NewType("RunKey", UUID)  # of the job, or of the repo whose wish is served
+
+SILENT: Final = timedelta(seconds=30)  # without a heartbeat, after which a worker elsewhere is taken for dead
+AT_HOST: Final = 8  # syncs at one host at once, of all workers together
+ATTEMPTS: Final = 5  # of a job, after which it has failed
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A piece of work that this worker has taken up."""
+
+    key: RunKey
+    repo_id: RepoId
+    team_id: TeamId
+    kind: Kind
+    job: Job | None  # None: a wish, that nobody watches yet
+    heavy: bool  # it may take long
+    failing: str | None  # the class of the repo's last failure; None: its last run went well
+
+
+@translating
+async def take(
+    db: Db,
+    worker: str,
+    now: datetime,
+    room: int,
+    heavy: int,
+    shares: Sequence[int],
+    patience: timedelta,
+    *,
+    repo_id: RepoId | None = None,
+    full: Collection[TeamId] = (),
+    full_of_heavy: Collection[TeamId] = (),
+) -> list[Run]:
+    """Take up as much of what is due as there is room for, the fairest first; at most `heavy` of it heavy.
+
+    What is not among this worker's `shares` it takes only after `patience`, as
+    its own worker has what it needs at hand. Taken is taken: no other worker gets it,
+    and none waits for another's pick. Of what is equally fair, `repo_id` comes first. Teams that are `full`
+    get nothing, those that are `full_of_heavy` nothing heavy (mirror/core/rules/fairness.py).
+    """
+    rows = await db.fetch(
+        query("take"),
+        *(worker, now, room, heavy, list(shares), patience, AT_HOST, repo_id),
+        *(list(full), list(full_of_heavy)),
+    )
+    return [
+        Run(
+            RunKey(UUID(bytes=row["run_key"].bytes)),
+            RepoId(UUID(bytes=row["run_repo"].bytes)),
+            TeamId(UUID(bytes=row["run_team"].bytes)),
+            row["run_kind"],
+            None if row["id"] is None else jobs.from_row(row),
+            row["run_heavy"],
+            row["failing"],
+        )
+        for row in rows
+    ]
+
+
+@translating
+async def end(db: Db, worker: str, key: RunKey) -> None:
+    """This worker has ended this run. Safe to run twice."""
+    await db.execute("delete from run where key = $1 and worker = $2", key, worker)
+
+
+@translating
+async def keep(db: Db, worker: str, keys: Collection[RunKey], before: datetime) -> None:
+    """Of the runs that this worker took up before then only these are under way.
+
+    The others ended while the database was away, or were taken up by a statement whose answer was lost.
+    """
+    await db.execute(
+        "delete from run where worker = $1 and not key = any($2::uuid[]) and began_at < $3",
+        *(worker, list(keys), before),
+    )
+
+
+@translating
+async def beat(db: Db, worker: str) -> list[str]:
+    """Say that this worker is alive; every one that is, in order."""
+    await db.execute(
+        """
+        insert into worker (id, beat_at) values ($1, clock_timestamp())
+        on conflict (id) do update set beat_at = excluded.beat_at
+        """,
+        worker,
+    )
+    rows = await db.fetch(
+        "select id from worker where beat_at > clock_timestamp() - $1::interval order by id", SILENT
+    )
+    return [row["id"] for row in rows]
+
+
+@translating
+async def is_anyone_alive(db: Db) -> bool:
+    """Whether some worker has said of late that it is alive; else nothing new is being saved."""
+    found: bool = await db.fetchval(
+        "select exists (select from worker where beat_at > clock_timestamp() - $1::interval)", SILENT
+    )
+    return found
+
+
+@translating
+async def is_anyone_missing(db: Db) -> bool:
+    """Whether some worker fell silent without having left."""
+    found: bool = await db.fetchval(
+        "select exists (select from worker where beat_at <= clock_timestamp() - $1::interval)", SILENT
+    )
+    return found
+
+
+@translating
+async def is_alone(db: Db, worker: str) -> bool:
+    """Whether no other worker is alive, as far as can be told from here."""
+    rows = await db.fetch(
+        "select id from worker where id <> $1 and beat_at > clock_timestamp() - $2::interval", worker, SILENT
+    )
+    return all(leases.is_dead(row["id"]) for row in rows)
+
+
+@translating
+async def leave(db: Db, worker: str) -> None:
+    """This worker ends, and has handed everything back. Safe to run twice."""
+    await db.execute("delete from run where worker = $1", worker)
+    await db.execute("delete from worker where id = $1", worker)
+
+
+@translating
+async def reap(db: Db, worker: str, now: datetime) -> int:
+    """Give back what dead workers had taken up, of which this is none; returns how many runs.
+
+    How often in a row a sync of each repo ended so is counted. A worker of this
+    machine whose process is gone is dead at once, and so are its turns at repos; any
+    other after SILENT without a heartbeat. A job without a run waits for the next
+    one, unless it was begun too often. Safe to run twice: each statement finds what the one
+    before has left. None waits for a row that somebody else holds; the next beat finds that.
+    """
+    rows = await db.fetch(
+        """
+        select id, coalesce(beat_at < clock_timestamp() - $1::interval, true) as silent
+        from worker full join (select distinct worker as id from run) as at_work using (id)
+        """,
+        SILENT,
+    )
+    others = [row for row in rows if row["id"] != worker]
+    gone = [row["id"] for row in others if leases.is_dead(row["id"])]
+    dead = [row["id"] for row in others if row["silent"] or row["id"] in gone]
+    await leases.release_of(db, gone)
+    done = await db.execute(query("reap"), dead)
+    await db.execute(
+        "delete from worker where id in (select id from worker where id = any($1) for update skip locked)",
+        dead,
+    )
+    await db.execute(query("orphaned"), now, ATTEMPTS)
+    return int(done.rpartition(" ")[2])
+
+
+@translating
+async def mend(db: Db) -> int:
+    """Compare the queue with what is open; how much of it was wrong, and is right now. Safe to run twice."""
+    mended: int = await db.fetchval("select mend_queue()")
+    return mended
+
+
+@translating
+async def deadly(db: Db) -> list[RepoId]:
+    """The repos whose syncs ended with their worker ATTEMPTS times in a row, or once more since `spare`."""
+    rows = await db.fetch("select id from repo where crashes > 0 and crashes >= $1", ATTEMPTS)
+    return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
+
+
+@translating
+async def spare(db: Db, repo_id: RepoId) -> None:
+    """The repo's failure is recorded; the next time that it takes a worker along is one too many at once."""
+    await db.execute("update repo set crashes = $2 where id = $1", repo_id, ATTEMPTS - 1)

@@ -1,0 +1,1 @@
+"""Queries on people, teams, sessions, tokens and limits."""

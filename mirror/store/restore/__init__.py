@@ -1,0 +1,1 @@
+"""Queries on restores and drills."""

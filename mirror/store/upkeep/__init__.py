@@ -1,0 +1,1 @@
+"""Queries on damage, outages, maintenance and the exported state."""

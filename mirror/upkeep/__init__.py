@@ -1,0 +1,1 @@
+"""Upkeep of the vault and the database: prove, compact, prune, rebuild, export."""

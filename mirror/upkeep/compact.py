@@ -1,0 +1,304 @@
+"""Recutting the pack log: many small parts become few, and every moment stays exactly restorable."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from mirror.backup import damage, hydrate, part_index, recover
+from mirror.backup.upload import upload
+from mirror.core.errors import Corrupt, NoSuchObject
+from mirror.core.formats import bundle, layout, splice
+from mirror.core.formats.bundle import Header
+from mirror.core.model import ObjectFormat, Part, RefName, Repo, Snapshot, Target
+from mirror.core.rules import compaction
+from mirror.core.rules.compaction import Checkpoint, Merge
+from mirror.core.rules.plan import Step
+from mirror.git import pack, read, view
+from mirror.git.pack import IdxFile
+from mirror.git.pool import Pool
+from mirror.git.view import View
+from mirror.services import failpoints
+from mirror.services.lease import PATIENCE, leased, turn_to_compact
+from mirror.services.open import Services
+from mirror.store.backup import history, intents, parts, snapshots
+from mirror.store.forge_leases import ForgeLease
+from mirror.store.leases import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """How a compaction ended."""
+
+    repo: Repo
+    merged: int  # new parts written
+    parts_before: int
+    parts_after: int
+    bytes_written: int
+
+
+async def compact(services: Services, repo: Repo, patience: float = PATIENCE) -> Compacted:
+    """Merge parts until none is due (mirror/compaction says which), as the only run that does so here.
+
+    For each new part, in this order:
+    1. Store the intent, then the bundle.
+    2. Read it back from the vault, check its sum, and have git index it.
+    3. Store its `.idx`: from here on the part counts, also for a rebuild.
+    4. One transaction: the new part is live, the ones it covers are tombstones,
+       whose objects `prune` deletes after a grace period.
+
+    Merges are short, and done in the repo's turn. A checkpoint takes as long as git packs:
+    its steps 1 and 2 are done beside the repo's syncs, and 3 and 4 in a turn.
+    Safe to run twice: a part without its row is discarded and made again.
+    """
+    made: list[Part] = []
+    async with turn_to_compact(services, repo, patience) as alone:
+        before, last, due = await _merges(services, repo, patience, made)
+        while last is not None and due is not None:
+            services.progress.phase(f"packing {len(due.parts)} parts anew")
+            part = await hydrate.mended(
+                services, repo, partial(_checkpoint, services, repo, alone, last, due)
+            )
+            if part is None:
+                services.progress.note(
+                    "the parts changed while they were packed; the next compaction packs them"
+                )
+                break
+            made.append(part)
+            _, last, due = await _merges(services, repo, PATIENCE, made)
+        after = await parts.live(services.db, repo.id)
+    return Compacted(repo, len(made), before, len(after), sum(part.bytes for part in made))
+
+
+async def _merges(
+    services: Services, repo: Repo, patience: float, made: list[Part]
+) -> tuple[int, Snapshot | None, Checkpoint | None]:
+    """Do the merges that are due, in the repo's turn; how many parts were there, and the checkpoint due."""
+    async with leased(services, repo, patience) as lease:
+        failpoints.reached("compact: leased")
+        last = (await recover.recover(services, repo, lease)).last
+        live = await parts.live(services.db, repo.id)
+        before = len(live)
+        while last is not None and isinstance(due := compaction.due(live), Merge):
+            services.progress.phase(f"merging {len(due.parts)} parts")
+            made.append(
+                await hydrate.mended(services, repo, partial(_merge, services, repo, lease, last, due))
+            )
+            live = await parts.live(services.db, repo.id)
+    due = compaction.due(live)
+    return before, last, due if isinstance(due, Checkpoint) else None
+
+
+async def _merge(services: Services, repo: Repo, lease: Lease, last: Snapshot, due: Merge) -> Part:
+    """Steps 1 to 4 of `compact` for parts that are spliced."""
+    key = _key(repo, due)
+    pool = Pool(services.git, services.disk.pool(repo.id), last.object_format)
+    async with pool.lock():
+        await pool.open_or_create()
+        await hydrate.warm(services, repo, pool, last)
+        async with view.scratch_view(pool, services.disk.scratch(repo.id)) as room:
+            async with _tentative(services, repo, key):
+                await intents.add(services.db, lease, repo.id, key)
+                failpoints.reached("compact: intent stored")
+                part = await _spliced(services, last.object_format, room, key, due.parts)
+                part = await part_index.write(services.vault, part, None)
+                failpoints.reached("compact: index stored")
+            await parts.replace(services.db, lease, repo.id, due.parts, part, services.clock())
+            failpoints.reached("compact: recorded")
+    return part
+
+
+async def _checkpoint(
+    services: Services, repo: Repo, alone: ForgeLease, last: Snapshot, due: Checkpoint
+) -> Part | None:
+    """Steps 1 to 4 of `compact` for a part that git packs anew. None: it was discarded, as the parts changed.
+
+    Syncs go on while git packs, and what they add stays valid: it follows the parts that are replaced.
+    Safe to run twice: the view has links of its own, and a killed run's is removed by the next one.
+    """
+    key = _key(repo, due)
+    room = services.disk.root / "restores" / f"checkpoint-{repo.id}"  # which no sync empties; see settle
+    await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
+    async with (
+        hydrate.view_of(services, repo, last, room, PATIENCE) as seen,
+        view.scratch_view(None, room, object_format=last.object_format) as proving,
+    ):
+        failpoints.reached("compact: view made")
+        async with _tentative(services, repo, key):
+            await intents.add(services.db, alone, repo.id, key)
+            failpoints.reached("compact: intent stored")
+            part, idx = await _packed(services, repo, last, seen, proving, key, due.parts)
+        async with leased(services, repo) as lease:
+            failpoints.reached("compact: leased for the record")
+            now = (await recover.recover(services, repo, lease)).last
+            if not await _is_as_it_was(services, repo, last, now, due, part):
+                await recover.discard(services, repo.id, key)
+                return None
+            async with _tentative(services, repo, key):
+                part = await part_index.write(services.vault, part, idx)
+                failpoints.reached("compact: index stored")
+            await parts.replace(services.db, lease, repo.id, due.parts, part, services.clock())
+            failpoints.reached("compact: recorded")
+    return part
+
+
+async def _is_as_it_was(
+    services: Services, repo: Repo, last: Snapshot, now: Snapshot | None, due: Checkpoint, new: Part
+) -> bool:
+    """Whether a checkpoint may replace what it was packed from; whoever asks has the repo's turn."""
+    if now is None or now.epoch != last.epoch:
+        return False
+    live = await parts.live(services.db, repo.id)
+    others = [part for part in live if part not in due.parts]
+    if len(live) - len(others) != len(due.parts) or any(part.first <= due.last for part in others):
+        return False
+    stored = await services.vault.stat(new.key)
+    return stored is not None and stored.bytes == new.bytes
+
+
+@asynccontextmanager
+async def _tentative(services: Services, repo: Repo, key: str) -> AsyncIterator[None]:
+    """Discard the upload under this key when what is done inside fails: no row names it yet."""
+    try:
+        yield
+    except BaseException:
+        await recover.discard(services, repo.id, key)
+        raise
+
+
+def _key(repo: Repo, due: Merge | Checkpoint) -> str:
+    return layout.bundle_key(repo.id, due.parts[0].epoch, due.first, due.last, layout.unique())
+
+
+async def _spliced(
+    services: Services, object_format: ObjectFormat, room: View, key: str, old: Sequence[Part]
+) -> Part:
+    """One part with the same entries in the same order: its inner boundaries are the old ones."""
+    headers = [await _header(services, part) for part in old]
+    whole = [Step(part, None, True) for part in old]
+    proved = await pack.index(
+        services.git,
+        room.path,
+        hydrate.spliced(services, whole, object_format),
+        self_contained=False,
+        fix_thin=True,
+        object_format=object_format,
+    )
+    end = splice.PACK_HEADER + sum(segment.bytes for part in old for segment in part.segments)
+    header = bundle.encode(await asyncio.to_thread(_joined, headers, proved.idx, end))
+    part = await _stored(
+        services, key, object_format, header, hydrate.spliced(services, whole, object_format)
+    )
+    part = replace(
+        part,
+        epoch=old[0].epoch,
+        first=old[0].first,
+        last=old[-1].last,
+        segments=tuple(segment for part in old for segment in part.segments),
+    )
+    await hydrate.read_back(services, part)
+    failpoints.reached("compact: read back")
+    return part
+
+
+async def _packed(
+    services: Services, repo: Repo, last: Snapshot, seen: View, proving: View, key: str, old: Sequence[Part]
+) -> tuple[Part, Path]:
+    """One complete part, packed anew, and its index: all that any ref ever pointed at, and what that reaches.
+
+    Also what no ref reached, should a remote have sent such: a ref may point there later,
+    and the pool, which has it, is taken for a copy of the log.
+    """
+    tips = await history.targets(services.db, repo.id, last.epoch, old[-1].last)
+    known = await history.refs_at(services.db, repo.id, old[-1].last)
+    header = bundle.encode(Header(last.object_format, (), known))
+    part = await _stored(
+        services, key, last.object_format, header, pack.make_whole(services.git, seen.path, sorted(tips))
+    )
+    if part.entries < sum(one.entries for one in old):
+        await services.vault.discard(key)
+        async with _nothing_later(services, repo, last, seen, old) as exact:
+            tips = await read.everything(exact.path)
+            part = await _stored(
+                services,
+                key,
+                last.object_format,
+                header,
+                pack.make_whole(services.git, exact.path, sorted(tips)),
+            )
+    part = replace(part, epoch=old[0].epoch, first=old[0].first, last=old[-1].last, complete=True)
+    proved = await pack.index(
+        services.git,
+        proving.path,
+        hydrate.spliced(services, [Step(part, None, False)], last.object_format),
+        self_contained=True,
+        fix_thin=False,
+        object_format=last.object_format,
+    )
+    failpoints.reached("compact: read back")
+    with IdxFile(proved.idx) as found:
+        for tip in tips:
+            if found.offset(bytes.fromhex(tip.decode())) is None:
+                raise Corrupt(f"{key}: git packed it without {tip.decode()}")
+    return part, proved.idx
+
+
+@asynccontextmanager
+async def _nothing_later(
+    services: Services, repo: Repo, last: Snapshot, seen: View, old: Sequence[Part]
+) -> AsyncIterator[View]:
+    """A view of these parts and nothing else: `seen`, unless a sync may have grown the pool before that."""
+    latest = await snapshots.latest(services.db, repo.id)
+    if latest is not None and latest.number == last.number:
+        yield seen
+        return
+    room = seen.path.parent
+    async with view.scratch_view(None, room, object_format=last.object_format) as exact:
+        whole = [Step(part, None, True) for part in old]
+        await hydrate.fill(services, exact.path, last.object_format, whole)
+        yield exact
+
+
+async def _stored(
+    services: Services,
+    key: str,
+    object_format: ObjectFormat,
+    header: bytes,
+    chunks: AsyncGenerator[bytes, None],
+) -> Part:
+    """Write a bundle into the vault; the part's place in the log is for the caller to say."""
+    async with upload(services.vault, key, header, object_format) as bundled:
+        await bundled.all_of(chunks)
+        part = bundled.part()
+        await bundled.commit()
+    failpoints.reached("compact: bundle stored")
+    return part
+
+
+async def _header(services: Services, part: Part) -> Header:
+    """The header of a stored part. Raises Damaged where that is missing or broken."""
+    try:
+        start = b"".join([chunk async for chunk in services.vault.read(part.key, 0, part.header_bytes)])
+        found = bundle.decode(start)
+        if found is None:
+            raise Corrupt(f"{part.key}: its bundle header is cut short")
+    except (Corrupt, NoSuchObject) as error:
+        raise await damage.found(services, [part], error) from None
+    return found[0]
+
+
+def _joined(headers: Sequence[Header], idx: Path, end: int) -> Header:
+    """The parts' header together: what they need that none of them brings, and each ref's last target."""
+    needed: set[Target] = set()
+    heads: dict[RefName, Target] = {}
+    with IdxFile(idx) as found:
+        for header in headers:
+            for target in header.prerequisites:
+                at = found.offset(bytes.fromhex(target.decode()))
+                if at is None or at >= end:  # behind `end` are bases that git added
+                    needed.add(target)
+            heads.update(header.refs)
+    return Header(headers[0].object_format, tuple(sorted(needed)), heads)

@@ -1,0 +1,192 @@
+"""What is used, what each part can do, and what is missing: the answers of `everref doctor`."""
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+
+from mirror import store
+from mirror.core.errors import EverrefError
+from mirror.core.formats.manifest import time_text
+from mirror.core.words import mend, not_known
+from mirror.services.open import Services
+from mirror.store import repos
+from mirror.store.jobs import runs
+from mirror.store.repos import Overview
+from mirror.store.upkeep import outages
+from mirror.store.upkeep.outages import Outage
+from mirror.upkeep import state, unknown_repos
+
+_NAMED = 5  # repos that want attention, before who looks has to list them all
+_ANSWER_SECONDS = 3  # for Redis
+_LOW_SPACE = 1 << 30  # bytes of free disk below which a person should know
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    value: str
+    ok: bool
+    advice: str | None = None  # what to do; None: nothing
+
+
+async def doctor(services: Services) -> list[Finding]:
+    """Look at git, the database, the vault, workers, the queue, the disk and the keys; changes nothing."""
+    return [
+        await _git(services),
+        Finding("database", await store.version(services.db), True),
+        *await _vault(services),
+        await _worker(services),
+        await _queue(services),
+        _disk(services),
+        _keys(services),
+        *[_outage(one) for one in await outages.now(services.db)],
+        *await _repos(services),
+        *await _state(services),
+    ]
+
+
+async def _state(services: Services) -> list[Finding]:
+    """When the state was last exported, and whether the audit logs are what the exports say."""
+    try:
+        last, changed = await state.latest(services), await state.contradictions(services)
+        unread, strange = await state.unread(services), await state.strange(services)
+        shut = await state.shut(services, [*unread[-1:], *([last.key] if last else [])])
+    except EverrefError as error:
+        return [Finding("state", str(error), False, "see that the vault answers, then look again")]
+    wrong = [f"{time_text(seen_at)}: entry {head.count} of team {head.team_id}" for head, seen_at in changed]
+    audit = Finding("audit", "as every export in the vault says", True)
+    if wrong:
+        advice = "somebody changed the table: compare exports"
+        audit = Finding("audit", f"not as it was on {wrong[0]}", False, advice)
+    elif unread:
+        words = (
+            f"{len(unread)} of the states in the vault could not be read here, the last of them "
+            f"{unread[-1]}, so the audit log cannot be compared with them"
+        )
+        advice = "run everref rebuild"
+        if unread[-1] in shut:
+            advice = "set SECRET_KEYS to those that sealed them, then run everref rebuild"
+        audit = Finding("audit", words, False, advice)
+    if last is None and strange:
+        words = "never exported by this database, which has not taken up that of the one before it"
+        return [Finding("state", words, False, "run everref rebuild"), audit]
+    if last is None:
+        advice = "run everref export, or a worker, so that people and connections outlive the database"
+        return [Finding("state", "never exported", True, advice), audit]
+    if last.key in shut:
+        words = (
+            f"exported {time_text(last.taken_at)} with the key {last.sealed_to}, which is not in SECRET_KEYS"
+        )
+        advice = (
+            "add that key at the end and run everref rotate-keys; or run everref export, with the keys of now"
+        )
+        return [Finding("state", words, False, advice), audit]
+    words, late = f"exported {time_text(last.taken_at)}", services.clock() - last.taken_at > 2 * state.EVERY
+    return [Finding("state", words, not late, "run everref export, or a worker" if late else None), audit]
+
+
+async def _git(services: Services) -> Finding:
+    try:
+        version = (await services.git.run("version", timeout=10)).decode().strip()
+    except EverrefError as error:
+        return Finding("git", str(error), False, "install git 2.39 or newer, or name one with EVERREF_GIT")
+    return Finding("git", version, True)
+
+
+async def _vault(services: Services) -> list[Finding]:
+    try:
+        can, number = await services.vault.capabilities(), await unknown_repos.look(services)
+    except EverrefError as error:
+        return [
+            Finding(
+                "vault",
+                str(error),
+                False,
+                "see that its disk is mounted; check VAULT_URL and the credentials of the store",
+            )
+        ]
+    found = [Finding("vault", services.vault.describe(), True)]
+    found.append(
+        Finding("vault: conditional create", "yes", True)
+        if can.conditional_create
+        else Finding(
+            "vault: conditional create",
+            "no",
+            False,
+            "the lease in the database alone keeps two workers apart",
+        )
+    )
+    found.append(
+        Finding("vault: checksums", "yes" if can.checksums else "no; sums are checked by Everref alone", True)
+    )
+    found.append(Finding("vault: object lock", "yes" if can.object_lock else "no", True))
+    if number:
+        advice = "the database before this one was lost: run everref rebuild before anything else"
+        found.append(Finding("vault: repos", not_known(number), False, advice))
+    return found
+
+
+async def _worker(services: Services) -> Finding:
+    """Whether a worker runs; one is expected on a server: where there is a queue, or a worker was killed."""
+    if await runs.is_anyone_alive(services.db):
+        return Finding("worker", "one is running at least", True)
+    settings = services.settings
+    if settings.redis_url or (settings.database_url and await runs.is_anyone_missing(services.db)):
+        advice = "start one, and see its log for why it ended; until then no push is saved"
+        return Finding("worker", "none is running", False, advice)
+    return Finding("worker", "none is running; commands do the work themselves", True)
+
+
+async def _queue(services: Services) -> Finding:
+    """Whether Redis answers, where one is set."""
+    if services.settings.redis_url is None:
+        return Finding("queue", "no REDIS_URL is set here; commands need none", True)
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS), Redis.from_url(services.settings.redis_url) as queue:
+            await queue.exists("everref")
+    except (RedisError, OSError):  # TimeoutError is an OSError; what it says may hold the password
+        advice = "start Redis, or check REDIS_URL; until then workers look for what is due, and find it later"
+        return Finding("queue", "Redis does not answer", False, advice)
+    return Finding("queue", "Redis answers", True)
+
+
+def _outage(one: Outage) -> Finding:
+    where = f"{one.origin} of {one.place}" if one.place else str(one.origin)
+    words = f"away since {one.since:%Y-%m-%d %H:%M} UTC: {one.message}"
+    return Finding(where, words, False, "workers wait for it, and go on by themselves once it is back")
+
+
+def _disk(services: Services) -> Finding:
+    free = shutil.disk_usage(services.disk.root).free
+    words = f"{services.disk.root}, {free / (1 << 30):.1f} GiB free"
+    if free < _LOW_SPACE:
+        return Finding("data", words, False, "make room: a backup needs about the size of its repository")
+    return Finding("data", words, True)
+
+
+def _keys(services: Services) -> Finding:
+    if services.keyring is None:
+        return Finding("keys", "none", False, "set SECRET_KEYS, or no credentials can be kept")
+    return Finding("keys", "credentials are sealed", True)
+
+
+async def _repos(services: Services) -> list[Finding]:
+    rows = await repos.overview(services.db)
+    bad = [row.called for row in rows if row.state in ("failing", "never", "damaged")]
+    damaged = [row for row in rows if row.damage]
+    words = f"{len(rows)} kept, {len(rows) - len(bad)} protected"
+    if damaged:
+        words += f", {len(damaged)} damaged"
+    advice = f"look at {', '.join(bad[:_NAMED])} in everref repos" if bad else None
+    return [Finding("repos", words, not bad, advice), *[_damage(row) for row in damaged[:_NAMED]]]
+
+
+def _damage(row: Overview) -> Finding:
+    assert row.damage is not None
+    words = f"{row.called}: {row.damage.message}, found {row.damage.at:%Y-%m-%d %H:%M} UTC"
+    return Finding("damage", words, False, mend(row.called))

@@ -1,0 +1,142 @@
+"""Noticing that the vault, the database or this machine's disk is away, and that it is back.
+
+Who calls: jobs/run, when a run failed by one of them; the worker, which takes nothing up meanwhile.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from mirror.core import words
+from mirror.core.errors import SHARED, Damaged, EverrefError, NetworkError, Origin
+from mirror.git.disk import disk_error
+from mirror.services.open import Services
+from mirror.store.upkeep import outages
+from mirror.store.upkeep.outages import Outage
+from mirror.upkeep import unknown_repos
+
+LOOK_SECONDS: Final = 5.0  # between two looks whether what is away is back
+_UNASKED: Final = 60  # looks, after which the vault is asked although nobody met a failure
+_ROOM: Final = 1 << 20  # bytes; a disk that has less is full
+
+log = logging.getLogger("mirror.outages")
+
+
+def is_shared(error: EverrefError) -> bool:
+    """Whether something failed that all repos share: nothing that the repo at hand could be blamed for.
+
+    A part of its history that is damaged in the vault is its own trouble, and nobody else's.
+    """
+    return error.origin in SHARED and not isinstance(error, Damaged)
+
+
+async def met(services: Services, error: EverrefError) -> bool:
+    """Whether what failed is away for everybody, so that this run waits as all others do.
+
+    A failure may be of one object only, so the vault and the disk are asked by
+    themselves: only what fails then too is away. Whoever notices it first tells of it.
+    Safe to run twice, also at once.
+    """
+    if error.origin is Origin.DATABASE:
+        return isinstance(error, NetworkError)
+    if not is_shared(error):
+        return False
+    if error.origin in services.away:
+        return True
+    found = await _fails(services, error.origin)
+    if found is None:
+        return False
+    services.away.add(error.origin)
+    if await outages.begin(services.db, _place(error.origin), found, services.clock()):
+        log.error("the %s is away, and whatever needs it waits: %s", error.origin, found)
+    return True
+
+
+async def look(services: Services) -> bool:
+    """See what is away now, and ask it whether it is back where that is due; tells if nothing is away."""
+    found = await outages.at(services.db, _machine())
+    services.away.clear()
+    for outage in found:
+        if not await _is_back(services, outage):
+            services.away.add(outage.origin)
+    return not services.away
+
+
+async def _is_back(services: Services, outage: Outage) -> bool:
+    if not await outages.ask(services.db, outage, timedelta(seconds=LOOK_SECONDS)):
+        return False
+    if await _fails(services, outage.origin) is not None:
+        return False
+    if await outages.end(services.db, outage, services.clock()):
+        log.warning("the %s is back after %s", outage.origin, services.clock() - outage.since)
+    return True
+
+
+async def watch(services: Services, back: Callable[[], None]) -> None:
+    """Keep `edges.away` true until cancelled; `back` is called when nothing is away any more.
+
+    The vault is recognised at the beginning and every few minutes, so that one that is away
+    is noticed where nothing is pushed, too, and one of which this database knows little.
+    """
+    for looks in itertools.count():
+        waited = bool(services.away)
+        with suppress(EverrefError):  # the database is away itself, and the worker tells of that
+            if looks % _UNASKED == 0 and Origin.VAULT not in services.away:
+                await _recognise(services)
+            if await look(services) and waited:
+                back()
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _recognise(services: Services) -> None:
+    try:
+        await services.vault.recognise()
+        if number := await unknown_repos.look(services):
+            log.warning("%s", words.not_known(number))
+    except EverrefError as error:
+        await met(services, error)
+
+
+async def _fails(services: Services, origin: Origin) -> EverrefError | None:
+    """What keeps the vault or this disk from being used at all; None: it can be."""
+    try:
+        if origin is Origin.VAULT:
+            await services.vault.probe()
+        else:
+            await asyncio.to_thread(_probe, services.disk.root)
+    except EverrefError as error:
+        error.came_from(origin)
+        return error
+    return None
+
+
+def _probe(root: Path) -> None:
+    path = root / f".probe-{secrets.token_hex(8)}"
+    try:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _ROOM)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        finally:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(root, error) from None
+
+
+def _place(origin: Origin) -> str:
+    return "" if origin is Origin.VAULT else _machine()
+
+
+def _machine() -> str:
+    return socket.gethostname()

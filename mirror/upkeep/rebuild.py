@@ -1,0 +1,236 @@
+"""Reading the history back from the vault: for the day on which the database is lost."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from mirror.backup import damage, notes, part_index, recover
+from mirror.backup import sync as syncing
+from mirror.core.errors import Corrupt, Damaged, EverrefError, UsageError
+from mirror.core.formats import attestation, layout, manifest
+from mirror.core.formats.manifest import RepoFile
+from mirror.core.model import Part, Repo, RepoId
+from mirror.services.lease import PATIENCE, leased
+from mirror.services.open import Services
+from mirror.store import repos
+from mirror.store.backup import descriptions as described
+from mirror.store.backup import parts, snapshots
+from mirror.store.discovery import remotes
+from mirror.store.leases import Lease
+from mirror.upkeep import state, unknown_repos
+from mirror.upkeep.state import TakenUp
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was read back of one repo."""
+
+    repo: Repo
+    snapshots: int
+    added: int  # snapshots that the database did not know
+    notes: int  # likewise: what was noted besides
+    missing: Damaged | None = None  # why this is not all of it
+    was: str | None = None  # its name so far, where another repo has that, or its address, by now
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What came back."""
+
+    repos: Sequence[Rebuilt]
+    state: TakenUp | None  # None: the vault has none of a database before this
+
+
+class Incomplete(Corrupt):
+    """Some of it is missing or broken; all else came back, and is in `recovered`."""
+
+    exit_code = 4
+
+    def __init__(self, problem: EverrefError, recovered: Recovered) -> None:
+        super().__init__(str(problem), origin=problem.origin)
+        self.recovered = recovered
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the vault has of one repo."""
+
+    is_introduced: bool = False  # it has a `repo.json`
+    descriptions: set[int] = field(default_factory=set)  # their numbers, as of the manifests
+    manifests: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a description in the vault says."""
+
+    about: RepoFile
+    is_attested: bool  # by one of the keys
+    holds: bool  # it is what a later run may take for the newest
+
+
+async def rebuild(services: Services, patience: float = PATIENCE) -> Recovered:
+    """Record all that the vault holds and the database does not.
+
+    1. The state that was exported last, if the keys open it: teams, people, connections (upkeep/state).
+    2. Every repo, as the vault's newest description has it; its snapshots, parts and notes.
+    3. The state as it is now goes into the vault, unless something is missing: a rebuild with
+       other keys, or a vault that was put right, is to find the old one as the newest.
+
+    Safe to run twice, and after a run that was killed: what is known already is left as it
+    is. Raises Corrupt where the vault and the database tell different histories, or a
+    manifest is missing between others, of which the snapshots before it come back; nothing is
+    overwritten then, and every other repo is done first: Incomplete says what came back.
+    """
+    done = list[Rebuilt]()
+    problems = dict[RepoId, EverrefError]()
+    in_vault = await _repos_in(services)
+    said = dict[RepoId, _Said]()
+    for repo_id, found in in_vault.items():
+        try:
+            if await repos.find(services.db, repo_id) is None:
+                said[repo_id] = await _said(services, repo_id, found)
+        except (Corrupt, UsageError) as error:
+            problems[repo_id] = error
+    attested_ones = {repo_id: one.about for repo_id, one in said.items() if one.is_attested}
+    taken = await state.take_up(services, attested_ones)
+    for repo_id, found in in_vault.items():
+        try:
+            about = said[repo_id].about if repo_id in said else None
+            repo = await _repo(services, repo_id, found, said.get(repo_id))
+            if repo:
+                one = await _rebuild(services, repo, found.manifests, patience)
+                if about and repo.name == f"{about.name}-{str(repo_id)[:8]}":
+                    one = replace(one, was=about.name)
+                done.append(one)
+                if one.missing:
+                    problems.setdefault(repo_id, one.missing)
+        except (Corrupt, UsageError) as error:
+            problems.setdefault(repo_id, error)
+    await unknown_repos.look(services)
+    if problems:
+        first, *others = problems
+        for repo_id in others:
+            services.progress.note(f"{repo_id}: {problems[repo_id]}")
+        if done:
+            raise Incomplete(problems[first], Recovered(done, taken))
+        raise problems[first]
+    if taken is None or taken.taken_at:
+        await _export(services)
+    return Recovered(done, taken)
+
+
+async def _export(services: Services) -> None:
+    if services.keyring is None:
+        return
+    try:
+        await state.export(services)
+    except EverrefError as error:  # the sweep does it
+        services.progress.note(f"the state is not exported yet: {error}")
+
+
+async def _rebuild(services: Services, repo: Repo, manifests: Collection[int], patience: float) -> Rebuilt:
+    """Where a manifest is missing, what is before it comes back, and the repo fails until it is there:
+
+    no run writes another in its place (backup/recover). Notes wait for it, as they may tell of
+    what follows.
+    """
+    async with leased(services, repo, patience) as lease:
+        archived_at = (await remotes.get(services.db, repo.id)).archived_at
+        before = await snapshots.latest(services.db, repo.id)
+        last = await recover.replay(services, repo, lease, before)
+        total = last.number if last else 0
+        later = [number for number in manifests if number > total]
+        missing = damage.missing_manifest(repo.id, total, later) if later else None
+        if missing:
+            await syncing.record_failure(services, repo.id, missing)
+        await _parts(services, repo, lease)
+        noted = 0 if missing else await notes.replay(services, repo)
+        if archived_at:  # what a snapshot shows was there then, and says nothing of now
+            await remotes.archive(services.db, repo.id, archived_at)
+    return Rebuilt(repo, total, total - (before.number if before else 0), noted, missing)
+
+
+async def _repos_in(services: Services) -> dict[RepoId, _Found]:
+    """The repos that the vault describes, and the numbers of their descriptions and manifests."""
+    found: dict[RepoId, _Found] = {}
+    services.progress.phase("listing the vault", None, "objects")
+    async for stat in services.vault.list():
+        services.progress.advance(1)
+        if repo_id := layout.parse_repo_file(stat.key):
+            found.setdefault(repo_id, _Found()).is_introduced = True
+        elif description := layout.parse_description_key(stat.key):
+            found.setdefault(description.repo_id, _Found()).descriptions.add(description.number)
+        elif manifest := layout.parse_manifest_key(stat.key):
+            found.setdefault(manifest.repo_id, _Found()).manifests.add(manifest.number)
+    return {repo_id: one for repo_id, one in found.items() if one.is_introduced or one.descriptions}
+
+
+async def _repo(services: Services, repo_id: RepoId, found: _Found, said: _Said | None) -> Repo | None:
+    """The repo's row, made as it is described where there is none. None: the description cannot be read."""
+    known, number = await repos.find(services.db, repo_id), max(found.descriptions, default=0)
+    if said is None:
+        return known
+    about = said.about
+    made = known or await described.recover(services.db, about, services.clock())
+    await described.compare(services.db, repo_id, about if said.holds else None, number)
+    return made
+
+
+async def _said(services: Services, repo_id: RepoId, found: _Found) -> _Said:
+    """What the newest description says that one of the keys attests; else the newest one. Raises Corrupt.
+
+    Anybody who can write there can add one with a higher number. One that is not attested is
+    used for a repo of which nothing else is known, and never overrules the state.
+    """
+    newest: RepoFile | Corrupt | None = None
+    for number in (*sorted(found.descriptions, reverse=True), *([0] if found.is_introduced else [])):
+        key = layout.description_key(repo_id, number) if number else layout.repo_file(repo_id)
+        stored = await services.vault.get(key)
+        is_attested = attestation.is_attested(services.keyring, key, stored)
+        if is_attested or newest is None:
+            try:
+                about = manifest.decode_repo(stored)
+                if about.repo != repo_id:
+                    raise Corrupt(f"{key} describes another repo")
+            except Corrupt as error:
+                newest = newest or error
+                continue
+            if is_attested or services.keyring is None:
+                return _Said(about, is_attested, newest is None)
+            newest = about
+    assert newest is not None
+    if isinstance(newest, Corrupt):
+        raise newest
+    return _Said(newest, is_attested=False, holds=False)
+
+
+async def _parts(services: Services, repo: Repo, lease: Lease) -> None:
+    """Make those parts live that the vault says are: one with an index covers the ones it was made of."""
+    born = {part.key: part for part in await parts.live(services.db, repo.id)}
+    merged = []
+    async for stat in services.vault.list(layout.bundles_prefix(repo.id)):
+        if (
+            stat.key.endswith(".bundle")
+            and stat.key not in born
+            and not await parts.is_known(services.db, repo.id, stat.key)
+        ):
+            part = await part_index.described(services.vault, stat.key)
+            if part is not None:
+                merged.append(part)
+    for part in _widest(merged):
+        covered = [
+            one
+            for one in await parts.live(services.db, repo.id)
+            if part.first <= one.first and one.last <= part.last
+        ]
+        await parts.replace(services.db, lease, repo.id, covered, part, services.clock())
+
+
+def _widest(merged: Sequence[Part]) -> list[Part]:
+    """Those that lie in no other; of those with the same range, which two runs made, one."""
+    ranges = {(part.first, part.last): part for part in merged}
+    return [
+        part
+        for (first, last), part in ranges.items()
+        if not any(other != (first, last) and other[0] <= first and last <= other[1] for other in ranges)
+    ]

@@ -1,0 +1,108 @@
+"""Sealing anew, with the newest of SECRET_KEYS, what older ones sealed: after that the older ones can go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mirror.core.errors import EverrefError, OurFault
+from mirror.core.keyring import BadKey, Keyring
+from mirror.services.open import Services
+from mirror.store.database import Db
+from mirror.store.upkeep import reencryption as sealed
+from mirror.store.upkeep import state as exports
+from mirror.upkeep import state
+
+_AT_ONCE: Final = 500  # texts that are read together
+_ROUNDS: Final = 3  # while others still seal with an older key
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One of the keys, or one that is missing, and what needs it."""
+
+    id: str  # hex; nothing of the key itself
+    newest: bool
+    here: bool  # it is in SECRET_KEYS
+    sealed: int  # texts that only it opens
+    state: bool  # the newest export of the state may need it
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What became of it."""
+
+    resealed: int
+    keys: Sequence[Key]  # the newest first, then those that are here, then those that are missing
+    problems: Sequence[str]  # what could not be opened, each in a line
+
+    @property
+    def done(self) -> bool:
+        """Nothing needs any key but the newest."""
+        return not any(key.sealed or key.state for key in self.keys if not key.newest)
+
+
+async def everything(services: Services) -> Rotated:
+    """Seal anew what is in the database, and then export the state, so that nothing new needs the older keys.
+
+    In this order, as the export holds what is sealed in the database. Safe to run twice.
+    """
+    if services.keyring is None:
+        raise OurFault("there are no keys: set SECRET_KEYS (32 random characters or more)")
+    done = await rotate(services.db, services.keyring)
+    try:
+        await state.export(services)
+    except EverrefError as error:
+        return replace(done, problems=[*done.problems, f"the state is not exported: {error}"])
+    return replace(done, keys=await keys(services.db, services.keyring))
+
+
+async def rotate(db: Db, keyring: Keyring) -> Rotated:
+    """Seal anew what an older key sealed, and count which keys are needed still.
+
+    Safe to run twice, and while everything works: a text is only replaced if it
+    is still the one that was read, and what changed meanwhile is looked at
+    again. A process that still has the older keys alone goes on sealing with
+    them, which the count at the end shows. What cannot be opened stays as it is.
+    """
+    resealed, problems = 0, list[str]()
+    for _ in range(_ROUNDS):
+        moved, problems = await _round(db, keyring)
+        resealed += moved
+        if not moved:
+            break
+    return Rotated(resealed, await keys(db, keyring), problems)
+
+
+async def _round(db: Db, keyring: Keyring) -> tuple[int, list[str]]:
+    resealed, problems = 0, []
+    for place in sealed.PLACES:
+        after = ""
+        while found := await sealed.others(db, place, keyring.mark, after, _AT_ONCE):
+            for one in found:
+                context = place.context.format(one.row)
+                try:
+                    plain = keyring.open(one.text, context)
+                except BadKey as error:
+                    problems.append(str(error))
+                    continue
+                resealed += await sealed.replace(db, place, one, keyring.seal(plain, context))
+            after = found[-1].row
+    return resealed, problems
+
+
+async def keys(db: Db, keyring: Keyring) -> Sequence[Key]:
+    """Every key that something is sealed with, or that SECRET_KEYS has, and what needs it.
+
+    The newest export of the state needs the key that it was sealed with, and any of the
+    older ones where it is not known which.
+    """
+    counts = await sealed.marks(db, len(keyring.mark))
+    needed = await exports.opens_with(db)
+    known = [
+        Key(mark[1:].hex(), mark == keyring.mark, True, counts.pop(mark, 0), needed in (None, mark[1:].hex()))
+        for mark in keyring.marks
+    ]
+    missing = {mark[1:].hex(): count for mark, count in counts.items()}
+    if needed and needed not in keyring.ids:
+        missing.setdefault(needed, 0)
+    return [*known, *(Key(id, False, False, missing[id], id == needed) for id in sorted(missing))]

@@ -1,0 +1,203 @@
+"""Proving a repo's backup: read every stored byte back, unpack it, compare every ref of every snapshot."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mirror.backup import damage, hydrate, part_index, recover
+from mirror.core import refs
+from mirror.core.errors import Corrupt, Damaged, EverrefError, NoSuchObject, NotFound
+from mirror.core.formats import layout, manifest
+from mirror.core.formats.manifest import Manifest
+from mirror.core.formats.notes import LIMIT as NOTE_LIMIT
+from mirror.core.model import Part, RefName, Refs, Repo, Snapshot, Target
+from mirror.git import read, view
+from mirror.restore import restore
+from mirror.services.open import Services
+from mirror.store.backup import history, notes, parts, snapshots
+from mirror.upkeep import prune
+
+_AT_ONCE = 16  # manifests asked of the vault at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a verification found."""
+
+    repo: Repo
+    snapshots: int
+    parts: int
+    bytes: int  # read back
+    problems: tuple[str, ...]  # empty: everything is as it should be
+    strays: tuple[str, ...]  # keys of objects that nothing accounts for: waste, not damage
+    damaged: tuple[int, ...]  # numbers of the snapshots that cannot be restored whole
+
+
+async def verify(services: Services, repo: Repo) -> Verified:
+    """Check the vault's copy of a repo from end to end; changes nothing but what is known of it.
+
+    1. Every manifest: its sum, its place in the hash chain, the refs map it adds up to. Every note: its sum.
+    2. Every part and index: every stored byte against its sum.
+    3. The cover: every segment of the pack log is in exactly one part.
+    4. A copy hydrated from the vault alone: `git fsck --full`, every target that any
+       snapshot ever had, or any moment within one, and the refs of the latest.
+    """
+    last = await snapshots.latest(services.db, repo.id)
+    if last is None:
+        raise NotFound(f"{repo.name} has no snapshot to verify; back it up first: everref backup {repo.url}")
+    began = services.clock()
+    problems: list[str] = []
+    damaged: set[int] = set()
+    targets = await _manifests(services, repo, last, problems, damaged)
+    problems += await _notes(services, repo)
+    live = await parts.live(services.db, repo.id)
+    size = 0
+    bad: list[Part] = []
+    services.progress.phase(
+        "reading every part", sum(part.bytes + part.index_bytes for part in live), "bytes"
+    )
+    for part in live:
+        try:
+            size += await _part(services, part)
+        except (Corrupt, NoSuchObject) as error:
+            problems.append(str(error))
+            bad.append(part)
+    damaged |= _without(bad, last)
+    try:
+        await hydrate.steps_to(services, repo, last)
+    except Corrupt as error:
+        problems.append(str(error))
+    if not problems:
+        problems += await _copy(services, repo, last, targets)
+        if problems:
+            damaged |= set(range(1, last.number + 1))
+    is_cut_off = False
+    try:
+        await recover.see_that_none_is_missing(services, repo.id, last)
+    except Damaged as error:
+        problems.append(str(error))
+        is_cut_off = True  # what belongs to later snapshots is no stray
+    if not problems:
+        await parts.stamp_verified(services.db, repo.id, [part.key for part in live], services.clock())
+        await snapshots.stamp_verified(services.db, repo.id, last.number, services.clock())
+    await damage.looked_for(services, repo, "a verification", tuple(problems), began)
+    strays = [] if is_cut_off else await prune.strays(services, repo)
+    return Verified(
+        repo,
+        last.number,
+        len(live),
+        size,
+        tuple(problems),
+        tuple(stray.key for stray in strays),
+        tuple(sorted(damaged)),
+    )
+
+
+def _without(bad: Sequence[Part], last: Snapshot) -> set[int]:
+    """The snapshots that need one of these parts: every one from the part's first on."""
+    first = min((part.first for part in bad), default=last.number + 1)
+    return set(range(first, last.number + 1))
+
+
+async def _manifests(
+    services: Services, repo: Repo, last: Snapshot, problems: list[str], damaged: set[int]
+) -> set[Target]:
+    """Step 1; returns every object id that any snapshot's refs point at."""
+    services.progress.phase("reading every manifest", last.number, "manifests")
+    targets: set[Target] = set()
+    known: dict[RefName, Target] = {}
+    recorded = {snapshot.number: snapshot async for snapshot in snapshots.every(services.db, repo.id)}
+    for start in range(1, last.number + 1, _AT_ONCE):
+        numbers = range(start, min(start + _AT_ONCE, last.number + 1))
+        for number, found in zip(
+            numbers,
+            await asyncio.gather(*(_manifest(services, repo, number) for number in numbers)),
+            strict=True,
+        ):
+            services.progress.advance(1)
+            problem = found if isinstance(found, str) else _off(found, recorded.get(number))
+            if problem is None and isinstance(found, tuple):
+                known, problem = _added_up(known, found[0])
+                targets.update(change.new for change in found[0].changes if change.new)
+            if problem is not None:
+                problems.append(f"{layout.manifest_key(repo.id, number)}: {problem}")
+                damaged.add(number)
+                known = await history.refs_at(services.db, repo.id, number)  # to judge the next one by itself
+    targets |= await history.targets(services.db, repo.id, last.epoch, last.number)
+    return {target for target in targets if not refs.is_symbolic(target)}
+
+
+def _added_up(known: Refs, found: Manifest) -> tuple[dict[RefName, Target], str | None]:
+    """The refs after this manifest's changes, and what is wrong with them, or None."""
+    try:
+        after = refs.apply(known, found.changes)
+    except Corrupt as error:
+        return {}, str(error)
+    if refs.digest(after) != found.refs_digest or (found.refs is not None and dict(found.refs) != after):
+        return after, "its ref changes do not add up to its refs"
+    return after, None
+
+
+async def _manifest(services: Services, repo: Repo, number: int) -> tuple[Manifest, str] | str:
+    """A manifest and the sum of its stored bytes, or what is wrong with it."""
+    try:
+        stored = await services.vault.get(layout.manifest_key(repo.id, number), limit=manifest.LIMIT)
+        return manifest.decode(stored), hashlib.sha256(stored).hexdigest()
+    except (NoSuchObject, Corrupt) as error:
+        return str(error)
+
+
+def _off(found: tuple[Manifest, str], recorded: Snapshot | None) -> str | None:
+    """What is wrong with a manifest that can be read, or None."""
+    if recorded is None:
+        return "the database has no such snapshot; run everref rebuild"
+    if found[1] != recorded.manifest_sha256:
+        return f"expected sha256 {recorded.manifest_sha256}, found {found[1]}"
+    if found[0].previous != recorded.previous_sha256:
+        return "it does not follow the manifest before it"
+    return None
+
+
+async def _notes(services: Services, repo: Repo) -> list[str]:
+    """What is wrong with the notes that are in the vault."""
+    problems = []
+    for key, sha256 in sorted((await notes.known(services.db, repo.id)).items()):
+        try:
+            found = hashlib.sha256(await services.vault.get(key, limit=NOTE_LIMIT)).hexdigest()
+        except NoSuchObject as error:
+            problems.append(str(error))
+            continue
+        if found != sha256:
+            problems.append(f"{key}: expected sha256 {sha256}, found {found}")
+    return problems
+
+
+async def _part(services: Services, part: Part) -> int:
+    """Read a part and its index whole; returns the bytes read. Raises Corrupt, NoSuchObject."""
+    await hydrate.read_back(services, part)
+    if part.index_bytes:
+        async for chunk in part_index.read(services.vault, part):
+            services.progress.advance(len(chunk))
+    return part.bytes + part.index_bytes
+
+
+async def _copy(services: Services, repo: Repo, last: Snapshot, targets: set[Target]) -> list[str]:
+    """Step 4: what is wrong with a copy made from the vault alone."""
+    room = services.disk.root / "restores"
+    async with view.scratch_view(None, room, object_format=last.object_format) as copy:
+        try:
+            await hydrate.fill(
+                services, copy.path, last.object_format, await hydrate.steps_to(services, repo, last)
+            )
+        except EverrefError as error:
+            return [str(error)]
+        wanted = await history.refs_at(services.db, repo.id, last.number)
+        await view.write_refs(copy.path, wanted)
+        services.progress.phase("checking every object")
+        problems = [f"git fsck: {line}" for line in await read.fsck(services.git, copy.path)]
+        for lost in sorted(await read.missing(copy.path, targets)):
+            problems.append(f"object {lost.decode()}, which a ref pointed at, is in no part")
+        if not await restore.reads_back(services, copy.path, wanted):
+            problems.append("git does not list the refs that were recorded")
+    return problems

@@ -1,0 +1,655 @@
+"""What every page and every call of the API goes through: one table of ways, each with what it needs.
+
+A way that is not in a table is not served, and a way cannot be in a table
+without saying who may go it. The endpoint is called only when the visitor may.
+"""
+
+import asyncio
+import hmac
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache, partial
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from arq.connections import ArqRedis
+from jinja2 import Environment
+from redis.exceptions import RedisError
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive
+
+from mirror.core import peer, signed
+from mirror.core.errors import NetworkError, NotFound
+from mirror.core.keyring import Keyring
+from mirror.core.model import Repo, RepoId
+from mirror.core.rules.job import SYNC
+from mirror.core.rules.roles import PersonId, Role
+from mirror.git.reader.slots import Bounds, Requester, Slots
+from mirror.net.reach import is_public
+from mirror.people.accounts import By
+from mirror.services.open import Services
+from mirror.services.server.bodies import Body, Budget
+from mirror.store import repos
+from mirror.store.people import audit, sessions, teams, tokens
+from mirror.store.people.people import Person
+from mirror.store.people.sessions import Session
+from mirror.store.people.teams import Membership, Team
+from mirror.store.people.tokens import ApiToken
+from mirror.web.background import Background
+
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+FORM_FIELDS: Final = 5000  # of one form: a page of chosen refs or repositories
+BODY: Final = 1 << 20  # bytes of one request, of somebody who is signed in
+LARGE_BODY: Final = 8 << 20  # the same, of a form of chosen repositories
+STRANGERS_BODY: Final = 64 << 10  # bytes of one request of anybody else
+BODIES: Final = 16 << 20  # bytes of all requests of one person that are at work in a process
+ROOM: Final = 64 << 20  # bytes of all bodies in a process that are larger than a stranger's
+ROOM_SECONDS: Final = 8  # for a larger one to find room there
+SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
+ACCESS: Final = timedelta(hours=12)  # for which an access token is good
+SAID_SECONDS: Final = 60  # for a one-time message to be read
+SAID_AGE: Final = timedelta(hours=1)  # of one; what it tells of may have taken its time
+BEARER: Final = {"www-authenticate": "Bearer"}
+PLANNING: Final = 20.0  # seconds for hosts to answer while a page waits for a plan
+PLANS: Final = Bounds(at_once=8, team=3, person=2, waiting_person=4, waiting=64)  # of each web process
+HINT_SECONDS: Final = 0.5  # for Redis to take a hint; a person waits meanwhile
+
+log = logging.getLogger("mirror.web")
+
+
+class Needs(StrEnum):
+    """What a way asks of who goes it."""
+
+    NOTHING = "nothing"
+    PERSON = "person"  # somebody who is signed in
+    VIEWER = "viewer"  # a member of the path's {team}, or of the one that is meant, with this role or more
+    OPERATOR = "operator"
+    ADMIN = "admin"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the web application has of the outside."""
+
+    services: Services
+    queue: ArqRedis
+    keyring: Keyring
+    origin: str  # scheme and host under which people reach it
+    pages: Environment
+    background: Background = field(default_factory=Background)
+    plans: Slots = field(default_factory=partial(Slots, PLANS))
+    bodies: Counter[PersonId] = field(default_factory=Counter)  # bytes that are at work, by who sent them
+    room: Budget = field(default_factory=partial(Budget, ROOM, STRANGERS_BODY))  # memory for large bodies
+    streams: Counter[PersonId] = field(default_factory=Counter)  # that are open, by who follows them
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request, with who makes it and what they may."""
+
+    request: Request
+    outside: Outside
+    now: datetime
+    endpoint: "Endpoint"
+    person: Person | None = None  # None: signed out, which only ways that need NOTHING allow
+    session: Session | None = None  # None: signed out, or a program with a token
+    token: ApiToken | None = None
+    team: Team | None = None  # the path's
+    role: Role | None = None  # in that team
+    teams: Sequence[Membership] = ()  # the person's, on a page of a team
+    memberships: Sequence[Membership] = ()  # the person's, as they came with the session
+    said: str | None = None  # a message to show once
+    warned: str | None = None  # one that must be seen, as what was pressed was not done
+    found: Repo | None = None  # the path's repo, once it was asked for
+    raw_session: str | None = field(default=None, repr=False)
+    held: int = 0  # bytes of the request's body, as far as it came
+    counted: int = 0  # bytes that count for the sender, which are at least those
+    body: Body | None = None  # what this one has of the memory for large bodies; None: nothing
+    sender: PersonId | None = None  # for whom these bytes count: who it was when they began to come
+    bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
+
+    @property
+    def services(self) -> Services:
+        """The outside, as this person of this team has it."""
+        if self.person is None:
+            return self.outside.services
+        return replace(
+            self.outside.services, who=Requester(self.team.id if self.team else None, self.person.id)
+        )
+
+    @property
+    def path(self) -> Mapping[str, Any]:
+        """The parts of the path."""
+        return self.request.path_params
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return self.request.query_params
+
+    @property
+    def address(self) -> str:
+        """From where the request came; through proxies, as far as they are trusted."""
+        told = self.request.client.host if self.request.client else "unknown"
+        forwarded = self.request.headers.getlist("x-forwarded-for")
+        trusted = self.services.settings.forwarded
+        if forwarded and not peer.is_among(told, trusted) and not is_public(told):
+            _tell_of_proxy(told)
+        return peer.client(told, forwarded, trusted)
+
+    @asynccontextmanager
+    async def planning(self) -> AsyncIterator[None]:
+        """A turn to ask other hosts while somebody waits for the answer, for PLANNING seconds at the most.
+
+        Raises NetworkError when they are over, TooOften, Crowded.
+        """
+        async with self.outside.plans.turn(self.services.who):
+            try:
+                async with asyncio.timeout(PLANNING) as limit:
+                    yield
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise NetworkError(
+                    f"the host of the target did not answer within {PLANNING:g} s; try again later"
+                ) from None
+
+    def owner(self) -> Person:
+        """The person, where the way needs one."""
+        assert self.person is not None
+        return self.person
+
+    def by(self) -> By:
+        """Who does something, when, from where, and what lets them."""
+        session = None if self.session is None else self.session.key
+        token = None if self.token is None else self.token.id
+        let_in = self.session is not None and self.session.let_in
+        return By(self.owner(), self.now, self.address, session, token, let_in)
+
+    def of_team(self) -> Team:
+        """The team, where the way is a team's."""
+        assert self.team is not None
+        return self.team
+
+    def may(self, role: Role) -> bool:
+        """Whether the person's role in this team is that one or more."""
+        return self.role is not None and self.role.may(role)
+
+    @property
+    def acting(self) -> Role:
+        """The role in which this is asked: a token acts in none above what its scopes are for."""
+        assert self.role is not None
+        if self.token is None or "admin" in self.token.scopes:
+            return self.role
+        return self.role if Role.OPERATOR.may(self.role) else Role.OPERATOR
+
+    async def repo(self) -> Repo:
+        """The path's {repo}, of this team. Raises NotFound, as for one that another team has."""
+        text = str(self.path["repo"])
+        found = await repos.by_name(self.services.db, self.of_team().id, text)
+        if found is None:
+            raise NotFound(f"there is no repository {text} in {self.of_team().name}")
+        self.found = found
+        return found
+
+    async def form(self) -> FormData:
+        """The form that was sent; its token was checked."""
+        form = await self.request.form(max_fields=FORM_FIELDS)
+        check_text(one for item in form.multi_items() for one in item if isinstance(one, str))
+        return form
+
+    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """A page. `visit` is at hand in it."""
+        text = self.outside.pages.get_template(template).render(context=self, now=self.now, **values)
+        answer = HTMLResponse(text, status)
+        if self.said is not None or self.warned is not None:
+            answer.delete_cookie("said", path="/", httponly=True, samesite="lax")
+        return answer
+
+    def redirect(self, to: str, said: str | None = None, *, warned: str | None = None) -> Response:
+        """To another page of ours by GET, with a message or a warning that is shown there once."""
+        answer = RedirectResponse(to, 303)
+        if said is not None or warned is not None:
+            purpose = "said" if warned is None else "warned"
+            text = signed.sign(self.outside.keyring, purpose, warned or said, self.now)
+            answer.set_cookie(
+                "said", text, SAID_SECONDS, path="/", secure=self.secure, httponly=True, samesite="lax"
+            )
+        return answer
+
+    @property
+    def secure(self) -> bool:
+        """Whether the browser reaches us by https, so that cookies can be bound to that."""
+        return by_https(self.outside.origin)
+
+    def sign_in(self, answer: Response, raw: str) -> Response:
+        """Let the browser keep this session."""
+        answer.set_cookie(
+            cookie_name(self.secure),
+            signed.sign(self.outside.keyring, "session", raw, self.now),
+            int(sessions.ABSOLUTE.total_seconds()),
+            path="/",
+            secure=self.secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return answer
+
+    def sign_out(self, answer: Response) -> Response:
+        """Let the browser forget its session."""
+        answer.delete_cookie(
+            cookie_name(self.secure), path="/", secure=self.secure, httponly=True, samesite="lax"
+        )
+        return answer
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the person has proved of late who they are; there is nothing to prove without a session."""
+        return self.session is None or (not self.session.let_in and self.now - self.session.sure_at <= SURE)
+
+    def check_not_let_in(self) -> None:
+        """Raise 403 where an owner's link began the session: it sets a password, and gives nothing else."""
+        if self.session is not None and self.session.let_in:
+            raise HTTPException(
+                403, "you were let in by an owner's link: set a new password first, and sign in by it"
+            )
+
+    async def is_still_let_in(self) -> bool:
+        """Whether who asked may go this way still: for answers that go on for minutes."""
+        if self.person is None or self.team is None:
+            return True
+        db, needed = self.services.db, Role(self.endpoint.needs.value)
+        role = await teams.role_of(db, self.team.id, self.person.id)
+        if role is None or not role.may(needed):
+            return False
+        if self.token is not None:
+            found = await tokens.find(db, self.team.id, self.token.id)
+            return found is not None and self.endpoint.scope in found.scopes
+        return self.session is None or await sessions.is_there(db, self.session.key)
+
+    async def audit(
+        self,
+        action: str,
+        subject: str,
+        repo_id: RepoId | None = None,
+        detail: Mapping[str, Any] | None = None,
+        result: str = "done",
+    ) -> None:
+        """Write down in the team's audit log that this person did this."""
+        entry = audit.Entry(
+            person_id=self.person.id if self.person else None,
+            actor=self.actor,
+            action=action,
+            repo_id=repo_id,
+            subject=subject,
+            detail=dict(detail or {}),
+            address=self.address,
+            result=result,
+        )
+        await audit.add(self.services.db, self.of_team().id, entry, self.now)
+
+    @property
+    def actor(self) -> str:
+        """Who this is, in words."""
+        name = self.person.name if self.person else "somebody signed out"
+        return f"{name}, by token {self.token.name}" if self.token else name
+
+    async def hint(self, job: str = SYNC, *arguments: str) -> None:
+        """Tell the workers that something is due. Where that fails they find it by themselves."""
+        try:
+            async with asyncio.timeout(HINT_SECONDS):
+                await self.outside.queue.enqueue_job(job, *arguments)
+        except (RedisError, OSError) as error:
+            log.warning("no hint to the workers (%s); they find it later", type(error).__name__)
+
+
+Handler = Callable[[RequestContext], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path: what answers it, and what it needs."""
+
+    method: str
+    path: str
+    handler: Handler
+    needs: Needs
+    scope: str = "read"  # of an API token, only for paths under /api/; one that no token has is for people
+    sure: bool = False  # the person must have proved of late who they are
+    reads: bool = False  # a repository, which may take long: it ends where the visitor hangs up
+    anew: bool = False  # who was let in by an owner's link need not be sure: they set a password
+    large: bool = False  # what is sent may be as large as a form with thousands of choices
+
+    @property
+    def is_api(self) -> bool:
+        return self.path.startswith("/api/")
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest body that is read here."""
+        return LARGE_BODY if self.large else BODY
+
+
+class AskAgain(Exception):
+    """The person must prove who they are before this."""
+
+    def __init__(self, back: str | None = None) -> None:
+        super().__init__()
+        self.back = back  # the page to go on with; None: this one, or that of the form
+
+
+def routes(endpoints: Sequence[Endpoint], outside: Outside) -> list[Route]:
+    """The routes of these ways, in their order."""
+    return [
+        Route(endpoint.path, _served(endpoint, outside), methods=[endpoint.method]) for endpoint in endpoints
+    ]
+
+
+def _served(endpoint: Endpoint, outside: Outside) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        context = RequestContext(request, outside, outside.services.clock(), endpoint)
+        context.request = request = Request(request.scope, _bounded(request.receive, context))
+        request.state.context = context
+        try:
+            return await _answered(context)
+        finally:
+            if context.sender is not None and context.counted:
+                outside.bodies[context.sender] -= context.counted
+                if not outside.bodies[context.sender]:
+                    del outside.bodies[context.sender]
+            if context.body is not None:
+                context.body.end()
+
+    return serve
+
+
+async def _answered(context: RequestContext) -> Response:
+    request, endpoint = context.request, context.endpoint
+    _check_host(context)
+    check_text([request.scope["path"]])
+    check_text(text for item in request.query_params.multi_items() for text in item)
+    await _recognise(context)
+    context.sender = context.person.id if context.person else None
+    if endpoint.method not in SAFE:
+        await _take_body(context)
+    await _admit(context)
+    return await (_while_there(context) if endpoint.reads else endpoint.handler(context))
+
+
+async def _take_body(context: RequestContext) -> None:
+    """Have all that was sent, from a page of ours, and then see anew who this is: a body may be held back.
+
+    What let its sender in when they began to send may have ended meanwhile. So the whole
+    body is here before anybody is admitted to change something.
+    """
+    if not context.bearer:
+        _check_origin(context)
+    if context.person is None:
+        await _admit(context)
+    length = context.request.headers.get("content-length", "")
+    if length.isdecimal():
+        _check_size(context, int(length))
+        _count(context, int(length))
+    if context.sender is not None:
+        most = int(length) if length.isdecimal() else context.endpoint.largest
+        context.body = context.outside.room.body(most, ROOM_SECONDS)
+    if await context.request.body() or "transfer-encoding" in context.request.headers:
+        await _recognise(context)
+    if not context.bearer:
+        await _check_csrf(context)
+
+
+async def _while_there(context: RequestContext) -> Response:
+    """The endpoint's answer, unless the visitor hangs up before: nobody reads for who has left."""
+    answering = asyncio.ensure_future(context.endpoint.handler(context))
+    leaving = asyncio.ensure_future(_left(context.request))
+    try:
+        await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        leaving.result()
+        return Response(status_code=499)  # which nobody sees
+    finally:
+        leaving.cancel()
+        answering.cancel()
+        await asyncio.wait([answering, leaving])
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _bounded(receive: Receive, context: RequestContext) -> Receive:
+    """The request's body as far as it may reach, so that nobody fills the memory, signed in or not."""
+
+    async def bounded() -> Message:
+        message = await receive()
+        size = len(message.get("body", b""))
+        context.held += size
+        _count(context, context.held)
+        _check_size(context, context.held)
+        await _have_room(context)
+        return message
+
+    return bounded
+
+
+async def _have_room(context: RequestContext) -> None:
+    """Have memory for as much of a large body as has come; all together never have much more than ROOM.
+
+    Raises 503 where none becomes free in time.
+    """
+    if context.body is None:
+        return
+    try:
+        await context.body.reach(context.held)
+    except TimeoutError:
+        raise HTTPException(503, "too much is sent at once; try again soon", {"retry-after": "5"}) from None
+
+
+def _count(context: RequestContext, size: int) -> None:
+    """So many bytes of this body count for who sends it."""
+    if context.sender is None or size <= context.counted:
+        return
+    context.outside.bodies[context.sender] += size - context.counted
+    context.counted = size
+    if context.outside.bodies[context.sender] > BODIES:
+        raise HTTPException(429, "you send too much at once; wait a moment", {"retry-after": "5"})
+
+
+def _check_size(context: RequestContext, size: int) -> None:
+    most = STRANGERS_BODY if context.sender is None else context.endpoint.largest
+    if size > most:
+        raise HTTPException(413, f"a body of more than {most} bytes is not read; send less at once")
+
+
+@lru_cache(16)
+def _tell_of_proxy(address: str) -> None:
+    log.warning(
+        "%s sends X-Forwarded-For and is not in FORWARDED_ALLOW_IPS: all who come through it count as one",
+        address,
+    )
+
+
+def cookie_name(secure: bool) -> str:
+    """`__Host-` binds a cookie to this host and to https; plain http on loopback cannot have it."""
+    return "__Host-sid" if secure else "sid"
+
+
+def check_text(texts: Iterable[str]) -> None:
+    """Refuse NUL, which nothing here can be called and PostgreSQL keeps in no text.
+
+    This is the one place where it is looked for: in the path and the query of every
+    request, in the fields of every form, and in every text of a call's JSON.
+    """
+    if any("\0" in text for text in texts):
+        raise HTTPException(400, "this holds a NUL character, which is part of no name; send it without")
+
+
+def on_loopback(host: str) -> bool:
+    """Whether a host, with or without a port, is this machine."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "") in LOOPBACK
+    except ValueError:  # it is no host at all
+        return False
+
+
+def by_https(origin: str) -> bool:
+    """Whether people reach us by https, and so through a proxy."""
+    return urlsplit(origin).scheme == "https"
+
+
+def is_local(request: Request, origin: str) -> bool:
+    """Whether somebody on this machine asks, as its socket tells, and by such a name.
+
+    A header alone tells nothing: whoever sends it, or a proxy that passes another
+    on, chooses it. Where people reach us by https nobody is local, as a proxy is.
+    """
+    near = request.client is not None and peer.is_loopback(request.client.host)
+    return not by_https(origin) and near and on_loopback(request.headers.get("host", ""))
+
+
+def _is_ours(context: RequestContext) -> bool:
+    """Whether we are asked by a name of this machine, where that is how people reach us."""
+    named = on_loopback(context.request.headers.get("host", ""))
+    at_home = not by_https(context.outside.origin) and on_loopback(urlsplit(context.outside.origin).netloc)
+    return is_local(context.request, context.outside.origin) or (named and at_home)
+
+
+def _check_host(context: RequestContext) -> None:
+    """Answer only to our own names, so that no foreign name can be made to point here.
+
+    A proxy may pass a name of this machine on; that is no foreign one, and opens nothing.
+    """
+    host = context.request.headers.get("host", "").lower()
+    if not on_loopback(host) and host != urlsplit(context.outside.origin).netloc.lower():
+        raise HTTPException(400, "this is not the address under which Everref is reached; see BASE_URL")
+
+
+async def _recognise(context: RequestContext) -> None:
+    """Who asks: by a token under /api/, else by the session's cookie."""
+    db, request = context.services.db, context.request
+    bearer = request.headers.get("authorization", "")
+    if context.endpoint.is_api and bearer[:7].lower() == "bearer ":
+        context.bearer = True
+        await _recognise_program(context, bearer[7:].strip())
+        return
+    context.person = context.session = context.raw_session = None
+    kept = request.cookies.get(cookie_name(context.secure))
+    raw = (
+        signed.read(context.outside.keyring, "session", kept, sessions.ABSOLUTE, context.now)
+        if kept
+        else None
+    )
+    if isinstance(raw, str):
+        if context.endpoint.is_api:
+            context.session = await sessions.of(db, raw, context.now)
+        else:
+            context.session, context.memberships = await sessions.with_teams(db, raw, context.now)
+        if context.session is not None:
+            context.person, context.raw_session = context.session.person, raw
+    said = request.cookies.get("said")
+    if said and not context.endpoint.is_api:
+        context.said = signed.read(context.outside.keyring, "said", said, SAID_AGE, context.now)
+        context.warned = signed.read(context.outside.keyring, "warned", said, SAID_AGE, context.now)
+
+
+async def _recognise_program(context: RequestContext, bearer: str) -> None:
+    """An API token, or the access token of a program that signed in as a person."""
+    db = context.services.db
+    context.person = context.session = context.raw_session = context.token = None
+    if bearer.startswith(tokens.PREFIX):
+        context.token = await tokens.of(db, bearer, context.now)
+        context.person = context.token.person if context.token else None
+    else:
+        raw = signed.read(context.outside.keyring, "access", bearer, ACCESS, context.now)
+        context.session = await sessions.of(db, raw, context.now) if isinstance(raw, str) else None
+        if context.session is not None:
+            context.person, context.raw_session = context.session.person, str(raw)
+    if (
+        context.person is None and context.endpoint.needs is not Needs.NOTHING
+    ):  # an old one is sent along to refresh it
+        raise HTTPException(401, "the token is unknown, revoked or expired", BEARER)
+
+
+def _check_origin(context: RequestContext) -> None:
+    """What changes something comes from a page of ours, as its headers tell."""
+    headers = context.request.headers
+    origin = headers.get("origin")
+    ours = {context.outside.origin}
+    if _is_ours(context):
+        ours.add(f"http://{headers.get('host', '')}")
+    site = headers.get("sec-fetch-site")
+    if origin == "null" and site == "same-origin":
+        origin = (
+            None  # a form of ours under our Referrer-Policy: https://fetch.spec.whatwg.org/#origin-header
+        )
+    if (origin is not None and origin not in ours) or site not in (None, "same-origin", "none"):
+        raise HTTPException(403, "this was sent by another site; go back to Everref's own page and try again")
+
+
+async def _check_csrf(context: RequestContext) -> None:
+    """It comes with the token of the session's pages."""
+    if context.session is None:
+        return
+    given = context.request.headers.get("x-csrf-token")
+    if given is None and not context.endpoint.is_api:
+        given = str((await context.form()).get("csrf", ""))
+    if not hmac.compare_digest((given or "").encode(), context.session.csrf.encode()):
+        raise HTTPException(403, "this page was open for too long; reload it and try again")
+
+
+async def _admit(context: RequestContext) -> None:
+    """Let in who may: else 401 signed out, 404 another team's, 403 not by this role or token."""
+    endpoint = context.endpoint
+    if endpoint.needs is Needs.NOTHING:
+        return
+    if context.person is None:
+        raise HTTPException(401, "sign in first", BEARER if endpoint.is_api else None)
+    if endpoint.needs is not Needs.PERSON:
+        await _admit_to_team(context, Role(endpoint.needs.value))
+    if context.token is not None and endpoint.scope not in context.token.scopes:
+        raise HTTPException(403, f"the token {context.token.name} has not the scope {endpoint.scope}")
+    if (
+        endpoint.sure
+        and not context.is_sure
+        and not (endpoint.anew and context.session and context.session.let_in)
+    ):
+        context.check_not_let_in()
+        raise AskAgain
+
+
+async def _admit_to_team(context: RequestContext, needed: Role) -> None:
+    assert context.person is not None
+    name = str(context.path["team"]) if "team" in context.path else await _team_meant(context, context.person)
+    if context.endpoint.is_api:
+        found = await teams.membership(context.services.db, context.person.id, name)
+    else:
+        context.teams = context.memberships
+        found = next((one for one in context.teams if one.team.name == name), None)
+    if found is None or (context.token is not None and context.token.team.id != found.team.id):
+        raise HTTPException(404, "there is nothing here, or it is not yours")
+    context.team, context.role = found.team, found.role
+    if not found.role.may(needed):
+        raise HTTPException(403, f"this needs the role {needed}; you are {found.role} in {name}")
+
+
+async def _team_meant(context: RequestContext, person: Person) -> str:
+    """The team where the path names none: that of the query, else the token's, else the person's own."""
+    if named := context.query.get("team"):
+        return named
+    team = context.token.team if context.token else await teams.home(context.services.db, person.id)
+    if team is None:
+        raise HTTPException(404, "you are in no team; make one, or have somebody invite you")
+    return team.name

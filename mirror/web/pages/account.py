@@ -1,0 +1,188 @@
+"""A person's own pages: who they are, how they sign in, where they are signed in, and their teams."""
+
+import binascii
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from starlette.datastructures import FormData
+from starlette.responses import Response
+
+from mirror.core.errors import EverrefError, NotFound, OverLimit, UsageError
+from mirror.core.rules.roles import PersonId
+from mirror.people import accounts
+from mirror.store.people import invitations, sessions, teams, tokens
+from mirror.store.people import people as store
+from mirror.store.people.invitations import InvitationId
+from mirror.store.people.tokens import TokenId
+from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
+
+
+async def page(context: RequestContext, error: EverrefError | None = None) -> Response:
+    """Everything about the person who looks."""
+    db, person = context.services.db, context.owner()
+    mine = await teams.memberships(db, person.id)
+    return context.render(
+        "account.html",
+        200 if error is None else 429 if isinstance(error, OverLimit) else 422,
+        error=error,
+        memberships=mine,
+        **await given(context, person.id),
+        has_password=await store.password_hash(db, person.id) is not None,
+        apps=[app for app in context.services.settings.apps if app.registered],
+    )
+
+
+async def given(context: RequestContext, person_id: PersonId) -> dict[str, Any]:
+    """What lets in as this person, for a page that lists it."""
+    db = context.services.db
+    return {
+        "identities": await store.identities(db, person_id),
+        "sessions": await sessions.all_of(db, person_id, context.now),
+        "tokens": await tokens.of_person(db, person_id, context.now),
+        "invited": await invitations.of_person(db, person_id, context.now),
+    }
+
+
+def ticked(form: FormData) -> accounts.Grants:
+    """What of it was ticked to be kept."""
+    keys = [text.split(" ") for text in _texts(form, "keep-identity")]
+    try:
+        return accounts.Grants(
+            frozenset(TokenId(UUID(text)) for text in _texts(form, "keep-token")),
+            frozenset(binascii.unhexlify(text) for text in _texts(form, "keep-session")),
+            frozenset((forge, host, account) for forge, host, account in keys),
+            frozenset(InvitationId(UUID(text)) for text in _texts(form, "keep-invitation")),
+        )
+    except (binascii.Error, ValueError):
+        raise UsageError("that is not what was on the page; reload it and try again") from None
+
+
+def _texts(form: FormData, name: str) -> list[str]:
+    return [str(one) for one in form.getlist(name)]
+
+
+async def set_profile(context: RequestContext) -> Response:
+    """What the person is called, their e-mail and their time zone."""
+    form = await context.form()
+    begins = context.by().let_in and context.owner().email is None  # who has none sets no password
+    other = accounts.is_other_email(context.owner(), str(form.get("email", "")))
+    if other and not context.is_sure and not begins:
+        raise AskAgain  # it is half of what signs in
+    try:
+        await accounts.set_profile(
+            context.services.db,
+            context.by(),
+            str(form.get("name", "")),
+            str(form.get("email", "")).strip() or None,
+            str(form.get("zone", "")).strip() or None,
+        )
+    except UsageError as error:
+        return await page(context, error)
+    return context.redirect("/account", "Your profile is saved.")
+
+
+async def set_password(context: RequestContext) -> Response:
+    """A new password; what was given before ends, but for what is ticked."""
+    form = await context.form()
+    try:
+        await accounts.set_password(
+            context.services.db,
+            context.by(),
+            str(form.get("password", "")),
+            context.raw_session,
+            ticked(form),
+        )
+    except UsageError as error:
+        return await page(context, error)
+    if context.by().let_in:
+        return context.redirect("/sign-in", "Your password is set. Sign in by it.")
+    return context.redirect("/account", "Your password is set. What you did not keep has ended.")
+
+
+async def confirm(context: RequestContext) -> Response:
+    """Say that an account at a forge is one's own, so that it signs in again."""
+    form = await context.form()
+    for one in await store.identities(context.services.db, context.owner().id):
+        if (one.host, one.account_id) == (form.get("host"), form.get("account")):
+            await accounts.confirm_identity(
+                context.services.db, context.by(), one.forge, one.host, one.account_id
+            )
+            return context.redirect("/account", f"{one.login} at {one.host} signs you in again.")
+    raise NotFound("you do not sign in by that account")
+
+
+async def revoke_token(context: RequestContext) -> Response:
+    """Let one of one's own API tokens not work any more."""
+    text = str((await context.form()).get("token", ""))
+    for one in await tokens.of_person(context.services.db, context.owner().id, context.now):
+        if str(one.id) == text:
+            await accounts.revoke_token(context.services.db, context.by(), one.team, one.id)
+            return context.redirect("/account", f"The token {one.name} is revoked.")
+    raise NotFound("there is no such token, or it was revoked already")
+
+
+async def unlink(context: RequestContext) -> Response:
+    """Sign in by this account at a forge no more."""
+    form = await context.form()
+    known = await store.identities(context.services.db, context.owner().id)
+    for one in known:
+        if (one.host, one.account_id) == (form.get("host"), form.get("account")):
+            await accounts.unlink_identity(
+                context.services.db, context.by(), one.forge, one.host, one.account_id
+            )
+            return context.redirect("/account", f"You no longer sign in as {one.login} at {one.host}.")
+    raise NotFound("you do not sign in by that account")
+
+
+async def end_session(context: RequestContext) -> Response:
+    """Sign out one browser."""
+    try:
+        key = binascii.unhexlify(str((await context.form()).get("session", "")))
+    except (binascii.Error, ValueError):
+        raise NotFound("there is no such session") from None
+    if not await sessions.end_one(context.services.db, context.owner().id, key):
+        raise NotFound("there is no such session, or it has ended")
+    return context.redirect("/account", "That browser is signed out.")
+
+
+async def new_team(context: RequestContext) -> Response:
+    """A team to share repositories in."""
+    try:
+        name = str((await context.form()).get("name", ""))
+        most = context.services.settings.person_teams
+        team = await accounts.new_team(context.services.db, context.by(), name, most)
+    except (UsageError, OverLimit) as error:
+        return await page(context, error)
+    return context.redirect(f"/{team.name}", f"The team {team.name} is made. Invite others in its settings.")
+
+
+async def invitation(context: RequestContext) -> Response:
+    """What an invitation is to, before it is accepted."""
+    raw = str(context.path["raw"])
+    found = await accounts.invitation(context.services.db, context.outside.keyring, raw, context.now)
+    return context.render("invitation.html", invitation=found, raw=raw)
+
+
+async def accept(context: RequestContext) -> Response:
+    """Become a member of the team."""
+    raw = str(context.path["raw"])
+    services, most = context.services, context.services.settings
+    team = await accounts.accept(
+        services.db, context.outside.keyring, context.by(), raw, most.limits, most.person_teams
+    )
+    return context.redirect(f"/{team.name}", f"You are a member of {team.name} now.")
+
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    Endpoint("GET", "/account", page, Needs.PERSON),
+    Endpoint("POST", "/account/profile", set_profile, Needs.PERSON),
+    Endpoint("POST", "/account/password", set_password, Needs.PERSON, sure=True, anew=True),
+    Endpoint("POST", "/account/unlink", unlink, Needs.PERSON, sure=True),
+    Endpoint("POST", "/account/confirm", confirm, Needs.PERSON, sure=True),
+    Endpoint("POST", "/account/tokens/revoke", revoke_token, Needs.PERSON),
+    Endpoint("POST", "/account/sessions/end", end_session, Needs.PERSON),
+    Endpoint("POST", "/account/teams", new_team, Needs.PERSON),
+    Endpoint("GET", "/invitations/{raw}", invitation, Needs.PERSON),
+    Endpoint("POST", "/invitations/{raw}", accept, Needs.PERSON),
+)

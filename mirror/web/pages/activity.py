@@ -1,0 +1,267 @@
+"""What is being done and what was: jobs as they run, drills with their evidence, a report of any period."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, cast, get_args
+from uuid import UUID
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mirror.core import when, words
+from mirror.core.errors import NotFound, Refused, UsageError
+from mirror.core.rules.job import SYNC
+from mirror.jobs import run as flow
+from mirror.store import repos
+from mirror.store.browse import report
+from mirror.store.browse.report import Line
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import Job, JobId, Kind, State
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.live import follow
+from mirror.web.pages.restore import allow_again
+
+ROWS: Final = 50  # jobs or drills on a page
+AT_ONCE: Final = 50  # drills that one press begins
+PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which
+NAMES: Final = {
+    "sync": "Backup",
+    "restore": "Restore",
+    "drill": "Drill",
+    "verify": "Verification",
+    "bundle": "Bundle",
+    "compact": "Compaction",
+}
+PROOFS: Final = ("drill", "verify")
+FILTERS: Final = {"": "All", "open": "Under way", "failed": "Failed", "cancelled": "Cancelled"}
+
+
+async def page(context: RequestContext) -> Response:
+    """The team's jobs, newest first."""
+    db, team = context.services.db, context.of_team()
+    chosen, kind = context.query.get("state", ""), context.query.get("kind", "")
+    states: dict[str, Sequence[State]] = {
+        "open": ("queued", "running"),
+        "failed": ("failed",),
+        "cancelled": ("cancelled",),
+    }
+    found = await jobs.page(
+        db,
+        team.id,
+        kinds=(cast(Kind, kind),) if kind in NAMES else (),
+        states=states.get(chosen, ()),
+        before=_before(context.query.get("before")),
+        limit=ROWS + 1,
+    )
+    shown = found[:ROWS]
+    return context.render(
+        "activity.html",
+        jobs=shown,
+        repos=await _names(context, shown),
+        more=shown[-1].id if len(found) > ROWS else None,
+        names=NAMES,
+        filters=FILTERS,
+        asked={"state": chosen if chosen in FILTERS else "", "kind": kind if kind in NAMES else ""},
+        now_open=any(job.finished_at is None for job in shown),
+    )
+
+
+async def job(context: RequestContext) -> Response:
+    """One job, from what was asked to what came of it."""
+    found = await _job(context)
+    return context.render(
+        "job.html", job=found, repo=await repos.get(context.services.db, found.repo_id), names=NAMES
+    )
+
+
+async def events(context: RequestContext) -> Response:
+    """The same job while it changes."""
+    first = await _job(context)
+    repo = await repos.get(context.services.db, first.repo_id)
+    template = context.outside.pages.get_template("job_now.html")
+
+    async def look() -> tuple[str, bool]:
+        found = await _job(context)
+        now = context.services.clock()
+        text = template.render(context=context, now=now, job=found, repo=repo, names=NAMES)
+        return text, found.finished_at is not None
+
+    return await follow(context, look)
+
+
+async def cancel(context: RequestContext) -> Response:
+    """Ask the run to stop; it cleans up after itself within seconds."""
+    found = await _job(context)
+    if await jobs.cancel(context.services.db, context.of_team().id, found.id, context.now) is None:
+        return context.redirect(_address(context, found.id), "It had ended already.")
+    await context.audit("job.cancel", NAMES[found.kind], found.repo_id)
+    return context.redirect(_address(context, found.id), "It is being stopped.")
+
+
+async def retry(context: RequestContext) -> Response:
+    """Ask for the same again."""
+    found = await _job(context)
+    if found.kind == "restore":  # what its target holds may be something else by now
+        raise Refused("a restore is planned anew, on the page of its repository")
+    await allow_again(context, found)
+    again = await flow.retry(
+        context.services, context.of_team().id, found.id, context.owner().id, context.acting
+    )
+    await context.audit("job.retry", NAMES[found.kind], found.repo_id)
+    await context.hint(SYNC, str(found.repo_id))
+    return context.redirect(_address(context, again.id))
+
+
+async def prove(context: RequestContext) -> Response:
+    """Begin a drill, or read back every stored byte."""
+    repo, kind = await context.repo(), cast(Kind, str(context.path["proof"]))
+    if kind not in PROOFS:
+        raise HTTPException(404, "there is nothing here, or it is not yours")
+    asked = await flow.ask(context.services, repo.id, kind, {}, person_id=context.owner().id)
+    await context.audit(f"repo.{kind}", repo.name, repo.id)
+    await context.hint(SYNC, str(repo.id))
+    return context.redirect(_address(context, asked.id))
+
+
+async def drills(context: RequestContext) -> Response:
+    """When somebody asks when you last restored: every drill, with its evidence."""
+    db, team = context.services.db, context.of_team()
+    before = _time(context.query.get("before"), context.now, context.now + timedelta(days=1))
+    found = await report.drills(db, team.id, before, ROWS + 1)
+    lines = await report.report(db, team.id, context.now - PERIOD, context.now)
+    return context.render(
+        "drills.html",
+        drills=found[:ROWS],
+        more=found[ROWS - 1].finished_at if len(found) > ROWS else None,
+        undrilled=[line for line in lines if line.last_drill_at is None and line.protected_as_of is not None],
+        stale=[line for line in lines if line.last_drill_at and context.now - line.last_drill_at > PERIOD],
+        total=len(lines),
+        failed=sum(line.drills_failed for line in lines),
+    )
+
+
+async def drill_due(context: RequestContext) -> Response:
+    """Begin a drill of every repo that is due for one, those that never had one first."""
+    lines = await report.report(context.services.db, context.of_team().id, context.now - PERIOD, context.now)
+    due = [line for line in lines if is_due(line, context.now)]
+    due.sort(key=lambda line: line.last_drill_at or datetime.min.replace(tzinfo=UTC))
+    for line in due[:AT_ONCE]:
+        await flow.ask(context.services, line.repo_id, "drill", {}, person_id=context.owner().id)
+        await context.audit("repo.drill", line.repo, line.repo_id)
+    await context.hint(SYNC)
+    began = len(due[:AT_ONCE])
+    return context.redirect(f"/{context.of_team().name}/-/activity", f"{words.count(began, 'drill')} begun.")
+
+
+def is_due(line: Line, now: datetime) -> bool:
+    """Whether it is time to prove again that this repo comes back."""
+    old = line.last_drill_at is None or now - line.last_drill_at > PERIOD
+    return old and line.protected_as_of is not None
+
+
+async def period(context: RequestContext) -> Response:
+    """What was protected, behind, restored and drilled in a period: as a page, CSV or JSON."""
+    start, end = _period(context)
+    lines = await report.report(context.services.db, context.of_team().id, start, end)
+    form = context.query.get("as", "page")
+    name = f"{context.of_team().name}-{start:%Y%m%d}-{end:%Y%m%d}"
+    if form == "csv":
+        return _file(_csv(lines), "text/csv; charset=utf-8", f"{name}.csv")
+    if form == "json":
+        told = {
+            "team": context.of_team().name,
+            "from": start,
+            "to": end,
+            "repos": [asdict(one) for one in lines],
+        }
+        return _file(json.dumps(told, default=_plain) + "\n", "application/json", f"{name}.json")
+    return context.render("report.html", lines=lines, start=start, end=end)
+
+
+def _period(context: RequestContext) -> tuple[datetime, datetime]:
+    end = _time(context.query.get("to"), context.now, context.now)
+    start = _time(context.query.get("from"), context.now, end - PERIOD)
+    if start >= end:
+        raise UsageError("the period has no length: it ends when it begins, or before; choose a later end")
+    return start, end
+
+
+def _csv(lines: Sequence[Line]) -> str:
+    """One line for each repo. A cell that a spreadsheet would take for a formula is quoted against that."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(Line.__dataclass_fields__)
+    for line in lines:
+        writer.writerow([_cell(value) for value in asdict(line).values()])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else _plain(value)
+    return f"'{text}" if text[:1] in "=+-@\t\r" and text[:1] else text
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _file(text: str, media_type: str, name: str) -> Response:
+    return Response(
+        text, media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'}
+    )
+
+
+def _time(text: str | None, now: datetime, otherwise: datetime) -> datetime:
+    if not text:
+        return otherwise
+    found = when.parse(text, now)
+    if not isinstance(found, datetime):
+        raise UsageError("say a day or a time, as in 2026-03-02")
+    return found
+
+
+def _before(text: str | None) -> JobId | None:
+    return None if not text else _id(text)
+
+
+def _id(text: str) -> JobId:
+    try:
+        return JobId(UUID(text))
+    except ValueError:
+        raise NotFound("there is no such job") from None
+
+
+async def _job(context: RequestContext) -> Job:
+    """The path's job, of this team. Raises NotFound."""
+    found = await jobs.find(context.services.db, context.of_team().id, _id(str(context.path["job"])))
+    if found is None:
+        raise NotFound("there is no such job")
+    return found
+
+
+async def _names(context: RequestContext, found: Sequence[Job]) -> dict[Any, str]:
+    """The names of these jobs' repos."""
+    return await repos.names(context.services.db, {job.repo_id for job in found})
+
+
+def _address(context: RequestContext, job_id: JobId) -> str:
+    return f"/{context.of_team().name}/-/activity/{job_id}"
+
+
+assert set(NAMES) == set(get_args(Kind))
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    Endpoint("GET", "/{team}/-/activity", page, Needs.VIEWER),
+    Endpoint("GET", "/{team}/-/activity/{job}", job, Needs.VIEWER),
+    Endpoint("GET", "/{team}/-/activity/{job}/events", events, Needs.VIEWER),
+    Endpoint("POST", "/{team}/-/activity/{job}/cancel", cancel, Needs.OPERATOR),
+    Endpoint("POST", "/{team}/-/activity/{job}/retry", retry, Needs.OPERATOR),
+    Endpoint("GET", "/{team}/-/drills", drills, Needs.VIEWER),
+    Endpoint("POST", "/{team}/-/drills/due", drill_due, Needs.OPERATOR),
+    Endpoint("POST", "/{team}/{repo:repo}/-/prove/{proof}", prove, Needs.OPERATOR),
+    Endpoint("GET", "/{team}/-/report", period, Needs.VIEWER),
+)

@@ -1,0 +1,319 @@
+"""Where a team's repositories come from: its connections, choosing from them, and any git URL."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, cast
+from urllib.parse import quote
+from uuid import UUID
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mirror.core.config import Product, app_at
+from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
+from mirror.core.model import RepoId, Secret
+from mirror.core.rules import choosing
+from mirror.core.rules.job import SYNC
+from mirror.core.rules.roles import Role
+from mirror.discovery import choose, connections, discover
+from mirror.discovery.choose import By, Chosen
+from mirror.discovery.webhooks import Outcome
+from mirror.forges.contract import Purpose, Tokens
+from mirror.people import accounts
+from mirror.services import ssh_access
+from mirror.store.discovery import connections as store
+from mirror.store.discovery import discovered
+from mirror.store.discovery.connections import Connection, ConnectionId
+from mirror.store.people import people as people_rows
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+
+ROWS: Final = 100  # repositories on a page
+KINDS: Final = ("private", "archived", "fork", "chosen")  # by which the list is filtered
+AFTER: Final = "\t"  # between the two halves of where a page begins
+
+
+async def page(context: RequestContext, error: EverrefError | None = None, token: bool = False) -> Response:
+    """The team's connections, and the ways to make one."""
+    apps = context.services.settings.apps
+    return context.render(
+        "connect.html",
+        200 if error is None else 422,
+        error=error,
+        connections=await store.of_team(context.services.db, context.of_team().id),
+        registered=[app for app in apps if app.registered],
+        hosts=[app.host for app in apps],
+        by_token=token,
+    )
+
+
+async def by_token(context: RequestContext) -> Response:
+    """Connect by a personal access token."""
+    form = await context.form()
+    product, host = str(form.get("forge", "")), str(form.get("host", "")).strip().lower()
+    raw = str(form.get("token", "")).strip()
+    try:
+        if product not in ("github", "gitlab"):
+            raise UsageError("say whether it is GitHub or GitLab")
+        if not raw or not raw.isascii() or not raw.isprintable():
+            raise UsageError("paste the token as the forge showed it")
+        known = [app for app in context.services.settings.apps if app.forge == product]
+        app = next((one for one in known if host in ("", one.host)), None)
+        app = app or app_at(cast(Product, product), f"https://{_host(host)}")
+        connection = await connections.connect(
+            context.services, context.of_team().id, context.owner().id, app, Tokens(raw), "token"
+        )
+    except EverrefError as error:
+        return await page(context, error, token=True)
+    await context.audit("connection.add", f"{connection.login} at {connection.host}", detail={"by": "token"})
+    return context.redirect(_address(context, connection))
+
+
+async def repositories(context: RequestContext) -> Response:
+    """What a connection can see, to choose from. The first time it is listed while the person waits."""
+    connection = await _connection(context)
+    if connection.listed_at is None and connection.state == "works":
+        _list(context, connection)
+    busy = context.outside.background.is_busy(_about(connection))
+    search = context.query.get("q", "")[:200]
+    kinds = {kind: _either(context.query.get(kind)) for kind in KINDS}
+    after = context.query.get("after", "")
+    rows = await discovered.page(
+        context.services.db,
+        connection.id,
+        search=search,
+        after=_begin(after),
+        limit=ROWS + 1,
+        **kinds,
+    )
+    forge = context.services.forges.at(connection.forge, connection.host)
+    oauth = connection.grant_kind == "oauth" and forge.app.registered
+    return context.render(
+        "choose.html",
+        connection=connection,
+        rows=rows[:ROWS],
+        more=f"{rows[ROWS - 1].full_name}{AFTER}{rows[ROWS - 1].repository_id}" if len(rows) > ROWS else None,
+        counts=await discovered.counts(context.services.db, connection.id),
+        busy=busy,
+        asked={"q": search} | {kind: context.query.get(kind, "") for kind in KINDS},
+        missing=connections.missing_scopes(context.services, connection, Purpose.HOOKS),
+        oauth=oauth,
+        offered=await _signs_in_by(context, connection) is False,
+        manages=context.may(Role.ADMIN),
+    )
+
+
+async def _signs_in_by(context: RequestContext, connection: Connection) -> bool | None:
+    """Whether who looks signs in by the account that they connected. None: it is nothing of theirs to say."""
+    if connection.grant_kind != "oauth" or connection.person_id != context.owner().id:
+        return None
+    found = await people_rows.by_identity(
+        context.services.db, connection.forge, connection.host, connection.account_id
+    )
+    return None if found is not None and found.id != context.owner().id else found is not None
+
+
+async def sign_in_by(context: RequestContext) -> Response:
+    """Let who connected an account sign in by it too; the forge has said whose it is."""
+    connection = await _connection(context)
+    if await _signs_in_by(context, connection) is None:
+        raise Refused("only who connected an account by consent adds it to their ways to sign in")
+    await accounts.link_identity(
+        context.services.db,
+        context.by(),
+        connection.forge,
+        connection.host,
+        connection.account_id,
+        connection.login,
+    )
+    said = f"You sign in by {connection.login} at {connection.host} from now on, too."
+    return context.redirect(_address(context, connection), said)
+
+
+async def chose(context: RequestContext) -> Response:
+    """Keep the repositories that were ticked."""
+    connection = await _connection(context)
+    ids = [str(one) for one in (await context.form()).getlist("repository")]
+    if not ids:
+        return context.redirect(
+            _address(context, connection), "Tick the repositories to keep, then press Keep."
+        )
+    done = await choose.choose(context.services, connection.id, _by(context), ids, hint=_hint(context))
+    return context.redirect(f"/{context.of_team().name}", told(done))
+
+
+async def rule(context: RequestContext) -> Response:
+    """Keep everything, now and later; or what matches; or only what is chosen one by one."""
+    connection = await _connection(context)
+    form = await context.form()
+    which, patterns = str(form.get("rule", "")), str(form.get("patterns", "")).split()
+    try:
+        if which == "everything":
+            done = await choose.choose_everything(
+                context.services, connection.id, _by(context), True, hint=_hint(context)
+            )
+        else:
+            if which == "patterns" and not patterns:
+                raise UsageError("say which repositories, as in acme/* or */api; nothing was changed")
+            given = choosing.patterns(patterns if which == "patterns" else ())
+            done = await choose.choose_pattern(
+                context.services, connection.id, _by(context), given, hint=_hint(context)
+            )
+    except UsageError as error:
+        return context.redirect(_address(context, connection), str(error))
+    await context.audit(
+        "connection.rule", f"{connection.login} at {connection.host}", detail={"rule": which or "none"}
+    )
+    if left := await choose.passed_over(context.services, connection.id):
+        said = told(done) if done else "The rule is saved."
+        verb = "was" if left == 1 else "were"
+        said += f" {left} of what it means {verb} let go or disconnected before, and stay as they are: "
+        return context.redirect(_address(context, connection), said + "tick below what shall be kept again.")
+    if done:
+        return context.redirect(f"/{context.of_team().name}", told(done))
+    return context.redirect(_address(context, connection), "The rule is saved; nothing new matches it now.")
+
+
+async def list_anew(context: RequestContext) -> Response:
+    """Ask the forge again what there is."""
+    connection = await _connection(context)
+    _list(context, connection)
+    return context.redirect(_address(context, connection))
+
+
+async def disconnect(context: RequestContext) -> Response:
+    """End a connection. What is kept stays."""
+    connection = await _connection(context)
+    left = await choose.disconnect(context.services, connection.id, _by(context))
+    await context.audit("connection.remove", f"{connection.login} at {connection.host}")
+    said = f"{connection.login} at {connection.host} is disconnected; every backup stays."
+    lines = [said, *(f"{one}." for one in left[:3])]
+    return context.redirect(f"/{context.of_team().name}/-/connect", " ".join(lines))
+
+
+async def url_page(
+    context: RequestContext, error: EverrefError | None = None, url: str = "", name: str = ""
+) -> Response:
+    """A form for any git address."""
+    return context.render(
+        "url.html",
+        200 if error is None else 422,
+        error=error,
+        url=url,
+        name=name,
+        deploy_key=await ssh_access.known_key(context.services, context.of_team().id),
+    )
+
+
+async def make_ssh_key(context: RequestContext) -> Response:
+    """Make the team's deploy key for hosts that are reached by ssh; there is one at the most."""
+    team = context.of_team()
+    await ssh_access.team_key(context.services, team.id)
+    await context.audit("ssh-key.make", team.name)
+    return context.redirect(f"/{team.name}/-/connect/url")
+
+
+async def add_url(context: RequestContext) -> Response:
+    """Keep any git remote."""
+    form = await context.form()
+    url, name = str(form.get("url", "")).strip(), str(form.get("name", "")).strip()
+    token, username = str(form.get("token", "")).strip(), str(form.get("username", "")).strip()
+    key = str(form.get("key", "")).replace("\r\n", "\n").strip()
+    secret = Secret(username or "", token or key) if token or key else None
+    try:
+        repo = await choose.add_url(
+            context.services,
+            context.of_team().id,
+            _by(context),
+            url,
+            secret,
+            name or None,
+            hint=_hint(context),
+        )
+    except EverrefError as error:
+        shown = "" if "@" in url else url  # it may hold a password
+        return await url_page(context, error, shown, name)
+    return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}", "Its first backup begins now.")
+
+
+def told(done: Sequence[Chosen]) -> str:
+    """What became of a choice, in a line or two."""
+    number = len(done)
+    said = "1 repository is" if number == 1 else f"{number} repositories are"
+    said += " kept from now on; the first backups have begun."
+    refused = [one for one in done if one.hook is Outcome.REFUSED]
+    if refused:
+        which = "It" if number == 1 else f"{len(refused)} of them"
+        verb = "is" if len(refused) == 1 else "are"
+        why = refused[0].why
+        said += f" {which} will not tell us of pushes ({why}) and {verb} looked at on schedule instead."
+    return said
+
+
+def _list(context: RequestContext, connection: Connection) -> None:
+    work = discover.relist(context.services, connection.id, hint=_hint(context))
+    context.outside.background.begin(_about(connection), work)
+
+
+def _about(connection: Connection) -> str:
+    return f"listing of {connection.id}"
+
+
+async def _connection(context: RequestContext) -> Connection:
+    """The path's connection, of this team. Raises NotFound."""
+    try:
+        chosen = ConnectionId(UUID(str(context.path["connection"])))
+    except ValueError:
+        raise NotFound("there is no such connection") from None
+    found = await store.find(context.services.db, context.of_team().id, chosen)
+    if found is None:
+        raise NotFound("there is no such connection")
+    return found
+
+
+def _address(context: RequestContext, connection: Connection) -> str:
+    return f"/{context.of_team().name}/-/connect/{connection.id}"
+
+
+def _by(context: RequestContext) -> By:
+    return By(context.owner().id, context.actor, context.address)
+
+
+def _hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
+    async def hint(repo_id: RepoId) -> None:
+        await context.hint(SYNC, str(repo_id))
+
+    return hint
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("https://").rstrip("/")
+    if not host or any(one in host for one in "/@?#\\ ") or not host.isascii():
+        raise UsageError("say at which host, as in gitlab.example.org")
+    return host
+
+
+def _either(text: str | None) -> bool | None:
+    return {"yes": True, "no": False}.get(text or "")
+
+
+def _begin(text: str) -> tuple[str, str] | None:
+    name, mark, number = text.rpartition(AFTER)
+    if not text:
+        return None
+    if not mark:
+        raise HTTPException(400, "this list has no such page")
+    return name, number
+
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    Endpoint("GET", "/{team}/-/connect", page, Needs.VIEWER),
+    Endpoint("POST", "/{team}/-/connect/token", by_token, Needs.ADMIN),
+    Endpoint("GET", "/{team}/-/connect/url", url_page, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/url", add_url, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/ssh-key", make_ssh_key, Needs.ADMIN),
+    Endpoint("GET", "/{team}/-/connect/{connection}", repositories, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/{connection}/choose", chose, Needs.ADMIN, large=True),
+    Endpoint("POST", "/{team}/-/connect/{connection}/rule", rule, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/{connection}/list", list_anew, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/{connection}/sign-in", sign_in_by, Needs.ADMIN, sure=True),
+    Endpoint("POST", "/{team}/-/connect/{connection}/disconnect", disconnect, Needs.ADMIN, sure=True),
+)

@@ -1,0 +1,213 @@
+"""How one repo is kept: how often it is looked at, which refs are left out, its webhook, letting it go."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, cast, get_args
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from mirror.backup import excluded
+from mirror.core import words
+from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
+from mirror.core.model import Repo, RepoId
+from mirror.core.rules import schedule
+from mirror.core.rules.job import SYNC
+from mirror.core.rules.roles import Role
+from mirror.discovery import choose, webhooks
+from mirror.discovery import webhook as hook
+from mirror.discovery.choose import By
+from mirror.discovery.webhook import NewHook
+from mirror.discovery.webhooks import Outcome
+from mirror.git import address
+from mirror.services import ssh_access
+from mirror.store import repos
+from mirror.store.discovery import connections, credentials, hooks, remotes
+from mirror.store.discovery.hooks import Forge
+from mirror.store.jobs import schedules
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+
+
+async def page(context: RequestContext) -> Response:
+    """Everything about how this repo is kept."""
+    return await _page(context, await context.repo())
+
+
+async def _page(
+    context: RequestContext, repo: Repo, error: EverrefError | None = None, given: NewHook | None = None
+) -> Response:
+    db = context.services.db
+    known = await hooks.of(db, repo.id)
+    kept = await connections.of_repo(db, repo.id)
+    by_ssh = address.is_ssh(repo.url)
+    return context.render(
+        "keeping.html",
+        200 if error is None else 422,
+        error=error,
+        given=given,
+        repo=repo,
+        origin=await remotes.get(db, repo.id),
+        connection=kept.connection if kept else None,
+        failure=(await repos.overview_of(db, repo.id)).failure,
+        own=await credentials.has(db, repo.id),
+        rhythm=await schedules.of(db, repo.id),
+        excluded=await repos.excluded(db, repo.id),
+        hook=known,
+        hook_url=hook.address(context.services.settings, known)
+        if known and context.may(Role.ADMIN)
+        else None,
+        forges=get_args(Forge),
+        deploy_key=await ssh_access.known_key(context.services, context.of_team().id) if by_ssh else None,
+        host=await ssh_access.pinned(context.services, context.of_team().id, repo.url) if by_ssh else None,
+        fingerprint=ssh_access.fingerprint,
+    )
+
+
+async def forget_host(context: RequestContext) -> Response:
+    """Know an ssh host no more by the keys that it once showed."""
+    repo = await context.repo()
+    if not address.is_ssh(repo.url) or not await ssh_access.forget(
+        context.services, context.of_team().id, repo.url
+    ):
+        return _back(context, repo, "No host key is pinned for it.")
+    await context.audit("ssh-host.forget", repo.name, repo.id)
+    await context.hint(SYNC, str(repo.id))
+    return _back(
+        context, repo, "The pinned key is forgotten; the next one that the host shows will be pinned."
+    )
+
+
+async def forget_secret(context: RequestContext) -> Response:
+    """Use the repo's own token or key no more: its connection's or its team's counts from then on."""
+    repo = await context.repo()
+    await credentials.forget(context.services.db, repo.id)
+    await repos.retry(context.services.db, repo.id, context.now)
+    await repos.request_sync(context.services.db, repo.id, context.now)
+    await context.hint(SYNC, str(repo.id))
+    await context.audit("repo.forget-secret", repo.name, repo.id)
+    return _back(context, repo, "Its own token or key is forgotten; it is tried without now.")
+
+
+async def set_schedule(context: RequestContext) -> Response:
+    """Look at it as often as a person says; empty: by activity."""
+    repo = await context.repo()
+    text = " ".join(str((await context.form()).get("schedule", "")).split())
+    try:
+        if text:
+            schedule.parse(text)
+        rhythm = await schedules.of(context.services.db, repo.id)
+        due = schedule.next_look(text or None, repo.id, context.now, context.now, rhythm.changed_at)
+    except UsageError as error:
+        return await _page(context, repo, error)
+    await schedules.set_schedule(context.services.db, repo.id, text or None, due)
+    await context.audit("repo.schedule", repo.name, repo.id, {"schedule": text or "by activity"})
+    return _back(context, repo, "The schedule is saved.")
+
+
+async def set_excluded(context: RequestContext) -> Response:
+    """Leave out what matches."""
+    repo = await context.repo()
+    try:
+        patterns = excluded.patterns(str((await context.form()).get("patterns", "")).split())
+    except UsageError as error:
+        return await _page(context, repo, error)
+    await repos.set_excluded(context.services.db, repo.id, patterns)
+    await repos.request_sync(context.services.db, repo.id, context.now)
+    await context.hint(SYNC, str(repo.id))
+    await context.audit("repo.exclude", repo.name, repo.id, {"patterns": list(patterns)})
+    return _back(context, repo, "Saved. What was kept of these refs stays.")
+
+
+async def pause(context: RequestContext) -> Response:
+    """Look at it no more for now."""
+    repo = await context.repo()
+    await choose.pause(context.services, repo.id, _by(context))
+    return _back(context, repo, "It is paused: nothing new is saved until it goes on.")
+
+
+async def resume(context: RequestContext) -> Response:
+    """Look at it again, now."""
+    repo = await context.repo()
+    await choose.resume(context.services, repo.id, _by(context), hint=_hint(context))
+    return _back(context, repo, "It is looked at now.")
+
+
+async def let_go(context: RequestContext) -> Response:
+    """Keep it no longer up to date; the backups stay."""
+    repo = await context.repo()
+    left = await choose.let_go(context.services, repo.id, _by(context))
+    return _back(context, repo, f"It is kept as it is from now on. {left + '.' if left else ''}".strip())
+
+
+async def give_hook(context: RequestContext) -> Response:
+    """A webhook to paste into a forge's settings, or another secret for it; told once."""
+    repo, form = await context.repo(), await context.form()
+    forge = str(form.get("forge", ""))
+    try:
+        given = await hook.give(
+            context.services,
+            repo,
+            cast(Forge, forge) if forge in get_args(Forge) else None,
+            new=bool(form.get("new")),
+        )
+    except UsageError as error:
+        return await _page(context, repo, error)
+    await context.audit("hook.secret" if form.get("new") else "hook.add", repo.name, repo.id)
+    return await _page(context, repo, given=given)
+
+
+async def check_hook(context: RequestContext) -> Response:
+    """Ask the forge about the webhook now."""
+    repo = await context.repo()
+    try:
+        care = await webhooks.check_now(context.services, repo.id)
+    except (NotFound, Refused) as error:
+        return _back(context, repo, words.sentence(str(error)))
+    await context.audit("hook.check", repo.name, repo.id, {"outcome": care.outcome.value})
+    return _back(context, repo, _CHECKED[care.outcome] + (f" {words.sentence(care.why)}" if care.why else ""))
+
+
+async def remove_hook(context: RequestContext) -> Response:
+    """Forget the webhook; its address answers 404 from then on."""
+    repo = await context.repo()
+    await hook.remove(context.services, repo)
+    await context.audit("hook.remove", repo.name, repo.id)
+    return _back(context, repo, "The webhook is forgotten. Remove it at the forge too.")
+
+
+def _back(context: RequestContext, repo: Repo, said: str) -> Response:
+    return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}/-/settings", said)
+
+
+def _by(context: RequestContext) -> By:
+    return By(context.owner().id, context.actor, context.address)
+
+
+def _hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
+    async def hint(repo_id: RepoId) -> None:
+        await context.hint(SYNC, str(repo_id))
+
+    return hint
+
+
+_CHECKED: Final[Mapping[Outcome, str]] = {
+    Outcome.REGISTERED: "The webhook was not at the host any more; it has been registered anew.",
+    Outcome.REUSED: "The webhook is at the host.",
+    Outcome.REFUSED: "The host does not allow it.",
+    Outcome.WAITING: "The host could not be asked; Everref asks again within minutes.",
+}
+
+_REPO: Final = "/{team}/{repo:repo}/-/settings"
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    Endpoint("GET", _REPO, page, Needs.VIEWER),
+    Endpoint("POST", f"{_REPO}/forget-secret", forget_secret, Needs.ADMIN, sure=True),
+    Endpoint("POST", f"{_REPO}/forget-host", forget_host, Needs.ADMIN, sure=True),
+    Endpoint("POST", f"{_REPO}/schedule", set_schedule, Needs.ADMIN),
+    Endpoint("POST", f"{_REPO}/excluded", set_excluded, Needs.ADMIN),
+    Endpoint("POST", f"{_REPO}/pause", pause, Needs.ADMIN),
+    Endpoint("POST", f"{_REPO}/resume", resume, Needs.ADMIN),
+    Endpoint("POST", f"{_REPO}/let-go", let_go, Needs.ADMIN, sure=True),
+    Endpoint("POST", f"{_REPO}/hook", give_hook, Needs.ADMIN),
+    Endpoint("POST", f"{_REPO}/hook/check", check_hook, Needs.ADMIN),
+    Endpoint("POST", f"{_REPO}/hook/remove", remove_hook, Needs.ADMIN),
+)

@@ -1,0 +1,209 @@
+"""A team's settings: its name, members, invitations, API tokens and audit log."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any, Final, cast
+from uuid import UUID
+
+from starlette.responses import Response, StreamingResponse
+
+from mirror.core.errors import EverrefError, NotFound, OverLimit, Refused, UsageError
+from mirror.core.rules.roles import SCOPES, PersonId, Role, Scope
+from mirror.people import accounts
+from mirror.store.people import audit, invitations, quotas, teams, tokens
+from mirror.store.people.invitations import InvitationId
+from mirror.store.people.tokens import TokenId
+from mirror.upkeep import reencrypt
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+
+ENTRIES: Final = 100  # of the audit log on one page
+EXPIRIES: Final = (30, 90, 365)  # days that are offered for a token
+
+
+async def page(context: RequestContext, error: EverrefError | None = None, **fresh: Any) -> Response:
+    """Everything but the audit log. `fresh` is what is told once: an invitation's link, a token."""
+    db, team = context.services.db, context.of_team()
+    everyones = context.may(Role.ADMIN)
+    known = await tokens.all_of(db, team.id, None if everyones else context.owner().id)
+    return context.render(
+        "settings.html",
+        200 if error is None else 429 if isinstance(error, OverLimit) else 422,
+        error=error,
+        members=await teams.members(db, team.id),
+        invitations=await invitations.open_of(db, team.id, context.now) if everyones else (),
+        tokens=known,
+        roles=[role for role in Role if context.may(role)],
+        scopes=[scope for scope, role in SCOPES.items() if context.may(role)],
+        expiries=EXPIRIES,
+        uses=await quotas.uses(db, team.id, context.services.settings.limits, context.now),
+        keys=await reencrypt.keys(db, context.outside.keyring) if _runs_it(context) else (),
+        **{"link": None, "token": None, "let_in": None} | fresh,
+    )
+
+
+def _runs_it(context: RequestContext) -> bool:
+    """Whether this is the team of the command line, and its owner: whoever runs Everref here."""
+    return context.of_team().name == teams.DEFAULT and context.may(Role.OWNER)
+
+
+async def rename(context: RequestContext) -> Response:
+    name = str((await context.form()).get("name", ""))
+    try:
+        await accounts.rename_team(context.services.db, context.by(), context.of_team(), name)
+    except (UsageError, Refused) as error:
+        return await page(context, error)
+    return context.redirect(f"/{name}/-/settings", f"The team is called {name} now.")
+
+
+async def invite(context: RequestContext) -> Response:
+    """Make an invitation; its link is told once, to be sent by whatever way people use."""
+    form = await context.form()
+    try:
+        _, raw = await accounts.invite(
+            context.services.db,
+            context.outside.keyring,
+            context.by(),
+            context.of_team(),
+            _role(form.get("role")),
+            str(form.get("email", "")).strip() or None,
+        )
+    except (UsageError, Refused) as error:
+        return await page(context, error)
+    return await page(context, link=f"{context.outside.origin}/invitations/{raw}")
+
+
+async def withdraw(context: RequestContext) -> Response:
+    chosen = InvitationId(_uuid((await context.form()).get("invitation"), "invitation"))
+    await accounts.withdraw(context.services.db, context.by(), context.of_team(), chosen)
+    return _back(context, "The invitation is withdrawn.")
+
+
+async def change_role(context: RequestContext) -> Response:
+    form = await context.form()
+    member = PersonId(_uuid(form.get("person"), "member"))
+    try:
+        role, owned = _role(form.get("role")), context.services.settings.person_teams
+        await accounts.change_role(context.services.db, context.by(), context.of_team(), member, role, owned)
+    except Refused as error:
+        return await page(context, error)
+    return _back(context, "The role is changed.")
+
+
+async def remove(context: RequestContext) -> Response:
+    """End somebody's membership, or one's own."""
+    member = PersonId(_uuid((await context.form()).get("person"), "member"))
+    db, by, team = context.services.db, context.by(), context.of_team()
+    try:
+        if member == by.person.id:
+            await accounts.leave(db, by, team)
+            return context.redirect("/", f"You have left {team.name}.")
+        await accounts.remove_member(db, by, team, member)
+    except Refused as error:
+        return await page(context, error)
+    return _back(context, "They are no member any more, and their tokens for this team are revoked.")
+
+
+async def let_in_again(context: RequestContext) -> Response:
+    """A one-time link for a member who forgot their password, told once."""
+    member = PersonId(_uuid((await context.form()).get("person"), "member"))
+    try:
+        path = await accounts.let_in_again(context.services.db, context.by(), context.of_team(), member)
+    except Refused as error:
+        return await page(context, error)
+    return await page(context, let_in=f"{context.outside.origin}{path}")
+
+
+async def leave(context: RequestContext) -> Response:
+    """End one's own membership."""
+    try:
+        await accounts.leave(context.services.db, context.by(), context.of_team())
+    except Refused as error:
+        return await page(context, error)
+    return context.redirect("/", f"You have left {context.of_team().name}.")
+
+
+async def make_token(context: RequestContext) -> Response:
+    """Make an API token, which is told once."""
+    form = await context.form()
+    days = str(form.get("days", ""))
+    expires = context.now + timedelta(days=int(days)) if days.isdecimal() and 0 < int(days) <= 3650 else None
+    scopes = {cast(Scope, str(scope)) for scope in form.getlist("scope")}
+    try:
+        raw, made = await accounts.make_token(
+            context.services.db,
+            context.by(),
+            context.of_team(),
+            str(form.get("name", "")),
+            scopes,
+            expires,
+            limits=context.services.settings.limits,
+        )
+    except (UsageError, Refused, OverLimit) as error:
+        return await page(context, error)
+    return await page(context, token=(made, raw))
+
+
+async def revoke_token(context: RequestContext) -> Response:
+    chosen = TokenId(_uuid((await context.form()).get("token"), "token"))
+    await accounts.revoke_token(context.services.db, context.by(), context.of_team(), chosen)
+    return _back(context, "The token is revoked.")
+
+
+async def audit_log(context: RequestContext) -> Response:
+    """Who did what, newest first, with what breaks the chain, if anything does."""
+    db, team = context.services.db, context.of_team()
+    before = context.query.get("before", "")
+    entries = await audit.page(
+        db, team.id, int(before) if before.isdecimal() and len(before) < 18 else None, ENTRIES
+    )
+    more = entries[-1].number if len(entries) == ENTRIES else None
+    return context.render("audit.html", entries=entries, more=more, broken=await audit.check(db, team.id))
+
+
+async def audit_export(context: RequestContext) -> Response:
+    """The whole log as JSON lines, each with the sum of the one before it."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        async for line in audit.export(context.services.db, context.of_team().id):
+            yield line
+
+    name = f"{context.of_team().name}-audit.jsonl"
+    return StreamingResponse(
+        lines(),
+        media_type="application/x-ndjson",
+        headers={"content-disposition": f'attachment; filename="{name}"'},
+    )
+
+
+def _back(context: RequestContext, said: str) -> Response:
+    return context.redirect(f"/{context.of_team().name}/-/settings", said)
+
+
+def _role(given: object) -> Role:
+    try:
+        return Role(str(given))
+    except ValueError:
+        raise UsageError(f"there is no such role; choose one of {', '.join(Role)}") from None
+
+
+def _uuid(given: object, what: str) -> UUID:
+    try:
+        return UUID(str(given))
+    except ValueError:
+        raise NotFound(f"there is no such {what}") from None
+
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    Endpoint("GET", "/{team}/-/settings", page, Needs.VIEWER),
+    Endpoint("POST", "/{team}/-/settings/name", rename, Needs.OWNER, sure=True),
+    Endpoint("POST", "/{team}/-/settings/invitations", invite, Needs.ADMIN, sure=True),
+    Endpoint("POST", "/{team}/-/settings/invitations/withdraw", withdraw, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/settings/members/role", change_role, Needs.ADMIN, sure=True),
+    Endpoint("POST", "/{team}/-/settings/members/remove", remove, Needs.ADMIN, sure=True),
+    Endpoint("POST", "/{team}/-/settings/members/link", let_in_again, Needs.OWNER, sure=True),
+    Endpoint("POST", "/{team}/-/settings/leave", leave, Needs.VIEWER, sure=True),
+    Endpoint("POST", "/{team}/-/settings/tokens", make_token, Needs.VIEWER, sure=True),
+    Endpoint("POST", "/{team}/-/settings/tokens/revoke", revoke_token, Needs.VIEWER),
+    Endpoint("GET", "/{team}/-/settings/audit", audit_log, Needs.ADMIN),
+    Endpoint("GET", "/{team}/-/settings/audit.jsonl", audit_export, Needs.ADMIN),
+)

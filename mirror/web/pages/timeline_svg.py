@@ -1,0 +1,226 @@
+"""The picture of every ref over time: a timeline's values as SVG text, and as the list that is read aloud."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Final
+from xml.sax.saxutils import quoteattr
+
+from markupsafe import Markup, escape
+
+from mirror.core import words
+from mirror.core.rules.timeline import Cut, Lane, Push, Timeline, ticks
+
+WIDTH: Final = 1064
+LABELS: Final = 190  # where the lanes begin
+LANE: Final = 34  # from one lane to the next
+TOP: Final = 37  # of the first bar
+BAR: Final = 14
+THIN: Final = 4  # the bar of a tag, which is not pushed to
+ELEMENTS: Final = 3000  # at most, of the whole picture
+LETTERS: Final = 24  # of a name before its lane
+GRIP: Final = 104
+
+_EDGE: Final = 60  # what a label at the right needs
+_SHORT: Final = ("refs/heads/", "refs/tags/")
+
+
+def svg(
+    shown: Timeline,
+    *,
+    at: datetime | None = None,
+    said: str = "",
+    href: Callable[[bytes], str] | None = None,
+    width: int = WIDTH,
+) -> Markup:
+    """The picture, with the handle at a moment where one is given; `said` is what the handle says.
+
+    `href` makes an address of a lane's name. Never more than some 3,000 elements,
+    however much happened: pushes that are too close become one notch.
+    """
+    return _Picture(shown, width).drawn(at, said, href)
+
+
+def spoken(shown: Timeline) -> list[str]:
+    """The lanes as sentences, for who cannot see the picture."""
+    return [_sentence(lane) for lane in shown.lanes]
+
+
+def figure(
+    shown: Timeline,
+    *,
+    at: datetime | None = None,
+    said: str = "",
+    href: Callable[[bytes], str] | None = None,
+) -> Markup:
+    """The picture and, for screen readers, the list of what it shows."""
+    lines = Markup("").join(Markup("<li>{}</li>").format(line) for line in spoken(shown))
+    return svg(shown, at=at, said=said, href=href) + Markup('<ul class="hear">{}</ul>').format(lines)
+
+
+def label(lane: Lane) -> str:
+    """A lane's name as people say it: a branch and a tag without their folder, a folder with a star."""
+    name = words.name(lane.name)
+    if lane.folded:
+        return f"{name}*"
+    for start in _SHORT:
+        if name.startswith(start):
+            return name.removeprefix(start)
+    return name
+
+
+def _sentence(lane: Lane) -> str:
+    pushes = sum(push.moves for push in lane.pushes)
+    told = [words.count(pushes, "push") if pushes == 1 else f"{pushes:,} pushes"] if pushes else []
+    for kind in ("forced", "deleted"):
+        cuts = [cut for cut in lane.cuts if cut.kind == kind]
+        if cuts:
+            last = f"{cuts[-1].at:%Y-%m-%d %H:%M} UTC"
+            moves = sum(cut.moves for cut in cuts)
+            told.append(f"{kind} {last}" if moves == 1 else f"{kind} {moves:,} times, last {last}")
+    who = f"{label(lane)} ({words.count(lane.refs, 'ref')})" if lane.folded else label(lane)
+    return f"{who}: {', '.join(told) or 'no push in this time'}"
+
+
+class _Picture:
+    def __init__(self, shown: Timeline, width: int) -> None:
+        self._shown = shown
+        self._width = width
+        self._seconds = max((shown.end - shown.start).total_seconds(), 1.0)
+        self._bottom = TOP + LANE * max(len(shown.lanes), 1) - 3
+        # Every lane has the same share of what a browser draws quickly.
+        self._share = max((ELEMENTS - 100) // max(len(shown.lanes), 1) - 3, 6)
+
+    def drawn(self, at: datetime | None, said: str, href: Callable[[bytes], str] | None) -> Markup:
+        height = self._bottom + 26
+        about = "Every ref over time" + (f"; the handle is at {said or _iso(at)}" if at else "")
+        out = [
+            f'<svg class="strata" width="100%" viewBox="0 0 {self._width} {height}" role="img"'
+            f" aria-label={quoteattr(_clean(about))}>"
+        ]
+        out += self._axis()
+        for number, lane in enumerate(self._shown.lanes):
+            out += self._lane(lane, TOP + LANE * number, href)
+        if at is not None:
+            out += self._handle(at, said)
+        out.append("</svg>")
+        return Markup("".join(out))
+
+    def _x(self, at: datetime) -> float:
+        part = (at - self._shown.start).total_seconds() / self._seconds
+        return LABELS + min(max(part, 0.0), 1.0) * (self._width - LABELS)
+
+    def _axis(self) -> Iterable[str]:
+        for tick in ticks(self._shown.start, self._shown.end):
+            x = self._x(tick.at)
+            yield f'<line class="grid" x1="{_n(x)}" y1="22" x2="{_n(x)}" y2="{self._bottom}"/>'
+            if x <= self._width - _EDGE:
+                yield f'<text class="t" x="{_n(x + 5)}" y="16">{escape(tick.label)}</text>'
+
+    def _lane(self, lane: Lane, top: int, href: Callable[[bytes], str] | None) -> Iterable[str]:
+        thin = lane.name.startswith(b"refs/tags/") and not lane.folded
+        height = THIN if thin else BAR
+        y = top + (BAR - height) // 2
+        name = label(lane)
+        text = f'<text x="0" y="{top + 12}"><title>{_text(_full(lane))}</title>{_text(_cut(name))}</text>'
+        yield f"<a href={quoteattr(href(lane.name))}>{text}</a>" if href else text
+        third = self._share // 3
+        bars = [(self._x(bar.start), self._x(bar.end)) for bar in lane.bars]
+        for left, right in _joined(bars, third):
+            wide = max(right - left - 2 * (right < self._width - 1), 1.5)
+            yield (
+                f'<rect class="stay" x="{_n(left)}" y="{y}" width="{_n(wide)}" height="{height}"'
+                f' rx="{height // 2 if thin else 3}"/>'
+            )
+        if not thin:
+            for push in _thinned(lane.pushes, third, self._shown):
+                x = min(self._x(push.at), self._width - 1.5)
+                yield f'<rect class="push" x="{_n(x)}" y="{top + 3}" width="1.5" height="8"/>'
+        yield from self._cuts(lane, top, third)
+
+    def _cuts(self, lane: Lane, top: int, most: int) -> Iterable[str]:
+        for cut in _cuts_thinned(lane.cuts, most // 2, self._shown):
+            x = self._x(cut.at)
+            low = top + (18 if _gone(cut) else 20)
+            yield f'<line class="cut" x1="{_n(x)}" y1="{top - 4}" x2="{_n(x)}" y2="{low}"/>'
+            end = self._x(cut.until)
+            if end > x + 6:  # beside the bar where the ref went on elsewhere, in its place where it went
+                middle = top + (7 if _gone(cut) and not lane.folded else 19)
+                yield f'<path class="ghost" d="M{_n(x + 5)} {middle} H{_n(end)}"/>'
+
+    def _handle(self, at: datetime, said: str) -> Iterable[str]:
+        x = self._x(at)
+        yield f'<line class="head" x1="{_n(x)}" y1="20" x2="{_n(x)}" y2="{self._bottom}"/>'
+        if said:
+            grip = min(max(x - GRIP / 2, 0), self._width - GRIP)
+            middle = grip + GRIP / 2
+            yield (
+                f'<rect class="grip" x="{_n(grip)}" y="{self._bottom}" width="{GRIP}" height="22" rx="11"/>'
+                f'<text class="gt" x="{_n(middle)}" y="{self._bottom + 15}" text-anchor="middle">'
+                f"{_text(said[:20])}</text>"
+            )
+
+
+def _gone(cut: Cut) -> bool:
+    return cut.kind == "deleted"
+
+
+def _joined(bars: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Bars without gaps that nobody would see; at most so many."""
+    gap = 0.5
+    while True:
+        found: list[tuple[float, float]] = []
+        for left, right in bars:
+            if found and len(bars) > most and left - found[-1][1] < gap:
+                found[-1] = (found[-1][0], right)
+            else:
+                found.append((left, right))
+        if len(found) <= most:
+            return found
+        gap *= 2
+
+
+def _thinned(pushes: Sequence[Push], most: int, shown: Timeline) -> list[Push]:
+    """At most so many notches: the last push of each stretch stands for it."""
+    if len(pushes) <= most:
+        return list(pushes)
+    whole = shown.end - shown.start
+    kept = {int((push.at - shown.start) / whole * (most - 1)): push for push in pushes}
+    return list(kept.values())
+
+
+def _cuts_thinned(cuts: Sequence[Cut], most: int, shown: Timeline) -> list[Cut]:
+    """At most so many cuts, likewise."""
+    if len(cuts) <= most:
+        return list(cuts)
+    whole = shown.end - shown.start
+    kept = {int((cut.at - shown.start) / whole * (most - 1)): cut for cut in cuts}
+    return list(kept.values())
+
+
+def _full(lane: Lane) -> str:
+    name = words.name(lane.name)
+    return f"{name}*, {words.count(lane.refs, 'ref')} that moved" if lane.folded else name
+
+
+def _cut(name: str) -> str:
+    """A name that fits before its lane: what tells refs apart is mostly at the end."""
+    if len(name) <= LETTERS:
+        return name
+    return f"{name[: LETTERS // 3]}\u2026{name[-(LETTERS - LETTERS // 3 - 1) :]}"
+
+
+def _text(text: str) -> str:
+    return str(escape(_clean(text)))
+
+
+def _clean(text: str) -> str:
+    return words.clean(text)
+
+
+def _iso(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def _n(number: float) -> str:
+    """A coordinate with no more digits than can be seen."""
+    return f"{number:.1f}".removesuffix(".0")

@@ -1,0 +1,183 @@
+"""Templates: the one environment that every page is made in, and the words its filters put values into."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+
+from mirror.core import refs, words
+from mirror.core.model import older_of
+
+HERE: Final = Path(__file__).parent
+STATIC: Final = HERE / "static"
+SHORT: Final = 10  # digits of an id that people compare by eye
+BRANCHES: Final = "refs/heads/"
+
+
+@cache
+def environment() -> Environment:
+    """The environment of all pages: what a template forgot is an error, what it prints is escaped."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "unsaved": words.unsaved,
+        "older_of": older_of,
+        "not_known": words.not_known,
+        "ago": ago,
+        "called": called,
+        "clock": clock,
+        "count": words.count,
+        "day": day,
+        "iso": iso,
+        "lasted": words.lasted,
+        "mend": words.mend,
+        "sentence": words.sentence,
+        "oid": oid,
+        "path": path,
+        "refname": refname,
+        "size": words.size,
+        "text": text,
+    }
+    made.globals |= {"static": static, "url": url, "repo_url": repo_url, "slash": b"/"}
+    return made
+
+
+@cache
+def static(name: str) -> str:
+    """The address of a file of ours; it changes with what is in it, so that it can be kept for ever."""
+    return f"/static/{name}?v={hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
+
+
+def url(path: str, /, **query: object) -> str:
+    """An address of ours: the parts of the path quoted, of the query what is not None and not empty."""
+    asked = [
+        (key, value if isinstance(value, bytes) else str(value))
+        for key, value in query.items()
+        if value not in (None, "", b"")
+    ]
+    return quote(path, safe="/:") + (f"?{urlencode(asked)}" if asked else "")
+
+
+def repo_url(team: str, repo: str, page: str = "", /, **query: object) -> str:
+    """The address of a repo's page: `files/src` is below it at `/-/files/src`."""
+    return url(f"/{team}/{repo}" + (f"/-/{page}" if page else ""), **query)
+
+
+@pass_context
+def ago(context: Context, then: datetime | None, never: str = "never") -> str:
+    """How long ago, with the exact time at hand; the script of the page keeps it fresh."""
+    if then is None:
+        return never
+    said = words.ago(then, context["now"])
+    return Markup('<time datetime="{}" title="{}" data-ago>{}</time>').format(
+        iso(then), shown(then, _zone(context)), said
+    )
+
+
+@pass_context
+def clock(context: Context, then: datetime, seconds: bool = True) -> str:
+    """The exact time in the person's zone, with the year when it is another one."""
+    zone = _zone(context)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        iso(then), shown(then, zone), moment(then, context["now"], zone, seconds)
+    )
+
+
+@pass_context
+def day(context: Context, then: datetime) -> str:
+    """A time that still says when, on paper and years later: with its year and zone."""
+    zone = _zone(context)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        iso(then), shown(then, zone), f"{then.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+    )
+
+
+def moment(then: datetime, now: datetime, zone: ZoneInfo, seconds: bool = True) -> str:
+    """`2 March, 09:13:40`, and the year when it is another one."""
+    there = then.astimezone(zone)
+    year = "" if there.year == now.astimezone(zone).year else f" {there.year}"
+    return (
+        f"{there.day} {there:%B}{year}, {there:%H:%M:%S}"
+        if seconds
+        else f"{there.day} {there:%b}{year}, {there:%H:%M}"
+    )
+
+
+def shown(then: datetime, zone: ZoneInfo) -> str:
+    """The whole time, to the second, with its zone."""
+    return f"{then.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def iso(then: datetime) -> str:
+    """A time for programs: RFC 3339, in UTC, to the second, so that WHEN takes it."""
+    return f"{then.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def zone_of(context: Any) -> ZoneInfo:
+    """The zone in which whoever looks wants their times."""
+    name = context.person.zone if context is not None and context.person is not None else None
+    try:
+        return ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
+
+
+def _zone(context: Context) -> ZoneInfo:
+    return zone_of(context.get("context"))
+
+
+def called(app: Any) -> str:
+    """A forge as people call it, with its host where it is not the cloud's; `app` has a forge and a host."""
+    product = {"github": "GitHub", "gitlab": "GitLab"}[app.forge]
+    return product if app.host == f"{app.forge}.com" else f"{product} at {app.host}"
+
+
+def oid(target: bytes | str | None) -> str:
+    """An object id as people compare it: its beginning, with the whole in the title."""
+    if target is None:
+        return "nothing"
+    whole = target if isinstance(target, str) else text(target)
+    if whole.startswith("ref: "):
+        return refname(whole.removeprefix("ref: ").encode())
+    return Markup('<code class="oid" title="{}">{}</code>').format(whole, whole[:SHORT])
+
+
+def refname(name: bytes) -> str:
+    """A ref as people call it: branches and tags without what git puts before them."""
+    whole = refs.shown_text(name)
+    return whole.removeprefix(BRANCHES).removeprefix("refs/tags/")
+
+
+def text(raw: bytes) -> str:
+    """Bytes of git as text."""
+    return words.name(raw)
+
+
+def path(raw: bytes) -> str:
+    """Bytes of git as a part of an address, which comes back as the same bytes."""
+    return quote(raw, safe="/")
+
+
+def pages(number: int, last: int) -> Sequence[int | None]:
+    """Which page numbers a pager offers: the ends, and those around this one; None is a gap."""
+    wanted = sorted({1, last} | {n for n in range(number - 1, number + 2) if 1 <= n <= last})
+    found: list[int | None] = []
+    for n in wanted:
+        before = found[-1] if found else None
+        if before is not None and n - before > 1:
+            found.append(before + 1 if n - before == 2 else None)
+        found.append(n)
+    return found
