@@ -13,7 +13,7 @@ from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.config import Settings
 from mirror.core.model import Part, Remote, Repo, Snapshot
-from mirror.discovery import add as request
+from mirror.discovery import add
 from mirror.restore import moment, restore
 from mirror.restore.restore import Restored
 from mirror.services.open import Services
@@ -35,7 +35,7 @@ class Worker:
     data: Path
 
     async def add(self, url: str) -> Repo:
-        return await request.repo_for(self.services, url, None)
+        return await add.repo_for(self.services, url, None)
 
     async def sync(self, repo: Repo) -> Synced:
         return await syncing.sync(self.services, repo.id)

@@ -10,10 +10,11 @@ import pytest
 from mirror.cli import render, shapes
 from mirror.core.errors import Cancelled, NotFound, UsageError
 from mirror.core.model import RefName, Remote, Secret
+from mirror.jobs import attended
+from mirror.jobs.attended import What
 from mirror.people import operator
-from mirror.restore import attended, moment
+from mirror.restore import moment
 from mirror.restore import restore as restoring
-from mirror.restore.attended import What
 from mirror.restore.restore import RefResult, Restored
 from mirror.services import ssh_access
 from mirror.store import repos

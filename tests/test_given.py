@@ -12,7 +12,7 @@ from mirror.core.rules.roles import Role
 from mirror.git import address
 from mirror.store import repos
 from mirror.store.people import teams
-from mirror.web.app import WAYS
+from mirror.web.app import ENDPOINTS
 from mirror.web.dispatch import Endpoint
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
@@ -39,7 +39,7 @@ def refused(answer: httpx.Response) -> bool:
 
 async def test_a_nul_in_any_path_or_query_is_refused(ann: Browser) -> None:
     missed = []
-    for way in WAYS:
+    for way in ENDPOINTS:
         path = way.path.replace("{team}", "ann").replace("{repo:repo}", "api").replace("{repo}", "api")
         bare = re.sub(r"\{[^}]*\}", "a", path)
         asked = [f"{bare}?by=%00", f"{bare}?%00=by", f"{bare}?q=a%00b&q=c"]
@@ -54,7 +54,7 @@ async def test_a_nul_in_any_form_is_refused(ann: Browser) -> None:
         return way.method == "POST" and not way.is_api and way.needs in ("nothing", "person")
 
     del ann.client.headers["x-csrf-token"]  # it is in the form, which has to be read for it
-    forms = [re.sub(r"\{[^}]*\}", "a", way.path) for way in WAYS if is_form(way)]
+    forms = [re.sub(r"\{[^}]*\}", "a", way.path) for way in ENDPOINTS if is_form(way)]
     assert "/sign-in" in forms and "/account/sure" in forms
     for path in forms:
         for field in ({"email": "a\0b"}, {"na\0me": "a"}, {"name": ["a", "\0"]}):

@@ -11,7 +11,7 @@ import pytest
 from mirror.core.config import FETCH_BYTES
 from mirror.core.errors import LimitReached
 from mirror.git import pack
-from mirror.git import reserve as room
+from mirror.git import reserve as disk_reserve
 from mirror.git.reserve import Room
 from mirror.git.run import CONFIG, LEAST_MEMORY, Git, Limits, machine_memory, memory_share
 from mirror.git.view import scratch_view
@@ -105,10 +105,10 @@ async def test_a_fetch_that_would_fill_a_disk_is_given_up_and_smaller_ones_go_on
     git_server.faults["large.git/git-upload-pack"] = Fault(hang_after=30 << 20)  # and holds what it has sent
 
     def left(place: Path) -> tuple[int, int]:
-        return (room.RESERVE - 1 if full in place.parts else 100 * GIB), room.RESERVE
+        return (disk_reserve.RESERVE - 1 if full in place.parts else 100 * GIB), disk_reserve.RESERVE
 
-    monkeypatch.setattr(room, "left", left)
-    monkeypatch.setattr(room, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(disk_reserve, "left", left)
+    monkeypatch.setattr(disk_reserve, "LOOK_SECONDS", 0.01)
     with pytest.raises(LimitReached, match=r"this repository would fill the disk of .*; free some space"):
         await mirror.backup(f"{git_server.url}/large.git", "large")
     root = Path(mirror.services.settings.data)
@@ -132,7 +132,9 @@ async def test_what_is_small_takes_half_of_the_reserve_and_no_more(
     async def give_way(place: Path, bytes: int) -> None:
         asked.append(place)
 
-    monkeypatch.setattr(room, "left", lambda place: (room.RESERVE // 2 - 1, room.RESERVE))
+    monkeypatch.setattr(
+        disk_reserve, "left", lambda place: (disk_reserve.RESERVE // 2 - 1, disk_reserve.RESERVE)
+    )
     with pytest.raises(LimitReached, match="0 MiB have come"):
         async with Room([tmp_path], give_way).kept():
             await asyncio.Event().wait()
@@ -140,6 +142,6 @@ async def test_what_is_small_takes_half_of_the_reserve_and_no_more(
 
 
 def test_a_small_disk_keeps_a_twentieth(tmp_path: Path) -> None:
-    free, reserve = room.left(tmp_path / "not" / "there" / "yet")
+    free, reserve = disk_reserve.left(tmp_path / "not" / "there" / "yet")
     disk = os.statvfs(tmp_path)
-    assert reserve == min(room.RESERVE, disk.f_blocks * disk.f_frsize // 20) and free > 0
+    assert reserve == min(disk_reserve.RESERVE, disk.f_blocks * disk.f_frsize // 20) and free > 0

@@ -328,7 +328,7 @@ async def test_a_run_that_lost_its_turn_commits_no_manifest(
                 await mirror.services.db.execute(takeover)
                 yield gathered
 
-        patched.setattr(part, "gather", slowly)
+        patched.setattr(part, "build_part", slowly)
         with pytest.raises(Busy):
             await mirror.backup(work)
     await mirror.services.db.execute("update lease set owner = null")

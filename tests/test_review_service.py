@@ -59,7 +59,7 @@ async def test_a_push_that_could_not_be_fetched_is_tried_again_although_the_remo
         return await taking.take_snapshot(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(rescue, "take", failing)
+        patched.setattr(rescue, "take_snapshot", failing)
         with pytest.raises(NetworkError, match="not saved yet"):
             await garden.sync()
     db = garden.mirror.services.db

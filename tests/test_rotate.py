@@ -15,7 +15,7 @@ from mirror.store.discovery import credentials, hooks, ssh
 from mirror.store.discovery.ssh import TeamKey
 from mirror.store.jobs import jobs
 from mirror.store.people import idempotency, people, teams
-from mirror.store.upkeep import reencryption as sealed
+from mirror.store.upkeep import reencryption
 from mirror.upkeep import reencrypt
 from tests.parts.chain import START, begin
 
@@ -57,7 +57,7 @@ async def texts(db: asyncpg.Pool) -> set[bytes]:
     """Everything that is sealed."""
     return {
         row[0]
-        for place in sealed.PLACES
+        for place in reencryption.PLACES
         for row in await db.fetch(
             f"select {place.column} from {place.table} where {place.column} is not null"
         )
@@ -67,9 +67,9 @@ async def texts(db: asyncpg.Pool) -> set[bytes]:
 async def test_after_rotating_the_newest_key_alone_opens_everything(db: asyncpg.Pool) -> None:
     repo_id, job_id, connection = await one_of_each(db, OLD)
     done = await reencrypt.rotate(db, BOTH)
-    assert (done.resealed, done.problems) == (len(sealed.PLACES), [])
+    assert (done.resealed, done.problems) == (len(reencryption.PLACES), [])
     assert [(key.newest, key.here, key.sealed) for key in done.keys] == [
-        (True, True, len(sealed.PLACES)),
+        (True, True, len(reencryption.PLACES)),
         (False, True, 0),
     ]
     assert await credentials.of(db, NEW, repo_id) == Secret("ann", "hush")
@@ -95,7 +95,7 @@ async def test_every_column_of_sealed_texts_is_known_here() -> None:
     columns = [
         line.split()[0] for line in tables.splitlines() if " bytea" in line and "sealed" in line.split()[0]
     ]
-    assert sorted(columns) == sorted(place.column for place in sealed.PLACES)
+    assert sorted(columns) == sorted(place.column for place in reencryption.PLACES)
 
 
 async def test_what_needs_a_key_that_is_missing_is_said_and_stays(db: asyncpg.Pool) -> None:
@@ -122,9 +122,11 @@ async def test_what_changes_meanwhile_is_not_overwritten(
     db: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo_id, _, _ = await one_of_each(db, OLD)
-    replace = sealed.replace
+    replace = reencryption.replace
 
-    async def later(db: asyncpg.Pool, place: sealed.Column, old: sealed.SealedValue, text: bytes) -> bool:
+    async def later(
+        db: asyncpg.Pool, place: reencryption.Column, old: reencryption.SealedValue, text: bytes
+    ) -> bool:
         if place.table == "credential" and not changed:
             changed.append(True)
             await credentials.keep(
@@ -133,7 +135,7 @@ async def test_what_changes_meanwhile_is_not_overwritten(
         return await replace(db, place, old, text)
 
     changed: list[bool] = []
-    monkeypatch.setattr(sealed, "replace", later)
+    monkeypatch.setattr(reencryption, "replace", later)
     done = await reencrypt.rotate(db, BOTH)
     assert (done.resealed, [key.sealed for key in done.keys]) == (8, [8, 0])
     assert await credentials.of(db, NEW, repo_id) == Secret("ann", "changed")
@@ -150,7 +152,7 @@ async def test_more_than_are_read_at_once_are_all_sealed_anew(
 
 
 def test_no_sealed_text_is_shown() -> None:
-    assert "hush" not in repr(sealed.SealedValue("1", b"hush"))
+    assert "hush" not in repr(reencryption.SealedValue("1", b"hush"))
 
 
 @pytest.mark.parametrize("keys", [EXAMPLE, f"{'n' * 32},{EXAMPLE}"], ids=["newest", "older"])

@@ -1,6 +1,5 @@
 """How a repo is doing is said truly: protected as of when, behind since when, why, tried again when."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -19,7 +18,7 @@ from mirror.core.errors import (
 )
 from mirror.core.model import Repo, Secret
 from mirror.core.rules import backoff
-from mirror.discovery import add
+from mirror.discovery import add, follow
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.repos import Overview
@@ -168,18 +167,18 @@ async def test_a_repository_that_broke_at_its_host_is_said_to_be_corrupt(
 
 
 async def test_another_repository_under_the_same_name_gets_nothing_into_the_history(
-    mirror: Mirror, work: Work, git_server: GitServer
+    mirror: Mirror, work: Work, git_server: GitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = await kept(mirror, work, git_server)
 
     async def differs(services: Services, repo: Repo, **_: object) -> None:
         raise IdentityChanged(f"{repo.url} is another repository now (9, not 7); add it under another name")
 
-    services = replace(mirror.services, identity=differs)
+    monkeypatch.setattr(follow, "identity_at_forge", differs)
     work.commit(parents=[])
     asked = len(git_server.requests)
     with pytest.raises(IdentityChanged):
-        await syncing.sync(services, repo.id)
+        await syncing.sync(mirror.services, repo.id)
     found = await state(mirror, repo)
     assert found.failure
     assert (found.snapshots, found.failure.kind, len(git_server.requests)) == (1, "identity", asked)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mirror.backup import part as gather
+from mirror.backup import part as building
 from mirror.core import refs
 from mirror.core.errors import Corrupt, NetworkError, NotFound, Refused, UsageError
 from mirror.core.formats import layout, manifest
@@ -265,7 +265,7 @@ async def test_a_missing_repository_leaves_everything_as_it_was(mirror: Mirror, 
 async def test_a_large_push_is_kept_as_it_was_sent_and_a_small_one_packed_anew(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "_LARGE", 1 << 20)
+    monkeypatch.setattr(building, "_LARGE", 1 << 20)
     work.commit()
     await mirror.backup(work)
     work.many_commits(300, size=8000)
@@ -282,7 +282,7 @@ async def test_a_large_push_is_kept_as_it_was_sent_and_a_small_one_packed_anew(
 async def test_a_large_push_that_brings_old_content_back_is_packed_without_it(
     mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "_LARGE", 1 << 20)
+    monkeypatch.setattr(building, "_LARGE", 1 << 20)
     import random
 
     big = random.Random(1).randbytes(1_500_000)
@@ -314,15 +314,15 @@ async def test_a_wish_that_comes_after_the_remote_was_asked_stays_open(
     work.commit()
     repo = await mirror.repo(str(work.path))
     await repos.request_sync(db, repo.id, mirror.clock())
-    real = gather.build_part
+    real = building.build_part
 
     @asynccontextmanager
-    async def late(*args: Any, **kwargs: Any) -> AsyncIterator[gather.BuiltPart]:
+    async def late(*args: Any, **kwargs: Any) -> AsyncIterator[building.BuiltPart]:
         await repos.request_sync(db, repo.id, mirror.clock())
-        async with real(*args, **kwargs) as gathered:
-            yield gathered
+        async with real(*args, **kwargs) as built:
+            yield built
 
-    monkeypatch.setattr(gather, "gather", late)
+    monkeypatch.setattr(building, "build_part", late)
     await mirror.backup(work)
     (row,) = await repos.overview(db)
     assert row.state == "behind"

@@ -1,7 +1,7 @@
 """What the vault says that a repo is: repo.json at first, then a numbered description whenever that changes.
 
 Who calls: the first backup, and the sweep, which compares what the vault says with the repo's row.
-Each is attested (mirror/core/formats/attestation.py), so that a rebuild knows it from what somebody else put there.
+Each is attested (core/formats/attestation), so that a rebuild knows it from what somebody else put there.
 """
 
 import logging

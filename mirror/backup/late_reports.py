@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Final
 
 from mirror.backup import notes as keeping
-from mirror.backup import part as gather
+from mirror.backup.part import classed
 from mirror.backup.rescue import GIVEN_UP, GONE, is_sound, served
 from mirror.backup.snapshot import SnapshotDraft, SyncRun, take_snapshot
 from mirror.core.errors import Corrupt, LimitReached, NetworkError, Origin, Refused, RemoteGone
@@ -215,10 +215,10 @@ class _Telling:
         kinds = dict(recorded)
         new = {one.step.name for one in story.moves if one.past is None or one.moment != one.past.moment}
         made = sorted((one for one in story.moves if one.step.name in new), key=lambda one: one.step.name)
-        classed = await gather.classed(
+        changes = await classed(
             self.run.services.git, self.run.pool.path, [one.step for one in made], self.run.services.progress
         )
         return [
             Moved(replace(change, kind=kinds[one.past]) if one.past else change, one.moment)
-            for change, one in zip(classed, made, strict=True)
+            for change, one in zip(changes, made, strict=True)
         ]

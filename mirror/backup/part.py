@@ -29,6 +29,7 @@ from mirror.core.model import (
 from mirror.core.progress import Progress
 from mirror.core.rules import pushes
 from mirror.core.rules.pushes import Push, PushedMove
+from mirror.discovery import follow
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile, Indexed
 from mirror.git.pool import Pool
@@ -88,7 +89,7 @@ async def build_part(
     A listing that is only `claimed` to have been is Corrupt when it does not fit its objects.
     `since` is what the remote showed at the last look, where `old` is not that;
     refs that `left_out` means say nothing about it. Where nothing is left of what it
-    showed, the forge is asked whether it is the same repository still (Edges.identity).
+    showed, the forge is asked whether it is the same repository still (discovery/follow).
     What is `besides` comes along. Where it does not fit into the `share` of its team, OverLimit is raised.
     The pool holds exactly the log up to `last`. Everything new lives in scratch
     views that vanish at the end; a failure leaves at most an object in the vault
@@ -142,8 +143,7 @@ async def build_part(
                 await refs.without(seen.refs, left_out),
                 changes if before is old else (),
             ):
-                if services.identity:
-                    await services.identity(services, repo, doubt=True)
+                await follow.identity_at_forge(services, repo, doubt=True)
                 if len(before.keys() - {HEAD}) >= refs.FEW:
                     suspicion = "every branch was overwritten with something unrelated, or deleted"
         except BaseException:  # whatever it was, no manifest names this key yet

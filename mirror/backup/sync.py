@@ -36,7 +36,7 @@ from mirror.core.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Secret,
 from mirror.core.quotas import Allowance
 from mirror.core.rules import backoff
 from mirror.core.rules.pushes import Answered, ReportedUpdate, Route
-from mirror.discovery import add, connections
+from mirror.discovery import add, connections, follow
 from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
 from mirror.services import failpoints
@@ -48,7 +48,6 @@ from mirror.store.backup import beginnings, history, reported_updates, snapshots
 from mirror.store.backup.beginnings import Beginning
 from mirror.store.leases import Lease
 from mirror.store.people import quotas
-from mirror.upkeep import outages
 
 A_DAY: Final = timedelta(days=1)  # before a repository that is larger than it may be is tried again
 ROUNDS: Final = 3  # syncs of one repo in a row, after which others have their turn
@@ -73,7 +72,7 @@ async def sync(
     """Bring one repo's history up to date and, if anything moved, take a snapshot.
 
     1. Take the lease, and finish or undo what a killed run left (backup/recover).
-    2. See that it is the same repository still, where somebody can tell (Edges.identity); again
+    2. See that it is the same repository still, where a forge can tell (discovery/follow); again
        before something is kept that has nothing in common with what was there.
     3. Read what deliveries claim, then ask the remote for its refs, once. If nothing moved
        and nothing is claimed, say so and stop.
@@ -116,9 +115,11 @@ async def sync_kept(
                 if not await connections.is_mended(services, await repos.get(services.db, repo_id)):
                     raise
             except Moved:
-                if services.identity:  # Busy where it is followed: the next run goes to its new address
-                    await services.identity(services, await repos.get(services.db, repo_id), doubt=True)
-                raise
+                now = await repos.get(services.db, repo_id)
+                # Busy where it is followed: the next run goes to its new address.
+                await follow.identity_at_forge(services, now, doubt=True)
+                if now.url == repo.url:
+                    raise  # nobody has given it another address meanwhile
             return await _done(services, await _in_turn(services, repo_id, lease, reason, secret))
         except Busy:
             raise  # another run is at work: no failure of the repo's
@@ -140,7 +141,7 @@ def is_its_own(error: EverrefError) -> bool:
         return False  # its team has no room left, which is one trouble and not one of each repo
     if error.origin is Origin.FORGE:
         return error.permanent  # its connection must be made anew, or the forge says no to this repo
-    return not outages.is_shared(error)
+    return not error.is_shared
 
 
 async def record_failure(services: Services, repo_id: RepoId, error: EverrefError) -> None:
@@ -177,8 +178,7 @@ async def _in_turn(
 ) -> Synced:
     began = await beginnings.of(services.db, repo_id)  # its address may have been put right before the turn
     repo = began.repo
-    if services.identity:
-        await services.identity(services, repo, known=began.origin)
+    await follow.identity_at_forge(services, repo, known=began.origin)
     remote = await add.remote_at(services, began, secret)
     services.progress.phase("asking the remote for its refs")
     async with connected(services, remote, repo_id=repo.id) as source:
@@ -237,10 +237,10 @@ async def _catch_up(
             origin=Origin.SOURCE,
         )
     old: Refs = await history.refs_at(services.db, repo.id, last.number) if last else {}
-    if last and services.identity and not _is_told(old, seen.refs, told):
+    if last and not _is_told(old, seen.refs, told):
         # A forge that does not answer holds up no backup: before what is unrelated enters, it is asked again.
         with suppress(NetworkError, LimitReached):
-            await services.identity(services, repo, doubt=True, known=began.origin)
+            await follow.identity_at_forge(services, repo, doubt=True, known=began.origin)
     pool = Pool(services.git, services.disk.pool(repo.id), seen.object_format)
     run = SyncRun(services, repo, lease, source, pool, left_out, await _share(services, began))
     async with pool.lock():

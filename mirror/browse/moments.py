@@ -42,7 +42,7 @@ from mirror.git.reader.questions import (
 from mirror.git.view import View
 from mirror.services.open import Services, together
 from mirror.store.backup.history import Logged
-from mirror.store.browse import refs_shown as reading
+from mirror.store.browse import refs_shown
 
 T = TypeVar("T")
 
@@ -185,7 +185,7 @@ async def resolve(services: Services, repo: Repo, snapshot: Snapshot, rev: bytes
     if objects.is_id(text, snapshot.object_format):
         return Target(text.encode())
     names = objects.candidates(rev) if b"\0" not in rev else []
-    found = await reading.targets_at(services.db, repo.id, names, snapshot.number, snapshot.moment)
+    found = await refs_shown.targets_at(services.db, repo.id, names, snapshot.number, snapshot.moment)
     for name in names:
         if name in found:
             return await _followed(services, repo, snapshot, name, found[name])
@@ -200,7 +200,7 @@ async def _followed(
         if not refs.is_symbolic(target):
             return target
         to = refs.symbolic_target(target)
-        found = await reading.targets_at(services.db, repo.id, [to], snapshot.number, snapshot.moment)
+        found = await refs_shown.targets_at(services.db, repo.id, [to], snapshot.number, snapshot.moment)
         if to not in found:
             break
         target = found[to]
@@ -219,7 +219,7 @@ async def refs_at(
     globs: Sequence[str] = (),
 ) -> Page[RefRow]:
     """The refs of a moment in name order, a page that begins after this name, each with its commit."""
-    rows = await reading.refs_page(
+    rows = await refs_shown.refs_page(
         services.db, repo.id, snapshot.number, snapshot.moment, after=after, globs=globs, limit=limit + 1
     )
     more, rows = len(rows) > limit, rows[:limit]
@@ -485,11 +485,11 @@ async def difference(
 async def _moves(services: Services, repo: Repo, a: Snapshot, b: Snapshot) -> list[refs.Move]:
     first, last = sorted((a.number, b.number))
     first -= any(one.moment and one.number == first for one in (a, b))  # it lies before the snapshot
-    names = await reading.moved_between(services.db, repo.id, first, last)
+    names = await refs_shown.moved_between(services.db, repo.id, first, last)
     if not names:
         return []
-    old = await reading.targets_at(services.db, repo.id, names, a.number, a.moment)
-    new = await reading.targets_at(services.db, repo.id, names, b.number, b.moment)
+    old = await refs_shown.targets_at(services.db, repo.id, names, a.number, a.moment)
+    new = await refs_shown.targets_at(services.db, repo.id, names, b.number, b.moment)
     return refs.diff(old, new)
 
 
@@ -499,7 +499,7 @@ async def _ends(
     """The ref whose files are compared, and what it was; nothing where it was at neither moment."""
     chosen = ref
     if chosen is None:
-        head = await reading.targets_at(services.db, repo.id, [HEAD], b.number, b.moment)
+        head = await refs_shown.targets_at(services.db, repo.id, [HEAD], b.number, b.moment)
         target = head.get(HEAD)
         chosen = refs.symbolic_target(target) if target and refs.is_symbolic(target) else HEAD
     ends: list[Target | None] = []
@@ -556,8 +556,8 @@ async def lost(
         _losses.move_to_end(key)
         return known
     logged, held_then = await together(
-        reading.leaving(services.db, repo.id, at.number, LEAVING + 1),
-        reading.held_at(services.db, repo.id, at.number, at.moment),
+        refs_shown.leaving(services.db, repo.id, at.number, LEAVING + 1),
+        refs_shown.held_at(services.db, repo.id, at.number, at.moment),
     )
     moves = [one for one in logged[:LEAVING] if one.change.old]
     chosen = [

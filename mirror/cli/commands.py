@@ -183,11 +183,11 @@ async def repos(call: Call) -> int:
 async def _unknown(services: "Services") -> int:
     """How many repos the vault has that the database does not know; as of the last look where it is away."""
     from mirror.store.upkeep import vaults
-    from mirror.upkeep import unknown_repos as unknown
+    from mirror.upkeep import unknown_repos
 
     try:
         async with asyncio.timeout(_GLANCE_SECONDS):
-            return await unknown.look(services)
+            return await unknown_repos.look(services)
     except (EverrefError, TimeoutError):
         return await vaults.unknown(services.db)
 
@@ -270,8 +270,9 @@ async def restore(call: Call) -> int:
     to = call.remote(args.to) if args.to else None
     path = environment.absolute(args.bundle or args.dir or "")
     async with call.services() as services:
+        from mirror.jobs import attended
         from mirror.people import operator
-        from mirror.restore import attended, moment, restore
+        from mirror.restore import moment, restore
         from mirror.services import ssh_access
 
         job = None
@@ -305,8 +306,9 @@ async def undo(call: Call) -> int:
     """Put back what a restore to a remote overwrote, and remove what it made."""
     args = call.args
     async with call.services() as services:
+        from mirror.jobs import attended
         from mirror.people import operator
-        from mirror.restore import attended, moment
+        from mirror.restore import moment
         from mirror.store.jobs.jobs import JobId
 
         repo = await moment.repo_named(services, args.repo, args.team)

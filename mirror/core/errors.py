@@ -48,6 +48,11 @@ class EverrefError(Exception):
         """Whose failure it is."""
         return self._origin or Origin.OURS
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether something failed that all repos share, so that the repo at hand is not to blame."""
+        return self.origin in SHARED
+
     def came_from(self, origin: Origin, instead_of: Origin | None = None) -> None:
         """Say whose failure it is.
 
@@ -161,6 +166,11 @@ class Damaged(Corrupt):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, origin=Origin.VAULT)
+
+    @property
+    def is_shared(self) -> bool:
+        """No: a damaged part of one repo's history is that repo's own trouble."""
+        return False
 
 
 class GapInChain(Damaged):

@@ -32,7 +32,6 @@ from mirror.store.jobs import jobs as job_rows
 from mirror.store.jobs import schedules
 from mirror.store.jobs.schedules import Due, Looked
 from mirror.store.people.teams import TeamId
-from mirror.upkeep import outages
 
 AT_ONCE: Final = (
     32  # looks; to others one team's count for half of them at the most (mirror/core/rules/fairness.py)
@@ -257,7 +256,7 @@ async def look(services: Services, session: aiohttp.ClientSession, due: Due) -> 
             shown = await excluded.shown(services, repo_id, last, seen)
             found = found if shown is seen else await digest(shown.refs)
     except EverrefError as error:
-        if outages.is_shared(error):
+        if error.is_shared:
             raise
         if isinstance(error, RateLimited) and error.origin is Origin.SOURCE:
             await holds.put(services.db, repo_id, place_of(due.repo.url), error.retry_at)

@@ -24,8 +24,7 @@ from mirror.core.rules.plan import Hidden, RefAction, Step, Wrote
 from mirror.git import address, disk, pack, push, read, view
 from mirror.git.push import Answer
 from mirror.git.view import View
-from mirror.services import failpoints as steps
-from mirror.services import remote
+from mirror.services import failpoints, remote
 from mirror.services.open import Services
 from mirror.store.backup import history, snapshots
 from mirror.store.restore import restores
@@ -212,7 +211,7 @@ async def bundled(
     if not heads:
         raise Refused(f"{repo.name} at {snapshot.label} has no refs, which a bundle cannot hold; use --dir")
     parts = await hydrate.steps_to(services, repo, snapshot)
-    steps.reached("restore: planned")
+    failpoints.reached("restore: planned")
     header = bundle.encode(Header(snapshot.object_format, (), heads))
     # The log up to where it has all objects of a moment within a snapshot has those of later ones, too.
     overwritten = bool(snapshot.moment) or await history.overwritten(services.db, repo.id, snapshot.number)
@@ -250,11 +249,11 @@ async def to_bundle(
     draft = await asyncio.to_thread(_draft, path)
     try:
         made = await bundled(services, repo, snapshot, partial(disk.write_file, draft), globs=globs)
-        steps.reached("restore: written")
+        failpoints.reached("restore: written")
         found = await asyncio.to_thread(_heads_of, draft)
         _place(draft, path, force)
         await disk.finish(partial(disk.sync_path, path.parent))
-        steps.reached("restore: in place")
+        failpoints.reached("restore: in place")
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
@@ -336,18 +335,18 @@ async def to_directory(
     _check_directory(path)
     chosen = await _chosen(services, repo, snapshot, globs, NOTHING)
     parts = await hydrate.steps_to(services, repo, snapshot)
-    steps.reached("restore: planned")
+    failpoints.reached("restore: planned")
     draft = await asyncio.to_thread(_draft, path)
     try:
         await view.create(draft, snapshot.object_format)
         await hydrate.fill(services, draft, snapshot.object_format, parts, durable=True)
-        steps.reached("restore: written")
+        failpoints.reached("restore: written")
         await view.write_refs(draft, chosen)
-        steps.reached("restore: refs written")
+        failpoints.reached("restore: refs written")
         verified = await reads_back(services, draft, chosen)
         _place(draft, path, force=True)  # a directory takes the place of an empty one only
         await disk.finish(partial(disk.sync_path, path.parent))
-        steps.reached("restore: in place")
+        failpoints.reached("restore: in place")
     except BaseException:
         await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         raise
@@ -370,7 +369,7 @@ async def moment_of(services: Services, repo: Repo, snapshot: Snapshot, chosen: 
         services.disk.root / "restores"
     )  # beside the scratch space of syncs, which empty theirs; see settle
     async with hydrate.view_of(services, repo, latest, room, PATIENCE) as moment:
-        steps.reached("restore: pool filled")
+        failpoints.reached("restore: pool filled")
         await view.write_refs(moment.path, chosen)
         yield moment
 
@@ -418,7 +417,7 @@ async def to_remote(
         actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
         await _check_kept(services, kept, actions)
     before = {one.name: one for one in await restores.written(services.db, cause.job_id)} if cause else {}
-    steps.reached("restore: planned")
+    failpoints.reached("restore: planned")
     where = f"push to {to.url}"
     due = [action for action in actions if action.action in planning.WRITES]
     if not due or _is_stopped(actions, force):
@@ -428,7 +427,7 @@ async def to_remote(
     if cause:
         wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
         await restores.will_write(services.db, cause.job_id, wrote)
-        steps.reached("restore: set down")
+        failpoints.reached("restore: set down")
     said = await _push(services, repo, snapshot, to, due, chosen.get(HEAD), listed)
     arrived = await listed_at(services, to)
     results = tuple(outcome(action, arrived, said, before) for action in actions)
@@ -488,7 +487,7 @@ async def _push(
                     expected=expected,
                 )
                 said.update(answers)
-                steps.reached(done)
+                failpoints.reached(done)
 
     await sent_whole(services, repo, send, said)
     return said
@@ -578,5 +577,5 @@ async def recorded(services: Services, done: Restored, where: str, cause: Cause 
         kept=kept,
         moment=done.snapshot.moment,
     )
-    steps.reached("restore: recorded")
+    failpoints.reached("restore: recorded")
     return done

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -15,7 +15,7 @@ from mirror import store
 from mirror.core.config import Settings
 from mirror.core.errors import DiskFull, Origin, UsageError
 from mirror.core.keyring import Keyring
-from mirror.core.model import Repo, RepoId
+from mirror.core.model import RepoId
 from mirror.core.progress import Progress, Silent
 from mirror.forges import open as opening
 from mirror.forges.open import Forges
@@ -24,7 +24,6 @@ from mirror.git.reader.processes import Readers
 from mirror.git.reader.slots import NOBODY, Requester
 from mirror.git.run import Git
 from mirror.services import keys, vault_marker
-from mirror.store.discovery import remotes
 from mirror.store.upkeep import vaults
 from mirror.vault.contract import Vault
 from mirror.vault.open import open_vault
@@ -80,28 +79,9 @@ class Services:
     keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
     clock: Callable[[], datetime]
     progress: Progress
-    identity: "Identity | None" = None  # None: nobody asks
     away: set[Origin] = field(default_factory=set, compare=False)  # vault, this disk: upkeep/outages
     hint: Hint = nobody
     who: Requester = NOBODY  # for whom something is read
-
-
-class Identity(Protocol):
-    """Sees that a repo's address leads to the same repository still."""
-
-    def __call__(
-        self,
-        services: Services,
-        repo: Repo,
-        /,
-        *,
-        doubt: bool = False,
-        known: remotes.RemoteRepository | None = None,
-    ) -> Awaitable[None]:
-        """Raises IdentityChanged where the forge, asked with or without `doubt`, says that it does not.
-
-        `known` is what the repo was at its forge when the turn began, where that was read.
-        """
 
 
 async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
@@ -180,8 +160,6 @@ async def open_services(
         )
         readers = Readers.of(settings.git, str(root / "home"))
         stack.push_async_callback(readers.close)
-        from mirror.discovery.follow import identity_at_forge  # which is written for edges itself
-
         yield Services(
             settings=settings,
             git=Git(settings.git, home=str(root / "home")),
@@ -193,5 +171,4 @@ async def open_services(
             keyring=keys.keyring(settings, root),
             clock=clock,
             progress=progress or Silent(),
-            identity=identity_at_forge,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mirror.core import words
-from mirror.core.errors import SHARED, Damaged, EverrefError, NetworkError, Origin
+from mirror.core.errors import EverrefError, NetworkError, Origin
 from mirror.git.disk import disk_error
 from mirror.services.open import Services
 from mirror.store.upkeep import outages
@@ -30,14 +30,6 @@ _ROOM: Final = 1 << 20  # bytes; a disk that has less is full
 log = logging.getLogger("mirror.outages")
 
 
-def is_shared(error: EverrefError) -> bool:
-    """Whether something failed that all repos share: nothing that the repo at hand could be blamed for.
-
-    A part of its history that is damaged in the vault is its own trouble, and nobody else's.
-    """
-    return error.origin in SHARED and not isinstance(error, Damaged)
-
-
 async def met(services: Services, error: EverrefError) -> bool:
     """Whether what failed is away for everybody, so that this run waits as all others do.
 
@@ -47,7 +39,7 @@ async def met(services: Services, error: EverrefError) -> bool:
     """
     if error.origin is Origin.DATABASE:
         return isinstance(error, NetworkError)
-    if not is_shared(error):
+    if not error.is_shared:
         return False
     if error.origin in services.away:
         return True

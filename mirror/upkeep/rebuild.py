@@ -12,8 +12,7 @@ from mirror.core.model import Part, Repo, RepoId
 from mirror.services.lease import PATIENCE, leased
 from mirror.services.open import Services
 from mirror.store import repos
-from mirror.store.backup import descriptions as described
-from mirror.store.backup import parts, snapshots
+from mirror.store.backup import descriptions, parts, snapshots
 from mirror.store.discovery import remotes
 from mirror.store.leases import Lease
 from mirror.upkeep import state, unknown_repos
@@ -171,8 +170,8 @@ async def _repo(services: Services, repo_id: RepoId, found: _Found, said: _Said 
     if said is None:
         return known
     about = said.about
-    made = known or await described.recover(services.db, about, services.clock())
-    await described.compare(services.db, repo_id, about if said.holds else None, number)
+    made = known or await descriptions.recover(services.db, about, services.clock())
+    await descriptions.compare(services.db, repo_id, about if said.holds else None, number)
     return made
 
 

@@ -8,7 +8,7 @@ from mirror.core.errors import EverrefError, OurFault
 from mirror.core.keyring import BadKey, Keyring
 from mirror.services.open import Services
 from mirror.store.database import Db
-from mirror.store.upkeep import reencryption as sealed
+from mirror.store.upkeep import reencryption
 from mirror.store.upkeep import state as exports
 from mirror.upkeep import state
 
@@ -75,9 +75,9 @@ async def rotate(db: Db, keyring: Keyring) -> Rotated:
 
 async def _round(db: Db, keyring: Keyring) -> tuple[int, list[str]]:
     resealed, problems = 0, []
-    for place in sealed.PLACES:
+    for place in reencryption.PLACES:
         after = ""
-        while found := await sealed.others(db, place, keyring.mark, after, _AT_ONCE):
+        while found := await reencryption.others(db, place, keyring.mark, after, _AT_ONCE):
             for one in found:
                 context = place.context.format(one.row)
                 try:
@@ -85,7 +85,7 @@ async def _round(db: Db, keyring: Keyring) -> tuple[int, list[str]]:
                 except BadKey as error:
                     problems.append(str(error))
                     continue
-                resealed += await sealed.replace(db, place, one, keyring.seal(plain, context))
+                resealed += await reencryption.replace(db, place, one, keyring.seal(plain, context))
             after = found[-1].row
     return resealed, problems
 
@@ -96,7 +96,7 @@ async def keys(db: Db, keyring: Keyring) -> Sequence[Key]:
     The newest export of the state needs the key that it was sealed with, and any of the
     older ones where it is not known which.
     """
-    counts = await sealed.marks(db, len(keyring.mark))
+    counts = await reencryption.marks(db, len(keyring.mark))
     needed = await exports.opens_with(db)
     known = [
         Key(mark[1:].hex(), mark == keyring.mark, True, counts.pop(mark, 0), needed in (None, mark[1:].hex()))

@@ -1,4 +1,4 @@
-"""Which of a connection's repositories are chosen by a rule; asked by discovery/choose and discovery/discover."""
+"""Which of a connection's repositories a rule chooses, for discovery/choose and discovery/discover."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol, TypeVar

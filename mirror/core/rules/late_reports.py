@@ -1,7 +1,7 @@
 """What reports tell of moves that the history has already, as they came after the sync that found them.
 
-Who calls: backup/late_reports. A move that a sync found between two looks may have been several; each that a late
-report tells of gets its pusher and its time, and what the ref was moved on from becomes a moment.
+Who calls: backup/late_reports. A move that a sync found between two looks may have been several; each
+that a late report tells of gets its pusher and its time, and what the ref was moved on from becomes a moment.
 """
 
 from collections.abc import Collection, Iterable, Sequence

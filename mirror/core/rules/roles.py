@@ -1,4 +1,4 @@
-"""Who may do what, and which names, addresses and passwords will do: rules, for people/accounts and the web."""
+"""Who may do what, and which names, addresses and passwords will do, for people/accounts and the web."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""Views of a pool for who reads it: nothing is parsed here, that is for readers (mirror/git/reader/answers.py).
+"""Views of a pool for who reads it: nothing is parsed here, that is for readers (git/reader/answers).
 
 Nothing here holds the pool's lock: a reader links the packs into a view of its
 own, which no sync can pull away.

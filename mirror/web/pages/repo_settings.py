@@ -13,8 +13,7 @@ from mirror.core.model import Repo, RepoId
 from mirror.core.rules import schedule
 from mirror.core.rules.job import SYNC
 from mirror.core.rules.roles import Role
-from mirror.discovery import choose, webhooks
-from mirror.discovery import webhook as hook
+from mirror.discovery import choose, webhook, webhooks
 from mirror.discovery.choose import By
 from mirror.discovery.webhook import NewHook
 from mirror.discovery.webhooks import Outcome
@@ -52,7 +51,7 @@ async def _page(
         rhythm=await schedules.of(db, repo.id),
         excluded=await repos.excluded(db, repo.id),
         hook=known,
-        hook_url=hook.address(context.services.settings, known)
+        hook_url=webhook.address(context.services.settings, known)
         if known and context.may(Role.ADMIN)
         else None,
         forges=get_args(Forge),
@@ -143,7 +142,7 @@ async def give_hook(context: RequestContext) -> Response:
     repo, form = await context.repo(), await context.form()
     forge = str(form.get("forge", ""))
     try:
-        given = await hook.give(
+        given = await webhook.give(
             context.services,
             repo,
             cast(Forge, forge) if forge in get_args(Forge) else None,
@@ -169,7 +168,7 @@ async def check_hook(context: RequestContext) -> Response:
 async def remove_hook(context: RequestContext) -> Response:
     """Forget the webhook; its address answers 404 from then on."""
     repo = await context.repo()
-    await hook.remove(context.services, repo)
+    await webhook.remove(context.services, repo)
     await context.audit("hook.remove", repo.name, repo.id)
     return _back(context, repo, "The webhook is forgotten. Remove it at the forge too.")
 

@@ -808,7 +808,7 @@ async def again(context: RequestContext) -> Response:
 
 _REPO: Final = "/{team}/{repo:repo}"
 
-WAYS: Final[Sequence[Endpoint]] = (
+ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", f"{_REPO}/-/restore", choose, Needs.OPERATOR),
     Endpoint("GET", f"{_REPO}/-/restore/plan", plan, Needs.OPERATOR),
     Endpoint("POST", f"{_REPO}/-/restore/plan", plan, Needs.OPERATOR),

@@ -1,4 +1,4 @@
-"""Signing in and out: by e-mail and password, by a one-time link, or by a forge (mirror/web/pages/oauth.py)."""
+"""Signing in and out: by e-mail and password, by a one-time link, or by a forge (web/pages/oauth)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final

@@ -1,6 +1,6 @@
 """Restores to a remote that whoever runs Everref does at the command line: jobs, but without a worker.
 
-Who calls: the commands `restore` and `undo`. What it uses: restore/restore, restore/target and restore/undo, which
+Who calls: the commands `restore` and `undo`. What it uses: restore/restore, target and undo, which
 do the work, and store/jobs/jobs, where it shows under activity while it goes on, and can be stopped.
 """
 
