@@ -21,6 +21,7 @@ from mirror.core.rules import backoff
 from mirror.discovery import add, follow
 from mirror.services.open import Services
 from mirror.store import repos
+from mirror.store.discovery import remotes
 from mirror.store.repos import Overview
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer
@@ -182,6 +183,25 @@ async def test_another_repository_under_the_same_name_gets_nothing_into_the_hist
     found = await state(mirror, repo)
     assert found.failure
     assert (found.snapshots, found.failure.kind, len(git_server.requests)) == (1, "identity", asked)
+
+
+async def test_a_redirect_is_no_failure_where_another_run_has_given_the_new_address_meanwhile(
+    mirror: Mirror, work: Work, git_server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = await kept(mirror, work, git_server)
+    new = repo.url.replace("127.0.0.1", "localhost")
+    git_server.faults["info/refs"] = Fault(status=301, headers={"Location": new})
+    work.commit()
+
+    async def followed_by_another_run(services: Services, found: Repo, **_: object) -> None:
+        if found.url == new:
+            git_server.faults.clear()
+        else:  # after this run has read the old address
+            await remotes.rename(services.db, {found.id: (found.name, new)}, services.clock())
+
+    monkeypatch.setattr(follow, "identity_at_forge", followed_by_another_run)
+    done = await syncing.sync(mirror.services, repo.id)
+    assert done.new and (await state(mirror, repo)).failure is None
 
 
 async def test_behind_since_is_the_oldest_wish_that_nobody_served(mirror: Mirror, work: Work) -> None:
