@@ -973,7 +973,7 @@ def test_an_interrupted_command_says_so_in_one_line_and_breaks_nothing(
 
 
 def test_a_bug_is_one_line_and_shows_more_only_when_asked(everref: Everref, work: Work) -> None:
-    broken = "import sys; from mirror.flows import moment; "
+    broken = "import sys; from mirror.restore import moment; "
     broken += "moment.repo_named = lambda *_: {}['k3y-s3cret']; from mirror.cli import main; sys.exit(main())"
 
     def call(**env: str) -> subprocess.CompletedProcess[str]:

@@ -182,7 +182,7 @@ def test_no_secret_is_in_an_environment_or_an_argument(name: str) -> None:
 def test_every_setting_is_handed_on_but_those_that_the_image_decides() -> None:
     handed = {name.removesuffix("_FILE") for name in SERVICES["web"]["environment"]}
     asked = {name for name in known_settings() if not name.endswith("_FILE")}
-    assert asked - handed == {"PORT", "EVERREF_DATA", "EVERREF_GIT", "EVERREF_DEBUG"}
+    assert asked - handed == {"PORT", "EVERREF_DATA", "EVERREF_GIT", "EVERREF_DEBUG", "EVERREF_TEAM"}
 
 
 def test_the_proxy_on_the_host_is_the_one_that_is_believed() -> None:

@@ -25,9 +25,9 @@ from tests.parts.processes import kill, processes, the, until_free
 USER = """
 import asyncio, json, sys
 from pathlib import Path
-from mirror.services.embedded import services
+from mirror.services.embedded import embedded_servers
 async def main():
-    async with services(Path(sys.argv[1]), redis=True) as running:
+    async with embedded_servers(Path(sys.argv[1]), redis=True) as running:
         print(json.dumps([running.database_url, running.redis_url]), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())

@@ -73,7 +73,7 @@ async def _is_back(services: Services, outage: Outage) -> bool:
 
 
 async def watch(services: Services, back: Callable[[], None]) -> None:
-    """Keep `edges.away` true until cancelled; `back` is called when nothing is away any more.
+    """Keep `services.away` true until cancelled; `back` is called when nothing is away any more.
 
     The vault is recognised at the beginning and every few minutes, so that one that is away
     is noticed where nothing is pushed, too, and one of which this database knows little.
