@@ -745,7 +745,7 @@ def test_a_restore_that_would_overwrite_pushes_nothing_and_fails(
     assert refs_of(target.path)[MAIN] == theirs
     told = everref("restore", "r", "--to", str(target.path), "--force").out
     assert refs_of(target.path)[MAIN] == work.tip("main")
-    assert "  everref undo r puts back what was there; what was overwritten is kept as target #1" in told
+    assert "  everref undo r puts back what was overwritten, kept as target #1" in told
     assert everref.json("undo", "r", "--plan").one["refs"][0]["result"] == "updated"
     undone = everref.json("undo", "r").one
     assert undone["counts"] == {"updated": 1} and undone["undo_of"]

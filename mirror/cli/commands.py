@@ -295,7 +295,7 @@ async def restore(call: Call) -> int:
     code = restore_code(done)
     show = call.out.result if code else call.out.said
     show(partial(render.restored, done, where), partial(shapes.restored, done, job))
-    if job and any(ref.result in _WRITTEN for ref in done.refs):
+    if done.kept and any(ref.result == "updated" for ref in done.refs):
         call.out.remark(partial(render.undoable, call.repo, done.kept))
     if code == 1:
         raise _restore_failure(done, where)

@@ -280,10 +280,10 @@ def _worth(done: Restored, eye: Eye) -> Iterator[str]:
     yield from (f"  remote: {clean(line)}" for line in done.said)
 
 
-def undoable(called: str, kept: tuple[Repo, Snapshot] | None, eye: Eye) -> str:
-    """How a restore is undone, and where is what it overwrote."""
-    where = f"; what was overwritten is kept as {clean(kept[0].name)} {kept[1].label}" if kept else ""
-    return f"  everref undo {clean(called)} puts back what was there{where}"
+def undoable(called: str, kept: tuple[Repo, Snapshot], eye: Eye) -> str:
+    """How a restore is undone that overwrote something, and where that is."""
+    what = f"what was overwritten, kept as {clean(kept[0].name)} {kept[1].label}"
+    return f"  everref undo {clean(called)} puts back {what}"
 
 
 def undo_plan(made: UndoPlan, repo: Repo, eye: Eye) -> str:
