@@ -1,9 +1,9 @@
 """Whether every part of the service answers: for people, and for the machines that watch it."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from redis.asyncio import Redis
@@ -17,6 +17,8 @@ from mirror.services.queue import NAME
 from mirror.store.jobs import runs
 from mirror.store.upkeep import outages, vaults
 from mirror.web.dispatch import Endpoint, Needs, Outside, RequestContext
+
+A = TypeVar("A")
 
 ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
 
@@ -66,62 +68,54 @@ def probes(outside: Outside) -> list[Route]:
 
 
 async def look(db: asyncpg.Pool, queue: Redis) -> Health:
-    """Ask every part whether it is there."""
+    """Ask every part at once whether it is there: the answer is there after ANSWER_SECONDS at the latest."""
     database, queued, alive, away, unknown = await asyncio.gather(
-        _database_answers(db), _queue_answers(queue), _is_a_worker_alive(db), _away(db), _unknown(db)
+        _answer(db.fetchval("select true"), False),
+        _answer(queue.exists(NAME), None),
+        _answer(runs.is_anyone_alive(db), False),
+        _answer(outages.now(db), ()),
+        _answer(vaults.unknown(db), 0),
     )
+    origins = {one.origin for one in away}
     return Health(
         database=database,
-        queue=queued,
+        queue=queued is not None,
         worker=alive,
-        vault=Origin.VAULT not in away,
-        disk=Origin.DISK not in away,
+        vault=Origin.VAULT not in origins,
+        disk=Origin.DISK not in origins,
         unknown=unknown,
     )
 
 
-async def _unknown(db: asyncpg.Pool) -> int:
-    """How many repos a worker found in the vault that the database does not know."""
+async def _answer(asked: Awaitable[A], otherwise: A) -> A:
+    """What a part answers, or this where it does not.
+
+    Nobody waits until a question that was given up has ended: asyncpg first tells a server that it
+    need not answer, which one that is frozen takes its time to hear.
+    """
+    task = asyncio.ensure_future(asked)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await vaults.unknown(db)
-    except (EverrefError, TimeoutError):
-        return 0
-
-
-async def _away(db: asyncpg.Pool) -> Collection[Origin]:
-    """What workers found away; nothing where the database does not tell."""
+        await asyncio.wait([task], timeout=ANSWER_SECONDS)
+    finally:
+        if not task.done():
+            task.cancel()
+            _given_up.add(task)
+            task.add_done_callback(_ended)
+    if not task.done():
+        return otherwise
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return {one.origin for one in await outages.now(db)}
-    except (EverrefError, TimeoutError):
-        return ()
+        return task.result()
+    except (EverrefError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError, OSError):
+        return otherwise
 
 
-async def _database_answers(db: asyncpg.Pool) -> bool:
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return bool(await db.fetchval("select true"))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # TimeoutError is an OSError
-        return False
+_given_up: Final[set["asyncio.Future[Any]"]] = set()  # so that they live until they have ended
 
 
-async def _queue_answers(queue: Redis) -> bool:
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            await queue.exists(NAME)
-    except (RedisError, OSError):
-        return False
-    return True
-
-
-async def _is_a_worker_alive(db: asyncpg.Pool) -> bool:
-    """Whether a worker has said of late that it lives; none where the database does not tell."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await runs.is_anyone_alive(db)
-    except (EverrefError, TimeoutError):
-        return False
+def _ended(task: "asyncio.Future[Any]") -> None:
+    _given_up.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody asks any more
 
 
 ENDPOINTS: Final = (Endpoint("GET", "/status", status, Needs.NOTHING),)

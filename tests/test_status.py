@@ -1,0 +1,53 @@
+"""Whether every part answers: said soon, also when one of them says nothing at all."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mirror.web.pages import status
+from tests.parts.postgres import Server
+from tests.parts.web import Site
+
+
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """A server that takes connections and says nothing, as on a machine whose disk hangs."""
+    parent = server.process.pid
+    pids = [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_frozen_database_is_told_at_once_and_again_when_asked_again(
+    site: Site, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took 18 s, which is longer than whoever asks waits for an answer."""
+    monkeypatch.setattr(status, "ANSWER_SECONDS", 0.2)
+    browser = await site.browser()
+    assert (await browser.get("/readyz")).status_code == 200
+    with frozen(postgres):
+        async with asyncio.timeout(5):
+            answers = [await browser.get("/readyz") for _ in range(5)]
+            page = await browser.get("/status")
+    assert [answer.status_code for answer in answers] == [503] * 5
+    assert page.status_code == 503
+    assert answers[0].json() == {
+        "ready": False,
+        "database": False,
+        "queue": True,
+        "worker": False,
+        "vault": True,
+        "disk": True,
+    }
+    while (await browser.get("/readyz")).status_code == 503 or status._given_up:  # noqa: ASYNC110 - it thaws
+        await asyncio.sleep(0.05)
