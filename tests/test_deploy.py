@@ -153,7 +153,55 @@ def test_a_service_has_a_limit_of_memory_and_of_processes(name: str) -> None:
 
 @EACH
 def test_a_service_that_goes_on_says_whether_it_is_well(name: str) -> None:
-    assert ("healthcheck" in SERVICES[name]) is (name != "release")
+    check = SERVICES[name]["healthcheck"]
+    assert check == {"disable": True} if name == "release" else check["test"][0] in ("CMD", "CMD-SHELL")
+    if name in OURS - {"release"}:
+        assert check["test"] == ["CMD", "everref-healthcheck"]
+
+
+HEALTHCHECK: Final = ROOT / "deploy" / "healthcheck"
+
+
+def test_the_image_says_what_it_is_and_whether_it_is_well() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', DOCKERFILE))
+    assert labels.keys() >= {
+        "title",
+        "description",
+        "licenses",
+        "version",
+        "revision",
+        "created",
+        "base.name",
+    }
+    assert (labels["description"], labels["licenses"]) == (project["description"], project["license"])
+    assert re.search(r"^ARG VERSION=(\S+)", DOCKERFILE, re.M)[1] == project["version"]  # type: ignore[index]
+    assert labels["base.name"].rpartition("/")[2] in re.findall(r"^FROM ([^@]+)@", DOCKERFILE, re.M)
+    assert re.search(r'^HEALTHCHECK .* CMD \["everref-healthcheck"\]$', DOCKERFILE, re.M)
+    assert "COPY --chmod=755 deploy/healthcheck /usr/local/bin/everref-healthcheck" in DOCKERFILE
+    assert "!deploy/healthcheck" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+def is_well(tmp_path: Path, command: str, **env: str) -> bool:
+    """What the image's check says of a container that runs this command."""
+    (tmp_path / "cmdline").write_text("\0".join(["tini", "--", *command.split(), ""]))
+    done = subprocess.run(
+        [sys.executable, HEALTHCHECK, tmp_path / "cmdline"],
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env},
+        capture_output=True,
+        text=True,
+    )
+    assert "arq" in done.stderr or "Traceback" not in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def test_a_command_is_well_and_a_program_that_does_not_answer_is_not(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    assert is_well(tmp_path, "everref migrate")
+    for program in ("mirror.web", "hooks"):
+        assert not is_well(tmp_path, f"python -m {program}", PORT=str(port)), program
+    nowhere = {"REDIS_URL": f"redis://127.0.0.1:{port}", "EVERREF_DATA": str(tmp_path)}
+    assert not is_well(tmp_path, "python -m mirror.worker", **nowhere)
 
 
 def test_nobody_outside_reaches_the_database_or_the_queue() -> None:
@@ -456,6 +504,8 @@ async def test_a_unit_serves_on_the_socket_that_it_is_handed(
             async with httpx.AsyncClient(timeout=60) as client:
                 answer = await client.get(f"http://127.0.0.1:{listener.getsockname()[1]}{path}")
             assert answer.status_code == {"web": 200, "hooks": 405}[name]
+            port, program = str(listener.getsockname()[1]), SERVICES[name]["command"]
+            assert await asyncio.to_thread(is_well, tmp_path, program, PORT=port)
         finally:
             running.kill()
             await running.wait()
