@@ -134,6 +134,26 @@ async def test_what_a_worker_says_of_a_run_names_its_repo_and_job(
     ]
 
 
+async def test_each_job_that_ends_is_a_line_that_names_it(
+    mirror: Mirror, work: Work, kept_json: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mirror")
+    db = mirror.services.db
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    work.commit()
+    await repos.request_sync(db, repo.id, mirror.clock())  # served by a run that has no row before its end
+    await Runner(mirror.services).work_off()
+    await jobbing.ask(mirror.services, repo.id, "drill", {})
+    await Runner(mirror.services).work_off()
+    told = [json.loads(line) for line in kept_json.lines]
+    rows = await db.fetch("select id, kind from job where kind in ('sync', 'drill') order by queued_at")
+    assert [row["kind"] for row in rows] == ["sync", "drill"]
+    assert [(one["message"], one["job"]) for one in told if one["logger"] == "mirror.jobs"] == [
+        (f"{row['kind']} of {repo.id}: done", str(row["id"])) for row in rows
+    ]
+
+
 async def test_a_run_that_gets_a_row_only_later_names_its_job_from_then_on(
     mirror: Mirror, work: Work, kept_json: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +207,7 @@ def test_the_form_is_checked_at_the_start_and_handed_on() -> None:
 
 BROKEN = """
 import sys, threading, warnings, logging
-from mirror import process
+from mirror.services import startup as process
 async def main(settings, ties):
     logging.getLogger("uvicorn.error").error("of uvicorn")
     logging.getLogger("arq.worker").error("of arq")
@@ -232,7 +252,7 @@ async def test_arqs_own_command_logs_like_ours(tmp_path: Path) -> None:
     code = """
 import logging, logging.config
 from arq.logs import default_log_config
-from mirror import process
+from mirror.services import startup as process
 from mirror.core.config import Settings
 logging.config.dictConfig(default_log_config(False))
 process.begin_log("everref worker", Settings("data", log="json"))

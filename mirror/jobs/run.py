@@ -313,7 +313,7 @@ class _Watch:
     async def _keep(self, state: State, result: Result, failure: EverrefError | None) -> None:
         """Have a row of what has ended without one, in one statement."""
         services, run = self._services, self._run
-        await jobs.keep(
+        kept = await jobs.keep(
             services.db,
             run.repo_id,
             run.kind,
@@ -325,21 +325,29 @@ class _Watch:
             result=result,
             failure=failure,
         )
+        if kept is not None:
+            self._logged.job = str(kept)
+            self._log_end(state)
 
     async def _finish(
         self, state: State, result: Result | None = None, failure: EverrefError | None = None
     ) -> None:
-        if self._job is not None:
-            await jobs.finish(
-                self._services.db,
-                self._job.id,
-                self._job.attempt,
-                state,
-                self._services.clock(),
-                self.meter.ended,
-                result=result,
-                failure=failure,
-            )
+        if self._job is not None and await jobs.finish(
+            self._services.db,
+            self._job.id,
+            self._job.attempt,
+            state,
+            self._services.clock(),
+            self.meter.ended,
+            result=result,
+            failure=failure,
+        ):
+            self._log_end(state)
+
+    def _log_end(self, state: State) -> None:
+        """One line for each job that has ended; why it failed is told already."""
+        if state != "failed":
+            log.info("%s of %s: %s", self._run.kind, self._run.repo_id, state)
 
 
 def _explained(error: BaseException | None, run: Run) -> EverrefError | None:

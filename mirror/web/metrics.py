@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from math import isinf
 from typing import Final, get_args
 
@@ -144,7 +145,9 @@ def _of_repos(found: Measures) -> Iterator[Metric]:
         "Since when the oldest request for a sync waits; absent while none does",
         found.oldest_request,
     )
-    yield _by(found.jobs, "everref_jobs", "Jobs that have not ended, by kind and state", "kind", "state")
+    none = dict.fromkeys(product(get_args(jobs.Kind), ("queued", "running")), 0)
+    open_ = none | dict(found.jobs)
+    yield _by(open_, "everref_jobs", "Jobs that have not ended, by kind and state", "kind", "state")
     yield _gauge(
         "everref_job_queued_oldest_timestamp_seconds",
         "Since when the oldest queued job waits; absent while none does",

@@ -241,9 +241,9 @@ async def keep(
     *,
     result: Mapping[str, Any],
     failure: EverrefError | None,
-) -> None:
-    """A row for work that has ended without one; nothing where that run is gone, or has a row."""
-    await db.execute(
+) -> JobId | None:
+    """A row for work that has ended without one. None: that run is gone, or has a row."""
+    found: UUID | None = await db.fetchval(
         """
         with mine as (
           update run set job_id = $1 where key = $2 and job_id is null returning repo_id, team_id
@@ -257,6 +257,7 @@ async def keep(
           $1, repo_id, team_id, $3, $4, $5, $6, $6, 1, clock_timestamp(),
           $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18
         from mine
+        returning id
         """,
         new_id(),
         repo_id,
@@ -271,6 +272,7 @@ async def keep(
         storable(str(failure)) if failure else None,
         failure.origin if failure else None,
     )
+    return None if found is None else JobId(UUID(bytes=found.bytes))
 
 
 @translating
