@@ -265,6 +265,28 @@ async def test_disconnecting_removes_hooks_and_keeps_backups(
     assert row.snapshots == 1 and synced.repo.id == chosen.repo.id
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["now", "before it was known who let go"])
+async def test_after_connecting_again_a_rule_takes_up_what_the_disconnection_let_go(
+    alongside: Connected, alice: Person, garden: Repository, known: bool
+) -> None:
+    """What was let go before that was written down may have been by a person: it waits for one."""
+    shed = alongside.host.add_repository("alice/shed")
+    connection = await alongside.connect(alice)
+    await choose.choose_everything(alongside.services, connection.id, by(alongside), True)
+    await choose.let_go(alongside.services, (await alongside.kept(shed)).repo.id, by(alongside))
+    await choose.disconnect(alongside.services, connection.id, by(alongside))
+    if not known:
+        await alongside.services.db.execute("update repo set disconnected = false")
+    connection = await alongside.connect(alice)
+    done = await choose.choose_everything(alongside.services, connection.id, by(alongside), True)
+    again = await discover.relist(alongside.services, connection.id)
+    assert [one.repo.name for one in done + again.chosen] == (["alice/garden"] if known else [])
+    assert (len(garden.hooks), len(shed.hooks)) == (int(known), 0)
+    assert await choose.passed_over(alongside.services, connection.id) == (1 if known else 2)
+    origin = await alongside.kept(garden)
+    assert (origin.paused_at is None, origin.disconnected) == (known, False)
+
+
 async def test_another_connection_of_the_team_takes_over(
     alongside: Connected, alice: Person, garden: Repository
 ) -> None:

@@ -153,16 +153,29 @@ async def test_disconnecting_keeps_the_repos_and_takes_the_hooks_away(connecting
     assert "connection.add" in actions and "connection.remove" in actions
 
 
-async def test_a_rule_says_what_it_leaves_alone_after_a_disconnection(connecting: Connecting) -> None:
+async def test_after_connecting_again_a_rule_keeps_what_the_disconnection_let_go_and_nobody_else(
+    connecting: Connecting,
+) -> None:
     address = await connecting.by_token()
     await connecting.listed(address)
     await connecting.browser.post(f"{address}/rule", rule="everything")
     connecting.browser = await connecting.site.signed_in(connecting.person)
+    await connecting.browser.post("/ann/acme/site/-/settings/let-go")
+    connecting.browser = await connecting.site.signed_in(connecting.person)
     await connecting.browser.post(f"{address}/disconnect")
+    page = (await connecting.browser.get("/ann/acme/api/-/settings")).text
+    assert "Its connection was ended" in page and "Let it go" in page
+    connecting.browser = await connecting.site.signed_in(connecting.person)
+    await connecting.browser.post("/ann/acme/api/-/settings/let-go")
+    assert "Its connection was ended" not in (await connecting.browser.get("/ann/acme/api/-/settings")).text
     address = await connecting.by_token()
     await connecting.listed(address)
     answer = await connecting.browser.post(f"{address}/rule", rule="everything")
-    assert "3 of what it means were let go or disconnected" in (await connecting.browser.follow(answer)).text
+    told = (await connecting.browser.follow(answer)).text
+    assert "1 repository is kept from now on" in told
+    assert "2 of what it means were paused or let go before, and stay as they are" in told
+    hooks = {one.full_name: len(one.hooks) for one in connecting.forge.repositories}
+    assert hooks == {"ann/notes": 1, "acme/api": 0, "acme/site": 0}
 
 
 async def test_who_is_no_admin_connects_nothing(connecting: Connecting) -> None:

@@ -5,8 +5,9 @@ for; the worker and the sweep do the rest. Letting go removes the hook and keeps
 the backups.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -223,16 +224,20 @@ async def _by_rule(
 async def unchosen(
     services: Services, connection_id: ConnectionId, everything: bool, patterns: Sequence[str]
 ) -> list[DiscoveredRepository]:
-    """What the connection's rule means and nobody has ever chosen, or let go of."""
+    """What the connection's rule means and is not kept yet, or not since its connection ended."""
     if not everything and not patterns:
         return []
     rows = await discovered.all(services.db, connection_id)
-    known = {row.repository_id for row in rows if row.repo_id is not None or row.gone_at is not None}
+    known = {
+        row.repository_id
+        for row in rows
+        if (row.repo_id is not None and not row.disconnected) or row.gone_at is not None
+    }
     return await choosing.wanted(rows, everything, patterns, known)
 
 
 async def passed_over(services: Services, connection_id: ConnectionId) -> int:
-    """How many the connection's rule means and leaves alone, as they were let go or disconnected before."""
+    """How many the connection's rule means and leaves alone, as a person paused them or let them go."""
     connection = (await client_of(services, connection_id)).connection
     rows = await discovered.all(services.db, connection_id)
     known = {
@@ -295,9 +300,15 @@ async def let_go(services: Services, repo_id: RepoId, by: By) -> str | None:
     Returns what the person should know where the hook could not be removed at the
     forge. A rule does not choose it again; a person can. Safe to run twice.
     """
+    return await _let_go(services, repo_id, by, remotes.pause)
+
+
+async def _let_go(
+    services: Services, repo_id: RepoId, by: By, stop: Callable[[Db, RepoId, datetime], Awaitable[bool]]
+) -> str | None:
     origin = await remotes.get(services.db, repo_id)
     async with transaction(services.db) as db:
-        if await remotes.pause(db, repo_id, services.clock()):
+        if await stop(db, repo_id, services.clock()):
             await _told(services, db, origin.team_id, by, "repo.remove", origin.repo)
     return await _unhooked(services, origin)
 
@@ -315,14 +326,15 @@ async def _unhooked(services: Services, origin: RemoteRepository) -> str | None:
 async def disconnect(services: Services, connection_id: ConnectionId, by: By) -> list[str]:
     """End a connection: its hooks are removed, its repos paused, and every backup stays.
 
-    A repo that another connection of the team sees goes on with that one. Returns
-    what the person should know. Safe to run twice: the connection goes last.
+    A repo that another connection of the team sees goes on with that one; the others go on when a
+    rule of a later connection means them, or a person ticks them. Returns what the person should know.
+    Safe to run twice: the connection goes last.
     """
     left: list[str] = []
     for origin in await remotes.of_connection(services.db, connection_id):
         heir = await remotes.heir(services.db, origin.repo.id)
         if heir is None:
-            left += filter(None, [await let_go(services, origin.repo.id, by)])
+            left += filter(None, [await _let_go(services, origin.repo.id, by, remotes.disconnect)])
         await remotes.hand_to(services.db, [origin.repo.id], heir)
     await connections.disconnect(services, connection_id)
     return left

@@ -1,6 +1,7 @@
 -- listed.sql: one page of what a connection can see, by name.
 -- $1 connection, $2 words in the name, $3 private, $4 archived, $5 fork, $6 chosen (null: both), $7 and $8 name and id of the last one before, $9 limit
-select listed.*, repo.id as repo_id, repo.name as repo_name, repo.id is not null and repo.paused_at is null as chosen
+select listed.*, repo.id as repo_id, repo.name as repo_name, repo.id is not null and repo.paused_at is null as chosen,
+  repo.id is not null and repo.paused_at is not null and repo.disconnected as disconnected
 from listed
 join connection on connection.id = listed.connection_id
 left join repo on repo.team_id = connection.team_id and repo.forge = connection.forge and repo.host = connection.host

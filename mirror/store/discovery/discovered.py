@@ -54,6 +54,7 @@ class DiscoveredRepository:
     repo_id: RepoId | None  # the team's repo that keeps it; None: it was never chosen
     repo_name: str | None
     chosen: bool  # it is kept, and not paused
+    disconnected: bool  # it is paused because its connection ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +185,5 @@ def _seen(row: Any) -> DiscoveredRepository:
         None if repo_id is None else RepoId(UUID(bytes=repo_id.bytes)),
         row["repo_name"],
         row["chosen"],
+        row["disconnected"],
     )

@@ -33,6 +33,7 @@ class RemoteRepository:
     archived_at: datetime | None  # since when it is gone at its forge; None: it is there
     paused_at: datetime | None  # None: pushes and the schedule start syncs
     set_aside: bool = False  # a restore made it, to keep what its target held: nobody chose it
+    disconnected: bool = False  # paused because its connection ended, by no person: a rule takes it up again
 
 
 @translating
@@ -113,7 +114,7 @@ async def place(
         )
         update repo set
           forge = $2, host = $3, repository_id = $4, connection_id = $5, private = $6,
-          added_by = coalesce(added_by, $7), paused_at = null, set_aside = false
+          added_by = coalesce(added_by, $7), paused_at = null, set_aside = false, disconnected = false
         from was
         where repo.id = was.id
           and (repository_id is null or (forge = $2 and host = $3 and repository_id = $4))
@@ -277,8 +278,24 @@ async def is_taken(db: Db, repo_id: RepoId) -> bool:
 
 @translating
 async def pause(db: Db, repo_id: RepoId, at: datetime) -> bool:
-    """Look at it no more until somebody says so; what is kept stays. False: it was paused."""
-    done = await db.execute("update repo set paused_at = $2 where id = $1 and paused_at is null", repo_id, at)
+    """Look at it no more until somebody says so; what is kept stays. False: somebody had paused it."""
+    done = await db.execute(
+        """
+        update repo set paused_at = coalesce(paused_at, $2), disconnected = false
+        where id = $1 and (paused_at is null or disconnected)
+        """,
+        repo_id,
+        at,
+    )
+    return done == "UPDATE 1"
+
+
+@translating
+async def disconnect(db: Db, repo_id: RepoId, at: datetime) -> bool:
+    """Look at it no more, as its connection ends; a person or a rule may choose it. False: it was paused."""
+    done = await db.execute(
+        "update repo set paused_at = $2, disconnected = true where id = $1 and paused_at is null", repo_id, at
+    )
     return done == "UPDATE 1"
 
 
@@ -286,7 +303,11 @@ async def pause(db: Db, repo_id: RepoId, at: datetime) -> bool:
 async def resume(db: Db, repo_id: RepoId) -> bool:
     """Look at it again, as somebody chose it. False: it was not paused."""
     done = await db.execute(
-        "update repo set paused_at = null, set_aside = false where id = $1 and paused_at is not null", repo_id
+        """
+        update repo set paused_at = null, set_aside = false, disconnected = false
+        where id = $1 and paused_at is not null
+        """,
+        repo_id,
     )
     return done == "UPDATE 1"
 
@@ -353,4 +374,5 @@ def remote_repository(row: Any) -> RemoteRepository:
         row["archived_at"],
         row["paused_at"],
         row["set_aside"],
+        row["disconnected"],
     )

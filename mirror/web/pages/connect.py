@@ -165,8 +165,9 @@ async def rule(context: RequestContext) -> Response:
     if left := await choose.passed_over(context.services, connection.id):
         said = told(done) if done else "The rule is saved."
         verb = "was" if left == 1 else "were"
-        said += f" {left} of what it means {verb} let go or disconnected before, and stay as they are: "
-        return context.redirect(_address(context, connection), said + "tick below what shall be kept again.")
+        stay = "stays as it is" if left == 1 else "stay as they are"
+        said += f" {left} of what it means {verb} paused or let go before, and {stay}: "
+        return context.redirect(_address(context, connection), said + "tick below what is to be kept again.")
     if done:
         return context.redirect(f"/{context.of_team().name}", told(done))
     return context.redirect(_address(context, connection), "The rule is saved; nothing new matches it now.")
