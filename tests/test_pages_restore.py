@@ -568,6 +568,34 @@ async def test_a_forge_address_is_written_with_the_connection_and_undone(at_forg
     assert refs_of(there.path) == before, told
 
 
+@pytest.mark.parametrize("other", [True, False], ids=["beside another branch", "alone"])
+async def test_undoing_into_a_repository_that_was_made_ends_with_its_default_branch_too(
+    at_forge: AtForge, other: bool
+) -> None:
+    """Hosts keep their default branch: another is made it; where there is none, the page says what to do."""
+    here, connection = at_forge.here, await at_forge.connect()
+    query = {"at": "#1", "where": "new", "connection": str(connection.id)}
+    page = (await here.browser.get(f"{HERE}/restore", **query)).text
+    owner = re.search(r'<option value="(\d+)">acme', page)
+    assert owner is not None
+    asked = query | {"owner": owner[1], "name": "api-restored", "private": "yes"}
+    page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text
+    told = await here.done(await here.pressed(page))
+    made = at_forge.forge.repository("acme/api-restored")
+    assert made is not None
+    if other:
+        made.commit("theirs", {"more": b"1\n"})
+    await here.sure()
+    page = (await here.browser.get(link(told, "Undo this restore"))).text
+    undo = link(told, "Undo this restore").removeprefix("/ann/acme/api/-")
+    told = await here.done(await here.pressed(page, f"{undo}/now"))
+    left = {name for name in refs_of(made.path) if name.startswith(b"refs/heads/")}
+    if other:
+        assert (left, made.default_branch) == ({b"refs/heads/theirs"}, "theirs"), told
+    else:
+        assert left == {MAIN} and "delete the repository there" in told
+
+
 async def test_what_a_connection_may_not_is_named_with_what_to_do(at_forge: AtForge) -> None:
     if at_forge.forge.kind == "github":
         scopes = ("repo", "read:org")

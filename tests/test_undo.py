@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mirror.core.errors import NotFound, Refused, UsageError
-from mirror.core.model import RefName, Repo, Target
+from mirror.core.model import HEAD, RefName, Repo, Target
 from mirror.core.rules import plan
 from mirror.core.rules.plan import Wrote
 from mirror.core.rules.roles import Role
@@ -163,7 +163,36 @@ async def test_a_default_branch_that_the_host_will_not_delete_is_told(
     undone = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
     assert undone.failure and "1 of 2 refs were refused" in undone.failure.message
     assert undone.result and undone.result["refs"][0]["result"] == "refused"
+    why = undone.result["refs"][0]["why"]
+    assert "the only one left there" in why and "delete the repository there" in why
     assert set(target.refs()) == {MAIN, RefName(b"HEAD")}
+
+
+async def test_a_default_branch_beside_another_is_told_with_what_to_do(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    target.commit("theirs")
+    job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
+    asked = {"undo": str(job.id), "snapshot": 1}
+    undone = await ran(mirror, done.repo, asked)
+    assert undone.result and "make theirs the default one there" in undone.result["refs"][0]["why"]
+    target.head("theirs")
+    undone = await ran(mirror, done.repo, asked)
+    assert undone.state == "done" and MAIN not in target.refs()
+
+
+def test_another_default_branch_is_a_usual_one_that_stays() -> None:
+    listed = {HEAD: Target(b"ref: refs/heads/main"), MAIN: OLD, SIDE: OLD, RefName(b"refs/tags/a"): OLD}
+    assert plan.default_branch(listed) == MAIN
+    assert plan.another_default(listed, [MAIN]) == SIDE
+    master = RefName(b"refs/heads/master")
+    assert plan.another_default(listed | {master: OLD, RefName(b"refs/heads/a"): OLD}, [MAIN]) == master
+    assert plan.another_default(listed, [MAIN, SIDE]) is None
+    assert plan.default_branch({HEAD: Target(b"ref: refs/heads/gone"), MAIN: OLD}) is None
+    assert plan.default_branch({HEAD: OLD, MAIN: OLD}) is None
 
 
 async def test_a_lost_commit_comes_back_under_a_name_of_its_own(

@@ -196,6 +196,9 @@ class Forge(Protocol):
     ) -> ForgeRepository:
         """A new, empty repository. Raises Refused where the name is taken or that is not allowed."""
 
+    async def set_default_branch(self, token: str, full_name: str, branch: str) -> None:
+        """Make a branch the repository's default one. Raises Refused where it is not there or not allowed."""
+
 
 def marks_to_json(marks: Mapping[str, Mark]) -> dict[str, Any]:
     """Marks as they are kept with a connection."""

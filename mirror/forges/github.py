@@ -248,6 +248,11 @@ class GitHub:
         answer = await self._ask(token, "POST", place, json=wanted)
         return self._listed(fields.table(answer, self._api.host))
 
+    async def set_default_branch(self, token: str, full_name: str, branch: str) -> None:
+        """https://docs.github.com/en/rest/repos/repos#update-a-repository"""
+        place = f"/repos/{quote(full_name)}"
+        await self._ask(token, "PATCH", place, json={"default_branch": branch})
+
     async def _ask(
         self,
         token: str,

@@ -5,6 +5,7 @@ https://docs.gitlab.com/api/oauth2/, https://docs.gitlab.com/api/rest/
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from mirror.core.config import App
 from mirror.core.errors import BadCredentials, Blocked, Origin, RemoteGone
@@ -289,6 +290,11 @@ class GitLab:
             wanted["namespace_id"] = int(_number(owner.id))
         answer = await self._ask(token, "POST", "/projects", json=wanted)
         return self._listed(fields.table(answer, self._api.host))
+
+    async def set_default_branch(self, token: str, full_name: str, branch: str) -> None:
+        """https://docs.gitlab.com/api/projects/#edit-a-project"""
+        place = f"/projects/{quote(full_name, safe='')}"
+        await self._ask(token, "PUT", place, json={"default_branch": branch})
 
     async def _ask(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from mirror.backup import sync as syncing
@@ -111,6 +112,30 @@ def _uuid(text: object) -> UUID:
         return UUID(str(text))
     except ValueError:
         raise UsageError("the target is not named as it should be") from None
+
+
+async def make_default(services: Services, team_id: TeamId, asked: Asked, to: Remote, branch: str) -> bool:
+    """Have the target's forge make a branch the default one, by the connection that writes there.
+
+    False: no connection does, so only a person can. Raises what kept the forge from doing so.
+    """
+    connection_id = await _connection_of(services, team_id, asked)
+    if connection_id is None:
+        return False
+    name = urlsplit(to.url).path.strip("/").removesuffix(".git")
+    await connections.asking(
+        services, connection_id, lambda forge, token: forge.set_default_branch(token, name, branch)
+    )
+    return True
+
+
+async def _connection_of(services: Services, team_id: TeamId, asked: Asked) -> ConnectionId | None:
+    if asked.get("kept"):
+        repo = await repos.find_in(services.db, team_id, RepoId(_uuid(asked["kept"])))
+        return (await remotes.get(services.db, repo.id)).connection_id if repo else None
+    named = (asked.get("new") or asked).get("connection")
+    found = await store.find(services.db, team_id, ConnectionId(_uuid(named))) if named else None
+    return found.id if found else None
 
 
 async def is_free(services: Services, to: Remote) -> bool:

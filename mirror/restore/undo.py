@@ -5,11 +5,13 @@ it overwrote was kept (restore/target). This is the only place from which a ref 
 a remote is ever deleted.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
-from mirror.core.errors import NotFound, Origin, Refused, whose
+from mirror.core.errors import EverrefError, NotFound, Origin, Refused, whose
 from mirror.core.model import RefName, Refs, Remote, Repo, Snapshot
+from mirror.core.refs import shown_text
 from mirror.core.rules import plan as planning
 from mirror.core.rules.plan import RefAction
 from mirror.git import address, push, read
@@ -24,6 +26,8 @@ from mirror.store.backup import snapshots
 from mirror.store.jobs.jobs import ENDED, Job
 from mirror.store.restore import restores
 from mirror.store.restore.restores import Cause
+
+log = logging.getLogger("mirror.undo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,10 @@ async def undo(
     """Put the target back to what it was before the restore of this job.
 
     1. List the target; a ref that somebody moved since is left, and told.
-    2. Push what was overwritten, from what was kept of it, and delete what the restore
+    2. Where the default branch is to be deleted, which hosts refuse, make another one the default.
+    3. Push what was overwritten, from what was kept of it, and delete what the restore
        made; each if and only if it still holds exactly what the restore wrote.
-    3. List the target again; what counts is what is there now.
+    4. List the target again; what counts is what is there now.
 
     Safe to run twice: what is as it was is `unchanged` the second time.
     """
@@ -74,12 +79,38 @@ async def undo(
     listed = await restore.listed_at(services, to)
     actions = planning.undo_actions(wrote, listed)
     failpoints.reached("undo: planned")
+    default = planning.default_branch(listed)
+    removed = [action.name for action in actions if action.action == "remove"]
+    advice = await _another_default(services, job, to, listed, removed) if default in removed else ""
     said = await _put_back(services, job, to, actions, listed)
+    if default and default in said and said[default].ok is False and advice:
+        said = {**said, default: replace(said[default], why=f"{said[default].why}; {advice}")}
     arrived = await restore.listed_at(services, to)
     results = tuple(restore.outcome(action, arrived, said) for action in actions)
     verified = all(result.result != "refused" for result in results)
     done = Restored(repo, snapshot, results, verified, said=restore.remarks(said))
     return await restore.recorded(services, done, f"undo of the push to {to.url}", cause)
+
+
+async def _another_default(
+    services: Services, job: Job, to: Remote, listed: Refs, removed: Collection[RefName]
+) -> str:
+    """Make another branch the default one, where there is one; what to do where the host still refuses."""
+    other = planning.another_default(listed, removed)
+    if other is None:
+        return (
+            "it is the default branch and the only one left there, which hosts keep: delete the repository"
+            " there, or make another branch the default one and undo this again"
+        )
+    name = shown_text(other.removeprefix(b"refs/heads/"))
+    try:
+        done = await target.make_default(services, job.team_id, job.asked, to, name)
+    except EverrefError as error:
+        log.warning("another default branch could not be set at a restore's target: %s", error)
+        done = False
+    if done:
+        return f"{name} is the default branch there now: unprotect this one there and undo this again"
+    return f"it is the default branch there: make {name} the default one there and undo this again"
 
 
 async def _put_back(

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -329,6 +329,20 @@ def undo_actions(wrote: Iterable[Wrote], target: Refs) -> list[RefAction]:
     what it held before, or is removed where the restore made it.
     """
     return [_undone(one, target.get(one.name)) for one in sorted(wrote, key=lambda one: one.name)]
+
+
+def default_branch(listed: Refs) -> RefName | None:
+    """The branch that a remote's HEAD names. None: there is no such branch, or it does not tell."""
+    head = listed.get(HEAD)
+    found = symbolic_target(head) if head and is_symbolic(head) else None
+    return found if found in listed else None
+
+
+def another_default(listed: Refs, removed: Collection[RefName]) -> RefName | None:
+    """The branch to make the default one where that one is to be removed. None: no other is left."""
+    left = [name for name in sorted(listed) if name.startswith(PLACES[0]) and name not in removed]
+    usual = [name for name in (b"refs/heads/main", b"refs/heads/master") if name in left]
+    return next((RefName(name) for name in (*usual, *left)), None)
 
 
 def _undone(one: Wrote, now: Target | None) -> RefAction:

@@ -25,6 +25,7 @@ from tests.parts.forges.github_told import (
     repository_of,
 )
 from tests.parts.forges.world import (
+    ADMIN,
     WRITE,
     Json,
     Owner,
@@ -57,6 +58,7 @@ class GitHubApi(GitHubOAuth):
         r("POST", API + "/orgs/{org}/repos", self._create_for_org)
         for repo in REPOSITORY:
             r("GET", repo, self._repository)
+            r("PATCH", repo, self._edit)
 
     def secondary_limit(self, retry_after: int = 60, times: int = 1, status: int = 403) -> None:
         """The next requests of the API are too many at once: 403 or 429 ("Rate limits for the REST API")."""
@@ -249,6 +251,20 @@ class GitHubApi(GitHubOAuth):
         response = JSONResponse(repository_of(self, repository, call.person))
         response.headers["X-Accepted-OAuth-Scopes"] = "repo"
         return response
+
+    async def _edit(self, call: Call) -> Response:
+        """https://docs.github.com/en/rest/repos/repos#update-a-repository: the default branch, of it."""
+        person = self._must(call, "repo", "public_repo")
+        repository, branch = self._reached(call), call.fields().get("default_branch")
+        if repository.level(person) < ADMIN:
+            raise Refused(error(403, "Must have admin rights to Repository."))
+        if branch is not None:
+            if f"refs/heads/{branch}".encode() not in repository.work.refs():
+                told = f"The branch {branch} was not found. Please push that ref first."
+                raise Refused(invalid("Repository", "default_branch", "invalid", message=told))
+            repository.work.head(str(branch))
+            repository.default_branch = str(branch)
+        return JSONResponse(repository_of(self, repository, person))
 
     async def _create_mine(self, call: Call) -> Response:
         person = self._must(call)

@@ -26,6 +26,7 @@ from tests.parts.forges.gitlab_told import (
 )
 from tests.parts.forges.world import (
     ADMIN,
+    MAINTAIN,
     READ,
     WRITE,
     Json,
@@ -57,6 +58,7 @@ class GitLabApi(GitLabOAuth):
         r("GET", API + "/projects", self._projects)
         r("POST", API + "/projects", self._create)
         r("GET", PROJECT, self._project)
+        r("PUT", PROJECT, self._edit)
 
     def exhaust(self, person: Person) -> None:
         """Everything that this person may ask in this minute is asked."""
@@ -289,6 +291,20 @@ class GitLabApi(GitLabOAuth):
             size = sum(file.stat().st_size for file in project.path.rglob("*") if file.is_file())
             told["statistics"] = {"commit_count": 1, "storage_size": size, "repository_size": size}
         return JSONResponse(told)
+
+    async def _edit(self, call: Call) -> Response:
+        """https://docs.gitlab.com/api/projects/#edit-a-project: the default branch, of it."""
+        person = self._must(call, "api")
+        project, branch = self._reached(call), call.fields().get("default_branch")
+        if project.level(person) < MAINTAIN:
+            return said(403, "403 Forbidden")
+        if branch is not None:
+            if f"refs/heads/{branch}".encode() not in project.work.refs():
+                told = f"Could not set the default branch. Do you have a branch named '{branch}'?"
+                return JSONResponse({"message": {"base": [told]}}, 400)
+            project.work.head(str(branch))
+            project.default_branch = str(branch)
+        return JSONResponse(project_of(self, project, person))
 
     async def _create(self, call: Call) -> Response:
         person = self._must(call, "api")

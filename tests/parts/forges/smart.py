@@ -20,7 +20,7 @@ _CONFIG = (
     "uploadpack.allowAnySHA1InWant=true",
     "receive.hideRefs=refs/pull",
     "receive.hideRefs=refs/merge-requests",
-    "receive.denyDeleteCurrent=ignore",
+    "receive.denyDeleteCurrent=refuse",  # both keep their default branch
     "receive.denyCurrentBranch=ignore",
 )
 
