@@ -16,7 +16,7 @@ from uuid import UUID
 from mirror.cli import environment, render, shapes
 from mirror.cli.terminal import Out
 from mirror.core.config import Settings
-from mirror.core.errors import Corrupt, EverrefError, NetworkError, OurFault, Refused, UsageError
+from mirror.core.errors import Corrupt, EverrefError, NetworkError, NotFound, OurFault, Refused, UsageError
 from mirror.core.model import Kind, Remote, Repo, Secret
 from mirror.core.redact import Redactor
 from mirror.core.words import ago, count, mend
@@ -434,6 +434,7 @@ async def hook(call: Call) -> int:
         from mirror.discovery import webhook
         from mirror.people import operator
         from mirror.restore import moment
+        from mirror.store.browse import home
         from mirror.store.discovery import hooks
 
         repo = await moment.repo_named(services, args.repo, args.team)
@@ -446,7 +447,10 @@ async def hook(call: Call) -> int:
         given = await webhook.give(services, repo, args.forge, new=args.new)
         if given.secret is not None:
             await operator.did_to(services, repo, "hook.secret" if known else "hook.add")
-    call.out.result(partial(render.hook, given, call.repo), partial(shapes.hook, given))
+        state = await home.hook_of(services.db, repo.id)
+        if state is None:
+            raise NotFound(f"{repo.name} has no hook any more; run it again")
+    call.out.result(partial(render.hook, given, call.repo), partial(shapes.hook, given, state))
     if call.settings.base_url is None:
         call.out.remark(render.unreachable)
     return 0

@@ -192,10 +192,10 @@ def _where(error: BaseException) -> str:
 def _tell(error: EverrefError, retry: bool, as_json: bool, redact: Redactor) -> None:
     message = redact(str(error))
     if as_json:
-        from mirror.cli import shapes
+        from mirror.cli.problem import error as shape
         from mirror.cli.terminal import to_json
 
-        _say(to_json(shapes.error(error.kind, error.origin, message, retry)))
+        _say(to_json(shape(error.kind, error.origin, message, retry)))
     else:
         from mirror.cli.render import failure, plain
         from mirror.cli.terminal import paint

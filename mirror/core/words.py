@@ -1,6 +1,6 @@
 """Values in a person's words: how much, how long, how long ago, and names of git as text."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 _SIZES: Final = ("kB", "MB", "GB", "TB", "PB")
@@ -70,6 +70,11 @@ def sentence(said: object) -> str:
     text = str(said).strip().rstrip(".")
     named = not text.partition(" ")[0].rstrip(",:;").isalpha()
     return f"{text if named else text[:1].upper() + text[1:]}."
+
+
+def rfc3339(time: datetime) -> str:
+    """A moment as RFC 3339 in UTC with microseconds, always as long: what programs read everywhere."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def lasted(seconds: float) -> str:

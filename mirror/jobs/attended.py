@@ -16,6 +16,7 @@ from mirror.core.model import Remote, Repo, Secret, Snapshot
 from mirror.core.progress import Both, Meter
 from mirror.core.rules.plan import Hidden
 from mirror.core.rules.roles import Role
+from mirror.jobs import results
 from mirror.jobs import run as flow
 from mirror.restore import restore as restoring
 from mirror.restore import target, undo
@@ -154,7 +155,8 @@ async def _record(
     if not work.cancelled():
         error = work.exception()
         if error is None:
-            result = flow.shown_restore(work.result()) | ({"to": asked["to"]} if "to" in asked else {})
+            where = {"to": asked["to"]} if "to" in asked else {}
+            result = results.restored(work.result(), flow.REFS_KEPT) | where
             failure = flow.shortcoming("restore", result)
         else:
             failure = error if isinstance(error, EverrefError) else OurFault(f"a bug: {type(error).__name__}")

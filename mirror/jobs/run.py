@@ -33,13 +33,13 @@ from mirror.core.errors import (
 )
 from mirror.core.model import Reason, RefName, Repo, RepoId, Secret, Snapshot
 from mirror.core.progress import Meter
-from mirror.core.refs import from_shown, shown_as, shown_text
+from mirror.core.refs import from_shown, shown_as
 from mirror.core.rules import backoff, compaction
 from mirror.core.rules.roles import Role
 from mirror.core.rules.schedule import next_look, wait_before_retry
+from mirror.jobs import results
 from mirror.restore import authorize, drill, export, moment, restore, target, undo
 from mirror.restore.authorize import Authority
-from mirror.restore.restore import Restored
 from mirror.services.open import Services, ended, unbroken
 from mirror.store import repos
 from mirror.store.backup import parts
@@ -391,14 +391,7 @@ async def _sync(services: Services, run: Run) -> Result | None:
         await limited.brought(services.db, run.repo_id)
     if done.new and compaction.due(await parts.live(services.db, run.repo_id)):
         await jobs.queue(services.db, run.repo_id, "compact", {}, services.clock())
-    return {
-        "new": done.new,
-        **done.snapshot.numbers,
-        "taken_at": done.snapshot.taken_at.isoformat(),
-        "changes": done.snapshot.changes_count if done.new else 0,
-        "refs": done.snapshot.refs_count,
-        "bytes": done.snapshot.bundle.bytes if done.new and done.snapshot.bundle else 0,
-    }
+    return results.synced(done)
 
 
 async def looked(services: Services, repo_id: RepoId, new: bool) -> None:
@@ -412,38 +405,19 @@ async def looked(services: Services, repo_id: RepoId, new: bool) -> None:
 
 async def _compact(services: Services, run: Run) -> Result:
     done = await compact.compact(services, await repos.get(services.db, run.repo_id), PATIENCE)
-    return {
-        "merged": done.merged,
-        "parts_before": done.parts_before,
-        "parts_after": done.parts_after,
-        "bytes": done.bytes_written,
-    }
+    return results.compacted(done)
 
 
 async def _drill(services: Services, run: Run) -> Result:
     repo, snapshot = await _moment(services, run)
     done = await drill.drill(services, repo, snapshot)
     await schedules.drilled(services.db, repo.id, services.clock())
-    return {
-        **snapshot.numbers,
-        "refs": done.refs,
-        "bytes": done.bytes,
-        "seconds": done.seconds,
-        "problems": list(done.problems[:LINES_KEPT]),
-        "large_files": done.large_files.files,
-    }
+    return results.drilled(done, LINES_KEPT)
 
 
 async def _verify(services: Services, run: Run) -> Result:
     done = await verify.verify(services, await repos.get(services.db, run.repo_id))
-    return {
-        "snapshots": done.snapshots,
-        "parts": done.parts,
-        "bytes": done.bytes,
-        "problems": list(done.problems[:LINES_KEPT]),
-        "strays": list(done.strays[:LINES_KEPT]),
-        "damaged": list(done.damaged[:LINES_KEPT]),
-    }
+    return results.verified(done, LINES_KEPT)
 
 
 async def _bundle(services: Services, run: Run) -> Result:
@@ -453,7 +427,7 @@ async def _bundle(services: Services, run: Run) -> Result:
     cause = Cause(job.id, job.person_id)
     globs = job.asked.get("globs", ())
     done, made = await export.make(services, repo, snapshot, cause, globs=globs, bring=brought(job.asked))
-    return shown_restore(done) | made.told()
+    return results.restored(done, REFS_KEPT) | made.told()
 
 
 async def _restore(services: Services, run: Run) -> Result:
@@ -465,7 +439,7 @@ async def _restore(services: Services, run: Run) -> Result:
     if job.asked.get("undo"):
         undone = await _undone(services, job.team_id, job.repo_id, job.asked)
         cause = Cause(job.id, job.person_id, undo_of=undone.id)
-        return shown_restore(await undo.undo(services, undone, repo, snapshot, means, cause))
+        return results.restored(await undo.undo(services, undone, repo, snapshot, means, cause), REFS_KEPT)
     to, made = await target.ready(services, job, means)
     named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
     done = await restore.to_remote(
@@ -480,7 +454,7 @@ async def _restore(services: Services, run: Run) -> Result:
         cause=Cause(job.id, job.person_id, named, made),
         keep=partial(target.keep, services, job.team_id),
     )
-    result = shown_restore(done) | {"to": to.url}
+    result = results.restored(done, REFS_KEPT) | {"to": to.url}
     return result | {"made": to.url} if made else result
 
 
@@ -503,38 +477,6 @@ async def _undone(services: Services, team_id: TeamId, repo_id: RepoId, asked: M
     if found is None or found.repo_id != repo_id:
         raise NotFound("there is no such restore to undo")
     return found
-
-
-def shown_restore(done: Restored) -> dict[str, Any]:
-    """How a restore ended, what went wrong first."""
-    counts: dict[str, int] = {}
-    for ref in done.refs:
-        counts[ref.result] = counts.get(ref.result, 0) + 1
-    order = {"refused": 0, "skipped": 1}
-    shown = sorted(done.refs, key=lambda ref: (order.get(ref.result, 2), ref.name))[:REFS_KEPT]
-    kept = {"kept": done.kept[0].name, "kept_snapshot": done.kept[1].number} if done.kept else {}
-    return {
-        **kept,
-        "skipped": [
-            {"why": one.why, "refs": one.refs, "names": [shown_text(name) for name in one.names]}
-            for one in done.skipped
-        ],
-        "said": list(done.said),
-        **done.snapshot.numbers,
-        "verified": done.verified,
-        "counts": counts,
-        "refs_total": len(done.refs),
-        "refs": [
-            {
-                "name": shown_text(ref.name),
-                "target": shown_text(ref.target),
-                "result": ref.result,
-                "why": ref.why,
-                "old": None if ref.old is None else shown_text(ref.old),
-            }
-            for ref in shown
-        ],
-    }
 
 
 async def _moment(services: Services, run: Run) -> tuple[Repo, Snapshot]:

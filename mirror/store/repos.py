@@ -55,6 +55,22 @@ class Overview:
     large_files: int = 0  # that Git LFS keeps outside git, and that are not saved
     archived_at: datetime | None = None  # None: it is not
     damage: Damage | None = None  # known of what is kept of it; None: none
+    paused_at: datetime | None = None  # None: pushes and the schedule start syncs
+    saved_at: datetime | None = None  # when something new was last saved; None: nothing ever was
+    proved_at: datetime | None = None  # of the last drill; None: never drilled
+    at_work: bool = False
+
+    @property
+    def id(self) -> RepoId:
+        return self.repo.id
+
+    @property
+    def name(self) -> str:
+        return self.repo.name
+
+    @property
+    def url(self) -> str:
+        return self.repo.url
 
     @property
     def called(self) -> str:
@@ -396,4 +412,8 @@ def _overview(row: Any) -> Overview:
         row["lfs_files"],
         row["archived_at"],
         damages.damage(row),
+        row["paused_at"],
+        row["saved_at"],
+        row["proved_at"],
+        row["at_work"],
     )

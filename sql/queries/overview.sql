@@ -5,11 +5,13 @@ select
   coalesce(latest.refs_count, 0) as refs,
   coalesce((select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null), 0)::bigint as bytes,
   repo_state(repo) as state,
-  least(repo.behind_since, repo.failing_since) as behind
+  least(repo.behind_since, repo.failing_since) as behind, latest.taken_at as saved_at,
+  (select finished_at from drill where repo_id = repo.id order by finished_at desc limit 1) as proved_at,
+  exists (select from job where job.repo_id = repo.id and kind = 'sync' and job.state = 'running') as at_work
 from repo
 join team on team.id = repo.team_id
 left join lateral (
-  select refs_count from snapshot where snapshot.repo_id = repo.id order by number desc limit 1
+  select refs_count, taken_at from snapshot where snapshot.repo_id = repo.id order by number desc limit 1
 ) latest on true
 where ($1::uuid is null or repo.id = $1) and ($2::uuid is null or repo.team_id = $2)
 order by team.name, repo.name

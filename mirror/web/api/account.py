@@ -9,16 +9,17 @@ from msgspec import Meta
 
 from mirror.core.errors import NotFound, UsageError
 from mirror.people import accounts
+from mirror.shapes.base import Page
+from mirror.shapes.people import Identity, Invitation, Membership, Profile, Session
 from mirror.store.people import people as store
 from mirror.store.people import sessions, teams
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Membership as Belonging
 from mirror.store.people.tokens import TokenId
-from mirror.web.api import shapes
 from mirror.web.api.call import Body, Call, call
 from mirror.web.api.entry import Password
-from mirror.web.api.shapes import Identity, Invitation, Membership, Nothing, Page, Profile, Session, Words
+from mirror.web.api.shapes import Nothing, Words
 from mirror.web.dispatch import AskAgain, Needs, RequestContext
 
 
@@ -182,7 +183,7 @@ def _is_seen(context: RequestContext, one: Belonging) -> bool:
 
 async def _profile(context: RequestContext, person: Person) -> Profile:
     db = context.services.db
-    return shapes.Profile(
+    return Profile(
         id=str(person.id),
         name=person.name,
         email=person.email,

@@ -25,6 +25,7 @@ from starlette.responses import Response
 from mirror.core import peer
 from mirror.core.errors import NotFound, TooOften, UsageError
 from mirror.core.rules.roles import Scope
+from mirror.shapes.base import encoded
 from mirror.store.people import attempts, idempotency
 from mirror.web.dispatch import Endpoint, Needs, RequestContext, check_text
 
@@ -50,10 +51,6 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is sent to a call."""
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call is answered."""
 
 
 class NoParameters(Query, frozen=True, kw_only=True):
@@ -277,7 +274,7 @@ def _answer(context: RequestContext, made: Call, result: Any) -> Response:
         return result
     if made.gives is None:
         return Response(status_code=204)
-    body = msgspec.json.encode(result) + b"\n"
+    body = encoded(result) + b"\n"
     if made.method != "GET":
         return Response(body, made.status, media_type=JSON)
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'

@@ -10,9 +10,10 @@ from mirror.core import signed
 from mirror.core.errors import BadCredentials
 from mirror.core.rules.roles import PersonId
 from mirror.people import accounts
+from mirror.shapes.people import Access
 from mirror.store.people import sessions
 from mirror.web.api.call import Body, Call, call
-from mirror.web.api.shapes import Access, Words
+from mirror.web.api.shapes import Words
 from mirror.web.dispatch import ACCESS, BEARER, Needs, RequestContext
 from mirror.web.pages import oauth
 

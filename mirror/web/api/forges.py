@@ -11,11 +11,13 @@ from mirror.core.rules import choosing
 from mirror.discovery import choose, discover
 from mirror.discovery import connections as connecting
 from mirror.forges.contract import Tokens
+from mirror.shapes.base import Page
+from mirror.shapes.discovery import Chosen, Connection, ListedRepository
 from mirror.store.discovery import connections, discovered
 from mirror.store.discovery.connections import ConnectionId
 from mirror.web.api.call import Body, Call, begin, call, cursor, uuid_of
 from mirror.web.api.repos import by, hint
-from mirror.web.api.shapes import Chosen, Connection, ListedRepository, Nothing, Page, Paged, Told, Words
+from mirror.web.api.shapes import Nothing, Paged, Told, Words
 from mirror.web.api.team import TEAM
 from mirror.web.dispatch import Needs, RequestContext
 

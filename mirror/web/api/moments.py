@@ -13,13 +13,8 @@ from mirror.core import when
 from mirror.core.errors import UsageError
 from mirror.core.model import Kind, Repo, Snapshot
 from mirror.restore import moment
-from mirror.store.backup import history, reported_updates, snapshots
-from mirror.store.browse import refs_shown, timeline
-from mirror.web.api.call import Call, Query, Small, begin, call, cursor
-from mirror.web.api.repos import REPO, repo_of
-from mirror.web.api.shapes import (
-    Base64,
-    Change,
+from mirror.shapes.base import Base64, Page, git
+from mirror.shapes.browse import (
     Changes,
     Commit,
     CommitShown,
@@ -28,20 +23,15 @@ from mirror.web.api.shapes import (
     File,
     Folder,
     LostCommits,
-    LostPushed,
     LostThere,
-    Page,
-    Paged,
-    Push,
-    Ref,
     RefDifference,
-    RefsAt,
-    TakenSnapshot,
-    Text,
-    When,
-    Words,
-    git,
 )
+from mirror.shapes.repos import Change, LostPushed, Push, Ref, RefsAt, TakenSnapshot
+from mirror.store.backup import history, reported_updates, snapshots
+from mirror.store.browse import refs_shown, timeline
+from mirror.web.api.call import Call, Query, Small, begin, call, cursor
+from mirror.web.api.repos import REPO, repo_of
+from mirror.web.api.shapes import Paged, Text, When, Words
 from mirror.web.dispatch import Needs, RequestContext
 from mirror.web.pages.repo import RawFile
 

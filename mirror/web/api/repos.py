@@ -15,12 +15,15 @@ from mirror.discovery import choose, webhooks
 from mirror.discovery import webhook as hooking
 from mirror.discovery.choose import By
 from mirror.discovery.webhook import NewHook
+from mirror.shapes.base import Page
+from mirror.shapes.discovery import Hook
+from mirror.shapes.repos import Repo, RepoSettings
 from mirror.store import repos
 from mirror.store.browse import home
 from mirror.store.discovery import hooks, remotes
 from mirror.store.jobs import schedules
 from mirror.web.api.call import Body, Call, begin, call, cursor, uuid_of
-from mirror.web.api.shapes import Hook, Page, Paged, Repo, RepoSettings, Told, Words
+from mirror.web.api.shapes import Paged, Told, Words
 from mirror.web.api.team import TEAM
 from mirror.web.dispatch import Needs, RequestContext
 
@@ -231,14 +234,7 @@ async def _hook(context: RequestContext, found: Known, url: str, secret: str | N
     state = await home.hook_of(context.services.db, found.id)
     if state is None:
         raise NotFound(f"{found.name} has no hook any more")
-    return Hook(
-        forge=state.forge,
-        url=url,
-        state=state.state,
-        why=state.why,
-        delivered_at=state.delivered_at,
-        secret=secret,
-    )
+    return Hook.of(state, url, secret)
 
 
 CALLS: Final[Sequence[Call]] = (

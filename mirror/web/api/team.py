@@ -11,25 +11,15 @@ from mirror.core.errors import NotFound
 from mirror.core.rules.roles import PersonId, Role, Scope
 from mirror.people import accounts
 from mirror.services import ssh_access
+from mirror.shapes.base import Page
+from mirror.shapes.discovery import SshKey
+from mirror.shapes.people import AuditEntry, Invitation, Invited, Member, Membership, NewToken, Notice, Token
 from mirror.store.people import audit, invitations, notices, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.teams import Membership as Belonging
 from mirror.store.people.tokens import TokenId
 from mirror.web.api.call import Big, Body, Call, begin, call, cursor, uuid_of
-from mirror.web.api.shapes import (
-    AuditEntry,
-    Invitation,
-    Invited,
-    Member,
-    Membership,
-    NewToken,
-    Notice,
-    Page,
-    Paged,
-    SshKey,
-    Token,
-    Words,
-)
+from mirror.web.api.shapes import Paged, Words
 from mirror.web.dispatch import Needs, RequestContext
 
 TEAM: Final = "/teams/{team}"

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, cast
 from uuid import UUID
 
-import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -22,6 +21,9 @@ from mirror.jobs import run as flow
 from mirror.restore import moment, target, undo
 from mirror.restore import restore as restoring
 from mirror.restore.authorize import Authority
+from mirror.shapes.base import Page, encoded
+from mirror.shapes.discovery import Owner
+from mirror.shapes.work import Drill, Job, Plan, Report, ReportLine, Restore, UndoPlan
 from mirror.store import repos
 from mirror.store.browse import report
 from mirror.store.jobs import jobs
@@ -32,22 +34,7 @@ from mirror.web.api.call import EVENTS, Body, Call, Query, begin, call, cursor, 
 from mirror.web.api.forges import CONNECTION, connection_of
 from mirror.web.api.moments import RAW, moment_of
 from mirror.web.api.repos import REPO, repo_of
-from mirror.web.api.shapes import (
-    Drill,
-    Job,
-    Nothing,
-    Owner,
-    Page,
-    Paged,
-    Plan,
-    RefOutcome,
-    Report,
-    ReportLine,
-    Restore,
-    UndoPlan,
-    When,
-    Words,
-)
+from mirror.web.api.shapes import Nothing, Paged, When, Words
 from mirror.web.api.team import TEAM
 from mirror.web.dispatch import AskAgain, Needs, RequestContext
 from mirror.web.live import follow
@@ -203,7 +190,7 @@ async def job_events(context: RequestContext) -> Response:
 
     async def look() -> tuple[str, bool]:
         now = await _job(context)
-        return msgspec.json.encode(Job.of(now, name)).decode(), now.finished_at is not None
+        return encoded(Job.of(now, name)).decode(), now.finished_at is not None
 
     return await follow(context, look)
 
@@ -311,7 +298,7 @@ async def plan_undo(context: RequestContext, body: UndoWanted) -> UndoPlan:
         made = await undo.plan(
             context.services, job, Authority(context.acting, _secret(body.username, body.token))
         )
-    return UndoPlan(to=made.to.url, refs=[RefOutcome.of(one) for one in made.refs])
+    return UndoPlan.of(made)
 
 
 async def undo_restore(context: RequestContext, body: UndoWanted) -> Job:

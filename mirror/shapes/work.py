@@ -1,0 +1,225 @@
+"""Jobs, plans, restores, drills and reports as JSON."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, UnsetType, field
+
+from mirror.core.errors import Origin
+from mirror.restore import restore as restoring
+from mirror.restore import undo as undoing
+from mirror.shapes.base import Answer, Base64, git
+from mirror.shapes.repos import Failure
+from mirror.store.browse import report
+from mirror.store.jobs import jobs
+from mirror.store.restore import drills, restores
+
+
+class JobFailure(Failure, frozen=True, kw_only=True):
+    """Why a job failed."""
+
+    origin: Annotated[Origin | None, Meta(description="whose failure it was")]
+
+
+class Phase(Answer, frozen=True, kw_only=True):
+    """A phase of a job that has ended."""
+
+    phase: str
+    seconds: float
+    bytes: int
+
+
+class Job(Answer, frozen=True, kw_only=True):
+    """A piece of work on a repo."""
+
+    id: str
+    repo_id: str
+    repo: str
+    kind: jobs.Kind
+    state: jobs.State
+    asked: dict[str, Any]
+    person_id: str | None
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempt: int
+    phase: str | None
+    done: int | None
+    total: int | None
+    unit: str | None
+    bytes: int
+    phases: list[Phase]
+    notes: list[str]
+    result: dict[str, Any] | None
+    failure: JobFailure | None
+
+    @classmethod
+    def of(cls, one: jobs.Job, repo: str) -> "Job":
+        return cls(
+            id=str(one.id),
+            repo_id=str(one.repo_id),
+            repo=repo,
+            kind=one.kind,
+            state=one.state,
+            asked=dict(one.asked),
+            person_id=None if one.person_id is None else str(one.person_id),
+            queued_at=one.queued_at,
+            started_at=one.started_at,
+            finished_at=one.finished_at,
+            attempt=one.attempt,
+            phase=one.phase,
+            done=one.done,
+            total=one.total,
+            unit=one.unit,
+            bytes=one.bytes,
+            phases=[
+                Phase(phase=phase.name, seconds=phase.seconds, bytes=phase.bytes) for phase in one.phases
+            ],
+            notes=list(one.notes),
+            result=None if one.result is None else {k: v for k, v in one.result.items() if k != "export"},
+            failure=None
+            if one.failure is None
+            else JobFailure(kind=one.failure.kind, message=one.failure.message, origin=one.failure.origin),
+        )
+
+
+class RefOutcome(Answer, frozen=True, kw_only=True):
+    """What becomes of one ref."""
+
+    name: str
+    name_b64: Base64 | UnsetType = UNSET
+    target: str
+    target_b64: Base64 | UnsetType = UNSET
+    result: restoring.Result
+    why: str | None
+    old: Annotated[str | None, Meta(description="what the target holds under that name")]
+    old_b64: Base64 | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, one: restoring.RefResult) -> "RefOutcome":
+        return cls(
+            result=one.result,
+            why=one.why,
+            **git("name", one.name),
+            **git("target", one.target),
+            **git("old", one.old),
+        )
+
+
+class UndoPlan(Answer, frozen=True, kw_only=True):
+    """What undoing a restore would do."""
+
+    to: str
+    refs: list[RefOutcome]
+
+    @classmethod
+    def of(cls, one: undoing.UndoPlan) -> "UndoPlan":
+        return cls(to=one.to.url, refs=[RefOutcome.of(ref) for ref in one.refs])
+
+
+class Plan(Answer, frozen=True, kw_only=True):
+    """What a restore would do."""
+
+    repo: str
+    snapshot: int
+    moment: Annotated[int, Meta(description="which moment within the snapshot, as #12.1")] | UnsetType = UNSET
+    taken_at: datetime
+    to: str | None
+    steps: list[str]
+    refs: list[RefOutcome]
+
+    @classmethod
+    def of(cls, one: restoring.RestorePlan, to: str | None) -> "Plan":
+        return cls(
+            repo=one.repo.name,
+            snapshot=one.snapshot.number,
+            moment=one.snapshot.moment or UNSET,
+            taken_at=one.snapshot.taken_at,
+            to=to,
+            steps=list(one.steps),
+            refs=[RefOutcome.of(ref) for ref in one.refs],
+        )
+
+
+class Restore(Answer, frozen=True, kw_only=True):
+    """A restore that came to its end."""
+
+    snapshot: int
+    moment: Annotated[int, Meta(description="the number of a moment within the snapshot; 0: itself")]
+    destination: str
+    results: dict[str, int]
+    verified: bool
+    finished_at: datetime
+
+    @classmethod
+    def of(cls, one: restores.Restore) -> "Restore":
+        return cls(
+            snapshot=one.snapshot,
+            moment=one.moment,
+            destination=one.destination,
+            results=dict(one.results),
+            verified=one.verified,
+            finished_at=one.finished_at,
+        )
+
+
+class Drill(Answer, frozen=True, kw_only=True):
+    """The evidence of one drill."""
+
+    repo: str
+    snapshot: int
+    moment: Annotated[int, Meta(description="the number of a moment within the snapshot; 0: itself")]
+    refs: int
+    bytes: int
+    seconds: float
+    problems: list[str]
+    finished_at: datetime
+
+    @classmethod
+    def of(cls, one: drills.Drill | report.Drilled, repo: str) -> "Drill":
+        return cls(
+            repo=repo,
+            snapshot=one.snapshot,
+            moment=one.moment,
+            refs=one.refs,
+            bytes=one.bytes,
+            seconds=one.seconds,
+            problems=list(one.problems),
+            finished_at=one.finished_at,
+        )
+
+
+class ReportLine(Answer, frozen=True, kw_only=True):
+    """One repo in one period."""
+
+    repo_id: str
+    repo: str
+    url: str
+    snapshots: int
+    changes: int
+    forced: int
+    bytes: int
+    restores: int
+    restores_verified: int
+    drills: int
+    drills_failed: int
+    last_drill_at: datetime | None
+    protected_as_of: datetime | None
+    failing_since: datetime | None
+    failure: str | None
+    archived_at: datetime | None
+    damaged_at: datetime | None
+
+    @classmethod
+    def of(cls, one: report.Line) -> "ReportLine":
+        told = {name: getattr(one, name) for name in cls.__struct_fields__}
+        return cls(**(told | {"repo_id": str(one.repo_id)}))
+
+
+class Report(Answer, frozen=True, kw_only=True):
+    """What was protected, behind, restored and drilled in a period."""
+
+    team: str
+    start: datetime = field(name="from")
+    end: datetime = field(name="to")
+    repos: list[ReportLine]
