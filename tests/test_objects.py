@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mirror.core.errors import Corrupt
 from mirror.core.formats import objects
 from mirror.core.model import HEAD, Target
+from mirror.git.tree import entries
 
 OID = Target(b"1" * 40)
 TREE = b"tree " + b"2" * 40 + b"\n"
@@ -84,9 +85,27 @@ def test_any_commit_is_read_or_refused(data: bytes) -> None:
 @given(st.binary(), st.sampled_from(["sha1", "sha256"]))
 def test_any_tree_is_read_or_refused(data: bytes, object_format: str) -> None:
     try:
-        list(objects.entries(data, object_format))  # type: ignore[arg-type]
+        list(entries(data, object_format))  # type: ignore[arg-type]
     except Corrupt:
         pass
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"-1 a\0", b"1_0 a\0", b" a\0", b"8 a\0", b"7" * 20 + b" a\0", b"100644a\0", b"100644 a"],
+    ids=["negative", "underlined", "none", "no octal", "too large", "no space", "no end"],
+)
+def test_a_tree_with_an_odd_mode_is_corrupt(line: bytes) -> None:
+    with pytest.raises(Corrupt, match="its tree is broken"):
+        entries(b"100644 before\0" + b"1" * 20 + line + b"2" * 20, "sha1")
+
+
+def test_a_tree_has_its_lines_in_their_order() -> None:
+    data = b"100755 run\0" + b"\x11" * 32 + b"40000 \xff dir\0" + b"\x22" * 32
+    assert list(entries(data, "sha256")) == [
+        objects.Entry(b"run", "executable", 0o100755, Target(b"11" * 32)),
+        objects.Entry(b"\xff dir", "folder", objects.FOLDER, Target(b"22" * 32)),
+    ]
 
 
 @given(st.binary(), st.text())

@@ -16,6 +16,7 @@ from mirror.core.model import ObjectFormat, Target
 from mirror.git import read
 from mirror.git.read import Objects
 from mirror.git.run import Git
+from mirror.git.tree import entries
 
 _SMALLEST: Final = 80  # bytes of a pointer: a version, an id and a size
 _LARGEST: Final = 1024
@@ -61,7 +62,7 @@ def _says(there: Objects, object_format: ObjectFormat, tree: Target) -> bool:
         top = there.read(tree) if (there.size(tree) or 0) <= _LONGEST else None
         if top is None:
             return False
-        for entry in objects.entries(top[1], object_format):
+        for entry in entries(top[1], object_format):
             if entry.name == _ATTRIBUTES and (there.size(entry.oid) or 0) <= _LONGEST:
                 content = there.read(entry.oid)
                 return content is not None and b"filter=lfs" in content[1]

@@ -4,7 +4,6 @@ Nothing here trusts what it reads: names, messages and dates are whatever somebo
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
@@ -220,23 +219,6 @@ def decoded(data: bytes, encoding: str = "utf-8") -> str:
 def _is_text_encoding(name: str) -> bool:
     """Whether Python may decode with it: it also has codecs that unpack, such as zlib."""
     return _ENCODING.fullmatch(name) is not None
-
-
-def entries(data: bytes, object_format: ObjectFormat) -> Iterator[Entry]:
-    """The lines of a tree, in git's order. Raises Corrupt where it ends within one."""
-    size = HEX_LENGTH[object_format] // 2
-    at = 0
-    while at < len(data):
-        space, zero = data.find(b" ", at), data.find(b"\0", at)
-        if not at < space < zero or zero + 1 + size > len(data):
-            raise Corrupt("a folder of this moment cannot be read: its tree is cut short")
-        try:
-            mode = int(data[at:space], 8)
-        except ValueError:
-            raise Corrupt("a folder of this moment cannot be read: a mode in its tree is no number") from None
-        oid = Target(data[zero + 1 : zero + 1 + size].hex().encode())
-        yield Entry(data[space + 1 : zero], entry_kind(mode), mode, oid)
-        at = zero + 1 + size
 
 
 def entry_kind(mode: int) -> EntryKind:

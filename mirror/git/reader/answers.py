@@ -57,6 +57,7 @@ from mirror.git.reader.questions import (
     Whole,
 )
 from mirror.git.run import GitFailed, explain, redact
+from mirror.git.tree import entries
 from mirror.git.view import config_text
 
 TREE: Final = 2  # object types as packs number them: gitformat-pack(5)
@@ -175,7 +176,7 @@ class Folders:
         found = self.held.read(tree)
         if found is None or found[0] != TREE:
             raise Corrupt(f"the folder {tree.decode()} is missing from what is kept")
-        return list(objects.entries(found[1], self._format))
+        return list(entries(found[1], self._format))
 
     def find(self, tree: Target, path: bytes) -> Entry | None:
         """What is at this path below a tree; the tree itself where the path is empty. None: nothing is."""
