@@ -228,6 +228,18 @@ async def test_an_interrupted_making_of_the_database_is_begun_again(tmp_path: Pa
         assert await ask(running.database_url, "select 1") == 1
 
 
+async def test_a_database_whose_first_user_was_killed_is_made_by_the_next(tmp_path: Path) -> None:
+    async with embedded_servers(tmp_path, redis=False) as running:
+        connection = await asyncpg.connect(running.database_url, database="postgres")
+        await connection.execute("drop database everref")
+        await connection.close()
+        together = AsyncExitStack()
+        async with together:
+            every = [together.enter_async_context(embedded_servers(tmp_path, redis=False)) for _ in range(4)]
+            assert {one.database_url for one in await asyncio.gather(*every)} == {running.database_url}
+            assert await ask(running.database_url, "select 1") == 1
+
+
 async def test_a_database_of_another_version_is_one_clear_line(tmp_path: Path) -> None:
     async with embedded_servers(tmp_path, redis=False):
         pass

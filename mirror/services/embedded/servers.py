@@ -9,12 +9,10 @@ import pwd
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -81,7 +79,6 @@ class Postgres:
     ) -> None:
         """Start it and wait until it answers. Raises CannotStart, OSError."""
         self.url = f"postgresql://{OWNER}@/{OWNER}?host={quote(str(sockets), safe='')}&port=5432"
-        self._socket = sockets / ".s.PGSQL.5432"
         self._log = place.log("postgres")
         self._pid_file = place.cluster / "postmaster.pid"
         if not place.cluster.exists():
@@ -135,17 +132,16 @@ class Postgres:
         _sync_directory(place.data)
 
     def _answers(self) -> bool:
-        """Whether it takes a query; the database is made on the way if it is not there."""
+        """Whether it takes queries, by what it says in its pid file: as `pg_ctl --wait` finds it out.
+
+        https://www.postgresql.org/docs/current/storage-file-layout.html
+        """
         try:
-            # Asked before it is ready, it would fill its log with complaints.
-            if not (self._pid_file.read_text().split("\n") + [""] * 8)[7].startswith("ready"):
-                return False
-            with _Session(self._socket, "postgres") as session:
-                if not session.rows(f"select 1 from pg_database where datname = '{OWNER}'"):
-                    session.rows(f"create database {OWNER}")
-        except (OSError, _NotYet):
+            lines = self._pid_file.read_text().split("\n")
+        except OSError:
             return False
-        return True
+        # Another's number: what a server left that was killed.
+        return len(lines) > 7 and lines[0] == str(self.process.pid) and lines[7].startswith("ready")
 
 
 class Redis:
@@ -320,56 +316,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-class _NotYet(Exception):
-    """The server answers, but takes no query yet."""
-
-
-class _Session:
-    """Just enough of a PostgreSQL session to ask one question.
-
-    https://www.postgresql.org/docs/current/protocol-message-formats.html
-    """
-
-    def __init__(self, path: Path, database: str) -> None:
-        words = struct.pack("!I", 3 << 16) + f"user\0{OWNER}\0database\0{database}\0\0".encode()
-        with ExitStack() as opened:
-            self._connection = opened.enter_context(socket.socket(socket.AF_UNIX))
-            self._connection.settimeout(60)
-            self._connection.connect(str(path))
-            self._stream = opened.enter_context(self._connection.makefile("rb"))
-            self._connection.sendall(struct.pack("!I", len(words) + 4) + words)
-            self._answer()
-            self._opened = opened.pop_all()
-
-    def __enter__(self) -> "_Session":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
-
-    def rows(self, query: str) -> int:
-        """How many rows the query gives."""
-        words = query.encode() + b"\0"
-        self._connection.sendall(b"Q" + struct.pack("!I", len(words) + 4) + words)
-        return self._answer()
-
-    def _answer(self) -> int:
-        """Read up to ReadyForQuery and count the rows on the way."""
-        rows = 0
-        while True:
-            head = self._stream.read(5)
-            if len(head) < 5:
-                raise _NotYet
-            kind, length = head[:1], struct.unpack("!I", head[1:])[0]
-            body = self._stream.read(length - 4)
-            if kind == b"E":
-                fields = {field[:1]: field[1:].decode(errors="replace") for field in body.split(b"\0")}
-                if fields.get(b"C") == "57P03":  # cannot_connect_now: it is still starting
-                    raise _NotYet
-                raise CannotStart(f"PostgreSQL refuses us: {fields.get(b'M')}")
-            if kind == b"D":
-                rows += 1
-            if kind == b"Z":
-                return rows
