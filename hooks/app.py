@@ -24,11 +24,12 @@ from starlette.routing import Route
 from hooks import events, verify
 from hooks.errors import BadPayload, BadSignature
 from hooks.events import Event, EventKind
+from mirror.core.config import NO_REDIS
 from mirror.core.errors import EverrefError
 from mirror.core.keyring import Keyring
 from mirror.core.model import RepoId
 from mirror.core.rules.job import SYNC
-from mirror.services.queue import Queue
+from mirror.services.queue import NoQueue, Queue
 from mirror.services.server.bodies import Body, Budget
 from mirror.store.discovery import hooks
 from mirror.store.discovery.hooks import Delivery, NewUpdate, Received
@@ -52,7 +53,7 @@ log = logging.getLogger("mirror.hooks")
 
 
 def application(
-    db: asyncpg.Pool, queue: ArqRedis, keyring: Keyring, clock: Callable[[], datetime] | None = None
+    db: asyncpg.Pool, queue: ArqRedis | NoQueue, keyring: Keyring, clock: Callable[[], datetime] | None = None
 ) -> Starlette:
     """The application over an open database and a queue, which may be down."""
     receiver = Receiver(db, queue, keyring, clock or _now)
@@ -62,16 +63,16 @@ def application(
     )
 
 
-def queue(url: str) -> Queue:
+def queue(url: str) -> Queue | NoQueue:
     """The queue that the workers read, connected to when it is first needed."""
-    return Queue.at(url)
+    return NoQueue() if url == NO_REDIS else Queue.at(url)
 
 
 class Receiver:
     """Takes deliveries."""
 
     def __init__(
-        self, db: asyncpg.Pool, queue: ArqRedis, keyring: Keyring, clock: Callable[[], datetime]
+        self, db: asyncpg.Pool, queue: ArqRedis | NoQueue, keyring: Keyring, clock: Callable[[], datetime]
     ) -> None:
         self._db = db
         self._queue = queue

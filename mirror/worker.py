@@ -25,7 +25,7 @@ from arq.connections import RedisSettings
 from arq.worker import Worker, create_worker
 from redis.exceptions import RedisError
 
-from mirror.core.config import Settings
+from mirror.core.config import NO_REDIS, Settings
 from mirror.core.errors import EverrefError, UsageError
 from mirror.core.model import RepoId
 from mirror.core.progress import Silent
@@ -41,7 +41,7 @@ from mirror.jobs.runner import Runner
 from mirror.services import startup
 from mirror.services.embedded import queue as embedded_queue
 from mirror.services.open import Services, ended, open_services
-from mirror.services.queue import NAME, WorkerQueue
+from mirror.services.queue import NAME, NoQueue, WorkerQueue
 from mirror.services.startup import Ties
 from mirror.store.jobs import runs
 from mirror.upkeep import outages
@@ -119,7 +119,8 @@ async def on_shutdown(ctx: Context) -> None:
 def _redis_url() -> str:
     """Where arq's own command finds Redis. What is wrong with the settings is said when they are read."""
     with suppress(UsageError):
-        return startup.settings(DATA).redis_url or WITHOUT
+        url = startup.settings(DATA).redis_url
+        return WITHOUT if url in (None, NO_REDIS) else url
     return WITHOUT
 
 
@@ -153,7 +154,7 @@ class WorkerSettings:
 
 @asynccontextmanager
 async def working(
-    services: Services, queue: WorkerQueue, *, periodical: bool = True
+    services: Services, queue: WorkerQueue | NoQueue, *, periodical: bool = True
 ) -> AsyncIterator[Context]:
     """What a worker does beside arq, and what the jobs of arq need; at the end everything is handed back."""
     services = replace(services, hint=partial(_hint, queue))
@@ -245,7 +246,7 @@ async def _again(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(AWAY_SECONDS)
 
 
-async def _hint(queue: WorkerQueue, repo_id: RepoId) -> None:
+async def _hint(queue: WorkerQueue | NoQueue, repo_id: RepoId) -> None:
     """Put a job for this repo into the queue; with Redis away its run is found all the same."""
     if not queue.lives():
         return
@@ -292,13 +293,13 @@ async def main(settings: Settings, ties: Ties) -> None:
         redis_url = settings.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(embedded_queue(Path(settings.data)))
-        queue = WorkerQueue.at(redis_url)
+        queue = NoQueue() if redis_url == NO_REDIS else WorkerQueue.at(redis_url)
         stack.push_async_callback(queue.aclose)
         _stop_at_signals()
         with suppress(asyncio.CancelledError):
             async with working(services, queue) as ctx:
                 ties.say_ready()
-                await carry(ctx, queue)
+                await (asyncio.Event().wait() if isinstance(queue, NoQueue) else carry(ctx, queue))
 
 
 if __name__ == "__main__":

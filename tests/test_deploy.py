@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError
 
 from mirror.core import config
+from tests.parts.redis import older_redis
 from tests.parts.s3 import free_ports
 from tests.parts.whole import until
 from tests.test_documents import ELSEWHERE, Asked
@@ -308,7 +309,7 @@ def test_redis_has_the_password_by_which_it_is_reached(tmp_path: Path) -> None:
 
 async def test_redis_has_a_password_that_no_argument_shows(secrets: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    program = Path(sys.executable).with_name("redis-server")
+    program = older_redis()
     more = ("--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path))
     server = await asyncio.create_subprocess_exec(
         program, secrets / "redis_conf", *more, stdout=subprocess.DEVNULL

@@ -17,9 +17,10 @@ import pytest
 from redis.asyncio import Redis
 
 from mirror.core.errors import OurFault, UsageError
-from mirror.services.embedded import embedded_servers, queue
+from mirror.services.embedded import embedded_servers, programs, queue
 from mirror.services.embedded.account import CAP_DAC_READ_SEARCH, Account, become
 from tests.parts.processes import kill, processes, the, until_free
+from tests.parts.redis import older_redis
 
 # A user in a process of its own: says where the servers are, and leaves when its standard input ends.
 USER = """
@@ -266,6 +267,16 @@ async def test_without_the_extra_the_error_says_what_to_install(
             pass
 
 
+async def test_any_redis_of_the_system_does_where_the_extra_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine for which there is no package."""
+    found = older_redis()
+    monkeypatch.setattr(programs, "redis", lambda: found)
+    async with queue(tmp_path) as url:
+        assert await ping(url)
+
+
 @pytest.fixture
 def plain() -> Account | None:
     """Somebody who is not root, whoever runs the tests; None: that is us.
@@ -313,5 +324,5 @@ def test_data_that_one_may_not_write_is_a_usage_error(tmp_path: Path, plain: Acc
 
 async def test_the_servers_never_run_as_root(tmp_path: Path) -> None:
     async with embedded_servers(tmp_path, redis=True):
-        servers = {the(tmp_path, "/bin/postgres "), the(tmp_path, "redis-server")}
+        servers = {the(tmp_path, "/bin/postgres "), the(tmp_path, "valkey-server")}
         assert 0 not in {os.stat(f"/proc/{pid}").st_uid for pid in servers}

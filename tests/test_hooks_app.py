@@ -25,6 +25,7 @@ from starlette.routing import Route
 from hooks import app
 from mirror.core.model import RefName, Repo
 from mirror.discovery import webhook
+from mirror.services.queue import Queue
 from mirror.services.server.bodies import Budget
 from mirror.store import repos
 from mirror.store.backup import history, snapshots
@@ -78,7 +79,7 @@ async def garden(
     work.commit("main")
     synced = await mirror.backup(f"{git_server.url}/remote.git")
     given = await webhook.give(mirror.services, synced.repo, "github")
-    queue = app.queue(redis_url)
+    queue = Queue.at(redis_url)
     keyring = mirror.services.keyring
     assert keyring
     receiver = app.application(mirror.services.db, queue, keyring, lambda: mirror.clock.now)
@@ -331,7 +332,7 @@ async def test_large_bodies_wait_for_room_and_small_ones_pass_by(
 async def test_without_redis_it_is_taken_and_the_sweep_finds_it(garden: Garden, tmp_path: Path) -> None:
     services = garden.mirror.services
     assert services.keyring
-    nowhere = app.queue(f"unix://{tmp_path}/nobody")
+    nowhere = Queue.at(f"unix://{tmp_path}/nobody")
     receiver = app.application(services.db, nowhere, services.keyring, lambda: garden.mirror.clock.now)
     async with served(receiver) as base:
         answer = await replace(garden.forge, base=base).push(MAIN, garden.work.tip(), None)

@@ -14,6 +14,7 @@ from mirror.core.errors import NetworkError, Origin
 from mirror.core.model import RefName, Repo, RepoId
 from mirror.core.rules.plan import Wrote
 from mirror.core.rules.roles import Role
+from mirror.services.queue import NoQueue
 from mirror.store import repos
 from mirror.store.browse import home
 from mirror.store.browse.home import Broken, Day, Forced, RepoOverview, Summary
@@ -383,6 +384,11 @@ async def test_a_worker_is_there_while_only_the_queue_is_away(site: Site) -> Non
     assert (health.database, health.queue, health.worker) == (True, True, False)
     page = (await (await site.browser()).get("/status")).text
     assert page.count("does not answer</span>") == 1 and "by itself" not in page
+
+
+async def test_a_service_without_redis_is_ready(site: Site) -> None:
+    health = await status.look(site.mirror.services.db, NoQueue())
+    assert (health.queue, health.ready, health.well) == (None, True, True)
 
 
 async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site: Site) -> None:

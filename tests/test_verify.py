@@ -213,6 +213,10 @@ async def test_the_doctor_misses_a_worker_and_redis_where_they_are_expected(
 
     alone = (True, "none is running; commands do the work themselves")
     assert await found(None) == [alone, (True, "no REDIS_URL is set here; commands need none")]
+    assert await found("none") == [
+        alone,
+        (True, "none, as REDIS_URL says; workers look for what is due every 2 s"),
+    ]
     assert await found(redis_url) == [(False, "none is running"), (True, "Redis answers")]
     await runs.beat(mirror.services.db, "a test's worker")
     away = "redis://:a-password@127.0.0.1:1"  # where nothing listens

@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 from arq.constants import job_key_prefix
 
+from mirror import worker
 from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
@@ -25,7 +26,7 @@ from mirror.core.model import Reason, Repo, RepoId
 from mirror.jobs import run as jobbing
 from mirror.jobs import runner as running
 from mirror.jobs.runner import Runner
-from mirror.services.queue import Queue
+from mirror.services.queue import NoQueue, Queue
 from mirror.services.startup import environment
 from mirror.store import leases, repos
 from mirror.store.backup import snapshots
@@ -135,6 +136,14 @@ async def test_what_no_hint_told_of_is_found(mirror: Mirror, work: Work) -> None
     work.commit("main")
     repo_id = await sync_requested(mirror, str(work.path))
     await Runner(mirror.services).work_off()
+    assert await repos.sync_request(mirror.services.db, repo_id) is None
+
+
+async def test_a_worker_without_redis_does_what_is_due(mirror: Mirror, work: Work) -> None:
+    work.commit("main")
+    repo_id = await sync_requested(mirror, str(work.path))
+    async with worker.working(mirror.services, NoQueue(), periodical=False):
+        await until(lambda: snapshots.latest(mirror.services.db, repo_id))
     assert await repos.sync_request(mirror.services.db, repo_id) is None
 
 

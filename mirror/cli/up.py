@@ -22,7 +22,7 @@ from mirror.core.errors import Busy, UsageError
 from mirror.people import accounts
 from mirror.services.embedded.join import join
 from mirror.services.open import open_services
-from mirror.services.startup import environment
+from mirror.services.startup import environment, with_redis_if_any
 from mirror.web.dispatch import on_loopback
 
 HOST = "127.0.0.1"
@@ -44,7 +44,7 @@ async def up(settings: Settings, port: int, as_json: bool) -> None:
     """
     data = Path(os.path.abspath(settings.data))  # noqa: ASYNC240 - asks nothing of the disk
     with _lock_data(data) as claim, await _listen(port, claim.unclean) as listener, _signals() as signals:
-        settings = replace(settings, data=str(data), port=listener.getsockname()[1])
+        settings = with_redis_if_any(replace(settings, data=str(data), port=listener.getsockname()[1]))
         url = _url(settings)
         env = environment(settings, os.environ)
         while not signals.stop.is_set():

@@ -13,6 +13,7 @@ from mirror.core.quotas import Limits
 EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
 LISTING_BYTES: Final = 64 << 20  # of refs that a remote may list; some 900,000 of them
 FETCH_BYTES: Final = 20 << 30  # of a pack that a remote may send at once
+NO_REDIS: Final = "none"  # as REDIS_URL: run without one
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 
@@ -66,7 +67,7 @@ class Settings:
     data: str  # the directory for pools, scratch space and embedded services
     team: str | None = None  # by name or id, of which a command is; None: the command line's own
     database_url: str | None = field(repr=False, default=None)  # None: the embedded PostgreSQL
-    redis_url: str | None = field(repr=False, default=None)  # None: the embedded Redis
+    redis_url: str | None = field(repr=False, default=None)  # None: the embedded Redis; NO_REDIS: none at all
     vault_url: str | None = None  # None: the directory `vault` under `data`
     base_url: str | None = None
     port: int = 8000
@@ -109,8 +110,8 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
     if database_url and urlsplit(database_url).scheme not in ("postgres", "postgresql"):
         raise UsageError("DATABASE_URL must begin with postgresql://")
     redis_url = get("REDIS_URL")
-    if redis_url and urlsplit(redis_url).scheme not in ("redis", "rediss", "unix"):
-        raise UsageError("REDIS_URL must begin with redis://, rediss:// or unix://")
+    if redis_url and redis_url != NO_REDIS and urlsplit(redis_url).scheme not in ("redis", "rediss", "unix"):
+        raise UsageError("REDIS_URL must begin with redis://, rediss:// or unix://, or be none")
     vault_url = get("VAULT_URL")
     if vault_url and urlsplit(vault_url).scheme not in ("file", "s3"):
         raise UsageError("VAULT_URL must begin with file:// or s3://")

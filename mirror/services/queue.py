@@ -70,6 +70,30 @@ class Queue(ArqRedis):
         return Job(number, redis=self, _deserializer=self.job_deserializer)
 
 
+class NoQueue:
+    """In place of a queue where there is no Redis: nobody is told, and workers look for what is due."""
+
+    def __init__(self) -> None:
+        self.choose: Callable[[Waiting], Choice] = _all
+
+    async def enqueue_job(self, function: str, *args: Any) -> None:
+        """Tell nobody."""
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    def lives(self) -> bool:
+        """Never, so that a worker does what is periodical by its own clock."""
+        return False
+
+    def wake(self) -> None:
+        """There is nothing to look at."""
+
+    async def listen(self) -> None:
+        """Hear nothing, until cancelled."""
+        await asyncio.Event().wait()
+
+
 class WorkerQueue(Queue):
     """arq's queue, as a worker reads it.
 

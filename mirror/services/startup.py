@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mirror.core import logs, quotas
-from mirror.core.config import App, Settings, from_env
+from mirror.core.config import NO_REDIS, App, Settings, from_env
 from mirror.core.errors import EverrefError, UsageError
 from mirror.core.redact import Redactor
+from mirror.services.embedded import programs
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READY = b"ready\n"
@@ -137,13 +138,25 @@ def _of_apps(apps: Sequence[App]) -> dict[str, str]:
     return found
 
 
+def with_redis_if_any(settings: Settings) -> Settings:
+    """These settings; where no Redis is set and none can be started, with none, and a line says so."""
+    if settings.redis_url is not None or programs.redis() is not None:
+        return settings
+    log.warning(
+        "there is no Redis here, so workers find what is due up to 2 s later;"
+        " install %s, valkey-server or redis-server, or set REDIS_URL",
+        programs.EXTRA,
+    )
+    return replace(settings, redis_url=NO_REDIS)
+
+
 def settings(data: str) -> Settings:
     """The settings of the environment, with this data directory where it names none. Raises UsageError."""
     return from_env(os.environ, lambda path: Path(path).read_text(encoding="utf-8"), data)
 
 
 async def _run(main: Callable[[Settings, Ties], Awaitable[None]], settings: Settings, ties: Ties) -> None:
-    await main(settings, ties)
+    await main(with_redis_if_any(settings), ties)
 
 
 def _die_with(parent: int) -> None:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 
 from mirror import store
+from mirror.core.config import NO_REDIS
 from mirror.core.errors import EverrefError
 from mirror.core.formats.manifest import time_text
 from mirror.core.words import mend, not_known
@@ -133,7 +134,8 @@ async def _worker(services: Services) -> Finding:
     if await runs.is_anyone_alive(services.db):
         return Finding("worker", "one is running at least", True)
     settings = services.settings
-    if settings.redis_url or (settings.database_url and await runs.is_anyone_missing(services.db)):
+    has_queue = settings.redis_url not in (None, NO_REDIS)
+    if has_queue or (settings.database_url and await runs.is_anyone_missing(services.db)):
         advice = "start one, and see its log for why it ended; until then no push is saved"
         return Finding("worker", "none is running", False, advice)
     return Finding("worker", "none is running; commands do the work themselves", True)
@@ -143,6 +145,8 @@ async def _queue(services: Services) -> Finding:
     """Whether Redis answers, where one is set."""
     if services.settings.redis_url is None:
         return Finding("queue", "no REDIS_URL is set here; commands need none", True)
+    if services.settings.redis_url == NO_REDIS:
+        return Finding("queue", "none, as REDIS_URL says; workers look for what is due every 2 s", True)
     from redis.asyncio import Redis
     from redis.exceptions import RedisError
 

@@ -37,6 +37,7 @@ from mirror.git.reader.slots import Bounds, Requester, Slots
 from mirror.net.reach import is_public
 from mirror.people.accounts import By
 from mirror.services.open import Services
+from mirror.services.queue import NoQueue
 from mirror.services.server.bodies import Body, Budget
 from mirror.store import repos
 from mirror.store.people import audit, sessions, teams, tokens
@@ -83,7 +84,7 @@ class Outside:
     """What the web application has of the outside."""
 
     services: Services
-    queue: ArqRedis
+    queue: ArqRedis | NoQueue
     keyring: Keyring
     origin: str  # scheme and host under which people reach it
     pages: Environment

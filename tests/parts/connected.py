@@ -18,6 +18,7 @@ from mirror.discovery import connections, discover
 from mirror.forges.contract import Tokens
 from mirror.forges.open import Forges
 from mirror.services.open import Services
+from mirror.services.queue import NoQueue
 from mirror.store.discovery import remotes
 from mirror.store.discovery.connections import Connection
 from mirror.store.discovery.remotes import RemoteRepository
@@ -85,12 +86,6 @@ class Connected:
 Beside = Callable[[Host], Awaitable[Connected]]
 
 
-class _NoQueue:
-    """A Redis that takes hints for nobody."""
-
-    async def enqueue_job(self, *_: object, **__: object) -> None: ...
-
-
 @pytest_asyncio.fixture
 async def beside(mirror: Mirror) -> AsyncIterator[Beside]:
     """Everref beside a forge, with the receiver that its hooks reach."""
@@ -99,7 +94,7 @@ async def beside(mirror: Mirror) -> AsyncIterator[Beside]:
         async def make(host: Host) -> Connected:
             services = mirror.services
             assert services.keyring
-            receiver = receiving.application(services.db, _NoQueue(), services.keyring)  # type: ignore[arg-type]
+            receiver = receiving.application(services.db, NoQueue(), services.keyring)
             base = await stack.enter_async_context(served(receiver))
             kind: Product = "github" if isinstance(host, GitHub) else "gitlab"
             apps = (app_at(kind, host.url),)

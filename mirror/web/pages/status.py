@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from mirror.core.errors import EverrefError, Origin
-from mirror.services.queue import NAME
+from mirror.services.queue import NAME, NoQueue
 from mirror.store.jobs import runs
 from mirror.store.upkeep import outages, vaults
 from mirror.web.dispatch import Endpoint, Needs, Outside, RequestContext
@@ -28,7 +28,7 @@ class Health:
     """Which parts answer."""
 
     database: bool
-    queue: bool
+    queue: bool | None  # None: there is no Redis, and none is wanted
     worker: bool  # one of them at least said so of late
     vault: bool  # no worker found it away
     disk: bool  # no worker found its own full or broken
@@ -37,7 +37,7 @@ class Health:
     @property
     def ready(self) -> bool:
         """Whether requests can be served; a worker is not needed for that."""
-        return self.database and self.queue
+        return self.database and self.queue is not False
 
     @property
     def well(self) -> bool:
@@ -67,11 +67,11 @@ def probes(outside: Outside) -> list[Route]:
     return [Route("/healthz", healthz), Route("/readyz", readyz)]
 
 
-async def look(db: asyncpg.Pool, queue: Redis) -> Health:
+async def look(db: asyncpg.Pool, queue: Redis | NoQueue) -> Health:
     """Ask every part at once whether it is there: the answer is there after ANSWER_SECONDS at the latest."""
     database, queued, alive, away, unknown = await asyncio.gather(
         _answer(db.fetchval("select true"), False),
-        _answer(queue.exists(NAME), None),
+        _answer(_is_queue_there(queue), False),
         _answer(runs.is_anyone_alive(db), False),
         _answer(outages.now(db), ()),
         _answer(vaults.unknown(db), 0),
@@ -79,12 +79,20 @@ async def look(db: asyncpg.Pool, queue: Redis) -> Health:
     origins = {one.origin for one in away}
     return Health(
         database=database,
-        queue=queued is not None,
+        queue=queued,
         worker=alive,
         vault=Origin.VAULT not in origins,
         disk=Origin.DISK not in origins,
         unknown=unknown,
     )
+
+
+async def _is_queue_there(queue: Redis | NoQueue) -> bool | None:
+    """Whether Redis answers; None: there is none, and none is wanted."""
+    if isinstance(queue, NoQueue):
+        return None
+    await queue.exists(NAME)
+    return True
 
 
 async def _answer(asked: Awaitable[A], otherwise: A) -> A:
