@@ -1,13 +1,18 @@
-# Everything is done from here; each target creates and refreshes its own virtual environment.
-PYTHON ?= python3
+# Everything is done from here; each target makes and refreshes the virtual environment that it needs.
+# PYTHON is the first of these that is new enough: make up PYTHON=/usr/local/bin/python3.12 takes another.
+OLDEST := (3, 11)
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$name -c 'import sys; sys.exit(sys.version_info < $(OLDEST))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
 .PHONY: up demo test chaos lint fmt bench lock digests clean programs
 
 # The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
-up: $(READY)
+up: $(RUNS)
 	$(BIN)/everref up
 
 # The service beside a GitHub and a GitLab of its own, to click through without an account.
@@ -55,10 +60,12 @@ bench: $(READY)
 # Pin every dependency anew: of everything, of a server's image, and of what builds our wheel for it.
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-header
-lock:
-	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
-	$(COMPILE) --extra fast --constraint requirements.lock --output-file deploy/server.lock pyproject.toml
-	$(COMPILE) --only-build-deps --build-deps-for wheel --constraint requirements.lock \
+lock: $(READY)
+	$(COMPILE) --all-extras --all-build-deps --output-file tests.lock pyproject.toml
+	$(COMPILE) --extra embedded --extra fast --build-deps-for editable --constraint tests.lock \
+	  --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra fast --constraint tests.lock --output-file deploy/server.lock pyproject.toml
+	$(COMPILE) --only-build-deps --build-deps-for wheel --constraint tests.lock \
 	  --output-file deploy/build.lock pyproject.toml
 
 # Pin every image anew: to what the registry has under its tag now.
@@ -71,11 +78,21 @@ digests:
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 
-$(READY): requirements.lock pyproject.toml
+# What running needs, and nothing else.
+$(RUNS): requirements.lock pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "Everref needs Python 3.11 or newer, and there is none in PATH;" \
+	  "name one with PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < $(OLDEST))' || { \
+	  echo "Everref needs Python 3.11 or newer; $(PYTHON) is not, or does not run"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "$(PYTHON) cannot make virtual environments: on Debian it needs the package python3-venv"; \
-	  [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; }
+	  [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; } || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $(READY)
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+# And what tests, checks and measurements need.
+$(READY): $(RUNS) tests.lock
+	$(INSTALL) --require-hashes -r tests.lock
+	@touch $@

@@ -1,8 +1,9 @@
-"""What is shipped: a wheel that has everything it needs, a lock that fits it, and the files that start it."""
+"""What is shipped: a wheel that has everything it needs, locks that fit it, and the files that start it."""
 
 import email
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from packaging.requirements import Requirement
@@ -122,22 +124,110 @@ def test_the_command_is_the_one_that_pyproject_names(wheel: zipfile.ZipFile, ins
     assert (done.returncode, done.stdout) == (0, "everref 0.1.0\n")
 
 
-def test_the_lock_pins_every_dependency_with_hashes(project: dict[str, Any]) -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    pins = {
-        match["name"]: Version(match["version"])
-        for match in re.finditer(
-            r"^(?P<name>[\w.-]+)(\[[\w,-]+\])?==(?P<version>[^\s;]+)", lock, re.MULTILINE
-        )
-    }
-    wanted = [Requirement(line) for line in project["project"]["dependencies"]]
-    for extra in project["project"]["optional-dependencies"].values():
-        wanted += [Requirement(line) for line in extra]
-    for one in wanted:
-        assert one.specifier.contains(pins[one.name.lower()]), one
-    for block in re.split(r"^(?=[\w.-]+(?:\[[\w,-]+\])?==)", lock, flags=re.MULTILINE)[1:]:
+def pins(lock: str) -> dict[str, Version]:
+    """What a lock pins, by name."""
+    found = re.finditer(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", (ROOT / lock).read_text(), re.MULTILINE)
+    return {name: Version(version) for name, version in (match.groups() for match in found)}
+
+
+def wanted(project: dict[str, Any], *extras: str) -> list[Requirement]:
+    """What the package requires with these extras."""
+    told = project["project"]
+    lines = [*told["dependencies"], *(line for one in extras for line in told["optional-dependencies"][one])]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        pytest.param("requirements.lock", ["embedded", "fast"], id="running"),
+        pytest.param("tests.lock", ["embedded", "fast", "dev"], id="tests"),
+        pytest.param("deploy/server.lock", ["fast"], id="a server"),
+        pytest.param("deploy/build.lock", None, id="building the wheel"),
+    ],
+)
+def test_a_lock_pins_every_dependency_with_hashes(
+    project: dict[str, Any], lock: str, extras: list[str] | None
+) -> None:
+    pinned, text = pins(lock), (ROOT / lock).read_text()
+    builds = [Requirement(line) for line in project["build-system"]["requires"]]
+    for one in builds if extras is None else wanted(project, *extras):
+        assert one.specifier.contains(pinned[one.name.lower()]), one
+    for block in re.split(r"^(?=[\w.-]+(?:\[[\w,-]+\])?==)", text, flags=re.MULTILINE)[1:]:
         assert "--hash=sha256:" in block, block.split("\n")[0]
-    assert "://" not in re.sub(r"^\s*#.*$", "", lock, flags=re.MULTILINE), "an address of a package index"
+    assert "://" not in re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE), "an address of a package index"
+
+
+def test_all_locks_agree_so_that_one_environment_does_for_all() -> None:
+    everything = pins("tests.lock")
+    for lock in ("requirements.lock", "deploy/server.lock", "deploy/build.lock"):
+        assert pins(lock).items() <= everything.items(), lock
+
+
+def test_running_installs_nothing_that_only_tests_need(project: dict[str, Any]) -> None:
+    building = {"hatchling", "editables"}  # by which the working copy itself is installed
+    own = {one.name for one in wanted(project, "dev")} - {one.name for one in wanted(project)}
+    assert own & pins("requirements.lock").keys() == building
+
+
+def commands_of(target: str) -> str:
+    """What make would run for it on a fresh machine."""
+    make = ["make", "--dry-run", "--always-make", target]
+    return subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_make_up_waits_for_no_more_than_running_needs() -> None:
+    made = subprocess.run(
+        ["make", "-n", "-B", "up"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert "-r requirements.lock" in made and "everref up" in made
+    assert "tests.lock" not in made
+
+
+@pytest.mark.parametrize("target", ["demo", "lint", "test", "chaos", "bench", "fmt", "lock"])
+def test_all_that_needs_more_installs_it(target: str) -> None:
+    assert "-r tests.lock" in commands_of(target)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        pytest.param("exit 1", "Everref needs Python 3.11 or newer", id="too old"),
+        pytest.param(
+            f'case "$2" in *ensurepip*) exit 1;; *) exec {sys.executable} "$@";; esac',
+            "cannot make virtual environments; on Debian: apt-get install python3-venv",
+            id="without venv",
+        ),
+    ],
+)
+def test_a_python_that_will_not_do_is_told_of_in_one_line(tmp_path: Path, script: str, said: str) -> None:
+    python, plain = tmp_path / "python3", tmp_path / "id"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    plain.write_text("#!/bin/sh\necho 1000\n")  # who may install nothing
+    for one in (python, plain):
+        one.chmod(0o755)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["make", "up", f"PYTHON={python}"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("make")]
+    assert said in line
+
+
+def test_the_papers_name_every_python_that_it_runs_on_and_nobody_elses_address(
+    wheel: zipfile.ZipFile,
+) -> None:
+    told = metadata(wheel)
+    classified = [one.rpartition(" :: ")[2] for one in told.get_all("Classifier", []) if " 3." in one]
+    assert classified == ["3.11", "3.12", "3.13", "3.14"]
+    assert told["Requires-Python"] == ">=3.11"
+    assert "backup" in told["Keywords"].split(",")
+    addresses = dict(one.split(", ") for one in told.get_all("Project-URL", []))
+    assert addresses.keys() == {"Homepage", "Documentation", "Source", "Issues", "Changelog"}
+    assert all(urlsplit(one).hostname == "everref.example.org" for one in addresses.values())
 
 
 def test_the_license_is_the_whole_apache_license() -> None:
