@@ -27,7 +27,7 @@ from mirror.core.model import Remote, Secret
 from mirror.discovery import add
 from mirror.restore import moment, restore
 from mirror.store import repos
-from mirror.store.backup import history, intents
+from mirror.store.backup import history, parts
 from mirror.upkeep import verify
 from mirror.vault.bucket import Patience
 from mirror.vault.s3 import S3Vault
@@ -92,7 +92,7 @@ async def test_a_pack_that_breaks_off_leaves_nothing(
     repo = await mirror.repo(url)
     assert not [key for key in await mirror.keys() if "bundles" in key or "snapshots" in key]
     assert await mirror.services.vault.unfinished() == []
-    assert await intents.of(mirror.services.db, repo.id) == []
+    assert await parts.intents(mirror.services.db, repo.id) == []
     git_server.faults.clear()
     assert refs_of(await mirror.restored((await mirror.backup(url)).repo, 1)) == work.refs()
 
@@ -281,4 +281,4 @@ async def test_a_vault_that_fails_is_one_line_and_the_next_run_goes_well(
     assert (await on_s3.backup(work)).snapshot.number == 2
     found = await verify.verify(on_s3.services, done.repo)
     assert (found.problems, found.strays) == ((), ())
-    assert await intents.of(on_s3.services.db, done.repo.id) == []
+    assert await parts.intents(on_s3.services.db, done.repo.id) == []

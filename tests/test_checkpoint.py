@@ -20,7 +20,7 @@ from mirror.core.rules.compaction import Merge
 from mirror.git import pack
 from mirror.git.view import View
 from mirror.services.lease import leased, turn_to_compact
-from mirror.store.backup import intents, parts, snapshots
+from mirror.store.backup import parts, snapshots
 from mirror.upkeep import compact, prune, verify
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of
@@ -53,7 +53,7 @@ class Garden:
         """Every moment is there and equal, and nothing else is in the vault."""
         found = await verify.verify(self.mirror.services, self.repo)
         assert (found.problems, found.strays) == ((), ())
-        assert await intents.of(self.mirror.services.db, self.repo.id) == []
+        assert await parts.intents(self.mirror.services.db, self.repo.id) == []
         assert await self.mirror.services.vault.unfinished() == []
         for number, expected in enumerate(self.moments, 1):
             path = await self.mirror.restored(self.repo, number)
@@ -162,7 +162,7 @@ async def recut(garden: Garden) -> None:
 
 async def lose(garden: Garden) -> None:
     """What was written is removed: whoever looked took its run for dead."""
-    (begun,) = await intents.of(garden.mirror.services.db, garden.repo.id)
+    (begun,) = await parts.intents(garden.mirror.services.db, garden.repo.id)
     await recover.discard(garden.mirror.services, garden.repo.id, begun.key)
 
 
@@ -206,7 +206,7 @@ async def test_what_another_machine_packs_is_taken_for_abandoned_when_it_fell_si
     key = layout.bundle_key(repo.id, 1, 1, PUSHES, layout.unique())
     await services.vault.put(key, b"half of it")
     async with turn_to_compact(services, repo, 0) as lease:
-        await intents.add(services.db, lease, repo.id, key)
+        await parts.intend(services.db, lease, repo.id, key)
         await services.db.execute("update forge_lease set owner = 'elsewhere/boot.1/1/1/abc'")
         await services.db.execute(
             "update intent set owner = 'elsewhere/boot.1/1/1/abc', at = at - interval '5 hours'"
@@ -215,7 +215,7 @@ async def test_what_another_machine_packs_is_taken_for_abandoned_when_it_fell_si
             await services.db.execute("update forge_lease set beat_at = beat_at - interval '2 hours'")
         await garden.push()
         assert (key in await garden.mirror.keys()) is alive
-        assert [one.key for one in await intents.of(services.db, repo.id)] == [key] * alive
+        assert [one.key for one in await parts.intents(services.db, repo.id)] == [key] * alive
 
 
 @pytest.mark.parametrize("missing", [True, False], ids=["missing", "broken"])
@@ -232,4 +232,4 @@ async def test_a_merge_names_the_part_that_is_not_as_it_was_stored(garden: Garde
     async with leased(services, repo) as lease:
         with pytest.raises(Damaged, match=re.escape(f"{key} {what}; #2 before it")):
             await compact._merge(services, repo, lease, last, Merge(tuple(increments)))
-    assert await intents.of(services.db, repo.id) == []
+    assert await parts.intents(services.db, repo.id) == []

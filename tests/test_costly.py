@@ -27,7 +27,10 @@ async def pool_with(git: Git, path: Path, data: bytes, object_format: ObjectForm
     """A repository of ours that holds this pack."""
     await view.create(path, object_format)
     await pack.index(
-        git, path, stream(data), self_contained=False, fix_thin=False, object_format=object_format
+        git,
+        path,
+        stream(data),
+        pack.Indexing(self_contained=False, fix_thin=False, object_format=object_format),
     )
     return path
 

@@ -16,7 +16,7 @@ from mirror.core.formats import layout
 from mirror.core.model import Repo
 from mirror.services import failpoints
 from mirror.services.lease import leased
-from mirror.store.backup import intents, parts
+from mirror.store.backup import parts
 from mirror.upkeep import compact, prune, verify
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of, run_git
@@ -63,7 +63,7 @@ async def nothing_left(mirror: Mirror, repo: Repo) -> None:
     found = await verify.verify(mirror.services, repo)
     assert (found.problems, found.strays) == ((), ())
     assert await mirror.services.vault.unfinished() == []
-    assert await intents.of(mirror.services.db, repo.id) == []
+    assert await parts.intents(mirror.services.db, repo.id) == []
     scratch = mirror.services.disk.scratch(repo.id)
     assert not scratch.exists() or not list(scratch.iterdir())
     packs = mirror.services.disk.pool(repo.id) / "objects" / "pack"
@@ -148,7 +148,7 @@ async def test_a_checkpoint_killed_at_every_step_one_after_another_loses_nothing
         stored = {key for key in await mirror.keys() if key.endswith(".bundle")}
         assert stored == {part.key for part in live} | {grave.key for grave in graves}, step
         assert await mirror.services.vault.unfinished() == []
-        assert await intents.of(mirror.services.db, done.repo.id) == []
+        assert await parts.intents(mirror.services.db, done.repo.id) == []
     await compact.compact(mirror.services, done.repo, 0)
     await prune.prune(mirror.services, timedelta(0), done.repo)
     for number, expected in enumerate(moments, 1):

@@ -101,9 +101,7 @@ async def test_a_pack_with_more_than_its_tips_reach_is_told(
             git,
             view.path,
             stream(sent(work, [first, second])),
-            self_contained=True,
-            fix_thin=False,
-            object_format=object_format,
+            pack.Indexing(self_contained=True, fix_thin=False, object_format=object_format),
         )
         end = arrived.pack.stat().st_size
         assert await pack.is_reached(git, view.path, [first, second], [], arrived.idx, end)

@@ -52,9 +52,7 @@ async def test_a_pack_that_unpacks_to_more_than_memory_is_a_limit(git: Git, tmp_
                 small,
                 incoming.path,
                 stream(bomb(512 << 20)),
-                self_contained=False,
-                fix_thin=False,
-                object_format="sha1",
+                pack.Indexing(self_contained=False, fix_thin=False, object_format="sha1"),
             )
 
 
@@ -69,10 +67,7 @@ async def test_a_large_repository_is_indexed_within_the_least_share(tmp_path: Pa
             small,
             incoming.path,
             stream(sent(work, [work.tip()])),
-            self_contained=True,
-            fix_thin=False,
-            object_format="sha1",
-            longest=FETCH_BYTES,
+            pack.Indexing(self_contained=True, fix_thin=False, object_format="sha1", longest=FETCH_BYTES),
         )
         assert found.pack.stat().st_size > 200 << 20
 

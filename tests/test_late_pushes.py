@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mirror.core import refs
 from mirror.core.model import RefName, Refs, Target
-from mirror.core.rules import late_reports, pushes
+from mirror.core.rules import late_reports, pushes, reports
 from mirror.core.rules.late_reports import Past, Story, Within
-from mirror.core.rules.pushes import ReportedUpdate
+from mirror.core.rules.reports import ReportedUpdate
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 MAIN, DEV, TAG = (RefName(b"refs/heads/main"), RefName(b"refs/heads/dev"), RefName(b"refs/tags/v1"))
@@ -37,7 +37,7 @@ class Kept:
     def sync(self, seen: Refs, now: datetime, told: Sequence[ReportedUpdate]) -> None:
         """One look: what came late is told, then what is new is taken."""
         found = []
-        still = self._still([one for one in told if one.told_at])
+        still = self._still([one for one in told if one.forge_time])
         for name in {update.name for update in told}:
             mine = [update for update in told if update.name == name]
             past = [*self.past(name), *(one for one in still if one.name == name)]
@@ -46,7 +46,7 @@ class Kept:
             self._retell(number, [one for one in found if one.past.snapshot == number])
         used = {update for one in found for update in one.updates}
         left = [self._compared(update) for update in told if update not in used]
-        plan = pushes.plan(self.maps[-1], seen, left, VALUES, self.times[-1])
+        plan = reports.between(self.maps[-1], seen, left, VALUES, self.times[-1])
         for moment in plan.moments:
             state = dict(self.maps[-1])
             for push in moment:
@@ -58,7 +58,7 @@ class Kept:
         if seen != self.maps[-1] or plan.rest:
             self._take(seen, now, plan.rest)
 
-    def _take(self, state: Refs, now: datetime, made: Sequence[pushes.Push]) -> None:
+    def _take(self, state: Refs, now: datetime, made: Sequence[reports.Push]) -> None:
         number, since = len(self.maps) + 1, self.times[-1]
         self.moves[number] = [
             Past(number, 0, place, since, now, step.name, step.old, step.new, step.by, step.at)
@@ -74,12 +74,12 @@ class Kept:
     def _still(self, old: Sequence[ReportedUpdate]) -> list[Past]:
         found = {}
         for update in old:
-            assert update.told_at
+            assert update.forge_time
             for number in range(2, len(self.maps) + 1):
                 since, until = self.times[number - 2], self.times[number - 1]
                 moved = {move.name for move in self.moves[number]}
-                if update.told_at + timedelta(seconds=1) <= until:
-                    if since <= update.told_at and update.name not in moved:
+                if update.forge_time + timedelta(seconds=1) <= until:
+                    if since <= update.forge_time and update.name not in moved:
                         here = self.maps[number - 1].get(update.name)
                         found[number, update.name] = Past(
                             number, 0, 0, since, until, update.name, here, here, None, None
@@ -143,7 +143,9 @@ def forges(draw: st.DrawFn) -> Forge:
         moves = [(name, old, new) for name, old, new in moves if old != new]
         for name, old, new in moves:
             when = at(2 * number)
-            told.append((number, ReportedUpdate((len(told), 1), name, old, new, "alice", when, told_at=when)))
+            told.append(
+                (number, ReportedUpdate((len(told), 1), name, old, new, "alice", when, forge_time=when))
+            )
             if new is None:
                 del state[name]
             else:

@@ -27,9 +27,9 @@ async def indexed(git: Git, view: View, data: bytes, *, self_contained: bool = F
         git,
         view.path,
         stream(data),
-        self_contained=self_contained,
-        fix_thin=not self_contained,
-        object_format=view.object_format,
+        pack.Indexing(
+            self_contained=self_contained, fix_thin=not self_contained, object_format=view.object_format
+        ),
     )
 
 
@@ -79,7 +79,10 @@ async def test_no_more_is_read_than_git_takes(git: Git, tmp_path: Path, work: Wo
             Corrupt, match="what the remote sent is not a whole pack: pack signature mismatch"
         ):
             await pack.index(
-                git, incoming.path, endless(), self_contained=True, fix_thin=False, object_format="sha1"
+                git,
+                incoming.path,
+                endless(),
+                pack.Indexing(self_contained=True, fix_thin=False, object_format="sha1"),
             )
     assert read < 1 << 25
 
@@ -128,10 +131,9 @@ async def test_the_source_of_a_broken_pack_is_named(git: Git, tmp_path: Path) ->
                 git,
                 incoming.path,
                 stream(b""),
-                self_contained=False,
-                fix_thin=False,
-                object_format="sha1",
-                source="the bundle x",
+                pack.Indexing(
+                    self_contained=False, fix_thin=False, object_format="sha1", source="the bundle x"
+                ),
             )
 
 
@@ -168,7 +170,10 @@ async def test_a_failing_source_fails_as_itself_and_git_is_stopped(git: Git, tmp
     async with scratch_view(None, tmp_path, object_format="sha1") as incoming:
         with pytest.raises(NetworkError, match="the connection broke"):
             await pack.index(
-                git, incoming.path, breaking(), self_contained=True, fix_thin=False, object_format="sha1"
+                git,
+                incoming.path,
+                breaking(),
+                pack.Indexing(self_contained=True, fix_thin=False, object_format="sha1"),
             )
     assert closed == [True]
 
@@ -187,7 +192,10 @@ async def test_a_cancelled_index_closes_its_source(git: Git, tmp_path: Path) -> 
     async with scratch_view(None, tmp_path, object_format="sha1") as incoming:
         running = asyncio.create_task(
             pack.index(
-                git, incoming.path, hanging(), self_contained=True, fix_thin=False, object_format="sha1"
+                git,
+                incoming.path,
+                hanging(),
+                pack.Indexing(self_contained=True, fix_thin=False, object_format="sha1"),
             )
         )
         await waiting.wait()
@@ -433,9 +441,7 @@ async def test_a_thin_pack_goes_on_top_of_an_installed_one(git: Git, tmp_path: P
         git,
         tmp_path / "copy",
         stream(sent(work, [tip], [first])),
-        self_contained=False,
-        fix_thin=True,
-        object_format="sha1",
+        pack.Indexing(self_contained=False, fix_thin=True, object_format="sha1"),
     )
     await view.write_refs(tmp_path / "copy", work.refs())
     assert objects_of(tmp_path / "copy") == objects_of(work.path)

@@ -43,9 +43,7 @@ async def grow(git: Git, pool: Pool, work: Work, room: Path, *, commits: int = 1
                 git,
                 incoming.path,
                 stream(data),
-                self_contained=False,
-                fix_thin=True,
-                object_format=pool.object_format,
+                pack.Indexing(self_contained=False, fix_thin=True, object_format=pool.object_format),
             )
             await pool.adopt([arrived])
 
@@ -179,9 +177,7 @@ async def test_a_repack_loses_no_object(git: Git, tmp_path: Path, object_format:
                 git,
                 incoming.path,
                 stream(data),
-                self_contained=True,
-                fix_thin=False,
-                object_format=object_format,
+                pack.Indexing(self_contained=True, fix_thin=False, object_format=object_format),
             )
             await pool.adopt([arrived])
         before = packed_ids(pool.path)

@@ -60,9 +60,7 @@ async def moment_of(git: Git, work: Work) -> AsyncIterator[View]:
             git,
             moment.path,
             stream(data),
-            self_contained=False,
-            fix_thin=False,
-            object_format=work.object_format,
+            pack.Indexing(self_contained=False, fix_thin=False, object_format=work.object_format),
         )
         await write_refs(moment.path, work.refs(), durable=False)
         yield moment

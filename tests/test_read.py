@@ -25,7 +25,10 @@ SIDE = RefName(b"refs/heads/side")
 async def take(git: Git, path: Path, work: Work, data: bytes) -> Path:
     """The index of this pack, which is in the repository then."""
     arrived = await pack.index(
-        git, path, stream(data), self_contained=False, fix_thin=True, object_format=work.object_format
+        git,
+        path,
+        stream(data),
+        pack.Indexing(self_contained=False, fix_thin=True, object_format=work.object_format),
     )
     return arrived.idx
 

@@ -55,7 +55,7 @@ async def tell(services: Services) -> None:
     await notes.store_waiting(services)
 
 
-async def lose(services: Services, repo: Repo, why: str = "the remote has it no more") -> None:
+async def lose(services: Services, repo: Repo, why: str = "the remote no longer has it") -> None:
     """Remember a push that could not be rescued, as a sync does."""
     async with services.db.acquire() as connection, connection.transaction():
         lost = Lost(RefName(b"refs/heads/caf\xe9"), None, FORGED, "Ann", services.clock(), why)
@@ -188,7 +188,7 @@ async def test_lost_pushes_and_drills_are_history_and_come_back(
         await reported_updates.lost(mirror.services.db, done.repo.id),
         await rows(mirror.services, "drill"),
     )
-    assert [one.why for one in lost] == ["the remote has it no more"] and len(proofs) == 1
+    assert [one.why for one in lost] == ["the remote no longer has it"] and len(proofs) == 1
     assert len([key for key in await mirror.keys() if layout.parse_note_key(key)]) == 2
     async with after_the_loss(mirror, empty_database) as again:
         await rebuild.rebuild(again.services)

@@ -11,9 +11,9 @@ from itertools import count, pairwise
 import pytest
 import pytest_asyncio
 
-from mirror.backup import rescue
 from mirror.backup.sync import Synced
 from mirror.core.model import HEAD, Kind, Reason, RefName, Refs, Repo, Target
+from mirror.core.rules import pushes
 from mirror.core.rules.pushes import Lost
 from mirror.git import read
 from mirror.restore import restore
@@ -189,7 +189,7 @@ async def test_what_the_remote_has_no_more_is_lost_and_said_so(garden: Garden) -
     assert done.snapshot.number == 2
     assert (await garden.mirror.refs(garden.repo, 2)) == garden.moments[-1]
     found = [(one.name, one.old, one.new, one.by, one.why) for one in await garden.lost()]
-    why = "the remote has it no more"
+    why = "the remote no longer has it"
     assert found == [(SIDE, None, gone, "alice", why), (MAIN, first, lost, "alice", why)]
     assert [(line[1], line[5]) for line in await garden.log()] == [(MAIN, "alice")]
 
@@ -345,7 +345,7 @@ async def test_claims_of_before_the_first_backup_are_compared_with_it(
 async def test_more_pushes_than_a_sync_takes_wait_for_the_next_one(
     garden: Garden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rescue, "AT_ONCE", 2)
+    monkeypatch.setattr(pushes, "AT_ONCE", 2)
     tips = [await garden.push(parents=[]) for _ in range(5)]
     done = await garden.sync()
     assert (
@@ -364,7 +364,7 @@ async def test_more_pushes_than_a_sync_takes_wait_for_the_next_one(
 async def test_beyond_them_what_comes_along_is_a_change_of_its_own(
     garden: Garden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rescue, "AT_ONCE", 1)
+    monkeypatch.setattr(pushes, "AT_ONCE", 1)
     tips = [garden.work.tip(), *[await garden.push() for _ in range(4)]]
     done = await garden.sync()
     assert done.snapshot.number == 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mirror.backup import part, recover
+from mirror.backup import recover, snapshot
 from mirror.core.errors import Busy, Corrupt
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.lsrefs import Reading
@@ -272,7 +272,7 @@ async def test_an_object_that_nobody_asked_for_is_not_taken_for_a_whole_history(
     pack = run_git("-C", work.path, "pack-objects", "--stdout", "-q", stdin=b"\n".join(wanted) + b"\n")
     with monkeypatch.context() as patched:
         sending(patched, lambda _: pack)
-        patched.setattr(part, "_LARGE", large)
+        patched.setattr(snapshot, "_LARGE", large)
         await mirror.backup(work)
     work.set("refs/heads/hidden", tip)
     done = await mirror.backup(work)
@@ -320,15 +320,15 @@ async def test_a_run_that_lost_its_turn_commits_no_manifest(
         patched.setattr(manifest, "encode", asleep)
         takeover = "update lease set owner = 'another', fence = nextval('lease_fence')"
         patched.setattr(failpoints, "reached", lambda step: None)
-        fetched = part.build_part
+        fetched = snapshot.build_part
 
         @asynccontextmanager
-        async def slowly(*args: Any, **kwargs: Any) -> AsyncIterator[part.BuiltPart]:
+        async def slowly(*args: Any, **kwargs: Any) -> AsyncIterator[snapshot.BuiltPart]:
             async with fetched(*args, **kwargs) as gathered:
                 await mirror.services.db.execute(takeover)
                 yield gathered
 
-        patched.setattr(part, "build_part", slowly)
+        patched.setattr(snapshot, "build_part", slowly)
         with pytest.raises(Busy):
             await mirror.backup(work)
     await mirror.services.db.execute("update lease set owner = null")

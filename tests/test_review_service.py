@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mirror.backup import rescue
 from mirror.backup import snapshot as taking
 from mirror.core.errors import EverrefError, IdentityChanged, NetworkError
 from mirror.core.model import Target
+from mirror.core.rules import pushes
 from mirror.discovery import choose, discover
 from mirror.jobs import sweep
 from mirror.jobs.runner import Runner
@@ -52,14 +52,14 @@ async def back_and_forth(garden: Garden) -> Target:
 async def test_a_push_that_could_not_be_fetched_is_tried_again_although_the_remote_shows_nothing_new(
     garden: Garden, git_server: GitServer, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    between = await back_and_forth(garden)
+    between, take = await back_and_forth(garden), taking.take_snapshot
 
     async def failing(*given: object) -> object:
         git_server.faults["git-upload-pack"] = fault
-        return await taking.take_snapshot(*given)  # type: ignore[arg-type]
+        return await take(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(rescue, "take_snapshot", failing)
+        patched.setattr(taking, "take_snapshot", failing)
         with pytest.raises(NetworkError, match="not saved yet"):
             await garden.sync()
     db = garden.mirror.services.db
@@ -74,7 +74,7 @@ async def test_a_push_that_could_not_be_fetched_is_tried_again_although_the_remo
 async def test_more_pushes_than_a_sync_takes_leave_a_wish(
     garden: Garden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rescue, "AT_ONCE", 2)
+    monkeypatch.setattr(pushes, "AT_ONCE", 2)
     monkeypatch.setattr(reported_updates, "AT_ONCE", 4)
     tips = [await garden.push(parents=[]) for _ in range(7)]
     db, syncs = garden.mirror.services.db, 0

@@ -9,8 +9,8 @@ from mirror.core.model import RefName
 from mirror.core.rules.pushes import Answered, Lost
 from mirror.services.lease import leased
 from mirror.store import repos
-from mirror.store.backup import endings, reported_updates, snapshots
-from mirror.store.backup.endings import Ending
+from mirror.store.backup import reported_updates, snapshots
+from mirror.store.backup.snapshots import Ending
 from mirror.store.people import notices, teams
 from mirror.upkeep import compact, verify
 from tests.test_rescue import Garden, everref, garden
@@ -117,9 +117,9 @@ async def test_what_a_snapshot_ends_comes_back_as_it_was_set_down(garden: Garden
     lost = Lost(RefName(b"refs/heads/\xff"), None, garden.work.tip(), "b\0b", at, "gone")
     ending = Ending(at, Answered([(7, 0)], [lost]), "suspicious", seen=False)
     async with leased(services, garden.repo) as lease:
-        assert await endings.announce(services.db, lease, "a" * 64, ending)
-        found = await endings.of(services.db, garden.repo.id, "a" * 64)
-        assert await endings.of(services.db, garden.repo.id, "b" * 64) == Ending()
+        assert await snapshots.announce(services.db, lease, "a" * 64, ending)
+        found = await snapshots.announced(services.db, garden.repo.id, "a" * 64)
+        assert await snapshots.announced(services.db, garden.repo.id, "b" * 64) == Ending()
     (kept,) = found.answered.lost
     assert (kept.name, kept.new, kept.by, kept.at) == (lost.name, lost.new, "b\ufffdb", at)
     assert (found.sync_request, found.suspicion, found.seen, found.answered.updates) == (
@@ -128,4 +128,4 @@ async def test_what_a_snapshot_ends_comes_back_as_it_was_set_down(garden: Garden
         False,
         [(7, 0)],
     )
-    assert not await endings.announce(services.db, lease, "c" * 64, ending)
+    assert not await snapshots.announce(services.db, lease, "c" * 64, ending)

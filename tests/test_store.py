@@ -25,7 +25,7 @@ from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import RepoId, Secret
 from mirror.store import database, leases, migrations, repos
 from mirror.store.backup import history, parts, snapshots
-from mirror.store.backup.endings import Ending
+from mirror.store.backup.snapshots import Ending
 from mirror.store.discovery import credentials
 from mirror.store.migrations import Migration
 from mirror.store.people import teams

@@ -187,7 +187,7 @@ async def test_claims_are_told_in_the_order_of_their_arrival_until_they_are_answ
 async def test_a_lost_push_outlives_its_delivery(db: asyncpg.Pool, repo_id: RepoId) -> None:
     await deliver(db, PUSH)
     ids = [one.id for one in await updates.unanswered(db, repo_id)]
-    lost = Lost(MAIN, oid(1), oid(2), "alice", START, "the remote has it no more")
+    lost = Lost(MAIN, oid(1), oid(2), "alice", START, "the remote no longer has it")
     for _ in range(2):
         await updates.answer(db, repo_id, Answered(ids, [lost]), 3, START)
     await hooks.forget_before(db, START + SECOND)

@@ -9,7 +9,7 @@ import pytest
 from mirror.core.errors import Busy, Corrupt
 from mirror.core.model import HEAD, Kind, RefChange, Target
 from mirror.store import leases, repos
-from mirror.store.backup import history, intents, parts, snapshots
+from mirror.store.backup import history, parts, snapshots
 from tests.parts.chain import MAIN, SIDE, START, begin, moves, oid, sha256
 
 MINUTE = timedelta(minutes=1)
@@ -129,7 +129,7 @@ async def test_segments_are_those_of_the_log_up_to_a_moment(db: asyncpg.Pool) ->
 async def test_a_run_that_lost_its_turn_records_nothing(db: asyncpg.Pool) -> None:
     chain = await begin(db)
     first = await chain.take({MAIN: oid(1)})
-    await intents.add(db, chain.lease, chain.repo.id, "late")
+    await parts.intend(db, chain.lease, chain.repo.id, "late")
     successor = await leases.acquire(db, chain.repo.id, ttl=NOTHING)
     assert successor is not None
     with pytest.raises(Busy, match="took over"):
@@ -164,13 +164,13 @@ async def test_recording_a_bundle_takes_back_its_intent_and_no_other(db: asyncpg
     snapshot = chain.next({MAIN: oid(1)}, moves({}, {MAIN: oid(1)}))
     assert snapshot.bundle is not None
     for key in ("first", snapshot.bundle.key):
-        await intents.add(db, chain.lease, chain.repo.id, key)
+        await parts.intend(db, chain.lease, chain.repo.id, key)
     await chain.take({MAIN: oid(1)})
-    [left] = await intents.of(db, chain.repo.id)
+    [left] = await parts.intents(db, chain.repo.id)
     assert (left.key, left.owner) == ("first", chain.lease.owner)
-    await intents.drop(db, chain.repo.id, "first")
-    await intents.drop(db, chain.repo.id, "first")
-    assert await intents.of(db, chain.repo.id) == []
+    await parts.drop_intent(db, chain.repo.id, "first")
+    await parts.drop_intent(db, chain.repo.id, "first")
+    assert await parts.intents(db, chain.repo.id) == []
 
 
 async def test_the_intent_of_a_snapshot_that_could_not_be_recorded_stays(db: asyncpg.Pool) -> None:
@@ -178,10 +178,10 @@ async def test_the_intent_of_a_snapshot_that_could_not_be_recorded_stays(db: asy
     changes = [RefChange(MAIN, oid("never there"), oid(1), Kind.FORCED)]
     snapshot = chain.next({MAIN: oid(1)}, changes)
     assert snapshot.bundle is not None
-    await intents.add(db, chain.lease, chain.repo.id, snapshot.bundle.key)
+    await parts.intend(db, chain.lease, chain.repo.id, snapshot.bundle.key)
     with pytest.raises(Corrupt):
         await chain.take({MAIN: oid(1)}, changes)
-    assert [intent.key for intent in await intents.of(db, chain.repo.id)] == [snapshot.bundle.key]
+    assert [intent.key for intent in await parts.intents(db, chain.repo.id)] == [snapshot.bundle.key]
     assert await snapshots.latest(db, chain.repo.id) is None
     assert await parts.live(db, chain.repo.id) == []
 
@@ -194,10 +194,10 @@ async def test_a_merged_part_has_every_boundary_of_those_it_replaced(db: asyncpg
     await chain.take({MAIN: oid(5)})
     one, two, three, five = await parts.live(db, chain.repo.id)
     merged = chain.part(1, 3, one.segments + two.segments + three.segments, unique=1)
-    await intents.add(db, chain.lease, chain.repo.id, merged.key)
+    await parts.intend(db, chain.lease, chain.repo.id, merged.key)
     await parts.replace(db, chain.lease, chain.repo.id, [one, two, three], merged, START)
     assert await parts.live(db, chain.repo.id) == [merged, five]
-    assert await intents.of(db, chain.repo.id) == []
+    assert await parts.intents(db, chain.repo.id) == []
     assert [
         snapshot async for snapshot in snapshots.every(db, chain.repo.id)
     ] == chain.taken  # as they were born

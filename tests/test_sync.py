@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mirror.backup import part as building
+from mirror.backup import snapshot as building
 from mirror.core import refs
 from mirror.core.errors import Corrupt, NetworkError, NotFound, Refused, UsageError
 from mirror.core.formats import layout, manifest

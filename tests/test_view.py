@@ -20,7 +20,10 @@ async def fill(git: Git, path: Path, work: Work) -> None:
     tips = sorted(set(work.git("for-each-ref", "--format=%(objectname)").split()))
     data = sent(work, [Target(tip) for tip in tips])
     await pack.index(
-        git, path, stream(data), self_contained=True, fix_thin=False, object_format=work.object_format
+        git,
+        path,
+        stream(data),
+        pack.Indexing(self_contained=True, fix_thin=False, object_format=work.object_format),
     )
 
 

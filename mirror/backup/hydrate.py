@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.backup import damage, part_index
+from mirror.backup import damage
+from mirror.backup.part import read_index
 from mirror.core.errors import Busy, Corrupt, Damaged, DiskFull, NoSuchObject
 from mirror.core.formats import splice
 from mirror.core.model import ObjectFormat, Part, Repo, Snapshot
@@ -203,7 +204,7 @@ async def _fill(
     try:
         if rest and rest[0].part.complete and rest[0].upto is None and rest[0].part.index_bytes:
             base = rest.pop(0)
-            index = part_index.read(services.vault, base.part)
+            index = read_index(services.vault, base.part)
             await pack.install(path, spliced(services, [base], object_format), index, object_format)
         if rest:
             chunks = spliced(services, rest, object_format)
@@ -211,11 +212,13 @@ async def _fill(
                 services.git,
                 path,
                 chunks,
-                self_contained=False,
-                fix_thin=True,
-                object_format=object_format,
-                source="what the vault holds",
-                durable=durable,
+                pack.Indexing(
+                    self_contained=False,
+                    fix_thin=True,
+                    object_format=object_format,
+                    source="what the vault holds",
+                    durable=durable,
+                ),
             )
     except (Corrupt, NoSuchObject) as error:
         raise await damage.found(services, [step.part for step in steps], error) from None

@@ -13,7 +13,7 @@ from mirror.core.formats import layout, manifest
 from mirror.core.model import ObjectFormat, Repo, RepoId, Snapshot
 from mirror.services.open import Services
 from mirror.store import leases, repos
-from mirror.store.backup import beginnings, endings, intents, parts, snapshots
+from mirror.store.backup import beginnings, parts, snapshots
 from mirror.store.backup.beginnings import Beginning
 from mirror.store.leases import Lease
 
@@ -74,7 +74,7 @@ async def replay(services: Services, repo: Repo, lease: Lease, last: Snapshot | 
         if found.previous != (last.manifest_sha256 if last else None):
             raise Damaged(f"{key} does not follow the manifest that was recorded before it")
         snapshot = manifest.snapshot_of(found, hashlib.sha256(stored).hexdigest())
-        ending = await endings.of(services.db, repo.id, snapshot.manifest_sha256)
+        ending = await snapshots.announced(services.db, repo.id, snapshot.manifest_sha256)
         await snapshots.record(services.db, lease, repo.id, snapshot, found.changes, ending)
         last = snapshot
 
@@ -95,7 +95,7 @@ async def discard(services: Services, repo_id: RepoId, key: str) -> None:
     if not await parts.is_known(services.db, repo_id, key):
         await services.vault.discard(layout.index_key(key))
         await services.vault.discard(key)
-    await intents.drop(services.db, repo_id, key)
+    await parts.drop_intent(services.db, repo_id, key)
 
 
 async def introduce(services: Services, repo: Repo, object_format: ObjectFormat) -> None:

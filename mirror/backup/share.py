@@ -1,6 +1,6 @@
 """What one sync may still bring in before its team, or its repo, has more than it may.
 
-Who calls: backup/part, before it fetches, while it does, and before a part is stored.
+Who calls: backup/snapshot, before it fetches, while it does, and before a part is stored.
 """
 
 from collections.abc import AsyncGenerator

@@ -1,21 +1,20 @@
-"""From a push to a snapshot: look at the remote, fetch what is new, prove it, store it, record it.
+"""From a push to a snapshot: look at the remote, plan the snapshots to take of it, and take them.
 
-Who calls: the command `backup`, the worker's job and the sweep. What it uses,
-in order: services/lease, backup/recover, git/upstream, backup/hydrate, backup/rescue, backup/snapshot.
+Who calls: the command `backup`, the worker's job and the sweep. What it uses, in order: services/lease,
+backup/recover, git/upstream, backup/hydrate, backup/late_reports, core/rules/pushes, backup/snapshot.
 """
 
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
-from mirror.backup import excluded, hydrate, lfs, recover
-from mirror.backup.late_reports import tell
-from mirror.backup.rescue import Rescued, rescue, without_snapshot
+from mirror.backup import excluded, hydrate, late_reports, lfs, recover
+from mirror.backup.late_reports import LateResult
 from mirror.backup.share import Share
-from mirror.backup.snapshot import SnapshotDraft, SyncRun, take_snapshot
+from mirror.backup.snapshot import SyncRun, take_snapshot, try_snapshot
 from mirror.core import refs
 from mirror.core.errors import (
     BadCredentials,
@@ -32,11 +31,13 @@ from mirror.core.errors import (
     RateLimited,
     Refused,
 )
-from mirror.core.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Secret, Snapshot
+from mirror.core.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Secret, Snapshot, Target
 from mirror.core.quotas import Allowance
-from mirror.core.rules import backoff
-from mirror.core.rules.pushes import Answered, ReportedUpdate, Route
+from mirror.core.rules import backoff, pushes, reports
+from mirror.core.rules.pushes import Answered, Look, Plan, SnapshotDraft
+from mirror.core.rules.reports import ReportedUpdate
 from mirror.discovery import add, connections, follow
+from mirror.git import read
 from mirror.git.pool import Pool
 from mirror.git.upstream import NotOurRef, Upstream
 from mirror.services import failpoints
@@ -45,12 +46,11 @@ from mirror.services.open import Services, together
 from mirror.services.remote import connected, digest
 from mirror.store import repos
 from mirror.store.backup import beginnings, history, reported_updates, snapshots
-from mirror.store.backup.beginnings import Beginning
 from mirror.store.leases import Lease
 from mirror.store.people import quotas
 
-A_DAY: Final = timedelta(days=1)  # before a repository that is larger than it may be is tried again
-ROUNDS: Final = 3  # syncs of one repo in a row, after which others have their turn
+A_DAY: Final = timedelta(days=1)  # until a repository that is larger than allowed is tried again
+ROUNDS: Final = 3  # syncs of one repo in a row, before other repos go first
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +72,19 @@ async def sync(
     """Bring one repo's history up to date and, if anything moved, take a snapshot.
 
     1. Take the lease, and finish or undo what a killed run left (backup/recover).
-    2. See that it is the same repository still, where a forge can tell (discovery/follow); again
-       before something is kept that has nothing in common with what was there.
-    3. Read what deliveries claim, then ask the remote for its refs, once. If nothing moved
-       and nothing is claimed, say so and stop.
-    4. Let claims that came late name the moves that the history has already (backup/late_reports), and take a
-       snapshot for each moment since the last look that claims tell of (backup/rescue).
-    5. Take the snapshot of what the remote shows (backup/snapshot).
+    2. Check that it is still the same repository, where a forge can tell (discovery/follow); check again
+       before anything is kept that has nothing in common with what was there.
+    3. Read what deliveries report, then ask the remote for its refs, once. If nothing moved
+       and nothing is reported, record that and stop.
+    4. Reports that came late name moves that the history has already (backup/late_reports).
+    5. Plan a snapshot for each reported moment since the last look and one of what the remote shows
+       (core/rules/pushes), and take them one by one (backup/snapshot).
 
     Safe to run twice: the refs are compared with the last *recorded* ones, and a
-    manifest that was stored but not recorded is replayed by step 1. The wish that
-    was open at the beginning is served by it, whoever called. A failure of
-    the repo's is recorded with its class, and with when automatic tries go on. `secret` is for
-    this once, and goes before what is kept for the repo.
+    manifest that was stored but not recorded is replayed by step 1. The sync request that
+    was open at the start is served, whoever called. If the repo itself is the reason for a failure, that
+    is recorded with its class, and with when automatic tries go on. `secret` is used
+    this once, instead of the credentials that are kept for the repo.
     """
     return await sync_kept(services, await repos.get(services.db, repo_id), reason, patience, secret)
 
@@ -102,8 +102,8 @@ async def sync_kept(
         failpoints.reached("sync: leased")
         try:
             try:
-                return await _done(services, await _in_turn(services, repo_id, lease, reason, secret))
-            except Damaged as error:  # one wrong answer of the vault is no loss: it is read once more
+                return await _done(services, await _sync_once(services, repo_id, lease, reason, secret))
+            except Damaged as error:  # one wrong answer of the vault proves no loss: read it once more
                 services.progress.note(f"read once more: {error}")
             except Corrupt as error:
                 if not await hydrate.drop_broken(services, repo) and error.origin is not Origin.DISK:
@@ -120,7 +120,7 @@ async def sync_kept(
                 await follow.identity_at_forge(services, now, doubt=True)
                 if now.url == repo.url:
                     raise  # nobody has given it another address meanwhile
-            return await _done(services, await _in_turn(services, repo_id, lease, reason, secret))
+            return await _done(services, await _sync_once(services, repo_id, lease, reason, secret))
         except Busy:
             raise  # another run is at work: no failure of the repo's
         except EverrefError as error:
@@ -136,33 +136,33 @@ async def _done(services: Services, done: Synced) -> Synced:
 
 
 def is_its_own(error: EverrefError) -> bool:
-    """Whether a failure is the repo's: the vault, the database, a disk or a forge's API is none of it."""
+    """Whether the repo itself is why it failed, and not the vault, the database, a disk or a forge's API."""
     if isinstance(error, OverLimit) and error.limit == "stored-bytes":
-        return False  # its team has no room left, which is one trouble and not one of each repo
+        return False  # its team has no room left: that is one problem, not one for each repo
     if error.origin is Origin.FORGE:
-        return error.permanent  # its connection must be made anew, or the forge says no to this repo
+        return error.permanent  # its person must connect again, or the forge refuses this repo
     return not error.is_shared
 
 
 async def record_failure(services: Services, repo_id: RepoId, error: EverrefError) -> None:
-    """Keep why a sync failed, and when automatic tries go on."""
+    """Record why a sync failed, and when automatic tries go on."""
     now = services.clock()
     failures = await repos.failures(services.db, repo_id, error.kind, now) + 1
     wait = backoff.wait(error.kind, failures, random.random())
     if isinstance(error, OverLimit):
-        wait = A_DAY  # each try may fetch as much as fits; it is tried at once when the limit is raised
+        wait = A_DAY  # each try may fetch as much as fits; raising the limit starts one at once
     retry_at = None if wait is None else now + wait
     if retry_at and isinstance(error, RateLimited):
-        retry_at = backoff.spread(error.retry_at, now, random.random())  # as long as was told
+        retry_at = backoff.spread(error.retry_at, now, random.random())  # as long as the host says
     await repos.set_failure(services.db, repo_id, error.kind, str(error), now, retry_at)
 
 
 async def serve(services: Services, repo_id: RepoId, reason: Reason = Reason.PUSH) -> bool:
-    """Sync a repo while a wish for that is open; does nothing when another run has served it already.
+    """Sync a repo while a sync request is open; does nothing when another run has served it already.
 
-    A wish that came while a sync ran is served by the next one. False: one is open
-    still, and other repos should have their turn first. Raises Busy when another
-    run is at work on it now. What only other credentials would mend is not tried.
+    A request that came while a sync ran is served by the next one. False: one is still
+    open, and other repos should go first. Raises Busy when another
+    run is working on it now. What only other credentials would fix is not tried.
     """
     for _ in range(ROUNDS):
         if await repos.sync_request(services.db, repo_id) is None or await repos.is_held(
@@ -173,118 +173,169 @@ async def serve(services: Services, repo_id: RepoId, reason: Reason = Reason.PUS
     return await repos.sync_request(services.db, repo_id) is None
 
 
-async def _in_turn(
-    services: Services, repo_id: RepoId, lease: Lease, reason: Reason, secret: Secret | None = None
+async def _sync_once(
+    services: Services, repo_id: RepoId, lease: Lease, reason: Reason, secret: Secret | None
 ) -> Synced:
-    began = await beginnings.of(services.db, repo_id)  # its address may have been put right before the turn
+    began = await beginnings.of(services.db, repo_id)  # its address may have been corrected before the lease
     repo = began.repo
     await follow.identity_at_forge(services, repo, known=began.origin)
-    remote = await add.remote_at(services, began, secret)
+    address = await add.remote_at(services, began, secret)
     services.progress.phase("asking the remote for its refs")
-    async with connected(services, remote, repo_id=repo.id) as source:
-        now = services.clock()  # before the answer: later pushes are not in it
-        settled, look = await together(
-            recover.recover(services, repo, lease, began), _look(services, repo, source)
+    async with connected(services, address, repo_id=repo.id) as remote:
+        recovered, look = await together(
+            recover.recover(services, repo, lease, began), _look(services, repo, remote)
         )
-        last = settled.last
-        if settled.replayed:  # which has answered some of what was read meanwhile
-            left = {update.id for update in await reported_updates.unanswered(services.db, repo.id)}
-            look = [update for update in look[0] if update.id in left], look[1]
+        last = recovered.last
+        if recovered.replayed:  # which has answered some of the updates that were read meanwhile
+            open_ids = {update.id for update in await reported_updates.unanswered(services.db, repo.id)}
+            look = replace(look, updates=[update for update in look.updates if update.id in open_ids])
         for attempt in (1, 2):
             failpoints.reached("sync: listed")
+            pool = Pool(services.git, services.disk.pool(repo.id), look.listing.object_format)
             try:
-                return await _catch_up(services, began, lease, source, last, look, now, reason)
+                return await _catch_up(SyncRun(services, began, lease, remote, pool, reason), last, look)
             except NotOurRef:  # a ref moved between the listing and the fetch
                 if attempt == 2:
                     raise
-                now = services.clock()
-                look = await _look(services, repo, source)
+                look = await _look(services, repo, remote)
                 last = await snapshots.latest(services.db, repo.id)
     raise AssertionError("the second attempt returns or raises")
 
 
-async def _look(services: Services, repo: Repo, source: Upstream) -> tuple[Sequence[ReportedUpdate], Listing]:
-    """What deliveries claim, and then what the remote says: it knows of all that is claimed."""
-    told = await reported_updates.unanswered(services.db, repo.id)
-    return told, await source.ls_refs()
+async def _look(services: Services, repo: Repo, remote: Upstream) -> Look:
+    """Read what deliveries report, then ask the remote: what it shows includes all that was reported."""
+    now = services.clock()
+    updates = await reported_updates.unanswered(services.db, repo.id)
+    listing = await remote.ls_refs()
+    return Look(updates, listing, now, has_more=len(updates) >= reported_updates.AT_ONCE)
 
 
-async def _catch_up(
-    services: Services,
-    began: Beginning,
-    lease: Lease,
-    source: Upstream,
-    last: Snapshot | None,
-    look: tuple[Sequence[ReportedUpdate], Listing],
-    now: datetime,
-    reason: Reason,
-) -> Synced:
+async def _catch_up(run: SyncRun, last: Snapshot | None, look: Look) -> Synced:
     """Steps 4 and 5 of `sync`."""
-    repo, sync_request, left_out = began.repo, began.sync_request, began.excluded
-    told, seen = look
-    if last and not told and await _shows(last, seen):
-        await repos.touch_protected(services.db, repo.id, now, sync_request)
+    services, repo, began = run.services, run.repo, run.began
+    if began.excluded and not await _is_unchanged(last, look):
+        look = await _without_excluded(run, last, look)
+    if last and await _is_unchanged(last, look):
+        await repos.touch_protected(services.db, repo.id, look.at, began.sync_request)
         return Synced(repo, last, new=False)
-    if left_out:
-        told, seen = await _without_excluded(services, repo, last, told, seen, left_out)
-    if last and not told and await _shows(last, seen):
-        await repos.touch_protected(services.db, repo.id, now, sync_request)
-        return Synced(repo, last, new=False)
-    if last and last.object_format != seen.object_format and last.log_entries:
+    has_new_format = last is not None and last.object_format != look.listing.object_format
+    if last and has_new_format and last.log_entries:
         raise Refused(
-            f"{repo.url} was a {last.object_format} repository and is a {seen.object_format} one now: "
-            "what is kept stays; back the new one up under another name",
+            f"{repo.url} was a {last.object_format} repository and is a {look.listing.object_format} one"
+            " now: what is kept stays; back the new one up under another name",
             origin=Origin.SOURCE,
         )
     old: Refs = await history.refs_at(services.db, repo.id, last.number) if last else {}
-    if last and not _is_told(old, seen.refs, told):
-        # A forge that does not answer holds up no backup: before what is unrelated enters, it is asked again.
+    if last and not _are_reported(refs.diff(old, look.listing.refs), look.updates):
+        # A forge that does not answer delays no backup: it is asked again before anything unrelated is kept.
         with suppress(NetworkError, LimitReached):
             await follow.identity_at_forge(services, repo, doubt=True, known=began.origin)
-    pool = Pool(services.git, services.disk.pool(repo.id), seen.object_format)
-    run = SyncRun(services, repo, lease, source, pool, left_out, await _share(services, began))
-    async with pool.lock():
-        if last and last.object_format != seen.object_format:
-            await pool.destroy()
-        await pool.open_or_create()
-        await hydrate.warm(services, repo, pool, last)
-        before = last
-        if last is None:
-            await recover.introduce(services, repo, seen.object_format)
-            last = await take_snapshot(
-                run, None, {}, SnapshotDraft(seen, now, reason, sync_request=None if told else sync_request)
-            )
-            old = seen.refs
-        way, since, rescued = Route(), old, None
-        if told:
-            late = await tell(run, last, old, seen, told, now)
-            rescued = await rescue(run, late.last, old, seen, late.left, now, late.broken_off)
-            last, old, way = rescued.last, rescued.refs, rescued.way
-        # Claims that were not read yet wait as well, also where all that were read came late.
-        is_short = rescued is not None and (rescued.is_short or len(told) >= reported_updates.AT_ONCE)
-        if await _shows(last, seen):
-            answered = await without_snapshot(run, way)
-            await reported_updates.answer(services.db, repo.id, answered, last.number, now)
-            if not is_short:
-                await repos.touch_protected(services.db, repo.id, now, sync_request)
-        else:
-            last = await take_snapshot(
-                run,
-                last,
-                old,
-                SnapshotDraft(seen, now, reason, way, None if is_short else sync_request, since),
-            )
-        if rescued and is_short:
-            await _see_what_waits(services, repo, rescued, now, sync_request)
+    run = replace(run, share=await _share(run))
+    async with run.pool.lock():
+        if has_new_format:
+            await run.pool.destroy()
+        await run.pool.open_or_create()
+        await hydrate.warm(services, repo, run.pool, last)
+        taken = await _take_snapshots(run, last, old, look)
         try:
-            await pool.repack_if_due()
+            await run.pool.repack_if_due()
         except EverrefError as error:  # the snapshots are safe; the next run tries again
             services.progress.note(f"the pool could not be repacked: {error}")
-    return Synced(repo, last, new=last != before)
+    return Synced(repo, taken, new=taken != last)
 
 
-async def _share(services: Services, began: Beginning) -> Share | None:
-    """How much this sync may bring in. None: as much as there is."""
+async def _take_snapshots(run: SyncRun, last: Snapshot | None, old: Refs, look: Look) -> Snapshot:
+    """Take a snapshot for each moment that was reported since the last look, then one of what is shown now.
+
+    Which they are, `pushes.plan` decides, and decides again wherever something turns out to be gone. A tip
+    that was overwritten is fetched by its id, which forges serve while they have it.
+
+    A reported update is evidence, never state: the ref map of a moment is the one before it with the pushes
+    of this moment, its objects are proved like all others, and the snapshot that follows
+    is what the remote shows. So anybody who knows a hook's secret can add moments that
+    never were, made of objects that the host serves for this repository (GitHub
+    serves those of its forks too), and can neither change nor hide any that was.
+
+    What can't be had is left to the snapshot that follows: if its objects come with
+    it, the push is a change of its own there, else it is lost, and that is recorded.
+    Only the remote itself can be the reason that a push is given up. Beyond pushes.AT_ONCE moments, and when
+    the connection breaks, what did not come waits for the next sync.
+
+    Safe to run twice: each snapshot answers its updates in its own transaction, and an update
+    whose move the history has is no push. A run that dies leaves the first ones.
+    """
+    db, repo, sync_request = run.services.db, run.repo, run.began.sync_request
+    goal = SnapshotDraft(look.listing, look.at, run.reason, sync_request=sync_request)
+    if last is None:
+        await recover.introduce(run.services, repo, look.listing.object_format)
+        first = replace(goal, sync_request=None) if look.updates else goal
+        last, old = await take_snapshot(run, None, {}, first), look.listing.refs
+        if not look.updates:
+            return last
+    late = LateResult(last, ()) if not look.updates else await late_reports.apply(run, last, old, look)
+    last, goal = late.last, replace(goal, sync_request=None) if look.has_more else goal
+    updates = await reported_updates.compared(db, repo.id, late.left)
+    plan = pushes.plan(
+        Listing(old, last.object_format),
+        last.taken_at,
+        goal,
+        updates,
+        await _held(run, updates),
+        late.broken_off,
+    )
+    if plan.too_many:
+        run.services.progress.note(
+            f"{plan.too_many:,} more pushes came at once than get snapshots of their own"
+        )
+    while draft := plan.draft:
+        take = take_snapshot if draft.is_current else try_snapshot
+        taken = await take(run, last, plan.at.refs, draft)
+        if isinstance(taken, Snapshot):
+            last, plan = taken, plan.taken()
+        else:
+            plan = plan.without(taken)
+    is_short = plan.is_short or look.has_more
+    if not plan.is_complete:
+        await _answer_without_snapshot(run, last, plan)
+        if not is_short:
+            await repos.touch_protected(db, repo.id, look.at, sync_request)
+    if is_short:
+        await _leave_the_rest(run, plan)
+    return last
+
+
+async def _held(run: SyncRun, updates: Sequence[ReportedUpdate]) -> set[Target]:
+    """Those of the objects in these updates that the pack log has."""
+    sound = [update for update in updates if reports.is_sound(update, run.pool.object_format)]
+    tips = {tip for update in sound for tip in (update.before, update.after) if tip}
+    return tips - await read.missing(run.pool.path, tips) if tips else tips
+
+
+async def _answer_without_snapshot(run: SyncRun, last: Snapshot, plan: Plan) -> None:
+    """Answer what is left where the remote shows nothing but what the latest snapshot has."""
+    route = plan.last_route
+    absent = await read.missing(run.pool.path, {push.new for push in route.pushes if push.new})
+    answered = route.answered([push for push in route.pushes if push.new in absent])
+    await reported_updates.answer(run.services.db, run.repo.id, answered, last.number, plan.goal.taken_at)
+
+
+async def _leave_the_rest(run: SyncRun, plan: Plan) -> None:
+    """Leave a sync request open if pushes wait for the next sync: nothing else would start it.
+
+    Raises NetworkError where the connection broke: the next sync comes when it may work again.
+    """
+    db, repo_id, sync_request = run.services.db, run.repo.id, run.began.sync_request
+    waits = bool(await reported_updates.unanswered(db, repo_id))
+    if waits and sync_request is None:  # nobody requested this run
+        await repos.request_sync(db, repo_id, plan.goal.taken_at)
+    if waits and plan.broken_off:
+        raise plan.broken_off
+    await repos.touch_protected(db, repo_id, plan.goal.taken_at, None if waits else sync_request)
+
+
+async def _share(run: SyncRun) -> Share | None:
+    """How much this sync may store. None: there is no limit."""
+    services, began = run.services, run.began
     limits, team_id = services.settings.limits, began.origin.team_id
     if not began.has_limits and limits.get("stored-bytes") is None and limits.get("repo-bytes") is None:
         return None
@@ -292,48 +343,32 @@ async def _share(services: Services, began: Beginning) -> Share | None:
     return Share(services, team_id, began.repo.id, Allowance(uses, began.team)) if uses else None
 
 
-async def _see_what_waits(
-    services: Services, repo: Repo, rescued: Rescued, now: datetime, sync_request: datetime | None
-) -> None:
-    """Leave the wish open where pushes wait for the next sync, which nothing else would bring about.
-
-    Raises NetworkError where the line broke: the next one comes when it may be whole again.
-    """
-    waits = bool(await reported_updates.unanswered(services.db, repo.id))
-    if waits and sync_request is None:  # this was no run for one
-        await repos.request_sync(services.db, repo.id, now)
-    if waits and rescued.broken_off:
-        raise rescued.broken_off
-    await repos.touch_protected(services.db, repo.id, now, None if waits else sync_request)
-
-
-async def _without_excluded(
-    services: Services,
-    repo: Repo,
-    last: Snapshot | None,
-    told: Sequence[ReportedUpdate],
-    seen: Listing,
-    left_out: Sequence[str],
-) -> tuple[Sequence[ReportedUpdate], Listing]:
-    """What is left of it without the refs that are kept no longer; claims about those need no answer."""
-    meant = await refs.meant_by([update.name for update in told], left_out, None)
-    ignored = [update for update in told if update.name != HEAD and update.name in meant]
+async def _without_excluded(run: SyncRun, last: Snapshot | None, look: Look) -> Look:
+    """The look without the refs that are no longer kept; updates of those are answered at once."""
+    db, repo_id = run.services.db, run.repo.id
+    matching = await refs.meant_by([update.name for update in look.updates], run.began.excluded, None)
+    ignored = {update.id for update in look.updates if update.name != HEAD and update.name in matching}
     if ignored:
-        answered = Answered(frozenset(update.id for update in ignored))
-        await reported_updates.answer(
-            services.db, repo.id, answered, last.number if last else 1, services.clock()
-        )
-    ids = {update.id for update in ignored}
-    left = [update for update in told if update.id not in ids]
-    return left, await excluded.shown(services, repo.id, last, seen)
+        number = last.number if last else 1
+        await reported_updates.answer(db, repo_id, Answered(ignored), number, run.services.clock())
+    return replace(
+        look,
+        updates=[update for update in look.updates if update.id not in ignored],
+        listing=await excluded.shown(run.services, repo_id, last, look.listing),
+    )
 
 
-def _is_told(old: Refs, new: Refs, told: Sequence[ReportedUpdate]) -> bool:
-    """Whether deliveries tell of every move: they say their repository's number, so it is the same."""
-    tips = {(update.name, update.after) for update in told}
-    return all((name, target) in tips for name, _, target in refs.diff(old, new))
+def _are_reported(moves: Sequence[refs.Move], updates: Sequence[ReportedUpdate]) -> bool:
+    """Whether deliveries report every move: they name their repository's number, so it is the same one."""
+    tips = {(update.name, update.after) for update in updates}
+    return all((name, target) in tips for name, _, target in moves)
 
 
-async def _shows(last: Snapshot, seen: Listing) -> bool:
-    """Whether the remote shows what the last snapshot has."""
-    return seen.object_format == last.object_format and await digest(seen.refs) == last.refs_digest
+async def _is_unchanged(last: Snapshot | None, look: Look) -> bool:
+    """Whether nothing was reported, and the remote shows what the last snapshot has."""
+    return (
+        last is not None
+        and not look.updates
+        and look.listing.object_format == last.object_format
+        and await digest(look.listing.refs) == last.refs_digest
+    )

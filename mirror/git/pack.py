@@ -44,36 +44,33 @@ class Indexed:
         return self.pack.stem.removeprefix("pack-")
 
 
-async def index(
-    git: Git,
-    path: Path,
-    chunks: AsyncIterator[bytes],
-    *,
-    self_contained: bool,
-    fix_thin: bool,
-    object_format: ObjectFormat,
-    source: str = _REMOTE,
-    durable: bool = False,
-    hasty: bool = False,
-    longest: int | None = None,
-) -> Indexed:
+@dataclass(frozen=True, slots=True)
+class Indexing:
+    """How strictly a pack is checked while it is indexed, and how it is written."""
+
+    object_format: ObjectFormat
+    self_contained: bool = False  # follow every link between objects; none may lead out of the pack
+    fix_thin: bool = (
+        False  # add the delta bases that the pack lacks and the repository (or its alternate) has
+    )
+    source: str = _REMOTE  # where it comes from, for messages
+    durable: bool = False  # have it safe on disk at the end, which scratch space and caches need not be
+    hasty: bool = False  # add bases uncompressed, for a pack that is removed soon
+    longest: int | None = None  # bytes; with the bases that it lacks twice as many. None: there is no bound
+
+
+async def index(git: Git, path: Path, chunks: AsyncIterator[bytes], how: Indexing) -> Indexed:
     """Stream a pack into the repository at `path`; git unpacks and hashes every object of it on the way.
 
-    `self_contained` also has every link between objects followed, and none may
-    lead out of the pack. `fix_thin` adds the delta bases that the pack lacks and
-    the repository (or its alternate) has. `durable` has it safe on disk at the end,
-    which scratch space and caches need not; `hasty` adds bases uncompressed, for a
-    pack that goes soon. A pack of more than `longest` bytes is refused (None: there is no bound), as is one
-    that takes more than twice as much with the bases that it lacks. No more is read from
-    `chunks` than git takes. Raises Corrupt, naming `source`, when it is not a whole pack; what `chunks`
-    raises; LimitReached when the disk is full.
+    No more is read from `chunks` than git takes. Raises Corrupt, naming the source, when it is not a whole
+    pack or is too long; what `chunks` raises; LimitReached when the disk is full.
     """
     args = ["index-pack", "--stdin"]
-    args += ["--fix-thin"] if fix_thin else []
-    args += ["--check-self-contained-and-connected"] if self_contained else []
-    args += [f"--max-input-size={longest}"] if longest is not None else []
-    config = {"pack.writeReverseIndex": "false", "core.fsync": "all" if durable else "none"}
-    config |= {"core.looseCompression": "0"} if hasty else {}
+    args += ["--fix-thin"] if how.fix_thin else []
+    args += ["--check-self-contained-and-connected"] if how.self_contained else []
+    args += [f"--max-input-size={how.longest}"] if how.longest is not None else []
+    config = {"pack.writeReverseIndex": "false", "core.fsync": "all" if how.durable else "none"}
+    config |= {"core.looseCompression": "0"} if how.hasty else {}
     try:
         async with (
             _closing(chunks),
@@ -81,7 +78,7 @@ async def index(
                 *args,
                 git_dir=str(path),
                 env_config=config,
-                longest_file=None if longest is None else 2 * longest + _SMALL,
+                longest_file=None if how.longest is None else 2 * how.longest + _SMALL,
             ) as child,
         ):
             async for chunk in chunks:
@@ -90,9 +87,9 @@ async def index(
             answer = b"".join([said async for said in child.stdout])
             await child.wait(answer)
     except GitFailed as failed:
-        raise _not_whole(failed, source) from None
+        raise _not_whole(failed, how.source) from None
     pack_id = answer.split()[-1].decode()
-    if len(pack_id) != HEX_LENGTH[object_format]:
+    if len(pack_id) != HEX_LENGTH[how.object_format]:
         raise Corrupt(f"git index-pack answered {answer[:100]!r} instead of a pack's name")
     pack = path / "objects/pack" / f"pack-{pack_id}.pack"
     return Indexed(pack, pack.with_suffix(".idx"))

@@ -1,6 +1,6 @@
 """A reserve of each disk: what arrives from elsewhere ends before it fills one.
 
-Who calls: backup/part, around a fetch: it writes scratch space and the vault, where that is a directory.
+Who calls: backup/snapshot, around a fetch: it writes scratch space and the vault, where that is a directory.
 """
 
 import asyncio

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from mirror.backup import damage, hydrate, part_index, recover
-from mirror.backup.upload import upload
+from mirror.backup import damage, hydrate, recover
+from mirror.backup.part import upload, write_index
 from mirror.core.errors import Corrupt, NoSuchObject
 from mirror.core.formats import bundle, layout, splice
 from mirror.core.formats.bundle import Header
@@ -24,7 +24,7 @@ from mirror.git.view import View
 from mirror.services import failpoints
 from mirror.services.lease import PATIENCE, leased, turn_to_compact
 from mirror.services.open import Services
-from mirror.store.backup import history, intents, parts, snapshots
+from mirror.store.backup import history, parts, snapshots
 from mirror.store.forge_leases import ForgeLease
 from mirror.store.leases import Lease
 
@@ -101,10 +101,10 @@ async def _merge(services: Services, repo: Repo, lease: Lease, last: Snapshot, d
         await hydrate.warm(services, repo, pool, last)
         async with view.scratch_view(pool, services.disk.scratch(repo.id)) as room:
             async with _tentative(services, repo, key):
-                await intents.add(services.db, lease, repo.id, key)
+                await parts.intend(services.db, lease, repo.id, key)
                 failpoints.reached("compact: intent stored")
                 part = await _spliced(services, last.object_format, room, key, due.parts)
-                part = await part_index.write(services.vault, part, None)
+                part = await write_index(services.vault, part, None)
                 failpoints.reached("compact: index stored")
             await parts.replace(services.db, lease, repo.id, due.parts, part, services.clock())
             failpoints.reached("compact: recorded")
@@ -128,7 +128,7 @@ async def _checkpoint(
     ):
         failpoints.reached("compact: view made")
         async with _tentative(services, repo, key):
-            await intents.add(services.db, alone, repo.id, key)
+            await parts.intend(services.db, alone, repo.id, key)
             failpoints.reached("compact: intent stored")
             part, idx = await _packed(services, repo, last, seen, proving, key, due.parts)
         async with leased(services, repo) as lease:
@@ -138,7 +138,7 @@ async def _checkpoint(
                 await recover.discard(services, repo.id, key)
                 return None
             async with _tentative(services, repo, key):
-                part = await part_index.write(services.vault, part, idx)
+                part = await write_index(services.vault, part, idx)
                 failpoints.reached("compact: index stored")
             await parts.replace(services.db, lease, repo.id, due.parts, part, services.clock())
             failpoints.reached("compact: recorded")
@@ -183,9 +183,7 @@ async def _spliced(
         services.git,
         room.path,
         hydrate.spliced(services, whole, object_format),
-        self_contained=False,
-        fix_thin=True,
-        object_format=object_format,
+        pack.Indexing(self_contained=False, fix_thin=True, object_format=object_format),
     )
     end = splice.PACK_HEADER + sum(segment.bytes for part in old for segment in part.segments)
     header = bundle.encode(await asyncio.to_thread(_joined, headers, proved.idx, end))
@@ -234,9 +232,7 @@ async def _packed(
         services.git,
         proving.path,
         hydrate.spliced(services, [Step(part, None, False)], last.object_format),
-        self_contained=True,
-        fix_thin=False,
-        object_format=last.object_format,
+        pack.Indexing(self_contained=True, fix_thin=False, object_format=last.object_format),
     )
     failpoints.reached("compact: read back")
     with IdxFile(proved.idx) as found:

@@ -12,7 +12,7 @@ from mirror.services import failpoints
 from mirror.services.lease import PATIENCE, leased
 from mirror.services.open import Services
 from mirror.store import repos
-from mirror.store.backup import intents, parts
+from mirror.store.backup import parts
 from mirror.vault.contract import Stat
 
 GRACE: Final = timedelta(hours=24)  # how long a restore that has begun may still read what was replaced
@@ -93,7 +93,7 @@ async def _prune(services: Services, repo: Repo, grace: timedelta) -> Pruned:
             done.keep(stray.key, locked)
             continue
         done.delete(stray.key, stray.bytes)
-    under_way = {intent.key for intent in await intents.of(services.db, repo.id)}  # of a checkpoint
+    under_way = {intent.key for intent in await parts.intents(services.db, repo.id)}  # of a checkpoint
     for upload in await services.vault.unfinished(layout.repo_prefix(repo.id)):
         if upload.since > before or upload.key in under_way:
             done.waiting += 1
@@ -172,6 +172,6 @@ async def _known(services: Services, repo: Repo) -> set[str]:
         known |= {part.key, layout.index_key(part.key)}
     for grave in await parts.tombstones(services.db, repo.id):
         known |= {grave.key, layout.index_key(grave.key)}
-    for intent in await intents.of(services.db, repo.id):
+    for intent in await parts.intents(services.db, repo.id):
         known |= {intent.key, layout.index_key(intent.key)}
     return known

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from mirror.backup import damage, notes, part_index, recover
+from mirror.backup import damage, notes, recover
 from mirror.backup import sync as syncing
+from mirror.backup.part import part_of
 from mirror.core.errors import Corrupt, Damaged, EverrefError, UsageError
 from mirror.core.formats import attestation, layout, manifest
 from mirror.core.formats.manifest import RepoFile
@@ -213,7 +214,7 @@ async def _parts(services: Services, repo: Repo, lease: Lease) -> None:
             and stat.key not in born
             and not await parts.is_known(services.db, repo.id, stat.key)
         ):
-            part = await part_index.described(services.vault, stat.key)
+            part = await part_of(services.vault, stat.key)
             if part is not None:
                 merged.append(part)
     for part in _widest(merged):

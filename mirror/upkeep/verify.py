@@ -5,7 +5,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mirror.backup import damage, hydrate, part_index, recover
+from mirror.backup import damage, hydrate, recover
+from mirror.backup.part import read_index
 from mirror.core import refs
 from mirror.core.errors import Corrupt, Damaged, EverrefError, NoSuchObject, NotFound
 from mirror.core.formats import layout, manifest
@@ -177,7 +178,7 @@ async def _part(services: Services, part: Part) -> int:
     """Read a part and its index whole; returns the bytes read. Raises Corrupt, NoSuchObject."""
     await hydrate.read_back(services, part)
     if part.index_bytes:
-        async for chunk in part_index.read(services.vault, part):
+        async for chunk in read_index(services.vault, part):
             services.progress.advance(len(chunk))
     return part.bytes + part.index_bytes
 

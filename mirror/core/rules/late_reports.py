@@ -14,8 +14,9 @@ from mirror.core.formats.manifest import Fields
 from mirror.core.formats.notes import Note
 from mirror.core.model import HEAD, Kind, ObjectFormat, RefChange, RefName, Target
 from mirror.core.refs import digest, shown_as
-from mirror.core.rules import pushes
-from mirror.core.rules.pushes import TOGETHER, PushedMove, ReportedUpdate
+from mirror.core.rules import reports
+from mirror.core.rules.pushes import PushedMove
+from mirror.core.rules.reports import TOGETHER, ReportedUpdate
 
 KIND: Final = "pushes"  # of the notes
 
@@ -107,7 +108,7 @@ def _news(past: Sequence[Past], updates: Iterable[ReportedUpdate]) -> list[Repor
     found: dict[tuple[Target | None, Target | None, datetime], ReportedUpdate] = {}
     for update in updates:
         move = (update.before, update.after)
-        said = (*move, update.at) in known if update.told_at else move in moves
+        said = (*move, update.at) in known if update.forge_time else move in moves
         if not said and move != (None, None):
             found.setdefault((*move, update.when), update)
     return sorted(found.values(), key=lambda update: (update.when, update.id))
@@ -146,12 +147,12 @@ def _was_by(update: ReportedUpdate, past: Sequence[Past]) -> bool:
 
 def _is_within(past: Past, update: ReportedUpdate) -> bool:
     """Whether the forge's time says that it was between the two looks, for sure."""
-    return update.told_at is not None and past.since <= update.told_at <= past.until - TOGETHER
+    return update.forge_time is not None and past.since <= update.forge_time <= past.until - TOGETHER
 
 
 def _can_be_in(past: Past, update: ReportedUpdate, by_times: bool) -> bool:
-    if update.told_at is not None:
-        return by_times and past.since - TOGETHER <= update.told_at <= past.until
+    if update.forge_time is not None:
+        return by_times and past.since - TOGETHER <= update.forge_time <= past.until
     return update.at >= past.since
 
 
@@ -252,7 +253,7 @@ class Story:
         self, items: Sequence[tuple[Past, Part | None]], until: datetime, end: int, highest: int
     ) -> int:
         """Tell the moves from one moment to the next, and the moments between; returns the highest number."""
-        groups = pushes.moments([pushes.Move(move.name, _when(move, part)) for move, part in items])
+        groups = reports.moments([reports.Move(move.name, _when(move, part)) for move, part in items])
         steps = _steps(items)
         moment_of: dict[int, int] = {}
         waiting: list[int] = []
@@ -278,7 +279,7 @@ class Story:
             if step.new is None:
                 self.state.pop(step.name, None)
                 continue
-            if not is_end and step.name not in self.state and pushes.collides(self.state.keys(), step.name):
+            if not is_end and step.name not in self.state and reports.collides(self.state.keys(), step.name):
                 self.odd.append(step)
             self.state[step.name] = step.new
 
@@ -305,7 +306,7 @@ def _steps(items: Sequence[tuple[Past, Part | None]]) -> list[PushedMove]:
         now[move.name, move.position] = part.new
         update = part.update
         # When it arrived says nothing where the snapshot was taken before.
-        at = update.at if update and (update.told_at or update.at <= move.until) else None
+        at = update.at if update and (update.forge_time or update.at <= move.until) else None
         steps.append(PushedMove(move.name, old, part.new, update.by if update else None, at))
     return steps
 

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from mirror.core.errors import NotFound
 from mirror.core.model import Repo, RepoId, Snapshot
-from mirror.store.backup import intents, snapshots
-from mirror.store.backup.intents import Intent
+from mirror.store.backup import parts, snapshots
+from mirror.store.backup.parts import Intent
 from mirror.store.database import Db, query, translating
 from mirror.store.discovery import connections, remotes
 from mirror.store.discovery.connections import StoredConnection
@@ -50,5 +50,5 @@ async def of(db: Db, repo_id: RepoId) -> Beginning:
         row["failing_since"] is not None,
         row["team"],
         row["has_limits"],
-        [intents.intent(one) for one in row["intents"]],
+        [parts.intent(one) for one in row["intents"]],
     )

@@ -10,7 +10,7 @@ from mirror.core.formats.notes import Note
 from mirror.core.model import Kind, Reason, RefChange, RefName, RepoId, Snapshot
 from mirror.core.rules import late_reports
 from mirror.core.rules.late_reports import Moved, Past, Retelling, Within
-from mirror.core.rules.pushes import ReportedUpdate
+from mirror.core.rules.reports import ReportedUpdate
 from mirror.store.backup import history, snapshots
 from mirror.store.database import Db, query, translating
 
@@ -33,7 +33,7 @@ async def still(db: Db, repo_id: RepoId, told: Sequence[ReportedUpdate]) -> list
 
     Each as a move from there to there, which nobody told of; its position is 0.
     """
-    columns = [[one.name for one in told], [one.told_at for one in told]]
+    columns = [[one.name for one in told], [one.forge_time for one in told]]
     return [
         Past(
             row["snapshot"],

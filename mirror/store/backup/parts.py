@@ -1,4 +1,4 @@
-"""Which bundles the pack log is stored in: the live parts, and the tombstones of those that were replaced."""
+"""Which bundles the pack log is stored in: intended uploads, live parts, and tombstones of replaced ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,19 @@ from typing import Any, Final
 from mirror.core.errors import Busy
 from mirror.core.model import Part, RepoId, Segment
 from mirror.store.database import Db, query, transaction, translating
+from mirror.store.forge_leases import ForgeLease
 from mirror.store.leases import Lease, fenced
 
 COLUMNS: Final = 11  # of `columns`
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A bundle that a run is about to upload, or was when it died."""
+
+    key: str
+    owner: str  # of the run's lease; leases.is_over judges it
+    at: datetime  # the last heartbeat of its run, by the database's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,34 @@ class Tombstone:
     bytes: int
     index_bytes: int
     replaced_at: datetime
+
+
+@translating
+async def intend(db: Db, lease: Lease | ForgeLease, repo_id: RepoId, key: str) -> None:
+    """Say, before an upload, that it will follow. Recording the bundle takes this back."""
+    await db.execute(
+        "insert into intent (key, repo_id, owner) values ($1, $2, $3)", key, repo_id, lease.owner
+    )
+
+
+@translating
+async def intents(db: Db, repo_id: RepoId) -> list[Intent]:
+    """Every intent of this repo, oldest first."""
+    rows = await db.fetch(
+        "select key, owner, at from intent_heard where repo_id = $1 order by at, key", repo_id
+    )
+    return [intent(row) for row in rows]
+
+
+def intent(row: Any) -> Intent:
+    """An intent out of a row of that view."""
+    return Intent(row["key"], row["owner"], row["at"])
+
+
+@translating
+async def drop_intent(db: Db, repo_id: RepoId, key: str) -> None:
+    """Forget an intent whose upload was discarded. Safe to run twice."""
+    await db.execute("delete from intent where repo_id = $1 and key = $2", repo_id, key)
 
 
 @translating

@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from mirror.core.model import RefName, RepoId
-from mirror.core.rules.pushes import Answered, Lost, ReportedUpdate
+from mirror.core.rules.pushes import Answered, Lost
+from mirror.core.rules.reports import ReportedUpdate
 from mirror.store.database import Db, query, storable, transaction, translating
 
 AT_ONCE: Final = 1000  # claims that one sync answers
@@ -23,7 +24,7 @@ async def unanswered(db: Db, repo_id: RepoId) -> list[ReportedUpdate]:
             row["after"],
             row["pushed_by"],
             row["pushed_at"],
-            told_at=row["told_at"],
+            forge_time=row["told_at"],
         )
         for row in await db.fetch(query("claims"), repo_id, AT_ONCE)
     ]
@@ -35,7 +36,7 @@ async def compared(db: Db, repo_id: RepoId, updates: Sequence[ReportedUpdate]) -
     if not updates:
         return []
     columns = [[getattr(update, column) for update in updates] for column in ("name", "before", "after")]
-    times = [update.at if update.told_at else None for update in updates]
+    times = [update.at if update.forge_time else None for update in updates]
     known = {row[0] for row in await db.fetch(query("known_moves"), repo_id, *columns, times)}
     return [replace(update, known=place in known) for place, update in enumerate(updates, 1)]
 
