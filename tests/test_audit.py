@@ -14,7 +14,8 @@ from mirror.core.keyring import Keyring
 from mirror.core.model import RepoId
 from mirror.core.rules.roles import PersonId, Role
 from mirror.people import accounts as flow
-from mirror.people.accounts import By
+from mirror.people import api_tokens, members
+from mirror.people.acting import By
 from mirror.store.database import transaction
 from mirror.store.people import audit, links, notices, people, teams
 from mirror.store.people.audit import Entry
@@ -207,8 +208,8 @@ async def test_no_secret_is_in_the_audit_log(db: asyncpg.Pool) -> None:
     await flow.set_password(db, by, "canary horse 2")
     home = await teams.home(db, ann.id)
     assert home
-    _, invitation = await flow.invite(db, keyring, by, home, Role.VIEWER, "bob@example.org")
-    token, _ = await flow.make_token(db, by, home, "ci", {"read"})
+    _, invitation = await members.invite(db, keyring, by, home, Role.VIEWER, "bob@example.org")
+    token, _ = await api_tokens.make_token(db, by, home, "ci", {"read"})
     hashed = await people.password_hash(db, ann.id)
     kept = b"".join([line async for line in audit.export(db, home.id)]).decode()
     for secret in (raw, invitation, token, hashed, "canary"):

@@ -25,8 +25,8 @@ from mirror.core import signed
 from mirror.core.model import Repo
 from mirror.core.rules.roles import Role, Scope
 from mirror.jobs import run as flow
-from mirror.people import accounts as flows
-from mirror.people.accounts import By
+from mirror.people import members
+from mirror.people.acting import By
 from mirror.store import repos
 from mirror.store.discovery import connections
 from mirror.store.discovery.connections import ConnectionId, NewConnection
@@ -92,12 +92,12 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
     await notices.add(db, team.id, repo.id, "connection", "look", now)
     notice = await db.fetchval("select max(id) from notice")
     bob = await site.member(team, "bob", Role.OPERATOR)
-    invited, code = await flows.invite(db, services.keyring, By(alice, now), team, Role.VIEWER)
+    invited, code = await members.invite(db, services.keyring, By(alice, now), team, Role.VIEWER)
     reading: Scope = "read"
     _, token = await tokens.make(db, alice.id, team.id, "ci", (reading,), None, now)
     _, session = await sessions.start(db, alice.id, now, "a browser", "192.0.2.1")
     await people.link(db, alice.id, "github", "github.com", "1", "octocat", now)
-    link = await links.make(db, alice.id, now, flows.LINK)
+    link = await links.make(db, alice.id, now, members.LINK)
     parts = {
         "team": team.name,
         "repo": str(repo.id),

@@ -8,7 +8,8 @@ import pytest
 from mirror.core.errors import Refused
 from mirror.core.rules.roles import Role
 from mirror.people import accounts as flow
-from mirror.people.accounts import By
+from mirror.people import api_tokens, members
+from mirror.people.acting import By
 from mirror.store.people import people, sessions, teams, tokens
 from mirror.store.people.people import Person
 from mirror.web.dispatch import cookie_name
@@ -96,14 +97,16 @@ async def test_a_password_and_a_token_need_what_let_in_to_be_there_to_the_last(s
     team = await site.team(person)
     _, session = await sessions.start(db, person.id, now, "a test", "192.0.2.1")
     by = By(person, now, "192.0.2.1", session.key)
-    raw, token = await flow.make_token(db, by, team, "one", ["read"])
+    raw, token = await api_tokens.make_token(db, by, team, "one", ["read"])
     await sessions.end_all(db, person.id)
     before = await people.password_hash(db, person.id)
     with pytest.raises(Refused, match="sign in again"):
         await flow.set_password(db, by, NEW)
     with pytest.raises(Refused, match="sign in again"):
-        await flow.make_token(db, by, team, "two", ["read"])
+        await api_tokens.make_token(db, by, team, "two", ["read"])
     assert await people.password_hash(db, person.id) == before
     await tokens.revoke(db, team.id, token.id, now)
     with pytest.raises(Refused, match="revoked"):
-        await flow.invite(db, site.outside.keyring, By(person, now, None, token=token.id), team, Role.VIEWER)
+        await members.invite(
+            db, site.outside.keyring, By(person, now, None, token=token.id), team, Role.VIEWER
+        )

@@ -24,7 +24,7 @@ from mirror.core.rules.roles import Role
 from mirror.discovery import connections
 from mirror.forges.contract import Tokens
 from mirror.jobs.runner import Runner
-from mirror.people import accounts
+from mirror.people import passwords
 from mirror.restore.export import KEPT as BUNDLE_KEPT
 from mirror.store import repos
 from mirror.store.discovery.connections import Connection
@@ -216,7 +216,7 @@ async def proved(restoring: Restoring, answer: httpx.Response) -> httpx.Response
     assert answer.status_code == 303, answer.text
     asked = parse_qs(urlsplit(answer.headers["location"]).query)
     password = "a long enough word"
-    hashed = accounts.HASHER.hash(password)
+    hashed = passwords.HASHER.hash(password)
     db = restoring.site.mirror.services.db
     await db.execute("update person set email = 'ann@example.org' where id = $1", restoring.ann.id)
     await people_rows.set_password(db, restoring.ann.id, hashed)

@@ -15,7 +15,8 @@ from mirror.core.keyring import Keyring
 from mirror.core.rules import roles as rules
 from mirror.core.rules.roles import RESERVED, Role
 from mirror.people import accounts as flow
-from mirror.people.accounts import By
+from mirror.people import acting, api_tokens, members
+from mirror.people.acting import By
 from mirror.store import repos
 from mirror.store.people import attempts, audit, invitations, known_networks, links, people, sessions, teams
 from mirror.store.people.people import Person
@@ -258,7 +259,7 @@ async def test_the_link_of_the_terminal_makes_the_first_owner_once(db: asyncpg.P
     owner = await flow.sign_in_with_link(db, raw, START, HERE)
     membership = await teams.membership(db, owner.id, teams.DEFAULT)
     assert membership and membership.role is Role.OWNER
-    with pytest.raises(Refused, match="used already or has expired"):
+    with pytest.raises(Refused, match="has been used or has expired"):
         await flow.sign_in_with_link(db, raw, START, HERE)
     again = await links.make(db, None, START, HOUR)
     assert await flow.sign_in_with_link(db, again, START, HERE) == owner
@@ -401,15 +402,15 @@ async def test_another_persons_team_is_one_that_does_not_exist(db: asyncpg.Pool)
     team = await own(db, ann)
     assert await teams.membership(db, bob.person.id, "ann") is None
     carol = await joined(db, team, "Carol", Role.VIEWER)
-    made, _ = await flow.invite(db, KEYS, ann, team, Role.VIEWER)
+    made, _ = await members.invite(db, KEYS, ann, team, Role.VIEWER)
     asked: list[Callable[[], Awaitable[object]]] = [
-        lambda: flow.rename_team(db, bob, team, "bobs"),
-        lambda: flow.invite(db, KEYS, bob, team, Role.VIEWER),
-        lambda: flow.withdraw(db, bob, team, made.id),
-        lambda: flow.change_role(db, bob, team, carol.person.id, Role.OWNER),
-        lambda: flow.remove_member(db, bob, team, carol.person.id),
-        lambda: flow.leave(db, bob, team),
-        lambda: flow.make_token(db, bob, team, "t", {"read"}),
+        lambda: members.rename_team(db, bob, team, "bobs"),
+        lambda: members.invite(db, KEYS, bob, team, Role.VIEWER),
+        lambda: members.withdraw(db, bob, team, made.id),
+        lambda: members.change_role(db, bob, team, carol.person.id, Role.OWNER),
+        lambda: members.remove_member(db, bob, team, carol.person.id),
+        lambda: members.leave(db, bob, team),
+        lambda: api_tokens.make_token(db, bob, team, "t", {"read"}),
     ]
     for ask in asked:
         with pytest.raises(NotFound):
@@ -424,10 +425,10 @@ async def test_who_is_no_admin_changes_nobody(db: asyncpg.Pool, role: Role) -> N
     bob = await joined(db, team, "Bob", role)
     carol = await joined(db, team, "Carol", Role.VIEWER)
     for ask in (
-        flow.invite(db, KEYS, bob, team, Role.VIEWER),
-        flow.change_role(db, bob, team, carol.person.id, Role.VIEWER),
-        flow.remove_member(db, bob, team, carol.person.id),
-        flow.rename_team(db, bob, team, "bobs"),
+        members.invite(db, KEYS, bob, team, Role.VIEWER),
+        members.change_role(db, bob, team, carol.person.id, Role.VIEWER),
+        members.remove_member(db, bob, team, carol.person.id),
+        members.rename_team(db, bob, team, "bobs"),
     ):
         with pytest.raises(Refused, match="needs the role"):
             await ask
@@ -445,36 +446,38 @@ async def test_nobody_gives_a_role_above_their_own_or_touches_who_is_above(db: a
     bob = await joined(db, team, "Bob", Role.ADMIN)
     carol = await joined(db, team, "Carol", Role.OWNER)
     for ask in (
-        flow.invite(db, KEYS, bob, team, Role.OWNER),
-        flow.change_role(db, bob, team, bob.person.id, Role.OWNER),
-        flow.change_role(db, bob, team, carol.person.id, Role.VIEWER),
-        flow.remove_member(db, bob, team, carol.person.id),
+        members.invite(db, KEYS, bob, team, Role.OWNER),
+        members.change_role(db, bob, team, bob.person.id, Role.OWNER),
+        members.change_role(db, bob, team, carol.person.id, Role.VIEWER),
+        members.remove_member(db, bob, team, carol.person.id),
     ):
         with pytest.raises(Refused, match="above"):
             await ask
-    await flow.change_role(db, ann, team, carol.person.id, Role.VIEWER)
-    await flow.remove_member(db, bob, team, carol.person.id)
+    await members.change_role(db, ann, team, carol.person.id, Role.VIEWER)
+    await members.remove_member(db, bob, team, carol.person.id)
     assert [one.name for one in await teams.members(db, team.id)] == ["Ann", "Bob"]
 
 
 async def test_a_team_never_loses_its_last_owner(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
-    team = await flow.new_team(db, ann, "acme")
+    team = await members.new_team(db, ann, "acme")
     bob = await joined(db, team, "Bob", Role.ADMIN)
     with pytest.raises(Refused, match="needs an owner"):
-        await flow.leave(db, ann, team)
+        await members.leave(db, ann, team)
     with pytest.raises(Refused, match="needs an owner"):
-        await flow.change_role(db, ann, team, ann.person.id, Role.ADMIN)
-    await flow.change_role(db, ann, team, bob.person.id, Role.OWNER)
-    await flow.leave(db, ann, team)
+        await members.change_role(db, ann, team, ann.person.id, Role.ADMIN)
+    await members.change_role(db, ann, team, bob.person.id, Role.OWNER)
+    await members.leave(db, ann, team)
     assert [one.role for one in await teams.members(db, team.id)] == [Role.OWNER]
 
 
 async def test_two_owners_who_leave_at_once_do_not_leave_a_team_without_one(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
-    team = await flow.new_team(db, ann, "acme")
+    team = await members.new_team(db, ann, "acme")
     bob = await joined(db, team, "Bob", Role.OWNER)
-    left = await asyncio.gather(flow.leave(db, ann, team), flow.leave(db, bob, team), return_exceptions=True)
+    left = await asyncio.gather(
+        members.leave(db, ann, team), members.leave(db, bob, team), return_exceptions=True
+    )
     assert sorted(type(one).__name__ for one in left) == ["NoneType", "Refused"]
     assert len(await teams.members(db, team.id)) == 1
 
@@ -484,9 +487,9 @@ async def test_nobody_is_put_out_of_their_own_team(db: asyncpg.Pool) -> None:
     team = await own(db, ann)
     bob = await joined(db, team, "Bob", Role.OWNER)
     for ask in (
-        flow.leave(db, ann, team),
-        flow.remove_member(db, bob, team, ann.person.id),
-        flow.change_role(db, bob, team, ann.person.id, Role.VIEWER),
+        members.leave(db, ann, team),
+        members.remove_member(db, bob, team, ann.person.id),
+        members.change_role(db, bob, team, ann.person.id, Role.VIEWER),
     ):
         with pytest.raises(Refused, match="own team"):
             await ask
@@ -495,15 +498,15 @@ async def test_nobody_is_put_out_of_their_own_team(db: asyncpg.Pool) -> None:
 async def test_an_invitation_makes_one_person_a_member(db: asyncpg.Pool) -> None:
     ann, bob, carol = [await somebody(db, name) for name in ("Ann", "Bob", "Carol")]
     team = await own(db, ann)
-    made, raw = await flow.invite(db, KEYS, ann, team, Role.OPERATOR, "Bob@Example.org")
+    made, raw = await members.invite(db, KEYS, ann, team, Role.OPERATOR, "Bob@Example.org")
     assert made.email == "bob@example.org"
-    assert (await flow.invitation(db, KEYS, raw, START)).inviter == "Ann"
-    assert await flow.accept(db, KEYS, ann, raw) == team  # a member already: it is not used up
-    assert await flow.accept(db, KEYS, bob, raw) == team
+    assert (await members.invitation(db, KEYS, raw, START)).inviter == "Ann"
+    assert await members.accept(db, KEYS, ann, raw) == team  # a member already: it is not used up
+    assert await members.accept(db, KEYS, bob, raw) == team
     membership = await teams.membership(db, bob.person.id, "ann")
     assert membership and membership.role is Role.OPERATOR
     with pytest.raises(NotFound, match="accepted or withdrawn"):
-        await flow.accept(db, KEYS, carol, raw)
+        await members.accept(db, KEYS, carol, raw)
     assert await invitations.open_of(db, team.id, START) == []
     assert await done(db, team) == [("Ann", "invitation.add", "done"), ("Bob", "member.add", "done")]
 
@@ -511,9 +514,9 @@ async def test_an_invitation_makes_one_person_a_member(db: asyncpg.Pool) -> None
 async def test_an_invitation_that_two_accept_at_once_takes_one(db: asyncpg.Pool) -> None:
     ann, bob, carol = [await somebody(db, name) for name in ("Ann", "Bob", "Carol")]
     team = await own(db, ann)
-    _, raw = await flow.invite(db, KEYS, ann, team, Role.VIEWER)
+    _, raw = await members.invite(db, KEYS, ann, team, Role.VIEWER)
     both = await asyncio.gather(
-        flow.accept(db, KEYS, bob, raw), flow.accept(db, KEYS, carol, raw), return_exceptions=True
+        members.accept(db, KEYS, bob, raw), members.accept(db, KEYS, carol, raw), return_exceptions=True
     )
     assert sorted(type(one).__name__ for one in both) == ["NotFound", "Team"]
     assert len(await teams.members(db, team.id)) == 2
@@ -521,21 +524,21 @@ async def test_an_invitation_that_two_accept_at_once_takes_one(db: asyncpg.Pool)
 
 async def test_an_invitation_expires(db: asyncpg.Pool) -> None:
     ann, bob = await somebody(db, "Ann"), await somebody(db, "Bob")
-    _, raw = await flow.invite(db, KEYS, ann, await own(db, ann), Role.VIEWER)
-    late = By(bob.person, START + flow.INVITED, HERE)
+    _, raw = await members.invite(db, KEYS, ann, await own(db, ann), Role.VIEWER)
+    late = By(bob.person, START + members.INVITED, HERE)
     with pytest.raises(NotFound):
-        await flow.accept(db, KEYS, late, raw)
+        await members.accept(db, KEYS, late, raw)
 
 
 async def test_an_invitation_can_be_withdrawn(db: asyncpg.Pool) -> None:
     ann, bob = await somebody(db, "Ann"), await somebody(db, "Bob")
     team = await own(db, ann)
-    made, raw = await flow.invite(db, KEYS, ann, team, Role.VIEWER)
-    await flow.withdraw(db, ann, team, made.id)
+    made, raw = await members.invite(db, KEYS, ann, team, Role.VIEWER)
+    await members.withdraw(db, ann, team, made.id)
     with pytest.raises(NotFound):
-        await flow.accept(db, KEYS, bob, raw)
+        await members.accept(db, KEYS, bob, raw)
     with pytest.raises(NotFound):
-        await flow.withdraw(db, ann, team, made.id)
+        await members.withdraw(db, ann, team, made.id)
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, None], ids=["less", "out"])
@@ -545,32 +548,32 @@ async def test_an_invitation_gives_no_more_than_who_invited_may_now(
     ann, carol = await somebody(db, "Ann"), await somebody(db, "Carol")
     team = await own(db, ann)
     bob = await joined(db, team, "Bob", Role.ADMIN)
-    _, raw = await flow.invite(db, KEYS, bob, team, Role.ADMIN)
+    _, raw = await members.invite(db, KEYS, bob, team, Role.ADMIN)
     if role is None:
-        await flow.remove_member(db, ann, team, bob.person.id)
+        await members.remove_member(db, ann, team, bob.person.id)
     else:
-        await flow.change_role(db, ann, team, bob.person.id, role)
+        await members.change_role(db, ann, team, bob.person.id, role)
     with pytest.raises(NotFound):
-        await flow.accept(db, KEYS, carol, raw)
+        await members.accept(db, KEYS, carol, raw)
 
 
 async def test_no_other_words_are_an_invitation(db: asyncpg.Pool) -> None:
     ann, bob = await somebody(db, "Ann"), await somebody(db, "Bob")
-    made, raw = await flow.invite(db, KEYS, ann, await own(db, ann), Role.VIEWER)
+    made, raw = await members.invite(db, KEYS, ann, await own(db, ann), Role.VIEWER)
     for text in ("", str(made.id), raw[:-1], raw[1:], "\udcff"):
         with pytest.raises(NotFound):
-            await flow.accept(db, KEYS, bob, text)
+            await members.accept(db, KEYS, bob, text)
     with pytest.raises(NotFound):
-        await flow.invitation(db, Keyring(["x" * 32]), raw, START)
+        await members.invitation(db, Keyring(["x" * 32]), raw, START)
 
 
 async def test_nobody_invites_without_end(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
     team = await own(db, ann)
-    for _ in range(flow.MADE):
-        await flow.invite(db, KEYS, ann, team, Role.VIEWER)
+    for _ in range(acting.MADE):
+        await members.invite(db, KEYS, ann, team, Role.VIEWER)
     with pytest.raises(LimitReached, match="wait an hour"):
-        await flow.invite(db, KEYS, ann, team, Role.VIEWER)
+        await members.invite(db, KEYS, ann, team, Role.VIEWER)
 
 
 async def test_a_team_is_renamed_by_its_owner_to_a_name_that_is_free(db: asyncpg.Pool) -> None:
@@ -578,22 +581,22 @@ async def test_a_team_is_renamed_by_its_owner_to_a_name_that_is_free(db: asyncpg
     team = await own(db, ann)
     for name in ("bob", "api", "A B"):
         with pytest.raises(UsageError):
-            await flow.rename_team(db, ann, team, name)
-    await flow.rename_team(db, ann, team, "acme")
+            await members.rename_team(db, ann, team, name)
+    await members.rename_team(db, ann, team, "acme")
     assert (await own(db, ann)).name == "acme"
 
 
 async def test_the_team_of_the_command_line_keeps_its_name(db: asyncpg.Pool) -> None:
     owner = By(await people.first_owner(db, START), START)
     with pytest.raises(Refused, match="command line"):
-        await flow.rename_team(db, owner, await own(db, owner), "acme")
+        await members.rename_team(db, owner, await own(db, owner), "acme")
 
 
 async def test_a_new_team_has_a_name_of_its_own(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
-    team = await flow.new_team(db, ann, "acme")
+    team = await members.new_team(db, ann, "acme")
     with pytest.raises(UsageError, match="taken"):
-        await flow.new_team(db, ann, "acme")
+        await members.new_team(db, ann, "acme")
     assert [one.team.name for one in await teams.memberships(db, ann.person.id)] == ["acme", "ann"]
     assert await done(db, team) == [("Ann", "team.add", "done")]
 

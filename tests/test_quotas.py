@@ -22,7 +22,7 @@ from mirror.discovery.choose import By
 from mirror.jobs import run as jobbing
 from mirror.jobs import sweep
 from mirror.jobs.runner import Runner
-from mirror.people import accounts, limits
+from mirror.people import accounts, acting, api_tokens, limits, members
 from mirror.services.startup import environment
 from mirror.store import repos
 from mirror.store.people import notices, teams
@@ -132,19 +132,19 @@ async def test_asking_for_a_backup_that_waits_already_takes_no_more(site: Site, 
 
 async def test_twenty_tokens_and_members_at_once_are_as_many_as_a_team_may_have(site: Site) -> None:
     services, ann = site.mirror.services, await site.person("ann")
-    team, by = await site.team(ann), accounts.By(ann, site.mirror.clock.now)
+    team, by = await site.team(ann), acting.By(ann, site.mirror.clock.now)
     most = {"tokens": 4, "members": 3}
     asked = [
-        accounts.make_token(services.db, by, team, f"t{number}", ["read"], limits=most)
+        api_tokens.make_token(services.db, by, team, f"t{number}", ["read"], limits=most)
         for number in range(20)
     ]
     assert len(await refused(list(asked))) == 16
     raws = [
-        (await accounts.invite(services.db, site.outside.keyring, by, team, Role.VIEWER))[1] for _ in range(6)
+        (await members.invite(services.db, site.outside.keyring, by, team, Role.VIEWER))[1] for _ in range(6)
     ]
-    guests = [accounts.By(await site.person(f"guest{number}"), by.at) for number in range(6)]
+    guests = [acting.By(await site.person(f"guest{number}"), by.at) for number in range(6)]
     joining = [
-        accounts.accept(services.db, site.outside.keyring, guest, raw, most)
+        members.accept(services.db, site.outside.keyring, guest, raw, most)
         for guest, raw in zip(guests, raws, strict=True)
     ]
     assert len(await refused(list(joining))) == 4
@@ -153,8 +153,8 @@ async def test_twenty_tokens_and_members_at_once_are_as_many_as_a_team_may_have(
 
 async def test_a_person_owns_no_more_teams_than_they_may(site: Site) -> None:
     ann = await site.person("ann")
-    by = accounts.By(ann, site.mirror.clock.now)
-    asked = [accounts.new_team(site.mirror.services.db, by, f"team-{number}", 3) for number in range(10)]
+    by = acting.By(ann, site.mirror.clock.now)
+    asked = [members.new_team(site.mirror.services.db, by, f"team-{number}", 3) for number in range(10)]
     assert len(await refused(list(asked))) == 8  # and the one of their own
 
 
@@ -162,18 +162,18 @@ async def test_nobody_gives_a_person_more_teams_than_they_may_own(site: Site) ->
     """Somebody else made teams, invited them as owner, and left: one person owned 13 of 5."""
     db, keyring = site.mirror.services.db, site.outside.keyring
     ann, bob = await site.person("ann"), await site.person("bob")
-    here, there = (accounts.By(one, site.mirror.clock.now) for one in (ann, bob))
-    invited, made = [await accounts.new_team(db, there, name) for name in ("invited", "made")]
-    _, raw = await accounts.invite(db, keyring, there, invited, Role.OWNER)
+    here, there = (acting.By(one, site.mirror.clock.now) for one in (ann, bob))
+    invited, made = [await members.new_team(db, there, name) for name in ("invited", "made")]
+    _, raw = await members.invite(db, keyring, there, invited, Role.OWNER)
     with pytest.raises(OverLimit, match="Ann owns 1 team, "):
-        await accounts.accept(db, keyring, here, raw, owned=1)
-    _, raw = await accounts.invite(db, keyring, there, made, Role.VIEWER)
-    await accounts.accept(db, keyring, here, raw, owned=1)
+        await members.accept(db, keyring, here, raw, owned=1)
+    _, raw = await members.invite(db, keyring, there, made, Role.VIEWER)
+    await members.accept(db, keyring, here, raw, owned=1)
     with pytest.raises(OverLimit, match="EVERREF_PERSON_TEAMS"):
-        await accounts.change_role(db, there, made, ann.id, Role.OWNER, owned=1)
+        await members.change_role(db, there, made, ann.id, Role.OWNER, owned=1)
     assert await teams.owned(db, ann.id) == 1
-    await accounts.accept(
-        db, keyring, here, (await accounts.invite(db, keyring, there, invited, Role.OWNER))[1], owned=2
+    await members.accept(
+        db, keyring, here, (await members.invite(db, keyring, there, invited, Role.OWNER))[1], owned=2
     )
 
 

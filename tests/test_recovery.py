@@ -18,7 +18,8 @@ from mirror.core.errors import BadCredentials, TooOften
 from mirror.core.rules.roles import Role
 from mirror.jobs import run as jobs_flow
 from mirror.people import accounts as flow
-from mirror.people.accounts import By
+from mirror.people import members, passwords
+from mirror.people.acting import By
 from mirror.store import repos
 from mirror.store.jobs import jobs
 from mirror.store.people import audit, links, people, sessions, teams, tokens
@@ -233,7 +234,7 @@ async def test_who_is_removed_is_out_at_once(site: Site) -> None:
     team = await site.team(owner)
     bob = await site.member(team, "bob", Role.ADMIN)
     theirs, raw = await site.signed_in(bob), await with_token(site, bob, team)
-    _, invitation = await flow.invite(
+    _, invitation = await members.invite(
         site.mirror.services.db, site.outside.keyring, By(bob, site.mirror.clock.now), team, Role.ADMIN
     )
     kim = await site.signed_in(owner)
@@ -287,7 +288,7 @@ async def test_an_e_mail_address_is_said_to_be_unproved_and_gives_nothing(site: 
     db, now = site.mirror.services.db, site.mirror.clock.now
     owner = await site.person("kim")
     team = await site.team(owner)
-    await flow.invite(db, site.outside.keyring, By(owner, now), team, Role.ADMIN, "boss@example.org")
+    await members.invite(db, site.outside.keyring, By(owner, now), team, Role.ADMIN, "boss@example.org")
     fake = await flow.sign_up(db, "boss@example.org", "a long enough word", "The Boss", now, "192.0.2.1")
     browser = await site.signed_in(fake)
     assert "Not proved" in (await browser.get("/account")).text
@@ -430,7 +431,7 @@ async def test_one_persons_many_passwords_leave_others_their_turn(
     monkeypatch.setattr(flow, "MADE", 20)
     at_once = most = 0
     lock = threading.Lock()
-    hashing = flow.HASHER.hash
+    hashing = passwords.HASHER.hash
 
     def watched(password: bytes) -> str:
         nonlocal at_once, most
@@ -444,7 +445,7 @@ async def test_one_persons_many_passwords_leave_others_their_turn(
                 at_once -= 1
 
     db, now, person = site.mirror.services.db, site.mirror.clock.now, await ann(site)
-    monkeypatch.setattr(flow, "HASHER", SimpleNamespace(hash=watched))
+    monkeypatch.setattr(passwords, "HASHER", SimpleNamespace(hash=watched))
     by = By(person, now, "192.0.2.1")
     told = await asyncio.gather(*(flow.set_password(db, by, NEW) for _ in range(30)), return_exceptions=True)
     assert most == 1  # of the two that there are

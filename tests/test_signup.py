@@ -10,7 +10,7 @@ import pytest
 from mirror.core.errors import Refused
 from mirror.core.rules.roles import Role
 from mirror.discovery import choose
-from mirror.people import accounts
+from mirror.people import accounts, acting, members
 from mirror.store.people import audit, notices, sessions, teams
 from mirror.store.people import people as people_rows
 from mirror.store.people.people import Person
@@ -31,9 +31,9 @@ def with_signup(site: Site, signup: Any) -> Site:
 
 async def invited_by(site: Site, owner: Person) -> str:
     """What stands in an invitation's link to the owner's team."""
-    by = accounts.By(owner, site.mirror.clock.now)
+    by = acting.By(owner, site.mirror.clock.now)
     team = await site.team(owner)
-    _, raw = await accounts.invite(site.mirror.services.db, site.outside.keyring, by, team, Role.OPERATOR)
+    _, raw = await members.invite(site.mirror.services.db, site.outside.keyring, by, team, Role.OPERATOR)
     return raw
 
 
@@ -166,7 +166,7 @@ async def test_an_owner_lets_a_member_in_again_who_is_told(site: Site) -> None:
 async def test_no_owner_takes_over_an_account_by_which_more_is_to_be_had(site: Site) -> None:
     db, now = site.mirror.services.db, site.mirror.clock.now
     ann, eve = await site.person("ann"), await site.person("eve")
-    team, by = await site.team(ann), accounts.By(ann, now)
+    team, by = await site.team(ann), acting.By(ann, now)
     stranger = await site.member(team, "stranger", Role.VIEWER)  # who had an account before
     in_two, has_repo = await guest(site, ann, "1"), await guest(site, ann, "2")
     await teams.add(db, (await site.team(eve)).id, in_two.id, Role.VIEWER, now)
@@ -177,22 +177,22 @@ async def test_no_owner_takes_over_an_account_by_which_more_is_to_be_had(site: S
         "https://127.0.0.1:9/x.git",
     )
     for member in (stranger, in_two, has_repo):
-        with pytest.raises(Refused, match="only an account that an invitation to ann made"):
-            await accounts.let_in_again(db, by, team, member.id)
+        with pytest.raises(Refused, match="only for an account that an invitation to ann made"):
+            await members.let_in_again(db, by, team, member.id)
     with pytest.raises(Refused):
-        await accounts.let_in_again(db, by, team, ann.id)
+        await members.let_in_again(db, by, team, ann.id)
     boss = await site.member(team, "boss", Role.ADMIN)
     with pytest.raises(Refused, match="needs the role owner"):
-        await accounts.let_in_again(db, accounts.By(boss, now), team, (await guest(site, ann, "3")).id)
+        await members.let_in_again(db, acting.By(boss, now), team, (await guest(site, ann, "3")).id)
 
 
 async def test_a_link_of_an_owner_works_no_more_once_more_is_to_be_had_by_it(site: Site) -> None:
     db, now = site.mirror.services.db, site.mirror.clock.now
     ann, eve = await site.person("ann"), await site.person("eve")
     bob, team = await guest(site, ann), await site.team(ann)
-    path = await accounts.let_in_again(db, accounts.By(ann, now), team, bob.id)
+    path = await members.let_in_again(db, acting.By(ann, now), team, bob.id)
     await teams.add(db, (await site.team(eve)).id, bob.id, Role.VIEWER, now)
-    with pytest.raises(Refused, match="used already or has expired"):
+    with pytest.raises(Refused, match="has been used or has expired"):
         await accounts.sign_in_with_link(db, path.removeprefix("/sign-in/"), now, "192.0.2.1")
 
 
@@ -203,7 +203,7 @@ async def test_an_owners_link_keeps_nothing_and_lets_in_for_a_password_alone(sit
     bob, team = await guest(site, ann), await site.team(ann)
     await people_rows.set_profile(db, bob.id, name="Bob", email="bob@example.org", zone=None)
     own, home = await site.signed_in(bob), await site.team(bob)
-    path = await accounts.let_in_again(db, accounts.By(ann, now), team, bob.id)
+    path = await members.let_in_again(db, acting.By(ann, now), team, bob.id)
     owner = await site.browser()
     assert "keep-" not in (await owner.get(path)).text
     (kept,) = await sessions.all_of(db, bob.id, now)
@@ -234,7 +234,7 @@ async def test_who_was_let_in_by_an_owner_is_out_once_more_is_to_be_had_and_afte
     bob, bill = await guest(site, ann), await guest(site, ann, "8")
     browsers = []
     for one in (bob, bill):
-        path = await accounts.let_in_again(db, accounts.By(ann, now), team, one.id)
+        path = await members.let_in_again(db, acting.By(ann, now), team, one.id)
         browsers.append(await site.browser())
         await browsers[-1].post(path)
         assert (await browsers[-1].get("/account")).status_code == 200

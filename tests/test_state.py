@@ -21,8 +21,8 @@ from mirror.core.model import Repo, Secret
 from mirror.core.rules.roles import Role
 from mirror.discovery import add
 from mirror.jobs import sweep
-from mirror.people import accounts
-from mirror.people.accounts import By
+from mirror.people import accounts, api_tokens, members
+from mirror.people.acting import By
 from mirror.services import failpoints
 from mirror.services.open import open_services
 from mirror.store import repos
@@ -69,14 +69,14 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
     services, db = mirror.services, mirror.services.db
     ann = await accounts.sign_up(db, "ann@example.org", PASSWORD, "Ann", mirror.clock(), HERE)
     by = By(ann, mirror.clock(), HERE)
-    team = await accounts.new_team(db, by, "acme")
+    team = await members.new_team(db, by, "acme")
     work.commit()
     (done,) = [await mirror.backup(work)]
     await db.execute("update repo set team_id = $1, added_by = $2", team.id, ann.id)
     assert services.keyring
     await credentials.keep(db, services.keyring, done.repo.id, SECRET)
     await hooks.add(db, done.repo.id, "github", hooks.lock(services.keyring, HOOK, "hush"), mirror.clock())
-    await accounts.make_token(db, by, team, "ci", ["read"])
+    await api_tokens.make_token(db, by, team, "ci", ["read"])
     await quotas.set(db, team.id, "repos", 5, mirror.clock())
     await db.execute(
         """
@@ -385,7 +385,7 @@ async def forged(mirror: Mirror, some: Some, *, number: int = 4711, **fields: st
     """Whoever can write to the bucket, and signs up, says that the repo is theirs; nothing is overwritten."""
     db, at = mirror.services.db, mirror.clock() + timedelta(minutes=5)
     mallory = await accounts.sign_up(db, "mallory@example.org", PASSWORD, "Mallory", mirror.clock(), HERE)
-    team = (await accounts.new_team(db, By(mallory, mirror.clock(), HERE), "theirs")).id
+    team = (await members.new_team(db, By(mallory, mirror.clock(), HERE), "theirs")).id
     stored = json.loads(await mirror.services.vault.get(layout.repo_file(some.repo.id)))
     told = stored | {"url": EVIL, "team": str(team), "team_name": "theirs", "at": time_text(at)} | fields
     await mirror.services.vault.put(layout.description_key(some.repo.id, number), json.dumps(told).encode())
@@ -458,7 +458,7 @@ async def test_what_is_in_the_database_already_stays_and_people_are_never_taken_
         other = await accounts.sign_up(
             db, "ann@example.org", "another horse 2", "Mallory", mirror.clock(), HERE
         )
-        theirs = await accounts.new_team(db, By(other, mirror.clock(), HERE), "acme")
+        theirs = await members.new_team(db, By(other, mirror.clock(), HERE), "acme")
         here = await teams.default(db)
         assert here != mine
         await rebuild.rebuild(again.services)

@@ -7,8 +7,8 @@ import pytest
 
 from mirror.core.errors import LimitReached, NotFound, Refused, UsageError
 from mirror.core.rules.roles import SCOPES, Role, Scope
-from mirror.people import accounts as flow
-from mirror.people.accounts import By
+from mirror.people import acting, api_tokens, members
+from mirror.people.acting import By
 from mirror.store.people import people, teams, tokens
 from mirror.store.people.teams import Team
 from tests.parts.chain import START
@@ -29,7 +29,9 @@ async def own(db: asyncpg.Pool, by: By) -> Team:
 
 async def test_a_token_is_known_by_what_was_told_once(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
-    raw, made = await flow.make_token(db, ann, await own(db, ann), "ci", {"read", "backup"}, START + HOUR)
+    raw, made = await api_tokens.make_token(
+        db, ann, await own(db, ann), "ci", {"read", "backup"}, START + HOUR
+    )
     assert raw.startswith("everref_")
     found = await tokens.of(db, raw, START)
     assert found == made
@@ -41,13 +43,13 @@ async def test_a_token_is_known_by_what_was_told_once(db: asyncpg.Pool) -> None:
 @pytest.mark.parametrize("raw", ["", "everref_", "everref_" + "x" * 43, "\0", "everref_\udcff"], ids=ascii)
 async def test_nothing_else_is_a_token(db: asyncpg.Pool, raw: str) -> None:
     ann = await somebody(db, "Ann")
-    await flow.make_token(db, ann, await own(db, ann), "ci", {"read"})
+    await api_tokens.make_token(db, ann, await own(db, ann), "ci", {"read"})
     assert await tokens.of(db, raw, START) is None
 
 
 async def test_a_token_expires(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
-    raw, _ = await flow.make_token(db, ann, await own(db, ann), "ci", {"read"}, START + HOUR)
+    raw, _ = await api_tokens.make_token(db, ann, await own(db, ann), "ci", {"read"}, START + HOUR)
     assert await tokens.of(db, raw, START + HOUR - SECOND)
     assert await tokens.of(db, raw, START + HOUR) is None
 
@@ -55,17 +57,17 @@ async def test_a_token_expires(db: asyncpg.Pool) -> None:
 async def test_a_token_can_be_revoked(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
     team = await own(db, ann)
-    raw, made = await flow.make_token(db, ann, team, "ci", {"read"})
-    await flow.revoke_token(db, ann, team, made.id)
+    raw, made = await api_tokens.make_token(db, ann, team, "ci", {"read"})
+    await api_tokens.revoke_token(db, ann, team, made.id)
     assert await tokens.of(db, raw, START) is None
     assert await tokens.all_of(db, team.id) == []
     with pytest.raises(NotFound):
-        await flow.revoke_token(db, ann, team, made.id)
+        await api_tokens.revoke_token(db, ann, team, made.id)
 
 
 async def test_its_use_is_written_once_a_minute(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
-    raw, _ = await flow.make_token(db, ann, await own(db, ann), "ci", {"read"})
+    raw, _ = await api_tokens.make_token(db, ann, await own(db, ann), "ci", {"read"})
     minute = 60 * SECOND
     for later, seen in ((0 * SECOND, START), (30 * SECOND, START), (minute, START + minute)):
         await tokens.of(db, raw, START + later)
@@ -76,11 +78,11 @@ async def test_a_token_may_what_its_person_may_now_and_dies_with_their_membershi
     ann, bob = await somebody(db, "Ann"), await somebody(db, "Bob")
     team = await own(db, ann)
     await teams.add(db, team.id, bob.person.id, Role.ADMIN, START)
-    raw, _ = await flow.make_token(db, bob, team, "ci", {"read"})
-    await flow.change_role(db, ann, team, bob.person.id, Role.VIEWER)
+    raw, _ = await api_tokens.make_token(db, bob, team, "ci", {"read"})
+    await members.change_role(db, ann, team, bob.person.id, Role.VIEWER)
     found = await tokens.of(db, raw, START)
     assert found and found.role is Role.VIEWER
-    await flow.remove_member(db, ann, team, bob.person.id)
+    await members.remove_member(db, ann, team, bob.person.id)
     assert await tokens.of(db, raw, START) is None
     await teams.add(db, team.id, bob.person.id, Role.ADMIN, START)
     assert await tokens.of(db, raw, START) is None
@@ -93,10 +95,10 @@ async def test_a_scope_needs_its_role(db: asyncpg.Pool, role: Role) -> None:
     await teams.add(db, team.id, bob.person.id, role, START)
     for scope, needed in SCOPES.items():
         if role.may(needed):
-            await flow.make_token(db, bob, team, scope, {scope})
+            await api_tokens.make_token(db, bob, team, scope, {scope})
         else:
             with pytest.raises(Refused, match=f"needs the role {needed}"):
-                await flow.make_token(db, bob, team, scope, {scope})
+                await api_tokens.make_token(db, bob, team, scope, {scope})
 
 
 async def test_only_its_owner_and_admins_revoke_a_token(db: asyncpg.Pool) -> None:
@@ -104,15 +106,15 @@ async def test_only_its_owner_and_admins_revoke_a_token(db: asyncpg.Pool) -> Non
     team = await own(db, ann)
     for by, role in ((bob, Role.OPERATOR), (carol, Role.VIEWER)):
         await teams.add(db, team.id, by.person.id, role, START)
-    _, anns = await flow.make_token(db, ann, team, "ann's", {"read"})
-    _, carols = await flow.make_token(db, carol, team, "carol's", {"read"})
+    _, anns = await api_tokens.make_token(db, ann, team, "ann's", {"read"})
+    _, carols = await api_tokens.make_token(db, carol, team, "carol's", {"read"})
     with pytest.raises(Refused):
-        await flow.revoke_token(db, bob, team, anns.id)
+        await api_tokens.revoke_token(db, bob, team, anns.id)
     with pytest.raises(NotFound):
-        await flow.revoke_token(db, bob, await own(db, bob), anns.id)
+        await api_tokens.revoke_token(db, bob, await own(db, bob), anns.id)
     assert [one.name for one in await tokens.all_of(db, team.id, carol.person.id)] == ["carol's"]
-    await flow.revoke_token(db, carol, team, carols.id)
-    await flow.revoke_token(db, ann, team, anns.id)
+    await api_tokens.revoke_token(db, carol, team, carols.id)
+    await api_tokens.revoke_token(db, ann, team, anns.id)
 
 
 async def test_tokens_that_will_not_do_are_refused(db: asyncpg.Pool) -> None:
@@ -127,14 +129,14 @@ async def test_tokens_that_will_not_do_are_refused(db: asyncpg.Pool) -> None:
     ]
     for name, scopes, expires_at in wrong:
         with pytest.raises(UsageError):
-            await flow.make_token(db, ann, team, name, scopes, expires_at)
+            await api_tokens.make_token(db, ann, team, name, scopes, expires_at)
     assert await tokens.all_of(db, team.id) == []
 
 
 async def test_nobody_makes_tokens_without_end(db: asyncpg.Pool) -> None:
     ann = await somebody(db, "Ann")
     team = await own(db, ann)
-    for number in range(flow.MADE):
-        await flow.make_token(db, ann, team, str(number), {"read"})
+    for number in range(acting.MADE):
+        await api_tokens.make_token(db, ann, team, str(number), {"read"})
     with pytest.raises(LimitReached):
-        await flow.make_token(db, ann, team, "one more", {"read"})
+        await api_tokens.make_token(db, ann, team, "one more", {"read"})

@@ -464,12 +464,12 @@ async def connect(call: Call) -> int:
     async with call.services() as services:
         from mirror.discovery import choose, connections, discover
         from mirror.forges.contract import Tokens
-        from mirror.people import accounts, operator
+        from mirror.people import accounts, acting, operator
         from mirror.store.discovery import connections as rows
         from mirror.store.discovery import discovered
 
         now = environment.now()
-        by = accounts.By(await accounts.first_owner(services.db, now), now)
+        by = acting.By(await accounts.first_owner(services.db, now), now)
         meant = await operator.team_named(services, args.team)
         team = await accounts.team_named(services.db, by, meant.name)
         app = services.forges.first(args.forge)
@@ -519,13 +519,13 @@ async def token(call: Call) -> int:
     expires_at = now + when.span(args.expires) if args.expires else None
     async with call.services() as services:
         from mirror.core.rules.roles import SCOPES
-        from mirror.people import accounts, operator
+        from mirror.people import accounts, acting, api_tokens, operator
 
-        by = accounts.By(await accounts.first_owner(services.db, now), now)
+        by = acting.By(await accounts.first_owner(services.db, now), now)
         team = await accounts.team_named(
             services.db, by, (await operator.team_named(services, args.team)).name
         )
-        raw, made = await accounts.make_token(
+        raw, made = await api_tokens.make_token(
             services.db, by, team, args.name, args.scope or SCOPES, expires_at
         )
     call.out.result(partial(render.token, raw, made), partial(shapes.token, raw, made))
@@ -573,12 +573,12 @@ async def sign_in(call: Call) -> int:
     now = environment.now()
     async with call.services() as services:
         from mirror.cli import up
-        from mirror.people import accounts
+        from mirror.people import accounts, members
 
         known = await accounts.known_as(services.db, call.args.email) if call.args.email else None
         path = await accounts.sign_in_path(services.db, now, call.args.email)
         url = await up.address(services.settings) + path
-    until = now + accounts.LINK
+    until = now + members.LINK
     call.out.result(partial(render.link, url, until, known), partial(shapes.link, url, until, known))
     return 0
 

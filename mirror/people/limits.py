@@ -1,4 +1,4 @@
-"""The limits of one team, as whoever runs Everref sees and sets them."""
+"""The limits of one team, as the command line shows and sets them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,9 +16,9 @@ DEFAULT: Final = "default"
 async def of(
     services: Services, name: str, changes: Mapping[str, int | None | str], now: datetime
 ) -> tuple[str, Sequence[Use]]:
-    """What this team uses of its limits, once these are changed; `default`: what goes for all.
+    """Change these limits of the team, and say how much it uses of each; `default` unsets one.
 
-    What waited for a limit goes on. Raises NotFound. Safe to run twice.
+    Jobs that waited for a limit go on. Raises NotFound. Safe to run twice.
     """
     team = await operator.team_named(services, name)
     if changes:

@@ -1,4 +1,4 @@
-"""What whoever runs Everref does by the command line: in which team, and written down in its audit log."""
+"""What whoever runs Everref does from the command line: in which team, with an entry in its audit log."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,13 +15,13 @@ from mirror.store.people.audit import Entry
 from mirror.store.people.teams import DEFAULT, Team, TeamId
 
 TEAMS: Final = 8  # that a message names
-ACTOR: Final = "whoever runs Everref"  # no account is asked for there: the data is theirs
+ACTOR: Final = "whoever runs Everref"  # the command line asks for no account: the data is theirs
 
 
 async def did(
     db: Db, team_id: TeamId, action: str, subject: str, detail: Mapping[str, Any], at: datetime
 ) -> None:
-    """They did this in the team; in a transaction of the caller's it stands or falls with that one."""
+    """Record what they did in the team, in the caller's transaction if there is one."""
     entry = Entry(person_id=None, actor=ACTOR, action=action, subject=subject, detail=detail)
     await audit.add(db, team_id, entry, at)
 
@@ -29,7 +29,7 @@ async def did(
 async def did_for(
     services: Services, team_id: TeamId, action: str, subject: str, detail: Mapping[str, Any] | None = None
 ) -> None:
-    """They did this in a team that is not the command line's own, whose people are to see it."""
+    """Record what they did in the team, unless it is the command line's own; its members should see it."""
     if team_id != await teams.default(services.db):
         await did(services.db, team_id, action, subject, detail or {}, services.clock())
 
@@ -37,7 +37,7 @@ async def did_for(
 async def did_for_repo(
     services: Services, repo: Repo, action: str, detail: Mapping[str, Any] | None = None
 ) -> None:
-    """They did this to a repo of such a team."""
+    """Record what they did to a repo, unless its team is the command line's own."""
     if (await remotes.get(services.db, repo.id)).team_id != await teams.default(services.db):
         await did_to(services, repo, action, detail)
 
@@ -45,7 +45,7 @@ async def did_for_repo(
 async def did_to(
     services: Services, repo: Repo, action: str, detail: Mapping[str, Any] | None = None
 ) -> None:
-    """They did this to the repo."""
+    """Record what they did to the repo."""
     entry = Entry(
         person_id=None,
         actor=ACTOR,
@@ -78,7 +78,7 @@ async def team_named(services: Services, name: str | None) -> Team:
 
 
 async def team_chosen(services: Services, name: str | None) -> Team | None:
-    """The same, where all teams are meant unless one is named. None: all."""
+    """The team that is named here or in the settings. None: all teams."""
     return await team_named(services, name) if name or services.settings.team else None
 
 
@@ -90,7 +90,7 @@ async def _team_with_id(services: Services, text: str) -> Team | None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b and c`; of too many some, and that there are more."""
+    """`a, b and c`; of too many the first ones, `and others`."""
     if len(names) > TEAMS:
         return f"{', '.join(names[:TEAMS])} and others"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

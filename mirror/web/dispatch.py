@@ -35,7 +35,7 @@ from mirror.core.rules.job import SYNC
 from mirror.core.rules.roles import PersonId, Role
 from mirror.git.reader.slots import Bounds, Requester, Slots
 from mirror.net.reach import is_public
-from mirror.people.accounts import By
+from mirror.people.acting import By
 from mirror.services.open import Services
 from mirror.services.queue import NoQueue
 from mirror.services.server.bodies import Body, Budget

@@ -244,7 +244,7 @@ async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at:
             "update member set role = $3 where team_id = $1 and person_id = $2", team_id, person_id, role
         )
         if done == "UPDATE 0":
-            raise NotFound("this person is no member of the team")
+            raise NotFound("this person is not a member of the team")
         await connection.execute(
             """
             update api_token set revoked_at = $4
@@ -267,7 +267,7 @@ async def remove_member(db: Db, team_id: TeamId, person_id: PersonId, at: dateti
             "delete from member where team_id = $1 and person_id = $2", team_id, person_id
         )
         if done == "DELETE 0":
-            raise NotFound("this person is no member of the team")
+            raise NotFound("this person is not a member of the team")
         await connection.execute(
             """
             update api_token set revoked_at = $3

@@ -80,7 +80,7 @@ async def make(
             "a token's name takes 1 to 200 bytes; scopes are read, backup, restore, admin"
         ) from None
     if made is None:
-        raise NotFound("this person is no member of the team")
+        raise NotFound("this person is not a member of the team")
     return raw, _token(await db.fetchrow(f"{_SELECT} and api_token.id = $1", made))
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import Meta
 
 from mirror.core.errors import NotFound, UsageError
-from mirror.people import accounts
+from mirror.people import accounts, members
 from mirror.shapes.base import Page
 from mirror.shapes.people import Identity, Invitation, Membership, Profile, Session
 from mirror.store.people import people as store
@@ -144,7 +144,7 @@ async def list_teams(context: RequestContext) -> Page[Membership]:
 async def new_team(context: RequestContext, body: NewTeam) -> Membership:
     """Make a team to share repositories in."""
     most = context.services.settings.person_teams
-    made = await accounts.new_team(context.services.db, context.by(), body.name, most)
+    made = await members.new_team(context.services.db, context.by(), body.name, most)
     found = await teams.membership(context.services.db, context.owner().id, made.name)
     if found is None:
         raise NotFound("the team was removed just now")
@@ -155,7 +155,7 @@ async def invitation(context: RequestContext) -> Invitation:
     """What an invitation is to."""
     raw = str(context.path["invitation"])
     return Invitation.of(
-        await accounts.invitation(context.services.db, context.outside.keyring, raw, context.now)
+        await members.invitation(context.services.db, context.outside.keyring, raw, context.now)
     )
 
 
@@ -163,7 +163,7 @@ async def accept_invitation(context: RequestContext, body: Nothing) -> Membershi
     """Become a member of the team."""
     raw = str(context.path["invitation"])
     services, most = context.services, context.services.settings
-    team = await accounts.accept(
+    team = await members.accept(
         services.db, context.outside.keyring, context.by(), raw, most.limits, most.person_teams
     )
     found = await teams.membership(context.services.db, context.owner().id, team.name)

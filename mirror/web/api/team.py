@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from mirror.core.errors import NotFound
 from mirror.core.rules.roles import PersonId, Role, Scope
-from mirror.people import accounts
+from mirror.people import api_tokens, members
 from mirror.services import ssh_access
 from mirror.shapes.base import Page
 from mirror.shapes.discovery import SshKey
@@ -70,7 +70,7 @@ async def change_team(context: RequestContext, body: TeamChange) -> Membership:
     assert context.role is not None
     now = context.of_team()
     if body.name is not None and body.name != now.name:
-        await accounts.rename_team(context.services.db, context.by(), now, body.name)
+        await members.rename_team(context.services.db, context.by(), now, body.name)
         now = teams.Team(now.id, body.name, now.person_id)
     return Membership.of(Belonging(now, context.role))
 
@@ -86,22 +86,22 @@ async def change_role(context: RequestContext, body: RoleChange) -> Member:
     person = PersonId(uuid_of(context, "person", "member"))
     db, now = context.services.db, context.of_team()
     owned = context.services.settings.person_teams
-    await accounts.change_role(db, context.by(), now, person, body.role, owned)
+    await members.change_role(db, context.by(), now, person, body.role, owned)
     for one in await teams.members(db, now.id):
         if one.person_id == person:
             return Member.of(one)
-    raise NotFound("this person is no member of the team any more")
+    raise NotFound("this person is not a member of the team any more")
 
 
 async def remove_member(context: RequestContext) -> None:
     """End a membership, and the member's API tokens for the team."""
     person = PersonId(uuid_of(context, "person", "member"))
-    await accounts.remove_member(context.services.db, context.by(), context.of_team(), person)
+    await members.remove_member(context.services.db, context.by(), context.of_team(), person)
 
 
 async def leave_team(context: RequestContext) -> None:
     """End your own membership."""
-    await accounts.leave(context.services.db, context.by(), context.of_team())
+    await members.leave(context.services.db, context.by(), context.of_team())
 
 
 async def list_invitations(context: RequestContext) -> Page[Invitation]:
@@ -115,7 +115,7 @@ async def invite(context: RequestContext, body: Inviting) -> Invited:
 
     By an API token it is to no role above operator, and ends with the token.
     """
-    made, raw = await accounts.invite(
+    made, raw = await members.invite(
         context.services.db, context.outside.keyring, context.by(), context.of_team(), body.role, body.email
     )
     return Invited(
@@ -126,7 +126,7 @@ async def invite(context: RequestContext, body: Inviting) -> Invited:
 async def withdraw_invitation(context: RequestContext) -> None:
     """Let nobody accept an invitation any more."""
     chosen = InvitationId(uuid_of(context, "invitation", "invitation"))
-    await accounts.withdraw(context.services.db, context.by(), context.of_team(), chosen)
+    await members.withdraw(context.services.db, context.by(), context.of_team(), chosen)
 
 
 async def list_tokens(context: RequestContext) -> Page[Token]:
@@ -139,7 +139,7 @@ async def list_tokens(context: RequestContext) -> Page[Token]:
 async def make_token(context: RequestContext, body: TokenWanted) -> NewToken:
     """Make an API token, which is told this once."""
     expires = None if body.days is None else context.now + timedelta(days=body.days)
-    raw, made = await accounts.make_token(
+    raw, made = await api_tokens.make_token(
         context.services.db,
         context.by(),
         context.of_team(),
@@ -154,7 +154,7 @@ async def make_token(context: RequestContext, body: TokenWanted) -> NewToken:
 async def revoke_token(context: RequestContext) -> None:
     """Let an API token not work any more: your own, or as an admin anybody's."""
     chosen = TokenId(uuid_of(context, "token", "token"))
-    await accounts.revoke_token(context.services.db, context.by(), context.of_team(), chosen)
+    await api_tokens.revoke_token(context.services.db, context.by(), context.of_team(), chosen)
 
 
 async def list_audit(context: RequestContext, asked: AuditAsked) -> Page[AuditEntry]:

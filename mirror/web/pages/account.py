@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from mirror.core.errors import EverrefError, NotFound, OverLimit, UsageError
 from mirror.core.rules.roles import PersonId
-from mirror.people import accounts
+from mirror.people import accounts, api_tokens, members
 from mirror.store.people import invitations, sessions, teams, tokens
 from mirror.store.people import people as store
 from mirror.store.people.invitations import InvitationId
@@ -117,9 +117,9 @@ async def revoke_token(context: RequestContext) -> Response:
     text = str((await context.form()).get("token", ""))
     for one in await tokens.of_person(context.services.db, context.owner().id, context.now):
         if str(one.id) == text:
-            await accounts.revoke_token(context.services.db, context.by(), one.team, one.id)
+            await api_tokens.revoke_token(context.services.db, context.by(), one.team, one.id)
             return context.redirect("/account", f"The token {one.name} is revoked.")
-    raise NotFound("there is no such token, or it was revoked already")
+    raise NotFound("there is no such token, or it has been revoked")
 
 
 async def unlink(context: RequestContext) -> Response:
@@ -151,7 +151,7 @@ async def new_team(context: RequestContext) -> Response:
     try:
         name = str((await context.form()).get("name", ""))
         most = context.services.settings.person_teams
-        team = await accounts.new_team(context.services.db, context.by(), name, most)
+        team = await members.new_team(context.services.db, context.by(), name, most)
     except (UsageError, OverLimit) as error:
         return await page(context, error)
     return context.redirect(f"/{team.name}", f"The team {team.name} is made. Invite others in its settings.")
@@ -160,7 +160,7 @@ async def new_team(context: RequestContext) -> Response:
 async def invitation(context: RequestContext) -> Response:
     """What an invitation is to, before it is accepted."""
     raw = str(context.path["raw"])
-    found = await accounts.invitation(context.services.db, context.outside.keyring, raw, context.now)
+    found = await members.invitation(context.services.db, context.outside.keyring, raw, context.now)
     return context.render("invitation.html", invitation=found, raw=raw)
 
 
@@ -168,7 +168,7 @@ async def accept(context: RequestContext) -> Response:
     """Become a member of the team."""
     raw = str(context.path["raw"])
     services, most = context.services, context.services.settings
-    team = await accounts.accept(
+    team = await members.accept(
         services.db, context.outside.keyring, context.by(), raw, most.limits, most.person_teams
     )
     return context.redirect(f"/{team.name}", f"You are a member of {team.name} now.")

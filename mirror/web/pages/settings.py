@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from mirror.core.errors import EverrefError, NotFound, OverLimit, Refused, UsageError
 from mirror.core.rules.roles import SCOPES, PersonId, Role, Scope
-from mirror.people import accounts
+from mirror.people import api_tokens, members
 from mirror.store.people import audit, invitations, quotas, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
@@ -49,7 +49,7 @@ def _runs_it(context: RequestContext) -> bool:
 async def rename(context: RequestContext) -> Response:
     name = str((await context.form()).get("name", ""))
     try:
-        await accounts.rename_team(context.services.db, context.by(), context.of_team(), name)
+        await members.rename_team(context.services.db, context.by(), context.of_team(), name)
     except (UsageError, Refused) as error:
         return await page(context, error)
     return context.redirect(f"/{name}/-/settings", f"The team is called {name} now.")
@@ -59,7 +59,7 @@ async def invite(context: RequestContext) -> Response:
     """Make an invitation; its link is told once, to be sent by whatever way people use."""
     form = await context.form()
     try:
-        _, raw = await accounts.invite(
+        _, raw = await members.invite(
             context.services.db,
             context.outside.keyring,
             context.by(),
@@ -74,7 +74,7 @@ async def invite(context: RequestContext) -> Response:
 
 async def withdraw(context: RequestContext) -> Response:
     chosen = InvitationId(_uuid((await context.form()).get("invitation"), "invitation"))
-    await accounts.withdraw(context.services.db, context.by(), context.of_team(), chosen)
+    await members.withdraw(context.services.db, context.by(), context.of_team(), chosen)
     return _back(context, "The invitation is withdrawn.")
 
 
@@ -83,7 +83,7 @@ async def change_role(context: RequestContext) -> Response:
     member = PersonId(_uuid(form.get("person"), "member"))
     try:
         role, owned = _role(form.get("role")), context.services.settings.person_teams
-        await accounts.change_role(context.services.db, context.by(), context.of_team(), member, role, owned)
+        await members.change_role(context.services.db, context.by(), context.of_team(), member, role, owned)
     except Refused as error:
         return await page(context, error)
     return _back(context, "The role is changed.")
@@ -95,9 +95,9 @@ async def remove(context: RequestContext) -> Response:
     db, by, team = context.services.db, context.by(), context.of_team()
     try:
         if member == by.person.id:
-            await accounts.leave(db, by, team)
+            await members.leave(db, by, team)
             return context.redirect("/", f"You have left {team.name}.")
-        await accounts.remove_member(db, by, team, member)
+        await members.remove_member(db, by, team, member)
     except Refused as error:
         return await page(context, error)
     return _back(context, "They are no member any more, and their tokens for this team are revoked.")
@@ -107,7 +107,7 @@ async def let_in_again(context: RequestContext) -> Response:
     """A one-time link for a member who forgot their password, told once."""
     member = PersonId(_uuid((await context.form()).get("person"), "member"))
     try:
-        path = await accounts.let_in_again(context.services.db, context.by(), context.of_team(), member)
+        path = await members.let_in_again(context.services.db, context.by(), context.of_team(), member)
     except Refused as error:
         return await page(context, error)
     return await page(context, let_in=f"{context.outside.origin}{path}")
@@ -116,7 +116,7 @@ async def let_in_again(context: RequestContext) -> Response:
 async def leave(context: RequestContext) -> Response:
     """End one's own membership."""
     try:
-        await accounts.leave(context.services.db, context.by(), context.of_team())
+        await members.leave(context.services.db, context.by(), context.of_team())
     except Refused as error:
         return await page(context, error)
     return context.redirect("/", f"You have left {context.of_team().name}.")
@@ -129,7 +129,7 @@ async def make_token(context: RequestContext) -> Response:
     expires = context.now + timedelta(days=int(days)) if days.isdecimal() and 0 < int(days) <= 3650 else None
     scopes = {cast(Scope, str(scope)) for scope in form.getlist("scope")}
     try:
-        raw, made = await accounts.make_token(
+        raw, made = await api_tokens.make_token(
             context.services.db,
             context.by(),
             context.of_team(),
@@ -145,7 +145,7 @@ async def make_token(context: RequestContext) -> Response:
 
 async def revoke_token(context: RequestContext) -> Response:
     chosen = TokenId(_uuid((await context.form()).get("token"), "token"))
-    await accounts.revoke_token(context.services.db, context.by(), context.of_team(), chosen)
+    await api_tokens.revoke_token(context.services.db, context.by(), context.of_team(), chosen)
     return _back(context, "The token is revoked.")
 
 
