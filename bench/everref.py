@@ -15,7 +15,7 @@ from mirror.core.config import Settings
 from mirror.core.model import Part, Remote, Repo, Snapshot
 from mirror.discovery import add
 from mirror.restore import moment, restore
-from mirror.restore.restore import Restored
+from mirror.restore.restore import Restored, What
 from mirror.services.open import Services
 from mirror.store.backup import parts
 from mirror.upkeep import compact
@@ -59,7 +59,7 @@ class Worker:
 
     async def to_remote(self, repo: Repo, url: str) -> None:
         snapshot = await self._moment(repo, None)
-        _whole(await restore.to_remote(self.services, repo, snapshot, Remote(url), hidden="archive"))
+        _whole(await restore.to_remote(self.services, repo, snapshot, Remote(url), What(hidden="archive")))
 
     async def compact(self, repo: Repo) -> Compacted:
         return await compact.compact(self.services, repo)

@@ -11,11 +11,10 @@ from mirror.cli import render, shapes
 from mirror.core.errors import Cancelled, NotFound, UsageError
 from mirror.core.model import RefName, Remote, Secret
 from mirror.jobs import attended
-from mirror.jobs.attended import What
 from mirror.people import operator
 from mirror.restore import moment
 from mirror.restore import restore as restoring
-from mirror.restore.restore import RefResult, Restored
+from mirror.restore.restore import RefResult, Restored, What
 from mirror.services import ssh_access
 from mirror.store import repos
 from mirror.store.browse import home

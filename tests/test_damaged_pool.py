@@ -30,7 +30,9 @@ async def merged(mirror: Mirror, repo: Repo, snapshot: Snapshot, place: Path) ->
 
 
 async def bundled(mirror: Mirror, repo: Repo, snapshot: Snapshot, place: Path) -> None:
-    await restore.to_bundle(mirror.services, repo, snapshot, place / "x.bundle", globs=["refs/heads/*"])
+    await restore.to_bundle(
+        mirror.services, repo, snapshot, place / "x.bundle", restore.What(["refs/heads/*"])
+    )
     run_git("clone", "-q", "--mirror", place / "x.bundle", place / "copy.git")
     fsck(place / "copy.git")
 

@@ -39,7 +39,7 @@ async def backed_up(mirror: Mirror, work: Work) -> tuple[Repo, Snapshot]:
 
 async def made(mirror: Mirror, repo: Repo, snapshot: Snapshot, *globs: str) -> export.Export:
     cause = Cause((await jobbing.ask(mirror.services, repo.id, "bundle", {})).id)
-    done, found = await export.make(mirror.services, repo, snapshot, cause, globs=globs)
+    done, found = await export.make(mirror.services, repo, snapshot, cause, restore.What(globs))
     assert done.verified
     return found
 
@@ -156,7 +156,7 @@ async def test_who_asks_for_a_bundle_that_is_there_gets_that_one(mirror: Mirror,
     assert (await jobbing.ask(mirror.services, repo.id, "bundle", asked)).id == first.id
     other = await jobbing.ask(mirror.services, repo.id, "bundle", asked | {"globs": ["ma*"]})
     assert other.id != first.id
-    _, found = await export.make(mirror.services, repo, snapshot, Cause(first.id), globs=["main"])
+    _, found = await export.make(mirror.services, repo, snapshot, Cause(first.id), restore.What(["main"]))
     await mirror.services.db.execute(
         "update job set state = 'done', started_at = $3, finished_at = $3, result = $2 where id = $1",
         first.id,

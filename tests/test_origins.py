@@ -27,6 +27,7 @@ from mirror.forges import fields, oauth
 from mirror.forges.http import Http
 from mirror.git import pack, push, upstream, view
 from mirror.git.disk import disk_error
+from mirror.git.push import Destination
 from mirror.git.run import Git, GitFailed, explain
 from mirror.restore import restore
 from mirror.store import database
@@ -73,12 +74,10 @@ async def push_to_the_target(mirror: Mirror) -> object:
         return await push.push(
             mirror.services.git,
             empty,
-            Remote(NOBODY),
+            Destination(Remote(NOBODY), ["127.0.0.1"], listed),  # type: ignore[arg-type]
             {},
-            pinned=["127.0.0.1"],
-            progress=mirror.services.progress,
-            expected=listed,  # type: ignore[arg-type]
-            removed=[MAIN],
+            mirror.services.progress,
+            [MAIN],
         )
 
 

@@ -202,7 +202,7 @@ async def test_an_evicted_pool_is_filled_anew_and_costs_nobody_anything(two: Two
     two.bound(1 << 40)
     work.commit("main")
     assert (await mirror.backup(work)).snapshot.number == 2
-    await restore.to_bundle(mirror.services, repo, before, mirror.place / "x.bundle", globs=["main"])
+    await restore.to_bundle(mirror.services, repo, before, mirror.place / "x.bundle", restore.What(["main"]))
     assert refs_of(await mirror.restored(repo, 2)) == work.refs()
 
 

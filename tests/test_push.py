@@ -23,7 +23,7 @@ from mirror.core.model import HEAD, ObjectFormat, RefName, Refs, Remote, Secret,
 from mirror.core.progress import Silent
 from mirror.git import address, pack
 from mirror.git import push as pushing
-from mirror.git.push import Answer, push
+from mirror.git.push import Answer, Destination, push
 from mirror.git.run import Git, Limits
 from mirror.git.view import View, scratch_view, write_refs
 from tests.parts.githttp import Fault, GitServer, Request, serving
@@ -79,15 +79,8 @@ async def pushed(
     before = set(work.path.parent.iterdir())
     try:
         async with moment_of(git, work) as moment:
-            return await push(
-                git,
-                moment,
-                to,
-                refs,
-                pinned=await address.check(to.url, allow_private=True),
-                progress=progress or Heard(),
-                expected=expected,
-            )
+            pinned = await address.check(to.url, allow_private=True)
+            return await push(git, moment, Destination(to, pinned, expected), refs, progress or Heard())
     finally:
         assert {path.name for path in set(work.path.parent.iterdir()) - before} <= {"target", "argv"}
 
@@ -420,7 +413,7 @@ async def test_only_the_checked_address_is_dialled(
     work.commit()
     remote = Remote(f"http://git.invalid:{git_server.port}/target")
     async with moment_of(git, work) as moment:
-        answers = await push(git, moment, remote, listed(work), pinned=["127.0.0.1"], progress=Heard())
+        answers = await push(git, moment, Destination(remote, ["127.0.0.1"]), listed(work), Heard())
     assert answers == {MAIN: Answer(True)}
 
 
@@ -453,7 +446,7 @@ async def test_a_cancelled_push_leaves_nothing_behind(
     async with moment_of(git, work) as moment:
         before = sorted(moment.path.parent.iterdir())
         running = asyncio.create_task(
-            push(git, moment, Remote(f"{git_server.url}/target"), listed(work), pinned=[], progress=Heard())
+            push(git, moment, Destination(Remote(f"{git_server.url}/target"), []), listed(work), Heard())
         )
         await asked.wait()
         running.cancel()
@@ -463,14 +456,15 @@ async def test_a_cancelled_push_leaves_nothing_behind(
 
 
 async def test_a_push_that_takes_too_long_is_stopped(
-    git: Git, work: Work, target: Work, git_server: GitServer
+    git: Git, work: Work, target: Work, git_server: GitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pushing, "DAY", 0.2)
     git_server.faults["info/refs"] = Fault(silent=True)
     work.commit()
     remote = Remote(f"{git_server.url}/target")
     async with moment_of(git, work) as moment:
         with pytest.raises(LimitReached, match=r"git push took longer than 0\.2 s and was stopped"):
-            await push(git, moment, remote, listed(work), pinned=[], progress=Heard(), timeout=0.2)
+            await push(git, moment, Destination(remote, []), listed(work), Heard())
 
 
 async def test_refs_of_a_view_are_left_as_they_were(git: Git, work: Work, target: Work) -> None:
@@ -479,7 +473,7 @@ async def test_refs_of_a_view_are_left_as_they_were(git: Git, work: Work, target
     async with moment_of(git, work) as moment:
         remote = Remote(str(target.path))
         before = refs_of(moment.path)
-        await push(git, moment, remote, listed(work), pinned=[], progress=Heard(), expected=listed(target))
+        await push(git, moment, Destination(remote, [], listed(target)), listed(work), Heard())
         assert refs_of(moment.path) == before
 
 

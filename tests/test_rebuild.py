@@ -18,7 +18,7 @@ from mirror.core.rules.pushes import Lost
 from mirror.core.rules.roles import Role
 from mirror.core.words import not_known
 from mirror.restore import drill, target
-from mirror.restore.authorize import Authority
+from mirror.restore.target import Authority
 from mirror.services import failpoints
 from mirror.services.lease import leased
 from mirror.services.open import Services, open_services

@@ -113,7 +113,7 @@ async def test_nothing_that_is_there_is_replaced_unasked(mirror: Mirror, work: W
     with pytest.raises(UsageError, match="not an empty directory"):
         await restore.to_directory(mirror.services, done.repo, done.snapshot, tmp_path)
     assert file.read_text() == "precious"
-    await restore.to_bundle(mirror.services, done.repo, done.snapshot, file, force=True)
+    await restore.to_bundle(mirror.services, done.repo, done.snapshot, file, restore.What(force=True))
     assert heads_of(file)
 
 
@@ -142,7 +142,8 @@ async def push(
     repo = await mirror.repo(str(work.path))
     latest = (await mirror.backup(work)).snapshot
     snapshot = await mirror.snapshot(repo, number) if number else latest
-    return await restore.to_remote(mirror.services, repo, snapshot, Remote(str(target.path)), **how)  # type: ignore[arg-type]
+    what = restore.What(**how)  # type: ignore[arg-type]
+    return await restore.to_remote(mirror.services, repo, snapshot, Remote(str(target.path)), what)
 
 
 async def test_a_push_to_an_empty_remote_brings_all_but_the_hidden_refs(
@@ -282,7 +283,8 @@ async def test_of_restores_to_one_place_at_once_none_spoils_another(
     done = await mirror.backup(work)
     bundle, path = tmp_path / "one.bundle", tmp_path / "one.git"
     bundles = [
-        restore.to_bundle(mirror.services, done.repo, done.snapshot, bundle, force=True) for _ in range(4)
+        restore.to_bundle(mirror.services, done.repo, done.snapshot, bundle, restore.What(force=True))
+        for _ in range(4)
     ]
     assert all([one.verified for one in await asyncio.gather(*bundles)])
     directories = [restore.to_directory(mirror.services, done.repo, done.snapshot, path) for _ in range(4)]

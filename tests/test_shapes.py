@@ -9,11 +9,11 @@ from mirror.core.model import Remote
 from mirror.core.rules.roles import Role
 from mirror.core.words import rfc3339
 from mirror.jobs import attended
-from mirror.jobs.attended import What
 from mirror.jobs.run import ask
 from mirror.jobs.runner import Runner
 from mirror.restore import drill, restore, undo
-from mirror.restore.authorize import Authority
+from mirror.restore.restore import What
+from mirror.restore.target import Authority
 from mirror.store import repos
 from mirror.store.backup import history, snapshots
 from mirror.store.jobs import jobs
@@ -75,7 +75,7 @@ async def test_a_plan_a_restore_and_its_undo_are_told_alike(kept: Kept, make_wor
     assert snapshot is not None
     to = Remote(str(target.path))
     asked = {"to": {"url": to.url}, "force": True}
-    made = await restore.plan(services, repo, snapshot, to=to, force=True)
+    made = await restore.plan(services, repo, snapshot, What(force=True), to)
     assert await kept.program.post(f"{kept.at}/plans", asked) == shapes.plan(made, to.url)
 
     job_id, done = await attended.restore(services, repo, snapshot, to, What(force=True))

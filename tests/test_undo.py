@@ -12,7 +12,7 @@ from mirror.core.rules.plan import Wrote
 from mirror.core.rules.roles import Role
 from mirror.jobs import run as jobbing
 from mirror.restore import restore, undo
-from mirror.restore.authorize import Authority
+from mirror.restore.target import Authority
 from mirror.store import repos
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs
@@ -207,12 +207,12 @@ async def test_a_lost_commit_comes_back_under_a_name_of_its_own(
     job = await ran(
         mirror,
         done.repo,
-        {"to": str(target.path), "bring": jobbing.shown_bring({rescue: lost})},
+        {"to": str(target.path), **restore.What(bring={rescue: lost}).chosen},
     )
     assert job.state == "done", job.failure
     assert {name: oid for name, oid in target.refs().items() if name != b"HEAD"} == {rescue: lost}
-    unknown = jobbing.shown_bring({RefName(rescue + b"-2"): b"f" * 40})
-    job = await ran(mirror, done.repo, {"to": str(target.path), "bring": unknown})
+    unknown = restore.What(bring={RefName(rescue + b"-2"): b"f" * 40})
+    job = await ran(mirror, done.repo, {"to": str(target.path), **unknown.chosen})
     assert job.failure and "holds no object" in job.failure.message
 
 

@@ -23,7 +23,6 @@ from mirror.core.words import ago, count, mend
 
 if TYPE_CHECKING:
     from mirror.backup.sync import Synced
-    from mirror.core.rules.plan import Hidden
     from mirror.core.when import When
     from mirror.restore.restore import Restored
     from mirror.services.open import Services
@@ -254,10 +253,8 @@ async def plan(call: Call) -> int:
         repo = await moment.repo_named(services, call.args.repo, call.args.team)
         to = to and await ssh_access.ready_for(services, repo, to)
         snapshot = await moment.snapshot_at(services, repo, when)
-        hidden: Hidden = call.args.hidden_refs or "skip"
-        made = await restore.plan(
-            services, repo, snapshot, globs=call.args.refs, to=to, hidden=hidden, force=call.args.force
-        )
+        what = restore.What(call.args.refs, hidden=call.args.hidden_refs or "skip", force=call.args.force)
+        made = await restore.plan(services, repo, snapshot, what, to)
     where = to.url if to else None
     call.out.result(partial(render.plan, made, where), partial(shapes.plan, made, where))
     return 0
@@ -275,22 +272,20 @@ async def restore(call: Call) -> int:
         from mirror.restore import moment, restore
         from mirror.services import ssh_access
 
-        job = None
+        job, what = None, restore.What(args.refs, hidden=args.hidden_refs or "skip", force=args.force)
         repo = await moment.repo_named(services, args.repo, args.team)
         to = to and await ssh_access.ready_for(services, repo, to)
         snapshot = await moment.snapshot_at(services, repo, when)
         if to:
-            hidden: Hidden = args.hidden_refs or "skip"
             told = {"to": to.url, "snapshot": snapshot.number, "overwrites": args.force}
             await operator.did_to(services, repo, "restore.push", told)
-            what = attended.What(args.refs, hidden, args.force)
             job, done = await attended.restore(services, repo, snapshot, to, what)
         elif args.bundle:
             await operator.did_for_repo(services, repo, "restore.bundle", snapshot.numbers)
-            done = await restore.to_bundle(services, repo, snapshot, path, globs=args.refs, force=args.force)
+            done = await restore.to_bundle(services, repo, snapshot, path, what)
         else:
             await operator.did_for_repo(services, repo, "restore.directory", snapshot.numbers)
-            done = await restore.to_directory(services, repo, snapshot, path, globs=args.refs)
+            done = await restore.to_directory(services, repo, snapshot, path, what)
     where = to.url if to else args.bundle or args.dir
     code = restore_code(done)
     show = call.out.result if code else call.out.said

@@ -47,7 +47,7 @@ _REMARK: Final = 300  # characters of each
 class Answer:
     """What became of one ref."""
 
-    ok: bool | None  # None: the connection broke before the other side said; list it again
+    ok: bool | None  # None: the connection broke before the other side answered; list it again
     why: str = ""  # the other side's reason, one line
     doubtful: bool = False  # what was sent may have been broken
     remarks: tuple[str, ...] = field(
@@ -55,48 +55,52 @@ class Answer:
     )  # the other side's own words about a push of which it refused this
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A remote to push to, and what it listed before."""
+
+    remote: Remote
+    pinned: Sequence[str]  # the addresses that were checked for its host; git dials no other
+    listed: Mapping[RefName, Target] | None = None  # None: it was not, and nothing is overwritten
+
+
 @met_by(Origin.TARGET)
 async def push(
     git: Git,
     view: View,
-    remote: Remote,
+    to: Destination,
     refs: Mapping[RefName, Target],
-    *,
-    pinned: Sequence[str],
     progress: Progress,
-    expected: Mapping[RefName, Target] | None = None,
     removed: Collection[RefName] = (),
-    timeout: float = DAY,  # noqa: ASYNC109 -- the limit belongs to git
 ) -> dict[RefName, Answer]:
     """Have the remote's refs point at these objects of the view; an answer for each of them.
 
-    Without `expected` git overwrites nothing: the other side's ref is new, the
-    same, or an ancestor. With it, each ref is written if and only if it is still
-    as listed there (not listed: if it is not there). `removed` are deleted, those of
-    them that are listed and still as listed; nothing else ever is. `pinned` are the
-    addresses that were checked for the remote's host; git dials no other. It has PUSHING seconds, and more
-    for what was sent; git itself gives up one that takes less than its low-speed limit.
+    Each ref is written if and only if the remote still has it as it was listed (not
+    listed: if it does not exist there). Without a listing git overwrites nothing: the remote's ref
+    must be missing, equal or an ancestor. Of `removed`, those are deleted that were listed and
+    still are as listed; nothing else ever is. The push has PUSHING seconds, and more
+    for what was sent; git itself gives up a push that is slower than its low-speed limit.
 
     Raises BadCredentials, RemoteGone, Blocked, Refused, NetworkError, LimitReached
     when nothing can have been written.
     """
-    removed = [name for name in removed if name in (expected or {}) and name not in refs]
+    remote, removed = to.remote, [name for name in removed if name in (to.listed or {}) and name not in refs]
     if not refs and not removed:
         return {}
     asked = [*refs, *removed]
-    async with _outbox(view, refs, expected, removed) as box:
+    async with _outbox(view, refs, to.listed or {}, removed) as box:
         listening = _Listening(progress)
-        config = _config(remote, pinned, force=expected is not None)
+        config = _config(to)
         said = b""
         try:
-            with _way(remote, pinned) as env:
+            with _way(to) as env:
                 async with (
                     listening.in_time(),
                     git.process(
-                        *_arguments(git, remote, force=expected is not None),
+                        *_arguments(git, to),
                         git_dir=str(box),
                         stdin=False,
-                        timeout=timeout,
+                        timeout=DAY,
                         env_config=config,
                         env=env,
                         on_stderr=listening.hear,
@@ -113,7 +117,7 @@ async def push(
 async def _outbox(
     view: View,
     refs: Mapping[RefName, Target],
-    expected: Mapping[RefName, Target] | None,
+    listed: Mapping[RefName, Target],
     removed: Collection[RefName],
 ) -> AsyncIterator[Path]:
     """A repository with the refs to write in refs/wanted/ and what was listed there in refs/listed/.
@@ -122,8 +126,8 @@ async def _outbox(
     """
     path = view.path.with_name(f"push-{secrets.token_hex(8)}")
     touched = {*refs, *removed}
-    listed = {name: target for name, target in (expected or {}).items() if name in touched}
-    both = _under(b"refs/wanted", refs) | _under(b"refs/listed", listed)
+    held = {name: target for name, target in listed.items() if name in touched}
+    both = _under(b"refs/wanted", refs) | _under(b"refs/listed", held)
 
     def make() -> None:
         path.mkdir(mode=0o700)
@@ -157,18 +161,19 @@ def _under(folder: bytes, refs: Mapping[RefName, Target]) -> dict[RefName, Targe
 
 
 @contextmanager
-def _way(remote: Remote, pinned: Sequence[str]) -> Iterator[dict[str, str]]:
+def _way(to: Destination) -> Iterator[dict[str, str]]:
     """The environment in which git finds its way to the remote, and no other."""
+    remote = to.remote
     env = {"GIT_ALLOW_PROTOCOL": _protocol(remote)}
     if not address.is_ssh(remote.url):
         yield env
         return
     _, port = ssh.place(remote.url)
-    with ssh.at_hand(remote, ssh.nearest(pinned)) as words:
+    with ssh.at_hand(remote, ssh.nearest(to.pinned)) as words:
         yield env | {"GIT_SSH_COMMAND": ssh.as_command([*words, "-p", str(port)]), "GIT_SSH_VARIANT": "ssh"}
 
 
-def _arguments(git: Git, remote: Remote, *, force: bool) -> list[str]:
+def _arguments(git: Git, to: Destination) -> list[str]:
     """The words after git. The remote is named by configuration; its address is nobody's business in `ps`."""
     words = [
         "push",
@@ -178,20 +183,21 @@ def _arguments(git: Git, remote: Remote, *, force: bool) -> list[str]:
         "--recurse-submodules=no",
         "--no-signed",
     ]
-    words += ["--force-with-lease"] if force else []
-    if address.is_path(remote.url):
+    words += [] if to.listed is None else ["--force-with-lease"]
+    if address.is_path(to.remote.url):
         # Its own hooks and rules hold, but it shall leave no process behind that tidies up.
         words.append(f"--receive-pack={shlex.quote(git.program)} -c receive.autogc=false receive-pack")
     return [*words, "target"]
 
 
-def _config(remote: Remote, pinned: Sequence[str], *, force: bool) -> dict[str, str]:
+def _config(to: Destination) -> dict[str, str]:
+    remote = to.remote
     url = ssh.as_git_has_it(remote.url) if address.is_ssh(remote.url) else remote.url
     config = {"remote.target.url": url, f"protocol.{_protocol(remote)}.allow": "always"}
     config["core.fsync"] = "none"  # nothing here outlives the push
     if not address.is_ssh(remote.url):
-        config |= address.pinned(remote.url, list(pinned))
-    if force:  # where --force-with-lease looks up what it expects: git-push(1)
+        config |= address.pinned(remote.url, list(to.pinned))
+    if to.listed is not None:  # where --force-with-lease looks up what it expects: git-push(1)
         config["remote.target.fetch"] = "+refs/*:refs/listed/*"
     if not address.is_ssh(remote.url) and (authorization := login.authorization(remote)):
         parts = urlsplit(remote.url)

@@ -5,27 +5,24 @@ do the work, and store/jobs/jobs, where it shows under activity while it goes on
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, Final
 
 from mirror.core.errors import Cancelled, EverrefError, NotFound, OurFault, UsageError
 from mirror.core.model import Remote, Repo, Secret, Snapshot
 from mirror.core.progress import Both, Meter
-from mirror.core.rules.plan import Hidden
 from mirror.core.rules.roles import Role
 from mirror.jobs import results
 from mirror.jobs import run as flow
 from mirror.restore import restore as restoring
-from mirror.restore import target, undo
-from mirror.restore.authorize import Authority
-from mirror.restore.restore import Restored
+from mirror.restore import undo
+from mirror.restore.restore import Restored, What
+from mirror.restore.target import Authority
 from mirror.restore.undo import UndoPlan
 from mirror.services.open import Services, ended
 from mirror.store.backup import snapshots
-from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job, JobId, State
 from mirror.store.restore import restores
@@ -36,15 +33,6 @@ _TELL: Final = 1.0  # seconds from one time that it is written how far the work 
 Work = Callable[[Services, Job], Awaitable[Restored]]
 
 
-@dataclass(frozen=True, slots=True)
-class What:
-    """What of a moment is restored, and how."""
-
-    globs: Sequence[str] = ()
-    hidden: Hidden = "skip"
-    force: bool = False
-
-
 async def restore(
     services: Services, repo: Repo, snapshot: Snapshot, to: Remote, what: What
 ) -> tuple[JobId, Restored]:
@@ -52,25 +40,13 @@ async def restore(
 
     Raises what that does, and Cancelled where somebody stopped it by the pages.
     """
-    team_id = (await remotes.get(services.db, repo.id)).team_id
-    asked: dict[str, Any] = {**snapshot.numbers, "hidden": what.hidden, "force": what.force, "to": to.url}
-    if what.globs:
-        asked["globs"] = list(what.globs)
+    asked = {**snapshot.numbers, **what.chosen, "hidden": what.hidden, "force": what.force, "to": to.url}
     if to.secret is not None:
         asked["lent"] = True
 
     async def work(services: Services, job: Job) -> Restored:
-        return await restoring.to_remote(
-            services,
-            repo,
-            snapshot,
-            to,
-            globs=what.globs,
-            hidden=what.hidden,
-            force=what.force,
-            cause=Cause(job.id, target={"to": to.url}),
-            keep=partial(target.keep, services, team_id),
-        )
+        cause = Cause(job.id, target={"to": to.url})
+        return await restoring.to_remote(services, repo, snapshot, to, what, cause)
 
     return await _done(services, repo, asked, work)
 

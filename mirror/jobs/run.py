@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,15 +30,15 @@ from mirror.core.errors import (
     RateLimited,
     Refused,
 )
-from mirror.core.model import Reason, RefName, Repo, RepoId, Secret, Snapshot
+from mirror.core.model import Reason, Repo, RepoId, Secret, Snapshot
 from mirror.core.progress import Meter
-from mirror.core.refs import from_shown, shown_as
 from mirror.core.rules import backoff, compaction
 from mirror.core.rules.roles import Role
 from mirror.core.rules.schedule import next_look, wait_before_retry
 from mirror.jobs import results
-from mirror.restore import authorize, drill, export, moment, restore, target, undo
-from mirror.restore.authorize import Authority
+from mirror.restore import drill, export, moment, restore, target, undo
+from mirror.restore.restore import What
+from mirror.restore.target import Authority
 from mirror.services.open import Services, ended, unbroken
 from mirror.store import repos
 from mirror.store.backup import parts
@@ -130,7 +129,7 @@ async def _check_restore(
         reached = undone.asked
     else:
         target.check(services, asked, secret)
-    role = await authorize.role_of(services, team_id, person_id, asked)
+    role = await target.role_of(services, team_id, person_id, asked)
     await target.allow(services, team_id, reached, Authority(role, secret))
 
 
@@ -425,8 +424,7 @@ async def _bundle(services: Services, run: Run) -> Result:
     repo, snapshot = await _moment(services, run)
     job = _job_of(run)
     cause = Cause(job.id, job.person_id)
-    globs = job.asked.get("globs", ())
-    done, made = await export.make(services, repo, snapshot, cause, globs=globs, bring=brought(job.asked))
+    done, made = await export.make(services, repo, snapshot, cause, What.of(job.asked))
     return results.restored(done, REFS_KEPT) | made.told()
 
 
@@ -434,7 +432,7 @@ async def _restore(services: Services, run: Run) -> Result:
     """Push a moment to a remote, or undo that, by what who asked for it may use now."""
     repo, snapshot = await _moment(services, run)
     job = _job_of(run)
-    role = await authorize.role_of(services, job.team_id, job.person_id, job.asked)
+    role = await target.role_of(services, job.team_id, job.person_id, job.asked)
     means = Authority(role, job.secret(services.keyring) if services.keyring else None)
     if job.asked.get("undo"):
         undone = await _undone(services, job.team_id, job.repo_id, job.asked)
@@ -442,30 +440,10 @@ async def _restore(services: Services, run: Run) -> Result:
         return results.restored(await undo.undo(services, undone, repo, snapshot, means, cause), REFS_KEPT)
     to, made = await target.ready(services, job, means)
     named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
-    done = await restore.to_remote(
-        services,
-        repo,
-        snapshot,
-        to,
-        globs=job.asked.get("globs", ()),
-        bring=brought(job.asked),
-        hidden=job.asked.get("hidden", "skip"),
-        force=job.asked.get("force", False),
-        cause=Cause(job.id, job.person_id, named, made),
-        keep=partial(target.keep, services, job.team_id),
-    )
+    cause = Cause(job.id, job.person_id, named, made)
+    done = await restore.to_remote(services, repo, snapshot, to, What.of(job.asked), cause)
     result = results.restored(done, REFS_KEPT) | {"to": to.url}
     return result | {"made": to.url} if made else result
-
-
-def brought(asked: Mapping[str, Any]) -> dict[RefName, bytes]:
-    """What a job is asked to bring back under other names: new name -> ref of the moment, or commit."""
-    return {RefName(from_shown(one, "as")): from_shown(one, "from") for one in asked.get("bring", ())}
-
-
-def shown_bring(bring: Mapping[RefName, bytes]) -> list[dict[str, str]]:
-    """The same as a job keeps it."""
-    return [shown_as("as", name) | shown_as("from", source) for name, source in bring.items()]
 
 
 async def _undone(services: Services, team_id: TeamId, repo_id: RepoId, asked: Mapping[str, Any]) -> Job:

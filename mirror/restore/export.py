@@ -5,7 +5,7 @@ the sweep deletes them. So no web process needs a worker's disk.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from mirror.core.errors import Corrupt, Locked
 from mirror.core.formats import bundle, layout
 from mirror.core.model import Refs, Repo, RepoId, Snapshot
 from mirror.restore import restore
-from mirror.restore.restore import NOTHING, Bring, Restored
+from mirror.restore.restore import ALL, Restored, What
 from mirror.services.open import Services
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs
@@ -54,9 +54,7 @@ async def make(
     repo: Repo,
     snapshot: Snapshot,
     cause: Cause,
-    *,
-    globs: Sequence[str] = (),
-    bring: Bring = NOTHING,
+    what: What = ALL,
 ) -> tuple[Restored, Export]:
     """Put a bundle of this moment into the vault.
 
@@ -86,7 +84,7 @@ async def make(
 
     services.progress.phase("writing the bundle", None, "bytes")
     try:
-        made = await restore.bundled(services, repo, snapshot, store, globs=globs, bring=bring)
+        made = await restore.bundled(services, repo, snapshot, store, what)
         await count(0)
     except BaseException:
         await quotas.drop_export(services.db, key)

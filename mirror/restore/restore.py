@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mirror.backup import hydrate
 from mirror.core import refs
@@ -19,11 +19,13 @@ from mirror.core.formats import bundle
 from mirror.core.formats.bundle import Header
 from mirror.core.globs import told
 from mirror.core.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
+from mirror.core.refs import from_shown, shown_as
 from mirror.core.rules import plan as planning
 from mirror.core.rules.plan import Hidden, RefAction, Step, Wrote
 from mirror.git import address, disk, pack, push, read, view
-from mirror.git.push import Answer
+from mirror.git.push import Answer, Destination
 from mirror.git.view import View
+from mirror.restore import target
 from mirror.services import failpoints, remote
 from mirror.services.open import Services
 from mirror.store.backup import history, snapshots
@@ -33,7 +35,6 @@ from mirror.store.restore.restores import Cause
 Bring = Mapping[RefName, bytes]  # new name -> the ref of the moment, or the commit, that gets it
 NOTHING: Final[Bring] = MappingProxyType({})
 PATIENCE: Final = 3600.0  # seconds with another restore, or a page, that reads the same from the vault
-Keep = Callable[[Remote], Awaitable[tuple[Repo, Snapshot]]]  # what a remote holds, before it is overwritten
 Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed"]
 _NAMED: Final = 3  # refs that are named of many that came to the same
 _WILL: dict[str, Result] = {
@@ -44,6 +45,35 @@ _WILL: dict[str, Result] = {
     "skipped": "skipped",
     "remove": "removed",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What of a moment is restored, and how a remote takes it."""
+
+    globs: Sequence[str] = ()  # the refs that match; empty: all of them
+    bring: Bring = NOTHING  # these alone, under names of their own
+    hidden: Hidden = "skip"
+    force: bool = False  # overwrite what the remote holds
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> "What":
+        """As a job was asked for it."""
+        bring = {RefName(from_shown(one, "as")): from_shown(one, "from") for one in asked.get("bring", ())}
+        globs, hidden = asked.get("globs", ()), asked.get("hidden", "skip")
+        return cls(globs, bring, hidden, asked.get("force", False))
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Which refs, as a job is asked for them; empty: all."""
+        if self.bring:
+            return {
+                "bring": [shown_as("as", name) | shown_as("from", old) for name, old in self.bring.items()]
+            }
+        return {"globs": list(self.globs)} if self.globs else {}
+
+
+ALL: Final = What()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +138,16 @@ async def plan(
     services: Services,
     repo: Repo,
     snapshot: Snapshot,
-    *,
-    globs: Sequence[str] = (),
-    bring: Bring = NOTHING,
+    what: What = ALL,
     to: Remote | None = None,
+    *,
     new: bool = False,
-    hidden: Hidden = "skip",
-    force: bool = False,
 ) -> RestorePlan:
-    """What restoring this snapshot would read and write, ref by ref; asks the target what it has.
+    """What restoring this snapshot would read and write, ref by ref; asks the target which refs it has.
 
-    A `new` target is still to be made, and has nothing.
+    A `new` target is still to be made, and has none.
     """
-    chosen = await _chosen(services, repo, snapshot, globs, bring)
+    chosen = await _chosen(services, repo, snapshot, what)
     parts = await hydrate.steps_to(services, repo, snapshot)
     words = [_step_words(step) for step in parts]
     size = sum(step.part.bytes for step in parts)
@@ -128,8 +155,8 @@ async def plan(
         results = tuple(RefResult(name, target, "created", None) for name, target in chosen.items())
         return RestorePlan(repo, snapshot, tuple(words), results, size)
     listed = {} if new else await listed_at(services, to)
-    actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
-    if _is_stopped(actions, force):
+    actions = planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden)
+    if _is_stopped(actions, what.force):
         words = [f"push nothing to {to.url}, as refs are refused"]
         return RestorePlan(repo, snapshot, tuple(words), tuple(_not_pushed(one, {}) for one in actions))
     writes = [action for action in actions if action.action in planning.WRITES]
@@ -149,22 +176,17 @@ def foreseen(action: RefAction) -> RefResult:
     return RefResult(action.name, action.target, _WILL[action.action], action.why, action.old)
 
 
-async def _chosen(
-    services: Services, repo: Repo, snapshot: Snapshot, globs: Sequence[str], bring: Bring
-) -> dict[RefName, Target]:
-    """The refs to restore. HEAD belongs to a whole restore, and to a chosen one if its branch is chosen.
-
-    What is brought under names of its own comes alone.
-    """
+async def _chosen(services: Services, repo: Repo, snapshot: Snapshot, what: What) -> dict[RefName, Target]:
+    """The refs to restore. HEAD is part of a whole restore, and of a partial one if its branch is chosen."""
     known = await history.refs_at(services.db, repo.id, snapshot.number, snapshot.moment)
-    if bring:
-        return planning.brought(known, bring)
-    if not globs:
+    if what.bring:
+        return planning.brought(known, what.bring)
+    if not what.globs:
         return dict(known)
-    meant = await refs.meant_by(known, globs)
+    meant = await refs.meant_by(known, what.globs)
     chosen = {name: target for name, target in known.items() if name != HEAD and name in meant}
     if not chosen:
-        raise NotFound(f"no ref of {repo.name} at {snapshot.label} matches {told(globs)}")
+        raise NotFound(f"no ref of {repo.name} at {snapshot.label} matches {told(what.globs)}")
     head = known.get(HEAD)
     if head and refs.is_symbolic(head) and refs.symbolic_target(head) in chosen:
         chosen[HEAD] = head
@@ -196,9 +218,7 @@ async def bundled(
     repo: Repo,
     snapshot: Snapshot,
     write: Write,
-    *,
-    globs: Sequence[str] = (),
-    bring: Bring = NOTHING,
+    what: What = ALL,
 ) -> Bundled:
     """Write this moment as a git bundle that holds what the moment reaches and nothing else.
 
@@ -206,7 +226,7 @@ async def bundled(
     else packed by git from a view, so that what was force-pushed away does not
     travel. Where this disk has damaged the pool, `write` is called once more.
     """
-    chosen = await _chosen(services, repo, snapshot, globs, bring)
+    chosen = await _chosen(services, repo, snapshot, what)
     heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
     if not heads:
         raise Refused(f"{repo.name} at {snapshot.label} has no refs, which a bundle cannot hold; use --dir")
@@ -225,7 +245,7 @@ async def bundled(
             tips = sorted(set(heads.values()))
             await write(_bundle(header, pack.make_checked(services.git, moment.path, tips)))
 
-    if not globs and not bring and not overwritten and all(step.exact for step in parts):
+    if not what.chosen and not overwritten and all(step.exact for step in parts):
         await hydrate.roomy(services, spliced)
     else:
         await hydrate.mended(services, repo, packed)
@@ -237,21 +257,19 @@ async def to_bundle(
     repo: Repo,
     snapshot: Snapshot,
     path: Path,
-    *,
-    globs: Sequence[str] = (),
-    force: bool = False,
+    what: What = ALL,
 ) -> Restored:
-    """Write this moment as a bundle into a file.
+    """Write this moment as a bundle into a file, which is overwritten only by `force`.
 
     Safe to run twice: the file appears whole, under its own name, at the end.
     """
-    _check_file(path, force)
+    _check_file(path, what.force)
     draft = await asyncio.to_thread(_draft, path)
     try:
-        made = await bundled(services, repo, snapshot, partial(disk.write_file, draft), globs=globs)
+        made = await bundled(services, repo, snapshot, partial(disk.write_file, draft), what)
         failpoints.reached("restore: written")
         found = await asyncio.to_thread(_heads_of, draft)
-        _place(draft, path, force)
+        _place(draft, path, what.force)
         await disk.finish(partial(disk.sync_path, path.parent))
         failpoints.reached("restore: in place")
     except BaseException:
@@ -325,7 +343,7 @@ def _heads_of(path: Path) -> Refs:
 
 
 async def to_directory(
-    services: Services, repo: Repo, snapshot: Snapshot, path: Path, *, globs: Sequence[str] = ()
+    services: Services, repo: Repo, snapshot: Snapshot, path: Path, what: What = ALL
 ) -> Restored:
     """Make a bare repository with this moment's refs, symbolic ones and HEAD included.
 
@@ -333,7 +351,7 @@ async def to_directory(
     it, which takes its place at the end; a later run removes what a killed one left.
     """
     _check_directory(path)
-    chosen = await _chosen(services, repo, snapshot, globs, NOTHING)
+    chosen = await _chosen(services, repo, snapshot, what)
     parts = await hydrate.steps_to(services, repo, snapshot)
     failpoints.reached("restore: planned")
     draft = await asyncio.to_thread(_draft, path)
@@ -386,41 +404,37 @@ async def to_remote(
     repo: Repo,
     snapshot: Snapshot,
     to: Remote,
-    *,
-    globs: Sequence[str] = (),
-    bring: Bring = NOTHING,
-    hidden: Hidden = "skip",
-    force: bool = False,
+    what: What = ALL,
     cause: Cause | None = None,
-    keep: Keep | None = None,
 ) -> Restored:
     """Push this moment to a remote and check, ref by ref, what arrived there.
 
     1. List the target and plan; without `force` nothing at all is pushed if
        something would be overwritten. Nothing is ever deleted.
-    2. Where something will be overwritten, `keep` what the target holds, and plan again.
-    3. Set down what will be written, where a job is the `cause`: that can be undone then (restore/undo).
+    2. Where a job is the `cause` and something will be overwritten, back up the target
+       (restore/target), and plan again.
+    3. Record what will be written, for the same job, so that it can be undone (restore/undo).
     4. Push HEAD's branch first to a target without branches: most hosts make it the default one.
     5. Push the rest.
     6. List the target again; what counts is what is there now.
 
-    Safe to run twice: what has arrived is `unchanged` the second time, or told as
-    written where an earlier run of the same job set that down.
+    Safe to run twice: refs that have arrived are `unchanged` the second time, or reported as
+    written where an earlier run of the same job recorded that.
     """
-    chosen = await _chosen(services, repo, snapshot, globs, bring)
+    chosen = await _chosen(services, repo, snapshot, what)
     listed = await listed_at(services, to)
-    actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+    actions = planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden)
     kept = None
-    if keep and any(action.action == "update" for action in actions):
-        kept = await keep(to)
+    if cause and any(action.action == "update" for action in actions):
+        kept = await target.keep(services, repo, to)
         listed = await listed_at(services, to)
-        actions = planning.push_actions(chosen, listed, force=force, hidden=hidden)
+        actions = planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden)
         await _check_kept(services, kept, actions)
     before = {one.name: one for one in await restores.written(services.db, cause.job_id)} if cause else {}
     failpoints.reached("restore: planned")
     where = f"push to {to.url}"
     due = [action for action in actions if action.action in planning.WRITES]
-    if not due or _is_stopped(actions, force):
+    if not due or _is_stopped(actions, what.force):
         told = tuple(_not_pushed(action, before) for action in actions)
         sound = all(action.action != "refused" for action in actions)
         return await recorded(services, Restored(repo, snapshot, told, sound, kept), where, cause)
@@ -428,7 +442,7 @@ async def to_remote(
         wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
         await restores.will_write(services.db, cause.job_id, wrote)
         failpoints.reached("restore: set down")
-    said = await _push(services, repo, snapshot, to, due, chosen.get(HEAD), listed)
+    said = await _push(services, repo, snapshot, to, _batches(due, chosen.get(HEAD), listed), listed)
     arrived = await listed_at(services, to)
     results = tuple(outcome(action, arrived, said, before) for action in actions)
     equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
@@ -452,22 +466,25 @@ async def _check_kept(services: Services, kept: tuple[Repo, Snapshot], actions: 
             raise Busy(f"somebody is pushing to {kept[0].url} right now; nothing was overwritten")
 
 
+def _batches(due: Sequence[RefAction], head: Target | None, listed: Refs) -> tuple[Refs, Refs]:
+    """HEAD's branch, where the target has no branches yet; and the rest."""
+    empty = not any(name.startswith(b"refs/heads/") for name in listed)
+    first = {one.target_name: one.target for one in due if empty and head == SYMBOLIC + one.name}
+    return first, {one.target_name: one.target for one in due if one.target_name not in first}
+
+
 async def _push(
     services: Services,
     repo: Repo,
     snapshot: Snapshot,
     to: Remote,
-    due: Sequence[RefAction],
-    head: Target | None,
-    expected: Refs,
+    batches: tuple[Refs, Refs],
+    listed: Refs,
 ) -> dict[RefName, Answer]:
-    """Steps 4 and 5 of `to_remote`; what the remote said of each ref."""
-    with whose(Origin.TARGET):
-        pinned = await address.check(to.url, services.settings.allow_private_remotes)
-    goal = {action.target_name: action.target for action in due}
-    empty = not any(name.startswith(b"refs/heads/") for name in expected)
-    first = {a.target_name: a.target for a in due if empty and head == SYMBOLIC + a.name}
-    rest = {name: target for name, target in goal.items() if name not in first}
+    """Steps 4 and 5 of `to_remote`; the remote's answer for each ref."""
+    destination = await pinned(services, to, listed)
+    first, rest = batches
+    goal = {**first, **rest}
     said: dict[RefName, Answer] = {}
 
     async def send() -> None:
@@ -477,20 +494,17 @@ async def _push(
             for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
                 left = {name: batch[name] for name in batch if name not in said or not said[name].ok}
                 services.progress.phase(f"pushing {len(left)} refs")
-                answers = await push.push(
-                    services.git,
-                    moment,
-                    to,
-                    left,
-                    pinned=pinned,
-                    progress=services.progress,
-                    expected=expected,
-                )
-                said.update(answers)
+                said.update(await push.push(services.git, moment, destination, left, services.progress))
                 failpoints.reached(done)
 
     await sent_whole(services, repo, send, said)
     return said
+
+
+async def pinned(services: Services, to: Remote, listed: Refs) -> Destination:
+    """The target with the addresses of its host, which are checked."""
+    with whose(Origin.TARGET):
+        return Destination(to, await address.check(to.url, services.settings.allow_private_remotes), listed)
 
 
 async def sent_whole(

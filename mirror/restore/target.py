@@ -1,19 +1,22 @@
-"""Where a restore goes: a new repository, a kept one, or any address; and keeping what is there before."""
+"""Where a restore goes, and by whose credentials: a new repository, a kept one, or any address.
+
+Who calls: the pages and the API for a plan; jobs/run when a restore is asked for and when it runs, as the
+person's role may have changed since; restore/restore, to back up a target before it is overwritten.
+"""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from mirror.backup import sync as syncing
-from mirror.core.errors import EverrefError, NotFound, Origin, Refused, RemoteGone, UsageError
+from mirror.core.errors import EverrefError, NotAllowed, NotFound, Origin, Refused, RemoteGone, UsageError
 from mirror.core.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, older_of
+from mirror.core.rules.roles import PersonId, Role
 from mirror.discovery import add, connections
 from mirror.forges.contract import Forge, Owner
 from mirror.git import address
-from mirror.restore import authorize
-from mirror.restore.authorize import Authority
 from mirror.services import failpoints, remote, ssh_access
 from mirror.services.open import Services
 from mirror.store import repos
@@ -28,12 +31,67 @@ from mirror.store.people.teams import TeamId
 Asked = Mapping[str, Any]  # of a job: names its target by one of WAYS
 
 WAYS: Final = ("to", "kept", "new")
-PATIENCE: Final = 60.0  # seconds with another run at work on the target; then the job is tried again later
-_NAMES: Final = 100  # that are tried for what is kept of a target
+PATIENCE: Final = 60.0  # seconds to wait for another run on the target; then the job is tried again later
+_NAMES: Final = 100  # that are tried for the backup of a target
+_NOT_KEPT: Final = (
+    "only an admin can use the team's own access at an address that the team does not back up; "
+    "give a token of your own for it, or have an admin do it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """In which role, and with which credentials, a restore reaches its target."""
+
+    role: Role  # of the person who asks
+    lent: Secret | None = field(default=None, repr=False)  # for this restore alone
+    here: bool = False  # at the command line: whoever runs Everref may use paths of this machine
+
+
+async def role_of(services: Services, team_id: TeamId, person_id: UUID | None, asked: Asked) -> Role:
+    """The role a restore runs in: the person's present one, or the one they asked in if that is lower.
+
+    No person means the command line, which may do everything. Raises NotAllowed where the person may no
+    longer restore.
+    """
+    if person_id is None:
+        return Role.OWNER
+    now = await teams.role_of(services.db, team_id, PersonId(person_id))
+    if now is None:
+        raise NotAllowed("the person who asked for this is not a member of the team any more")
+    asked_in = Role(asked.get("role", now))
+    least = asked_in if now.may(asked_in) else now
+    if not least.may(Role.OPERATOR):
+        raise NotAllowed(f"a restore needs the role operator; the person who asked for it is {least} now")
+    return least
+
+
+async def _check_authority(
+    services: Services, team_id: TeamId, asked: Asked, url: str, means: Authority
+) -> None:
+    """Raise NotAllowed where this role may not use the team's own credentials at this address.
+
+    An operator may write to a repository that the team backs up, with the credentials it is read with,
+    and to one that the restore makes. Any other address needs credentials lent for this restore, or an admin.
+    """
+    if means.role.may(Role.ADMIN):
+        return
+    of_machine = address.is_path(url)  # reached with the rights of this process, whatever is lent
+    if means.lent is not None and not of_machine:
+        return
+    if not (of_machine or address.is_ssh(url) or asked.get("connection")):
+        return  # none of the team's credentials are used there
+    kept = await repos.by_url(services.db, team_id, url)
+    if kept is not None:
+        origin = await remotes.get(services.db, kept.id)
+        by_connection = None if origin.connection_id is None else str(origin.connection_id)
+        if not origin.set_aside and by_connection == asked.get("connection"):
+            return
+    raise NotAllowed(_NOT_KEPT)
 
 
 def new_repository(connection_id: ConnectionId, owner: Owner, name: str, private: bool) -> dict[str, Any]:
-    """A repository that is to be made, as a job is asked for it under `new`. Raises UsageError."""
+    """A repository that a restore is to make, as its job has it under `new`. Raises UsageError."""
     if not _is_name(name):
         raise UsageError("a repository's name has letters, digits, dots, dashes and underscores, 100 at most")
     of = {"id": owner.id, "login": owner.login, "name": owner.name, "personal": owner.personal}
@@ -41,34 +99,34 @@ def new_repository(connection_id: ConnectionId, owner: Owner, name: str, private
 
 
 def _is_name(name: str) -> bool:
-    """What both GitHub and GitLab take, and leave as it is."""
+    """Whether both GitHub and GitLab accept this name, and keep it as it is."""
     plain = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
     return plain and len(name) <= 100 and name[0] not in ".-_" and not name.endswith((".git", ".atom", "."))
 
 
 def check(services: Services, asked: Asked, secret: Secret | None) -> None:
-    """Raise UsageError unless exactly one target is named, in a way that can be."""
+    """Raise UsageError unless exactly one valid target is named."""
     if len([way for way in WAYS if asked.get(way)]) != 1:
         raise UsageError("say where the restore goes: to an address, a kept repository or a new one")
     if asked.get("to"):
         _parsed(services, asked)
     elif secret is not None:
-        raise UsageError("credentials of one's own are for an address; this target has a connection's")
+        raise UsageError("credentials can be given for an address only; this target uses its connection's")
 
 
 async def reach(services: Services, team_id: TeamId, asked: Asked, means: Authority) -> Remote:
-    """The target with what it takes to write there; a new one may not be there yet.
+    """The target with the credentials to write there; a new one may not exist yet.
 
     Raises UsageError, NotFound, NotAllowed where the role may not use the team's credentials there,
-    and BadCredentials where a connection wants its person.
+    and BadCredentials where its connection must be made again.
     """
     secret = means.lent
     await allow(services, team_id, asked, means)
     if asked.get("kept"):
         repo = await repos.find_in(services.db, team_id, RepoId(_uuid(asked["kept"])))
         if repo is None:
-            raise NotFound("the repository to restore to is not kept any more")
-        if at := older_of(repo.url):  # it goes where the newer history is read, by what that is read by
+            raise NotFound("the repository to restore to is not backed up any more")
+        if at := older_of(repo.url):  # the newer history is at another address, with its own credentials
             repo = replace(await repos.by_url(services.db, team_id, at) or repo, url=at)
         return await add.remote_of(services, repo.id, repo.url)
     if asked.get("new"):
@@ -88,15 +146,15 @@ async def reach(services: Services, team_id: TeamId, asked: Asked, means: Author
 
 
 async def allow(services: Services, team_id: TeamId, asked: Asked, means: Authority) -> None:
-    """Raise NotAllowed where this role may not have this target reached by what the team has."""
+    """Raise NotAllowed where this role may not reach this target with the team's credentials."""
     if asked.get("to"):
-        await authorize.check(services, team_id, asked, _parsed(services, asked), means)
+        await _check_authority(services, team_id, asked, _parsed(services, asked), means)
 
 
 def _parsed(services: Services, asked: Asked) -> str:
     to = address.parse_remote(str(asked.get("to", "")), services.settings.allow_private_remotes)
     if to.secret is not None:
-        raise UsageError("give the credentials apart from the address")
+        raise UsageError("give the credentials separately, not in the address")
     return to.url
 
 
@@ -139,7 +197,7 @@ async def _connection_of(services: Services, team_id: TeamId, asked: Asked) -> C
 
 
 async def is_free(services: Services, to: Remote) -> bool:
-    """Whether there is no repository at this address, as far as these credentials can see."""
+    """Whether there is no repository at this address, as far as these credentials show."""
     try:
         await _is_empty(services, to)
     except RemoteGone:
@@ -150,9 +208,9 @@ async def is_free(services: Services, to: Remote) -> bool:
 async def ready(services: Services, job: Job, means: Authority) -> tuple[Remote, bool]:
     """The job's target, made if that was asked for; and whether the job made it.
 
-    Safe to run twice: what is about to be made is noted in the job before. When a
-    run finds the name taken that an earlier one was about to take, and nothing in
-    it, it is ours. Raises Refused where somebody else has the name.
+    Safe to run twice: the job notes what it is about to make. A later run that finds an empty
+    repository where an earlier run was about to make one takes it as its own. Raises Refused where
+    somebody else has the name.
     """
     to = await reach(services, job.team_id, job.asked, means)
     if not job.asked.get("new"):
@@ -191,14 +249,14 @@ async def _is_empty(services: Services, to: Remote) -> bool:
         return not (await target.ls_refs()).refs.keys() - {HEAD}
 
 
-async def keep(services: Services, team_id: TeamId, to: Remote) -> tuple[Repo, Snapshot]:
-    """Keep what the target holds now, so that overwriting it can be undone.
+async def keep(services: Services, restored: Repo, to: Remote) -> tuple[Repo, Snapshot]:
+    """Back up what the target holds now, so that overwriting it can be undone.
 
-    It is the team's repo of this address. One that is new is set aside: nobody asked
-    for it to be looked at, and what lets us in may be lent for this once.
+    The backup is the repo of this address in the team of the restored repo. A new one is set aside: nobody
+    asked for it to be synced, and the credentials may be lent for this restore alone.
     """
     services.progress.phase("keeping what the target holds")
-    team_id = await keeper(services, team_id, to.url)
+    team_id = await keeper(services, (await remotes.get(services.db, restored.id)).team_id, to.url)
     secret = to.secret or (Secret("", to.ssh.key) if to.ssh else None)
     repo = await repos.by_url(services.db, team_id, to.url) or await _added(services, team_id, to.url)
     try:
@@ -211,7 +269,7 @@ async def keep(services: Services, team_id: TeamId, to: Remote) -> tuple[Repo, S
 
 
 async def keeper(services: Services, team_id: TeamId, url: str) -> TeamId:
-    """Who keeps what the target of a team's restore holds: a path of this machine is for one team alone."""
+    """The team that backs up the target: for a path of this machine, always the command line's."""
     return await teams.default(services.db) if address.is_path(url) else team_id
 
 
@@ -230,4 +288,4 @@ async def _added(services: Services, team_id: TeamId, url: str) -> Repo:
         except UsageError:  # another run was faster, or took the name
             if found := await repos.by_url(services.db, team_id, url):
                 return found
-    raise UsageError(f"no name is left to keep {url} under; remove a repo that is called like it")
+    raise UsageError(f"no name is left for the backup of {url}; remove a repo with a similar name")

@@ -9,16 +9,16 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from mirror.core.errors import EverrefError, NotFound, Origin, Refused, whose
+from mirror.core.errors import EverrefError, NotFound, Refused
 from mirror.core.model import RefName, Refs, Remote, Repo, Snapshot
 from mirror.core.refs import shown_text
 from mirror.core.rules import plan as planning
 from mirror.core.rules.plan import RefAction
-from mirror.git import address, push, read
+from mirror.git import push, read
 from mirror.git.push import Answer
 from mirror.restore import restore, target
-from mirror.restore.authorize import Authority
 from mirror.restore.restore import RefResult, Restored
+from mirror.restore.target import Authority
 from mirror.services import failpoints
 from mirror.services.open import Services
 from mirror.store import repos
@@ -120,8 +120,7 @@ async def _put_back(
     removed = [action.name for action in actions if action.action == "remove"]
     if not goal and not removed:
         return {}
-    with whose(Origin.TARGET):
-        pinned = await address.check(to.url, services.settings.allow_private_remotes)
+    destination = await restore.pinned(services, to, listed)
     repo = await _kept(services, job, to) if goal else None
     repo = repo or await repos.get(services.db, job.repo_id)
     latest = await snapshots.latest(services.db, repo.id)
@@ -138,17 +137,8 @@ async def _put_back(
             left = [name for name in (*goal, *removed) if name not in said or not said[name].ok]
             held = {name: goal[name] for name in left if name in goal and goal[name] not in lacking}
             services.progress.phase(f"pushing {len(left)} refs")
-            answers = await push.push(
-                services.git,
-                moment,
-                to,
-                held,
-                pinned=pinned,
-                progress=services.progress,
-                expected=listed,
-                removed=[name for name in removed if name in left],
-            )
-            said.update(answers)
+            gone_too = [name for name in removed if name in left]
+            said.update(await push.push(services.git, moment, destination, held, services.progress, gone_too))
 
     await restore.sent_whole(services, repo, send, said)
     failpoints.reached("undo: pushed")

@@ -55,7 +55,7 @@ class Mirror:
         """A directory with this snapshot in it."""
         path = self.place / f"restored-{repo.id}-{number}-{len(list(self.place.iterdir()))}"
         done = await restore.to_directory(
-            self.services, repo, await self.snapshot(repo, number), path, globs=globs
+            self.services, repo, await self.snapshot(repo, number), path, restore.What(globs)
         )
         assert done.verified
         return path

@@ -20,7 +20,7 @@ from mirror.discovery import connections
 from mirror.jobs import run as flow
 from mirror.restore import moment, target, undo
 from mirror.restore import restore as restoring
-from mirror.restore.authorize import Authority
+from mirror.restore.target import Authority
 from mirror.shapes.base import Page, encoded
 from mirror.shapes.discovery import Owner
 from mirror.shapes.work import Drill, Job, Plan, Report, ReportLine, Restore, UndoPlan
@@ -275,12 +275,9 @@ async def plan(context: RequestContext, body: PlanWanted) -> Plan:
             services,
             found,
             then,
-            globs=body.refs,
-            bring=flow.brought(what),
-            to=to,
+            restoring.What.of({**what, "globs": body.refs, "hidden": body.hidden, "force": body.force}),
+            to,
             new=draft is not None and bool(draft.asked.get("new")),
-            hidden=body.hidden,
-            force=body.force,
         )
     return Plan.of(made, None if to is None else to.url)
 
@@ -504,7 +501,7 @@ async def _what(context: RequestContext, found: Known, then: Snapshot, body: Wha
         if not source.startswith(b"refs/"):
             source = await moments.resolve(context.services, found, then, source)
         bring[name] = source
-    return {"bring": flow.shown_bring(bring)}
+    return restoring.What(bring=bring).chosen
 
 
 async def _restore_job(context: RequestContext) -> Kept:

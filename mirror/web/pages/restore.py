@@ -25,8 +25,8 @@ from mirror.forges.contract import Owner, Purpose
 from mirror.git import address
 from mirror.jobs import run as flow
 from mirror.restore import export, restore, target, undo
-from mirror.restore.authorize import Authority
 from mirror.restore.restore import RefResult
+from mirror.restore.target import Authority
 from mirror.store import repos
 from mirror.store.discovery import connections as store
 from mirror.store.discovery.connections import Connection, ConnectionId
@@ -91,8 +91,8 @@ class What:
     def asked(self) -> dict[str, Any]:
         """The same as a job has it."""
         if not self.source:
-            return {"globs": list(self.globs)} if self.globs else {}
-        return {"bring": flow.shown_bring({RefName(self.name.encode()): self.source.encode()})}
+            return restore.What(self.globs).chosen
+        return restore.What(bring={RefName(self.name.encode()): self.source.encode()}).chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,15 +387,7 @@ async def _shown(
         if asked.get("new") and not await target.is_free(services, to):
             raise Refused(f"there is a repository {draft.name} already; choose another name")
         made = await restore.plan(
-            services,
-            at.repo,
-            at.saved,
-            globs=asked.get("globs", ()),
-            bring=flow.brought(asked),
-            to=to,
-            new=bool(asked.get("new")),
-            hidden=asked["hidden"],
-            force=asked["force"],
+            services, at.repo, at.saved, restore.What.of(asked), to, new=bool(asked.get("new"))
         )
     counts = counted(made.refs)
     stands = any(ref.result == "refused" and ref.old for ref in made.refs)  # overwriting would help
