@@ -23,7 +23,7 @@ from mirror.store.people.teams import Team
 from mirror.store.upkeep import damages, reencryption
 from mirror.vault.directory import DirectoryVault
 from mirror.web.api.call import A_MINUTE, BODY
-from mirror.web.pages.restore import BUNDLES_PER_HOUR, PER_HOUR
+from mirror.web.drafts import BUNDLES_PER_HOUR, PER_HOUR
 from tests.parts.api import Program, program, with_token
 from tests.parts.repos import Work
 from tests.parts.web import ORIGIN, Site

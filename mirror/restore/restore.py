@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +52,7 @@ class What:
     """What of a moment is restored, and how a remote takes it."""
 
     globs: Sequence[str] = ()  # the refs that match; empty: all of them
-    bring: Bring = NOTHING  # these alone, under names of their own
+    bring: Bring = field(default_factory=lambda: NOTHING)  # these alone, under names of their own
     hidden: Hidden = "skip"
     force: bool = False  # overwrite what the remote holds
 

@@ -21,6 +21,7 @@ from mirror.web.pages import (
     repo,
     repo_settings,
     restore,
+    restores,
     settings,
     signin,
     status,
@@ -39,6 +40,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     *repo_settings.ENDPOINTS,
     *home.ENDPOINTS,
     *restore.ENDPOINTS,
+    *restores.ENDPOINTS,
     *repo.ENDPOINTS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last
 

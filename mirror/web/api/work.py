@@ -37,20 +37,19 @@ from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import Nothing, Paged, When, Words
 from mirror.web.api.team import TEAM
 from mirror.web.dispatch import AskAgain, Needs, RequestContext
-from mirror.web.live import follow
-from mirror.web.pages.download import bundle_of
-from mirror.web.pages.restore import (
+from mirror.web.drafts import (
     BUNDLES_PER_HOUR,
     Draft,
     allow_again,
     asked_in_role,
     confirm,
-    is_sure,
     limited,
     to_kept,
     to_new,
     to_url,
 )
+from mirror.web.live import follow
+from mirror.web.pages.download import bundle_of
 
 PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which
 JOB: Final = f"{TEAM}/jobs/{{job}}"
@@ -446,7 +445,7 @@ async def _ask(
 
 async def _restore(context: RequestContext, found: Known, then: Snapshot, body: RestoreWanted) -> Job:
     what = await _what(context, found, then, body)
-    if body.force and not is_sure(context):
+    if body.force and not context.is_sure:
         raise AskAgain
     draft = await _drafted(context, found, then, body.to, body, what)
     if draft.asked["force"]:

@@ -22,8 +22,8 @@ from mirror.store.browse.report import Line
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job, JobId, Kind, State
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.drafts import allow_again
 from mirror.web.live import follow
-from mirror.web.pages.restore import allow_again
 
 ROWS: Final = 50  # jobs or drills on a page
 AT_ONCE: Final = 50  # drills that one press begins
