@@ -75,12 +75,12 @@ async def sync_repo(ctx: Context, repo_id: str = "", *_: object) -> None:
 
 
 async def sweep(ctx: Context) -> None:
-    """Look at every repo whose look is due."""
+    """Look at every repo that is due."""
     await ctx["sweep"]()
 
 
 async def tend(ctx: Context) -> None:
-    """Do the chores whose time has come."""
+    """Do the maintenance tasks that are due."""
     await ctx["tend"]()
 
 
@@ -161,9 +161,9 @@ async def working(
     async with looking(services) as looks:
         runner = Runner(services, freed=queue.wake)
         queue.choose = runner.choose
-        sweeps = Periodic("sweep", SWEEP_SECONDS, partial(periodic.look, looks))
+        sweeps = Periodic("sweep", SWEEP_SECONDS, lambda _: looks.tick())
         evicting = Periodic("eviction of pools", TEND_SECONDS, sweeping.evict)
-        each = [Periodic(one.name, TEND_SECONDS, partial(sweeping.do_if_due, one)) for one in sweeping.CHORES]
+        each = [Periodic(one.name, TEND_SECONDS, partial(sweeping.do_if_due, one)) for one in sweeping.TASKS]
         maintenance = Together([evicting, *each])
         tidying = Periodic("removal of what killed runs left on the disk", TIDY_SECONDS, sweeping.tidy)
         works: list[Callable[[], Awaitable[None]]] = [

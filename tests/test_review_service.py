@@ -261,10 +261,10 @@ async def test_a_bug_in_a_chore_or_a_sweep_stops_no_worker(
         done.append("sound")
 
     maintenance = [
-        sweep.Chore("broken", timedelta(hours=1), broken),
-        sweep.Chore("sound", timedelta(hours=1), sound),
+        sweep.Task("broken", timedelta(hours=1), broken),
+        sweep.Task("sound", timedelta(hours=1), sound),
     ]
-    monkeypatch.setattr(sweep, "CHORES", maintenance)
+    monkeypatch.setattr(sweep, "TASKS", maintenance)
     await sweep.tend(mirror.services)
     assert done == ["broken", "sound"]
 

@@ -522,7 +522,7 @@ async def test_a_vault_in_which_nothing_can_be_deleted_or_overwritten_is_enough(
 
 async def test_the_state_is_exported_daily_and_old_ones_go(mirror: Mirror, work: Work) -> None:
     await some_state(mirror, work)
-    assert "export the state" in [task.name for task in sweep.CHORES]
+    assert "export the state" in [task.name for task in sweep.TASKS]
     for _ in range(2):
         await state.due(mirror.services)
     (first,) = await exports(mirror)

@@ -21,7 +21,7 @@ from mirror.jobs import looks, periodic, sweep
 from mirror.jobs import run as jobbing
 from mirror.jobs.looks import Ticked
 from mirror.jobs.runner import Runner
-from mirror.jobs.sweep import Chore
+from mirror.jobs.sweep import Task
 from mirror.services import lease
 from mirror.store import leases, repos
 from mirror.store.backup import history, parts, snapshots
@@ -255,7 +255,7 @@ async def test_a_chore_is_done_by_one_worker_when_it_is_due(
         done.append(1)
 
     day = timedelta(days=1)
-    monkeypatch.setattr(sweep, "CHORES", [Chore("fails", day, fail), Chore("notes", day, note)])
+    monkeypatch.setattr(sweep, "TASKS", [Task("fails", day, fail), Task("notes", day, note)])
     for _ in range(3):
         await sweep.tend(mirror.services)
     assert len(done) == 1
@@ -278,8 +278,8 @@ async def test_a_chore_that_never_ends_stops_no_other_and_ends_in_its_time(
     async def other(_: object) -> None:
         begun.set()
 
-    chores_ = [Chore("endless", day, endless, timedelta(seconds=0.2)), Chore("other", day, other)]
-    monkeypatch.setattr(sweep, "CHORES", chores_)
+    chores_ = [Task("endless", day, endless, timedelta(seconds=0.2)), Task("other", day, other)]
+    monkeypatch.setattr(sweep, "TASKS", chores_)
     tending = asyncio.create_task(sweep.tend(mirror.services))
     await begun.wait()
     await tending

@@ -1,6 +1,7 @@
-"""Looking at repos whose look is due: one listing of refs each, none of which waits for another.
+"""Looking at repos that are due: one listing of refs each, compared with the latest snapshot.
 
-Who calls: jobs/sweep, and the worker's sweep, which keeps one `Looks` for as long as it lives.
+Who calls: the worker, which keeps one `Looks` for as long as it lives, and jobs/sweep. A repo that has moved,
+or failed, gets a sync request and a job; the runner takes it from there.
 """
 
 import asyncio
@@ -34,14 +35,16 @@ from mirror.store.jobs.schedules import Due, Looked
 from mirror.store.people.teams import TeamId
 
 AT_ONCE: Final = (
-    32  # looks; to others one team's count for half of them at the most (mirror/core/rules/fairness.py)
+    32  # looks; one team can take at most half of them from others (mirror/core/rules/fairness.py)
 )
-LOCAL_AT_ONCE: Final = 4  # of them at repositories of this machine, each of which is a process
-BATCH: Final = 200  # repos that are taken up for a look together
-LOOKING: Final = timedelta(minutes=10)  # by when a batch was looked at, or its worker died
-PUT_OFF: Final = timedelta(days=1)  # looks at what trips over a bug of ours
-RECORDING: Final = 0.2  # seconds after which what has ended is recorded, whoever is still under way
-SLOW: Final = 2.0  # seconds; while a look takes longer, no more are taken up for its host than it can do
+LOCAL_AT_ONCE: Final = 4  # of them at repositories on this machine, each of which is a process
+BATCH: Final = 200  # repos whose looks are claimed in one statement
+LOOKING: Final = timedelta(minutes=10)  # after which a claimed batch counts as its worker's death
+PUT_OFF: Final = timedelta(days=1)  # before the next look at a repo that met a bug of ours
+RECORDING: Final = 0.2  # seconds after which ended looks are recorded, even if others are under way
+SLOW: Final = (
+    2.0  # seconds; while a look takes longer, no more looks at its host are claimed than it can serve
+)
 
 log = logging.getLogger("mirror.sweep")
 
@@ -51,8 +54,8 @@ class Ticked:
     """What became of the looks that were due."""
 
     looks: int
-    moved: int  # a sync is wished for
-    failed: int  # likewise: it says and records why
+    moved: int  # a sync was requested
+    failed: int  # likewise: the sync records why
 
     def __add__(self, other: "Ticked") -> "Ticked":
         return Ticked(self.looks + other.looks, self.moved + other.moved, self.failed + other.failed)
@@ -70,7 +73,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A look that has begun."""
+    """A look under way."""
 
     team: TeamId
     place: str
@@ -80,36 +83,41 @@ class _UnderWay:
 class Looks:
     """The looks of one worker: those that wait for a free slot, those under way, and those that have ended.
 
-    A host has as many slots as connections, so that one that is slow takes up those and no more; what
-    waits for it longer than LOOKING is dropped, and taken up again by whoever comes by. A team whose
-    many hosts are slow finds half of all slots taken by itself, and others find the other half.
+    A host has as many slots as connections, so that a slow one takes those and no more; looks that
+    wait for it longer than LOOKING are dropped, and claimed again by any worker. A team with many
+    slow hosts can take half of all slots; the other half stays for other teams.
     """
 
     def __init__(self, services: Services, session: aiohttp.ClientSession) -> None:
         self._services = services
         self._session = session
-        # by whose they are and where, with their end
+        # by team and host, each with the time when it is dropped
         self._waiting: dict[tuple[TeamId, str], deque[tuple[Due, float]]] = defaultdict(deque)
         self._under_way: dict[asyncio.Task[None], _UnderWay] = {}
         self._ended: list[Look] = []
-        self._taken_up = False  # something, by the last step
-        self._held: dict[tuple[str, str], datetime] = {}  # by place and holder, as far as we know
+        self._taken_up = False  # whether the last step claimed anything
+        self._held: dict[
+            tuple[str, str], datetime
+        ] = {}  # hosts to leave alone, by place and holder of the credentials
 
     @property
     def idle(self) -> bool:
-        """Whether nothing was due, and nothing waits or is under way."""
+        """Whether nothing was due, and no look waits or is under way."""
         return not (self._taken_up or self._under_way or self._waiting or self._ended)
 
     async def tick(self) -> Ticked:
-        """Look at what is due now; looks that take longer than SLOW are under way still when this ends."""
+        """Look at every repo that is due now; looks slower than SLOW may be under way when this ends."""
         total, now = Ticked(0, 0, 0), self._services.clock()
         while True:
             total += await self.step(now)
             if not self._taken_up and self._is_slow():
-                return total
+                break
+        if total.moved or total.failed:
+            log.info("sweep: %d looks, %d moved, %d failed", total.looks, total.moved, total.failed)
+        return total
 
     async def step(self, now: datetime) -> Ticked:
-        """Take up what is due by `now`, wait a moment for what is under way, and record what has ended."""
+        """Claim looks that are due by `now`, wait a moment for those under way, record those that ended."""
         await self._take_up(now)
         self._fill()
         if self._under_way:
@@ -125,7 +133,7 @@ class Looks:
         )
 
     async def end(self) -> None:
-        """Give up what is under way: it is taken up again when its time is over."""
+        """Stop the looks under way; they are claimed again after LOOKING."""
         tasks = list(self._under_way)
         for task in tasks:
             task.cancel()
@@ -153,11 +161,11 @@ class Looks:
             self._waiting[due.team_id, place].append((due, began + LOOKING.total_seconds()))
 
     def _room(self) -> tuple[int, frozenset[TeamId]]:
-        """How many looks a team may begin that has none under way, and which teams may begin no more."""
+        """How many looks a team with none under way may start, and which teams may start no more."""
         return fairness.left_over(Counter(one.team for one in self._under_way.values()), AT_ONCE)
 
     def _is_slow(self) -> bool:
-        """Whether all that is left takes long, or waits for what does."""
+        """Whether every look that is left is slow, or waits for a slow one."""
         slow, since = self._slow(), asyncio.get_running_loop().time() - SLOW
         _, full = self._room()
         return all(one.began <= since for one in self._under_way.values()) and all(
@@ -165,12 +173,12 @@ class Looks:
         )
 
     def _slow(self) -> set[str]:
-        """Places where a look takes long."""
+        """Hosts at which a look is slow right now."""
         since = asyncio.get_running_loop().time() - SLOW
         return {one.place for one in self._under_way.values() if one.began <= since}
 
     def _fill(self) -> None:
-        """Begin what waits, as far as there are slots, each place in its turn."""
+        """Start waiting looks while there are slots, each host in turn."""
         at = Counter(one.place for one in self._under_way.values())
         began = True
         while began:
@@ -185,7 +193,7 @@ class Looks:
             del self._waiting[key]
 
     def _begin(self, place: str, due: Due, until: float) -> bool:
-        """Begin a look, unless it is somebody else's by now, or its host is left alone."""
+        """Start a look, unless another worker may have it by now, or its host must be left alone."""
         began, now = asyncio.get_running_loop().time(), self._services.clock()
         if until <= began:
             return False
@@ -216,7 +224,7 @@ class Looks:
             EverrefError
         ) as error:  # of ours, or of what all share: it is looked at again when its time is over
             log.warning("a look at %s: %s", due.repo.id, error)
-        except Exception:  # a bug, which stops this look and no other
+        except Exception:  # a bug, which stops only this look
             log.exception("a bug in a look at %s", due.repo.id)
             self._ended.append(Look(Looked(due.repo.id, None, self._services.clock() + PUT_OFF), failed=True))
 
@@ -227,7 +235,7 @@ def _after(told: datetime, now: datetime) -> datetime:
 
 @asynccontextmanager
 async def looking(services: Services) -> AsyncIterator[Looks]:
-    """Looks over connections that are kept from one to the next; what is under way at the end is given up."""
+    """Looks that share their connections; those under way at the end are stopped."""
     async with upstream.sessions(services.settings.allow_private_remotes) as session:
         looks = Looks(services, session)
         try:
@@ -237,10 +245,10 @@ async def looking(services: Services) -> AsyncIterator[Looks]:
 
 
 async def look(services: Services, session: aiohttp.ClientSession, due: Due) -> Look:
-    """Compare what a repo's remote lists with its latest snapshot; where it moved or failed, wish for a sync.
+    """Compare what a repo's remote lists with its latest snapshot; where it moved or failed, request a sync.
 
-    Raises RateLimited where the host wants to be left alone, which is recorded at the repo and kept for
-    all who ask there with the same credentials; and what is not the repo's own failure.
+    Raises RateLimited where the host wants to be left alone, which is recorded at the repo and for
+    every request with the same credentials; and errors that are not the repo's own.
     """
     repo_id, now = due.repo.id, services.clock()  # before the answer: later pushes are not in it
     again = next_look(due.schedule, repo_id, now, now, due.changed_at)
@@ -262,22 +270,22 @@ async def look(services: Services, session: aiohttp.ClientSession, due: Due) -> 
             await holds.put(services.db, repo_id, place_of(due.repo.url), error.retry_at)
             await syncing.record_failure(services, repo_id, error)
             raise
-        # The sync that is wished for will say and record why.
+        # The sync that is requested will record why.
         if due.failing:
-            await repos.request_sync(services.db, repo_id, now)  # in silence, as it failed before
+            await repos.request_sync(services.db, repo_id, now)  # without a job to watch, as it failed before
             await services.hint(repo_id)
         else:
-            await sync_request(services, repo_id, now)
+            await _request_sync(services, repo_id, now)
         return Look(Looked(repo_id, None, again), failed=True)
     if (found, seen.object_format) == (due.digest, due.format):
         await repos.touch_protected(services.db, repo_id, now)
         return Look(Looked(repo_id, now, again))
-    await sync_request(services, repo_id, now)
+    await _request_sync(services, repo_id, now)
     return Look(Looked(repo_id, now, again), moved=True)
 
 
-async def sync_request(services: Services, repo_id: RepoId, now: datetime) -> None:
-    """Have the repo synced, as a job that can be watched."""
+async def _request_sync(services: Services, repo_id: RepoId, now: datetime) -> None:
+    """Request a sync of the repo, as a job that can be watched."""
     await repos.request_sync(services.db, repo_id, now)
     await job_rows.queue(services.db, repo_id, "sync", {"reason": Reason.SWEEP.value}, now)
     await services.hint(repo_id)

@@ -1,4 +1,4 @@
-"""Looking at repos by their schedules, and the chores: what lost webhooks left behind is found here.
+"""Looking at every repo by its schedule, which finds pushes whose webhooks were lost; and maintenance tasks.
 
 Who calls: the worker, every few seconds, and the command `sweep`, for every repo now.
 """
@@ -36,13 +36,13 @@ from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import maintenance, measures, outages
 from mirror.upkeep import compact, prune, state
 
-PATIENCE: Final = 60.0  # seconds; who is at work on a repo now does for it what a sweep would
+PATIENCE: Final = 60.0  # seconds; a run that is at work on a repo does what a sweep would do
 STARTING: Final = timedelta(seconds=30)  # within which workers start together
 DELIVERIES_KEPT: Final = timedelta(days=30)
-JOBS_KEPT: Final = timedelta(days=90)  # of Everref itself; what people asked for stays
-REQUESTS_KEPT: Final = timedelta(days=1)  # with their answers, for who sends one again
+JOBS_KEPT: Final = timedelta(days=90)  # jobs of Everref itself; those that people asked for stay
+REQUESTS_KEPT: Final = timedelta(days=1)  # with their answers, for a client that sends one again
 LINKS_KEPT: Final = timedelta(days=1)  # after they have expired
-VIEWS_KEPT: Final = timedelta(days=2)  # of restores; nothing lives longer than a run may take
+VIEWS_KEPT: Final = timedelta(days=2)  # of restores; none is needed for longer than a run may take
 
 log = logging.getLogger("mirror.sweep")
 
@@ -52,7 +52,7 @@ class Swept:
     """What became of one repo."""
 
     repo: Repo
-    synced: Synced | None  # None: it failed, or is archived and gone still
+    synced: Synced | None  # None: it failed, or is archived and still gone
     error: EverrefError | None  # None: it did not fail
 
 
@@ -75,7 +75,7 @@ async def _sweep(services: Services, repo: Repo) -> Swept:
     try:
         synced = await syncing.sync(services, repo.id, Reason.SWEEP, PATIENCE)
         await run.looked(services, repo.id, synced.new)
-        with suppress(Busy):  # another run compacts it, which does not keep it from being saved
+        with suppress(Busy):  # another run is compacting it; the sync is done
             await compact.compact(services, repo, PATIENCE)
         if await parts.tombstones(services.db, repo.id):
             await prune.prune(services, prune.GRACE, repo, PATIENCE)
@@ -88,10 +88,9 @@ async def _sweep(services: Services, repo: Repo) -> Swept:
 async def tick(services: Services) -> Ticked:
     """Look at every repo that is due, until none is and every look has ended.
 
-    A look is one listing of refs by our own client, over connections that are kept,
-    compared with the latest snapshot. What moved is wished for and queued as a
-    job; so is what failed, since a sync says and records why. Safe to run twice,
-    also at once: a repo that one worker has taken up no other gets.
+    A look is one listing of refs by our own client, over connections that stay open, compared with the
+    latest snapshot. A repo that moved gets a sync request and a job; so does one that failed, as the sync
+    records why. Safe to run twice, also at once: a look that one worker has claimed no other gets.
     """
     total, now = Ticked(0, 0, 0), services.clock()
     async with looking(services) as looks:
@@ -102,10 +101,10 @@ async def tick(services: Services) -> Ticked:
 
 
 async def after_start(services: Services) -> None:
-    """The service has just started: look at every repo soon, at the most active first.
+    """The service has just started: look at every repo soon, the most active ones first.
 
-    What was pushed while it was down nobody has told, and nobody tells again. Where several
-    workers start together, one of them does it. Safe to run twice.
+    Webhooks for pushes made while it was down are lost. Where several workers start together, one
+    of them does it. Safe to run twice.
     """
     now = services.clock()
     if await maintenance.begin(services.db, "look at every repo after a start", now, STARTING):
@@ -116,16 +115,16 @@ async def after_start(services: Services) -> None:
 
 
 async def tend(services: Services) -> None:
-    """Do the chores that are due, beside each other; one that fails or takes long stops no other.
+    """Do the maintenance tasks that are due, side by side; one that fails or is slow stops no other.
 
     Safe to run twice, also at once.
     """
     await evict(services)
-    await asyncio.gather(*(do_if_due(task, services) for task in CHORES))
+    await asyncio.gather(*(do_if_due(task, services) for task in TASKS))
 
 
 async def evict(services: Services) -> None:
-    """Let go of the pools of this machine that grew beyond their bound, or their team's."""
+    """Evict pools from this machine's disk where they exceed its bound, or their team's."""
     await services.disk.pools.make_room(services.disk.root, 0)
     try:
         await _share_pools(services)
@@ -133,34 +132,34 @@ async def evict(services: Services) -> None:
         log.warning("pools of teams: %s", error)
 
 
-async def do_if_due(task: "Chore", services: Services) -> None:
-    """Do it, if its time has come and no other worker does it."""
+async def do_if_due(task: "Task", services: Services) -> None:
+    """Do the task, if it is due and no other worker does it."""
     await _do(services, task, if_due=True)
 
 
 async def _share_pools(services: Services) -> None:
-    """Let no team's pools push out those of all others: beyond its limit its own go."""
+    """Keep each team's pools within its limit, so that they do not push out those of others."""
     held = dict[RepoId, int]()
     for name, size in (await services.disk.pools.held()).items():
-        with suppress(ValueError):  # it is no repo's
+        with suppress(ValueError):  # not the pool of a repo
             held[RepoId(UUID(name))] = size
     for ids, most in await quotas.of_pools(services.db, list(held), services.settings.limits):
         if sum(held[one] for one in ids) > most:
             await services.disk.pools.keep_within([str(one) for one in ids], most)
 
 
-async def _do(services: Services, task: "Chore", *, if_due: bool = False) -> None:
+async def _do(services: Services, task: "Task", *, if_due: bool = False) -> None:
     limit = task.limit.total_seconds()
     try:
         if not if_due or await maintenance.begin(services.db, task.name, services.clock(), task.every):
             async with asyncio.timeout(limit):
                 await task.do(services)
     except TimeoutError:
-        log.warning("%s: it took longer than %g minutes; it goes on the next time", task.name, limit / 60)
+        log.warning("%s: it took longer than %g minutes; it goes on next time", task.name, limit / 60)
     except EverrefError as error:
         log.warning("%s: %s", task.name, error)
-    except Exception:  # a bug, which stops this chore and no other
-        log.exception("a bug in a chore: %s", task.name)
+    except Exception:  # a bug, which stops only this task
+        log.exception("a bug in a maintenance task: %s", task.name)
 
 
 async def tidy(services: Services) -> None:
@@ -172,14 +171,14 @@ async def tidy(services: Services) -> None:
     for path in old:
         await asyncio.to_thread(_remove, path)
     for path in await asyncio.to_thread(_older_than, root / "scratch", now):
-        with suppress(EverrefError, ValueError):  # somebody is at work on it; it is no repo's
+        with suppress(EverrefError, ValueError):  # a run is at work on it; or it is not the folder of a repo
             repo = await repos.get(services.db, RepoId(UUID(path.name)))
             async with leased(services, repo, patience=0):
                 await asyncio.to_thread(_remove, path)
 
 
 def _older_than(directory: Path, moment: float) -> list[Path]:
-    """What is in a directory since before then; nothing where there is no such directory."""
+    """The entries of a directory that are older than `moment`; none where the directory does not exist."""
     with suppress(FileNotFoundError):
         return [path for path in directory.iterdir() if path.lstat().st_mtime < moment]
     return []
@@ -193,7 +192,7 @@ def _remove(path: Path) -> None:
 
 
 async def _forget(services: Services) -> None:
-    """Forget what has had its time. What deliveries claimed is in the history by then."""
+    """Delete rows that have expired. What webhook deliveries reported is in the history by then."""
     now = services.clock()
     await hooks.forget_before(services.db, now - DELIVERIES_KEPT)
     await job_rows.forget_before(services.db, now - JOBS_KEPT)
@@ -205,20 +204,20 @@ async def _forget(services: Services) -> None:
 
 
 async def _prune(services: Services) -> None:
-    """Delete replaced parts whose grace is over."""
+    """Delete replaced parts whose grace period is over."""
     for repo in await maintenance.with_old_tombstones(services.db, services.clock() - prune.GRACE):
         try:
             await prune.prune(services, prune.GRACE, repo, patience=0)
-        except EverrefError as error:  # the others have their turn, this one the next time
+        except EverrefError as error:  # go on with the others; this one is tried again next time
             if error.origin in SHARED and not isinstance(error, Corrupt):
-                raise  # they would fail likewise
+                raise  # the others would fail in the same way
             log.warning("prune of %s: %s", repo.id, error)
 
 
 async def _mend_queue(services: Services) -> None:
-    """Look whether all that is due stands in the queue."""
+    """Check that the queue has everything that is due."""
     if mended := await runs.mend(services.db):
-        log.warning("%d rows of the queue were wrong and are mended; report this", mended)
+        log.warning("%d rows of the queue were wrong and have been repaired; please report this", mended)
 
 
 async def _add_up(services: Services) -> None:
@@ -227,29 +226,29 @@ async def _add_up(services: Services) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
-    """Something that is done now and then, by one worker for all of them. It must be safe to run twice."""
+class Task:
+    """A maintenance task, done by one worker for all of them. It must be safe to run twice."""
 
     name: str
     every: timedelta
     do: Callable[[Services], Awaitable[None]]
-    limit: timedelta = timedelta(minutes=30)  # for each time
+    limit: timedelta = timedelta(minutes=30)  # of each run
 
 
-# By these the vault hears of all that is no snapshot.
-TOLD: Final[Sequence[Chore]] = (
-    Chore("describe repos that changed", timedelta(minutes=5), describe.due),
-    Chore("store notes that wait", timedelta(minutes=5), notes.store_waiting),
-    Chore("export the state", timedelta(hours=1), state.due, timedelta(hours=2)),
+# These write to the vault what is not part of a snapshot.
+TOLD: Final[Sequence[Task]] = (
+    Task("describe repos that changed", timedelta(minutes=5), describe.due),
+    Task("store notes that wait", timedelta(minutes=5), notes.store_waiting),
+    Task("export the state", timedelta(hours=1), state.due, timedelta(hours=2)),
 )
-# Whoever has more to look after adds a line.
-CHORES: Final[Sequence[Chore]] = (
-    Chore("forget what has had its time", timedelta(hours=1), _forget),
-    Chore("delete bundles whose time is over", timedelta(hours=1), export.forget),
-    Chore("delete replaced parts", timedelta(hours=1), _prune),
-    Chore("add up what was counted", timedelta(minutes=1), _add_up),
-    Chore("compare the queue with what is open", timedelta(hours=1), _mend_queue),
+# Whoever needs another task adds a line.
+TASKS: Final[Sequence[Task]] = (
+    Task("forget what has had its time", timedelta(hours=1), _forget),
+    Task("delete bundles whose time is over", timedelta(hours=1), export.forget),
+    Task("delete replaced parts", timedelta(hours=1), _prune),
+    Task("add up what was counted", timedelta(minutes=1), _add_up),
+    Task("compare the queue with what is open", timedelta(hours=1), _mend_queue),
     *TOLD,
-    Chore("list what connections can see", timedelta(minutes=5), discover.due),
-    Chore("look after hooks", webhooks.SWEEPS, webhooks.due),
+    Task("list what connections can see", timedelta(minutes=5), discover.due),
+    Task("look after hooks", webhooks.SWEEPS, webhooks.due),
 )

@@ -27,15 +27,14 @@ class Drilled:
     bytes: int  # read from the vault
     seconds: float  # from the first byte read to the last ref compared
     problems: tuple[str, ...]  # empty: it works
-    large_files: LargeFiles  # that are not saved, as Git LFS keeps them outside git
+    large_files: LargeFiles  # which are not backed up, as Git LFS keeps them outside git
 
 
 async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
-    """Restore this moment into an empty place without the pool, check every object and ref, throw it away.
+    """Restore this moment into an empty directory without the pool, check every object and ref, delete it.
 
-    Safe to run twice: each drill is a row of its own. Raises what the vault raises when it
-    cannot be read at all; damage that was found, also a part that is missing, is in `problems`,
-    and the team is told.
+    Safe to run twice: each drill is a row of its own. Raises the vault's error where it cannot be read
+    at all; damage that is found, such as a missing part, is in `problems`, and the team is told.
     """
     clock = asyncio.get_running_loop().time
     began, started = clock(), services.clock()
@@ -72,7 +71,7 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
     await damage.looked_for(
         services, repo, f"a drill of {snapshot.label}", done.problems, started, snapshot.number
     )
-    with suppress(EverrefError):  # the vault takes nothing now: the sweep tries again
+    with suppress(EverrefError):  # the vault cannot be written now: the sweep tries again
         await notes.store_waiting(services, repo.id)
     return done
 
@@ -80,7 +79,7 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
 async def _restored(
     services: Services, snapshot: Snapshot, wanted: Refs, parts: list[Step]
 ) -> tuple[list[str], LargeFiles]:
-    """Bring the moment back into an empty place; what is wrong with it, and what is not in git."""
+    """Restore the moment into an empty directory; return its problems, and the large files outside git."""
     room = services.disk.root / "restores"
     async with view.scratch_view(None, room, object_format=snapshot.object_format) as copy:
         await hydrate.fill(services, copy.path, snapshot.object_format, parts)

@@ -1,7 +1,7 @@
-"""Bundles to download: made by a worker, put into the vault for a day, handed over by any web process.
+"""Bundles to download: a worker makes them, the vault keeps them for a day, any web process serves them.
 
-Who calls: jobs/run makes them, the pages and the API hand them over, a chore of
-the sweep deletes them. So no web process needs a worker's disk.
+Who calls: jobs/run makes them, the pages and the API serve them, a maintenance task of the sweep
+deletes them. So no web process needs a worker's disk.
 """
 
 import logging
@@ -24,24 +24,24 @@ from mirror.store.people import quotas
 from mirror.store.restore.restores import Cause
 
 KEPT: Final = timedelta(days=1)
-AHEAD: Final = 16 << 20  # bytes that are counted before they are written, so that not each chunk asks
-FRESH: Final = timedelta(hours=1)  # for which a bundle is to be there still, to be handed out once more
-LINK_LASTS: Final = timedelta(minutes=15)  # which hands one over without asking who it is
+AHEAD: Final = 16 << 20  # bytes that are counted ahead, so that not every chunk asks the database
+FRESH: Final = timedelta(hours=1)  # that a bundle must still be there, to be handed out a second time
+LINK_LASTS: Final = timedelta(minutes=15)  # of the store itself, which asks nobody who they are
 
-_locked: Final[dict[str, datetime]] = {}  # what the store lets nobody delete yet, and when it is asked again
+_locked: Final[dict[str, datetime]] = {}  # what the store does not let us delete yet, and when to try again
 log = logging.getLogger("mirror.export")
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A bundle that waits in the vault to be fetched."""
+    """A bundle in the vault, ready to be fetched."""
 
-    key: str  # which nobody can guess, and no page or answer shows
+    key: str  # which nobody can guess; no page or answer shows it
     bytes: int
     expires_at: datetime
 
     def told(self) -> dict[str, Any]:
-        """The same in the result of the job that made it."""
+        """As it stands in the result of the job that made it."""
         return {
             "export": {"key": self.key},
             "bytes": self.bytes,
@@ -58,9 +58,9 @@ async def make(
 ) -> tuple[Restored, Export]:
     """Put a bundle of this moment into the vault.
 
-    Safe to run twice: each run has a key of its own, nothing is at it before the
-    bundle is whole, and `forget` deletes what a run that was killed then left.
-    Raises OverLimit before it has more bytes than its team may have of bundles.
+    Safe to run twice: each run has a key of its own, the key is empty until the bundle is whole, and
+    `forget` deletes what a killed run left. Raises OverLimit before the team has more bytes of bundles
+    than its limit.
     """
     key = layout.export_key()
     team_id = (await remotes.get(services.db, repo.id)).team_id
@@ -107,7 +107,7 @@ async def _heads(services: Services, key: str) -> Refs:
 
 
 def of(job: Job, now: datetime) -> Export | None:
-    """What a job has made. None: nothing, or it cannot be fetched any more."""
+    """The bundle that a job made. None: there is none, or it has expired."""
     result = job.result or {}
     if job.kind != "bundle" or job.state != "done" or "export" not in result:
         return None
@@ -116,7 +116,7 @@ def of(job: Job, now: datetime) -> Export | None:
 
 
 async def again(services: Services, repo_id: RepoId, asked: Mapping[str, Any]) -> Job | None:
-    """The job that makes the very same bundle, or has made it so that it can be fetched a while yet."""
+    """The job that is making the same bundle, or has made it, with some time left to fetch it."""
     if "snapshot" not in asked:
         return None
     for job in await jobs.alike(services.db, repo_id, "bundle", asked):
@@ -127,7 +127,7 @@ async def again(services: Services, repo_id: RepoId, asked: Mapping[str, Any]) -
 
 
 async def link(services: Services, export: Export, filename: str) -> str | None:
-    """An address of the store itself that hands the bundle over. None: it is read through us."""
+    """An address of the store itself that serves the bundle. None: it must be read through us."""
     return await services.vault.presign(export.key, LINK_LASTS, filename)
 
 
@@ -143,9 +143,9 @@ async def is_there(services: Services, export: Export) -> bool:
 
 
 async def forget(services: Services) -> None:
-    """Delete the bundles whose time is over, and what killed runs left of others. Safe to run twice.
+    """Delete expired bundles, and what killed runs left of others. Safe to run twice.
 
-    What Object Lock keeps is said once, and deleted when it may be.
+    Bundles under Object Lock are reported once, and deleted as soon as the lock allows it.
     """
     now = services.clock()
     before = now - KEPT - LINK_LASTS
@@ -164,7 +164,7 @@ async def forget(services: Services) -> None:
                 _locked.pop(key, None)
     if _locked and not was_said:  # without their keys, which are secret
         log.warning(
-            "the vault lets nobody delete bundles to download yet whose time is over (S3 Object Lock): %d,"
+            "expired bundles cannot be deleted from the vault yet (S3 Object Lock): %d,"
             " until %s UTC at the earliest; they are deleted then",
             *(len(_locked), f"{min(_locked.values()):%Y-%m-%d %H:%M}"),
         )

@@ -1,4 +1,4 @@
-"""Which repo, and which of its snapshots, a person means."""
+"""Which repo, and which of its snapshots, a person means. Who calls: the commands, pages, API and jobs."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -44,7 +44,7 @@ async def _elsewhere(services: Services, name: str) -> str:
 
 
 async def snapshot_at(services: Services, repo: Repo, when: When | None) -> Snapshot:
-    """The snapshot of this number, or the last moment at or before this time; None means the latest."""
+    """The snapshot of this number, or the last moment at or before this time; None: the latest."""
     if when is None:
         found = await snapshots.latest(services.db, repo.id)
     elif isinstance(when, int):
@@ -60,7 +60,7 @@ async def snapshot_at(services: Services, repo: Repo, when: When | None) -> Snap
 
 
 def wanted(asked: Mapping[str, Any]) -> int | Within | None:
-    """Which moment a job is about, from Snapshot.numbers; None means the latest."""
+    """Which moment a job is about, from Snapshot.numbers; None: the latest."""
     number, moment = asked.get("snapshot"), asked.get("moment")
     return Within(number, moment) if number and moment else number
 

@@ -1,4 +1,8 @@
-"""Bringing a moment back: as a bundle, as a directory, or pushed to a remote. Plan, do, check."""
+"""Bringing a moment back as a bundle, as a directory, or by a push to a remote: plan, do, check.
+
+Who calls: the pages and the API for a plan, jobs/run and jobs/attended for a push, the command `restore`
+for files, restore/export for a bundle to download.
+"""
 
 import asyncio
 import os
@@ -34,9 +38,9 @@ from mirror.store.restore.restores import Cause
 
 Bring = Mapping[RefName, bytes]  # new name -> the ref of the moment, or the commit, that gets it
 NOTHING: Final[Bring] = MappingProxyType({})
-PATIENCE: Final = 3600.0  # seconds with another restore, or a page, that reads the same from the vault
+PATIENCE: Final = 3600.0  # seconds to wait while another restore or a page reads the same from the vault
 Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed"]
-_NAMED: Final = 3  # refs that are named of many that came to the same
+_NAMED: Final = 3  # refs that are named where many have the same result
 _WILL: dict[str, Result] = {
     "create": "created",
     "update": "updated",
@@ -84,7 +88,9 @@ class RefResult:
     target: Target
     result: Result
     why: str | None  # None: nothing to explain
-    old: Target | None = None  # what the remote held under that name; None: nothing, or it was not asked
+    old: Target | None = (
+        None  # what the remote held under that name; None: nothing, or the remote was not asked
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ class Restored:
     snapshot: Snapshot
     refs: tuple[RefResult, ...]
     verified: bool  # every ref that was written was read back equal
-    kept: tuple[Repo, Snapshot] | None = None  # has what was overwritten; None: nothing was, or nobody asked
+    kept: tuple[Repo, Snapshot] | None = None  # has what was overwritten; None: nothing was overwritten
     said: tuple[str, ...] = ()  # what the remote told of what it refused, in its own words
 
     @property
@@ -172,7 +178,7 @@ def _step_words(step: Step) -> str:
 
 
 def foreseen(action: RefAction) -> RefResult:
-    """What will become of a ref, as planned."""
+    """The result that is planned for a ref."""
     return RefResult(action.name, action.target, _WILL[action.action], action.why, action.old)
 
 
@@ -193,7 +199,7 @@ async def _chosen(services: Services, repo: Repo, snapshot: Snapshot, what: What
     return chosen
 
 
-Write = Callable[[AsyncIterator[bytes]], Awaitable[None]]  # begins anew when it is called again
+Write = Callable[[AsyncIterator[bytes]], Awaitable[None]]  # starts over when it is called again
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +212,7 @@ class Bundled:
     heads: Refs  # as the bundle has them
 
     def restored(self, verified: bool) -> Restored:
-        """The same as a restore."""
+        """The result of the restore that wrote this bundle."""
         results = tuple(
             RefResult(name, target, "created", None) for name, target in sorted(self.refs.items())
         )
@@ -222,9 +228,9 @@ async def bundled(
 ) -> Bundled:
     """Write this moment as a git bundle that holds what the moment reaches and nothing else.
 
-    Spliced from the parts where nothing had been overwritten before that moment;
-    else packed by git from a view, so that what was force-pushed away does not
-    travel. Where this disk has damaged the pool, `write` is called once more.
+    It is spliced from the parts where no ref had been overwritten before that moment, else packed by
+    git from a view, so that commits that were force-pushed away are left out. Where this disk has damaged
+    the pool, `write` is called a second time.
     """
     chosen = await _chosen(services, repo, snapshot, what)
     heads = {name: target for name in chosen if (target := refs.resolve(chosen, name))}
@@ -233,7 +239,7 @@ async def bundled(
     parts = await hydrate.steps_to(services, repo, snapshot)
     failpoints.reached("restore: planned")
     header = bundle.encode(Header(snapshot.object_format, (), heads))
-    # The log up to where it has all objects of a moment within a snapshot has those of later ones, too.
+    # The pack log up to a moment within a snapshot also has the objects of later moments of that snapshot.
     overwritten = bool(snapshot.moment) or await history.overwritten(services.db, repo.id, snapshot.number)
 
     async def spliced() -> None:
@@ -286,7 +292,7 @@ async def _bundle(header: bytes, pack: AsyncGenerator[bytes, None]) -> AsyncGene
 
 
 def _draft(path: Path) -> Path:
-    """Where this run writes what is to be at `path`; what killed runs left beside it goes."""
+    """Where this run writes until the file is whole; files that killed runs left beside it are removed."""
     start = f".{path.name}.everref-part-"
     for left in path.parent.iterdir():
         if (
@@ -301,7 +307,7 @@ def _draft(path: Path) -> Path:
 
 
 def _place(draft: Path, path: Path, force: bool) -> None:
-    """Put what was written into its place. Raises UsageError when somebody else has taken that meanwhile."""
+    """Move the finished draft to its path. Raises UsageError where something else is there by now."""
     try:
         if force:
             os.replace(draft, path)
@@ -309,9 +315,7 @@ def _place(draft: Path, path: Path, force: bool) -> None:
             os.link(draft, path)
             draft.unlink()
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be put into its place ({error.strerror}); choose another name"
-        ) from None
+        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another name") from None
 
 
 def _check_file(path: Path, force: bool) -> None:
@@ -345,10 +349,10 @@ def _heads_of(path: Path) -> Refs:
 async def to_directory(
     services: Services, repo: Repo, snapshot: Snapshot, path: Path, what: What = ALL
 ) -> Restored:
-    """Make a bare repository with this moment's refs, symbolic ones and HEAD included.
+    """Make a bare repository with this moment's refs, symbolic refs and HEAD included.
 
-    Safe to run twice, also at once: everything is written into a directory beside
-    it, which takes its place at the end; a later run removes what a killed one left.
+    Safe to run twice, also at once: everything is written into a directory beside it, which is renamed
+    at the end; a later run removes what a killed run left.
     """
     _check_directory(path)
     chosen = await _chosen(services, repo, snapshot, what)
@@ -362,7 +366,7 @@ async def to_directory(
         await view.write_refs(draft, chosen)
         failpoints.reached("restore: refs written")
         verified = await reads_back(services, draft, chosen)
-        _place(draft, path, force=True)  # a directory takes the place of an empty one only
+        _place(draft, path, force=True)  # a directory replaces only an empty one
         await disk.finish(partial(disk.sync_path, path.parent))
         failpoints.reached("restore: in place")
     except BaseException:
@@ -373,7 +377,7 @@ async def to_directory(
 
 
 async def reads_back(services: Services, path: Path, wanted: Refs) -> bool:
-    """Whether git itself lists exactly these refs there, every target being an object it can find."""
+    """Whether git lists exactly these refs there and finds the object of each."""
     found = await read.for_each_ref(services.git, path)
     expected = {name: target for name in wanted if name != HEAD and (target := refs.resolve(wanted, name))}
     return found == expected and not await read.missing(path, set(expected.values()))
@@ -381,11 +385,9 @@ async def reads_back(services: Services, path: Path, wanted: Refs) -> bool:
 
 @asynccontextmanager
 async def moment_of(services: Services, repo: Repo, snapshot: Snapshot, chosen: Refs) -> AsyncIterator[View]:
-    """A view of these refs over all that is kept of the repo; a sync may grow its pool meanwhile."""
+    """A view of these refs over all objects of the repo; a sync may grow the pool meanwhile."""
     latest = await snapshots.latest(services.db, repo.id) or snapshot
-    room = (
-        services.disk.root / "restores"
-    )  # beside the scratch space of syncs, which empty theirs; see settle
+    room = services.disk.root / "restores"  # not in the scratch space of syncs, which they empty; see settle
     async with hydrate.view_of(services, repo, latest, room, PATIENCE) as moment:
         failpoints.reached("restore: pool filled")
         await view.write_refs(moment.path, chosen)
@@ -393,7 +395,7 @@ async def moment_of(services: Services, repo: Repo, snapshot: Snapshot, chosen: 
 
 
 async def check_held(repo: Repo, moment: View, wanted: Refs) -> None:
-    """Raise NotFound unless the moment holds every object that these refs are to hold."""
+    """Raise NotFound unless the moment has every object that these refs point to."""
     lacking = await read.missing(moment.path, set(wanted.values()))
     if lacking:
         raise NotFound(f"{repo.name} holds no object {min(lacking).decode()}; look at its lost commits")
@@ -459,11 +461,13 @@ def remarks(said: Mapping[RefName, Answer]) -> tuple[str, ...]:
 
 
 async def _check_kept(services: Services, kept: tuple[Repo, Snapshot], actions: Sequence[RefAction]) -> None:
-    """Raise Busy unless everything that will be overwritten is in what was kept just before."""
+    """Raise Busy unless everything that will be overwritten is in the backup made just before."""
     held = await history.refs_at(services.db, kept[0].id, kept[1].number)
     for action in actions:
         if action.action == "update" and refs.resolve(held, action.target_name) != action.old:
-            raise Busy(f"somebody is pushing to {kept[0].url} right now; nothing was overwritten")
+            raise Busy(
+                f"somebody is pushing to {kept[0].url} right now, so nothing was overwritten; try again"
+            )
 
 
 def _batches(due: Sequence[RefAction], head: Target | None, listed: Refs) -> tuple[Refs, Refs]:
@@ -510,10 +514,10 @@ async def pinned(services: Services, to: Remote, listed: Refs) -> Destination:
 async def sent_whole(
     services: Services, repo: Repo, send: Callable[[], Awaitable[None]], said: Mapping[RefName, Answer]
 ) -> None:
-    """Send, and once more what is left of it where this disk has damaged the pool; see hydrate.mended.
+    """Send, and send the rest again where this disk has damaged the pool; see hydrate.mended.
 
-    The other side finds that out, as git sends what it has packed already without a look at it.
-    `said` is what the other side answered, which `send` adds to.
+    The remote finds the damage, as git does not check what it has packed before it sends it.
+    `said` holds the remote's answers; `send` adds to it.
     """
 
     async def checked() -> None:
@@ -525,15 +529,15 @@ async def sent_whole(
 
 
 def _is_stopped(actions: Sequence[RefAction], force: bool) -> bool:
-    """Whether one conflict stops all of them, which `_not_pushed` tells of each."""
+    """Whether one conflict stops the whole push; `_not_pushed` says so of each ref."""
     return not force and any(action.action == "refused" for action in actions)
 
 
 def _not_pushed(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
-    """Without --force one conflict stops all: nothing is half restored into a remote that somebody uses."""
+    """Without --force one conflict stops the push: no remote that somebody uses is left half restored."""
     if action.action == "create":
         return RefResult(
-            action.name, action.target, "refused", "not pushed, as other refs would be overwritten"
+            action.name, action.target, "refused", "not pushed, because other refs would be overwritten"
         )
     return _as_before(action, before)
 
@@ -544,7 +548,7 @@ def outcome(
     said: Mapping[RefName, Answer],
     before: Mapping[RefName, Wrote] = MappingProxyType({}),
 ) -> RefResult:
-    """What became of a ref, by what the remote lists now."""
+    """What became of a ref, judged by what the remote lists now."""
     if action.action not in planning.WRITES:
         return _as_before(action, before)
     wanted = None if action.action == "remove" else action.target
@@ -555,7 +559,7 @@ def outcome(
 
 
 def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
-    """What an earlier run of the job wrote is not `unchanged`."""
+    """The result of a ref that was not pushed: `unchanged` only if no earlier run of the job wrote it."""
     wrote = before.get(action.target_name)
     if action.action != "unchanged" or wrote is None or wrote.new != action.target:
         return foreseen(action)
@@ -563,7 +567,7 @@ def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
 
 
 async def listed_at(services: Services, to: Remote) -> Refs:
-    """What the target has now, symbolic refs resolved except HEAD."""
+    """The refs of the target as they are now, symbolic refs resolved except HEAD."""
     services.progress.phase("listing the target")
     async with remote.connected(services, to, origin=Origin.TARGET) as target:
         listing = await target.ls_refs()
@@ -574,7 +578,7 @@ async def listed_at(services: Services, to: Remote) -> Refs:
 
 
 async def recorded(services: Services, done: Restored, where: str, cause: Cause | None = None) -> Restored:
-    """Keep a record of the restore for ever."""
+    """Record the restore; the record is kept for ever."""
     counts: dict[str, int] = {}
     for ref in done.refs:
         counts[ref.result] = counts.get(ref.result, 0) + 1

@@ -1,8 +1,7 @@
-"""Undoing a restore: the refs that it overwrote get back what they held, and those that it made go.
+"""Undoing a restore: refs that it overwrote get back what they held, and refs that it made are removed.
 
-What a restore wrote was set down before it was pushed (store/restore/restores), and what
-it overwrote was kept (restore/target). This is the only place from which a ref of
-a remote is ever deleted.
+What a restore wrote was recorded before it was pushed (store/restore/restores), and what it overwrote was
+backed up (restore/target). No other module ever deletes a ref of a remote.
 """
 
 import logging
@@ -41,7 +40,7 @@ class UndoPlan:
 
 
 async def check(services: Services, job: Job) -> None:
-    """Raise Refused where there is nothing of this job to undo."""
+    """Raise Refused where this job left nothing to undo."""
     if job.kind != "restore" or job.asked.get("undo"):
         raise Refused("only a restore to a repository can be undone; restore another moment instead")
     if job.state not in ENDED:
@@ -51,7 +50,7 @@ async def check(services: Services, job: Job) -> None:
 
 
 async def plan(services: Services, job: Job, means: Authority) -> UndoPlan:
-    """What undoing the restore of this job would do, ref by ref; asks the target what it has."""
+    """What undoing the restore of this job would do, ref by ref; asks the target which refs it has."""
     await check(services, job)
     to, made = await _reach(services, job, means)
     wrote = await restores.written(services.db, job.id)
@@ -65,13 +64,13 @@ async def undo(
 ) -> Restored:
     """Put the target back to what it was before the restore of this job.
 
-    1. List the target; a ref that somebody moved since is left, and told.
+    1. List the target; a ref that somebody has moved since is left as it is, and reported.
     2. Where the default branch is to be deleted, which hosts refuse, make another one the default.
-    3. Push what was overwritten, from what was kept of it, and delete what the restore
-       made; each if and only if it still holds exactly what the restore wrote.
+    3. Push what was overwritten, from its backup, and delete what the restore made; each ref only
+       if it still holds exactly what the restore wrote.
     4. List the target again; what counts is what is there now.
 
-    Safe to run twice: what is as it was is `unchanged` the second time.
+    Safe to run twice: a ref that is back already is `unchanged` the second time.
     """
     await check(services, job)
     to, _ = await _reach(services, job, means)
@@ -126,7 +125,7 @@ async def _put_back(
     latest = await snapshots.latest(services.db, repo.id)
     if latest is None:
         raise NotFound(f"{repo.name} has no snapshot, so nothing of it can be put back")
-    gone = Answer(False, f"{repo.name} does not hold what was there any more")
+    gone = Answer(False, f"{repo.name} no longer holds what was there")
     said: dict[RefName, Answer] = {}
 
     async def send() -> None:
@@ -146,14 +145,14 @@ async def _put_back(
 
 
 async def _reach(services: Services, job: Job, means: Authority) -> tuple[Remote, bool]:
-    """The target of that restore, as it is reached now."""
+    """The target of that restore, with the credentials of now; and whether the restore made it."""
     to = await target.reach(services, job.team_id, job.asked, means)
     made = (job.result or {}).get("made")
     return (Remote(made, to.secret), True) if made else (to, False)
 
 
 async def _kept(services: Services, job: Job, to: Remote) -> Repo | None:
-    """The repo in which what the target held was kept."""
+    """The repo that backed up what the target held."""
     record = await restores.by_job(services.db, job.id)
     team_id = await target.keeper(services, job.team_id, to.url)
     if record and record.kept:
