@@ -204,7 +204,7 @@ def test_a_gap_names_the_first_snapshot_and_the_keys_that_would_fill_it() -> Non
 
 def test_a_part_with_other_bytes_than_recorded_is_a_gap() -> None:
     foreign = Part("k", 1, 2, 3, 30, "", 0, 1, (Segment(3, 3, 30, "f" * 64),), False)
-    with pytest.raises(GapInChain, match="k holds other bytes for snapshot #3"):
+    with pytest.raises(GapInChain, match="k holds bytes for snapshot #3 that differ"):
         plan.parts_for([BORN[0], foreign, *BORN[2:]], SEGMENTS, 7)
 
 
@@ -303,7 +303,7 @@ def test_a_symbolic_ref_is_pushed_as_what_it_comes_to() -> None:
     (action, _) = plan.push_actions({alias: Target(b"ref: refs/heads/main"), MAIN: NEW}, {})
     assert (action.action, action.target) == ("create", NEW)
     (action,) = plan.push_actions({alias: Target(b"ref: refs/heads/main")}, {})
-    assert (action.action, action.why) == ("skipped", "symbolic, and there is no refs/heads/main")
+    assert (action.action, action.why) == ("skipped", "symbolic, but refs/heads/main does not exist")
 
 
 def test_a_symbolic_ref_of_the_target_is_never_written_through() -> None:

@@ -122,7 +122,7 @@ async def test_what_somebody_moved_since_is_left_and_told(mirror: Mirror, work: 
     undone = await ran(mirror, done.repo, {"undo": str(job.id), "snapshot": 1})
     assert undone.result and undone.result["counts"] == {"removed": 1, "skipped": 1}
     (skipped,) = [ref for ref in undone.result["refs"] if ref["result"] == "skipped"]
-    assert "somebody moved it since" in skipped["why"]
+    assert "somebody has moved it since" in skipped["why"]
     assert {name: oid for name, oid in target.refs().items() if name != b"HEAD"} == {SIDE: moved}
 
 

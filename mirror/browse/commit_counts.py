@@ -1,4 +1,4 @@
-"""What pushes brought: how many commits each move of a ref added and took away, and the newest of them."""
+"""Commit counts: how many commits each move of a ref added and removed, and the newest of them."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -13,18 +13,18 @@ from mirror.services.open import Services
 
 Move = tuple[Target | None, Target | None]  # old, new
 
-COUNTED: Final = 60  # moves whose commits are counted at once
+COUNTED: Final = 60  # moves whose commits are counted in one request
 _SUMMARY: Final = 500  # characters
-_REMEMBERED: Final = 20_000  # moves: between two commits never more and never fewer lie
+_REMEMBERED: Final = 20_000  # moves: the commits between two ids never change
 
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What one move brought."""
+    """The commits of one move."""
 
-    gained: int | None  # commits; None: it was created or deleted, or holds no commit, or was not counted
-    lost: int | None  # commits that the new one does not reach
-    newest: Commit | None  # that it came to; of a deleted ref the last; None: none is kept
+    gained: int | None  # commits; None: the ref was created or deleted, holds no commit, or was not counted
+    lost: int | None  # commits that the new target does not reach
+    newest: Commit | None  # the commit at the new target; of a deleted ref the last; None: it is not kept
 
 
 _known: OrderedDict[Move, Brought] = OrderedDict()
@@ -33,9 +33,9 @@ _known: OrderedDict[Move, Brought] = OrderedDict()
 async def brought(
     services: Services, repo: Repo, snapshot: Snapshot, changes: Iterable[RefChange]
 ) -> Mapping[Move, Brought]:
-    """What each of these moves brought, by old and new target; `snapshot` is not older than any of them.
+    """The commits of each of these moves, by old and new target; no move is later than `snapshot`.
 
-    Counting is remembered, as commits never change. A move beyond the limit is left out.
+    Counts are remembered, as commits never change. Moves beyond the limit are left out.
     """
     wanted = list(dict.fromkeys((one.old, one.new) for one in changes))[:COUNTED]
     found: dict[Move, Brought] = {}
@@ -45,7 +45,7 @@ async def brought(
             told = await there.ask(WhatLies(there.path, tuple(missing)))
         for move, one in zip(missing, told, strict=True):
             found[move] = Brought(one.gained, one.lost, _short(one.new or one.old))
-            if one.lost is not None or not (one.old and one.new):  # else there was no time to count
+            if one.lost is not None or not (one.old and one.new):  # else there was no time to count them
                 _known[move] = found[move]
     for move in wanted:
         if move in _known:
@@ -57,5 +57,5 @@ async def brought(
 
 
 def _short(commit: Commit | None) -> Commit | None:
-    """A commit as it is remembered: a message can be as long as somebody likes."""
+    """A commit as it is remembered: its message can be of any length."""
     return commit and replace(commit, summary=commit.summary[:_SUMMARY], body="", parents=())

@@ -1,9 +1,9 @@
-"""A repo at any moment, read: its refs, commits, folders, files, what differs, and what was lost.
+"""Reading a repo at any moment: its refs, commits, folders and files, differences, and lost commits.
 
-Reads join the database, which knows where every ref was, with the pool, which
-has every object. A pool that is behind is filled from the vault first, which may
-take a while; `edges.progress` is told. Nothing is changed but that cache. What is
-in the objects is found out by a reader process, when it is the turn of `edges.who`.
+A read joins the database, which knows where every ref was, with the pool, which has every object.
+A pool that is behind is first filled from the vault, which may take a while and is shown by
+`services.progress`. Nothing but that cache is changed. A reader process reads the objects, when
+`services.who` gets a slot.
 """
 
 from collections import OrderedDict
@@ -46,14 +46,14 @@ from mirror.store.browse import refs_shown
 
 T = TypeVar("T")
 
-PATIENCE: Final = 30.0  # seconds that a reader waits for another one who fills the pool
-PAGE: Final = 100  # rows where nobody says how many
-PATH_BYTES: Final = 8192  # of a path that a person asks for
+PATIENCE: Final = 30.0  # seconds to wait while another reader fills the pool
+PAGE: Final = 100  # rows, unless the caller says how many
+PATH_BYTES: Final = 8192  # of a path that a person gives
 SHOWN_BYTES: Final = 1 << 20  # of a file that is shown
-RAW_BYTES: Final = 1 << 30  # of a file that is handed out
-LEAVING: Final = 20_000  # moves that are looked at for lost commits
-SMALL_BYTES: Final = 1 << 20  # of a file that is handed out at once; a larger one is streamed
-_REMEMBERED: Final = 100  # answers to what was lost that are kept
+RAW_BYTES: Final = 1 << 30  # of a file that can be downloaded
+LEAVING: Final = 20_000  # moves that are searched for lost commits
+SMALL_BYTES: Final = 1 << 20  # of a file that is sent at once; a larger one is streamed
+_REMEMBERED: Final = 100  # answers about lost commits that are kept
 _REMEMBERED_BODIES: Final = 1 << 18  # characters of messages in one that is kept
 
 
@@ -67,13 +67,13 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class RefRow:
-    """A ref at a moment, with the commit that it comes to."""
+    """A ref at a moment, with its commit."""
 
     name: RefName
     kind: RefKind
     target: Target  # an id, or symbolic
-    oid: Target | None  # what it comes to; None: nothing
-    commit: Commit | None  # None: it holds none, or none that is kept
+    oid: Target | None  # the object it resolves to; None: none
+    commit: Commit | None  # None: it holds none, or one that is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Blob:
     data: bytes  # the beginning, up to a limit
     text: str | None  # of `data`; None: it is binary, or no file
     encoding: str | None
-    lfs: LfsPointer | None  # None: it is what it seems
+    lfs: LfsPointer | None  # None: it is not a Git LFS pointer
 
     @property
     def whole(self) -> bool:
@@ -115,7 +115,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A file's bytes, to be handed out."""
+    """A file's bytes, for a download."""
 
     name: bytes
     size: int
@@ -124,18 +124,18 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A moment, for as long as it is open, and whoever reads it."""
+    """A moment while it is open, with the reader process that reads it."""
 
     view: View
     reading: Reading
 
     @property
     def path(self) -> str:
-        """Where the view is, for a question."""
+        """The path of the view, for a question."""
         return str(self.view.path)
 
     async def ask(self, question: Question[T]) -> T:
-        """What a reader answers."""
+        """The reader's answer."""
         return await self.reading.ask(question)
 
 
@@ -143,7 +143,7 @@ class Opened:
 async def opened(services: Services, repo: Repo, snapshot: Snapshot) -> AsyncIterator[Opened]:
     """A view that holds every object of this moment, for as long as this is open; safe beside any sync.
 
-    It is the turn of `edges.who` to read. Raises TooOften, Crowded.
+    Waits for a slot of `services.who`. Raises TooOften, Crowded.
     """
     async with _viewed(services, repo, snapshot) as view, services.readers.turn(services.who) as reading_:
         yield Opened(view, reading_)
@@ -151,7 +151,7 @@ async def opened(services: Services, repo: Repo, snapshot: Snapshot) -> AsyncIte
 
 @asynccontextmanager
 async def _viewed(services: Services, repo: Repo, snapshot: Snapshot) -> AsyncIterator[View]:
-    services.readers.turns.check(services.who)  # before something is made for it
+    services.readers.turns.check(services.who)  # before anything is created for it
     room = services.disk.root / "reading"
     await views.sweep(room)
     async with hydrate.view_of(services, repo, snapshot, room, PATIENCE) as view:
@@ -162,24 +162,24 @@ async def _viewed(services: Services, repo: Repo, snapshot: Snapshot) -> AsyncIt
             raise
 
 
-_doubted: dict[Path, views.Mark] = {}  # pools that were read whole, by the marks that they had
+_doubted: dict[Path, views.Mark] = {}  # pools that were read whole, with their marks then
 
 
 async def _doubt(services: Services, repo: Repo, snapshot: Snapshot) -> None:
-    """Throw the pool away if this disk has damaged it; it is read whole for that once, not for each look."""
+    """Delete the pool if this disk has damaged it; it is read whole once for that, not at every read."""
     pool = Pool(services.git, services.disk.pool(repo.id), snapshot.object_format)
     mark = await pool.mark()
     if mark and _doubted.get(pool.path) != mark:
         _doubted[pool.path] = mark
-        with suppress(Busy):  # a sync is at work on it, and finds it out as well
+        with suppress(Busy):  # a sync is at work on it, and finds the damage as well
             if await hydrate.drop_broken(services, repo, patience=0):
                 del _doubted[pool.path]
 
 
 async def resolve(services: Services, repo: Repo, snapshot: Snapshot, rev: bytes) -> Target:
-    """The object that a ref's name (whole or short) or a whole object id means; nothing means HEAD.
+    """The object that a ref's name (full or short) or a full object id means; empty: HEAD.
 
-    Whether an id is held is not looked at. Raises NotFound.
+    An id is not checked for existence. Raises NotFound.
     """
     text = rev.decode("ascii", "replace").lower()
     if objects.is_id(text, snapshot.object_format):
@@ -189,7 +189,7 @@ async def resolve(services: Services, repo: Repo, snapshot: Snapshot, rev: bytes
     for name in names:
         if name in found:
             return await _followed(services, repo, snapshot, name, found[name])
-    what = f"no ref {refs.shown_text(rev)}" if rev else "no HEAD that leads anywhere"
+    what = f"no ref {refs.shown_text(rev)}" if rev else "no HEAD that leads to a commit"
     raise NotFound(f"{repo.name} at {snapshot.label} has {what}")
 
 
@@ -205,7 +205,7 @@ async def _followed(
             break
         target = found[to]
     raise NotFound(
-        f"{refs.shown_text(name)} of {repo.name} at {snapshot.label} leads to no ref that is there"
+        f"{refs.shown_text(name)} of {repo.name} at {snapshot.label} leads to a ref that does not exist"
     )
 
 
@@ -218,7 +218,7 @@ async def refs_at(
     limit: int = PAGE,
     globs: Sequence[str] = (),
 ) -> Page[RefRow]:
-    """The refs of a moment in name order, a page that begins after this name, each with its commit."""
+    """A page of the refs of a moment in name order, starting after this name, each with its commit."""
     rows = await refs_shown.refs_page(
         services.db, repo.id, snapshot.number, snapshot.moment, after=after, globs=globs, limit=limit + 1
     )
@@ -252,7 +252,7 @@ async def commits(
 ) -> tuple[tuple[Commit, ...], bool]:
     """The commits from a ref or id backwards, newest first, and whether more follow.
 
-    With a path, those that changed it. `skip` leaves out as many as earlier pages had.
+    With a path, only those that changed it. `skip`: how many earlier pages had.
     """
     _check_path(repo, path)
     start = await resolve(services, repo, snapshot, rev)
@@ -290,7 +290,7 @@ async def tree(
     if found is None:
         raise _nothing(repo, snapshot, rev, path)
     if found.entry.kind != "folder":
-        raise NotFound(f"{refs.shown_text(path)} is no folder in {_of(repo, snapshot, rev)}")
+        raise NotFound(f"{refs.shown_text(path)} is not a folder in {_of(repo, snapshot, rev)}")
     return Folder(_clean(path), found.entry.oid, found.entries, found.total, _readme(found.entries))
 
 
@@ -318,7 +318,7 @@ async def blob(
 
 
 async def made(services: Services, question: Question[T]) -> T | None:
-    """What a reader makes of a text for a page; None: it is too much for it."""
+    """What a reader process renders from a text for a page; None: the text is too large for it."""
     try:
         async with services.readers.turn(services.who) as reading_:
             return await reading_.ask(question)
@@ -331,7 +331,7 @@ async def made(services: Services, question: Question[T]) -> T | None:
 async def _file(
     services: Services, repo: Repo, snapshot: Snapshot, rev: bytes, path: bytes, limit: int
 ) -> tuple[Content, int]:
-    """What is at a path that is no folder, and its size. Raises NotFound."""
+    """The content at a path that is not a folder, and its size. Raises NotFound."""
     _check_path(repo, path)
     oid = await resolve(services, repo, snapshot, rev)
     async with opened(services, repo, snapshot) as there:
@@ -349,7 +349,7 @@ def _checked(
     if found.entry.kind == "submodule":
         return found, 0
     if found.size is None:
-        raise NotFound(f"the content of {refs.shown_text(path)} is missing from what is kept of {repo.name}")
+        raise NotFound(f"the content of {refs.shown_text(path)} is missing from the backup of {repo.name}")
     return found, found.size
 
 
@@ -357,7 +357,7 @@ def _checked(
 async def raw(
     services: Services, repo: Repo, snapshot: Snapshot, rev: bytes, path: bytes
 ) -> AsyncIterator[Raw]:
-    """A file's bytes as a stream, to be read while this is open."""
+    """A file's bytes as a stream, to read while this is open."""
     _check_path(repo, path)
     oid = await resolve(services, repo, snapshot, rev)
     async with AsyncExitStack() as stack:
@@ -373,16 +373,16 @@ async def raw(
 
 @asynccontextmanager
 async def raw_object(services: Services, repo: Repo, snapshot: Snapshot, oid: str) -> AsyncIterator[Raw]:
-    """Any object as git keeps it, a folder's or a commit's too, to be read while this is open."""
+    """Any object as git stores it, also a tree or commit, to read while this is open."""
     if not objects.is_id(oid.lower(), snapshot.object_format):
-        raise NotFound(f"{repo.name} has no object like that; give its whole id")
+        raise NotFound(f"{repo.name} has no object like that; give its full id")
     target = Target(oid.lower().encode())
     async with AsyncExitStack() as stack:
         view = await stack.enter_async_context(_viewed(services, repo, snapshot))
         async with services.readers.turn(services.who) as reading_:
             found = await reading_.ask(ObjectAsItIs(str(view.path), target, SMALL_BYTES))
         if found is None:
-            raise NotFound(f"{oid} is no object that is kept of {repo.name}")
+            raise NotFound(f"{oid} is not an object in the backup of {repo.name}")
         chunks = await _bytes(services, stack, view, found, target)
         yield Raw(f"{oid.lower()}.{found.kind}".encode(), found.size, chunks)
 
@@ -390,7 +390,7 @@ async def raw_object(services: Services, repo: Repo, snapshot: Snapshot, oid: st
 async def _bytes(
     services: Services, stack: AsyncExitStack, view: View, found: Whole, oid: Target
 ) -> AsyncIterator[bytes]:
-    """All of an object: at once where a reader has told it, else as git reads it, when its turn has come."""
+    """All bytes of an object: at once where a reader has sent them, else streamed by git, within a slot."""
     if found.size > RAW_BYTES:
         raise NotFound(f"{oid.decode()} has {found.size} bytes; restore the moment to get it")
     if len(found.data) == found.size:
@@ -415,7 +415,7 @@ def _of(repo: Repo, snapshot: Snapshot, rev: bytes) -> str:
 
 
 def _clean(path: bytes) -> bytes:
-    """A path without what stands for nothing in it."""
+    """A path without empty components."""
     return b"/".join(name for name in path.split(b"/") if name)
 
 
@@ -426,7 +426,7 @@ def _check_path(repo: Repo, path: bytes) -> None:
 
 def _no_commit(repo: Repo, oid: Target, rev: bytes) -> NotFound:
     said = refs.shown_text(rev) or "HEAD"
-    return NotFound(f"{said} is no commit that is kept of {repo.name}")
+    return NotFound(f"{said} is not a commit in the backup of {repo.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +437,7 @@ class RefDifference:
     kind: Kind
     old: Target | None
     new: Target | None
-    lost: int | None  # commits that only the old one reaches; None: not counted
+    lost: int | None  # commits that only the old target reaches; None: not counted
     gained: int | None
 
 
@@ -447,12 +447,12 @@ class Difference:
 
     refs: tuple[RefDifference, ...]  # what was taken away first
     total: int
-    ref: RefName | None  # whose files are compared; None: there is none at both moments
+    ref: RefName | None  # whose files are compared; None: it exists at neither moment
     files: Changes | None
 
 
 COUNTED: Final = 10  # refs whose commits are counted
-JUDGED: Final = 1000  # moved refs that are told forced from forwarded
+JUDGED: Final = 1000  # moved refs that are classified as forced or fast-forwarded
 
 
 async def difference(
@@ -460,7 +460,7 @@ async def difference(
 ) -> Difference:
     """What differs at `b` from `a`: refs with commits gained and lost, and the files of one ref.
 
-    The ref is HEAD's branch where none is chosen. `a` may be the later one.
+    The ref is HEAD's branch unless one is given. `a` may be the later moment.
     """
     moves = await _moves(services, repo, a, b)
     newer = a if a.log > b.log else b
@@ -484,7 +484,7 @@ async def difference(
 
 async def _moves(services: Services, repo: Repo, a: Snapshot, b: Snapshot) -> list[refs.Move]:
     first, last = sorted((a.number, b.number))
-    first -= any(one.moment and one.number == first for one in (a, b))  # it lies before the snapshot
+    first -= any(one.moment and one.number == first for one in (a, b))  # a moment lies before its snapshot
     names = await refs_shown.moved_between(services.db, repo.id, first, last)
     if not names:
         return []
@@ -496,7 +496,7 @@ async def _moves(services: Services, repo: Repo, a: Snapshot, b: Snapshot) -> li
 async def _ends(
     services: Services, repo: Repo, a: Snapshot, b: Snapshot, ref: bytes | None
 ) -> tuple[RefName | None, Ends | None]:
-    """The ref whose files are compared, and what it was; nothing where it was at neither moment."""
+    """The ref whose files are compared, and its two targets; None where it exists at neither moment."""
     chosen = ref
     if chosen is None:
         head = await refs_shown.targets_at(services.db, repo.id, [HEAD], b.number, b.moment)
@@ -527,12 +527,12 @@ class LostCommits:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What only the vault holds at a moment."""
+    """The commits that only the vault holds at a moment."""
 
     items: tuple[LostCommits, ...]  # newest move first
-    total: int  # moves that lost something, also those beyond the limit
-    commits: int  # that no ref holds, each once
-    whole: bool  # False: the history has more moves, or more lost commits, than were looked at
+    total: int  # moves that lost commits, also those beyond the limit
+    commits: int  # that no ref holds, each counted once
+    whole: bool  # False: the history has more moves, or more lost commits, than were searched
 
 
 async def lost(
@@ -546,10 +546,10 @@ async def lost(
     limit: int = 50,
     shown: int = 10,
 ) -> Losses:
-    """After each forced, deleted or moved ref, exactly the commits that no ref held any more at this moment.
+    """For each forced, deleted or moved ref, exactly the commits that no ref held any more at this moment.
 
-    Looks at every move up to `at`; what was brought back by then is not lost. The
-    walk of a moment is remembered, as a snapshot never changes.
+    Searches every move up to `at`; commits that were restored by then are not lost. The answer for a
+    moment is remembered, as a snapshot never changes.
     """
     key = f"{repo.id} {at.manifest_sha256} {at.moment} {since} {until} {ref!r} {limit} {shown}"
     if (known := _losses.get(key)) is not None:
@@ -594,7 +594,7 @@ def _olds(moves: Sequence[Logged]) -> tuple[Target, ...]:
 
 
 def bring_back_name(logged: Logged) -> RefName:
-    """A name for the branch that brings back what a move took away: of the ref, and of when it went."""
+    """The branch to restore lost commits to: named after the ref and the time of the loss."""
     name = logged.change.name
     for start in (b"refs/heads/", b"refs/tags/", b"refs/"):
         if name.startswith(start):

@@ -1,44 +1,44 @@
-"""How the slots of a worker are shared out among teams: who may take up more, and who has enough.
+"""How the slots of a worker are shared among teams: which teams may start more, and which have enough.
 
-Who calls: jobs/runner, and jobs/looks for its own places. https://en.wikipedia.org/wiki/Max-min_fairness
+Who calls: jobs/runner, and jobs/looks for its own slots. https://en.wikipedia.org/wiki/Max-min_fairness
 """
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-LENT: Final = 24  # slots that runs which wait for their host give away; no host has more than its own bound
-LENT_TO_ONE: Final = LENT // 2  # of them, by runs of one team
-KEPT_FREE: Final = 4  # one slot in so many is for what is quick: a huge first backup keeps no push waiting
+LENT: Final = 24  # slots given away by runs that wait for their host; each host has its own bound
+LENT_TO_ONE: Final = LENT // 2  # of these, by runs of one team
+KEPT_FREE: Final = 4  # one slot in so many is for quick runs, so that a huge first backup delays no push
 
 Team = TypeVar("Team", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class Held(Generic[Team]):
-    """One run that is under way."""
+    """A run under way."""
 
     team: Team
-    heavy: bool  # it may take long, or has
-    waits: bool  # for its host, most likely: it gives its slot away
+    heavy: bool  # it may take long, or already has
+    waits: bool  # most likely for its host, so it gives its slot away
 
 
 @dataclass(frozen=True, slots=True)
 class Free(Generic[Team]):
-    """What may be taken up."""
+    """What may start."""
 
-    room: int  # runs, of a team that has none
-    heavy: int  # likewise, of what is heavy
-    full: frozenset[Team]  # teams that may take up nothing
-    full_of_heavy: frozenset[Team]  # teams that may take up nothing heavy
+    room: int  # runs, of a team with none under way
+    heavy: int  # heavy runs, likewise
+    full: frozenset[Team]  # teams that may start nothing
+    full_of_heavy: frozenset[Team]  # teams that may start nothing heavy
 
 
 def free(runs: Iterable[Held[Team]], slots: int) -> Free[Team]:
-    """What may begin beside these runs.
+    """What may start beside these runs.
 
-    A team alone has every slot. To the others no team's runs count for more than half of them, so
-    that whoever comes finds the other half free, however long those runs take: a worker has one and a half
-    times its slots at work then, at the most.
+    A team that is alone can have every slot. For other teams, its runs count for at most half of them,
+    so the others find half of the slots free, however long those runs take. A worker then runs at most
+    one and a half times its slots.
     """
     total: dict[Team, int] = {}
     heavy: dict[Team, int] = {}
@@ -58,7 +58,7 @@ def free(runs: Iterable[Held[Team]], slots: int) -> Free[Team]:
 
 
 def left_over(held: Mapping[Team, int], slots: int) -> tuple[int, frozenset[Team]]:
-    """How many more a team may have that has none, and which teams may have no more."""
+    """How many slots a team with none may have, and which teams may have no more."""
     half = max(1, slots // 2)
     counted = sum(min(number, half) for number in held.values())
     full = frozenset(team for team, number in held.items() if counted - min(number, half) + number >= slots)

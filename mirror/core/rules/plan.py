@@ -23,7 +23,7 @@ Action = Literal["create", "update", "unchanged", "refused", "skipped", "remove"
 
 WRITES: Final[frozenset[Action]] = frozenset({"create", "update", "remove"})
 _ID: Final = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
-PLACES: Final = (b"refs/heads/", b"refs/tags/")  # where a ref can be brought back under another name
+PLACES: Final = (b"refs/heads/", b"refs/tags/")  # where a ref can be restored under another name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Step:
 
     part: Part
     upto: int | None  # the last snapshot wanted of it; None: the part is read to its end
-    exact: bool  # False: it brings objects of later snapshots too, as a checkpoint is whole or nothing
-    after: int = 0  # the last snapshot of it that is not wanted; 0: it is read from its beginning
+    exact: bool  # False: it also brings objects of later snapshots, as a checkpoint is whole or nothing
+    after: int = 0  # the last snapshot of it to skip; 0: it is read from its beginning
 
     @property
     def last(self) -> int:
@@ -48,17 +48,17 @@ def parts_for(
 
     `parts` are the live parts of one epoch, in any order; they may overlap, as
     they do after a crash in a compaction. `segments` are those of the epoch's
-    snapshots, `upto`'s included; later ones do no harm. Every segment comes from exactly
-    one step, with the entries, bytes and sum that its snapshot recorded; or from
+    snapshots up to `upto`; later ones do no harm. Every segment comes from exactly
+    one step, with the entries, bytes and checksum that its snapshot recorded; or from
     a checkpoint, which has no segments to compare. `log_entries`, where given, is
-    what snapshot `upto` recorded, so that a segment lost on the way here shows.
+    what snapshot `upto` recorded, so that a missing segment is noticed.
 
-    As few steps as can be. A cover that ends at `upto` is preferred; else a
-    checkpoint beyond it is taken whole, and the step is not `exact`: its objects are a
-    superset, and the refs map decides what is seen.
+    The plan has as few steps as possible. A cover that ends at `upto` is preferred; else a
+    checkpoint beyond it is read whole, and the step is not `exact`: its objects are a
+    superset, and the refs map decides what is visible.
 
-    Raises GapInChain, naming the first snapshot whose objects no part holds and
-    the keys that would hold them; every snapshot before that one can be restored.
+    Raises GapInChain with the first snapshot whose objects no part holds and
+    the keys that would hold them; every earlier snapshot can be restored.
     """
     wanted = _wanted(segments, upto)
     if log_entries is not None and sum(segment.entries for segment in wanted) != log_entries:
@@ -84,11 +84,11 @@ def parts_after(
     *,
     log_entries: int | None = None,
 ) -> list[Step]:
-    """The parts that bring a pool which holds the log up to snapshot `after` on to `upto`.
+    """The parts that extend a pool with the log up to snapshot `after` to `upto`.
 
-    Arguments and promises as in `parts_for`. Where the log was recut below `after`
-    so that the pool cannot be continued, the plan begins at the beginning, which
-    `starts_over` tells: the pool must be emptied first.
+    Arguments and promises as in `parts_for`. Where compaction recut the log below `after`, so that
+    the pool cannot be extended, the plan starts from the beginning; then `starts_over` is true,
+    and the pool must be emptied first.
     """
     if after:
         steps, lacking = _cover(_of_one_epoch(parts), _wanted(segments, upto), after, upto)
@@ -100,14 +100,14 @@ def parts_after(
 def whole_near(
     parts: Sequence[Part], segments: Sequence[Segment], at: int, latest: int
 ) -> tuple[int | None, int | None]:
-    """The nearest snapshots before and after `at` that these parts, which are sound, hold whole.
+    """The nearest snapshots before and after `at` that these undamaged parts hold whole.
 
-    A log is whole up to the first segment that no part has; a checkpoint makes all whole that
-    it covers, and what follows on it.
+    The log is whole up to the first segment that no part has; a checkpoint makes all that it covers
+    whole, and what follows it.
     """
     wanted = _wanted(segments, latest)
     begins = [p.last for p in parts if not p.segments and wanted and p.first <= wanted[0].snapshot]
-    whole = 0  # every snapshot up to here is
+    whole = 0  # every snapshot up to this one is whole
     for begin in (0, *begins):
         _, lacking = _cover(parts, wanted, begin, latest)
         whole = max(whole, lacking.snapshot - 1 if lacking else latest)
@@ -116,7 +116,7 @@ def whole_near(
 
 
 def starts_over(steps: Sequence[Step], after: int) -> bool:
-    """Whether a plan of `parts_after` brings again what a pool at `after` holds."""
+    """Whether a plan of `parts_after` repeats what a pool at `after` holds."""
     if not steps:
         return False
     part = steps[0].part
@@ -130,14 +130,14 @@ def _wanted(segments: Sequence[Segment], upto: int) -> list[Segment]:
 
 def _of_one_epoch(parts: Sequence[Part]) -> Sequence[Part]:
     if len({part.epoch for part in parts}) > 1:
-        raise ValueError("a plan is made of the parts of one epoch")
+        raise ValueError("a plan can use the parts of one epoch only")
     return parts
 
 
 def _cover(
     parts: Sequence[Part], wanted: Sequence[Segment], after: int, upto: int
 ) -> tuple[list[Step], Segment | None]:
-    """Steps that bring every wanted segment after `after` once, and the first one that no part brings."""
+    """Steps that bring every wanted segment after `after` once, and the first segment that no part has."""
     due = [segment for segment in wanted if segment.snapshot > after]
     holders: dict[Segment, list[Part]] = {}
     for part in parts:
@@ -148,12 +148,12 @@ def _cover(
     while at < len(due):
         choices = [(_reach(part, due, at), part) for part in holders.get(due[at], ())]
         if not steps and not after:
-            # Objects come but once: a checkpoint can only stand where nothing has been taken yet.
+            # Objects must come only once, so a checkpoint can only be the first step.
             whole = (p for p in parts if not p.segments and p.first <= due[0].snapshot <= p.last <= upto)
             choices += [(bisect_right(due, part.last, key=_number), part) for part in whole]
         if not choices:
             return steps, due[at]
-        # The farthest reach makes the fewest steps.
+        # The part that reaches furthest makes the fewest steps.
         reach, part = min(choices, key=lambda choice: (-choice[0], choice[1].bytes, choice[1].key))
         steps.append(_step(part, due[at], due[reach - 1]))
         at = reach
@@ -161,7 +161,7 @@ def _cover(
 
 
 def _reach(part: Part, due: Sequence[Segment], at: int) -> int:
-    """Up to which of the due segments, not included, this part goes when it is begun at number `at`."""
+    """The due segment at which this part ends (exclusive) when it starts with segment `at`."""
     start = bisect_left(part.segments, due[at].snapshot, key=_number)
     for mine, other in zip(part.segments[start:], due[at : at + len(part.segments)], strict=False):
         if mine != other:
@@ -186,14 +186,14 @@ def _gap(parts: Sequence[Part], lacking: Segment) -> GapInChain:
     number = lacking.snapshot
     spoilt = [p.key for p in parts if any(s.snapshot == number and s != lacking for s in p.segments)]
     if spoilt:
-        what = f"{spoilt[0]} holds other bytes for snapshot #{number} than its manifest says"
+        what = f"{spoilt[0]} holds bytes for snapshot #{number} that differ from its manifest"
     else:
         epoch = f"{parts[0].epoch:04d}" if parts else "*"
         what = (
             f"no part holds the objects of snapshot #{number}: a bundles/{epoch}-FIRST-LAST-*.bundle with"
             f" FIRST <= {number:010d} <= LAST is missing from the vault"
         )
-    return GapInChain(f"{what}; snapshots before #{number} can be restored, for later ones bring it back")
+    return GapInChain(f"{what}; snapshots before #{number} can be restored; for later ones, put it back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class RefAction:
     """What a push will do with one ref."""
 
     name: RefName  # as the snapshot has it
-    target: Target  # the object id that it comes to; of a dangling symbolic ref its `ref: ` text
+    target: Target  # the object id it resolves to; of a dangling symbolic ref its `ref: ` text
     target_name: RefName  # as the remote will have it
     action: Action
     why: str | None = None  # None: nothing to explain
@@ -214,13 +214,12 @@ def push_actions(
     """What pushing these refs to a remote that lists `target` will do with each, in the order of names.
 
     HEAD is not among them: no push moves it. A symbolic ref is pushed as the
-    object that it comes to. Nothing is ever deleted, so a name that stands in the
-    way of another (a and a/b) refuses it, and a ref that holds something else
-    there is refused unless `force`. What to do when anything is refused is for
-    the caller to decide.
+    object it resolves to. Nothing is ever deleted, so a ref is refused where another name is in
+    its way (a and a/b), or where the remote holds something else under its name, unless `force`.
+    The caller decides what to do when a ref is refused.
     """
     planned = [_planned(wanted, name, hidden) for name in sorted(wanted) if name != HEAD]
-    # A hidden ref gives way to one that has its archived name by right.
+    # A hidden ref gives way to a ref that really has its archived name.
     taken = {a.target_name for a in planned if a.name == a.target_name and a.action != "skipped"}
     standing = (taken | target.keys()) - {HEAD}
     folders = {folder for name in standing for folder in _folders(name)}
@@ -231,7 +230,7 @@ def _planned(wanted: Refs, name: RefName, hidden: Hidden) -> RefAction:
     found = resolve(wanted, name)
     if found is None:
         whither = shown_text(symbolic_target(wanted[name]))
-        return RefAction(name, wanted[name], name, "skipped", f"symbolic, and there is no {whither}")
+        return RefAction(name, wanted[name], name, "skipped", f"symbolic, but {whither} does not exist")
     if is_hidden(name):
         if hidden == "skip":
             why = "hosts refuse this name; it can be carried under refs/archive/"
@@ -239,7 +238,7 @@ def _planned(wanted: Refs, name: RefName, hidden: Hidden) -> RefAction:
         return RefAction(name, found, archived(name), "create", f"as {shown_text(archived(name))}")
     if is_symbolic(wanted[name]):
         whither = shown_text(symbolic_target(wanted[name]))
-        return RefAction(name, found, name, "create", f"symbolic; pushed as what {whither} holds")
+        return RefAction(name, found, name, "create", f"symbolic; pushed as the object of {whither}")
     return RefAction(name, found, name, "create")
 
 
@@ -251,7 +250,7 @@ def _against(
     folders: set[RefName],
     force: bool,
 ) -> RefAction:
-    """The planned action in the face of what the remote has."""
+    """The planned action, given what the remote has."""
     if action.action == "skipped":
         return action
     goal = action.target_name
@@ -267,11 +266,11 @@ def _against(
     if old is not None:
         if is_symbolic(target[goal]):
             return instead(
-                "refused", f"there it is symbolic, for {shown_text(symbolic_target(target[goal]))}"
+                "refused", f"it is symbolic there and points to {shown_text(symbolic_target(target[goal]))}"
             )
         if force:
             return instead("update")
-        return instead("refused", f"there it holds {shown_text(old)}, and overwriting was not asked for")
+        return instead("refused", f"it holds {shown_text(old)} there, and overwriting was not asked for")
     above = next((folder for folder in _folders(goal) if folder in standing), None)
     if above is not None:
         return instead("refused", f"{shown_text(above)} is in the way")
@@ -281,7 +280,7 @@ def _against(
 
 
 def _folders(name: bytes) -> list[RefName]:
-    """The names that cannot be refs where this one is: refs/heads/a for refs/heads/a/b."""
+    """The names that cannot be refs beside this one: refs/heads/a for refs/heads/a/b."""
     pieces = name.split(b"/")
     return [RefName(b"/".join(pieces[:n])) for n in range(2, len(pieces))]
 
@@ -289,7 +288,7 @@ def _folders(name: bytes) -> list[RefName]:
 def brought(known: Refs, wanted: Mapping[RefName, bytes]) -> dict[RefName, Target]:
     """Refs of a moment, or commits by their ids, under names of their own: new name -> object id.
 
-    A symbolic ref is what it comes to. Raises NotFound where the moment has no such
+    A symbolic ref is resolved. Raises NotFound where the moment has no such
     ref, UsageError where a name cannot be given.
     """
     found: dict[RefName, Target] = {}
@@ -304,7 +303,7 @@ def brought(known: Refs, wanted: Mapping[RefName, bytes]) -> dict[RefName, Targe
 
 
 def check_new_name(name: RefName) -> None:
-    """Raise UsageError unless something can be brought back under this name: a branch, or a tag."""
+    """Raise UsageError unless this name can be restored to: it must be a branch or a tag."""
     try:
         check_name(name)
     except Corrupt:
@@ -318,7 +317,7 @@ class Wrote:
     """What a restore wrote, or was about to write, to one ref of its target."""
 
     name: RefName
-    old: Target | None  # None: there was none
+    old: Target | None  # None: the ref did not exist
     new: Target
 
 
@@ -352,7 +351,7 @@ def _undone(one: Wrote, now: Target | None) -> RefAction:
         return RefAction(one.name, goal, one.name, "unchanged", why, now)
     if now != one.new:
         holds = f"holds {shown_text(now)} now" if now else "was deleted"
-        return RefAction(one.name, goal, one.name, "skipped", f"somebody moved it since: it {holds}", now)
+        return RefAction(one.name, goal, one.name, "skipped", f"somebody has moved it since: it {holds}", now)
     if one.old is None:
         return RefAction(one.name, goal, one.name, "remove", "the restore made it", now)
     return RefAction(one.name, goal, one.name, "update", None, now)

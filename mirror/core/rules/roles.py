@@ -1,4 +1,4 @@
-"""Who may do what, and which names, addresses and passwords will do, for people/accounts and the web."""
+"""Roles and scopes, and which names, addresses and passwords are acceptable. Who calls: people, web."""
 
 import re
 import unicodedata
@@ -21,7 +21,7 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
 
 
 class Role(StrEnum):
-    """What a member may do in a team: each may what those before it may."""
+    """What a member may do in a team: each role may do what those before it may."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -43,7 +43,7 @@ SCOPES: Final[Mapping[Scope, Role]] = {
     "admin": Role.ADMIN,
 }
 
-# No team is called so: its pages would stand where others do, or it would be taken for something else.
+# Names no team can have: its pages would collide with others, or it would be taken for something else.
 RESERVED: Final = frozenset(
     """
     about account accounts activity admin api app assets audit auth backup billing blog command-line
@@ -58,7 +58,7 @@ RESERVED: Final = frozenset(
 
 
 def team_name(text: str) -> str:
-    """A name for a team made out of what somebody is called: lower case letters, digits and dashes."""
+    """A team name made from a person's or login's name: lower case letters, digits and dashes."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     name = re.sub("[^a-z0-9]+", "-", plain).strip("-")[:_TEAM].strip("-")
     if not name:
@@ -67,18 +67,18 @@ def team_name(text: str) -> str:
 
 
 def check_team_name(name: str) -> None:
-    """Raises UsageError where a team cannot be called so, with what would do."""
+    """Raise UsageError where a team cannot have this name, with one that would be accepted."""
     if not name or team_name(name) != name or len(name) > _TEAM:
         hint = f", as in {team_name(name)}" if name.strip() and name not in RESERVED else ""
         if name in RESERVED:
-            raise UsageError(f"no team can be called {name}, as the name is used otherwise; choose another")
+            raise UsageError(f"no team can be called {name}, because the name is reserved; choose another")
         raise UsageError(
-            f"a team's name is made of a to z, 0 to 9 and dashes inside it, {_TEAM} at most{hint}"
+            f"a team's name has letters a to z, digits, and dashes between them, {_TEAM} at most{hint}"
         )
 
 
-def check_person_name(name: str, asked: str = "say what you are called") -> str:
-    """The name of a person, or of what else is asked for, without what nobody sees. Raises UsageError."""
+def check_person_name(name: str, asked: str = "give a name") -> str:
+    """The name of a person or thing, without invisible characters. Raises UsageError."""
     seen = _seen(name)
     if not seen:
         raise UsageError(asked)
@@ -88,7 +88,7 @@ def check_person_name(name: str, asked: str = "say what you are called") -> str:
 
 
 def person_name(*texts: str) -> str:
-    """What to call somebody whom a forge calls all this: the first of them that will do."""
+    """The name for somebody to whom a forge gives these names: the first that is acceptable."""
     return next((seen[: _NAME // 4] for seen in map(_seen, texts) if seen), "Somebody")
 
 
@@ -97,30 +97,30 @@ def _seen(text: str) -> str:
 
 
 def _unseen(character: str) -> bool:
-    """Controls, surrogates, and what turns the direction of a text round."""
+    """Whether it is a control, a surrogate, or changes the direction of text."""
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def email_address(text: str) -> str:
-    """An e-mail address as it is kept. Raises UsageError where it is none."""
+    """An e-mail address as it is stored. Raises UsageError where it is not valid."""
     email = text.strip().lower()
     if not _EMAIL.fullmatch(email) or any(_unseen(one) for one in email) or len(email.encode()) > 320:
-        raise UsageError("that is no e-mail address; write it like ann@example.org")
+        raise UsageError("that is not an e-mail address; write it like ann@example.org")
     return email
 
 
 def password_bytes(password: str) -> bytes:
-    """A password as it is hashed: the same however its characters are written (NFKC)."""
+    """A password as it is hashed: the same however its characters are encoded (NFKC)."""
     return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
 
 
 def check_password(password: str, email: str) -> None:
-    """Raises UsageError where a password is too easily found, with what would do."""
+    """Raise UsageError where a password is too easy to guess, with what would be accepted."""
     if len(password) < SHORTEST:
-        raise UsageError(f"the password is too short; take {SHORTEST} characters or more")
+        raise UsageError(f"the password is too short; use {SHORTEST} characters or more")
     if len(password_bytes(password)) > LONGEST:
-        raise UsageError(f"the password is too long; take {LONGEST} bytes or less")
+        raise UsageError(f"the password is too long; use {LONGEST} bytes or fewer")
     if len(set(password)) < _FEWEST:
-        raise UsageError("the password is the same few characters again and again; take another")
+        raise UsageError("the password repeats the same few characters; choose another")
     if password.strip().lower() in (email, email.partition("@")[0]):
-        raise UsageError("the password is your e-mail address, which others know; take another")
+        raise UsageError("the password is your e-mail address, which others know; choose another")

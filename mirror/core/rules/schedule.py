@@ -1,4 +1,4 @@
-"""When a repo is looked at next: by a person's schedule, or by how lately something was pushed to it."""
+"""When a repo is looked at next: by a person's schedule, or by how recently it was pushed to."""
 
 import re
 from collections import Counter
@@ -15,8 +15,8 @@ from mirror.core.model import RepoId
 
 SHORTEST: Final = timedelta(minutes=1)
 LONGEST: Final = timedelta(days=30)
-A_SECOND: Final = 8  # looks that become due at one host in a second after a start
-# By activity: the longest of these that is not more than a 24th of how long nothing was pushed.
+A_SECOND: Final = 8  # looks per second that become due at one host after a start
+# By activity: the longest of these that is at most a 24th of the time since the last push.
 STEPS: Final = (
     *(timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1)),
     *(timedelta(hours=4), timedelta(hours=12), timedelta(days=1)),
@@ -28,7 +28,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Again and again after the same time."""
+    """Repeatedly, after the same time."""
 
     period: timedelta
 
@@ -62,26 +62,26 @@ def parse(text: str) -> Every | Cron:
 def next_look(
     schedule: str | None, repo_id: RepoId, now: datetime, looked_at: datetime | None, changed_at: datetime
 ) -> datetime:
-    """When the repo is due after `now`. Looks are spread: each repo has its own moment in every period.
+    """When the repo is next due after `now`. Looks are spread: each repo has its own moment in every period.
 
-    `schedule` None: by activity, `changed_at` being when something was last found new.
+    `schedule` None: by activity; `changed_at` is when a look last found something new.
     """
     chosen = parse(schedule) if schedule else Every(period_of(now - changed_at))
     if isinstance(chosen, Cron):
-        # Within the minute that was asked for, each repo at its own second.
+        # Within the minute of the expression, each repo at its own second.
         return next(CronSim(chosen.expression, now.astimezone(UTC))) + _place(repo_id, SHORTEST)
     period = chosen.period
     place = _place(repo_id, period)
     due = _EPOCH + place + ((now - _EPOCH - place) // period + 1) * period
-    if looked_at is not None and due - looked_at < period / 2:  # it has just changed its period
+    if looked_at is not None and due - looked_at < period / 2:  # its period has just changed
         due += period
     return due
 
 
 def spread(hosts: Sequence[str | None], now: datetime) -> list[datetime]:
-    """When to look at each repo after the service has started: as soon as its host can take it.
+    """When to look at each repo after the service has started: as soon as its host can bear it.
 
-    `hosts` are those of the repos, in the order in which they shall be looked at. None: this machine.
+    `hosts` are those of the repos, in the order in which to look at them. None: this machine.
     """
     places: Counter[str | None] = Counter()
     found = []
@@ -92,25 +92,25 @@ def spread(hosts: Sequence[str | None], now: datetime) -> list[datetime]:
 
 
 def period_of(quiet: timedelta) -> timedelta:
-    """How often to look at a repo to which nothing was pushed for so long."""
+    """How often to look at a repo that has been quiet for this long."""
     return max((step for step in STEPS if step <= quiet / 24), default=STEPS[0])
 
 
 def wait_before_retry(attempt: int, chance: float) -> float:
-    """Seconds after try number `attempt`: doubling from 2 to 600, a quarter off by `chance` in 0..1."""
+    """Seconds to wait after try `attempt`: doubling from 2 to 600, a quarter off by `chance` in 0..1."""
     return float(min(2**attempt, 600) * (0.75 + chance / 2))
 
 
 def shares(worker: str, workers: Sequence[str], count: int = 256) -> list[int]:
-    """Which of the `count` shares of all repos are this worker's, among these.
+    """Which of the `count` shares of all repos belong to this worker, among these workers.
 
-    Every share goes to the worker that its hash likes best, so that when one
-    comes or goes, no share moves between the others.
+    Every share goes to the worker with the highest hash for it, so that when a worker
+    comes or goes, no share moves between the others (rendezvous hashing).
     """
-    return [share for share in range(count) if max(workers, key=lambda one: _liking(one, share)) == worker]
+    return [share for share in range(count) if max(workers, key=lambda one: _weight(one, share)) == worker]
 
 
-def _liking(worker: str, share: int) -> bytes:
+def _weight(worker: str, share: int) -> bytes:
     return blake2b(f"{share} {worker}".encode(), digest_size=8).digest()
 
 

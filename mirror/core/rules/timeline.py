@@ -1,4 +1,4 @@
-"""Every ref over time, as values: lanes with bars, pushes and cuts, between history and picture."""
+"""Every ref over time as values: lanes with bars, pushes and cuts, which web/pages/timeline_svg draws."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ Taken = Literal["forced", "deleted"]
 APART: Final = (
     b"refs/heads/",
     b"refs/tags/",
-)  # whose refs have a lane each; others share one when they are many
+)  # these refs have a lane each; refs of other folders share one where there are many
 MANY: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What one ref, or a folder of refs, did in one stretch of the window: a column of the picture."""
+    """What happened to a ref, or a folder of refs, in one stretch of the window: a column of the picture."""
 
     number: int  # of the stretch, from 0
     moves: int
     first: Kind
     last: Kind
     at: datetime  # of the last move
-    snapshot: int  # that has it
+    snapshot: int  # with that move
     forced: int
     deleted: int
     created: int
     cut_at: datetime | None = None  # of the last move that took something away; None: none did
-    cut: int | None = None  # the snapshot that has it
-    first_at: datetime | None = None  # of the first move; None: of a folder, where it does not show
+    cut: int | None = None  # the snapshot with that move
+    first_at: datetime | None = None  # of the first move; None: for a folder, where it does not show
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """From when to when a ref was there, or was not forced elsewhere."""
+    """A stretch of time in which a ref existed and was not force-pushed."""
 
     start: datetime
     end: datetime
@@ -44,7 +44,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A notch: one push, or some that are too close to be told apart."""
+    """A notch: one push, or several too close to tell apart."""
 
     at: datetime
     snapshot: int
@@ -58,16 +58,16 @@ class Cut:
     at: datetime
     snapshot: int
     kind: Taken
-    moves: int  # that took away, in this place
-    until: datetime  # up to where only the vault holds it
+    moves: int  # that took something away here
+    until: datetime  # until when only the vault holds it
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
     """One ref, or a folder of them, in the window."""
 
-    name: bytes  # of the ref; of a folder with the slash
-    refs: int  # 1; in a folder's lane, those of it that moved
+    name: bytes  # of the ref; of a folder with its slash
+    refs: int  # 1; for a folder, how many of its refs moved
     bars: tuple[Bar, ...]
     pushes: tuple[Push, ...]
     cuts: tuple[Cut, ...]
@@ -80,7 +80,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The picture of a window, the most telling lane first."""
+    """The picture of a window, the most important lane first."""
 
     start: datetime
     end: datetime
@@ -91,7 +91,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """How much one ref has to tell of a window."""
+    """How much happened to one ref in a window."""
 
     name: RefName
     ref_id: int
@@ -101,17 +101,17 @@ class Telling:
 
 
 def folder_of(name: bytes) -> bytes:
-    """The folder that a ref's lane is folded into: `refs/pull/`. A name such as refs/stash is its own."""
+    """The folder whose lane a ref shares: `refs/pull/`. A name such as refs/stash is its own folder."""
     end = name.find(b"/", 5)
     return name[: end + 1] if end > 0 else name
 
 
 def chosen(found: Sequence[Telling], top: RefName | None, limit: int, unfolded: bytes = b"") -> list[Telling]:
-    """Which refs have a lane of their own, the most telling first.
+    """Which refs have a lane of their own, the most important first.
 
-    `top` (HEAD's branch) before what was forced or deleted, that before what
-    moved lately. Folders other than branches and tags are folded when more than a
-    few of their refs moved, unless it is `unfolded` that somebody looks into.
+    `top` (HEAD's branch) comes before refs that were forced or deleted, and those before refs that
+    moved recently. Folders other than branches and tags share a lane when more than a few of
+    their refs moved, except the folder `unfolded`.
     """
     siblings: dict[bytes, int] = {}
     for one in found:
@@ -137,10 +137,10 @@ def lane(
     refs: int = 1,
     lost: Collection[tuple[bytes, int]] | None = None,
 ) -> Lane:
-    """The lane of what these stretches tell, in their order.
+    """The lane of these stretches, which are in order.
 
-    `there` says whether a ref without any move was there. `lost` are the names and
-    snapshots of moves after which only the vault holds something; None: of all that took away.
+    `there` says whether a ref without any move existed. `lost` are the names and snapshots of moves
+    that left something only in the vault; None: all moves that took something away.
     """
     began = start if (stretches[0].first is not Kind.CREATED if stretches else there) else None
     bars: list[Bar] = []
@@ -169,7 +169,7 @@ def lane(
 
 
 def _ended(cuts: Sequence[Cut], bars: Sequence[Bar], folded: bool) -> Iterable[Cut]:
-    """Cuts whose dotted line ends where the next one's begins: two in one lane would cover each other."""
+    """Cuts whose dotted lines end where the next one begins: two in one lane would cover each other."""
     for number, cut in enumerate(cuts):
         later = [one.at for one in cuts[number + 1 :][:1]]
         later += [bar.start for bar in bars if cut.kind == "deleted" and not folded and bar.start > cut.at][
@@ -191,7 +191,7 @@ UNITS: Final[tuple[tuple[timedelta, str], ...]] = (
     (timedelta(days=7), "%-d %b"),
     (timedelta(days=14), "%-d %b"),
 )
-_MONDAY: Final = datetime(2000, 1, 3, tzinfo=UTC)  # from which all are counted, so that they stay put
+_MONDAY: Final = datetime(2000, 1, 3, tzinfo=UTC)  # from which all are counted, so that ticks stay in place
 _MONTHS: Final = (1, 2, 3, 6, 12, 24, 60, 120)
 
 
@@ -204,7 +204,7 @@ class Tick:
 
 
 def ticks(start: datetime, end: datetime, most: int = 8) -> list[Tick]:
-    """Where the axis says the time, at round ones: minutes to decades, at most so many."""
+    """The ticks of the axis at round times, from minutes to decades: about `most` of them."""
     span = end - start
     for unit, form in UNITS:
         if span / unit <= most:
@@ -228,7 +228,7 @@ def ticks(start: datetime, end: datetime, most: int = 8) -> list[Tick]:
 
 
 def _form(at: datetime, unit: timedelta, form: str) -> str:
-    """Hours say the day where it begins."""
+    """The format of a tick: midnight shows the day."""
     if unit < timedelta(days=1) and (at.hour, at.minute) == (0, 0):
         return "%-d %b"
     return form

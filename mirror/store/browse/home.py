@@ -1,4 +1,4 @@
-"""How a team's repos are doing, many at a time: what the home page asks."""
+"""How a team's repos are doing, many at a time: the queries of the home page and of a repo's page."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,48 +37,48 @@ _ORDERS: Final[Mapping[Order, str]] = {"name": "{0}.name", "state": _STATE, "sav
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many repos of a team are in which state."""
+    """How many repos of a team are in each state."""
 
     total: int
     states: Mapping[State, int]
-    saved_at: datetime | None  # when something new was last saved; None: nothing ever was
+    saved_at: datetime | None  # when a snapshot was last taken; None: never
     gap_since: (
         datetime | None
-    )  # the oldest moment as of which a repo that is behind is protected; None: none is
+    )  # the oldest moment up to which a repo that is behind is protected; None: none is behind
     gap_of: str | None  # that repo's name
-    paused: int = 0  # of those that are protected: as they were when that began
-    hooks_waiting: int = 0  # webhooks that are not at their forges yet
+    paused: int = 0  # of the protected ones: as of when they were paused
+    hooks_waiting: int = 0  # webhooks that their forges do not have yet
 
 
 @dataclass(frozen=True, slots=True)
 class RepoOverview:
-    """A line of the list: a repo with what is kept of it."""
+    """A line of the list: a repo with the state of its backup."""
 
     id: RepoId
     name: str
     url: str
     state: State
     protected_as_of: datetime | None  # None: never
-    behind_since: datetime | None  # the oldest wish that was not served; None: none waits
+    behind_since: datetime | None  # the oldest open sync request; None: there is none
     failure: Failure | None  # None: the last run went well, or there was none
     archived_at: datetime | None
     paused_at: datetime | None
     snapshots: int
-    first_at: datetime | None  # when something was first saved; None: nothing ever was
-    saved_at: datetime | None  # when something new was last saved
+    first_at: datetime | None  # when the first snapshot was taken; None: never
+    saved_at: datetime | None  # when a snapshot was last taken
     refs: int
     bytes: int
     proved_at: datetime | None  # of the last drill; None: never drilled
     problems: int  # that the last drill found
     at_work: bool
-    large_files: int = 0  # that Git LFS keeps outside git, and that are not saved
+    large_files: int = 0  # which Git LFS keeps outside git, so that they are not backed up
     large_bytes: int = 0
-    damage: Damage | None = None  # known of what is kept of it; None: none
+    damage: Damage | None = None  # known damage of its backup; None: none
 
 
 @dataclass(frozen=True, slots=True)
 class Forced:
-    """A repo that was force-pushed, by its most telling force-push."""
+    """A repo that was force-pushed, with its most important force-push."""
 
     repo_id: RepoId
     repo: str
@@ -92,7 +92,7 @@ class Forced:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A day on which something new was saved."""
+    """A day on which a snapshot was taken."""
 
     day: date  # by UTC
     backups: int
@@ -101,7 +101,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class HookState:
-    """How a repo's hook is doing."""
+    """The state of a repo's webhook."""
 
     forge: str
     state: Literal["given", "registered", "disabled", "missing", "refused"]
@@ -121,7 +121,7 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A connection that the forge takes no more, or a hook that it does not serve."""
+    """A connection that the forge no longer accepts, or a webhook that it does not deliver."""
 
     forge: str
     where: str  # the host, or the repo's name
@@ -157,7 +157,7 @@ async def page(
     limit: int = 50,
     offset: int = 0,
 ) -> tuple[list[RepoOverview], int]:
-    """Some of the team's repos in this order, and how many there are in all that fit.
+    """A page of the team's repos in this order, and how many match in all.
 
     `after`: only those whose name comes after this one.
     """
@@ -176,7 +176,7 @@ async def page(
 
 @translating
 async def named(db: Db, team: TeamId, name: str) -> tuple[Repo, RepoOverview] | None:
-    """The team's repo of this name, with what is kept of it."""
+    """The team's repo of this name, with the state of its backup."""
     row = await db.fetchrow(_page("name", match="="), team, storable(name), None, None, 1, 0, None)
     return None if row is None else (repo(row), _kept(row))
 
@@ -207,7 +207,7 @@ def _outer(order: Order) -> str:
 
 
 def _pattern(search: str) -> str | None:
-    """What a name must be like to contain these words, in their order."""
+    """The LIKE pattern of names that contain these words in this order."""
     words = storable(search).split()
     if not words:
         return None
@@ -217,7 +217,7 @@ def _pattern(search: str) -> str | None:
 
 @translating
 async def forced_lately(db: Db, team: TeamId, since: datetime) -> list[Forced]:
-    """The repos that were force-pushed since then, those whose default branch it was first."""
+    """The repos that were force-pushed since then; those whose default branch was comes first."""
     return [
         Forced(
             _id(row["repo_id"]),
@@ -235,7 +235,7 @@ async def forced_lately(db: Db, team: TeamId, since: datetime) -> list[Forced]:
 
 @translating
 async def strips(db: Db, ids: Sequence[RepoId], since: datetime) -> dict[RepoId, list[Day]]:
-    """The days since then on which something new was saved, of each of these repos."""
+    """The days since then on which a snapshot of each of these repos was taken."""
     found: dict[RepoId, list[Day]] = {one: [] for one in ids}
     for row in await db.fetch(query("strips"), list(ids), since):
         found[_id(row["repo_id"])].append(Day(row["day"], row["backups"], row["forced"]))
@@ -257,7 +257,7 @@ async def broken_connections(db: Db, team: TeamId) -> list[Broken]:
 
 @translating
 async def broken_hooks(db: Db, team: TeamId) -> list[Broken]:
-    """The team's repos of whose pushes the forge tells nothing, though it should; not those on their way."""
+    """The team's repos whose webhooks the forge should deliver but does not; not those still being made."""
     rows = await db.fetch(
         """
         select hook.forge, repo.name, hook.why from hook join repo on repo.id = hook.repo_id
@@ -291,7 +291,9 @@ def _hook(row: Any) -> HookState:
 
 def _kept(row: Any) -> RepoOverview:
     failure = None
-    if row["failure_class"] is not None and row["archived_at"] is None:  # that it is gone is no failure
+    if (
+        row["failure_class"] is not None and row["archived_at"] is None
+    ):  # an archived repo that is gone has not failed
         failure = Failure(
             row["failure_class"], row["failure_message"], row["failing_since"], row["failed_at"]
         )

@@ -1,4 +1,4 @@
-"""A moment's refs, and the moves that took something away, as pages ask for them: by index, in pages."""
+"""A moment's refs, and the moves that took something away, as pages need them: by index, a page at a time."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -22,9 +22,9 @@ async def refs_page(
     globs: Sequence[str] = (),
     limit: int = 100,
 ) -> list[tuple[RefName, Target]]:
-    """The refs of a snapshot after this name, in name order, HEAD too: at most `limit` of these globs.
+    """The refs of a snapshot after this name, in name order, with HEAD: at most `limit` that match.
 
-    `moment` is the number of one within the snapshot here and below; 0 means the snapshot itself.
+    `moment`, here and below, is the number of a moment within the snapshot; 0: the snapshot itself.
     """
     check(globs)
     if moment:
@@ -69,9 +69,9 @@ async def names_after(
 
 
 def patterns(glob: str) -> list[bytes]:
-    """LIKE patterns that let through at least what the glob means; see refs.matches."""
+    """LIKE patterns that match at least what the glob matches; see refs.matches."""
     pattern = bytearray()
-    inside = False  # a class in brackets, which LIKE has not: from there on anything may follow
+    inside = False  # a class in brackets, which LIKE does not have: anything may follow from there
     for byte in glob.encode("utf-8", "surrogateescape"):
         char = bytes([byte])
         if char == b"[":
@@ -80,7 +80,7 @@ def patterns(glob: str) -> list[bytes]:
         pattern += {b"*": b"%", b"?": b"_"}.get(char) or (b"\\" + char if char in b"%_\\" else char)
     if inside:
         pattern += b"%"
-    if glob.startswith("*"):  # which means what could be left out as well
+    if glob.startswith("*"):  # which also matches where the beginning is left out
         return [bytes(pattern)]
     return [start + bytes(pattern) for start in (b"", b"refs/", b"refs/heads/", b"refs/tags/")]
 
@@ -89,7 +89,7 @@ def patterns(glob: str) -> list[bytes]:
 async def targets_at(
     db: Db, repo_id: RepoId, names: Sequence[RefName], number: int, moment: int = 0
 ) -> dict[RefName, Target]:
-    """These refs as they were at a snapshot; what was not there is left out."""
+    """These refs as they were at a snapshot; those that did not exist are left out."""
     if moment:
         held = await history.refs_at(db, repo_id, number, moment)
         return {name: held[name] for name in names if name in held}
@@ -108,7 +108,7 @@ async def held_at(db: Db, repo_id: RepoId, number: int, moment: int = 0) -> list
 
 @translating
 async def leaving(db: Db, repo_id: RepoId, upto: int, limit: int) -> list[Logged]:
-    """The moves up to a snapshot that can have left commits behind, newest first, at most so many."""
+    """The moves up to a snapshot that can have left commits behind, newest first, at most `limit`."""
     return [
         Logged(
             row["snapshot"],
@@ -128,7 +128,7 @@ async def leaving(db: Db, repo_id: RepoId, upto: int, limit: int) -> list[Logged
 
 @translating
 async def moved_between(db: Db, repo_id: RepoId, after: int, upto: int) -> list[RefName]:
-    """The refs that moved after one snapshot and up to another, wherever they ended, in name order."""
+    """The refs that moved after one snapshot and up to another, even if they moved back, in name order."""
     rows = await db.fetch(
         """
         select name from ref where id in (

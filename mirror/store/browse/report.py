@@ -1,4 +1,4 @@
-"""What happened in a period, repo by repo: the answers that an auditor asks for."""
+"""What happened in a period, repo by repo: what an auditor asks."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ class Line:
     failing_since: datetime | None
     failure: str | None  # its class
     archived_at: datetime | None
-    damaged_at: datetime | None  # when what is kept of it was last found damaged; None: none is known
+    damaged_at: datetime | None  # when its backup was last found damaged; None: no damage is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Drilled:
     seconds: float
     problems: tuple[str, ...]
     finished_at: datetime
-    large_files: int  # of the repo, as it is now, that are not saved
+    large_files: int  # of the repo, as it is now, which are not backed up
     moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
 
     @property

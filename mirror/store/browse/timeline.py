@@ -14,7 +14,7 @@ from mirror.store.browse import refs_shown
 from mirror.store.database import Db, connected, query, translating
 
 STRETCHES: Final = 400  # columns of a picture
-QUIET: Final = 8  # lanes that a picture has at least, of refs that did not move
+QUIET: Final = 8  # the fewest lanes of a picture, filled up with refs that did not move
 _SHOWN: Final = 50  # moves of one push
 _LAST: Final = (1 << 31) - 1
 
@@ -26,9 +26,9 @@ class Pushed:
     snapshot: int
     taken_at: datetime
     reason: Reason
-    by: tuple[str, ...]  # who, as far as somebody told
+    by: tuple[str, ...]  # who, as far as webhooks reported it
     changes: tuple[Logged, ...]  # the first of them
-    count: int  # of all that the snapshot has, whatever was asked for
+    count: int  # of all changes in the snapshot, also those that do not match
 
     @property
     def at(self) -> datetime:
@@ -38,7 +38,7 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What one repo went through on one day."""
+    """What happened to one repo on one day."""
 
     day: date
     snapshots: int
@@ -49,13 +49,13 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """A moment between the one before and the one after."""
+    """A moment, with the ones before and after it."""
 
     number: int
     taken_at: datetime
     before: tuple[int, datetime] | None  # None: it is the first
     after: tuple[int, datetime] | None  # None: it is the latest
-    took: RefChange | None = None  # the first ref that the one after forced or deleted; None: it did not
+    took: RefChange | None = None  # the first ref that the next one forced or deleted; None: it did neither
 
 
 async def lanes(
@@ -70,9 +70,8 @@ async def lanes(
 ) -> Timeline:
     """Every ref over time: HEAD's branch, then what was forced or deleted, then what moved lately.
 
-    At most `limit` refs have a lane of their own, the rest share one for each
-    folder (`refs/pull/`). `unfolded` is the beginning of the names that somebody
-    looks at alone. `lost`: see `timeline.lane`.
+    At most `limit` refs have a lane of their own, the others share one per folder (`refs/pull/`).
+    `unfolded`: only refs whose names begin like this, each in its own lane. `lost`: see `timeline.lane`.
     """
     end = max(end, start + timedelta(seconds=1))
     async with connected(db) as held:
@@ -95,7 +94,7 @@ async def lanes(
 async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> tuple[int, int, RefName | None]:
     """The first and the last snapshot of a window, and HEAD's branch at the last one.
 
-    Where it has none, the last one is before the first.
+    If the window has no snapshot, the last is smaller than the first.
     """
     row = await db.fetchrow(query("window"), repo_id, start, end, HEAD)
     last, head = row["last"] or 0, row["head"]
@@ -107,7 +106,7 @@ async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> tu
 async def _telling(
     db: Db, repo_id: RepoId, first: int, last: int, beginning: bytes, limit: int
 ) -> list[tuple[Telling, int, int]]:
-    """The refs that moved in a window, the most telling first; each with all refs that moved, and moves."""
+    """The refs that moved in a window, most important first; with the totals of refs and moves."""
     pattern = _literal(beginning) + b"%" if beginning else None
     rows = await db.fetch(query("lanes_telling"), repo_id, first, last, pattern, limit)
     return [
@@ -134,7 +133,7 @@ async def _quiet(
     known: Collection[RefName],
     count: int,
 ) -> list[RefName]:
-    """Refs to fill a picture with that has few lanes: HEAD's branch, then branches and tags in name order."""
+    """Refs to fill a picture that has few lanes: HEAD's branch, then branches and tags in name order."""
     found: list[RefName] = []
     if top and top not in known and top.startswith(beginning):
         found += await refs_shown.targets_at(db, repo_id, [top], number)
@@ -164,7 +163,7 @@ async def _stretches(
 async def _folders(
     db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
 ) -> list[Lane]:
-    """A lane for each folder of the other refs that moved in a window, the liveliest first."""
+    """A lane for each folder of the other refs that moved in a window, the busiest first."""
     rows = await db.fetch(query("folder_stretches"), repo_id, ids, first, last, _begins(start, end))
     counts = {bytes(row["folder"]): row["refs"] for row in rows if row["stretch"] is None}
     found: dict[bytes, list[Stretch]] = {folder: [] for folder in counts}
@@ -209,10 +208,10 @@ async def feed(
     by: str | None = None,
     shown: int = _SHOWN,
 ) -> list[Pushed]:
-    """The pushes before a snapshot (None: all), newest first, at most `limit`; of each the first changes.
+    """The pushes before a snapshot (None: all), newest first, at most `limit`, each with its first changes.
 
-    With `kinds`, a ref glob or who pushed, only pushes that have such a change, and
-    of them only those changes. Ask again with the last one's snapshot.
+    With `kinds`, a ref glob or a pusher, only pushes with such a change, and only those changes of them.
+    For the next page ask again with the last push's snapshot.
     """
     upto = _LAST if before is None else before
     if not (kinds or glob or by):
@@ -220,7 +219,7 @@ async def feed(
     check([glob] if glob else [])
     patterns = refs_shown.patterns(glob) if glob else None
     found: list[Pushed] = []
-    while len(found) < limit:  # a pattern can let more through than its glob: then the page is filled up
+    while len(found) < limit:  # a pattern can match more than its glob, so the page may need filling up
         asked = (repo_id, upto, [kind.value for kind in kinds] or None, patterns, by, limit, shown)
         rows = await db.fetch(query("feed"), *asked)
         if not rows:
@@ -259,7 +258,7 @@ def _change(row: Any) -> RefChange:
 
 @translating
 async def days(db: Db, repo_ids: Sequence[RepoId], since: datetime) -> dict[RepoId, list[Day]]:
-    """What each of these repos went through on each day since then (UTC), quiet days left out."""
+    """What happened to each of these repos on each day since then (UTC), quiet days left out."""
     found: dict[RepoId, list[Day]] = {repo_id: [] for repo_id in repo_ids}
     for row in await db.fetch(query("days"), list(repo_ids), since):
         numbers = (int(row["snapshots"]), int(row["moves"]), int(row["taken"]), int(row["failures"]))
@@ -269,7 +268,7 @@ async def days(db: Db, repo_ids: Sequence[RepoId], since: datetime) -> dict[Repo
 
 @translating
 async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
-    """A snapshot with the times of the one before and the one after, and what that one took away.
+    """A snapshot with the times of the ones before and after it, and what the next one took away.
 
     None: there is no such snapshot.
     """
@@ -288,7 +287,7 @@ async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
 
 @translating
 async def numbers_at(db: Db, repo_id: RepoId, moments: Sequence[datetime]) -> list[int]:
-    """The last snapshot at or before each of these moments; 0: there was none yet."""
+    """The last snapshot at or before each of these times; 0: there was none yet."""
     rows = await db.fetch(
         """
         select coalesce((

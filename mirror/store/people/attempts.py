@@ -1,4 +1,4 @@
-"""How often somebody may try something: counted in PostgreSQL, so that several processes count together."""
+"""Limits on how often something may be tried, counted in PostgreSQL so that all processes count together."""
 
 import hashlib
 from datetime import datetime, timedelta
@@ -8,10 +8,10 @@ from mirror.store.database import Db, translating
 
 @translating
 async def take(db: Db, key: str, limit: int, per: timedelta, now: datetime) -> bool:
-    """Count one more try; whether it is among the first `limit` of a stretch of time, which the first began.
+    """Count one more try; whether it is among the first `limit` of a period that the first try started.
 
-    A stretch that ends later than one from now on would was begun by a clock that was ahead: it is over.
-    The key says what is tried and by whom; only its SHA-256 is kept.
+    A period that ends later than a new one would was started by a clock that was ahead: it counts as over.
+    The key says what is tried and by whom; only its SHA-256 is stored.
     """
     count: int = await db.fetchval(
         """
@@ -35,7 +35,7 @@ async def take(db: Db, key: str, limit: int, per: timedelta, now: datetime) -> b
 
 @translating
 async def give_back(db: Db, key: str) -> None:
-    """Forget the tries of this key: who got in has not been guessing."""
+    """Forget the tries of this key: somebody who got in was not guessing."""
     await db.execute(
         "delete from tries where key_sha256 = $1",
         hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(),

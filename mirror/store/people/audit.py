@@ -19,7 +19,7 @@ _WORDS: Final = 1000  # characters of an entry's words that are kept
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """That somebody did something. Its detail holds no secret."""
+    """An action of somebody. Its detail holds no secret."""
 
     person_id: PersonId | None  # None: Everref itself
     actor: str  # who, in words, as it was then
@@ -33,7 +33,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An entry as it is kept."""
+    """An entry as it is stored."""
 
     number: int  # 1, 2, 3 per team
     at: datetime
@@ -44,7 +44,7 @@ class Recorded:
 
 @translating
 async def add(db: Db, team_id: TeamId, entry: Entry, at: datetime) -> int:
-    """Write it down; returns its number. In a transaction of the caller's it stands or falls with that one.
+    """Add an entry and return its number, in the caller's transaction if there is one.
 
     Writers of one team take turns, so that numbers have no gap and each entry knows the one before it.
     """
@@ -117,9 +117,9 @@ async def page(
 
 @translating
 async def check(db: Db, team_id: TeamId) -> int | None:
-    """The number of the first entry that was changed, moved or is missing. None: all are as they were.
+    """The number of the first entry that was changed, was moved or is missing. None: all are intact.
 
-    What was cut off at the end cannot be seen from what is left; an export kept elsewhere shows it.
+    Entries cut off at the end cannot be noticed from the rest; an export kept elsewhere shows them.
     """
     expected, previous = 1, None
     async for one in _in_order(db, team_id):
@@ -186,7 +186,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _storable(value: Any) -> Any:
-    """JSON as jsonb gives it back: without NUL, and fractions as words, as it writes those in its own way."""
+    """JSON as jsonb returns it: without NUL, and fractions as strings, which jsonb writes differently."""
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, Mapping):

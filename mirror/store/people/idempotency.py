@@ -1,4 +1,4 @@
-"""Requests that create something, by the key of their sender: sent again, they are answered the same."""
+"""Requests that create something, by their idempotency key: a repeated request gets the same answer."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -9,23 +9,23 @@ from mirror.core.rules.roles import PersonId
 from mirror.store.database import Db, storable, translating
 
 REMEMBERED: Final = timedelta(hours=24)  # for which an answer is kept
-AT_WORK: Final = timedelta(minutes=5)  # after which who was at work is taken for dead
+AT_WORK: Final = timedelta(minutes=5)  # after which a process that has not answered counts as dead
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRequest:
-    """A request of this key that was here before."""
+    """An earlier request with this key."""
 
-    same: bool  # it asked for the same
+    same: bool  # it was the same request
     status: int | None  # of its answer; None: it is still at work
     sealed: bytes | None = field(repr=False)  # the answer's body, which may hold a token
 
 
 @translating
 async def begin(db: Db, person_id: PersonId, key: str, request: str, now: datetime) -> KnownRequest | None:
-    """Begin with a request, known by its SHA-256. None: it is the first of this key, and is to be served.
+    """Begin a request, known by its SHA-256. None: it is the first with this key, so serve it.
 
-    The key of one that died at its work is free again after a while: what it made then is made once more.
+    If the process died over an earlier one, the key is free again after AT_WORK, and the work is repeated.
     """
     row = await db.fetchrow(
         """
@@ -56,7 +56,7 @@ async def begin(db: Db, person_id: PersonId, key: str, request: str, now: dateti
 
 @translating
 async def answered(db: Db, person_id: PersonId, key: str, status: int, sealed: bytes) -> None:
-    """Keep what the request was answered."""
+    """Store the answer to the request."""
     await db.execute(
         "update idempotency set status = $3, sealed = $4 where person_id = $1 and key = $2",
         person_id,
@@ -68,7 +68,7 @@ async def answered(db: Db, person_id: PersonId, key: str, status: int, sealed: b
 
 @translating
 async def forget(db: Db, person_id: PersonId, key: str) -> None:
-    """Nothing was made; the key is free for another try. Safe to run twice."""
+    """Free the key for another try, as nothing was made. Safe to run twice."""
     await db.execute(
         "delete from idempotency where person_id = $1 and key = $2 and status is null",
         person_id,
@@ -77,7 +77,7 @@ async def forget(db: Db, person_id: PersonId, key: str) -> None:
 
 
 def seal(keyring: Keyring, person_id: PersonId, key: str, body: bytes) -> bytes:
-    """An answer sealed for its row and no other."""
+    """An answer, encrypted for its row and no other."""
     return keyring.seal(body, _context(person_id, key))
 
 

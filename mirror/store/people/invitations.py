@@ -1,4 +1,4 @@
-"""Invitations: who may become a member of which team, and has not yet."""
+"""Invitations to become a member of a team."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ accepted_at is null and withdrawn_at is null and (token_id is null or exists (
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """A link that makes whoever opens it, signed in, a member."""
+    """A link that makes the signed-in person who opens it a member."""
 
     id: InvitationId
     team: Team
     role: Role
-    email: str | None  # to whom it was meant; None: not said
+    email: str | None  # of the person it is meant for; None: not given
     invited_by: PersonId | None  # None: they are gone
     inviter: str | None  # their name
     created_at: datetime
@@ -51,7 +51,7 @@ async def make(
     ttl: timedelta,
     token_id: UUID | None = None,
 ) -> Invitation:
-    """Invite somebody to the team; by an API token, with which the invitation ends."""
+    """Invite somebody to the team; an invitation made by an API token ends with that token."""
     made = await db.fetchval(
         """
         insert into invitation (team_id, role, email, invited_by, created_at, expires_at, token_id)
@@ -82,7 +82,7 @@ async def open_of(db: Db, team_id: TeamId, now: datetime) -> Sequence[Invitation
 
 @translating
 async def of_person(db: Db, person_id: PersonId, now: datetime) -> Sequence[Invitation]:
-    """What the person invited to that can still be accepted, in whichever team; the newest first."""
+    """The invitations that the person made and that can still be accepted, in any team; the newest first."""
     rows = await db.fetch(
         f"""{_SELECT} where invited_by = $1 and expires_at > $2 and {_OPEN}
         order by invitation.created_at desc, invitation.id""",
@@ -96,7 +96,7 @@ async def of_person(db: Db, person_id: PersonId, now: datetime) -> Sequence[Invi
 async def withdraw_all(
     db: Db, person_id: PersonId, keep: Collection[InvitationId], now: datetime
 ) -> Sequence[tuple[TeamId, InvitationId]]:
-    """Let nobody accept the person's invitations any more, but these; returns the team and the id of each."""
+    """Withdraw the person's invitations except these; returns the team and the id of each."""
     rows = await db.fetch(
         """
         update invitation set withdrawn_at = $3
@@ -124,7 +124,7 @@ async def find(db: Db, invitation_id: InvitationId, now: datetime) -> Invitation
 
 @translating
 async def accept(db: Db, invitation_id: InvitationId, person_id: PersonId, now: datetime) -> bool:
-    """Use the invitation up. False: somebody did, or it was withdrawn, or has expired."""
+    """Use the invitation up. False: it was used or withdrawn, or has expired."""
     done = await db.execute(
         f"""
         update invitation set accepted_by = $2, accepted_at = $3
@@ -139,7 +139,7 @@ async def accept(db: Db, invitation_id: InvitationId, person_id: PersonId, now: 
 
 @translating
 async def withdraw(db: Db, team_id: TeamId, invitation_id: InvitationId, now: datetime) -> bool:
-    """Let nobody accept the team's invitation any more. False: it was not open."""
+    """Withdraw the team's invitation. False: it was not open."""
     done = await db.execute(
         f"update invitation set withdrawn_at = $3 where id = $2 and team_id = $1 and {_OPEN}",
         team_id,

@@ -1,4 +1,4 @@
-"""From where people have signed in: whose guesses count against them, and whose do not."""
+"""Networks from which people have signed in: guesses from elsewhere do not lock them out of these."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -6,13 +6,13 @@ from typing import Final
 from mirror.core.rules.roles import PersonId
 from mirror.store.database import Db, storable, translating
 
-LASTS: Final = timedelta(days=90)  # for which a place is known after a sign-in
-MOST: Final = 50  # places of one person
+LASTS: Final = timedelta(days=90)  # for which a network is known after a sign-in
+MOST: Final = 50  # networks of one person
 
 
 @translating
 async def is_known(db: Db, email: str, network: str, now: datetime) -> bool:
-    """Whether who has this e-mail address signed in from this network of late."""
+    """Whether the person with this e-mail address signed in from this network in the last LASTS."""
     found: bool = await db.fetchval(
         """
         select exists (
@@ -29,7 +29,7 @@ async def is_known(db: Db, email: str, network: str, now: datetime) -> bool:
 
 @translating
 async def remember(db: Db, person_id: PersonId, network: str, now: datetime) -> None:
-    """They have just signed in from this network. What is old, or too much, is forgotten."""
+    """Remember that they have just signed in from this network, and forget old networks."""
     await db.execute(
         """
         with gone as (

@@ -16,7 +16,7 @@ class Used:
     """Whom a link signs in."""
 
     person_id: PersonId | None  # None: the first owner
-    by: tuple[PersonId, UUID] | None = None  # the owner who made it, of which team; None: nobody of a team
+    by: tuple[PersonId, UUID] | None = None  # the owner who made it, and their team; None: no owner did
 
 
 @translating
@@ -29,7 +29,7 @@ async def make(
     made_by: PersonId | None = None,
     team_id: UUID | None = None,
 ) -> str:
-    """A new link for this person (None: the first owner); returns what stands in it, which is not kept.
+    """A new link for this person (None: the first owner); returns its token, which is not stored.
 
     `made_by`: an owner of that team, whose link works while `may_let_in` says so; None: whoever runs Everref.
     """
@@ -58,7 +58,7 @@ async def may_let_in(db: Db, person_id: PersonId, team_id: UUID, owner: PersonId
 
 @translating
 async def use(db: Db, raw: str, now: datetime) -> Used | None:
-    """Use the link up. None: it was used, or has expired, or never was."""
+    """Use the link up. None: it was used, has expired, or never existed."""
     return _used(
         await db.fetchrow(
             """
@@ -75,7 +75,7 @@ async def use(db: Db, raw: str, now: datetime) -> Used | None:
 
 @translating
 async def look(db: Db, raw: str, now: datetime) -> Used | None:
-    """Whom the link would sign in; it is not used up. None: as for `use`."""
+    """Whom the link would sign in, without using it up. None: as for `use`."""
     return _used(
         await db.fetchrow(
             """
@@ -91,7 +91,7 @@ async def look(db: Db, raw: str, now: datetime) -> Used | None:
 
 @translating
 async def made_by(db: Db, raw: str) -> tuple[PersonId, UUID] | None:
-    """The owner who made the link, and of which team; of no use any more or not. None: nobody of a team."""
+    """The owner who made the link, and their team, even if it no longer works. None: no owner did."""
     row = await db.fetchrow(
         "select person_id, made_by, team_id from sign_in_link where id_sha256 = $1", _key(raw)
     )
@@ -101,7 +101,7 @@ async def made_by(db: Db, raw: str) -> tuple[PersonId, UUID] | None:
 
 @translating
 async def void(db: Db, person_id: PersonId, now: datetime) -> None:
-    """Let no link made for this person work any more. Safe to run twice."""
+    """End all links made for this person. Safe to run twice."""
     await db.execute(
         "update sign_in_link set used_at = $2 where person_id = $1 and used_at is null", person_id, now
     )

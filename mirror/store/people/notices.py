@@ -1,4 +1,4 @@
-"""What somebody should see: failures, mass deletions, tokens that died; each told once."""
+"""What a team should see: failures, mass deletions, tokens that stopped working; each shown once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mirror.store.people.teams import TeamId
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that somebody should see."""
+    """Something that the team should see."""
 
     id: int
     repo_id: RepoId | None  # None: it is about no single repo
@@ -34,7 +34,7 @@ async def add(
     at: datetime,
     told_key: str | None = None,
 ) -> bool:
-    """Tell the team. False: it was told of the same before, as `told_key` says."""
+    """Add a notice. False: the team has one with the same `told_key`."""
     done = await db.execute(
         """
         insert into notice (team_id, repo_id, kind, message, at, told_key) values ($1, $2, $3, $4, $5, $6)
@@ -52,7 +52,7 @@ async def add(
 
 @translating
 async def open_of(db: Db, team_id: TeamId, limit: int = 100) -> Sequence[Notice]:
-    """What nobody of the team has dismissed yet, the newest first."""
+    """The notices that nobody has dismissed yet, the newest first."""
     rows = await db.fetch(
         """
         select notice.*, repo.name as repo from notice left join repo on repo.id = repo_id
@@ -86,9 +86,9 @@ async def page(
 
 @translating
 async def seen(db: Db, team_id: TeamId, notice_id: int, at: datetime) -> bool:
-    """Somebody of the team dismisses this one. False: it is none of the team's, or was dismissed.
+    """Dismiss a notice. False: the team has no such notice, or it was dismissed.
 
-    That somebody was let in as a person is dismissed by nobody: it goes by `answered`.
+    The notice that an owner made a sign-in link cannot be dismissed; `answered` ends it.
     """
     done = await db.execute(
         """
@@ -104,7 +104,7 @@ async def seen(db: Db, team_id: TeamId, notice_id: int, at: datetime) -> bool:
 
 @translating
 async def all_seen(db: Db, team_id: TeamId, to: int, at: datetime) -> int:
-    """Somebody of the team dismisses all up to this id; returns how many they were."""
+    """Dismiss all notices up to this id; returns how many."""
     done = await db.execute(
         """
         update notice set seen_at = $3
@@ -119,7 +119,7 @@ async def all_seen(db: Db, team_id: TeamId, to: int, at: datetime) -> int:
 
 @translating
 async def answered(db: Db, told_key: str, at: datetime) -> None:
-    """What was told by keys that begin so was answered by what somebody did."""
+    """End the notices whose keys begin like this, as somebody has acted on them."""
     await db.execute(
         "update notice set seen_at = $2 where starts_with(told_key, $1) and seen_at is null", told_key, at
     )

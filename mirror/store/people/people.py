@@ -1,4 +1,4 @@
-"""Who signs in, and by which accounts at forges."""
+"""People who sign in, and their accounts at forges."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from mirror.store.people import teams
 
 Forge = Literal["github", "gitlab"]
 
-FIRST: Final = "Owner"  # what the first owner is called till they say otherwise
+FIRST: Final = "Owner"  # the first owner's name until they change it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Person:
 
     id: PersonId
     name: str
-    email: str | None  # None: signs in by a forge or a link alone
+    email: str | None  # None: they sign in with a forge or a link only
     zone: str | None  # IANA name; None: UTC
     created_at: datetime
 
@@ -39,7 +39,7 @@ class Identity:
     account_id: str  # the forge's number for it
     login: str  # as it was when last seen
     seen_at: datetime
-    doubted_at: datetime | None = None  # since when it waits for its person's word; None: it signs them in
+    doubted_at: datetime | None = None  # since when it waits to be confirmed; None: it signs them in
 
 
 IdentityKey = tuple[str, str, str]  # forge, host, the forge's number
@@ -55,7 +55,7 @@ async def add(
     email: str | None = None,
     password_hash: str | None = None,
 ) -> Person:
-    """A new person, and a team of their own of this name or near it. Raises Refused: the e-mail is taken."""
+    """A new person, with a team of this name or a similar one. Raises Refused: the e-mail is taken."""
     async with transaction(db) as connection:
         person = await _insert(connection, name, at, email, password_hash)
         team = await teams.add_named_like(connection, team_name, at, person.id)
@@ -84,7 +84,7 @@ async def _insert(db: Db, name: str, at: datetime, email: str | None, password_h
 
 @translating
 async def first_owner(db: Db, at: datetime) -> Person:
-    """Who owns the command line's team for longest, made where there is nobody. Safe to run twice."""
+    """The longest-standing owner of the command line's team, made where there is none. Safe to run twice."""
     async with transaction(db) as connection:
         team = await teams.default(connection)
         await teams.lock(connection, team)
@@ -97,7 +97,7 @@ async def first_owner(db: Db, at: datetime) -> Person:
 
 @translating
 async def known_first_owner(db: Db) -> Person | None:
-    """Who owns the command line's team for longest. None: nobody does yet."""
+    """The longest-standing owner of the command line's team. None: it has no owner yet."""
     return _maybe(
         await db.fetchrow(
             """
@@ -110,19 +110,19 @@ async def known_first_owner(db: Db) -> Person | None:
 
 
 async def lock(db: Db, person_id: PersonId) -> None:
-    """Let nobody else add to what is this person's, till the transaction ends."""
+    """Lock the person's row until the transaction ends, so that nobody else adds to what is theirs."""
     await db.execute("select from person where id = $1 for no key update", person_id)
 
 
 @translating
 async def set_invited(db: Db, person_id: PersonId, team_id: teams.TeamId) -> None:
-    """Remember by which team's invitation the account was made."""
+    """Remember which team's invitation made the account."""
     await db.execute("update person set invited_to = $2 where id = $1", person_id, team_id)
 
 
 @translating
 async def invited_to(db: Db, person_id: PersonId) -> teams.TeamId | None:
-    """The team by whose invitation the account was made. None: by none."""
+    """The team whose invitation made the account. None: no invitation did."""
     found = await db.fetchval("select invited_to from person where id = $1", person_id)
     return None if found is None else teams.TeamId(UUID(bytes=found.bytes))
 
@@ -135,13 +135,13 @@ async def find(db: Db, person_id: PersonId) -> Person | None:
 
 @translating
 async def by_email(db: Db, email: str) -> Person | None:
-    """Who has this e-mail address."""
+    """The person with this e-mail address."""
     return _maybe(await db.fetchrow("select * from person where email = lower($1)", storable(email)))
 
 
 @translating
 async def password_of(db: Db, email: str) -> tuple[Person, str] | None:
-    """Who signs in by this e-mail address, and the hash of their password. None: nobody."""
+    """The person who signs in with this e-mail address, and their password's hash. None: nobody does."""
     row = await db.fetchrow(
         "select * from person where email = lower($1) and password_hash is not null", storable(email)
     )
@@ -157,7 +157,7 @@ async def password_hash(db: Db, person_id: PersonId) -> str | None:
 
 @translating
 async def set_password(db: Db, person_id: PersonId, password_hash: str, old: str | None = None) -> bool:
-    """Let the person sign in by this password from now on. With `old`: only if that is still its hash.
+    """Set the person's password hash; with `old`, only if that is still the present one.
 
     Raises UsageError where the person has no e-mail address, which a password needs.
     """
@@ -180,7 +180,7 @@ async def set_password(db: Db, person_id: PersonId, password_hash: str, old: str
 async def set_profile(
     db: Db, person_id: PersonId, *, name: str, email: str | None, zone: str | None
 ) -> Person:
-    """What the person is called, and their e-mail address and time zone, as they are from now on.
+    """Set the person's name, e-mail address and time zone.
 
     Raises Refused when the address is taken, UsageError when a password needs it, NotFound.
     """
@@ -197,13 +197,13 @@ async def set_profile(
     except asyncpg.CheckViolationError:
         raise _unkept() from None
     if row is None:
-        raise NotFound("this person is not here any more")
+        raise NotFound("this person no longer exists")
     return person(row)
 
 
 @translating
 async def by_identity(db: Db, forge: Forge, host: str, account_id: str) -> Person | None:
-    """Who signs in by this account at a forge, which is known by its number and nothing else."""
+    """The person who signs in with this account at a forge, which is known only by its number."""
     return _maybe(
         await db.fetchrow(
             """
@@ -221,9 +221,9 @@ async def by_identity(db: Db, forge: Forge, host: str, account_id: str) -> Perso
 async def link(
     db: Db, person_id: PersonId, forge: Forge, host: str, account_id: str, login: str, at: datetime
 ) -> bool:
-    """Let the person sign in by this account. False: they could before; the login is brought up to date.
+    """Let the person sign in with this account. False: they already could; the login is updated.
 
-    Raises Refused when another person signs in by it: an account is never moved.
+    Raises Refused when another person signs in with it: an account is never moved.
     """
     row = await db.fetchrow(
         """
@@ -247,13 +247,13 @@ async def link(
 
 
 def another_persons(login: str, host: str) -> str:
-    """Why an account is not linked to a second person."""
+    """Why an account cannot be linked to a second person."""
     return f"the account {login} at {host} is another person's here; sign in by it and unlink it there first"
 
 
 @translating
 async def identities(db: Db, person_id: PersonId) -> Sequence[Identity]:
-    """The accounts by which the person signs in."""
+    """The accounts with which the person signs in."""
     rows = await db.fetch(
         """
         select forge, host, account_id, login, seen_at, doubted_at from identity
@@ -266,7 +266,7 @@ async def identities(db: Db, person_id: PersonId) -> Sequence[Identity]:
 
 @translating
 async def is_doubted(db: Db, forge: Forge, host: str, account_id: str) -> bool:
-    """Whether this account waits for its person's word, and signs nobody in meanwhile."""
+    """Whether this account waits to be confirmed, and signs nobody in meanwhile."""
     found: bool | None = await db.fetchval(
         """
         select doubted_at is not null from identity where forge = $1 and host = $2 and account_id = $3
@@ -280,7 +280,7 @@ async def is_doubted(db: Db, forge: Forge, host: str, account_id: str) -> bool:
 
 @translating
 async def doubt(db: Db, person_id: PersonId, but: Collection[IdentityKey], at: datetime) -> int:
-    """Let the person's accounts sign in nobody till their word, but for these; returns how many."""
+    """Make the person's accounts, except these, wait to be confirmed; returns how many."""
     keys = [[storable(part) for part in key] for key in but]
     done = await db.execute(
         """
@@ -299,7 +299,7 @@ async def doubt(db: Db, person_id: PersonId, but: Collection[IdentityKey], at: d
 
 @translating
 async def confirm(db: Db, person_id: PersonId, key: IdentityKey) -> bool:
-    """The account is the person's, who says so. False: it did not wait for that."""
+    """Confirm that the account is the person's. False: it was not waiting for that."""
     done = await db.execute(
         """
         update identity set doubted_at = null
@@ -313,7 +313,7 @@ async def confirm(db: Db, person_id: PersonId, key: IdentityKey) -> bool:
 
 @translating
 async def unlink(db: Db, person_id: PersonId, forge: Forge, host: str, account_id: str) -> None:
-    """Let the person not sign in by this account any more. Raises NotFound; Refused for the last way in."""
+    """Unlink the account. Raises NotFound; Refused where it is the person's only way in."""
     async with transaction(db) as connection:
         hashed = await connection.fetchval(
             "select password_hash from person where id = $1 for no key update", person_id
@@ -326,15 +326,15 @@ async def unlink(db: Db, person_id: PersonId, forge: Forge, host: str, account_i
             storable(account_id),
         )
         if done == "DELETE 0":
-            raise NotFound("you do not sign in by that account")
+            raise NotFound("you do not sign in with that account")
         if hashed is None and not await connection.fetchval(
             "select exists (select from identity where person_id = $1 and doubted_at is null)", person_id
         ):
-            raise Refused("that is the only way in which you sign in; link another account or set a password")
+            raise Refused("that is your only way to sign in; link another account or set a password first")
 
 
 def person(row: Any) -> Person:
-    """A person out of a row of that table."""
+    """The person in a row of that table."""
     return Person(
         PersonId(UUID(bytes=row["id"].bytes)), row["name"], row["email"], row["zone"], row["created_at"]
     )
@@ -345,8 +345,8 @@ def _maybe(row: Any) -> Person | None:
 
 
 def _taken() -> Refused:
-    return Refused("somebody with this e-mail address is here already; sign in instead")
+    return Refused("there is already an account with this e-mail address; sign in instead")
 
 
 def _unkept() -> UsageError:
-    return UsageError("a name takes 1 to 200 bytes, and a password needs an e-mail address")
+    return UsageError("a name has 1 to 200 bytes, and a password needs an e-mail address")

@@ -1,4 +1,4 @@
-"""What teams use of their limits, and that nobody gets more: counted under a lock of the team's."""
+"""What teams use of their limits, counted under a lock of the team so that nobody gets more."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -36,7 +36,7 @@ _USED: Final[Mapping[str, str]] = {
         where team_id = $1 and replaced_at is null group by repo.id
       ) each
     """,
-    "pool-bytes": "select 0",  # it is not counted here
+    "pool-bytes": "select 0",  # not counted here
     "jobs-open": f"select count(*) {_HOLDS_UP} and state in ('queued', 'running')",
     "jobs-a-day": f"select count(*) {_HOLDS_UP} and queued_at > $2 - interval '1 day'",
     "drills-a-day": f"select count(*) {_ASKED} and kind = 'drill' and queued_at > $2 - interval '1 day'",
@@ -90,10 +90,10 @@ def _uses(names: Sequence[str]) -> str:
 async def within(
     db: Db, team_id: TeamId, limits: Limits, now: datetime, *names: str
 ) -> AsyncIterator[asyncpg.Connection]:
-    """A transaction that adds something of which a team has so much and no more.
+    """A transaction that adds something a team has a limit for.
 
-    Whoever else adds to the team's waits till it ends, so that twenty at once get no more than one after the
-    other. Raises OverLimit at the end, and nothing was added.
+    Others who add to the team wait until it ends, so that twenty at once get no more than one after the
+    other. Raises OverLimit at the end, and then nothing was added.
     """
     async with transaction(db) as connection:
         await _lock(connection, team_id)
@@ -102,14 +102,14 @@ async def within(
 
 
 async def _lock(db: Db, team_id: TeamId) -> None:
-    """A lock that is for nothing else: who holds the team's row may wait for what is added here."""
+    """A lock for this alone: a transaction that holds the team's row may wait for what is added here."""
     await db.execute("select pg_advisory_xact_lock(hashtextextended('limits ' || $1, 0))", str(team_id))
 
 
 async def check(db: Db, team_id: TeamId, limits: Limits, now: datetime, *names: str) -> None:
-    """Raise OverLimit where the team has more than it may, with what this transaction added.
+    """Raise OverLimit where the team, with what this transaction added, has more than its limit.
 
-    A lock was taken before anything was added: that of `within`, for members and tokens that of teams.lock.
+    The caller took a lock before it added anything: that of `within`, or teams.lock for members and tokens.
     """
     for use in await uses(db, team_id, limits, now, names) if names else ():
         if use.most is not None and use.used > use.most:
@@ -123,7 +123,7 @@ async def _name(db: Db, team_id: TeamId) -> str:
 
 @translating
 async def set(db: Db, team_id: TeamId, name: str, most: int | None, now: datetime) -> None:
-    """Let this go for the team from now on, whatever goes for all. Safe to run twice."""
+    """Set the team's own limit, which replaces the general one. Safe to run twice."""
     await db.execute(
         """
         insert into team_limit (team_id, name, most, set_at) values ($1, $2, $3, $4)
@@ -138,7 +138,7 @@ async def set(db: Db, team_id: TeamId, name: str, most: int | None, now: datetim
 
 @translating
 async def unset(db: Db, team_id: TeamId, name: str) -> None:
-    """Let what goes for all go for the team. Safe to run twice."""
+    """Remove the team's own limit, so that the general one applies. Safe to run twice."""
     await db.execute("delete from team_limit where team_id = $1 and name = $2", team_id, storable(name))
 
 
@@ -147,7 +147,7 @@ async def unset(db: Db, team_id: TeamId, name: str) -> None:
 
 @translating
 async def over(db: Db, team_id: TeamId, now: datetime, message: str) -> bool:
-    """Nothing new is saved of this team, for this reason. False: that was known."""
+    """Record that the team's syncs wait, and why. False: that was known."""
     done = await db.execute(
         "insert into team_over (team_id, since, message) values ($1, $2, $3) on conflict do nothing",
         team_id,
@@ -159,7 +159,7 @@ async def over(db: Db, team_id: TeamId, now: datetime, message: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """Since when nothing new is saved of a team, and why."""
+    """Since when a team's syncs wait, and why."""
 
     since: datetime
     message: str
@@ -167,14 +167,14 @@ class Over:
 
 @translating
 async def is_over(db: Db, team_id: TeamId) -> Over | None:
-    """Why nothing new is saved of this team. None: it is, as far as limits go."""
+    """Why the team's syncs wait. None: no limit holds them up."""
     row = await db.fetchrow("select since, message from team_over where team_id = $1", team_id)
     return None if row is None else Over(row["since"], row["message"])
 
 
 @translating
 async def brought(db: Db, repo_id: RepoId) -> None:
-    """Something of this repo was saved that had waited: its team is over its limits no more."""
+    """A sync of this repo that had waited has run: its team is within its limits again."""
     await db.execute(
         "delete from team_over using repo where repo.id = $1 and repo.team_id = team_over.team_id", repo_id
     )
@@ -182,7 +182,7 @@ async def brought(db: Db, repo_id: RepoId) -> None:
 
 @translating
 async def go_on(db: Db, team_id: TeamId, now: datetime) -> None:
-    """Let what waits because of the team's limits be tried at once."""
+    """Let syncs that wait because of the team's limits be tried at once."""
     await db.execute("delete from team_over where team_id = $1", team_id)
     await db.execute(
         """
@@ -200,7 +200,7 @@ async def go_on(db: Db, team_id: TeamId, now: datetime) -> None:
 
 @translating
 async def allowance(db: Db, team_id: TeamId, repo_id: RepoId, limits: Limits) -> tuple[Use, ...]:
-    """What is stored of this repo and of its team, and how much may be; what is unlimited is not counted."""
+    """The stored bytes of this repo and of its team, with their limits; what is unlimited is not counted."""
     rows = await db.fetch(
         """
         with asked as (
@@ -235,7 +235,7 @@ _OF_BYTES: Final = ("stored-bytes", "repo-bytes")
 async def reserve(
     db: Db, team_id: TeamId, repo_id: RepoId, limits: Limits, key: str, size: int, now: datetime
 ) -> None:
-    """Count a bundle that is about to be stored as stored. Raises OverLimit where there is no room for it."""
+    """Count a part that is about to be stored. Raises OverLimit where there is no room for it."""
     async with transaction(db) as connection:
         await _lock(connection, team_id)
         await connection.execute(
@@ -251,9 +251,9 @@ async def reserve(
 async def reserve_export(
     db: Db, team_id: TeamId, limits: Limits, key: str, size: int, ahead: int, until: datetime
 ) -> int:
-    """Count a bundle to download as so many bytes, and up to so many ahead; as how many it counts then.
+    """Count a bundle to download as so many bytes, and up to so many ahead; returns how many are counted.
 
-    Raises OverLimit where all that the team has would be more than it may have stored, a second time.
+    Raises OverLimit where the team's bundles together would exceed its limit of stored bytes.
     """
     async with transaction(db) as connection:
         await _lock(connection, team_id)
@@ -288,19 +288,19 @@ async def reserve_export(
 
 @translating
 async def drop_export(db: Db, key: str) -> None:
-    """Count a bundle to download no more. Safe to run twice."""
+    """Stop counting a bundle to download. Safe to run twice."""
     await db.execute("delete from export where key = $1", key)
 
 
 @translating
 async def forget_exports(db: Db, before: datetime) -> None:
-    """Count no more what was deleted by this time. Safe to run twice."""
+    """Stop counting bundles that were deleted by this time. Safe to run twice."""
     await db.execute("delete from export where until < $1", before)
 
 
 @translating
 async def of_pools(db: Db, repo_ids: Collection[RepoId], limits: Limits) -> list[tuple[list[RepoId], int]]:
-    """Which of these repos are one team's, and the bytes that its pools may have, where that is limited."""
+    """These repos by team, with the bytes that the team's pools may have, where that is limited."""
     rows = await db.fetch(
         """
         select array_agg(repo.id) as ids, each.most from repo
@@ -318,7 +318,7 @@ async def of_pools(db: Db, repo_ids: Collection[RepoId], limits: Limits) -> list
     return [([RepoId(UUID(bytes=one.bytes)) for one in row["ids"]], row["most"]) for row in rows]
 
 
-# For who watches the service.
+# For monitoring.
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,13 +326,13 @@ class Measured:
     """How near all teams together are to a limit."""
 
     name: str
-    over: int  # teams that are at it, or beyond
+    over: int  # teams at the limit or beyond
     most: float  # the share that the nearest team uses; 1.0: all of it
 
 
 @translating
 async def measured(db: Db, limits: Limits, now: datetime) -> list[Measured]:
-    """For each limit that goes for some team, how near the teams are to it."""
+    """For each limit that applies to some team, how near the teams are to it."""
     rows = await db.fetch(
         _MEASURED, list(limits), list(limits.values()), now - timedelta(days=1), now - timedelta(hours=1)
     )

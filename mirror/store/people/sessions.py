@@ -1,4 +1,4 @@
-"""Which browsers and programs are signed in: each holds a random id, whose SHA-256 is kept here."""
+"""Which browsers and programs are signed in: each holds a random id, whose SHA-256 is stored here."""
 
 import hashlib
 import secrets
@@ -16,9 +16,9 @@ from mirror.store.people.teams import Membership, team
 
 IDLE: Final = timedelta(hours=12)  # after which a session that nobody used ends
 ABSOLUTE: Final = timedelta(days=14)  # after which every session ends
-LET_IN: Final = timedelta(hours=4)  # after which one ends that an owner's link began
-_SEEN: Final = timedelta(minutes=1)  # how exactly it is known when it was used
-_AGENT: Final = 200  # characters of the browser's words that are kept
+LET_IN: Final = timedelta(hours=4)  # after which a session that an owner's link began ends
+_SEEN: Final = timedelta(minutes=1)  # how exactly the time of the last use is known
+_AGENT: Final = 200  # characters of the User-Agent that are stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Session:
     created_at: datetime
     seen_at: datetime  # at most a minute old
     sure_at: datetime  # when the person last proved who they are
-    agent: str  # the browser, in its own words
+    agent: str  # the browser, by its User-Agent
     address: str  # from where
     key: bytes = field(repr=False)  # the SHA-256 of its id
     let_in: bool = False  # an owner's link began it, for a member who forgot their password
@@ -46,9 +46,9 @@ async def start(
     program: bool = False,
     let_in: tuple[PersonId, UUID] | None = None,
 ) -> tuple[str, Session]:
-    """Sign a browser in, or a program, which may be idle. Returns its id, which is not kept, and it.
+    """Sign in a browser, or a program, which may be idle. Returns its id, which is not stored, and it.
 
-    `let_in`: an owner's link did, and of which team; the session lasts while `may_let_in` says so.
+    `let_in`: the owner whose link did this, and their team; the session lasts while `may_let_in` says so.
     """
     raw = secrets.token_urlsafe(32)
     row = await db.fetchrow(
@@ -104,7 +104,7 @@ async def of(db: Db, raw_id: str, now: datetime) -> Session | None:
 
 @translating
 async def with_teams(db: Db, raw_id: str, now: datetime) -> tuple[Session | None, Sequence[Membership]]:
-    """The same with the teams in which its person is, by name: what every page begins with."""
+    """The same with its person's teams, by name: what every page starts with."""
     row = await _used(db, raw_id, now, _TEAMS)
     if row is None:
         return None, ()
@@ -121,7 +121,7 @@ async def _used(db: Db, raw_id: str, now: datetime, more: str) -> Any:
 
 @translating
 async def is_there(db: Db, key: bytes) -> bool:
-    """Whether nobody has ended the session of this key; that does not count as its use."""
+    """Whether the session of this key still exists; asking does not count as its use."""
     found: bool = await db.fetchval(
         """
         select exists (
@@ -136,14 +136,14 @@ async def is_there(db: Db, key: bytes) -> bool:
 
 @translating
 async def hold(db: Db, key: bytes) -> bool:
-    """Whether the session of this key is there; if so it stays so till the transaction ends."""
+    """Whether the session of this key exists; if so, it is held until the transaction ends."""
     found = await db.fetchval("select true from session where id_sha256 = $1 for share", key)
     return found is not None
 
 
 @translating
 async def all_of(db: Db, person_id: PersonId, now: datetime | None = None) -> Sequence[Session]:
-    """Where the person is signed in, the one used last first."""
+    """The person's sessions, the one used last first."""
     rows = await db.fetch(
         """
         select session.*, person.id, name, email, zone, person.created_at as since
@@ -172,7 +172,7 @@ async def sure(db: Db, raw_id: str, now: datetime) -> bool:
 async def renew(db: Db, raw_id: str, now: datetime) -> str | None:
     """Give the session another id and token for its forms: the person has just proved who they are.
 
-    Returns the new id; the old one is nobody's any more. None: the session is gone.
+    Returns the new id; the old one no longer works. None: the session is gone.
     """
     raw = secrets.token_urlsafe(32)
     done = await db.execute(
@@ -187,7 +187,7 @@ async def renew(db: Db, raw_id: str, now: datetime) -> str | None:
 
 @translating
 async def rotate(db: Db, raw_id: str, now: datetime) -> tuple[str, Session] | None:
-    """Give a program's session another id; the old one is nobody's any more. None: it has ended."""
+    """Give a program's session another id; the old one no longer works. None: it has ended."""
     raw = secrets.token_urlsafe(32)
     row = await db.fetchrow(
         """
@@ -214,16 +214,16 @@ async def end(db: Db, raw_id: str) -> None:
 
 @translating
 async def end_one(db: Db, person_id: PersonId, key: bytes) -> bool:
-    """Sign out one of the person's browsers, by its session's key. False: none of theirs has it."""
+    """Sign out one of the person's browsers, by its session's key. False: they have no such session."""
     done = await db.execute("delete from session where id_sha256 = $1 and person_id = $2", key, person_id)
     return done == "DELETE 1"
 
 
 @translating
 async def end_all(db: Db, person_id: PersonId, but: str | None = None, keep: Collection[bytes] = ()) -> int:
-    """Sign the person out everywhere, but not of the session with the id `but`, or those with these keys.
+    """Sign the person out everywhere, except of the session with the id `but` and those with these keys.
 
-    Returns how often.
+    Returns how many sessions ended.
     """
     done = await db.execute(
         """
@@ -239,7 +239,7 @@ async def end_all(db: Db, person_id: PersonId, but: str | None = None, keep: Col
 
 @translating
 async def sweep(db: Db, now: datetime) -> None:
-    """Forget what has ended by itself: sessions, tries that were counted, answers. Safe to run twice."""
+    """Delete what has expired: sessions, counted tries, stored answers. Safe to run twice."""
     async with transaction(db) as connection:
         await connection.execute(
             """

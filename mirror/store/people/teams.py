@@ -1,6 +1,6 @@
 """Who owns repos, and who is a member with which role. The command line works for one team.
 
-A person's way to anything of a team is through `membership`: another's team is one that does not exist.
+People reach anything of a team through `membership`: for everybody else the team does not exist.
 """
 
 import secrets
@@ -19,7 +19,7 @@ from mirror.store.database import Db, storable, transaction, translating
 TeamId = NewType("TeamId", UUID)
 
 DEFAULT: Final = "everref"
-_NEAR: Final = 9  # names with a number that are tried before one with random letters
+_NEAR: Final = 9  # numbered names that are tried before a random one
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Team:
 
     id: TeamId
     name: str
-    person_id: PersonId | None = None  # whose own team it is; None: nobody's
+    person_id: PersonId | None = None  # the person whose own team it is; None: it is nobody's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ async def recover(db: Db, team_id: TeamId, name: str, at: datetime) -> TeamId:
 async def add_named_like(
     db: Db, name: str, at: datetime, own: PersonId | None = None, *, team_id: TeamId | None = None
 ) -> Team:
-    """A new team of this name, or of one that is near it and free; `own`: the person whose own team it is."""
+    """A new team of this name, or of a similar one that is free; `own`: the person whose own team it is."""
     for number in range(1, _NEAR + 1):
         made = await _add(db, name if number == 1 else f"{name}-{number}", at, own, team_id)
         if made is not None:
@@ -122,7 +122,7 @@ async def _add(
 
 @translating
 async def by_name(db: Db, name: str) -> Team | None:
-    """The team of this name, for who need not be a member: the command line."""
+    """The team of this name, for the command line, which needs no membership."""
     row = await db.fetchrow("select * from team where name = $1", storable(name))
     return None if row is None else team(row)
 
@@ -136,13 +136,13 @@ async def find(db: Db, team_id: TeamId) -> Team | None:
 
 @translating
 async def names(db: Db, most: int) -> Sequence[str]:
-    """What teams are called, in order; so many of them at most."""
+    """The names of the teams, in order; at most `most`."""
     return [row["name"] for row in await db.fetch("select name from team order by name limit $1", most)]
 
 
 @translating
 async def home(db: Db, person_id: PersonId) -> Team | None:
-    """The person's own team, else the one in which they are for longest. None: they are in none."""
+    """The person's own team, else the one they have been in longest. None: they are in none."""
     row = await db.fetchrow(
         """
         select team.* from member join team on team.id = team_id where member.person_id = $1
@@ -155,7 +155,7 @@ async def home(db: Db, person_id: PersonId) -> Team | None:
 
 @translating
 async def memberships(db: Db, person_id: PersonId) -> Sequence[Membership]:
-    """The teams in which the person is, by name."""
+    """The person's teams, by name."""
     rows = await db.fetch(
         """
         select team.*, role from member join team on team.id = team_id
@@ -182,7 +182,7 @@ async def membership(db: Db, person_id: PersonId, team_name: str) -> Membership 
 
 @translating
 async def role_of(db: Db, team_id: TeamId, person_id: PersonId) -> Role | None:
-    """The person's role in this team. None: they are no member."""
+    """The person's role in this team. None: they are not a member."""
     found = await db.fetchval(
         "select role from member where team_id = $1 and person_id = $2", team_id, person_id
     )
@@ -218,7 +218,7 @@ async def members(db: Db, team_id: TeamId) -> Sequence[Member]:
 
 @translating
 async def add(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: datetime) -> bool:
-    """Make the person a member. False: they are one, and keep the role that they have."""
+    """Make the person a member. False: they are one already, and keep their role."""
     done = await db.execute(
         """
         insert into member (team_id, person_id, role, since) values ($1, $2, $3, $4)
@@ -234,9 +234,9 @@ async def add(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: date
 
 @translating
 async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: datetime) -> None:
-    """Give a member another role, and end for good their API tokens for the team that need more than it.
+    """Give a member another role, and revoke their API tokens for the team that need a higher one.
 
-    Raises NotFound; Refused where nobody would own the team any more.
+    Raises NotFound; Refused where the team would have no owner.
     """
     async with transaction(db) as connection:
         await lock(connection, team_id)
@@ -260,7 +260,7 @@ async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at:
 
 @translating
 async def remove_member(db: Db, team_id: TeamId, person_id: PersonId, at: datetime) -> None:
-    """End a membership, and for good the person's API tokens for the team. Raises as `set_role` does."""
+    """End a membership, and revoke the person's API tokens for the team. Raises as `set_role` does."""
     async with transaction(db) as connection:
         await lock(connection, team_id)
         done = await connection.execute(
@@ -282,7 +282,7 @@ async def remove_member(db: Db, team_id: TeamId, person_id: PersonId, at: dateti
 
 @translating
 async def rename(db: Db, team_id: TeamId, name: str) -> None:
-    """Call the team so. Raises UsageError when the name is taken, NotFound."""
+    """Rename the team. Raises UsageError when the name is taken, NotFound."""
     try:
         done = await db.execute("update team set name = $2 where id = $1", team_id, storable(name))
     except asyncpg.UniqueViolationError:
@@ -292,7 +292,7 @@ async def rename(db: Db, team_id: TeamId, name: str) -> None:
 
 
 async def lock(db: Db, team_id: TeamId) -> None:
-    """Let nobody else change who is in the team, or add to its audit entries, till the transaction ends."""
+    """Lock the team's members and audit log until the transaction ends."""
     await db.execute("select from team where id = $1 for no key update", team_id)
 
 
@@ -304,7 +304,7 @@ async def _owned(db: Db, team_id: TeamId) -> None:
 
 
 def team(row: Any) -> Team:
-    """A team out of a row of that table."""
+    """The team in a row of that table."""
     own = row["person_id"]
     return Team(
         TeamId(UUID(bytes=row["id"].bytes)),

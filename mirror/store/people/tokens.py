@@ -1,4 +1,4 @@
-"""API tokens: named, for one team, limited by scopes and by what their person may there now."""
+"""API tokens: named, for one team, limited by scopes and by their owner's present role there."""
 
 import hashlib
 import secrets
@@ -18,7 +18,7 @@ from mirror.store.people.teams import Team, TeamId, team
 
 TokenId = NewType("TokenId", UUID)
 
-PREFIX: Final = "everref_"  # by which scanners for leaked secrets know it
+PREFIX: Final = "everref_"  # by which scanners for leaked secrets recognise it
 _SEEN: Final = timedelta(minutes=1)
 _SELECT: Final = """
 select
@@ -35,14 +35,14 @@ where revoked_at is null
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """A token for programs, with what its person is now."""
+    """A token for programs, with its owner's present role."""
 
     id: TokenId
     person: Person
     team: Team
     role: Role  # of the person in the team, now
     name: str
-    scopes: frozenset[Scope]  # none that the person's role is not enough for, now
+    scopes: frozenset[Scope]  # only those that the person's present role allows
     created_at: datetime
     expires_at: datetime | None  # None: never
     used_at: datetime | None  # None: never; else at most a minute off
@@ -58,7 +58,7 @@ async def make(
     expires_at: datetime | None,
     now: datetime,
 ) -> tuple[str, ApiToken]:
-    """A new token for a member of the team; returns it, which is not kept, and what is. Raises NotFound."""
+    """A new token for a member of the team, with its text, which is not stored. Raises NotFound."""
     raw = PREFIX + secrets.token_urlsafe(32)
     try:
         made = await db.fetchval(
@@ -86,7 +86,7 @@ async def make(
 
 @translating
 async def of(db: Db, raw: str, now: datetime) -> ApiToken | None:
-    """The token that this is, which counts as used now. None: it is no token, or not any more."""
+    """The token with this text, which counts as used now. None: there is none, or it has ended."""
     if not raw.startswith(PREFIX):
         return None
     row = await db.fetchrow(
@@ -113,7 +113,7 @@ async def all_of(db: Db, team_id: TeamId, person_id: PersonId | None = None) -> 
 
 @translating
 async def of_person(db: Db, person_id: PersonId, now: datetime) -> Sequence[ApiToken]:
-    """The person's tokens that work, in whichever team; the newest first."""
+    """The person's tokens that work, in any team; the newest first."""
     rows = await db.fetch(
         f"""{_SELECT} and api_token.person_id = $1 and (expires_at is null or expires_at > $2)
         order by api_token.created_at desc, api_token.id""",
@@ -127,7 +127,7 @@ async def of_person(db: Db, person_id: PersonId, now: datetime) -> Sequence[ApiT
 async def revoke_all(
     db: Db, person_id: PersonId, keep: Collection[TokenId], now: datetime
 ) -> Sequence[tuple[TeamId, str]]:
-    """Let none of the person's tokens work any more, but these; returns the team and the name of each."""
+    """Revoke the person's tokens except these; returns the team and the name of each."""
     rows = await db.fetch(
         """
         update api_token set revoked_at = $3
@@ -159,7 +159,7 @@ async def is_there(db: Db, token_id: TokenId) -> bool:
 
 @translating
 async def revoke(db: Db, team_id: TeamId, token_id: TokenId, now: datetime) -> bool:
-    """Let the team's token not work any more. False: it did not."""
+    """Revoke the team's token. False: it did not work any more."""
     done = await db.execute(
         "update api_token set revoked_at = $3 where id = $2 and team_id = $1 and revoked_at is null",
         team_id,

@@ -39,7 +39,7 @@ async def add(
     at: datetime,
     moment: int = 0,
 ) -> None:
-    """Keep the evidence of a drill of snapshot `number`, or a moment in it; `read` are bytes of the vault."""
+    """Record a drill of snapshot `number`, or of a moment in it; `read`: bytes read from the vault."""
     await db.execute(
         """
         insert into drill (repo_id, snapshot, refs, bytes, seconds, problems, finished_at, moment)
@@ -66,7 +66,7 @@ async def latest(db: Db, repo_id: RepoId) -> Drill | None:
 
 
 def drill(row: Any) -> Drill:
-    """A drill out of a row of that table."""
+    """The drill in a row of that table."""
     return Drill(
         row["snapshot"],
         row["refs"],

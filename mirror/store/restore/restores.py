@@ -1,4 +1,4 @@
-"""The restores that people asked for, kept for ever, and what it takes to undo them."""
+"""The restores that people asked for, kept for ever, and what is needed to undo them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from mirror.store.jobs.jobs import Job, JobId
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """By what a restore was made, and how its target is reached again."""
+    """The job and the person behind a restore, and how its target is reached again."""
 
     job_id: JobId
     person_id: UUID | None = None
@@ -27,14 +27,14 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A restore that came to its end, whether every ref arrived or not."""
+    """A restore that has ended, whether every ref arrived or not."""
 
     snapshot: int
     destination: str  # in words, without credentials
-    results: Mapping[str, int]  # how many refs came to which result
+    results: Mapping[str, int]  # how many refs have each result
     verified: bool  # every ref that was written was read back equal
     finished_at: datetime
-    cause: Cause | None = None  # None: the command line, into a file; or it is from before a rebuild
+    cause: Cause | None = None  # None: into a file at the command line, or from before a rebuild
     kept: tuple[RepoId, int] | None = None  # the snapshot that has what was overwritten; None: nothing was
     person: str | None = None  # who did it; None: whoever runs Everref, or somebody who is gone
     moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
@@ -60,7 +60,7 @@ async def add(
     kept: tuple[RepoId, int] | None = None,
     moment: int = 0,
 ) -> None:
-    """Keep the record of a restore of snapshot `number`, or of a moment in it; a job has one, the first."""
+    """Record a restore of snapshot `number`, or of a moment in it; only the first record of a job is kept."""
     await db.execute(
         """
         insert into restore
@@ -103,7 +103,7 @@ async def of(db: Db, repo_id: RepoId, limit: int | None = None) -> list[Restore]
 
 @translating
 async def by_job(db: Db, job_id: JobId) -> Restore | None:
-    """The record of what this job restored. None: it has not come to its end."""
+    """The record of what this job restored. None: it has not ended."""
     row = await db.fetchrow(
         """
         select restore.*, person.name as person, coalesce(job.attended, false) as attended from restore
@@ -117,7 +117,7 @@ async def by_job(db: Db, job_id: JobId) -> Restore | None:
 
 @translating
 async def last_standing(db: Db, repo_id: RepoId) -> Job | None:
-    """The last restore of this repo that wrote to a remote and was not undone whole. None: there is none."""
+    """The last restore of this repo that wrote to a remote and was not wholly undone. None: there is none."""
     row = await db.fetchrow(
         """
         select job.* from job
@@ -133,7 +133,7 @@ async def last_standing(db: Db, repo_id: RepoId) -> Job | None:
 
 @translating
 async def undone(db: Db, job_id: JobId) -> list[Restore]:
-    """What was done to undo this restore, newest first."""
+    """The restores that undid this one, newest first."""
     rows = await db.fetch(
         """
         select restore.*, person.name as person, coalesce(job.attended, false) as attended from restore
@@ -147,7 +147,7 @@ async def undone(db: Db, job_id: JobId) -> list[Restore]:
 
 @translating
 async def will_write(db: Db, job_id: JobId, wrote: Sequence[Wrote]) -> None:
-    """Set down what a restore is about to write. Of a ref that is set down again, the new word counts."""
+    """Record what a restore is about to write; a second record of the same ref replaces the first."""
     await db.execute(
         """
         insert into restored_ref (job_id, name, old, new)

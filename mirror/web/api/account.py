@@ -99,7 +99,7 @@ async def confirm(context: RequestContext, body: Nothing) -> Profile:
                 context.services.db, context.by(), one.forge, one.host, one.account_id
             )
             return await _profile(context, context.owner())
-    raise NotFound("you do not sign in by that account")
+    raise NotFound("you do not sign in with that account")
 
 
 async def unlink(context: RequestContext) -> None:
@@ -112,7 +112,7 @@ async def unlink(context: RequestContext) -> None:
                 context.services.db, context.by(), one.forge, one.host, one.account_id
             )
             return
-    raise NotFound("you do not sign in by that account")
+    raise NotFound("you do not sign in with that account")
 
 
 async def list_sessions(context: RequestContext) -> Page[Session]:

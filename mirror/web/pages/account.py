@@ -109,7 +109,7 @@ async def confirm(context: RequestContext) -> Response:
                 context.services.db, context.by(), one.forge, one.host, one.account_id
             )
             return context.redirect("/account", f"{one.login} at {one.host} signs you in again.")
-    raise NotFound("you do not sign in by that account")
+    raise NotFound("you do not sign in with that account")
 
 
 async def revoke_token(context: RequestContext) -> Response:
@@ -132,7 +132,7 @@ async def unlink(context: RequestContext) -> Response:
                 context.services.db, context.by(), one.forge, one.host, one.account_id
             )
             return context.redirect("/account", f"You no longer sign in as {one.login} at {one.host}.")
-    raise NotFound("you do not sign in by that account")
+    raise NotFound("you do not sign in with that account")
 
 
 async def end_session(context: RequestContext) -> Response:
