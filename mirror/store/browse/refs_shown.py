@@ -46,28 +46,6 @@ async def refs_page(
         after = read[-1][0]
 
 
-@translating
-async def names_after(
-    db: Db, repo_id: RepoId, number: int, starts: Sequence[bytes], limit: int
-) -> list[list[RefName]]:
-    """The names of a snapshot's refs after each of these, in name order: at most `limit` for each."""
-    rows = await db.fetch(
-        """
-        select place, page.name
-        from unnest($3::bytea[]) with ordinality as given (start, place)
-        cross join lateral refs_page($1, $2, given.start, null, $4) as page
-        """,
-        repo_id,
-        number,
-        list(starts),
-        limit,
-    )
-    found: list[list[RefName]] = [[] for _ in starts]
-    for place, name in rows:
-        found[place - 1].append(RefName(name))
-    return [sorted(names) for names in found]
-
-
 def patterns(glob: str) -> list[bytes]:
     """LIKE patterns that match at least what the glob matches; see refs.matches."""
     pattern = bytearray()

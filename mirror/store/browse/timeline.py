@@ -139,11 +139,33 @@ async def _quiet(
         found += await refs_shown.targets_at(db, repo_id, [top], number)
     if len(found) < count:
         starts = (beginning,) if beginning else APART
-        pages = await refs_shown.names_after(db, repo_id, number, starts, count + len(known) + 1)
+        pages = await _names_after(db, repo_id, number, starts, count + len(known) + 1)
         for start, page in zip(starts, pages, strict=True):
             names = [name for name in page if name.startswith(start) and name not in (*known, *found)]
             found += names[: max(count - len(found), 0)]
     return found
+
+
+@translating
+async def _names_after(
+    db: Db, repo_id: RepoId, number: int, starts: Sequence[bytes], limit: int
+) -> list[list[RefName]]:
+    """The names of a snapshot's refs after each of these, in name order: at most `limit` for each."""
+    rows = await db.fetch(
+        """
+        select place, page.name
+        from unnest($3::bytea[]) with ordinality as given (start, place)
+        cross join lateral refs_page($1, $2, given.start, null, $4) as page
+        """,
+        repo_id,
+        number,
+        list(starts),
+        limit,
+    )
+    found: list[list[RefName]] = [[] for _ in starts]
+    for place, name in rows:
+        found[place - 1].append(RefName(name))
+    return [sorted(names) for names in found]
 
 
 @translating

@@ -24,7 +24,7 @@ from mirror.core.rules.pushes import Lost
 from mirror.git.reader.questions import Readme, RepositoryView, Source
 from mirror.jobs import run as work
 from mirror.restore import moment
-from mirror.store.backup import reported_updates
+from mirror.store.backup import reported_updates, snapshots
 from mirror.store.browse import home, timeline
 from mirror.store.browse.home import RepoOverview
 from mirror.store.browse.timeline import Neighbours, Pushed
@@ -226,7 +226,7 @@ async def push_list(context: RequestContext) -> Response:
             shown=8,
         )
         more, found = len(found) > PUSHES, found[:PUSHES]
-    latest = await moment.snapshot_at(context.services, at.repo, None)
+    latest = await snapshots.latest(context.services.db, at.repo.id) or snapshot
     told = await brought(
         context.services, at.repo, latest, (one.change for push in found for one in push.changes)
     )
@@ -534,8 +534,10 @@ async def moment_at(context: RequestContext) -> ShownMoment:
     wanted = when.parse(asked, context.now) if asked else None
     snapshot = around = None
     note = ""
-    if span is not None or wanted is not None:
+    if wanted is not None:
         snapshot = await moment.snapshot_at(context.services, repo, wanted)
+    elif span is not None:
+        snapshot = await snapshots.latest(db, repo.id)
     if snapshot is not None and asked:
         around = await timeline.moment(db, repo.id, snapshot.number)
         note = _note(around)
