@@ -156,7 +156,7 @@ async def test_a_drill_that_found_something_and_one_that_the_vault_tells_of(site
     work.commit()
     repo, at = (await site.mirror.backup(work)).repo, site.mirror.clock()
     db = site.mirror.services.db
-    await drills.add(db, repo.id, 1, 2, 3, 0.5, ["broken"], at)
+    await drills.add(db, repo.id, drills.Drill(1, 2, 3, 0.5, ("broken",), at))
     await db.execute("update drill set noted = true")
     await db.execute(
         """

@@ -337,16 +337,20 @@ async def test_credentials_moved_to_another_repo_do_not_open(db: asyncpg.Pool) -
 
 async def test_restores_are_kept_newest_first(db: asyncpg.Pool) -> None:
     chain = await begin(db)
-    await restores.add(db, chain.repo.id, 1, "bundle a.bundle", {"created": 2}, True, START)
-    await restores.add(db, chain.repo.id, 2, "directory \udcff", {}, False, START + HOUR)
+    bundle = restores.Restore(1, "bundle a.bundle", {"created": 2}, True, START)
+    await restores.add(db, chain.repo.id, bundle)
+    broken = restores.Restore(2, "directory \udcff", {}, False, START + HOUR)
+    await restores.add(db, chain.repo.id, broken)
     newest, oldest = await restores.of(db, chain.repo.id)
-    assert oldest == restores.Restore(1, "bundle a.bundle", {"created": 2}, True, START)
+    assert oldest == bundle
     assert (newest.snapshot, newest.destination, newest.verified) == (2, "directory \ufffd", False)
 
 
 async def test_the_newest_drill_is_kept_with_its_evidence(db: asyncpg.Pool) -> None:
     chain = await begin(db)
     assert await drills.latest(db, chain.repo.id) is None
-    await drills.add(db, chain.repo.id, 1, 3, 1 << 40, 1.5, ["git fsck: missing blob"], START)
-    await drills.add(db, chain.repo.id, 2, 4, 0, 0.5, [], START + HOUR)
-    assert await drills.latest(db, chain.repo.id) == drills.Drill(2, 4, 0, 0.5, (), START + HOUR)
+    failed = drills.Drill(1, 3, 1 << 40, 1.5, ("git fsck: missing blob",), START)
+    await drills.add(db, chain.repo.id, failed)
+    sound = drills.Drill(2, 4, 0, 0.5, (), START + HOUR)
+    await drills.add(db, chain.repo.id, sound)
+    assert await drills.latest(db, chain.repo.id) == sound

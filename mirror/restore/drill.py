@@ -15,6 +15,7 @@ from mirror.restore import restore
 from mirror.services.open import Services
 from mirror.store.backup import history
 from mirror.store.restore import drills
+from mirror.store.restore.drills import Drill
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +58,16 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
     )
     if large_files is not None:
         await lfs_flow.record(services, repo, large_files)
-    await drills.add(
-        services.db,
-        repo.id,
-        snapshot.number,
-        done.refs,
-        done.bytes,
-        done.seconds,
-        done.problems,
-        services.clock(),
-        snapshot.moment,
+    evidence = Drill(
+        snapshot=snapshot.number,
+        refs=done.refs,
+        bytes=done.bytes,
+        seconds=done.seconds,
+        problems=done.problems,
+        finished_at=services.clock(),
+        moment=snapshot.moment,
     )
+    await drills.add(services.db, repo.id, evidence)
     await damage.looked_for(
         services, repo, f"a drill of {snapshot.label}", done.problems, started, snapshot.number
     )

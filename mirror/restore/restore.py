@@ -34,7 +34,7 @@ from mirror.services import failpoints, remote
 from mirror.services.open import Services
 from mirror.store.backup import history, snapshots
 from mirror.store.restore import restores
-from mirror.store.restore.restores import Cause
+from mirror.store.restore.restores import Cause, Restore
 
 Bring = Mapping[RefName, bytes]  # new name -> the ref of the moment, or the commit, that gets it
 NOTHING: Final[Bring] = MappingProxyType({})
@@ -583,17 +583,16 @@ async def recorded(services: Services, done: Restored, where: str, cause: Cause 
     for ref in done.refs:
         counts[ref.result] = counts.get(ref.result, 0) + 1
     kept = (done.kept[0].id, done.kept[1].number) if done.kept else None
-    await restores.add(
-        services.db,
-        done.repo.id,
-        done.snapshot.number,
-        where,
-        counts,
-        done.verified,
-        services.clock(),
+    record = Restore(
+        snapshot=done.snapshot.number,
+        destination=where,
+        results=counts,
+        verified=done.verified,
+        finished_at=services.clock(),
         cause=cause,
         kept=kept,
         moment=done.snapshot.moment,
     )
+    await restores.add(services.db, done.repo.id, record)
     failpoints.reached("restore: recorded")
     return done

@@ -1,6 +1,5 @@
 """The drills: restores made only to prove that they work, with their evidence."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,31 +27,21 @@ class Drill:
 
 
 @translating
-async def add(
-    db: Db,
-    repo_id: RepoId,
-    number: int,
-    refs: int,
-    read: int,
-    seconds: float,
-    problems: Sequence[str],
-    at: datetime,
-    moment: int = 0,
-) -> None:
-    """Record a drill of snapshot `number`, or of a moment in it; `read`: bytes read from the vault."""
+async def add(db: Db, repo_id: RepoId, done: Drill) -> None:
+    """Record a drill."""
     await db.execute(
         """
         insert into drill (repo_id, snapshot, refs, bytes, seconds, problems, finished_at, moment)
         values ($1, $2, $3, $4, $5, $6, $7, $8)
         """,
         repo_id,
-        number,
-        refs,
-        read,
-        seconds,
-        [storable(problem) for problem in problems],
-        at,
-        moment,
+        done.snapshot,
+        done.refs,
+        done.bytes,
+        done.seconds,
+        [storable(problem) for problem in done.problems],
+        done.finished_at,
+        done.moment,
     )
 
 

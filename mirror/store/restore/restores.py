@@ -47,20 +47,9 @@ class Restore:
 
 
 @translating
-async def add(
-    db: Db,
-    repo_id: RepoId,
-    number: int,
-    destination: str,
-    results: Mapping[str, int],
-    verified: bool,
-    at: datetime,
-    *,
-    cause: Cause | None = None,
-    kept: tuple[RepoId, int] | None = None,
-    moment: int = 0,
-) -> None:
-    """Record a restore of snapshot `number`, or of a moment in it; only the first record of a job is kept."""
+async def add(db: Db, repo_id: RepoId, done: Restore) -> None:
+    """Record a restore; only the first record of a job is kept. Who did it is in its cause."""
+    cause, kept = done.cause, done.kept
     await db.execute(
         """
         insert into restore
@@ -70,11 +59,11 @@ async def add(
         on conflict (job_id) do nothing
         """,
         repo_id,
-        number,
-        storable(destination),
-        json.dumps(dict(results)),
-        verified,
-        at,
+        done.snapshot,
+        storable(done.destination),
+        json.dumps(dict(done.results)),
+        done.verified,
+        done.finished_at,
         cause.job_id if cause else None,
         cause.person_id if cause else None,
         json.dumps(dict(cause.target) if cause else {}),
@@ -82,7 +71,7 @@ async def add(
         cause.undo_of if cause else None,
         kept[0] if kept else None,
         kept[1] if kept else None,
-        moment,
+        done.moment,
     )
 
 
