@@ -75,40 +75,46 @@ async def lanes(
     """
     end = max(end, start + timedelta(seconds=1))
     async with connected(db) as held:
-        first, last, top = await _window(held, repo_id, start, end)
-        told = await _telling(held, repo_id, first, last, unfolded, 4 * limit)
-        alone = chosen([one for one, _, _ in told], top, limit, unfolded)
+        window = await _window(held, repo_id, start, end)
+        told = await _telling(held, window, unfolded, 4 * limit)
+        alone = chosen([one for one, _, _ in told], window.top, limit, unfolded)
         known = {one.name: one.ref_id for one in alone}
-        quiet = await _quiet(held, repo_id, last, top, unfolded, set(known), min(limit, QUIET) - len(alone))
+        quiet = await _quiet(held, window, unfolded, set(known), min(limit, QUIET) - len(alone))
         ids = list(known.values())
-        stretches = await _stretches(held, repo_id, ids, first, last, start, end)
+        stretches = await _stretches(held, window, ids)
         shown = [lane(one.name, stretches.get(one.ref_id, []), start, end, lost=lost) for one in alone]
         shown += [lane(name, [], start, end) for name in quiet]
-        shown.sort(key=lambda one: one.name != top)  # stable: HEAD's branch comes first
-        folded = [] if unfolded else await _folders(held, repo_id, ids, first, last, start, end)
+        shown.sort(key=lambda one: one.name != window.top)  # stable: HEAD's branch comes first
+        folded = [] if unfolded else await _folders(held, window, ids)
     moved, moves = (told[0][1], told[0][2]) if told else (0, 0)
     return Timeline(start, end, (*shown, *folded), moved, moves)
 
 
-@translating
-async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> tuple[int, int, RefName | None]:
-    """The first and the last snapshot of a window, and HEAD's branch at the last one.
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The stretch of a repo's history that a picture shows."""
 
-    If the window has no snapshot, the last is smaller than the first.
-    """
+    repo_id: RepoId
+    start: datetime
+    end: datetime
+    first: int  # its first snapshot; after the last one, where the window has none
+    last: int
+    top: RefName | None  # HEAD's branch at the last one; None: HEAD names none
+
+
+@translating
+async def _window(db: Db, repo_id: RepoId, start: datetime, end: datetime) -> _Window:
     row = await db.fetchrow(query("window"), repo_id, start, end, HEAD)
     last, head = row["last"] or 0, row["head"]
     top = refs.symbolic_target(head) if head and refs.is_symbolic(head) else None
-    return row["first"] or last + 1, last, top
+    return _Window(repo_id, start, end, row["first"] or last + 1, last, top)
 
 
 @translating
-async def _telling(
-    db: Db, repo_id: RepoId, first: int, last: int, beginning: bytes, limit: int
-) -> list[tuple[Telling, int, int]]:
+async def _telling(db: Db, window: _Window, beginning: bytes, limit: int) -> list[tuple[Telling, int, int]]:
     """The refs that moved in a window, most important first; with the totals of refs and moves."""
     pattern = _literal(beginning) + b"%" if beginning else None
-    rows = await db.fetch(query("lanes_telling"), repo_id, first, last, pattern, limit)
+    rows = await db.fetch(query("lanes_telling"), window.repo_id, window.first, window.last, pattern, limit)
     return [
         (
             Telling(RefName(row["name"]), row["ref_id"], row["moves"], row["taken"], row["last"]),
@@ -125,21 +131,16 @@ def _literal(name: bytes) -> bytes:
 
 
 async def _quiet(
-    db: Db,
-    repo_id: RepoId,
-    number: int,
-    top: RefName | None,
-    beginning: bytes,
-    known: Collection[RefName],
-    count: int,
+    db: Db, window: _Window, beginning: bytes, known: Collection[RefName], count: int
 ) -> list[RefName]:
     """Refs to fill a picture that has few lanes: HEAD's branch, then branches and tags in name order."""
     found: list[RefName] = []
+    top, number = window.top, window.last
     if top and top not in known and top.startswith(beginning):
-        found += await refs_shown.targets_at(db, repo_id, [top], number)
+        found += await refs_shown.targets_at(db, window.repo_id, [top], number)
     if len(found) < count:
         starts = (beginning,) if beginning else APART
-        pages = await _names_after(db, repo_id, number, starts, count + len(known) + 1)
+        pages = await _names_after(db, window.repo_id, number, starts, count + len(known) + 1)
         for start, page in zip(starts, pages, strict=True):
             names = [name for name in page if name.startswith(start) and name not in (*known, *found)]
             found += names[: max(count - len(found), 0)]
@@ -169,12 +170,10 @@ async def _names_after(
 
 
 @translating
-async def _stretches(
-    db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
-) -> Mapping[int, list[Stretch]]:
+async def _stretches(db: Db, window: _Window, ids: Sequence[int]) -> Mapping[int, list[Stretch]]:
     """What each of these refs did in a window, by its id."""
-    marks = _begins(start, end)
-    rows = await db.fetch(query("lane_stretches"), repo_id, ids, first, last, start, end, marks)
+    asked = (window.repo_id, ids, window.first, window.last, window.start, window.end, _begins(window))
+    rows = await db.fetch(query("lane_stretches"), *asked)
     found: dict[int, list[Stretch]] = {}
     for row in rows:
         found.setdefault(row["ref_id"], []).append(_stretch(row))
@@ -182,23 +181,24 @@ async def _stretches(
 
 
 @translating
-async def _folders(
-    db: Db, repo_id: RepoId, ids: Sequence[int], first: int, last: int, start: datetime, end: datetime
-) -> list[Lane]:
+async def _folders(db: Db, window: _Window, ids: Sequence[int]) -> list[Lane]:
     """A lane for each folder of the other refs that moved in a window, the busiest first."""
-    rows = await db.fetch(query("folder_stretches"), repo_id, ids, first, last, _begins(start, end))
+    asked = (window.repo_id, ids, window.first, window.last, _begins(window))
+    rows = await db.fetch(query("folder_stretches"), *asked)
     counts = {bytes(row["folder"]): row["refs"] for row in rows if row["stretch"] is None}
     found: dict[bytes, list[Stretch]] = {folder: [] for folder in counts}
     for row in rows:
         if row["stretch"] is not None:
             found[bytes(row["folder"])].append(_stretch(row))
+    start, end = window.start, window.end
     made = [lane(folder, told, start, end, refs=counts[folder]) for folder, told in found.items()]
     return sorted(made, key=lambda one: (not one.cuts, -one.refs, one.name))
 
 
-def _begins(start: datetime, end: datetime) -> list[datetime]:
+def _begins(window: _Window) -> list[datetime]:
     """Where each stretch of a window begins."""
-    return [start + number * (end - start) / STRETCHES for number in range(STRETCHES)]
+    length = window.end - window.start
+    return [window.start + number * length / STRETCHES for number in range(STRETCHES)]
 
 
 def _stretch(row: Any) -> Stretch:
