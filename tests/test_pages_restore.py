@@ -169,7 +169,7 @@ async def test_overwriting_wants_the_name_typed_and_is_undone_to_what_was_there(
     target.commit("other")
     before = target.refs()
     page = await restoring.planned({"at": "#1", "url": str(target.path)})
-    assert "Nothing would be written, as refs are refused" in page and "Overwrite target" not in page
+    assert "Nothing would be written, because refs are refused" in page and "Overwrite target" not in page
     page = await restoring.planned({"at": "#1", "draft": hidden(page, "draft"), "force": "yes"})
     assert "Type <span" in page
     wrong = await restoring.pressed(page, "/restore/over", name="something else")
@@ -409,8 +409,8 @@ async def test_after_a_rebuild_the_list_of_restores_says_since_when_it_is_not_wh
     taken_at = services.clock() + timedelta(minutes=1)
     await state.settle(services.db, "state/x", taken_at, "taken-up", {})
     page = (await restoring.browser.get(f"{HERE}/restores")).text
-    assert "what was restored between then and the rebuild is not in it" in page
-    assert "Nothing was restored yet, as far as is known." in page
+    assert "restores between then and the rebuild are missing" in page
+    assert "Nothing has been restored yet, as far as is known." in page
 
 
 async def test_a_link_of_another_site_has_no_address_reached(restoring: Restoring) -> None:
