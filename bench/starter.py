@@ -13,11 +13,12 @@ from typing import Final
 import asyncpg
 
 from mirror import store
+from mirror.core.rules.fairness import Free
 from mirror.core.rules.schedule import shares
 from mirror.services.open import now
 from mirror.store import repos
 from mirror.store.jobs import runs
-from mirror.store.jobs.runs import Run
+from mirror.store.jobs.runs import Preference, Run
 
 SLOTS: Final = 16
 SECONDS: Final = 0.05  # that a run takes
@@ -43,7 +44,7 @@ async def _work(db: asyncpg.Pool, me: str, mine: list[int]) -> int:
     done = 0
     while True:
         room = SLOTS - len(under_way)
-        found = await runs.take(db, me, now(), room, SLOTS, mine, PATIENCE)
+        found = await runs.take(db, me, now(), Free(room, SLOTS), Preference(mine, PATIENCE))
         under_way |= {asyncio.create_task(_serve(db, me, run)) for run in found}
         done += len(found)
         if not under_way:

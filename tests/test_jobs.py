@@ -104,9 +104,11 @@ async def test_a_run_that_lost_its_job_can_write_nothing_of_it(db: asyncpg.Pool)
     new = await running(db, old)
     assert new.attempt == 2 and new.notes == ("the worker went away",)
     assert await jobs.progress(db, old.id, old.attempt, NOTHING) is None
-    assert not await jobs.finish(db, old.id, old.attempt, "done", START, NOTHING)
+    assert not await jobs.finish(db, old.id, old.attempt, jobs.Outcome("done", START, NOTHING))
     assert not await jobs.again(db, old.id, old.attempt, None, None)
-    assert await jobs.finish(db, new.id, new.attempt, "done", START, NOTHING, result={"problems": []})
+    assert await jobs.finish(
+        db, new.id, new.attempt, jobs.Outcome("done", START, NOTHING, result={"problems": []})
+    )
     found = await jobs.by_id(db, new.id)
     assert found and found.state == "done" and found.result == {"problems": []}
 
@@ -122,7 +124,7 @@ async def test_credentials_go_when_the_job_ends(db: asyncpg.Pool) -> None:
         None,
     )
     error = NetworkError("the target does not answer", origin=Origin.TARGET)
-    await jobs.finish(db, ended.id, ended.attempt, "failed", START, NOTHING, failure=error)
+    await jobs.finish(db, ended.id, ended.attempt, jobs.Outcome("failed", START, NOTHING, failure=error))
     found = await jobs.by_id(db, ended.id)
     assert found and found.sealed is None
     assert found.failure == JobFailure("network", "the target does not answer", Origin.TARGET)
@@ -130,7 +132,7 @@ async def test_credentials_go_when_the_job_ends(db: asyncpg.Pool) -> None:
 
 async def test_what_has_ended_cannot_be_cancelled(db: asyncpg.Pool) -> None:
     job = await running(db, await jobs.queue(db, await repo_of(db), "drill", {}, START))
-    await jobs.finish(db, job.id, job.attempt, "done", START, NOTHING)
+    await jobs.finish(db, job.id, job.attempt, jobs.Outcome("done", START, NOTHING))
     found = await jobs.cancel(db, job.team_id, job.id, START)
     assert found and found.state == "done" and found.cancel_at is None
 
@@ -159,7 +161,7 @@ async def test_what_people_asked_for_is_kept_for_ever(db: asyncpg.Pool) -> None:
     ours = await jobs.queue(db, repo, "verify", {}, START)
     for job in (hers, ours):
         now = await running(db, job)
-        await jobs.finish(db, now.id, now.attempt, "done", START, NOTHING)
+        await jobs.finish(db, now.id, now.attempt, jobs.Outcome("done", START, NOTHING))
     await jobs.forget_before(db, datetime(2030, 1, 1, tzinfo=UTC))
     assert [job.id for job in await jobs.page(db, hers.team_id)] == [hers.id]
 

@@ -13,12 +13,14 @@ import pytest
 from mirror.backup import sync as syncing
 from mirror.core.errors import Corrupt, Damaged, EverrefError, LimitReached, NetworkError, Origin, Refused
 from mirror.core.model import Repo, RepoId
+from mirror.core.rules.fairness import Free
 from mirror.git.disk import disk_error
 from mirror.jobs import run as jobbing
 from mirror.jobs.runner import Runner
 from mirror.store import repos
 from mirror.store.jobs import jobs, runs
 from mirror.store.jobs.jobs import Job
+from mirror.store.jobs.runs import Preference
 from mirror.store.people import notices, teams
 from mirror.store.upkeep import outages as rows
 from mirror.upkeep import outages
@@ -228,7 +230,11 @@ async def test_a_database_that_went_away_in_the_midst_of_a_job_costs_it_no_try(
     for _ in range(2 * runs.ATTEMPTS):
         mirror.clock.now += timedelta(minutes=1)
         (run,) = await runs.take(
-            mirror.services.db, "here/1/1/1/aa", mirror.clock(), 9, 9, list(range(256)), timedelta(0)
+            mirror.services.db,
+            "here/1/1/1/aa",
+            mirror.clock(),
+            Free(9, 9),
+            Preference(range(256), timedelta(0)),
         )
         await jobbing.run(mirror.services, run)
         await runs.end(mirror.services.db, "here/1/1/1/aa", run.key)

@@ -1,5 +1,6 @@
 """Which moments there were between two looks, out of reports that come in any order, twice, or not at all."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -7,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.core.model import RefName, Refs, Target
-from mirror.core.rules import reports
+from mirror.core.errors import NetworkError
+from mirror.core.model import Listing, Reason, RefName, Refs, Target
+from mirror.core.rules import pushes, reports
+from mirror.core.rules.pushes import BrokenOff, Gone, Lost, SnapshotDraft, Unsound
 from mirror.core.rules.reports import Move, Push, ReportedUpdate
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -172,3 +175,101 @@ def test_with_reports_missing_nothing_is_shown_that_contradicts_what_was_told(
 def test_no_moves_are_no_moments(count: int) -> None:
     moves = [Move(MAIN, at(1))] * count
     assert reports.moments(moves) == [list(range(count))]
+
+
+def planned(
+    old: Refs, new: Refs, updates: list[ReportedUpdate], reason: Reason = Reason.SWEEP
+) -> pushes.Plan:
+    """What is planned an hour after START for a sync that serves a request."""
+    goal = SnapshotDraft(Listing(new, "sha1"), at(3600), reason, sync_request=START)
+    return pushes.plan(Listing(old, "sha1"), START, goal, updates, {A})
+
+
+def drafts(plan: pushes.Plan) -> Iterator[SnapshotDraft]:
+    """The snapshots of a plan, if each of them can be taken."""
+    while plan.draft:
+        yield plan.draft
+        plan = plan.taken()
+
+
+def test_a_plan_has_a_snapshot_for_each_moment_and_then_one_of_what_is_shown() -> None:
+    told = [update(1, MAIN, A, B, 5), update(2, MAIN, B, C, 9)]
+    first, last = drafts(planned({MAIN: A}, {MAIN: C, PULL: D}, told))
+    assert (first.listing.refs, first.taken_at, first.is_current) == ({MAIN: B}, at(5), False)
+    assert (first.reason, first.sync_request, set(first.route.updates)) == (Reason.PUSH, None, {(1, 1)})
+    assert (last.listing.refs, last.taken_at, last.is_current) == ({MAIN: C, PULL: D}, at(3600), True)
+    assert (last.reason, last.sync_request, set(last.route.updates)) == (Reason.SWEEP, START, {(2, 1)})
+    assert last.last_look == {MAIN: A}
+
+
+def test_where_nothing_was_reported_what_is_shown_is_all_that_is_planned() -> None:
+    (only,) = drafts(planned({MAIN: A}, {MAIN: B}, []))
+    assert (only.listing.refs, only.sync_request, only.last_look) == ({MAIN: B}, START, {MAIN: A})
+    assert only.is_current and not only.route.pushes and not only.route.updates
+    assert list(drafts(planned({MAIN: A}, {MAIN: A}, []))) == []
+
+
+def test_what_is_gone_waits_for_the_next_snapshot_which_records_it_as_lost_unless_it_comes_along() -> None:
+    told = [update(1, MAIN, A, B, 5), update(2, MAIN, B, C, 9), update(3, MAIN, C, D, 13)]
+    plan = planned({MAIN: A}, {MAIN: D}, told).without(Gone({B}))
+    second, last = drafts(plan)
+    assert [push.new for push in second.route.pushes] == [B, C] and second.listing.refs == {MAIN: C}
+    (gone,) = second.route.gone
+    assert second.route.answered([gone]).lost == [Lost(MAIN, A, B, "alice", at(5), pushes.GONE)]
+    assert second.route.answered([]).lost == []
+    assert [push.new for push in last.route.pushes] == [D]
+
+
+def test_of_a_moment_one_of_whose_pushes_is_unsound_the_others_are_tried_alone() -> None:
+    told = [
+        update(1, MAIN, A, B, 5),
+        update(2, DEV, None, C, 5),
+        update(3, MAIN, B, D, 9),
+        update(4, DEV, C, D, 9),
+    ]
+    plan = planned({MAIN: A}, {MAIN: D, DEV: D}, told)
+    assert plan.draft and plan.draft.listing.refs == {MAIN: B, DEV: C}
+    alone = plan.without(Unsound("two of them"))
+    assert alone.draft and len(alone.draft.pushed) == 1
+    bad = alone.draft.pushed[0]
+    *rest, last = drafts(alone.without(Unsound("it is no commit")))
+    assert [draft.listing.refs for draft in rest] == [{MAIN: A, DEV: C} if bad.name == MAIN else {MAIN: B}]
+    assert [(one.name, one.new, one.why) for one in last.route.lost] == [
+        (bad.name, bad.new, "it is no commit")
+    ]
+    assert {number for number, _ in last.route.updates} == {
+        1,
+        2,
+        3,
+        4,
+    }  # none is answered before all is known
+
+
+def test_where_the_connection_breaks_all_that_is_left_waits_and_the_request_stays_open() -> None:
+    told = [update(1, MAIN, A, B, 5), update(2, MAIN, B, C, 9), update(3, MAIN, C, D, 13)]
+    error = NetworkError("the line is dead")
+    plan = planned({MAIN: A}, {MAIN: D}, told).taken().without(BrokenOff("the line is dead", error))
+    (last,) = drafts(plan)
+    assert plan.is_short and plan.broken_off is error
+    assert last.is_current and last.sync_request is None
+    assert [push.new for push in last.route.pushes] == [C, D]
+    assert last.route.answered([last.route.pushes[0]]).updates == [(3, 1)]  # the other one waits
+
+
+def test_more_moments_than_one_sync_takes_are_changes_of_the_last_snapshot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pushes, "AT_ONCE", 1)
+    told = [update(1, MAIN, A, B, 5), update(2, MAIN, B, C, 9), update(3, MAIN, C, D, 13)]
+    plan = planned({MAIN: A}, {MAIN: D}, told)
+    first, last = drafts(plan)
+    assert (plan.too_many, plan.is_short, first.listing.refs) == (1, True, {MAIN: B})
+    assert [push.new for push in last.route.pushes] == [C, D] and last.sync_request is None
+
+
+def test_a_ref_that_git_cannot_keep_beside_the_others_has_no_snapshot_of_its_own() -> None:
+    inside = RefName(DEV + b"/inside")
+    told = [update(1, inside, None, B, 5), update(2, inside, B, None, 9), update(3, MAIN, A, B, 13)]
+    plan = planned({MAIN: A, DEV: A}, {MAIN: B, DEV: A}, told)
+    assert all(inside not in draft.listing.refs for draft in drafts(plan))
+    assert "no ref can be beside others" in plan.gone[next(iter(plan.gone))]

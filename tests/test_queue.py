@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from mirror import store
 from mirror.core.model import RepoId
+from mirror.core.rules.fairness import Free
 from mirror.store import leases, migrations, repos
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs, runs
-from mirror.store.jobs.runs import AT_HOST, Run
+from mirror.store.jobs.runs import AT_HOST, Preference, Run
 from mirror.store.leases import Lease
 from mirror.store.people.teams import TeamId
 
@@ -30,9 +31,17 @@ ME: Final = "elsewhere/1/1/1/aa"
 MINUTE: Final = timedelta(minutes=1)
 
 
-async def take(db: Any, room: int = 100, now: datetime = NOW, **other: Any) -> list[Run]:
+async def take(
+    db: Any,
+    room: int = 100,
+    now: datetime = NOW,
+    repo_id: RepoId | None = None,
+    full: Sequence[TeamId] = (),
+) -> list[Run]:
     """What a worker takes up at once."""
-    return await runs.take(db, ME, now, room, 100, EVERYTHING, NO_PATIENCE, **other)
+    return await runs.take(
+        db, ME, now, Free(room, 100, frozenset(full)), Preference(EVERYTHING, NO_PATIENCE, repo_id)
+    )
 
 
 async def add(
@@ -339,13 +348,8 @@ async def test_whatever_happens_the_fairest_is_taken_up_next(
                 pool,
                 ME,
                 now,
-                thing.room,
-                thing.heavy,
-                thing.shares,
-                thing.patience,
-                repo_id=preferred,
-                full=full,
-                full_of_heavy=full_of_heavy,
+                Free(thing.room, thing.heavy, frozenset(full), frozenset(full_of_heavy)),
+                Preference(thing.shares, thing.patience, preferred),
             )
             assert [run.key for run in taken] == wanted
             assert {run.team_id for run in taken}.isdisjoint(full)

@@ -14,6 +14,7 @@ import pytest
 
 from mirror.core.errors import EverrefError, LimitReached
 from mirror.core.model import Kind, Reason, Repo, Secret
+from mirror.core.rules.fairness import Free
 from mirror.core.rules.schedule import A_SECOND
 from mirror.git import address, upstream
 from mirror.git.pool import Pool
@@ -26,6 +27,7 @@ from mirror.services import lease
 from mirror.store import leases, repos
 from mirror.store.backup import history, parts, snapshots
 from mirror.store.jobs import jobs, runs, schedules
+from mirror.store.jobs.runs import Preference
 from mirror.store.upkeep import maintenance
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer, serving
@@ -354,7 +356,9 @@ async def test_a_secret_of_a_job_never_shows_in_what_a_worker_took(mirror: Mirro
         {"to": "https://forge.example/x"},
         secret=Secret("alice", "hunter2"),
     )
-    (run,) = await runs.take(mirror.services.db, "w/1/1/1/aa", mirror.clock(), 5, 5, range(256), timedelta(0))
+    (run,) = await runs.take(
+        mirror.services.db, "w/1/1/1/aa", mirror.clock(), Free(5, 5), Preference(range(256), timedelta(0))
+    )
     assert run.job and run.job.sealed and "hunter2" not in repr(run) and "sealed" not in repr(run)
 
 

@@ -23,6 +23,7 @@ from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
 from mirror.core.model import Reason, Repo, RepoId
+from mirror.core.rules.fairness import Free
 from mirror.jobs import run as jobbing
 from mirror.jobs import runner as running
 from mirror.jobs.runner import Runner
@@ -32,7 +33,7 @@ from mirror.store import leases, repos
 from mirror.store.backup import snapshots
 from mirror.store.jobs import jobs, runs
 from mirror.store.jobs.jobs import Job
-from mirror.store.jobs.runs import Run
+from mirror.store.jobs.runs import Preference, Run
 from mirror.store.people.teams import TeamId
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer, serving
@@ -72,7 +73,9 @@ async def take(
     now: datetime | None = None,
 ) -> list[Run]:
     """What a worker takes up."""
-    return await runs.take(mirror.services.db, worker, now or mirror.clock(), room, heavy, shares, patience)
+    return await runs.take(
+        mirror.services.db, worker, now or mirror.clock(), Free(room, heavy), Preference(shares, patience)
+    )
 
 
 @pytest.fixture

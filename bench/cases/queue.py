@@ -17,9 +17,11 @@ from bench.clock import Failed
 from bench.figures import Row
 from bench.room import Room
 from bench.service import servers
+from mirror.core.rules.fairness import Free
 from mirror.services.open import Services
 from mirror.services.startup import environment
 from mirror.store.jobs import runs
+from mirror.store.jobs.runs import Preference
 
 WORKERS: Final = 8
 TEAMS: Final = 20  # each at a host of its own
@@ -65,7 +67,7 @@ async def _picks(services: Services, count: int) -> tuple[float, ...]:
     for number in range(count + 10):
         began = time.perf_counter()
         found = await runs.take(
-            services.db, starter.name(0), services.clock(), 1, 1, range(256), timedelta(0)
+            services.db, starter.name(0), services.clock(), Free(1, 1), Preference(range(256), timedelta(0))
         )
         if number >= 10:  # the first ones plan
             taken.append(time.perf_counter() - began)

@@ -38,6 +38,6 @@ class Share:
 
     async def reserve(self, key: str, size: int) -> None:
         """Before a bundle is there for good: count it, also for syncs that end at the same time."""
-        limits, now = self.services.settings.limits, self.services.clock()
-        await quotas.reserve(self.services.db, self.team_id, self.repo_id, limits, key, size, now)
+        limits = self.services.settings.limits
+        await quotas.reserve(self.services.db, self.team_id, self.repo_id, limits, key, size)
         self.allowance.brought += size

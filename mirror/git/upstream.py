@@ -18,6 +18,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -115,23 +116,30 @@ async def sessions(allow_private: bool) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """By what means a remote is asked, and how much it may answer."""
+
+    session: aiohttp.ClientSession | None = None  # one of `sessions`, to ask many remotes; None: a new one
+    longest: int = LISTING_BYTES  # bytes of refs that it may list
+    clock: Callable[[], datetime] = now  # by which is said when a host may be asked again
+
+
 @asynccontextmanager
 async def connect(
     git: Git,
     remote: Remote,
     *,
     allow_private: bool,
-    session: aiohttp.ClientSession | None = None,
     origin: Origin = Origin.SOURCE,
-    longest: int = LISTING_BYTES,
-    clock: Callable[[], datetime] = now,
+    asking: Asking | None = None,
 ) -> AsyncIterator["Upstream"]:
     """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network.
 
-    `session`, one of `sessions` with the same `allow_private`, is for who asks many remotes.
-    What fails in the asking is of this `origin`: it may be a target as well.
-    `longest` is how many bytes of refs it may list. By `clock` it is said when a host may be asked again.
+    A session has the same `allow_private`. Failures are of this `origin`: the remote may be a target as well.
     """
+    asking = asking or Asking()
+    session, longest = asking.session, asking.longest
     if address.is_path(remote.url):
         yield Upstream(_Local(git, remote.url), remote.url, origin, longest)
         return
@@ -151,7 +159,7 @@ async def connect(
     async with AsyncExitStack() as stack:
         if session is None:
             session = await stack.enter_async_context(sessions(allow_private))
-        upstream = Upstream(_Http(session, remote, clock), remote.url, origin, longest)
+        upstream = Upstream(_Http(session, remote, asking.clock), remote.url, origin, longest)
         try:
             yield upstream
         finally:

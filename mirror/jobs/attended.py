@@ -138,13 +138,5 @@ async def _record(
             failure = error if isinstance(error, EverrefError) else OurFault(f"a bug: {type(error).__name__}")
         state = "failed" if failure else "done"
     with suppress(EverrefError):  # what became of the work is told to who waits for it, and counts
-        await jobs.finish(
-            services.db,
-            job.id,
-            job.attempt,
-            state,
-            services.clock(),
-            meter.ended,
-            result=result,
-            failure=failure,
-        )
+        outcome = jobs.Outcome(state, services.clock(), meter.ended, result, failure)
+        await jobs.finish(services.db, job.id, job.attempt, outcome)

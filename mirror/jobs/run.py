@@ -45,7 +45,7 @@ from mirror.store.backup import parts
 from mirror.store.database import connected
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs, schedules
-from mirror.store.jobs.jobs import Job, JobId, Kind, State
+from mirror.store.jobs.jobs import Job, JobId, Kind, Outcome, State
 from mirror.store.jobs.runs import ATTEMPTS, Run
 from mirror.store.jobs.schedules import Looked
 from mirror.store.people import notices
@@ -312,18 +312,9 @@ class _Watch:
     async def _keep(self, state: State, result: Result, failure: EverrefError | None) -> None:
         """Have a row of what has ended without one, in one statement."""
         services, run = self._services, self._run
-        kept = await jobs.keep(
-            services.db,
-            run.repo_id,
-            run.kind,
-            {"reason": Reason.PUSH.value},
-            self._began,
-            state,
-            services.clock(),
-            self.meter.ended,
-            result=result,
-            failure=failure,
-        )
+        asked = {"reason": Reason.PUSH.value}
+        outcome = self._outcome(state, result, failure)
+        kept = await jobs.keep(services.db, run.repo_id, run.kind, asked, self._began, outcome)
         if kept is not None:
             self._logged.job = str(kept)
             self._log_end(state)
@@ -331,17 +322,12 @@ class _Watch:
     async def _finish(
         self, state: State, result: Result | None = None, failure: EverrefError | None = None
     ) -> None:
-        if self._job is not None and await jobs.finish(
-            self._services.db,
-            self._job.id,
-            self._job.attempt,
-            state,
-            self._services.clock(),
-            self.meter.ended,
-            result=result,
-            failure=failure,
-        ):
+        outcome = self._outcome(state, result, failure)
+        if self._job and await jobs.finish(self._services.db, self._job.id, self._job.attempt, outcome):
             self._log_end(state)
+
+    def _outcome(self, state: State, result: Result | None, failure: EverrefError | None) -> Outcome:
+        return Outcome(state, self._services.clock(), self.meter.ended, result, failure)
 
     def _log_end(self, state: State) -> None:
         """One line for each job that has ended; why it failed is told already."""

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -25,7 +26,7 @@ from mirror.services.open import Services, ended
 from mirror.services.queue import Choice, Waiting
 from mirror.store import leases
 from mirror.store.jobs import runs
-from mirror.store.jobs.runs import Run, RunKey
+from mirror.store.jobs.runs import Preference, Run, RunKey
 from mirror.store.people.teams import TeamId
 
 SLOW_SECONDS: Final = 10.0  # after which a sync waits for its host, most likely: it gives its slot away
@@ -164,18 +165,8 @@ class Runner:
             services, now, began = self._services, self._services.clock(), self._time()
             self._taking_since = now
             try:
-                found = await runs.take(
-                    services.db,
-                    self.me,
-                    now,
-                    1,
-                    free.heavy,
-                    self._shares,
-                    PATIENCE,
-                    repo_id=repo_id,
-                    full=free.full,
-                    full_of_heavy=free.full_of_heavy,
-                )
+                preference = Preference(self._shares, PATIENCE, repo_id)
+                found = await runs.take(services.db, self.me, now, replace(free, room=1), preference)
             finally:
                 self._taking_since = None
             if not found:

@@ -15,7 +15,7 @@ from mirror.core import refs
 from mirror.core.errors import Origin, RateLimited
 from mirror.core.model import Refs, Remote, RepoId
 from mirror.git import address, upstream
-from mirror.git.upstream import Upstream
+from mirror.git.upstream import Asking, Upstream
 from mirror.services.open import Services
 from mirror.store.discovery import holds
 
@@ -45,14 +45,13 @@ async def connected(
         limited.came_from(origin)
         raise limited
     try:
+        settings = services.settings
         async with upstream.connect(
             services.git,
             remote,
-            allow_private=services.settings.allow_private_remotes,
-            session=session,
+            allow_private=settings.allow_private_remotes,
             origin=origin,
-            longest=services.settings.listing_bytes,
-            clock=services.clock,
+            asking=Asking(session, settings.listing_bytes, services.clock),
         ) as found:
             yield found
     except RateLimited as limited:

@@ -29,8 +29,8 @@ class Free(Generic[Team]):
 
     room: int  # runs, of a team with none under way
     heavy: int  # heavy runs, likewise
-    full: frozenset[Team]  # teams that may start nothing
-    full_of_heavy: frozenset[Team]  # teams that may start nothing heavy
+    full: frozenset[Team] = frozenset()  # teams that may start nothing
+    full_of_heavy: frozenset[Team] = frozenset()  # teams that may start nothing heavy
 
 
 def free(runs: Iterable[Held[Team]], slots: int) -> Free[Team]:

@@ -193,18 +193,19 @@ async def progress(db: Db, job_id: JobId, attempt: int, seen: Seen) -> bool | No
     return None if row is None else cast(bool, row[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job has ended."""
+
+    state: State
+    at: datetime
+    seen: Seen  # its phases and notes
+    result: Mapping[str, Any] | None = None
+    failure: EverrefError | None = None
+
+
 @translating
-async def finish(
-    db: Db,
-    job_id: JobId,
-    attempt: int,
-    state: State,
-    at: datetime,
-    seen: Seen,
-    *,
-    result: Mapping[str, Any] | None = None,
-    failure: EverrefError | None = None,
-) -> bool:
+async def finish(db: Db, job_id: JobId, attempt: int, outcome: Outcome) -> bool:
     """The job has ended, one way or another; its credentials go. False: it is not this run's any more."""
     done = await db.execute(
         """
@@ -217,32 +218,30 @@ async def finish(
         """,
         job_id,
         attempt,
-        *_seen(seen),
-        state,
-        at,
+        *_seen(outcome.seen),
+        outcome.state,
+        outcome.at,
+        *_ended(outcome),
+    )
+    return done == "UPDATE 1"
+
+
+def _ended(outcome: Outcome) -> Sequence[str | None]:
+    """The columns of the result and of the failure."""
+    result, failure = outcome.result, outcome.failure
+    return (
         None if result is None else json.dumps(dict(result)),
         failure.kind if failure else None,
         storable(str(failure)) if failure else None,
         failure.origin if failure else None,
     )
-    return done == "UPDATE 1"
 
 
 @translating
 async def keep(
-    db: Db,
-    repo_id: RepoId,
-    kind: Kind,
-    asked: Mapping[str, Any],
-    began: datetime,
-    state: State,
-    at: datetime,
-    seen: Seen,
-    *,
-    result: Mapping[str, Any],
-    failure: EverrefError | None,
+    db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], began: datetime, outcome: Outcome
 ) -> JobId | None:
-    """A row for work that has ended without one. None: that run is gone, or has a row."""
+    """Make a row for work that has ended without one. None: that run is gone, or has a row."""
     found: UUID | None = await db.fetchval(
         """
         with mine as (
@@ -263,14 +262,11 @@ async def keep(
         repo_id,
         kind,
         json.dumps(dict(asked)),
-        state,
+        outcome.state,
         began,
-        *_seen(seen),
-        at,
-        json.dumps(dict(result)),
-        failure.kind if failure else None,
-        storable(str(failure)) if failure else None,
-        failure.origin if failure else None,
+        *_seen(outcome.seen),
+        outcome.at,
+        *_ended(outcome),
     )
     return None if found is None else JobId(UUID(bytes=found.bytes))
 

@@ -7,6 +7,7 @@ from typing import Final, NewType
 from uuid import UUID
 
 from mirror.core.model import RepoId
+from mirror.core.rules.fairness import Free
 from mirror.store import leases
 from mirror.store.database import Db, query, translating
 from mirror.store.jobs import jobs
@@ -33,31 +34,26 @@ class Run:
     failing: str | None  # the class of the repo's last failure; None: its last run went well
 
 
-@translating
-async def take(
-    db: Db,
-    worker: str,
-    now: datetime,
-    room: int,
-    heavy: int,
-    shares: Sequence[int],
-    patience: timedelta,
-    *,
-    repo_id: RepoId | None = None,
-    full: Collection[TeamId] = (),
-    full_of_heavy: Collection[TeamId] = (),
-) -> list[Run]:
-    """Take up as much of what is due as there is room for, the fairest first; at most `heavy` of it heavy.
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Which of the due runs a worker would rather take up than others that are equally fair."""
 
-    What is not among this worker's `shares` it takes only after `patience`, as
-    its own worker has what it needs at hand. Taken is taken: no other worker gets it,
-    and none waits for another's pick. Of what is equally fair, `repo_id` comes first. Teams that are `full`
-    get nothing, those that are `full_of_heavy` nothing heavy (mirror/core/rules/fairness.py).
+    shares: Sequence[int]  # the repos whose pools are warm here: 256 shares of all repos
+    patience: timedelta  # how long it leaves the runs of other shares to their own worker
+    repo_id: RepoId | None = None  # this repo first
+
+
+@translating
+async def take(db: Db, worker: str, now: datetime, free: Free[TeamId], preference: Preference) -> list[Run]:
+    """Take up as many due runs as are `free` to begin here, the fairest first (core/rules/fairness).
+
+    A run that is taken up is this worker's alone, and no worker waits for another's choice.
     """
     rows = await db.fetch(
         query("take"),
-        *(worker, now, room, heavy, list(shares), patience, AT_HOST, repo_id),
-        *(list(full), list(full_of_heavy)),
+        *(worker, now, free.room, free.heavy),
+        *(list(preference.shares), preference.patience, AT_HOST, preference.repo_id),
+        *(list(free.full), list(free.full_of_heavy)),
     )
     return [
         Run(

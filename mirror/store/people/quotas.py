@@ -232,10 +232,8 @@ _OF_BYTES: Final = ("stored-bytes", "repo-bytes")
 
 
 @translating
-async def reserve(
-    db: Db, team_id: TeamId, repo_id: RepoId, limits: Limits, key: str, size: int, now: datetime
-) -> None:
-    """Count a part that is about to be stored. Raises OverLimit where there is no room for it."""
+async def reserve(db: Db, team_id: TeamId, repo_id: RepoId, limits: Limits, key: str, size: int) -> None:
+    """Count a part that is about to be stored. Raises OverLimit if there is no room for it."""
     async with transaction(db) as connection:
         await _lock(connection, team_id)
         await connection.execute(
