@@ -29,7 +29,7 @@ async def main(settings: Settings, ties: Ties) -> None:
         stack.push_async_callback(queue.aclose)
         keyring = keys.keyring(settings, Path(settings.data))
         if keyring is None:
-            raise UsageError("set SECRET_KEYS: the secrets of webhooks are sealed with it")
+            raise UsageError("set SECRET_KEYS: webhook secrets are encrypted with it")
         await serve(app.application(db, queue, keyring), settings, ties)
 
 

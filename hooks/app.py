@@ -1,7 +1,7 @@
-"""The webhook receiver as an application: from a forge's request to a kept delivery and a renewed wish.
+"""The webhook receiver as an application: from a request to a stored delivery and a renewed sync request.
 
-What arrives is a hint and nothing more: the worst that a forged one can do is
-a look at the remote. What the remote itself says then is what is kept.
+What arrives is a hint and nothing more: the worst that a forged one can cause is
+a look at the remote. Only what the remote itself says then is stored.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Receiver:
         self._clock = clock
         self._room = Budget(ROOM, SMALL)
         self._parsing = asyncio.Semaphore(PARSED)
-        # An address that is no hook gets the same work and the same answer as a wrong signature.
+        # An unknown address costs the same work and gets the same answer as a wrong signature.
         self._decoy = [secrets.token_urlsafe(32)]
         self._known: dict[tuple[str, str], tuple[list[str], datetime]] = {}  # until when
 
@@ -89,8 +89,8 @@ class Receiver:
 
         1. Read the body as it is, within its limits.
         2. Verify it with the hook's secrets; only then parse it.
-        3. Keep it with its claims and renew the wish, in one statement.
-        4. Put a job into arq's queue. A Redis that is down is no failure: a worker finds the wish.
+        3. Store it with its reported updates and renew the sync request, in one statement.
+        4. Put a job into arq's queue. If Redis is down, a worker finds the sync request.
         """
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPException(415, "send the body as it is, without content-encoding", CLOSE)
@@ -100,9 +100,9 @@ class Receiver:
         held = self._room.body(LARGEST if length is None else int(length), ROOM_SECONDS)
         try:
             return await self._take(request, await self._read(request, held))
-        except EverrefError as error:  # the database is away, or the keys are not those of its rows
-            log.error("a delivery was not taken: %s", error)
-            raise HTTPException(503, "this cannot be kept right now; deliver it again", RETRY) from error
+        except EverrefError as error:  # the database is away, or SECRET_KEYS does not open its rows
+            log.error("a delivery could not be stored: %s", error)
+            raise HTTPException(503, "this cannot be stored right now; deliver it again", RETRY) from error
         finally:
             held.end()
 
@@ -146,7 +146,7 @@ class Receiver:
                 event = await self._understood(
                     forge, known if now < until else self._decoy, body, headers, now
                 )
-            except BadSignature:  # it has another secret by now, or is not known here
+            except BadSignature:  # it may have another secret by now, or is not remembered
                 opened = await self._asked(forge, hook_id, now)
                 event = await self._understood(forge, opened, body, headers, now)
         except BadSignature:
@@ -174,7 +174,7 @@ class Receiver:
     async def _understood(
         self, forge: str, opened: list[str], body: bytes, headers: Mapping[str, str], now: datetime
     ) -> Event:
-        """Verify, then parse; what is large in a thread, in its turn. Raises BadSignature or BadPayload."""
+        """Verify, then parse; large bodies in a thread, PARSED at once. Raises BadSignature or BadPayload."""
         if len(body) < LARGE:
             return _parsed(forge, opened, body, headers, now)
         async with self._parsing:
@@ -185,7 +185,9 @@ class Receiver:
             async with asyncio.timeout(HINT_SECONDS):
                 await self._queue.enqueue_job(SYNC, str(repo_id))
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            log.warning("no job in the queue (%s); a worker finds the wish", type(error).__name__)
+            log.warning(
+                "no job could be queued (%s); a worker will find the sync request", type(error).__name__
+            )
 
 
 async def _has_room(held: Body, size: int) -> None:
@@ -205,7 +207,7 @@ def _parsed(forge: str, opened: list[str], body: bytes, headers: Mapping[str, st
 def _delivery(event: Event, body: bytes) -> Delivery:
     why = event.why
     if event.kind in (EventKind.PING, EventKind.IGNORED) or event.repository is None:
-        why = why or ("a ping" if event.kind is EventKind.PING else "it tells of no change to a repository")
+        why = why or ("a ping" if event.kind is EventKind.PING else "it reports no change of a repository")
     return Delivery(
         id=event.delivery,
         kind=event.kind.value,
@@ -220,7 +222,9 @@ def _answered(taken: Received, event: Event) -> Response:
     if not taken.ours:
         return _answer(403, "this hook is for another repository")
     if not taken.within:
-        return _answer(429, f"more than {hooks.A_MINUTE} a minute; a sync is due, nothing else was kept")
+        return _answer(
+            429, f"more than {hooks.A_MINUTE} a minute; a sync is due, but the delivery was not stored"
+        )
     if not taken.fresh:
         return _answer(200, "this delivery is known already")
     if not taken.sync_requested:

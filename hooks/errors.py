@@ -1,6 +1,6 @@
-"""Why a delivery is not taken, in the classes that hooks/app answers by.
+"""Why a delivery is refused: one class for each answer of hooks/app.
 
-The request is a stranger's until its signature is proven, so no message quotes
+Until its signature is verified the request may come from anybody, so no message quotes
 a header, the body or a secret.
 """
 
@@ -14,6 +14,6 @@ class BadSignature(EverrefError):
 
 
 class BadPayload(EverrefError):
-    """The forge signed it, but it is no delivery that we can read."""
+    """The forge signed it, but we cannot read it as a delivery."""
 
     kind = "refused"

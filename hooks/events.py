@@ -1,8 +1,7 @@
-"""What a verified delivery says, in our words: which repository, and what its refs are claimed to have done.
+"""What a verified delivery says, in our words: which repository, and what it reports of its refs.
 
-Nothing here is believed: a claim is compared with what the remote itself shows
-later. A body is read only where it tells us something; what it holds besides
-may be anything.
+Nothing here is believed: a reported update is compared with what the remote itself shows
+later. Only the fields that we need are read; the rest of a body may be anything.
 """
 
 import json
@@ -24,7 +23,7 @@ from mirror.core.refs import check_name
 
 VALUES: Final = 1_000_000  # commas and brackets in a body: bounds the memory that parsing takes
 FORM: Final = 4 << 20  # bytes of a body that is a form; GitHub sends JSON as one unless told otherwise
-PLAIN: Final = 1 << 20  # bytes of a body that may be read in a way that takes much memory
+PLAIN: Final = 1 << 20  # bytes of a body that may be parsed in a way that takes much memory
 TEXT: Final = 4096  # characters of a name or an address
 DELIVERY: Final = 200  # characters of a delivery's id
 
@@ -42,12 +41,12 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """The repository as the forge knows it."""
+    """The repository as the forge describes it."""
 
     id: str  # the forge's own number: stays when it is renamed or transferred
     name: str  # with its owner: "octo/cat"
-    visibility: str | None  # "public", "internal" or "private"; None: not told
-    url: str | None  # to clone it by HTTP; None: not told
+    visibility: str | None  # "public", "internal" or "private"; None: not reported
+    url: str | None  # to clone it by HTTP; None: not reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +54,10 @@ class RefUpdate:
     """What a forge says that one ref did."""
 
     name: RefName
-    before: Target | None  # None: it was created, or this was not told
+    before: Target | None  # None: it was created, or this was not reported
     after: Target | None  # None: it was deleted
-    by: str | None  # the user name; None: not told
-    at: datetime | None  # when it was pushed; None: not told
+    by: str | None  # the user name; None: not reported
+    at: datetime | None  # when it was pushed; None: not reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Event:
 
     kind: EventKind
     delivery: str  # the forge's id for it, the same when it is delivered again
-    repository: Repository | None  # None: not told, or not read since it is ignored
+    repository: Repository | None  # None: not reported, or not read because it is ignored
     updates: tuple[RefUpdate, ...] = ()
     why: str | None = None  # why it is ignored; None: it is not
 
@@ -89,8 +88,8 @@ _PROJECT_EVENTS: Final = {
 def parse(forge: str, headers: Mapping[str, str], body: bytes) -> Event:
     """Understand a delivery of "github", "gitlab" or "gitea"; header names are in lower case.
 
-    Raises BadPayload when it cannot be read: no JSON in UTF-8, nested too deep,
-    or something missing or odd in what we read.
+    Raises BadPayload when it cannot be read: not JSON in UTF-8, nested too deeply,
+    or a field that we need is missing or invalid.
     """
     if (read := _READERS.get(forge)) is None:
         raise BadPayload("there is no forge of this name")
@@ -110,23 +109,25 @@ def _gitea(headers: Mapping[str, str], payload: Payload) -> Event:
 
 
 def _hub(event: str | None, delivery: str, payload: Payload) -> Event:
-    """GitHub's form of events, which Gitea follows. The event's name is in a header, which nothing signs."""
+    """GitHub's form of events, which Gitea uses too. The event's name is in a header, which nobody signs."""
     if not event:
         raise BadPayload("no header names the event")
-    if event not in _HUB_CLAIMS:
+    if event not in _HUB_UPDATES:
         return _ignored(delivery)
     kind = EventKind(event)
-    told = kind is not EventKind.PING or payload.get("repository") is not None
-    repository = _hub_repository(_object(payload, "repository")) if told else None
-    return Event(kind, delivery, repository, _HUB_CLAIMS[event](payload))
+    has_repository = kind is not EventKind.PING or payload.get("repository") is not None
+    repository = _hub_repository(_object(payload, "repository")) if has_repository else None
+    return Event(kind, delivery, repository, _HUB_UPDATES[event](payload))
 
 
-def _hub_repository(told: Payload) -> Repository:
-    visibility = _text(told, "visibility")
-    if visibility is None and isinstance(told.get("private"), bool):
-        hidden = "internal" if told.get("internal") is True else "private"
-        visibility = hidden if told["private"] else "public"
-    return Repository(_number(told, "id"), _needed(told, "full_name"), visibility, _text(told, "clone_url"))
+def _hub_repository(fields: Payload) -> Repository:
+    visibility = _text(fields, "visibility")
+    if visibility is None and isinstance(fields.get("private"), bool):
+        hidden = "internal" if fields.get("internal") is True else "private"
+        visibility = hidden if fields["private"] else "public"
+    return Repository(
+        _number(fields, "id"), _needed(fields, "full_name"), visibility, _text(fields, "clone_url")
+    )
 
 
 def _hub_push(payload: Payload) -> tuple[RefUpdate, ...]:
@@ -138,7 +139,7 @@ def _hub_push(payload: Payload) -> tuple[RefUpdate, ...]:
 
 
 def _hub_created(payload: Payload) -> tuple[RefUpdate, ...]:
-    """Gitea tells where it points; GitHub does not, and says so in a push of its own."""
+    """Gitea says where it points; GitHub does not, and sends a push as well."""
     name = _short_name(payload)
     if name is None or payload.get("sha") is None:
         return ()
@@ -154,7 +155,7 @@ def _nothing(payload: Payload) -> tuple[RefUpdate, ...]:
     return ()
 
 
-_HUB_CLAIMS: Final[Mapping[str, Callable[[Payload], tuple[RefUpdate, ...]]]] = {
+_HUB_UPDATES: Final[Mapping[str, Callable[[Payload], tuple[RefUpdate, ...]]]] = {
     "ping": _nothing,
     "push": _hub_push,
     "create": _hub_created,
@@ -164,40 +165,43 @@ _HUB_CLAIMS: Final[Mapping[str, Callable[[Payload], tuple[RefUpdate, ...]]]] = {
 
 
 def _gitlab(headers: Mapping[str, str], payload: Payload) -> Event:
-    """https://docs.gitlab.com/user/project/integrations/webhook_events/; what is signed names the event."""
+    """https://docs.gitlab.com/user/project/integrations/webhook_events/; the signed body names the event."""
     delivery = _gitlab_delivery(headers, payload)
     if payload.get("object_kind") in ("push", "tag_push"):
         by = _text(payload, "user_username") or _text(payload, "user_name")
         project = _object(payload, "project")
         return Event(EventKind.PUSH, delivery, _gitlab_project(project), _moved(payload, by, None))
     if _text(payload, "event_name") in _PROJECT_EVENTS:
-        return Event(EventKind.REPOSITORY, delivery, _gitlab_told(payload))
+        return Event(EventKind.REPOSITORY, delivery, _gitlab_from_event(payload))
     return _ignored(delivery)
 
 
 def _gitlab_delivery(headers: Mapping[str, str], payload: Payload) -> str:
     """The id that GitLab repeats when it retries.
 
-    Before 17.4 there is none but X-Gitlab-Event-UUID, which deliveries share when
-    one hook sets off another; then what they say tells them apart.
+    Before 17.4 there is only X-Gitlab-Event-UUID, which deliveries share if
+    one hook triggers another; then their contents tell them apart.
     """
     if "webhook-id" in headers or "idempotency-key" in headers:
         return _delivery(headers, "webhook-id", "idempotency-key")
-    said = [_text(payload, key) or "" for key in ("object_kind", "event_name", "ref", "before", "after")]
-    digest = sha256("\n".join(said).encode()).hexdigest()
+    contents = [_text(payload, key) or "" for key in ("object_kind", "event_name", "ref", "before", "after")]
+    digest = sha256("\n".join(contents).encode()).hexdigest()
     return f"{_delivery(headers, 'x-gitlab-event-uuid')}/{digest[:32]}"
 
 
-def _gitlab_project(told: Payload) -> Repository:
-    level = told.get("visibility_level")
+def _gitlab_project(fields: Payload) -> Repository:
+    level = fields.get("visibility_level")
     visibility = _LEVELS.get(level) if isinstance(level, int) else None
     return Repository(
-        _number(told, "id"), _needed(told, "path_with_namespace"), visibility, _text(told, "git_http_url")
+        _number(fields, "id"),
+        _needed(fields, "path_with_namespace"),
+        visibility,
+        _text(fields, "git_http_url"),
     )
 
 
-def _gitlab_told(payload: Payload) -> Repository:
-    """A project as events of groups and of the whole GitLab tell it."""
+def _gitlab_from_event(payload: Payload) -> Repository:
+    """A project as events of groups and of the whole GitLab instance describe it."""
     visibility = (_text(payload, "project_visibility") or "").removeprefix("visibilitylevel|")
     name = _needed(payload, "path_with_namespace")
     return Repository(_number(payload, "project_id"), name, visibility or None, None)
@@ -217,7 +221,7 @@ def _ignored(delivery: str) -> Event:
 
 
 def _moved(payload: Payload, by: str | None, at: datetime | None) -> tuple[RefUpdate, ...]:
-    """The claim of a push. One that moves nothing, as a forge's test delivery, makes none."""
+    """The update that a push reports. One that moves nothing, like a forge's test delivery, reports none."""
     name = _ref_name(_needed(payload, "ref"))
     before, after = _target(payload, "before"), _target(payload, "after")
     return () if before == after else (RefUpdate(name, before, after, by, at),)
@@ -227,19 +231,19 @@ def _payload(headers: Mapping[str, str], body: bytes) -> Payload:
     """The object that the body is, or that its form field `payload` is."""
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        told = _field(body).encode() if media == "application/x-www-form-urlencoded" else body
-        if sum(map(told.count, (b",", b"[", b"{"))) > VALUES:
+        text = _field(body).encode() if media == "application/x-www-form-urlencoded" else body
+        if sum(map(text.count, (b",", b"[", b"{"))) > VALUES:
             raise BadPayload(f"the body holds more than {VALUES} values")
-        # json.loads of bytes would guess at other encodings, and let surrogates pass; of a text it takes
-        # eight times the memory of the bytes. msgspec takes these, and no half of a character anywhere.
-        payload = msgspec.json.decode(told) if len(told) > PLAIN else json.loads(told.decode())
+        # json.loads of bytes would guess at other encodings and accept surrogates; of a text it takes eight
+        # times the memory of the bytes. msgspec parses bytes, and accepts no half of a character anywhere.
+        payload = msgspec.json.decode(text) if len(text) > PLAIN else json.loads(text.decode())
     except (
         ValueError,
         RecursionError,
-    ):  # of other bytes than UTF-8, no JSON, absurd numbers, nested too deep
-        raise BadPayload("the body is no JSON that can be read") from None
+    ):  # not UTF-8, not JSON, absurd numbers, nested too deeply
+        raise BadPayload("the body is not valid JSON") from None
     if not isinstance(payload, dict):
-        raise BadPayload("the body is no JSON object")
+        raise BadPayload("the body is not a JSON object")
     return payload
 
 
@@ -260,20 +264,20 @@ def _delivery(headers: Mapping[str, str], *names: str) -> str:
     return given
 
 
-def _object(told: Payload, key: str) -> Payload:
-    value = told.get(key)
+def _object(fields: Payload, key: str) -> Payload:
+    value = fields.get(key)
     if not isinstance(value, dict):
         raise BadPayload(f"`{key}` is missing")
     return value
 
 
-def _text(told: Payload, key: str) -> str | None:
+def _text(fields: Payload, key: str) -> str | None:
     """A string that can be kept anywhere; None where there is none or an empty one."""
-    value = told.get(key)
+    value = fields.get(key)
     if value is None or value == "":
         return None
     if not isinstance(value, str) or len(value) > TEXT or "\0" in value:
-        raise BadPayload(f"`{key}` is odd")
+        raise BadPayload(f"`{key}` is not a valid text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -281,17 +285,17 @@ def _text(told: Payload, key: str) -> str | None:
     return value
 
 
-def _needed(told: Payload, key: str) -> str:
-    value = _text(told, key)
+def _needed(fields: Payload, key: str) -> str:
+    value = _text(fields, key)
     if value is None:
         raise BadPayload(f"`{key}` is missing")
     return value
 
 
-def _number(told: Payload, key: str) -> str:
-    value = told.get(key)
+def _number(fields: Payload, key: str) -> str:
+    value = fields.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 64:
-        raise BadPayload(f"`{key}` is no number of a repository")
+        raise BadPayload(f"`{key}` is not a repository id")
     return str(value)
 
 
@@ -305,16 +309,16 @@ def _ref_name(name: str) -> RefName:
 
 
 def _short_name(payload: Payload) -> RefName | None:
-    """The ref of a create or delete event, told without its folder; None: neither branch nor tag."""
+    """The ref of a create or delete event, which comes without its folder; None: neither branch nor tag."""
     folder = _FOLDERS.get(_text(payload, "ref_type") or "")
     return None if folder is None else _ref_name(folder + _needed(payload, "ref"))
 
 
-def _target(told: Payload, key: str) -> Target | None:
+def _target(fields: Payload, key: str) -> Target | None:
     """An object id; None where it is all zeros, the forges' word for no object."""
-    value = _needed(told, key)
+    value = _needed(fields, key)
     if not _ID.fullmatch(value):
-        raise BadPayload(f"`{key}` is no object id")
+        raise BadPayload(f"`{key}` is not an object id")
     return Target(value.encode()) if value.strip("0") else None
 
 
@@ -324,7 +328,7 @@ def _sender(payload: Payload) -> str | None:
 
 
 def _seconds(value: object) -> datetime | None:
-    """A time in seconds since 1970, as GitHub gives it in pushes alone. Others tell of an older push."""
+    """A time in seconds since 1970, as GitHub has it in pushes; in other events it is an older push's."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 33:
         return None
     return datetime.fromtimestamp(value, UTC)

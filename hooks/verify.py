@@ -33,7 +33,7 @@ def github(secrets: Sequence[str], body: bytes, headers: Mapping[str, str]) -> N
 
 
 def gitea(secrets: Sequence[str], body: bytes, headers: Mapping[str, str]) -> None:
-    """Raise BadSignature unless the first of the signatures that Forgejo and Gitea send is right.
+    """Raise BadSignature unless the first of the signatures that Forgejo and Gitea send is correct.
 
     All of them are the same HMAC-SHA256 of the payload; a hook without a secret
     sends them empty. https://docs.gitea.com/usage/webhooks
@@ -46,7 +46,7 @@ def gitea(secrets: Sequence[str], body: bytes, headers: Mapping[str, str]) -> No
 def gitlab(secrets: Sequence[str], body: bytes, headers: Mapping[str, str], now: datetime) -> None:
     """Raise BadSignature unless GitLab's signing token signed this, or the older X-Gitlab-Token is a secret.
 
-    What carries a signature is judged by it alone. The older token covers
+    A delivery with a signature is judged by that alone. The older token covers
     neither the body nor the time.
     https://docs.gitlab.com/user/project/integrations/webhooks/
     """
@@ -76,7 +76,7 @@ def _standard(secrets: Sequence[str], body: bytes, headers: Mapping[str, str], n
 
 
 def _key(secret: str) -> bytes:
-    """The bytes of a signing token. Another secret, which GitLab signs with never, costs the same work."""
+    """The bytes of a signing token. Any other secret, which GitLab never signs with, costs the same work."""
     try:
         key = b64decode(secret.removeprefix(_SIGNING), validate=True) if secret.startswith(_SIGNING) else b""
     except ValueError:
@@ -90,7 +90,7 @@ def _macs(secrets: Sequence[str], body: bytes) -> list[str]:
 
 
 def _prove(given: Iterable[str], expected: Sequence[str]) -> None:
-    """Raise BadSignature unless one that was given is one of those expected; all are compared."""
+    """Raise BadSignature unless a given value is one of the expected ones; all are compared."""
     equal = [
         hmac.compare_digest(one.encode(errors="backslashreplace"), other.encode())
         for one in given

@@ -17,7 +17,7 @@ from mirror.core.model import RefName, Target
 OLD, NEW, NONE = "1" * 40, "2" * 40, "0" * 40
 MAIN, V1 = RefName(b"refs/heads/main"), RefName(b"refs/tags/v1")
 PUSHED = datetime(2025, 11, 21, 4, 40, tzinfo=UTC)
-NOT_JSON = "no JSON that can be read"
+NOT_JSON = "the body is not valid JSON"
 
 GITHUB_REPOSITORY = {
     "id": 4711,
@@ -355,7 +355,7 @@ def test_a_body_that_is_no_json_is_refused(forge: str, body: bytes) -> None:
 @pytest.mark.parametrize("forge", FORGES)
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"push"', b"NaN"])
 def test_json_that_is_no_object_is_refused(forge: str, body: bytes) -> None:
-    assert "no JSON object" in refused(forge, body)
+    assert "not a JSON object" in refused(forge, body)
 
 
 @pytest.mark.parametrize("unit", [b"[],", b"{},", b'"ab",', b"1,", b'["",""],'])

@@ -74,12 +74,12 @@ async def apply(run: SyncRun, last: Snapshot, old: Refs, look: Look) -> LateResu
     return LateResult(retelling.last, left, retelling.broken_off)
 
 
-def _without(one: Retold, odd: Collection[tuple[RefName, Target | None]]) -> Retold | None:
+def _without(one: Retold, excluded: Collection[tuple[RefName, Target | None]]) -> Retold | None:
     """This move without the parts that led there; None: nobody reported what is left."""
     parts: list[Part] = []
     for part in one.parts:
         is_last = part is one.parts[-1]
-        if (is_last or (one.past.name, part.new) not in odd) and part.new != (
+        if (is_last or (one.past.name, part.new) not in excluded) and part.new != (
             parts[-1].new if parts else one.past.old
         ):
             parts.append(part)
@@ -175,20 +175,20 @@ class _Retelling:
         while True:
             story = Story(number, dict(before), found[0].past.since, self.last.number)
             story.tell([move for move, _ in recorded], within, kept)
-            odd = {(step.name, step.new) for step in story.odd}
-            left = [rest for one in kept if (rest := _without(one, odd))]
+            impossible = {(step.name, step.new) for step in story.impossible}
+            left = [rest for one in kept if (rest := _without(one, impossible))]
             if left == kept:
                 break
             kept = left
         if not kept:
             return
         moves = await self._changed(story, recorded)
-        told = Retelling(number, self.look.listing.object_format, story.moments, moves)
-        body = notes.encode(repo_id, late_reports.KIND, late_reports.encode(told))
+        retelling = Retelling(number, self.look.listing.object_format, story.moments, moves)
+        body = notes.encode(repo_id, late_reports.KIND, late_reports.encode(retelling))
         answered = Answered({update.id for one in found for update in one.updates} - self.lost.keys())
         async with transaction(db) as connection:
             await fenced(connection, self.run.lease, repo_id)
-            await moments.retell_within(connection, repo_id, told)
+            await moments.retell_within(connection, repo_id, retelling)
             await reported_updates.answer_within(
                 connection, repo_id, answered, self.last.number, self.look.at
             )

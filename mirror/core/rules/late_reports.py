@@ -1,7 +1,7 @@
-"""What reports tell of moves that the history has already, as they came after the sync that found them.
+"""Which moves of the history late reports are about: they came after the sync that found these moves.
 
 Who calls: backup/late_reports. A move that a sync found between two looks may have been several; each
-that a late report tells of gets its pusher and its time, and what the ref was moved on from becomes a moment.
+that a late report names gets its pusher and its time, and what the ref was moved on from becomes a moment.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -42,8 +42,8 @@ class Past:
         return self.position == 0
 
     @property
-    def is_untold(self) -> bool:
-        """Whether nobody has told of it yet."""
+    def is_unreported(self) -> bool:
+        """Whether nobody has reported it yet."""
         return self.by is None and self.at is None
 
 
@@ -52,12 +52,12 @@ class Part:
     """One of the moves that a move of the history was."""
 
     new: Target | None
-    update: ReportedUpdate | None  # None: nobody told of it, but what was told makes it sure
+    update: ReportedUpdate | None  # None: nobody reported it, but what was reported implies it
 
 
 @dataclass(frozen=True, slots=True)
 class Retold:
-    """What a move of the history was in truth: these parts in their order, the last one to where it led."""
+    """What a move of the history really was: these parts in order; the last one leads to where it led."""
 
     past: Past
     parts: Sequence[Part]
@@ -70,30 +70,30 @@ class Retold:
 def retold(
     past: Sequence[Past], updates: Iterable[ReportedUpdate], old: Target | None, seen: Target | None
 ) -> list[Retold]:
-    """Which moves of one ref these claims tell of; `old` is where the history has it now, `seen` the remote.
+    """Which moves of one ref these updates are about; the history has it at `old` now, the remote at `seen`.
 
-    What goes on from `old`, or leads to what the remote shows, is news. Else a claim
-    belongs to the move within whose two looks the forge says that it was, and where
-    the forge tells no times, to the latest one that it can be a part of.
-    The very first snapshot has no look before it: there a move is named, and no more.
+    An update that starts at `old`, or leads to what the remote shows, is new. Any other
+    belongs to the move during which it happened by the forge's times, or, if
+    the forge reports no times, to the latest one that it can be a part of.
+    The very first snapshot has no look before it: a move in it gets its name and is never split.
     """
-    told = _news(past, updates)
-    ahead = _ahead(old, seen, told)
-    told = [update for update in told if update not in ahead or _was_by(update, past)]
+    reported = _unrecorded(past, updates)
+    ahead = _ahead(old, seen, reported)
+    reported = [update for update in reported if update not in ahead or _was_before_look(update, past)]
     found: list[Retold] = []
-    left = sorted((one for one in past if one.is_untold), key=_order, reverse=True)
+    left = sorted((one for one in past if one.is_unreported), key=_order, reverse=True)
     for by_times in (True, False):
         for one in list(left):
             if one.is_still and not by_times:
                 continue
-            inside = [update for update in told if _can_be_in(one, update, by_times)]
+            inside = [update for update in reported if _can_be_in(one, update, by_times)]
             parts = _parts(one, inside, anywhere=old == seen and not by_times)
             used = {part.update for part in parts if part.update}
             if not used or (one.snapshot == 1 and len(parts) > 1):
                 continue
             found.append(Retold(one, parts))
             left.remove(one)
-            told = [update for update in told if update not in used]
+            reported = [update for update in reported if update not in used]
     return found
 
 
@@ -101,52 +101,54 @@ def _order(past: Past) -> tuple[int, int]:
     return past.snapshot, past.position
 
 
-def _news(past: Sequence[Past], updates: Iterable[ReportedUpdate]) -> list[ReportedUpdate]:
-    """The claims without what was told before or tells less than another, in the order of their times."""
-    known = {(one.old, one.new, one.at) for one in past if not one.is_untold}
-    moves = {(old, new) for old, new, _ in known} - {(one.old, one.new) for one in past if one.is_untold}
+def _unrecorded(past: Sequence[Past], updates: Iterable[ReportedUpdate]) -> list[ReportedUpdate]:
+    """The updates that add to what is recorded or to another one, in the order of their times."""
+    known = {(one.old, one.new, one.at) for one in past if not one.is_unreported}
+    moves = {(old, new) for old, new, _ in known} - {(one.old, one.new) for one in past if one.is_unreported}
     found: dict[tuple[Target | None, Target | None, datetime], ReportedUpdate] = {}
     for update in updates:
         move = (update.before, update.after)
-        said = (*move, update.at) in known if update.forge_time else move in moves
-        if not said and move != (None, None):
+        is_recorded = (*move, update.at) in known if update.forge_time else move in moves
+        if not is_recorded and move != (None, None):
             found.setdefault((*move, update.when), update)
     return sorted(found.values(), key=lambda update: (update.when, update.id))
 
 
-def _ahead(old: Target | None, seen: Target | None, told: Sequence[ReportedUpdate]) -> set[ReportedUpdate]:
-    """Those that go on from `old` towards `seen`, and those that lead to it."""
+def _ahead(
+    old: Target | None, seen: Target | None, reported: Sequence[ReportedUpdate]
+) -> set[ReportedUpdate]:
+    """Those that lead from `old` towards `seen`, and those that lead to it."""
     found: set[ReportedUpdate] = set()
-    while old != seen and (on := _first(told, found, before=old)):
+    while old != seen and (on := _first(reported, found, before=old)):
         found.add(on)
         old = on.after
-    while old != seen and (back := _first(reversed(told), found, after=seen)):
+    while old != seen and (back := _first(reversed(reported), found, after=seen)):
         found.add(back)
         seen = back.before
     return found
 
 
 def _first(
-    told: Iterable[ReportedUpdate], but: Collection[ReportedUpdate], **ends: Target | None
+    reported: Iterable[ReportedUpdate], used: Collection[ReportedUpdate], **ends: Target | None
 ) -> ReportedUpdate | None:
-    """The first of the claims with these ends."""
+    """The first of the updates with these ends, apart from those that are used."""
     return next(
         (
             update
-            for update in told
-            if update not in but and all(getattr(update, end) == target for end, target in ends.items())
+            for update in reported
+            if update not in used and all(getattr(update, end) == target for end, target in ends.items())
         ),
         None,
     )
 
 
-def _was_by(update: ReportedUpdate, past: Sequence[Past]) -> bool:
-    """Whether the forge's time says that it was before the latest look: its times are in whole seconds."""
-    return any(_is_within(one, update) for one in past if one.is_untold)
+def _was_before_look(update: ReportedUpdate, past: Sequence[Past]) -> bool:
+    """Whether it happened before the latest look by the forge's times, which are in whole seconds."""
+    return any(_is_within(one, update) for one in past if one.is_unreported)
 
 
 def _is_within(past: Past, update: ReportedUpdate) -> bool:
-    """Whether the forge's time says that it was between the two looks, for sure."""
+    """Whether it certainly happened between the two looks, by the forge's time."""
     return update.forge_time is not None and past.since <= update.forge_time <= past.until - TOGETHER
 
 
@@ -156,26 +158,28 @@ def _can_be_in(past: Past, update: ReportedUpdate, by_times: bool) -> bool:
     return update.at >= past.since
 
 
-def _parts(past: Past, told: Sequence[ReportedUpdate], anywhere: bool) -> list[Part]:
-    """The parts of this move as these claims tell them: from its beginning on, and back from its end.
+def _parts(past: Past, reported: Sequence[ReportedUpdate], anywhere: bool) -> list[Part]:
+    """The parts of this move as these updates report them: on from its start, and back from its end.
 
-    What hangs together with neither was between them, where the times say so or it can be `anywhere`.
+    What links up with neither lies between them, if the times say so or it can be `anywhere`.
     """
     used: set[ReportedUpdate] = set()
     parts: list[Part] = []
     now = past.old
-    while on := _first((one for one in told if now != past.new or _is_within(past, one)), used, before=now):
+    while on := _first(
+        (one for one in reported if now != past.new or _is_within(past, one)), used, before=now
+    ):
         used.add(on)
         parts.append(Part(on.after, on))
         now = on.after
     end: list[Part] = []
     goal = past.new
-    while now != goal and (back := _first(reversed(told), used, after=goal)):
+    while now != goal and (back := _first(reversed(reported), used, after=goal)):
         used.add(back)
         end.insert(0, Part(goal, back))
         goal = back.before
     anywhere = anywhere and now != goal
-    for update in told:
+    for update in reported:
         if update not in used and (anywhere or _is_within(past, update)):
             if update.before != now:
                 parts.append(Part(update.before, None))
@@ -188,7 +192,7 @@ def _parts(past: Past, told: Sequence[ReportedUpdate], anywhere: bool) -> list[P
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """One moment within a snapshot: passed over when that was taken."""
+    """One moment within a snapshot, which was passed over when the snapshot was taken."""
 
     number: int
     taken_at: datetime
@@ -200,15 +204,15 @@ class Within:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One move of a snapshot's."""
+    """One move of a snapshot."""
 
     change: RefChange
     moment: int  # the number of the one that it led to; 0: the snapshot itself
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One move of a snapshot's, as it is told now."""
+class StoryMove:
+    """One move of a snapshot, as it is known now."""
 
     step: PushedMove
     moment: int  # the number of the one that it led to; 0: the snapshot itself
@@ -217,20 +221,18 @@ class Told:
 
 @dataclass(slots=True)
 class Story:
-    """How a snapshot came about, moment by moment; begins with the refs and the time of the one before."""
+    """How a snapshot came about, moment by moment; it starts with the refs and the time of the one before."""
 
     snapshot: int
     state: dict[RefName, Target]
     since: datetime
-    log: int  # the snapshot up to which the pack log has every object that is told of
+    log: int  # the snapshot up to which the pack log has every object of the story
     moments: list[Within] = field(default_factory=list)
-    moves: list[Told] = field(default_factory=list)
-    odd: list[PushedMove] = field(
-        default_factory=list
-    )  # what no ref can have been, beside the others there were
+    moves: list[StoryMove] = field(default_factory=list)
+    impossible: list[PushedMove] = field(default_factory=list)  # what git cannot keep beside the other refs
 
     def tell(self, recorded: Sequence[Past], within: Sequence[Within], found: Sequence[Retold]) -> None:
-        """Put what was found into what is recorded: `within` are the moments that there are already.
+        """Add what was found to what is recorded: `within` are the moments that exist already.
 
         Those stay as they are, each an end like the snapshot's own; what is new lies between them.
         """
@@ -252,7 +254,7 @@ class Story:
     def _stretch(
         self, items: Sequence[tuple[Past, Part | None]], until: datetime, end: int, highest: int
     ) -> int:
-        """Tell the moves from one moment to the next, and the moments between; returns the highest number."""
+        """Add the moves from one moment to the next, and the moments between; returns the highest number."""
         groups = reports.moments([reports.Move(move.name, _when(move, part)) for move, part in items])
         steps = _steps(items)
         moment_of: dict[int, int] = {}
@@ -270,17 +272,17 @@ class Story:
             waiting = []
         self.since = max(self.since, until)
         for number, (move, part) in enumerate(items):
-            self.moves.append(Told(steps[number], moment_of.get(number, end), None if part else move))
+            self.moves.append(StoryMove(steps[number], moment_of.get(number, end), None if part else move))
         return highest
 
     def _apply(self, steps: Sequence[PushedMove], is_end: bool) -> None:
-        """Go these steps. What git could not keep beside the other refs is odd; at the end it was seen."""
+        """Apply these steps. What git cannot keep beside the other refs is impossible, unless a look saw it."""
         for step in sorted(steps, key=lambda step: step.new is not None):  # `a` goes before `a/b` comes
             if step.new is None:
                 self.state.pop(step.name, None)
                 continue
             if not is_end and step.name not in self.state and reports.collides(self.state.keys(), step.name):
-                self.odd.append(step)
+                self.impossible.append(step)
             self.state[step.name] = step.new
 
     def _moment(self, number: int) -> Within:
@@ -305,7 +307,7 @@ def _steps(items: Sequence[tuple[Past, Part | None]]) -> list[PushedMove]:
         old = now.get((move.name, move.position), move.old)
         now[move.name, move.position] = part.new
         update = part.update
-        # When it arrived says nothing where the snapshot was taken before.
+        # The time of arrival says nothing if the snapshot was taken before.
         at = update.at if update and (update.forge_time or update.at <= move.until) else None
         steps.append(PushedMove(move.name, old, part.new, update.by if update else None, at))
     return steps
@@ -319,19 +321,19 @@ def _when(move: Past, part: Part | None) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Retelling:
-    """How a snapshot came about, as late reports tell it: what a note keeps."""
+    """How a snapshot came about, by late reports: what a note keeps."""
 
     snapshot: int
     object_format: ObjectFormat
     moments: Sequence[Within]  # all of the snapshot's, in their order
-    moves: Sequence[Moved]  # all of each ref of which something new is told, each ref's in order
+    moves: Sequence[Moved]  # all moves of each ref that something new was reported of, in order
 
 
-def encode(told: Retelling) -> dict[str, object]:
+def encode(retelling: Retelling) -> dict[str, object]:
     """The fields of a note."""
     return {
-        "snapshot": told.snapshot,
-        "object_format": told.object_format,
+        "snapshot": retelling.snapshot,
+        "object_format": retelling.object_format,
         "moments": [
             {
                 "number": one.number,
@@ -341,7 +343,7 @@ def encode(told: Retelling) -> dict[str, object]:
                 "refs_digest": one.refs_digest,
                 "log": one.log,
             }
-            for one in told.moments
+            for one in retelling.moments
         ],
         "changes": [
             {
@@ -353,7 +355,7 @@ def encode(told: Retelling) -> dict[str, object]:
                 "at": one.change.at and _time(one.change.at),
                 "moment": one.moment,
             }
-            for one in told.moves
+            for one in retelling.moves
         ],
     }
 
@@ -367,7 +369,7 @@ def _time(moment: datetime) -> str:
 
 
 def decode(note: Note) -> Retelling:
-    """What a note of this kind tells. Raises Corrupt where anything is off."""
+    """What a note of this kind says. Raises Corrupt if anything is wrong with it."""
     fields = note.fields
     object_format = fields.object_format("object_format")
     moments = [_decoded_moment(row, object_format) for row in fields.rows("moments")]
