@@ -125,7 +125,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[EverrefError], None]:
         async def fail(*_: object, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(syncing, "_in_turn", fail)
+        monkeypatch.setattr(syncing, "_sync_once", fail)
 
     return set_to
 

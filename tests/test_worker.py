@@ -86,7 +86,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[EverrefError]:
     async def fail(*_: object, **__: object) -> None:
         raise failures.pop(0)
 
-    monkeypatch.setattr(syncing, "_in_turn", fail)
+    monkeypatch.setattr(syncing, "_sync_once", fail)
     return failures
 
 
@@ -438,7 +438,7 @@ async def test_a_run_that_takes_too_long_is_stopped_and_recorded(
     async def hang(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(syncing, "_in_turn", hang)
+    monkeypatch.setattr(syncing, "_sync_once", hang)
     monkeypatch.setattr(jobbing, "RUN_SECONDS", 0.05)
     repo_id = await sync_requested(mirror)
     await Runner(mirror.services).work_off()
