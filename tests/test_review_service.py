@@ -194,7 +194,7 @@ async def test_a_repo_that_kills_its_worker_each_time_is_left_alone_for_longer_a
         await die(mirror)
     assert not await take(mirror, now=mirror.clock.now)
     (row,) = await repos.overview(mirror.services.db)
-    assert row.failure and row.failure.kind == "ours" and "went away" in row.failure.message
+    assert row.failure and row.failure.kind == "ours" and "stopped every time" in row.failure.message
     assert row.failure.retry_at and await repos.sync_request(mirror.services.db, repo_id)
     mirror.clock.now = row.failure.retry_at
     assert len(await take(mirror, now=mirror.clock.now)) == 1  # one try

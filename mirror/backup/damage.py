@@ -1,6 +1,6 @@
-"""Something of a repo in the vault is missing or broken: said in one line, with what is whole without it.
+"""Damage in the vault, said in one line: what is missing or broken, and what can be restored without it.
 
-Who calls: backup/hydrate, wherever parts are read; and who looks for damage, so that it is known and told.
+Who calls: backup/hydrate, wherever parts are read; verifications and drills record what they found.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from mirror.store.upkeep import damages
 
 
 async def found(services: Services, read: Sequence[Part], error: Corrupt | NoSuchObject) -> Damaged:
-    """What it means that reading these parts failed so: which one it was, and what is whole without it."""
+    """What this failure to read parts means: which part it was, and what can be restored without it."""
     if isinstance(error, Damaged):
         return error
     words = str(error)
@@ -30,7 +30,7 @@ async def found(services: Services, read: Sequence[Part], error: Corrupt | NoSuc
 
 
 def missing_manifest(repo_id: RepoId, last: int, later: Collection[int]) -> Damaged:
-    """What it means that the vault has these manifests after `last`, and not the one between."""
+    """What it means that the vault has these manifests, but not the one that follows `last`."""
     key, highest = layout.manifest_key(repo_id, last + 1), max(later)
     missing = highest - last - len(later)
     more = f" and {missing - 1} more are" if missing > 1 else " is"
@@ -55,7 +55,7 @@ async def looked_for(
     began: datetime,
     drilled: int | None = None,
 ) -> None:
-    """Remember what a look for damage found that began then, and tell the repo's team; or that it found none.
+    """Record the damage that a check found, and notify the repo's team; or record that it found none.
 
     `drilled` is the snapshot whose drill it was; None: it was a verification. Safe to run twice.
     """

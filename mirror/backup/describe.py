@@ -1,7 +1,7 @@
-"""What the vault says that a repo is: repo.json at first, then a numbered description whenever that changes.
+"""What the vault says a repo is: repo.json at first, then a numbered description whenever that changes.
 
 Who calls: the first backup, and the sweep, which compares what the vault says with the repo's row.
-Each is attested (core/formats/attestation), so that a rebuild knows it from what somebody else put there.
+Each is attested (core/formats/attestation), so that a rebuild can tell it from forged ones.
 """
 
 import logging
@@ -23,35 +23,35 @@ log = logging.getLogger("mirror.describe")
 
 
 async def due(services: Services) -> None:
-    """Describe anew every repo that is not what the vault says; a chore. Safe to run twice, also at once."""
-    for repo in await descriptions.untold(services.db):
+    """Describe every repo whose description is outdated: a maintenance task. Safe to run twice."""
+    for repo in await descriptions.outdated(services.db):
         try:
             async with leased(services, repo, patience=0):
                 await describe(services, repo.id)
         except Busy:
             pass  # the next time
-        except EverrefError as error:  # the others have their turn, this one the next time
+        except EverrefError as error:  # the others go on; this one is tried the next time
             log.warning("%s cannot be described in the vault yet: %s", repo.id, error)
 
 
 async def introduce(services: Services, repo_id: RepoId) -> None:
-    """Store the first description, `repo.json`. Safe to run twice: `due` puts right one that is there."""
+    """Store the first description, `repo.json`. Safe to run twice: `due` corrects one that exists."""
     found, key = await descriptions.get(services.db, repo_id), layout.repo_file(repo_id)
     with suppress(AlreadyExists):
         stored = _stored(repo_id, found.wanted, services.clock())
         await services.vault.put(key, attestation.attest(services.keyring, key, stored))
-        await descriptions.told(services.db, repo_id, found.sum, 0)
+        await descriptions.mark_stored(services.db, repo_id, found.sum, 0)
 
 
 async def describe(services: Services, repo_id: RepoId) -> None:
-    """Store what the repo is, where the vault's newest description says something else; in its turn.
+    """Store what the repo is, if the vault's newest description says something else; needs the lease.
 
-    A number that is taken was used by a run which died before it wrote that down:
-    what it said may not be so any more, and the next number holds. Nothing is
+    A number that is taken was used by a run that died before it recorded this:
+    its description may be outdated, so the next number is used. Nothing is
     overwritten. Safe to run twice.
     """
     found = await descriptions.get(services.db, repo_id)
-    if found.is_told:
+    if found.is_stored:
         return
     stored, number = _stored(repo_id, found.wanted, services.clock()), found.number + 1
     while True:
@@ -62,7 +62,7 @@ async def describe(services: Services, repo_id: RepoId) -> None:
         except AlreadyExists:
             number += 1
     failpoints.reached("describe: stored")
-    await descriptions.told(services.db, repo_id, found.sum, number)
+    await descriptions.mark_stored(services.db, repo_id, found.sum, number)
 
 
 def _stored(repo_id: RepoId, wanted: Mapping[str, Any], at: datetime) -> bytes:

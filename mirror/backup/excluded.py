@@ -1,7 +1,7 @@
-"""Refs that a team wants kept no longer: they stay as they were last kept, whatever the remote says of them.
+"""Refs that a team excludes from backups: they stay as they were last saved, whatever the remote shows.
 
 Used by backup/sync and the sweep, between the remote's listing and everything that
-is concluded from it, so that leaving a ref out never looks like its deletion.
+is concluded from it, so that excluding a ref never looks like its deletion.
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ LONGEST: Final = 200  # characters of one
 
 
 def patterns(given: Sequence[str]) -> tuple[str, ...]:
-    """Patterns of refs as they are kept: each once, in order. Raises UsageError."""
+    """Patterns of refs as they are stored: each once, in order. Raises UsageError."""
     found = tuple(dict.fromkeys(one.strip() for one in given if one.strip()))
     if len(found) > MOST or any(len(one) > LONGEST for one in found):
         raise UsageError(f"{MOST} patterns of {LONGEST} characters at most")
     for one in found:
         if one in ("*", "**", "refs/*", "HEAD"):
-            raise UsageError(f"{one} would leave everything out; pause the repository instead")
+            raise UsageError(f"{one} would exclude everything; pause the repository instead")
         if any(character.isspace() or not character.isprintable() for character in one):
             raise UsageError("a pattern has no spaces; write one as in refs/pull/* or dependabot/*")
     return found
 
 
 async def shown(services: Services, repo_id: RepoId, last: Snapshot | None, seen: Listing) -> Listing:
-    """The listing with what is left out as the last snapshot has it."""
+    """The listing, with excluded refs as the last snapshot has them."""
     left_out = await repos.excluded(services.db, repo_id)
     if not left_out:
         return seen

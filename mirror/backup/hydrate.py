@@ -1,4 +1,4 @@
-"""From the vault to a bare repository: how a pool is warmed, and how a moment becomes a directory."""
+"""From the vault to a bare repository: filling a pool, and turning a moment into a directory."""
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -30,7 +30,7 @@ async def warm(services: Services, repo: Repo, pool: Pool, last: Snapshot | None
     """Make the pool hold exactly the pack log up to `last`; the caller holds the pool's lock.
 
     Safe to run twice: the pool's mark is written after the packs are in, and a
-    pool that holds something else than its mark says is thrown away.
+    pool whose contents do not match its mark is thrown away.
     """
     await pool.clean()
     mark = await pool.mark()
@@ -48,7 +48,7 @@ async def warm(services: Services, repo: Repo, pool: Pool, last: Snapshot | None
 async def _lacking(
     services: Services, repo: Repo, mark: Mark | None, last: Snapshot
 ) -> tuple[int, list[Step]]:
-    """After which snapshot what has this mark lacks the log up to `last`, and its parts; 0: it lacks all."""
+    """The snapshot after which a pool of this mark lacks the log up to `last`, and its parts; 0: all."""
     after = 0
     if mark and mark[0] == last.epoch and mark[1] < last.number:
         # By its manifest, as a vault that was itself brought back can have another snapshot of that number.
@@ -71,8 +71,8 @@ async def view_of(
     It has links to the pool's packs, and nothing is held that a sync needs, neither
     while it is open nor while the vault is read. What the pool lacks is read from the
     vault into the view, by one reader at a time, and lent to the pool.
-    Raises Busy when another one reads it for longer than `patience` seconds, Crowded and
-    TooOften when it is not the turn of `edges.who` for as long.
+    Raises Busy if another one reads it for longer than `patience` seconds, Crowded or
+    TooOften if `services.who` gets no slot for as long.
     """
     pool = Pool(services.git, services.disk.pool(repo.id), snapshot.object_format)
     async with views.reading(pool, room) as (view, mark):
@@ -81,7 +81,7 @@ async def view_of(
             return
     async with AsyncExitStack() as stack, AsyncExitStack() as filling:
         services.progress.phase("filling the pool")
-        if services.who != NOBODY:  # a worker has slots for that; here somebody waits for a page
+        if services.who != NOBODY:  # a worker has slots of its own; here somebody waits for a page
             await filling.enter_async_context(services.readers.fills.turn(services.who))
         async with filling, pool.filling(patience):
             view, mark = await stack.enter_async_context(views.reading(pool, room))
@@ -122,7 +122,7 @@ async def _holds(services: Services, repo: Repo, snapshot: Snapshot, mark: Mark)
 async def _lend(
     pool: Pool, view: View, before: Collection[str], mark: Mark | None, last: Snapshot, *, whole: bool
 ) -> None:
-    """Let the pool have the packs that a view got, unless somebody is at work on it: it is a cache."""
+    """Give the pool the packs that a view got, unless another run uses it: it is a cache."""
     with suppress(Busy):
         async with pool.lock(patience=0):
             await pool.open_or_create()
@@ -136,11 +136,11 @@ async def _lend(
 
 
 async def mended(services: Services, repo: Repo, work: Callable[[], Awaitable[T]]) -> T:
-    """Do work that reads the repo's pool; where something was found corrupt, look at the pool.
+    """Do work that reads the repo's pool; if it found something corrupt, check the pool.
 
-    If this disk has damaged it, it is thrown away and the work done once more: the
-    vault fills it anew. The pool is read whole then and never before, so the work
-    itself must find damage out. It must be safe to run twice, and take the pool's lock by itself.
+    If this disk has damaged the pool, it is thrown away and the work is done once more: the
+    vault fills it again. Only then is the whole pool read, so the work
+    itself must notice damage. It must be safe to run twice, and take the pool's lock itself.
     """
     try:
         return await roomy(services, work)
@@ -151,7 +151,7 @@ async def mended(services: Services, repo: Repo, work: Callable[[], Awaitable[T]
 
 
 async def roomy(services: Services, work: Callable[[], Awaitable[T]]) -> T:
-    """Do work that is safe to run twice; where the disk is full, once more when pools have given way."""
+    """Do work that is safe to run twice; if the disk is full, do it once more after pools were evicted."""
     try:
         return await work()
     except DiskFull as error:
@@ -161,9 +161,9 @@ async def roomy(services: Services, work: Callable[[], Awaitable[T]]) -> T:
 
 
 async def drop_broken(services: Services, repo: Repo, patience: float = 3600.0) -> bool:
-    """Throw away what the repo's pool holds if this disk has damaged it; tells if so.
+    """Empty the repo's pool if this disk has damaged it; returns whether it did.
 
-    Raises Busy when another run holds the pool for longer than `patience` seconds.
+    Raises Busy if another run holds the pool for longer than `patience` seconds.
     """
     pool = Pool(services.git, services.disk.pool(repo.id), repo.object_format or "sha1")
     async with pool.lock(patience):
@@ -182,8 +182,8 @@ async def fill(
 
     A complete part goes in as it is, with the index that was stored beside it;
     everything else is spliced into one pack that git indexes. Every stored
-    byte is checked against its sum on the way. `durable` has it all safe on disk
-    when this returns. Pools that were not used for long make room for it. Raises
+    byte is checked against its sum on the way. If `durable`, all of it is safe on disk
+    when this returns. Pools that were not used for long are evicted to make room. Raises
     Corrupt naming the key.
     """
     size = sum(_cut(step).bytes_to_read for step in steps)

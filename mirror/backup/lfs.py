@@ -1,4 +1,4 @@
-"""Says how many large files of a repo are not saved: those that Git LFS keeps outside git.
+"""Counts the large files of a repo that are not saved: those that Git LFS keeps outside git.
 
 Who calls: a sync that found something new, and a drill. What is counted is shown
 wherever the repo is; the files themselves are not fetched.
@@ -16,13 +16,13 @@ from mirror.services.open import Services
 from mirror.store.backup import lfs as rows
 
 EVERY: Final = timedelta(hours=1)  # between two counts of a repo that is pushed to again and again
-TIPS: Final = 200  # of a snapshot, that are asked whether LFS is used
+TIPS: Final = 200  # of a snapshot that are checked for LFS pointers
 
 
 async def record_lfs(services: Services, repo: Repo, snapshot: Snapshot) -> None:
-    """Count the large files anew if this snapshot's new tips speak of some.
+    """Count the large files again if this snapshot's new tips point at some.
 
-    Safe to run twice. It fails no backup: a pool that is evicted meanwhile is
+    Safe to run twice. It fails no backup: if the pool is evicted meanwhile, they are
     counted after the next push, or by a drill.
     """
     with suppress(EverrefError, OSError):
@@ -35,5 +35,5 @@ async def record_lfs(services: Services, repo: Repo, snapshot: Snapshot) -> None
 
 
 async def record(services: Services, repo: Repo, found: LargeFiles) -> None:
-    """Keep what was counted. Safe to run twice."""
+    """Record what was counted. Safe to run twice."""
     await rows.counted(services.db, repo.id, found.files, found.bytes, services.clock())

@@ -1,4 +1,4 @@
-"""Notes on their way into the vault, and back from it when the database was lost."""
+"""Notes: stored in the vault, and read back from it when the database was lost."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -19,7 +19,7 @@ _AT_ONCE: Final = 100  # notes read from the database at a time
 
 Apply = Callable[[Db, RepoId, Note], Awaitable[None]]
 
-# Who records what a kind tells, in the transaction that records the note. Other kinds are left alone.
+# How each kind is recorded, in the transaction that records the note. Other kinds are left alone.
 _KINDS: Final[Mapping[str, Apply]] = {
     late_reports.KIND: moments.retell,
     rows_as_notes.LOST_PUSHES: rows_as_notes.read_lost_pushes,
@@ -28,7 +28,7 @@ _KINDS: Final[Mapping[str, Apply]] = {
 
 
 async def store_waiting(services: Services, repo_id: RepoId | None = None) -> None:
-    """Put the notes that wait, of this repo or of all, into the vault, the oldest first.
+    """Store the waiting notes, of this repo or of all, in the vault, the oldest first.
 
     Safe to run twice, also at once: a key is never used for anything else.
     """
@@ -43,9 +43,9 @@ async def store_waiting(services: Services, repo_id: RepoId | None = None) -> No
 
 
 async def replay(services: Services, repo: Repo) -> int:
-    """Record every note of this repo that the vault has and the database does not, in their order.
+    """Record every note of this repo that the vault has and the database does not, in order.
 
-    Returns how many. Safe to run twice. Raises Corrupt for what is no note of this repo's.
+    Returns how many. Safe to run twice. Raises Corrupt for anything that is not a note of this repo.
     """
     known, added = await rows.known(services.db, repo.id), 0
     async for stat in services.vault.list(layout.notes_prefix(repo.id)):
@@ -61,7 +61,7 @@ async def replay(services: Services, repo: Repo) -> int:
 
 @translating
 async def _recorded(db: Db, repo_id: RepoId, key: str, note: Note, stored: bytes) -> bool:
-    """Record a note and what it tells, in one transaction. False: both were recorded already."""
+    """Record a note and what it says, in one transaction. False: both were recorded already."""
     async with transaction(db) as connection:
         fresh = await rows.read_back_within(connection, repo_id, key, note.kind, stored)
         if fresh and (apply := _KINDS.get(note.kind)):

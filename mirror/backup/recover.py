@@ -1,4 +1,4 @@
-"""What a run does first: finish what a killed run had committed, and remove what it had not."""
+"""What a run does first: finish what a killed run committed, and remove what it did not."""
 
 import hashlib
 import shutil
@@ -17,7 +17,7 @@ from mirror.store.backup import beginnings, parts, snapshots
 from mirror.store.backup.beginnings import Beginning
 from mirror.store.leases import Lease
 
-_ABANDONED = timedelta(hours=1)  # after which an upload of an unknown machine is taken for dead
+_ABANDONED = timedelta(hours=1)  # after which an upload from an unknown machine counts as dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Recovered:
     """Where a run begins."""
 
     last: Snapshot | None  # the latest
-    replayed: bool  # a run that was killed had committed it
+    replayed: bool  # a killed run had committed it
 
 
 async def recover(services: Services, repo: Repo, lease: Lease, began: Beginning | None = None) -> Recovered:
@@ -35,10 +35,10 @@ async def recover(services: Services, repo: Repo, lease: Lease, began: Beginning
     2. Discard uploads that runs which are over intended and no manifest names.
     3. Empty the repo's scratch space on this disk: only the lease's holder works there.
 
-    `began` is how the repo was when the turn began, where that was read already.
+    `began` is the repo as it was when the lease was taken, if that was read already.
     Safe to run twice; costs one request to the vault when there is nothing to do. Raises Damaged
-    where the next manifest is missing and later ones are there: nobody may write another in
-    its place. The vault is listed for that only where the database may not know them: it has no
+    if the next manifest is missing and later ones exist: nobody may write another in
+    its place. The vault is listed for that only if the database may not know them: it has no
     snapshot, some were replayed just now, or the repo fails, as it does after such a rebuild.
     """
     began = began or await beginnings.of(services.db, repo.id)
@@ -56,7 +56,7 @@ async def recover(services: Services, repo: Repo, lease: Lease, began: Beginning
 async def replay(services: Services, repo: Repo, lease: Lease, last: Snapshot | None) -> Snapshot | None:
     """Record every snapshot whose manifest follows `last` in the vault; returns the latest.
 
-    Each is recorded as the run that took it would have done, with what it made an end of.
+    Each is recorded as the run that took it would have done, with the updates that it answered.
     """
     while True:
         number = last.number + 1 if last else 1
@@ -80,13 +80,13 @@ async def replay(services: Services, repo: Repo, lease: Lease, last: Snapshot | 
 
 
 async def see_that_none_is_missing(services: Services, repo_id: RepoId, last: Snapshot | None) -> None:
-    """Raise Damaged where the manifest after `last` is missing, and later ones are there."""
+    """Raise Damaged if the manifest after `last` is missing, and later ones exist."""
     number, later = last.number if last else 0, set[int]()
     async for stat in services.vault.list(layout.manifests_prefix(repo_id)):
         found = layout.parse_manifest_key(stat.key)
         if found and found.number > number:
             later.add(found.number)
-    if later and number + 1 not in later:  # else a run that was taken over has just stored it
+    if later and number + 1 not in later:  # else a run that lost its lease has just stored it
         raise damage.missing_manifest(repo_id, number, later)
 
 

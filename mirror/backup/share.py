@@ -1,4 +1,4 @@
-"""What one sync may still bring in before its team, or its repo, has more than it may.
+"""How much one sync may still store before its team or its repo exceeds a limit.
 
 Who calls: backup/snapshot, before it fetches, while it does, and before a part is stored.
 """
@@ -16,7 +16,7 @@ from mirror.store.people.teams import TeamId
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What was left to the team when the sync began, of which its parts take some."""
+    """What the team had left when the sync began; its parts use it up."""
 
     services: Services
     team_id: TeamId
@@ -24,11 +24,11 @@ class Share:
     allowance: Allowance
 
     def check(self) -> None:
-        """Before anything is fetched: raise OverLimit where nothing more fits."""
+        """Before anything is fetched: raise OverLimit if nothing more fits."""
         self.allowance.check()
 
     async def through(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """The same bytes, up to as many as fit; then OverLimit is raised, and no more are asked for."""
+        """The same bytes, as long as they fit; then OverLimit is raised, and no more are read."""
         came = 0
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -37,7 +37,7 @@ class Share:
                 yield chunk
 
     async def reserve(self, key: str, size: int) -> None:
-        """Before a bundle is there for good: count it, also for syncs that end at the same time."""
+        """Before a bundle is committed: count it, also for syncs that end at the same time."""
         limits = self.services.settings.limits
         await quotas.reserve(self.services.db, self.team_id, self.repo_id, limits, key, size)
         self.allowance.brought += size

@@ -1,7 +1,7 @@
-"""From what is due to what came of it: jobs that people ask for, and the runs in which a worker does them.
+"""Jobs that people request, and the runs in which a worker does them: from queueing one to recording its end.
 
-Who calls: the pages and the API ask, cancel and retry; the worker runs. What it
-uses: store/jobs/jobs, store/jobs/runs, and the flows that do the work.
+Who calls: the pages and the API request, cancel and retry jobs; the worker runs them. What it
+uses: store/jobs/jobs, store/jobs/runs, and the rooms that do the work.
 """
 
 import asyncio
@@ -56,16 +56,20 @@ from mirror.upkeep import compact, outages, verify
 
 Result = Mapping[str, Any]  # of a job, as it is kept and shown
 
-TELL_SECONDS: Final = 1.0  # how often a run writes how far it is, and hears whether it should stop
+TELL_SECONDS: Final = (
+    1.0  # between two times that a run writes its progress and learns whether it should stop
+)
 RUN_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
-PATIENCE: Final = 5.0  # seconds that a run waits for its turn; then it is taken up again later
+PATIENCE: Final = 5.0  # seconds that a run waits for its repo's lease; then it is started again later
 TICK: Final = 0.001  # seconds
-LINES_KEPT: Final = 100  # of what a drill or a verification found
-LONGEST_WAIT: Final = 3540.0  # seconds; what is due in more than an hour counts as by a clock that was ahead
-FULL: Final = timedelta(minutes=10)  # before a team that has as many bytes as it may is tried again
-AFTER_CANCEL: Final = timedelta(hours=1)  # before a backup that somebody stopped is begun anew
-REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts tell of all of them
-_MOMENT: Final = timedelta(seconds=2)  # before a run that waits is taken up again at the earliest
+LINES_KEPT: Final = 100  # of the problems that a drill or a verification found
+LONGEST_WAIT: Final = (
+    3540.0  # seconds; a job due in more than an hour is taken for one by a clock that was ahead
+)
+FULL: Final = timedelta(minutes=10)  # until a team that has used up its bytes is tried again
+AFTER_CANCEL: Final = timedelta(hours=1)  # until a backup that somebody stopped starts again
+REFS_KEPT: Final = 1000  # of a restore, in the record of its job; its counts include all of them
+_MOMENT: Final = timedelta(seconds=2)  # until a run that waits is started again at the earliest
 _TOO_LONG: Final = f"it took longer than {RUN_SECONDS / 3600:g} hours and was stopped; try again later"
 
 log = logging.getLogger("mirror.jobs")
@@ -81,19 +85,19 @@ async def ask(
     secret: Secret | None = None,
     job_id: JobId | None = None,
 ) -> Job:
-    """Queue what somebody asks for; a worker takes it up within seconds, at once where it is hinted at.
+    """Queue what somebody requests; a worker starts it within seconds, or at once if it gets a hint.
 
     What `asked` holds, by kind:
     sync: reason. compact, verify: nothing. drill: snapshot (none: the latest).
     bundle: snapshot, globs, bring. restore: snapshot, globs, bring, hidden, force, and its target
     (restore/target): `to` an address, `connection` whose token is used there; or `kept`, the id of a
-    repo; or `new`. Or `undo`, the job whose restore is undone. And `role`, in which it is asked for,
-    where that is less than the person's.
+    repo; or `new`. Or `undo`, the job whose restore is undone. And `role`, in which it is requested,
+    if that is less than the person's.
 
-    `secret` is for the target of a restore; it is sealed, and gone when the job
-    ends. What a person asks for counts for the limits of the repo's team; a bundle
-    that is being made, or is there, is handed out once more instead. Raises UsageError,
-    NotFound, NotAllowed, OverLimit, and OurFault where secrets cannot be kept.
+    `secret` is for the target of a restore; it is encrypted, and deleted when the job
+    ends. What a person requests counts towards the limits of the repo's team; a bundle
+    that is being made, or exists already, is handed out again instead. Raises UsageError,
+    NotFound, NotAllowed, OverLimit, and OurFault if secrets cannot be stored.
     """
     if kind == "bundle" and (same := await export.again(services, repo_id, asked)):
         return same
@@ -102,7 +106,7 @@ async def ask(
     job_id, sealed = job_id or jobs.new_id(), None
     if secret is not None:
         if services.keyring is None:
-            raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
+            raise OurFault("credentials cannot be stored: set SECRET_KEYS (32 random characters or more)")
         sealed = jobs.seal(services.keyring, job_id, secret)
     now = services.clock()
     names = quotas.of_job(kind) if person_id is not None else ()
@@ -141,7 +145,7 @@ async def retry(
     role: Role = Role.OWNER,
     secret: Secret | None = None,
 ) -> Job:
-    """Queue again what a job that has ended was asked for, by who asks now. Raises NotFound, Refused."""
+    """Queue an ended job again, as the request of the person who retries it. Raises NotFound, Refused."""
     job = await jobs.find(services.db, team_id, job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id}")
@@ -152,13 +156,13 @@ async def retry(
 
 
 async def run(services: Services, run: Run, until: float = math.inf) -> None:
-    """Do what was taken up, to its end; what goes wrong is recorded and raises nothing.
+    """Do a run to its end; a failure is recorded, and nothing is raised.
 
     Cancelled, the work cleans up after itself, its git processes with it. Before
     `until`, by the loop's clock, that means that the worker stops: the run is handed
-    back. From then on it took too long, which is recorded as its failure. Safe to
-    run twice, as each of these flows is: a run whose worker was killed is begun
-    anew, and a restore by push finds `unchanged` what had arrived. Every line of the
+    back. After that it took too long, which is recorded as its failure. Safe to
+    run twice, as each kind of work is: a run whose worker was killed starts
+    again, and a restore by push finds what had arrived `unchanged`. Every line of the
     log that is written meanwhile names the repo and the job.
     """
     with logs.at_work(run.repo_id, run.job.id if run.job else None) as logged:
@@ -180,14 +184,14 @@ async def _watched(services: Services, run: Run, until: float, logged: logs.Work
 
 
 class _TooLong(LimitReached):
-    """The time of a run was over; the flow itself could not record that."""
+    """A run took too long; its work was cancelled and could not record that."""
 
 
 class _Watch:
-    """One run as it is seen from outside: it tells how far it is, hears whether to stop, says how it ended.
+    """Records one run: its progress, whether somebody stops it, and how it ends.
 
-    A sync has a row if it is a first backup, found something, was asked for, or
-    fails in a way that is new: a look that finds nothing leaves none.
+    A sync has a row if it is a first backup, found something, was requested, or
+    fails in a new way: one that finds nothing new leaves none.
     """
 
     def __init__(self, services: Services, run: Run, until: float, logged: logs.Work) -> None:
@@ -198,15 +202,15 @@ class _Watch:
         self._run = run
         self._job = run.job
         self._began = services.clock()
-        self._stopped = False  # somebody wants it so
+        self._stopped = False  # somebody asked for that
         self._lost = False  # another run has the job
 
     def is_over(self) -> bool:
-        """Whether the time of this run is over. A timer may go off a tick of the clock early."""
+        """Whether the time of this run is over. A timer may fire a tick of the clock early."""
         return asyncio.get_running_loop().time() + TICK >= self._until
 
     async def tell(self, work: "asyncio.Future[Result | None]") -> None:
-        """Write about once a second, until somebody wants the work to stop or this is cancelled."""
+        """Write the progress about once a second, until somebody stops the work or this is cancelled."""
         while not (self._stopped or self._lost):
             await asyncio.sleep(TELL_SECONDS)
             with suppress(EverrefError):  # the database may be back the next time
@@ -215,16 +219,16 @@ class _Watch:
 
     async def _tell(self) -> None:
         seen = self.meter.seen
-        if self._run.heavy or seen.phases:  # it is more than a look
+        if self._run.heavy or seen.phases:  # it fetches something
             await self._show()
         if self._job is not None:
             stop = await jobs.progress(self._services.db, self._job.id, self._job.attempt, seen)
             self._stopped, self._lost = stop is True, stop is None
 
     async def _show(self) -> None:
-        """Have a row from now on."""
+        """Give this run a row, if it has none."""
         if self._job is None:
-            await unbroken(self._begin())  # a row that is made must be known, or nobody ends it
+            await unbroken(self._begin())  # if its answer were lost, nobody would end it
 
     async def _begin(self) -> None:
         asked = {"reason": Reason.PUSH.value}
@@ -232,12 +236,14 @@ class _Watch:
         self._logged.job = str(self._job.id) if self._job else None
 
     async def record(self, work: "asyncio.Future[Result | None]") -> None:
-        """Say how it ended. With the database away, the job is later found without a run, and begun anew."""
+        """Record how it ended. If the database is away, the job is found without a run later and restarts."""
         try:
             if not self._lost:
                 await self._record(work)
         except EverrefError as error:
-            log.warning("the end of a %s of %s is not recorded: %s", self._run.kind, self._run.repo_id, error)
+            log.warning(
+                "the end of a %s of %s could not be recorded: %s", self._run.kind, self._run.repo_id, error
+            )
 
     async def _record(self, work: "asyncio.Future[Result | None]") -> None:
         services, run = self._services, self._run
@@ -245,9 +251,11 @@ class _Watch:
         if work.cancelled() and not self._stopped and not is_late:
             return await self._hand_back(None, "the worker was stopped")
         if work.cancelled() and not is_late:
-            if run.kind == "sync":  # its wish is open still, and is not to be served at once
+            if run.kind == "sync":  # its sync request is still open, and must not be served at once
                 now = services.clock()
-                stopped = Cancelled("somebody stopped this; the next push begins it anew, or an hour later")
+                stopped = Cancelled(
+                    "somebody stopped this; it starts again with the next push, or in an hour"
+                )
                 await repos.set_failure(
                     services.db, run.repo_id, stopped.kind, str(stopped), now, now + AFTER_CANCEL
                 )
@@ -271,7 +279,10 @@ class _Watch:
         if run.kind == "sync":
             if error is not raised or isinstance(error, _TooLong):
                 await syncing.record_failure(services, run.repo_id, error)
-            if error.kind not in (run.failing, Busy.kind):  # as long as it fails like this, the repo says so
+            if error.kind not in (
+                run.failing,
+                Busy.kind,
+            ):  # otherwise the repo's row shows this failure already
                 await self._show()
         elif not error.permanent and self._job is not None and self._job.attempt < ATTEMPTS:
             wait = wait_before_retry(self._job.attempt, random.random())
@@ -282,7 +293,7 @@ class _Watch:
         await self._finish("failed", failure=error)
 
     async def _wait_for_room(self, error: OverLimit) -> None:
-        """Try a sync again later whose team has as many bytes as it may; the team is told once."""
+        """Try a sync again later if its team has used up its bytes; the team is notified once."""
         services, now = self._services, self._services.clock()
         team_id = (await remotes.get(services.db, self._run.repo_id)).team_id
         if await limited.over(services.db, team_id, now, str(error)):
@@ -291,10 +302,10 @@ class _Watch:
         await self._hand_back(FULL, f"{error} (tried again later)", counted=False)
 
     async def _put_off(self, error: EverrefError) -> None:
-        """Try a sync again that failed by nothing of its repo's, and by nothing that all repos share.
+        """Try a sync again whose failure comes neither from its repo nor from anything that all repos share.
 
-        Where the vault, the database or a disk fails for this one repo only, again and again, it
-        is recorded at the repo in the end, as nobody would see it else.
+        If the vault, the database or a disk keeps failing for this one repo only, that
+        is finally recorded at the repo, as nobody would see it otherwise.
         """
         await self._show()
         attempt = self._job.attempt if self._job is not None else 1
@@ -310,7 +321,7 @@ class _Watch:
             await jobs.again(self._services.db, self._job.id, self._job.attempt, due, note, counted=counted)
 
     async def _keep(self, state: State, result: Result, failure: EverrefError | None) -> None:
-        """Have a row of what has ended without one, in one statement."""
+        """Make a row for a run that has ended without one, in one statement."""
         services, run = self._services, self._run
         asked = {"reason": Reason.PUSH.value}
         outcome = self._outcome(state, result, failure)
@@ -330,7 +341,7 @@ class _Watch:
         return Outcome(state, self._services.clock(), self.meter.ended, result, failure)
 
     def _log_end(self, state: State) -> None:
-        """One line for each job that has ended; why it failed is told already."""
+        """Log one line for each job that has ended; why one failed is logged already."""
         if state != "failed":
             log.info("%s of %s: %s", self._run.kind, self._run.repo_id, state)
 
@@ -340,11 +351,11 @@ def _explained(error: BaseException | None, run: Run) -> EverrefError | None:
     if error is None or isinstance(error, EverrefError):
         return error
     log.error("a bug in a %s of %s", run.kind, run.repo_id, exc_info=error)
-    return OurFault(f"Everref failed ({type(error).__name__}); the log of the worker says where, report it")
+    return OurFault(f"Everref failed ({type(error).__name__}); the worker's log says where; please report it")
 
 
 def shortcoming(kind: Kind, result: Result | None) -> EverrefError | None:
-    """What is wrong although the work came to its end."""
+    """What is wrong although the work was completed."""
     if result is None:
         return None
     problems = result.get("problems")
@@ -361,7 +372,7 @@ def shortcoming(kind: Kind, result: Result | None) -> EverrefError | None:
 
 
 async def _sync(services: Services, run: Run) -> Result | None:
-    """Serve the wish that is open, or look because somebody asked. None: another run has served it."""
+    """Serve the open sync request, or look because somebody asked. None: another run has served it."""
     reason = Reason.PUSH
     if run.job is not None:
         reason = Reason(run.job.asked.get("reason", Reason.MANUAL))
@@ -380,7 +391,7 @@ async def _sync(services: Services, run: Run) -> Result | None:
 
 
 async def looked(services: Services, repo_id: RepoId, new: bool) -> None:
-    """The remote has just answered; the next look is due when the repo's schedule says."""
+    """The remote has just answered: the next look is due when the repo's schedule says."""
     now = services.clock()
     async with connected(services.db) as db:
         rhythm = await schedules.answered(db, repo_id, now, new)
@@ -406,7 +417,7 @@ async def _verify(services: Services, run: Run) -> Result:
 
 
 async def _bundle(services: Services, run: Run) -> Result:
-    """Make a bundle, which can be fetched for a while."""
+    """Make a bundle, which can be downloaded for a while."""
     repo, snapshot = await _moment(services, run)
     job = _job_of(run)
     cause = Cause(job.id, job.person_id)
@@ -415,7 +426,7 @@ async def _bundle(services: Services, run: Run) -> Result:
 
 
 async def _restore(services: Services, run: Run) -> Result:
-    """Push a moment to a remote, or undo that, by what who asked for it may use now."""
+    """Push a moment to a remote, or undo that, with what its requester may use now."""
     repo, snapshot = await _moment(services, run)
     job = _job_of(run)
     role = await target.role_of(services, job.team_id, job.person_id, job.asked)
@@ -450,7 +461,7 @@ async def _moment(services: Services, run: Run) -> tuple[Repo, Snapshot]:
 
 
 def _job_of(run: Run) -> Job:
-    assert run.job is not None, f"a {run.kind} is always asked for"
+    assert run.job is not None, f"a {run.kind} is always requested"
     return run.job
 
 

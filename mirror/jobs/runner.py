@@ -1,6 +1,6 @@
-"""The runner of a worker: takes up what is due in PostgreSQL, as much at once as it has slots, and does it.
+"""The runner of a worker: it starts due runs from PostgreSQL, as many at once as it has slots.
 
-Who calls: arq's jobs, and a loop that looks every few seconds for what came without
+Who calls: arq's jobs, and a loop that looks every few seconds for runs that came without
 a job. What it uses: store/jobs/runs (what is next, and who has it), jobs/run (the work).
 """
 
@@ -29,37 +29,37 @@ from mirror.store.jobs import runs
 from mirror.store.jobs.runs import Preference, Run, RunKey
 from mirror.store.people.teams import TeamId
 
-SLOW_SECONDS: Final = 10.0  # after which a sync waits for its host, most likely: it gives its slot away
-LONG_SECONDS: Final = 600.0  # after which a sync counts as heavy to its own team
-PATIENCE: Final = timedelta(seconds=0.3)  # with what is another worker's own
-LOOK_SECONDS: Final = 2.0  # between two looks at what is due, for what came without a job
+SLOW_SECONDS: Final = 10.0  # after which a sync most likely waits for its host: others may use its slot
+LONG_SECONDS: Final = 600.0  # after which a sync counts as heavy for its own team
+PATIENCE: Final = timedelta(seconds=0.3)  # before a run of another worker's share is taken
+LOOK_SECONDS: Final = 2.0  # between two looks for due runs that came without a job
 BEAT_SECONDS: Final = 5.0
-SKEW_SECONDS: Final = 1.0  # by which the clocks of machines differ at the most
-GO_ON_SECONDS: Final = 60.0  # for which one job of arq goes on with what is next
-_DEADLY: Final = "the worker went away each time that this was synced; its log, or the system's, says why"
+SKEW_SECONDS: Final = 1.0  # by which the clocks of machines may differ
+GO_ON_SECONDS: Final = 60.0  # for which one arq job goes on with the next run
+_DEADLY: Final = "the worker stopped every time this was synced; its log, or the system's, says why"
 
 log = logging.getLogger("mirror.worker")
 
 
 class Runner:
-    """Does what is due, within the slots of one worker."""
+    """Does due runs, within the slots of one worker."""
 
     def __init__(
         self, services: Services, slots: int = SLOTS, freed: Callable[[], None] = lambda: None
     ) -> None:
         self.me = leases.myself()
-        self.workers = [self.me]  # those that are alive, as of the last beat
+        self.workers = [self.me]  # those that are alive, as of the last heartbeat
         self._services = services
         self._slots = slots
-        self._freed = freed  # is called when a slot is free again
+        self._freed = freed  # called when a slot is free again
         self._shares = list(range(256))
         self._runs: dict[RunKey, tuple[Run, asyncio.Task[object] | None]] = {}
-        self._began: dict[RunKey, float] = {}  # when each of them was taken up
+        self._began: dict[RunKey, float] = {}  # when each of them started
         self._taking = asyncio.Lock()
-        self._taking_since: datetime | None = None  # when the take began that is under way; None: none is
+        self._taking_since: datetime | None = None  # when the current take began; None: there is none
         self._time = asyncio.get_running_loop().time
         self._beaten = self._time()
-        self._idle_at = -math.inf  # when the last take began that found nothing
+        self._idle_at = -math.inf  # when the last take that found nothing began
         self._due = asyncio.Event()
         self._is_away = False  # the database, as of the last take
         self._is_stopping = False
@@ -69,11 +69,11 @@ class Runner:
         return repo_id.bytes[0] in self._shares
 
     def choose(self, waiting: Waiting) -> Choice:
-        """Which jobs of arq begin here: as many as there are free slots, other workers' own after PATIENCE.
+        """Which arq jobs start here: as many as there are free slots; those of other workers after PATIENCE.
 
-        What is periodical needs no slot. The others stay in the queue, for this worker or another;
-        all do while the vault or this disk is away. A job goes that was put in before PostgreSQL
-        said that nothing is due: another one did its work.
+        Periodic jobs need no slot. All others stay in the queue, for this worker or another, and all of
+        them do while the vault or this disk is away. A job that was queued before PostgreSQL
+        said that nothing is due is dropped: another one did its work.
         """
         choice = Choice()
         free = 0 if self._services.away else self._free().room
@@ -92,21 +92,21 @@ class Runner:
         return choice
 
     async def serve(self, repo_id: RepoId | None, until: float) -> bool:
-        """Do this repo's run, or the one that fairness puts first; then what is next, for a minute.
+        """Do this repo's run, or the one that fairness puts first; then the next ones, for a minute.
 
-        Whoever ends a run looks for the next, so nothing that is due waits beside a
-        free slot. True: the minute, or `until` by the loop's clock, is over, and more
-        may be due. Safe to run twice: a run that is taken up is nobody else's.
+        Each run that ends is followed by a look for the next, so no due run waits while a slot
+        is free. True: the minute, or `until` by the loop's clock, is over, and more
+        may be due. Safe to run twice: a run belongs to the one worker that took it.
         """
         run = await self._next(repo_id)
         return run is not None and await self._go_on(run, until)
 
     def look_soon(self) -> None:
-        """Something may be due that came without a job."""
+        """Look soon: a run may be due that came without a job."""
         self._due.set()
 
     async def work(self) -> None:
-        """Look every LOOK_SECONDS for what came without a job, until cancelled."""
+        """Look every LOOK_SECONDS for runs that came without a job, until cancelled."""
         while True:
             self._due.clear()
             await self.look()
@@ -115,7 +115,7 @@ class Runner:
                     await self._due.wait()
 
     async def look(self) -> int:
-        """Fill the free slots with what is due, as jobs of arq do; how many were filled."""
+        """Fill the free slots with due runs, as arq jobs do; returns how many were filled."""
         filled = 0
         while run := await self._next():
             self._runs[run.key] = (run, asyncio.create_task(self._alone(run)))
@@ -123,13 +123,13 @@ class Runner:
         return filled
 
     async def work_off(self) -> None:
-        """Do what is due until nothing is; a failure that is tried again later is not waited for."""
+        """Do due runs until there are none; does not wait for those that are tried again later."""
         while await self.look() or self._runs:
             if tasks := [task for _, task in self._runs.values() if task]:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def _alone(self, run: Run) -> None:
-        """What a job of arq would do with this run, within the same time."""
+        """Do what an arq job would do with this run, within the same time."""
         until = self._time() + jobbing.RUN_SECONDS
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
@@ -146,12 +146,12 @@ class Runner:
         return False
 
     async def _next(self, repo_id: RepoId | None = None) -> Run | None:
-        """Take up what is next, if there is a free slot for it."""
+        """Take the next run, if there is a free slot for it."""
         try:
             run = await self._take(repo_id)
         except EverrefError as error:
             if not self._is_away:
-                log.warning("nothing can be taken up: %s", error)
+                log.warning("no run can be started: %s", error)
             self._is_away = True
             return None
         self._is_away = False
@@ -179,10 +179,10 @@ class Runner:
             return run
 
     def _free(self) -> Free[TeamId]:
-        """What may begin.
+        """What may start here now.
 
-        A sync that has been under way for long waits for its host: it gives its slot
-        away, so that a host that drips keeps nobody else's push waiting. What is heavy
+        A sync that has been running for long is waiting for its host: others may use its slot,
+        so that a slow host delays nobody else's push. A heavy run
         keeps its slot, as it may well work all the time.
         """
         now, held = self._time(), []
@@ -197,7 +197,7 @@ class Runner:
             await jobbing.run(self._services, run, until)
         finally:
             try:
-                with suppress(EverrefError):  # the next beat finds it
+                with suppress(EverrefError):  # the next heartbeat finds it
                     await runs.end(self._services.db, self.me, run.key)
             finally:
                 del self._runs[run.key]
@@ -205,7 +205,7 @@ class Runner:
                 self._freed()
 
     async def hand_back(self) -> None:
-        """Stop what is under way, which cleans up after itself, and give it back for others to begin anew."""
+        """Stop all runs, which clean up after themselves, and hand them back for others to start again."""
         self._is_stopping = True
         under_way = list(self._runs.values())
         await ended(*(task for _, task in under_way if task))
@@ -215,14 +215,14 @@ class Runner:
             await self._services.hint(run.repo_id)
 
     async def beat(self) -> None:
-        """Say that this worker is alive, and give back what dead ones had, until cancelled."""
+        """Say that this worker is alive, and hand back the runs of dead ones, until cancelled."""
         while True:
-            with suppress(EverrefError):  # `look` tells of it
+            with suppress(EverrefError):  # `look` logs it
                 await self.beat_once()
             await asyncio.sleep(BEAT_SECONDS)
 
     async def beat_once(self) -> None:
-        """One beat: who is alive decides which shares are ours. It waits for nothing but the database."""
+        """One heartbeat: the workers that are alive share out all repos. It waits for the database alone."""
         services = self._services
         now, before = self._time(), self._beaten
         workers = await runs.beat(services.db, self.me)
@@ -232,9 +232,9 @@ class Runner:
         await runs.keep(services.db, self.me, list(self._runs), self._taking_since or services.clock())
         await leases.release_over(services.db)
         if now - before > 2 * BEAT_SECONDS:
-            return  # the database was away: whoever else lives says so first
+            return  # the database was away: the other workers send their heartbeats first
         if reaped := await runs.reap(services.db, self.me, services.clock()):
-            log.warning("%d runs of workers that went away are begun anew", reaped)
+            log.warning("%d runs of workers that stopped are started again", reaped)
             self.look_soon()
         for repo_id in await runs.deadly(services.db):
             await syncing.record_failure(services, repo_id, OurFault(_DEADLY))

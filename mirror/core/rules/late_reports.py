@@ -276,7 +276,7 @@ class Story:
         return highest
 
     def _apply(self, steps: Sequence[PushedMove], is_end: bool) -> None:
-        """Apply these steps. What git cannot keep beside the other refs is impossible, unless a look saw it."""
+        """Apply these steps. What git cannot keep beside the other refs is impossible, unless it was seen."""
         for step in sorted(steps, key=lambda step: step.new is not None):  # `a` goes before `a/b` comes
             if step.new is None:
                 self.state.pop(step.name, None)

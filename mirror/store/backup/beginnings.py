@@ -1,4 +1,4 @@
-"""What a sync must know of its repo when its turn begins, read at once: one statement instead of eight."""
+"""What a sync must know of its repo when it has the lease, read by one statement instead of eight."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,18 +16,18 @@ from mirror.store.discovery.remotes import RemoteRepository
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """A repo as it is when a sync has got its turn."""
+    """A repo as it is when a sync has taken the lease."""
 
     origin: RemoteRepository
-    sync_request: datetime | None  # that waits to be served: one that comes later stays open
+    sync_request: datetime | None  # the open one: one that comes later stays open
     excluded: tuple[str, ...]  # globs of refs that are kept no longer
     sealed: bytes | None = field(repr=False)  # its own credentials; None: it has none
-    connection: StoredConnection | None  # by which it is read; None: by none
+    connection: StoredConnection | None  # through which it is read; None: through none
     latest: Snapshot | None  # None: it has none
-    is_failing: bool  # since its last run that ended well
+    is_failing: bool  # since its last successful run
     team: str  # the name of its team
-    has_limits: bool  # of bytes, that were set for its team alone
-    intents: Sequence[Intent]  # uploads that runs began and did not record, the oldest first
+    has_limits: bool  # of bytes, set for its team alone
+    intents: Sequence[Intent]  # uploads that runs started and did not record, the oldest first
 
     @property
     def repo(self) -> Repo:

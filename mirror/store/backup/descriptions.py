@@ -1,4 +1,4 @@
-"""What the vault says a repo is, and whether that is still so, for backup/describe and upkeep/rebuild."""
+"""What the vault says a repo is, and whether that still holds, for backup/describe and upkeep/rebuild."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Described:
 
     wanted: Mapping[str, Any]  # JSON, as sql/041 makes it
     sum: str  # of that
-    is_told: bool  # the vault's newest description says that
+    is_stored: bool  # the vault's newest description says that
     number: int  # of the newest description; 0: repo.json
 
 
@@ -47,8 +47,8 @@ async def get(db: Db, repo_id: RepoId) -> Described:
 
 
 @translating
-async def told(db: Db, repo_id: RepoId, sum_of_it: str, number: int) -> None:
-    """The vault's newest description says what has this sum. Safe to run twice."""
+async def mark_stored(db: Db, repo_id: RepoId, sum_of_it: str, number: int) -> None:
+    """Record that the vault's newest description has this sum. Safe to run twice."""
     await db.execute(
         "update repo set described = $2, descriptions = $3 where id = $1 and descriptions <= $3",
         repo_id,
@@ -58,8 +58,8 @@ async def told(db: Db, repo_id: RepoId, sum_of_it: str, number: int) -> None:
 
 
 @translating
-async def untold(db: Db) -> list[Repo]:
-    """The repos of which the vault's newest description is not true any more; one never seen is not in it."""
+async def outdated(db: Db) -> list[Repo]:
+    """The repos whose newest description in the vault is outdated; repos never reached have none."""
     rows = await db.fetch(
         """
         select * from repo
@@ -75,9 +75,9 @@ async def recover(db: Db, about: RepoFile, at: datetime) -> Repo:
     """Make the repo that a description in the vault is about, in its team.
 
     Where another repo has its name, its address or its number at the forge, it
-    steps aside, as one does whose repository was replaced: it is archived, with
-    its id behind its name and address, and keeps its history. Where that is the same
-    address, begun anew while nothing was known of it, its own says so (`model.older_of`).
+    steps aside, like one whose repository was replaced: it is archived, with
+    its id behind its name and address, and keeps its history. If that is the same
+    address, added again while nothing was known of it, the older one's address says so (`model.older_of`).
     """
     async with transaction(db) as connection:
         team = await _team(connection, about, at)
@@ -89,9 +89,9 @@ async def recover(db: Db, about: RepoFile, at: datetime) -> Repo:
 
 @translating
 async def compare(db: Db, repo_id: RepoId, about: RepoFile | None, number: int) -> None:
-    """Description `number` is the vault's newest, and says this, be it what the row says or not.
+    """Record that description `number` is the vault's newest and says this, whether or not the row agrees.
 
-    None: what it says does not count, so that the repo is described anew after it.
+    None: what it says does not count, so the repo gets a new description after it.
     """
     said = about and json.loads(encode_repo(about).decode("utf-8", "surrogateescape"))
     await db.execute(
@@ -111,10 +111,10 @@ async def compare(db: Db, repo_id: RepoId, about: RepoFile | None, number: int) 
 
 
 async def _team(db: Db, about: RepoFile, at: datetime) -> TeamId:
-    """The team of that id, made anew where there is none.
+    """The team of that id, created if there is none.
 
-    Nobody gets what is another team's because of its name: only the command line's
-    team is known by that.
+    A name alone gives nobody another team's repos: only the command line's
+    team is known by its name.
     """
     if about.team is None or about.team_name is None:
         return await teams.default(db)

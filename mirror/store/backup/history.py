@@ -81,7 +81,7 @@ async def page(
     kinds: Collection[Kind] = (),
     limit: int,
 ) -> list[tuple[tuple[int, int], Logged]]:
-    """`changes`, newest first, from after this place on: at most `limit`, each with its place."""
+    """At most `limit` of the `changes`, newest first, after this position; each with its own position."""
     start = (_LAST, _LAST) if before is None else (min(before[0], _LAST), min(before[1], _LAST))
     rows = await _page(db, repo_id, start, False, since, kinds, limit)
     return [((row["snapshot"], row["position"]), _logged(row)) for row in rows]
@@ -90,7 +90,7 @@ async def page(
 async def with_lost(
     found: AsyncIterator[Logged], lost: Sequence[Lost], *, reverse: bool = False
 ) -> AsyncIterator[Logged | Lost]:
-    """The moves and, in the same order, the lost pushes: they came before the snapshot that noticed them."""
+    """The moves and the lost pushes in one order: a lost push came before the snapshot that noticed it."""
     ahead = deque(lost)
     async for one in found:
         while ahead and (ahead[0].snapshot <= one.snapshot if reverse else ahead[0].snapshot > one.snapshot):
@@ -166,10 +166,10 @@ def _logged(row: Any) -> Logged:
 
 
 async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[RefChange]) -> None:
-    """What the moves of one snapshot did to the refs: for a transaction of this package's own.
+    """Record what the moves of one snapshot did to the refs, within a transaction of this package.
 
     A ref that moved several times has one stay, at its last target, and every move
-    in the log. Raises Corrupt where a move does not begin at what is recorded.
+    in the log. Raises Corrupt if a move does not start at what is recorded.
     """
     first: dict[RefName, Target | None] = {}
     last: dict[RefName, Target | None] = {}
@@ -206,7 +206,7 @@ async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[R
 async def put_moves(
     connection: Db, repo_id: RepoId, number: int, moves: Sequence[tuple[RefChange, int]], after: int
 ) -> None:
-    """Let these be a snapshot's moves after this position: for a transaction of this package's own.
+    """Replace a snapshot's moves after this position, within a transaction of this package.
 
     Each has the number of the moment that it led to, 0 where that is the snapshot itself.
     """

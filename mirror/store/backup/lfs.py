@@ -37,7 +37,7 @@ async def known(db: Db, repo_id: RepoId, number: int, limit: int) -> LfsTotals:
 
 @translating
 async def counted(db: Db, repo_id: RepoId, files: int, octets: int, at: datetime) -> None:
-    """So many large files, with so many bytes, are not saved. Safe to run twice."""
+    """Record how many large files, with how many bytes, are not saved. Safe to run twice."""
     await db.execute(
         "update repo set lfs_files = $2, lfs_bytes = $3, lfs_seen_at = $4 where id = $1",
         repo_id,

@@ -1,4 +1,4 @@
-"""The moments within snapshots: passed over when they were, told of later."""
+"""The moments within snapshots: passed over when the snapshots were taken, reported later."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from mirror.core.rules.reports import ReportedUpdate
 from mirror.store.backup import history, snapshots
 from mirror.store.database import Db, query, translating
 
-_MOVES: Final = 200  # of each ref that are looked at for what came late
+_MOVES: Final = 200  # of each ref that late reports are compared with
 
 
 @translating
@@ -28,12 +28,12 @@ async def past(db: Db, repo_id: RepoId, names: Collection[RefName]) -> dict[RefN
 
 
 @translating
-async def still(db: Db, repo_id: RepoId, told: Sequence[ReportedUpdate]) -> list[Past]:
-    """Between which looks these claims say that refs moved which both found in one place.
+async def still(db: Db, repo_id: RepoId, updates: Sequence[ReportedUpdate]) -> list[Past]:
+    """Between which looks refs moved, by these updates, that both looks found in the same place.
 
-    Each as a move from there to there, which nobody told of; its position is 0.
+    Each is an unreported move from there to there; its position is 0.
     """
-    columns = [[one.name for one in told], [one.forge_time for one in told]]
+    columns = [[one.name for one in updates], [one.forge_time for one in updates]]
     return [
         Past(
             row["snapshot"],
@@ -137,8 +137,8 @@ async def _as_snapshot(db: Db, repo_id: RepoId, number: int, one: Within) -> Sna
     )
 
 
-async def retell_within(connection: Db, repo_id: RepoId, told: Retelling) -> None:
-    """Put a retelling in the place of what was recorded: for a transaction. Safe to run twice."""
+async def retell_within(connection: Db, repo_id: RepoId, retelling: Retelling) -> None:
+    """Replace what was recorded by a retelling, within a transaction. Safe to run twice."""
     await connection.execute(
         """
         insert into moment (repo_id, snapshot, number, place, taken_at, head, refs_count, refs_digest, log)
@@ -148,31 +148,31 @@ async def retell_within(connection: Db, repo_id: RepoId, told: Retelling) -> Non
         on conflict (repo_id, snapshot, number) do update set place = excluded.place
         """,
         repo_id,
-        told.snapshot,
-        [one.number for one in told.moments],
-        [one.taken_at for one in told.moments],
-        [one.head for one in told.moments],
-        [one.refs_count for one in told.moments],
-        [one.refs_digest for one in told.moments],
-        [one.log for one in told.moments],
+        retelling.snapshot,
+        [one.number for one in retelling.moments],
+        [one.taken_at for one in retelling.moments],
+        [one.head for one in retelling.moments],
+        [one.refs_count for one in retelling.moments],
+        [one.refs_digest for one in retelling.moments],
+        [one.log for one in retelling.moments],
     )
-    names = {moved.change.name for moved in told.moves}
-    recorded = await moves_of(connection, repo_id, told.snapshot)
+    names = {moved.change.name for moved in retelling.moves}
+    recorded = await moves_of(connection, repo_id, retelling.snapshot)
     made = [Moved(_change(one, kind), one.moment) for one, kind in recorded if one.name not in names]
-    places = {one.number: place for place, one in enumerate(told.moments)} | {0: len(told.moments)}
-    made = sorted([*made, *told.moves], key=lambda moved: (places[moved.moment], moved.change.name))
+    places = {one.number: place for place, one in enumerate(retelling.moments)} | {0: len(retelling.moments)}
+    made = sorted([*made, *retelling.moves], key=lambda moved: (places[moved.moment], moved.change.name))
     before = [Moved(_change(one, kind), one.moment) for one, kind in recorded]
     same = next(
         (place for place, pair in enumerate(zip(made, before, strict=False)) if pair[0] != pair[1]),
         min(len(made), len(before)),
     )
     await history.put_moves(
-        connection, repo_id, told.snapshot, [(moved.change, moved.moment) for moved in made[same:]], same
+        connection, repo_id, retelling.snapshot, [(moved.change, moved.moment) for moved in made[same:]], same
     )
     await connection.execute(
         "update snapshot set changes_count = $3 where repo_id = $1 and number = $2",
         repo_id,
-        told.snapshot,
+        retelling.snapshot,
         len(made),
     )
 
@@ -182,5 +182,5 @@ def _change(move: Past, kind: Kind) -> RefChange:
 
 
 async def retell(connection: Db, repo_id: RepoId, note: Note) -> None:
-    """Record what a note in the vault tells: for backup/notes."""
+    """Record what a note in the vault says: for backup/notes."""
     await retell_within(connection, repo_id, late_reports.decode(note))

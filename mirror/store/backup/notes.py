@@ -18,9 +18,9 @@ class Waiting:
 
 
 async def add_within(connection: Db, repo_id: RepoId, kind: str, body: bytes, at: datetime) -> None:
-    """Keep a note for the vault: for the transaction that records what it tells.
+    """Keep a note for the vault, in the transaction that records what it says.
 
-    It is later than every note before it, whatever the clock says: a rebuild reads them in this order.
+    It is later than every note before it, whatever the clock says: a rebuild reads them in order.
     """
     at = await connection.fetchval(
         """
@@ -69,7 +69,7 @@ async def known(db: Db, repo_id: RepoId) -> dict[str, str]:
 
 
 async def read_back_within(connection: Db, repo_id: RepoId, key: str, kind: str, stored: bytes) -> bool:
-    """Record a note that the vault has; False: it was recorded already, and so was what it tells."""
+    """Record a note that the vault has. False: it was recorded already, and so was what it says."""
     place = layout.parse_note_key(key)
     assert place is not None
     done = await connection.execute(

@@ -98,7 +98,7 @@ async def replace(
 ) -> None:
     """Make `new` live and `old` tombstones, in one transaction; `new` was read back and verified.
 
-    Safe to run twice. Raises Busy when the lease was lost, or one of `old` is not live any more.
+    Safe to run twice. Raises Busy if the lease was lost, or one of `old` is no longer live.
     """
     keys = [part.key for part in old]
     async with transaction(db) as connection:
@@ -132,7 +132,7 @@ async def tombstones(db: Db, repo_id: RepoId) -> list[Tombstone]:
 
 @translating
 async def bury(db: Db, repo_id: RepoId, key: str) -> None:
-    """The object of this tombstone was deleted; its snapshot goes on naming it. Safe to run twice."""
+    """The object of this tombstone was deleted; its snapshot still names it. Safe to run twice."""
     await db.execute(
         """
         update part set deleted_at = replaced_at
@@ -145,14 +145,14 @@ async def bury(db: Db, repo_id: RepoId, key: str) -> None:
 
 @translating
 async def stamp_verified(db: Db, repo_id: RepoId, keys: Sequence[str], at: datetime) -> None:
-    """Every stored byte of these parts was read back and is what it should be."""
+    """Record that every byte of these parts was read back and is correct."""
     await db.execute(
         "update part set verified_at = $3 where repo_id = $1 and key = any($2)", repo_id, keys, at
     )
 
 
 async def insert(connection: Db, repo_id: RepoId, part: Part) -> None:
-    """Make a part live, and take back the intent to upload it: for a transaction of this package's own."""
+    """Make a part live and delete the intent to upload it, within a transaction of this package."""
     await connection.execute(
         """
         with intended as (delete from intent where repo_id = $1 and key = $2)

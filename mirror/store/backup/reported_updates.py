@@ -1,4 +1,4 @@
-"""What deliveries claim and no sync has answered yet, and the pushes that nobody can bring back."""
+"""What deliveries reported and no sync has answered yet, and the pushes that are lost."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -10,12 +10,12 @@ from mirror.core.rules.pushes import Answered, Lost
 from mirror.core.rules.reports import ReportedUpdate
 from mirror.store.database import Db, query, storable, transaction, translating
 
-AT_ONCE: Final = 1000  # claims that one sync answers
+AT_ONCE: Final = 1000  # updates that one sync answers
 
 
 @translating
 async def unanswered(db: Db, repo_id: RepoId) -> list[ReportedUpdate]:
-    """The claims that no sync has answered, in the order in which they arrived; at most AT_ONCE."""
+    """The updates that no sync has answered, in the order of their arrival; at most AT_ONCE."""
     return [
         ReportedUpdate(
             (row["delivery_id"], row["position"]),
@@ -32,7 +32,7 @@ async def unanswered(db: Db, repo_id: RepoId) -> list[ReportedUpdate]:
 
 @translating
 async def compared(db: Db, repo_id: RepoId, updates: Sequence[ReportedUpdate]) -> list[ReportedUpdate]:
-    """These claims, with which of their moves the history has: of the same time, where the forge tells it."""
+    """These updates, each with whether the history has its move, by its time if the forge reports times."""
     if not updates:
         return []
     columns = [[getattr(update, column) for update in updates] for column in ("name", "before", "after")]
@@ -43,7 +43,7 @@ async def compared(db: Db, repo_id: RepoId, updates: Sequence[ReportedUpdate]) -
 
 @translating
 async def answer(db: Db, repo_id: RepoId, answered: Answered, snapshot: int, at: datetime) -> None:
-    """These claims are answered, and what is lost of them is remembered, at once. Safe to run twice."""
+    """Mark these updates as answered and record what is lost of them, at once. Safe to run twice."""
     async with transaction(db) as connection:
         await answer_within(connection, repo_id, answered, snapshot, at)
 

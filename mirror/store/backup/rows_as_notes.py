@@ -1,6 +1,6 @@
 """The pushes that could not be rescued, and the drills, as notes for the vault, and back from it.
 
-Their rows are written where they come about; a note is made of those that are in none,
+Other modules write the rows; a note is made of those that are in none yet,
 in the transaction that marks them.
 """
 
@@ -24,7 +24,7 @@ _AT_ONCE: Final = 500  # rows of one note
 
 @translating
 async def make(db: Db, repo_id: RepoId | None, at: datetime) -> None:
-    """Make notes of what is in none yet, of this repo or of all. Safe to run twice, also at once."""
+    """Make notes of rows that are in none yet, of this repo or of all. Safe to run twice, also at once."""
     for table, kind, told in (("lost_push", LOST_PUSHES, _lost_push), ("drill", DRILLS, _drill)):
         rows = await db.fetch(
             f"select distinct repo_id from {table} where not noted and ($1::uuid is null or repo_id = $1)",
@@ -38,7 +38,7 @@ async def make(db: Db, repo_id: RepoId | None, at: datetime) -> None:
 async def _make(
     db: Db, table: str, kind: str, told: Callable[[Any], dict[str, object]], repo_id: RepoId, at: datetime
 ) -> bool:
-    """One note. False: there is nothing to make it of."""
+    """Make one note. False: there is nothing to make it of."""
     async with transaction(db) as connection:
         rows = await connection.fetch(
             f"""

@@ -21,12 +21,12 @@ _Latest = tuple[int, str | None]  # its number (0: there is none) and its manife
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What is recorded with a snapshot and is not in its manifest."""
+    """What is recorded with a snapshot besides its manifest."""
 
-    sync_request: datetime | None = None  # the one that it serves
+    sync_request: datetime | None = None  # the request that it serves
     answered: Answered = Answered()
     suspicion: str | None = None  # why its changes look like an attack
-    seen: bool = True  # False: it is as a push was, not as the remote is
+    seen: bool = True  # False: it shows what a push once made of the refs, not what the remote shows
 
 
 _NOTHING: Final = Ending()
@@ -34,7 +34,7 @@ _NOTHING: Final = Ending()
 
 @translating
 async def announce(db: Db, lease: Lease, manifest_sha256: str, ending: Ending) -> bool:
-    """Set down how the snapshot of this manifest ends, with a heartbeat. False: this run lost its turn."""
+    """Write down what this snapshot will be recorded with, with a heartbeat. False: the lease was lost."""
     done = await db.execute(
         """
         update lease set beat_at = clock_timestamp(), pending = $4
@@ -50,7 +50,7 @@ async def announce(db: Db, lease: Lease, manifest_sha256: str, ending: Ending) -
 
 @translating
 async def announced(db: Db, repo_id: RepoId, manifest_sha256: str) -> Ending:
-    """How the snapshot of this manifest ends; nothing is known where another one was announced since."""
+    """What the snapshot of this manifest is recorded with; nothing if another one was announced since."""
     found = await db.fetchval(
         "select pending from lease where repo_id = $1 and pending ->> 'manifest' = $2",
         repo_id,
@@ -68,20 +68,20 @@ async def record(
     changes: Sequence[RefChange],
     ending: Ending = _NOTHING,
 ) -> None:
-    """Record a snapshot whose manifest is in the vault, and what it makes an end of.
+    """Record a snapshot whose manifest is in the vault, and the updates that it answers.
 
-    One that is not as the remote was seen says nothing of how the repo is doing.
+    One that the remote does not show says nothing about how the repo is doing.
 
     One transaction, in this order:
-    1. The fence: nobody took this turn over, and nobody can until the end.
-    2. The place in the chain: it follows the latest one, or is recorded already.
-    3. Its bundle becomes a live part, and the intent to upload that is taken back.
+    1. The fence: no other run took the lease, and none can until the end.
+    2. The place in the chain: it follows the latest snapshot, or is recorded already.
+    3. Its bundle becomes a live part, and the intent to upload it is deleted.
     4. The snapshot, and what its changes did to the refs.
-    5. The claims that it answers, and a notice if it looks like an attack.
+    5. The updates that it answers, and a notice if it looks like an attack.
     6. The repo is protected as of then; its failure, if any, is over.
 
     Costs as much as there are changes, however many refs the repo has. Safe to run
-    twice. Raises Busy when the lease was lost, Corrupt when it does not follow.
+    twice. Raises Busy if the lease was lost, Corrupt if it does not follow.
     """
     async with transaction(db) as connection:
         latest = await _in_turn(connection, lease, repo_id)
@@ -101,7 +101,7 @@ async def record(
 async def record_many(
     db: Db, lease: Lease, repo_id: RepoId, taken: Iterable[tuple[Snapshot, Sequence[RefChange]]]
 ) -> None:
-    """`record` for snapshots one after another, in one transaction: cheaper where thousands are read back."""
+    """`record` for snapshots one after another, in one transaction: cheaper if thousands are read back."""
     async with transaction(db) as connection:
         latest = await _in_turn(connection, lease, repo_id)
         for snapshot, changes in taken:
@@ -130,7 +130,7 @@ async def _record(
 
 
 async def _notice_mass_deletion(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> None:
-    """Say so when of several refs half are gone within an hour, by however many pushes."""
+    """Give notice if half of several refs are gone within an hour, by however many pushes."""
     base, held, gone = await connection.fetchrow(query("mass_deletion"), repo_id, snapshot.taken_at)
     if FEW <= held <= 2 * gone:
         await _give_notice(connection, repo_id, snapshot, f"{gone} of {held} refs were deleted", base)
@@ -139,7 +139,7 @@ async def _notice_mass_deletion(connection: Db, repo_id: RepoId, snapshot: Snaps
 async def _give_notice(
     connection: Db, repo_id: RepoId, snapshot: Snapshot, suspicion: str, since: int
 ) -> None:
-    """Say that a snapshot looks like a mistake or an attack; once for all that follow on the same one."""
+    """Give notice that a snapshot looks like a mistake or an attack; once for all after the same one."""
     await connection.execute(
         """
         insert into notice (team_id, repo_id, kind, message, at, told_key)
@@ -154,7 +154,7 @@ async def _give_notice(
 
 
 async def _is_recorded(connection: Db, repo_id: RepoId, snapshot: Snapshot, latest: _Latest) -> bool:
-    """Whether it is there already; False when it follows the latest. Raises Corrupt when neither."""
+    """Whether it is recorded already; False if it follows the latest. Raises Corrupt if neither."""
     number, sum_of_latest = latest
     if snapshot.number > number:
         if snapshot.previous_sha256 != sum_of_latest:
@@ -266,7 +266,7 @@ async def segments(db: Db, repo_id: RepoId, epoch: int, upto: int) -> tuple[Segm
 
 @translating
 async def stamp_verified(db: Db, repo_id: RepoId, upto: int, at: datetime) -> None:
-    """Every stored byte that the snapshots up to this one need was read back and is what it should be."""
+    """Record that every byte that the snapshots up to this one need was read back and is correct."""
     await db.execute(
         "update snapshot set verified_at = $3 where repo_id = $1 and number <= $2", repo_id, upto, at
     )

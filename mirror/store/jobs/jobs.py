@@ -1,4 +1,4 @@
-"""Jobs: pieces of work that somebody can watch, from when they are asked for to what came of them."""
+"""Jobs: pieces of work that somebody can watch, from the request to the result."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ Kind = Literal["sync", "restore", "drill", "verify", "bundle", "compact"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 ENDED: Final[frozenset[State]] = frozenset({"done", "failed", "cancelled"})
-_NOTES: Final = 200  # the last lines that are kept of a job
+_NOTES: Final = 200  # the last lines of a job that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class JobFailure:
 
     kind: str  # the class, in the words of mirror/core/errors.py
     message: str
-    origin: Origin | None = None  # whose failure it was; None: nobody said
+    origin: Origin | None = None  # whose failure it was; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class Job:
     person_id: UUID | None  # None: Everref itself
     state: State
     queued_at: datetime
-    due_at: datetime | None  # it is not started before then; None: at once
+    due_at: datetime | None  # it does not start before then; None: at once
     attempt: int  # how often it was started
-    started_at: datetime | None  # the last time; None: it waits for the first
+    started_at: datetime | None  # the last time; None: it has not started yet
     finished_at: datetime | None  # None: it has not ended
     cancel_at: datetime | None  # when somebody asked it to stop
-    phase: str | None  # in words; None: it has not begun with any
+    phase: str | None  # in words; None: it is in none yet
     done: int | None  # of the phase
     total: int | None  # None: not known
     unit: str | None  # "bytes", or a plural noun
-    bytes: int  # that all phases have moved
+    bytes: int  # moved by all phases
     phases: tuple[Phase, ...]  # as they ended
     notes: tuple[str, ...]
     result: Mapping[str, Any] | None  # what came of it; None: nothing yet
@@ -90,7 +90,7 @@ async def queue(
     person_id: UUID | None = None,
     sealed: bytes | None = None,
 ) -> Job:
-    """Let this be done; a sync or compaction that waits already is that one. Raises NotFound."""
+    """Queue a job; a sync or compaction that is queued already is returned instead. Raises NotFound."""
     row = await db.fetchrow(
         """
         insert into job (id, repo_id, team_id, kind, asked, sealed, person_id, state, queued_at)
@@ -114,7 +114,7 @@ async def queue(
 
 @translating
 async def alike(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any]) -> list[Job]:
-    """What was asked for in the very same words, newest first, and waits, is under way or was done."""
+    """Jobs requested in exactly the same words that wait, run or are done, newest first."""
     rows = await db.fetch(
         """
         select * from job where repo_id = $1 and kind = $2 and asked = $3 and cancel_at is null
@@ -130,7 +130,7 @@ async def alike(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any]) -
 
 @translating
 async def start(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], at: datetime) -> Job | None:
-    """A row for work that is under way without one, and whose run it is from now on; `at` is when it began.
+    """Make a row for a run that has none so far; `at` is when it began.
 
     None: that run is gone, or has a row.
     """
@@ -155,7 +155,7 @@ async def start(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], a
 
 @translating
 async def attend(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], at: datetime) -> Job:
-    """A row for work that the caller does itself from now on, and no worker. Raises NotFound."""
+    """Make a row for work that the caller does itself, without a worker. Raises NotFound."""
     row = await db.fetchrow(
         """
         insert into job
@@ -177,7 +177,7 @@ async def attend(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any], 
 
 @translating
 async def progress(db: Db, job_id: JobId, attempt: int, seen: Seen) -> bool | None:
-    """Write how far a run is. True: somebody wants it to stop. None: the job is not this run's any more."""
+    """Write a run's progress. True: somebody asked it to stop. None: the job is no longer this run's."""
     row = await db.fetchrow(
         """
         update job set
@@ -206,7 +206,7 @@ class Outcome:
 
 @translating
 async def finish(db: Db, job_id: JobId, attempt: int, outcome: Outcome) -> bool:
-    """The job has ended, one way or another; its credentials go. False: it is not this run's any more."""
+    """End a job and delete its credentials. False: it is no longer this run's."""
     done = await db.execute(
         """
         update job set
@@ -273,7 +273,7 @@ async def keep(
 
 @translating
 async def note(db: Db, job_id: JobId, attempt: int, found: Mapping[str, Any]) -> bool:
-    """Keep what a run of a job did that its next one must know. False: the job is not this run's any more."""
+    """Keep what a run of a job did that its next run must know. False: the job is no longer this run's."""
     done = await db.execute(
         """
         update job set result = coalesce(result, '{}') || $3
@@ -290,12 +290,12 @@ async def note(db: Db, job_id: JobId, attempt: int, found: Mapping[str, Any]) ->
 async def again(
     db: Db, job_id: JobId, attempt: int, due_at: datetime | None, note: str | None, *, counted: bool = True
 ) -> bool:
-    """Give a running job back, to be started not before `due_at`. False: it is not this run's any more.
+    """Hand a running job back, to start again no earlier than `due_at`. False: it is no longer this run's.
 
-    Not `counted`: it is as if it had not been started, as what failed was none of its doing.
+    Not `counted`: this start does not count, as the job was not the reason that it failed.
 
-    One that somebody wants to stop is given back too, and cancelled when it is taken up. A sync that
-    somebody asked for meanwhile takes its place; then it is False as well.
+    A job that somebody asked to stop is handed back too, and cancelled when it is taken. A sync that
+    somebody requested meanwhile takes its place; then this is False as well.
     """
     done = await db.execute(
         """
@@ -320,9 +320,9 @@ async def again(
 
 @translating
 async def cancel(db: Db, team_id: TeamId, job_id: JobId, at: datetime) -> Job | None:
-    """Ask a job to stop: one that waits is cancelled at once, one that runs hears of it in a second or so.
+    """Ask a job to stop: a queued one is cancelled at once, a running one stops within about a second.
 
-    One that has ended stays as it is. None: the team has no such job.
+    An ended one stays as it is. None: the team has no such job.
     """
     row = await db.fetchrow(
         """
@@ -350,7 +350,7 @@ async def find(db: Db, team_id: TeamId, job_id: JobId) -> Job | None:
 
 @translating
 async def by_id(db: Db, job_id: JobId) -> Job | None:
-    """The job of this id, whosever it is: for who works on it."""
+    """The job of this id, of any team: for the run that works on it."""
     row = await db.fetchrow("select * from job where id = $1", job_id)
     return None if row is None else from_row(row)
 
@@ -398,7 +398,7 @@ async def open_of(db: Db, repo_id: RepoId) -> list[Job]:
 
 @translating
 async def counts(db: Db) -> Mapping[tuple[Kind, State], int]:
-    """How many jobs of each kind wait and run."""
+    """How many jobs of each kind are queued and running."""
     rows = await db.fetch(
         "select kind, state, count(*) as n from job where state in ('queued', 'running') group by kind, state"
     )
@@ -407,7 +407,7 @@ async def counts(db: Db) -> Mapping[tuple[Kind, State], int]:
 
 @translating
 async def forget_before(db: Db, moment: datetime) -> None:
-    """Forget the jobs of Everref itself that ended before this moment; what people asked for stays."""
+    """Delete jobs of Everref itself that ended before this moment; those that people requested stay."""
     await db.execute("delete from job where finished_at < $1 and person_id is null and not attended", moment)
 
 
@@ -460,5 +460,5 @@ def from_row(row: Any) -> Job:
 
 
 def _context(job_id: JobId) -> str:
-    """Where sealed credentials belong: they open in no other row."""
+    """The context of encrypted credentials: they decrypt in no other row."""
     return f"job/{job_id}"

@@ -1,4 +1,4 @@
-"""Runs: what is due next, who has taken it up, and what becomes of it when that worker goes away."""
+"""Runs: what is due next, which worker took it, and what becomes of it when that worker stops."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job, Kind
 from mirror.store.people.teams import TeamId
 
-RunKey = NewType("RunKey", UUID)  # of the job, or of the repo whose wish is served
+RunKey = NewType("RunKey", UUID)  # of the job, or of the repo whose sync request is served
 
-SILENT: Final = timedelta(seconds=30)  # without a heartbeat, after which a worker elsewhere is taken for dead
+SILENT: Final = timedelta(seconds=30)  # without a heartbeat, after which a worker elsewhere counts as dead
 AT_HOST: Final = 8  # syncs at one host at once, of all workers together
-ATTEMPTS: Final = 5  # of a job, after which it has failed
+ATTEMPTS: Final = 5  # unfinished starts of a job, after which it has failed
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A piece of work that this worker has taken up."""
+    """A piece of work that this worker has taken."""
 
     key: RunKey
     repo_id: RepoId
     team_id: TeamId
     kind: Kind
-    job: Job | None  # None: a wish, that nobody watches yet
+    job: Job | None  # None: a sync request that nobody watches yet
     heavy: bool  # it may take long
     failing: str | None  # the class of the repo's last failure; None: its last run went well
 
@@ -71,15 +71,15 @@ async def take(db: Db, worker: str, now: datetime, free: Free[TeamId], preferenc
 
 @translating
 async def end(db: Db, worker: str, key: RunKey) -> None:
-    """This worker has ended this run. Safe to run twice."""
+    """Record that this worker has ended this run. Safe to run twice."""
     await db.execute("delete from run where key = $1 and worker = $2", key, worker)
 
 
 @translating
 async def keep(db: Db, worker: str, keys: Collection[RunKey], before: datetime) -> None:
-    """Of the runs that this worker took up before then only these are under way.
+    """Keep only these of the runs that this worker took before then.
 
-    The others ended while the database was away, or were taken up by a statement whose answer was lost.
+    The others ended while the database was away, or were taken by a statement whose answer was lost.
     """
     await db.execute(
         "delete from run where worker = $1 and not key = any($2::uuid[]) and began_at < $3",
@@ -89,7 +89,7 @@ async def keep(db: Db, worker: str, keys: Collection[RunKey], before: datetime) 
 
 @translating
 async def beat(db: Db, worker: str) -> list[str]:
-    """Say that this worker is alive; every one that is, in order."""
+    """Say that this worker is alive; returns every worker that is, in order."""
     await db.execute(
         """
         insert into worker (id, beat_at) values ($1, clock_timestamp())
@@ -105,7 +105,7 @@ async def beat(db: Db, worker: str) -> list[str]:
 
 @translating
 async def is_anyone_alive(db: Db) -> bool:
-    """Whether some worker has said of late that it is alive; else nothing new is being saved."""
+    """Whether any worker sent a heartbeat recently; if not, nothing new is being saved."""
     found: bool = await db.fetchval(
         "select exists (select from worker where beat_at > clock_timestamp() - $1::interval)", SILENT
     )
@@ -114,7 +114,7 @@ async def is_anyone_alive(db: Db) -> bool:
 
 @translating
 async def is_anyone_missing(db: Db) -> bool:
-    """Whether some worker fell silent without having left."""
+    """Whether some worker fell silent without leaving."""
     found: bool = await db.fetchval(
         "select exists (select from worker where beat_at <= clock_timestamp() - $1::interval)", SILENT
     )
@@ -132,20 +132,20 @@ async def is_alone(db: Db, worker: str) -> bool:
 
 @translating
 async def leave(db: Db, worker: str) -> None:
-    """This worker ends, and has handed everything back. Safe to run twice."""
+    """Record that this worker stops and has handed everything back. Safe to run twice."""
     await db.execute("delete from run where worker = $1", worker)
     await db.execute("delete from worker where id = $1", worker)
 
 
 @translating
 async def reap(db: Db, worker: str, now: datetime) -> int:
-    """Give back what dead workers had taken up, of which this is none; returns how many runs.
+    """Free the runs of dead workers other than this one; returns how many.
 
-    How often in a row a sync of each repo ended so is counted. A worker of this
-    machine whose process is gone is dead at once, and so are its turns at repos; any
-    other after SILENT without a heartbeat. A job without a run waits for the next
-    one, unless it was begun too often. Safe to run twice: each statement finds what the one
-    before has left. None waits for a row that somebody else holds; the next beat finds that.
+    How often in a row a sync of each repo ended like this is counted. A worker of this
+    machine whose process is gone is dead at once, and its leases are released; any
+    other is after SILENT without a heartbeat. A job without a run waits for the next
+    one, unless it was started too often. Safe to run twice: each statement finds what the one
+    before has left. None waits for a row that somebody else holds; the next heartbeat finds that.
     """
     rows = await db.fetch(
         """
@@ -169,19 +169,19 @@ async def reap(db: Db, worker: str, now: datetime) -> int:
 
 @translating
 async def mend(db: Db) -> int:
-    """Compare the queue with what is open; how much of it was wrong, and is right now. Safe to run twice."""
+    """Correct the queue by the work that is open; returns how many rows were wrong. Safe to run twice."""
     mended: int = await db.fetchval("select mend_queue()")
     return mended
 
 
 @translating
 async def deadly(db: Db) -> list[RepoId]:
-    """The repos whose syncs ended with their worker ATTEMPTS times in a row, or once more since `spare`."""
+    """The repos whose syncs took their worker down ATTEMPTS times in a row, or once more since `spare`."""
     rows = await db.fetch("select id from repo where crashes > 0 and crashes >= $1", ATTEMPTS)
     return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
 
 
 @translating
 async def spare(db: Db, repo_id: RepoId) -> None:
-    """The repo's failure is recorded; the next time that it takes a worker along is one too many at once."""
+    """Record that the repo's failure is recorded: one more stopped worker is then one too many."""
     await db.execute("update repo set crashes = $2 where id = $1", repo_id, ATTEMPTS - 1)

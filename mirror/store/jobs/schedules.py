@@ -19,18 +19,18 @@ class Due:
     repo: Repo
     team_id: TeamId
     schedule: str | None  # None: by activity
-    changed_at: datetime  # when something was last found new; at first, when it was added
+    changed_at: datetime  # when a look last found something new; at first, when it was added
     digest: str | None  # of the refs of the latest snapshot; None: it has none
     format: ObjectFormat | None  # of the latest snapshot
     failing: bool  # its last run failed
-    has_secret: bool  # it takes more than its address to fetch it
-    holder: str  # whose credentials that are, as the function `holder` says
+    has_secret: bool  # fetching it takes credentials
+    holder: str  # of those credentials, by the SQL function `holder`
     held_until: datetime | None  # when its host may be asked again; None: now
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """When a repo was looked at, and is again."""
+    """When a repo was looked at, and when its next look is due."""
 
     repo_id: RepoId
     looked_at: datetime | None  # when its remote answered; None: it did not
@@ -42,7 +42,7 @@ class Rhythm:
     """How often a repo is looked at, and why."""
 
     schedule: str | None  # None: by activity
-    changed_at: datetime  # when something was last found new; at first, when it was added
+    changed_at: datetime  # when a look last found something new; at first, when it was added
     look_at: datetime | None  # when the next look is due; None: at once
 
 
@@ -55,9 +55,9 @@ async def due(
     but_at: Sequence[str] = (),
     but_of: Sequence[TeamId] = (),
 ) -> list[Due]:
-    """Repos whose look is due, the longest overdue first; nobody else gets them before `until`.
+    """Repos whose look is due, the longest overdue first; no other worker gets them before `until`.
 
-    Those whose address begins like one of `but_at`, or that are of one of these teams, are left for later.
+    Repos at places in `but_at`, by the start of their address, and those of teams in `but_of` are left out.
     """
     rows = await db.fetch(query("due"), now, until, limit, list(but_at), list(but_of))
     return [_due(row) for row in rows]
@@ -65,7 +65,7 @@ async def due(
 
 @translating
 async def looked_at(db: Db) -> list[tuple[RepoId, str | None]]:
-    """Every repo that is looked at, and its host; first where something was found new most lately."""
+    """Every repo that is looked at, and its host; the one that changed most recently first."""
     rows = await db.fetch(
         """
         select id, substring(url from '^[a-z]+://(?:[^/@]*@)?([[][^]]*]|[^/:]+)') as host
@@ -78,7 +78,7 @@ async def looked_at(db: Db) -> list[tuple[RepoId, str | None]]:
 
 @translating
 async def look_by(db: Db, moments: Sequence[tuple[RepoId, datetime]]) -> None:
-    """Look at these repos by then at the latest. Safe to run twice."""
+    """Have these repos looked at by then at the latest. Safe to run twice."""
     await db.execute(
         """
         update repo set look_at = given.look_at
@@ -104,13 +104,13 @@ async def of(db: Db, repo_id: RepoId) -> Rhythm:
 
 @translating
 async def set_schedule(db: Db, repo_id: RepoId, schedule: str | None, look_at: datetime) -> None:
-    """Let a repo be looked at by this schedule from now on, and by activity where it is None."""
+    """Have a repo looked at by this schedule from now on, or by its activity if it is None."""
     await db.execute("update repo set schedule = $2, look_at = $3 where id = $1", repo_id, schedule, look_at)
 
 
 @translating
 async def answered(db: Db, repo_id: RepoId, at: datetime, new: bool) -> Rhythm:
-    """The repo's remote has answered, and something in it was new or nothing was. Raises NotFound."""
+    """Record that the repo's remote has answered, with something new or not. Raises NotFound."""
     row = await db.fetchrow(
         """
         update repo set
@@ -130,13 +130,13 @@ async def answered(db: Db, repo_id: RepoId, at: datetime, new: bool) -> Rhythm:
 
 @translating
 async def drilled(db: Db, repo_id: RepoId, at: datetime) -> None:
-    """A drill of this repo has ended."""
+    """Record that a drill of this repo has ended."""
     await db.execute("update repo set drilled_at = greatest(drilled_at, $2) where id = $1", repo_id, at)
 
 
 @translating
 async def looked(db: Db, looks: Sequence[Looked]) -> None:
-    """Remember when these repos were looked at, and when they are due again."""
+    """Record when these repos were looked at, and when they are due again."""
     await db.execute(
         """
         update repo set
