@@ -343,7 +343,7 @@ async def test_a_running_job_that_is_cancelled_stops_and_cleans_up(
             cleaned.set()
 
     monkeypatch.setattr(restore, "bundled", hang)
-    monkeypatch.setattr(jobbing, "TELL_SECONDS", 0.01)
+    monkeypatch.setattr(jobbing, "PROGRESS_SECONDS", 0.01)
     job = await jobbing.ask(mirror.services, repo.id, "bundle", {})
     job = await done(mirror, job)
     assert cleaned.is_set()

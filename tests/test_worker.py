@@ -103,7 +103,7 @@ async def hanging(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
             cleaned.set()
 
     monkeypatch.setattr(syncing, "sync_kept", hang)
-    monkeypatch.setattr(jobbing, "TELL_SECONDS", 0.01)
+    monkeypatch.setattr(jobbing, "PROGRESS_SECONDS", 0.01)
     repo_id = await sync_requested(mirror)
     runner = Runner(mirror.services)
     working = asyncio.create_task(runner.work())

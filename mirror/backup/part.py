@@ -74,9 +74,9 @@ class Upload:
 async def upload(vault: Vault, key: str, header: bytes, object_format: ObjectFormat) -> AsyncIterator[Upload]:
     """Begin a bundle with its header; leaving without a commit leaves nothing."""
     async with vault.create(key) as writer:
-        begun = Upload(key, writer, object_format)
-        await begun.write(header)
-        yield begun
+        bundle = Upload(key, writer, object_format)
+        await bundle.write(header)
+        yield bundle
 
 
 async def write_index(vault: Vault, part: Part, idx: Path | None) -> Part:

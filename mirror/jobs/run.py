@@ -56,7 +56,7 @@ from mirror.upkeep import compact, outages, verify
 
 Result = Mapping[str, Any]  # of a job, as it is kept and shown
 
-TELL_SECONDS: Final = (
+PROGRESS_SECONDS: Final = (
     1.0  # between two times that a run writes its progress and learns whether it should stop
 )
 RUN_SECONDS: Final = 24 * 3600  # a first backup of a huge repository takes hours
@@ -172,14 +172,14 @@ async def run(services: Services, run: Run, until: float = math.inf) -> None:
 async def _watched(services: Services, run: Run, until: float, logged: logs.Work) -> None:
     watch = _Watch(services, run, until, logged)
     work = asyncio.ensure_future(_DO[run.kind](replace(services, progress=watch.meter), run))
-    telling = asyncio.create_task(watch.tell(work))
+    watching = asyncio.create_task(watch.report(work))
     try:
         await asyncio.wait([work])
     except asyncio.CancelledError:
         if not watch.is_over():
             raise
     finally:
-        await ended(work, telling)
+        await ended(work, watching)
         await watch.record(work)
 
 
@@ -209,23 +209,23 @@ class _Watch:
         """Whether the time of this run is over. A timer may fire a tick of the clock early."""
         return asyncio.get_running_loop().time() + TICK >= self._until
 
-    async def tell(self, work: "asyncio.Future[Result | None]") -> None:
+    async def report(self, work: "asyncio.Future[Result | None]") -> None:
         """Write the progress about once a second, until somebody stops the work or this is cancelled."""
         while not (self._stopped or self._lost):
-            await asyncio.sleep(TELL_SECONDS)
+            await asyncio.sleep(PROGRESS_SECONDS)
             with suppress(EverrefError):  # the database may be back the next time
-                await self._tell()
+                await self._write_progress()
         work.cancel()
 
-    async def _tell(self) -> None:
+    async def _write_progress(self) -> None:
         seen = self.meter.seen
         if self._run.heavy or seen.phases:  # it fetches something
-            await self._show()
+            await self._have_row()
         if self._job is not None:
             stop = await jobs.progress(self._services.db, self._job.id, self._job.attempt, seen)
             self._stopped, self._lost = stop is True, stop is None
 
-    async def _show(self) -> None:
+    async def _have_row(self) -> None:
         """Give this run a row, if it has none."""
         if self._job is None:
             await unbroken(self._begin())  # if its answer were lost, nobody would end it
@@ -283,12 +283,12 @@ class _Watch:
                 run.failing,
                 Busy.kind,
             ):  # otherwise the repo's row shows this failure already
-                await self._show()
+                await self._have_row()
         elif not error.permanent and self._job is not None and self._job.attempt < ATTEMPTS:
             wait = wait_before_retry(self._job.attempt, random.random())
             if isinstance(error, RateLimited):
-                told = (error.retry_at - services.clock()).total_seconds()
-                wait = max(wait, min(told, LONGEST_WAIT))
+                asked_for = (error.retry_at - services.clock()).total_seconds()  # by the host
+                wait = max(wait, min(asked_for, LONGEST_WAIT))
             return await self._hand_back(timedelta(seconds=wait), f"{error} (tried again in {wait:.0f} s)")
         await self._finish("failed", failure=error)
 
@@ -298,7 +298,7 @@ class _Watch:
         team_id = (await remotes.get(services.db, self._run.repo_id)).team_id
         if await limited.over(services.db, team_id, now, str(error)):
             await notices.add(services.db, team_id, None, "over-limit", str(error), now)
-        await self._show()
+        await self._have_row()
         await self._hand_back(FULL, f"{error} (tried again later)", counted=False)
 
     async def _put_off(self, error: EverrefError) -> None:
@@ -307,7 +307,7 @@ class _Watch:
         If the vault, the database or a disk keeps failing for this one repo only, that
         is finally recorded at the repo, as nobody would see it otherwise.
         """
-        await self._show()
+        await self._have_row()
         attempt = self._job.attempt if self._job is not None else 1
         if attempt >= ATTEMPTS and error.origin is not Origin.FORGE:
             await syncing.record_failure(self._services, self._run.repo_id, error)

@@ -93,7 +93,7 @@ async def compare(db: Db, repo_id: RepoId, about: RepoFile | None, number: int) 
 
     None: what it says does not count, so the repo gets a new description after it.
     """
-    said = about and json.loads(encode_repo(about).decode("utf-8", "surrogateescape"))
+    described = about and json.loads(encode_repo(about).decode("utf-8", "surrogateescape"))
     await db.execute(
         """
         update repo set
@@ -106,7 +106,7 @@ async def compare(db: Db, repo_id: RepoId, about: RepoFile | None, number: int) 
         """,
         repo_id,
         number,
-        said and storable(json.dumps(said, ensure_ascii=False)),
+        described and storable(json.dumps(described, ensure_ascii=False)),
     )
 
 

@@ -184,7 +184,7 @@ async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[R
     ids: dict[RefName, int | None] = {name: row[0] for name, row in zip(names, rows, strict=True)}
     moved = [name for name in names if first[name] != last[name]]
     await _end_stays(connection, number, [(ids[name], old) for name in moved if (old := first[name])])
-    begun = [(ids[name], new) for name in moved if (new := last[name])]
+    started = [(ids[name], new) for name in moved if (new := last[name])]
     try:
         await connection.execute(
             query("add_changes"),
@@ -196,8 +196,8 @@ async def append(connection: Db, repo_id: RepoId, number: int, moves: Sequence[R
             [move.kind.value for move in moves],
             [None if move.by is None else storable(move.by) for move in moves],
             [move.at for move in moves],
-            [ref for ref, _ in begun],
-            [target for _, target in begun],
+            [ref for ref, _ in started],
+            [target for _, target in started],
         )
     except asyncpg.UniqueViolationError:
         raise Corrupt(f"snapshot #{number} creates refs that exist; run everref rebuild") from None

@@ -25,18 +25,18 @@ _AT_ONCE: Final = 500  # rows of one note
 @translating
 async def make(db: Db, repo_id: RepoId | None, at: datetime) -> None:
     """Make notes of rows that are in none yet, of this repo or of all. Safe to run twice, also at once."""
-    for table, kind, told in (("lost_push", LOST_PUSHES, _lost_push), ("drill", DRILLS, _drill)):
+    for table, kind, as_note in (("lost_push", LOST_PUSHES, _lost_push), ("drill", DRILLS, _drill)):
         rows = await db.fetch(
             f"select distinct repo_id from {table} where not noted and ($1::uuid is null or repo_id = $1)",
             repo_id,
         )
         for row in rows:
-            while await _make(db, table, kind, told, RepoId(UUID(bytes=row["repo_id"].bytes)), at):
+            while await _make(db, table, kind, as_note, RepoId(UUID(bytes=row["repo_id"].bytes)), at):
                 pass
 
 
 async def _make(
-    db: Db, table: str, kind: str, told: Callable[[Any], dict[str, object]], repo_id: RepoId, at: datetime
+    db: Db, table: str, kind: str, as_note: Callable[[Any], dict[str, object]], repo_id: RepoId, at: datetime
 ) -> bool:
     """Make one note. False: there is nothing to make it of."""
     async with transaction(db) as connection:
@@ -52,7 +52,7 @@ async def _make(
             _AT_ONCE,
         )
         if rows:
-            listed = [told(row) for row in sorted(rows, key=lambda row: row["id"])]
+            listed = [as_note(row) for row in sorted(rows, key=lambda row: row["id"])]
             await add_within(connection, repo_id, kind, notes.encode(repo_id, kind, {"rows": listed}), at)
     return bool(rows)
 
