@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Coroutine
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from mirror.backup import sync as syncing
 from mirror.cli import arguments, render, shapes
 from mirror.cli.render import Eye
-from mirror.core import quotas
+from mirror.core import quotas, words
 from mirror.core.config import from_env
 from mirror.core.errors import EverrefError, OverLimit, UsageError
 from mirror.core.rules.roles import Role
@@ -69,8 +70,8 @@ async def test_twenty_repos_at_once_are_as_many_as_a_team_may_have(mirror: Mirro
     errors = await refused(list(asked))
     assert (len(errors), len(await repos.all(mirror.services.db))) == (13, 7)
     assert str(errors[0]) == (
-        "the team everref is at its limit of 7 repositories, with 7; whoever runs Everref can raise it: "
-        "everref limits everref repos=NUMBER"
+        "the team everref has reached its limit, with 7 of 7 repositories; "
+        "whoever runs Everref can raise it: everref limits everref repos=NUMBER"
     )
     known = await choose.add_url(mirror.services, team, BY, (await repos.all(mirror.services.db))[0].url)
     assert known  # what is kept already is no new one
@@ -83,7 +84,7 @@ async def test_another_team_has_limits_of_its_own(site: Site) -> None:
     ann, bob = await site.person("ann"), await site.person("bob")
     for person in (ann, bob):
         await choose.add_url(mirror.services, (await site.team(person)).id, BY, f"{NOWHERE}/x.git")
-    with pytest.raises(OverLimit, match="ann is at its limit of 1 repositories"):
+    with pytest.raises(OverLimit, match="ann has reached its limit, with 1 of 1 repositories"):
         await choose.add_url(mirror.services, (await site.team(ann)).id, BY, f"{NOWHERE}/y.git")
 
 
@@ -118,7 +119,7 @@ async def test_no_other_job_holds_up_what_gives_back_what_is_kept(site: Site, wo
     await jobbing.ask(mirror.services, repo.id, "verify", {}, person_id=ann.id)
     await jobbing.ask(mirror.services, repo.id, "bundle", {"snapshot": 1}, person_id=ann.id)
     (error,) = await refused([jobbing.ask(mirror.services, repo.id, "drill", {}, person_id=ann.id)])
-    assert "of 1 jobs that people asked for and that have not ended, with 1" in str(error)
+    assert "with 1 of 1 open jobs that people requested" in str(error)
 
 
 async def test_asking_for_a_backup_that_waits_already_takes_no_more(site: Site, work: Work) -> None:
@@ -182,7 +183,7 @@ async def test_a_team_gets_no_more_webhooks_than_it_may_have(mirror: Mirror) -> 
     first, second = await mirror.repo(f"{NOWHERE}/a.git"), await mirror.repo(f"{NOWHERE}/b.git")
     await hooking.give(mirror.services, first, "github")
     await hooking.give(mirror.services, first, "github", new=True)
-    with pytest.raises(OverLimit, match="limit of 1 webhooks"):
+    with pytest.raises(OverLimit, match="with 1 of 1 webhooks"):
         await hooking.give(mirror.services, second, "github")
 
 
@@ -209,7 +210,7 @@ async def test_a_team_that_is_full_keeps_what_it_has_is_told_once_and_goes_on_wh
     assert (overview.state, overview.failure, overview.snapshots) == ("behind", None, 1)
     (notice,) = await notices.open_of(db, team)
     assert notice.kind == "over-limit"
-    assert "nothing new is saved, as everref may have" in notice.message
+    assert "nothing new is saved: the limit of everref is" in notice.message
     owner = await accounts.first_owner(db, mirror.clock.now)
     browser = await site.signed_in(owner)
     page = (await browser.get("/everref")).text
@@ -228,7 +229,7 @@ async def test_a_pack_that_does_not_fit_is_not_read_to_its_end_and_leaves_nothin
 ) -> None:
     work.commit(files={"large": bytes(range(256)) * 40})
     mirror = limited(mirror, stored_bytes=300)
-    with pytest.raises(OverLimit, match="may have 300 B stored in the vault"):
+    with pytest.raises(OverLimit, match="is 300 B stored in the vault"):
         await mirror.backup(f"{git_server.url}/remote.git")
     assert not [key for key in await mirror.keys() if ".bundle" in key]
     assert await mirror.services.db.fetchval("select count(*) from intent") == 0
@@ -299,8 +300,14 @@ async def test_the_api_answers_429_with_the_limit_and_how_long_to_wait(site: Sit
     assert "retry-after" not in answer.headers  # time alone changes nothing
     await program.post(f"/teams/ann/repos/{made['id']}/verifications")
     answer = await program.ask("POST", f"/teams/ann/repos/{made['id']}/verifications", {})
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "86400")
-    assert "wait a day" in answer.json()["detail"]
+    wait = int(answer.headers["retry-after"])
+    assert answer.status_code == 429 and 86_300 < wait <= 86_400
+    queued: datetime = await db.fetchval("select queued_at from job")
+    free_at = words.minute(queued + timedelta(days=1))
+    assert (
+        f"with 1 of 1 jobs that people requested in a day; the next is possible at {free_at}, or "
+        in (answer.json()["detail"])
+    )
 
 
 async def test_the_settings_show_what_is_used_of_each_limit(site: Site) -> None:

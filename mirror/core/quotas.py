@@ -1,4 +1,4 @@
-"""What one team may have and do, so that none fills what all share: the limits, their defaults, what is over.
+"""What one team may have and do, so that no team uses up what all share: the limits and their defaults.
 
 Whoever runs Everref sets them for all teams by settings, and for one by `everref limits`.
 """
@@ -6,13 +6,14 @@ Whoever runs Everref sets them for all teams by settings, and for one by `everre
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from math import ceil
 from typing import Final
 
 from mirror.core import words
 from mirror.core.errors import OverLimit, UsageError
 
-Limits = Mapping[str, int | None]  # by name, the most that a team may; None: as much as there is
+Limits = Mapping[str, int | None]  # by name, the most that a team may have; None: unlimited
 
 UNLIMITED: Final = "unlimited"
 _HOUR: Final = timedelta(hours=1)
@@ -23,15 +24,15 @@ _NUMBER: Final = re.compile(r"([0-9]{1,15})([KMGT]?)(i?B)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Something of which a team has so much and no more."""
+    """A limit on something that a team has or does."""
 
     name: str
-    label: str  # in the words of the pages
+    label: str  # as pages show it
     strict: int  # the default where strangers can sign up
-    roomy: int | None = None  # the default elsewhere; None: as much as there is
-    per: timedelta | None = None  # counted over so long; None: what there is now
+    roomy: int | None = None  # the default elsewhere; None: unlimited
+    per: timedelta | None = None  # the period it is counted over; None: the present number
     in_bytes: bool = False
-    counted: bool = True  # False: each worker counts for itself, and nobody counts all
+    counted: bool = True  # False: each worker counts its own, and there is no total
 
     @property
     def setting(self) -> str:
@@ -46,14 +47,14 @@ LIMITS: Final[Mapping[str, Limit]] = {
         Limit("stored-bytes", "stored in the vault", 50 * _GB, in_bytes=True),
         Limit("repo-bytes", "stored of one repository", 10 * _GB, in_bytes=True),
         Limit("pool-bytes", "cached on one worker's disk", 20 * _GB, in_bytes=True, counted=False),
-        Limit("jobs-open", "jobs that people asked for and that have not ended", 50, 10_000),
-        Limit("jobs-a-day", "jobs that people asked for in a day", 1000, 100_000, _DAY),
+        Limit("jobs-open", "open jobs that people requested", 50, 10_000),
+        Limit("jobs-a-day", "jobs that people requested in a day", 1000, 100_000, _DAY),
         Limit("drills-a-day", "drills in a day", 50, 10_000, _DAY),
         Limit("restores-an-hour", "restores in an hour", 20, 1000, _HOUR),
         Limit("restores-a-day", "restores in a day", 100, 10_000, _DAY),
         Limit("bundles-an-hour", "bundles in an hour", 40, 1000, _HOUR),
         Limit("bundles-a-day", "bundles in a day", 200, 10_000, _DAY),
-        Limit("tokens", "API tokens that work", 100, 10_000),
+        Limit("tokens", "active API tokens", 100, 10_000),
         Limit("hooks", "webhooks", 1000),
         Limit("members", "members", 100, 10_000),
     )
@@ -65,19 +66,19 @@ OF_KIND: Final[Mapping[str, tuple[str, ...]]] = {
     "bundle": ("bundles-an-hour", "bundles-a-day"),
 }
 OF_JOBS: Final = ("jobs-open", "jobs-a-day")
-# What gives back what is kept has limits of its own alone: nothing else that people do holds it up.
+# Restores and bundles have limits of their own only, so that no other job holds them up.
 GIVES_BACK: Final = ("restore", "bundle")
-PERSON_TEAMS_STRICT: Final = 5  # that one person owns, where strangers can sign up
+PERSON_TEAMS_STRICT: Final = 5  # teams that one person may own where strangers can sign up
 PERSON_TEAMS_ROOMY: Final = 1000
 
 
 def of_job(kind: str) -> tuple[str, ...]:
-    """The limits that a job of this kind, which a person asks for, counts for."""
+    """The limits that a job of this kind counts toward when a person requests it."""
     return OF_KIND.get(kind, ()) if kind in GIVES_BACK else (*OF_JOBS, *OF_KIND.get(kind, ()))
 
 
 def defaults(strict: bool) -> Limits:
-    """The limits of a team of which nothing was said."""
+    """The limits of a team that has none of its own."""
     return {one.name: one.strict if strict else one.roomy for one in LIMITS.values()}
 
 
@@ -90,7 +91,7 @@ class Use:
 
     limit: Limit
     used: int
-    most: int | None  # None: as much as there is
+    most: int | None  # None: unlimited
     own: bool = False  # it was set for this team
 
     @property
@@ -106,39 +107,40 @@ class Use:
         return f"{used}, unlimited" if self.most is None else f"{used} of {shown(self.limit, self.most)}"
 
 
-def refusal(use: Use, team: str) -> OverLimit:
-    """Why a team gets no more of this now, and who can change that."""
+def refusal(use: Use, team: str, now: datetime, free_at: datetime | None = None) -> OverLimit:
+    """Why a team gets no more of this now, when it gets some again, and who can raise the limit.
+
+    `use` counts what was just asked for, too.
+    """
     limit = use.limit
     assert use.most is not None
-    had = min(use.used, use.most) if limit.per or not limit.in_bytes else use.used
-    wait = "" if limit.per is None else f"; wait {'an hour' if limit.per == _HOUR else 'a day'}, or"
-    ask = "whoever runs Everref can raise it" if limit.per is None else "have whoever runs Everref raise it"
+    wait = "" if free_at is None else f" the next is possible at {words.minute(free_at)}, or"
     return OverLimit(
-        f"the team {team} is at its limit of {shown(limit, use.most)} {limit.label}, with {shown(limit, had)}"
-        f"{wait or ';'} {ask}: everref limits {team} {limit.name}=NUMBER",
+        f"the team {team} has reached its limit, with {use.used - 1:,} of {use.most:,} {limit.label};"
+        f"{wait} whoever runs Everref can raise it: everref limits {team} {limit.name}=NUMBER",
         limit.name,
-        None if limit.per is None else int(limit.per.total_seconds()),
+        None if free_at is None else max(1, ceil((free_at - now).total_seconds())),
     )
 
 
 def too_much(use: Use, team: str) -> OverLimit:
-    """Why what a remote has to give is not taken: it would be beyond a limit of bytes."""
+    """Why new data of a remote is not saved: it would exceed a limit of bytes."""
     limit = use.limit
     assert use.most is not None
     return OverLimit(
-        f"nothing new is saved, as {team} may have {shown(limit, use.most)} {limit.label}, and has "
-        f"{shown(limit, use.used)}; what is kept stays, and this goes on by itself once whoever runs "
-        f"Everref raises it: everref limits {team} {limit.name}=SIZE",
+        f"nothing new is saved: the limit of {team} is {shown(limit, use.most)} {limit.label}, and it has "
+        f"{shown(limit, use.used)}; every backup stays, and backups go on by themselves once whoever runs "
+        f"Everref raises the limit: everref limits {team} {limit.name}=SIZE",
         limit.name,
     )
 
 
 def too_many_bundles(use: Use, team: str) -> OverLimit:
-    """Why no bundle to download is made: those of the last day would take more than the team may store."""
+    """Why no bundle is made: those of the last day would take more than the team may store."""
     assert use.most is not None
     return OverLimit(
-        f"the bundles to download of {team} have {shown(use.limit, use.used)}, and may have"
-        f" {shown(use.limit, use.most)} together; fetch those that are there, which go after a day, or choose"
+        f"the bundles of {team} that wait to be downloaded have {shown(use.limit, use.used)} of"
+        f" {shown(use.limit, use.most)}; wait until they are deleted, a day after each was made, or choose"
         f" fewer refs",
         use.limit.name,
     )
@@ -150,7 +152,7 @@ def shown(limit: Limit, number: int) -> str:
 
 
 def read(limit: Limit, text: str, called: str) -> int | None:
-    """A limit as somebody wrote it: 500, 20G for bytes, or unlimited. Raises UsageError."""
+    """Parse a limit: 500, 20G for bytes, or unlimited. Raises UsageError."""
     given = text.strip()
     if given.lower() == UNLIMITED:
         return None
@@ -164,7 +166,7 @@ def read(limit: Limit, text: str, called: str) -> int | None:
 
 
 class Allowance:
-    """How many bytes one sync may still bring in, before its team or its repo is over a limit."""
+    """How many bytes one sync may still fetch before its team or its repo exceeds a limit."""
 
     def __init__(self, uses: tuple[Use, ...], team: str) -> None:
         self._uses = [one for one in uses if one.most is not None]
@@ -172,7 +174,7 @@ class Allowance:
         self.brought = 0
 
     def check(self, coming: int = 0) -> None:
-        """Raise OverLimit where what came so far, and this, is too much; without any, where all is full."""
+        """Raise OverLimit if what came and is coming exceed a limit; with nothing coming, at the limit."""
         for one in self._uses:
             assert one.most is not None
             used = one.used + self.brought + coming

@@ -1,6 +1,6 @@
-"""Values in a person's words: how much, how long, how long ago, and names of git as text."""
+"""Values in plain words: sizes, durations, ages, and git names as text."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _SIZES: Final = ("kB", "MB", "GB", "TB", "PB")
@@ -15,12 +15,12 @@ _AGES: Final = (
 
 
 def clean(text: str) -> str:
-    """Text from elsewhere without what a terminal would act on, or hide."""
+    """Text from elsewhere without characters that a terminal would act on or hide."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def name(raw: bytes) -> str:
-    """Bytes of git as text; what is no UTF-8 is U+FFFD."""
+    """Bytes of git as text; bytes that are not UTF-8 become U+FFFD."""
     return clean(raw.decode(errors="replace"))
 
 
@@ -40,19 +40,19 @@ def size(octets: float) -> str:
 
 
 def not_known(repos: int) -> str:
-    """What the vault has that the database does not know."""
+    """What to say when the vault has repos that the database does not know."""
     return f"the vault has {count(repos, 'repo')} that this database does not know: run everref rebuild"
 
 
 def unsaved(files: int, octets: int | None = None) -> str:
-    """That so many large files are not saved, as Git LFS keeps them outside git."""
+    """What to say about large files that are not saved, because Git LFS stores them outside git."""
     how_large = "" if octets is None else f" ({size(octets)})"
     return f"{count(files, 'large file')}{how_large} of Git LFS {'is' if files == 1 else 'are'} not saved"
 
 
 def mend(repo: str) -> str:
     """What to do about damage in the vault."""
-    return f"put what is damaged back from a copy of the vault, then run everref verify {repo}"
+    return f"restore the damaged files from a copy of the vault, then run everref verify {repo}"
 
 
 def ago(then: datetime, now: datetime) -> str:
@@ -66,7 +66,7 @@ def ago(then: datetime, now: datetime) -> str:
 
 
 def sentence(said: object) -> str:
-    """A line that an error says, as a sentence; a name or an address that it begins with stays as it is."""
+    """An error message as a sentence; a name or an address at its beginning stays as it is."""
     text = str(said).strip().rstrip(".")
     named = not text.partition(" ")[0].rstrip(",:;").isalpha()
     return f"{text if named else text[:1].upper() + text[1:]}."
@@ -75,6 +75,12 @@ def sentence(said: object) -> str:
 def rfc3339(time: datetime) -> str:
     """A moment as RFC 3339 in UTC with microseconds, always as long: what programs read everywhere."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def minute(at: datetime) -> str:
+    """`2026-11-22 14:05 UTC`: a time to come, to the minute, and not before it."""
+    up = at.astimezone(UTC) + timedelta(seconds=59, microseconds=999_999)
+    return f"{up:%Y-%m-%d %H:%M} UTC"
 
 
 def lasted(seconds: float) -> str:

@@ -9,11 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Any, Final
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
 
+from mirror.core import words
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.keyring import BadKey
 from mirror.core.model import Remote, Repo, RepoId, Secret, older_of
@@ -236,14 +238,17 @@ async def destination(context: RequestContext, job: Job) -> str:
 
 
 async def limited(context: RequestContext, key: str = "restore", limit: int = PER_HOUR) -> None:
-    """Count one restore of this person. Raises 429 where it is one too many."""
-    if not await attempts.take(context.services.db, f"{key} {context.owner().id}", limit, HOUR, context.now):
-        raise HTTPException(
-            429,
-            f"you have started {limit} of these within an hour, which is the limit for one person; "
-            "the next is possible an hour after the first",
-            {"retry-after": str(int(HOUR.total_seconds()))},
-        )
+    """Count one restore, or bundle, of this person. Raises 429 where it is one too many."""
+    who, db = f"{key} {context.owner().id}", context.services.db
+    if await attempts.take(db, who, limit, HOUR, context.now):
+        return
+    free_at = await attempts.free_at(db, who, context.now)
+    raise HTTPException(
+        429,
+        f"you have started {limit} {key}s within an hour, which is the limit for one person; "
+        f"the next is possible at {words.minute(free_at)}",
+        {"retry-after": str(max(1, ceil((free_at - context.now).total_seconds())))},
+    )
 
 
 async def queue(

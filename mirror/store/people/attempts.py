@@ -34,6 +34,16 @@ async def take(db: Db, key: str, limit: int, per: timedelta, now: datetime) -> b
 
 
 @translating
+async def free_at(db: Db, key: str, now: datetime) -> datetime:
+    """When the tries of this key count from the beginning again."""
+    until: datetime | None = await db.fetchval(
+        "select until from tries where key_sha256 = $1",
+        hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(),
+    )
+    return now if until is None else max(now, until)
+
+
+@translating
 async def give_back(db: Db, key: str) -> None:
     """Forget the tries of this key: somebody who got in was not guessing."""
     await db.execute(

@@ -113,7 +113,20 @@ async def check(db: Db, team_id: TeamId, limits: Limits, now: datetime, *names: 
     """
     for use in await uses(db, team_id, limits, now, names) if names else ():
         if use.most is not None and use.used > use.most:
-            raise quotas.refusal(use, await _name(db, team_id))
+            free_at = await _free_at(db, team_id, use, now)
+            raise quotas.refusal(use, await _name(db, team_id), now, free_at)
+
+
+async def _free_at(db: Db, team_id: TeamId, use: Use, now: datetime) -> datetime | None:
+    """When one more is allowed, as the oldest fall out of the period. None: waiting does not help."""
+    per, most = use.limit.per, use.most
+    if per is None or not most:
+        return None
+    counted = _USED[use.limit.name].removeprefix("select count(*) ").replace("$2", "$2::timestamptz")
+    queued_at: datetime | None = await db.fetchval(
+        f"select queued_at {counted} order by queued_at desc offset $3 limit 1", team_id, now, most
+    )
+    return None if queued_at is None else queued_at + per
 
 
 async def _name(db: Db, team_id: TeamId) -> str:
