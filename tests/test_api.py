@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from mirror.backup import sync
+from mirror.core import words
 from mirror.core.model import RefName, Repo
 from mirror.core.rules.roles import Role
 from mirror.jobs.runner import Runner
@@ -111,7 +112,7 @@ async def test_refreshing_proves_nothing_about_who_it_is(site: Site) -> None:
     ann = await program(site, second["access_token"])
     changed = await ann.ask("PUT", "/profile/password", {"password": "another good one"})
     assert changed.status_code == 403
-    assert "prove who you are" in changed.json()["detail"]
+    assert "confirm who you are" in changed.json()["detail"]
 
 
 async def test_who_logs_out_is_out(site: Site) -> None:
@@ -556,14 +557,19 @@ async def test_a_retry_obeys_what_the_first_try_obeyed(kept: Kept, make_work: Ca
     headers = {"origin": ORIGIN, "x-csrf-token": browser.csrf}
     clock.now += timedelta(minutes=11)
     unsure = await browser.client.post(f"/api/v1{again}", json={"confirm": "goal"}, headers=headers)
-    assert unsure.status_code == 403 and "prove who you are" in unsure.json()["detail"]
+    assert unsure.status_code == 403 and "confirm who you are" in unsure.json()["detail"]
     assert await db.fetchval("select count(*) from job") == 1
     statuses = [
         (await kept.program.ask("POST", again, {"confirm": "goal"})).status_code for _ in range(PER_HOUR)
     ]
     assert statuses == [202] * (PER_HOUR - 1) + [429]
     more = await kept.program.ask("POST", f"{kept.at}/restores", wanted)
-    assert more.status_code == 429 and more.headers["retry-after"] == "3600"
+    assert more.status_code == 429 and f"{PER_HOUR} restores within an hour" in more.json()["detail"]
+    began = clock.now
+    clock.now += timedelta(minutes=50)  # and the answer says how long is left
+    more = await kept.program.ask("POST", f"{kept.at}/restores", wanted)
+    assert more.status_code == 429 and 0 < int(more.headers["retry-after"]) <= 600
+    assert words.minute(began + timedelta(hours=1))[:15] in more.json()["detail"]
 
 
 async def test_undoing_once_more_wants_its_person_sure(kept: Kept, make_work: Callable[..., Work]) -> None:

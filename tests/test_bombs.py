@@ -74,7 +74,7 @@ async def test_folders_in_folders_without_end_are_compared_as_far_as_it_goes(
     bombs.nested(work)
     at = await kept(site, work)
     page = await alice.get(f"{at}/-/commit/{work.tip().decode()}")
-    assert page.status_code == 200 and "the comparison was ended early" in page.text
+    assert page.status_code == 200 and "the comparison was stopped early" in page.text
     page = await alice.get(f"{at}/-/files/deep/0000001/0000002")
     assert page.status_code == 200 and "13,000 more are not shown" in page.text
 
@@ -119,7 +119,7 @@ async def test_a_commit_with_a_message_without_end_shows_how_it_begins(
     at = await kept(site, work)
     before = await alice.get(f"{at}/-/commit/{oid}")
     assert before.status_code == 200 and "A word" in before.text and len(before.text) < 40_000
-    assert "The message is longer than is shown here." in before.text and f"/-/object/{oid}" in before.text
+    assert "The message is too long to show in full." in before.text and f"/-/object/{oid}" in before.text
     for page in ("refs", "files", "pushes", "difference"):
         assert (await alice.get(f"{at}/-/{page}")).status_code == 200
 

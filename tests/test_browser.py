@@ -72,7 +72,7 @@ async def test_from_connecting_to_what_a_force_push_took_away(visitor: Visitor, 
     await expect(needs).to_be_visible(timeout=PATIENCE)
     await needs.get_by_role("link", name="See what was lost").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Lost commits")
-    await expect(page.get_by_text("3 commits are on no ref any more")).to_be_visible()
+    await expect(page.get_by_text("3 commits are no longer on any ref")).to_be_visible()
     for message in ("Write tuesday", "Write wednesday", "Write thursday"):
         await expect(page.get_by_role("rowheader").filter(has_text=message)).to_be_visible()
 
@@ -106,7 +106,7 @@ async def test_a_moment_is_restored_to_a_new_remote_and_an_overwriting_undone(
     await ida.keep_everything()
     await ida.press("ida/diary")
     repository.commit("main", {"may.md": b"May\n"}, message="Say it otherwise", parents=[])
-    await page.get_by_role("link", name="See what was lost in push #2").wait_for()
+    await page.get_by_role("link", name="Check for lost commits in push #2").wait_for()
     after = repository.work.refs()
     assert before != after
 
@@ -147,8 +147,8 @@ async def test_somebody_who_was_invited_looks_and_no_more(visitor: Visitor, stag
     dora, emil = await visitor("dora"), await visitor("emil")
     await dora.sign_in()
     await dora.go("/dora/-/settings")
-    await dora.page.get_by_label("As what").select_option("viewer")
-    await dora.press("Make an invitation")
+    await dora.page.get_by_label("Role", exact=True).select_option("viewer")
+    await dora.press("Create an invitation")
     link = await dora.page.locator(".copy code").inner_text()
     await emil.page.goto(link)  # signed out: by way of signing in
     await emil.page.get_by_role("button", name="Sign in with GitHub").click()
@@ -156,7 +156,7 @@ async def test_somebody_who_was_invited_looks_and_no_more(visitor: Visitor, stag
     await expect(emil.page).to_have_url(link)
     await emil.press("Join dora")
     await expect(emil.page).to_have_url(f"{emil.url}/dora")
-    await expect(emil.page.get_by_role("status")).to_have_text("You are a member of dora now.")
+    await expect(emil.page.get_by_role("status")).to_have_text("You are now a member of dora.")
     await emil.go("/dora/-/settings")
     await expect(emil.page.get_by_role("heading", name="Invitations")).to_have_count(0)
     answer = await emil.go("/dora/-/settings/audit")
@@ -172,7 +172,7 @@ async def test_a_token_of_the_settings_page_opens_the_api(visitor: Visitor, stag
     await jo.sign_in()
     await jo.go("/jo/-/settings")
     await jo.page.get_by_label("Name of the token").fill("for a test")
-    await jo.press("Make a token")
+    await jo.press("Create a token")
     token = await jo.page.locator(".copy code").inner_text()
     async with httpx.AsyncClient(trust_env=False, base_url=jo.url) as program:
         program.headers["authorization"] = f"Bearer {token}"
@@ -209,7 +209,7 @@ async def test_everything_is_within_reach_of_keys(visitor: Visitor, stage: Stage
 
     # The first stop skips to the page, and whatever has the focus shows it.
     await keys.press("Tab")
-    skip = page.get_by_role("link", name="Skip to the page")
+    skip = page.get_by_role("link", name="Skip to the content")
     await expect(skip).to_be_focused()
     await expect(skip).to_be_in_viewport()
     await keys.press("Enter")
@@ -237,7 +237,7 @@ async def test_everything_is_within_reach_of_keys(visitor: Visitor, stage: Stage
 
     # Whoever speaks to the machine turns them off.
     await keys.press("?")
-    await page.get_by_label("Listen to single keys").uncheck()
+    await page.get_by_label("Use single-key shortcuts").uncheck()
     await keys.press("Escape")
     await keys.press("?")
     await expect(page.get_by_role("dialog")).to_have_count(0)
@@ -249,7 +249,7 @@ async def test_the_main_path_needs_no_script(visitor: Visitor, stage: Stage) -> 
     page = hana.page
     await hana.sign_in()
     await hana.connect()
-    await page.get_by_label("Everything, also what comes later").check()
+    await page.get_by_label("Everything, including repositories added later").check()
     await hana.press("Save the rule")
     await shows_after_reloading(page, "1 repository, protected")
     monday = commit_of(repository, "main~2")

@@ -96,7 +96,7 @@ async def test_what_a_repository_holds_is_shown_and_never_run(visitor: Visitor, 
     await mallory.keep_everything()
     await mallory.go("/mallory/mallory/evil")
     repository.push("main", first)
-    await expect(mallory.page.get_by_role("link", name="See what was lost in push #2")).to_be_visible(
+    await expect(mallory.page.get_by_role("link", name="Check for lost commits in push #2")).to_be_visible(
         timeout=PATIENCE
     )
     base = "/mallory/mallory/evil"

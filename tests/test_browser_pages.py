@@ -172,7 +172,7 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         await ann.keep_everything()
         await ann.go("/account")
         await ann.page.get_by_label("Name of a new team").fill("empty-team")
-        await ann.press("Make a team")
+        await ann.press("Create a team")
         repository.commit("main", {"beds.py": b"beds = 4\n"}, message="Sow peas", parents=[first])
         await ann.go("/ann/-/activity")
         job = await ann.page.locator("main a[href*='/-/activity/']").first.get_attribute("href")
@@ -188,7 +188,7 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         await ended(ann)
         restore = ann.page.url.removeprefix(ann.url)
         await ann.go("/ann/-/settings")
-        await ann.press("Make an invitation")
+        await ann.press("Create an invitation")
         invitation = await ann.page.locator(".copy code").inner_text()
         names = {
             "job": job,

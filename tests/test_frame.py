@@ -216,7 +216,7 @@ async def test_a_token_opens_its_own_team_as_far_as_its_scopes_reach(framed: Fra
     refused = await browser.client.post("/api/alice/do", headers=bearer)
     assert refused.status_code == 403
     assert refused.headers["content-type"] == "application/problem+json"
-    assert "has not the scope backup" in refused.json()["detail"]
+    assert "does not have the scope backup" in refused.json()["detail"]
     assert (await browser.client.get("/alice/see", headers=bearer)).status_code == 303
     mallory = await site.person("mallory")
     await site.member(framed.team, "eve", Role.OWNER)
@@ -262,4 +262,4 @@ async def test_that_the_database_is_away_is_told_as_what_it_is(framed: Framed) -
     """It was called somebody else who does not answer, with words for whoever runs a command."""
     answer = await (await framed.browser()).get("/away")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
-    assert "cannot reach its database. What is kept is safe" in answer.text
+    assert "cannot reach its database. Every backup is safe" in answer.text

@@ -17,7 +17,7 @@ from mirror.web.dispatch import Endpoint
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
-NUL = "holds a NUL character"
+NUL = "contains a NUL character"
 
 
 @pytest.fixture

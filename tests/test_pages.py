@@ -137,8 +137,8 @@ def test_status_says_which_part_is_away() -> None:
     parts = {"database": True, "queue": True, "worker": False, "vault": True, "disk": True}
     health = SimpleNamespace(**parts, ready=True, well=False, unknown=0)
     said = page("status.html", visitor(), health=health)
-    assert "Everref is not complete" in said
-    assert said.count("does not answer</span>") == 1
+    assert "Everref is not fully working" in said
+    assert said.count("not working</span>") == 1
 
 
 def test_a_form_carries_the_sessions_token() -> None:

@@ -95,14 +95,14 @@ async def test_a_drill_is_begun_by_its_button(seen: Seen) -> None:
 async def test_all_that_are_due_are_drilled_by_one_press(seen: Seen) -> None:
     await seen.browser.get("/ann/-/drills")
     answer = await seen.browser.post("/ann/-/drills/due")
-    assert "1 drill begun." in (await seen.browser.follow(answer)).text
+    assert "1 drill started." in (await seen.browser.follow(answer)).text
     await drill.drill(seen.site.mirror.services, seen.synced.repo, seen.synced.snapshot)
     answer = await seen.browser.post("/ann/-/drills/due")
     assert "0 drills begun." in (await seen.browser.follow(answer)).text
 
 
 async def test_a_drill_is_evidence(seen: Seen) -> None:
-    assert "No drill yet" in (await seen.browser.get("/ann/-/drills")).text
+    assert "No drills yet" in (await seen.browser.get("/ann/-/drills")).text
     await drill.drill(seen.site.mirror.services, seen.synced.repo, seen.synced.snapshot)
     page = await seen.browser.get("/ann/-/drills")
     assert "comes back" in page.text

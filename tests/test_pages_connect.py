@@ -94,7 +94,7 @@ async def test_what_a_token_can_see_is_listed_to_choose_from(connecting: Connect
     page = await connecting.listed(await connecting.by_token())
     for name in ("ann/notes", "acme/api", "acme/site"):
         assert name in page
-    assert "3 repositories, 0 of them kept" in page
+    assert "3 repositories, 0 of them backed up" in page
 
 
 async def test_what_is_ticked_is_kept_and_its_forge_tells_of_pushes(connecting: Connecting) -> None:
@@ -104,7 +104,7 @@ async def test_what_is_ticked_is_kept_and_its_forge_tells_of_pushes(connecting: 
     assert number is not None
     answer = await connecting.browser.post(f"{address}/choose", repository=[number[1]])
     assert answer.headers["location"] == "/ann"
-    assert "1 repository is kept from now on" in (await connecting.browser.follow(answer)).text
+    assert "1 repository is backed up from now on" in (await connecting.browser.follow(answer)).text
     assert await connecting.kept() == ["acme/api"]
     repository = connecting.forge.repository("acme/api")
     assert repository is not None
@@ -115,7 +115,7 @@ async def test_everything_is_kept_by_a_rule(connecting: Connecting) -> None:
     address = await connecting.by_token()
     await connecting.listed(address)
     answer = await connecting.browser.post(f"{address}/rule", rule="everything")
-    assert "3 repositories are kept" in (await connecting.browser.follow(answer)).text
+    assert "3 repositories are backed up" in (await connecting.browser.follow(answer)).text
     assert await connecting.kept() == ["acme/api", "acme/site", "ann/notes"]
 
 
@@ -142,7 +142,7 @@ async def test_disconnecting_keeps_the_repos_and_takes_the_hooks_away(connecting
     await connecting.browser.post(f"{address}/rule", rule="everything")
     connecting.browser = await connecting.site.signed_in(connecting.person)  # asked of late who she is
     answer = await connecting.browser.post(f"{address}/disconnect")
-    assert "every backup stays" in (await connecting.browser.follow(answer)).text
+    assert "Every backup stays." in (await connecting.browser.follow(answer)).text
     assert len(await connecting.kept()) == 3
     assert [one.hooks for one in connecting.forge.repositories] == [[], [], []]
     db = connecting.site.mirror.services.db
@@ -164,16 +164,16 @@ async def test_after_connecting_again_a_rule_keeps_what_the_disconnection_let_go
     connecting.browser = await connecting.site.signed_in(connecting.person)
     await connecting.browser.post(f"{address}/disconnect")
     page = (await connecting.browser.get("/ann/acme/api/-/settings")).text
-    assert "Its connection was ended" in page and "Let it go" in page
+    assert "Its connection was removed" in page and "Stop backing up" in page
     connecting.browser = await connecting.site.signed_in(connecting.person)
     await connecting.browser.post("/ann/acme/api/-/settings/let-go")
-    assert "Its connection was ended" not in (await connecting.browser.get("/ann/acme/api/-/settings")).text
+    assert "Its connection was removed" not in (await connecting.browser.get("/ann/acme/api/-/settings")).text
     address = await connecting.by_token()
     await connecting.listed(address)
     answer = await connecting.browser.post(f"{address}/rule", rule="everything")
     told = (await connecting.browser.follow(answer)).text
-    assert "1 repository is kept from now on" in told
-    assert "2 of what it means were paused or let go before, and stay as they are" in told
+    assert "1 repository is backed up from now on" in told
+    assert "2 of the matching repositories were paused or stopped before, and stay so" in told
     hooks = {one.full_name: len(one.hooks) for one in connecting.forge.repositories}
     assert hooks == {"ann/notes": 1, "acme/api": 0, "acme/site": 0}
 
@@ -223,7 +223,7 @@ async def test_a_path_of_this_machine_is_for_whoever_runs_everref_here(site: Sit
 async def test_which_keys_seal_what_is_shown_to_whoever_runs_everref_here(site: Site) -> None:
     owner = await site.signed_in(await people.first_owner(site.mirror.services.db, site.mirror.clock.now))
     page = (await owner.get("/everref/-/settings")).text
-    assert ">newest<" in page and "0 texts" in page
+    assert ">newest<" in page and "0 values" in page
     ann = await site.signed_in(await site.person("ann"))
     assert "SECRET_KEYS" not in (await ann.get("/ann/-/settings")).text
 
@@ -232,11 +232,11 @@ async def test_a_repository_behind_ssh_is_kept_by_the_teams_deploy_key(site: Sit
     ann = await site.person("ann")
     browser = await site.signed_in(ann)
     page = (await browser.get("/ann/-/connect/url")).text
-    assert "Make the deploy key" in page
+    assert "Create the deploy key" in page
     await browser.post("/ann/-/connect/ssh-key")
     page = (await browser.get("/ann/-/connect/url")).text
     found = re.search(r"ssh-ed25519 [A-Za-z0-9+/=]+ everref-[0-9a-f]+", page)
-    assert found is not None and "Make the deploy key" not in page
+    assert found is not None and "Create the deploy key" not in page
     kept = await browser.post("/ann/-/connect/url", url="git@git.example.org:acme/api.git", name="api")
     assert kept.status_code == 303
     settings = (await browser.get("/ann/api/-/settings")).text

@@ -97,15 +97,16 @@ def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> No
         ("kim at github.com", "sign in again", "late"),
         ("acme/infra", "failing", "late"),
         ("acme/api", "mass deletion", "lost"),
-        ("acme/api", "forced", "lost"),
-        ("acme/web", "no hook", "late"),
+        ("acme/api", "force-pushed", "lost"),
+        ("acme/web", "no webhook", "late"),
         ("acme/slow", "behind 51 min", "late"),
         ("acme/old", "archived", ""),
     ]
     assert found[1].why == "example.org does not answer. Nothing is lost."
     assert found[2].notice == 7
     assert found[3].why == (
-        "kim replaced main 3 h ago. What it held is kept. It is one of 2 force-pushes this week."
+        "kim replaced main by a force-push 3 h ago. The old commits are kept. "
+        "This is one of 2 force-pushes this week."
     )
     assert found[3].to == "/acme/acme/api/-/lost"
 
@@ -125,9 +126,9 @@ def test_an_audit_log_that_was_changed_needs_somebody() -> None:
 def test_webhooks_that_wait_are_said_with_how_many_and_until_when() -> None:
     assert on_their_way(0, NOW) is None
     assert on_their_way(1, NOW) == (
-        "1 webhook is on its way, registered within 5 min; until then pushes are found on a schedule."
+        "1 webhook is being registered (within 5 min); until then pushes are found on a schedule."
     )
-    assert "1,201 webhooks are on their way, registered within 65 min" in (on_their_way(1201, NOW) or "")
+    assert "1,201 webhooks are being registered (within 65 min)" in (on_their_way(1201, NOW) or "")
 
 
 def test_webhooks_that_are_refused_are_one_line() -> None:
@@ -135,10 +136,10 @@ def test_webhooks_that_are_refused_are_one_line() -> None:
         Broken("github", f"acme/{n}", None, "the account kim may not register hooks") for n in range(44)
     ]
     [one] = needs("acme", NOW, hooks=refused)
-    assert (one.title, one.chip) == ("acme/0", "no hook")
+    assert (one.title, one.chip) == ("acme/0", "no webhook")
     assert one.why == (
-        "The account kim may not register hooks. So it is for 44 repositories. "
-        "They are looked at on a schedule."
+        "The account kim may not register hooks. This concerns 44 repositories. "
+        "Everref checks them on a schedule instead."
     )
 
 
@@ -338,12 +339,12 @@ async def test_what_is_damaged_is_said_where_it_was_called_protected(
     assert "Protected as of" not in (await browser.get("/acme", state="damaged")).text
     assert _listed((await browser.get("/acme", sort="state")).text) == ["acme/api", "acme/web"]
     page = (await browser.get("/acme/acme/api")).text
-    assert "What is kept of it is damaged, found " in page and "A part is gone." in page
+    assert "Part of its backup is damaged; found " in page and "A part is gone." in page
     assert "then run everref verify acme/api." in page and "Protected as of" not in page
     assert '<span class="chip lost">damaged</span>' in (await browser.get("/acme/-/report")).text
     await repos.set_failure(site.mirror.services.db, repo.id, "network", "it does not answer", now)
     page = (await browser.get("/acme/acme/api")).text
-    assert "failing since" in page and "safe" not in page and "Protected as of" not in page
+    assert "Backups started to fail" in page and "safe" not in page and "Protected as of" not in page
     assert "It does not answer.<" in (await browser.get("/acme")).text  # and not that nothing is lost
 
 
@@ -384,7 +385,7 @@ async def test_a_worker_is_there_while_only_the_queue_is_away(site: Site) -> Non
     health = await status.look(site.mirror.services.db, site.outside.queue)
     assert (health.database, health.queue, health.worker) == (True, True, False)
     page = (await (await site.browser()).get("/status")).text
-    assert page.count("does not answer</span>") == 1 and "by itself" not in page
+    assert page.count("not working</span>") == 1 and "by itself" not in page
 
 
 async def test_a_service_without_redis_is_ready(site: Site) -> None:
@@ -407,7 +408,7 @@ async def test_while_the_vault_is_away_the_home_and_the_status_say_so_once(site:
     assert page.count(">the vault does not answer<") == 1
     assert "<h1>Nothing new is being saved</h1>" in page
     assert "s3.example" not in page
-    assert (await browser.get("/status")).text.count("does not answer") >= 1
+    assert (await browser.get("/status")).text.count("not working") >= 1
     (outage,) = await outages.now(db)
     assert await outages.end(db, outage, now) and not await outages.end(db, outage, now)
     assert "2 repositories, all protected" in (await browser.get("/ann")).text
@@ -419,13 +420,13 @@ async def test_who_runs_everref_is_told_of_a_vault_that_the_database_does_not_kn
     db = site.mirror.services.db
     await site.mirror.services.vault.recognise()
     owner = await site.signed_in(await people.first_owner(db, site.mirror.clock.now))
-    assert "Nothing is kept for everref yet" in (await owner.get("/everref")).text
+    assert "Nothing is backed up for everref yet" in (await owner.get("/everref")).text
     await vaults.set_unknown(db, 3)
     words = "the vault has 3 repos that this database does not know: run everref rebuild".capitalize()
     for path in ("/everref", "/status"):
         page = (await owner.get(path)).text
         assert words in page
-        assert "Nothing is kept for everref yet" not in page and "Everref is up" not in page
+        assert "Nothing is backed up for everref yet" not in page and "Everref is up" not in page
     ann = await site.signed_in(await site.person("ann"))
     assert words not in (await ann.get("/ann")).text
     work.commit()

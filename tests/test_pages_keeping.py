@@ -49,7 +49,22 @@ async def test_a_schedule_is_what_somebody_says_or_by_activity(kept: Kept) -> No
 async def test_a_schedule_that_is_none_is_told_in_a_line(kept: Kept, text: str) -> None:
     answer = await kept.browser.post(f"{kept.base}/schedule", schedule=text)
     assert answer.status_code == 422
-    assert "schedule" in re.findall(r'role="alert"><p>([^<]+)', answer.text)[0]
+    (told,) = re.findall(r'<p id="f-schedule-about" class="wrong">([^<]+)', answer.text)
+    assert "schedule" in told and f'value="{text}"' in answer.text and 'role="alert"' not in answer.text
+
+
+async def test_what_is_wrong_stands_at_its_field_with_what_was_typed(kept: Kept) -> None:
+    sent = {"name": "Ann", "email": "ann at example", "zone": "Europe/Berlin"}
+    answer = await kept.browser.post("/account/profile", **sent)
+    assert answer.status_code == 422 and 'role="alert"' not in answer.text
+    assert re.findall(r'<p id="([^"]+)" class="wrong">([^<]+)', answer.text) == [
+        ("f-email-about", "That is not an e-mail address; write it like ann@example.org.")
+    ]
+    assert all(f'value="{typed}"' in answer.text for typed in sent.values())
+    team = await kept.browser.post("/account/teams", name="No Team")
+    assert 'value="No Team"' in team.text and "no-team." in team.text
+    token = await kept.browser.post("/ann/-/settings/tokens", name="ci", days="30")
+    assert re.findall(r'<p id="([^"]+)" class="wrong">Choose the token', token.text) == ["f-token-about"]
 
 
 async def test_refs_are_left_out_by_patterns(kept: Kept) -> None:

@@ -236,7 +236,7 @@ async def test_who_had_to_prove_it_finds_the_same_plan_again_and_is_told_to_pres
     restoring.site.mirror.clock.now += timedelta(minutes=11)
     answer = await restoring.browser.post(action, draft=hidden(page, "draft"), name="acme/api")
     came = await proved(restoring, answer)
-    assert "Nothing was done yet" in came.text and "snapshot #1" in came.text
+    assert "Nothing has been done yet" in came.text and "snapshot #1" in came.text
     assert "Overwrite acme/api" in came.text
     assert dict(came.url.params) == dict(httpx.URL(address).params)
 
@@ -256,7 +256,7 @@ async def test_a_plan_to_an_address_keeps_all_but_its_token_over_a_proof(
     )
     assert "secret" not in answer.headers["location"]
     came = await proved(restoring, answer)
-    assert "Nothing was done yet" in came.text and "snapshot #1" in came.text
+    assert "Nothing has been done yet" in came.text and "snapshot #1" in came.text
     assert f'value="{target.path}"' in came.text and 'value="me"' in came.text
     assert 'name="force" value="yes" checked' in came.text
     assert 'name="ref" value="main"' in came.text

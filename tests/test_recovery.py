@@ -74,7 +74,7 @@ async def test_a_new_password_ends_what_was_given_before(site: Site) -> None:
     answer = await here.post("/account/password", password=NEW)
     assert answer.headers["location"] == "/account"
     page = (await here.get("/account")).text
-    assert "What you did not keep has ended" in page and "waits to be confirmed" in page
+    assert "Everything that you did not tick has ended" in page and "not confirmed yet" in page
     assert not await is_in(there)
     assert not await works(site, raw) and not await works(site, other)
     assert await doubted(site, person) == ["ann-at-work"]
@@ -124,7 +124,7 @@ async def test_a_one_time_link_names_whom_it_lets_in_and_ends_what_was_given_bef
     link, unused = [await links.make(db, person.id, now, timedelta(hours=1)) for _ in range(2)]
     browser = await site.browser()
     page = (await browser.get(f"/sign-in/{link}")).text
-    assert "signs in Ann" in page and "ann-at-work" in page
+    assert "signs you in as Ann" in page and "ann-at-work" in page
     assert [len(ticks(page, f"keep-{one}")) for one in ("identity", "token", "session")] == [1, 1, 1]
     assert "checked" not in page
     assert await is_in(thief) and await works(site, raw)  # looking at it ends nothing
@@ -162,7 +162,7 @@ async def test_the_link_of_who_runs_everref_ends_only_what_they_untick(site: Sit
     browser = await site.browser()
     page = (await browser.get(f"/sign-in/{link}")).text
     (box,) = re.findall(r'<input type="checkbox"[^>]*name="keep-token"[^>]*>', page)
-    assert " checked" in box and "What you untick ends now" in page
+    assert " checked" in box and "Untick what should stop now" in page
     await browser.post(f"/sign-in/{link}", **{"keep-token": ticks(page, "keep-token")})
     assert await works(site, raw)
     last = await links.make(db, None, now, timedelta(hours=1))
@@ -291,12 +291,12 @@ async def test_an_e_mail_address_is_said_to_be_unproved_and_gives_nothing(site: 
     await members.invite(db, site.outside.keyring, By(owner, now), team, Role.ADMIN, "boss@example.org")
     fake = await flow.sign_up(db, "boss@example.org", "a long enough word", "The Boss", now, "192.0.2.1")
     browser = await site.signed_in(fake)
-    assert "Not proved" in (await browser.get("/account")).text
+    assert "It is not verified" in (await browser.get("/account")).text
     assert await teams.membership(db, fake.id, team.name) is None
     assert (await browser.get(f"/{team.name}")).status_code == 404
     await teams.add(db, team.id, fake.id, Role.VIEWER, now)
     kim = await site.signed_in(owner)
-    assert "boss@example.org (not proved)" in (await kim.get(f"/{team.name}/-/settings")).text
+    assert "boss@example.org (not verified)" in (await kim.get(f"/{team.name}/-/settings")).text
 
 
 async def test_sessions_that_are_kept_are_the_persons_own(site: Site) -> None:

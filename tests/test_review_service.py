@@ -280,7 +280,7 @@ async def test_an_account_at_a_forge_is_no_proof_and_no_new_way_in_for_an_old_se
     await browser.get("/account")
     to = await forged.come_back(browser, await forged.consent(browser, next="/account"))
     assert to.startswith("/account/sure")
-    assert "first prove who you are" in (await browser.get(to)).text
+    assert "confirm who you are in another way first" in (await browser.get(to)).text
     assert await people.identities(site.mirror.services.db, victim.id) == []
     assert (
         (await browser.post("/account/password", password="a password of mine"))

@@ -103,7 +103,7 @@ async def test_a_callback_in_another_browser_signs_nobody_in(forged: Forged) -> 
     address = urlsplit(await forged.consent(attacker))
     answer = await victim.get(f"{address.path}?{address.query}")
     assert answer.status_code == 400
-    assert "was not begun in this browser" in answer.text
+    assert "was not started in this browser" in answer.text
 
 
 async def test_a_callback_works_once(forged: Forged) -> None:
@@ -123,7 +123,7 @@ async def test_a_consent_that_was_refused_is_told_in_a_line(forged: Forged) -> N
     to = await forged.come_back(browser, address)
     assert to.startswith("/sign-in")
     said = (await browser.get(to)).text
-    assert "You did not let 127.0.0.1" in said and "not signed in by it" in said
+    assert "You did not let 127.0.0.1" in said and "you are not signed in" in said
     assert await forged.site.mirror.services.db.fetchval("select count(*) from person") == 0
 
 
@@ -168,10 +168,10 @@ async def test_an_account_that_was_connected_can_be_added_as_a_way_to_sign_in(fo
     ann = await site.person("ann")
     browser = await site.signed_in(ann)
     page = await forged.come_back(browser, await forged.consent(browser, team="ann"))
-    assert "Sign in by ann too" in (await browser.get(page)).text
+    assert "Sign in with ann too" in (await browser.get(page)).text
     answer = await browser.post(f"{page}/sign-in")
     assert answer.headers["location"] == page
-    assert "Sign in by ann too" not in (await browser.get(page)).text
+    assert "Sign in with ann too" not in (await browser.get(page)).text
     other = await site.browser()
     await forged.come_back(other, await forged.consent(other))
     assert "ann" in (await other.get("/account")).text
@@ -196,7 +196,7 @@ async def asked_to_link(forged: Forged, browser: Browser, account: Person) -> tu
 async def test_one_more_account_is_added_only_by_the_button_of_a_page_that_names_it(forged: Forged) -> None:
     browser = await forged.site.signed_in(await forged.site.person("kim"))
     page, account = await asked_to_link(forged, browser, forged.ann)
-    assert "Is ann yours?" in page and "could then sign in here as Kim" in page
+    assert "Is ann yours?" in page and "can sign in here as Kim" in page
     assert await identities(forged) == []  # a GET adds nothing
     assert (await browser.post("/auth/link", account=account, csrf="")).status_code == 403
     assert (await browser.post("/auth/link", account=account + "x")).status_code == 400
@@ -246,7 +246,7 @@ async def test_an_account_that_proves_nothing_becomes_no_way_in(forged: Forged) 
     forged.site.mirror.clock.step *= 0
     kim = await forged.site.signed_in(await forged.site.person("kim"))
     assert (await forged.come_back(kim, await forged.consent(kim))).startswith("/account/sure")
-    assert "You do not sign in as ann yet" in (await kim.get("/account/sure")).text
+    assert "You do not sign in with ann yet" in (await kim.get("/account/sure")).text
     bob = await forged.site.browser()
     await forged.come_back(bob, await forged.consent(bob))  # ann signs somebody else in now
     assert (await forged.come_back(kim, await forged.consent(kim))).startswith("/account/sure")
@@ -280,7 +280,7 @@ async def test_only_who_connected_an_account_adds_it_to_their_ways_to_sign_in(fo
     assert team is not None
     await teams.add(db, team.id, bob.id, Role.ADMIN, site.mirror.clock.now)
     theirs = await site.signed_in(bob)
-    assert "Sign in by ann too" not in (await theirs.get(page)).text
+    assert "Sign in with ann too" not in (await theirs.get(page)).text
     assert (await theirs.post(f"{page}/sign-in")).status_code == 409
     assert await db.fetchval("select count(*) from identity") == 0
 
@@ -423,7 +423,7 @@ async def test_what_was_pressed_before_a_proof_is_said_to_be_not_done(
     assert (await browser.get("/account")).status_code == 200
     door.site.mirror.clock.now += timedelta(minutes=11)
     asked = await browser.follow(await browser.post(path, **fields))
-    assert "What you pressed was not done" in asked.text
+    assert "After you confirm, you are back on the page" in asked.text
     kept = {
         name: unescape(value)
         for name, value in re.findall(r'type="hidden" name="(next|dropped)" value="([^"]*)"', asked.text)
@@ -431,8 +431,8 @@ async def test_what_was_pressed_before_a_proof_is_said_to_be_not_done(
     came = await browser.post("/account/sure", password=PASSWORD, **kept)
     assert came.headers["location"] == page
     shown = (await browser.get(page)).text
-    assert re.search(r'role="alert">Nothing was done yet[^<]*Press it once more', shown)
-    assert "Nothing was done yet" not in (await browser.get(page)).text
+    assert re.search(r'role="alert">Nothing has been done yet[^<]*Press the button once more', shown)
+    assert "Nothing has been done yet" not in (await browser.get(page)).text
 
 
 async def test_a_proof_by_a_forge_says_too_that_nothing_was_done(forged: Forged) -> None:
@@ -444,7 +444,7 @@ async def test_a_proof_by_a_forge_says_too_that_nothing_was_done(forged: Forged)
     assert "dropped=yes" in answer.headers["location"]
     proved = await forged.consent(browser, next="/ann/-/settings", dropped="yes")
     assert await forged.come_back(browser, proved) == "/ann/-/settings"
-    assert "Nothing was done yet" in (await browser.get("/ann/-/settings")).text
+    assert "Nothing has been done yet" in (await browser.get("/ann/-/settings")).text
 
 
 async def test_who_guesses_keeps_nobody_out_but_themselves(
@@ -506,7 +506,7 @@ async def test_a_weak_password_is_refused_with_what_would_do(site: Site) -> None
     browser = await site.browser()
     answer = await browser.post("/sign-up", name="Ann", email="ann@example.org", password="short")
     assert answer.status_code == 422
-    assert "10 characters or more" in answer.text
+    assert "At least 10 characters" in answer.text
 
 
 async def test_signing_in_gives_the_browser_a_new_session(site: Site) -> None:

@@ -89,9 +89,9 @@ async def test_who_is_invited_makes_an_account_and_is_in_the_team(site: Site) ->
     raw, browser = await invited_by(site, ann), await site.browser()
     to = f"/invitations/{raw}"
     page = (await browser.get("/sign-up", next=to)).text
-    assert 'name="password"' in page and "making an account joins it at once" in page
+    assert 'name="password"' in page and "If you create an account, you join it at once" in page
     page = (await browser.get("/sign-in", next=to)).text
-    assert "making one joins at once" in page and "Forgot the password?" in page
+    assert "create one: you join the team at once" in page and "Forgot your password?" in page
     answer = await sign_up(browser, to)
     assert (answer.status_code, answer.headers["location"]) == (303, "/ann")
     bob = await people_rows.by_email(site.mirror.services.db, "bob@example.org")

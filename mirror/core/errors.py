@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Origin(StrEnum):
-    """Who failed. The edge that met a failure says so; what nobody said it of is our own."""
+    """Who failed. The code that met the failure says so; by default it is our own failure."""
 
     SOURCE = "source"  # the remote that is backed up, and what it sent
     TARGET = "target"  # the remote that is restored to
@@ -28,7 +28,7 @@ class Origin(StrEnum):
     OURS = "ours"
 
 
-# What all repos share: where one of these is away, nothing is wrong with any repo.
+# What all repos share: if one of these is unavailable, nothing is wrong with any repo.
 SHARED: Final = frozenset({Origin.VAULT, Origin.DATABASE, Origin.DISK})
 
 
@@ -56,7 +56,7 @@ class EverrefError(Exception):
     def came_from(self, origin: Origin, instead_of: Origin | None = None) -> None:
         """Say whose failure it is.
 
-        Who was nearer to it knows better: what was said before stays, unless it was `instead_of`.
+        The code nearer to the failure knows better: an origin that was set stays, unless it is `instead_of`.
         """
         if self._origin is None or self._origin is instead_of:
             self._origin = origin
@@ -64,9 +64,9 @@ class EverrefError(Exception):
 
 @contextmanager
 def whose(origin: Origin, *kinds: type[EverrefError]) -> Iterator[None]:
-    """Let the errors that leave this block say where they came from; only these `kinds` where some are given.
+    """Set the origin of the errors that leave this block; only of these `kinds` if any are given.
 
-    It encloses what an edge does by itself, never a `yield` to a caller: that one's failures are its own.
+    It encloses what a service does by itself, never a `yield` to a caller, whose failures are its own.
     """
     try:
         yield
@@ -77,7 +77,7 @@ def whose(origin: Origin, *kinds: type[EverrefError]) -> Iterator[None]:
 
 
 def met_by(origin: Origin) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Coroutine[Any, Any, R]]]:
-    """`whose` for all that a function does."""
+    """`whose` for everything that a function does."""
 
     def edge(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
         @wraps(ask)
@@ -91,10 +91,14 @@ def met_by(origin: Origin) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, 
 
 
 class UsageError(EverrefError):
-    """The words of the call are off; nothing was begun."""
+    """The call is not valid; nothing was started."""
 
     kind = "usage"
     exit_code = 2
+
+    def __init__(self, message: str, *, field: str | None = None, origin: Origin | None = None) -> None:
+        super().__init__(message, origin=origin)
+        self.field = field  # of a form, that the message is about; None: no single one
 
 
 class NotFound(EverrefError):
@@ -105,13 +109,13 @@ class NotFound(EverrefError):
 
 
 class BadCredentials(EverrefError):
-    """The other side wants credentials, or other ones."""
+    """The other side wants credentials, or different ones."""
 
     kind = "credentials"
 
 
 class RemoteGone(EverrefError):
-    """The forge says this repository does not exist, or not for us any more."""
+    """The forge says that this repository does not exist, or that we can no longer see it."""
 
     kind = "gone"
 
@@ -129,7 +133,7 @@ class Refused(EverrefError):
 
 
 class NotAllowed(Refused):
-    """Whoever asks has not the role for this."""
+    """The person does not have the role for this."""
 
 
 class Moved(Refused):
@@ -143,7 +147,7 @@ class Moved(Refused):
 
 
 class IdentityChanged(Refused):
-    """At the repo's address is another repository now; none of it was taken."""
+    """Another repository is at the repo's address now; nothing of it was saved."""
 
     kind = "identity"
 
@@ -156,7 +160,7 @@ class NetworkError(EverrefError):
 
 
 class Corrupt(EverrefError):
-    """Bytes are not what they should be; what was good stays as it was."""
+    """Bytes are not what they should be; what was intact stays as it was."""
 
     kind = "corrupt"
 
@@ -174,7 +178,7 @@ class Damaged(Corrupt):
 
 
 class GapInChain(Damaged):
-    """The parts in the vault do not cover the pack log from its beginning to the wanted moment."""
+    """The parts in the vault do not cover the pack log from its beginning to the requested moment."""
 
 
 class LimitReached(EverrefError):
@@ -185,7 +189,7 @@ class LimitReached(EverrefError):
 
 
 class DiskFull(LimitReached):
-    """A disk has no room left; what is only a cache can make some."""
+    """A disk is full; deleting caches can make room."""
 
     def __init__(self, message: str, path: str | None = None, *, origin: Origin | None = None) -> None:
         super().__init__(message, origin=origin)
@@ -193,7 +197,7 @@ class DiskFull(LimitReached):
 
 
 class RateLimited(LimitReached):
-    """The other side answers no more questions until then."""
+    """The other side accepts no more requests until then."""
 
     def __init__(self, message: str, retry_at: datetime) -> None:
         super().__init__(message)
@@ -209,7 +213,7 @@ class Locked(LimitReached):
 
 
 class TooOften(LimitReached):
-    """Somebody asks this of us too often."""
+    """Somebody requests this too often."""
 
     def __init__(self, message: str, seconds: int) -> None:
         super().__init__(message)
@@ -217,7 +221,7 @@ class TooOften(LimitReached):
 
 
 class Crowded(LimitReached):
-    """Too many ask this of us at once; it is nobody's fault in particular."""
+    """Too many people request this at once; no single one is at fault."""
 
     def __init__(self, message: str, seconds: int) -> None:
         super().__init__(message)
@@ -225,7 +229,7 @@ class Crowded(LimitReached):
 
 
 class TooLarge(LimitReached):
-    """Something that a repository holds is larger than what is looked into."""
+    """Something in a repository is too large to be inspected."""
 
     permanent = True
 
@@ -235,25 +239,25 @@ class TooLarge(LimitReached):
 
 
 class OverLimit(LimitReached):
-    """A team has or does as much of something as it may (mirror/core/quotas.py)."""
+    """A team has reached a limit (mirror/core/quotas.py)."""
 
     permanent = True
 
     def __init__(self, message: str, limit: str, seconds: int | None = None) -> None:
         super().__init__(message, origin=Origin.OURS)
         self.limit = limit  # its name
-        self.seconds = seconds  # within which some of it is free again; None: time alone changes nothing
+        self.seconds = seconds  # until some of it is free again; None: waiting does not help
 
 
 class Busy(EverrefError):
-    """Somebody else is at work on this repo right now."""
+    """Somebody else is working on this repo right now."""
 
     kind = "busy"
     permanent = False
 
 
 class Cancelled(EverrefError):
-    """Somebody asked for this to be stopped."""
+    """Somebody stopped this."""
 
     kind = "cancelled"
 

@@ -364,7 +364,7 @@ async def set_password(
     """
     person = by.person
     if person.email is None:
-        raise UsageError("a password needs an e-mail address to sign in with; give one first")
+        raise UsageError("add your e-mail first: you sign in with it and the password", field="password")
     rules.check_password(password, person.email)
     await limit_tries(db, f"password of {person.id}", MADE, HOUR, by.at)
     hashed = await passwords.hashed(str(person.id), rules.password_bytes(password))
@@ -385,7 +385,7 @@ async def set_profile(db: Db, by: By, name: str, email: str | None, zone: str | 
     name = rules.check_person_name(name)
     email = rules.email_address(email) if email else None
     if zone and zone not in await asyncio.to_thread(zoneinfo.available_timezones):
-        raise UsageError(f"there is no time zone {zone!r}; write one like Europe/Berlin")
+        raise UsageError(f"there is no time zone {zone!r}; write one like Europe/Berlin", field="zone")
     async with transaction(db) as connection:
         now_called = await people.set_profile(
             connection, by.person.id, name=name, email=email, zone=zone or None

@@ -31,7 +31,7 @@ async def make_token(
     """
     name = rules.check_person_name(name, "give the token a name that says what it is for")
     if not scopes or not set(scopes) <= SCOPES.keys():
-        raise UsageError(f"choose the token's scopes: {', '.join(SCOPES)}")
+        raise UsageError(f"choose the token's scopes: {', '.join(SCOPES)}", field="scope")
     if expires_at is not None and expires_at <= by.at:
         raise UsageError("that time has passed, so the token would never work; choose a later one")
     await limit_tries(db, f"token by {by.person.id}", MADE, HOUR, by.at)

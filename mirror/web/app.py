@@ -1,4 +1,4 @@
-"""The web application: every way of every topic, in the order in which a path is tried."""
+"""The web application: all endpoints, in the order in which a path is matched."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -61,7 +61,7 @@ register_url_convertor("repo", RepoName())
 
 
 class Application(Starlette):
-    """Starlette with headers on all that it sends, what it says of its own errors among that."""
+    """Starlette with security headers on everything that it sends, including its own error pages."""
 
     def __init__(self, headers: Mapping[str, str], **given: Any) -> None:
         super().__init__(**given)
@@ -89,7 +89,7 @@ def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:
 
 
 class _Nowhere:
-    """What answers under /api/ where no call does: 405 where another method would, else 404."""
+    """What answers under /api/ where no call matches: 405 if another method would, else 404."""
 
     def __init__(self, calls: Sequence[Route]) -> None:
         self.calls = calls
@@ -101,14 +101,14 @@ class _Nowhere:
                 methods |= call.methods or set()
         if methods:
             allow = ", ".join(sorted(methods))
-            raise HTTPException(405, f"this takes {allow}", {"allow": allow})
-        raise HTTPException(404, "there is no such call; /api/docs says which there are")
+            raise HTTPException(405, f"this address accepts {allow}", {"allow": allow})
+        raise HTTPException(404, "there is no such call; see /api/docs")
 
 
 def _headers(outside: Outside) -> Mapping[str, str]:
-    """What is sent with every answer, so that a page cannot be abused.
+    """Headers for every answer, so that a page cannot be abused.
 
-    Forms may end at the forges as well, whose consent a sign-in asks for.
+    Forms may also lead to the forges, which ask for consent at a sign-in.
     """
     forges = " ".join(sorted({_origin(app.url) for app in outside.services.settings.apps}))
     policy = (

@@ -1,4 +1,4 @@
-"""What pages are made up with: stylesheet, script, icons and the web app manifest, all from this host."""
+"""The static files of pages: stylesheet, script, icons and the web app manifest, all from this host."""
 
 from functools import cache
 from typing import Final
@@ -21,7 +21,7 @@ TYPES: Final = {
 
 
 async def asset(context: RequestContext) -> Response:
-    """A file of ours by its name."""
+    """A static file by its name."""
     return _answer(str(context.path["name"]), context.query.get("v"))
 
 
@@ -40,7 +40,7 @@ def _answer(name: str, version: str | None) -> Response:
 
 @cache
 def names() -> frozenset[str]:
-    """The files that there are."""
+    """The names of the files."""
     return frozenset(file.name for file in STATIC.iterdir() if file.suffix[1:] in TYPES)
 
 

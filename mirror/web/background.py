@@ -1,7 +1,6 @@
-"""Work that a page begins and does not wait for, such as reading a long listing; it ends with the process.
+"""Work that a page starts and does not wait for, such as reading a long listing; it ends with the process.
 
-Nothing depends on it: what it leaves undone is asked for again by the next page,
-or done by the sweep.
+Nothing depends on it: the next page requests again what it left undone, or the sweep does it.
 """
 
 import asyncio
@@ -15,24 +14,24 @@ log = logging.getLogger("mirror.web")
 
 
 class Background:
-    """What is under way in this process, by what it is about."""
+    """The running background work of this process, by subject."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, about: str, work: Coroutine[Any, Any, object]) -> None:
-        """Begin this, unless it is under way."""
+        """Start this, unless it is already running."""
         if about in self._tasks:
             work.close()
             return
         self._tasks[about] = asyncio.create_task(self._run(about, work))
 
     def is_busy(self, about: str) -> bool:
-        """Whether this is under way."""
+        """Whether this is running."""
         return about in self._tasks
 
     async def quiet(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until nothing is running."""
         while self._tasks:
             await asyncio.wait(self._tasks.values())
 

@@ -1,7 +1,7 @@
-"""What every page and every call of the API goes through: one table of ways, each with what it needs.
+"""What every page and every API call goes through: one table of endpoints, each with what it needs.
 
-A way that is not in a table is not served, and a way cannot be in a table
-without saying who may go it. The endpoint is called only when the visitor may.
+An endpoint that is not in a table is not served, and it cannot be in a table without
+saying who may use it. The handler is called only if the visitor may use it.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ log = logging.getLogger("mirror.web")
 
 
 class Needs(StrEnum):
-    """What a way asks of who goes it."""
+    """What an endpoint requires of its visitor."""
 
     NOTHING = "nothing"
     PERSON = "person"  # somebody who is signed in
@@ -81,7 +81,7 @@ class Needs(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What the web application has of the outside."""
+    """The outside world, as far as the web application uses it."""
 
     services: Services
     queue: ArqRedis | NoQueue
@@ -97,13 +97,13 @@ class Outside:
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request, with who makes it and what they may."""
+    """One request, with who makes it and what they may do."""
 
     request: Request
     outside: Outside
     now: datetime
     endpoint: "Endpoint"
-    person: Person | None = None  # None: signed out, which only ways that need NOTHING allow
+    person: Person | None = None  # None: signed out, which only endpoints that need NOTHING allow
     session: Session | None = None  # None: signed out, or a program with a token
     token: ApiToken | None = None
     team: Team | None = None  # the path's
@@ -111,7 +111,7 @@ class RequestContext:
     teams: Sequence[Membership] = ()  # the person's, on a page of a team
     memberships: Sequence[Membership] = ()  # the person's, as they came with the session
     said: str | None = None  # a message to show once
-    warned: str | None = None  # one that must be seen, as what was pressed was not done
+    warned: str | None = None  # one that must be seen: what was pressed was not done
     found: Repo | None = None  # the path's repo, once it was asked for
     raw_session: str | None = field(default=None, repr=False)
     held: int = 0  # bytes of the request's body, as far as it came
@@ -122,7 +122,7 @@ class RequestContext:
 
     @property
     def services(self) -> Services:
-        """The outside, as this person of this team has it."""
+        """The services, as this person of this team may use them."""
         if self.person is None:
             return self.outside.services
         return replace(
@@ -140,7 +140,7 @@ class RequestContext:
 
     @property
     def address(self) -> str:
-        """From where the request came; through proxies, as far as they are trusted."""
+        """Where the request came from; through proxies, as far as they are trusted."""
         told = self.request.client.host if self.request.client else "unknown"
         forwarded = self.request.headers.getlist("x-forwarded-for")
         trusted = self.services.settings.forwarded
@@ -150,9 +150,9 @@ class RequestContext:
 
     @asynccontextmanager
     async def planning(self) -> AsyncIterator[None]:
-        """A turn to ask other hosts while somebody waits for the answer, for PLANNING seconds at the most.
+        """A slot to ask other hosts while somebody waits for the answer, for PLANNING seconds at most.
 
-        Raises NetworkError when they are over, TooOften, Crowded.
+        Raises NetworkError when they have passed, TooOften, Crowded.
         """
         async with self.outside.plans.turn(self.services.who):
             try:
@@ -166,19 +166,19 @@ class RequestContext:
                 ) from None
 
     def owner(self) -> Person:
-        """The person, where the way needs one."""
+        """The person, where the endpoint needs one."""
         assert self.person is not None
         return self.person
 
     def by(self) -> By:
-        """Who does something, when, from where, and what lets them."""
+        """Who does something, when, from where, and by which session or token."""
         session = None if self.session is None else self.session.key
         token = None if self.token is None else self.token.id
         let_in = self.session is not None and self.session.let_in
         return By(self.owner(), self.now, self.address, session, token, let_in)
 
     def of_team(self) -> Team:
-        """The team, where the way is a team's."""
+        """The team, where the endpoint is a team's."""
         assert self.team is not None
         return self.team
 
@@ -188,7 +188,7 @@ class RequestContext:
 
     @property
     def acting(self) -> Role:
-        """The role in which this is asked: a token acts in none above what its scopes are for."""
+        """The role in which this is requested: a token never acts above its scopes."""
         assert self.role is not None
         if self.token is None or "admin" in self.token.scopes:
             return self.role
@@ -210,7 +210,7 @@ class RequestContext:
         return form
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        """A page. `visit` is at hand in it."""
+        """A page. Its template has `context`."""
         text = self.outside.pages.get_template(template).render(context=self, now=self.now, **values)
         answer = HTMLResponse(text, status)
         if self.said is not None or self.warned is not None:
@@ -255,18 +255,18 @@ class RequestContext:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the person has proved of late who they are; there is nothing to prove without a session."""
+        """Whether the person has recently proved who they are; always true without a session."""
         return self.session is None or (not self.session.let_in and self.now - self.session.sure_at <= SURE)
 
     def check_not_let_in(self) -> None:
         """Raise 403 where an owner's link began the session: it sets a password, and gives nothing else."""
         if self.session is not None and self.session.let_in:
             raise HTTPException(
-                403, "you were let in by an owner's link: set a new password first, and sign in by it"
+                403, "you signed in by an owner's link: set a new password first, then sign in with it"
             )
 
     async def is_still_let_in(self) -> bool:
-        """Whether who asked may go this way still: for answers that go on for minutes."""
+        """Whether the visitor may still use this endpoint: for answers that go on for minutes."""
         if self.person is None or self.team is None:
             return True
         db, needed = self.services.db, Role(self.endpoint.needs.value)
@@ -306,7 +306,7 @@ class RequestContext:
         return f"{name}, by token {self.token.name}" if self.token else name
 
     async def hint(self, job: str = SYNC, *arguments: str) -> None:
-        """Tell the workers that something is due. Where that fails they find it by themselves."""
+        """Tell the workers that something is due. If that fails, they find it by themselves."""
         try:
             async with asyncio.timeout(HINT_SECONDS):
                 await self.outside.queue.enqueue_job(job, *arguments)
@@ -319,16 +319,16 @@ Handler = Callable[[RequestContext], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One method of one path: what answers it, and what it needs."""
+    """One method of one path: its handler, and what it needs."""
 
     method: str
     path: str
     handler: Handler
     needs: Needs
-    scope: str = "read"  # of an API token, only for paths under /api/; one that no token has is for people
-    sure: bool = False  # the person must have proved of late who they are
+    scope: str = "read"  # of an API token, for paths under /api/; one that no token has: people only
+    sure: bool = False  # the person must have recently proved who they are
     reads: bool = False  # a repository, which may take long: it ends where the visitor hangs up
-    anew: bool = False  # who was let in by an owner's link need not be sure: they set a password
+    anew: bool = False  # somebody let in by an owner's link need not be sure here: they set a password
     large: bool = False  # what is sent may be as large as a form with thousands of choices
 
     @property
@@ -350,7 +350,7 @@ class AskAgain(Exception):
 
 
 def routes(endpoints: Sequence[Endpoint], outside: Outside) -> list[Route]:
-    """The routes of these ways, in their order."""
+    """The routes of these endpoints, in their order."""
     return [
         Route(endpoint.path, _served(endpoint, outside), methods=[endpoint.method]) for endpoint in endpoints
     ]
@@ -388,7 +388,7 @@ async def _answered(context: RequestContext) -> Response:
 
 
 async def _take_body(context: RequestContext) -> None:
-    """Have all that was sent, from a page of ours, and then see anew who this is: a body may be held back.
+    """Read all of the body, from a page of ours, and then check again who this is: a body may be held back.
 
     What let its sender in when they began to send may have ended meanwhile. So the whole
     body is here before anybody is admitted to change something.
@@ -411,7 +411,7 @@ async def _take_body(context: RequestContext) -> None:
 
 
 async def _while_there(context: RequestContext) -> Response:
-    """The endpoint's answer, unless the visitor hangs up before: nobody reads for who has left."""
+    """The handler's answer, unless the visitor hangs up first: nothing is read for nobody."""
     answering = asyncio.ensure_future(context.endpoint.handler(context))
     leaving = asyncio.ensure_future(_left(context.request))
     try:
@@ -432,7 +432,7 @@ async def _left(request: Request) -> None:
 
 
 def _bounded(receive: Receive, context: RequestContext) -> Receive:
-    """The request's body as far as it may reach, so that nobody fills the memory, signed in or not."""
+    """The request's body up to its limit, so that nobody fills the memory, signed in or not."""
 
     async def bounded() -> Message:
         message = await receive()
@@ -456,7 +456,9 @@ async def _have_room(context: RequestContext) -> None:
     try:
         await context.body.reach(context.held)
     except TimeoutError:
-        raise HTTPException(503, "too much is sent at once; try again soon", {"retry-after": "5"}) from None
+        raise HTTPException(
+            503, "the server is receiving too much at once; try again in a few seconds", {"retry-after": "5"}
+        ) from None
 
 
 def _count(context: RequestContext, size: int) -> None:
@@ -466,19 +468,19 @@ def _count(context: RequestContext, size: int) -> None:
     context.outside.bodies[context.sender] += size - context.counted
     context.counted = size
     if context.outside.bodies[context.sender] > BODIES:
-        raise HTTPException(429, "you send too much at once; wait a moment", {"retry-after": "5"})
+        raise HTTPException(429, "you are sending too much at once; wait a few seconds", {"retry-after": "5"})
 
 
 def _check_size(context: RequestContext, size: int) -> None:
     most = STRANGERS_BODY if context.sender is None else context.endpoint.largest
     if size > most:
-        raise HTTPException(413, f"a body of more than {most} bytes is not read; send less at once")
+        raise HTTPException(413, f"the body is larger than {most} bytes; send less at once")
 
 
 @lru_cache(16)
 def _tell_of_proxy(address: str) -> None:
     log.warning(
-        "%s sends X-Forwarded-For and is not in FORWARDED_ALLOW_IPS: all who come through it count as one",
+        "%s sends X-Forwarded-For and is not in FORWARDED_ALLOW_IPS: all its visitors count as one",
         address,
     )
 
@@ -489,13 +491,13 @@ def cookie_name(secure: bool) -> str:
 
 
 def check_text(texts: Iterable[str]) -> None:
-    """Refuse NUL, which nothing here can be called and PostgreSQL keeps in no text.
+    """Refuse NUL, which no name here can contain and PostgreSQL stores in no text.
 
-    This is the one place where it is looked for: in the path and the query of every
+    This is the one place that checks for it: in the path and the query of every
     request, in the fields of every form, and in every text of a call's JSON.
     """
     if any("\0" in text for text in texts):
-        raise HTTPException(400, "this holds a NUL character, which is part of no name; send it without")
+        raise HTTPException(400, "the request contains a NUL character; send it without")
 
 
 def on_loopback(host: str) -> bool:
@@ -507,12 +509,12 @@ def on_loopback(host: str) -> bool:
 
 
 def by_https(origin: str) -> bool:
-    """Whether people reach us by https, and so through a proxy."""
+    """Whether people reach us by https, and therefore through a proxy."""
     return urlsplit(origin).scheme == "https"
 
 
 def is_local(request: Request, origin: str) -> bool:
-    """Whether somebody on this machine asks, as its socket tells, and by such a name.
+    """Whether the request comes from this machine, as its socket tells, and by a loopback name.
 
     A header alone tells nothing: whoever sends it, or a proxy that passes another
     on, chooses it. Where people reach us by https nobody is local, as a proxy is.
@@ -522,7 +524,7 @@ def is_local(request: Request, origin: str) -> bool:
 
 
 def _is_ours(context: RequestContext) -> bool:
-    """Whether we are asked by a name of this machine, where that is how people reach us."""
+    """Whether the request uses a name of this machine, where people reach us by one."""
     named = on_loopback(context.request.headers.get("host", ""))
     at_home = not by_https(context.outside.origin) and on_loopback(urlsplit(context.outside.origin).netloc)
     return is_local(context.request, context.outside.origin) or (named and at_home)
@@ -535,11 +537,11 @@ def _check_host(context: RequestContext) -> None:
     """
     host = context.request.headers.get("host", "").lower()
     if not on_loopback(host) and host != urlsplit(context.outside.origin).netloc.lower():
-        raise HTTPException(400, "this is not the address under which Everref is reached; see BASE_URL")
+        raise HTTPException(400, "Everref is not served under this host name; use the address in BASE_URL")
 
 
 async def _recognise(context: RequestContext) -> None:
-    """Who asks: by a token under /api/, else by the session's cookie."""
+    """Find out who asks: by a token under /api/, else by the session's cookie."""
     db, request = context.services.db, context.request
     bearer = request.headers.get("authorization", "")
     if context.endpoint.is_api and bearer[:7].lower() == "bearer ":
@@ -612,7 +614,7 @@ async def _check_csrf(context: RequestContext) -> None:
 
 
 async def _admit(context: RequestContext) -> None:
-    """Let in who may: else 401 signed out, 404 another team's, 403 not by this role or token."""
+    """Admit the visitor, or raise 401 (signed out), 404 (another team's) or 403 (role or token)."""
     endpoint = context.endpoint
     if endpoint.needs is Needs.NOTHING:
         return
@@ -621,7 +623,7 @@ async def _admit(context: RequestContext) -> None:
     if endpoint.needs is not Needs.PERSON:
         await _admit_to_team(context, Role(endpoint.needs.value))
     if context.token is not None and endpoint.scope not in context.token.scopes:
-        raise HTTPException(403, f"the token {context.token.name} has not the scope {endpoint.scope}")
+        raise HTTPException(403, f"the token {context.token.name} does not have the scope {endpoint.scope}")
     if (
         endpoint.sure
         and not context.is_sure
@@ -640,7 +642,7 @@ async def _admit_to_team(context: RequestContext, needed: Role) -> None:
         context.teams = context.memberships
         found = next((one for one in context.teams if one.team.name == name), None)
     if found is None or (context.token is not None and context.token.team.id != found.team.id):
-        raise HTTPException(404, "there is nothing here, or it is not yours")
+        raise HTTPException(404, "this page does not exist, or you have no access to it")
     context.team, context.role = found.team, found.role
     if not found.role.may(needed):
         raise HTTPException(403, f"this needs the role {needed}; you are {found.role} in {name}")
@@ -652,5 +654,5 @@ async def _team_meant(context: RequestContext, person: Person) -> str:
         return named
     team = context.token.team if context.token else await teams.home(context.services.db, person.id)
     if team is None:
-        raise HTTPException(404, "you are in no team; make one, or have somebody invite you")
+        raise HTTPException(404, "you are not in a team; create one, or ask somebody to invite you")
     return team.name

@@ -1,4 +1,4 @@
-"""Progress as it happens: parts of a page sent anew by server-sent events while they change."""
+"""Progress as it happens: parts of a page, sent again by server-sent events whenever they change."""
 
 import asyncio
 from collections import Counter
@@ -13,7 +13,7 @@ from mirror.core.rules.roles import PersonId
 from mirror.web.dispatch import RequestContext
 
 LOOK_SECONDS: Final = 1.0  # between two looks
-QUIET_SECONDS: Final = 15.0  # after which a word is sent, so that nothing between us takes it for dead
+QUIET_SECONDS: Final = 15.0  # after which a comment is sent, so that no proxy closes the stream
 LASTS_SECONDS: Final = 600.0  # of one stream; the browser asks again by itself
 AT_ONCE: Final = 20  # streams of one person in a process
 
@@ -23,7 +23,7 @@ Look = Callable[
 
 
 async def follow(context: RequestContext, look: Look) -> StreamingResponse:
-    """Send the part whenever it has changed, until it is at its end. The first look is made at once."""
+    """Send the part whenever it has changed, until it is final. The first look is made at once."""
     streams, who = context.outside.streams, context.owner().id
     first = await look()
     return _Counted(
@@ -36,7 +36,7 @@ async def follow(context: RequestContext, look: Look) -> StreamingResponse:
 
 
 class _Counted(StreamingResponse):
-    """A stream that counts as one of its person's while it is sent."""
+    """A stream that counts toward its person's limit while it is sent."""
 
     def __init__(self, streams: Counter[PersonId], who: PersonId, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
@@ -45,7 +45,9 @@ class _Counted(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._streams[self._who] >= AT_ONCE:
-            raise TooOften(f"you follow {AT_ONCE} pages already; close one of them", int(QUIET_SECONDS))
+            raise TooOften(
+                f"you already have {AT_ONCE} live pages open; close one of them", int(QUIET_SECONDS)
+            )
         self._streams[self._who] += 1
         try:
             await super().__call__(scope, receive, send)
@@ -80,7 +82,7 @@ async def _events(context: RequestContext, look: Look, first: tuple[str, bool]) 
 
 
 async def _is_let_in(context: RequestContext) -> bool:
-    """Whether who looks may do so still; False also while nobody can tell."""
+    """Whether the visitor still has access; also False while nobody can tell."""
     try:
         return await context.is_still_let_in()
     except EverrefError:

@@ -53,7 +53,7 @@ def route(outside: Outside) -> Route:
     """`GET /metrics`."""
 
     async def metrics(request: Request) -> Response:
-        """Every number, to who may read them."""
+        """Every number, for those who may read them."""
         if not _may(request, outside):
             return PlainTextResponse("send METRICS_TOKEN as a bearer token\n", 401, BEARER)
         return Response(await told(outside.services), headers={"content-type": TEXT})
@@ -195,11 +195,11 @@ def _of_counted(found: Counted) -> Iterator[Metric]:
     yield _histogram(
         found,
         "everref_job_duration_seconds",
-        "How long jobs took that were done, from their last start, by kind",
+        "How long successful jobs took, from their last start, by kind",
         {kind: ("job", {"kind": kind, "outcome": "done"}) for kind in kinds},
     )
     deliveries = CounterMetricFamily(
-        "everref_deliveries", "Webhook deliveries that were taken, by kind", labels=["kind"]
+        "everref_deliveries", "Webhook deliveries that were accepted, by kind", labels=["kind"]
     )
     for kind in _DELIVERIES:
         deliveries.add_metric([kind], found.total("delivery", kind=kind))
@@ -207,7 +207,7 @@ def _of_counted(found: Counted) -> Iterator[Metric]:
     yield _histogram(
         found,
         "everref_push_to_protected_seconds",
-        "How long pushes that a webhook told of took to be protected, from the delivery's arrival",
+        "Time from the arrival of a webhook delivery until its push was protected",
         {"": ("push", {})},
     )
     drills = CounterMetricFamily("everref_drills", "Drills, by whether they passed", labels=["result"])
@@ -227,7 +227,9 @@ def _of_disk(disk: Disk) -> Iterator[Metric]:
     yield _gauge("everref_disk_size_bytes", "Bytes of this machine's data disk", disk.size)
     yield _gauge("everref_pool_bytes", "Bytes of the pools on this machine's disk", disk.pools.bytes)
     yield CounterMetricFamily(
-        "everref_pool_evictions", "Pools that made room on this machine's disk", value=disk.pools.evicted
+        "everref_pool_evictions",
+        "Pools deleted to free disk space on this machine",
+        value=disk.pools.evicted,
     )
 
 
@@ -236,11 +238,9 @@ def of_limits(found: Sequence[quotas.Measured], limits: Limits) -> Iterator[Metr
     near = GaugeMetricFamily(
         "everref_team_limit_used_ratio", "The share of a limit that the nearest team uses", labels=["limit"]
     )
-    over = GaugeMetricFamily(
-        "everref_teams_at_limit", "Teams that have as much of something as they may", labels=["limit"]
-    )
+    over = GaugeMetricFamily("everref_teams_at_limit", "Teams that have reached a limit", labels=["limit"])
     most = GaugeMetricFamily(
-        "everref_team_limit", "What every team may have of which nothing else was said", labels=["limit"]
+        "everref_team_limit", "The limit of every team that has none of its own", labels=["limit"]
     )
     for one in found:
         near.add_metric([one.name], one.most)

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and a page of it for people, both made of the table by which calls are answered."""
+"""The OpenAPI document, and its page for people, both made from the table of calls."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ TOPICS: Final[Mapping[str, str]] = {
 }
 ABOUT: Final = " ".join(
     f"""
-    Everything that Everref's pages do, for programs. Send an API token, or the access token of
-    /api/v1/login, as `Authorization: Bearer`. Errors are problem+json (RFC 9457). Lists have `next`,
-    which is the `cursor` of the page after them. What creates something takes an `Idempotency-Key`: sent
-    again within 24 hours it is answered the same. Answers to GET have an ETag. {A_MINUTE} calls a minute,
-    bodies of {BODY >> 20} MiB at most.
+    Everything that Everref's pages do, for programs. Send an API token, or the access token from
+    /api/v1/login, as `Authorization: Bearer`. Errors are problem+json (RFC 9457). Lists have `next`:
+    send it as `cursor` to get the next page. Calls that create something accept an `Idempotency-Key`: the
+    same request sent again within 24 hours gets the same answer. Answers to GET have an ETag. The limits are
+    {A_MINUTE} calls a minute and bodies of {BODY >> 20} MiB.
     """.split()
 )
 _UUID: Final = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
@@ -116,7 +116,7 @@ def topic(call: Call) -> str:
 def needed(call: Call) -> str:
     """What the call needs, in words."""
     if call.needs is Needs.NOTHING:
-        return "Needs nothing."
+        return "Needs no sign-in."
     who = "anybody who is signed in" if call.needs is Needs.PERSON else f"the role {call.needs} or more"
     sure = " A sign-in must not be older than ten minutes." if call.sure else ""
     by = f"an API token with the scope {call.scope}"
@@ -138,7 +138,7 @@ def _of_path(call: Call) -> list[dict[str, Any]]:
 def _of_query(call: Call, schemas: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     if call.meant:
-        about = "a team's name; else the token's, or your own"
+        about = "a team's name; default: the token's team, or your own"
         found.append({"name": "team", "in": "query", "description": about, "schema": {"type": "string"}})
     if call.asks is NoParameters:
         return found
@@ -164,7 +164,7 @@ def _of_headers(call: Call) -> list[dict[str, Any]]:
     if not call.creates:
         return []
     schema = {"type": "string", "minLength": 1, "maxLength": KEY, "pattern": "^[ -~]+$"}
-    about = "of your own making; the same request sent again with it is answered the same"
+    about = "any text of yours; the same request sent again with it gets the same answer"
     return [{"name": "Idempotency-Key", "in": "header", "description": about, "schema": schema}]
 
 
@@ -178,10 +178,10 @@ def _responses(call: Call) -> dict[str, Any]:
         done["headers"] = {"ETag": {"schema": {"type": "string"}}}
     found = {str(call.status): done}
     if call.method == "GET" and call.media == JSON:
-        found["304"] = {"description": "what If-None-Match named has not changed"}
+        found["304"] = {"description": "not changed since the version in If-None-Match"}
     if call.elsewhere:
         headers = {"Location": {"schema": {"type": "string", "format": "uri"}}}
-        about = "the store hands it over by itself, at this address, for 15 minutes"
+        about = "the store serves it directly at this address for 15 minutes"
         found["303"] = {"description": about, "headers": headers}
     for status in errors(call):
         found[str(status)] = {
@@ -196,7 +196,7 @@ def _responses(call: Call) -> dict[str, Any]:
 
 
 def errors(call: Call) -> Sequence[int]:
-    """With what the call can be refused, by what it takes and needs."""
+    """The statuses with which the call can be refused, by what it takes and needs."""
     found = {400, 429}
     if call.needs is not Needs.NOTHING:
         found |= {401, 403}

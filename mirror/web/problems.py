@@ -1,4 +1,4 @@
-"""What a visitor is told when something does not work: a page, or problem+json (RFC 9457) under /api/."""
+"""Errors as answers: an error page, or problem+json (RFC 9457) under /api/."""
 
 import json
 import logging
@@ -50,23 +50,23 @@ CLASS: Final[Mapping[int, str]] = {
     415: "usage",
     422: "usage",
     429: "limit",
-}  # of what is not an error of mirror/core/errors.py
+}  # for what is not an error of mirror/core/errors.py
 TITLE: Final[Mapping[int, str]] = {
-    400: "That cannot be read",
+    400: "This request is not valid",
     401: "You are signed out",
-    403: "That is not yours to do",
-    404: "There is nothing here",
-    405: "That is not how to ask",
-    409: "Not now",
-    413: "That is too much",
-    422: "That does not work",
-    429: "Too much, or too often",
-    500: "Something broke",
-    502: "Somebody else does not answer",
-    503: "Not at the moment",
+    403: "You are not allowed to do this",
+    404: "Page not found",
+    405: "This address does not work like that",
+    409: "This is not possible right now",
+    413: "That is too large",
+    422: "This did not work",
+    429: "Limit reached",
+    500: "Something went wrong",
+    502: "Another server did not answer",
+    503: "Not available at the moment",
 }  # of a page; programs get the words of HTTP
-_NO_DATABASE: Final = "Everref cannot reach its database. What is kept is safe; try again in a minute"
-_ELSE: Final = "An error of Everref itself, which it has written down"
+_NO_DATABASE: Final = "Everref cannot reach its database. Every backup is safe; try again in a minute"
+_ELSE: Final = "Everref itself failed and has logged the error"
 _LINK: Final = re.compile(r"(?<=/sign-in/)[^/]+|(?<=/invitations/)[^/]+")
 
 log = logging.getLogger("mirror.web")
@@ -115,20 +115,21 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
 
     async def ask_again(request: Request, error: Exception) -> Response:
         if _is_api(request):
-            return answer(outside, request, 403, "prove who you are again, on the page, or use an API token")
+            return answer(outside, request, 403, "confirm who you are on the web page, or use an API token")
         assert isinstance(error, AskAgain)
-        if request.method in SAFE:  # comes back to it, and then has it
+        if request.method in SAFE:  # the browser returns here afterwards
             return RedirectResponse(f"/account/sure?next={quote(error.back or _here(request))}", 303)
         back = error.back or _page_of(request)
         return RedirectResponse(f"/account/sure?next={quote(back)}&dropped=yes", 303)
 
     async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=400)  # whoever sent it has hung up: nobody reads this
+        return Response(status_code=400)  # the client has hung up: nobody reads this
 
     async def broken(request: Request, error: Exception) -> Response:
         number = secrets.token_hex(4)
         log.error("%s %s failed, %s", request.method, _told(request), number, exc_info=error)
-        return answer(outside, request, 500, f"{_ELSE} as {number}; try again, or tell who runs this service")
+        detail = f"{_ELSE} as {number}; try again, or give this number to whoever runs the service"
+        return answer(outside, request, 500, detail)
 
     return {
         HTTPException: refused,
@@ -150,7 +151,7 @@ def answer(
     headers: Mapping[str, str] | None = None,
     raw: str | None = None,  # the id of an object that is too large for a page
 ) -> Response:
-    """The page or the JSON that says this."""
+    """The error as a page or as JSON."""
     title = HTTPStatus(status).phrase
     if _is_api(request):
         about = {"type": "about:blank", "title": title, "status": status, "detail": detail}
@@ -172,7 +173,7 @@ def answer(
 
 
 def _visit(outside: Outside, request: Request) -> RequestContext:
-    """The visit as far as it came; one of a stranger where no way was found."""
+    """The request context as far as it was built; a stranger's where no endpoint was found."""
     found = getattr(request.state, "context", None)
     if isinstance(found, RequestContext):
         return found
@@ -189,7 +190,7 @@ def _is_api(request: Request) -> bool:
 
 
 def _told(request: Request) -> str:
-    """The path as the log may have it: without the word by which a one-time link or an invitation works."""
+    """The path as it may be logged: without the secret of a one-time link or an invitation."""
     return _LINK.sub("***", request.url.path)
 
 
@@ -202,13 +203,13 @@ def _asked(request: Request) -> str:
 
 
 def _sent(request: Request) -> str:
-    """The path as it was sent: a `#` that was quoted in it does not end an address."""
+    """The path as it was sent: a quoted `#` in it does not end the address."""
     raw = request.scope.get("raw_path") or quote(request.url.path).encode()
     return bytes(raw).partition(b"?")[0].decode("ascii", "replace")
 
 
 def _page_of(request: Request) -> str:
-    """The page of an address that takes a form: its own, or the nearest above it."""
+    """The page of an address that a form is sent to: its own, or the nearest above it."""
     path, context = _sent(request), getattr(request.state, "context", None)
     if isinstance(context, RequestContext) and any(
         isinstance(route, Route) and route.path == context.endpoint.path and "GET" in (route.methods or ())

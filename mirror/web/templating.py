@@ -1,4 +1,4 @@
-"""Templates: the one environment that every page is made in, and the words its filters put values into."""
+"""The template environment of every page, and the filters that put values into words."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from mirror.core import refs, words
+from mirror.core.errors import UsageError
 from mirror.core.model import older_of
 
 HERE: Final = Path(__file__).parent
@@ -24,7 +25,7 @@ BRANCHES: Final = "refs/heads/"
 
 @cache
 def environment() -> Environment:
-    """The environment of all pages: what a template forgot is an error, what it prints is escaped."""
+    """The environment of all pages: an undefined value is an error, and output is escaped."""
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         undefined=StrictUndefined,
@@ -78,7 +79,7 @@ def repo_url(team: str, repo: str, page: str = "", /, **query: object) -> str:
 
 @pass_context
 def ago(context: Context, then: datetime | None, never: str = "never") -> str:
-    """How long ago, with the exact time at hand; the script of the page keeps it fresh."""
+    """How long ago, with the exact time as a tooltip; the page's script keeps it fresh."""
     if then is None:
         return never
     said = words.ago(then, context["now"])
@@ -98,7 +99,7 @@ def clock(context: Context, then: datetime, seconds: bool = True) -> str:
 
 @pass_context
 def day(context: Context, then: datetime) -> str:
-    """A time that still says when, on paper and years later: with its year and zone."""
+    """A time with its year and zone, so that it is still clear on paper and years later."""
     zone = _zone(context)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         iso(then), shown(then, zone), f"{then.astimezone(zone):%Y-%m-%d %H:%M %Z}"
@@ -127,7 +128,7 @@ def iso(then: datetime) -> str:
 
 
 def zone_of(context: Any) -> ZoneInfo:
-    """The zone in which whoever looks wants their times."""
+    """The time zone of the person who looks."""
     name = context.person.zone if context is not None and context.person is not None else None
     try:
         return ZoneInfo(name or "UTC")
@@ -137,6 +138,12 @@ def zone_of(context: Any) -> ZoneInfo:
 
 def _zone(context: Context) -> ZoneInfo:
     return zone_of(context.get("context"))
+
+
+def wrong(error: object | None) -> dict[str, str]:
+    """The field of a form that an error is about, with the message for it; empty: no single field."""
+    field = error.field if isinstance(error, UsageError) else None
+    return {field: words.sentence(error)} if field else {}
 
 
 def called(app: Any) -> str:
@@ -167,7 +174,7 @@ def text(raw: bytes) -> str:
 
 
 def path(raw: bytes) -> str:
-    """Bytes of git as a part of an address, which comes back as the same bytes."""
+    """Bytes of git as a part of an address, which decodes to the same bytes."""
     return quote(raw, safe="/")
 
 

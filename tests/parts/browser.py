@@ -103,11 +103,11 @@ class Someone:
         await self.go(f"/{self.login}/-/connect")
         await self.page.get_by_role("button", name=f"Connect {forge}").click()
         await self.consent()
-        await expect(self.page.get_by_role("button", name="List anew")).to_be_enabled(timeout=PATIENCE)
+        await expect(self.page.get_by_role("button", name="Refresh the list")).to_be_enabled(timeout=PATIENCE)
 
     async def keep_everything(self) -> None:
-        """Everything, also what comes later; and wait for the first backups, without reloading."""
-        await self.page.get_by_label("Everything, also what comes later").check()
+        """Everything, including later repositories; and wait for the first backups, without reloading."""
+        await self.page.get_by_label("Everything, including repositories added later").check()
         await self.press("Save the rule")
         await self.all_protected()
 

@@ -69,11 +69,14 @@ def team_name(text: str) -> str:
 def check_team_name(name: str) -> None:
     """Raise UsageError where a team cannot have this name, with one that would be accepted."""
     if not name or team_name(name) != name or len(name) > _TEAM:
-        hint = f", as in {team_name(name)}" if name.strip() and name not in RESERVED else ""
+        hint = f", such as {team_name(name)}" if name.strip() and name not in RESERVED else ""
         if name in RESERVED:
-            raise UsageError(f"no team can be called {name}, because the name is reserved; choose another")
+            raise UsageError(
+                f"no team can be called {name}, because the name is reserved; choose another", field="team"
+            )
         raise UsageError(
-            f"a team's name has letters a to z, digits, and dashes between them, {_TEAM} at most{hint}"
+            f"a team's name has letters a to z, digits, and dashes between them, {_TEAM} at most{hint}",
+            field="team",
         )
 
 
@@ -81,9 +84,9 @@ def check_person_name(name: str, asked: str = "give a name") -> str:
     """The name of a person or thing, without invisible characters. Raises UsageError."""
     seen = _seen(name)
     if not seen:
-        raise UsageError(asked)
+        raise UsageError(asked, field="name")
     if len(seen.encode()) > _NAME:
-        raise UsageError(f"that name is too long; {_NAME} bytes at most")
+        raise UsageError(f"the name is too long; use {_NAME} bytes at most", field="name")
     return seen
 
 
@@ -105,7 +108,7 @@ def email_address(text: str) -> str:
     """An e-mail address as it is stored. Raises UsageError where it is not valid."""
     email = text.strip().lower()
     if not _EMAIL.fullmatch(email) or any(_unseen(one) for one in email) or len(email.encode()) > 320:
-        raise UsageError("that is not an e-mail address; write it like ann@example.org")
+        raise UsageError("that is not an e-mail address; write it like ann@example.org", field="email")
     return email
 
 
@@ -117,10 +120,12 @@ def password_bytes(password: str) -> bytes:
 def check_password(password: str, email: str) -> None:
     """Raise UsageError where a password is too easy to guess, with what would be accepted."""
     if len(password) < SHORTEST:
-        raise UsageError(f"the password is too short; use {SHORTEST} characters or more")
+        raise UsageError(f"the password is too short; use {SHORTEST} characters or more", field="password")
     if len(password_bytes(password)) > LONGEST:
-        raise UsageError(f"the password is too long; use {LONGEST} bytes or fewer")
+        raise UsageError(f"the password is too long; use {LONGEST} bytes or fewer", field="password")
     if len(set(password)) < _FEWEST:
-        raise UsageError("the password repeats the same few characters; choose another")
+        raise UsageError("the password repeats the same few characters; choose another", field="password")
     if password.strip().lower() in (email, email.partition("@")[0]):
-        raise UsageError("the password is your e-mail address, which others know; choose another")
+        raise UsageError(
+            "the password is your e-mail address, which others know; choose another", field="password"
+        )

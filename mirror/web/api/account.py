@@ -24,7 +24,7 @@ from mirror.web.dispatch import AskAgain, Needs, RequestContext
 
 
 class ProfileChange(Body, frozen=True, kw_only=True):
-    """What a person is called from now on; what is left out stays."""
+    """Changes to the profile; fields that are left out stay."""
 
     name: Words | None = None
     email: Words | None = None
@@ -40,7 +40,7 @@ class IdentityKept(Body, frozen=True, kw_only=True):
 
 
 class NewPassword(Body, frozen=True, kw_only=True):
-    """A password, and what of all that was given before does not end with the old one."""
+    """A new password, and what to keep of everything that ends with the old one."""
 
     password: Password
     keep_tokens: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
@@ -50,7 +50,7 @@ class NewPassword(Body, frozen=True, kw_only=True):
 
 
 class NewTeam(Body, frozen=True, kw_only=True):
-    """A team to make."""
+    """A team to create."""
 
     name: Words
 
@@ -76,7 +76,7 @@ async def change_profile(context: RequestContext, body: ProfileChange) -> Profil
 
 
 async def set_password(context: RequestContext, body: NewPassword) -> None:
-    """Set your password; sessions, API tokens and invitations end, accounts at forges wait for your word."""
+    """Set your password; sessions, API tokens and invitations end, and forge accounts must be confirmed."""
     try:
         keep = accounts.Grants(
             frozenset(TokenId(UUID(one)) for one in body.keep_tokens),
@@ -85,7 +85,7 @@ async def set_password(context: RequestContext, body: NewPassword) -> None:
             frozenset(InvitationId(UUID(one)) for one in body.keep_invitations),
         )
     except (binascii.Error, ValueError):
-        raise UsageError("say what is kept by the ids that the lists of them give") from None
+        raise UsageError("name what to keep by the ids from the lists") from None
     await accounts.set_password(context.services.db, context.by(), body.password, context.raw_session, keep)
 
 
@@ -103,7 +103,7 @@ async def confirm(context: RequestContext, body: Nothing) -> Profile:
 
 
 async def unlink(context: RequestContext) -> None:
-    """Sign in by an account at a forge no more."""
+    """Stop signing in with an account at a forge."""
     for one in await store.identities(context.services.db, context.owner().id):
         if (one.forge, one.host, one.account_id) == tuple(
             context.path[part] for part in ("forge", "host", "account")
@@ -122,7 +122,7 @@ async def list_sessions(context: RequestContext) -> Page[Session]:
 
 
 async def end_session(context: RequestContext) -> None:
-    """Sign out there."""
+    """Sign out one session."""
     try:
         key = binascii.unhexlify(str(context.path["session"]))
     except (binascii.Error, ValueError):
@@ -132,27 +132,27 @@ async def end_session(context: RequestContext) -> None:
 
 
 async def end_other_sessions(context: RequestContext) -> None:
-    """Sign out everywhere but here."""
+    """Sign out everywhere else."""
     await accounts.sign_out_everywhere(context.services.db, context.by(), context.raw_session)
 
 
 async def list_teams(context: RequestContext) -> Page[Membership]:
-    """The teams in which you are; for an API token, its own."""
+    """Your teams; for an API token, its own team."""
     return Page(items=await _teams(context), next=None)
 
 
 async def new_team(context: RequestContext, body: NewTeam) -> Membership:
-    """Make a team to share repositories in."""
+    """Create a team to share repositories in."""
     most = context.services.settings.person_teams
     made = await members.new_team(context.services.db, context.by(), body.name, most)
     found = await teams.membership(context.services.db, context.owner().id, made.name)
     if found is None:
-        raise NotFound("the team was removed just now")
+        raise NotFound("the team has just been removed")
     return Membership.of(found)
 
 
 async def invitation(context: RequestContext) -> Invitation:
-    """What an invitation is to."""
+    """What an invitation is for."""
     raw = str(context.path["invitation"])
     return Invitation.of(
         await members.invitation(context.services.db, context.outside.keyring, raw, context.now)
@@ -168,7 +168,7 @@ async def accept_invitation(context: RequestContext, body: Nothing) -> Membershi
     )
     found = await teams.membership(context.services.db, context.owner().id, team.name)
     if found is None:
-        raise NotFound("the membership was ended just now")
+        raise NotFound("the membership has just ended")
     return Membership.of(found)
 
 

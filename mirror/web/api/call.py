@@ -59,7 +59,7 @@ class NoParameters(Query, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Call(Endpoint):
-    """A way of the API, and the function that answers it."""
+    """An endpoint of the API, and the function that answers it."""
 
     act: Act = field(kw_only=True)
     asks: type[Query] = field(kw_only=True)
@@ -145,7 +145,7 @@ async def _limit(context: RequestContext) -> None:
     else:
         who = f"address {peer.network(context.address)}"
     if not await attempts.take(context.services.db, f"api {who}", A_MINUTE, _MINUTE, context.now):
-        raise TooOften(f"that is more than {A_MINUTE} calls in a minute; wait a minute, then go on", 60)
+        raise TooOften(f"you made more than {A_MINUTE} calls in a minute; wait a minute", 60)
 
 
 def _asked(context: RequestContext, made: Call) -> Query:
@@ -165,7 +165,7 @@ def _asked(context: RequestContext, made: Call) -> Query:
     try:
         return msgspec.convert(given, made.asks)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the parameters are not right: {error}") from None
+        raise UsageError(f"the parameters are not valid: {error}") from None
 
 
 @cache
@@ -188,12 +188,12 @@ def _value(name: str, kind: type, text: str) -> Any:
         raise UsageError(f"the parameter {name} is too long")
     if kind is bool:
         if text not in ("true", "false"):
-            raise UsageError(f"the parameter {name} is true or false")
+            raise UsageError(f"the parameter {name} must be true or false")
         return text == "true"
     if kind is int:
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdecimal()) or len(digits) > 18:
-            raise UsageError(f"the parameter {name} is a whole number")
+            raise UsageError(f"the parameter {name} must be a whole number")
         return int(text)
     return text
 
@@ -215,7 +215,7 @@ def _decoded(raw: bytes, takes: type[Body]) -> Body:
     try:
         found = _decoder(takes).decode(raw or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"the body is not right: {error}") from None
+        raise UsageError(f"the body is not valid: {error}") from None
     if b"\\u0000" in raw:  # no other way to write one in JSON
         check_text(_strings(msgspec.to_builtins(found)))
     return found
@@ -242,10 +242,10 @@ def _decoder(takes: type[Body]) -> msgspec.json.Decoder[Body]:
 async def _once(context: RequestContext, made: Call, given: dict[str, Any], key: str, raw: bytes) -> Response:
     """Do it, unless this key was answered before: then say the same again.
 
-    What fails has made nothing, so that its key is free for another try.
+    A call that fails has changed nothing, so its key can be used again.
     """
     if not key or len(key) > KEY or not key.isascii() or not key.isprintable():
-        raise UsageError(f"an Idempotency-Key takes 1 to {KEY} printable ASCII characters")
+        raise UsageError(f"an Idempotency-Key must have 1 to {KEY} printable ASCII characters")
     db, person, keyring = context.services.db, context.owner().id, context.outside.keyring
     team = context.team.id if context.team else ""
     where = f"{made.method} {context.request.url.path}?{context.request.url.query} {team}\n"
@@ -261,9 +261,9 @@ async def _once(context: RequestContext, made: Call, given: dict[str, Any], key:
         await idempotency.answered(db, person, key, done.status_code, sealed)
         return done
     if not known.same:
-        raise HTTPException(422, "this Idempotency-Key was used for another request; take a new one")
+        raise HTTPException(422, "this Idempotency-Key was used for another request; use a new one")
     if known.status is None or known.sealed is None:
-        raise HTTPException(409, "the first request of this Idempotency-Key is still at work; ask again")
+        raise HTTPException(409, "the first request with this Idempotency-Key is still running; try again")
     body = idempotency.opened(keyring, person, key, known.sealed)
     return Response(body, known.status, {"idempotent-replayed": "true"}, media_type=JSON)
 
@@ -305,7 +305,7 @@ def begin(text: str | None, kind: type[T]) -> T | None:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         return msgspec.json.decode(raw, type=kind)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise UsageError("the cursor is not one that a page of this list gave; begin without it") from None
+        raise UsageError("the cursor is not from this list; start without one") from None
 
 
 def uuid_of(context: RequestContext, name: str, what: str) -> UUID:

@@ -28,26 +28,25 @@ class Registration(Body, frozen=True, kw_only=True):
     email: Email
     password: Password
     invitation: (
-        Annotated[str, Meta(max_length=2000, description="what stands in the link, after /invitations/")]
-        | None
+        Annotated[str, Meta(max_length=2000, description="the part of the link after /invitations/")] | None
     ) = None
 
 
 class Credentials(Body, frozen=True, kw_only=True):
-    """By what a person signs in."""
+    """What a person signs in with."""
 
     email: Email
     password: Password
 
 
 class Refreshing(Body, frozen=True, kw_only=True):
-    """What renews an access."""
+    """What renews an access token."""
 
     refresh_token: Annotated[str, Meta(max_length=2000)]
 
 
 async def register(context: RequestContext, body: Registration) -> Access:
-    """Make an account by e-mail and password, with a team of its own, and sign in; where SIGNUP allows it."""
+    """Create an account with e-mail and password and a team of its own, and sign in, if SIGNUP allows it."""
     door = oauth.door(context, f"/invitations/{body.invitation}" if body.invitation else "")
     person = await accounts.sign_up(
         context.services.db, body.email, body.password, body.name, context.now, context.address, door
@@ -56,7 +55,7 @@ async def register(context: RequestContext, body: Registration) -> Access:
 
 
 async def login(context: RequestContext, body: Credentials) -> Access:
-    """Sign in by e-mail and password. Ten tries a minute for one e-mail address from one place."""
+    """Sign in with e-mail and password. Ten attempts a minute for one e-mail address from one place."""
     try:
         person = await accounts.sign_in_with_password(
             context.services.db, body.email, body.password, context.now, context.address
@@ -67,7 +66,7 @@ async def login(context: RequestContext, body: Credentials) -> Access:
 
 
 async def refresh(context: RequestContext, body: Refreshing) -> Access:
-    """Renew an access: the tokens before this are of no use from now on."""
+    """Renew an access token; the earlier tokens stop working."""
     raw = signed.read(context.outside.keyring, "refresh", body.refresh_token, sessions.ABSOLUTE, context.now)
     found = await sessions.rotate(context.services.db, raw, context.now) if isinstance(raw, str) else None
     if found is None:
@@ -78,7 +77,7 @@ async def refresh(context: RequestContext, body: Refreshing) -> Access:
 
 
 async def logout(context: RequestContext) -> None:
-    """End this session; its tokens are of no use from now on."""
+    """End this session; its tokens stop working."""
     if context.raw_session is not None:
         await sessions.end(context.services.db, context.raw_session)
 

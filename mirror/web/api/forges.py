@@ -1,4 +1,4 @@
-"""Where a team's repositories come from: its connections, what they see, and what is chosen of it."""
+"""Where a team's repositories come from: its connections, what they can see, and what is chosen."""
 
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
@@ -25,7 +25,7 @@ CONNECTION: Final = f"{TEAM}/connections/{{connection}}"
 
 
 class ConnectionWanted(Body, frozen=True, kw_only=True):
-    """An account to connect by a token that its owner made."""
+    """An account to connect with a token that its owner made."""
 
     forge: Literal["github", "gitlab"]
     token: Annotated[str, Meta(min_length=1, max_length=10_000)]
@@ -45,13 +45,13 @@ class ListedAsked(Paged, frozen=True, kw_only=True):
 
 
 class Choice(Body, frozen=True, kw_only=True):
-    """Which repositories to keep."""
+    """Which repositories to back up."""
 
     repositories: Annotated[list[Words], Meta(min_length=1, max_length=1000)]
 
 
 class Rule(Body, frozen=True, kw_only=True):
-    """What to keep by itself, now and later: everything, or what matches one of the patterns, or nothing."""
+    """What to back up automatically, now and later: everything, or what matches a pattern, or nothing."""
 
     everything: bool = False
     patterns: Annotated[list[Words], Meta(max_length=100)] = []
@@ -66,12 +66,12 @@ async def list_connections(context: RequestContext) -> Page[Connection]:
 async def connect(context: RequestContext, body: ConnectionWanted) -> Connection:
     """Connect an account by a personal access token; its repositories are listed in the background."""
     if not body.token.isascii() or not body.token.isprintable():
-        raise UsageError("give the token as the forge showed it")
+        raise UsageError("send the token exactly as the forge showed it")
     host = _host(body.host)
     known = [app for app in context.services.settings.apps if app.forge == body.forge]
     app = next((one for one in known if host in (None, one.host)), None)
     if app is None and host is None:
-        raise UsageError(f"say at which host; none is known for {body.forge}")
+        raise UsageError(f"give the host; none is known for {body.forge}")
     app = app or app_at(body.forge, f"https://{host}")
     made = await connecting.connect(
         context.services, context.of_team().id, context.owner().id, app, Tokens(body.token), "token"
@@ -87,7 +87,7 @@ async def connection(context: RequestContext) -> Connection:
 
 
 async def list_repositories(context: RequestContext, asked: ListedAsked) -> Page[ListedRepository]:
-    """What a connection sees at its forge, by name."""
+    """The repositories that a connection can see at its forge, by name."""
     found = await discovered.page(
         context.services.db,
         (await connection_of(context)).id,
@@ -107,24 +107,24 @@ async def list_repositories(context: RequestContext, asked: ListedAsked) -> Page
 
 
 async def list_anew(context: RequestContext, body: Nothing) -> Connection:
-    """Ask the forge again what there is; it is listed in the background."""
+    """List the repositories at the forge again, in the background."""
     found = await connection_of(context)
     _list(context, found)
     return Connection.of(found)
 
 
 async def choose_repositories(context: RequestContext, body: Choice) -> Page[Chosen]:
-    """Keep these repositories from now on."""
+    """Back up these repositories from now on."""
     found = await connection_of(context)
     done = await choose.choose(context.services, found.id, by(context), body.repositories, hint=hint(context))
     return Page(items=[Chosen.of(one) for one in done], next=None)
 
 
 async def set_rule(context: RequestContext, body: Rule) -> Page[Chosen]:
-    """Say what is kept by itself, now and later; what it means now is kept at once."""
+    """Set what is backed up automatically, now and later; what matches now is backed up at once."""
     found = await connection_of(context)
     if body.everything and body.patterns:
-        raise UsageError("say everything, or patterns, not both")
+        raise UsageError("send either everything or patterns, not both")
     patterns = choosing.patterns(body.patterns)
     if body.everything:
         done = await choose.choose_everything(
@@ -140,7 +140,7 @@ async def set_rule(context: RequestContext, body: Rule) -> Page[Chosen]:
 
 
 async def disconnect(context: RequestContext) -> Told:
-    """End a connection. Every backup stays."""
+    """Remove a connection. Every backup stays."""
     found = await connection_of(context)
     left = await choose.disconnect(context.services, found.id, by(context))
     await context.audit("connection.remove", f"{found.login} at {found.host}")
@@ -166,7 +166,7 @@ def _host(text: str | None) -> str | None:
         return None
     host = text.strip().lower().removeprefix("https://").rstrip("/")
     if not host or any(one in host for one in "/@?#\\ ") or not host.isascii() or not host.isprintable():
-        raise UsageError("say at which host, as in gitlab.example.org")
+        raise UsageError("give the host, such as gitlab.example.org")
     return host
 
 

@@ -1,4 +1,4 @@
-"""A repo at any moment: its snapshots, refs, moves, commits, files, differences and losses."""
+"""A repo at any moment: its snapshots, refs, changes, commits, files, differences and lost commits."""
 
 import base64
 import binascii
@@ -56,7 +56,7 @@ class RefsAsked(Paged, frozen=True, kw_only=True):
 
 
 class ChangesAsked(Paged, frozen=True, kw_only=True):
-    """Which moves."""
+    """Which ref changes."""
 
     since: When | None = None
     kind: list[MoveKind] = []
@@ -71,7 +71,7 @@ class PushesAsked(Paged, frozen=True, kw_only=True):
 
 
 class LostAsked(At, frozen=True, kw_only=True):
-    """What was lost of which ref."""
+    """Which lost commits."""
 
     ref: Text | None = None
     ref_b64: Base64 | None = None
@@ -100,7 +100,7 @@ class DifferenceAsked(At, frozen=True, kw_only=True):
     """Between which moments."""
 
     since: (
-        Annotated[When, Meta(description="the moment to compare with; else the snapshot before")] | None
+        Annotated[When, Meta(description="the moment to compare with; default: the previous snapshot")] | None
     ) = None
     ref: Text | None = None
     ref_b64: Base64 | None = None
@@ -145,10 +145,10 @@ async def refs(context: RequestContext, asked: RefsAsked) -> RefsAt:
 
 
 async def changes(context: RequestContext, asked: ChangesAsked) -> Page[Change]:
-    """Every move of every ref, newest first."""
+    """Every change of every ref, newest first."""
     since = when.parse(asked.since, context.now) if asked.since else None
     if isinstance(since, int | when.Within):
-        raise UsageError("say since which time, as in 2026-03-02 or 2h ago")
+        raise UsageError("give a time for since, such as 2026-03-02 or 2h ago")
     place = begin(asked.cursor, tuple[Small, Small])
     found = await history.page(
         context.services.db,
@@ -181,7 +181,7 @@ async def pushes(context: RequestContext, asked: PushesAsked) -> Page[Push]:
 
 
 async def lost(context: RequestContext, asked: LostAsked) -> LostThere:
-    """After each forced or deleted ref, the commits that no ref held any more at a moment."""
+    """For each force-push and deletion, the commits that were no longer on any ref at a moment."""
     found, then = await moment_of(context, asked.at)
     told = await moments.lost(
         context.services,
@@ -203,7 +203,7 @@ async def lost(context: RequestContext, asked: LostAsked) -> LostThere:
 
 
 async def commits(context: RequestContext, asked: CommitsAsked) -> Page[Commit]:
-    """The commits of a ref or id backwards, newest first."""
+    """The commits of a ref or id, newest first."""
     found, then = await moment_of(context, asked.at)
     skip = begin(asked.cursor, Small) or 0
     rows, more = await moments.commits(
@@ -241,7 +241,7 @@ async def tree(context: RequestContext, asked: Place) -> Folder:
 
 
 async def blob(context: RequestContext, asked: Place) -> File:
-    """A file; of a large one the first MiB."""
+    """A file; for a large one, the first MiB."""
     found, then = await moment_of(context, asked.at)
     ref, path = _named(asked.ref, asked.ref_b64), _named(asked.path, asked.path_b64)
     return File.of(await moments.blob(context.services, found, then, ref, path), then)
@@ -255,7 +255,7 @@ async def raw(context: RequestContext, asked: Place) -> Response:
 
 
 async def raw_object(context: RequestContext, asked: At) -> Response:
-    """An object as git keeps it, by its whole id: what is too large to be shown can be had here."""
+    """An object as git stores it, by its whole id, for what is too large to show."""
     found, then = await moment_of(context, asked.at)
     oid = str(context.path["oid"])
     return RawFile(moments.raw_object(context.services, found, then, oid), oid.encode())

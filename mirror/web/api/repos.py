@@ -1,4 +1,4 @@
-"""What is kept: a team's repos, when they are looked at, and their webhooks."""
+"""A team's repos: their state, when they are checked, and their webhooks."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Final, Literal
@@ -33,13 +33,13 @@ REPO: Final = f"{TEAM}/repos/{{repo}}"
 class ReposAsked(Paged, frozen=True, kw_only=True):
     """Which repos."""
 
-    q: Annotated[Words, Meta(description="words of the name, in their order")] | None = None
+    q: Annotated[Words, Meta(description="words of the name, in order")] | None = None
     name: Annotated[Words, Meta(description="the whole name")] | None = None
     state: home.State | None = None
 
 
 class RepoWanted(Body, frozen=True, kw_only=True):
-    """A git remote to keep."""
+    """A git remote to back up."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2000)]
     name: Words | None = None
@@ -57,12 +57,12 @@ class RepoChange(Body, frozen=True, kw_only=True):
     ) = UNSET
     paused: bool | UnsetType = UNSET
     excluded: Annotated[
-        list[Words], Meta(max_length=100, description="patterns of refs that are left out")
+        list[Words], Meta(max_length=100, description="patterns of refs that are excluded")
     ] | (UnsetType) = UNSET
 
 
 class HookWanted(Body, frozen=True, kw_only=True):
-    """Which forge the hook is for; null: the repo's address tells."""
+    """Which forge the hook is for; null: taken from the repo's address."""
 
     forge: Literal["github", "gitlab", "gitea"] | None = None
 
@@ -104,17 +104,17 @@ async def add_repo(context: RequestContext, body: RepoWanted) -> Repo:
 
 
 async def repo(context: RequestContext) -> Repo:
-    """A repo and how it is doing."""
+    """A repo and its state."""
     return await _row(context, (await repo_of(context)).id)
 
 
 async def repo_settings(context: RequestContext) -> RepoSettings:
-    """When a repo is looked at, and which refs are left out."""
+    """When a repo is checked, and which refs are excluded."""
     return await _settings(context, (await repo_of(context)).id)
 
 
 async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings:
-    """Change when a repo is looked at or which refs are left out, or pause it."""
+    """Change when a repo is checked or which refs are excluded, or pause it."""
     found, db = await repo_of(context), context.services.db
     if body.schedule:
         schedule.parse(body.schedule)
@@ -140,37 +140,37 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
 
 
 async def let_go(context: RequestContext) -> Told:
-    """Keep a repo no longer up to date. Every backup stays."""
+    """Stop backing up a repo. Every backup stays."""
     left = await choose.let_go(context.services, (await repo_of(context)).id, by(context))
     return Told(notes=[left] if left else [])
 
 
 async def repo_hook(context: RequestContext) -> Hook:
-    """A repo's webhook, and how it is doing."""
+    """A repo's webhook and its state."""
     found = await repo_of(context)
     known = await hooks.of(context.services.db, found.id)
     if known is None:
-        raise NotFound(f"{found.name} has no hook")
+        raise NotFound(f"{found.name} has no webhook")
     return await _hook(context, found, hooking.address(context.services.settings, known), None)
 
 
 async def give_hook(context: RequestContext, body: HookWanted) -> Hook:
-    """Give a repo a webhook. Its secret is told this once."""
+    """Create a webhook for a repo. Its secret is shown only once."""
     found = await repo_of(context)
     return await _given(context, found, await hooking.give(context.services, found, body.forge), "hook.add")
 
 
 async def rotate_hook(context: RequestContext) -> Hook:
-    """Give a repo's webhook another secret, told this once; the one before is taken for 24 hours more."""
+    """Make a new secret for a repo's webhook, shown only once; the old one works for 24 more hours."""
     found = await repo_of(context)
     if await hooks.of(context.services.db, found.id) is None:
-        raise NotFound(f"{found.name} has no hook")
+        raise NotFound(f"{found.name} has no webhook")
     made = await hooking.give(context.services, found, None, new=True)
     return await _given(context, found, made, "hook.secret")
 
 
 async def check_hook(context: RequestContext) -> Hook:
-    """Ask the forge about a repo's webhook now; one that is gone there is registered anew."""
+    """Ask the forge about a repo's webhook now; if it is missing there, it is registered again."""
     found = await repo_of(context)
     care = await webhooks.check_now(context.services, found.id)
     await context.audit("hook.check", found.name, found.id, {"outcome": care.outcome.value})
@@ -178,7 +178,7 @@ async def check_hook(context: RequestContext) -> Hook:
 
 
 async def remove_hook(context: RequestContext) -> None:
-    """Forget a repo's webhook and what arrived by it."""
+    """Forget a repo's webhook and its deliveries."""
     found = await repo_of(context)
     await hooking.remove(context.services, found)
     await context.audit("hook.remove", found.name, found.id)
@@ -199,7 +199,7 @@ def by(context: RequestContext) -> By:
 
 
 def hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
-    """Tells the workers of a wish."""
+    """Tells the workers of a sync request."""
 
     async def tell(repo_id: RepoId) -> None:
         await context.hint(SYNC, str(repo_id))
@@ -233,7 +233,7 @@ async def _given(context: RequestContext, found: Known, made: NewHook, action: s
 async def _hook(context: RequestContext, found: Known, url: str, secret: str | None) -> Hook:
     state = await home.hook_of(context.services.db, found.id)
     if state is None:
-        raise NotFound(f"{found.name} has no hook any more")
+        raise NotFound(f"{found.name} no longer has a webhook")
     return Hook.of(state, url, secret)
 
 

@@ -39,14 +39,14 @@ class RoleChange(Body, frozen=True, kw_only=True):
 
 
 class Inviting(Body, frozen=True, kw_only=True):
-    """Whom to invite, and as what."""
+    """Whom to invite, and in which role."""
 
     role: Role
     email: Words | None = None
 
 
 class TokenWanted(Body, frozen=True, kw_only=True):
-    """What a token may, and for how long."""
+    """What a token may do, and for how long."""
 
     name: Words
     scopes: Annotated[list[Scope], Meta(min_length=1, max_length=4)]
@@ -66,7 +66,7 @@ async def team(context: RequestContext) -> Membership:
 
 
 async def change_team(context: RequestContext, body: TeamChange) -> Membership:
-    """Call the team so; its old addresses lead nowhere then."""
+    """Rename the team; links with the old name stop working."""
     assert context.role is not None
     now = context.of_team()
     if body.name is not None and body.name != now.name:
@@ -111,7 +111,7 @@ async def list_invitations(context: RequestContext) -> Page[Invitation]:
 
 
 async def invite(context: RequestContext, body: Inviting) -> Invited:
-    """Make an invitation; its link is told this once, to be sent by whatever way people use.
+    """Create an invitation; its link is shown only once, to be sent in any way that people use.
 
     By an API token it is to no role above operator, and ends with the token.
     """
@@ -124,20 +124,20 @@ async def invite(context: RequestContext, body: Inviting) -> Invited:
 
 
 async def withdraw_invitation(context: RequestContext) -> None:
-    """Let nobody accept an invitation any more."""
+    """Withdraw an invitation."""
     chosen = InvitationId(uuid_of(context, "invitation", "invitation"))
     await members.withdraw(context.services.db, context.by(), context.of_team(), chosen)
 
 
 async def list_tokens(context: RequestContext) -> Page[Token]:
-    """The team's API tokens; of those who are no admin, their own."""
+    """The team's API tokens; without the role admin, only your own."""
     mine = None if context.may(Role.ADMIN) else context.owner().id
     found = await tokens.all_of(context.services.db, context.of_team().id, mine)
     return Page(items=[Token.of(one) for one in found], next=None)
 
 
 async def make_token(context: RequestContext, body: TokenWanted) -> NewToken:
-    """Make an API token, which is told this once."""
+    """Create an API token, which is shown only once."""
     expires = None if body.days is None else context.now + timedelta(days=body.days)
     raw, made = await api_tokens.make_token(
         context.services.db,
@@ -152,7 +152,7 @@ async def make_token(context: RequestContext, body: TokenWanted) -> NewToken:
 
 
 async def revoke_token(context: RequestContext) -> None:
-    """Let an API token not work any more: your own, or as an admin anybody's."""
+    """Revoke an API token: your own, or as an admin anybody's."""
     chosen = TokenId(uuid_of(context, "token", "token"))
     await api_tokens.revoke_token(context.services.db, context.by(), context.of_team(), chosen)
 
@@ -172,7 +172,7 @@ async def list_audit(context: RequestContext, asked: AuditAsked) -> Page[AuditEn
 
 
 async def export_audit(context: RequestContext) -> Response:
-    """The whole audit log, one JSON object a line, each with the sum of the one before it."""
+    """The whole audit log, one JSON object a line, each with the checksum of the one before it."""
 
     async def lines() -> AsyncIterator[bytes]:
         async for line in audit.export(context.services.db, context.of_team().id):
@@ -182,7 +182,7 @@ async def export_audit(context: RequestContext) -> Response:
 
 
 async def list_notices(context: RequestContext, asked: Paged) -> Page[Notice]:
-    """What somebody should see, newest first."""
+    """The team's notices, newest first."""
     found = await notices.page(
         context.services.db, context.of_team().id, begin(asked.cursor, Big), asked.limit + 1
     )
@@ -192,7 +192,7 @@ async def list_notices(context: RequestContext, asked: Paged) -> Page[Notice]:
 
 
 async def notice_seen(context: RequestContext) -> None:
-    """Dismiss a notice. One that was dismissed stays so."""
+    """Dismiss a notice. A dismissed notice stays dismissed."""
     number = str(context.path["notice"])
     if not (number.isascii() and number.isdecimal()) or len(number) > 18:
         raise NotFound("there is no such notice")
@@ -200,7 +200,7 @@ async def notice_seen(context: RequestContext) -> None:
 
 
 async def ssh_key(context: RequestContext) -> SshKey:
-    """The team's deploy key for hosts that are reached by ssh, made where it has none."""
+    """The team's deploy key for ssh hosts; it is created if there is none."""
     key = await ssh_access.team_key(context.services, context.of_team().id)
     return SshKey(public_key=key.public)
 

@@ -1,4 +1,4 @@
-"""What is done with a repo: backups, restores, bundles, proofs; and the jobs that do it."""
+"""Backups, restores, bundles, drills and verifications of a repo, and the jobs that run them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -92,7 +92,7 @@ class Period(Query, frozen=True, kw_only=True):
 
 
 class NewRepository(Body, frozen=True, kw_only=True):
-    """A repository to make by a connection."""
+    """A repository that a connection is to create."""
 
     connection: Id
     owner: Annotated[Words, Meta(description="the forge's id of who is to own it, out of `owners`")]
@@ -101,7 +101,7 @@ class NewRepository(Body, frozen=True, kw_only=True):
 
 
 class Target(Body, frozen=True, kw_only=True):
-    """Where a restore goes: exactly one of an address, a kept repo and a new repository.
+    """Where a restore goes: exactly one of an address, a repo that is backed up and a new repository.
 
     Credentials for an address are used once and not kept; without them a connection to its host is used.
     """
@@ -114,14 +114,14 @@ class Target(Body, frozen=True, kw_only=True):
 
 
 class Bring(Body, frozen=True, kw_only=True):
-    """A ref of the moment, or a commit, that is brought back under a name of its own."""
+    """A ref of the moment, or a commit, to bring back under another name."""
 
     source: Annotated[str, Meta(min_length=1, max_length=500)]
     name: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class What(Body, frozen=True, kw_only=True):
-    """What of a moment is restored: all of it, the refs that match, or some things under other names."""
+    """What to restore of a moment: all of it, the refs that match, or some things under other names."""
 
     at: When | None = None
     refs: Globs = []
@@ -129,7 +129,7 @@ class What(Body, frozen=True, kw_only=True):
 
 
 class PlanWanted(What, frozen=True, kw_only=True):
-    """What to restore, and where to; without a target, a bundle."""
+    """What to restore and where; without a target, a bundle."""
 
     to: Target | None = None
     hidden: Hidden = "skip"
@@ -137,7 +137,7 @@ class PlanWanted(What, frozen=True, kw_only=True):
 
 
 class RestoreWanted(What, frozen=True, kw_only=True):
-    """What to restore, and where to. Overwriting, `force`, is confirmed by the target's name."""
+    """What to restore and where. Overwriting (`force`) must be confirmed with the target's name."""
 
     to: Target
     hidden: Hidden = "skip"
@@ -146,24 +146,24 @@ class RestoreWanted(What, frozen=True, kw_only=True):
 
 
 class BundleWanted(What, frozen=True, kw_only=True):
-    """What a bundle is to hold."""
+    """What to put in a bundle."""
 
 
 class UndoWanted(Body, frozen=True, kw_only=True):
-    """The credentials for the target, where they were lent for the restore alone."""
+    """The credentials for the target, if they were given for the restore alone."""
 
     username: Words | None = None
     token: Annotated[str, Meta(max_length=10_000)] | None = None
 
 
 class ProofWanted(Body, frozen=True, kw_only=True):
-    """What to prove."""
+    """What to drill."""
 
     at: When | None = None
 
 
 class Again(Body, frozen=True, kw_only=True):
-    """The credentials for a restore's target, which are not kept, and its name where it is overwritten."""
+    """The credentials for a restore's target, which are not stored, and its name if it is overwritten."""
 
     username: Words | None = None
     token: Annotated[str, Meta(max_length=10_000)] | None = None
@@ -181,7 +181,7 @@ async def job(context: RequestContext) -> Job:
 
 
 async def job_events(context: RequestContext) -> Response:
-    """A job while it changes, as server-sent events `part`, each the whole job as JSON; `end` is the last."""
+    """A job as it changes, as server-sent events: `part` has the whole job as JSON, `end` is the last."""
     found = await _job(context)
     if context.request.method == "HEAD":
         return Response(media_type=EVENTS)
@@ -195,7 +195,7 @@ async def job_events(context: RequestContext) -> Response:
 
 
 async def cancel_job(context: RequestContext) -> Job:
-    """Ask a job to stop. One that has ended stays as it is."""
+    """Stop a job. A job that has ended stays as it is."""
     found = await _job(context)
     _check_scope(context, found.kind)
     done = await jobs.cancel(context.services.db, context.of_team().id, found.id, context.now)
@@ -207,7 +207,7 @@ async def cancel_job(context: RequestContext) -> Job:
 
 
 async def retry_job(context: RequestContext, body: Again) -> Job:
-    """Ask for the same again, as if it were anew: what overwrites is confirmed, and restores are counted."""
+    """Run the same job again; overwriting must be confirmed again, and restores count toward the limit."""
     found = await _job(context)
     _check_scope(context, found.kind)
     await allow_again(context, found, body.confirm)
@@ -220,7 +220,7 @@ async def retry_job(context: RequestContext, body: Again) -> Job:
 
 
 async def list_backups(context: RequestContext, asked: BackupsAsked) -> Page[Job]:
-    """The team's backups, newest first: those that found something new, were asked for, or failed."""
+    """The team's backups, newest first: those that found something new, were requested, or failed."""
     return await _listed(context, asked.repo, ("sync",), asked.state, asked)
 
 
@@ -251,15 +251,15 @@ async def restore_backup(context: RequestContext, body: RestoreWanted) -> Job:
     found = await _backup(context)
     number = (found.result or {}).get("snapshot")
     if not isinstance(number, int):
-        raise Refused("this backup has no snapshot; restore another one, or wait till it is done")
+        raise Refused("this backup has no snapshot; restore another one, or wait until it is done")
     if body.at is not None:
-        raise UsageError("the backup says which moment; leave out `at`")
+        raise UsageError("leave out `at`: the backup already names the moment")
     repo = await repos.get(context.services.db, found.repo_id)
     return await _restore(context, repo, await moment.snapshot_at(context.services, repo, number), body)
 
 
 async def plan(context: RequestContext, body: PlanWanted) -> Plan:
-    """What a restore would do, ref by ref; the target is asked what it has. Nothing is changed."""
+    """What a restore would do, ref by ref; the target is asked what it holds. Nothing is changed."""
     services = context.services
     found, then = await moment_of(context, body.at)
     what = await _what(context, found, then, body)
@@ -282,7 +282,7 @@ async def plan(context: RequestContext, body: PlanWanted) -> Plan:
 
 
 async def restore(context: RequestContext, body: RestoreWanted) -> Job:
-    """Bring a moment back to a remote. Nothing is ever deleted there; what it held is kept first."""
+    """Restore a moment to a remote. Nothing is ever deleted there; what it held is saved first."""
     found, then = await moment_of(context, body.at)
     return await _restore(context, found, then, body)
 
@@ -298,7 +298,7 @@ async def plan_undo(context: RequestContext, body: UndoWanted) -> UndoPlan:
 
 
 async def undo_restore(context: RequestContext, body: UndoWanted) -> Job:
-    """Undo a restore: what it overwrote comes back, what it made goes, unless somebody moved it since."""
+    """Undo a restore: restore what it overwrote and remove what it created, unless it has changed since."""
     job = await _restore_job(context)
     secret = _secret(body.username, body.token)
     await undo.check(context.services, job)
@@ -308,7 +308,7 @@ async def undo_restore(context: RequestContext, body: UndoWanted) -> Job:
 
 
 async def list_owners(context: RequestContext) -> Page[Owner]:
-    """Under whose names a connection can make a repository."""
+    """The owners under which a connection can create a repository."""
     found = await connection_of(context)
     owners = await connections.asking(context.services, found.id, lambda forge, token: forge.owners(token))
     items = [Owner(id=one.id, login=one.login, name=one.name, personal=one.personal) for one in owners]
@@ -316,13 +316,13 @@ async def list_owners(context: RequestContext) -> Page[Owner]:
 
 
 async def list_restores(context: RequestContext) -> Page[Restore]:
-    """Every restore of a repo that came to its end, newest first."""
+    """Every finished restore of a repo, newest first."""
     found = await restores.of(context.services.db, (await repo_of(context)).id)
     return Page(items=[Restore.of(one) for one in found], next=None)
 
 
 async def make_bundle(context: RequestContext, body: BundleWanted) -> Job:
-    """Make a git bundle of a moment, which can be fetched for a day."""
+    """Make a git bundle of a moment, which can be downloaded for a day."""
     found, then = await moment_of(context, body.at)
     what = await _what(context, found, then, body)
     await limited(context, "bundle", BUNDLES_PER_HOUR)
@@ -330,13 +330,13 @@ async def make_bundle(context: RequestContext, body: BundleWanted) -> Job:
 
 
 async def bundle(context: RequestContext) -> Response:
-    """The bundle that a job has made, as a whole or any part of it; or, with 303, where the store has it."""
+    """The bundle that a job has made, whole or in part; or, with 303, its address at the store."""
     found = await _job(context)
     return await bundle_of(context, await repos.get(context.services.db, found.repo_id), found)
 
 
 async def drill(context: RequestContext, body: ProofWanted) -> Job:
-    """Restore a moment only to prove that it works."""
+    """Run a drill: restore a moment only to prove that it works."""
     found, then = await moment_of(context, body.at)
     return await _ask(context, found, "drill", then.numbers if body.at else {})
 
@@ -347,13 +347,13 @@ async def verify(context: RequestContext, body: Nothing) -> Job:
 
 
 async def list_drills(context: RequestContext, asked: DrillsAsked) -> Page[Drill]:
-    """Every drill of the team, newest first, with its evidence."""
+    """Every drill of the team with its result, newest first."""
     place = begin(asked.cursor, str)
     before = context.now + timedelta(days=1)
     if place is not None:
         began = when.parse(place, context.now)
         if not isinstance(began, datetime):
-            raise UsageError("the cursor is not one that a page of this list gave; begin without it")
+            raise UsageError("the cursor is not from this list; start without one")
         before = began
     found = await report.drills(context.services.db, context.of_team().id, before, asked.limit + 1)
     shown = found[: asked.limit]
@@ -362,11 +362,11 @@ async def list_drills(context: RequestContext, asked: DrillsAsked) -> Page[Drill
 
 
 async def period(context: RequestContext, asked: Period) -> Report:
-    """What was protected, behind, restored and drilled in a period; the last 30 days unless you say which."""
+    """What was protected, behind, restored and drilled in a period; by default the last 30 days."""
     end = _time(context, asked.end) or context.now
     start = _time(context, asked.start) or end - PERIOD
     if start >= end:
-        raise UsageError("the period has no length: it ends when it begins, or before; choose a later end")
+        raise UsageError("the period ends before it starts; choose a later end")
     team = context.of_team()
     lines = await report.report(context.services.db, team.id, start, end)
     return Report(team=team.name, start=start, end=end, repos=[ReportLine.of(one) for one in lines])
@@ -416,9 +416,9 @@ async def _shown(context: RequestContext, found: Kept) -> Job:
 
 
 def _check_scope(context: RequestContext, kind: Kind) -> None:
-    """A token that may not restore may not have its way with restores by their jobs."""
+    """A token without the scope restore may not control restores by their jobs either."""
     if context.token is not None and kind in RESTORING and "restore" not in context.token.scopes:
-        raise HTTPException(403, f"the token {context.token.name} has not the scope restore")
+        raise HTTPException(403, f"the token {context.token.name} does not have the scope restore")
 
 
 async def _back_up(context: RequestContext, found: Known) -> Job:
@@ -464,15 +464,15 @@ async def _drafted(
     body: PlanWanted | RestoreWanted,
     what: Mapping[str, Any],
 ) -> Draft:
-    """The restore that is asked for, as a job is asked for it. Raises UsageError, NotFound, Refused."""
+    """The requested restore, in the form that a job takes. Raises UsageError, NotFound, Refused."""
     asked = dict(what) | then.numbers | {"hidden": body.hidden, "force": body.force}
     if [to.url, to.repo, to.new].count(None) != 2:
-        raise UsageError("say where to: exactly one of `url`, `repo` and `new`")
+        raise UsageError("name the target: exactly one of `url`, `repo` and `new`")
     if to.url is not None:
         given = {"url": to.url, "username": to.username or "", "token": to.token or ""}
         return await to_url(context, found, given, asked)
     if to.token or to.username:
-        raise UsageError("credentials are for an address; this target has a connection's")
+        raise UsageError("leave out the credentials: this target uses those of a connection")
     if to.new is not None:
         new = to.new
         given = {"connection": new.connection, "owner": new.owner, "name": new.name}
@@ -485,12 +485,12 @@ async def _drafted(
 
 
 async def _what(context: RequestContext, found: Known, then: Snapshot, body: What) -> dict[str, Any]:
-    """What of the moment is restored, as a job is asked for it. Raises UsageError, NotFound."""
+    """What to restore of the moment, in the form that a job takes. Raises UsageError, NotFound."""
     globs.check(body.refs)
     if not body.bring:
         return {"globs": body.refs} if body.refs else {}
     if body.refs:
-        raise UsageError("say `refs` or `bring`, not both")
+        raise UsageError("send either `refs` or `bring`, not both")
     bring: dict[RefName, bytes] = {}
     for one in body.bring:
         name = RefName((one.name if one.name.startswith("refs/") else f"refs/heads/{one.name}").encode())
@@ -519,7 +519,7 @@ def _time(context: RequestContext, text: str | None) -> datetime | None:
         return None
     found = when.parse(text, context.now)
     if not isinstance(found, datetime):
-        raise UsageError("say a day or a time, as in 2026-03-02")
+        raise UsageError("give a day or a time, such as 2026-03-02")
     return found
 
 

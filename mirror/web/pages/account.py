@@ -15,17 +15,20 @@ from mirror.store.people import invitations, sessions, teams, tokens
 from mirror.store.people import people as store
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
+from mirror.web import templating
 from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
 
 
-async def page(context: RequestContext, error: EverrefError | None = None) -> Response:
-    """Everything about the person who looks."""
+async def page(context: RequestContext, error: EverrefError | None = None, **typed: str) -> Response:
+    """The account page of the person who is signed in."""
     db, person = context.services.db, context.owner()
     mine = await teams.memberships(db, person.id)
     return context.render(
         "account.html",
         200 if error is None else 429 if isinstance(error, OverLimit) else 422,
         error=error,
+        wrong=templating.wrong(error),
+        typed=typed,
         memberships=mine,
         **await given(context, person.id),
         has_password=await store.password_hash(db, person.id) is not None,
@@ -34,7 +37,7 @@ async def page(context: RequestContext, error: EverrefError | None = None) -> Re
 
 
 async def given(context: RequestContext, person_id: PersonId) -> dict[str, Any]:
-    """What lets in as this person, for a page that lists it."""
+    """Everything that can sign in or act as this person, for a page that lists it."""
     db = context.services.db
     return {
         "identities": await store.identities(db, person_id),
@@ -45,7 +48,7 @@ async def given(context: RequestContext, person_id: PersonId) -> dict[str, Any]:
 
 
 def ticked(form: FormData) -> accounts.Grants:
-    """What of it was ticked to be kept."""
+    """What was ticked to be kept."""
     keys = [text.split(" ") for text in _texts(form, "keep-identity")]
     try:
         return accounts.Grants(
@@ -55,7 +58,7 @@ def ticked(form: FormData) -> accounts.Grants:
             frozenset(InvitationId(UUID(text)) for text in _texts(form, "keep-invitation")),
         )
     except (binascii.Error, ValueError):
-        raise UsageError("that is not what was on the page; reload it and try again") from None
+        raise UsageError("this form is not the one on the page; reload the page and try again") from None
 
 
 def _texts(form: FormData, name: str) -> list[str]:
@@ -63,27 +66,28 @@ def _texts(form: FormData, name: str) -> list[str]:
 
 
 async def set_profile(context: RequestContext) -> Response:
-    """What the person is called, their e-mail and their time zone."""
+    """Change the person's name, e-mail and time zone."""
     form = await context.form()
-    begins = context.by().let_in and context.owner().email is None  # who has none sets no password
-    other = accounts.is_other_email(context.owner(), str(form.get("email", "")))
+    begins = context.by().let_in and context.owner().email is None  # no password without one
+    typed = {name: str(form.get(name, "")) for name in ("name", "email", "zone")}
+    other = accounts.is_other_email(context.owner(), typed["email"])
     if other and not context.is_sure and not begins:
-        raise AskAgain  # it is half of what signs in
+        raise AskAgain  # the e-mail is half of what signs in
     try:
         await accounts.set_profile(
             context.services.db,
             context.by(),
-            str(form.get("name", "")),
-            str(form.get("email", "")).strip() or None,
-            str(form.get("zone", "")).strip() or None,
+            typed["name"],
+            typed["email"].strip() or None,
+            typed["zone"].strip() or None,
         )
     except UsageError as error:
-        return await page(context, error)
+        return await page(context, error, **typed)
     return context.redirect("/account", "Your profile is saved.")
 
 
 async def set_password(context: RequestContext) -> Response:
-    """A new password; what was given before ends, but for what is ticked."""
+    """Set a new password; everything given before ends, except what is ticked."""
     form = await context.form()
     try:
         await accounts.set_password(
@@ -96,8 +100,8 @@ async def set_password(context: RequestContext) -> Response:
     except UsageError as error:
         return await page(context, error)
     if context.by().let_in:
-        return context.redirect("/sign-in", "Your password is set. Sign in by it.")
-    return context.redirect("/account", "Your password is set. What you did not keep has ended.")
+        return context.redirect("/sign-in", "Your password is set. Sign in with it.")
+    return context.redirect("/account", "Your password is set. Everything that you did not tick has ended.")
 
 
 async def confirm(context: RequestContext) -> Response:
@@ -113,7 +117,7 @@ async def confirm(context: RequestContext) -> Response:
 
 
 async def revoke_token(context: RequestContext) -> Response:
-    """Let one of one's own API tokens not work any more."""
+    """Revoke one of one's own API tokens."""
     text = str((await context.form()).get("token", ""))
     for one in await tokens.of_person(context.services.db, context.owner().id, context.now):
         if str(one.id) == text:
@@ -123,7 +127,7 @@ async def revoke_token(context: RequestContext) -> Response:
 
 
 async def unlink(context: RequestContext) -> Response:
-    """Sign in by this account at a forge no more."""
+    """Stop signing in with this account at a forge."""
     form = await context.form()
     known = await store.identities(context.services.db, context.owner().id)
     for one in known:
@@ -148,17 +152,17 @@ async def end_session(context: RequestContext) -> Response:
 
 async def new_team(context: RequestContext) -> Response:
     """A team to share repositories in."""
+    name = str((await context.form()).get("name", ""))
     try:
-        name = str((await context.form()).get("name", ""))
         most = context.services.settings.person_teams
         team = await members.new_team(context.services.db, context.by(), name, most)
     except (UsageError, OverLimit) as error:
-        return await page(context, error)
-    return context.redirect(f"/{team.name}", f"The team {team.name} is made. Invite others in its settings.")
+        return await page(context, error, team=name)
+    return context.redirect(f"/{team.name}", f"The team {team.name} is ready. Invite others in its settings.")
 
 
 async def invitation(context: RequestContext) -> Response:
-    """What an invitation is to, before it is accepted."""
+    """Show what an invitation is for, before it is accepted."""
     raw = str(context.path["raw"])
     found = await members.invitation(context.services.db, context.outside.keyring, raw, context.now)
     return context.render("invitation.html", invitation=found, raw=raw)
@@ -171,7 +175,7 @@ async def accept(context: RequestContext) -> Response:
     team = await members.accept(
         services.db, context.outside.keyring, context.by(), raw, most.limits, most.person_teams
     )
-    return context.redirect(f"/{team.name}", f"You are a member of {team.name} now.")
+    return context.redirect(f"/{team.name}", f"You are now a member of {team.name}.")
 
 
 ENDPOINTS: Final[Sequence[Endpoint]] = (

@@ -1,4 +1,4 @@
-"""What is being done and what was: jobs as they run, drills with their evidence, a report of any period."""
+"""Jobs as they run and as they ended, drills with their results, and a report for any period."""
 
 import csv
 import io
@@ -26,8 +26,8 @@ from mirror.web.drafts import allow_again
 from mirror.web.live import follow
 
 ROWS: Final = 50  # jobs or drills on a page
-AT_ONCE: Final = 50  # drills that one press begins
-PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which
+AT_ONCE: Final = 50  # drills that one press of the button starts
+PERIOD: Final = timedelta(days=30)  # of a report, unless another period is asked for
 NAMES: Final = {
     "sync": "Backup",
     "restore": "Restore",
@@ -37,7 +37,7 @@ NAMES: Final = {
     "compact": "Compaction",
 }
 PROOFS: Final = ("drill", "verify")
-FILTERS: Final = {"": "All", "open": "Under way", "failed": "Failed", "cancelled": "Cancelled"}
+FILTERS: Final = {"": "All", "open": "Running", "failed": "Failed", "cancelled": "Cancelled"}
 
 
 async def page(context: RequestContext) -> Response:
@@ -71,7 +71,7 @@ async def page(context: RequestContext) -> Response:
 
 
 async def job(context: RequestContext) -> Response:
-    """One job, from what was asked to what came of it."""
+    """One job, from the request to the result."""
     found = await _job(context)
     return context.render(
         "job.html", job=found, repo=await repos.get(context.services.db, found.repo_id), names=NAMES
@@ -97,16 +97,16 @@ async def cancel(context: RequestContext) -> Response:
     """Ask the run to stop; it cleans up after itself within seconds."""
     found = await _job(context)
     if await jobs.cancel(context.services.db, context.of_team().id, found.id, context.now) is None:
-        return context.redirect(_address(context, found.id), "It had ended already.")
+        return context.redirect(_address(context, found.id), "The job had already ended.")
     await context.audit("job.cancel", NAMES[found.kind], found.repo_id)
-    return context.redirect(_address(context, found.id), "It is being stopped.")
+    return context.redirect(_address(context, found.id), "The job is being stopped.")
 
 
 async def retry(context: RequestContext) -> Response:
-    """Ask for the same again."""
+    """Request the same job again."""
     found = await _job(context)
-    if found.kind == "restore":  # what its target holds may be something else by now
-        raise Refused("a restore is planned anew, on the page of its repository")
+    if found.kind == "restore":  # its target may hold something else by now
+        raise Refused("a restore cannot be run again; plan a new one on the page of its repository")
     await allow_again(context, found)
     again = await flow.retry(
         context.services, context.of_team().id, found.id, context.owner().id, context.acting
@@ -117,7 +117,7 @@ async def retry(context: RequestContext) -> Response:
 
 
 async def prove(context: RequestContext) -> Response:
-    """Begin a drill, or read back every stored byte."""
+    """Start a drill, or a verification, which reads back every stored byte."""
     repo, kind = await context.repo(), cast(Kind, str(context.path["proof"]))
     if kind not in PROOFS:
         raise HTTPException(404, "there is nothing here, or it is not yours")
@@ -128,7 +128,7 @@ async def prove(context: RequestContext) -> Response:
 
 
 async def drills(context: RequestContext) -> Response:
-    """When somebody asks when you last restored: every drill, with its evidence."""
+    """Every drill with its result: the answer to "when did you last test a restore?"."""
     db, team = context.services.db, context.of_team()
     before = _time(context.query.get("before"), context.now, context.now + timedelta(days=1))
     found = await report.drills(db, team.id, before, ROWS + 1)
@@ -145,7 +145,7 @@ async def drills(context: RequestContext) -> Response:
 
 
 async def drill_due(context: RequestContext) -> Response:
-    """Begin a drill of every repo that is due for one, those that never had one first."""
+    """Start a drill of every repo that is due for one; repos that never had one come first."""
     lines = await report.report(context.services.db, context.of_team().id, context.now - PERIOD, context.now)
     due = [line for line in lines if is_due(line, context.now)]
     due.sort(key=lambda line: line.last_drill_at or datetime.min.replace(tzinfo=UTC))
@@ -154,11 +154,12 @@ async def drill_due(context: RequestContext) -> Response:
         await context.audit("repo.drill", line.repo, line.repo_id)
     await context.hint(SYNC)
     began = len(due[:AT_ONCE])
-    return context.redirect(f"/{context.of_team().name}/-/activity", f"{words.count(began, 'drill')} begun.")
+    said = f"{words.count(began, 'drill')} started."
+    return context.redirect(f"/{context.of_team().name}/-/activity", said)
 
 
 def is_due(line: Line, now: datetime) -> bool:
-    """Whether it is time to prove again that this repo comes back."""
+    """Whether it is time to prove again that this repo can be restored."""
     old = line.last_drill_at is None or now - line.last_drill_at > PERIOD
     return old and line.protected_as_of is not None
 
@@ -186,12 +187,12 @@ def _period(context: RequestContext) -> tuple[datetime, datetime]:
     end = _time(context.query.get("to"), context.now, context.now)
     start = _time(context.query.get("from"), context.now, end - PERIOD)
     if start >= end:
-        raise UsageError("the period has no length: it ends when it begins, or before; choose a later end")
+        raise UsageError("the period ends before it starts; choose a later end")
     return start, end
 
 
 def _csv(lines: Sequence[Line]) -> str:
-    """One line for each repo. A cell that a spreadsheet would take for a formula is quoted against that."""
+    """One line for each repo. A cell that a spreadsheet would read as a formula is quoted."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(Line.__dataclass_fields__)
@@ -220,7 +221,7 @@ def _time(text: str | None, now: datetime, otherwise: datetime) -> datetime:
         return otherwise
     found = when.parse(text, now)
     if not isinstance(found, datetime):
-        raise UsageError("say a day or a time, as in 2026-03-02")
+        raise UsageError("give a day or a time, such as 2026-03-02")
     return found
 
 

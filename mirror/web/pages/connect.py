@@ -52,9 +52,9 @@ async def by_token(context: RequestContext) -> Response:
     raw = str(form.get("token", "")).strip()
     try:
         if product not in ("github", "gitlab"):
-            raise UsageError("say whether it is GitHub or GitLab")
+            raise UsageError("choose GitHub or GitLab")
         if not raw or not raw.isascii() or not raw.isprintable():
-            raise UsageError("paste the token as the forge showed it")
+            raise UsageError("paste the token exactly as the forge showed it")
         known = [app for app in context.services.settings.apps if app.forge == product]
         app = next((one for one in known if host in ("", one.host)), None)
         app = app or app_at(cast(Product, product), f"https://{_host(host)}")
@@ -68,7 +68,7 @@ async def by_token(context: RequestContext) -> Response:
 
 
 async def repositories(context: RequestContext) -> Response:
-    """What a connection can see, to choose from. The first time it is listed while the person waits."""
+    """The repositories that a connection can see, to choose from. The first visit lists them."""
     connection = await _connection(context)
     if connection.listed_at is None and connection.state == "works":
         _list(context, connection)
@@ -102,7 +102,7 @@ async def repositories(context: RequestContext) -> Response:
 
 
 async def _signs_in_by(context: RequestContext, connection: Connection) -> bool | None:
-    """Whether who looks signs in by the account that they connected. None: it is nothing of theirs to say."""
+    """Whether this person signs in with the account that they connected. None: somebody else connected it."""
     if connection.grant_kind != "oauth" or connection.person_id != context.owner().id:
         return None
     found = await people_rows.by_identity(
@@ -112,10 +112,10 @@ async def _signs_in_by(context: RequestContext, connection: Connection) -> bool 
 
 
 async def sign_in_by(context: RequestContext) -> Response:
-    """Let who connected an account sign in by it too; the forge has said whose it is."""
+    """Let the person who connected an account also sign in with it; the forge has said whose it is."""
     connection = await _connection(context)
     if await _signs_in_by(context, connection) is None:
-        raise Refused("only who connected an account by consent adds it to their ways to sign in")
+        raise Refused("only the person who connected this account by OAuth can sign in with it")
     await accounts.link_identity(
         context.services.db,
         context.by(),
@@ -124,24 +124,24 @@ async def sign_in_by(context: RequestContext) -> Response:
         connection.account_id,
         connection.login,
     )
-    said = f"You sign in by {connection.login} at {connection.host} from now on, too."
+    said = f"You can now also sign in with {connection.login} at {connection.host}."
     return context.redirect(_address(context, connection), said)
 
 
 async def chose(context: RequestContext) -> Response:
-    """Keep the repositories that were ticked."""
+    """Back up the repositories that were ticked."""
     connection = await _connection(context)
     ids = [str(one) for one in (await context.form()).getlist("repository")]
     if not ids:
         return context.redirect(
-            _address(context, connection), "Tick the repositories to keep, then press Keep."
+            _address(context, connection), "Nothing was ticked. Tick the repositories to back up."
         )
     done = await choose.choose(context.services, connection.id, _by(context), ids, hint=_hint(context))
     return context.redirect(f"/{context.of_team().name}", told(done))
 
 
 async def rule(context: RequestContext) -> Response:
-    """Keep everything, now and later; or what matches; or only what is chosen one by one."""
+    """Back up everything, now and later; or what matches; or only what is chosen one by one."""
     connection = await _connection(context)
     form = await context.form()
     which, patterns = str(form.get("rule", "")), str(form.get("patterns", "")).split()
@@ -152,7 +152,7 @@ async def rule(context: RequestContext) -> Response:
             )
         else:
             if which == "patterns" and not patterns:
-                raise UsageError("say which repositories, as in acme/* or */api; nothing was changed")
+                raise UsageError("nothing was changed: enter patterns, such as acme/* or */api")
             given = choosing.patterns(patterns if which == "patterns" else ())
             done = await choose.choose_pattern(
                 context.services, connection.id, _by(context), given, hint=_hint(context)
@@ -165,12 +165,12 @@ async def rule(context: RequestContext) -> Response:
     if left := await choose.passed_over(context.services, connection.id):
         said = told(done) if done else "The rule is saved."
         verb = "was" if left == 1 else "were"
-        stay = "stays as it is" if left == 1 else "stay as they are"
-        said += f" {left} of what it means {verb} paused or let go before, and {stay}: "
-        return context.redirect(_address(context, connection), said + "tick below what is to be kept again.")
+        stay = "stays so" if left == 1 else "stay so"
+        said += f" {left} of the matching repositories {verb} paused or stopped before, and {stay}: "
+        return context.redirect(_address(context, connection), said + "tick below what to back up again.")
     if done:
         return context.redirect(f"/{context.of_team().name}", told(done))
-    return context.redirect(_address(context, connection), "The rule is saved; nothing new matches it now.")
+    return context.redirect(_address(context, connection), "The rule is saved. No new repository matches it.")
 
 
 async def list_anew(context: RequestContext) -> Response:
@@ -181,11 +181,11 @@ async def list_anew(context: RequestContext) -> Response:
 
 
 async def disconnect(context: RequestContext) -> Response:
-    """End a connection. What is kept stays."""
+    """Remove a connection. Every backup stays."""
     connection = await _connection(context)
     left = await choose.disconnect(context.services, connection.id, _by(context))
     await context.audit("connection.remove", f"{connection.login} at {connection.host}")
-    said = f"{connection.login} at {connection.host} is disconnected; every backup stays."
+    said = f"{connection.login} at {connection.host} is disconnected. Every backup stays."
     lines = [said, *(f"{one}." for one in left[:3])]
     return context.redirect(f"/{context.of_team().name}/-/connect", " ".join(lines))
 
@@ -205,7 +205,7 @@ async def url_page(
 
 
 async def make_ssh_key(context: RequestContext) -> Response:
-    """Make the team's deploy key for hosts that are reached by ssh; there is one at the most."""
+    """Make the team's deploy key for ssh hosts; a team has one at most."""
     team = context.of_team()
     await ssh_access.team_key(context.services, team.id)
     await context.audit("ssh-key.make", team.name)
@@ -213,7 +213,7 @@ async def make_ssh_key(context: RequestContext) -> Response:
 
 
 async def add_url(context: RequestContext) -> Response:
-    """Keep any git remote."""
+    """Back up any git remote."""
     form = await context.form()
     url, name = str(form.get("url", "")).strip(), str(form.get("name", "")).strip()
     token, username = str(form.get("token", "")).strip(), str(form.get("username", "")).strip()
@@ -230,22 +230,22 @@ async def add_url(context: RequestContext) -> Response:
             hint=_hint(context),
         )
     except EverrefError as error:
-        shown = "" if "@" in url else url  # it may hold a password
+        shown = "" if "@" in url else url  # it may contain a password
         return await url_page(context, error, shown, name)
-    return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}", "Its first backup begins now.")
+    return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}", "Its first backup starts now.")
 
 
 def told(done: Sequence[Chosen]) -> str:
-    """What became of a choice, in a line or two."""
+    """What was done with a choice, in a line or two."""
     number = len(done)
     said = "1 repository is" if number == 1 else f"{number} repositories are"
-    said += " kept from now on; the first backups have begun."
+    said += " backed up from now on; the first backups have started."
     refused = [one for one in done if one.hook is Outcome.REFUSED]
     if refused:
         which = "It" if number == 1 else f"{len(refused)} of them"
         verb = "is" if len(refused) == 1 else "are"
         why = refused[0].why
-        said += f" {which} will not tell us of pushes ({why}) and {verb} looked at on schedule instead."
+        said += f" {which} cannot have a webhook ({why}) and {verb} checked on a schedule instead."
     return said
 
 
@@ -288,7 +288,7 @@ def _hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
 def _host(text: str) -> str:
     host = text.removeprefix("https://").rstrip("/")
     if not host or any(one in host for one in "/@?#\\ ") or not host.isascii():
-        raise UsageError("say at which host, as in gitlab.example.org")
+        raise UsageError("enter the host, such as gitlab.example.org")
     return host
 
 

@@ -1,4 +1,4 @@
-"""The home of a team: whether all of it is protected, what needs somebody, and every repo."""
+"""The home of a team: whether everything is protected, what needs attention, and every repo."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +30,9 @@ Tone = Literal["lost", "late", "proved", ""]
 ROWS: Final = 50  # repos on a page
 DAYS: Final = 90  # of the strip
 LATELY: Final = timedelta(days=7)  # for which a force-push is news
-PATIENCE: Final = timedelta(minutes=10)  # for a wish to be served before somebody should look
-GONE: Final = timedelta(days=30)  # for which a repo that is gone at its forge is news
-NEEDS: Final = 8  # lines of what needs somebody, before "and more"
+PATIENCE: Final = timedelta(minutes=10)  # that a sync request may wait before somebody should look
+GONE: Final = timedelta(days=30)  # for which it is news that a repo is no longer at its forge
+NEEDS: Final = 8  # lines of what needs attention, before "and more"
 TOLD: Final = frozenset(
     {"mass-deletion", "moved", "audit", "damage", "sign-in"}
 )  # notices; of the others the states of repos tell
@@ -55,7 +55,7 @@ STATES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Something that needs somebody: what, why, and the way to do something about it."""
+    """Something that needs attention: what, why, and a link to do something about it."""
 
     title: str
     link: str  # of the title
@@ -64,7 +64,7 @@ class Need:
     why: str
     action: str  # what the button says
     to: str  # where it leads
-    notice: int | None = None  # that is dismissed instead; None: it goes by itself
+    notice: int | None = None  # that can be dismissed; None: the line goes away by itself
 
 
 UNSAVED: Final = Need(
@@ -72,7 +72,7 @@ UNSAVED: Final = Need(
     link="/status",
     chip="no worker is running",
     tone="lost",
-    why="What was saved is safe. Once a worker runs, it saves what was pushed meanwhile and is still there.",
+    why="What was saved is safe. Start a worker: it saves what was pushed meanwhile and is still there.",
     action="See",
     to="/status",
 )
@@ -110,7 +110,7 @@ async def repositories(context: RequestContext) -> Response:
     summary = await home.summary(db, team.id)
     unknown = await _unknown(context)
     if not summary.total:
-        title = "Nothing is known of what is kept" if unknown else "Nothing is kept yet"
+        title = "The history is missing" if unknown else "Nothing is backed up yet"
         told = [one for one in await notices.open_of(db, team.id) if one.kind in TOLD]
         return context.render(
             "home.html",
@@ -167,7 +167,7 @@ async def repositories(context: RequestContext) -> Response:
 
 
 async def live(context: RequestContext) -> Response:
-    """That something changed, as it happens; the page asks for itself again then."""
+    """Tell the page that something changed, so that it loads itself again."""
 
     async def look() -> tuple[str, bool]:
         summary = await home.summary(context.services.db, context.of_team().id)
@@ -177,23 +177,23 @@ async def live(context: RequestContext) -> Response:
 
 
 async def _unknown(context: RequestContext) -> Need | None:
-    """That the database was lost, for the team of whoever runs Everref here. None: it was not."""
+    """That the database was lost, shown to the team of whoever runs Everref. None: it was not."""
     number = await vaults.unknown(context.services.db) if context.of_team().name == teams.DEFAULT else 0
     if not number:
         return None
     return Need(
-        title="The history of this vault is not known here",
+        title="This database does not know the history of this vault",
         link="/status",
         chip="the database was lost",
         tone="lost",
-        why=words.sentence(words.not_known(number)) + " It is safe, and comes back with that.",
+        why=words.sentence(words.not_known(number)) + " Every backup is safe and comes back with it.",
         action="See",
         to="/status",
     )
 
 
 async def _held_up(context: RequestContext) -> Need | None:
-    """Why nothing new is saved, of no repo: no worker runs, or what they all need is away. None: it is."""
+    """Why nothing new is saved for any repo: no worker runs, or a shared part is away. None: it is saved."""
     if not await runs.is_anyone_alive(context.services.db):
         return UNSAVED
     for one in await outages.now(context.services.db):
@@ -201,13 +201,13 @@ async def _held_up(context: RequestContext) -> Need | None:
         return replace(
             UNSAVED,
             chip=AWAY[one.origin],
-            why=f"That began {began}. Pushes wait, and are saved once it is back; none is saved elsewhere.",
+            why=f"This started {began}. Pushes wait, and are saved once it is back; until then, none is.",
         )
     return None
 
 
 def mark(summary: Summary, held_up: Need | None = None) -> str:
-    """What is another one whenever the home has something new to show."""
+    """A text that differs whenever the home page has something new to show."""
     saved = "" if summary.saved_at is None else summary.saved_at.isoformat()
     return " ".join(
         [saved, held_up.chip if held_up else "", *(str(number) for number in summary.states.values())]
@@ -215,7 +215,7 @@ def mark(summary: Summary, held_up: Need | None = None) -> str:
 
 
 async def dismiss(context: RequestContext) -> Response:
-    """Somebody has seen a notice."""
+    """Dismiss a notice."""
     number = str(context.path["notice"])
     if not number.isdecimal() or len(number) > 18:
         raise HTTPException(404, "there is no such notice")
@@ -246,7 +246,7 @@ async def _needs(context: RequestContext, summary: Summary, forced: Sequence[For
 
 
 def sentence(summary: Summary) -> str:
-    """The answer to the question that people come with."""
+    """Whether everything is protected, in one line."""
     kept = "1 repository" if summary.total == 1 else f"{summary.total:,} repositories"
     good = summary.states["protected"] - summary.paused
     if summary.paused:
@@ -273,20 +273,20 @@ def needs(
     forced: Sequence[Forced] = (),
     over: Over | None = None,
 ) -> list[Need]:
-    """What needs somebody, the worst first: what stops backups, what was taken away, what is late."""
+    """What needs attention, the worst first: what stops backups, what was lost, what is late."""
     found: list[Need] = []
     if over:
         found.append(_over(team, over, now))
     connect = templating.url(f"/{team}/-/connect")
     for one in connections:
-        why = one.why or f"{one.where} does not take the token any more"
+        why = one.why or f"{one.where} no longer accepts the token"
         found.append(
             Need(
                 f"{one.who} at {one.where}",
                 connect,
                 "sign in again",
                 "late",
-                f"{words.sentence(why)} What is kept is safe.",
+                f"{words.sentence(why)} What was saved is safe.",
                 "Reconnect",
                 connect,
             )
@@ -302,17 +302,17 @@ def needs(
     for repo in troubled:
         if repo.archived_at and now - repo.archived_at < GONE:
             link = templating.repo_url(team, repo.name)
-            why = f"Gone at its forge {words.ago(repo.archived_at, now)}. All that was kept of it stays."
+            why = f"No longer at its forge; archived {words.ago(repo.archived_at, now)}. Every backup stays."
             if at := older_of(repo.url):
-                why = f"An older history of {at}, from before the database was lost. All of it stays."
+                why = f"An older history of {at}, from before the database was lost. Every snapshot stays."
             found.append(Need(repo.name, link, "archived", "", why, "See", link))
     return found
 
 
 def _over(team: str, over: Over, now: datetime) -> Need:
     link = templating.url(f"/{team}/-/settings")
-    why = f"That began {words.ago(over.since, now)}: {over.message}."
-    return Need("Nothing new is being saved", link, "no room left", "lost", why, "See the limits", link)
+    why = f"This started {words.ago(over.since, now)}: {over.message}."
+    return Need("Nothing new is being saved", link, "limit reached", "lost", why, "See the limits", link)
 
 
 def _failing(team: str, repo: RepoOverview) -> Need:
@@ -348,61 +348,62 @@ def _told(team: str, notice: Notice, now: datetime) -> Need:
         words.sentence(notice.message) + found,
         "See what was lost" if deleted and notice.repo else "See",
         templating.repo_url(team, notice.repo, "lost") if deleted and notice.repo else link,
-        None if notice.kind == "sign-in" else notice.id,  # which goes with a new password alone
+        None if notice.kind == "sign-in" else notice.id,  # it goes away only with a new password
     )
 
 
 def _forced(team: str, one: Forced, now: datetime) -> Need:
     who = one.by or "Somebody"
-    also = f" It is one of {one.many} force-pushes this week." if one.many > 1 else ""
+    also = f" This is one of {one.many} force-pushes this week." if one.many > 1 else ""
     return Need(
         one.repo,
         templating.repo_url(team, one.repo),
-        "forced",
+        "force-pushed",
         "lost",
-        f"{who} replaced {templating.refname(one.ref)} {words.ago(one.at, now)}. What it held is kept.{also}",
+        f"{who} replaced {templating.refname(one.ref)} by a force-push {words.ago(one.at, now)}. "
+        f"The old commits are kept.{also}",
         "See what was lost",
         templating.repo_url(team, one.repo, "lost"),
     )
 
 
 def _is_late(repo: RepoOverview, now: datetime) -> bool:
-    """Whether a wish waits for so long that somebody should look."""
+    """Whether a sync request has waited for so long that somebody should look."""
     waits = repo.state in ("behind", "never") and repo.failure is None and not repo.at_work
     return waits and repo.behind_since is not None and now - repo.behind_since > PATIENCE
 
 
 def _unhooked(team: str, hooks: Sequence[Broken]) -> Need:
-    """One line for the webhooks that their hosts refuse or switched off; pushes are found all the same."""
+    """One line for the webhooks that their hosts refused or switched off; pushes are still found."""
     first = hooks[0]
     link = templating.repo_url(team, first.where)
-    why = words.sentence(first.why or "its host has switched the webhook off")
+    why = words.sentence(first.why or "the host has switched the webhook off")
     if len(hooks) == 1:
-        said = f"{why} It is looked at on a schedule."
+        said = f"{why} Everref checks it on a schedule instead."
     else:
-        said = f"{why} So it is for {len(hooks):,} repositories. They are looked at on a schedule."
-    return Need(first.where, link, "no hook", "late", said, "See", link)
+        said = f"{why} This concerns {len(hooks):,} repositories. Everref checks them on a schedule instead."
+    return Need(first.where, link, "no webhook", "late", said, "See", link)
 
 
 def on_their_way(waiting: int, now: datetime) -> str | None:
-    """What is said of webhooks that wait to be registered. None: none does."""
+    """What to say about webhooks that wait to be registered. None: there are none."""
     if not waiting:
         return None
     minutes = round((webhooks.registered_by(waiting, now) - now).total_seconds() / 60)
-    many = "1 webhook is on its way" if waiting == 1 else f"{waiting:,} webhooks are on their way"
-    return f"{many}, registered within {minutes} min; until then pushes are found on a schedule."
+    many = "1 webhook is" if waiting == 1 else f"{waiting:,} webhooks are"
+    return f"{many} being registered (within {minutes} min); until then pushes are found on a schedule."
 
 
 def _behind(team: str, repo: RepoOverview, now: datetime) -> Need:
     assert repo.behind_since is not None
     link = templating.repo_url(team, repo.name)
     since = words.ago(repo.behind_since, now).removesuffix(" ago")
-    why = f"It has waited for a worker for {since}; see whether one runs. What was saved before is safe."
+    why = f"It has waited {since} for a worker; check that one is running. What was saved before is safe."
     return Need(repo.name, link, f"behind {since}", "late", why, "See", link)
 
 
 def strip(days: Sequence[Day], today: date, failing_since: date | None) -> Strip:
-    """The last days as a picture: a bar where something new was saved, red where a branch was forced."""
+    """The last days as a picture: a bar where something was saved, red where a branch was force-pushed."""
     begin = today - timedelta(days=DAYS - 1)
     shown = [one for one in days if begin <= one.day <= today]
     late = 0 if failing_since is None else min(DAYS, (today - failing_since).days + 1)

@@ -1,4 +1,4 @@
-"""Asking a forge for a person's consent, and what comes back: OAuth 2 with PKCE (RFC 6749, RFC 7636).
+"""OAuth 2 with PKCE (RFC 6749, RFC 7636): asking a person for consent at a forge, and the answer.
 
 A request for consent belongs to the browser that made it: its state and PKCE's
 verifier are in a signed cookie of that browser, for ten minutes. A state is
@@ -42,13 +42,13 @@ from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
 SECONDS: Final = 600  # for a person to consent
 COOKIE: Final = "consent"
 DROPPED: Final = (
-    "Nothing was done yet, as you had to prove who you are first. Press it once more; "
-    "passwords and tokens must be typed again."
+    "Nothing has been done yet, because you had to confirm who you are first. Press the button once more; "
+    "type passwords and tokens again."
 )
 
 
 class Act(StrEnum):
-    """What becomes of a consent."""
+    """What a consent is used for."""
 
     SIGN_IN = "sign-in"  # of who is signed out
     PROVE = "prove"  # that who is signed in is who they say
@@ -89,7 +89,8 @@ async def sign_in(context: RequestContext) -> Response:
     """Send a browser that is signed out to the forge, only to learn who it is."""
     app = app_of(context, str(context.path["forge"]), context.query.get("host"))
     if context.person is not None:  # any page of any site can send a browser here
-        return context.redirect("/account", "You are signed in. Add an account by its button on this page.")
+        said = "You are signed in already. To add an account, use its button on this page."
+        return context.redirect("/account", said)
     return _ask(context, app, Act.SIGN_IN, Purpose.SIGN_IN, None, context.query.get("next"))
 
 
@@ -165,7 +166,7 @@ def _refused(app: App, asked: Consent, error: str) -> EverrefError:
         return oauth.explained(app, error)
     if asked.team:
         return Refused(f"You did not allow access at {app.host}, so nothing was connected")
-    return Refused(f"You did not let {app.host} say who you are, so you are not signed in by it")
+    return Refused(f"You did not let {app.host} say who you are, so you are not signed in")
 
 
 async def _asked(context: RequestContext) -> Consent:
@@ -182,10 +183,10 @@ async def _asked(context: RequestContext) -> Consent:
         or not hmac.compare_digest(asked.state.encode(), state.encode())
         or not hmac.compare_digest(asked.session.encode(), _session(context).encode())
     ):
-        raise HTTPException(400, "this was not begun in this browser, or too long ago; begin it again")
+        raise HTTPException(400, "this was not started in this browser, or too long ago; start again")
     once = f"consent {hashlib.sha256(state.encode()).hexdigest()}"
     if not await attempts.take(context.services.db, once, 1, timedelta(seconds=SECONDS), context.now):
-        raise HTTPException(400, "this was finished already; begin it again")
+        raise HTTPException(400, "this was already finished; start again")
     return asked
 
 
@@ -230,7 +231,8 @@ async def _proved(context: RequestContext, app: App, asked: Consent, tokens: Tok
     account, known = await _whose(context, app, tokens)
     if known is None or known.id != context.owner().id:
         raise Refused(
-            f"you do not sign in as {account.login} yet: first prove who you are, then add that account"
+            f"you do not sign in with {account.login} yet; "
+            "confirm who you are in another way first, then add this account"
         )
     person = await _by_account(context, app, account, None)
     return await begin(context, person.id, asked.next, warned=DROPPED if asked.dropped else None)
@@ -256,7 +258,7 @@ async def _one_more(context: RequestContext, app: App, asked: Consent, tokens: T
     if known is not None:
         if known.id != person.id:
             raise Refused(people_rows.another_persons(account.login, app.host))
-        return context.redirect("/account", f"You sign in as {account.login} at {app.host} already.")
+        return context.redirect("/account", f"You already sign in with {account.login} at {app.host}.")
     made = OneMore(
         app.forge, app.host, account.id, account.login, str(person.id), _session(context), oauth.new_state()
     )
@@ -283,11 +285,11 @@ async def link(context: RequestContext) -> Response:
         raise AskAgain("/account")
     once = f"one more {hashlib.sha256(more.once.encode()).hexdigest()}"
     if not await attempts.take(context.services.db, once, 1, 2 * age, context.now):
-        raise HTTPException(400, "this page was used already; add the account again")
+        raise HTTPException(400, "this page was already used; add the account again")
     await accounts.link_identity(
         context.services.db, context.by(), more.forge, more.host, more.id, more.login
     )
-    return context.redirect("/account", f"{more.login} at {more.host} signs you in from now on, too.")
+    return context.redirect("/account", f"{more.login} at {more.host} can now sign you in, too.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,19 +322,19 @@ async def _known_account(
 
 
 async def new_account(context: RequestContext) -> Response:
-    """Begin anew with an account that a team has connected, as its page offered."""
+    """Create a new account for a forge account that a team has connected, as its page offered."""
     form = await context.form()
     kept = signed.read(
         context.outside.keyring, "new account", str(form.get("account", "")), timedelta(seconds=SECONDS)
     )
     if kept is None:
-        raise HTTPException(400, "this page is too old; begin the sign-in again")
+        raise HTTPException(400, "this page is too old; sign in again")
     new = msgspec.json.decode(kept, type=NewAccount)
     once = f"new account {hashlib.sha256(new.once.encode()).hexdigest()}"
     if not await attempts.take(context.services.db, once, 1, timedelta(seconds=2 * SECONDS), context.now):
-        raise HTTPException(400, "this page was used already; begin the sign-in again")
+        raise HTTPException(400, "this page was already used; sign in again")
     if await people_rows.by_identity(context.services.db, new.forge, new.host, new.id) is not None:
-        raise HTTPException(400, "this account signs somebody in by now; begin the sign-in again")
+        raise HTTPException(400, "this account now belongs to somebody; sign in again")
     to = str(form.get("next", ""))
     person = await accounts.sign_in_with_identity(
         context.services.db,

@@ -95,12 +95,12 @@ class ShownMoment:
     def saved(self) -> Snapshot:
         """The snapshot of this moment. Raises NotFound."""
         if self.snapshot is None:
-            raise NotFound(f"nothing of {self.repo.name} was saved yet; its first backup is still to come")
+            raise NotFound(f"nothing of {self.repo.name} has been saved yet; wait for its first backup")
         return self.snapshot
 
     @property
     def host(self) -> str:
-        """From where it is fetched, in short."""
+        """Where it is fetched from, in short."""
         url = older_of(self.repo.url) or self.repo.url
         parts = urlsplit(url)
         return (parts.hostname or "") + parts.path.removesuffix(".git") if parts.hostname else url
@@ -158,7 +158,7 @@ class Slider:
 
 
 async def _telling(context: RequestContext, row: RepoOverview, span: tuple[datetime, datetime]) -> str:
-    """The longest stretch up to a month that has no more pushes than a picture can tell apart."""
+    """The longest period up to a month with no more pushes than a picture can show apart."""
     names, before = ("month", "week"), [0, 0]
     if row.snapshots > DENSE:
         starts = [context.now - timedelta(days=WINDOWS[name]) for name in names]
@@ -185,7 +185,7 @@ def window(asked: str, first: datetime, chosen: datetime, now: datetime) -> tupl
 def _windows(first: datetime, now: datetime) -> list[tuple[str, str]]:
     """The stretches that are shorter than all of it."""
     found = [(name, f"A {name}") for name, days in WINDOWS.items() if timedelta(days=days) < now - first]
-    return [*found, ("all", "All of it")] if found else []
+    return [*found, ("all", "All time")] if found else []
 
 
 async def _around(context: RequestContext, at: ShownMoment) -> list[Pushed]:
@@ -194,7 +194,7 @@ async def _around(context: RequestContext, at: ShownMoment) -> list[Pushed]:
 
 
 def _lost_at(pushes: Sequence[Pushed], lost: Sequence[Lost]) -> dict[int, list[Lost]]:
-    """The pushes that could not be rescued, by the snapshot beside which they are told of."""
+    """The pushes that could not be rescued, by the snapshot beside which they are listed."""
     found: dict[int, list[Lost]] = {}
     if pushes:
         low, high = pushes[-1].snapshot, pushes[0].snapshot
@@ -290,7 +290,7 @@ async def commit(context: RequestContext) -> Response:
 
 
 def _drawn(changes: objects.Changes | None) -> dict[str, Any]:
-    """The lines of changed files, as many as a page bears."""
+    """The lines of changed files, as many as fit on a page."""
     budget = LINES
     drawn: list[list[render.Block] | None] = []
     shut: set[int] = set()
@@ -345,7 +345,7 @@ async def _lines(context: RequestContext, blob: Blob) -> list[Markup] | None:
     if blob.text is None:
         return None
     made = await moments.made(context.services, Source(blob.text, blob.path))
-    if made is None:  # it is more than a reader can do with it: as it is, without colours
+    if made is None:  # too much for a reader process: shown as it is, without colours
         made = await moments.made(context.services, Source(blob.text, b""))
     return [Markup(line) for line in made or ()]
 
@@ -376,14 +376,14 @@ def _crumbs(path: bytes) -> list[tuple[bytes, bytes]]:
 
 
 async def raw(context: RequestContext) -> Response:
-    """A file as it is. A browser is told to run nothing of it."""
+    """A file as it is. The headers tell a browser to run nothing in it."""
     at = await moment_at(context)
     path = _below(context, "raw")
     return RawFile(moments.raw(context.services, at.repo, at.saved, bytes_of(context, "ref"), path), path)
 
 
 async def raw_object(context: RequestContext) -> Response:
-    """An object as git keeps it: what is too large for a page can be had here."""
+    """An object as git stores it, for what is too large for a page."""
     at = await moment_at(context)
     oid = str(context.path["oid"])
     return RawFile(moments.raw_object(context.services, at.repo, at.saved, oid), oid.encode())
@@ -451,7 +451,7 @@ async def difference(context: RequestContext) -> Response:
 
 
 async def lost(context: RequestContext) -> Response:
-    """After each forced or deleted ref, the commits that no ref holds any more. With `part`, a summary."""
+    """For each force-push and deletion, the commits that are no longer on any ref. With `part`, a summary."""
     at = await moment_at(context)
     part = "part" in context.query
     found = await moments.lost(
@@ -469,7 +469,7 @@ async def lost(context: RequestContext) -> Response:
 
 
 async def back_up(context: RequestContext) -> Response:
-    """Back up now: the wish is kept, and a worker is told."""
+    """Back up now: store the request and tell a worker."""
     repo = await context.repo()
     person = context.person
     await work.ask(
@@ -481,7 +481,7 @@ async def back_up(context: RequestContext) -> Response:
 
 
 async def progress(context: RequestContext) -> Response:
-    """How far the repo's work is, as it happens."""
+    """The progress of the repo's jobs, as it happens."""
     repo = await context.repo()
 
     async def look() -> tuple[str, bool]:
@@ -495,7 +495,7 @@ async def progress(context: RequestContext) -> Response:
 
 
 async def live(context: RequestContext) -> Response:
-    """That something changed, as it happens; the page asks for itself again then."""
+    """Tell the page that something changed, so that it loads itself again."""
     repo = await context.repo()
 
     async def look() -> tuple[str, bool]:
@@ -505,7 +505,7 @@ async def live(context: RequestContext) -> Response:
 
 
 def mark(row: RepoOverview, open_jobs: Sequence[Job]) -> str:
-    """What is another one whenever the page has something new to show."""
+    """A text that differs whenever the page has something new to show."""
     under_way = sum(job.state == "running" for job in open_jobs)
     return f"{row.state} {row.snapshots} {len(open_jobs)} {under_way}"
 
@@ -522,7 +522,7 @@ def _under_way(row: RepoOverview, open_jobs: Sequence[Job]) -> dict[str, Any]:
 async def _row(context: RequestContext, repo_id: RepoId) -> RepoOverview:
     rows, _ = await home.page(context.services.db, context.of_team().id, only=[repo_id], limit=1)
     if not rows:
-        raise NotFound("this repository was removed just now")
+        raise NotFound("this repository has just been removed")
     return rows[0]
 
 
@@ -551,7 +551,7 @@ async def moment_at(context: RequestContext) -> ShownMoment:
 async def _named(context: RequestContext) -> tuple[Repo, RepoOverview, str]:
     asked = context.query.get("at", "").strip()
     if len(asked) > 100:
-        raise UsageError(f"that is no moment; write it like {when.EXAMPLES}")
+        raise UsageError(f"this is not a moment; write one like {when.EXAMPLES}")
     db, team = context.services.db, context.of_team()
     text = str(context.path["repo"])
     found = await home.named(db, team.id, text)
@@ -566,7 +566,7 @@ async def _named(context: RequestContext) -> tuple[Repo, RepoOverview, str]:
 
 
 def _note(around: Neighbours | None) -> str:
-    """What came right after the moment, where it took something away."""
+    """What happened right after the moment, if commits were lost by it."""
     change = around.took if around else None
     if change is None:
         return ""
@@ -579,7 +579,7 @@ def _number(text: str) -> int | None:
 
 
 def bytes_of(context: RequestContext, name: str) -> bytes:
-    """A part of the query as the bytes that it was: names of git are in any encoding."""
+    """A part of the query as its original bytes: git names can be in any encoding."""
     return _query(context).get(name, b"")
 
 
@@ -589,7 +589,7 @@ def _query(context: RequestContext) -> dict[str, bytes]:
 
 
 def _below(context: RequestContext, page: str) -> bytes:
-    """The path after the page's name, as the bytes that it was."""
+    """The path after the page's name, as its original bytes."""
     _, mark, path = _raw_path(context).partition(f"/-/{page}/".encode())
     return unquote_to_bytes(path).strip(b"/") if mark else b""
 

@@ -1,4 +1,4 @@
-"""How one repo is kept: how often it is looked at, which refs are left out, its webhook, letting it go."""
+"""The settings of one repo: how often it is checked, excluded refs, its webhook, and stopping backups."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, cast, get_args
@@ -27,12 +27,16 @@ from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
 
 async def page(context: RequestContext) -> Response:
-    """Everything about how this repo is kept."""
+    """The settings page of this repo."""
     return await _page(context, await context.repo())
 
 
 async def _page(
-    context: RequestContext, repo: Repo, error: EverrefError | None = None, given: NewHook | None = None
+    context: RequestContext,
+    repo: Repo,
+    error: EverrefError | None = None,
+    given: NewHook | None = None,
+    **typed: str,  # what was sent for the field that the error is about
 ) -> Response:
     db = context.services.db
     known = await hooks.of(db, repo.id)
@@ -42,6 +46,8 @@ async def _page(
         "keeping.html",
         200 if error is None else 422,
         error=error,
+        wrong={name: words.sentence(error) for name in typed},
+        typed=typed,
         given=given,
         repo=repo,
         origin=await remotes.get(db, repo.id),
@@ -62,32 +68,32 @@ async def _page(
 
 
 async def forget_host(context: RequestContext) -> Response:
-    """Know an ssh host no more by the keys that it once showed."""
+    """Forget the keys by which an ssh host is known."""
     repo = await context.repo()
     if not address.is_ssh(repo.url) or not await ssh_access.forget(
         context.services, context.of_team().id, repo.url
     ):
-        return _back(context, repo, "No host key is pinned for it.")
+        return _back(context, repo, "There is no trusted host key to forget.")
     await context.audit("ssh-host.forget", repo.name, repo.id)
     await context.hint(SYNC, str(repo.id))
     return _back(
-        context, repo, "The pinned key is forgotten; the next one that the host shows will be pinned."
+        context, repo, "The host key is forgotten. Everref will trust the next key that the host shows."
     )
 
 
 async def forget_secret(context: RequestContext) -> Response:
-    """Use the repo's own token or key no more: its connection's or its team's counts from then on."""
+    """Forget the repo's own token or key: its connection's or its team's is used from then on."""
     repo = await context.repo()
     await credentials.forget(context.services.db, repo.id)
     await repos.retry(context.services.db, repo.id, context.now)
     await repos.request_sync(context.services.db, repo.id, context.now)
     await context.hint(SYNC, str(repo.id))
     await context.audit("repo.forget-secret", repo.name, repo.id)
-    return _back(context, repo, "Its own token or key is forgotten; it is tried without now.")
+    return _back(context, repo, "The token or key is forgotten. Everref now tries without it.")
 
 
 async def set_schedule(context: RequestContext) -> Response:
-    """Look at it as often as a person says; empty: by activity."""
+    """Set how often it is checked; empty: by activity."""
     repo = await context.repo()
     text = " ".join(str((await context.form()).get("schedule", "")).split())
     try:
@@ -96,49 +102,51 @@ async def set_schedule(context: RequestContext) -> Response:
         rhythm = await schedules.of(context.services.db, repo.id)
         due = schedule.next_look(text or None, repo.id, context.now, context.now, rhythm.changed_at)
     except UsageError as error:
-        return await _page(context, repo, error)
+        return await _page(context, repo, error, schedule=text)
     await schedules.set_schedule(context.services.db, repo.id, text or None, due)
     await context.audit("repo.schedule", repo.name, repo.id, {"schedule": text or "by activity"})
     return _back(context, repo, "The schedule is saved.")
 
 
 async def set_excluded(context: RequestContext) -> Response:
-    """Leave out what matches."""
+    """Exclude the refs that match."""
     repo = await context.repo()
+    text = str((await context.form()).get("patterns", ""))
     try:
-        patterns = excluded.patterns(str((await context.form()).get("patterns", "")).split())
+        patterns = excluded.patterns(text.split())
     except UsageError as error:
-        return await _page(context, repo, error)
+        return await _page(context, repo, error, patterns=text)
     await repos.set_excluded(context.services.db, repo.id, patterns)
     await repos.request_sync(context.services.db, repo.id, context.now)
     await context.hint(SYNC, str(repo.id))
     await context.audit("repo.exclude", repo.name, repo.id, {"patterns": list(patterns)})
-    return _back(context, repo, "Saved. What was kept of these refs stays.")
+    return _back(context, repo, "Saved. What was already saved of these refs stays.")
 
 
 async def pause(context: RequestContext) -> Response:
-    """Look at it no more for now."""
+    """Stop checking it for now."""
     repo = await context.repo()
     await choose.pause(context.services, repo.id, _by(context))
-    return _back(context, repo, "It is paused: nothing new is saved until it goes on.")
+    return _back(context, repo, "It is paused: nothing new is saved until you resume it.")
 
 
 async def resume(context: RequestContext) -> Response:
-    """Look at it again, now."""
+    """Check it again, now."""
     repo = await context.repo()
     await choose.resume(context.services, repo.id, _by(context), hint=_hint(context))
-    return _back(context, repo, "It is looked at now.")
+    return _back(context, repo, "Backups are on again; Everref checks it now.")
 
 
 async def let_go(context: RequestContext) -> Response:
-    """Keep it no longer up to date; the backups stay."""
+    """Stop backing it up; the backups stay."""
     repo = await context.repo()
     left = await choose.let_go(context.services, repo.id, _by(context))
-    return _back(context, repo, f"It is kept as it is from now on. {left + '.' if left else ''}".strip())
+    said = "It is no longer backed up. Every snapshot stays."
+    return _back(context, repo, f"{said} {left}." if left else said)
 
 
 async def give_hook(context: RequestContext) -> Response:
-    """A webhook to paste into a forge's settings, or another secret for it; told once."""
+    """Make a webhook to paste into a forge's settings, or a new secret for it; shown only once."""
     repo, form = await context.repo(), await context.form()
     forge = str(form.get("forge", ""))
     try:
@@ -166,7 +174,7 @@ async def check_hook(context: RequestContext) -> Response:
 
 
 async def remove_hook(context: RequestContext) -> Response:
-    """Forget the webhook; its address answers 404 from then on."""
+    """Forget the webhook; its address responds with 404 from then on."""
     repo = await context.repo()
     await webhook.remove(context.services, repo)
     await context.audit("hook.remove", repo.name, repo.id)
@@ -189,10 +197,10 @@ def _hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
 
 
 _CHECKED: Final[Mapping[Outcome, str]] = {
-    Outcome.REGISTERED: "The webhook was not at the host any more; it has been registered anew.",
-    Outcome.REUSED: "The webhook is at the host.",
-    Outcome.REFUSED: "The host does not allow it.",
-    Outcome.WAITING: "The host could not be asked; Everref asks again within minutes.",
+    Outcome.REGISTERED: "The webhook was missing at the host; Everref registered it again.",
+    Outcome.REUSED: "The webhook is registered at the host.",
+    Outcome.REFUSED: "The host does not allow the webhook.",
+    Outcome.WAITING: "The host did not answer; Everref asks again within minutes.",
 }
 
 _REPO: Final = "/{team}/{repo:repo}/-/settings"

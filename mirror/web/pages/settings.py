@@ -1,7 +1,8 @@
 """A team's settings: its name, members, invitations, API tokens and audit log."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -14,14 +15,20 @@ from mirror.store.people import audit, invitations, quotas, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
 from mirror.upkeep import reencrypt
+from mirror.web import templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
 ENTRIES: Final = 100  # of the audit log on one page
 EXPIRIES: Final = (30, 90, 365)  # days that are offered for a token
 
 
-async def page(context: RequestContext, error: EverrefError | None = None, **fresh: Any) -> Response:
-    """Everything but the audit log. `fresh` is what is told once: an invitation's link, a token."""
+async def page(
+    context: RequestContext,
+    error: EverrefError | None = None,
+    typed: Mapping[str, str] = MappingProxyType({}),
+    **fresh: Any,
+) -> Response:
+    """Everything but the audit log. `fresh` is shown only once: an invitation link, a token."""
     db, team = context.services.db, context.of_team()
     everyones = context.may(Role.ADMIN)
     known = await tokens.all_of(db, team.id, None if everyones else context.owner().id)
@@ -29,6 +36,8 @@ async def page(context: RequestContext, error: EverrefError | None = None, **fre
         "settings.html",
         200 if error is None else 429 if isinstance(error, OverLimit) else 422,
         error=error,
+        wrong=templating.wrong(error),
+        typed=typed,
         members=await teams.members(db, team.id),
         invitations=await invitations.open_of(db, team.id, context.now) if everyones else (),
         tokens=known,
@@ -51,12 +60,12 @@ async def rename(context: RequestContext) -> Response:
     try:
         await members.rename_team(context.services.db, context.by(), context.of_team(), name)
     except (UsageError, Refused) as error:
-        return await page(context, error)
-    return context.redirect(f"/{name}/-/settings", f"The team is called {name} now.")
+        return await page(context, error, {"team": name})
+    return context.redirect(f"/{name}/-/settings", f"The team is now called {name}.")
 
 
 async def invite(context: RequestContext) -> Response:
-    """Make an invitation; its link is told once, to be sent by whatever way people use."""
+    """Make an invitation; its link is shown once, to be sent in any way that people use."""
     form = await context.form()
     try:
         _, raw = await members.invite(
@@ -68,7 +77,7 @@ async def invite(context: RequestContext) -> Response:
             str(form.get("email", "")).strip() or None,
         )
     except (UsageError, Refused) as error:
-        return await page(context, error)
+        return await page(context, error, {"email": str(form.get("email", ""))})
     return await page(context, link=f"{context.outside.origin}/invitations/{raw}")
 
 
@@ -100,11 +109,11 @@ async def remove(context: RequestContext) -> Response:
         await members.remove_member(db, by, team, member)
     except Refused as error:
         return await page(context, error)
-    return _back(context, "They are no member any more, and their tokens for this team are revoked.")
+    return _back(context, "They are no longer a member, and their tokens for this team are revoked.")
 
 
 async def let_in_again(context: RequestContext) -> Response:
-    """A one-time link for a member who forgot their password, told once."""
+    """A one-time link for a member who forgot their password, shown once."""
     member = PersonId(_uuid((await context.form()).get("person"), "member"))
     try:
         path = await members.let_in_again(context.services.db, context.by(), context.of_team(), member)
@@ -123,7 +132,7 @@ async def leave(context: RequestContext) -> Response:
 
 
 async def make_token(context: RequestContext) -> Response:
-    """Make an API token, which is told once."""
+    """Make an API token, which is shown once."""
     form = await context.form()
     days = str(form.get("days", ""))
     expires = context.now + timedelta(days=int(days)) if days.isdecimal() and 0 < int(days) <= 3650 else None
@@ -139,7 +148,7 @@ async def make_token(context: RequestContext) -> Response:
             limits=context.services.settings.limits,
         )
     except (UsageError, Refused, OverLimit) as error:
-        return await page(context, error)
+        return await page(context, error, {"token": str(form.get("name", ""))})
     return await page(context, token=(made, raw))
 
 
@@ -161,7 +170,7 @@ async def audit_log(context: RequestContext) -> Response:
 
 
 async def audit_export(context: RequestContext) -> Response:
-    """The whole log as JSON lines, each with the sum of the one before it."""
+    """The whole log as JSON lines, each with the checksum of the one before it."""
 
     async def lines() -> AsyncIterator[bytes]:
         async for line in audit.export(context.services.db, context.of_team().id):

@@ -10,6 +10,7 @@ from mirror.core.errors import EverrefError, Refused, TooOften
 from mirror.people import accounts
 from mirror.store.people import people as store
 from mirror.store.people import sessions
+from mirror.web import templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from mirror.web.pages import oauth
 from mirror.web.pages.account import given, ticked
@@ -38,7 +39,7 @@ async def sign_in(context: RequestContext) -> Response:
 
 
 async def sign_up_page(context: RequestContext) -> Response:
-    """The form for a new account; where nobody may make one, how to get in."""
+    """The form for a new account, or how to get one where sign-up is closed."""
     try:
         await accounts.check_door(
             context.services.db, oauth.door(context, context.query.get("next", "")), context.now
@@ -69,7 +70,7 @@ async def sign_up(context: RequestContext) -> Response:
 
 
 async def link_page(context: RequestContext) -> Response:
-    """A one-time link, which only the button on this page uses up: what looks ahead at links presses none."""
+    """A one-time link, which only the button on this page uses up: link previews press no button."""
     raw = str(context.path["raw"])
     person, daily, keeps = await accounts.link_is_for(context.services.db, raw, context.now)
     nothing = dict.fromkeys(("identities", "sessions", "tokens", "invited"), ())
@@ -78,7 +79,7 @@ async def link_page(context: RequestContext) -> Response:
 
 
 async def follow_link(context: RequestContext) -> Response:
-    """Sign in by a one-time link; what was given before ends, but for what is ticked."""
+    """Sign in by a one-time link; everything given before ends, except what is ticked."""
     raw, keep = str(context.path["raw"]), ticked(await context.form())
     try:
         person = await accounts.sign_in_with_link(
@@ -108,7 +109,7 @@ async def sure_page(context: RequestContext) -> Response:
 async def _sure(
     context: RequestContext, given: Mapping[str, Any], error: EverrefError | None = None
 ) -> Response:
-    """The page that asks it, and what was wrong with an answer; where it goes on stays as it was."""
+    """The page that asks again, with the error of the last answer; the page to return to stays the same."""
     context.check_not_let_in()
     person = context.owner()
     mine = await store.identities(context.services.db, person.id)
@@ -127,10 +128,10 @@ async def _sure(
 
 
 async def be_sure(context: RequestContext) -> Response:
-    """The password once more. Who has none signs in once more, by the forge or a new link."""
+    """Check the password once more. A person without one signs in again by the forge or a new link."""
     form = await context.form()
     if context.raw_session is None:
-        raise HTTPException(403, "this is for people, in a browser")
+        raise HTTPException(403, "only people in a browser can do this")
     try:
         await accounts.prove(context.services.db, context.by(), str(form.get("password", "")))
     except EverrefError as error:
@@ -163,9 +164,9 @@ def _page(
 
 
 def _told(context: RequestContext, error: EverrefError | None, template: str, **values: Any) -> Response:
-    """A page with what is wrong, if anything is, and how long to wait where that helps."""
+    """A page with its error, if there is one, and how long to wait where waiting helps."""
     status = 200 if error is None else 429 if isinstance(error, TooOften) else 422
-    shown = context.render(template, status, error=error, **values)
+    shown = context.render(template, status, error=error, wrong=templating.wrong(error), **values)
     if isinstance(error, TooOften):
         shown.headers["retry-after"] = str(error.seconds)
     return shown

@@ -1,4 +1,4 @@
-"""Whether every part of the service answers: for people, and for the machines that watch it."""
+"""Whether every part of the service works: for people, and for monitoring."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -29,8 +29,8 @@ class Health:
 
     database: bool
     queue: bool | None  # None: there is no Redis, and none is wanted
-    worker: bool  # one of them at least said so of late
-    vault: bool  # no worker found it away
+    worker: bool  # at least one has reported recently
+    vault: bool  # no worker found it unavailable
     disk: bool  # no worker found its own full or broken
     unknown: int = 0  # repos that the vault has and the database does not know
 
@@ -51,14 +51,14 @@ async def status(context: RequestContext) -> Response:
 
 
 def probes(outside: Outside) -> list[Route]:
-    """The addresses that machines ask, by whatever name they reach us."""
+    """The health checks for machines, under whatever host name they use."""
 
     async def healthz(request: Request) -> Response:
         """This process answers."""
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        """What this process needs answers too."""
+        """Everything that this process needs works, too."""
         health = await look(outside.services.db, outside.queue)
         names = ("database", "queue", "worker", "vault", "disk")
         parts = {name: getattr(health, name) for name in names}
@@ -96,10 +96,10 @@ async def _is_queue_there(queue: Redis | NoQueue) -> bool | None:
 
 
 async def _answer(asked: Awaitable[A], otherwise: A) -> A:
-    """What a part answers, or this where it does not.
+    """What a part answers, or `otherwise` if it does not answer.
 
-    Nobody waits until a question that was given up has ended: asyncpg first tells a server that it
-    need not answer, which one that is frozen takes its time to hear.
+    Nobody waits for a cancelled question to end: asyncpg first tells the server to cancel it,
+    which takes long if the server is frozen.
     """
     task = asyncio.ensure_future(asked)
     try:
@@ -117,13 +117,13 @@ async def _answer(asked: Awaitable[A], otherwise: A) -> A:
         return otherwise
 
 
-_given_up: Final[set["asyncio.Future[Any]"]] = set()  # so that they live until they have ended
+_given_up: Final[set["asyncio.Future[Any]"]] = set()  # kept alive until they have ended
 
 
 def _ended(task: "asyncio.Future[Any]") -> None:
     _given_up.discard(task)
     if not task.cancelled():
-        task.exception()  # nobody asks any more
+        task.exception()  # nobody waits for it
 
 
 ENDPOINTS: Final = (Endpoint("GET", "/status", status, Needs.NOTHING),)
