@@ -16,6 +16,7 @@ from mirror.web.dispatch import Endpoint, Outside, on_loopback
 from mirror.web.pages import (
     account,
     activity,
+    browse,
     connect,
     home,
     repo,
@@ -41,6 +42,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     *home.ENDPOINTS,
     *restore.ENDPOINTS,
     *restores.ENDPOINTS,
+    *browse.ENDPOINTS,
     *repo.ENDPOINTS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last
 

@@ -33,7 +33,7 @@ from mirror.web.api.call import Call, Query, Small, begin, call, cursor
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import Paged, Text, When, Words
 from mirror.web.dispatch import Needs, RequestContext
-from mirror.web.pages.repo import RawFile
+from mirror.web.pages.browse import RawFile
 
 RAW: Final = "application/octet-stream"
 _SHOWN: Final = 20  # changes of one push, and commits of one loss
