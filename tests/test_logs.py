@@ -114,10 +114,26 @@ def test_a_record_with_a_traceback_is_one_line_of_json(kept_json: Kept) -> None:
     assert told["exception"].startswith("Traceback") and told["exception"].endswith("first\nsecond")
 
 
+# Each ends a line somewhere, moves the cursor, or turns round what follows.
+CONTROLS = "\n\r\x0b\x0c\x1b\x7f\x85\x9b\u200b\u2028\u2029\u202e\u2066\ufeff\ud800\U000e0001"
+FORGED = "2026-01-01T00:00:00.000Z ERROR everref web: forged"
+
+
 def test_what_a_stranger_writes_makes_no_line_of_its_own(kept: Kept) -> None:
-    log.warning("called %s", "x\n2026-01-01T00:00:00.000Z ERROR everref web: forged\x1b[2J")
+    log.warning("called %s", "é".join(["x", *(f"{one}{FORGED}" for one in CONTROLS)]))
     (line,) = kept.lines
-    assert len(line.splitlines()) == 1 and "\x1b" not in line
+    assert line.isprintable() and line.count("forged") == len(CONTROLS)
+
+
+def test_what_a_stranger_writes_makes_no_line_from_within_an_exception(kept: Kept) -> None:
+    try:
+        raise ValueError("".join(f"{one}{FORGED}" for one in CONTROLS))
+    except ValueError:
+        log.exception("a bug")
+    (line,) = kept.lines
+    first, *below = line.splitlines()
+    assert first.isprintable() and all(one.isprintable() and one.startswith("    ") for one in below)
+    assert line.count("forged") == len(CONTROLS)
 
 
 async def test_what_a_worker_says_of_a_run_names_its_repo_and_job(

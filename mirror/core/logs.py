@@ -16,7 +16,7 @@ from mirror.core.config import LogForm
 Redact = Callable[[str], str]  # takes out every secret that is known
 
 _OWN_HANDLERS: Final = ("", "arq")  # loggers whose handlers ours takes the place of; arq's command makes one
-_PLAIN: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {9: "\t", 10: "\\n", 13: "\\r"}
+_WRITTEN: Final = {"\t": "\t", "\n": "\\n", "\r": "\\r"}  # as they are better known than by their codes
 
 log = logging.getLogger("mirror")
 
@@ -67,20 +67,40 @@ class Lines(logging.Formatter):
             "exception": self._redact(self._traceback(record)) or None,
         }
         told = {name: value for name, value in fields.items() if value is not None}
-        return json.dumps(told, ensure_ascii=False) if self._form == "json" else _text(told)
+        return _json(told) if self._form == "json" else _text(told)
 
     def _traceback(self, record: logging.LogRecord) -> str:
         found = [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
         return "\n".join(found + ([record.stack_info] if record.stack_info else []))
 
 
+def _json(told: dict[str, str]) -> str:
+    """A line for machines, in ASCII: some of them end a line at U+0085 or U+2028, too."""
+    return json.dumps(told).replace("\x7f", "\\u007f")
+
+
 def _text(told: dict[str, str]) -> str:
-    """A line for people; what a stranger's words hold makes no other line, nor moves the cursor."""
-    line = f"{told['time']} {told['level'].upper()} {told['program']}: {told['message'].translate(_PLAIN)}"
+    """A line for people; what a stranger's words hold makes no other line, nor moves the cursor.
+
+    Below it and indented are the lines of an exception, whose words may be a stranger's as well.
+    """
+    line = f"{told['time']} {told['level'].upper()} {told['program']}: {told['message']}"
     for name in ("repo", "job"):
         if name in told:
             line += f" {name}={told[name]}"
-    return "\n".join([line, *([told["exception"]] if "exception" in told else [])])
+    below = told["exception"].split("\n") if "exception" in told else []
+    return "\n".join([_plain(line), *("    " + _plain(one) for one in below)])
+
+
+def _plain(text: str) -> str:
+    """Everything that cannot be printed as its code: controls, and what breaks or turns round a line."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _WRITTEN.get(one, _code(one)) for one in text)
+
+
+def _code(one: str) -> str:
+    return one.encode("unicode_escape").decode()
 
 
 def begin(program: str, form: LogForm = "text", redact: Redact = str) -> None:
