@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import subprocess
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -21,11 +22,11 @@ from starlette.types import Receive, Scope, Send
 
 from hooks import events, verify
 from hooks.errors import BadSignature
-from mirror.core.model import Target
+from mirror.core.model import RefName, Target
 from tests.parts.forge import served
 from tests.parts.forges import MAINTAIN, WRITE, GitHub, GitLab, Person, Repository
 from tests.parts.forges.host import H
-from tests.parts.repos import refs_of, run_git
+from tests.parts.repos import ENVIRONMENT, refs_of, run_git
 
 SECRET = "a secret of forty letters for a test only"
 SIGNING = "whsec_" + b64encode(b"k" * 32).decode()
@@ -527,6 +528,35 @@ async def test_git_without_the_right_token_is_refused_as_github_does(
         assert words in await git("ls-remote", with_token(garden.url, token), fails=True)
     push = ("-C", garden.path, "push", with_token(open_.url, github.personal_token(bob)), "main:x")
     assert b"403" in await git(*push, fails=True)
+
+
+async def test_workflow_files_are_refused_ref_by_ref_from_a_token_without_their_scope(
+    github: GitHub, alice: Person, garden: Repository
+) -> None:
+    new = github.add_repository("alice/new", private=True)
+    garden.commit("main", {"a": b"1"})
+    garden.commit("ci", {".github/workflows/ci.yml": b"on: push\n"})
+
+    async def push(token: str, *refs: str) -> bytes:
+        words = ("git", "-C", str(garden.path), "push", "--force", with_token(new.url, token), *refs)
+        child = await asyncio.create_subprocess_exec(*words, env=ENVIRONMENT, stderr=subprocess.PIPE)
+        _, said = await child.communicate()
+        return said if child.returncode else b""
+
+    without = github.personal_token(alice, ["repo"])
+    said = await push(without, "main", "ci")
+    assert b"refusing to allow a Personal Access Token to create or update workflow" in said
+    assert b"`.github/workflows/ci.yml` without `workflow` scope" in said
+    refs = refs_of(new.path)
+    assert refs[RefName(b"refs/heads/main")] == garden.work.tip("main") and b"refs/heads/ci" not in refs
+    assert not await push(github.personal_token(alice, ["repo", "workflow"]), "ci")
+    garden.commit("ci", {"b": b"2"})
+    assert not await push(without, "ci", "ci:also")  # the same file is on a branch there
+    tip = garden.commit("ci", {".github/workflows/ci.yml": b"on: never\n"})
+    assert b"refusing to allow" in await push(without, "ci")
+    assert not await push(github.fine_grained_token(alice), "ci")
+    assert refs_of(new.path)[RefName(b"refs/heads/ci")] == tip
+    assert not await push(without, ":also")
 
 
 async def test_git_follows_a_renamed_repository(github: GitHub, alice: Person, tmp_path: Path) -> None:

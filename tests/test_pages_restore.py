@@ -22,7 +22,8 @@ from mirror.core.config import App
 from mirror.core.model import RefName, Repo
 from mirror.core.rules.roles import Role
 from mirror.discovery import connections
-from mirror.forges.contract import Tokens
+from mirror.forges import oauth
+from mirror.forges.contract import Purpose, Tokens
 from mirror.jobs.runner import Runner
 from mirror.people import passwords
 from mirror.restore.export import KEPT as BUNDLE_KEPT
@@ -606,6 +607,78 @@ async def test_what_a_connection_may_not_is_named_with_what_to_do(at_forge: AtFo
         await at_forge.here.browser.get(f"{HERE}/restore", where="new", connection=str(connection.id))
     ).text
     assert "has not allowed this connection to make repositories" in page and "api" in page
+
+
+WORKFLOW = {".github/workflows/ci.yml": b"on: push\n"}
+
+
+async def asked_for_new(at_forge: AtForge, connection: Connection, name: str) -> dict[str, str]:
+    """A restore of the latest moment to a new repository of Ann's."""
+    services = at_forge.here.site.outside.services
+    owners = await connections.asking(services, connection.id, lambda forge, token: forge.owners(token))
+    mine = next(one for one in owners if one.personal)
+    new = {"where": "new", "connection": str(connection.id), "owner": mine.id, "name": name}
+    return {"at": "#3", "ref": ""} | new
+
+
+async def with_workflow(at_forge: AtForge) -> None:
+    """The repository has a branch with a workflow file, and one without, which its HEAD names."""
+    here = at_forge.here
+    here.work.commit("ci", WORKFLOW)
+    await sync.sync(here.site.mirror.services, here.repo.id)
+
+
+async def test_what_github_would_refuse_is_in_the_plan_and_explained_in_the_result(at_forge: AtForge) -> None:
+    here = at_forge.here
+    connection = await at_forge.connect()
+    await with_workflow(at_forge)
+    asked = await asked_for_new(at_forge, connection, "back")
+    page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text
+    told = await here.done(await here.pressed(page))
+    made = at_forge.forge.repository("ann/back")
+    assert made is not None and MAIN in refs_of(made.path)
+    if at_forge.forge.kind == "gitlab":
+        assert "workflow files" not in page and b"refs/heads/ci" in refs_of(made.path), told
+        return
+    assert "refuses branches and tags with workflow files" in page
+    assert "connect by a token that has it" in page
+    assert b"refs/heads/ci" not in refs_of(made.path)
+    assert "only from an access with the scope workflow" in told
+    assert "refusing to allow a Personal Access Token" in told  # its own words, too
+
+
+@pytest.mark.parametrize("at_forge", ["github"], indirect=True)
+async def test_what_github_would_refuse_is_allowed_from_the_plan_and_then_arrives_whole(
+    at_forge: AtForge,
+) -> None:
+    here, github, services = at_forge.here, at_forge.forge, at_forge.here.site.outside.services
+    assert isinstance(github, GitHub)
+    await with_workflow(at_forge)
+    (app,) = services.settings.apps
+    forge, verifier = services.forges.of(app), oauth.new_verifier()
+    back = connections.callback(services.settings, app)
+    consent = await github.approve(
+        forge.authorize_url("s", verifier, back, Purpose.HOOKS), at_forge.account, ("repo", "read:org")
+    )
+    tokens = await forge.exchange(parse_qs(urlsplit(consent).query)["code"][0], verifier, back)
+    before = await connections.connect(services, here.team.id, here.ann.id, app, tokens)
+    assert before.state == "works" and "workflow" not in before.scopes
+    listed = (await here.browser.get("/ann/-/connect")).text
+    assert "works" in listed and "connect again" not in listed
+    assert "Without workflow" not in (await here.browser.get(f"/ann/-/connect/{before.id}")).text
+    asked = await asked_for_new(at_forge, before, "back")
+    page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text
+    assert f"Allow it at {before.host}" in page
+    fields = {name: hidden(page, name) for name in ("host", "team", "purpose", "next")}
+    sent = await here.browser.post("/auth/github", **fields)
+    consent = sent.headers["location"]
+    assert set(parse_qs(urlsplit(consent).query)["scope"][0].split()) == {"repo", "read:org", "workflow"}
+    answer = await here.browser.get(await github.approve(consent, at_forge.account))
+    page = (await here.browser.follow(answer)).text
+    assert "Restore to ann/back" in page and "workflow files" not in page
+    told = await here.done(await here.pressed(page))
+    made = github.repository("ann/back")
+    assert made is not None and plain(refs_of(made.path)) == plain(here.work.refs()), told
 
 
 async def test_a_run_that_was_killed_while_it_made_the_repository_makes_no_second_one(

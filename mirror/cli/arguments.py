@@ -566,9 +566,9 @@ _CONNECT = """\
 Lists what the account can see, and keeps what is asked for: each gets a webhook,
 so that every push is backed up, and is wished for at once; a running everref up
 does the first backups, or everref sweep. The token is a personal access token: at
-GitHub with the scopes repo and read:org, at GitLab with api. Run it again with a
-new one in place of one that expired. Without --everything and --only, what was
-chosen before stays as it is.
+GitHub with the scopes repo, read:org and workflow (which only restores of workflow
+files need), at GitLab with api. Run it again with a new one in place of one that
+expired. Without --everything and --only, what was chosen before stays as it is.
 
   everref connect --forge github --token-file ~/.github-token --only 'acme/*'
   everref connect --forge gitlab --host git.example.org --token-file - --everything

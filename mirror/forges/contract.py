@@ -19,6 +19,7 @@ class Purpose(StrEnum):
     HOOKS = "hooks"
     CREATE = "create"
     PUSH = "push"  # a restore into a repository of the forge
+    WORKFLOWS = "workflows"  # the same, where what is pushed has files that the forge would run
 
 
 class SpentGrant(BadCredentials):

@@ -36,6 +36,12 @@ SCOPES: Final[Mapping[Purpose, tuple[str, ...]]] = {
     Purpose.HOOKS: ("read:org", "repo"),
     Purpose.CREATE: ("read:org", "repo"),
     Purpose.PUSH: ("read:org", "repo"),
+    Purpose.WORKFLOWS: ("read:org", "repo", "workflow"),
+}
+# Asked for by consent to connect, though a backup does not need it: a restore on the day it matters does.
+CONSENT: Final[Mapping[Purpose, tuple[str, ...]]] = dict(SCOPES) | {
+    Purpose.HOOKS: SCOPES[Purpose.WORKFLOWS],
+    Purpose.CREATE: SCOPES[Purpose.WORKFLOWS],
 }
 INCLUDED: Final[Mapping[str, tuple[str, ...]]] = {
     "admin:org": ("write:org", "read:org"),
@@ -55,7 +61,7 @@ class GitHub:
 
     def authorize_url(self, state: str, verifier: str, redirect_uri: str, purpose: Purpose) -> str:
         endpoint = f"{self.app.url}/login/oauth/authorize"
-        return oauth.authorize_url(self.app, endpoint, state, verifier, redirect_uri, self.scopes(purpose))
+        return oauth.authorize_url(self.app, endpoint, state, verifier, redirect_uri, CONSENT[purpose])
 
     async def exchange(self, code: str, verifier: str, redirect_uri: str) -> Tokens:
         return await self._tokens(oauth.code_request(self.app, code, verifier, redirect_uri))

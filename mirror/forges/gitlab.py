@@ -36,6 +36,7 @@ SCOPES: Final[Mapping[Purpose, tuple[str, ...]]] = {
     Purpose.HOOKS: ("read_user", "api", "read_repository"),
     Purpose.CREATE: ("read_user", "api", "read_repository"),
     Purpose.PUSH: ("read_user", "read_api", "write_repository"),
+    Purpose.WORKFLOWS: ("read_user", "read_api", "write_repository"),
 }
 INCLUDED: Final[Mapping[str, tuple[str, ...]]] = {
     "api": ("read_api", "read_user", "read_repository", "write_repository"),

@@ -234,6 +234,13 @@ _OURS: Final = {  # git's own words for what it did not even ask of the other si
     "needs force": "it would be overwritten",
     "non-fast-forward": "it would be overwritten",
 }
+# GitHub's, of "an OAuth App", "a Personal Access Token" or "a GitHub App"; the file and the scope follow.
+_WORKFLOWS: Final = re.compile("refusing to allow an? .{1,60} to create or update workflow")
+_NO_WORKFLOWS: Final = (
+    "GitHub takes workflow files (.github/workflows) only from an access with the scope workflow: connect the"
+    " account again and allow it, or use a token that has it (fine-grained: Workflows, write);"
+    " then restore again"
+)
 _BROKEN: Final = re.compile("unpack|missing necessary objects")  # git receive-pack's words for a bad pack
 
 
@@ -251,6 +258,9 @@ def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
         else:
             reason = _REASON.fullmatch(outcome)
             words = redact(reason[1] if reason else outcome, [])
+            if _WORKFLOWS.search(words):
+                yield RefName(name), Answer(False, _NO_WORKFLOWS, remarks=(words, *heard.remarks))
+                continue
             why = heard.about(name, _OURS.get(words, words))
             theirs = () if words in _OURS else heard.remarks
             yield RefName(name), Answer(False, why, bool(_BROKEN.search(words)), theirs)

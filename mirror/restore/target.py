@@ -15,14 +15,14 @@ from mirror.core.errors import EverrefError, NotAllowed, NotFound, Origin, Refus
 from mirror.core.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, older_of
 from mirror.core.rules.roles import PersonId, Role
 from mirror.discovery import add, connections
-from mirror.forges.contract import Forge, Owner
+from mirror.forges.contract import Forge, Owner, Purpose
 from mirror.git import address
 from mirror.services import failpoints, remote, ssh_access
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.discovery import connections as store
 from mirror.store.discovery import remotes
-from mirror.store.discovery.connections import ConnectionId
+from mirror.store.discovery.connections import Connection, ConnectionId
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job
 from mirror.store.people import quotas, teams
@@ -185,6 +185,18 @@ async def make_default(services: Services, team_id: TeamId, asked: Asked, to: Re
         services, connection_id, lambda forge, token: forge.set_default_branch(token, name, branch)
     )
     return True
+
+
+async def without_workflows(services: Services, team_id: TeamId, asked: Asked) -> Connection | None:
+    """The connection that writes to the target, where its forge takes no workflow files from it.
+
+    None: it takes them, or nobody can tell: a fine-grained token does not say what it may.
+    """
+    connection_id = await _connection_of(services, team_id, asked)
+    found = await store.find(services.db, team_id, connection_id) if connection_id else None
+    if found and connections.missing_scopes(services, found, Purpose.WORKFLOWS):
+        return found
+    return None
 
 
 async def _connection_of(services: Services, team_id: TeamId, asked: Asked) -> ConnectionId | None:

@@ -15,6 +15,7 @@ from mirror.core.rules.plan import check_new_name
 from mirror.restore import restore, target
 from mirror.restore.target import Authority
 from mirror.store.discovery import connections as store
+from mirror.store.discovery.connections import Connection
 from mirror.store.jobs import jobs
 from mirror.web import templating
 from mirror.web.dispatch import SAFE, AskAgain, Endpoint, Needs, RequestContext
@@ -89,7 +90,6 @@ async def choose(
                 values["owners"] = await owners_of(context, chosen)
     except EverrefError as failed:
         error = error or failed
-    forge = context.services.forges.at(chosen.forge, chosen.host) if chosen else None
     return context.render(
         "restore.html",
         status_of(error),
@@ -100,7 +100,7 @@ async def choose(
         where=where,
         connections=found,
         chosen=chosen,
-        by_consent=bool(chosen and forge and chosen.grant_kind == "oauth" and forge.app.registered),
+        by_consent=bool(chosen and _by_consent(context, chosen)),
         proposed=given.get("name") or f"{at.repo.name.rpartition('/')[2]}-restored",
         given=dict.fromkeys(FIELDS, "") | plain,
         wrong=_wrong(where, error) if error is not None and what is not None else {},
@@ -108,6 +108,12 @@ async def choose(
         error=error,
         **values,
     )
+
+
+def _by_consent(context: RequestContext, connection: Connection) -> bool:
+    """Whether the connection can be allowed more at its forge by a press of a button."""
+    forge = context.services.forges.at(connection.forge, connection.host)
+    return connection.grant_kind == "oauth" and forge.app.registered
 
 
 async def _chosen(context: RequestContext, at: ShownMoment) -> Chosen:
@@ -235,6 +241,8 @@ async def _shown(
     counts = counted(made.refs)
     stands = any(ref.result == "refused" and ref.old for ref in made.refs)  # overwriting would help
     blocked = not asked["force"] and bool(counts.get("refused"))
+    due = 0 if blocked else sum(counts.get(one, 0) for one in ("created", "updated"))
+    held = await target.without_workflows(services, context.of_team().id, asked) if due else None
     plain = _plain(given)
     at = _from_form(context, at, plain)
     return context.render(
@@ -250,7 +258,10 @@ async def _shown(
         groups=groups([row_of(ref) for ref in made.refs]),
         will=WILL,
         colour=COLOUR,
-        due=0 if blocked else sum(counts.get(one, 0) for one in ("created", "updated")),
+        due=due,
+        held=held,
+        by_consent=bool(held and _by_consent(context, held)),
+        back=templating.repo_url(at.team, at.repo.name, _page(plain), **(plain | {"at": at.saved.label})),
         blocked=blocked,
         stands=stands,
         what={key: context.query[key] for key in ("ref", "as", "commit") if key in context.query},
@@ -311,9 +322,13 @@ async def again(context: RequestContext) -> Response:
     """Back to planning, for somebody who had to prove who they are while a plan was shown."""
     repo = await context.repo()
     plain = _plain(context.query) | {"at": context.query.get("at", "")}
-    page = "restore/plan" if plain.get("where") in ("new", "kept") else "restore"
-    to = templating.repo_url(context.of_team().name, repo.name, page, **plain)
+    to = templating.repo_url(context.of_team().name, repo.name, _page(plain), **plain)
     return context.redirect(to, None if context.warned else "Plan it again.")
+
+
+def _page(plain: Mapping[str, str]) -> str:
+    """The page that plans this again: an address is given anew, as its token is in no link."""
+    return "restore/plan" if plain.get("where") in ("new", "kept") else "restore"
 
 
 _REPO: Final = "/{team}/{repo:repo}"

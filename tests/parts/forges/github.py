@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
+from tests.parts.forges import workflows
 from tests.parts.forges.calls import Call, Refused, number
 from tests.parts.forges.github_api import REPOSITORY, GitHubApi
 from tests.parts.forges.github_told import (
@@ -329,6 +330,13 @@ class GitHub(GitHubApi):
         if writes:
             self._may_push(repository, token, who)
         return repository, token.person if token else None
+
+    def push_rules(self, given: tuple[str, str] | None) -> tuple[str, ...]:
+        token = self.live(given[1]) if given else None
+        if token is None or token.kind == "fine-grained" or "workflow" in token.scopes:
+            return ()
+        who = "an OAuth App" if token.kind == "oauth" else "a Personal Access Token"
+        return workflows.config_for(self.room, who)
 
     def _may_push(self, repository: Repository, token: Token | None, who: Mapping[str, str]) -> None:
         if token is None:

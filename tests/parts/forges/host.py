@@ -524,7 +524,8 @@ class Host(ABC):
             await smart.advertise(repository.path, service, request, send)
         elif writes:
             repository.pushed()  # what a test changed by itself is a push of its own
-            await smart.serve(repository.path, service, request, send, pushed)
+            rules = self.push_rules(self.basic(request))
+            await smart.serve(repository.path, service, request, send, pushed, rules)
         else:
             await smart.serve(repository.path, service, request, send)
 
@@ -533,6 +534,10 @@ class Host(ABC):
         self, name: str, what: str, writes: bool, request: Request, given: tuple[str, str] | None
     ) -> tuple[Repository, Person | None]:
         """The repository that git may have, and who comes. Raises Refused."""
+
+    def push_rules(self, given: tuple[str, str] | None) -> tuple[str, ...]:
+        """Settings of git by which it refuses some refs of a push."""
+        return ()
 
     @staticmethod
     def basic(request: Request) -> tuple[str, str] | None:

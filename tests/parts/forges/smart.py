@@ -36,14 +36,22 @@ async def advertise(path: Path, service: str, request: Request, send: Send) -> N
 
 
 async def serve(
-    path: Path, service: str, request: Request, send: Send, pushed: Callable[[], None] = lambda: None
+    path: Path,
+    service: str,
+    request: Request,
+    send: Send,
+    pushed: Callable[[], None] = lambda: None,
+    rules: tuple[str, ...] = (),
 ) -> None:
-    """Answer `POST git-upload-pack` or `git-receive-pack`; `pushed` is called before the client knows."""
+    """Answer `POST git-upload-pack` or `git-receive-pack`; `pushed` is called before the client knows.
+
+    `rules` are settings of git for this caller.
+    """
     body = await request.body()
     if request.headers.get("content-encoding") == "gzip":
         body = gzip.decompress(body)
     version = request.headers.get("git-protocol", "")
-    await _answer(path, service, (), version, body, b"", send, pushed)
+    await _answer(path, service, (), version, body, b"", send, pushed, rules)
 
 
 async def _answer(
@@ -55,8 +63,9 @@ async def _answer(
     greeting: bytes,
     send: Send,
     pushed: Callable[[], None],
+    rules: tuple[str, ...] = (),
 ) -> None:
-    words = [word for setting in _CONFIG for word in ("-c", setting)]
+    words = [word for setting in _CONFIG + rules for word in ("-c", setting)]
     words += [service.removeprefix("git-"), "--stateless-rpc", *options, str(path)]
     child = await asyncio.create_subprocess_exec(
         "git",
