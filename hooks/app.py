@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -36,7 +37,8 @@ from mirror.store.discovery.hooks import Delivery, NewUpdate, Received
 
 LARGEST: Final = 25 << 20  # bytes of a body; GitHub sends none that is larger
 SMALL: Final = 128 << 10  # bytes of a body that is read at once, whatever else arrives
-ROOM: Final = 64 << 20  # bytes of all larger bodies that are in memory at once, signed or not
+ROOM: Final = 64 << 20  # bytes of all larger bodies to hooks that there are, in memory at once
+STRANGERS_ROOM: Final = 16 << 20  # bytes of all larger ones to addresses where no hook is
 ROOM_SECONDS: Final = 8  # for a larger one to find room there
 READ_SECONDS: Final = 10  # for a body to arrive; the forges give up on us about then
 PIECE: Final = 256 << 10  # bytes of a larger body, of which each such piece must arrive
@@ -44,6 +46,7 @@ PIECE_SECONDS: Final = 3  # within this
 HINT_SECONDS: Final = 0.5  # for Redis to take a hint; the forge waits meanwhile
 LARGE: Final = 1 << 20  # bytes of a body that is verified and parsed in a thread
 PARSED: Final = 2  # of these at once: what is parsed takes several times the memory of its body
+REFUSED: Final = 1  # at once of large bodies to addresses where no hook is
 REMEMBERED: Final = timedelta(minutes=1)  # the secrets of a hook that delivers
 KNOWN: Final = 10_000  # hooks whose secrets are remembered
 RETRY: Final = {"retry-after": "60"}
@@ -80,6 +83,9 @@ class Receiver:
         self._clock = clock
         self._room = Budget(ROOM, SMALL)
         self._parsing = asyncio.Semaphore(PARSED)
+        # Nobody guesses an address, so that whoever has none is in no delivery's way.
+        self._strangers_room = Budget(STRANGERS_ROOM, SMALL)
+        self._refusing = asyncio.Semaphore(REFUSED)
         # An unknown address costs the same work and gets the same answer as a wrong signature.
         self._decoy = [secrets.token_urlsafe(32)]
         self._known: dict[tuple[str, str], tuple[list[str], datetime]] = {}  # until when
@@ -97,21 +103,22 @@ class Receiver:
         length = request.headers.get("content-length")
         if length is not None and (not length.isdecimal() or int(length) > LARGEST):
             raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
-        held = self._room.body(LARGEST if length is None else int(length), ROOM_SECONDS)
         try:
-            return await self._take(request, await self._read(request, held))
+            with ExitStack() as memory:
+                return await self._take(request, await self._read(request, memory))
         except EverrefError as error:  # the database is away, or SECRET_KEYS does not open its rows
             log.error("a delivery could not be stored: %s", error)
-            raise HTTPException(503, "this cannot be stored right now; deliver it again", RETRY) from error
-        finally:
-            held.end()
+            raise HTTPException(
+                503, "this cannot be stored right now; deliver it again", RETRY | CLOSE
+            ) from error
 
-    async def _read(self, request: Request, held: Body) -> bytes:
-        """The body; of more than SMALL no more than there is memory for.
+    async def _read(self, request: Request, memory: ExitStack) -> bytes:
+        """The body; of more than SMALL no more than there is memory for, which it has until `memory` ends.
 
         While it waits for memory nothing of it is read: its sender waits as well, and is not slow.
         """
         body = bytearray()
+        held: Body | None = None
         clock = asyncio.get_running_loop().time
         until = clock() + READ_SECONDS
         piece, piece_until = SMALL, until  # what must have arrived by then
@@ -121,9 +128,12 @@ class Receiver:
                     body += chunk
                     if len(body) > LARGEST:
                         raise HTTPException(413, f"the body is larger than {LARGEST} bytes", CLOSE)
-                    if held.lacks(len(body)):
+                    if len(body) > SMALL and (held is None or held.lacks(len(body))):
                         limit.reschedule(None)
                         began = clock()
+                        if held is None:
+                            held = (await self._room_for(request)).body(_announced(request), ROOM_SECONDS)
+                            memory.callback(held.end)
                         await _has_room(held, len(body))
                         until += clock() - began
                         piece_until += clock() - began
@@ -135,6 +145,15 @@ class Receiver:
         except ClientDisconnect:
             raise HTTPException(400, "the body ended early", CLOSE) from None
         return bytes(body)
+
+    async def _room_for(self, request: Request) -> Budget:
+        """Where a large body to this address has its memory: one look into the database, if any."""
+        forge, hook_id = request.path_params["forge"], request.path_params["hook_id"]
+        now = self._clock()
+        opened, until = self._known.get((forge, hook_id), (self._decoy, now))
+        if now >= until:
+            opened = await self._asked(forge, hook_id, now)
+        return self._strangers_room if opened is self._decoy else self._room
 
     async def _take(self, request: Request, body: bytes) -> Response:
         forge, hook_id = request.path_params["forge"], request.path_params["hook_id"]
@@ -177,7 +196,7 @@ class Receiver:
         """Verify, then parse; large bodies in a thread, PARSED at once. Raises BadSignature or BadPayload."""
         if len(body) < LARGE:
             return _parsed(forge, opened, body, headers, now)
-        async with self._parsing:
+        async with self._refusing if opened is self._decoy else self._parsing:
             return await asyncio.to_thread(_parsed, forge, opened, body, headers, now)
 
     async def _enqueue(self, repo_id: RepoId) -> None:
@@ -188,6 +207,11 @@ class Receiver:
             log.warning(
                 "no job could be queued (%s); a worker will find the sync request", type(error).__name__
             )
+
+
+def _announced(request: Request) -> int:
+    """The most bytes that the body has, as far as that is known."""
+    return int(request.headers.get("content-length", LARGEST))
 
 
 async def _has_room(held: Body, size: int) -> None:

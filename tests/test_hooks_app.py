@@ -269,14 +269,20 @@ async def test_a_large_body_of_which_nothing_more_comes_is_408(
 
 
 @asynccontextmanager
-async def strangers(receiver: Starlette, forge: Forge, many: int, sent: int) -> AsyncIterator[None]:
-    """So many who announce the largest body, send so many bytes of it and hold it open."""
+async def strangers(
+    receiver: Starlette, forge: Forge, many: int, sent: int, *, guessed: bool = True
+) -> AsyncIterator[None]:
+    """So many who announce the largest body, send so many bytes of it and hold it open.
+
+    They guessed the address of the hook, or send to one where no hook is.
+    """
     (route,) = receiver.routes
     assert isinstance(route, Route)
     assert isinstance(route.endpoint, MethodType)
-    room: Budget = vars(route.endpoint.__self__)["_room"]
+    room: Budget = vars(route.endpoint.__self__)["_room" if guessed else "_strangers_room"]
     host, port = forge.base.removeprefix("http://").split(":")
-    head = f"POST {forge.url.removeprefix(forge.base)} HTTP/1.1\r\nhost: x\r\n"
+    path = forge.url.removeprefix(forge.base) if guessed else "/hooks/github/nobody"
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\n"
     async with AsyncExitStack() as stack:
         for _ in range(many):
             _, writer = await asyncio.open_connection(host, int(port), family=socket.AF_INET)
@@ -327,6 +333,28 @@ async def test_large_bodies_wait_for_room_and_small_ones_pass_by(
         while (again := await forge.send(large)).status == 503:
             pass
         assert again.status == 400
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+async def test_bodies_to_addresses_where_no_hook_is_are_in_no_deliverys_way(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "ROOM_SECONDS", 0)  # who has to wait at all is refused
+    monkeypatch.setattr(app, "PIECE_SECONDS", 60)
+    monkeypatch.setattr(app, "ROOM", 2 << 20)
+    monkeypatch.setattr(app, "STRANGERS_ROOM", 2 << 20)
+    services, clock = garden.mirror.services, garden.mirror.clock
+    assert services.keyring
+    receiver = app.application(services.db, garden.jobs, services.keyring, lambda: clock.now)
+    async with served(receiver) as base:
+        forge = replace(garden.forge, base=base)
+        payload = forge.payload(MAIN, None, garden.work.tip(), "alice") | {"much": "x" * (1 << 20)}
+        body = json.dumps(payload).encode()
+        async with strangers(receiver, forge, 4, app.SMALL + (128 << 10) + 1, guessed=False):  # all of theirs
+            unknown = await forge.send(body, url=f"{base}/hooks/github/{'x' * 32}")
+            signed = await forge.send(body)
+    assert (unknown.status, unknown.why) == (503, "too much arrives at once; deliver it again")
+    assert signed.status == 202
 
 
 async def test_without_redis_it_is_taken_and_the_sweep_finds_it(garden: Garden, tmp_path: Path) -> None:
