@@ -1,6 +1,7 @@
 """Undoing a restore: what it overwrote comes back, what it made goes, and nothing else is touched."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ from mirror.core.model import HEAD, RefName, Repo, Target
 from mirror.core.rules import plan
 from mirror.core.rules.plan import Wrote
 from mirror.core.rules.roles import Role
+from mirror.git import push
+from mirror.git.push import Answer
+from mirror.jobs import attended
 from mirror.jobs import run as jobbing
 from mirror.restore import restore, undo
 from mirror.restore.target import Authority
@@ -231,3 +235,82 @@ async def test_only_a_restore_that_wrote_something_can_be_undone(
         await jobbing.ask(mirror.services, done.repo.id, "restore", {"undo": str(undone.id)})
     with pytest.raises(NotFound):
         await jobbing.ask(mirror.services, done.repo.id, "restore", {"undo": "nonsense"})
+
+
+def refusing(target: Any) -> Any:
+    """A hook of the target that refuses every push, until it is removed."""
+    hook = target.path / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    return hook
+
+
+async def test_what_the_target_refused_is_not_undone_when_somebody_else_pushes_it(
+    mirror: Mirror, work: Work, make_work: Any
+) -> None:
+    work.commit("main")
+    work.commit("side")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    hook = refusing(target)
+    job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path), "force": True})
+    assert job.result and job.result["counts"] == {"refused": 2}
+    hook.unlink()
+    with pytest.raises(Refused, match="wrote nothing"):
+        await undo.plan(mirror.services, job, Authority(Role.OWNER))
+    with pytest.raises(NotFound, match="left to undo"):
+        await attended.undone(mirror.services, done.repo, None)
+
+
+async def test_an_undo_takes_the_last_restore_that_wrote(mirror: Mirror, work: Work, make_work: Any) -> None:
+    work.commit("main")
+    await mirror.backup(work)
+    work.commit("main", {"more": b"1\n"})
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    target.commit("main", {"theirs": b"1\n"})
+    before, asked = target.refs(), {"to": str(target.path), "force": True}
+    first = await ran(mirror, done.repo, asked | {"snapshot": 1})
+    hook = refusing(target)
+    await ran(mirror, done.repo, asked | {"snapshot": 2})
+    hook.unlink()
+    undone = await attended.undone(mirror.services, done.repo, None)
+    assert undone.id == first.id
+    _, back = await attended.undo_now(mirror.services, done.repo, undone, None)
+    assert back.verified and target.refs() == before
+
+
+@pytest.mark.parametrize(
+    "case",  # the target's answer; whether the ref is there afterwards; whether it can be undone
+    [
+        (Answer(None, "the connection broke"), False, True),
+        (Answer(False, "it has changed there meanwhile", ours=True), True, False),
+        (Answer(False, "declined"), False, False),
+        (Refused("they take no push"), False, False),
+    ],
+    ids=["broke", "stale-and-pushed-by-another", "declined", "raised"],
+)
+async def test_only_what_may_have_been_written_stays_recorded(
+    mirror: Mirror,
+    work: Work,
+    make_work: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[Answer | Refused, bool, bool],
+) -> None:
+    answer, arrives, recorded = case
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+
+    async def answered(*asked: Any) -> dict[RefName, Answer]:
+        if isinstance(answer, Refused):
+            raise answer
+        if arrives:  # somebody else pushed just that
+            await push.push(*asked)
+        return dict.fromkeys(asked[3], answer)
+
+    monkeypatch.setattr(restore, "push", SimpleNamespace(push=answered))
+    job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path)})
+    assert await restores.wrote_any(mirror.services.db, job.id) is recorded

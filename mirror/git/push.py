@@ -53,6 +53,7 @@ class Answer:
     remarks: tuple[str, ...] = field(
         default=(), compare=False
     )  # the other side's own words about a push of which it refused this
+    ours: bool = field(default=False, compare=False)  # git refused it, as the other side had changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,7 @@ def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
                 continue
             why = heard.about(name, _OURS.get(words, words))
             theirs = () if words in _OURS else heard.remarks
-            yield RefName(name), Answer(False, why, bool(_BROKEN.search(words)), theirs)
+            yield RefName(name), Answer(False, why, bool(_BROKEN.search(words)), theirs, words in _OURS)
 
 
 _BROKE: Final = re.compile(

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from mirror.backup import hydrate
 from mirror.core import refs
-from mirror.core.errors import Busy, Corrupt, NotFound, Origin, Refused, UsageError, whose
+from mirror.core.errors import Busy, Corrupt, EverrefError, NotFound, Origin, Refused, UsageError, whose
 from mirror.core.formats import bundle
 from mirror.core.formats.bundle import Header
 from mirror.core.globs import told
@@ -418,7 +418,8 @@ async def to_remote(
     3. Record what will be written, for the same job, so that it can be undone (restore/undo).
     4. Push HEAD's branch first to a target without branches: most hosts make it the default one.
     5. Push the rest.
-    6. List the target again; what counts is what is there now.
+    6. List the target again; what counts is what is there now. What was refused is taken back from that
+       record.
 
     Safe to run twice: refs that have arrived are `unchanged` the second time, or reported as
     written where an earlier run of the same job recorded that.
@@ -444,14 +445,35 @@ async def to_remote(
         wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
         await restores.will_write(services.db, cause.job_id, wrote)
         failpoints.reached("restore: set down")
-    said = await _push(services, repo, snapshot, to, _batches(due, chosen.get(HEAD), listed), listed)
+    sending = _Sending(to, listed, _batches(due, chosen.get(HEAD), listed))
+    try:
+        await _push(services, repo, snapshot, sending)
+    except EverrefError:  # see push.push: what has no answer cannot have been written
+        await _take_back(services, cause, [one for one in due if not _may_be_written(one, sending.said, {})])
+        raise
+    said = sending.said
     arrived = await listed_at(services, to)
+    await _take_back(services, cause, [one for one in due if not _may_be_written(one, said, arrived)])
     results = tuple(outcome(action, arrived, said, before) for action in actions)
     equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
     written = [name for name in equal if said[name].ok or (said[name].ok is None and equal[name])]
     verified = bool(written) and all(equal[name] for name in written)
     done = Restored(repo, snapshot, results, verified, kept, remarks(said))
     return await recorded(services, done, where, cause)
+
+
+async def _take_back(services: Services, cause: Cause | None, refused: Sequence[RefAction]) -> None:
+    """Keep an undo from touching what this restore did not write, whoever writes the same there later."""
+    if cause and refused:
+        await restores.did_not_write(services.db, cause.job_id, [one.target_name for one in refused])
+
+
+def _may_be_written(action: RefAction, said: Mapping[RefName, Answer], arrived: Refs) -> bool:
+    """Whether this restore wrote the ref, or may have: its connection broke before the answer."""
+    answer = said.get(action.target_name)
+    if answer is None or answer.ours:
+        return False
+    return answer.ok is not False or arrived.get(action.target_name) == action.target
 
 
 def remarks(said: Mapping[RefName, Answer]) -> tuple[str, ...]:
@@ -477,19 +499,21 @@ def _batches(due: Sequence[RefAction], head: Target | None, listed: Refs) -> tup
     return first, {one.target_name: one.target for one in due if one.target_name not in first}
 
 
-async def _push(
-    services: Services,
-    repo: Repo,
-    snapshot: Snapshot,
-    to: Remote,
-    batches: tuple[Refs, Refs],
-    listed: Refs,
-) -> dict[RefName, Answer]:
-    """Steps 4 and 5 of `to_remote`; the remote's answer for each ref."""
-    destination = await pinned(services, to, listed)
-    first, rest = batches
-    goal = {**first, **rest}
-    said: dict[RefName, Answer] = {}
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A push to a target, in one or two batches, and what it has answered."""
+
+    to: Remote
+    listed: Refs
+    batches: tuple[Refs, Refs]
+    said: dict[RefName, Answer] = field(default_factory=dict)
+
+
+async def _push(services: Services, repo: Repo, snapshot: Snapshot, sending: _Sending) -> None:
+    """Steps 4 and 5 of `to_remote`; `sending` gets the remote's answer for each ref."""
+    destination = await pinned(services, sending.to, sending.listed)
+    first, rest = sending.batches
+    goal, said = {**first, **rest}, sending.said
 
     async def send() -> None:
         services.progress.phase("filling the pool")
@@ -502,7 +526,6 @@ async def _push(
                 failpoints.reached(done)
 
     await sent_whole(services, repo, send, said)
-    return said
 
 
 async def pinned(services: Services, to: Remote, listed: Refs) -> Destination:

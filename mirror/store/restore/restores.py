@@ -1,7 +1,7 @@
 """The restores that people asked for, kept for ever, and what is needed to undo them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -148,6 +148,12 @@ async def will_write(db: Db, job_id: JobId, wrote: Sequence[Wrote]) -> None:
         [one.old for one in wrote],
         [one.new for one in wrote],
     )
+
+
+@translating
+async def did_not_write(db: Db, job_id: JobId, names: Collection[RefName]) -> None:
+    """Take back what a restore recorded that it would write, where it is sure that it did not."""
+    await db.execute("delete from restored_ref where job_id = $1 and name = any($2::bytea[])", job_id, names)
 
 
 @translating
