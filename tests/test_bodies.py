@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mirror.services.server.bodies import Budget
+from mirror.services.server.bodies import WAITING, Budget
 
 KIB = 1 << 10
 
@@ -51,3 +51,25 @@ async def test_who_gave_up_is_in_nobodys_way() -> None:
     second.end()
     first.end()
     await third.reach(200 * KIB)
+
+
+async def test_no_more_than_so_many_wait_and_others_hear_so_at_once() -> None:
+    budget = Budget(256 * KIB, 64 * KIB)
+    first, *others, late, later = (budget.body(256 * KIB, 60.0) for _ in range(WAITING + 3))
+    await first.reach(256 * KIB)
+    waiting = [asyncio.create_task(body.reach(100 * KIB)) for body in others]
+    await asyncio.sleep(0)
+    refused = asyncio.create_task(late.reach(100 * KIB))
+    done, _ = await asyncio.wait([refused], timeout=10)
+    assert done and isinstance(refused.exception(), TimeoutError)
+    late.end()
+    gone = waiting.pop()
+    gone.cancel()
+    await asyncio.wait([gone])
+    others.pop().end()
+    waiting.append(asyncio.create_task(later.reach(100 * KIB)))
+    first.end()
+    for body, task in zip([*others, later], waiting, strict=True):
+        await task
+        body.end()
+    await budget.body(256 * KIB, 0.0).reach(256 * KIB)

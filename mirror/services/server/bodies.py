@@ -4,6 +4,9 @@ Who calls: hooks/app for deliveries, web/dispatch for forms and calls.
 """
 
 import asyncio
+from typing import Final
+
+WAITING: Final = 64  # bodies that wait for memory, for what has come of them takes some, too
 
 
 class Budget:
@@ -18,6 +21,7 @@ class Budget:
         self._free = free
         self._held = 0
         self._bodies: dict[Body, None] = {}  # that are large, the one that has been there for longest first
+        self._waiting = 0
         self._changed = asyncio.Event()
 
     def body(self, most: int, patience: float) -> "Body":
@@ -32,12 +36,22 @@ class Budget:
         return 0 if size <= self._free else max(min(step, most), size)
 
     async def grow(self, body: "Body", by: int) -> None:
-        """Wait until there is so much for this body, and have it."""
+        """Wait until there is so much for this body, and have it. Raises TimeoutError where WAITING do."""
         self._bodies.setdefault(body)
-        while self._held + by > self._size and body is not next(iter(self._bodies)):
-            self._changed.clear()
-            await self._changed.wait()
+        if self._is_short_of(by, body):
+            if self._waiting >= WAITING:
+                raise TimeoutError
+            self._waiting += 1
+            try:
+                while self._is_short_of(by, body):
+                    self._changed.clear()
+                    await self._changed.wait()
+            finally:
+                self._waiting -= 1
         self._held += by
+
+    def _is_short_of(self, by: int, body: "Body") -> bool:
+        return self._held + by > self._size and body is not next(iter(self._bodies))
 
     def end(self, body: "Body", held: int) -> None:
         """A body is gone: others may have what it had."""
@@ -61,7 +75,10 @@ class Body:
         return self._budget.share(size, self._most) > self._held
 
     async def reach(self, size: int) -> None:
-        """Have memory for so many bytes in all. Raises TimeoutError where none becomes free in time."""
+        """Have memory for so many bytes in all.
+
+        Raises TimeoutError where none becomes free in time, and at once where too many wait for it already.
+        """
         by = self._budget.share(size, self._most) - self._held
         if by <= 0:
             return
