@@ -19,19 +19,20 @@ from mirror.store.upkeep import outages, vaults
 from mirror.web.dispatch import Endpoint, Needs, Outside, RequestContext
 
 A = TypeVar("A")
+B = TypeVar("B")
 
 ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Which parts answer."""
+    """Which parts work; None: the database, which knows of it, does not answer."""
 
     database: bool
     queue: bool | None  # None: there is no Redis, and none is wanted
-    worker: bool  # at least one has reported recently
-    vault: bool  # no worker found it unavailable
-    disk: bool  # no worker found its own full or broken
+    worker: bool | None  # at least one has reported recently
+    vault: bool | None  # no worker found it unavailable
+    disk: bool | None  # no worker found its own full or broken
     unknown: int = 0  # repos that the vault has and the database does not know
 
     @property
@@ -41,7 +42,8 @@ class Health:
 
     @property
     def well(self) -> bool:
-        return self.ready and self.worker and self.vault and self.disk and not self.unknown
+        parts = (self.ready, self.worker, self.vault, self.disk)
+        return all(parts) and not self.unknown
 
 
 async def status(context: RequestContext) -> Response:
@@ -72,17 +74,17 @@ async def look(db: asyncpg.Pool, queue: Redis | NoQueue) -> Health:
     database, queued, alive, away, unknown = await asyncio.gather(
         _answer(db.fetchval("select true"), False),
         _answer(_is_queue_there(queue), False),
-        _answer(runs.is_anyone_alive(db), False),
-        _answer(outages.now(db), ()),
+        _answer(runs.is_anyone_alive(db), None),
+        _answer(outages.now(db), None),
         _answer(vaults.unknown(db), 0),
     )
-    origins = {one.origin for one in away}
+    origins = None if away is None else {one.origin for one in away}
     return Health(
         database=database,
         queue=queued,
         worker=alive,
-        vault=Origin.VAULT not in origins,
-        disk=Origin.DISK not in origins,
+        vault=None if origins is None else Origin.VAULT not in origins,
+        disk=None if origins is None else Origin.DISK not in origins,
         unknown=unknown,
     )
 
@@ -95,7 +97,7 @@ async def _is_queue_there(queue: Redis | NoQueue) -> bool | None:
     return True
 
 
-async def _answer(asked: Awaitable[A], otherwise: A) -> A:
+async def _answer(asked: Awaitable[A], otherwise: B) -> A | B:
     """What a part answers, or `otherwise` if it does not answer.
 
     Nobody waits for a cancelled question to end: asyncpg first tells the server to cancel it,
