@@ -10,6 +10,7 @@ import pytest
 from mirror.cli import render, shapes
 from mirror.core.errors import Cancelled, NotFound, UsageError
 from mirror.core.model import RefName, Remote, Secret
+from mirror.discovery import add
 from mirror.jobs import attended
 from mirror.people import operator
 from mirror.restore import moment
@@ -244,3 +245,21 @@ async def test_a_repo_of_another_team_is_not_found_but_named(mirror: Mirror) -> 
     with pytest.raises(NotFound, match="called web in the team acme; `everref repos` lists them"):
         await moment.repo_named(mirror.services, "web", "acme")
     assert (await moment.repo_named(mirror.services, "acme:api")).url == "https://e.example/acme"
+
+
+async def test_a_name_with_a_colon_that_means_two_repos_is_asked_about(mirror: Mirror) -> None:
+    services, db = mirror.services, mirror.services.db
+    acme, own = await teams.add_named(db, "acme", NOW), await teams.default(db)
+    await repos.add(db, own, "acme:api", "https://e.example/own", NOW)
+    assert (await moment.repo_named(services, "acme:api")).url == "https://e.example/own"
+    await repos.add(db, acme.id, "api", "https://e.example/acme", NOW)
+    with pytest.raises(UsageError, match="say which: acme:api --team everref, or api --team acme"):
+        await moment.repo_named(services, "acme:api")
+    assert (await moment.repo_named(services, "acme:api", "everref")).url == "https://e.example/own"
+    assert (await moment.repo_named(services, "api", "acme")).url == "https://e.example/acme"
+
+
+async def test_a_path_for_another_team_is_refused_with_the_team_that_may_have_it(mirror: Mirror) -> None:
+    acme = await teams.add_named(mirror.services.db, "acme", NOW)
+    with pytest.raises(UsageError, match="in the command line's own team"):
+        await add.check_path(mirror.services, acme.id, "/srv/api.git")

@@ -24,7 +24,8 @@ SSH_PORT: Final = 22
 USER: Final = "git"  # of an ssh address that names none
 HOME: Final = "/./"  # how the path of an ssh address begins that is meant from the account's home directory
 NO_PATHS: Final = (
-    "a path of this machine is only for who runs Everref on it, with ALLOW_PRIVATE_REMOTES=1; "
+    "a path of this machine is only for who runs Everref on it, "
+    "in the command line's own team and with ALLOW_PRIVATE_REMOTES=1; "
     "give the repository's https:// or ssh:// address"
 )
 FROM_ROOT: Final = ("github.com", "gitlab.com", "bitbucket.org", "codeberg.org")  # to whom both are the same

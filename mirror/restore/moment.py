@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from mirror.core.errors import NotFound
+from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Repo, Snapshot
 from mirror.core.when import When, Within
 from mirror.people import operator
@@ -18,15 +18,21 @@ from mirror.store.people.teams import DEFAULT
 async def repo_named(services: Services, name: str, team: str | None = None) -> Repo:
     """The repo that `everref repos` shows as NAME (of the command line's team) or as TEAM:NAME.
 
-    `team` says the team instead, by its name or id. A name that has a colon is first looked for as it
-    stands. Raises NotFound, UsageError as `operator.team_named` does.
+    `team` says the team instead, by its name or id. Raises NotFound, UsageError as `operator.team_named`
+    does, and UsageError where NAME has a colon and is one repo as it stands and another one as TEAM:NAME.
     """
     chosen = await operator.team_named(services, team)
     repo = await repos.by_name(services.db, chosen.id, name)
-    if repo is None and team is None and ":" in name:
+    if team is None and ":" in name:
         before, _, after = name.partition(":")
         other = await teams.by_name(services.db, before)
-        repo = None if other is None else await repos.by_name(services.db, other.id, after)
+        elsewhere = None if other is None else await repos.by_name(services.db, other.id, after)
+        if repo and elsewhere:
+            raise UsageError(
+                f"{name} is a repo of the team {chosen.name}, and {after} is one of the team {before}; "
+                f"say which: {name} --team {chosen.name}, or {after} --team {before}"
+            )
+        repo = repo or elsewhere
     if repo is None:
         where = "" if chosen.name == DEFAULT else f" in the team {chosen.name}"
         raise NotFound(f"no repo is called {name}{where}; {await _elsewhere(services, name)}")
