@@ -317,12 +317,18 @@ async def undo(call: Call) -> int:
             return 0
         await operator.did_to(services, repo, "restore.undo", {"to": where})
         job, done = await attended.undo_now(services, repo, undone, secret)
-    code = restore_code(done)
+    code = undo_code(done)
     show = call.out.result if code else call.out.said
     show(partial(render.undone, done, where), partial(shapes.restored, done, job, undone.id))
     if code == 1:
         raise _restore_failure(done, where)
     return code
+
+
+def undo_code(done: "Restored") -> int:
+    """As `restore_code`; 4 also where somebody has moved a ref since, so that it was left."""
+    results = {ref.result for ref in done.refs}
+    return IN_PART if "skipped" in results and "refused" not in results else restore_code(done)
 
 
 def restore_code(done: "Restored") -> int:

@@ -70,7 +70,8 @@ async def undo(
        if it still holds exactly what the restore wrote.
     4. List the target again; what counts is what is there now.
 
-    Safe to run twice: a ref that is back already is `unchanged` the second time.
+    Safe to run twice: a ref that is back already is `unchanged` the second time. Where a ref was left or
+    refused, the restore is not undone yet, and the rest can be later.
     """
     await check(services, job)
     to, _ = await _reach(services, job, means)
@@ -86,7 +87,7 @@ async def undo(
         said = {**said, default: replace(said[default], why=f"{said[default].why}; {advice}")}
     arrived = await restore.listed_at(services, to)
     results = tuple(restore.outcome(action, arrived, said) for action in actions)
-    verified = all(result.result != "refused" for result in results)
+    verified = all(result.result not in ("refused", "skipped") for result in results)  # else there is more
     done = Restored(repo, snapshot, results, verified, said=restore.remarks(said))
     return await restore.recorded(services, done, f"undo of the push to {to.url}", cause)
 
