@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mirror.cli import render, shapes
-from mirror.core.errors import Cancelled, NotFound, UsageError
+from mirror.core.errors import Busy, Cancelled, NotFound, UsageError
 from mirror.core.model import RefName, Remote, Secret
 from mirror.discovery import add
 from mirror.jobs import attended
@@ -263,3 +263,29 @@ async def test_a_path_for_another_team_is_refused_with_the_team_that_may_have_it
     acme = await teams.add_named(mirror.services.db, "acme", NOW)
     with pytest.raises(UsageError, match="in the command line's own team"):
         await add.check_path(mirror.services, acme.id, "/srv/api.git")
+
+
+@pytest.mark.parametrize("by_id", [False, True], ids=["the-last", "by-its-id"])
+async def test_a_restore_whose_command_was_killed_is_undone_without_any_worker(
+    mirror: Mirror, work: Work, make_work: Any, monkeypatch: pytest.MonkeyPatch, by_id: bool
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    theirs, db = target.commit("main", {"theirs": b"1\n"}), mirror.services.db
+
+    async def killed(*_: object) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attended, "_record", killed)  # nothing tells how it ended
+        to = Remote(str(target.path))
+        job_id, _ = await attended.restore(mirror.services, done.repo, done.snapshot, to, OVER)
+    wanted = job_id if by_id else None
+    with pytest.raises(Busy, match=rf"still under way \(id {job_id}\): wait or stop it"):
+        await attended.undone(mirror.services, done.repo, wanted)
+    await db.execute("update job set beat_at = beat_at - interval '1 min' where id = $1", job_id)
+    undone = await attended.undone(mirror.services, done.repo, wanted)
+    assert (undone.id, undone.state) == (job_id, "cancelled")
+    _, back = await attended.undo_now(mirror.services, done.repo, undone, None)
+    assert back.verified and target.refs()[MAIN] == theirs

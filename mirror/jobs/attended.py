@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from mirror.core.errors import Cancelled, EverrefError, NotFound, OurFault, UsageError
+from mirror.core.errors import Busy, Cancelled, EverrefError, NotFound, OurFault, UsageError
 from mirror.core.model import Remote, Repo, Secret, Snapshot
 from mirror.core.progress import Both, Meter
 from mirror.core.rules.roles import Role
@@ -23,12 +23,15 @@ from mirror.restore.target import Authority
 from mirror.restore.undo import UndoPlan
 from mirror.services.open import Services, ended
 from mirror.store.backup import snapshots
-from mirror.store.jobs import jobs
+from mirror.store.jobs import jobs, runs
 from mirror.store.jobs.jobs import Job, JobId, State
 from mirror.store.restore import restores
 from mirror.store.restore.restores import Cause
 
 _TELL: Final = 1.0  # seconds from one time that it is written how far the work is to the next
+_UNDER_WAY: Final = (
+    "a restore is still under way (id {}): wait or stop it; one that was killed is over 30 s later"
+)
 
 Work = Callable[[Services, Job], Awaitable[Restored]]
 
@@ -54,9 +57,13 @@ async def restore(
 async def undone(services: Services, repo: Repo, job_id: JobId | None) -> Job:
     """The restore of the repo that is to be undone: this one, or the last that wrote and was not undone.
 
-    Raises NotFound.
+    A restore whose command was killed has ended, also where no worker runs to find that out.
+    Raises NotFound, and Busy where a restore is still running.
     """
+    await runs.settle(services.db, services.clock())
     if job_id is None:
+        if going := await restores.under_way(services.db, repo.id):
+            raise Busy(_UNDER_WAY.format(going))
         found = await restores.last_standing(services.db, repo.id)
         if found is None:
             raise NotFound(f"no restore of {repo.name} to a remote is left to undo")
@@ -64,6 +71,8 @@ async def undone(services: Services, repo: Repo, job_id: JobId | None) -> Job:
     job = await jobs.by_id(services.db, job_id)
     if job is None or job.repo_id != repo.id or job.kind != "restore":
         raise NotFound(f"{repo.name} has no restore {job_id}")
+    if job.state == "running" and not job.asked.get("undo"):
+        raise Busy(_UNDER_WAY.format(job.id))
     return job
 
 

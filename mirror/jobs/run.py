@@ -365,7 +365,9 @@ def shortcoming(kind: Kind, result: Result | None) -> EverrefError | None:
         refused = result["counts"].get("refused", 0)
         skipped = sum(one["refs"] for one in result["skipped"])
         if skipped and not refused:
-            return Refused(f"{skipped} of {result['refs_total']} refs were left as they are; the result says why")
+            return Refused(
+                f"{skipped} of {result['refs_total']} refs were left as they are; the result says why"
+            )
         return Refused(
             f"{refused} of {result['refs_total']} refs were refused; the result says which and why"
         )

@@ -163,8 +163,14 @@ async def reap(db: Db, worker: str, now: datetime) -> int:
         "delete from worker where id in (select id from worker where id = any($1) for update skip locked)",
         dead,
     )
-    await db.execute(query("orphaned"), now, ATTEMPTS)
+    await settle(db, now)
     return int(done.rpartition(" ")[2])
+
+
+@translating
+async def settle(db: Db, now: datetime) -> None:
+    """End or hand back the running jobs that nobody works at any more. Safe to run twice."""
+    await db.execute(query("orphaned"), now, ATTEMPTS)
 
 
 @translating

@@ -121,6 +121,20 @@ async def last_standing(db: Db, repo_id: RepoId) -> Job | None:
 
 
 @translating
+async def under_way(db: Db, repo_id: RepoId) -> JobId | None:
+    """A restore of this repo to a remote that is running. None: there is none."""
+    found = await db.fetchval(
+        """
+        select id from job
+        where repo_id = $1 and kind = 'restore' and state = 'running' and not asked ? 'undo'
+        order by queued_at desc, id desc limit 1
+        """,
+        repo_id,
+    )
+    return None if found is None else JobId(UUID(bytes=found.bytes))
+
+
+@translating
 async def undone(db: Db, job_id: JobId) -> list[Restore]:
     """The restores that undid this one, newest first."""
     rows = await db.fetch(
