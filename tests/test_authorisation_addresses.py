@@ -286,5 +286,5 @@ async def test_what_is_set_aside_is_never_read_by_the_teams_ssh_key(scene: Scene
     await flow.ask(services, aside.id, "sync", {"reason": "manual"}, person_id=scene.people[Role.OPERATOR].id)
     await Runner(services).work_off()
     (job,) = await jobs.page(db, scene.team.id, repo_id=aside.id)
-    assert job.failure is not None and "kept by a restore" in job.failure.message
+    assert job.failure is not None and "added by a restore" in job.failure.message
     assert await db.fetchval("select count(*) from ssh_host") == 0  # it was not even asked for its keys

@@ -129,7 +129,7 @@ async def test_a_walk_over_what_is_larger_than_gits_memory_is_refused_in_words(
 ) -> None:
     bombs.message(work, 160 * MIB)
     page = await alice.get(f"{await kept(site, work)}/-/commits")
-    assert page.status_code == 503 and "too large to be walked through" in page.text
+    assert page.status_code == 503 and "too large to be read here" in page.text
 
 
 async def test_what_differs_a_little_from_something_large_is_no_way_in(mirror: Mirror, work: Work) -> None:
@@ -182,7 +182,7 @@ async def test_a_reader_has_little_and_knows_no_secret(
 ) -> None:
     for name in ("SECRET_KEYS", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "SMTP_URL_FILE"):
         monkeypatch.setenv(name, "a secret of ours")
-    async with mirror.services.readers.turn() as reading:
+    async with mirror.services.readers.slot() as reading:
         assert await reading.ask(Source("x = 1\n", b"a.py"))
     (pid,) = pids(mirror.services)
     told = of_process(pid, "environ")
@@ -303,7 +303,7 @@ async def test_who_hangs_up_is_read_for_no_more(
     raw, _ = await site.session(person.id)
     bombs.nested(work)
     at = await kept(site, work)
-    turns = site.outside.services.readers.turns
+    turns = site.outside.services.readers.slots
     monkeypatch.setattr("mirror.git.reader.processes.GRACE", 0.0)
     monkeypatch.setattr("mirror.git.reader.questions.SECONDS", 60.0)
     asked: list[int] = []

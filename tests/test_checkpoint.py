@@ -19,7 +19,7 @@ from mirror.core.progress import Meter
 from mirror.core.rules.compaction import Merge
 from mirror.git import pack
 from mirror.git.view import View
-from mirror.services.lease import leased, turn_to_compact
+from mirror.services.lease import leased, leased_to_compact
 from mirror.store.backup import parts, snapshots
 from mirror.upkeep import compact, prune, verify
 from tests.parts.everref import Mirror
@@ -205,7 +205,7 @@ async def test_what_another_machine_packs_is_taken_for_abandoned_when_it_fell_si
     clock.now, clock.step = datetime.now(UTC), timedelta(0)
     key = layout.bundle_key(repo.id, 1, 1, PUSHES, layout.unique())
     await services.vault.put(key, b"half of it")
-    async with turn_to_compact(services, repo, 0) as lease:
+    async with leased_to_compact(services, repo, 0) as lease:
         await parts.intend(services.db, lease, repo.id, key)
         await services.db.execute("update forge_lease set owner = 'elsewhere/boot.1/1/1/abc'")
         await services.db.execute(

@@ -1242,7 +1242,7 @@ async def test_a_deploy_key_is_printed_and_reaches_a_host_by_ssh(
     own = ssh_access.new_key("mine")
     sshd.let_in(own.public)
     work.commit("main")
-    assert "does not take this ssh key" in everref("backup", sshd.url(work.path), "--name", "r", code=1).err
+    assert "does not accept this ssh key" in everref("backup", sshd.url(work.path), "--name", "r", code=1).err
     file = everref.place / "key"
     file.write_text(own.private)
     assert everref.json("backup", sshd.url(work.path), "--token-file", str(file)).one["snapshot"] == 2

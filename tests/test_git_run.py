@@ -253,7 +253,7 @@ async def test_the_processors_time_is_limited(tmp_path: Path) -> None:
 
 
 async def test_a_missing_git_is_one_line_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(OurFault, match="install git 2.39 or newer, or say where by EVERREF_GIT"):
+    with pytest.raises(OurFault, match="install git 2.39 or newer, or set EVERREF_GIT"):
         await Git("/nowhere/git", str(tmp_path)).run("version")
 
 

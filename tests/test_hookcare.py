@@ -248,7 +248,7 @@ async def test_one_hook_that_cannot_be_looked_at_stops_no_other(alongside: Conne
     await webhooks.due(alongside.services)
     assert [len(one.hooks) for one in several] == [0, 1, 1]
     hook = await ours(alongside, several[0])
-    assert hook.why and hook.why.startswith("could not be looked at: ")
+    assert hook.why and hook.why.startswith("could not be checked: ")
     alongside.host.heal()
     await webhooks.due(alongside.services)
     assert (await ours(alongside, several[0])).why is None and len(several[0].hooks) == 1

@@ -82,7 +82,7 @@ async def test_a_pack_longer_than_allowed_is_refused_as_it_arrives(
     small = replace(mirror, services=replace(mirror.services, settings=settings))
     for name, size in (("large", 3 << 20), ("small", 100_000)):
         make_work(f"{name}.git").commit("main", {"file": os.urandom(size)})
-    with pytest.raises(LimitReached, match=r"maximum allowed size.*; allow more by EVERREF_FETCH_BYTES"):
+    with pytest.raises(LimitReached, match=r"maximum allowed size.*; allow more with EVERREF_FETCH_BYTES"):
         await small.backup(f"{git_server.url}/large.git", "large")
     assert (await small.backup(f"{git_server.url}/small.git", "small")).new
 

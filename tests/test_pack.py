@@ -76,7 +76,7 @@ async def test_no_more_is_read_than_git_takes(git: Git, tmp_path: Path, work: Wo
 
     async with scratch_view(None, tmp_path, object_format="sha1") as incoming:
         with pytest.raises(
-            Corrupt, match="what the remote sent is not a whole pack: pack signature mismatch"
+            Corrupt, match="what the remote sent is not a complete pack: pack signature mismatch"
         ):
             await pack.index(
                 git,
@@ -118,7 +118,7 @@ async def test_what_is_no_whole_pack_is_corrupt(
     work.commit()
     data = harm(sent(work, [work.tip()]))
     async with scratch_view(None, tmp_path, object_format="sha1") as incoming:
-        with pytest.raises(Corrupt, match=r"^what the remote sent is not a whole pack: \w") as error:
+        with pytest.raises(Corrupt, match=r"^what the remote sent is not a complete pack: \w") as error:
             await indexed(git, incoming, data, self_contained=self_contained)
         assert "\n" not in str(error.value)
         assert packed_ids(incoming.path) == set()
@@ -126,7 +126,7 @@ async def test_what_is_no_whole_pack_is_corrupt(
 
 async def test_the_source_of_a_broken_pack_is_named(git: Git, tmp_path: Path) -> None:
     async with scratch_view(None, tmp_path, object_format="sha1") as incoming:
-        with pytest.raises(Corrupt, match=r"^the bundle x is not a whole pack"):
+        with pytest.raises(Corrupt, match=r"^the bundle x is not a complete pack"):
             await pack.index(
                 git,
                 incoming.path,
@@ -152,7 +152,7 @@ async def test_a_first_pack_that_lacks_an_object_is_corrupt(
     data = pack_of(work, sorted(objects_of(work.path) - {gone}))
     async with scratch_view(None, tmp_path, object_format=object_format) as incoming:
         with pytest.raises(
-            Corrupt, match=f"is not a whole pack: did not receive expected object {gone.decode()}"
+            Corrupt, match=f"is not a complete pack: did not receive expected object {gone.decode()}"
         ):
             await indexed(git, incoming, data, self_contained=True)
 
@@ -371,7 +371,7 @@ async def test_a_part_with_an_object_that_never_came_is_corrupt(git: Git, tmp_pa
         received = await indexed(git, incoming, sent(work, [second], [first]))
         thin = sent(work, [third], [first])
         proven = await indexed(git, proof, thin)
-        with pytest.raises(Corrupt, match="holds an object that the remote did not send; nothing was kept"):
+        with pytest.raises(Corrupt, match="that the remote did not send; nothing was stored"):
             await pack.check_proof(received, proven, len(thin) - 20)
         await pack.check_proof(proven, received, 1 << 62)
 
@@ -383,7 +383,7 @@ async def test_a_first_pack_that_leans_on_what_is_here_is_corrupt(
     work.commit()
     data = pack_of(work, sorted(objects_of(work.path) - packed_ids(pool.path)))
     async with scratch_view(pool, tmp_path) as incoming:
-        with pytest.raises(Corrupt, match="objects in it point at objects that are not"):
+        with pytest.raises(Corrupt, match="objects in it point at objects that are missing"):
             await indexed(git, incoming, data, self_contained=True)
 
 

@@ -227,7 +227,7 @@ async def test_a_repack_that_dies_on_the_way_loses_nothing(
 
 async def test_the_lock_has_one_holder(git: Git, held: Pool) -> None:
     other = Pool(git, held.path, "sha1")
-    with pytest.raises(Busy, match=r"another run is using one\.git; try again when it has ended"):
+    with pytest.raises(Busy, match=r"another run is using one\.git; try again when that run has ended"):
         async with other.lock(patience=0):
             pass
 

@@ -143,7 +143,7 @@ async def test_a_renamed_repository_keeps_its_history(
     ((kind, message),) = await told(alongside)
     assert (
         kind == "moved"
-        and message == "alice/garden is alice/orchard now; its history goes on as alice/orchard"
+        and message == "alice/garden was renamed to alice/orchard; its history continues as alice/orchard"
     )
     await discover.relist(alongside.services, connection.id)
     assert len(await told(alongside)) == 1
@@ -297,7 +297,7 @@ async def test_a_gone_repository_says_so_at_the_next_sync(
     alongside.host.delete(garden)
     with pytest.raises(EverrefError):
         await alongside.sync(garden)
-    with pytest.raises(RemoteGone, match="is not at"):
+    with pytest.raises(RemoteGone, match="is no longer at"):
         await alongside.sync(garden)
     assert (await alongside.kept(garden)).archived_at is not None
 
@@ -380,7 +380,7 @@ async def test_a_listing_that_drips_ends_in_its_time(
     connection = await alongside.connect(alice)
     monkeypatch.setattr(discover, "LISTING", 0.3)
     alongside.host.slow(60, times=9)
-    with pytest.raises(LimitReached, match="did not list all of its repositories within"):
+    with pytest.raises(LimitReached, match="did not list all repositories within"):
         await discover.refresh_listing(alongside.services, connection.id)
     alongside.host.heal()
     assert (await discover.refresh_listing(alongside.services, connection.id)).repositories == 1

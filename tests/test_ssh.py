@@ -93,7 +93,7 @@ async def test_a_host_that_shows_another_key_gets_nothing_until_the_old_one_is_f
     pinned = await rows.host(mirror.services.db, team, "127.0.0.1", sshd.port)
     assert pinned and [ssh_access.fingerprint(one) for one in pinned.keys] == [sshd.fingerprint()]
     sshd.change_host_key()
-    with pytest.raises(Refused, match="another host key than the one that is pinned"):
+    with pytest.raises(Refused, match="a different host key than the pinned one"):
         await again(mirror, done)
     assert await rows.forget_host(mirror.services.db, team, "127.0.0.1", sshd.port, mirror.clock())
     assert not (await again(mirror, done)).new
@@ -103,7 +103,7 @@ async def test_what_is_not_there_or_not_answering_has_its_own_words(
     mirror: Mirror, sshd: Sshd, work: Work, tmp_path: Path
 ) -> None:
     await let_in(mirror, sshd)
-    with pytest.raises(RemoteGone, match="no such repository"):
+    with pytest.raises(RemoteGone, match="the repository does not exist"):
         await mirror.backup(sshd.url(tmp_path / "nothing.git"), "gone")
     sshd.stop()
     with pytest.raises(NetworkError, match="by ssh|in ssh"):

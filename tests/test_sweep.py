@@ -79,7 +79,7 @@ async def test_a_compaction_that_is_under_way_keeps_no_sweep_from_saving(
     work.commit()
     done = await mirror.backup(work)
     work.commit()
-    async with lease.turn_to_compact(mirror.services, done.repo, 0):
+    async with lease.leased_to_compact(mirror.services, done.repo, 0):
         (swept,) = await sweep.sweep(mirror.services)
     assert swept.error is None and swept.synced and swept.synced.new
 

@@ -24,7 +24,7 @@ class Line:
 
     def __init__(self, bounds: Bounds) -> None:
         self.clock = Clock()
-        self.turns = Slots(bounds, self.clock)
+        self.slots = Slots(bounds, self.clock)
         self.began: list[Requester] = []
         self._ends: list[tuple[Requester, asyncio.Event, asyncio.Task[None]]] = []
 
@@ -35,7 +35,7 @@ class Line:
             await self._rest()
 
     async def _take(self, who: Requester, end: asyncio.Event) -> None:
-        async with self.turns.turn(who):
+        async with self.slots.slot(who):
             self.began.append(who)
             await end.wait()
 
@@ -105,12 +105,12 @@ async def test_who_waits_for_too_many_is_told_so_and_others_are_not() -> None:
     line = Line(Bounds(at_once=1, team=1, person=1, waiting_person=2))
     await line.want(ALICE, ALICE, ALICE, BOB)
     with pytest.raises(TooOften):
-        line.turns.check(ALICE)
+        line.slots.check(ALICE)
     with pytest.raises(TooOften):
-        async with line.turns.turn(ALICE):
+        async with line.slots.slot(ALICE):
             pass
-    line.turns.check(BOB)
-    line.turns.check(DAVE)
+    line.slots.check(BOB)
+    line.slots.check(DAVE)
     await line.close()
 
 
@@ -118,7 +118,7 @@ async def test_a_line_that_is_too_long_takes_nobody_more() -> None:
     line = Line(Bounds(at_once=1, team=1, person=1, waiting=2))
     await line.want(NOBODY, NOBODY, NOBODY)
     with pytest.raises(Crowded):
-        async with line.turns.turn(DAVE):
+        async with line.slots.slot(DAVE):
             pass
     await line.close()
 
@@ -127,7 +127,7 @@ async def test_nobody_waits_for_ever() -> None:
     line = Line(Bounds(at_once=1, team=1, person=1, patience=0.01))
     await line.want(DAVE)
     with pytest.raises(Crowded):
-        async with line.turns.turn(ERIN):
+        async with line.slots.slot(ERIN):
             pass
     await line.end(DAVE)
     await line.want(ERIN)

@@ -323,7 +323,7 @@ async def test_credentials_open_what_they_are_for(git: Git, work: Work, tmp_path
             assert (await source.ls_refs()).refs == work.refs()
             assert await pack_of(source, [work.tip()])
         for secret, words in (
-            (None, "wants credentials, or does not exist"),
+            (None, "requires credentials, or does not exist"),
             (Secret("a", "canary"), "give others"),
         ):
             async with over_http(git, server, secret) as source:
@@ -525,7 +525,7 @@ async def test_keep_alives_are_no_pack(
         monkeypatch.setattr(upstream, "PREPARING", 0.0)
         body = pktline.encode(alive)
         git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
-        with pytest.raises(NetworkError, match="has not begun its pack within 0 s; try again later"):
+        with pytest.raises(NetworkError, match="did not start sending its pack within 0 s; try again later"):
             await pack_of(source, [NOWHERE])
 
 
@@ -537,7 +537,7 @@ async def test_little_else_may_come_before_the_pack(git: Git, git_server: GitSer
             await source.ls_refs()
             body = pktline.encode([line] * 5000)
             git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
-            with pytest.raises(Corrupt, match="says more than git would before it sends a pack"):
+            with pytest.raises(Corrupt, match="sent more messages before its pack than git would"):
                 await pack_of(source, [NOWHERE])
         git_server.faults.clear()
 
@@ -557,7 +557,7 @@ async def test_a_flood_beside_the_pack_is_given_up(
     git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
     async with over_http(git, git_server) as source:
         progress = Meter(lambda: 0.0)
-        with pytest.raises(Corrupt, match="says more than git would beside its pack"):
+        with pytest.raises(Corrupt, match="sent more messages with its pack than git would"):
             async for _ in source.fetch([NOWHERE], [], progress):
                 pass
     assert len(progress.seen.notes) <= upstream.REMARKS
@@ -594,7 +594,7 @@ async def test_a_listing_is_bounded(reach: Reach, work: Work) -> None:
     work.many_refs(100)
     async with reach(work) as source:
         source._longest = 1000
-        with pytest.raises(LimitReached, match="if they are to be kept, allow more by EVERREF_LISTING_BYTES"):
+        with pytest.raises(LimitReached, match="to back them up, allow more with EVERREF_LISTING_BYTES"):
             await source.ls_refs()
 
 
@@ -607,7 +607,7 @@ async def test_an_answer_that_is_compressed_unasked_is_not_unpacked(
         packed = Fault(status=200, body=bomb, headers={**kind, "Content-Encoding": "gzip"})
         git_server.faults = {piece: packed}
         async with over_http(git, git_server) as source:
-            with pytest.raises(Refused, match="in a compressed form that was not asked for"):
+            with pytest.raises(Refused, match="in a compressed form that was not requested"):
                 await source.ls_refs()
     assert {request.headers["accept-encoding"] for request in git_server.requests} == {"identity"}
 
@@ -720,9 +720,9 @@ async def test_an_authority_of_ones_own_is_named_by_the_environment(work: Work, 
         ([b"unborn HEAD symref-target:../../config\n"], "is not a valid ref name"),
         ([b"nothing of the sort"], "lists an object id that is none"),
         ([b""], "lists an object id that is none"),
-        ([pktline.Mark.FLUSH, pktline.Mark.FLUSH], "says more than its refs"),
-        ([pktline.Mark.FLUSH, b"%b refs/heads/a\n" % NOWHERE], "says more than its refs"),
-        ([pktline.Mark.DELIM], "says more than its refs"),
+        ([pktline.Mark.FLUSH, pktline.Mark.FLUSH], "sent more than its refs"),
+        ([pktline.Mark.FLUSH, b"%b refs/heads/a\n" % NOWHERE], "sent more than its refs"),
+        ([pktline.Mark.DELIM], "sent more than its refs"),
     ],
 )
 async def test_a_listing_that_no_git_gives_is_corrupt(
@@ -752,10 +752,14 @@ GREETING: Mapping[str, str] = {"Content-Type": "application/x-git-upload-pack-ad
 @pytest.mark.parametrize(
     ("packets", "error", "words"),
     [
-        ([b"ERR Repository not found.\n"], RemoteGone, "no such repository"),
-        ([b"ERR access denied or repository not exported: /a\n"], RemoteGone, "no such repository"),
+        ([b"ERR Repository not found.\n"], RemoteGone, "the repository does not exist"),
+        (
+            [b"ERR access denied or repository not exported: /a\n"],
+            RemoteGone,
+            "the repository does not exist",
+        ),
         ([b"ERR upload-pack: the moon is full\n"], Refused, "the host says: upload-pack: the moon is full"),
-        ([b"version 2\n", b"agent=x\n"], Refused, "does not let its refs be listed"),
+        ([b"version 2\n", b"agent=x\n"], Refused, "does not allow listing its refs"),
         (
             [b"version 2\n", b"ls-refs\n", b"fetch\n", b"object-format=sha3\n"],
             Refused,
@@ -803,7 +807,7 @@ async def test_a_local_repository_that_went_away_is_gone(git: Git, work: Work) -
     async with connect(git, Remote(str(work.path)), allow_private=True) as source:
         await source.ls_refs()
         work.path.rename(work.path.with_name("moved"))
-        with pytest.raises(RemoteGone, match="no git repository at"):
+        with pytest.raises(RemoteGone, match="no longer a git repository at"):
             await source.ls_refs()
 
 

@@ -82,7 +82,7 @@ async def view_of(
     async with AsyncExitStack() as stack, AsyncExitStack() as filling:
         services.progress.phase("filling the pool")
         if services.who != NOBODY:  # a worker has slots of its own; here somebody waits for a page
-            await filling.enter_async_context(services.readers.fills.turn(services.who))
+            await filling.enter_async_context(services.readers.fills.slot(services.who))
         async with filling, pool.filling(patience):
             view, mark = await stack.enter_async_context(views.reading(pool, room))
             if not (mark and await _holds(services, repo, snapshot, mark)):  # nobody has filled it meanwhile

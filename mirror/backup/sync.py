@@ -112,7 +112,9 @@ async def sync_kept(
                 if not await services.disk.give_way(error):
                     raise
             except BadCredentials:
-                if not await connections.is_mended(services, await repos.get(services.db, repo_id)):
+                if not await connections.can_retry_credentials(
+                    services, await repos.get(services.db, repo_id)
+                ):
                     raise
             except Moved:
                 now = await repos.get(services.db, repo_id)

@@ -145,13 +145,13 @@ async def opened(services: Services, repo: Repo, snapshot: Snapshot) -> AsyncIte
 
     Waits for a slot of `services.who`. Raises TooOften, Crowded.
     """
-    async with _viewed(services, repo, snapshot) as view, services.readers.turn(services.who) as reading_:
+    async with _viewed(services, repo, snapshot) as view, services.readers.slot(services.who) as reading_:
         yield Opened(view, reading_)
 
 
 @asynccontextmanager
 async def _viewed(services: Services, repo: Repo, snapshot: Snapshot) -> AsyncIterator[View]:
-    services.readers.turns.check(services.who)  # before anything is created for it
+    services.readers.slots.check(services.who)  # before anything is created for it
     room = services.disk.root / "reading"
     await views.sweep(room)
     async with hydrate.view_of(services, repo, snapshot, room, PATIENCE) as view:
@@ -320,7 +320,7 @@ async def blob(
 async def made(services: Services, question: Question[T]) -> T | None:
     """What a reader process renders from a text for a page; None: the text is too large for it."""
     try:
-        async with services.readers.turn(services.who) as reading_:
+        async with services.readers.slot(services.who) as reading_:
             return await reading_.ask(question)
     except (TooOften, Crowded):
         raise
@@ -362,7 +362,7 @@ async def raw(
     oid = await resolve(services, repo, snapshot, rev)
     async with AsyncExitStack() as stack:
         view = await stack.enter_async_context(_viewed(services, repo, snapshot))
-        async with services.readers.turn(services.who) as reading_:
+        async with services.readers.slot(services.who) as reading_:
             asked = FileAt(str(view.path), oid, path, SMALL_BYTES, is_text=False)
             found, size = _checked(repo, snapshot, rev, path, await reading_.ask(asked))
         if found.entry.kind == "submodule":
@@ -379,7 +379,7 @@ async def raw_object(services: Services, repo: Repo, snapshot: Snapshot, oid: st
     target = Target(oid.lower().encode())
     async with AsyncExitStack() as stack:
         view = await stack.enter_async_context(_viewed(services, repo, snapshot))
-        async with services.readers.turn(services.who) as reading_:
+        async with services.readers.slot(services.who) as reading_:
             found = await reading_.ask(ObjectAsItIs(str(view.path), target, SMALL_BYTES))
         if found is None:
             raise NotFound(f"{oid} is not an object in the backup of {repo.name}")
@@ -395,7 +395,7 @@ async def _bytes(
         raise NotFound(f"{oid.decode()} has {found.size} bytes; restore the moment to get it")
     if len(found.data) == found.size:
         return _once(found.data)
-    await stack.enter_async_context(services.readers.streams.turn(services.who))
+    await stack.enter_async_context(services.readers.streams.slot(services.who))
     chunks = views.stream(services.readers.streaming, view, found.kind, oid)
     stack.push_async_callback(chunks.aclose)
     return chunks

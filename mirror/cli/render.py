@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mirror.upkeep.prune import Pruned
     from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
-    from mirror.upkeep.state import Exported, TakenUp
+    from mirror.upkeep.state import Exported, ImportedState
     from mirror.upkeep.verify import Verified
 
 Paint = Callable[[str, str], str]  # a text and its meaning: good, bad, warn, faint, strong, or none
@@ -478,7 +478,7 @@ def rebuilt(one: Rebuilt, eye: Eye) -> str:
     return f"{line}  {eye.paint(why, 'warn')}"
 
 
-def taken_up(one: TakenUp, eye: Eye) -> str:
+def taken_up(one: ImportedState, eye: Eye) -> str:
     """The state that was taken up, in numbers, and from when it is."""
     lines = list[str]()
     if one.aside:

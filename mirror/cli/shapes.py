@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mirror.upkeep.prune import Pruned
     from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
-    from mirror.upkeep.state import Exported, TakenUp
+    from mirror.upkeep.state import Exported, ImportedState
     from mirror.upkeep.verify import Verified
 
 Shape = dict[str, Any]
@@ -241,7 +241,7 @@ def rebuilt(one: Rebuilt) -> Shape:
     }
 
 
-def taken_up(one: TakenUp) -> Shape:
+def taken_up(one: ImportedState) -> Shape:
     """The state that was taken up."""
     return {"state": one.taken_at and at(one.taken_at), "added": dict(one.added), "unread": list(one.aside)}
 

@@ -1,1 +1,1 @@
-"""Discovery: connections to forges, the repositories that they list, and their webhooks."""
+"""Discovery: connections to forges, the repositories they list, and webhooks."""

@@ -1,4 +1,4 @@
-"""Adding a repository to what is kept: the first step of every backup."""
+"""Adding a repository: the first step of every backup."""
 
 from mirror.core.errors import BadCredentials, OurFault, UsageError
 from mirror.core.model import Remote, Repo, RepoId, Secret
@@ -23,17 +23,17 @@ async def repo_for(
     *,
     team: TeamId | None = None,
 ) -> Repo:
-    """The repo that a team keeps for this address, added if it is new; credentials are cut out and sealed.
+    """Return the team's repo for this address, adding it if it is new; credentials are cut out and sealed.
 
-    Without a team it is that of the command line.
+    Without a team, the command line's team is used.
 
-    Raises OverLimit when the team has as many as it may; UsageError
-    when the address is kept under another name, or the name
-    belongs to another address, unless that one was never reached and the name is
-    given anew. Safe to run twice, also at once: the second finds the first's row.
+    Raises OverLimit when the team already has as many repos as it may; UsageError
+    when the address is kept under another name, or when the name belongs to another
+    address (unless that address was never reached and the name is given explicitly).
+    Safe to run twice, also at the same time: the second run finds the first's row.
     """
     team = team or await teams.default(services.db)
-    remote = await remote_meant(services, team, remote_text)
+    remote = await remote_for(services, team, remote_text)
     known = await repos.by_url(services.db, team, remote.url)
     wanted = name or (known.name if known else address.name_from_url(remote.url))
     if known and known.name != wanted:
@@ -44,30 +44,29 @@ async def repo_for(
     await remotes.chosen(services.db, known.id)
     if given:
         if services.keyring is None:
-            raise OurFault("credentials cannot be kept: set SECRET_KEYS (32 random characters or more)")
+            raise OurFault("credentials cannot be stored: set SECRET_KEYS (32 random characters or more)")
         await credentials.keep(services.db, services.keyring, known.id, given)
     return known
 
 
-async def remote_meant(services: Services, team: TeamId, text: str) -> Remote:
-    """The remote that this address means to a team. Raises UsageError, NotFound.
+async def remote_for(services: Services, team: TeamId, text: str) -> Remote:
+    """The remote that a team means by this address. Raises UsageError, NotFound.
 
-    A path of this machine is for the team of who runs Everref here and for nobody
-    else, whether there is something at it or not: everybody may sign up, and whoever
-    owns the command line's team has its terminal.
+    Only the command line's team may use a path on this machine, whether anything exists
+    there or not: anybody may sign up, but the owner of that team has a terminal here anyway.
     """
     paths = team == await teams.default(services.db)
     return address.parse_remote(text, services.settings.allow_private_remotes, paths=paths)
 
 
 async def check_path(services: Services, team: TeamId, url: str) -> None:
-    """Raise UsageError for a path of this machine, unless the team is that of who runs Everref here."""
+    """Raise UsageError for a path on this machine, unless the team is the command line's."""
     if address.is_path(url) and team != await teams.default(services.db):
         raise UsageError(address.NO_PATHS)
 
 
 async def _added(services: Services, team: TeamId, name: str, url: str, insisted: bool) -> Repo:
-    """A new repo; or one whose address was mistyped, with the address that `insisted` puts right."""
+    """A new repo; or, if `insisted`, an existing repo whose mistyped address is corrected."""
     namesake = await repos.by_name(services.db, team, name)
     if not namesake:
         try:
@@ -85,8 +84,8 @@ async def _added(services: Services, team: TeamId, name: str, url: str, insisted
         raise UsageError(f"{taken}; choose another with --name")
     if not insisted:
         raise UsageError(
-            f"{taken}, which was never reached; --name {name} puts this address in its place, "
-            "another --name keeps both"
+            f"{taken}, which was never reached; pass --name {name} to replace that address, "
+            "or another --name to keep both"
         )
     async with leased(services, namesake, patience=0):
         moved = await repos.move(services.db, namesake.id, url)
@@ -96,9 +95,9 @@ async def _added(services: Services, team: TeamId, name: str, url: str, insisted
 
 
 async def remote_of(services: Services, repo_id: RepoId, url: str, secret: Secret | None = None) -> Remote:
-    """The repo's address with these credentials, else with those kept for it, else its connection's token.
+    """The repo's address with these credentials, else with its stored ones, else with its connection's token.
 
-    Raises BadCredentials where the connection wants its person to connect again.
+    Raises BadCredentials if the connection must be connected again.
     """
     if secret is None and services.keyring is not None:
         secret = await credentials.of(services.db, services.keyring, repo_id, url)
@@ -110,7 +109,7 @@ async def remote_of(services: Services, repo_id: RepoId, url: str, secret: Secre
 
 
 async def remote_at(services: Services, began: Beginning, secret: Secret | None = None) -> Remote:
-    """`remote_of` for a turn that has just begun."""
+    """`remote_of` for a run that has just taken the repo's lease."""
     url = began.repo.url
     if secret is None and services.keyring is not None:
         if began.sealed is not None:
@@ -120,11 +119,11 @@ async def remote_at(services: Services, began: Beginning, secret: Secret | None 
     return await _by_ssh(services, began.origin, Remote(url, secret))
 
 
-async def _by_ssh(services: Services, origin: RemoteRepository, remote: Remote) -> Remote:
-    """The remote with the team's key where it is reached by ssh, which one that nobody chose never is."""
-    if origin.set_aside and remote.secret is None and address.is_ssh(remote.url):
+async def _by_ssh(services: Services, repository: RemoteRepository, remote: Remote) -> Remote:
+    """The remote with the team's ssh key, if it is reached by ssh; never for a repo that nobody chose."""
+    if repository.set_aside and remote.secret is None and address.is_ssh(remote.url):
         raise BadCredentials(
-            f"{origin.repo.name} was kept by a restore with a key lent for it; an admin who resumes it lets "
-            "it be read with the team's key"
+            f"{repository.repo.name} was added by a restore that used a key given only for that restore; "
+            "an admin can resume it to read it with the team's key"
         )
-    return await ssh_access.ready(services, origin.team_id, remote)
+    return await ssh_access.ready(services, repository.team_id, remote)

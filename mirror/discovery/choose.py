@@ -1,8 +1,7 @@
-"""Choosing what is kept: repositories of a connection, one by one or by a rule, and any git URL.
+"""Choosing what to back up: repositories of a connection, one by one or by a rule, and any git URL.
 
-From here a repository has a row, its forge a hook, and its first backup is wished
-for; the worker and the sweep do the rest. Letting go removes the hook and keeps
-the backups.
+Choosing gives a repository its row, registers a hook at its forge and requests its first
+backup; the worker and the sweep do the rest. Stopping removes the hook and keeps the backups.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from mirror.core.rules import choosing
 from mirror.core.rules.roles import PersonId
 from mirror.discovery import add, connections, follow, webhooks
 from mirror.discovery.forge_client import ForgeClient, client_of
-from mirror.discovery.webhooks import Care, Outcome
+from mirror.discovery.webhooks import HookCheck, Outcome
 from mirror.services import failpoints
 from mirror.services.open import Hint, Services, nobody
 from mirror.store import repos
@@ -31,25 +30,25 @@ from mirror.store.people.audit import Entry
 from mirror.store.people.teams import TeamId
 
 AT_ONCE: Final = 20  # hooks that are registered while a person waits; a sweep registers the others
-ALL: Final = 1 << 31  # of them
+ALL: Final = 1 << 31  # register every hook while the person waits
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A repository that is kept from now on, and whether its pushes will be told."""
+    """A repository that is backed up from now on, and whether its forge will report pushes."""
 
     repo: Repo
     hook: Outcome
-    why: str | None  # why the hook is not as it should be
+    why: str | None  # what is wrong with the hook
 
 
 @dataclass(frozen=True, slots=True)
 class By:
-    """Who does it, as the audit log says."""
+    """Who did something, as the audit log names them."""
 
-    person_id: PersonId | None  # None: nobody who signs in
+    person_id: PersonId | None  # None: not a person who signs in
     name: str
-    address: str | None = None  # from where; None: not by the network
+    address: str | None = None  # the network address they came from; None: they came by no network
 
 
 EVERREF: Final = By(None, "Everref")
@@ -64,70 +63,72 @@ async def choose(
     hint: Hint = nobody,
     at_once: int = AT_ONCE,
 ) -> list[Chosen]:
-    """Keep these repositories of the connection from now on, in its team.
+    """Back up these repositories of the connection from now on, in its team.
 
-    1. Each has a row, found by the forge's number where it was kept before.
-    2. Its first backup is wished for, and hinted at: it begins while 3 goes on.
-    3. The forge is asked to tell of every push, for the first `at_once` now.
+    1. Each gets a row; one that was kept before is found by the forge's number.
+    2. Its first sync is requested and hinted at, so that it starts during step 3.
+    3. The forge is asked to report every push; for the first `at_once` repositories, now.
 
-    Safe to run twice, also at once: rows, wishes and hooks are found as they are.
-    Raises NotFound when the connection lists none of this number, OverLimit where the team has as many as
-    it may: what was chosen before that is kept.
+    Safe to run twice, also at the same time: existing rows, sync requests and hooks are reused.
+    Raises NotFound when the connection lists no repository with this number, OverLimit when the
+    team has as many as it may: what was chosen before that stays.
     """
     rows = await discovered.of(services.db, connection_id, repository_ids)
     known = {row.repository_id for row in rows if row.gone_at is None}
     for number in repository_ids:
         if number not in known:
-            raise NotFound(f"this connection lists no repository {number}; list it anew")
-    asked = await client_of(services, connection_id)
-    return await keep(services, asked, by, rows, hint=hint, at_once=at_once)
+            raise NotFound(f"this connection lists no repository {number}; refresh the list and choose again")
+    client = await client_of(services, connection_id)
+    return await keep(services, client, by, rows, hint=hint, at_once=at_once)
 
 
 async def keep(
     services: Services,
-    asked: ForgeClient,
+    client: ForgeClient,
     by: By,
     rows: Sequence[DiscoveredRepository],
     *,
     hint: Hint = nobody,
     at_once: int = AT_ONCE,
 ) -> list[Chosen]:
-    """`choose`, for what is listed and with a connection that is open."""
+    """`choose`, for repositories that are already discovered and a forge client that is open."""
     kept: list[RemoteRepository] = []
     services.progress.phase("choosing repositories", len(rows), "repositories")
     for row in rows:
-        origin = await _kept(services, asked, by, row)
+        remote = await _kept(services, client, by, row)
         failpoints.reached("choose: repo stored")
-        await repos.request_sync(services.db, origin.repo.id, services.clock())
+        await repos.request_sync(services.db, remote.repo.id, services.clock())
         failpoints.reached("choose: wished")
-        await hint(origin.repo.id)
-        kept.append(origin)
+        await hint(remote.repo.id)
+        kept.append(remote)
         services.progress.advance(1)
     services.progress.phase("registering hooks", min(len(kept), at_once), "hooks")
     done: list[Chosen] = []
     waits: str | None = None  # why no more hooks are registered now
-    for number, origin in enumerate(kept):
+    for number, remote in enumerate(kept):
         if number >= at_once:
-            waits = waits or "its turn comes with the next sweep"
-        care = Care(Outcome.WAITING, waits) if waits else await webhooks.ensure(services, asked, origin)
+            waits = waits or "the next sweep registers it"
+        result = (
+            HookCheck(Outcome.WAITING, waits) if waits else await webhooks.ensure(services, client, remote)
+        )
         if waits:
-            await webhooks.announce(services, asked, origin)
-        elif care.outcome is Outcome.WAITING:
-            waits = care.why
-        done.append(Chosen(origin.repo, care.outcome, care.why))
+            await webhooks.announce(services, client, remote)
+        elif result.outcome is Outcome.WAITING:
+            waits = result.why
+        done.append(Chosen(remote.repo, result.outcome, result.why))
         services.progress.advance(1)
     return done
 
 
 async def _kept(
-    services: Services, asked: ForgeClient, by: By, row: DiscoveredRepository
+    services: Services, client: ForgeClient, by: By, row: DiscoveredRepository
 ) -> RemoteRepository:
-    """The repo that follows this number, made if there is none, and read by this connection."""
-    connection = asked.connection
+    """The repo that follows this repository's number, added if there is none, and read by this connection."""
+    connection = client.connection
     team, host = connection.team_id, connection.host
     found = await remotes.at_forge(services.db, team, connection.forge, host, row.repository_id)
     if found is None:
-        found = await _placeless(services, asked, row)
+        found = await _added_by_url(services, client, row)
     if found is None:
         name, now = await follow.free_name(services, team, row, host), services.clock()
         try:
@@ -135,7 +136,7 @@ async def _kept(
                 repo = await repos.add(locked, team, name, row.clone_url, now)
         except UsageError:  # another run was faster, or took the name
             found = await remotes.at_forge(services.db, team, connection.forge, host, row.repository_id)
-            found = found or await _placeless(services, asked, row)
+            found = found or await _added_by_url(services, client, row)
             if found is None:
                 raise
         else:
@@ -152,25 +153,25 @@ async def _kept(
             added_by=by.person_id,
         )
         if placed:
-            await _told(services, db, connection.team_id, by, "repo.add", found.repo)
-    if placed is None:  # another run has just given the row to another repository of this name
-        raise Busy(f"{row.full_name} is another repository now; list it anew")
-    origin = await remotes.get(services.db, found.repo.id)
-    if follow.is_old(origin, row):
-        await follow.follow(services, connection, [(origin, row)])
-        origin = await remotes.get(services.db, found.repo.id)
-    return origin
+            await _audit(services, db, connection.team_id, by, "repo.add", found.repo)
+    if placed is None:  # another run has just given the row to another repository with this name
+        raise Busy(f"{row.full_name} is a different repository now; refresh the list and choose again")
+    remote = await remotes.get(services.db, found.repo.id)
+    if follow.is_old(remote, row):
+        await follow.follow(services, connection, [(remote, row)])
+        remote = await remotes.get(services.db, found.repo.id)
+    return remote
 
 
-async def _placeless(
-    services: Services, asked: ForgeClient, row: DiscoveredRepository
+async def _added_by_url(
+    services: Services, client: ForgeClient, row: DiscoveredRepository
 ) -> RemoteRepository | None:
-    """The repo of this address that follows no number yet: somebody added it by its URL.
+    """The repo at this address that follows no number yet, because somebody added it by its URL.
 
-    One that follows another number was here before this repository was: it is
-    gone or renamed, keeps its history under another name, and gives up the address.
+    A repo at this address that follows another number belongs to an earlier repository, since
+    deleted or renamed: it keeps its history under another name and gives up the address.
     """
-    team = asked.connection.team_id
+    team = client.connection.team_id
     found = await remotes.at_address(services.db, team, row.clone_url)
     if found is None or found.repository_id is None:
         return found
@@ -186,7 +187,7 @@ async def choose_pattern(
     hint: Hint = nobody,
     at_once: int = AT_ONCE,
 ) -> list[Chosen]:
-    """Keep what matches one of these now, and later; with none, only what is chosen one by one."""
+    """Back up what matches one of these patterns, now and later; with none, only single choices remain."""
     given = choosing.patterns(patterns)
     return await _by_rule(services, connection_id, by, False, given, hint, at_once)
 
@@ -200,7 +201,7 @@ async def choose_everything(
     hint: Hint = nobody,
     at_once: int = AT_ONCE,
 ) -> list[Chosen]:
-    """Keep everything that is listed, now and later; or, with `on` false, nothing more by itself."""
+    """Back up everything the connection lists, now and later; with `on` false, add nothing automatically."""
     return await _by_rule(services, connection_id, by, on, None, hint, at_once)
 
 
@@ -213,18 +214,18 @@ async def _by_rule(
     hint: Hint,
     at_once: int,
 ) -> list[Chosen]:
-    """The rule is stored first: a run that dies after that is finished by the next listing."""
-    asked = await client_of(services, connection_id)
-    kept = asked.connection.patterns if patterns is None else tuple(patterns)
+    """Store the rule first, so that the next listing finishes what a killed run left undone."""
+    client = await client_of(services, connection_id)
+    kept = client.connection.patterns if patterns is None else tuple(patterns)
     await listings.set_rule(services.db, connection_id, everything, kept)
     rows = await unchosen(services, connection_id, everything, kept)
-    return await keep(services, asked, by, rows, hint=hint, at_once=at_once)
+    return await keep(services, client, by, rows, hint=hint, at_once=at_once)
 
 
 async def unchosen(
     services: Services, connection_id: ConnectionId, everything: bool, patterns: Sequence[str]
 ) -> list[DiscoveredRepository]:
-    """What the connection's rule means and is not kept yet, or not since its connection ended."""
+    """The repositories that the connection's rule matches and that are not kept yet, or not since it ended."""
     if not everything and not patterns:
         return []
     rows = await discovered.all(services.db, connection_id)
@@ -237,7 +238,7 @@ async def unchosen(
 
 
 async def passed_over(services: Services, connection_id: ConnectionId) -> int:
-    """How many the connection's rule means and leaves alone, as a person paused them or let them go."""
+    """How many repositories the rule matches but skips, because a person paused or stopped them."""
     connection = (await client_of(services, connection_id)).connection
     rows = await discovered.all(services.db, connection_id)
     known = {
@@ -258,16 +259,16 @@ async def add_url(
     *,
     hint: Hint = nobody,
 ) -> Repo:
-    """Keep any git remote that can be reached over HTTP; its first backup is wished for at once.
+    """Back up any git remote that can be reached, and request its first sync.
 
-    Safe to run twice: the second finds the first's row.
+    Safe to run twice: the second run finds the first's row.
     """
-    remote = await add.remote_meant(services, team, url)
+    remote = await add.remote_for(services, team, url)
     known = await remotes.at_address(services.db, team, remote.url)
     repo = await add.repo_for(services, url, name, secret, team=team)
     await remotes.set_host(services.db, repo.id, urlsplit(repo.url).netloc or None, by.person_id)
     if known is None:
-        await _told(services, services.db, team, by, "repo.add", repo)
+        await _audit(services, services.db, team, by, "repo.add", repo)
     elif known.paused_at is not None:
         await resume(services, repo.id, by)
     await repos.request_sync(services.db, repo.id, services.clock())
@@ -276,29 +277,29 @@ async def add_url(
 
 
 async def pause(services: Services, repo_id: RepoId, by: By) -> None:
-    """Look at it no more for now; its hook stays, and what is kept stays. Safe to run twice."""
-    origin = await remotes.get(services.db, repo_id)
+    """Stop syncing the repo for now; its hook and its backups stay. Safe to run twice."""
+    remote = await remotes.get(services.db, repo_id)
     async with transaction(services.db) as db:
         if await remotes.pause(db, repo_id, services.clock()):
-            await _told(services, db, origin.team_id, by, "repo.pause", origin.repo)
+            await _audit(services, db, remote.team_id, by, "repo.pause", remote.repo)
 
 
 async def resume(services: Services, repo_id: RepoId, by: By, *, hint: Hint = nobody) -> None:
-    """Look at it again, beginning now. Safe to run twice."""
-    origin = await remotes.get(services.db, repo_id)
+    """Sync the repo again, starting now. Safe to run twice."""
+    remote = await remotes.get(services.db, repo_id)
     async with transaction(services.db) as db:
         if not await remotes.resume(db, repo_id):
             return
-        await _told(services, db, origin.team_id, by, "repo.resume", origin.repo)
+        await _audit(services, db, remote.team_id, by, "repo.resume", remote.repo)
         await repos.request_sync(db, repo_id, services.clock())
     await hint(repo_id)
 
 
 async def let_go(services: Services, repo_id: RepoId, by: By) -> str | None:
-    """Keep it no longer up to date: it is paused, its hook removed, and its backups stay.
+    """Stop backing the repo up: it is paused, its hook is removed, and its backups stay.
 
-    Returns what the person should know where the hook could not be removed at the
-    forge. A rule does not choose it again; a person can. Safe to run twice.
+    Returns what to tell the person if the hook could not be removed at the forge.
+    No rule chooses the repo again; a person can. Safe to run twice.
     """
     return await _let_go(services, repo_id, by, remotes.pause)
 
@@ -306,41 +307,41 @@ async def let_go(services: Services, repo_id: RepoId, by: By) -> str | None:
 async def _let_go(
     services: Services, repo_id: RepoId, by: By, stop: Callable[[Db, RepoId, datetime], Awaitable[bool]]
 ) -> str | None:
-    origin = await remotes.get(services.db, repo_id)
+    remote = await remotes.get(services.db, repo_id)
     async with transaction(services.db) as db:
         if await stop(db, repo_id, services.clock()):
-            await _told(services, db, origin.team_id, by, "repo.remove", origin.repo)
-    return await _unhooked(services, origin)
+            await _audit(services, db, remote.team_id, by, "repo.remove", remote.repo)
+    return await _unhooked(services, remote)
 
 
-async def _unhooked(services: Services, origin: RemoteRepository) -> str | None:
-    if origin.connection_id is None:
-        return await webhooks.remove(services, None, origin)
+async def _unhooked(services: Services, remote: RemoteRepository) -> str | None:
+    if remote.connection_id is None:
+        return await webhooks.remove(services, None, remote)
     try:
-        asked = await client_of(services, origin.connection_id)
-    except NotFound:  # it was disconnected a moment ago
-        return await webhooks.remove(services, None, origin)
-    return await webhooks.remove(services, asked, origin)
+        client = await client_of(services, remote.connection_id)
+    except NotFound:  # the connection was removed a moment ago
+        return await webhooks.remove(services, None, remote)
+    return await webhooks.remove(services, client, remote)
 
 
 async def disconnect(services: Services, connection_id: ConnectionId, by: By) -> list[str]:
     """End a connection: its hooks are removed, its repos paused, and every backup stays.
 
-    A repo that another connection of the team sees goes on with that one; the others go on when a
-    rule of a later connection means them, or a person ticks them. Returns what the person should know.
-    Safe to run twice: the connection goes last.
+    A repo that another connection of the team can see continues with that connection; the others
+    continue when a rule of a later connection matches them, or a person chooses them. Returns what to
+    tell the person. Safe to run twice: the connection is removed last.
     """
     left: list[str] = []
-    for origin in await remotes.of_connection(services.db, connection_id):
-        heir = await remotes.heir(services.db, origin.repo.id)
+    for remote in await remotes.of_connection(services.db, connection_id):
+        heir = await remotes.other_connection_of(services.db, remote.repo.id)
         if heir is None:
-            left += filter(None, [await _let_go(services, origin.repo.id, by, remotes.disconnect)])
-        await remotes.hand_to(services.db, [origin.repo.id], heir)
+            left += filter(None, [await _let_go(services, remote.repo.id, by, remotes.disconnect)])
+        await remotes.hand_to(services.db, [remote.repo.id], heir)
     await connections.disconnect(services, connection_id)
     return left
 
 
-async def _told(services: Services, db: Db, team: TeamId, by: By, action: str, repo: Repo) -> None:
+async def _audit(services: Services, db: Db, team: TeamId, by: By, action: str, repo: Repo) -> None:
     entry = Entry(
         person_id=by.person_id,
         actor=by.name,

@@ -1,9 +1,9 @@
-"""Connecting an account at a forge, and keeping its tokens of use; every question to a forge begins here.
+"""Connecting an account at a forge and keeping its tokens usable; every request to a forge starts here.
 
-A pair of tokens belongs to one row, and a refresh token is good for one use: it is used under a lease on the
-tokens, and what came for it is committed before anybody works with it. Whoever dies in between leaves a spent
-token behind, which the next run finds refused: the connection then says that its person must connect again,
-and asks the forge no more.
+Each row holds one pair of tokens, and a refresh token works only once: it is used under a lease on the
+tokens, and the new pair is committed before anybody works with it. A run that dies in between leaves a used
+token behind, which the forge refuses at the next run: the connection then asks its person to connect again
+and sends the forge no more requests.
 """
 
 import asyncio
@@ -43,14 +43,14 @@ from mirror.store.discovery.connections import (
 from mirror.store.people import notices
 from mirror.store.people.teams import TeamId
 
-EARLY: Final = timedelta(minutes=10)  # before its end from which on a token is not given out any more
-SAVING: Final = (0.5, 1, 2, 4, 8)  # seconds between two tries to keep a new pair while the database is away
+EARLY: Final = timedelta(minutes=10)  # a token that expires within this time is renewed before use
+SAVING: Final = (0.5, 1, 2, 4, 8)  # seconds between two tries to store a new pair while the database is away
 
 A = TypeVar("A")
 
 
 def callback(settings: Settings, app: App) -> str:
-    """Where a forge sends browsers back to; it is what is registered there."""
+    """The address to which a forge sends browsers back; it must be registered there."""
     base = settings.base_url or f"http://127.0.0.1:{settings.port}"
     return f"{base.rstrip('/')}/auth/{app.forge}/callback"
 
@@ -63,22 +63,26 @@ async def connect(
     tokens: Tokens,
     grant_kind: GrantKind = "oauth",
 ) -> Connection:
-    """Connect the account whose tokens these are, or give its connection these tokens.
+    """Connect the account that these tokens belong to, or store them in its existing connection.
 
-    The same account by the same kind of grant is the same connection, whoever connects it: its repos
-    go on. Raises BadCredentials, Refused naming the scopes that are missing, or what kept the forge from
-    answering; nothing was changed then. Safe to run twice.
+    The same account with the same kind of grant is the same connection, whoever connects it, so its
+    repos continue. Raises BadCredentials, Refused naming the missing scopes, or the reason why the
+    forge did not answer; nothing is changed then. Safe to run twice.
     """
     keyring = _keyring(services)
     forge = services.forges.of(app)
     known = services.forges.at(app.forge, app.host).app.url
     if known != app.url:  # the row keeps the host alone
-        raise Refused(f"{app.host} is reached at {known}; name another address in {app.forge.upper()}_URL")
+        raise Refused(
+            f"{app.host} is already configured at {known}; set {app.forge.upper()}_URL to use another address"
+        )
     account = await forge.account(tokens.access, personal=grant_kind == "token")
     missing = missing_for(forge, account, Purpose.READ)
     if missing:
         needed = ", ".join(forge.scopes(Purpose.READ))
-        raise Refused(f"{app.host} granted no {', '.join(missing)}; connect with the scopes {needed}")
+        raise Refused(
+            f"{app.host} did not grant {', '.join(missing)}; connect again with the scopes {needed}"
+        )
     wanted = NewConnection(
         team_id,
         person_id,
@@ -95,15 +99,15 @@ async def connect(
         sealed = connections.seal(keyring, connection_id, tokens.access, tokens.refresh)
         kept = await connections.keep(services.db, connection_id, wanted, sealed, services.clock())
         if kept:
-            return kept  # else another run connected the same account just now: give its row these tokens
+            return kept  # else another run has just connected the same account: store the tokens in its row
 
 
 async def signed_in(services: Services, app: App, account: Account, tokens: Tokens) -> Connection | None:
-    """What becomes of the tokens of a sign-in: they go to a connection that needs them, or end.
+    """Give the tokens of a sign-in to a connection that needs them, or revoke them.
 
-    GitHub gives one account no more than ten tokens for the same scopes and revokes the oldest, so that
-    signing in could end the tokens of a connection: the one with the oldest gets the new ones, one that
-    stopped before all others. GitLab's last until they are refreshed, so there only one that stopped does.
+    GitHub allows one account ten tokens for the same scopes and revokes the oldest, so that signing in
+    could revoke a connection's tokens: the connection with the oldest gets the new ones, or first one that
+    has stopped working. GitLab's tokens last until they are refreshed, so only a stopped one gets them there.
     https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps
     """
     forge, keyring = services.forges.of(app), services.keyring
@@ -123,55 +127,54 @@ async def signed_in(services: Services, app: App, account: Account, tokens: Toke
 
 
 async def forge_of(services: Services, connection_id: ConnectionId) -> tuple[Forge, str]:
-    """The connection's forge, and a token for it that is good for a while. Raises what `token_for` does."""
-    good = await _good(services, connection_id)
-    return good.forge, good.token
+    """The connection's forge, and a token that stays valid for a while. Raises what `token_for` raises."""
+    valid = await _valid(services, connection_id)
+    return valid.forge, valid.token
 
 
 async def token_for(services: Services, connection_id: ConnectionId, refused: str | None = None) -> str:
-    """An access token with ten minutes or more before it, refreshed if need be.
+    """An access token that is valid for at least ten more minutes, refreshed if necessary.
 
-    `refused` is a token that the forge did not take although it should have: it is not given out again.
-    Raises BadCredentials where the person must connect again (the row says so from then on, a notice does
-    once, and the forge is not asked any more), NetworkError where the forge cannot be reached and nothing
-    was changed.
+    `refused` is a token that the forge refused although it should be valid: it is not returned again.
+    Raises BadCredentials if the person must connect again (the row then says so, one notice is sent, and
+    the forge gets no more requests), NetworkError if the forge cannot be reached; nothing is changed then.
     """
-    return (await _good(services, connection_id, refused)).token
+    return (await _valid(services, connection_id, refused)).token
 
 
 @dataclass(frozen=True, slots=True)
-class _Good:
-    """A token that can be used, and which one of its connection it is."""
+class _ValidToken:
+    """A token that can be used, and the connection it belongs to."""
 
     forge: Forge
     token: str = field(repr=False)
     of: Connection
 
 
-async def _good(services: Services, connection_id: ConnectionId, refused: str | None = None) -> _Good:
+async def _valid(services: Services, connection_id: ConnectionId, refused: str | None = None) -> _ValidToken:
     kept = await connections.kept(services.db, connection_id)
     if kept is None:
         raise NotFound("the connection was removed")
-    return await _good_of(services, kept, refused)
+    return await _valid_of(services, kept, refused)
 
 
-async def _good_of(services: Services, kept: StoredConnection, refused: str | None = None) -> _Good:
+async def _valid_of(services: Services, kept: StoredConnection, refused: str | None = None) -> _ValidToken:
     keyring, found = _keyring(services), kept.connection
     _check_works(found)
     token, _ = kept.opened(keyring)
     if not _is_due(services, found) and token != refused:
-        return _Good(services.forges.at(found.forge, found.host), token, found)
+        return _ValidToken(services.forges.at(found.forge, found.host), token, found)
     return await unbroken(_renewed(services, keyring, found.id, refused))
 
 
 @met_by(Origin.FORGE)
 async def _renewed(
     services: Services, keyring: Keyring, connection_id: ConnectionId, refused: str | None
-) -> _Good:
-    """The token after the one that is due, by whichever run gets the lease on the connection's tokens first.
+) -> _ValidToken:
+    """Renew a token that expires soon; the run that gets the lease on the connection's tokens does it.
 
-    Nothing of the database is held while the forge is asked. A run that lost its lease
-    meanwhile finds another pair there, and uses that.
+    No database connection is held while the forge is asked. A run that loses its lease
+    meanwhile finds another pair stored, and uses that.
     """
     name = forge_leases.of_tokens(connection_id)
     async with leased_at_forge(services.db, name, "the tokens of this connection"):
@@ -183,26 +186,26 @@ async def _renewed(
         token, refresh = kept.opened(keyring)
         forge = services.forges.at(found.forge, found.host)
         if not _is_due(services, found) and token != refused:
-            return _Good(forge, token, found)  # another run was first
+            return _ValidToken(forge, token, found)  # another run was first
         stopped: BadCredentials | None = None
         if refresh is None:
             if not _has_ended(services, found) and (token != refused or await _is_taken(forge, token, found)):
-                return _Good(forge, token, found)
+                return _ValidToken(forge, token, found)
             stopped = BadCredentials(f"{found.host} refuses the token of {found.login}; connect again")
         else:
             try:
                 new = await forge.refresh(refresh, callback(services.settings, forge.app))
             except SpentGrant:
                 stopped = SpentGrant(
-                    f"{found.host} does not renew the grant of {found.login} any more; connect again"
+                    f"{found.host} no longer renews the access of {found.login}; connect again"
                 )
             else:
                 sealed = connections.seal(keyring, found.id, new.access, new.refresh or refresh)
                 if await _saved(services, found, sealed, new):
-                    return _Good(forge, new.access, replace(found, version=found.version + 1))
+                    return _ValidToken(forge, new.access, replace(found, version=found.version + 1))
         if stopped and await _stop(services, found, str(stopped)):
             raise stopped
-    return await _good(services, connection_id, refused)  # somebody gave it another pair meanwhile
+    return await _valid(services, connection_id, refused)  # another run stored a new pair meanwhile
 
 
 async def _saved(
@@ -232,15 +235,15 @@ async def asking(
 
     Raises BadCredentials where that one is refused too: the connection has stopped then.
     """
-    good = await _good(services, connection_id)
+    valid = await _valid(services, connection_id)
     try:
-        return await ask(good.forge, good.token)
+        return await ask(valid.forge, valid.token)
     except BadCredentials:
-        good = await _good(services, connection_id, refused=good.token)
+        valid = await _valid(services, connection_id, refused=valid.token)
     try:
-        return await ask(good.forge, good.token)
+        return await ask(valid.forge, valid.token)
     except BadCredentials as error:
-        await _stop(services, good.of, str(error))
+        await _stop(services, valid.of, str(error))
         raise
 
 
@@ -255,10 +258,10 @@ async def _stop(services: Services, found: Connection, why: str) -> bool:
 
 
 async def check(services: Services, connection_id: ConnectionId) -> Connection:
-    """Ask the forge whose token it is and what it may do, and keep that. Safe to run twice.
+    """Ask the forge which account the token belongs to and what it may do, and store that. Safe to run twice.
 
-    Raises BadCredentials where the forge refuses it, or where it is another account's now: the connection
-    has stopped then. Where the forge cannot be reached nothing is changed.
+    Raises BadCredentials if the forge refuses the token, or if it belongs to another account now: the
+    connection has stopped then. If the forge cannot be reached, nothing is changed.
     """
     found = await _get(services, connection_id)
     account = await asking(
@@ -268,7 +271,7 @@ async def check(services: Services, connection_id: ConnectionId) -> Connection:
     )
     now = await _get(services, connection_id)
     if account.id != found.account_id:
-        why = f"the token is of another account at {found.host} now; connect again"
+        why = f"the token belongs to another account at {found.host} now; connect again"
         await _stop(services, now, why)
         raise BadCredentials(why)
     await connections.checked(
@@ -284,12 +287,12 @@ async def check(services: Services, connection_id: ConnectionId) -> Connection:
 
 
 def missing_for(forge: Forge, account: Account, purpose: Purpose) -> tuple[str, ...]:
-    """The scopes that this needs and the token has not; of a fine-grained one nobody can tell."""
+    """The scopes that this purpose needs and the token lacks; unknown, so none, for a fine-grained token."""
     return () if account.fine_grained else forge.missing_scopes(account.scopes, purpose)
 
 
 def missing_scopes(services: Services, connection: Connection, purpose: Purpose) -> tuple[str, ...]:
-    """The scopes that this needs and the connection has not."""
+    """The scopes that this purpose needs and the connection lacks."""
     if not connection.scopes:
         return ()
     forge = services.forges.at(connection.forge, connection.host)
@@ -297,14 +300,14 @@ def missing_scopes(services: Services, connection: Connection, purpose: Purpose)
 
 
 async def disconnect(services: Services, connection_id: ConnectionId) -> None:
-    """End the grant at the forge and forget the connection; its repos keep all that was backed up.
+    """Revoke the grant at the forge and forget the connection; its repos keep all their backups.
 
     Safe to run twice. The order matters:
 
-    1. The hooks of its repos are removed before this is called, as that needs the token.
-    2. The grant ends at the forge, as far as that can be reached: a token that a person made stays theirs.
-    3. The row goes, and with it what was listed. Its repos have no connection from then on, and say so
-       at the next sync if their forge wants credentials.
+    1. The caller has removed the hooks of its repos, because that needs the token.
+    2. The grant is revoked if the forge can be reached; a token that a person made is left to them.
+    3. The row is deleted, with what it had discovered. Its repos have no connection from then on, and say so
+       at the next sync if their forge asks for credentials.
     """
     kept = await connections.kept(services.db, connection_id)
     if kept is None:
@@ -317,37 +320,37 @@ async def disconnect(services: Services, connection_id: ConnectionId) -> None:
 
 
 async def credential_of(services: Services, repo_id: RepoId, url: str) -> Secret | None:
-    """What git sends for a repo of a connection. None: it has none, or its address is elsewhere."""
+    """The credentials git sends for a repo of a connection. None: no connection, or an address elsewhere."""
     kept = await connections.of_repo(services.db, repo_id)
     return None if kept is None else await credential_from(services, kept, url)
 
 
 async def credential_from(services: Services, kept: StoredConnection, url: str) -> Secret | None:
-    """What git sends there for a repo of this connection. None: the address is elsewhere."""
+    """The credentials git sends for a repo of this connection. None: the address is not at its forge."""
     forge = services.forges.at(kept.connection.forge, kept.connection.host)
     ours, theirs = urlsplit(forge.app.url), urlsplit(url)
     if (ours.scheme, ours.netloc) != (theirs.scheme, theirs.netloc):
         return None
-    return forge.credential((await _good_of(services, kept)).token)
+    return forge.credential((await _valid_of(services, kept)).token)
 
 
-async def is_mended(services: Services, repo: Repo) -> bool:
+async def can_retry_credentials(services: Services, repo: Repo) -> bool:
     """Whether a fetch whose credentials were refused is worth one more try.
 
-    A token may have run out on its way: the forge is asked about it, and it is renewed if need be.
-    Raises BadCredentials where the connection has stopped.
+    A token may have expired on the way: the forge is asked about it, and it is renewed if necessary.
+    Raises BadCredentials if the connection has stopped.
     """
     kept = await connections.of_repo(services.db, repo.id)
     if kept is None or services.keyring is None or await credential_of(services, repo.id, repo.url) is None:
         return False
     if await credentials.of(services.db, services.keyring, repo.id, repo.url):
-        return False  # its own ones are used, and only a person can mend them
+        return False  # the repo uses credentials of its own, which only a person can replace
     await check(services, kept.connection.id)
     return True
 
 
 async def _is_taken(forge: Forge, token: str, of: Connection) -> bool:
-    """Whether the forge takes a token that it refused a moment ago; some have refused all for a while."""
+    """Whether the forge accepts a token that it has just refused; forges have refused all for a while."""
     try:
         await forge.account(token, personal=of.grant_kind == "token")
     except BadCredentials:
@@ -356,7 +359,7 @@ async def _is_taken(forge: Forge, token: str, of: Connection) -> bool:
 
 
 async def _revoked(forge: Forge, token: str) -> None:
-    """End a token, if the forge is there; where it is not, the token ends by itself or its owner ends it."""
+    """Revoke a token if the forge answers; otherwise it expires by itself or its owner revokes it."""
     try:
         await forge.revoke(token)
     except EverrefError:
@@ -387,5 +390,5 @@ def _has_ended(services: Services, found: Connection) -> bool:
 
 def _keyring(services: Services) -> Keyring:
     if services.keyring is None:
-        raise OurFault("tokens cannot be kept: set SECRET_KEYS (32 random characters or more)")
+        raise OurFault("tokens cannot be stored: set SECRET_KEYS (32 random characters or more)")
     return services.keyring

@@ -1,7 +1,7 @@
-"""Listing what connections can see, again and again: what is new, renamed, gone, or there once more.
+"""Listing what each connection can see: which repositories are new, renamed, gone, or back again.
 
-Who calls: a person who connects or looks for more, and the sweep, which lists each
-connection once an hour. Pages that did not change cost the forge nothing.
+Who calls: a person who connects or refreshes the list, and the sweep, which lists each
+connection once an hour. Pages that have not changed cost the forge nothing.
 """
 
 import asyncio
@@ -23,43 +23,43 @@ from mirror.store.discovery.connections import ConnectionId
 from mirror.store.discovery.remotes import RemoteRepository
 from mirror.store.people import notices
 
-EVERY: Final = timedelta(hours=1)  # a connection is listed
-SPREAD: Final = 600  # seconds by which connections differ, so that they don't come together
-SOON: Final = timedelta(minutes=15)  # until one that could not be listed is tried again
+EVERY: Final = timedelta(hours=1)  # between two listings of a connection
+SPREAD: Final = 600  # seconds over which connections are spread, so that they are not all listed at once
+SOON: Final = timedelta(minutes=15)  # until a listing that failed is tried again
 AT_ONCE: Final = 4  # connections that are listed at the same time
-LISTING: Final = 900.0  # seconds for a listing in all; 1,000 pages take half of it
-A_SWEEP: Final = 100  # connections, and repositories that deliveries tell of, in one sweep
+LISTING: Final = 900.0  # seconds for a whole listing; 1,000 pages take half of it
+A_SWEEP: Final = 100  # connections, and repositories that deliveries report as changed, in one sweep
 
 log = logging.getLogger("mirror.listing")
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A listing that came to its end."""
+    """A complete listing."""
 
     repositories: int
-    changed_pages: int  # the forge answered anew
-    hidden: int  # organisations that want a single sign-on before they tell
+    changed_pages: int  # pages that the forge sent again because they had changed
+    hidden: int  # organisations that require a single sign-on before they list anything
 
 
 async def refresh_listing(services: Services, connection_id: ConnectionId) -> Whole:
-    """List what the connection can see, to the end.
+    """List everything the connection can see.
 
-    1. Each page is kept as it comes; one that has not changed says so, by the
-       mark of the last listing, and what was on it is there still.
-    2. Only after the last one is gone what was on none of them. A listing that
-       broke off, or that an organisation kept itself out of, makes nothing gone.
-    3. The marks are stored last: a run that dies asks for every page again.
+    1. Each page is stored as it arrives. For a page that has not changed since the mark of the
+       last listing the forge says only that, and its repositories still count as present.
+    2. Repositories on no page are marked as gone only after the last page. A listing that broke
+       off, or from which an organisation was hidden, marks nothing as gone.
+    3. The marks are stored last: after a run that died, every page is requested again.
 
-    Safe to run twice, also at once. Raises RateLimited with the time, after which
-    the sweep goes on, or what else kept the forge from answering.
+    Safe to run twice, also at the same time. Raises RateLimited with the time at which the sweep
+    continues, or whatever else kept the forge from answering.
     """
     began = services.clock()
-    asked = await client_of(services, connection_id)
+    client = await client_of(services, connection_id)
     marks = marks_from_json(await listings.marks(services.db, connection_id))
-    services.progress.phase(f"listing repositories at {asked.connection.host}", None, "repositories")
+    services.progress.phase(f"listing repositories at {client.connection.host}", None, "repositories")
     try:
-        pages = await _in_time(services, asked, marks)
+        pages = await _in_time(services, client, marks)
     except EverrefError as error:
         now = services.clock()
         again = error.retry_at if isinstance(error, RateLimited) else now + SOON
@@ -79,11 +79,11 @@ async def refresh_listing(services: Services, connection_id: ConnectionId) -> Wh
     if hidden:
         await notices.add(
             services.db,
-            asked.connection.team_id,
+            client.connection.team_id,
             None,
             "connection",
-            f"{asked.connection.host} hides the repositories of {len(hidden)} organisations from "
-            f"{asked.connection.login} until the token is allowed by their single sign-on",
+            f"{client.connection.host} hides the repositories of {len(hidden)} organisations from "
+            f"{client.connection.login} until the token is authorized for their single sign-on",
             services.clock(),
             f"hidden/{connection_id}/{','.join(sorted(hidden))}",
         )
@@ -91,94 +91,94 @@ async def refresh_listing(services: Services, connection_id: ConnectionId) -> Wh
     return Whole(len({one for page in pages for one in page.ids}), changed, len(hidden))
 
 
-async def _in_time(services: Services, asked: ForgeClient, marks: Mapping[str, Mark]) -> list[Page]:
+async def _in_time(services: Services, client: ForgeClient, marks: Mapping[str, Mark]) -> list[Page]:
     """Every page, within LISTING seconds."""
     try:
         async with asyncio.timeout(LISTING) as limit:
-            return await _pages(services, asked, marks)
+            return await _pages(services, client, marks)
     except TimeoutError:
         if not limit.expired():
             raise
-        host = asked.connection.host
+        host = client.connection.host
         raise LimitReached(
-            f"{host} did not list all of its repositories within {LISTING / 60:g} minutes; it is tried again"
+            f"{host} did not list all repositories within {LISTING / 60:g} minutes; Everref will try again"
         ) from None
 
 
-async def _pages(services: Services, asked: ForgeClient, marks: Mapping[str, Mark]) -> list[Page]:
-    """Every page, what is on it kept. Marks whose repositories are not known here are not relied on."""
+async def _pages(services: Services, client: ForgeClient, marks: Mapping[str, Mark]) -> list[Page]:
+    """Read and store every page. If a marked page has a repository unknown here, read all without marks."""
 
     async def read(forge: Forge, token: str) -> list[Page] | None:
         pages = []
         async for page in forge.repositories(token, marks):
             if page.not_modified:
                 known = await discovered.still_there(
-                    services.db, asked.connection.id, page.ids, services.clock()
+                    services.db, client.connection.id, page.ids, services.clock()
                 )
                 if known != len(set(page.ids)):
                     return None
             else:
-                await discovered.see(services.db, asked.connection.id, page.items, services.clock())
+                await discovered.see(services.db, client.connection.id, page.items, services.clock())
             pages.append(page)
             services.progress.advance(len(page.ids))
         return pages
 
-    pages = await asked.ask(read)
+    pages = await client.ask(read)
     if pages is None:
         marks = {}
-        pages = await asked.ask(read)
-    assert pages is not None  # without marks every page is told anew
+        pages = await client.ask(read)
+    assert pages is not None  # without marks the forge sends every page in full
     return pages
 
 
 @dataclass(frozen=True, slots=True)
 class Relisted:
-    """What a listing brought."""
+    """What a listing led to."""
 
     whole: Whole
     chosen: list[Chosen]  # by the connection's rule
 
 
 async def relist(services: Services, connection_id: ConnectionId, *, hint: Hint = nobody) -> Relisted:
-    """List a connection, follow its repos to where they are now, and choose what its rule means.
+    """List a connection, follow its repos to where they are now, and choose what its rule matches.
 
     Safe to run twice.
     """
     whole = await refresh_listing(services, connection_id)
-    asked = await client_of(services, connection_id)
-    await _follow(services, asked)
-    rule = asked.connection
+    client = await client_of(services, connection_id)
+    await _follow(services, client)
+    rule = client.connection
     rows = await choose.unchosen(services, connection_id, rule.everything, rule.patterns)
-    chosen = await choose.keep(services, asked, EVERREF, rows, hint=hint) if rows else []
+    chosen = await choose.keep(services, client, EVERREF, rows, hint=hint) if rows else []
     return Relisted(whole, chosen)
 
 
-async def _follow(services: Services, asked: ForgeClient) -> None:
-    """Follow the repos that are kept; about those that the listing lacks, the forge is asked by number."""
-    rows = {row.repository_id: row for row in await discovered.all(services.db, asked.connection.id)}
+async def _follow(services: Services, client: ForgeClient) -> None:
+    """Follow the kept repos; ask the forge by number about those that the listing lacks."""
+    rows = {row.repository_id: row for row in await discovered.all(services.db, client.connection.id)}
     old, missing = [], []
-    for origin in await remotes.of_connection(services.db, asked.connection.id):
-        row = rows.get(origin.repository_id or "")
+    for remote in await remotes.of_connection(services.db, client.connection.id):
+        row = rows.get(remote.repository_id or "")
         if row is not None and row.gone_at is None:
-            if follow.is_old(origin, row):
-                old.append((origin, row))
-        elif origin.archived_at is None and origin.repository_id:
-            missing.append(origin)
-    for origin in missing:  # first: one of them may be in the way of another
+            if follow.is_old(remote, row):
+                old.append((remote, row))
+        elif remote.archived_at is None and remote.repository_id:
+            missing.append(remote)
+    for remote in missing:  # first: one of them may be in the way of another
         try:
-            await follow.look(services, asked, origin)
+            await follow.check(services, client, remote)
         except LimitReached:
-            raise  # the next listing goes on
+            raise  # the next listing continues
         except EverrefError as error:
-            log.warning("what became of %s could not be asked: %s", origin.repo.name, error)
-    await follow.follow(services, asked.connection, old)
+            log.warning("could not ask the forge what happened to %s: %s", remote.repo.name, error)
+    await follow.follow(services, client.connection, old)
 
 
 async def due(services: Services) -> None:
-    """List the connections whose time has come, and look at repositories that deliveries tell of.
+    """List the connections that are due, and check repositories that deliveries report as changed.
 
-    One that fails stops no other. Safe to run twice, also at once: each connection
-    is claimed by moving the time of its next listing.
+    A failure of one does not stop the others. Safe to run twice, also at the same time: a run
+    claims a connection by moving the time of its next listing.
     """
     room = asyncio.Semaphore(AT_ONCE)
 
@@ -189,24 +189,24 @@ async def due(services: Services) -> None:
             try:
                 await relist(services, connection_id, hint=services.hint)
             except EverrefError as error:
-                log.warning("connection %s could not be listed: %s", connection_id, error)
+                log.warning("could not list connection %s: %s", connection_id, error)
             except Exception:  # a bug, which stops this listing and no other
-                log.exception("connection %s could not be listed; report this", connection_id)
+                log.exception("could not list connection %s; please report this", connection_id)
 
     async with asyncio.TaskGroup() as group:
         for connection_id, was in await listings.due(services.db, services.clock(), A_SWEEP):
             group.create_task(one(connection_id, was))
-    for repo_id in await remotes.told_of(services.db, A_SWEEP):
-        origin = await remotes.of(services.db, repo_id)
-        if origin is not None:
-            await _looked_at(services, origin)
+    for repo_id in await remotes.reported_changed(services.db, A_SWEEP):
+        remote = await remotes.of(services.db, repo_id)
+        if remote is not None:
+            await _check_one(services, remote)
 
 
-async def _looked_at(services: Services, origin: RemoteRepository) -> None:
-    """A delivery told that something became of this repository: what, only the forge is believed."""
-    if origin.connection_id is None or origin.repository_id is None:
+async def _check_one(services: Services, remote: RemoteRepository) -> None:
+    """Ask the forge what happened to a repository for which a delivery reported a change."""
+    if remote.connection_id is None or remote.repository_id is None:
         return
     try:
-        await follow.look(services, await client_of(services, origin.connection_id), origin)
+        await follow.check(services, await client_of(services, remote.connection_id), remote)
     except EverrefError as error:
-        log.warning("what became of %s could not be asked: %s", origin.repo.name, error)
+        log.warning("could not ask the forge what happened to %s: %s", remote.repo.name, error)

@@ -1,7 +1,7 @@
-"""Following repositories by their forge's number: renamed, transferred, gone, there again, replaced.
+"""Following repositories by their forge's number when they are renamed, moved, deleted, restored or replaced.
 
-A repo keeps its history under whatever name its repository has. Nothing that a
-delivery tells is believed here: the forge is asked.
+A repo keeps its history whatever its repository is called. Deliveries are not trusted here:
+the forge is asked.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger("mirror.listing")
 
 
 class FollowedRepository(Protocol):
-    """A repository as its forge tells of it now."""
+    """A repository as its forge describes it now."""
 
     @property
     def repository_id(self) -> str: ...
@@ -39,56 +39,56 @@ class FollowedRepository(Protocol):
 
 
 def names(full_name: str, host: str, repository_id: str) -> tuple[str, str, str]:
-    """What a repo can be called, the best first: another repo may have its name."""
+    """Possible names for a repo, the best first, because another repo may have its name."""
     return full_name, f"{full_name}-{host.replace(':', '-')}", f"{full_name}-{repository_id}"
 
 
-def has_moved(origin: RemoteRepository, there: FollowedRepository) -> bool:
-    """Whether it is not where the repo says."""
-    return origin.repo.url != there.clone_url
+def has_moved(remote: RemoteRepository, there: FollowedRepository) -> bool:
+    """Whether the repository's address is no longer the repo's."""
+    return remote.repo.url != there.clone_url
 
 
-def is_old(origin: RemoteRepository, there: FollowedRepository) -> bool:
-    """Whether anything of what the repo says of its repository is not so any more."""
-    return has_moved(origin, there) or origin.private != there.private or origin.archived_at is not None
+def is_old(remote: RemoteRepository, there: FollowedRepository) -> bool:
+    """Whether anything that is stored about the repository has changed."""
+    return has_moved(remote, there) or remote.private != there.private or remote.archived_at is not None
 
 
-async def look(services: Services, asked: ForgeClient, origin: RemoteRepository) -> RemoteRepository:
-    """Ask the forge by its number what has become of a repository, and follow it; the repo as it is now.
+async def check(services: Services, client: ForgeClient, remote: RemoteRepository) -> RemoteRepository:
+    """Ask the forge, by number, what happened to a repository, and follow it; returns the repo as it is now.
 
-    One that is gone is archived: what is kept stays, and nothing looks at it until
-    a listing has it again. Raises IdentityChanged where it cannot be followed to
-    where it is. Safe to run twice.
+    A repository that is gone is archived: its backups stay, and nothing syncs it until
+    a listing shows it again. Raises IdentityChanged if it cannot be followed to its new
+    address. Safe to run twice.
     """
-    assert origin.repository_id
-    number, began, there = origin.repository_id, services.clock(), None
+    assert remote.repository_id
+    number, began, there = remote.repository_id, services.clock(), None
     try:
-        there = await asked.ask(lambda forge, token: forge.repository(token, number))
+        there = await client.ask(lambda forge, token: forge.repository(token, number))
     except RemoteGone:
-        if not asked.missing(Purpose.READ):  # else it may only be hidden from this token
-            await _gone(services, asked, origin)
+        if not client.missing(Purpose.READ):  # otherwise it may only be hidden from this token
+            await _gone(services, client, remote)
     else:
-        await follow(services, asked.connection, [(origin, there)])
-    await remotes.looked(services.db, origin.repo.id, began)
-    now = await remotes.get(services.db, origin.repo.id)
+        await follow(services, client.connection, [(remote, there)])
+    await remotes.looked(services.db, remote.repo.id, began)
+    now = await remotes.get(services.db, remote.repo.id)
     if there is not None and has_moved(now, there):
         raise IdentityChanged(
-            f"{now.repo.name} is {there.full_name} now, which another repo keeps already: stop one of the two"
+            f"{now.repo.name} is now {there.full_name}, which another repo already keeps: stop one of the two"
         )
     return now
 
 
-async def _gone(services: Services, asked: ForgeClient, origin: RemoteRepository) -> None:
-    name, connection = origin.repo.name, asked.connection
+async def _gone(services: Services, client: ForgeClient, remote: RemoteRepository) -> None:
+    name, connection = remote.repo.name, client.connection
     async with transaction(services.db) as db:
-        if await remotes.archive(db, origin.repo.id, services.clock()):
+        if await remotes.archive(db, remote.repo.id, services.clock()):
             await notices.add(
                 db,
-                origin.team_id,
-                origin.repo.id,
+                remote.team_id,
+                remote.repo.id,
                 "archived",
-                f"{name} is not at {connection.host} any more, or not for {connection.login}: "
-                "it is archived, and everything that was kept of it stays",
+                f"{name} was deleted at {connection.host} or is no longer visible to {connection.login}: "
+                "it is archived, and all its backups stay",
                 services.clock(),
             )
 
@@ -96,60 +96,60 @@ async def _gone(services: Services, asked: ForgeClient, origin: RemoteRepository
 async def follow(
     services: Services, connection: Connection, seen: Sequence[tuple[RemoteRepository, FollowedRepository]]
 ) -> None:
-    """Let these repos be where and what their repositories are now.
+    """Give these repos the names, addresses and visibility that their repositories have now.
 
-    All at once, since two can have swapped their names. A repo whose address
-    another repository has taken steps aside first. Safe to run twice.
+    All in one step, since two may have swapped their names. A repo whose address now belongs
+    to another repository is renamed first. Safe to run twice.
     """
-    moved = [(origin, there) for origin, there in seen if has_moved(origin, there)]
+    moved = [(remote, there) for remote, there in seen if has_moved(remote, there)]
     lost = await _move(services, connection, moved) if moved else set()
-    for origin, there in seen:
-        if origin.repo.id in lost:
+    for remote, there in seen:
+        if remote.repo.id in lost:
             continue
-        if origin.private != there.private:
-            await remotes.set_private(services.db, origin.repo.id, there.private)
-        if origin.archived_at is not None and await remotes.revive(services.db, origin.repo.id):
-            await _tell(
-                services, origin, f"{origin.repo.name} is at {connection.host} again; its history goes on"
+        if remote.private != there.private:
+            await remotes.set_private(services.db, remote.repo.id, there.private)
+        if remote.archived_at is not None and await remotes.revive(services.db, remote.repo.id):
+            await _notify(
+                services, remote, f"{remote.repo.name} is back at {connection.host}; its history continues"
             )
 
 
 async def _move(
     services: Services, connection: Connection, moved: Sequence[tuple[RemoteRepository, FollowedRepository]]
 ) -> set[RepoId]:
-    """Give these repos their new names and addresses; those that cannot have theirs."""
-    leaving = {origin.repo.id for origin, _ in moved}
+    """Give these repos their new names and addresses; returns those that could not get theirs."""
+    leaving = {remote.repo.id for remote, _ in moved}
     lost: set[RepoId] = set()
     while stuck := await _stuck(services, [one for one in moved if one[0].repo.id not in lost], leaving):
-        lost |= stuck  # they stay where they are, and can be in the way of others
+        lost |= stuck  # they keep their names, which others may need
         leaving -= stuck
     places = {}
-    for origin, there in moved:
-        if origin.repo.id in lost:
+    for remote, there in moved:
+        if remote.repo.id in lost:
             continue
-        name = origin.repo.name
+        name = remote.repo.name
         if name in names(
-            _path(origin.repo.url), connection.host, there.repository_id
+            _path(remote.repo.url), connection.host, there.repository_id
         ):  # nobody chose another
-            name = await free_name(services, origin.team_id, there, connection.host, leaving)
-        places[origin.repo.id] = (name, there.clone_url)
+            name = await free_name(services, remote.team_id, there, connection.host, leaving)
+        places[remote.repo.id] = (name, there.clone_url)
     for repo_id in await _renamed(services, places):
         lost.add(repo_id)
         del places[repo_id]
-    for origin, there in moved:
-        if origin.repo.id in places:
-            await _tell(
+    for remote, there in moved:
+        if remote.repo.id in places:
+            await _notify(
                 services,
-                origin,
-                f"{_path(origin.repo.url)} is {there.full_name} now; its history goes on as "
-                f"{places[origin.repo.id][0]}",
-                key=f"moved/{origin.repo.id}/{there.clone_url}",
+                remote,
+                f"{_path(remote.repo.url)} was renamed to {there.full_name}; its history continues as "
+                f"{places[remote.repo.id][0]}",
+                key=f"moved/{remote.repo.id}/{there.clone_url}",
             )
     return lost
 
 
 async def _renamed(services: Services, places: Mapping[RepoId, tuple[str, str]]) -> set[RepoId]:
-    """Rename all of them at once, or where one is in the way each by itself; those that could not be."""
+    """Rename all in one step, or one by one if a name is taken; returns those that could not be renamed."""
     failed = set()
     try:
         await remotes.rename(services.db, places, services.clock())
@@ -158,7 +158,7 @@ async def _renamed(services: Services, places: Mapping[RepoId, tuple[str, str]])
             try:
                 await remotes.rename(services.db, {repo_id: place}, services.clock())
             except UsageError as error:
-                log.warning("%s cannot be followed to %s: %s", repo_id, place[0], error)
+                log.warning("could not rename repo %s to %s: %s", repo_id, place[0], error)
                 failed.add(repo_id)
     return failed
 
@@ -168,39 +168,39 @@ async def _stuck(
     moved: Sequence[tuple[RemoteRepository, FollowedRepository]],
     leaving: Collection[RepoId],
 ) -> set[RepoId]:
-    """Those whose new address a repo has that follows the address; their team is told."""
+    """Those whose new address already belongs to a repo that was added by URL; their team is notified."""
     stuck = set()
-    for origin, there in moved:
-        other = await remotes.at_address(services.db, origin.team_id, there.clone_url)
+    for remote, there in moved:
+        other = await remotes.at_address(services.db, remote.team_id, there.clone_url)
         if other is None or other.repo.id in leaving:
             continue
         if await make_room(services, other, there.repository_id):
             continue
-        stuck.add(origin.repo.id)
-        await _tell(
+        stuck.add(remote.repo.id)
+        await _notify(
             services,
-            origin,
-            f"{origin.repo.name} is {there.full_name} now, which {other.repo.name} keeps already: "
+            remote,
+            f"{remote.repo.name} is now {there.full_name}, which {other.repo.name} already keeps: "
             "stop one of the two",
-            key=f"moved/{origin.repo.id}/{there.clone_url}",
+            key=f"moved/{remote.repo.id}/{there.clone_url}",
         )
     return stuck
 
 
 async def make_room(services: Services, other: RemoteRepository, repository_id: str) -> bool:
-    """Whether a repo that has this repository's address keeps it no longer.
+    """Rename a repo out of the way of this repository if it can be; returns whether it was.
 
-    One that follows another number was here before: it keeps its history under
-    another name. False: it was added by its URL, and follows the address.
+    A repo that follows another number belongs to an earlier repository: it keeps its history under
+    another name. False: the repo was added by its URL, so the address stays its own.
     """
     if other.repository_id in (None, repository_id) or _gave_up_its_address(other.repo):
         return False
     name = f"{other.repo.name}-{other.repository_id}"
     await remotes.step_aside(services.db, other.repo.id, name, services.clock())
-    await _tell(
+    await _notify(
         services,
         other,
-        f"{other.repo.name} is another repository now; what was kept of the earlier one stays, as {name}",
+        f"{other.repo.name} is a different repository now; the backups of the earlier one stay, as {name}",
         kind="archived",
     )
     return True
@@ -209,56 +209,57 @@ async def make_room(services: Services, other: RemoteRepository, repository_id: 
 async def free_name(
     services: Services, team: TeamId, there: FollowedRepository, host: str, leaving: Collection[RepoId] = ()
 ) -> str:
-    """The best name that no other repo of the team has, but one that is about to give it up."""
+    """The best name that no other repo of the team has, except those that are about to give theirs up."""
     for name in names(there.full_name, host, there.repository_id):
         taken = await remotes.named(services.db, team, name)
         if taken is None or taken.repo.id in leaving:
             return name
-        if taken.archived_at is not None and _path(taken.repo.url) == there.full_name:  # gone, and replaced
+        if taken.archived_at is not None and _path(taken.repo.url) == there.full_name:  # deleted and replaced
             if taken.host == host and await make_room(services, taken, there.repository_id):
                 return name
-    raise UsageError(f"every name for {there.full_name} is taken by another repo; rename that one first")
+    raise UsageError(
+        f"other repos have every name that {there.full_name} could get; rename one of them first"
+    )
 
 
-@errors.met_by(errors.Origin.SOURCE)  # what the forge itself failed in is stamped already
+@errors.met_by(errors.Origin.SOURCE)  # errors of the forge itself already carry their origin
 async def identity_at_forge(
     services: Services, repo: Repo, *, doubt: bool = False, known: RemoteRepository | None = None
 ) -> None:
-    """See that a repo's address still leads to the repository that it follows, before a sync goes there.
+    """Check, before a sync, that a repo's address still leads to the repository that it follows.
 
-    The forge is asked where there is a reason: the last run found it gone, moved
-    or closed, a delivery told of a change, or a listing shows another repository at
-    its address; or the caller has a `doubt` of its own. `known` is what it was at its forge
-    a moment ago, where somebody has read that. Raises IdentityChanged or
-    RemoteGone, and Busy where the repo has just been given its new address: the next
-    run goes there.
+    The forge is asked only if there is a reason: the last run found the repository gone, moved
+    or closed, a delivery reported a change, a listing shows another repository at its address,
+    or the caller has a `doubt` of its own. `known` is the repo's row, if the caller has just read
+    it. Raises IdentityChanged or RemoteGone, and Busy if the repo has just got its new address:
+    the next run goes there.
     """
-    origin = known or await remotes.of(services.db, repo.id)
-    if origin is None:
+    remote = known or await remotes.of(services.db, repo.id)
+    if remote is None:
         return
     if at := older_of(repo.url):
-        raise RemoteGone(f"{repo.name} is an older history of {at}; what is there now is saved elsewhere")
-    if origin.repository_id is None or origin.connection_id is None:
+        raise RemoteGone(f"{repo.name} is an older history of {at}; another repo saves what is there now")
+    if remote.repository_id is None or remote.connection_id is None:
         if _gave_up_its_address(repo):
             raise IdentityChanged(
-                f"another repository is at the address of {repo.name} now; nothing is taken"
+                f"another repository is at the address of {repo.name} now; nothing is backed up from there"
             )
         return
     if not (doubt or _gave_up_its_address(repo) or await remotes.is_doubtful(services.db, repo.id)):
         return
-    now = await look(services, await client_of(services, origin.connection_id), origin)
+    now = await check(services, await client_of(services, remote.connection_id), remote)
     if now.archived_at is not None:
         if _gave_up_its_address(repo) or await remotes.is_taken(services.db, repo.id):
             raise IdentityChanged(
-                f"another repository is at the address of {repo.name} now; nothing is taken"
+                f"another repository is at the address of {repo.name} now; nothing is backed up from there"
             )
-        raise RemoteGone(f"{repo.name} is not at {origin.host} any more; what was kept of it stays")
+        raise RemoteGone(f"{repo.name} is no longer at {remote.host}; its backups stay")
     if now.repo.url != repo.url:
         raise Busy(f"{repo.name} has moved to {now.repo.url}; the next run goes there")
 
 
 def _gave_up_its_address(repo: Repo) -> bool:
-    """Whether it stepped aside for another repository (origins.step_aside)."""
+    """Whether it was renamed to make room for another repository (store/discovery/remotes.step_aside)."""
     return "#" in repo.url
 
 
@@ -267,7 +268,7 @@ def _path(url: str) -> str:
     return unquote(urlsplit(url).path).strip("/").removesuffix(".git")
 
 
-async def _tell(
-    services: Services, origin: RemoteRepository, message: str, *, kind: str = "moved", key: str | None = None
+async def _notify(
+    services: Services, remote: RemoteRepository, message: str, *, kind: str = "moved", key: str | None = None
 ) -> None:
-    await notices.add(services.db, origin.team_id, origin.repo.id, kind, message, services.clock(), key)
+    await notices.add(services.db, remote.team_id, remote.repo.id, kind, message, services.clock(), key)

@@ -1,4 +1,4 @@
-"""A connection, ready to be asked: how listing, choosing, following and hooks speak to a forge."""
+"""A client for one connection's forge, which listing, choosing, following and hooks use."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, slots=True)
 class ForgeClient:
-    """A connection and its forge."""
+    """A connection with its forge, ready for requests."""
 
     services: Services
     connection: Connection
@@ -25,7 +25,7 @@ class ForgeClient:
 
     @property
     def app(self) -> App:
-        """Which forge it is."""
+        """The app that Everref is at this forge."""
         return self.forge.app
 
     async def ask(self, question: Callable[[Forge, str], Awaitable[A]]) -> A:
@@ -33,12 +33,12 @@ class ForgeClient:
         return await connections.asking(self.services, self.connection.id, question)
 
     def missing(self, purpose: Purpose) -> tuple[str, ...]:
-        """The scopes that this needs and that were not granted; none where the token does not tell."""
+        """The scopes that this purpose needs and that were not granted; none if the token does not say."""
         return connections.missing_scopes(self.services, self.connection, purpose)
 
 
 async def client_of(services: Services, connection_id: ConnectionId) -> ForgeClient:
-    """The connection of this id; nothing is asked yet. Raises NotFound."""
+    """A client for this connection; sends no request yet. Raises NotFound."""
     connection = await rows.get(services.db, connection_id)
     if connection is None:
         raise NotFound("the connection was removed; connect again")

@@ -1,4 +1,4 @@
-"""Giving a repo a webhook: an address and a secret that a person pastes into the forge's settings."""
+"""Making a webhook by hand: an address and a secret that a person pastes into the forge's settings."""
 
 import base64
 import secrets
@@ -16,7 +16,7 @@ from mirror.store.discovery import hooks, remotes
 from mirror.store.discovery.hooks import Forge, Hook
 from mirror.store.people import quotas
 
-OVERLAP: Final = timedelta(hours=24)  # for which the secret before a new one is accepted
+OVERLAP: Final = timedelta(hours=24)  # for this long the old secret is still accepted beside a new one
 _HOSTS: Final[tuple[tuple[str, Forge], ...]] = (
     ("github", "github"),
     ("gitlab", "gitlab"),
@@ -28,7 +28,7 @@ _HOSTS: Final[tuple[tuple[str, Forge], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class NewHook:
-    """A repo's hook, as it is pasted into the forge's settings."""
+    """What a person pastes into the forge's settings."""
 
     repo: Repo
     forge: Forge
@@ -39,22 +39,22 @@ class NewHook:
 async def give(services: Services, repo: Repo, forge: Forge | None, *, new: bool = False) -> NewHook:
     """The repo's hook, made if it has none; with `new` it gets another secret.
 
-    Only a secret that was made now is told: it is kept sealed. Raises UsageError
-    when the forge is unknown or is not the one of the hook that there is.
+    A secret is returned only when it is made, because it is stored sealed. Raises UsageError
+    if the forge is unknown or is not the one that the existing hook is for.
     """
     if services.keyring is None:
-        raise OurFault("secrets cannot be kept: set SECRET_KEYS (32 random characters or more)")
+        raise OurFault("secrets cannot be stored: set SECRET_KEYS (32 random characters or more)")
     known = await hooks.of(services.db, repo.id)
     if known is None:
         return await _made(services, services.keyring, repo, forge or _forge_of(repo))
     if forge not in (None, known.forge):
-        raise UsageError(f"{repo.name} has a hook for {known.forge}; remove that one first, with --remove")
+        raise UsageError(f"{repo.name} already has a hook for {known.forge}; remove it first with --remove")
     secret = None
     if new:
         secret = new_secret(known.forge)
         locks = hooks.lock(services.keyring, known.id, secret)
         if not await hooks.change(services.db, locks, services.clock() + OVERLAP):
-            raise Busy(f"the hook of {repo.name} was removed at the same time; run it again")
+            raise Busy(f"the hook of {repo.name} was removed at the same time; run this again")
     return _given(services, repo, known, secret)
 
 
@@ -72,7 +72,7 @@ async def _made(services: Services, keyring: Keyring, repo: Repo, forge: Forge) 
     async with quotas.within(services.db, team_id, services.settings.limits, now, "hooks") as db:
         made = await hooks.add(db, repo.id, forge, locks, now)
     if made is None:
-        raise Busy(f"another run made a hook for {repo.name} at the same time; run it again")
+        raise Busy(f"another run made a hook for {repo.name} at the same time; run this again")
     return _given(services, repo, made, secret)
 
 
@@ -81,15 +81,15 @@ def _given(services: Services, repo: Repo, hook: Hook, secret: str | None) -> Ne
 
 
 def address(settings: Settings, hook: Hook) -> str:
-    """Where the forge posts to."""
+    """The address to which the forge posts."""
     base = settings.base_url or f"http://127.0.0.1:{settings.port}"
     return f"{base.rstrip('/')}/hooks/{hook.forge}/{hook.id}"
 
 
 def new_secret(forge: Forge) -> str:
-    """A new secret of 32 random bytes, in the form that the forge takes.
+    """A new secret of 32 random bytes, in the form that the forge accepts.
 
-    GitLab's signing token is that of Standard Webhooks, base64 after a prefix:
+    GitLab's signing token has the form of Standard Webhooks, base64 after a prefix:
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
     if forge == "gitlab":
@@ -98,9 +98,9 @@ def new_secret(forge: Forge) -> str:
 
 
 def _forge_of(repo: Repo) -> Forge:
-    """The forge that the name of the host tells."""
+    """The forge that the host's name points to."""
     host = urlsplit(repo.url).hostname or ""
     for word, forge in _HOSTS:
         if word in host:
             return forge
-    raise UsageError(f"which forge {repo.url} is on cannot be told; say --forge github, gitlab or gitea")
+    raise UsageError(f"cannot tell which forge hosts {repo.url}; pass --forge github, gitlab or gitea")

@@ -1,9 +1,9 @@
-"""Which addresses Everref goes to: read from what a person wrote, checked again each time one is dialled.
+"""Which addresses Everref connects to: parsed from what a person typed, checked again before each connection.
 
-A user-supplied address could point at what only this machine can reach (server-side
-request forgery). So a name is resolved once, every address it has is judged, and what
-was judged is what is dialled: by aiohttp through `CheckedResolver`, by git through
-`http.curloptResolve` with the answer of `check`.
+A user-supplied address could point at something that only this machine can reach (server-side
+request forgery). So a name is resolved once, every address it resolves to is checked, and only
+checked addresses are connected to: by aiohttp through `CheckedResolver`, by git through
+`http.curloptResolve` with the result of `check`.
 """
 
 import os
@@ -24,7 +24,7 @@ SSH_PORT: Final = 22
 USER: Final = "git"  # of an ssh address that names none
 HOME: Final = "/./"  # how the path of an ssh address begins that is meant from the account's home directory
 NO_PATHS: Final = (
-    "a path of this machine is only for who runs Everref on it, "
+    "only the person who runs Everref may use a path on this machine, "
     "in the command line's own team and with ALLOW_PRIVATE_REMOTES=1; "
     "give the repository's https:// or ssh:// address"
 )
@@ -40,15 +40,15 @@ _USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 def parse_remote(text: str, allow_private: bool, *, paths: bool = True) -> Remote:
     """The remote that a person means, its credentials cut out of the address.
 
-    https and ssh always; with `allow_private` also http, and with `paths` besides
-    file:// and paths: without, nothing on this machine is looked at, so that the
-    answer tells nobody what is there. Raises UsageError for anything else,
-    NotFound for a path where no repository is. No message repeats the credentials.
+    https and ssh are always allowed; with `allow_private` also http, and with `paths` as well
+    file:// and paths. Without `paths`, nothing on this machine is looked at, so that the
+    answer reveals nothing of what is there. Raises UsageError for anything else,
+    NotFound for a path without a repository. No message repeats the credentials.
     """
     paths = paths and allow_private
     text = text.strip()
     if not text or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        raise UsageError("the address is empty or holds control characters; give a URL or a path")
+        raise UsageError("the address is empty or contains control characters; give a URL or a path")
     if "://" not in text and (scp := _scp(text, paths)):
         text = scp
     if "://" not in text:
@@ -71,7 +71,7 @@ def parse_remote(text: str, allow_private: bool, *, paths: bool = True) -> Remot
         known = "https:// or ssh://" if not paths else "https://, ssh://, http://, file:// or a path"
         raise UsageError(f"{scheme}:// addresses are not supported; use {known}")
     if scheme == "http" and not allow_private:
-        raise UsageError("http:// would show credentials to everybody on the way; use https://")
+        raise UsageError("http:// would expose credentials to everybody on the way; use https://")
     if not allow_private and port is not None and port != 443 and port < 1024:
         raise UsageError(f"no git host answers on port {port}; leave the port out of the address")
     return Remote(_plain(parts, scheme, port), _secret(parts))
@@ -97,12 +97,12 @@ def _scp(text: str, paths: bool) -> str | None:
 def _ssh(parts: SplitResult, port: int | None, allow_private: bool) -> str:
     """An ssh address as it is kept. Raises UsageError."""
     if parts.password:
-        raise UsageError("an ssh address takes no password; Everref signs in there by a key")
+        raise UsageError("an ssh address cannot hold a password; Everref signs in there with a key")
     user = unquote(parts.username or USER)
     if not _USER.fullmatch(user):
-        raise UsageError("the user name of the ssh address cannot be one; it is git at most hosts")
+        raise UsageError("the user name in the ssh address is not valid; at most hosts it is git")
     if not allow_private and port is not None and port != SSH_PORT and port < 1024 and port != 443:
-        raise UsageError(f"no git host answers in ssh on port {port}; leave the port out of the address")
+        raise UsageError(f"no git host offers ssh on port {port}; leave the port out of the address")
     plain = urlsplit(_plain(parts, "ssh", port))
     return urlunsplit((plain.scheme, f"{user}@{plain.netloc}", plain.path, "", ""))
 
@@ -110,14 +110,14 @@ def _ssh(parts: SplitResult, port: int | None, allow_private: bool) -> str:
 def _plain(parts: SplitResult, scheme: str, port: int | None) -> str:
     host = (parts.hostname or "").rstrip(".")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in unquote(parts.path)):
-        raise UsageError("the address holds control characters; write it without them")
+        raise UsageError("the address contains control characters; remove them")
     if not host.isascii():
         with suppress(UnicodeError):
             host = host.encode("idna").decode()
     if not host or not _HOST.fullmatch(host):
-        raise UsageError("the address names no host; write https://host/owner/name.git")
+        raise UsageError("the address has no host; write https://host/owner/name.git")
     if parts.query or parts.fragment:
-        raise UsageError("the address has a query or a fragment; leave out everything from ? or # on")
+        raise UsageError("the address has a query or a fragment; leave out everything from the ? or # on")
     if parts.path.strip("/") == "":
         raise UsageError(f"the address names no repository; write {scheme}://{host}/owner/name.git")
     place = f"[{host}]" if ":" in host else host
@@ -151,7 +151,7 @@ def _path(text: str, allowed: bool) -> Remote:
 
 
 def git_directory(path: Path) -> Path | None:
-    """Where the repository at this path has its objects and refs. None: it is no repository."""
+    """The directory with the objects and refs of the repository at this path. None: there is none."""
     for found in (path, path / ".git"):
         if (found / "HEAD").is_file() and (found / "objects").is_dir():
             return found
@@ -159,7 +159,7 @@ def git_directory(path: Path) -> Path | None:
 
 
 def is_path(url: str) -> bool:
-    """Whether a remote's url is a path of this machine."""
+    """Whether a remote's URL is a path on this machine."""
     return url.startswith("/")
 
 
@@ -169,7 +169,7 @@ def is_ssh(url: str) -> bool:
 
 
 def name_from_url(url: str) -> str:
-    """What a repo is called unless somebody says otherwise: `owner/name`, or a path's last directory."""
+    """A repo's default name: `owner/name`, or the last directory of a path."""
     if is_path(url):
         parts = [part for part in url.split("/") if part]
         if parts and parts[-1] == ".git":
@@ -180,10 +180,10 @@ def name_from_url(url: str) -> str:
 
 
 async def check(url: str, allow_private: bool) -> list[str]:
-    """The addresses of this url's host, each of them allowed; none for a path.
+    """The addresses of this URL's host, each of them allowed; none for a path.
 
-    Raises NetworkError where there is none, or where one of them is private and
-    that is not allowed: who asks does not learn which.
+    Raises NetworkError if there is none, or if one of them is private and
+    that is not allowed: the caller does not learn which.
     """
     if is_path(url):
         return []
@@ -192,14 +192,14 @@ async def check(url: str, allow_private: bool) -> list[str]:
 
 
 async def check_literal(url: str, allow_private: bool) -> None:
-    """`check` where the host is written in digits: aiohttp asks no resolver about those."""
+    """`check` for a host written as an IP address: aiohttp asks no resolver about those."""
     host = urlsplit(url).hostname or ""
     if ":" in host or host.replace(".", "").isdigit():
         await check(url, allow_private)
 
 
 def pinned(url: str, addresses: list[str]) -> dict[str, str]:
-    """The git configuration that dials these addresses and no others; none for a path."""
+    """The git configuration that lets git connect to these addresses only; none for a path."""
     parts = urlsplit(url)
     if not addresses or ":" in (parts.hostname or ""):  # an address itself leaves nothing to look up
         return {}
@@ -209,7 +209,7 @@ def pinned(url: str, addresses: list[str]) -> dict[str, str]:
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves for aiohttp, and hands out only what was judged."""
+    """A resolver for aiohttp that returns only checked addresses."""
 
     def __init__(self, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -217,7 +217,7 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Every address of the host. Raises OSError, as aiohttp expects, where none is allowed."""
+        """Every address of the host. Raises OSError, as aiohttp expects, if none is allowed."""
         try:
             addresses = await resolved(host, port, self._allow_private)
         except NetworkError as error:
@@ -235,4 +235,4 @@ class CheckedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""

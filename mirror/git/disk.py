@@ -1,4 +1,4 @@
-"""Files that we write ourselves: work in a thread that is never left halfway, and failures as one line."""
+"""Files that Everref writes itself: in a thread that always finishes, with failures as one-line messages."""
 
 import asyncio
 import errno
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def finish(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread. A cancellation waits for its end, so that none goes on unseen."""
+    """Run blocking work in a thread. A cancellation waits for its end, so that no work continues unseen."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
@@ -49,7 +49,7 @@ async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Have a file or a directory safe on disk before going on."""
+    """Make a file or a directory safe on disk before going on."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -58,8 +58,8 @@ def sync_path(path: Path) -> None:
 
 
 def disk_error(path: Path, error: OSError) -> LimitReached:
-    """A failure of our own disk as one line."""
-    message = f"{path} cannot be written: {error.strerror}; free some space or choose another place"
+    """A failure of this machine's disk as a one-line message."""
+    message = f"cannot write {path}: {error.strerror}; free some space or choose another place"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(message, str(path), origin=Origin.DISK)
     return LimitReached(message, origin=Origin.DISK)

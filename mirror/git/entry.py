@@ -1,7 +1,7 @@
-"""A pack's entries by their headers: what an object is, how large, and how it begins. No more is unpacked.
+"""A pack's entries by their headers: an object's type, its size and how it begins. Nothing more is unpacked.
 
-What a repository holds may be made to be large. pygit2 tells of sha1 objects
-without reading them, but reads whole ones only; of sha256 ones nothing tells but this.
+A hostile repository may contain huge objects. pygit2 reports sha1 objects' headers
+without reading them, but otherwise reads whole objects only; for sha256 only this module does it.
 https://git-scm.com/docs/gitformat-pack
 """
 
@@ -63,7 +63,7 @@ def _found(indexes: Iterable[IdxFile], oid: Target) -> Iterator[tuple[IdxFile, B
     try:
         raw = bytes.fromhex(oid.decode())
     except ValueError:  # a tag or a commit says whatever it likes
-        raise Corrupt("something here names an object that has no such id") from None
+        raise Corrupt("an object here names another one by an invalid id") from None
     for idx in indexes:
         at = idx.offset(raw)
         if at is not None:
@@ -103,7 +103,7 @@ class Costs:
         try:
             raw = bytes.fromhex(oid.decode())
         except ValueError:  # a tag or a commit says whatever it likes
-            raise Corrupt("something here names an object that has no such id") from None
+            raise Corrupt("an object here names another one by an invalid id") from None
         found = None
         for number, (idx, _) in enumerate(self._packs):
             for at in idx.offsets(raw):
@@ -125,7 +125,7 @@ class Costs:
                 cost = Cost(entry.size, entry.size)
                 break
             if len(above) == _CHAIN:
-                raise TooLarge(f"an object is a difference of more than {_CHAIN:,} differences", b"", 0)
+                raise TooLarge(f"an object is stored as a chain of more than {_CHAIN:,} deltas", b"", 0)
             begins = _peeked(data[entry.content - at :])
             if begins is None:
                 with open(file, "rb", closefd=False) as pack:
@@ -179,9 +179,9 @@ def _parsed(data: bytes, at: int, id_size: int) -> _Entry:
     except IndexError:
         raise Corrupt("an object cannot be read: its pack is cut short") from None
     if kind in (0, 5):
-        raise Corrupt("an object cannot be read: it is of no kind that git has")
+        raise Corrupt("an object cannot be read: its type is unknown to git")
     if isinstance(base, int) and not 0 < base < at:
-        raise Corrupt("an object cannot be read: it is a difference from nothing")
+        raise Corrupt("an object cannot be read: its delta has no base")
     return _Entry(kind, size, at + place, base)
 
 
@@ -219,5 +219,5 @@ def _result(difference: bytes) -> int:
                     break
             numbers.append(value)
     except IndexError:
-        raise Corrupt("an object cannot be read: its difference is cut short") from None
+        raise Corrupt("an object cannot be read: its delta is cut short") from None
     return numbers[1]

@@ -1,4 +1,4 @@
-"""Finds the pointers of Git LFS in a repository's objects: what they stand for is not in git, and not saved.
+"""Finding Git LFS pointers in a repository's objects: the files they stand for are not in git, and not saved.
 
 https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 """
@@ -30,16 +30,16 @@ _MOST_BYTES: Final = (1 << 63) - 1  # that PostgreSQL counts
 
 @dataclass(frozen=True, slots=True)
 class LargeFiles:
-    """What the pointers stand for, each file once."""
+    """The files that the pointers stand for, each counted once."""
 
     files: int
     bytes: int  # as the pointers say
 
 
 async def are_likely(path: Path, object_format: ObjectFormat, tips: Collection[Target]) -> bool:
-    """Whether one of these commits says in its top folder that LFS keeps some of its files.
+    """Whether the top folder of one of these commits says that LFS stores some of its files.
 
-    What costs too much to be looked at says nothing. Raises LimitReached where all of it does.
+    Objects that cost too much to read count as saying nothing. Raises LimitReached if all of them do.
     """
     return await asyncio.to_thread(_any_says, path, object_format, tips)
 
@@ -97,7 +97,7 @@ def _is_small(words: list[bytes]) -> bool:
 
 
 def _taken(data: bytes, sizes: dict[str, int]) -> bytes:
-    """Take up the whole objects that `data` begins with; what is left of it."""
+    """Read the complete objects at the start of `data`; returns the rest of it."""
     at = 0
     while (end := data.find(b"\n", at)) >= 0:
         head = data[at:end].split(b" ")

@@ -1,4 +1,4 @@
-"""Packs: checked and indexed as they stream in, made anew and thin for the next part, or put in place.
+"""Packs: checked and indexed as they stream in, made thin for the next part, or installed in a repository.
 
 Between the remote and the vault (index, make_thin, check_proof), and between
 the vault and a repository (install, index). The index format is version 2 of
@@ -96,16 +96,16 @@ async def index(git: Git, path: Path, chunks: AsyncIterator[bytes], how: Indexin
 
 
 def _not_whole(failed: GitFailed, source: str) -> EverrefError:
-    """A failed index-pack in our words."""
+    """What a failed index-pack means."""
     if failed.returncode == 1 and failed.stdout.startswith(b"pack\t"):
-        return Corrupt(f"{source} is not a whole pack: objects in it point at objects that are not")
+        return Corrupt(f"{source} is not a complete pack: objects in it point at objects that are missing")
     meaning = explain(failed)
     if isinstance(meaning, LimitReached) or failed.returncode < 0:
         return meaning
     if isinstance(meaning, Corrupt):
-        return Corrupt(f"{source} is not a whole pack: {failed.line}")
+        return Corrupt(f"{source} is not a complete pack: {failed.line}")
     if meaning is failed:  # git says nothing of the pack: whoever sent it has no part in that
-        return OurFault(f"{source} could not be indexed here: {failed.line}; see to this machine")
+        return OurFault(f"{source} could not be indexed here: {failed.line}; check this machine")
     return meaning
 
 
@@ -140,10 +140,10 @@ async def make_whole(git: Git, path: Path, tips: Collection[Target]) -> AsyncGen
 
 
 async def make_checked(git: Git, path: Path, tips: Collection[Target]) -> AsyncGenerator[bytes, None]:
-    """The same, for what nobody proves afterwards. Raises Corrupt where this disk has damaged an object.
+    """The same, for a pack that nobody verifies later. Raises Corrupt if this disk has damaged an object.
 
-    What git writes to a pipe it copies unread; what it writes to a file it checks:
-    so the pack lies in the repository at `path` until its end.
+    What git writes to a pipe it copies unread, but what it writes to a file it checks:
+    so the pack stays in the repository at `path` until this ends.
     """
     base = path / "made"
     args = ("pack-objects", "--revs", "--delta-base-offset", "-q", str(base))
@@ -176,7 +176,7 @@ async def _pack_objects(
 
 
 def _not_packed(failed: GitFailed) -> EverrefError:
-    """A failed pack-objects in our words."""
+    """What a failed pack-objects means."""
     meaning = explain(failed)
     if meaning is failed and failed.returncode == 128:
         return Corrupt(f"a history with missing or broken objects cannot be packed: {failed.line}")
@@ -322,18 +322,18 @@ class Seen:
 
 
 async def check_proof(received: Indexed, proof: Indexed, own_end: int) -> None:
-    """Raise Corrupt unless every object of a part of ours is one that the remote had sent; see `proved`."""
+    """Raise Corrupt unless the remote had sent every object of the new part; see `proved`."""
 
     def holds() -> bool:
         with IdxFile(received.idx) as incoming, IdxFile(proof.idx) as proven:
             return proved(incoming, proven, own_end)
 
     if not await finish(holds):
-        raise Corrupt("the part that git made holds an object that the remote did not send; nothing was kept")
+        raise Corrupt("git packed an object into the part that the remote did not send; nothing was stored")
 
 
 def proved(incoming: "IdxFile", proof: "IdxFile", own_end: int) -> bool:
-    """Whether every own object of the proof came in.
+    """Whether every own object of the proof was received.
 
     `proof` is the index of a thin pack after git completed it: what begins at
     byte `own_end` (the thin pack's size without its trailer) are added bases.
@@ -356,7 +356,7 @@ class IdxFile:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < _FAN_OUT + 40:
-                raise Corrupt(f"{path.name} is no pack index: it has {size} bytes")
+                raise Corrupt(f"{path.name} is not a pack index: it has {size} bytes")
             self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         try:
             self._fan: tuple[int, ...] = struct.unpack(">256I", self._map[8:_FAN_OUT])
@@ -375,7 +375,7 @@ class IdxFile:
                 large = size - _FAN_OUT - self._len * (id_size + 8) - 2 * id_size
                 if large % 8 == 0 and 0 <= large <= 8 * self._len:
                     return id_size
-        raise Corrupt(f"{self.path.name} is no pack index of version 2, or is cut short")
+        raise Corrupt(f"{self.path.name} is not a pack index of version 2, or is cut short")
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,7 @@ _BESIDE: Final = (".rev", ".bitmap", ".mtimes")  # what may stand beside a pack 
 
 
 class Pool:
-    """A cache of the vault: whatever is wrong with it, throwing it away mends it.
+    """A cache of the vault: whatever is wrong with it, deleting it repairs it.
 
     It holds exactly the pack log up to its mark. Every method but `lock` and
     `mark` changes it and wants its lock held, so that one process does so at a time.
@@ -46,9 +46,9 @@ class Pool:
 
     @asynccontextmanager
     async def lock(self, patience: float = _PATIENCE) -> AsyncIterator[None]:
-        """Hold the pool alone, among all processes of this machine; a process that dies lets go.
+        """Lock the pool among all processes of this machine; a process that dies releases it.
 
-        Raises Busy when somebody else holds it for longer than `patience` seconds.
+        Raises Busy when another run holds it for longer than `patience` seconds.
         """
         self._lock = await self._acquire(".lock", patience)
         try:
@@ -77,7 +77,7 @@ class Pool:
         try:
             while not _try_lock(fd):
                 if asyncio.get_running_loop().time() >= deadline:
-                    raise Busy(f"another run is using {self.path.name}; try again when it has ended")
+                    raise Busy(f"another run is using {self.path.name}; try again when that run has ended")
                 await asyncio.sleep(_LOOK)
             os.utime(fd)  # its last use, by which it is chosen to be evicted or not
         except BaseException:
@@ -92,13 +92,13 @@ class Pool:
 
     @staticmethod
     def note_use(path: Path) -> None:
-        """Have the pool at this path count as used just now; for who reads it without its lock."""
+        """Mark the pool at this path as just used; for readers, which do not take its lock."""
         with suppress(FileNotFoundError):
             os.utime(_lock_file(path, ".lock"))
 
     @staticmethod
     def remove(path: Path) -> None:
-        """Remove the pool at this path from the disk; for who holds its lock, see `held_alone`."""
+        """Remove the pool at this path from the disk. The caller holds its lock, see `held_alone`."""
         for draft in path.parent.glob(f".{path.name}-*"):
             shutil.rmtree(draft, ignore_errors=True)
         if path.is_symlink() or not path.is_dir():
@@ -110,7 +110,7 @@ class Pool:
         shutil.rmtree(doomed)
 
     async def open_or_create(self) -> None:
-        """Have an empty pool there, unless one of this object format is there already."""
+        """Create an empty pool, unless one of this object format exists already."""
         self._check_held()
         await self._on_disk(self._open_or_create)
 
@@ -148,7 +148,7 @@ class Pool:
         return mark
 
     async def set_mark(self, epoch: int, snapshot: int, manifest: str) -> None:
-        """Say what it holds, once the packs are in; `manifest` is the SHA-256 of the snapshot's."""
+        """Record what it holds, after the packs are in; `manifest` is the SHA-256 of the snapshot's."""
         self._check_held()
         await self._on_disk(lambda: self._write_mark(f"{epoch} {snapshot} {manifest} {_boot()}\n"))
 
@@ -168,7 +168,7 @@ class Pool:
                 os.replace(file, self._packs / file.name)
 
     async def link(self, packs: Path, names: Collection[str]) -> None:
-        """Have these packs of a view on the same disk as well, which keeps them too."""
+        """Link these packs of a view on the same disk, which keeps them too."""
         self._check_held()
         await self._on_disk(lambda: self._link(packs, names))
 
@@ -194,7 +194,7 @@ class Pool:
             lock.unlink()
 
     async def repack_if_due(self) -> bool:
-        """Roll small packs into larger ones when there are many; tells if it did.
+        """Roll small packs into larger ones when there are many; returns whether it did.
 
         Every object stays, reached by a ref or not: there are none to go by.
         https://git-scm.com/docs/git-repack#Documentation/git-repack.txt---geometricltfactorgt
@@ -210,7 +210,7 @@ class Pool:
         return True
 
     async def empty(self) -> None:
-        """Hold nothing: the mark goes first."""
+        """Remove all objects, the mark first."""
         self._check_held()
         await self._on_disk(self._empty)
 
@@ -223,7 +223,7 @@ class Pool:
             file.unlink()
 
     async def empty_if_broken(self) -> bool:
-        """Hold nothing if a pack is not what its own checksum says; tells if so. Reads every pack."""
+        """Empty the pool if a pack does not match its checksum; returns whether it did. Reads every pack."""
         self._check_held()
         if await finish(lambda: all(is_whole(idx) for idx in self._packs.glob("*.idx"))):
             return False
@@ -247,7 +247,7 @@ class Pool:
 
 @contextmanager
 def held_alone(path: Path) -> Iterator[bool]:
-    """Hold the lock of the pool at this path if nobody else does; tells whether it is held."""
+    """Take the lock of the pool at this path if it is free; yields whether it is held."""
     fd = os.open(_lock_file(path, ".lock"), os.O_RDWR | os.O_CLOEXEC)
     try:
         yield _try_lock(fd)
@@ -256,7 +256,7 @@ def held_alone(path: Path) -> Iterator[bool]:
 
 
 def _lock_file(path: Path, ending: str) -> Path:
-    # Beside the pool, as `remove` takes the pool away; and it stays: a removed lock file locks nobody out.
+    # Beside the pool, because `remove` deletes that; never deleted, as a deleted lock locks nobody out.
     return path.with_name(path.name + ending)
 
 
@@ -270,5 +270,5 @@ def _try_lock(fd: int) -> bool:
 
 @functools.cache
 def _boot() -> str:
-    """Which start of this machine this is: proc(5), random/boot_id."""
+    """The id of this boot of the machine: proc(5), random/boot_id."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

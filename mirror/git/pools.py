@@ -1,6 +1,6 @@
-"""All pools of this disk: what they hold together, and which go when there is no room for more.
+"""All pools on this disk: how much they hold together, and which are evicted when room is short.
 
-Who calls: whoever is about to fill one, or has met a full disk; a worker, every minute.
+Who calls: code that is about to fill a pool or has met a full disk; a worker, every minute.
 """
 
 import fcntl
@@ -56,21 +56,21 @@ class Pools:
         self._gave = float("-inf")
 
     async def make_room(self, path: Path, bytes: int) -> None:
-        """Evict what has to go so that this much more finds room below `path`, if that is on this disk."""
+        """Evict as many pools as needed so that `bytes` more fit below `path`, if that is on this disk."""
         try:
             await finish(lambda: self._make_room(path, bytes))
-        except OSError as error:  # who needs the room will say so, if it is lacking
-            log.warning("no room is made in %s: %s", self._root, error.strerror)
+        except OSError as error:  # the caller reports it if room is short
+            log.warning("could not evict pools in %s: %s", self._root, error.strerror)
 
     async def give_way(self, path: Path | None) -> bool:
-        """Evict half of what they hold, as the disk was found full; tells if that may have helped.
+        """Evict half of what they hold because the disk is full; returns whether that may have helped.
 
         `path` is where there was no room; None: on this disk.
         """
         try:
             return await finish(lambda: self._give_way(path))
         except OSError as error:
-            log.warning("no room is made in %s: %s", self._root, error.strerror)
+            log.warning("could not evict pools in %s: %s", self._root, error.strerror)
             return False
 
     async def held(self) -> dict[str, int]:
@@ -78,11 +78,11 @@ class Pools:
         return await finish(lambda: {pool.path.stem: pool.bytes for pool in self._scan()})
 
     async def keep_within(self, names: Collection[str], bound: int) -> None:
-        """Evict of these pools, the least recently used first, until together they have no more than that."""
+        """Evict the least recently used of these pools until together they hold at most `bound` bytes."""
         try:
             await finish(lambda: self._keep_within(frozenset(names), bound))
         except OSError as error:
-            log.warning("no room is made in %s: %s", self._root, error.strerror)
+            log.warning("could not evict pools in %s: %s", self._root, error.strerror)
 
     def _keep_within(self, names: frozenset[str], bound: int) -> None:
         with self._alone():
@@ -107,14 +107,14 @@ class Pools:
                 self._known += bytes
 
     def _is_here(self, path: Path) -> bool:
-        """Whether a path is on the disk that the pools are on."""
+        """Whether a path is on the same disk as the pools."""
         try:
             return os.stat(path).st_dev == os.stat(self._root).st_dev
         except FileNotFoundError:  # there are no pools yet
             return False
 
     def _lack(self, held: int, free: int, coming: int) -> int:
-        """How many bytes have to go, where this much is held once what comes is there."""
+        """How many bytes must be evicted so that `coming` more fit."""
         bound = (free + held - coming) // 2 if self._bound is None else self._bound
         return max(held - bound, coming + SPARE - free)
 
@@ -132,7 +132,7 @@ class Pools:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Be the only one of this machine who evicts, or what one evicts the others would count, too."""
+        """Let one process of this machine evict at a time, or others would count what this one evicts."""
         with (self._root / _COUNT).open("ab") as count:
             fcntl.flock(count, fcntl.LOCK_EX)
             yield
@@ -151,7 +151,7 @@ class Pools:
                 yield _Held(path, size, Pool.used_at(path))
 
     def _evict(self, pools: list[_Held], lack: int) -> bool:
-        """Evict pools in this order until so many bytes are gone; tells if any was."""
+        """Evict pools in this order until `lack` bytes are freed; returns whether any was."""
         gone = 0
         for pool in pools:
             if gone >= lack:

@@ -1,8 +1,8 @@
-"""Writes refs and what they reach to a remote, and learns ref by ref what became of it.
+"""Pushing refs and their objects to a remote, and reporting the result of each ref.
 
-The last step of a restore to a remote, by stock `git push`. The repository that
-git pushes from is made for the purpose and holds exactly the refs to be written,
-so that none is ever named in argv.
+The last step of a restore to a remote, using stock `git push`. The repository that
+git pushes from is made for this and holds exactly the refs to write,
+so that no ref is ever named in argv.
 """
 
 import asyncio
@@ -37,15 +37,15 @@ from mirror.git.disk import finish
 from mirror.git.run import DAY, Git, GitFailed, explain, redact
 from mirror.git.view import View, lay_out, write_refs
 
-PUSHING: Final = 2 * 3600.0  # seconds for a push of nothing much: git packs, and the other side unpacks
-LEAST_SPEED: Final = 50_000  # bytes a second, by which what was sent makes that longer
-_REMARKS: Final = 20  # lines of the other side that are passed on
+PUSHING: Final = 2 * 3600.0  # seconds for a small push: git packs, and the target unpacks
+LEAST_SPEED: Final = 50_000  # bytes a second: what was sent extends the time at this rate
+_REMARKS: Final = 20  # lines of the target's output that are passed on
 _REMARK: Final = 300  # characters of each
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one ref."""
+    """The result of pushing one ref."""
 
     ok: bool | None  # None: the connection broke before the other side answered; list it again
     why: str = ""  # the other side's reason, one line
@@ -74,7 +74,7 @@ async def push(
     progress: Progress,
     removed: Collection[RefName] = (),
 ) -> dict[RefName, Answer]:
-    """Have the remote's refs point at these objects of the view; an answer for each of them.
+    """Point the remote's refs at these objects of the view; returns an answer for each ref.
 
     Each ref is written if and only if the remote still has it as it was listed (not
     listed: if it does not exist there). Without a listing git overwrites nothing: the remote's ref
@@ -123,7 +123,7 @@ async def _outbox(
 ) -> AsyncIterator[Path]:
     """A repository with the refs to write in refs/wanted/ and what was listed there in refs/listed/.
 
-    What to push is in its configuration, as there can be many to remove, and none shall be in argv.
+    What to push is in its configuration, because there may be many refs to remove, and none may be in argv.
     """
     path = view.path.with_name(f"push-{secrets.token_hex(8)}")
     touched = {*refs, *removed}
@@ -145,7 +145,7 @@ async def _outbox(
 
 
 def _pushed(some: bool, removed: Collection[RefName]) -> bytes:
-    """What is pushed, as git-config(1) has it in remote.<name>.push."""
+    """What to push, as values of remote.<name>.push: git-config(1)."""
     specs = [b"refs/wanted/*:refs/*"] if some else []
     for name in removed:
         check_name(name)
@@ -213,15 +213,13 @@ def _protocol(remote: Remote) -> str:
 def _answers(
     refs: Collection[RefName], said: bytes, heard: "_Listening", failed: GitFailed | None, remote: Remote
 ) -> dict[RefName, Answer]:
-    """Every ref's answer out of git's lines, or the error that kept git from writing any."""
+    """Every ref's answer from git's output, or the error that kept git from writing any."""
     told = dict(_told(said, heard))
     if failed and not told:
         error = _meaning(failed, remote)
         if error is not None:
             raise error
-    broken = (
-        f"the connection broke: {failed.line}" if failed and failed.line else "the other side did not say"
-    )
+    broken = f"the connection broke: {failed.line}" if failed and failed.line else "the target did not answer"
     return {name: told.get(name, Answer(None, broken, True)) for name in refs}
 
 
@@ -229,8 +227,8 @@ _LINE: Final = re.compile(
     rb"(.)\t[^\t:]*:([^\t]+)\t(.*)"
 )  # flag, from:to, what became of it: git-push(1), OUTPUT
 _REASON: Final = re.compile(rb"\[[^]]*\] \((.*)\)")
-_OURS: Final = {  # git's own words for what it did not even ask of the other side
-    "stale info": "it has changed there meanwhile",
+_OURS: Final = {  # git's own words for refs that it did not even send
+    "stale info": "it has changed at the target meanwhile",
     "fetch first": "it would be overwritten",
     "needs force": "it would be overwritten",
     "non-fast-forward": "it would be overwritten",
@@ -246,7 +244,7 @@ _BROKEN: Final = re.compile("unpack|missing necessary objects")  # git receive-p
 
 
 def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
-    """What git's porcelain output says of each ref."""
+    """What git's porcelain output says about each ref."""
     for line in said.split(b"\n"):
         found = _LINE.fullmatch(line)
         if found is None:
@@ -255,7 +253,7 @@ def _told(said: bytes, heard: "_Listening") -> Iterator[tuple[RefName, Answer]]:
         if flag != b"!":
             yield RefName(name), Answer(True)
         elif outcome.startswith(b"[remote failure]"):
-            yield RefName(name), Answer(None, "the connection broke before the other side said", True)
+            yield RefName(name), Answer(None, "the connection broke before the target answered", True)
         else:
             reason = _REASON.fullmatch(outcome)
             words = redact(reason[1] if reason else outcome, [])
@@ -284,7 +282,7 @@ _NO_WAY: Final = re.compile(
 
 
 def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
-    """What it means that git said nothing of any ref. None: that cannot be known, the connection broke."""
+    """What it means that git reported no ref. None: unknown, because the connection broke."""
     where = remote.url if address.is_path(remote.url) else urlsplit(remote.url).hostname or ""
     words = failed.stderr
     if address.is_ssh(remote.url) and not _BROKE.search(words):
@@ -292,36 +290,36 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
     found = _STATUS.search(words)
     status = int(found[1] or found[2]) if found else 0
     if status == 401 or _NO_LOGIN.search(words):
-        return BadCredentials(f"{where} wants credentials, or other ones, to write there")
+        return BadCredentials(f"{where} requires credentials that may write; give a token with write access")
     if status == 403:
-        return BadCredentials(f"{where} does not let these credentials write there; check what they may do")
+        return BadCredentials(f"{where} does not allow these credentials to write; check their permissions")
     if status == 404 or _GONE.search(words):
-        return RemoteGone(f"{where}: there is no such repository, or not for these credentials")
+        return RemoteGone(f"{where}: the repository does not exist, or these credentials may not see it")
     if status == 429:
-        return LimitReached(f"{where} wants fewer requests; try again later")
+        return LimitReached(f"{where} is receiving too many requests; try again later")
     if status == 451:
-        return Blocked(f"{where} says that access to this repository is blocked")
+        return Blocked(f"{where} reports that access to this repository is blocked")
     if status == 413:
-        return Refused(f"{where} takes no push of this size; restore part of the refs at a time by --refs")
+        return Refused(f"{where} does not accept a push this large; restore fewer refs at a time with --refs")
     if 300 <= status < 400:
-        return Refused(f"{where} says that the repository has moved; give its new address")
+        return Refused(f"{where} reports that the repository has moved; give its new address")
     if _OTHER_FORMAT.search(words):
-        return Refused(f"{where} keeps ids of another kind (sha1 or sha256) than this repository")
+        return Refused(f"{where} uses another object format (sha1 or sha256) than this repository")
     if _NOT_OURS.search(words):  # its hooks would run with our rights
         return Refused(f"{where} belongs to another user; run this as that user, or push over https")
     if _NOT_TAKEN.search(words):
-        return Refused(f"{where} cannot be written by this user; check its permissions")
+        return Refused(f"this user may not write to {where}; check its permissions")
     if _BROKE.search(words) and not 400 <= status < 500:
         return None
     if status or _NO_WAY.search(words):
-        return NetworkError(f"{where} could not be reached, or stopped answering: {failed.line}")
+        return NetworkError(f"{where} could not be reached or stopped answering: {failed.line}")
     if _NO_GIT.search(words):
-        return Refused(f"{where} does not answer as a git host does; check the address")
+        return Refused(f"{where} does not answer like a git host; check the address")
     return explain(failed)
 
 
 class _Listening:
-    """What comes on git's standard error: progress, and the other side's remarks."""
+    """Git's standard error: progress, and the target's remarks."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -342,7 +340,7 @@ class _Listening:
             if not self._limit or not self._limit.expired():
                 raise
             raise GitFailed(
-                "push", 128, "fatal: it was given up, as too little was taken for too long"
+                "push", 128, "fatal: it was given up because the target accepted too little for too long"
             ) from None
 
     def hear(self, chunk: bytes) -> None:
@@ -353,7 +351,7 @@ class _Listening:
                 self._extend(float(writing[3] or 0) * _UNITS.get(writing[4], 1))
             elif line.startswith(b"remote: ") and line[8:].strip() and len(self._remarks) < _REMARKS:
                 self._remarks.append(line[8:].strip())
-                self._progress.note(f"the other side says: {_shown(self._remarks[-1])}")
+                self._progress.note(f"the target says: {_shown(self._remarks[-1])}")
 
     def _advance(self, done: int, total: int) -> None:
         if self._sent is None:
@@ -363,13 +361,13 @@ class _Listening:
         self._sent = done
 
     def _extend(self, sent: float) -> None:
-        """So many bytes were sent by now."""
+        """Extend the time for what was sent so far."""
         if self._limit and not self._limit.expired():
             self._limit.reschedule(self._began + PUSHING + sent / LEAST_SPEED)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the other side said, line by line."""
+        """What the target said, line by line."""
         return tuple(_shown(_COLOUR.sub(b"", one)) for one in self._remarks)
 
     def about(self, name: bytes, reason: str) -> str:
@@ -379,7 +377,7 @@ class _Listening:
 
 
 def _shown(remark: bytes) -> str:
-    """A line of the other side's, fit to be shown."""
+    """A line of the target's output, safe to show."""
     text = redact(remark, [])
     return text if len(text) <= _REMARK else f"{text[:_REMARK]}…"
 

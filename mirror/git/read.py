@@ -33,7 +33,7 @@ from mirror.git.view import config_text, object_folders
 COMMIT: Final = 1  # object types as packs number them: gitformat-pack(5)
 TAG: Final = 4
 
-READ_BYTES: Final = 16 << 20  # of one object that is read whole; more is told by its beginning, or refused
+READ_BYTES: Final = 16 << 20  # the largest object that is read whole; of others only the beginning
 FSCK_BYTES: Final = 1 << 20  # of what git complains of, in all
 
 # What a sync may spend on looking at one repository's objects, in this process, before it does without.
@@ -85,9 +85,7 @@ class Look:
         elif self._times & 63:  # asking for the time costs as much as a small commit
             return
         if self._bytes < 0 or time.thread_time() > self._until:
-            raise LimitReached(
-                "this history takes too much time or memory to be looked into", origin=Origin.OURS
-            )
+            raise LimitReached("this history takes too much time or memory to read", origin=Origin.OURS)
 
 
 async def missing(path: Path, ids: Iterable[Target]) -> set[Target]:
@@ -181,7 +179,7 @@ def _raw(oid: Target) -> bytes:
     try:
         return bytes.fromhex(oid.decode())
     except ValueError:  # a commit says whatever it likes
-        raise Corrupt("a commit here names a parent that has no such id") from None
+        raise Corrupt("a commit here names a parent by an invalid id") from None
 
 
 async def ancestry(git: Git, path: Path, moves: Sequence[Move]) -> Ancestry:
@@ -198,7 +196,7 @@ async def ancestry(git: Git, path: Path, moves: Sequence[Move]) -> Ancestry:
         found = await _judged_by_git(git, path, moves, found)
     if found.untold:
         log.warning(
-            "whether %d refs went forward or were overwritten costs too much to be told in %s:"
+            "telling whether %d refs went forward or were overwritten costs too much in %s:"
             " they count as overwritten",
             len(found.untold),
             path.name,
@@ -282,7 +280,7 @@ class _Graph:
             self._left -= 1 + len(found[1])
             if self._left < 0:
                 self.is_full = True
-                raise LimitReached("too much history lies between these commits", origin=Origin.OURS)
+                raise LimitReached("there is too much history between these commits", origin=Origin.OURS)
             self._known[commit] = found
         return found
 
@@ -530,8 +528,8 @@ class _Stored(Objects):
         cost = self._costs.of(oid)
         if cost.largest > READ_BYTES:
             raise TooLarge(
-                f"object {oid.decode()} is kept as a difference from something of {cost.largest:,} bytes,"
-                f" more than the {READ_BYTES >> 20} MiB that are looked into; get the object as it is",
+                f"object {oid.decode()} is stored as a delta of something of {cost.largest:,} bytes,"
+                f" more than the {READ_BYTES >> 20} MiB that Everref reads; download the object instead",
                 oid,
                 cost.largest,
             )
@@ -616,10 +614,10 @@ class _Sha256(_Stored):
 
 
 def too_large(oid: Target, size: int, limit: int) -> TooLarge:
-    """What is said of an object that is not looked into."""
+    """The error for an object that is too large to read."""
     return TooLarge(
-        f"object {oid.decode()} has {size:,} bytes, more than the {limit >> 20} MiB that are looked into;"
-        " get the object as it is",
+        f"object {oid.decode()} has {size:,} bytes, more than the {limit >> 20} MiB that Everref reads;"
+        " download the object instead",
         oid,
         size,
     )

@@ -1,4 +1,4 @@
-"""A reserve of each disk: what arrives from elsewhere ends before it fills one.
+"""A reserve on each disk: a fetch ends before it fills one.
 
 Who calls: backup/snapshot, around a fetch: it writes scratch space and the vault, where that is a directory.
 """
@@ -21,7 +21,7 @@ LOOK_SECONDS: Final = 0.5  # between two looks
 
 
 class Room:
-    """What one fetch takes of these disks, and what it leaves."""
+    """The room that one fetch takes on these disks, and what it leaves."""
 
     def __init__(self, places: Sequence[Path], give_way: Callable[[Path, int], Awaitable[None]]) -> None:
         self._places = places
@@ -29,7 +29,7 @@ class Room:
         self._came = 0  # bytes
 
     async def counted(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """The same bytes, which count as what came."""
+        """Pass the bytes on and count them."""
         async with aclosing(chunks):
             async for chunk in chunks:
                 self._came += len(chunk)
@@ -37,7 +37,7 @@ class Room:
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """End the block where it would take what is reserved. Raises LimitReached."""
+        """End the block before it takes what is reserved. Raises LimitReached."""
         lacking: Path | None = None
 
         async def watch(limit: asyncio.Timeout) -> None:
@@ -61,8 +61,8 @@ class Room:
             if lacking is None or not limit.expired():
                 raise
             raise LimitReached(
-                f"this repository would fill the disk of {lacking}: {self._came >> 20} MiB have come; "
-                "free some space there, and it is tried again",
+                f"this repository would fill the disk of {lacking}: {self._came >> 20} MiB have arrived; "
+                "free some space there, and Everref will try again",
                 origin=Origin.OURS,
             ) from None
 

@@ -1,7 +1,7 @@
-"""Starts git, and nothing but git: a clean environment, limits, and no process left behind.
+"""Running git: a clean environment, limits, and no process left behind.
 
-The first step of everything in this folder that is not read by pygit2. What
-git may see and do is decided here once; its words on failure come back as one
+The first step of everything in this folder that does not use pygit2. What
+git may see and do is decided here once; its error messages come back as one
 line without secrets.
 """
 
@@ -209,12 +209,12 @@ class Git:
         program = shutil.which(other or self.program, path=self._environment.get("PATH", os.defpath))
         if program is None and other:
             raise OurFault(
-                f"no program {other} here, which ssh addresses need; install OpenSSH's client",
+                f"ssh addresses need the program {other}, which is missing here; install OpenSSH's client",
                 origin=Origin.OURS,
             )
         if program is None:
             raise OurFault(
-                f"no program {self.program} here; install git 2.39 or newer, or say where by EVERREF_GIT",
+                f"{self.program} is missing here; install git 2.39 or newer, or set EVERREF_GIT to its path",
                 origin=Origin.OURS,
             )
         argv: list[str | bytes] = [*self._setpriv, program]
@@ -235,7 +235,7 @@ class Git:
             )
         except OSError as error:
             raise LimitReached(
-                f"git cannot be started: {error.strerror}; try again later", origin=Origin.OURS
+                f"git could not be started: {error.strerror}; try again later", origin=Origin.OURS
             ) from None
         with suppress(ProcessLookupError):  # at once: what it starts inherits them
             for which, limit in limits.items():
@@ -265,7 +265,7 @@ class _Pipe:
         return self._file is None or self._file.closed
 
     def close(self) -> None:
-        """Close it; who waits for it wakes up."""
+        """Close it and wake up whoever waits for it."""
         self._wake()
         if self._file:
             self._file.close()
@@ -452,13 +452,13 @@ class Process:
 
 
 def explain(failed: GitFailed) -> EverrefError:
-    """What a failure of git on our own disk means, where its words tell; else the failure itself."""
+    """What a failure of git on our own disk means, if its message tells; else the failure itself."""
     for pattern, error in _MEANINGS:
         if pattern.search(failed.stderr):
             return error(failed.line)
     if failed.returncode == -signal.SIGXFSZ:
         return LimitReached(
-            "a file would have become larger than allowed; nothing was changed", origin=Origin.OURS
+            "a file would have grown larger than allowed; nothing was changed", origin=Origin.OURS
         )
     if failed.returncode == -signal.SIGXCPU:
         return LimitReached(
@@ -471,18 +471,18 @@ def explain(failed: GitFailed) -> EverrefError:
 _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ...]] = (
     (
         re.compile("pack exceeds maximum allowed size"),
-        lambda line: LimitReached(f"{line}; allow more by EVERREF_FETCH_BYTES", origin=Origin.OURS),
+        lambda line: LimitReached(f"{line}; allow more with EVERREF_FETCH_BYTES", origin=Origin.OURS),
     ),
     (
         re.compile("No space left on device|Disk quota exceeded|Out of diskspace"),
         lambda line: DiskFull(
-            "the disk is full; free some space and run it again; nothing was changed", origin=Origin.DISK
+            "the disk is full; nothing was changed; free some space and try again", origin=Origin.DISK
         ),
     ),
     (
         re.compile("File too large|File size limit exceeded"),
         lambda line: LimitReached(
-            "a file would have become larger than allowed; nothing was changed", origin=Origin.OURS
+            "a file would have grown larger than allowed; nothing was changed", origin=Origin.OURS
         ),
     ),
     (
@@ -494,14 +494,14 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ..
     (
         re.compile("Too many open files"),
         lambda line: LimitReached(
-            f"git could open no more files ({line}); allow more, or run fewer jobs at once",
+            f"git could not open more files ({line}); allow more, or run fewer jobs at once",
             origin=Origin.OURS,
         ),
     ),
     (
         re.compile("Read-only file system|Permission denied|Input/output error"),
         lambda line: OurFault(
-            f"the data directory cannot be used: {line}; mend it and run it again", origin=Origin.DISK
+            f"the data directory cannot be used: {line}; repair it and run this again", origin=Origin.DISK
         ),
     ),
     (
@@ -520,7 +520,7 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ..
 
 
 def redact(text: bytes, secrets: list[str]) -> str:
-    """Another program's words, fit to be shown: no secrets, no user names in URLs, no control characters."""
+    """Another program's output, safe to show: no secrets, no user names in URLs, no control characters."""
     shown = text.decode(errors="replace")
     for secret in secrets:
         for word in (secret, secret.rpartition(" ")[2]):
@@ -547,7 +547,7 @@ def _config(config: Mapping[str, str]) -> dict[str, str]:
 
 
 def memory_share(machine: int, slots: int = SLOTS) -> int:
-    """How much one git may have where so many work at once: a share of three quarters, or the least."""
+    """Memory for one git when this many run at once: a share of three quarters, but at least LEAST_MEMORY."""
     return max(LEAST_MEMORY, machine * 3 // 4 // slots)
 
 

@@ -1,8 +1,8 @@
-"""The way to a host by OpenSSH's client: with one key, to one pinned host, and with nobody's configuration.
+"""Reaching a host with OpenSSH's client: with one key, one pinned host, and no user's configuration.
 
 Who calls: git/upstream, which speaks git's protocol over it, and git/push, whose git starts it. The
-key and the host's keys are never in argv and never on a disk: the client reads them from memory of
-ours, by way of /proc.
+key and the host's keys are never in argv and never on a disk: the client reads them from our
+memory through /proc.
 https://man.openbsd.org/ssh_config, https://git-scm.com/docs/pack-protocol#_ssh_transport
 """
 
@@ -96,7 +96,7 @@ def at_hand(remote: Remote, checked: str) -> Iterator[list[str]]:
     OurFault for a remote that was not made ready (services/ssh_access).
     """
     if remote.ssh is None:
-        raise OurFault("an ssh address was used without its key; report this")
+        raise OurFault("an ssh address was used without its key; please report this")
     hosts = "".join(f"{_ALIAS} {key}\n" for key in remote.ssh.host_keys)
     with _in_memory(remote.ssh.key.rstrip("\n") + "\n") as key, _in_memory(hosts) as known:
         words = ["ssh", "-F", "/dev/null", "-T", "-a", "-x"]
@@ -141,13 +141,13 @@ async def host_keys(git: Git, url: str, checked: str) -> tuple[str, ...]:
             async for chunk in child.stdout:
                 said += chunk
                 if len(said) > _ANSWER:
-                    raise Refused(f"{host} shows more host keys than can be kept; check the address")
+                    raise Refused(f"{host} shows too many host keys; check the address")
     except GitFailed:
-        raise NetworkError(f"{host} does not answer in ssh on port {port}; check the address") from None
+        raise NetworkError(f"{host} offers no ssh on port {port}; check the address") from None
     lines = [line.split(" ", 1) for line in said.decode(errors="replace").splitlines()]
     keys = {rest for _, rest in (line for line in lines if len(line) == 2) if _KEY.fullmatch(rest)}
     if not keys:
-        raise NetworkError(f"{host} does not answer in ssh on port {port}; check the address")
+        raise NetworkError(f"{host} offers no ssh on port {port}; check the address")
     return tuple(sorted(keys))
 
 
@@ -209,10 +209,12 @@ class Ssh:
                 async for chunk in _until_flush(self._chunks(called.child)):
                     size += len(chunk)
                     if size > self._longest:
-                        raise LimitReached(f"{self._remote.url} says more than can be a greeting; check it")
+                        raise LimitReached(
+                            f"{self._remote.url} does not greet like a git host; check the address"
+                        )
         except TimeoutError:
             await called.end()
-            raise NetworkError(f"{self._remote.url} does not come to the point; try again later") from None
+            raise NetworkError(f"{self._remote.url} did not finish its greeting; try again later") from None
         except EverrefError:
             await called.end()
             raise
@@ -251,7 +253,7 @@ class Ssh:
 
 @dataclass(frozen=True, slots=True)
 class _Called:
-    """A connection that stands."""
+    """An open connection."""
 
     child: Process
     stack: AsyncExitStack  # what goes with it
@@ -306,7 +308,7 @@ async def _until_flush(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[by
 
 @contextmanager
 def _explained(remote: Remote) -> Iterator[None]:
-    """What the client or the host said as it ended, in our words."""
+    """Translate the last message of the client or the host into an error of ours."""
     try:
         yield
     except GitFailed as failed:
@@ -324,13 +326,13 @@ _GONE: Final = re.compile(
 
 
 def meaning(failed: GitFailed, url: str) -> EverrefError:
-    """What the last words of an ssh client, and of the git behind it, mean."""
+    """What the last message of an ssh client, or of the git behind it, means."""
     host, _ = place(url)
     words = failed.stderr
     if _OTHER_HOST.search(words):
         return Refused(
-            f"{host} shows another host key than the one that is pinned; nothing was sent. If the host says "
-            "that it changed its key, forget the pinned one in the repository's settings"
+            f"{host} shows a different host key than the pinned one; nothing was sent. If the host announced "
+            "that it changed its key, forget the pinned key in the repository's settings"
         )
     if _BAD_KEY.search(words):
         return BadCredentials(
@@ -338,10 +340,12 @@ def meaning(failed: GitFailed, url: str) -> EverrefError:
         )
     if _NO_KEY.search(words):
         return BadCredentials(
-            f"{host} does not take this ssh key; add the deploy key at the host (everref ssh-key prints it)"
+            f"{host} does not accept this ssh key; add the deploy key at the host (everref ssh-key prints it)"
         )
     if _GONE.search(words):
-        return RemoteGone(f"{url}: the host says that there is no such repository, or not for this key")
+        return RemoteGone(
+            f"{url}: the host says that the repository does not exist, or that this key may not read it"
+        )
     if "not our ref" in words:
         return NetworkError(f"{url} changed while it was being read; try again")
-    return NetworkError(f"{host} cannot be reached by ssh, or broke off: {failed.line}; try again later")
+    return NetworkError(f"the ssh connection to {host} failed: {failed.line}; try again later")

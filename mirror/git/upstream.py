@@ -1,4 +1,4 @@
-"""The remote as a sync sees it: one listing of its refs, then exactly the objects that the listing names.
+"""The remote as a sync sees it: one listing of its refs, then exactly the objects the listing names.
 
 Git's protocol version 2, and version 0 of servers that know no other, over
 smart HTTP or to a local `git upload-pack`, one request and one answer at a time.
@@ -80,10 +80,10 @@ class NotOurRef(NetworkError):
 
 
 class _Asked(Protocol):
-    """A way to an upload-pack."""
+    """A connection to an upload-pack."""
 
     def greeting(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """What it says first."""
+        """The first thing that it says."""
 
     def ask(self, request: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Its answer to a request, as it arrives."""
@@ -96,7 +96,7 @@ def now() -> datetime:
 
 @asynccontextmanager
 async def sessions(allow_private: bool) -> AsyncIterator[aiohttp.ClientSession]:
-    """Connections to hosts, kept for whoever asks the same host next; no more than PER_HOST to each."""
+    """Connections to hosts, reused for the next request to the same host; at most PER_HOST to each."""
     connector = aiohttp.TCPConnector(
         resolver=address.CheckedResolver(allow_private), use_dns_cache=False, limit_per_host=PER_HOST
     )
@@ -134,7 +134,7 @@ async def connect(
     origin: Origin = Origin.SOURCE,
     asking: Asking | None = None,
 ) -> AsyncIterator["Upstream"]:
-    """A remote, ready to be asked; nothing is sent before. `allow_private` also allows our own network.
+    """A remote, ready for requests; sends nothing yet. `allow_private` also allows our own network.
 
     A session has the same `allow_private`. Failures are of this `origin`: the remote may be a target as well.
     """
@@ -167,7 +167,7 @@ async def connect(
 
 
 class Upstream:
-    """A remote that is asked."""
+    """A remote repository that can be listed and fetched from."""
 
     def __init__(
         self, asked: _Asked, name: str, origin: Origin = Origin.SOURCE, longest: int = LISTING_BYTES
@@ -214,7 +214,7 @@ class Upstream:
             lines = [packet for packet in packets if isinstance(packet, bytes)]
             marks = len(packets) - len(lines)
             if ended and packets or marks > 1 or marks and packets[-1] != Mark.FLUSH:
-                raise Corrupt(f"{self._name} says more than its refs when it is asked for them")
+                raise Corrupt(f"{self._name} sent more than its refs when they were listed")
             ended = ended or bool(marks)
             reading.add(lines)
 
@@ -277,12 +277,12 @@ class Upstream:
                         remarks += 1
                 came, carried = came + size, carried + len(pack)
                 if came - carried > (BESIDE_THE_PACK + carried // 8 if carried else BEFORE_THE_PACK):
-                    raise Corrupt(f"{self._name} says more than git would beside its pack")
+                    raise Corrupt(f"{self._name} sent more messages with its pack than git would")
                 begun = begun or bool(pack or side and side.fatal)
                 prepared += waited
                 if not begun and prepared > PREPARING:
                     raise NetworkError(
-                        f"{self._name} has not begun its pack within {PREPARING:g} s; try again later"
+                        f"{self._name} did not start sending its pack within {PREPARING:g} s; try again later"
                     )
                 if begun and (missed := speeds.is_slow(len(pack), waited)):
                     raise NetworkError(f"{self._name} sends {missed}; try again later")
@@ -304,7 +304,7 @@ class Upstream:
             if packet is None:
                 return False
             if packets.taken > BEFORE_THE_PACK:
-                raise Corrupt(f"{self._name} says more than git would before it sends a pack")
+                raise Corrupt(f"{self._name} sent more messages before its pack than git would")
             line = pktline.text(packet)
             if line.startswith(b"ERR "):
                 raise self._meaning(line[4:])
@@ -327,7 +327,7 @@ class Upstream:
 
     def _fetch_v0(self, wants: Sequence[Target], haves: Sequence[Target]) -> bytes:
         if b"side-band-64k" not in self._capabilities:
-            raise Refused(f"{self._name} is served by a git too old to be backed up from; have it updated")
+            raise Refused(f"the git at {self._name} is too old to back up from; ask the host to update it")
         asked = (b"side-band-64k", b"thin-pack", b"no-progress", b"ofs-delta")
         words = [word for word in asked if word in self._capabilities]
         # All haves go in one request, so how they are acknowledged makes no difference here, but Azure DevOps
@@ -351,7 +351,7 @@ class Upstream:
         self._version, self._capabilities = greeting.version, greeting.capabilities
         self._format = greeting.object_format
         if self._version == 2 and not {b"ls-refs", b"fetch"} <= self._capabilities.keys():
-            raise Refused(f"{self._name} does not let its refs be listed; check the address")
+            raise Refused(f"{self._name} does not allow listing its refs; check the address")
         if self._version == 0:
             done = greeting.reading.done
             self._advertised = done() if length <= INLINE else await asyncio.to_thread(done)
@@ -379,7 +379,7 @@ class Upstream:
                 if length > self._longest:
                     raise LimitReached(
                         f"{self._name} lists more than {self._longest >> 20} MiB of refs; "
-                        "if they are to be kept, allow more by EVERREF_LISTING_BYTES"
+                        "to back them up, allow more with EVERREF_LISTING_BYTES"
                     )
                 if len(chunk) <= INLINE:
                     read(chunk)
@@ -390,7 +390,7 @@ class Upstream:
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
-        """What is asked in here has LOOK seconds."""
+        """Allow LOOK seconds for the block."""
         try:
             async with asyncio.timeout(LOOK) as limit:
                 yield
@@ -402,17 +402,17 @@ class Upstream:
             ) from None
 
     def _broken_off(self) -> NetworkError:
-        return NetworkError(f"{self._name} broke off in the middle of its answer; try again later")
+        return NetworkError(f"{self._name} closed the connection in mid-answer; try again later")
 
     def _meaning(self, said: bytes) -> EverrefError:
-        """What the remote's own words mean."""
+        """What the remote's own message means."""
         words = redact(said, []).strip()[:200]
         if re.search("not our ref|unadvertised object", words):
             return NotOurRef(f"{self._name} changed while it was being read; try again")
         if re.search("(?i)not found|does not exist|not exported|not appear to be a git repository", words):
-            return RemoteGone(f"{self._name}: the host says that there is no such repository: {words}")
+            return RemoteGone(f"{self._name}: the host says that the repository does not exist: {words}")
         if re.search("(?i)corrupt|unable to (read|parse)|bad (object|tree)|missing", words):
-            return Corrupt(f"{self._name} is broken, its host says: {words}; have it mended there")
+            return Corrupt(f"{self._name} is damaged, its host says: {words}; have it repaired there")
         return Refused(f"{self._name}: the host says: {words}")
 
 
@@ -459,8 +459,8 @@ class _Http:
                 )
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise Refused(
-                    f"{self._url} answers in a compressed form that was not asked for; "
-                    "have the host, or the proxy before it, leave git's answers as they are"
+                    f"{self._url} answers in a compressed form that was not requested; "
+                    "configure the host, or the proxy in front of it, to leave git's answers unchanged"
                 )
             async with aclosing(self._chunks(response)) as chunks:
                 yield chunks
@@ -474,7 +474,7 @@ class _Http:
             while chunk := await response.content.readany():
                 yield chunk
                 if clock() > end:
-                    raise LimitReached(f"{self._url} has not come to an end within a day and was given up")
+                    raise LimitReached(f"{self._url} was still sending after a day and was given up")
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> EverrefError:
         text, at = "", self._clock()
@@ -486,7 +486,7 @@ class _Http:
             until = told or at + UNTOLD
             return RateLimited(
                 f"{self._url}: the host wants no more requests until {until:%H:%M:%S} UTC (HTTP {status}); "
-                "it is asked again then",
+                "Everref asks again then",
                 until,
             )
         return refusal(self._url, status, bool(self._authorization), text, headers.get("Location", ""))
@@ -506,28 +506,28 @@ def refusal(url: str, status: int, with_secret: bool, text: str = "", location: 
     ):
         return Blocked(f"{url}: the host blocks access to this repository (HTTP {status}); ask the host why")
     if status == 401 and not with_secret:
-        return BadCredentials(f"{url} wants credentials, or does not exist; give a token if it is private")
+        return BadCredentials(f"{url} requires credentials, or does not exist; give a token if it is private")
     if status == 401:
-        return BadCredentials(f"{url}: the host refuses these credentials; give others")
+        return BadCredentials(f"{url}: the host refuses these credentials; give new ones")
     if status == 403 and with_secret:
         return BadCredentials(f"{url}: these credentials are not allowed to do this (HTTP 403); give others")
     if status == 403:
         return Blocked(f"{url}: the host forbids access (HTTP 403); give credentials if it is private")
     if status in (404, 410):
         return RemoteGone(
-            f"{url}: there is no such repository, or not for us; check the address and credentials"
+            f"{url}: the repository does not exist or is not visible to us; check address and credentials"
         )
     if status in (301, 302, 303, 307, 308):
         goal = _whither(location)
         where = f" to {goal}" if goal else ""
-        return Moved(f"{url} has moved{where}; redirects are not followed: add that address", goal)
+        return Moved(f"{url} has moved{where}; Everref does not follow redirects: add that address", goal)
     if status == 408 or status >= 500:
-        return NetworkError(f"{url}: the host is in trouble (HTTP {status}); try again later")
+        return NetworkError(f"{url}: the host has a problem (HTTP {status}); try again later")
     return no_repository(url, f"it answers with HTTP {status}")
 
 
 def _whither(location: str) -> str | None:
-    """The address that a redirect names, without what could be secret in it. None: it names none."""
+    """The address that a redirect names, without possible secrets. None: it names none."""
     try:
         parts = urlsplit(location)
         host = parts.netloc.rpartition("@")[2]
@@ -540,7 +540,7 @@ def _whither(location: str) -> str | None:
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
-    """What goes wrong on the way to a host, in our words. Refused by rule and no route read the same."""
+    """Translate network failures into errors of ours. A forbidden address and no route read the same."""
     try:
         yield
     except aiohttp.ClientConnectorCertificateError:
@@ -552,13 +552,13 @@ def _translated(url: str) -> Iterator[None]:
     except TimeoutError:
         raise NetworkError(f"{url} has stopped answering; try again later") from None
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-        raise NetworkError(f"{url} broke the connection off; try again later") from None
+        raise NetworkError(f"{url} closed the connection; try again later") from None
     except aiohttp.ClientError:
-        raise NetworkError(f"{url} does not answer in HTTP; check the address") from None
+        raise NetworkError(f"{url} does not answer as an HTTP server; check the address") from None
 
 
 class _Local:
-    """A repository of this machine: one upload-pack a request, as a git host does it."""
+    """A repository on this machine: one upload-pack for each request, as at a git host."""
 
     def __init__(self, git: Git, path: str) -> None:
         self._git = git
@@ -574,7 +574,7 @@ class _Local:
     async def _answer(self, option: str, request: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
         directory = address.git_directory(Path(self._path))
         if directory is None:
-            raise RemoteGone(f"there is no git repository at {self._path} any more; check the path")
+            raise RemoteGone(f"there is no longer a git repository at {self._path}; check the path")
         try:
             async with (
                 self._git.process(
@@ -608,7 +608,7 @@ def _local_failure(failed: GitFailed, path: str) -> EverrefError:
     if "not our ref" in failed.stderr:
         return NotOurRef(f"{path} changed while it was being read; try again")
     if "Permission denied" in failed.stderr:
-        return Refused(f"{path} cannot be read by this user: {failed.line}; change its permissions")
+        return Refused(f"this user may not read {path}: {failed.line}; change its permissions")
     if "does not appear to be a git repository" in failed.stderr:
         return NotFound(f"{path} is not a git repository; check the path")
-    return Corrupt(f"{path} is broken, git says: {failed.line}; mend it and try again")
+    return Corrupt(f"{path} is damaged, git says: {failed.line}; repair it and try again")

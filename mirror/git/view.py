@@ -1,4 +1,4 @@
-"""Bare repositories written by hand: a snapshot as git sees it, and scratch space for new objects.
+"""Bare repositories made without git: a snapshot as git sees it, and scratch space for new objects.
 
 Everything here is laid out as gitrepository-layout(5) says, so any git tool
 reads it. Making one costs a few small files instead of a `git init`.
@@ -92,7 +92,7 @@ def lay_out(path: Path, object_format: ObjectFormat, alternate: Path | None = No
     if alternate is not None:
         line = os.fsencode(alternate.absolute())
         if b"\n" in line:
-            raise Refused(f"the directory {str(alternate)!r} has a line feed in its name; use another one")
+            raise Refused(f"the directory {str(alternate)!r} has a line feed in its name; choose another one")
         (path / "objects/info/alternates").write_bytes(line + b"\n")
     (path / "config").write_text(_CONFIG[object_format])
     (path / "HEAD").write_bytes(UNBORN + b"\n")
@@ -156,7 +156,7 @@ def packed_refs(refs: Refs) -> bytes:
     ]
     body = b"".join(lines)
     if body.count(b"\n") != len(lines):
-        raise Corrupt("a ref name holds a line feed, which git does not accept")
+        raise Corrupt("a ref name contains a line feed, which git does not accept")
     return _PACKED_REFS_HEADER + body
 
 

@@ -100,10 +100,10 @@ async def leased_at_forge(
 
 
 @asynccontextmanager
-async def turn_to_compact(services: Services, repo: Repo, patience: float) -> AsyncIterator[ForgeLease]:
+async def leased_to_compact(services: Services, repo: Repo, patience: float) -> AsyncIterator[ForgeLease]:
     """Be the only run that compacts this repo; Busy when another one does for longer than `patience` seconds.
 
-    Syncs of the repo go on meanwhile: what is recorded is recorded in a `turn`.
+    Syncs of the repo go on meanwhile: what is recorded is recorded under the repo's lease.
     """
     name = forge_leases.of_compaction(repo.id)
     async with leased_at_forge(

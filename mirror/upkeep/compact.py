@@ -22,7 +22,7 @@ from mirror.git.pack import IdxFile
 from mirror.git.pool import Pool
 from mirror.git.view import View
 from mirror.services import failpoints
-from mirror.services.lease import PATIENCE, leased, turn_to_compact
+from mirror.services.lease import PATIENCE, leased, leased_to_compact
 from mirror.services.open import Services
 from mirror.store.backup import history, parts, snapshots
 from mirror.store.forge_leases import ForgeLease
@@ -55,7 +55,7 @@ async def compact(services: Services, repo: Repo, patience: float = PATIENCE) ->
     Safe to run twice: a part without its row is discarded and made again.
     """
     made: list[Part] = []
-    async with turn_to_compact(services, repo, patience) as alone:
+    async with leased_to_compact(services, repo, patience) as alone:
         before, last, due = await _merges(services, repo, patience, made)
         while last is not None and due is not None:
             services.progress.phase(f"packing {len(due.parts)} parts anew")

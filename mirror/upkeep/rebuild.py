@@ -17,7 +17,7 @@ from mirror.store.backup import descriptions, parts, snapshots
 from mirror.store.discovery import remotes
 from mirror.store.leases import Lease
 from mirror.upkeep import state, unknown_repos
-from mirror.upkeep.state import TakenUp
+from mirror.upkeep.state import ImportedState
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Recovered:
     """What came back."""
 
     repos: Sequence[Rebuilt]
-    state: TakenUp | None  # None: the vault has none of a database before this
+    state: ImportedState | None  # None: the vault has none of a database before this
 
 
 class Incomplete(Corrupt):

@@ -49,7 +49,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenUp:
+class ImportedState:
     """What came back of the state."""
 
     taken_at: datetime | None  # as of when; None: none could be read
@@ -156,7 +156,7 @@ async def _upload(services: Services, key: str, file: IO[bytes]) -> tuple[int, s
     return size, sha256.hexdigest()
 
 
-async def take_up(services: Services, described: Mapping[RepoId, RepoFile]) -> TakenUp | None:
+async def take_up(services: Services, described: Mapping[RepoId, RepoFile]) -> ImportedState | None:
     """Take up the newest state in the vault that opens, once, in a database that has none of its own.
 
     `described` is what attested descriptions say of repos, which may be newer. None: there is nothing to
@@ -175,11 +175,11 @@ async def take_up(services: Services, described: Mapping[RepoId, RepoFile]) -> T
         at = layout.parse_state_key(key)
         assert at is not None
         try:
-            return TakenUp(at, await _take_up(services, key, at, described), reasons)
+            return ImportedState(at, await _take_up(services, key, at, described), reasons)
         except (BadKey, Corrupt, NoSuchObject) as error:
             await state.settle(services.db, key, at, "unreadable", {})
             reasons.append(str(error))
-    return TakenUp(None, {}, reasons) if reasons else None
+    return ImportedState(None, {}, reasons) if reasons else None
 
 
 async def _take_up(

@@ -154,7 +154,7 @@ class RequestContext:
 
         Raises NetworkError when they have passed, TooOften, Crowded.
         """
-        async with self.outside.plans.turn(self.services.who):
+        async with self.outside.plans.slot(self.services.who):
             try:
                 async with asyncio.timeout(PLANNING) as limit:
                     yield

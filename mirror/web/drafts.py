@@ -109,7 +109,7 @@ async def to_url(
 async def _address(context: RequestContext, text: str) -> Remote:
     """The address that was given; only admins of the command line's team may give a path of this machine."""
     if context.acting.may(Role.ADMIN):
-        return await add.remote_meant(context.services, context.of_team().id, text)
+        return await add.remote_for(context.services, context.of_team().id, text)
     return address.parse_remote(text, context.services.settings.allow_private_remotes, paths=False)
 
 

@@ -1,1 +1,1 @@
-"""Reading what strangers wrote: processes that parse it, the questions put to them, and who may ask next."""
+"""Reading untrusted repository content: the processes that parse it, their questions, and who asks next."""

@@ -1,9 +1,9 @@
-"""`python -m mirror.git.reader GIT`: a process that reads what strangers wrote, one question after the other.
+"""`python -m mirror.git.reader GIT`: a process that reads untrusted content, one question after the other.
 
-Who starts it (mirror/git/reader/processes.py) gives it little memory, time and nothing of
+The process that starts it (mirror/git/reader/processes.py) gives it little memory, little time and nothing of
 value: no secret is in its environment, and it writes nothing. Questions come on
 standard input, answers go to standard output, each behind its length in four
-bytes. It may die of any of them; another one takes its place.
+bytes. Any question may kill it; another process takes its place.
 """
 
 import gc
@@ -29,13 +29,13 @@ CACHED_BYTES: Final = 8 << 20  # of objects that libgit2 keeps at hand
 WINDOW_BYTES: Final = 8 << 20  # of a pack that libgit2 maps at once
 MAPPED_BYTES: Final = 256 << 20  # of packs in all
 
-_TOO_MUCH: Final = "reading this takes more memory than one page may have"
+_TOO_MUCH: Final = "reading this takes more memory than one page may use"
 
 
 def main(git: str) -> None:
-    """Answer until nobody asks any more."""
+    """Answer questions until standard input ends."""
     out = os.dup(1)
-    os.dup2(2, 1)  # whatever prints something spoils no answer
+    os.dup2(2, 1)  # so that no stray print spoils an answer
     pygit2.settings.cache_max_size(CACHED_BYTES)
     pygit2.settings.mwindow_size = WINDOW_BYTES
     pygit2.settings.mwindow_mapped_limit = MAPPED_BYTES
@@ -74,7 +74,7 @@ def _tell(git: str, question: Question[Any]) -> tuple[bool, Any]:
     except EverrefError as error:
         return False, Trouble("ours", str(error))
     except RecursionError:
-        return False, Trouble("limit", "this is nested too deeply to be read here")
+        return False, Trouble("limit", "this is nested too deeply to show here")
     except MemoryError:
         return False, Trouble("limit", _TOO_MUCH)
     except Exception as error:  # whatever a library makes of bytes that were written to make it stumble
@@ -109,7 +109,7 @@ def _answer(git: str, question: Question[Any]) -> Any:
         case questions.WhatIsLost():
             return answers.what_is_lost(OpenedRepository(question.view, git), question)
         case _:
-            raise LimitReached("nobody knows how to answer this")
+            raise LimitReached("the reader does not know this question; please report this")
 
 
 def _link(place: RepositoryView, path: bytes) -> str:

@@ -1,8 +1,8 @@
-"""What a reader process finds out: commits, folders, files, differences and losses, as far as limits allow.
+"""How a reader process answers: commits, folders, files, differences and losses, as far as limits allow.
 
-All of it runs in `mirror.git.reader`, a process that has nothing to lose: whatever
-was written to be a bomb costs that process, and the one who asked. Objects are
-looked at by header first; git is started for walks, as a child with less memory still.
+All of it runs in `mirror.git.reader`, a process that has nothing to lose: content that
+is written to be a bomb costs only that process and the person who asked. Objects are
+checked by header first; git is started for walks, as a child with even less memory.
 """
 
 import os
@@ -125,7 +125,7 @@ class OpenedRepository:
             return
         error = explain(GitFailed(os.fsdecode(args[0]), code, redact(words, [])))
         if code < 0 or isinstance(error, LimitReached):
-            raise LimitReached("something in this history is too large to be walked through here")
+            raise LimitReached("something in this history is too large to be read here")
         raise error
 
 
@@ -172,10 +172,10 @@ class Folders:
             raise too_large(tree, size, TREE_BYTES)
         self.left -= size
         if self.left < 0:
-            raise LimitReached("the folders here are too large to be looked into, one after the other")
+            raise LimitReached("the folders here are too large to be read one after the other")
         found = self.held.read(tree)
         if found is None or found[0] != TREE:
-            raise Corrupt(f"the folder {tree.decode()} is missing from what is kept")
+            raise Corrupt(f"the folder {tree.decode()} is missing from the backup")
         return list(entries(found[1], self._format))
 
     def find(self, tree: Target, path: bytes) -> Entry | None:
@@ -537,11 +537,11 @@ def _with_lines(held: Objects, change: FileChange, left: _Left, deadline: float)
     if change.old_oid == change.new_oid:
         return replace(change, additions=0, deletions=0)
     if any(size is None for size in known):
-        return replace(change, why="its content is missing from what is kept")
+        return replace(change, why="its content is missing from the backup")
     if any(size and size > FILE_BYTES for size in known):
         return replace(change, why="it is too large for its lines to be compared here")
     if time.monotonic() > deadline:
-        return replace(change, why="there is too much to compare it here")
+        return replace(change, why="there is too much here to compare it")
     old = _bytes_of(held, change.old_oid, change.old_mode)
     new = _bytes_of(held, change.new_oid, change.new_mode)
     if objects.is_binary(old) or objects.is_binary(new):
@@ -554,7 +554,7 @@ def _with_lines(held: Objects, change: FileChange, left: _Left, deadline: float)
         raise Corrupt(f"a file cannot be compared: {error}") from None
     shown, why = _bounded(told, left)
     if not told and (additions or deletions):
-        why = "there are too many lines to show them here"
+        why = "it has too many lines to show here"
     return replace(change, additions=additions, deletions=deletions, hunks=shown, why=why)
 
 
@@ -592,7 +592,7 @@ def _bounded(hunks: Sequence[Hunk], left: _Left) -> tuple[tuple[Hunk, ...], str 
             if left.lines <= 0 or left.bytes <= 0:
                 break
             if len(line.text) > LINE_BYTES:
-                why = why or "its long lines are cut here"
+                why = why or "its long lines are shortened here"
                 line = replace(line, text=line.text[:LINE_BYTES])
             lines.append(line)
             left.lines -= 1
@@ -600,5 +600,5 @@ def _bounded(hunks: Sequence[Hunk], left: _Left) -> tuple[tuple[Hunk, ...], str 
         if lines:
             kept.append(replace(hunk, lines=tuple(lines)))
         if len(lines) < len(hunk.lines):
-            return tuple(kept), "there are too many lines to show them all here"
+            return tuple(kept), "it has too many lines to show them all here"
     return tuple(kept), why

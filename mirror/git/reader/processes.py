@@ -1,7 +1,7 @@
-"""Reader processes: what strangers wrote is read there, never in the process that serves everybody.
+"""Reader processes: they read untrusted content, so that the process that serves everybody never does.
 
-A few are kept warm. Each answers one question at a time, within a memory of its
-own; one that takes too long, or whose asker has left, is killed and replaced.
+A few are kept running. Each answers one question at a time, within a memory of its
+own; one that takes too long, or whose request was cancelled, is killed and replaced.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ STREAMING: Final = Bounds(at_once=6, team=2, person=1, patience=60.0)  # files o
 FILLING: Final = Bounds(at_once=2, team=1, person=1, patience=30.0)  # pools that a page needs from the vault
 MEMORY: Final = 192 << 20  # bytes of its own that a reader may have
 ADDRESSES: Final = 2 << 30  # bytes, packs and their indexes among them
-CPU_SECONDS: Final = 3600  # of one reader; it limits itself to what each question may take
+CPU_SECONDS: Final = 3600  # of one reader in all; it also limits each question
 STREAM_MEMORY: Final = 128 << 20  # bytes that git may have to hand a file out
 ANSWER_BYTES: Final = (16 << 20) + 64  # of one answer
-GRACE: Final = 1.0  # seconds to finish in where nobody waits any more: a new process costs more
+GRACE: Final = 1.0  # seconds to finish once nobody waits any more: starting a new process costs more
 QUESTIONS: Final = 5000  # that one process answers, at most
-NICE: Final = 5  # what serves everybody goes first
+NICE: Final = 5  # so that the web server's own process goes first
 
 # Of packs, git maps windows: these count as addresses, and have to fit.
 CONFIG: Final = {
@@ -41,7 +41,7 @@ CONFIG: Final = {
     "core.bigFileThreshold": "1m",  # from there on a file is streamed
 }
 
-_DIED: Final = "reading this takes more memory or time than one page may have"
+_DIED: Final = "reading this takes more memory or time than one page may use"
 
 
 class Reader:
@@ -89,7 +89,7 @@ class Reader:
 
 
 class Reading:
-    """Someone's turn: questions are asked here, one after the other."""
+    """A slot: questions are asked here, one after the other."""
 
     def __init__(self, readers: "Readers") -> None:
         self._readers = readers
@@ -102,7 +102,7 @@ class Reading:
             done, _ = await asyncio.wait([asking], timeout=question.seconds + 2)
             if not done:
                 raise LimitReached(
-                    f"reading this takes longer than {question.seconds:g} s, more than one page may have",
+                    f"reading this takes longer than {question.seconds:g} s, more than one page may use",
                     origin=Origin.OURS,
                 )
             return asking.result()
@@ -118,10 +118,10 @@ class Reading:
 
 
 class Readers:
-    """The processes, and who uses them when."""
+    """The processes, and the slots in which they are used."""
 
     def __init__(self, git: Git, *, streaming: Git) -> None:
-        self.turns = Slots(READING)
+        self.slots = Slots(READING)
         self.streams = Slots(STREAMING)
         self.fills = Slots(FILLING)
         self.streaming = streaming  # git, as it hands out what is too large for an answer
@@ -138,13 +138,13 @@ class Readers:
         return cls(Git(program, home, limits=limits), streaming=Git(program, home, limits=small))
 
     @asynccontextmanager
-    async def turn(self, who: Requester = NOBODY) -> AsyncIterator[Reading]:
-        """A turn to ask. Raises TooOften, Crowded."""
-        async with self.turns.turn(who):
+    async def slot(self, who: Requester = NOBODY) -> AsyncIterator[Reading]:
+        """Wait for a slot to ask questions in. Raises TooOften, Crowded."""
+        async with self.slots.slot(who):
             yield Reading(self)
 
     def warm(self) -> None:
-        """Have all processes ready before somebody asks."""
+        """Start all processes before anybody asks."""
         while len(self._idle) < AT_ONCE:
             self._idle.append(self._started())
 
@@ -158,7 +158,7 @@ class Readers:
         return self._started()
 
     def give_back(self, reader: Reader, keep: bool) -> None:
-        """Have it for the next one, or another in its place."""
+        """Keep the process for the next question, or replace it."""
         if not keep:
             self._end(reader)
         if not self._closed:
@@ -175,7 +175,7 @@ class Readers:
         ending.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """Nothing is left of them afterwards."""
+        """Stop all processes."""
         self._closed = True
         while self._idle:
             self._end(self._idle.pop())

@@ -1,7 +1,7 @@
-"""What a reader process is asked and what it answers: all that passes to and from who reads strangers' bytes.
+"""The questions and answers of a reader process: everything that passes to and from it.
 
-A question names a view, or brings a text. Each is a type of its own that says
-what its answer is; answers are checked against that before anything is done with them.
+A question names a view or carries a text. Each is a type of its own that says
+what its answer is; answers are checked against that type before they are used.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Who may read next: so many at once in all, for a team and for a person, and a fair line for the others.
+"""Slots for reading: a limit in all, for each team and each person, and a fair queue for the rest.
 
-Before a reader process is used. Whoever has used it least of late comes first,
-so that one who asks for much waits for everybody else, and nobody for them.
+Who calls: everything that is about to use a reader process. Those who used the least recently come first,
+so that a heavy user waits for everybody else, and nobody waits for them.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from typing import Final
 
 from mirror.core.errors import Crowded, TooOften
 
-_HALF: Final = 60.0  # seconds after which half of what somebody used is forgotten
+_HALF: Final = 60.0  # seconds after which usage counts half
 _KEPT: Final = 10_000  # people and teams whose use is remembered
 
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """For whom something is read; None: for nobody in particular, as a worker does."""
+    """The person and team for whom something is read; None: nobody in particular, as in a worker."""
 
     team: Hashable = None
     person: Hashable = None
@@ -30,14 +30,14 @@ NOBODY: Final = Requester()
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many at once, and how long the line is."""
+    """How many at once, and how long the queue may be."""
 
     at_once: int
     team: int  # at once
     person: int  # at once
-    waiting_person: int = 16  # turns that one person waits for
-    waiting: int = 256  # turns that all wait for
-    patience: float = 20.0  # seconds in the line
+    waiting_person: int = 16  # slots that one person may wait for
+    waiting: int = 256  # slots that all together may wait for
+    patience: float = 20.0  # seconds in the queue
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +48,7 @@ class _Waiting:
 
 
 class Slots:
-    """A line of those who want something of which there is little."""
+    """A queue for a scarce resource."""
 
     def __init__(self, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
         self.bounds = bounds
@@ -60,10 +60,10 @@ class Slots:
         self._used: dict[Hashable, tuple[float, float]] = {}  # seconds, as they were then
 
     @asynccontextmanager
-    async def turn(self, who: Requester) -> AsyncIterator[None]:
-        """A turn, for as long as this is open.
+    async def slot(self, who: Requester) -> AsyncIterator[None]:
+        """Hold a slot for as long as this is open.
 
-        Raises TooOften where the person waits for too many already, Crowded where the line is too long.
+        Raises TooOften if the person already waits for too many, Crowded if the queue is too long.
         """
         await self._enter(who)
         began = self._clock()
@@ -73,7 +73,7 @@ class Slots:
             self._leave(who, self._clock() - began)
 
     def check(self, who: Requester) -> None:
-        """Raise what `turn` would raise at once, before anything is prepared for it."""
+        """Raise at once what `slot` would raise, before anything is prepared for it."""
         if not self._may(who) or self._line:
             self._check(who)
 
@@ -90,7 +90,7 @@ class Slots:
                 await one.ready
         except BaseException as error:
             if one.ready.done() and not one.ready.cancelled():
-                self._count(who, -1)  # it was given to us while we left
+                self._count(who, -1)  # we got the slot while leaving
                 self._next()
             else:
                 self._line.remove(one)
@@ -99,12 +99,12 @@ class Slots:
             raise
 
     def _check(self, who: Requester) -> None:
-        """Raise where the line is too long for one more."""
+        """Raise if the queue is too long for one more."""
         if who.person is not None:
             mine = sum(one.who.person == who.person for one in self._line)
             if mine >= self.bounds.waiting_person:
                 raise TooOften(
-                    f"{mine} of your pages are being read already; wait until some are there, and try again",
+                    f"{mine} of your pages are already loading; wait until some are done, then try again",
                     5,
                 )
         if len(self._line) >= self.bounds.waiting:
@@ -119,7 +119,7 @@ class Slots:
         self._next()
 
     def _next(self) -> None:
-        """Give the free turns to those who have used the least."""
+        """Give the free slots to those who have used the least."""
         while True:
             able = [one for one in self._line if self._may(one.who)]
             if not able:

@@ -1,7 +1,7 @@
-"""Views of a pool for who reads it: nothing is parsed here, that is for readers (git/reader/answers).
+"""Views of a pool for reading; nothing is parsed here (see git/reader/answers).
 
-Nothing here holds the pool's lock: a reader links the packs into a view of its
-own, which no sync can pull away.
+Nothing here holds the pool's lock: a reader links the packs into its own
+view, where no sync can remove them.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ async def reading(pool: Pool, room: Path) -> AsyncIterator[tuple[View, Mark | No
                 yield view, mark
                 return
             await asyncio.sleep(_LOOK)
-        raise Busy(f"{pool.path.name} is changing right now; look again in a moment")
+        raise Busy(f"{pool.path.name} is changing right now; try again in a moment")
 
 
 _marks: dict[Path, tuple[Stamp, Mark]] = {}

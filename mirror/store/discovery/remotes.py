@@ -248,7 +248,7 @@ async def is_doubtful(db: Db, repo_id: RepoId) -> bool:
 
 
 @translating
-async def told_of(db: Db, limit: int) -> list[RepoId]:
+async def reported_changed(db: Db, limit: int) -> list[RepoId]:
     """The repos of which a delivery told that something changed, since the forge was last asked."""
     rows = await db.fetch(query("told_of"), limit)
     return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
@@ -325,7 +325,7 @@ async def chosen(db: Db, repo_id: RepoId) -> None:
 
 
 @translating
-async def heir(db: Db, repo_id: RepoId) -> ConnectionId | None:
+async def other_connection_of(db: Db, repo_id: RepoId) -> ConnectionId | None:
     """Another connection of the team that works and sees the repo; rather one that may register hooks."""
     found = await db.fetchval(
         """
