@@ -189,7 +189,7 @@ async def test_a_checkpoint_of_a_log_that_moved_is_discarded_and_said_to_be(
     await garden.mirror.services.db.execute("update snapshot set epoch = 1")
     assert (done.merged, meter.seen.notes[-1:]) == (
         0,
-        ("the parts changed while they were packed; the next compaction packs them",),
+        ("the parts changed while they were repacked; the next compaction tries again",),
     )
     live = await parts.live(garden.mirror.services.db, garden.repo.id)
     assert [part.first for part in live if part.complete] == [1] and live[0].last == 1

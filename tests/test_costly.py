@@ -82,9 +82,9 @@ async def test_what_is_a_small_difference_from_something_large_is_not_unpacked(
         with read.opened(path, read.Look()) as held:
             for oid in ids[-3:]:
                 assert held.kind(oid) == read.COMMIT
-                with pytest.raises(TooLarge, match="difference from something"):
+                with pytest.raises(TooLarge, match="delta of something"):
                     held.commit(oid)
-                with pytest.raises(TooLarge, match="difference from something"):
+                with pytest.raises(TooLarge, match="delta of something"):
                     held.beginning(oid, 100)
         _, peak = tracemalloc.get_traced_memory()
     finally:

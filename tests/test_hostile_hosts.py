@@ -130,7 +130,7 @@ async def test_what_is_small_takes_half_of_the_reserve_and_no_more(
     monkeypatch.setattr(
         disk_reserve, "left", lambda place: (disk_reserve.RESERVE // 2 - 1, disk_reserve.RESERVE)
     )
-    with pytest.raises(LimitReached, match="0 MiB have come"):
+    with pytest.raises(LimitReached, match="0 MiB have arrived"):
         async with Room([tmp_path], give_way).kept():
             await asyncio.Event().wait()
     assert asked == [tmp_path]  # caches had their chance

@@ -112,7 +112,7 @@ def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> No
 
 
 def test_an_audit_log_that_was_changed_needs_somebody() -> None:
-    notice = Notice(8, None, None, "audit", "entry 3 of the audit log was changed or is gone", NOW, None)
+    notice = Notice(8, None, None, "audit", "entry 3 of the audit log was changed or removed", NOW, None)
     (found,) = needs("acme", NOW, connections=[], hooks=[], told=[notice], troubled=[], forced=[])
     assert notice.kind in TOLD
     assert (found.title, found.chip, found.tone, found.link) == (

@@ -719,7 +719,7 @@ async def test_a_target_that_drips_holds_a_plan_for_seconds_and_few_of_one_perso
     while git_server.count("slow") < dispatch.PLANS.person:  # noqa: ASYNC110 - it is another thread's doing
         await asyncio.sleep(0.01)
     refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-    assert all("are being read already" in one.result().text for one in refused)
+    assert all("are already loading" in one.result().text for one in refused)
     assert git_server.count("slow") == dispatch.PLANS.person
     ben = await restoring.site.member(restoring.team, "ben", Role.OPERATOR)
     browser = await restoring.site.signed_in(ben)

@@ -257,7 +257,7 @@ async def test_with_other_keys_the_history_comes_back_and_one_line_says_what_doe
     async with after_the_loss(mirror, empty_database, keys=keys) as again:
         done = await rebuild.rebuild(again.services)
         assert done.state and done.state.added["person"] == 1
-        assert await audited(again) == "as every export in the vault says"
+        assert await audited(again) == "matches every export in the vault"
         await accounts.sign_in_with_password(
             again.services.db, "ann@example.org", PASSWORD, mirror.clock(), HERE
         )
@@ -321,7 +321,7 @@ async def test_a_key_is_needed_while_the_state_could_not_be_exported(
             patched.setattr(state, "_upload", away)
             done = await reencrypt.everything(both.services)
         assert not done.done
-        assert done.problems == ["the state is not exported: the vault is away"]
+        assert done.problems == ["the state could not be exported: the vault is away"]
         assert "is needed until the state is exported" in render.rotated(done, render.Eye(mirror.clock()))
         assert (await reencrypt.everything(both.services)).done
 

@@ -220,7 +220,7 @@ async def test_the_doctor_misses_a_worker_and_redis_where_they_are_expected(
     assert await found(redis_url) == [(False, "none is running"), (True, "Redis answers")]
     await runs.beat(mirror.services.db, "a test's worker")
     away = "redis://:a-password@127.0.0.1:1"  # where nothing listens
-    assert await found(away) == [(True, "one is running at least"), (False, "Redis does not answer")]
+    assert await found(away) == [(True, "at least one is running"), (False, "Redis does not answer")]
     await mirror.services.db.execute(
         "update worker set beat_at = beat_at - interval '1 hour'"
     )  # it was killed

@@ -1,1 +1,1 @@
-"""Upkeep of the vault and the database: prove, compact, prune, rebuild, export."""
+"""Upkeep of the vault and the database: verify, compact, prune, rebuild, export."""

@@ -1,4 +1,4 @@
-"""Recutting the pack log: many small parts become few, and every moment stays exactly restorable."""
+"""Merging many small parts into few, so that every moment stays exactly restorable."""
 
 import asyncio
 import shutil
@@ -31,7 +31,7 @@ from mirror.store.leases import Lease
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """How a compaction ended."""
+    """The result of a compaction."""
 
     repo: Repo
     merged: int  # new parts written
@@ -41,7 +41,7 @@ class Compacted:
 
 
 async def compact(services: Services, repo: Repo, patience: float = PATIENCE) -> Compacted:
-    """Merge parts until none is due (mirror/compaction says which), as the only run that does so here.
+    """Merge parts until none is due (core/rules/compaction decides which), as the only run that does so here.
 
     For each new part, in this order:
     1. Store the intent, then the bundle.
@@ -50,21 +50,21 @@ async def compact(services: Services, repo: Repo, patience: float = PATIENCE) ->
     4. One transaction: the new part is live, the ones it covers are tombstones,
        whose objects `prune` deletes after a grace period.
 
-    Merges are short, and done in the repo's turn. A checkpoint takes as long as git packs:
-    its steps 1 and 2 are done beside the repo's syncs, and 3 and 4 in a turn.
-    Safe to run twice: a part without its row is discarded and made again.
+    Merges are short, and are done under the repo's lease. A checkpoint takes as long as git packs:
+    its steps 1 and 2 run beside the repo's syncs, and 3 and 4 under the lease.
+    Safe to run twice: a part without a row is discarded and made again.
     """
     made: list[Part] = []
     async with leased_to_compact(services, repo, patience) as alone:
         before, last, due = await _merges(services, repo, patience, made)
         while last is not None and due is not None:
-            services.progress.phase(f"packing {len(due.parts)} parts anew")
+            services.progress.phase(f"repacking {len(due.parts)} parts")
             part = await hydrate.mended(
                 services, repo, partial(_checkpoint, services, repo, alone, last, due)
             )
             if part is None:
                 services.progress.note(
-                    "the parts changed while they were packed; the next compaction packs them"
+                    "the parts changed while they were repacked; the next compaction tries again"
                 )
                 break
             made.append(part)
@@ -76,7 +76,7 @@ async def compact(services: Services, repo: Repo, patience: float = PATIENCE) ->
 async def _merges(
     services: Services, repo: Repo, patience: float, made: list[Part]
 ) -> tuple[int, Snapshot | None, Checkpoint | None]:
-    """Do the merges that are due, in the repo's turn; how many parts were there, and the checkpoint due."""
+    """Do the merges that are due, under the repo's lease; the parts before, and the checkpoint due."""
     async with leased(services, repo, patience) as lease:
         failpoints.reached("compact: leased")
         last = (await recover.recover(services, repo, lease)).last
@@ -114,13 +114,13 @@ async def _merge(services: Services, repo: Repo, lease: Lease, last: Snapshot, d
 async def _checkpoint(
     services: Services, repo: Repo, alone: ForgeLease, last: Snapshot, due: Checkpoint
 ) -> Part | None:
-    """Steps 1 to 4 of `compact` for a part that git packs anew. None: it was discarded, as the parts changed.
+    """Steps 1 to 4 of `compact` for a repacked part. None: it was discarded because the parts changed.
 
     Syncs go on while git packs, and what they add stays valid: it follows the parts that are replaced.
     Safe to run twice: the view has links of its own, and a killed run's is removed by the next one.
     """
     key = _key(repo, due)
-    room = services.disk.root / "restores" / f"checkpoint-{repo.id}"  # which no sync empties; see settle
+    room = services.disk.root / "restores" / f"checkpoint-{repo.id}"  # no sync empties it; see backup/recover
     await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
     async with (
         hydrate.view_of(services, repo, last, room, PATIENCE) as seen,
@@ -148,7 +148,7 @@ async def _checkpoint(
 async def _is_as_it_was(
     services: Services, repo: Repo, last: Snapshot, now: Snapshot | None, due: Checkpoint, new: Part
 ) -> bool:
-    """Whether a checkpoint may replace what it was packed from; whoever asks has the repo's turn."""
+    """Whether a checkpoint may replace the parts it was packed from. The caller holds the repo's lease."""
     if now is None or now.epoch != last.epoch:
         return False
     live = await parts.live(services.db, repo.id)
@@ -161,7 +161,7 @@ async def _is_as_it_was(
 
 @asynccontextmanager
 async def _tentative(services: Services, repo: Repo, key: str) -> AsyncIterator[None]:
-    """Discard the upload under this key when what is done inside fails: no row names it yet."""
+    """Discard the upload under this key if the block fails: no row names it yet."""
     try:
         yield
     except BaseException:
@@ -205,10 +205,10 @@ async def _spliced(
 async def _packed(
     services: Services, repo: Repo, last: Snapshot, seen: View, proving: View, key: str, old: Sequence[Part]
 ) -> tuple[Part, Path]:
-    """One complete part, packed anew, and its index: all that any ref ever pointed at, and what that reaches.
+    """One complete, repacked part and its index: all that any ref ever pointed at, and what that reaches.
 
-    Also what no ref reached, should a remote have sent such: a ref may point there later,
-    and the pool, which has it, is taken for a copy of the log.
+    Objects that no ref reached are included if a remote sent any: a ref may point there later,
+    and the pool, which has them, counts as a copy of the log.
     """
     tips = await history.targets(services.db, repo.id, last.epoch, old[-1].last)
     known = await history.refs_at(services.db, repo.id, old[-1].last)
@@ -246,7 +246,7 @@ async def _packed(
 async def _nothing_later(
     services: Services, repo: Repo, last: Snapshot, seen: View, old: Sequence[Part]
 ) -> AsyncIterator[View]:
-    """A view of these parts and nothing else: `seen`, unless a sync may have grown the pool before that."""
+    """A view of these parts and nothing else: `seen`, unless a sync may have added to the pool before."""
     latest = await snapshots.latest(services.db, repo.id)
     if latest is not None and latest.number == last.number:
         yield seen
@@ -265,7 +265,7 @@ async def _stored(
     header: bytes,
     chunks: AsyncGenerator[bytes, None],
 ) -> Part:
-    """Write a bundle into the vault; the part's place in the log is for the caller to say."""
+    """Write a bundle into the vault; the caller sets the part's place in the log."""
     async with upload(services.vault, key, header, object_format) as bundled:
         await bundled.all_of(chunks)
         part = bundled.part()
@@ -275,7 +275,7 @@ async def _stored(
 
 
 async def _header(services: Services, part: Part) -> Header:
-    """The header of a stored part. Raises Damaged where that is missing or broken."""
+    """The header of a stored part. Raises Damaged if it is missing or broken."""
     try:
         start = b"".join([chunk async for chunk in services.vault.read(part.key, 0, part.header_bytes)])
         found = bundle.decode(start)
@@ -287,14 +287,14 @@ async def _header(services: Services, part: Part) -> Header:
 
 
 def _joined(headers: Sequence[Header], idx: Path, end: int) -> Header:
-    """The parts' header together: what they need that none of them brings, and each ref's last target."""
+    """The parts' combined header: the objects they need but none has, and each ref's last target."""
     needed: set[Target] = set()
     heads: dict[RefName, Target] = {}
     with IdxFile(idx) as found:
         for header in headers:
             for target in header.prerequisites:
                 at = found.offset(bytes.fromhex(target.decode()))
-                if at is None or at >= end:  # behind `end` are bases that git added
+                if at is None or at >= end:  # entries after `end` are bases that git added
                     needed.add(target)
             heads.update(header.refs)
     return Header(headers[0].object_format, tuple(sorted(needed)), heads)

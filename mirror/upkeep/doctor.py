@@ -1,4 +1,4 @@
-"""What is used, what each part can do, and what is missing: the answers of `everref doctor`."""
+"""Checking what Everref uses and what is missing: the findings of `everref doctor`."""
 
 import asyncio
 import shutil
@@ -17,14 +17,14 @@ from mirror.store.upkeep import outages
 from mirror.store.upkeep.outages import Outage
 from mirror.upkeep import state, unknown_repos
 
-_NAMED = 5  # repos that want attention, before who looks has to list them all
+_NAMED = 5  # repos that need attention and are named; `everref repos` lists the others
 _ANSWER_SECONDS = 3  # for Redis
 _LOW_SPACE = 1 << 30  # bytes of free disk below which a person should know
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     what: str
     value: str
@@ -33,7 +33,7 @@ class Finding:
 
 
 async def doctor(services: Services) -> list[Finding]:
-    """Look at git, the database, the vault, workers, the queue, the disk and the keys; changes nothing."""
+    """Check git, the database, the vault, workers, the queue, the disk and the keys; changes nothing."""
     return [
         await _git(services),
         Finding("database", await store.version(services.db), True),
@@ -52,36 +52,36 @@ async def _state(services: Services) -> list[Finding]:
     """When the state was last exported, and whether the audit logs are what the exports say."""
     try:
         last, changed = await state.latest(services), await state.contradictions(services)
-        unread, strange = await state.unread(services), await state.strange(services)
-        shut = await state.shut(services, [*unread[-1:], *([last.key] if last else [])])
+        unread, foreign = await state.unread(services), await state.foreign(services)
+        unopenable = await state.unopenable(services, [*unread[-1:], *([last.key] if last else [])])
     except EverrefError as error:
-        return [Finding("state", str(error), False, "see that the vault answers, then look again")]
+        return [Finding("state", str(error), False, "make sure that the vault answers, then run this again")]
     wrong = [f"{time_text(seen_at)}: entry {head.count} of team {head.team_id}" for head, seen_at in changed]
-    audit = Finding("audit", "as every export in the vault says", True)
+    audit = Finding("audit", "matches every export in the vault", True)
     if wrong:
         advice = "somebody changed the table: compare exports"
-        audit = Finding("audit", f"not as it was on {wrong[0]}", False, advice)
+        audit = Finding("audit", f"differs from the export of {wrong[0]}", False, advice)
     elif unread:
         words = (
             f"{len(unread)} of the states in the vault could not be read here, the last of them "
             f"{unread[-1]}, so the audit log cannot be compared with them"
         )
         advice = "run everref rebuild"
-        if unread[-1] in shut:
-            advice = "set SECRET_KEYS to those that sealed them, then run everref rebuild"
+        if unread[-1] in unopenable:
+            advice = "set SECRET_KEYS to the keys that sealed them, then run everref rebuild"
         audit = Finding("audit", words, False, advice)
-    if last is None and strange:
-        words = "never exported by this database, which has not taken up that of the one before it"
+    if last is None and foreign:
+        words = "this database has not exported its state yet, nor imported that of the database before it"
         return [Finding("state", words, False, "run everref rebuild"), audit]
     if last is None:
         advice = "run everref export, or a worker, so that people and connections outlive the database"
         return [Finding("state", "never exported", True, advice), audit]
-    if last.key in shut:
+    if last.key in unopenable:
         words = (
             f"exported {time_text(last.taken_at)} with the key {last.sealed_to}, which is not in SECRET_KEYS"
         )
         advice = (
-            "add that key at the end and run everref rotate-keys; or run everref export, with the keys of now"
+            "add that key at the end and run everref rotate-keys, or run everref export with the present keys"
         )
         return [Finding("state", words, False, advice), audit]
     words, late = f"exported {time_text(last.taken_at)}", services.clock() - last.taken_at > 2 * state.EVERY
@@ -105,7 +105,7 @@ async def _vault(services: Services) -> list[Finding]:
                 "vault",
                 str(error),
                 False,
-                "see that its disk is mounted; check VAULT_URL and the credentials of the store",
+                "make sure that its disk is mounted; check VAULT_URL and the store's credentials",
             )
         ]
     found = [Finding("vault", services.vault.describe(), True)]
@@ -116,11 +116,11 @@ async def _vault(services: Services) -> list[Finding]:
             "vault: conditional create",
             "no",
             False,
-            "the lease in the database alone keeps two workers apart",
+            "only the lease in the database keeps two workers apart; another store may be safer",
         )
     )
     found.append(
-        Finding("vault: checksums", "yes" if can.checksums else "no; sums are checked by Everref alone", True)
+        Finding("vault: checksums", "yes" if can.checksums else "no; only Everref checks sums", True)
     )
     found.append(Finding("vault: object lock", "yes" if can.object_lock else "no", True))
     if number:
@@ -132,11 +132,11 @@ async def _vault(services: Services) -> list[Finding]:
 async def _worker(services: Services) -> Finding:
     """Whether a worker runs; one is expected on a server: where there is a queue, or a worker was killed."""
     if await runs.is_anyone_alive(services.db):
-        return Finding("worker", "one is running at least", True)
+        return Finding("worker", "at least one is running", True)
     settings = services.settings
     has_queue = settings.redis_url not in (None, NO_REDIS)
     if has_queue or (settings.database_url and await runs.is_anyone_missing(services.db)):
-        advice = "start one, and see its log for why it ended; until then no push is saved"
+        advice = "start one, and look in its log for why the last one ended; until then no push is saved"
         return Finding("worker", "none is running", False, advice)
     return Finding("worker", "none is running; commands do the work themselves", True)
 
@@ -154,7 +154,7 @@ async def _queue(services: Services) -> Finding:
         async with asyncio.timeout(_ANSWER_SECONDS), Redis.from_url(services.settings.redis_url) as queue:
             await queue.exists("everref")
     except (RedisError, OSError):  # TimeoutError is an OSError; what it says may hold the password
-        advice = "start Redis, or check REDIS_URL; until then workers look for what is due, and find it later"
+        advice = "start Redis, or check REDIS_URL; until then workers poll for due jobs and start them later"
         return Finding("queue", "Redis does not answer", False, advice)
     return Finding("queue", "Redis answers", True)
 
@@ -162,7 +162,7 @@ async def _queue(services: Services) -> Finding:
 def _outage(one: Outage) -> Finding:
     where = f"{one.origin} of {one.place}" if one.place else str(one.origin)
     words = f"away since {one.since:%Y-%m-%d %H:%M} UTC: {one.message}"
-    return Finding(where, words, False, "workers wait for it, and go on by themselves once it is back")
+    return Finding(where, words, False, "workers wait for it and continue by themselves once it is back")
 
 
 def _disk(services: Services) -> Finding:
@@ -175,7 +175,7 @@ def _disk(services: Services) -> Finding:
 
 def _keys(services: Services) -> Finding:
     if services.keyring is None:
-        return Finding("keys", "none", False, "set SECRET_KEYS, or no credentials can be kept")
+        return Finding("keys", "none", False, "set SECRET_KEYS; without keys no credentials can be stored")
     return Finding("keys", "credentials are sealed", True)
 
 
@@ -186,7 +186,7 @@ async def _repos(services: Services) -> list[Finding]:
     words = f"{len(rows)} kept, {len(rows) - len(bad)} protected"
     if damaged:
         words += f", {len(damaged)} damaged"
-    advice = f"look at {', '.join(bad[:_NAMED])} in everref repos" if bad else None
+    advice = f"see {', '.join(bad[:_NAMED])} in everref repos" if bad else None
     return [Finding("repos", words, not bad, advice), *[_damage(row) for row in damaged[:_NAMED]]]
 
 

@@ -1,6 +1,6 @@
-"""Noticing that the vault, the database or this machine's disk is away, and that it is back.
+"""Noticing outages of the vault, the database or this machine's disk, and when they end.
 
-Who calls: jobs/run, when a run failed by one of them; the worker, which takes nothing up meanwhile.
+Who calls: jobs/run, when one of them made a run fail; the worker, which starts nothing meanwhile.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from mirror.store.upkeep import outages
 from mirror.store.upkeep.outages import Outage
 from mirror.upkeep import unknown_repos
 
-LOOK_SECONDS: Final = 5.0  # between two looks whether what is away is back
-_UNASKED: Final = 60  # looks, after which the vault is asked although nobody met a failure
+LOOK_SECONDS: Final = 5.0  # between two checks whether an outage is over
+_UNASKED: Final = 60  # checks after which the vault is probed although no run failed
 _ROOM: Final = 1 << 20  # bytes; a disk that has less is full
 
 log = logging.getLogger("mirror.outages")
 
 
 async def met(services: Services, error: EverrefError) -> bool:
-    """Whether what failed is away for everybody, so that this run waits as all others do.
+    """Whether a failure is an outage that affects everybody, so that this run waits as all others do.
 
-    A failure may be of one object only, so the vault and the disk are asked by
-    themselves: only what fails then too is away. Whoever notices it first tells of it.
-    Safe to run twice, also at once.
+    A failure may concern one object only, so the vault or the disk is probed
+    separately: only if that fails too is it an outage. The first process to notice it logs it.
+    Safe to run twice, also at the same time.
     """
     if error.origin is Origin.DATABASE:
         return isinstance(error, NetworkError)
@@ -48,12 +48,12 @@ async def met(services: Services, error: EverrefError) -> bool:
         return False
     services.away.add(error.origin)
     if await outages.begin(services.db, _place(error.origin), found, services.clock()):
-        log.error("the %s is away, and whatever needs it waits: %s", error.origin, found)
+        log.error("the %s is unavailable; jobs that need it wait: %s", error.origin, found)
     return True
 
 
 async def look(services: Services) -> bool:
-    """See what is away now, and ask it whether it is back where that is due; tells if nothing is away."""
+    """Read which outages there are and probe those that are due; returns whether there is none."""
     found = await outages.at(services.db, _machine())
     services.away.clear()
     for outage in found:
@@ -68,19 +68,19 @@ async def _is_back(services: Services, outage: Outage) -> bool:
     if await _fails(services, outage.origin) is not None:
         return False
     if await outages.end(services.db, outage, services.clock()):
-        log.warning("the %s is back after %s", outage.origin, services.clock() - outage.since)
+        log.warning("the %s is available again after %s", outage.origin, services.clock() - outage.since)
     return True
 
 
 async def watch(services: Services, back: Callable[[], None]) -> None:
-    """Keep `services.away` true until cancelled; `back` is called when nothing is away any more.
+    """Keep `services.away` up to date until cancelled; `back` is called when the last outage has ended.
 
-    The vault is recognised at the beginning and every few minutes, so that one that is away
-    is noticed where nothing is pushed, too, and one of which this database knows little.
+    The vault is recognised at the start and every few minutes, so that an outage is
+    noticed even if nobody pushes, and so are repos in the vault that this database lacks.
     """
     for looks in itertools.count():
         waited = bool(services.away)
-        with suppress(EverrefError):  # the database is away itself, and the worker tells of that
+        with suppress(EverrefError):  # the database is unavailable itself, and the worker reports that
             if looks % _UNASKED == 0 and Origin.VAULT not in services.away:
                 await _recognise(services)
             if await look(services) and waited:
@@ -98,7 +98,7 @@ async def _recognise(services: Services) -> None:
 
 
 async def _fails(services: Services, origin: Origin) -> EverrefError | None:
-    """What keeps the vault or this disk from being used at all; None: it can be."""
+    """The error that keeps the vault or this disk from being used at all; None: it works."""
     try:
         if origin is Origin.VAULT:
             await services.vault.probe()

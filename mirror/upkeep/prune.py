@@ -1,4 +1,4 @@
-"""Deleting from the vault what nothing needs any more: replaced parts, and what dead runs left."""
+"""Deleting what nothing needs any more from the vault: replaced parts, and leftovers of killed runs."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from mirror.store import repos
 from mirror.store.backup import parts
 from mirror.vault.contract import Stat
 
-GRACE: Final = timedelta(hours=24)  # how long a restore that has begun may still read what was replaced
+GRACE: Final = timedelta(hours=24)  # how long a running restore may still read replaced parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Pruned:
     deleted: tuple[str, ...]  # keys
     bytes: int
     waiting: int  # objects
-    locked: tuple[str, ...] = ()  # keys that the store lets nobody delete yet
-    locked_until: datetime | None = None  # when the first of them can go; None: there are none, or it is open
+    locked: tuple[str, ...] = ()  # keys that the store does not let anybody delete yet
+    locked_until: datetime | None = None  # when the first can be deleted; None: none, or unknown
 
     def __add__(self, other: "Pruned") -> "Pruned":
         moments = [one for one in (self.locked_until, other.locked_until) if one]
@@ -47,13 +47,13 @@ async def prune(
 ) -> Pruned:
     """Delete replaced parts, stray objects and unfinished uploads that are older than `grace`.
 
-    In a bucket that keeps versions, all of them go, also those that an earlier deletion
-    had only hidden. What Object Lock keeps is told, and tried again the next time.
+    In a bucket that keeps versions, all versions are deleted, also those that an earlier deletion
+    had only hidden. Objects that Object Lock keeps are reported and tried again the next time.
 
-    The row went first (a replaced part is a tombstone since its replacement was
-    verified), the object follows, the tombstone goes last. Safe to run twice.
-    Raises Corrupt, and deletes nothing, where the vault and the database disagree:
-    what the database does not know may be all that is left.
+    The row went first (a replaced part became a tombstone when its replacement was
+    verified), the object follows, and the tombstone goes last. Safe to run twice.
+    Raises Corrupt, and deletes nothing, if the vault and the database disagree:
+    what the database does not know may be the only copy left.
     """
     chosen = [repo] if repo else await repos.all(services.db)
     total = NOTHING
@@ -98,13 +98,13 @@ async def _prune(services: Services, repo: Repo, grace: timedelta) -> Pruned:
         if upload.since > before or upload.key in under_way:
             done.waiting += 1
             continue
-        await services.vault.give_up(upload.key)  # no more: a commit whose end got lost has left its object
+        await services.vault.give_up(upload.key)  # not the object, which a commit may have made
     return done.pruned()
 
 
 @dataclass(slots=True)
 class _Done:
-    """What became of each object, while it goes on."""
+    """The result for each object so far."""
 
     deleted: list[str] = field(default_factory=list)
     bytes: int = 0
@@ -117,7 +117,7 @@ class _Done:
         self.bytes += size
 
     def keep(self, key: str, locked: Locked) -> None:
-        """The store lets nobody delete it yet, as it is meant to; the next prune asks again."""
+        """Record an object that the store does not let anybody delete yet; the next prune tries again."""
         self.locked.append(key)
         if locked.until is not None:
             self.until = min(self.until or locked.until, locked.until)
@@ -127,7 +127,7 @@ class _Done:
 
 
 async def _check(services: Services, repo: Repo, last: Snapshot | None) -> None:
-    """Raise Corrupt unless every live part is there and no manifest follows those that are recorded."""
+    """Raise Corrupt unless every live part exists and no manifest follows the recorded ones."""
     due = {part.key for part in await parts.live(services.db, repo.id)}
     newest, later = last.number if last else 0, list[int]()
     async for stat in services.vault.list(layout.repo_prefix(repo.id)):
@@ -138,16 +138,16 @@ async def _check(services: Services, repo: Repo, last: Snapshot | None) -> None:
     if later:
         raise damage.missing_manifest(repo.id, newest, later)
     if due:
-        raise Corrupt(f"{min(due)} is missing from the vault; nothing was pruned, run everref rebuild")
+        raise Corrupt(f"{min(due)} is missing from the vault; nothing was pruned; run everref rebuild")
 
 
 async def strays(services: Services, repo: Repo) -> list[Stat]:
     """Objects of this repo in the vault that neither a snapshot nor a part, live or replaced, accounts for.
 
-    An upload that is under way right now is no stray: an intent names it.
+    An upload that is in progress is not a stray: an intent names it.
     """
     known = await _known(services, repo)
-    # A manifest after the latest snapshot is no stray either, but a commit that the next run replays.
+    # Nor is a manifest after the latest snapshot: it is a commit that the next run replays.
     return [
         stat
         async for stat in services.vault.list(layout.repo_prefix(repo.id))
@@ -156,7 +156,7 @@ async def strays(services: Services, repo: Repo) -> list[Stat]:
 
 
 async def _hidden(services: Services, repo: Repo) -> list[Stat]:
-    """Objects of this repo of which only old versions are left; none that a row accounts for."""
+    """Objects of this repo of which only old versions are left and for which no row accounts."""
     known = await _known(services, repo)
     return [
         stat

@@ -1,4 +1,4 @@
-"""Reading the history back from the vault: for the day on which the database is lost."""
+"""Reading the history back from the vault after the database was lost."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,9 +27,9 @@ class Rebuilt:
     repo: Repo
     snapshots: int
     added: int  # snapshots that the database did not know
-    notes: int  # likewise: what was noted besides
-    missing: Damaged | None = None  # why this is not all of it
-    was: str | None = None  # its name so far, where another repo has that, or its address, by now
+    notes: int  # notes that the database did not know
+    missing: Damaged | None = None  # why the history is incomplete
+    was: str | None = None  # its earlier name, if another repo has that name or its address now
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Recovered:
     """What came back."""
 
     repos: Sequence[Rebuilt]
-    state: ImportedState | None  # None: the vault has none of a database before this
+    state: ImportedState | None  # None: the vault has no state of an earlier database
 
 
 class Incomplete(Corrupt):
-    """Some of it is missing or broken; all else came back, and is in `recovered`."""
+    """Part of the history is missing or broken; everything else came back, and is in `recovered`."""
 
     exit_code = 4
 
@@ -55,48 +55,48 @@ class _Found:
     """What the vault has of one repo."""
 
     is_introduced: bool = False  # it has a `repo.json`
-    descriptions: set[int] = field(default_factory=set)  # their numbers, as of the manifests
+    descriptions: set[int] = field(default_factory=set)  # their numbers, like those of the manifests
     manifests: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What a description in the vault says."""
+class _Description:
+    """A repo's description in the vault."""
 
     about: RepoFile
     is_attested: bool  # by one of the keys
-    holds: bool  # it is what a later run may take for the newest
+    holds: bool  # a later run may treat it as the newest
 
 
 async def rebuild(services: Services, patience: float = PATIENCE) -> Recovered:
-    """Record all that the vault holds and the database does not.
+    """Record everything that the vault holds and the database does not.
 
-    1. The state that was exported last, if the keys open it: teams, people, connections (upkeep/state).
+    1. The newest exported state, if the keys open it: teams, people, connections (upkeep/state).
     2. Every repo, as the vault's newest description has it; its snapshots, parts and notes.
-    3. The state as it is now goes into the vault, unless something is missing: a rebuild with
-       other keys, or a vault that was put right, is to find the old one as the newest.
+    3. The present state is exported to the vault, unless something is missing: a rebuild with
+       other keys, or of a repaired vault, must still find the old state as the newest.
 
-    Safe to run twice, and after a run that was killed: what is known already is left as it
-    is. Raises Corrupt where the vault and the database tell different histories, or a
-    manifest is missing between others, of which the snapshots before it come back; nothing is
-    overwritten then, and every other repo is done first: Incomplete says what came back.
+    Safe to run twice, and after a run that was killed: what is already known stays as it
+    is. Raises Corrupt if the vault and the database have different histories, or if a
+    manifest between others is missing; the snapshots before it still come back. Nothing is
+    overwritten then, and every other repo is rebuilt first: Incomplete says what came back.
     """
     done = list[Rebuilt]()
     problems = dict[RepoId, EverrefError]()
     in_vault = await _repos_in(services)
-    said = dict[RepoId, _Said]()
+    described = dict[RepoId, _Description]()
     for repo_id, found in in_vault.items():
         try:
             if await repos.find(services.db, repo_id) is None:
-                said[repo_id] = await _said(services, repo_id, found)
+                described[repo_id] = await _described(services, repo_id, found)
         except (Corrupt, UsageError) as error:
             problems[repo_id] = error
-    attested_ones = {repo_id: one.about for repo_id, one in said.items() if one.is_attested}
-    taken = await state.take_up(services, attested_ones)
+    attested_ones = {repo_id: one.about for repo_id, one in described.items() if one.is_attested}
+    taken = await state.import_newest(services, attested_ones)
     for repo_id, found in in_vault.items():
         try:
-            about = said[repo_id].about if repo_id in said else None
-            repo = await _repo(services, repo_id, found, said.get(repo_id))
+            about = described[repo_id].about if repo_id in described else None
+            repo = await _repo(services, repo_id, found, described.get(repo_id))
             if repo:
                 one = await _rebuild(services, repo, found.manifests, patience)
                 if about and repo.name == f"{about.name}-{str(repo_id)[:8]}":
@@ -125,11 +125,11 @@ async def _export(services: Services) -> None:
     try:
         await state.export(services)
     except EverrefError as error:  # the sweep does it
-        services.progress.note(f"the state is not exported yet: {error}")
+        services.progress.note(f"the state could not be exported yet: {error}")
 
 
 async def _rebuild(services: Services, repo: Repo, manifests: Collection[int], patience: float) -> Rebuilt:
-    """Where a manifest is missing, what is before it comes back, and the repo fails until it is there:
+    """Rebuild one repo. If a manifest is missing, what precedes it comes back, and the repo fails until then:
 
     no run writes another in its place (backup/recover). Notes wait for it, as they may tell of
     what follows.
@@ -145,7 +145,7 @@ async def _rebuild(services: Services, repo: Repo, manifests: Collection[int], p
             await syncing.record_failure(services, repo.id, missing)
         await _parts(services, repo, lease)
         noted = 0 if missing else await notes.replay(services, repo)
-        if archived_at:  # what a snapshot shows was there then, and says nothing of now
+        if archived_at:  # a snapshot shows the past, not whether the repository exists now
             await remotes.archive(services.db, repo.id, archived_at)
     return Rebuilt(repo, total, total - (before.number if before else 0), noted, missing)
 
@@ -165,22 +165,24 @@ async def _repos_in(services: Services) -> dict[RepoId, _Found]:
     return {repo_id: one for repo_id, one in found.items() if one.is_introduced or one.descriptions}
 
 
-async def _repo(services: Services, repo_id: RepoId, found: _Found, said: _Said | None) -> Repo | None:
-    """The repo's row, made as it is described where there is none. None: the description cannot be read."""
+async def _repo(
+    services: Services, repo_id: RepoId, found: _Found, description: _Description | None
+) -> Repo | None:
+    """The repo's row, made from its description if there is none. None: the description cannot be read."""
     known, number = await repos.find(services.db, repo_id), max(found.descriptions, default=0)
-    if said is None:
+    if description is None:
         return known
-    about = said.about
+    about = description.about
     made = known or await descriptions.recover(services.db, about, services.clock())
-    await descriptions.compare(services.db, repo_id, about if said.holds else None, number)
+    await descriptions.compare(services.db, repo_id, about if description.holds else None, number)
     return made
 
 
-async def _said(services: Services, repo_id: RepoId, found: _Found) -> _Said:
-    """What the newest description says that one of the keys attests; else the newest one. Raises Corrupt.
+async def _described(services: Services, repo_id: RepoId, found: _Found) -> _Description:
+    """The newest description that one of the keys attests; else the newest one. Raises Corrupt.
 
-    Anybody who can write there can add one with a higher number. One that is not attested is
-    used for a repo of which nothing else is known, and never overrules the state.
+    Anybody who can write to the vault can add one with a higher number. One that is not attested is
+    used for a repo of which nothing else is known, and never overrides the state.
     """
     newest: RepoFile | Corrupt | None = None
     for number in (*sorted(found.descriptions, reverse=True), *([0] if found.is_introduced else [])):
@@ -196,16 +198,16 @@ async def _said(services: Services, repo_id: RepoId, found: _Found) -> _Said:
                 newest = newest or error
                 continue
             if is_attested or services.keyring is None:
-                return _Said(about, is_attested, newest is None)
+                return _Description(about, is_attested, newest is None)
             newest = about
     assert newest is not None
     if isinstance(newest, Corrupt):
         raise newest
-    return _Said(newest, is_attested=False, holds=False)
+    return _Description(newest, is_attested=False, holds=False)
 
 
 async def _parts(services: Services, repo: Repo, lease: Lease) -> None:
-    """Make those parts live that the vault says are: one with an index covers the ones it was made of."""
+    """Make the vault's live parts live: a part with an index replaces the ones it was made of."""
     born = {part.key: part for part in await parts.live(services.db, repo.id)}
     merged = []
     async for stat in services.vault.list(layout.bundles_prefix(repo.id)):
@@ -227,7 +229,7 @@ async def _parts(services: Services, repo: Repo, lease: Lease) -> None:
 
 
 def _widest(merged: Sequence[Part]) -> list[Part]:
-    """Those that lie in no other; of those with the same range, which two runs made, one."""
+    """The parts that no other part contains; one of those with the same range, which two runs made."""
     ranges = {(part.first, part.last): part for part in merged}
     return [
         part

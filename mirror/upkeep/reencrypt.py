@@ -1,4 +1,4 @@
-"""Sealing anew, with the newest of SECRET_KEYS, what older ones sealed: after that the older ones can go."""
+"""Re-encrypting what older keys sealed with the newest of SECRET_KEYS, so that older keys can be removed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ from mirror.store.upkeep import state as exports
 from mirror.upkeep import state
 
 _AT_ONCE: Final = 500  # texts that are read together
-_ROUNDS: Final = 3  # while others still seal with an older key
+_ROUNDS: Final = 3  # more than one, because others may still seal with an older key
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One of the keys, or one that is missing, and what needs it."""
+    """A key, present or missing, and what needs it."""
 
     id: str  # hex; nothing of the key itself
     newest: bool
@@ -29,7 +29,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What became of it."""
+    """The result of a rotation."""
 
     resealed: int
     keys: Sequence[Key]  # the newest first, then those that are here, then those that are missing
@@ -37,14 +37,14 @@ class Rotated:
 
     @property
     def done(self) -> bool:
-        """Nothing needs any key but the newest."""
+        """Whether nothing needs any key but the newest."""
         return not any(key.sealed or key.state for key in self.keys if not key.newest)
 
 
 async def everything(services: Services) -> Rotated:
-    """Seal anew what is in the database, and then export the state, so that nothing new needs the older keys.
+    """Re-encrypt the database, then export the state, so that nothing new needs the older keys.
 
-    In this order, as the export holds what is sealed in the database. Safe to run twice.
+    In this order, because the export holds what is sealed in the database. Safe to run twice.
     """
     if services.keyring is None:
         raise OurFault("there are no keys: set SECRET_KEYS (32 random characters or more)")
@@ -52,16 +52,16 @@ async def everything(services: Services) -> Rotated:
     try:
         await state.export(services)
     except EverrefError as error:
-        return replace(done, problems=[*done.problems, f"the state is not exported: {error}"])
+        return replace(done, problems=[*done.problems, f"the state could not be exported: {error}"])
     return replace(done, keys=await keys(services.db, services.keyring))
 
 
 async def rotate(db: Db, keyring: Keyring) -> Rotated:
-    """Seal anew what an older key sealed, and count which keys are needed still.
+    """Re-encrypt what an older key sealed, and count which keys are still needed.
 
-    Safe to run twice, and while everything works: a text is only replaced if it
-    is still the one that was read, and what changed meanwhile is looked at
-    again. A process that still has the older keys alone goes on sealing with
+    Safe to run twice, and while everything runs: a text is replaced only if it
+    is still the one that was read, and what changed meanwhile is checked
+    again. A process that has only the older keys continues to seal with
     them, which the count at the end shows. What cannot be opened stays as it is.
     """
     resealed, problems = 0, list[str]()
@@ -94,7 +94,7 @@ async def keys(db: Db, keyring: Keyring) -> Sequence[Key]:
     """Every key that something is sealed with, or that SECRET_KEYS has, and what needs it.
 
     The newest export of the state needs the key that it was sealed with, and any of the
-    older ones where it is not known which.
+    older ones if it is not known which.
     """
     counts = await reencryption.marks(db, len(keyring.mark))
     needed = await exports.opens_with(db)

@@ -1,8 +1,8 @@
-"""The state that no history tells: teams, people, connections, choices, audit logs; into the vault, and back.
+"""Exporting and importing the state that no history has: teams, people, connections, choices, audit logs.
 
-Who calls: the sweep, daily; `everref export`; and `everref rebuild`, which takes the
-newest one up. An export is sealed with the keys of SECRET_KEYS: without them it
-stays shut, and the history, which nothing seals, is rebuilt all the same.
+Who calls: the sweep, daily; `everref export`; and `everref rebuild`, which imports the
+newest one. An export is sealed with the keys of SECRET_KEYS: without them it
+stays sealed, but the history, which is not sealed, is still rebuilt.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ log = logging.getLogger("mirror.state")
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One export, as it is in the vault."""
+    """An export in the vault."""
 
     key: str
     taken_at: datetime
@@ -50,11 +50,11 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class ImportedState:
-    """What came back of the state."""
+    """What an import of the state brought back."""
 
     taken_at: datetime | None  # as of when; None: none could be read
     added: Mapping[str, int]  # rows of each table that were not here
-    aside: Sequence[str] = ()  # why newer ones could not be read, each in a line
+    aside: Sequence[str] = ()  # why newer ones could not be read, one line each
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class About:
 
 
 async def due(services: Services) -> None:
-    """Export the state once a day, and when the keys changed; delete exports that are old. A chore.
+    """Export the state once a day and when the keys changed; delete old exports. A maintenance task.
 
     Safe to run twice, also at once.
     """
@@ -82,21 +82,21 @@ async def due(services: Services) -> None:
 
 
 async def export(services: Services) -> Exported:
-    """Store the state as it is at this moment, and beside it how far the audit logs go.
+    """Store the present state, and beside it how far the audit logs go.
 
     1. The row that names the export, so that this database knows it as its own.
-    2. One look at all tables, into a sealed file on this disk: nothing else waits for that.
-    3. The sealed object, then what can be read of it without keys: from here on it exists.
-    4. The row says so.
+    2. One consistent read of all tables into a sealed file on this disk: nothing else waits for it.
+    3. The sealed object, then its description that needs no keys: from here on it exists.
+    4. The row is marked as stored.
 
-    Safe to run twice: each is an export of its own. Raises Refused where this database is
-    new, and the vault has the state of one before it that was not taken up yet.
+    Safe to run twice: each run makes its own export. Raises Refused if this database is
+    new and the vault has the state of an earlier one that was not imported yet.
     """
     if services.keyring is None:
         raise OurFault("the state cannot be sealed: set SECRET_KEYS (32 random characters or more)")
-    if others := await strange(services):
+    if others := await foreign(services):
         raise Refused(
-            f"the vault has the state of another database ({others[-1]}); run everref rebuild to take it up"
+            f"the vault has the state of another database ({others[-1]}); run everref rebuild to import it"
         )
     at = services.clock()
     marks = await reencryption.marks(services.db, len(services.keyring.mark))
@@ -127,7 +127,7 @@ async def export(services: Services) -> Exported:
 async def _spool(
     services: Services, keyring: Keyring, key: str, file: IO[bytes]
 ) -> tuple[dict[str, int], Sequence[Head]]:
-    """Write all of it into a file, sealed; how many rows of each table, and how far the audit logs go."""
+    """Write all tables into a sealed file; the rows of each table, and how far the audit logs go."""
     sealer = Sealer(keyring, key)
 
     def write(table: str, lines: Sequence[str]) -> None:
@@ -156,12 +156,12 @@ async def _upload(services: Services, key: str, file: IO[bytes]) -> tuple[int, s
     return size, sha256.hexdigest()
 
 
-async def take_up(services: Services, described: Mapping[RepoId, RepoFile]) -> ImportedState | None:
-    """Take up the newest state in the vault that opens, once, in a database that has none of its own.
+async def import_newest(services: Services, described: Mapping[RepoId, RepoFile]) -> ImportedState | None:
+    """Import the newest state in the vault that opens, once, into a database that has none of its own.
 
-    `described` is what attested descriptions say of repos, which may be newer. None: there is nothing to
-    take up. What is here already stays as it is. One transaction: safe to run twice, and after a
-    run that was killed. One that cannot be read is left aside, and is tried again by the next
+    `described` is what attested descriptions say about repos, which may be newer. None: there is nothing to
+    import. Existing rows stay as they are. One transaction: safe to run twice, and after a
+    run that was killed. A state that cannot be read is skipped, and tried again by the next
     rebuild.
     """
     known, keys = await state.known(services.db), await _keys(services)
@@ -175,19 +175,19 @@ async def take_up(services: Services, described: Mapping[RepoId, RepoFile]) -> I
         at = layout.parse_state_key(key)
         assert at is not None
         try:
-            return ImportedState(at, await _take_up(services, key, at, described), reasons)
+            return ImportedState(at, await _import(services, key, at, described), reasons)
         except (BadKey, Corrupt, NoSuchObject) as error:
             await state.settle(services.db, key, at, "unreadable", {})
             reasons.append(str(error))
     return ImportedState(None, {}, reasons) if reasons else None
 
 
-async def _take_up(
+async def _import(
     services: Services, key: str, at: datetime, described: Mapping[RepoId, RepoFile]
 ) -> Mapping[str, int]:
-    """How many rows of each table were not here. Raises BadKey, Corrupt, and nothing is changed then."""
+    """The number of imported rows of each table. Raises BadKey, Corrupt; nothing is changed then."""
     if services.keyring is None:
-        raise BadKey(f"{key}: there are no keys; set SECRET_KEYS to those that sealed it")
+        raise BadKey(f"{key}: there are no keys; set SECRET_KEYS to the keys that sealed it")
     services.progress.phase("reading the state", None, "rows")
     async with state.taking_up(services.db, services.clock()) as into:
         async for table, rows in _batches(services, services.keyring, key):
@@ -221,19 +221,19 @@ async def _batches(services: Services, keyring: Keyring, key: str) -> AsyncItera
 
 
 def _newer(row: Row, about: RepoFile | None, at: datetime) -> Row:
-    """A repo's row with what the vault says of it, where that was written after the export."""
+    """A repo's row, updated with its description in the vault if that was written after the export."""
     if about is None or about.at is None or about.at <= at:
         return row
-    said = json.loads(manifest.encode_repo(about).decode("utf-8", "replace"))
-    changed = {column: said[column] for column in row.keys() & said.keys()}
-    return {**row, **changed, **({"team_id": said["team"]} if said["team"] else {})}
+    description = json.loads(manifest.encode_repo(about).decode("utf-8", "replace"))
+    changed = {column: description[column] for column in row.keys() & description.keys()}
+    return {**row, **changed, **({"team_id": description["team"]} if description["team"] else {})}
 
 
 async def prune(services: Services, grace: timedelta = KEPT) -> list[str]:
-    """Delete exports that are older than `grace`, but for the newest ones; the keys of what was deleted.
+    """Delete exports older than `grace`, except the newest ones; returns the deleted keys.
 
-    Safe to run twice: the sealed object goes last, by which an export is found. What this
-    database does not know it leaves alone.
+    Safe to run twice: the sealed object, by which an export is found, is deleted last. Exports that this
+    database does not know are left alone.
     """
     known, keys = await state.known(services.db), await _keys(services)
     for key, one in known.items():
@@ -250,7 +250,7 @@ async def prune(services: Services, grace: timedelta = KEPT) -> list[str]:
 
 
 async def latest(services: Services) -> About | None:
-    """The newest export that this database made, as the vault tells of it. None: there is none."""
+    """The newest export of this database, as the vault describes it. None: there is none."""
     known = await state.known(services.db)
     mine = [key for key in await _keys(services) if key in known and known[key].state == "stored"]
     found = await _abouts(services, mine[-1:])
@@ -274,10 +274,10 @@ async def _abouts(services: Services, keys: Sequence[str]) -> list[About]:
 
 
 async def contradictions(services: Services) -> list[tuple[Head, datetime]]:
-    """Every audit log that is not what an export says it was: how far it went, and when that was seen.
+    """Every audit log that contradicts an export: how far the log went, and the export's time.
 
-    A log goes on, so what was its last entry then is in it still, with the same sum. One
-    of each team: the oldest. Exports that are `unread` say nothing of the logs that are here.
+    A log only grows, so its last entry at that time must still be in it, with the same sum. One
+    for each team: the oldest. Exports that are `unread` say nothing about the logs here.
     """
     found: dict[TeamId, tuple[Head, datetime]] = {}
     left_out = set(await unread(services))
@@ -290,38 +290,38 @@ async def contradictions(services: Services) -> list[tuple[Head, datetime]]:
 
 
 async def unread(services: Services) -> list[str]:
-    """The exports of a database before this one that a rebuild could not read, or that none has tried to.
+    """The exports of an earlier database that no rebuild could read, or that none has tried to read.
 
-    What is older than the one that was taken up goes on in that.
+    An export that is older than the imported one is contained in that.
     """
     known = await state.known(services.db)
     taken_up = max((key for key, one in known.items() if one.state == "taken-up"), default="")
-    shut = {key for key, one in known.items() if one.state == "unreadable" and key > taken_up}
-    return [key for key in await _keys(services) if not known or key in shut]
+    unopenable = {key for key, one in known.items() if one.state == "unreadable" and key > taken_up}
+    return [key for key in await _keys(services) if not known or key in unopenable]
 
 
-async def shut(services: Services, keys: Sequence[str]) -> list[str]:
-    """Those of these exports that none of the keys opens, as the vault tells of them. Raises Corrupt."""
+async def unopenable(services: Services, keys: Sequence[str]) -> list[str]:
+    """Those of these exports that none of the keys opens. Raises Corrupt."""
     here = services.keyring.ids if services.keyring else ()
     return [about.key for about in await _abouts(services, keys) if about.sealed_to not in here]
 
 
-async def strange(services: Services) -> list[str]:
-    """The exports in the vault, where this database knows none: they are of one before it. Oldest first."""
+async def foreign(services: Services) -> list[str]:
+    """The exports of an earlier database, oldest first: those in the vault if this database has none."""
     return [] if await state.known(services.db) else await _keys(services)
 
 
 async def tell_of_contradictions(services: Services) -> None:
-    """Tell the teams whose audit logs are not what they were. Safe to run twice: each is told once."""
+    """Notify the teams whose audit logs were changed. Safe to run twice: each is notified once."""
     for head, seen_at in await contradictions(services):
-        log.warning("the audit log of team %s is not what the vault says", head.team_id)
+        log.warning("the audit log of team %s does not match the exports in the vault", head.team_id)
         if await teams.find(services.db, head.team_id):
             await notices.add(
                 services.db,
                 head.team_id,
                 None,
                 "audit",
-                f"entry {head.count} of the audit log was changed or is gone since {time_text(seen_at)}",
+                f"entry {head.count} of the audit log was changed or removed since {time_text(seen_at)}",
                 services.clock(),
                 f"audit/{head.team_id}/{head.count}/{head.sha256}",
             )

@@ -1,4 +1,4 @@
-"""Noticing that the vault has repos which this database does not know: the one before it was lost.
+"""Noticing repos in the vault that this database does not know, because an earlier database was lost.
 
 Who calls: the worker, whenever it has recognised the vault; `everref repos`, `everref doctor`, and a rebuild.
 """
@@ -14,14 +14,14 @@ from mirror.services.open import Services
 from mirror.store.upkeep import vaults
 from mirror.upkeep import state
 
-_OBJECTS: Final = 1000  # that are looked at: one page of a bucket's listing
+_OBJECTS: Final = 1000  # that are read: one page of a bucket's listing
 
 
 async def look(services: Services) -> int:
-    """How many repos the vault has that this database does not know, as far as a glance at it tells.
+    """Estimate how many repos the vault has that this database does not know, and store the number.
 
-    The first objects of the vault tell of their repos. Where there are more objects, the newest
-    state of a database before this one says how many repos that had. From now on pages have
+    The first objects in the vault show their repos. If there are more objects, the newest
+    state of an earlier database says how many repos that had. From now on pages read
     the number from the database. Safe to run twice.
     """
     number, is_all = await _found(services)
@@ -32,19 +32,19 @@ async def look(services: Services) -> int:
 
 
 async def _told(services: Services) -> int:
-    """How many repos a state has that was not taken up."""
-    strange = await state.strange(services)
-    if not strange:
+    """The number of repos in a state that was not imported."""
+    foreign = await state.foreign(services)
+    if not foreign:
         return 0
     try:
-        about = json.loads(await services.vault.get(layout.state_about_key(strange[-1])))
+        about = json.loads(await services.vault.get(layout.state_about_key(foreign[-1])))
         return max(0, int(about["tables"]["repo"]))
     except (NoSuchObject, ValueError, KeyError, TypeError):  # of a run that was killed, or nothing of ours
         return 0
 
 
 async def _found(services: Services) -> tuple[int, bool]:
-    """How many of the first objects' repos were described and are not known here; whether that is all."""
+    """The number of unknown, described repos among the first objects, and whether these were all objects."""
     seen, left = set[RepoId](), _OBJECTS
     async with aclosing(services.vault.list()) as objects:
         async for stat in objects:

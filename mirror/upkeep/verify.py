@@ -1,4 +1,4 @@
-"""Proving a repo's backup: read every stored byte back, unpack it, compare every ref of every snapshot."""
+"""Verifying a repo's backup: read every stored byte back, unpack it, compare every ref of every snapshot."""
 
 import asyncio
 import hashlib
@@ -30,13 +30,13 @@ class Verified:
     snapshots: int
     parts: int
     bytes: int  # read back
-    problems: tuple[str, ...]  # empty: everything is as it should be
+    problems: tuple[str, ...]  # empty: the backup is intact
     strays: tuple[str, ...]  # keys of objects that nothing accounts for: waste, not damage
     damaged: tuple[int, ...]  # numbers of the snapshots that cannot be restored whole
 
 
 async def verify(services: Services, repo: Repo) -> Verified:
-    """Check the vault's copy of a repo from end to end; changes nothing but what is known of it.
+    """Check the vault's copy of a repo from end to end; changes nothing but the record of the result.
 
     1. Every manifest: its sum, its place in the hash chain, the refs map it adds up to. Every note: its sum.
     2. Every part and index: every stored byte against its sum.
@@ -64,7 +64,7 @@ async def verify(services: Services, repo: Repo) -> Verified:
         except (Corrupt, NoSuchObject) as error:
             problems.append(str(error))
             bad.append(part)
-    damaged |= _without(bad, last)
+    damaged |= _needing(bad, last)
     try:
         await hydrate.steps_to(services, repo, last)
     except Corrupt as error:
@@ -78,7 +78,7 @@ async def verify(services: Services, repo: Repo) -> Verified:
         await recover.see_that_none_is_missing(services, repo.id, last)
     except Damaged as error:
         problems.append(str(error))
-        is_cut_off = True  # what belongs to later snapshots is no stray
+        is_cut_off = True  # objects of later snapshots are not strays
     if not problems:
         await parts.stamp_verified(services.db, repo.id, [part.key for part in live], services.clock())
         await snapshots.stamp_verified(services.db, repo.id, last.number, services.clock())
@@ -95,7 +95,7 @@ async def verify(services: Services, repo: Repo) -> Verified:
     )
 
 
-def _without(bad: Sequence[Part], last: Snapshot) -> set[int]:
+def _needing(bad: Sequence[Part], last: Snapshot) -> set[int]:
     """The snapshots that need one of these parts: every one from the part's first on."""
     first = min((part.first for part in bad), default=last.number + 1)
     return set(range(first, last.number + 1))
@@ -117,14 +117,14 @@ async def _manifests(
             strict=True,
         ):
             services.progress.advance(1)
-            problem = found if isinstance(found, str) else _off(found, recorded.get(number))
+            problem = found if isinstance(found, str) else _mismatch(found, recorded.get(number))
             if problem is None and isinstance(found, tuple):
                 known, problem = _added_up(known, found[0])
                 targets.update(change.new for change in found[0].changes if change.new)
             if problem is not None:
                 problems.append(f"{layout.manifest_key(repo.id, number)}: {problem}")
                 damaged.add(number)
-                known = await history.refs_at(services.db, repo.id, number)  # to judge the next one by itself
+                known = await history.refs_at(services.db, repo.id, number)  # to check the next one alone
     targets |= await history.targets(services.db, repo.id, last.epoch, last.number)
     return {target for target in targets if not refs.is_symbolic(target)}
 
@@ -136,7 +136,7 @@ def _added_up(known: Refs, found: Manifest) -> tuple[dict[RefName, Target], str 
     except Corrupt as error:
         return {}, str(error)
     if refs.digest(after) != found.refs_digest or (found.refs is not None and dict(found.refs) != after):
-        return after, "its ref changes do not add up to its refs"
+        return after, "its ref changes do not lead to its refs"
     return after, None
 
 
@@ -149,10 +149,10 @@ async def _manifest(services: Services, repo: Repo, number: int) -> tuple[Manife
         return str(error)
 
 
-def _off(found: tuple[Manifest, str], recorded: Snapshot | None) -> str | None:
+def _mismatch(found: tuple[Manifest, str], recorded: Snapshot | None) -> str | None:
     """What is wrong with a manifest that can be read, or None."""
     if recorded is None:
-        return "the database has no such snapshot; run everref rebuild"
+        return "the database does not have this snapshot; run everref rebuild"
     if found[1] != recorded.manifest_sha256:
         return f"expected sha256 {recorded.manifest_sha256}, found {found[1]}"
     if found[0].previous != recorded.previous_sha256:
@@ -198,7 +198,7 @@ async def _copy(services: Services, repo: Repo, last: Snapshot, targets: set[Tar
         services.progress.phase("checking every object")
         problems = [f"git fsck: {line}" for line in await read.fsck(services.git, copy.path)]
         for lost in sorted(await read.missing(copy.path, targets)):
-            problems.append(f"object {lost.decode()}, which a ref pointed at, is in no part")
+            problems.append(f"object {lost.decode()}, at which a ref pointed, is in no part")
         if not await restore.reads_back(services, copy.path, wanted):
-            problems.append("git does not list the refs that were recorded")
+            problems.append("git does not list the recorded refs")
     return problems
