@@ -109,7 +109,7 @@ async def test_a_push_that_comes_while_a_checkpoint_is_packed_is_saved_before_th
         latest = await snapshots.latest(services.db, repo.id)
         assert latest and latest.number == PUSHES + 2
         await prune.prune(services, timedelta(0), repo, patience=0)  # leaves the upload alone
-        with pytest.raises(Busy, match="another run is at work on the parts of"):
+        with pytest.raises(Busy, match="another run is working on the parts of"):
             await garden.compact()
         assert (await parts.live(services.db, repo.id))[:PUSHES] == before
 

@@ -220,7 +220,7 @@ async def test_a_job_that_may_not_wait_says_who_is_at_work(mirror: Mirror, work:
     work.commit()
     repo = await mirror.repo(str(work.path))
     async with leased(mirror.services, repo):
-        with pytest.raises(Busy, match="another run is at work"):
+        with pytest.raises(Busy, match="another run is working"):
             await syncing.sync(mirror.services, repo.id, patience=0)
 
 

@@ -48,7 +48,7 @@ async def test_the_turn_goes_on_after_a_failure(db: asyncpg.Pool) -> None:
 
 async def test_who_waits_too_long_is_told_that_another_run_is_at_work(db: asyncpg.Pool) -> None:
     async with leased_at_forge(db, NAME, "the hook of alice/garden"):
-        with pytest.raises(Busy, match="another run is at work on the hook of alice/garden"):
+        with pytest.raises(Busy, match="another run is working on the hook of alice/garden"):
             async with leased_at_forge(db, NAME, "the hook of alice/garden", patience=0):
                 pass
 
@@ -135,7 +135,7 @@ async def test_a_hook_that_another_run_is_at_work_on_waits(
     assert chosen.hook is webhooks.Outcome.REGISTERED
     async with leased_at_forge(services.db, forge_leases.of_hook(chosen.repo.id), "its hook"):
         (again,) = await choose.choose(services, connection.id, ME, [str(garden.id)])
-        assert again.hook is webhooks.Outcome.WAITING and "another run is at work" in str(again.why)
+        assert again.hook is webhooks.Outcome.WAITING and "another run is working" in str(again.why)
         with pytest.raises(Busy, match="the hook of alice/garden"):
             await choose.let_go(services, chosen.repo.id, ME)
     assert await choose.let_go(services, chosen.repo.id, ME) is None and not garden.hooks

@@ -216,7 +216,7 @@ async def test_a_path_of_this_machine_is_for_whoever_runs_everref_here(site: Sit
     await stranger.get("/ann/-/connect/url")
     answer = await stranger.post("/ann/-/connect/url", url=str(work.path))
     assert answer.status_code == 422
-    assert "only the person who runs Everref may use a path on this machine" in answer.text
+    assert "the person who runs Everref may use a path on this machine" in answer.text
     owner = await site.signed_in(await people.first_owner(site.mirror.services.db, site.mirror.clock.now))
     await owner.get("/everref/-/connect/url")
     assert (await owner.post("/everref/-/connect/url", url=str(work.path))).status_code == 303

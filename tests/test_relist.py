@@ -403,5 +403,5 @@ def test_rows_and_addresses_of_a_listing_are_bounded() -> None:
     paging = http.Paging("forge.example", "/first")
     with pytest.raises(LimitReached, match="more than 100000 rows"):
         paging.turn(http.ROWS + 1, "/second")
-    with pytest.raises(Corrupt, match="names a next page by 5000 characters"):
+    with pytest.raises(Corrupt, match="gave a next page.s address of 5000 characters"):
         http.Paging("forge.example", "/first").turn(1, "/" * 5000)

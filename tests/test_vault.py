@@ -389,15 +389,15 @@ async def test_removing_twice_is_removing_once(vault: Vault) -> None:
     ],
 )
 async def test_a_key_that_means_something_else_to_some_store_is_refused(vault: Vault, key: str) -> None:
-    with raises(OurFault, "is no key of a vault"):
+    with raises(OurFault, "is not a key of a vault"):
         await vault.put(key, b"x")
-    with raises(OurFault, "is no key of a vault"):
+    with raises(OurFault, "is not a key of a vault"):
         await vault.get(key)
-    with raises(OurFault, "is no key of a vault"):
+    with raises(OurFault, "is not a key of a vault"):
         await vault.delete(key)
-    with raises(OurFault, "is no key of a vault"):
+    with raises(OurFault, "is not a key of a vault"):
         await vault.discard(key)
-    with raises(OurFault, "is no key of a vault"):
+    with raises(OurFault, "is not a key of a vault"):
         async with vault.create(key):
             pass
     assert await nothing_is_left(vault)
@@ -560,14 +560,14 @@ async def test_a_vault_says_where_it_is(tmp_path: Path, s3_server: S3Server, s3_
     [
         ("gopher://x", "VAULT_URL must begin with file:// or s3://"),
         ("/srv/vault", "VAULT_URL must begin with file:// or s3://"),
-        ("s3://[", "VAULT_URL is no URL"),
+        ("s3://[", "VAULT_URL is not a URL"),
         ("file://srv/vault", "three slashes"),
         ("file:", "three slashes"),
         ("file:///srv/va?ult", "%3F"),
         ("file:///srv/%00", "three slashes"),
         ("s3://", "must name a bucket"),
         ("s3://Bucket/x", "must name a bucket"),
-        ("s3://key:" + SECRET_KEY + "@bucket/x", "VAULT_URL holds no credentials"),
+        ("s3://key:" + SECRET_KEY + "@bucket/x", "VAULT_URL must not contain credentials"),
         ("s3://bucket/a//b", "the prefix"),
         ("s3://bucket/../b", "the prefix"),
         ("s3://bucket/a?endpoint=http://x", "its options are endpoint_url, region"),
@@ -648,30 +648,30 @@ async def test_a_file_url_names_a_directory_with_any_name(tmp_path: Path) -> Non
 
 
 async def test_a_directory_whose_place_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with raises(UsageError, "does not exist; make it or mount it"):
+    with raises(UsageError, "does not exist; create it or mount it"):
         async with open_vault(f"file://{tmp_path}/not/there", "unused"):
             pass
     (tmp_path / "file").write_text("")
     with raises(UsageError, "must be a directory"):
         async with open_vault(f"file://{tmp_path}/file", "unused"):
             pass
-    with raises(UsageError, "does not exist; make it or mount it"):
+    with raises(UsageError, "does not exist; create it or mount it"):
         async with open_vault(f"file://{tmp_path}/file/vault", "unused"):
             pass
 
 
 async def test_a_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with raises(Refused, "cannot be made"):
+    with raises(Refused, "cannot be created"):
         async with open_vault(None, tmp_path / "file"):
             pass
 
 
 async def test_a_directory_that_cannot_be_written_says_so() -> None:
     async with open_vault("file:///sys/kernel", "unused") as vault:  # not even root can
-        with raises(Refused, "the vault's directory /sys/kernel is not writable by this user"):
+        with raises(Refused, "this user may not write to the vault's directory /sys/kernel"):
             await vault.put("a/object", b"x")
-        with raises(Refused, "the vault's directory /sys/kernel is not writable by this user"):
+        with raises(Refused, "this user may not write to the vault's directory /sys/kernel"):
             await upload(vault, "object", b"x")
 
 

@@ -213,13 +213,13 @@ async def test_a_read_that_drips_gives_up(vault: S3Vault, monkeypatch: pytest.Mo
     await vault.put("a/object", b"bytes")
     monkeypatch.setattr(s3, "SLOW_SECONDS", 0.0)
     monkeypatch.setattr(s3, "LEAST_SPEED", 1 << 60)
-    with raises(NetworkError, "bytes a second; what is stored is as it was, try again later"):
+    with raises(NetworkError, "bytes a second; nothing stored was changed; try again later"):
         await vault.get("a/object")
 
 
 async def test_bytes_that_always_change_on_their_way_are_said(hasty: S3Vault, proxy: FaultProxy) -> None:
     proxy.fail(faults.putting, faults.changed)
-    with raises(Corrupt, "bytes change on their way"):
+    with raises(Corrupt, "bytes were changed on their way"):
         await hasty.put("a/object", b"bytes")
     assert await nothing_is_left(hasty)
 
@@ -250,7 +250,7 @@ async def test_no_attempt_begins_when_it_is_enough(s3_server: S3Server, proxy: F
 @pytest.mark.parametrize(
     ("status", "code", "kind", "words"),
     [
-        (403, "AccessDenied", BadCredentials, "check AWS_* and what the key may do"),
+        (403, "AccessDenied", BadCredentials, "check AWS_* and the key's permissions"),
         (403, "SignatureDoesNotMatch", BadCredentials, "refuses this key"),
         (400, "ExpiredToken", BadCredentials, "refuses this key (ExpiredToken)"),
         (401, "", BadCredentials, "refuses this key (401)"),
@@ -276,7 +276,7 @@ async def test_an_answer_is_one_clear_line(
 async def test_a_server_that_is_no_s3_is_said(vault: S3Vault, proxy: FaultProxy) -> None:
     proxy.fail(faults.anything, faults.web_page)
     for question in (vault.put("a", b""), vault.get("a"), vault.stat("a")):
-        with raises(Refused, "is no S3 server; correct VAULT_URL"):
+        with raises(Refused, "is not an S3 server; correct VAULT_URL"):
             await question
     with raises(NetworkError, "stopped answering"):
         await keys(vault)

@@ -150,7 +150,7 @@ async def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) 
     with pytest.raises(LimitReached, match=r"cannot write .*: Not a directory; free some space"):
         async with scratch_view(None, tmp_path / "file", object_format="sha1"):
             pass
-    with pytest.raises(LimitReached, match="cannot be written"):
+    with pytest.raises(LimitReached, match="cannot write"):
         await view.create(tmp_path / "file/copy", "sha1")
 
 

@@ -1,1 +1,1 @@
-"""The forges' own interfaces: who signs in, which repositories there are, and their webhooks."""
+"""Clients of the forges' APIs: sign-in, repositories and webhooks."""

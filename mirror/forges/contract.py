@@ -1,4 +1,4 @@
-"""What Everref asks of a forge, whichever product it is, and the values in which it answers."""
+"""What Everref needs from a forge, whichever product it is, and the values that it returns."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from mirror.core.model import Secret
 
 
 class Purpose(StrEnum):
-    """What a token is to be used for; each needs what those before it need."""
+    """What a token is used for; each purpose includes those before it."""
 
     SIGN_IN = "sign-in"
     READ = "read"
@@ -23,12 +23,12 @@ class Purpose(StrEnum):
 
 
 class SpentGrant(BadCredentials):
-    """The forge gives no tokens for this code or refresh token: it was used, revoked or has expired."""
+    """The forge issues no tokens for this code or refresh token: it was used, revoked or has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a forge gave for a code or a refresh token, or a person for a connection."""
+    """Tokens from a forge for a code or a refresh token, or from a person for a connection."""
 
     access: str = field(repr=False)
     refresh: str | None = field(repr=False, default=None)  # None: there is none; the access token lasts
@@ -38,7 +38,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose token it is, and what it may do."""
+    """The account that a token belongs to, and what it may do."""
 
     id: str  # the forge's number: names change hands, numbers do not
     login: str
@@ -66,7 +66,7 @@ class ForgeRepository:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is kept of one page of a listing, to ask the next time whether it changed."""
+    """What is stored about one page of a listing, to ask next time whether it changed."""
 
     etag: str
     next: str | None  # the address of the page after it; None: it was the last one
@@ -102,7 +102,7 @@ class RemoteHook:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A delivery as the forge remembers it."""
+    """A delivery in the forge's log."""
 
     id: str
     at: datetime | None  # None: the forge does not tell
@@ -124,38 +124,38 @@ class Owner:
 class Forge(Protocol):
     """One host of one product. Every error is of mirror/errors, names the host, and never a token or a query.
 
-    BadCredentials: the token is refused. RemoteGone: there is no such thing, or not for this token.
-    Blocked: the forge has closed it. Refused: what is asked is not allowed, and why. RateLimited:
-    not before `retry_at`. NetworkError: no answer, or none of use; nothing is known.
+    BadCredentials: the token is refused. RemoteGone: it does not exist, or is hidden from this token.
+    Blocked: the forge has closed it. Refused: the request is not allowed, and why. RateLimited:
+    not before `retry_at`. NetworkError: no usable answer; nothing is known.
     """
 
     @property
     def app(self) -> App: ...
 
     def authorize_url(self, state: str, verifier: str, redirect_uri: str, purpose: Purpose) -> str:
-        """Where a browser is sent to consent; the code comes back to `redirect_uri` with this state.
+        """The address where a person grants access; the code comes back to `redirect_uri` with this state.
 
         `verifier` is PKCE's secret (RFC 7636), of which only the S256 challenge is sent. Raises Refused
-        where nobody registered us.
+        if no OAuth app was registered.
         """
 
     async def exchange(self, code: str, verifier: str, redirect_uri: str) -> Tokens:
-        """The tokens for a code. Raises SpentGrant where it was used already or is not ours."""
+        """The tokens for a code. Raises SpentGrant if it was already used or is not ours."""
 
     async def refresh(self, refresh_token: str, redirect_uri: str) -> Tokens:
-        """A new pair; the old one is spent by it. Raises SpentGrant where it was spent before."""
+        """A new pair, which invalidates the old one. Raises SpentGrant if the old one was already used."""
 
     async def revoke(self, token: str) -> None:
-        """Let the token of an OAuth grant end. Safe to run twice."""
+        """Revoke the token of an OAuth grant. Safe to run twice."""
 
     async def account(self, token: str, *, personal: bool = False) -> Account:
-        """Whose token this is, and its scopes; `personal`: a person made it, so it is none of OAuth."""
+        """The account and scopes of a token; `personal`: a person made it, so it is not from OAuth."""
 
     def scopes(self, purpose: Purpose) -> tuple[str, ...]:
-        """The fewest scopes that this needs."""
+        """The fewest scopes that this purpose needs."""
 
     def missing_scopes(self, granted: Sequence[str], purpose: Purpose) -> tuple[str, ...]:
-        """Those of them that are neither granted nor part of one that is."""
+        """The needed scopes that are neither granted nor part of a granted one."""
 
     def credential(self, token: str) -> Secret:
         """The token as git sends it."""
@@ -170,32 +170,32 @@ class Forge(Protocol):
         """The repository's webhooks."""
 
     async def add_hook(self, token: str, repository_id: str, url: str, secret: str) -> RemoteHook:
-        """Register a hook for what Everref wants to hear: pushes, and what becomes of the repository."""
+        """Register a hook for the events Everref needs: pushes, and changes of the repository itself."""
 
     async def update_hook(
         self, token: str, repository_id: str, hook_id: str, url: str, secret: str
     ) -> RemoteHook:
-        """Make a hook what `add_hook` would have made, and enable it again where the forge allows that."""
+        """Bring a hook to the form that `add_hook` makes, and enable it again if the forge allows that."""
 
     async def remove_hook(self, token: str, repository_id: str, hook_id: str) -> None:
         """Remove a hook. Safe to run twice."""
 
     async def test_hook(self, token: str, repository_id: str, hook_id: str) -> None:
-        """Let the forge send something by the hook, which also wakes a paused one."""
+        """Ask the forge for a test delivery, which also enables a paused hook."""
 
     async def deliveries(self, token: str, repository_id: str, hook_id: str) -> list[Sent]:
         """The hook's latest deliveries, newest first; none where the forge keeps no log."""
 
     async def redeliver(self, token: str, repository_id: str, hook_id: str, sent_id: str) -> None:
-        """Let the forge send a delivery once more."""
+        """Ask the forge to send a delivery again."""
 
     async def owners(self, token: str) -> list[Owner]:
-        """Under whose names the token's owner can create repositories; their own comes first."""
+        """The accounts and groups where the token's owner can create repositories; their own comes first."""
 
     async def create_repository(
         self, token: str, owner: Owner, name: str, *, private: bool = True
     ) -> ForgeRepository:
-        """A new, empty repository. Raises Refused where the name is taken or that is not allowed."""
+        """A new, empty repository. Raises Refused if the name is taken or creating it is not allowed."""
 
     async def set_default_branch(self, token: str, full_name: str, branch: str) -> None:
         """Make a branch the repository's default one. Raises Refused where it is not there or not allowed."""

@@ -1,4 +1,4 @@
-"""Reading what a forge answered: each field of the type that it should have, or the answer is refused."""
+"""Reading a forge's answer: each field must have the right type, or the answer is refused."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,14 +19,14 @@ def table(answer: Answer, host: str) -> Mapping[str, Any]:
 def rows(answer: Answer, host: str) -> list[Mapping[str, Any]]:
     """The answer, which must be a JSON list of objects."""
     if not isinstance(answer.body, list):
-        raise Corrupt(f"{host} answers with no list where one was asked for", origin=Origin.FORGE)
+        raise Corrupt(f"{host} did not answer with a list", origin=Origin.FORGE)
     return [row(one, host) for one in answer.body]
 
 
 def row(value: object, host: str) -> Mapping[str, Any]:
     """A value, which must be a JSON object."""
     if not isinstance(value, Mapping):
-        raise Corrupt(f"{host} answers with something that is no object", origin=Origin.FORGE)
+        raise Corrupt(f"{host} did not answer with a JSON object", origin=Origin.FORGE)
     return value
 
 
@@ -34,7 +34,7 @@ def number(value: Mapping[str, Any], key: str, host: str) -> str:
     """The forge's number for something, as text."""
     found = value.get(key)
     if isinstance(found, bool) or not isinstance(found, int):
-        raise Corrupt(f"{host} answers without the number {key}", origin=Origin.FORGE)
+        raise Corrupt(f"{host} answered without the number {key}", origin=Origin.FORGE)
     return str(found)
 
 
@@ -42,7 +42,7 @@ def text(value: Mapping[str, Any], key: str, host: str) -> str:
     """A text that must be there."""
     found = value.get(key)
     if not isinstance(found, str) or not found or len(found) > LONGEST_TEXT:
-        raise Corrupt(f"{host} answers without {key}", origin=Origin.FORGE)
+        raise Corrupt(f"{host} answered without {key}", origin=Origin.FORGE)
     return found
 
 

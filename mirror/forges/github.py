@@ -1,8 +1,8 @@
-"""GitHub, the one of github.com and Enterprise Server: its OAuth and REST interfaces.
+"""GitHub, both github.com and Enterprise Server: its OAuth and REST APIs.
 
 https://docs.github.com/en/rest, https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps
-Repositories are addressed by number, as GitHub's own links do, so that a name that went to another
-repository is never taken for the one that is kept.
+Repositories are addressed by number, as in GitHub's own links, so that a name that passed to another
+repository is never mistaken for the one that is backed up.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -215,9 +215,9 @@ class GitHub:
         events = one.get("events")
         why = None
         if not enabled:
-            why = f"somebody switched it off at {self._web.host}"
+            why = f"somebody disabled it at {self._web.host}"
         elif failing:
-            why = f"{self._web.host} was answered {code} at its last delivery"
+            why = f"the last delivery from {self._web.host} was answered with {code}"
         return RemoteHook(
             fields.number(one, "id", self._api.host),
             str(config.get("url") or ""),
@@ -280,7 +280,7 @@ def _repository(repository_id: str) -> str:
 def _number(text: str) -> str:
     """A number of GitHub's. What is none is nowhere, and must not be read as a path."""
     if not text.isdecimal() or not text.isascii():
-        raise RemoteGone(f"{text[:40]!r} is no number of a repository or hook", origin=Origin.FORGE)
+        raise RemoteGone(f"{text[:40]!r} is not the number of a repository or hook", origin=Origin.FORGE)
     return text
 
 

@@ -1,4 +1,4 @@
-"""GitLab, the one of gitlab.com and self-managed ones: its OAuth and REST interfaces.
+"""GitLab, both gitlab.com and self-managed: its OAuth and REST APIs.
 
 https://docs.gitlab.com/api/oauth2/, https://docs.gitlab.com/api/rest/
 """
@@ -187,7 +187,7 @@ class GitLab:
     async def update_hook(
         self, token: str, repository_id: str, hook_id: str, url: str, secret: str
     ) -> RemoteHook:
-        """One that GitLab switched off stays off: `test_hook` wakes it, or it is removed and added."""
+        """A hook that GitLab disabled stays so: `test_hook` enables it, or it is removed and added."""
         place = f"{_project(repository_id)}/hooks/{_number(hook_id)}"
         answer = await self._ask(token, "PUT", place, json={**_wanted(url), "signing_token": secret})
         return await self._secured(token, repository_id, url, secret, answer)
@@ -232,9 +232,9 @@ class GitLab:
         state: Literal["works", "paused", "disabled"] = "works"
         why = None
         if status == "temporarily_disabled":
-            state, why = "paused", f"{self._web.host} pauses it after failed deliveries"
+            state, why = "paused", f"{self._web.host} paused it after failed deliveries"
         elif status == "disabled":
-            state, why = "disabled", f"{self._web.host} switched it off after too many failed deliveries"
+            state, why = "disabled", f"{self._web.host} disabled it after too many failed deliveries"
         return RemoteHook(
             fields.number(one, "id", self._api.host),
             str(one.get("url") or ""),
@@ -318,7 +318,7 @@ def _project(repository_id: str) -> str:
 def _number(text: str) -> str:
     """A number of GitLab's. What is none would be read as a path."""
     if not text.isdecimal() or not text.isascii():
-        raise RemoteGone(f"{text[:40]!r} is no number of a project or hook", origin=Origin.FORGE)
+        raise RemoteGone(f"{text[:40]!r} is not the number of a project or hook", origin=Origin.FORGE)
     return text
 
 

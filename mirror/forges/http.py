@@ -1,6 +1,6 @@
-"""The way to one origin of a forge: every question is asked here, and every failure gets its class here.
+"""Requests to one origin of a forge: all are sent here, and every failure gets its class here.
 
-The address that was judged is the one that is dialled, also where a name has
+Connections go to the address that was checked, even if the name's address has
 changed since. No redirect is followed, no proxy or cookie is used, and a token
 travels in a header alone.
 """
@@ -89,7 +89,7 @@ class Paging:
         if following in self._seen:
             following = None
         if following and len(following) > ADDRESS:
-            raise Corrupt(f"{self._host} names a next page by {len(following)} characters; it was not read")
+            raise Corrupt(f"{self._host} gave a next page's address of {len(following)} characters")
         if self._rows > ROWS or (following and len(self._seen) >= self._pages):
             raise LimitReached(
                 f"{self._host} lists more than {ROWS} rows, or {self._pages} pages; the rest was not read: "
@@ -177,23 +177,23 @@ class Http:
         if status == 401:
             return BadCredentials(f"{host} refuses the token; connect again")
         if status in (404, 410):
-            return RemoteGone(f"{host} knows no such thing, or not for this token")
+            return RemoteGone(f"{host}: it does not exist, or this token may not see it")
         if status == 451 or (status == 403 and _is_blocked(answer.body, said)):
             return Blocked(f"{host} has blocked access{words}")
         if 300 <= status < 400:
             return OurFault(
-                f"{host} answers with a redirect; set {self.app.forge.upper()}_URL to where it is now"
+                f"{host} answers with a redirect; set {self.app.forge.upper()}_URL to its new address"
             )
         if status >= 500 or status == 408:
-            return NetworkError(f"{host} answers {status}; try again later")
+            return NetworkError(f"{host} answered with HTTP {status}; try again later")
         if isinstance(answer.body, Mapping) and answer.body.get("error") == "insufficient_scope":
             scopes = " or ".join(str(answer.body.get("scope") or "").split()[:10])
             return Refused(
-                f"{host} wants a token with the scope {scopes or 'for this'}; connect again with it"
+                f"{host} requires a token with the scope {scopes or 'for this'}; connect again with it"
             )
         if 400 <= status < 500:
-            return Refused(f"{host} refuses ({status}){words}")
-        return Corrupt(f"{host} answers {status}, which is no answer")
+            return Refused(f"{host} refused the request (HTTP {status}){words}")
+        return Corrupt(f"{host} answered with the unexpected status {status}")
 
     async def _wait(self, whose: bytes) -> None:
         """Wait until this token is answered again, where that is soon. Raises RateLimited where it is not."""
@@ -210,7 +210,7 @@ class Http:
 
     def _too_fast(self, until: datetime) -> RateLimited:
         return RateLimited(
-            f"{self.host} answers no more questions until {until:%H:%M:%S} UTC; it is asked again then", until
+            f"{self.host} accepts no more requests until {until:%H:%M:%S} UTC; Everref asks again then", until
         )
 
     def _place(self, url: str) -> str:
@@ -223,7 +223,7 @@ class Http:
 
     def _open(self) -> httpx.AsyncClient:
         if self._closed:
-            raise NetworkError(f"{self.host} is not asked any more: this process is ending")
+            raise NetworkError(f"this process is stopping and sends {self.host} no more requests")
         if self._client is None:
             self._client = httpx.AsyncClient(
                 transport=_Dialling(self._private),
@@ -239,7 +239,7 @@ class Http:
                 response = await self._open().send(request, stream=True)
                 try:
                     if response.headers.get("content-encoding", "identity").lower() != "identity":
-                        raise Refused(f"{self.host} answers in a compressed form that was not asked for")
+                        raise Refused(f"{self.host} answers in a compressed form that was not requested")
                     body = await self._read(response)
                 finally:
                     await response.aclose()
@@ -252,7 +252,7 @@ class Http:
         except httpx.HTTPError as error:
             raise self._unreached(error) from None
         if sum(map(body.count, (b",", b"[", b"{"))) > VALUES:
-            raise LimitReached(f"{self.host} answers with more than {VALUES} values; it was not read")
+            raise LimitReached(f"{self.host} answered with more than {VALUES} values; it was not read")
         return Answer(response.status_code, response.headers, _json(body), self._clock())
 
     def _unreached(self, error: httpx.HTTPError) -> NetworkError:
@@ -260,14 +260,16 @@ class Http:
             return NetworkError(
                 f"the certificate of {self.host} cannot be verified; check it, or trust its authority"
             )
-        return NetworkError(f"{self.host} cannot be reached from here; check the address and the network")
+        return NetworkError(f"cannot reach {self.host} from here; check the address and the network")
 
     async def _read(self, response: httpx.Response) -> bytes:
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > LONGEST:
-                raise LimitReached(f"{self.host} answers with more than {LONGEST >> 20} MiB; it was not read")
+                raise LimitReached(
+                    f"{self.host} answered with more than {LONGEST >> 20} MiB; it was not read"
+                )
         return bytes(body)
 
 

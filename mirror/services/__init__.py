@@ -1,1 +1,1 @@
-"""Everything outside that the rest of Everref uses, opened once and handed on."""
+"""Everything external that Everref uses, opened once and passed on."""

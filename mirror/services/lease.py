@@ -20,10 +20,10 @@ _BEAT = 5.0  # seconds between two heartbeats
 
 @asynccontextmanager
 async def leased(services: Services, repo: Repo, patience: float = PATIENCE) -> AsyncIterator[Lease]:
-    """Hold the repo's lease; Busy when somebody else keeps it for longer than `patience` seconds.
+    """Hold the repo's lease. Raises Busy if another run keeps it for longer than `patience` seconds.
 
-    Losing the lease (we were too slow to beat) cancels the work inside and
-    raises Busy: whoever has it now goes on from what is in the vault.
+    Losing the lease (a heartbeat came too late) cancels the work inside and
+    raises Busy: the new holder continues from what is in the vault.
     """
     lease = await _acquire(services, repo, patience)
     worker = asyncio.current_task()
@@ -48,7 +48,7 @@ async def leased(services: Services, repo: Repo, patience: float = PATIENCE) -> 
         yield lease
     except asyncio.CancelledError:
         if lost:
-            raise Busy(f"another run took over {repo.name} while this one was not answering") from None
+            raise Busy(f"another run took over {repo.name} because this one stopped responding") from None
         raise
     finally:
         beating.cancel()
@@ -65,9 +65,9 @@ async def _acquire(services: Services, repo: Repo, patience: float) -> Lease:
         if lease is not None:
             return lease
         if asyncio.get_running_loop().time() >= deadline:
-            raise Busy(f"another run is at work on {repo.name}; try again when it has ended")
+            raise Busy(f"another run is working on {repo.name}; try again when it has ended")
         if not told:
-            services.progress.note(f"waiting: another run is at work on {repo.name}")
+            services.progress.note(f"waiting: another run is working on {repo.name}")
             told = True
         await asyncio.sleep(_LOOK)
 
@@ -80,11 +80,11 @@ async def leased_at_forge(
     patience: float | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> AsyncIterator[ForgeLease]:
-    """Be the only run that changes this at its forge; Busy when another one does for longer than `patience`.
+    """Be the only run that changes this at its forge. Raises Busy if another does for longer than `patience`.
 
-    No connection is held meanwhile, and `tell` hears, once, that it waits. A run that did
-    not beat in time is not stopped, as a forge that was asked has done it: it finds that
-    it lost the lease when it records.
+    No connection is held meanwhile, and `tell` is called once if this waits. A run whose heartbeats
+    stopped is not cancelled, because the forge has already done what it asked: it finds that
+    it lost the lease when it records the result.
     """
     patience = PATIENCE_AT_FORGE if patience is None else patience
     lease = await _acquire_at_forge(db, name, what, patience, tell)
@@ -95,13 +95,13 @@ async def leased_at_forge(
         beating.cancel()
         with suppress(asyncio.CancelledError):
             await beating
-        with suppress(EverrefError):  # the next run finds that this one is over
+        with suppress(EverrefError):  # the next run finds the lease expired
             await forge_leases.release(db, lease)
 
 
 @asynccontextmanager
 async def leased_to_compact(services: Services, repo: Repo, patience: float) -> AsyncIterator[ForgeLease]:
-    """Be the only run that compacts this repo; Busy when another one does for longer than `patience` seconds.
+    """Be the only run that compacts this repo. Raises Busy if another does for longer than `patience`.
 
     Syncs of the repo go on meanwhile: what is recorded is recorded under the repo's lease.
     """
@@ -118,9 +118,9 @@ async def _acquire_at_forge(
     deadline = asyncio.get_running_loop().time() + patience
     while (lease := await forge_leases.acquire(db, name)) is None:
         if asyncio.get_running_loop().time() >= deadline:
-            raise Busy(f"another run is at work on {what}; try again in a moment")
+            raise Busy(f"another run is working on {what}; try again in a moment")
         if tell is not None:
-            tell(f"waiting: another run is at work on {what}")
+            tell(f"waiting: another run is working on {what}")
             tell = None
         await asyncio.sleep(_LOOK)
     return lease

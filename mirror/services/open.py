@@ -1,4 +1,4 @@
-"""Everything outside that the flows touch, opened once by an entry point and handed to each flow."""
+"""Everything external that the flows use, opened once by an entry point and passed to each flow."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -42,11 +42,11 @@ class Disk:
     pools: Pools  # all of them, which are evicted where there is no room
 
     async def give_way(self, full: DiskFull) -> bool:
-        """Make room where a disk was full; tells if it is worth another try."""
+        """Make room on a full disk; returns whether another try is worthwhile."""
         return await self.pools.give_way(Path(full.path) if full.path else None)
 
     async def make_way(self, path: Path, bytes: int) -> None:
-        """Have so much room at a place, as far as pools on its disk can make some."""
+        """Make room for `bytes` at `path`, as far as evicting pools on its disk can."""
         await self.pools.make_room(path, bytes)
 
     def pool(self, repo_id: RepoId) -> Path:
@@ -54,7 +54,7 @@ class Disk:
         return self.root / "pools" / f"{repo_id}.git"
 
     def scratch(self, repo_id: RepoId) -> Path:
-        """Where one repo's scratch views live; emptied at the beginning of each job."""
+        """The directory of one repo's scratch views; emptied at the start of each job."""
         return self.root / "scratch" / str(repo_id)
 
 
@@ -62,12 +62,12 @@ Hint = Callable[[RepoId], Awaitable[None]]  # puts a job for this repo into arq'
 
 
 async def nobody(_: RepoId) -> None:
-    """No queue is at hand: the workers find in PostgreSQL what is due."""
+    """Hint at nothing: the workers find due jobs in PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The outside, as the flows see it."""
+    """The external services, as the flows see them."""
 
     settings: Settings
     git: Git
@@ -76,7 +76,7 @@ class Services:
     forges: Forges
     disk: Disk
     readers: Readers
-    keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be kept
+    keyring: Keyring | None  # None: no SECRET_KEYS, so no credentials can be stored
     clock: Callable[[], datetime]
     progress: Progress
     away: set[Origin] = field(default_factory=set, compare=False)  # vault, this disk: upkeep/outages
@@ -85,7 +85,7 @@ class Services:
 
 
 async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Both at once, where neither needs the other; the first failure ends both, and is raised as it is."""
+    """Run both at the same time; the first failure cancels the other and is raised unchanged."""
     try:
         async with asyncio.TaskGroup() as group:
             one, other = group.create_task(first), group.create_task(second)
@@ -95,7 +95,7 @@ async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]
 
 
 async def unbroken(work: Coroutine[Any, Any, A]) -> A:
-    """Carry this to its end even where the caller is cancelled, as its outcome must not be lost."""
+    """Finish this even if the caller is cancelled, because its outcome must not be lost."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -107,8 +107,8 @@ async def unbroken(work: Coroutine[Any, Any, A]) -> A:
 async def ended(*tasks: "asyncio.Future[Any]") -> None:
     """Cancel these and wait until they have cleaned up.
 
-    A cancellation can get lost: before Python 3.12 `asyncio.wait_for`, by which redis sends its
-    commands, gives its result instead where both come at once. So whoever works on after
+    A cancellation can get lost: before Python 3.12 `asyncio.wait_for`, with which redis sends its
+    commands, returns its result instead if both happen at once. So a task that still runs after
     CANCEL_AGAIN_SECONDS is cancelled again. https://github.com/python/cpython/issues/86296
     """
     left = {task for task in tasks if not task.done()}
@@ -130,7 +130,7 @@ def _made(data: Path) -> Path:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"the data directory {root} cannot be made: {error.strerror}; choose one with --data"
+            f"the data directory {root} cannot be created: {error.strerror}; choose another with --data"
         ) from None
     return root
 
@@ -139,7 +139,7 @@ def _made(data: Path) -> Path:
 async def open_services(
     settings: Settings, progress: Progress | None = None, clock: Callable[[], datetime] = now
 ) -> AsyncIterator[Services]:
-    """Open what the settings name; what they leave out runs embedded, for as long as this is open."""
+    """Open the services that the settings name; the others run embedded for as long as this is open."""
     root = _made(Path(settings.data))
     async with AsyncExitStack() as stack:
         database_url = settings.database_url

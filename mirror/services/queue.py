@@ -1,6 +1,6 @@
-"""arq's queue in Redis, and a publish that wakes the workers: they look each second, and when told at once.
+"""arq's queue in Redis, with a message that wakes the workers, which otherwise look once a second.
 
-Nothing is lost with it: what is due is in PostgreSQL. A job in the queue makes it begin within milliseconds.
+Nothing is lost if Redis is: due jobs are in PostgreSQL. A job in the queue only makes them start at once.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ log = logging.getLogger("mirror.queue")
 
 @dataclass(slots=True)
 class Choice:
-    """What becomes of the jobs that wait; those that are not named wait on."""
+    """What happens to waiting jobs; those that are not named keep waiting."""
 
     begin: list[str] = field(default_factory=list)
-    drop: list[str] = field(default_factory=list)  # what they were put in for is done
+    drop: list[str] = field(default_factory=list)  # jobs whose work is already done
     again: float | None = None  # in how many seconds to look again; None: in LOOK_SECONDS
 
 
 class Queue(ArqRedis):
-    """arq's queue, as those have it who put jobs in."""
+    """arq's queue, for processes that add jobs."""
 
     @classmethod
     def at(cls, url: str, **options: Any) -> "Queue":
@@ -57,7 +57,7 @@ class Queue(ArqRedis):
         return made
 
     async def enqueue_job(self, function: str, *args: Any, **options: Any) -> Job | None:
-        """Put a job in and wake the workers, in one round trip; with options, exactly as arq does it."""
+        """Add a job and wake the workers in one round trip; with options, exactly as arq does it."""
         if options:
             return await super().enqueue_job(function, *args, **options)
         number, now = numbered(uuid4().hex, *map(str, args)), round(time.time() * 1000)
@@ -95,11 +95,11 @@ class NoQueue:
 
 
 class WorkerQueue(Queue):
-    """arq's queue, as a worker reads it.
+    """arq's queue, for a worker that reads it.
 
-    arq asks for what waits every few milliseconds. Here such a look waits until
-    something was published, a slot became free, or LOOK_SECONDS passed. A Redis
-    that is away makes it wait longer, where arq's own would end the worker.
+    arq asks for waiting jobs every few milliseconds. Here such a request waits until
+    something is published, a slot becomes free, or LOOK_SECONDS pass. A Redis
+    outage makes it wait longer, whereas arq alone would end the worker.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -127,7 +127,7 @@ class WorkerQueue(Queue):
         return made
 
     def lives(self) -> bool:
-        """Whether Redis answered the last time that it was asked, some seconds ago at the most."""
+        """Whether Redis answered the last request, a few seconds ago at most."""
         return self._lives
 
     def wake(self) -> None:
@@ -137,7 +137,7 @@ class WorkerQueue(Queue):
     async def zrangebyscore(  # type: ignore[override]
         self, name: str, min: Any, max: Any, start: int | None = None, num: int | None = None, **_: Any
     ) -> list[bytes]:
-        """The jobs that may begin here now: it is with this command that arq looks at its queue.
+        """The jobs that may start here now: arq reads its queue with this command.
 
         `max` is what the time was when arq asked, in milliseconds; what came meanwhile is due as well.
         """
@@ -160,7 +160,7 @@ class WorkerQueue(Queue):
         return [number.encode() for number in choice.begin]
 
     async def listen(self) -> None:
-        """Be woken by what others publish, and know whether Redis lives, until cancelled."""
+        """Listen for published messages, and track whether Redis answers, until cancelled."""
         told = False
         while True:
             try:
@@ -173,13 +173,13 @@ class WorkerQueue(Queue):
             except (RedisError, OSError) as error:  # TimeoutError is an OSError
                 if not told:
                     why = type(error).__name__
-                    log.warning("Redis does not answer (%s); until it does, work is found without it", why)
+                    log.warning("Redis does not answer (%s); until then workers poll PostgreSQL", why)
                 self._lives, told = False, True
             await asyncio.sleep(AWAY_SECONDS)
 
 
 async def _published(redis: Queue) -> Any:
-    """Once when listening has begun, then at each message, and every few seconds that Redis answers."""
+    """Yields when listening has started, at each message, and every few seconds while Redis answers."""
     async with redis.pubsub(ignore_subscribe_messages=True) as channel:
         await channel.subscribe(CHANNEL)
         while True:

@@ -1,4 +1,4 @@
-"""The one way from a flow to a remote: with what the settings allow, and when its host allows it.
+"""Connecting to a remote within what the settings and its host allow; every flow connects here.
 
 Who calls: every sync, every look, and restores that list their target.
 """
@@ -31,15 +31,15 @@ async def connected(
     origin: Origin = Origin.SOURCE,
     repo_id: RepoId | None = None,
 ) -> AsyncIterator[Upstream]:
-    """A remote, ready to be asked; nothing is sent before. What is not said is as for `upstream.connect`.
+    """A remote, ready for requests; sends nothing yet. Other arguments are those of `upstream.connect`.
 
-    With the repo whose credentials are used, RateLimited is raised while their host wants to be left
-    alone, and where it says so now, that is kept for all who ask there with the same ones.
+    Given the repo whose credentials are used, raises RateLimited while their host asks for no
+    requests; a new such answer is stored for all runs that use the same credentials.
     """
     place = place_of(remote.url)
     if repo_id is not None and (until := await holds.until(services.db, repo_id, place, services.clock())):
         limited = RateLimited(
-            f"{remote.url}: the host wants no more requests until {until:%H:%M:%S} UTC; it is asked then",
+            f"{remote.url}: the host wants no more requests until {until:%H:%M:%S} UTC; try again then",
             until,
         )
         limited.came_from(origin)
@@ -61,7 +61,7 @@ async def connected(
 
 
 def place_of(url: str) -> str:
-    """How the addresses of what is at the same host begin; a slash for what is on this machine."""
+    """The prefix that all addresses at the same host share; a slash for paths on this machine."""
     if address.is_path(url):
         return "/"
     parts = urlsplit(url)
@@ -69,5 +69,5 @@ def place_of(url: str) -> str:
 
 
 async def digest(seen: Refs) -> str:
-    """`refs.digest`, beside the event loop where there are many."""
+    """`refs.digest`, in a thread if there are many refs."""
     return refs.digest(seen) if len(seen) < MANY else await asyncio.to_thread(refs.digest, seen)

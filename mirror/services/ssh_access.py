@@ -1,6 +1,6 @@
-"""What it takes to reach a host by ssh: the team's key, made when first needed, and the host's pinned keys.
+"""Preparing access to a host by ssh: the team's key, made when first needed, and the host's pinned keys.
 
-Who calls: whoever is about to connect to a remote (discovery/add for sources, restore/target for targets).
+Who calls: code that is about to connect to a remote (discovery/add for sources, restore/target for targets).
 """
 
 import base64
@@ -26,12 +26,12 @@ from mirror.store.people.teams import TeamId
 
 
 async def ready(services: Services, team_id: TeamId, remote: Remote) -> Remote:
-    """The remote with what it takes to connect to it; one that is not reached by ssh as it is.
+    """The remote with its ssh keys; a remote that is not reached by ssh is returned unchanged.
 
-    Credentials that were given for an ssh address are a private key of somebody's
-    own; else it is the team's. A host that the team meets for the first time is
-    known from then on by the keys that it shows now, unless they are published
-    ones. Safe to run twice, also at once: the first one's keys count.
+    Credentials given for an ssh address are a person's own private
+    key; otherwise the team's key is used. A host that the team meets for the first time is
+    pinned to the keys that it shows now, unless its keys are published
+    ones. Safe to run twice, also at the same time: the first run's keys count.
     """
     if not address.is_ssh(remote.url):
         return remote
@@ -40,7 +40,7 @@ async def ready(services: Services, team_id: TeamId, remote: Remote) -> Remote:
 
 
 async def ready_for(services: Services, repo: Repo, remote: Remote) -> Remote:
-    """`ready` by the key of the repo's team."""
+    """`ready` with the key of the repo's team."""
     return await ready(services, (await remotes.get(services.db, repo.id)).team_id, remote)
 
 
@@ -51,24 +51,24 @@ async def known_key(services: Services, team_id: TeamId) -> str | None:
 
 
 async def pinned(services: Services, team_id: TeamId, url: str) -> PinnedHost | None:
-    """By which keys the team knows the host of an ssh address. None: it has not met it."""
+    """The pinned keys of the host of an ssh address. None: the team has none for it."""
     host, port = client.place(url)
     return await ssh.host(services.db, team_id, host, port)
 
 
 async def forget(services: Services, team_id: TeamId, url: str) -> bool:
-    """Know the host of an ssh address no more: what it shows next is pinned. False: it was not known.
+    """Forget the pinned keys of an ssh host: the keys it shows next are pinned. False: it had none.
 
-    Every repo of the team there is tried again at once.
+    Every repo of the team at that host is tried again at once.
     """
     host, port = client.place(url)
     return await ssh.forget_host(services.db, team_id, host, port, services.clock())
 
 
 async def team_key(services: Services, team_id: TeamId) -> TeamKey:
-    """The team's key, made where it has none. Raises OurFault where secrets cannot be kept."""
+    """The team's key, made if it has none. Raises OurFault if secrets cannot be stored."""
     if services.keyring is None:
-        raise OurFault("an ssh key cannot be kept: set SECRET_KEYS (32 random characters or more)")
+        raise OurFault("an ssh key cannot be stored: set SECRET_KEYS (32 random characters or more)")
     found = await ssh.key_of(services.db, services.keyring, team_id)
     if found is not None:
         return found
@@ -77,7 +77,7 @@ async def team_key(services: Services, team_id: TeamId) -> TeamKey:
         return made
     found = await ssh.key_of(services.db, services.keyring, team_id)
     if found is None:
-        raise OurFault("the team was removed while its ssh key was made")
+        raise OurFault("the team was removed while its ssh key was made; nothing was stored")
     return found
 
 
@@ -105,9 +105,9 @@ async def _host_keys(services: Services, team_id: TeamId, url: str) -> tuple[str
         checked = await address.check(url, services.settings.allow_private_remotes)
         keys = await client.host_keys(services.git, url, client.nearest(checked))
     if await ssh.pin(services.db, team_id, host, port, keys, services.clock()):
-        services.progress.note(f"{host} is known from now on by {', '.join(map(fingerprint, keys))}")
+        services.progress.note(f"pinned the host keys of {host}: {', '.join(map(fingerprint, keys))}")
         return keys
     known = await ssh.host(services.db, team_id, host, port)
     if known is None:
-        raise NetworkError(f"the keys of {host} were forgotten meanwhile; try again")
+        raise NetworkError(f"somebody removed the pinned keys of {host} meanwhile; try again")
     return known.keys

@@ -1,4 +1,4 @@
-"""How a program of ours begins that is no command: its settings, log, and tie to `everref up` above it."""
+"""Starting a long-running program (web, hooks, worker): its settings, log, and link to `everref up`."""
 
 import argparse
 import asyncio
@@ -34,28 +34,28 @@ log = logging.getLogger("mirror.services.startup")
 
 @dataclass(frozen=True, slots=True)
 class Ties:
-    """What `everref up` hands to a process that it starts."""
+    """What `everref up` passes to a process that it starts."""
 
     parent: int | None = None  # its process id; None: started by somebody else
     listen: int | None = None  # the descriptor of a listening socket; None: make one
 
     def arguments(self) -> list[str]:
-        """These ties as `begin` reads them."""
+        """These values as `begin` reads them."""
         given = {"--parent": self.parent, "--listen": self.listen}
         return [word for name, value in given.items() if value is not None for word in (name, str(value))]
 
     def say_ready(self) -> None:
-        """Tell `everref up`, once, that the work has begun. Standard output is a pipe to it until then."""
+        """Tell `everref up`, once, that the program is ready. Standard output is a pipe to it until then."""
         if self.parent is not None:
             os.write(1, READY)
             os.dup2(2, 1)
 
 
 def begin(program: str, main: Callable[[Settings, Ties], Awaitable[None]]) -> int:
-    """Run `main` with the settings of the environment until it ends; the exit code.
+    """Run `main` with the settings of the environment until it ends; returns the exit code.
 
-    What goes wrong is one record of the log on standard error. With a parent given, the
-    process is asked to stop when that has died, however it died.
+    A failure is one log record on standard error. With a parent given, the
+    process is told to stop when the parent has died for any reason.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {program}")
     for name in ("--parent", "--listen"):
@@ -75,13 +75,13 @@ def begin(program: str, main: Callable[[Settings, Ties], Awaitable[None]]) -> in
         log.critical("%s", error)
         return error.exit_code
     except Exception:
-        log.critical("a bug ended this process; report it", exc_info=True)
+        log.critical("a bug ended this process; please report it", exc_info=True)
         return 1
     return 0
 
 
 def begin_log(program: str, settings: Settings) -> None:
-    """Write the log as these settings say, without the secrets that they hold."""
+    """Configure the log according to these settings, without the secrets that they hold."""
     redact = Redactor()
     redact.learn(os.environ, ())
     for url in (settings.database_url, settings.redis_url, settings.vault_url):
@@ -93,7 +93,7 @@ def begin_log(program: str, settings: Settings) -> None:
 
 
 def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
-    """An environment that is read back as these settings; everything else in it is inherited."""
+    """An environment from which these settings can be read back; everything else in it is inherited."""
     env = {name: value for name, value in inherited.items() if name.removesuffix("_FILE") not in SETTINGS}
     given = {
         "DATABASE_URL": settings.database_url,
@@ -151,7 +151,7 @@ def with_redis_if_any(settings: Settings) -> Settings:
 
 
 def settings(data: str) -> Settings:
-    """The settings of the environment, with this data directory where it names none. Raises UsageError."""
+    """The settings of the environment, with this data directory if it names none. Raises UsageError."""
     return from_env(os.environ, lambda path: Path(path).read_text(encoding="utf-8"), data)
 
 
@@ -160,7 +160,7 @@ async def _run(main: Callable[[Settings, Ties], Awaitable[None]], settings: Sett
 
 
 def _die_with(parent: int) -> None:
-    """Be asked to stop when the parent dies, also if it already has: prctl(2)."""
+    """Ask the kernel for a signal when the parent dies, also if it already has: prctl(2)."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:

@@ -1,6 +1,6 @@
-"""Recognising the vault: it says by its marker which one it is, and the database knows which one it wants.
+"""Recognising the vault: its marker identifies it, and the database knows which vault it belongs to.
 
-Who calls: the vault's edge, before the first thing that a process asks of the vault, and in each probe.
+Who calls: vault/edge, before a process's first request to the vault, and in each probe.
 """
 
 from uuid import UUID, uuid4
@@ -13,17 +13,17 @@ from mirror.vault.contract import Vault
 
 
 async def recognise(db: Db, vault: Vault) -> UUID:
-    """The vault's identity, which the database knows from now on.
+    """Return the vault's identity, and store it in the database.
 
-    Raises NetworkError, as of a vault that is away, where this is not the vault that the
+    Raises NetworkError, as for a vault that is unavailable, if this is not the vault that the
     database belongs to; nothing is written then.
 
     1. The database knows an identity: the marker must say the same.
-    2. It knows none, but has snapshots, as one that is older than markers: the vault must
-       have the manifest of one of those that were taken last.
+    2. It knows none but has snapshots, because it is older than markers: the vault must
+       have the manifest of one of the latest snapshots.
     3. A vault without a marker gets one; the database takes over what the marker says.
 
-    Safe to run twice, at once, and after a run that was killed: all write the same marker.
+    Safe to run twice, at the same time, and after a killed run: all write the same marker.
     """
     found = await _marker(vault)
     if (known := await vaults.known(db)) is None:
@@ -58,5 +58,5 @@ async def _mark(db: Db, vault: Vault) -> bytes:
     try:
         await vault.put(layout.MARKER, marker.encode(await vaults.propose(db, uuid4())))
     except AlreadyExists:
-        pass  # somebody else began at the same moment
+        pass  # another process began at the same moment
     return await vault.get(layout.MARKER, limit=marker.LIMIT)

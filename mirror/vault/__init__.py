@@ -1,4 +1,4 @@
-"""The vault: where bundles and manifests are kept. One contract, two stores: a directory and S3."""
+"""The vault, where bundles and manifests are stored: one contract, two stores, a directory and S3."""
 
 from mirror.vault.contract import Capabilities, Stat, Unfinished, Vault, Writer
 from mirror.vault.open import open_vault

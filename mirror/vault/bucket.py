@@ -1,4 +1,4 @@
-"""Requests about one S3 bucket: their deadlines and retries, and what S3's errors mean to a user."""
+"""Requests to one S3 bucket: deadlines, retries, and what S3's errors mean to a user."""
 
 import asyncio
 import io
@@ -110,7 +110,7 @@ class BucketAddress:
 
 
 class Told(Exception):
-    """An answer that the caller asked to be told of, by its code."""
+    """An answer that the caller handles itself, by its code."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -118,7 +118,7 @@ class Told(Exception):
 
 
 class Bucket:
-    """One bucket; every request either is answered, or fails as an EverrefError within a bounded time."""
+    """One bucket; every request is answered or fails with an EverrefError within a bounded time."""
 
     def __init__(self, client: Any, place: BucketAddress, connections: AsyncExitStack) -> None:
         self._client = client
@@ -181,7 +181,7 @@ class Bucket:
                 answer = await self._attempt(operation, body, slow, parameters)
                 if _ALWAYS.get(operation) in (None, *answer):
                     return answer
-                raise Refused(f"what answers at {self.host} is no S3 server; correct VAULT_URL")
+                raise Refused(f"the server at {self.host} is not an S3 server; correct VAULT_URL")
             except boto.ClientError as error:
                 code, status = _code(error)
                 if code in told:
@@ -193,7 +193,7 @@ class Bucket:
                 failure, again = self._unreachable(error)
             except boto.BotoCoreError as error:
                 raise OurFault(
-                    f"the vault cannot be asked ({type(error).__name__}); this is a bug"
+                    f"a request to the vault failed ({type(error).__name__}); please report this bug"
                 ) from error
             if not again or attempt >= self.patience.attempts or clock() > end:
                 raise failure
@@ -232,14 +232,14 @@ class Bucket:
         return link
 
     def silent(self) -> NetworkError:
-        """What a store that stopped answering is to its user."""
+        """The error for a store that stopped answering."""
         return NetworkError(
-            f"the vault at {self.host} stopped answering; what is stored is as it was, try again later"
+            f"the vault at {self.host} stopped answering; nothing stored was changed; try again later"
         )
 
     def _unreachable(self, error: Exception) -> tuple[EverrefError, bool]:
         if isinstance(error, boto.SSLError):
-            message = f"the vault at {self.host} has no certificate that is trusted here; see AWS_CA_BUNDLE"
+            message = f"the certificate of the vault at {self.host} is not trusted here; see AWS_CA_BUNDLE"
             return Refused(message), False
         return self.silent(), True
 
@@ -248,17 +248,17 @@ class Bucket:
         where = f"the vault at {self.host}"
         if code in _FULL:
             return LimitReached(
-                f"{where} is full or takes no object this large ({code}); make room there"
+                f"{where} is full or does not accept an object this large ({code}); make room there"
             ), False
         if code in _AGAIN or status >= 500 and code != "NotImplemented":
             return self._failing(code, status), True
         if code in CHANGED:
             return Corrupt(
-                f"bytes change on their way to {where} ({code}); check the network and try again"
+                f"bytes were changed on their way to {where} ({code}); check the network and try again"
             ), True
         if code in DENIED:
             return BadCredentials(
-                f"{where} refuses this key ({code}); check AWS_* and what the key may do"
+                f"{where} refuses this key ({code}); check AWS_* and the key's permissions"
             ), False
         if code == "NoSuchBucket":
             return UsageError(f"{where} has no bucket {self._name}; create it or correct VAULT_URL"), False
@@ -267,13 +267,13 @@ class Bucket:
                 f"the bucket {self._name} is in another region; add region= to VAULT_URL"
             ), False
         if code == "RequestTimeTooSkewed":
-            return Refused(f"this machine's clock differs from that of {where}; set it right"), False
-        return Refused(f"{where} refused a request ({code})"), False
+            return Refused(f"this machine's clock differs from that of {where}; correct it"), False
+        return Refused(f"{where} refused a request ({code}); check what the key may do there"), False
 
     def _failing(self, code: str, status: int) -> NetworkError:
         return NetworkError(
             f"the vault at {self.host} stopped answering (HTTP {status}, {code});"
-            " what is stored is as it was, try again later"
+            " nothing stored was changed; try again later"
         )
 
 
@@ -303,13 +303,13 @@ def parse(url: SplitResult) -> BucketAddress:
     """
     if "@" in url.netloc:
         raise UsageError(
-            "VAULT_URL holds no credentials; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "VAULT_URL must not contain credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if not _NAME.fullmatch(url.netloc):
         raise UsageError("VAULT_URL must name a bucket: s3://bucket/prefix")
     prefix = url.path.strip("/")
     if len(prefix) > 200 or prefix and not all(_PREFIX.fullmatch(name) for name in prefix.split("/")):
-        raise UsageError("VAULT_URL: the prefix may have letters, digits and ._=@+- between its slashes")
+        raise UsageError("VAULT_URL: between its slashes the prefix may have only letters, digits and ._=@+-")
     try:
         options = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
     except ValueError:
@@ -333,7 +333,7 @@ def parse(url: SplitResult) -> BucketAddress:
 
 
 def is_public(url: str) -> bool:
-    """Whether browsers anywhere are likely to reach this address, and may from a page that came by https."""
+    """Whether browsers can probably reach this address, and may open it from an https page."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
@@ -394,4 +394,4 @@ def _code(error: boto.ClientError) -> tuple[str, int]:
 
 
 def _keyless() -> BadCredentials:
-    return BadCredentials("the vault wants credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    return BadCredentials("the vault requires credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

@@ -1,4 +1,4 @@
-"""What a vault promises, whichever store is behind it: flows know this and nothing of directories or S3."""
+"""What a vault promises, whichever store is behind it: flows know only this, not directories or S3."""
 
 import re
 from collections.abc import AsyncGenerator, Sequence
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from mirror.core.errors import LimitReached, OurFault
 
-GET_LIMIT: Final = 64 << 20  # bytes; what `get` brings into memory at most
+GET_LIMIT: Final = 64 << 20  # bytes; the most that `get` reads into memory
 
 # The same letters are safe in a file name, an S3 key and a URL, so no store ever has to escape one. A leading
 # dot is left to the stores themselves: it marks what is not an object (yet).
@@ -30,7 +30,7 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """An upload that was begun and neither committed nor given up: a dead run's, or one at work right now."""
+    """An upload that was neither committed nor given up: a killed run's, or one in progress."""
 
     key: str  # where its object would be
     since: datetime  # when it was begun, or last written to
@@ -95,7 +95,7 @@ class Vault(Protocol):
         """Every object whose key begins with `prefix`, in the order of their keys' bytes."""
 
     async def delete(self, key: str) -> None:
-        """Remove an object, and every version of it that the store has; nothing happens where there is none.
+        """Remove an object and all its versions in the store; does nothing if there is none.
 
         Raises Locked where the store keeps it for a time; it is as it was then.
         """
@@ -104,13 +104,13 @@ class Vault(Protocol):
         """Objects under `prefix` that were deleted and of which the store keeps versions; in no order."""
 
     async def discard(self, key: str) -> None:
-        """Remove an object and everything unfinished under its key: what a dead run may have left.
+        """Remove an object and everything unfinished under its key: what a killed run may have left.
 
         One that the store keeps for a time stays, and is a stray.
         """
 
     async def give_up(self, key: str) -> None:
-        """Remove what is unfinished under a key, and leave alone the object that it may have."""
+        """Remove unfinished uploads under a key, and leave its object, if any, alone."""
 
     async def unfinished(self, prefix: str = "") -> Sequence[Unfinished]:
         """Uploads under `prefix` that were begun and neither committed nor given up, in key order."""
@@ -119,34 +119,34 @@ class Vault(Protocol):
         """A link that downloads the object as `filename` without credentials; None: the store has none."""
 
     async def capabilities(self) -> Capabilities:
-        """What the store can do, found out by trying; asked once."""
+        """What the store can do, found out by trying, once."""
 
     async def probe(self) -> None:
-        """Raises what keeps objects from being read or written at all now; leaves nothing behind."""
+        """Raise whatever keeps objects from being read or written now; leaves nothing behind."""
 
     def expect(self, identity: UUID) -> None:
-        """From now on nothing may be written unless the marker says this, where looking costs no request.
+        """From now on, allow writes only while the marker says this, if checking costs no request.
 
         Nor is anything found missing there: what is raised is NetworkError, as of a store that is away.
         """
 
     async def recognise(self) -> None:
-        """Raises NetworkError where this is not the vault that is expected; asks nothing else."""
+        """Raise NetworkError if this is not the expected vault; sends no other request."""
 
     def directory(self) -> Path | None:
-        """Where its objects are on a disk of this machine. None: elsewhere."""
+        """The directory of its objects on this machine. None: they are elsewhere."""
 
     def describe(self) -> str:
         """Where it is, in words for a person, without credentials."""
 
     async def aclose(self) -> None:
-        """Let go of connections. Nothing may be called afterwards."""
+        """Close its connections. Nothing may be called afterwards."""
 
 
 def check_key(key: str) -> str:
     """The key itself. Raises OurFault where it could mean something else in some store."""
     if len(key) > _KEY_LENGTH or not all(_NAME.fullmatch(name) for name in key.split("/")):
-        raise OurFault(f"{key[:200]!r} is no key of a vault; please report this as a bug")
+        raise OurFault(f"{key[:200]!r} is not a key of a vault; please report this as a bug")
     return key
 
 
@@ -159,4 +159,4 @@ def check_prefix(prefix: str) -> str:
 
 def too_large(key: str, limit: int) -> LimitReached:
     """What `get` raises for an object that does not fit into its limit."""
-    return LimitReached(f"{key} in the vault has more than {limit} bytes, which none of its kind should have")
+    return LimitReached(f"{key} in the vault has more than {limit} bytes, more than any object of its kind")

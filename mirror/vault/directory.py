@@ -1,4 +1,4 @@
-"""The vault in a directory of one machine: an object is a file, and a link makes it appear whole."""
+"""The vault in a directory of one machine: each object is a file, and a hard link makes it appear whole."""
 
 import asyncio
 import errno
@@ -72,7 +72,7 @@ class DirectoryVault:
         await asyncio.to_thread(self._guard)
 
     def _guard(self) -> None:
-        """Raise NetworkError unless this is the vault that it should be: a disk can go between two looks."""
+        """Raise NetworkError unless this is the expected vault: a disk can vanish between two checks."""
         if self._identity is None:
             return
         with _explained(self._root):
@@ -268,7 +268,7 @@ class FileWriter:
         await _finished(_in_thread(self._draft.commit))
 
     async def _flush(self) -> None:
-        """Hand over what was gathered, after what was handed over before."""
+        """Write the collected bytes after those written before."""
         if self._writing:
             await _finished(self._writing)
             self._writing = None
@@ -328,13 +328,13 @@ class _Draft:
                     rest = rest[os.write(self._fd, rest) :]
 
     def commit(self) -> None:
-        """Bytes first, then the name, then the directory that holds it: so a crash leaves no half."""
+        """Bytes first, then the name, then its directory, so that a crash leaves no half object."""
         with _explained(self._root):
             os.fsync(self._fd)
             try:
                 os.link(self._draft, self._path)
             except FileExistsError:
-                raise AlreadyExists(f"{self._key} is in the vault already") from None
+                raise AlreadyExists(f"{self._key} is already in the vault") from None
             except FileNotFoundError:
                 if not self._root.is_dir():
                     raise
@@ -415,11 +415,11 @@ def _prepare(root: Path) -> None:
             root.mkdir(mode=0o700)
         except FileExistsError:
             if not root.is_dir():
-                raise UsageError(f"the vault must be a directory, which {root} is not") from None
+                raise UsageError(f"the vault must be a directory, but {root} is not one") from None
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"the vault's directory {root} does not exist; make it or mount it") from None
+            raise UsageError(f"the vault's directory {root} does not exist; create it or mount it") from None
     if not os.access(root, os.R_OK | os.X_OK):
-        raise Refused(f"the vault's directory {root} cannot be read by this user; change its owner or mode")
+        raise Refused(f"this user may not read the vault's directory {root}; change its owner or mode")
 
 
 def _make_directory(root: Path, wanted: Path) -> None:
@@ -478,14 +478,14 @@ def _explain(error: OSError, root: Path) -> EverrefError:
     if error.errno in _FULL:
         return DiskFull(f"the vault's disk is full ({root}); free some space there and try again", str(root))
     if error.errno in _DENIED:
-        return Refused(f"the vault's directory {root} is not writable by this user; change its owner or mode")
+        return Refused(f"this user may not write to the vault's directory {root}; change its owner or mode")
     if error.errno in _AWAY:
         return NetworkError(f"the vault's directory {root} stopped answering; check its mount and try again")
     if error.errno == errno.EIO:
         return Corrupt(f"the disk of the vault's directory {root} failed; check the disk")
     if not root.is_dir():
-        return Refused(f"the vault's directory {root} is gone; mount it or bring it back")
-    return OurFault(f"the vault's directory {root} failed: {error.strerror}")
+        return Refused(f"the vault's directory {root} is gone; mount it or restore it")
+    return OurFault(f"the vault's directory {root} failed: {error.strerror}; check its disk")
 
 
 def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
@@ -494,7 +494,7 @@ def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> async
 
 
 async def _finished(future: asyncio.Future[T]) -> T:
-    """The result of a thread. When cancelled, its end is waited for nevertheless: nobody can stop it."""
+    """The result of a thread. A cancellation still waits for its end, because nobody can stop it."""
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -503,7 +503,7 @@ async def _finished(future: asyncio.Future[T]) -> T:
 
 
 async def _settled(future: asyncio.Future[T] | None) -> None:
-    """Wait until a thread is done, whatever came of it."""
+    """Wait until a thread is done, whatever its result."""
     while future and not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait({future})

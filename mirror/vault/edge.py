@@ -1,4 +1,4 @@
-"""The vault as flows see it: whichever store is behind it, what fails in it is the vault's failure.
+"""The vault as flows see it: whichever store is behind it, its failures are marked as the vault's.
 
 Who uses it: vault/open puts it around each store.
 """
@@ -21,9 +21,9 @@ Recognise = Callable[[Vault], Awaitable[UUID]]  # sees that a store is the vault
 
 
 class Edge:
-    """A Vault that says of every failure that it was the vault's.
+    """A Vault that marks each of its failures as the vault's.
 
-    Nothing is asked of the store before it was recognised, where it can be.
+    No request goes to the store before it was recognised, if it can be.
     """
 
     def __init__(self, store: Vault, recognise: Recognise | None = None) -> None:
@@ -33,7 +33,7 @@ class Edge:
         self._recognising = asyncio.Lock()
 
     async def _ours(self) -> Vault:
-        """The store, which was recognised; one that failed to be is asked again each time."""
+        """The store, once it was recognised; a failure to do so is retried at each call."""
         if not self._is_recognised:
             async with self._recognising:
                 if self._recognise and not self._is_recognised:
@@ -122,7 +122,7 @@ class Edge:
 
 
 class _Creating:
-    """An upload, begun and ended; what is raised in between, by whoever writes, passes as it is."""
+    """Starting and ending an upload; errors that the writer's caller raises in between pass unchanged."""
 
     def __init__(self, ours: Callable[[], Awaitable[Vault]], key: str) -> None:
         self._ours, self._key = ours, key

@@ -1,4 +1,4 @@
-"""From a vault's URL to the vault: the only place that knows which stores there are."""
+"""Opening the vault from its URL: the only module that knows which stores there are."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,7 +36,9 @@ def _default(data_dir: Path) -> Path:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(f"the data directory {data_dir} cannot be made: {error.strerror}") from error
+        raise Refused(
+            f"the data directory {data_dir} cannot be created: {error.strerror}; choose another"
+        ) from error
     return data_dir / "vault"
 
 
@@ -46,7 +48,7 @@ async def _open(url: str | None, data_dir: Path, make: bool) -> Vault:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise UsageError("VAULT_URL is no URL; write file:///dir or s3://bucket/prefix") from None
+        raise UsageError("VAULT_URL is not a URL; write file:///dir or s3://bucket/prefix") from None
     if parts.scheme == "file":
         return await DirectoryVault.open(_directory(parts), make=make)
     if parts.scheme == "s3":
@@ -60,7 +62,7 @@ async def _open(url: str | None, data_dir: Path, make: bool) -> Vault:
 def _directory(parts: SplitResult) -> Path:
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
-        raise UsageError("VAULT_URL must be file:///dir with an absolute path, so three slashes")
+        raise UsageError("VAULT_URL must be file:///dir: an absolute path after three slashes")
     if parts.query or parts.fragment:
         raise UsageError("VAULT_URL: write ? and # in the path of a directory as %3F and %23")
     return Path(path)

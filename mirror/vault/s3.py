@@ -1,4 +1,4 @@
-"""The vault in S3, or in anything that speaks it: an object is one PUT or one multipart upload."""
+"""The vault in S3 or a compatible store: an object is one PUT or one multipart upload."""
 
 import asyncio
 import base64
@@ -109,7 +109,7 @@ class S3Vault:
             raise _taken(key)
 
     async def _wrote(self, key: str, writer: str) -> bool:
-        """Whether the object at `key` is of this writer: of an attempt whose answer was lost."""
+        """Whether this writer made the object at `key`, in an attempt whose answer was lost."""
         answer = await self._head(key)
         return bool(answer) and answer.get("Metadata", {}).get(_WRITER) == writer
 
@@ -147,7 +147,7 @@ class S3Vault:
                 if speed.is_slow(len(piece), clock() - asked):
                     raise NetworkError(
                         f"the vault at {self._bucket.host} sends less than {LEAST_SPEED} bytes a second; "
-                        "what is stored is as it was, try again later"
+                        "nothing stored was changed; try again later"
                     )
                 asked = clock()
         return b"".join(pieces)
@@ -170,7 +170,7 @@ class S3Vault:
             raise Corrupt(f"{key} in the vault was replaced while it was read") from None
         if start and "ContentRange" not in answer:
             answer["Body"].close()
-            raise Refused(f"the vault ({self.describe()}) gives no parts of objects; it needs another store")
+            raise Refused(f"the vault ({self.describe()}) cannot read part of an object; use another store")
         return answer
 
     async def get(self, key: str, limit: int = GET_LIMIT) -> bytes:
@@ -402,7 +402,7 @@ class S3Vault:
         await self._bucket.aclose()
 
     async def begin(self, key: str, writer: str) -> str:
-        """Begin a multipart upload and give its id."""
+        """Start a multipart upload and return its id."""
         answer = await self._bucket.call(
             "create_multipart_upload",
             Key=self._prefix + key,
@@ -413,7 +413,7 @@ class S3Vault:
         return upload_id
 
     async def upload(self, key: str, upload_id: str, number: int, data: bytes) -> dict[str, Any]:
-        """Upload a part and give what the completion must say of it."""
+        """Upload a part and return what the completion must say about it."""
         crc32 = await _crc32(data)
         try:
             answer = await self._bucket.call(
@@ -458,7 +458,7 @@ class S3Vault:
                 raise _taken(key) from None
 
     async def abort(self, key: str, upload_id: str) -> None:
-        """Give up a multipart upload, with the parts that arrived."""
+        """Abort a multipart upload and discard the parts that arrived."""
         with suppress(Told):
             await self._bucket.call(
                 "abort_multipart_upload", told=("NoSuchUpload",), Key=self._prefix + key, UploadId=upload_id
@@ -507,7 +507,7 @@ class UploadWriter:
         self._gathered, self._bytes = [], 0
         number = len(self._parts) + len(self._on_their_way) + 1
         if number > _PARTS:
-            raise LimitReached(f"{self._key} is larger than S3 takes an object")
+            raise LimitReached(f"{self._key} is larger than the largest object that S3 accepts")
         if self._upload_id is None:
             self._upload_id = await self._vault.begin(self._key, self._writer)
         await self._arrived(at_most=max(1, AT_ONCE * PART // self._size) - 1)
@@ -517,7 +517,7 @@ class UploadWriter:
         self._size = part_size(number + 1, self._sent)
 
     async def _arrived(self, at_most: int) -> None:
-        """Wait until no more parts than that are on their way. Raises what befell one of them."""
+        """Wait until at most `at_most` parts are being sent. Raises the error of one that failed."""
         while len(self._on_their_way) > at_most:
             done, _ = await asyncio.wait(self._on_their_way, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -549,7 +549,7 @@ class _Version:
 def _lock_of(answer: Any) -> Locked | None:
     """Why an object cannot be deleted; None: no lock of its own keeps it."""
     if answer.get("ObjectLockLegalHoldStatus") == "ON":
-        return Locked("the vault keeps it by a legal hold (S3 Object Lock)", None)
+        return Locked("a legal hold in the vault keeps it (S3 Object Lock)", None)
     until = answer.get("ObjectLockRetainUntilDate")
     if until is None:
         return None
@@ -579,7 +579,7 @@ def _keeps_versions(answer: Any) -> bool:
 
 
 def _taken(key: str) -> AlreadyExists:
-    return AlreadyExists(f"{key} is in the vault already")
+    return AlreadyExists(f"{key} is already in the vault")
 
 
 def _missing(key: str) -> NoSuchObject:

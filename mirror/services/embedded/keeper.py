@@ -1,10 +1,10 @@
 """The keeper: a process that holds the servers of one data directory as long as anybody is connected to it.
 
 It is started by the first user (`join`) and holds `run/lock`, as do its servers,
-so that the lock is free exactly when nothing of them runs any more. A user is a
+so that the lock is free exactly when none of them runs any more. A user is a
 connection: it sends one line, {"programs": {"postgres": directory, "redis":
-path}}, and is answered {"urls": {...}} or {"error": [class, message]}. Who has
-nothing more to send is leaving; the last to leave is let go when all has stopped.
+path}}, and gets {"urls": {...}} or {"error": [class, message]}. A user that
+closes its side is leaving; the last one's connection is closed when everything has stopped.
 """
 
 import errno
@@ -29,8 +29,8 @@ from mirror.services.embedded.servers import (
     open_sockets,
 )
 
-REVIVALS = 5  # in a row, of a server that ends by itself, before all is given up
-REVIVAL_SECONDS = 10  # who lived this long has been revived
+REVIVALS = 5  # restarts in a row of a server that ends by itself, before the keeper gives up
+REVIVAL_SECONDS = 10  # a server that ran this long counts as recovered
 REQUEST_BYTES = 65536
 
 
@@ -50,7 +50,7 @@ class Keeper:
         self._listener = socket.socket(socket.AF_UNIX)
 
     def run(self, first: socket.socket) -> None:
-        """Serve `first` and everybody who comes while somebody is there; then stop everything."""
+        """Serve `first` and all later users until the last has left; then stop everything."""
         forget_the_dead(self._place)
         self._listen_to_signals()
         self._listen()
@@ -69,7 +69,7 @@ class Keeper:
             self._stop()
 
     def _listen_to_signals(self) -> None:
-        """Wake the loop for an ended child and for being told to stop."""
+        """Wake the loop when a child has ended or a signal asks to stop."""
         readable, writable = os.pipe()
         os.set_blocking(readable, False)
         os.set_blocking(writable, False)
@@ -94,7 +94,7 @@ class Keeper:
         self._selector.register(self._listener, selectors.EVENT_READ)
 
     def _newcomers(self) -> bool:
-        """Let in everybody who waits at the door; whether there was anybody."""
+        """Accept all waiting connections; returns whether there were any."""
         count = 0
         while True:
             try:
@@ -134,7 +134,7 @@ class Keeper:
             self._leaving.append(user)  # it waits until everything has stopped
 
     def _serve(self, request: bytes) -> dict[str, object]:
-        """Start what is wanted and does not run yet."""
+        """Start the requested servers that do not run yet."""
         try:
             for name, program in json.loads(request)["programs"].items():
                 if name not in self._servers:
@@ -145,7 +145,7 @@ class Keeper:
             return {"error": ["limit" if os.strerror(errno.ENOSPC) in str(error) else "ours", str(error)]}
         except OSError as error:
             kind = "limit" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "ours"
-            return {"error": [kind, f"the embedded services do not start: {error}"]}
+            return {"error": [kind, f"the embedded services could not start: {error}"]}
         return {"urls": {name: server.url for name, server in self._servers.items()}}
 
     def _start(self, name: str) -> None:
@@ -157,7 +157,7 @@ class Keeper:
         self._started[name] = time.monotonic()
 
     def _revive(self) -> None:
-        """Start a server anew that ended by itself; give all up when that does not help."""
+        """Restart a server that ended by itself; stop everything when that does not help."""
         for name, server in list(self._servers.items()):
             while server.process.poll() is not None and not self._told_to_stop:
                 if time.monotonic() - self._started[name] > REVIVAL_SECONDS:
@@ -166,9 +166,7 @@ class Keeper:
                 if self._revivals > REVIVALS:
                     self._told_to_stop = True
                     return
-                print(
-                    f"{name} ended by itself with {server.process.returncode}; starting it anew", flush=True
-                )
+                print(f"{name} ended by itself with {server.process.returncode}; restarting it", flush=True)
                 try:
                     self._start(name)
                 except (CannotStart, OSError) as error:

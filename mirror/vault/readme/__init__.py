@@ -1,1 +1,1 @@
-"""What the vault says to a person who finds it: how to restore without Everref."""
+"""The vault's own README for a person who finds it: how to restore without Everref."""
