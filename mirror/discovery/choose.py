@@ -225,7 +225,7 @@ async def _by_rule(
 async def unchosen(
     services: Services, connection_id: ConnectionId, everything: bool, patterns: Sequence[str]
 ) -> list[DiscoveredRepository]:
-    """The repositories that the connection's rule matches and that are not kept yet, or not since it ended."""
+    """The repositories that the connection's rule matches and that are not kept yet, or no longer."""
     if not everything and not patterns:
         return []
     rows = await discovered.all(services.db, connection_id)

