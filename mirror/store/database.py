@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: a pool of connections, transactions, SQL files, and its errors in our words."""
+"""Access to PostgreSQL: a pool of connections, transactions, SQL files, and its errors translated to ours."""
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -44,7 +44,7 @@ _SETTINGS: Final = {
 
 
 class Db(Protocol):
-    """A pool or one of its connections; a connection keeps what is asked in its transaction."""
+    """A pool or one of its connections; on a connection, queries run in its transaction."""
 
     async def execute(self, query: str, *args: object) -> str: ...
 
@@ -56,7 +56,7 @@ class Db(Protocol):
 
 
 def sql_directory() -> Path:
-    """Where the SQL files are: in the wheel beside this file, in a checkout at the top."""
+    """The directory of the SQL files: beside this file in the wheel, at the top in a checkout."""
     here = Path(__file__).parent / "sql"
     return here if here.is_dir() else Path(__file__).parents[2] / "sql"
 
@@ -68,10 +68,10 @@ def query(name: str) -> str:
 
 
 class Connections(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
-    """The connections of this process: one is taken within a time limit, and given back without a word.
+    """The connections of this process: taking one has a time limit, giving it back sends no statement.
 
-    asyncpg gives each back with a statement that gives up whatever a session may hold. Nothing here is ever
-    left in a session: locks and settings belong to transactions. One that is still open is rolled back.
+    asyncpg resets each returned connection with a statement that frees what a session holds. Nothing here is
+    ever left in a session: locks and settings belong to transactions. An open one is rolled back.
     """
 
     def __init__(self, url: str, size: int = CONNECTIONS, taking: float = _TAKING) -> None:
@@ -109,7 +109,7 @@ class Connections(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
 
 
 async def _nothing_left(_: asyncpg.Connection) -> None:
-    """How a connection is made ready for the next one who takes it."""
+    """Reset a returned connection: there is nothing to reset."""
 
 
 _RAISED: Final = (
@@ -122,7 +122,7 @@ _RAISED: Final = (
 
 
 def translating(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Let what asyncpg raises leave `ask` as one of our errors."""
+    """Translate asyncpg's errors that `ask` raises into ours."""
 
     @functools.wraps(ask)
     async def asked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -135,7 +135,7 @@ def translating(ask: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, An
 
 
 def explained(error: Exception) -> EverrefError:
-    """What went wrong in our words: never a value out of a row, a query or an address."""
+    """Translate an error of asyncpg; never quotes a value of a row, a query or an address."""
     for raised, ours, words in _SAID:
         if isinstance(error, raised):
             return ours(words, origin=Origin.DATABASE)
@@ -143,41 +143,41 @@ def explained(error: Exception) -> EverrefError:
         where = f", constraint {error.constraint_name}" if getattr(error, "constraint_name", None) else ""
         return OurFault(f"the database refused a statement (SQLSTATE {error.sqlstate}{where}); report this")
     if isinstance(error, ValueError):  # what was asked cannot be put into the types of the query
-        return OurFault(f"the database was asked wrongly ({type(error).__name__}); report this")
+        return OurFault(f"a query had a wrong argument ({type(error).__name__}); please report this")
     return NetworkError(_SILENT, origin=Origin.DATABASE)
 
 
-_SILENT: Final = "the database does not answer; see that PostgreSQL runs, then run it again"
+_SILENT: Final = "the database does not answer; make sure that PostgreSQL runs, then try again"
 _SAID: Final[Sequence[tuple[tuple[type[Exception], ...], type[EverrefError], str]]] = (
     (
         (asyncpg.DiskFullError,),
         LimitReached,
-        "the database's disk is full; make room there, then run it again",
+        "the database's disk is full; make room there, then try again",
     ),
     (
         (asyncpg.OutOfMemoryError,),
         LimitReached,
-        "the database is out of memory; run it again, or give it more",
+        "the database is out of memory; try again, or give it more",
     ),
     (
         (asyncpg.TooManyConnectionsError,),
         LimitReached,
-        "the database takes no more connections; raise its max_connections",
+        "the database accepts no more connections; raise its max_connections",
     ),
     (
         (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError),
         Busy,
-        "the database is busy with the same rows; run it again",
+        "another transaction holds the same rows; try again",
     ),
     (
         (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError),
         OurFault,
-        "the database has not the tables of this version; run everref migrate",
+        "the database lacks the tables of this version; run everref migrate",
     ),
     (
         (asyncpg.InsufficientPrivilegeError,),
         OurFault,
-        "the database user of DATABASE_URL may not do this; it must own its tables",
+        "the database user of DATABASE_URL may not do this; it must own the tables",
     ),
     (
         (
@@ -200,11 +200,11 @@ async def connect(url: str) -> Connections:
     try:
         pool = Connections(url)
         await pool
-    except asyncpg.InvalidAuthorizationSpecificationError:  # among them: a wrong password
+    except asyncpg.InvalidAuthorizationSpecificationError:  # for example, a wrong password
         raise BadCredentials("PostgreSQL refuses the user or the password of DATABASE_URL") from None
     except asyncpg.InvalidCatalogNameError:
         raise OurFault(
-            "PostgreSQL has no such database as DATABASE_URL names; make it with createdb"
+            "PostgreSQL does not have the database that DATABASE_URL names; create it with createdb"
         ) from None
     except _RAISED as error:
         if isinstance(error, ValueError):
@@ -234,7 +234,7 @@ async def opened(url: str) -> AsyncIterator[Connections]:
 
 @translating
 async def version(db: Db) -> str:
-    """Which server this is: "PostgreSQL 15.7"."""
+    """The server and its version, such as "PostgreSQL 15.7"."""
     return f"PostgreSQL {await db.fetchval('show server_version')}"
 
 
@@ -244,16 +244,16 @@ async def _check_server(pool: asyncpg.Pool) -> None:
         "select current_setting('server_version_num')::int, current_setting('server_encoding')"
     )
     if row[0] < OLDEST * 10000:
-        raise OurFault(f"PostgreSQL {OLDEST} or newer is needed; DATABASE_URL leads to {row[0] // 10000}")
+        raise OurFault(f"PostgreSQL {OLDEST} or newer is needed; DATABASE_URL points to {row[0] // 10000}")
     if row[1] != "UTF8":
         raise OurFault(
-            f"the database must be in UTF8, not {row[1]}; make it by createdb -E UTF8 -T template0"
+            f"the database must be in UTF8, not {row[1]}; create it with createdb -E UTF8 -T template0"
         )
 
 
 @asynccontextmanager
 async def connected(db: Db) -> AsyncIterator[Db]:
-    """One connection for a stretch of statements, or the one that is given: never across a wait outside."""
+    """One connection for several statements, or the given one; never held while waiting for the outside."""
     if isinstance(db, asyncpg.Pool):
         async with db.acquire() as connection:
             yield connection

@@ -1,4 +1,4 @@
-"""Leases on what one run at a time may do beside a repo's turns.
+"""Leases on work that one run at a time may do beside a repo's own lease.
 
 At a forge: change a repo's hook, or the tokens of a connection. In the vault: compact a repo.
 """
@@ -60,7 +60,7 @@ async def acquire(db: Db, name: str, ttl: timedelta = leases.TTL) -> ForgeLease 
 
 @translating
 async def beat(db: Db, lease: ForgeLease) -> bool:
-    """Say that this run is alive. False: another one has the lease."""
+    """Record that this run is alive. False: another one has the lease."""
     done = await db.execute(
         "update forge_lease set beat_at = clock_timestamp() where name = $1 and fence = $2",
         lease.name,
@@ -71,9 +71,9 @@ async def beat(db: Db, lease: ForgeLease) -> bool:
 
 @translating
 async def release(db: Db, lease: ForgeLease) -> None:
-    """Give the lease back; does nothing if it was lost. Safe to run twice.
+    """Release the lease; does nothing if it was lost. Safe to run twice.
 
-    Where the database is away, the run is over all the same: the next one finds that.
+    If the database is away, the run has still ended: the next one finds that.
     """
     leases.leave(lease.owner)
     await db.execute("delete from forge_lease where name = $1 and fence = $2", lease.name, lease.fence)

@@ -1,4 +1,4 @@
-"""Whose turn it is at a repo: one job at a time, and a job that lost its turn can record nothing."""
+"""Leases on repos: one run at a time, and a run that lost its lease can record nothing."""
 
 import os
 import re
@@ -16,18 +16,18 @@ from mirror.core.errors import Busy, NotFound
 from mirror.core.model import RepoId
 from mirror.store.database import Db, query, translating
 
-TTL: Final = timedelta(seconds=30)  # without a heartbeat, after which an owner elsewhere is taken for dead
+TTL: Final = timedelta(seconds=30)  # without a heartbeat until an owner on another machine counts as dead
 _turns: Final[set[str]] = set()  # the owners of this process whose runs are not over
 _OWNER: Final = re.compile(r"([^/]*/[^/]+)/([0-9]+)/([0-9]+)/([0-9a-f]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The turn at one repo, until it is released or taken over."""
+    """A lease on one repo, until it is released or taken over."""
 
     repo_id: RepoId
     owner: str = field(repr=False)
-    fence: int  # grows with every turn at any repo
+    fence: int  # grows with every lease on any repo
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ _TURN: Final = Kind(
 
 @translating
 async def acquire(db: Db, repo_id: RepoId, ttl: timedelta = TTL) -> Lease | None:
-    """Take the turn at this repo; None while another run has it.
+    """Take the lease on this repo; None while another run has it.
 
     A run on this machine whose process is gone is dead at once, any other after
     `ttl` without heartbeat, by the database's clock. Raises NotFound.
@@ -88,7 +88,7 @@ async def _fence(db: Db, kind: Kind, key: object, owner: str, ttl: timedelta) ->
 
 @translating
 async def beat(db: Db, lease: Lease) -> bool:
-    """Say that this run is alive. False: it lost its turn, and must stop."""
+    """Record that this run is alive. False: it lost its lease, and must stop."""
     done = await db.execute(
         "update lease set beat_at = clock_timestamp() where repo_id = $1 and owner = $2 and fence = $3",
         lease.repo_id,
@@ -100,9 +100,9 @@ async def beat(db: Db, lease: Lease) -> bool:
 
 @translating
 async def release(db: Db, lease: Lease) -> None:
-    """Give the turn back; does nothing if it was lost. Safe to run twice.
+    """Release the lease; does nothing if it was lost. Safe to run twice.
 
-    Where the database is away, the run is over all the same: `release_over` gives the turn back.
+    If the database is away, the run has still ended: `release_over` releases the lease later.
     """
     leave(lease.owner)
     await db.execute(
@@ -115,7 +115,7 @@ async def release(db: Db, lease: Lease) -> None:
 
 @translating
 async def release_over(db: Db) -> None:
-    """Give back the turns of this process whose runs ended while the database was away. Safe to run twice."""
+    """Release the leases of this process's runs that ended while the database was away. Safe to run twice."""
     mine = myself().rpartition("/")[0]
     await db.execute(
         """
@@ -129,9 +129,9 @@ async def release_over(db: Db) -> None:
 
 @translating
 async def release_of(db: Db, workers: Collection[str]) -> None:
-    """Give back the turns of these workers, whose processes are gone. Safe to run twice.
+    """Release the leases of these workers, whose processes are gone. Safe to run twice.
 
-    Nobody is waited for: where another transaction has such a row, it is given back the next time.
+    Waits for nobody: a lease whose row another transaction holds is released the next time.
     """
     await db.execute(
         """
@@ -146,7 +146,7 @@ async def release_of(db: Db, workers: Collection[str]) -> None:
 
 
 async def fenced(connection: Db, lease: Lease, repo_id: RepoId) -> None:
-    """In a transaction: nobody can take this turn over before it ends. Raises Busy when somebody has."""
+    """Keep the lease from being taken over during this transaction. Raises Busy if it already was."""
     held = await connection.fetchval(
         "select true from lease where repo_id = $1 and owner = $2 and fence = $3 for update",
         repo_id,
@@ -158,19 +158,19 @@ async def fenced(connection: Db, lease: Lease, repo_id: RepoId) -> None:
 
 
 def taken_over() -> Busy:
-    """What a run hears that lost its turn."""
-    return Busy("another run took over this repo while this one was not answering; nothing was recorded")
+    """The error for a run that lost its lease."""
+    return Busy("another run took over this repo because this one stopped responding; nothing was recorded")
 
 
 def enter() -> str:
-    """A name for a run of this process, which is not over: to be said before anybody can see it."""
+    """A name for a new run of this process, registered before others can see it."""
     owner = myself()
     _turns.add(owner)
     return owner
 
 
 def leave(owner: str) -> None:
-    """The run of this name is over, whatever the database says. Safe to run twice."""
+    """Record that the run of this name has ended, whatever the database says. Safe to run twice."""
     _turns.discard(owner)
 
 
@@ -210,7 +210,7 @@ def myself() -> str:
 
 
 def _machine() -> str:
-    """This machine since it booted, as far as process ids mean the same: each container counts its own."""
+    """This machine since its boot, or this container: the scope in which process ids are unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         space = re.sub("[^0-9]", "", os.readlink("/proc/self/ns/pid"))

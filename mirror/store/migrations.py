@@ -1,4 +1,4 @@
-"""The numbered SQL files, applied once each, in order: what a program does first with its database."""
+"""The numbered SQL files, applied once each and in order, before a program uses its database."""
 
 import hashlib
 import re
@@ -41,7 +41,7 @@ def migrations() -> tuple[Migration, ...]:
     for path in sorted(sql_directory().glob("*.sql")):
         match = _NAME.fullmatch(path.name)
         if not match:
-            raise OurFault(f"{path.name} is not called like a migration: NNN_words.sql")
+            raise OurFault(f"{path.name} is not a valid name of a migration; call it NNN_words.sql")
         found.append(Migration(int(match[1]), path.name, path.read_text(encoding="utf-8")))
     return tuple(found)
 
@@ -87,10 +87,10 @@ async def _missing(db: Db, known: tuple[Migration, ...]) -> list[Migration]:
     newer = applied.keys() - {migration.number for migration in known}
     if newer:
         raise OurFault(
-            f"the database is of a newer everref (it has {applied[max(newer)]['name']}); upgrade this one"
+            f"a newer everref has made this database (it has {applied[max(newer)]['name']}); upgrade this one"
         )
     for migration in known:
         row = applied.get(migration.number)
         if row and row["sha256"] != migration.sha256:
-            raise OurFault(f"{migration.name} was edited after it was applied; put it back and add another")
+            raise OurFault(f"{migration.name} was edited after it was applied; restore it and add another")
     return [migration for migration in known if migration.number not in applied]

@@ -35,12 +35,12 @@ class Overview:
     """A repo, what is kept of it, and how it is doing.
 
     `state` is the first of these that is true:
-    "damaged": a verification or a drill found what is kept of it broken, and none has found it whole since.
-    "archived": its remote has been gone for a day of tries; what is kept stays. That is no failure.
-    "never": no run ever protected it; its first backup may be under way, or have failed.
+    "damaged": a verification or a drill found its backup broken, and none has found it intact since.
+    "archived": its remote has been gone for a day of attempts; its backups stay. This is not a failure.
+    "never": no run has protected it yet; its first backup may be running, or have failed.
     "failing": it is protected as of an earlier time, and the last run failed.
-    "behind": the last run went well, and somebody has asked for another since.
-    "protected": what its remote said when last asked is stored.
+    "behind": the last run succeeded, and another has been requested since.
+    "protected": everything its remote showed at the last check is stored.
     """
 
     repo: Repo
@@ -74,13 +74,13 @@ class Overview:
 
     @property
     def called(self) -> str:
-        """Its name on the command line, where every team's repos stand in one list."""
+        """Its name on the command line, which lists every team's repos together."""
         return self.repo.name if self.team == DEFAULT else f"{self.team}:{self.repo.name}"
 
 
 @translating
 async def add(db: Db, team: TeamId, name: str, url: str, at: datetime, repo_id: RepoId | None = None) -> Repo:
-    """Keep this remote from now on; `url` is without credentials, `repo_id` one that the vault knows already.
+    """Add a repo for this remote; `url` has no credentials, `repo_id` is an id that the vault already has.
 
     Raises UsageError when the name or the address is taken in this team, or is too long to keep.
     """
@@ -100,7 +100,7 @@ async def add(db: Db, team: TeamId, name: str, url: str, at: datetime, repo_id: 
         taken = f"the name {name}" if error.constraint_name == "repo_team_id_name_key" else url
         raise UsageError(f"{taken} is taken by another repo; everref repos shows which") from None
     except asyncpg.CheckViolationError:
-        raise UsageError("a repo's name takes 1 to 500 bytes, its address 1 to 2000") from None
+        raise UsageError("a repo's name must have 1 to 500 bytes, its address 1 to 2000") from None
     return repo
 
 
@@ -156,7 +156,7 @@ async def by_url(db: Db, team: TeamId, url: str) -> Repo | None:
 
 @translating
 async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
-    """Put another address in the place of one that was never reached; its failures and credentials go.
+    """Replace an address that was never reached; its failures and credentials are deleted.
 
     None: it has been reached by now, and nothing is changed. Raises UsageError when the address is taken.
     """
@@ -183,19 +183,19 @@ async def move(db: Db, repo_id: RepoId, url: str) -> Repo | None:
 
 @translating
 async def excluded(db: Db, repo_id: RepoId) -> tuple[str, ...]:
-    """The patterns of refs that are kept no longer."""
+    """The patterns of refs that are no longer backed up."""
     return tuple(await db.fetchval("select excluded from repo where id = $1", repo_id) or ())
 
 
 @translating
 async def set_excluded(db: Db, repo_id: RepoId, patterns: Collection[str]) -> None:
-    """Keep refs that match one of these no longer; what is kept of them stays."""
+    """Stop backing up refs that match one of these patterns; their past stays."""
     await db.execute("update repo set excluded = $2 where id = $1", repo_id, list(patterns))
 
 
 @translating
 async def names(db: Db, ids: Collection[RepoId]) -> dict[RepoId, str]:
-    """What these repos are called."""
+    """The names of these repos."""
     rows = await db.fetch("select id, name from repo where id = any($1::uuid[])", list(ids))
     return {RepoId(UUID(bytes=row["id"].bytes)): row["name"] for row in rows}
 
@@ -210,7 +210,7 @@ async def set_object_format(db: Db, repo_id: RepoId, object_format: ObjectFormat
 async def touch_protected(
     db: Db, repo_id: RepoId, at: datetime, sync_request: datetime | None = None
 ) -> None:
-    """At this moment the remote said what is stored already; `wish` is the one that this run served."""
+    """Record that everything the remote shows is stored; `wish` is the sync request that was served."""
     await protected(db, repo_id, at, sync_request)
 
 
@@ -226,7 +226,7 @@ async def protected(db: Db, repo_id: RepoId, at: datetime, sync_request: datetim
 
 @translating
 async def failures(db: Db, repo_id: RepoId, kind: str, at: datetime) -> int:
-    """How often in a row the runs of this repo have failed with this class, before one at this moment.
+    """How many runs of this repo in a row failed with this class before `at`.
 
     A run that a push brought about before the next try was due counts instead of the one before:
     it is the same trouble, however many pushes come meanwhile.
@@ -247,7 +247,7 @@ async def failures(db: Db, repo_id: RepoId, kind: str, at: datetime) -> int:
 async def set_failure(
     db: Db, repo_id: RepoId, kind: str, message: str, at: datetime, retry_at: datetime | None = None
 ) -> None:
-    """The last run failed; since when it fails is kept from the first failure on.
+    """Record that the last run failed; the time of the first failure in a row is kept.
 
     Automatic tries go on at `retry_at`; None: only when credentials or address
     change. A remote that has been gone for a day of tries is archived. Its team is told
@@ -265,7 +265,7 @@ async def set_failure(
 
 @translating
 async def retry(db: Db, repo_id: RepoId, at: datetime) -> None:
-    """Its credentials or address are others now: automatic tries go on. Safe to run twice."""
+    """Resume automatic tries, because its credentials or address changed. Safe to run twice."""
     await db.execute(
         "update repo set retry_at = least(retry_at, $2) where id = $1 and failure_class is not null",
         repo_id,
@@ -284,7 +284,7 @@ async def is_held(db: Db, repo_id: RepoId) -> bool:
 
 @translating
 async def request_sync(db: Db, repo_id: RepoId, at: datetime) -> datetime:
-    """Wish that this repo be synced; returns the wish, which is later than every one before it."""
+    """Request a sync of this repo; returns the request's time, which is later than every earlier one's."""
     sync_request: datetime | None = await db.fetchval(
         """
         update repo set
@@ -302,7 +302,7 @@ async def request_sync(db: Db, repo_id: RepoId, at: datetime) -> datetime:
 
 @translating
 async def sync_request(db: Db, repo_id: RepoId) -> datetime | None:
-    """The wish that waits to be served, None if none does.
+    """The time of the sync request that waits to be served; None: there is none.
 
     A run takes it at its start and hands it back at its end: one that came in between stays open.
     """
@@ -314,7 +314,7 @@ async def sync_request(db: Db, repo_id: RepoId) -> datetime | None:
 
 @translating
 async def with_sync_request(db: Db, repo_id: RepoId) -> Repo | None:
-    """The repo of this id, if a wish waits to be served."""
+    """The repo of this id, if a sync request waits to be served."""
     return _maybe(
         await db.fetchrow(
             "select * from repo where id = $1 and wanted_at is distinct from synced_at", repo_id
@@ -324,7 +324,7 @@ async def with_sync_request(db: Db, repo_id: RepoId) -> Repo | None:
 
 @translating
 async def unheard(db: Db, before: datetime) -> list[RepoId]:
-    """The repos with an open wish, from before this moment, that no run has tried to serve; oldest first."""
+    """The repos with a sync request from before this moment that no run has tried to serve; oldest first."""
     rows = await db.fetch(
         """
         select id from repo
@@ -354,7 +354,7 @@ async def overview_of(db: Db, repo_id: RepoId, team: TeamId | None = None) -> Ov
 
 @translating
 async def forget_history(db: Db, lease: Lease, repo_id: RepoId) -> None:
-    """Drop everything that a rebuild can read back from the vault; the repo, its credentials and proofs stay.
+    """Delete all that a rebuild can read back from the vault; the repo, its credentials and proofs stay.
 
     One transaction. Raises Busy when the lease was lost.
     """

@@ -1,6 +1,6 @@
-"""By what Everref reads at forges: a person's grant or token, used for the repos of one team.
+"""Connections: a person's OAuth grant or token at a forge, used for the repos of one team.
 
-Tokens are sealed for their row before they come here and opened after they left.
+Tokens are sealed for their row before they are stored here, and opened outside.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class SealedTokens:
-    """A pair of tokens as it is kept."""
+    """A pair of tokens as it is stored."""
 
     access: bytes = field(repr=False)
     refresh: bytes | None = field(repr=False)  # None: it has none
@@ -70,7 +70,7 @@ class SealedTokens:
 
 @dataclass(frozen=True, slots=True)
 class StoredConnection:
-    """A connection and its tokens as they are kept, both of one moment."""
+    """A connection and its stored tokens, read together."""
 
     connection: Connection
     sealed: SealedTokens
@@ -82,7 +82,7 @@ class StoredConnection:
 
 @dataclass(frozen=True, slots=True)
 class NewConnection:
-    """What a connection is to be."""
+    """The values of a new connection."""
 
     team_id: TeamId
     person_id: UUID | None
@@ -105,7 +105,7 @@ def seal(keyring: Keyring, connection_id: ConnectionId, access: str, refresh: st
 
 @translating
 async def id_of(db: Db, wanted: NewConnection) -> ConnectionId | None:
-    """The connection that this team has already to this account, by this kind of grant."""
+    """The connection that this team already has to this account, with this kind of grant."""
     found = await db.fetchval(
         """
         select id from connection
@@ -124,9 +124,9 @@ async def id_of(db: Db, wanted: NewConnection) -> ConnectionId | None:
 async def keep(
     db: Db, connection_id: ConnectionId, wanted: NewConnection, sealed: SealedTokens, at: datetime
 ) -> Connection | None:
-    """Make it, or give the one of this id what it is now to be: it works again, and its repos go on.
+    """Add a connection, or update the one with this id: it works again, and its repos continue.
 
-    None: the account is connected by another id, made at the same time.
+    None: the account was connected under another id at the same time.
     """
     row = await db.fetchrow(
         query("keep_connection"),
@@ -158,7 +158,7 @@ async def find(db: Db, team_id: TeamId, connection_id: ConnectionId) -> Connecti
 
 @translating
 async def get(db: Db, connection_id: ConnectionId) -> Connection | None:
-    """A connection, whosever it is: for jobs, never for what a person asks."""
+    """A connection of any team: for jobs, never for a person's request."""
     row = await db.fetchrow(f"select {_COLUMNS} from connection where id = $1", connection_id)
     return None if row is None else _connection(row)
 
@@ -174,7 +174,7 @@ async def of_team(db: Db, team_id: TeamId) -> list[Connection]:
 
 @translating
 async def of_account(db: Db, forge: Product, host: str, account_id: str) -> list[Connection]:
-    """Every team's OAuth connection to this account: those that stopped first, then those of old tokens."""
+    """All teams' OAuth connections to this account: stopped ones first, then those with the oldest tokens."""
     rows = await db.fetch(
         f"""
         select {_COLUMNS} from connection
@@ -190,7 +190,7 @@ async def of_account(db: Db, forge: Product, host: str, account_id: str) -> list
 
 @translating
 async def of_repo(db: Db, repo_id: RepoId) -> StoredConnection | None:
-    """By what the repo is fetched. None: by no connection."""
+    """The connection with which the repo is fetched. None: it has none."""
     row = await db.fetchrow(
         f"select {_KEPT} from connection where id = (select connection_id from repo where repo.id = $1)",
         repo_id,
@@ -215,7 +215,7 @@ async def renew(
     expires_at: datetime | None,
     at: datetime,
 ) -> bool:
-    """Keep a new pair for the one of this version; its repos that wanted other credentials are tried again.
+    """Replace the pair of this version; repos that failed for their credentials are tried again.
 
     False: another pair is there already.
     """
@@ -246,7 +246,7 @@ async def renew(
 
 @translating
 async def stop(db: Db, connection_id: ConnectionId, version: int, why: str) -> bool:
-    """Say that the pair of this version is no use any more. False: another one is there already."""
+    """Record that the pair of this version no longer works. False: another pair was stored already."""
     done = await db.execute(
         "update connection set state = 'reauth', why = $3 where id = $1 and version = $2 and state = 'works'",
         connection_id,
@@ -266,7 +266,7 @@ async def checked(
     expires_at: datetime | None,
     at: datetime,
 ) -> bool:
-    """Say that the forge took the pair of this version, and whose it is. False: there is another one."""
+    """Record that the forge accepted the pair of this version, and its account. False: another is stored."""
     done = await db.execute(
         """
         update connection set
@@ -286,7 +286,7 @@ async def checked(
 
 @translating
 async def remove(db: Db, connection_id: ConnectionId) -> bool:
-    """Forget it and what it listed; its repos stay, with no connection. False: there was none."""
+    """Delete the connection and what it discovered; its repos stay. False: there was none."""
     return await db.execute("delete from connection where id = $1", connection_id) == "DELETE 1"
 
 
@@ -317,7 +317,7 @@ def _connection(row: Any) -> Connection:
 
 
 def kept_of(row: Any) -> StoredConnection:
-    """A connection with its tokens, out of a row of that table."""
+    """A connection with its tokens, from a row of its table."""
     return StoredConnection(_connection(row), SealedTokens(row["sealed_access"], row["sealed_refresh"]))
 
 
@@ -326,5 +326,5 @@ def _id(found: Any) -> ConnectionId:
 
 
 def _context(connection_id: ConnectionId, which: Literal["access", "refresh"]) -> str:
-    """Where a sealed token belongs: it opens in no other row."""
+    """The context of a sealed token, which opens in no other row."""
     return f"connection/{connection_id}/{which}"

@@ -9,7 +9,7 @@ from mirror.store.database import Db, storable, translating
 
 @translating
 async def keep(db: Db, keyring: Keyring, repo_id: RepoId, secret: Secret) -> None:
-    """Keep these credentials for this repo, instead of what was kept before, and try again with them."""
+    """Store these credentials for this repo, replacing earlier ones, and try again with them."""
     plain = json.dumps({"username": secret.username, "password": secret.password}).encode()
     await db.execute(
         """
@@ -29,7 +29,7 @@ async def keep(db: Db, keyring: Keyring, repo_id: RepoId, secret: Secret) -> Non
 async def of(db: Db, keyring: Keyring, repo_id: RepoId, url: str | None = None) -> Secret | None:
     """The credentials kept for this repo, None if there are none. Raises BadKey.
 
-    None as well when `url` is given and is not its address any more: they are for nobody else.
+    None as well if `url` is given and is no longer its address: they are for no other host.
     """
     sealed = await db.fetchval(
         """
@@ -43,7 +43,7 @@ async def of(db: Db, keyring: Keyring, repo_id: RepoId, url: str | None = None) 
 
 
 def opened(keyring: Keyring, repo_id: RepoId, sealed: bytes) -> Secret:
-    """The credentials of this repo, from how they are kept. Raises BadKey."""
+    """Open the sealed credentials of this repo. Raises BadKey."""
     found = json.loads(keyring.open(sealed, _context(repo_id)))
     return Secret(found["username"], found["password"])
 
@@ -56,10 +56,10 @@ async def has(db: Db, repo_id: RepoId) -> bool:
 
 @translating
 async def forget(db: Db, repo_id: RepoId) -> None:
-    """Keep no credentials for this repo any more. Safe to run twice."""
+    """Delete this repo's credentials. Safe to run twice."""
     await db.execute("delete from credential where repo_id = $1", repo_id)
 
 
 def _context(repo_id: RepoId) -> str:
-    """Where a sealed text belongs: it opens in no other row."""
+    """The context of a sealed text, which opens in no other row."""
     return f"credential/{repo_id}"

@@ -1,4 +1,4 @@
-"""What a connection can see at its forge, chosen or not: the last listing, and what it lacks."""
+"""The repositories that a connection can see at its forge, chosen or not, as of its last listing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mirror.store.discovery.connections import ConnectionId
 
 
 class ListedRepository(Protocol):
-    """A repository as the forge tells of it."""
+    """A repository as the forge describes it."""
 
     @property
     def repository_id(self) -> str: ...
@@ -38,7 +38,7 @@ class ListedRepository(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredRepository:
-    """A listed repository."""
+    """A discovered repository."""
 
     repository_id: str  # the forge's number
     full_name: str
@@ -70,7 +70,7 @@ class Counts:
 
 @translating
 async def see(db: Db, connection_id: ConnectionId, there: Sequence[ListedRepository], at: datetime) -> None:
-    """These are there now; one that was gone is back."""
+    """Record that these exist now; one that was gone is back."""
     one_each = list(
         {one.repository_id: one for one in there}.values()
     )  # a page can repeat what moved meanwhile
@@ -93,7 +93,7 @@ async def see(db: Db, connection_id: ConnectionId, there: Sequence[ListedReposit
 
 @translating
 async def still_there(db: Db, connection_id: ConnectionId, ids: Sequence[str], at: datetime) -> int:
-    """The forge says that nothing changed about these; how many of them are known."""
+    """Record that these exist unchanged; returns how many of them are known."""
     done = await db.execute(
         """
         update listed set seen_at = $3, gone_at = null
@@ -108,7 +108,7 @@ async def still_there(db: Db, connection_id: ConnectionId, ids: Sequence[str], a
 
 @translating
 async def vanish(db: Db, connection_id: ConnectionId, at: datetime) -> None:
-    """What a whole listing, begun at this moment, did not show is gone since. Safe to run twice."""
+    """Mark as gone what a complete listing, started at this moment, did not show. Safe to run twice."""
     await db.execute(
         "update listed set gone_at = $2 where connection_id = $1 and seen_at < $2 and gone_at is null",
         connection_id,

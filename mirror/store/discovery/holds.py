@@ -1,4 +1,4 @@
-"""Hosts that have asked to be left alone for a while: until when, and by whom."""
+"""Hosts that asked for no requests for a while: until when, and for whose credentials."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from mirror.store.database import Db, translating
 
 @translating
 async def put(db: Db, repo_id: RepoId, place: str, until: datetime) -> None:
-    """Ask this place for nothing with the repo's credentials until then. Safe to run twice."""
+    """Send this host no requests with the repo's credentials until then. Safe to run twice."""
     await db.execute(
         """
         insert into host_hold (place, holder, until)
@@ -23,7 +23,7 @@ async def put(db: Db, repo_id: RepoId, place: str, until: datetime) -> None:
 
 @translating
 async def until(db: Db, repo_id: RepoId, place: str, now: datetime) -> datetime | None:
-    """Until when this place is asked for nothing with the repo's credentials. None: it may be asked."""
+    """Until when this host gets no requests with the repo's credentials. None: requests are allowed."""
     found: datetime | None = await db.fetchval(
         """
         select until from repo join host_hold on holder = holder(repo.id, repo.connection_id)
@@ -39,5 +39,5 @@ async def until(db: Db, repo_id: RepoId, place: str, now: datetime) -> datetime 
 
 @translating
 async def forget_before(db: Db, at: datetime) -> None:
-    """Forget what was over before then."""
+    """Forget the holds that ended before then."""
     await db.execute("delete from host_hold where until < $1", at)

@@ -1,4 +1,4 @@
-"""Webhooks: which there are, what arrived by them, and what that claims about refs."""
+"""Webhooks, their deliveries, and the ref updates that deliveries report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """What is kept of a hook's secrets: sealed, newest first, those that are accepted now."""
+    """A hook's accepted secrets, sealed, newest first."""
 
     hook_id: str
     sealed: tuple[bytes, ...] = field(repr=False)
@@ -64,7 +64,7 @@ class Locks:
 
 @dataclass(frozen=True, slots=True)
 class NewUpdate:
-    """What a delivery says that one ref did."""
+    """A reported update: what a delivery says happened to one ref."""
 
     name: RefName
     before: Target | None
@@ -75,25 +75,25 @@ class NewUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One verified webhook request, as the forge's words were understood."""
+    """One verified webhook request, parsed."""
 
     id: str  # the forge's
     kind: str
     repository_id: str | None  # None: it tells of none
     updates: Sequence[NewUpdate]
-    why: str | None  # why no sync is wished for because of it; None: one is
+    why: str | None  # why it requests no sync; None: it does
     body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What became of a delivery."""
+    """The result of storing a delivery."""
 
     repo_id: RepoId
-    within: bool  # the limit of deliveries a minute; beyond it the wish is renewed and nothing else is kept
+    within: bool  # the limit of deliveries a minute; beyond it a sync is requested and nothing else is stored
     ours: bool  # it is about the repository that this hook is bound to
     fresh: bool  # it was not known yet, and is kept
-    sync_requested: bool  # a sync was wished for
+    sync_requested: bool  # a sync was requested
 
 
 def lock(keyring: Keyring, hook_id: str, secret: str) -> Locks:
@@ -111,7 +111,7 @@ async def add(
     repository_id: str | None = None,
     state: State = "given",
 ) -> Hook | None:
-    """Let the repo have this hook, bound to the repository from the start where it is known.
+    """Add the repo's hook, bound to the repository from the start if that is known.
 
     None: it has one already. Raises NotFound.
     """
@@ -156,9 +156,9 @@ async def change(db: Db, locks: Locks, until: datetime) -> bool:
 
 @translating
 async def remove(db: Db, repo_id: RepoId, lease: ForgeLease | None = None) -> bool:
-    """Forget the repo's hook and what arrived by it. False: it had none, or the lease was lost.
+    """Delete the repo's hook and its deliveries. False: it had none, or the lease was lost.
 
-    None: it is forgotten here alone, whoever is at work on it at its forge.
+    Without a lease it is deleted here only, whether or not a run works on it at its forge.
     """
     done = await db.execute(
         f"{_HELD} delete from hook where repo_id = $3 and ($1::text is null or exists (select from held))",
@@ -171,7 +171,7 @@ async def remove(db: Db, repo_id: RepoId, lease: ForgeLease | None = None) -> bo
 
 @translating
 async def locks(db: Db, forge: str, hook_id: str, now: datetime) -> Locks | None:
-    """What opens this hook now. None: this forge has no such hook."""
+    """The secrets that this hook accepts now. None: this forge has no such hook."""
     row = await db.fetchrow(
         "select sealed, case when old_until > $3 then old_sealed end from hook where id = $1 and forge = $2",
         storable(hook_id),
@@ -183,10 +183,10 @@ async def locks(db: Db, forge: str, hook_id: str, now: datetime) -> Locks | None
 
 @translating
 async def deliver(db: Db, hook_id: str, delivery: Delivery, now: datetime) -> Received | None:
-    """Keep a verified delivery and its claims, and renew the repo's wish, in one statement.
+    """Store a verified delivery and its reported updates, and request a sync, in one statement.
 
-    The first delivery that tells of a repository binds the hook to it. One that
-    is known already changes nothing. None: the hook is gone.
+    The first delivery that names a repository binds the hook to it. A delivery that
+    is already known changes nothing. None: the hook is gone.
     """
     updates = delivery.updates
     row = await db.fetchrow(
@@ -227,7 +227,7 @@ async def set_state(
 ) -> bool:
     """What the forge says of the hook now; `forge_hook_id` is its number there, None leaves the one known.
 
-    False: the hook is gone here, or the lease was lost, and what the run that has it now finds is true.
+    False: the hook is gone here, or the lease was lost, and the new holder's findings count.
     """
     done = await db.execute(
         f"""
@@ -248,7 +248,7 @@ async def set_state(
 
 @translating
 async def known(db: Db, hook_ids: Sequence[str]) -> set[str]:
-    """Which of these ids are those of hooks here, of whatever repo."""
+    """Those of these ids that belong to hooks here, of any repo."""
     rows = await db.fetch(
         "select id from hook where id = any($1::text[])", [storable(one) for one in hook_ids]
     )
@@ -259,9 +259,9 @@ async def known(db: Db, hook_ids: Sequence[str]) -> set[str]:
 async def due(
     db: Db, before: datetime, refused_before: datetime, silent_before: datetime, limit: int
 ) -> list[Hook]:
-    """The hooks to look at: last checked before the first moment, or silent while their repo moved.
+    """The hooks to check: last checked before the first moment, or silent while their repo changed.
 
-    One that the forge refused is looked at when that was before the second moment.
+    A hook that the forge refused is checked if that was before the second moment.
     Silent is a hook whose last delivery and last check are older than the third
     moment although a look at the remote has found something since. Only hooks of
     repos that a connection reads and that are kept; those checked longest ago first.
@@ -272,7 +272,7 @@ async def due(
 
 @translating
 async def forget_before(db: Db, moment: datetime) -> None:
-    """Forget the deliveries that arrived before this moment, and their claims. Safe to run twice."""
+    """Delete the deliveries from before this moment, and their reported updates. Safe to run twice."""
     await db.execute("delete from delivery where received_at < $1", moment)
     await db.execute(
         """
@@ -301,5 +301,5 @@ def _hook(row: Any) -> Hook:
 
 
 def _context(hook_id: str) -> str:
-    """Where a sealed secret belongs: it opens in no other row."""
+    """The context of a sealed secret, which opens in no other row."""
     return f"hook/{hook_id}"

@@ -1,4 +1,4 @@
-"""When a connection is to be listed again, what its pages were like, and what of it is kept by a rule."""
+"""When a connection is listed next, the marks of its last pages, and the rule for its repositories."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from mirror.store.discovery.connections import ConnectionId
 
 @translating
 async def marks(db: Db, connection_id: ConnectionId) -> Mapping[str, Any]:
-    """What was kept of the last listing's pages; none where there was no listing."""
+    """The marks of the last listing's pages; none if there was no listing."""
     found = await db.fetchval("select etags from connection where id = $1", connection_id)
     kept: Mapping[str, Any] = json.loads(found or "{}")
     return kept
@@ -22,7 +22,7 @@ async def marks(db: Db, connection_id: ConnectionId) -> Mapping[str, Any]:
 async def done(
     db: Db, connection_id: ConnectionId, marks: Mapping[str, Any], at: datetime, next_at: datetime
 ) -> None:
-    """It was listed to the end, and is due again then."""
+    """Record that the listing is complete, and when the next is due."""
     await db.execute(
         """
         update connection set
@@ -38,7 +38,7 @@ async def done(
 
 @translating
 async def failed(db: Db, connection_id: ConnectionId, why: str, now: datetime, next_at: datetime) -> None:
-    """It could not be listed, which stays said until it could; it is due again then."""
+    """Record that listing failed, until it succeeds; it is due again at `next_at`."""
     await db.execute(
         """
         update connection set
@@ -54,7 +54,7 @@ async def failed(db: Db, connection_id: ConnectionId, why: str, now: datetime, n
 
 @translating
 async def due(db: Db, now: datetime, limit: int) -> list[tuple[ConnectionId, datetime | None]]:
-    """The connections whose time has come, the longest due first, and since when. None: never listed."""
+    """The connections that are due, the longest due first, and since when. None: never listed."""
     rows = await db.fetch(
         """
         select id, list_at from connection
@@ -70,7 +70,7 @@ async def due(db: Db, now: datetime, limit: int) -> list[tuple[ConnectionId, dat
 
 @translating
 async def claim(db: Db, connection_id: ConnectionId, was: datetime | None, until: datetime) -> bool:
-    """Let nobody else list it before then. False: somebody did already."""
+    """Claim the listing until then. False: another run has claimed it."""
     done = await db.execute(
         "update connection set list_at = $3 where id = $1 and list_at is not distinct from $2",
         connection_id,
@@ -82,7 +82,7 @@ async def claim(db: Db, connection_id: ConnectionId, was: datetime | None, until
 
 @translating
 async def set_rule(db: Db, connection_id: ConnectionId, everything: bool, patterns: Sequence[str]) -> None:
-    """What the connection keeps by itself from now on."""
+    """Set the rule by which the connection's repositories are chosen."""
     await db.execute(
         "update connection set everything = $2, patterns = $3 where id = $1",
         connection_id,

@@ -1,4 +1,4 @@
-"""What a repo is at its forge: its number there, by whose connection it is read, if it is there still.
+"""The remote repository of each repo: its number at the forge, its connection, and whether it exists.
 
 A repo follows the forge's number, not the name: a rename or a transfer keeps its
 history, and another repository under the old name is another repo.
@@ -21,7 +21,7 @@ from mirror.store.people.teams import TeamId
 
 @dataclass(frozen=True, slots=True)
 class RemoteRepository:
-    """A repo and what it is at its forge."""
+    """A repo with its remote repository."""
 
     repo: Repo
     team_id: TeamId
@@ -101,10 +101,10 @@ async def place(
     private: bool,
     added_by: UUID | None,
 ) -> bool | None:
-    """Say what the repo is at its forge, and by what it is read; it is kept, if it had been paused.
+    """Record the repo's remote repository and the connection that reads it; a paused repo is resumed.
 
-    True: it was not kept so far. None, and nothing is changed: it follows another
-    number. Safe to run twice, also at once: one of them is told True.
+    True: it was not kept before. None, and nothing is changed: it follows another
+    number. Safe to run twice, also at the same time: one of them gets True.
     """
     fresh: bool | None = await db.fetchval(
         """
@@ -133,7 +133,7 @@ async def place(
 
 @translating
 async def set_host(db: Db, repo_id: RepoId, host: str | None, added_by: UUID | None) -> None:
-    """Where a repo that no connection reads has its remote, and who added it. Safe to run twice."""
+    """Record the host of a repo that no connection reads, and who added it. Safe to run twice."""
     await db.execute(
         "update repo set host = coalesce(host, $2), added_by = coalesce(added_by, $3) where id = $1",
         repo_id,
@@ -144,7 +144,7 @@ async def set_host(db: Db, repo_id: RepoId, host: str | None, added_by: UUID | N
 
 @translating
 async def hookless(db: Db, limit: int) -> list[RemoteRepository]:
-    """The repos that a connection reads and that have no hook, as of a run that died while it chose them."""
+    """The repos that a connection reads but that have no hook, because the run that chose them died."""
     rows = await db.fetch(
         """
         select repo.* from repo
@@ -161,10 +161,10 @@ async def hookless(db: Db, limit: int) -> list[RemoteRepository]:
 
 @translating
 async def rename(db: Db, moved: Mapping[RepoId, tuple[str, str]], at: datetime) -> None:
-    """These go by another name and address now: what is kept of them, and their credentials, stay with them.
+    """Give these repos new names and addresses; their backups and credentials stay with them.
 
-    What failed at the old address is tried anew at the new one. All together, since two can have
-    swapped their names. Raises UsageError when a name or an address is taken by a repo that is none of them.
+    What failed at the old address is tried again at the new one. All in one step, since two may have
+    swapped their names. Raises UsageError if any other repo has one of the names or addresses.
     """
     try:
         async with transaction(db) as connection:
@@ -190,9 +190,9 @@ async def rename(db: Db, moved: Mapping[RepoId, tuple[str, str]], at: datetime) 
 
 @translating
 async def step_aside(db: Db, repo_id: RepoId, name: str, at: datetime) -> None:
-    """Another repository is at its address now: it keeps its history under another name, and is gone there.
+    """Rename a repo whose address belongs to another repository now; it keeps its history and is archived.
 
-    Its address gets its number as a fragment, so that nothing is fetched from there
+    Its number is added to its address as a fragment, so that nothing is fetched from there
     for it again. Safe to run twice.
     """
     try:
@@ -208,18 +208,18 @@ async def step_aside(db: Db, repo_id: RepoId, name: str, at: datetime) -> None:
             at,
         )
     except asyncpg.UniqueViolationError:
-        raise UsageError(f"the name {name} is taken by another repo of the team; rename that one") from None
+        raise UsageError(f"another repo of the team has the name {name}; rename that one first") from None
 
 
 @translating
 async def set_private(db: Db, repo_id: RepoId, private: bool) -> None:
-    """What the forge says about who may see it."""
+    """Record whether the forge shows it only to some."""
     await db.execute("update repo set private = $2 where id = $1", repo_id, private)
 
 
 @translating
 async def archive(db: Db, repo_id: RepoId, at: datetime) -> bool:
-    """It is gone at its forge; what is kept stays. False: that was known."""
+    """Record that it is gone at its forge; its backups stay. False: that was known."""
     done = await db.execute(
         "update repo set archived_at = $2 where id = $1 and archived_at is null", repo_id, at
     )
@@ -228,7 +228,7 @@ async def archive(db: Db, repo_id: RepoId, at: datetime) -> bool:
 
 @translating
 async def revive(db: Db, repo_id: RepoId) -> bool:
-    """It is there again. False: it never was away."""
+    """Record that it exists again. False: it was never gone."""
     done = await db.execute(
         "update repo set archived_at = null where id = $1 and archived_at is not null", repo_id
     )
@@ -237,9 +237,9 @@ async def revive(db: Db, repo_id: RepoId) -> bool:
 
 @translating
 async def is_doubtful(db: Db, repo_id: RepoId) -> bool:
-    """Whether there is a reason to ask the forge what has become of the repository.
+    """Whether there is a reason to ask the forge what happened to the repository.
 
-    It is archived; the last run found it gone, moved or closed; a delivery told of
+    It is archived; the last run found it gone, moved or closed; a delivery reported
     a change since the forge was last asked; or a listing shows another repository
     at its address.
     """
@@ -249,14 +249,14 @@ async def is_doubtful(db: Db, repo_id: RepoId) -> bool:
 
 @translating
 async def reported_changed(db: Db, limit: int) -> list[RepoId]:
-    """The repos of which a delivery told that something changed, since the forge was last asked."""
+    """The repos for which a delivery reported a change since the forge was last asked."""
     rows = await db.fetch(query("told_of"), limit)
     return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
 
 
 @translating
 async def looked(db: Db, repo_id: RepoId, at: datetime) -> None:
-    """The forge was asked what has become of the repository."""
+    """Record that the forge was asked about the repository."""
     await db.execute("update repo set asked_at = $2 where id = $1", repo_id, at)
 
 
@@ -301,7 +301,7 @@ async def disconnect(db: Db, repo_id: RepoId, at: datetime) -> bool:
 
 @translating
 async def resume(db: Db, repo_id: RepoId) -> bool:
-    """Look at it again, as somebody chose it. False: it was not paused."""
+    """Sync it again, because a person chose it. False: it was not paused."""
     done = await db.execute(
         """
         update repo set paused_at = null, set_aside = false, disconnected = false
@@ -314,19 +314,19 @@ async def resume(db: Db, repo_id: RepoId) -> bool:
 
 @translating
 async def set_aside(db: Db, repo_id: RepoId, at: datetime) -> None:
-    """Say that nobody chose this repo, which a restore made: nobody looks at it, by nothing of the team's."""
+    """Mark a repo that a restore added as not chosen: it is not synced, nor read with the team's key."""
     await db.execute("update repo set paused_at = $2, set_aside = true where id = $1", repo_id, at)
 
 
 @translating
 async def chosen(db: Db, repo_id: RepoId) -> None:
-    """Say that somebody who may choose wants this repo kept. Safe to run twice."""
+    """Mark the repo as chosen by a person who may choose. Safe to run twice."""
     await db.execute("update repo set set_aside = false where id = $1 and set_aside", repo_id)
 
 
 @translating
 async def other_connection_of(db: Db, repo_id: RepoId) -> ConnectionId | None:
-    """Another connection of the team that works and sees the repo; rather one that may register hooks."""
+    """Another working connection of the team that sees the repo; first one that may register hooks."""
     found = await db.fetchval(
         """
         select connection.id from repo
@@ -344,7 +344,7 @@ async def other_connection_of(db: Db, repo_id: RepoId) -> ConnectionId | None:
 
 @translating
 async def hand_to(db: Db, repo_ids: Sequence[RepoId], connection_id: ConnectionId | None) -> None:
-    """From now on these repos are read by this connection. None: by nobody's. Safe to run twice."""
+    """Let this connection read these repos from now on. None: no connection. Safe to run twice."""
     await db.execute(
         "update repo set connection_id = $2 where id = any($1::uuid[])", list(repo_ids), connection_id
     )
@@ -355,7 +355,7 @@ def _maybe(row: Any) -> RemoteRepository | None:
 
 
 def remote_repository(row: Any) -> RemoteRepository:
-    """A repo and what it is at its forge, out of a row of that table."""
+    """A repo with its remote repository, from a row of the repo table."""
     connection_id = row["connection_id"]
     return RemoteRepository(
         Repo(

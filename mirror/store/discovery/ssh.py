@@ -1,4 +1,4 @@
-"""A team's key for hosts that are reached by ssh, and the keys by which it knows those hosts."""
+"""A team's ssh key, and the pinned keys of the hosts that it reaches by ssh."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ async def key_of(db: Db, keyring: Keyring, team_id: TeamId) -> TeamKey | None:
 
 @translating
 async def keep_key(db: Db, keyring: Keyring, team_id: TeamId, key: TeamKey, at: datetime) -> bool:
-    """Let the team have this key. False: it has one already, and nothing is changed."""
+    """Store the team's key. False: it already has one, and nothing is changed."""
     done = await db.execute(
         """
         insert into ssh_key (team_id, public, sealed, created_at) values ($1, $2, $3, $4)
@@ -59,7 +59,7 @@ async def keep_key(db: Db, keyring: Keyring, team_id: TeamId, key: TeamKey, at: 
 
 @translating
 async def host(db: Db, team_id: TeamId, host: str, port: int) -> PinnedHost | None:
-    """By which keys the team knows this host. None: it has not met it."""
+    """The keys pinned for this host. None: the team has not met it."""
     row = await db.fetchrow(
         "select keys, pinned_at from ssh_host where team_id = $1 and host = $2 and port = $3",
         team_id,
@@ -71,7 +71,7 @@ async def host(db: Db, team_id: TeamId, host: str, port: int) -> PinnedHost | No
 
 @translating
 async def pin(db: Db, team_id: TeamId, host: str, port: int, keys: Sequence[str], at: datetime) -> bool:
-    """Know this host by these keys from now on. False: it is known already, and nothing is changed."""
+    """Pin this host's keys. False: they are already pinned, and nothing is changed."""
     done = await db.execute(
         """
         insert into ssh_host (team_id, host, port, keys, pinned_at) values ($1, $2, $3, $4, $5)
@@ -88,7 +88,7 @@ async def pin(db: Db, team_id: TeamId, host: str, port: int, keys: Sequence[str]
 
 @translating
 async def forget_host(db: Db, team_id: TeamId, host: str, port: int, at: datetime) -> bool:
-    """Know this host no more: the next use pins what it shows then. False: it was not known.
+    """Forget this host's keys: the next use pins what it shows then. False: none were pinned.
 
     The team's repos there that failed are tried again from this moment on.
     """
@@ -114,5 +114,5 @@ async def forget_host(db: Db, team_id: TeamId, host: str, port: int, at: datetim
 
 
 def _context(team_id: TeamId) -> str:
-    """Where a sealed key belongs: it opens in no other row."""
+    """The context of a sealed key, which opens in no other row."""
     return f"ssh_key/{team_id}"

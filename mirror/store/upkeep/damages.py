@@ -1,4 +1,4 @@
-"""What is known to be damaged in the vault: found by a verification or a drill, until one finds none."""
+"""Known damage in the vault: found by a verification or a drill, until a later one finds none."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mirror.store.database import Db, storable, transaction, translating
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What is broken or missing of a repo in the vault."""
+    """What is broken or missing in a repo's backup."""
 
     message: str
     at: datetime  # when it was last found
@@ -21,7 +21,7 @@ class Damage:
 async def found(
     db: Db, repo_id: RepoId, problem: str, message: str, at: datetime, drilled: int | None = None
 ) -> None:
-    """Remember the problem, and tell the repo's team with this message. Safe to run twice.
+    """Record the damage and notify the repo's team with this message. Safe to run twice.
 
     `drilled` is the snapshot whose drill found it; None: a verification did. The team sees one notice
     for a problem while nobody has dismissed it, and a new one when it is found again after that.
@@ -61,7 +61,7 @@ async def found(
 async def nothing_found(
     db: Db, repo_id: RepoId, began: datetime, at: datetime, drilled: int | None = None
 ) -> None:
-    """A verification that began then found nothing, or a drill of snapshot `drilled`: what it disproves ends.
+    """End the damage that a good verification, or a drill of snapshot `drilled`, started then, disproves.
 
     A drill disproves only what drills found, of the same snapshot or those before. Safe to run twice.
     """

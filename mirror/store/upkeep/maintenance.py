@@ -1,4 +1,4 @@
-"""Chores of the sweep: which are due, and what they find to do."""
+"""Maintenance tasks of the sweep: which are due, and what they have to do."""
 
 from datetime import datetime, timedelta
 
@@ -9,7 +9,7 @@ from mirror.store.database import Db, translating
 
 @translating
 async def begin(db: Db, name: str, now: datetime, every: timedelta) -> bool:
-    """Whether this chore is due, for who asks first: nobody else gets it before `every` has passed."""
+    """Claim this maintenance task if it is due: nobody else gets it before `every` has passed."""
     row = await db.fetchrow(
         """
         insert into chore (name, begun_at) values ($1, $2)

@@ -1,4 +1,4 @@
-"""Numbers of everything together, for who watches the service: a few queries, whatever there is to count."""
+"""Figures for those who monitor the service: a few queries, however much there is to count."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Time = float  # seconds since 1970
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """As of when the repos of a class are protected."""
+    """The times as of which a class's repos are protected."""
 
     half: Time  # half of them are as of then, or later
     most: Time  # 95 in 100
@@ -22,7 +22,7 @@ class Protected:
 
 @dataclass(frozen=True, slots=True)
 class TeamMeasures:
-    """What there is to count of one team."""
+    """The figures of one team."""
 
     repos: Mapping[str, int]  # by state
     bytes: int  # of the live parts in the vault
@@ -31,9 +31,9 @@ class TeamMeasures:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What there is to count now."""
+    """The present figures."""
 
-    protected: Mapping[str, Protected]  # by how we hear of pushes: hooked, scheduled, by-activity
+    protected: Mapping[str, Protected]  # by how pushes are noticed: hooked, scheduled, by-activity
     last_protected: Time | None  # when a repo was last found to be protected; None: none ever was
     repos: Mapping[str, int]  # by state
     failing: Mapping[str, int]  # repos, by the class of their last error
@@ -44,7 +44,7 @@ class Measures:
     bytes: int  # of the live parts in the vault
     replaced: int  # bytes there that wait to be deleted
     snapshots: int
-    lost: int  # pushes that nobody can bring back
+    lost: int  # pushes that are lost for good
     workers: int  # that are alive
     away: frozenset[str]  # of vault and disk, as workers found
     unknown: int  # repos of the vault that the database does not know
@@ -98,7 +98,7 @@ class Counted:
 
 @translating
 async def measures(db: Db) -> Measures:
-    """All that is as it is now."""
+    """The present figures of the whole installation."""
     repos = await db.fetch(query("measures_repos"))
     jobs = await db.fetch(query("measures_jobs"))
     rest = await db.fetchrow(query("measures_stored"), runs.SILENT, outages.FORGOTTEN)

@@ -1,4 +1,4 @@
-"""What all repos share and is away: noticed by whoever meets it first, over when somebody finds it back."""
+"""Outages of what all repos share: recorded by the first process that meets one or sees its end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Final
 from mirror.core.errors import EverrefError, Origin
 from mirror.store.database import Db, storable, transaction, translating
 
-FORGOTTEN: Final = timedelta(minutes=10)  # without anybody who looks, after which nobody knows any more
+FORGOTTEN: Final = timedelta(minutes=10)  # without a check until an outage no longer counts
 
 _BEGAN: Final = (
     "The vault is away, so nothing is saved elsewhere: pushes wait, and are saved when it is back."
@@ -30,7 +30,7 @@ class Outage:
 
 @translating
 async def begin(db: Db, place: str, error: EverrefError, at: datetime) -> bool:
-    """It is away since now. False: somebody has noticed that already.
+    """Record that an outage begins now. False: another process has already recorded it.
 
     Whoever is first tells every team of the vault; a disk is for who runs Everref. One transaction.
     """
@@ -54,7 +54,7 @@ async def begin(db: Db, place: str, error: EverrefError, at: datetime) -> bool:
 
 @translating
 async def end(db: Db, outage: Outage, at: datetime) -> bool:
-    """It is back; what was told of it needs nobody any more. False: somebody has noticed that already."""
+    """Record that an outage is over, and close its notices. False: another process has already done so."""
     async with transaction(db) as connection:
         done = await connection.execute(
             "update outage set ended_at = $2 where id = $1 and ended_at is null", outage.id, at
@@ -86,7 +86,7 @@ async def _tell(connection: Db, message: str, at: datetime, key: str) -> None:
 
 @translating
 async def ask(db: Db, outage: Outage, every: timedelta) -> bool:
-    """Whether it is this caller's turn to look whether it is back: nobody else's for so long."""
+    """Claim the next check of an outage: no other process checks it for this long."""
     done = await db.execute(
         """
         update outage set asked_at = clock_timestamp()
@@ -100,7 +100,7 @@ async def ask(db: Db, outage: Outage, every: timedelta) -> bool:
 
 @translating
 async def now(db: Db) -> Sequence[Outage]:
-    """What is away, as far as somebody looks after it, the longest first."""
+    """The outages that are still being checked, the longest first."""
     rows = await db.fetch(
         """
         select * from outage where ended_at is null and asked_at > clock_timestamp() - $1::interval
@@ -113,7 +113,7 @@ async def now(db: Db) -> Sequence[Outage]:
 
 @translating
 async def at(db: Db, place: str) -> Sequence[Outage]:
-    """What is away for a worker of this machine: the vault, and this machine's disk."""
+    """The outages that affect this machine's workers: of the vault and of this machine's disk."""
     rows = await db.fetch(
         "select * from outage where ended_at is null and place in ('', $1) order by id", place
     )
@@ -122,7 +122,7 @@ async def at(db: Db, place: str) -> Sequence[Outage]:
 
 @translating
 async def forget_before(db: Db, moment: datetime) -> None:
-    """Forget what ended before this moment. Safe to run twice."""
+    """Forget the outages that ended before this moment. Safe to run twice."""
     await db.execute("delete from outage where ended_at < $1", moment)
 
 

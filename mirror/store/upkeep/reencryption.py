@@ -39,7 +39,7 @@ PLACES: Final[Sequence[Column]] = (
 
 @translating
 async def others(db: Db, place: Column, mark: bytes, after: str, limit: int) -> Sequence[SealedValue]:
-    """What does not begin with this mark, in the order of the rows' names, from after this one on."""
+    """The sealed texts that do not begin with this mark, in the order of their rows, after this one."""
     rows = await db.fetch(
         f"""
         select {place.id}::text collate "C" as row, {place.column} as text from {place.table}
@@ -56,7 +56,7 @@ async def others(db: Db, place: Column, mark: bytes, after: str, limit: int) -> 
 
 @translating
 async def replace(db: Db, place: Column, old: SealedValue, text: bytes) -> bool:
-    """Put this in the place of what was read. False: it is not there any more, and nothing is changed."""
+    """Replace a sealed text if it is still the one that was read. False: it is not; nothing is changed."""
     done = await db.execute(
         f"update {place.table} set {place.column} = $3 where {place.id}::text = $1 and {place.column} = $2",
         old.row,
@@ -68,7 +68,7 @@ async def replace(db: Db, place: Column, old: SealedValue, text: bytes) -> bool:
 
 @translating
 async def marks(db: Db, length: int) -> dict[bytes, int]:
-    """With which bytes, so many of them, the sealed texts begin, and how many with each."""
+    """The marks (this many first bytes) of all sealed texts, and how many texts have each."""
     every = " union all ".join(f"select {place.column} as text from {place.table}" for place in PLACES)
     rows = await db.fetch(
         f"""

@@ -1,4 +1,4 @@
-"""The state that no history tells, table by table: out of the database for an export, and back into it.
+"""The state that no history has, table by table: read from the database for an export, and imported back.
 
 Every table is either exported or left out for a reason. What is exported is in the
 order in which rows refer to each other.
@@ -103,7 +103,7 @@ class KnownState:
 async def read(
     db: asyncpg.Pool, take: Callable[[str, Sequence[str]], Awaitable[None]]
 ) -> tuple[dict[str, int], list[Head]]:
-    """Give all that is exported to `take`: a table's name with some of its rows as JSON, at first with none.
+    """Pass all that is exported to `take`: a table's name with a batch of its rows as JSON, the first empty.
 
     All as it was at one moment. Returns how many rows each table has, and how far the audit logs go.
     """
@@ -181,7 +181,7 @@ async def audit_sums(db: Db, wanted: Sequence[Head]) -> list[str | None]:
 
 @translating
 async def begin(db: Db, key: str, taken_at: datetime) -> None:
-    """An export is about to be stored under this key."""
+    """Record that an export is about to be stored under this key."""
     await db.execute(
         "insert into state_export (key, taken_at, state) values ($1, $2, 'begun')", key, taken_at
     )
@@ -191,7 +191,7 @@ async def begin(db: Db, key: str, taken_at: datetime) -> None:
 async def settle(
     db: Db, key: str, taken_at: datetime, state: str, tables: Mapping[str, int], opens_with: str | None = None
 ) -> None:
-    """What became of an export: it is stored, taken up, or cannot be read. Safe to run twice.
+    """Record an export's result: stored, imported, or unreadable. Safe to run twice.
 
     `opens_with` is the id of the key that opens it and all that is in it. None: it is not known.
     """
@@ -229,13 +229,13 @@ async def known(db: Db) -> dict[str, KnownState]:
 
 @translating
 async def forget(db: Db, key: str) -> None:
-    """This export is not in the vault any more."""
+    """Forget an export that is no longer in the vault."""
     await db.execute("delete from state_export where key = $1", key)
 
 
 @translating
 async def taken_up_as_of(db: Db) -> datetime | None:
-    """From when the state is that a rebuild took up. None: none was."""
+    """The time of the state that a rebuild imported. None: none was imported."""
     found: datetime | None = await db.fetchval(
         "select max(taken_at) from state_export where state = 'taken-up'"
     )
@@ -247,7 +247,7 @@ _Reference = tuple[str, str, str, bool]  # a column, the table and column that i
 
 @dataclass(slots=True)
 class TakingUp:
-    """A state on its way into the database: for one transaction.
+    """An import of a state into the database, in one transaction.
 
     What is there already stays. A row is left out where what it cannot be without is
     not there; what else it refers to and is not there becomes null. A team is the
@@ -266,7 +266,7 @@ class TakingUp:
 
     @translating
     async def add(self, table: str, given: Sequence[Row]) -> None:
-        """Take up rows of this table; tables come in the order of EXPORTED. Others are left alone."""
+        """Import rows of this table; tables come in the order of EXPORTED. Other tables are ignored."""
         if table not in _NAMES:
             return
         if table == "team":
@@ -294,7 +294,7 @@ class TakingUp:
         self._elsewhere.update(row[0] for row in found)
 
     async def _is_new_team(self, row: Row) -> bool:
-        """Whether the team's row is still to be made; False: it is there, or goes by a name near its own."""
+        """Whether the team's row must still be made; False: it exists, or was made under a similar name."""
         old = TeamId(UUID(row["id"]))
         if await teams.find(self.connection, old):
             return False

@@ -19,7 +19,7 @@ async def known(db: Db) -> UUID | None:
 
 @translating
 async def is_begun(db: Db) -> bool:
-    """Whether there is a vault somewhere that belongs to this database: none may be made in its place."""
+    """Whether a vault exists that belongs to this database: then no new one may be created instead."""
     return bool(
         await db.fetchval(
             """
@@ -32,7 +32,7 @@ async def is_begun(db: Db) -> bool:
 
 @translating
 async def newest(db: Db) -> Sequence[tuple[RepoId, int]]:
-    """The newest snapshots of the few repos that were saved last."""
+    """The newest snapshots of the few repos that were backed up last."""
     rows = await db.fetch(
         """
         select repo.id, newest.number
@@ -48,7 +48,7 @@ async def newest(db: Db) -> Sequence[tuple[RepoId, int]]:
 
 @translating
 async def propose(db: Db, identity: UUID) -> UUID:
-    """What a new vault is to be called: this, or what somebody has proposed before. Safe to run twice."""
+    """The identity for a new vault: this one, or one that was proposed before. Safe to run twice."""
     await db.execute(
         "insert into vault_identity (vault) values ($1) on conflict (only_one) do nothing", identity
     )
@@ -58,7 +58,7 @@ async def propose(db: Db, identity: UUID) -> UUID:
 
 @translating
 async def know(db: Db, identity: UUID) -> UUID:
-    """The vault with this identity is this database's from now on, unless another one is already.
+    """Bind this database to the vault with this identity, unless it is bound to another.
 
     Returns the one that is. Safe to run twice.
     """
@@ -93,7 +93,7 @@ async def unknown(db: Db) -> int:
 
 @translating
 async def set_unknown(db: Db, number: int) -> None:
-    """So many repos of the vault are not known here. Safe to run twice."""
+    """Record how many repos in the vault are unknown here. Safe to run twice."""
     await db.execute(
         "update vault_identity set unknown_repos = $1 where unknown_repos <> $1",
         number,
