@@ -601,7 +601,7 @@ def test_a_mistake_is_one_line_or_one_object_and_exit_code_2(bare: Everref) -> N
     [
         ({"DATABASE_URL": "mysql://u:hunter2@h/d"}, "DATABASE_URL must begin with postgresql://"),
         ({"PORT": "x"}, "PORT must be a number from 1 to 65535, not 'x'"),
-        ({"SECRET_KEYS": "hunter2"}, "SECRET_KEYS: every key needs 32 characters or more"),
+        ({"SECRET_KEYS": "hunter2"}, "SECRET_KEYS: every key must have 32 characters or more"),
     ],
 )
 def test_a_wrong_setting_is_one_line(bare: Everref, env: dict[str, str], message: str) -> None:

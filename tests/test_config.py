@@ -76,7 +76,7 @@ def test_an_enterprise_server_has_its_interface_where_github_says() -> None:
         ({"GITHUB_API_URL": "https://api.github.com/?a=b"}, "GITHUB_API_URL has a user name, a query"),
         (
             {"GITLAB_URL": "http://gitlab.example.com", "DATABASE_URL": "postgresql:///x"},
-            "http would show tokens",
+            "http would expose tokens",
         ),
     ],
 )

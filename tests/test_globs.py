@@ -46,7 +46,7 @@ async def test_a_question_takes_so_much_work_and_no_more(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"), [(["x*"] * 101, "101 globs are too many"), (["x" * 1025], "1024 bytes")]
+    ("asked", "told"), [(["x*"] * 101, "101 patterns are too many"), (["x" * 1025], "1024 bytes")]
 )
 async def test_too_many_or_too_long_ones_are_refused(asked: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=told):

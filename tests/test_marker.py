@@ -78,8 +78,8 @@ IN_ITS_PLACE = pytest.mark.parametrize(
     ("put", "words"),
     [
         (put_nothing, "is gone; mount it"),
-        (put_an_empty_directory, "is its disk mounted?"),
-        (put_another_vault, f"is vault {OTHER}, but the database knows vault"),
+        (put_an_empty_directory, "check that its disk is mounted"),
+        (put_another_vault, f"is vault {OTHER}, but the database belongs to vault"),
     ],
     ids=["renamed", "mount point", "another"],
 )
@@ -300,7 +300,7 @@ async def test_a_rebuild_into_an_empty_database_takes_over_the_vaults_identity(
 
 @pytest.mark.parametrize("damaged", [b"", b"[]", b"{}", b'{"vault":"x"}', b'{"vault":1}', b"\xff"], ids=repr)
 def test_a_marker_that_cannot_be_read_is_damaged(damaged: bytes) -> None:
-    with pytest.raises(Corrupt, match="bring it back from a copy"):
+    with pytest.raises(Corrupt, match="restore it from a copy"):
         marker.decode(damaged)
 
 

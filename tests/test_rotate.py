@@ -114,7 +114,7 @@ async def test_what_was_tampered_with_stops_nothing_else(db: asyncpg.Pool) -> No
     done = await reencrypt.rotate(db, BOTH)
     assert (done.resealed, done.done) == (7, False)
     assert done.problems == [
-        f"credential/{repo_id}: what is kept was changed or moved; give it again",
+        f"credential/{repo_id}: the stored secret was changed or moved; enter it again",
     ]
 
 

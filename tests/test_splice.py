@@ -262,7 +262,7 @@ def test_a_tap_takes_no_half_a_pack(fed: bytes) -> None:
 
 
 def test_a_tap_takes_nothing_but_packs() -> None:
-    with pytest.raises(Corrupt, match="no git pack"):
+    with pytest.raises(Corrupt, match="not a git pack"):
         Tap("sha1").feed(b"<!doctype html><title>Sign in</title>")
 
 

@@ -188,7 +188,7 @@ async def test_get_refuses_what_does_not_fit_into_memory(vault: Vault) -> None:
 
 async def test_a_put_never_overwrites(vault: Vault) -> None:
     await vault.put("a/object", b"first")
-    with raises(AlreadyExists, "a/object is in the vault already"):
+    with raises(AlreadyExists, "a/object is already in the vault"):
         await vault.put("a/object", b"second")
     assert await vault.get("a/object") == b"first"
 
@@ -196,7 +196,7 @@ async def test_a_put_never_overwrites(vault: Vault) -> None:
 @pytest.mark.parametrize("size", [10, PART + 1], ids=["small", "large"])
 async def test_an_upload_never_overwrites(vault: Vault, size: int) -> None:
     await vault.put("a/object", b"first")
-    with raises(AlreadyExists, "a/object is in the vault already"):
+    with raises(AlreadyExists, "a/object is already in the vault"):
         await upload(vault, "a/object", PARTS[:size])
     assert await vault.get("a/object") == b"first"
     assert await vault.unfinished() == []
@@ -209,7 +209,7 @@ async def test_of_two_uploads_the_first_to_commit_stays(vault: Vault, size: int)
         await one.write(first)
         await other.write(second)
         await one.commit()
-        with raises(AlreadyExists, "object is in the vault already"):
+        with raises(AlreadyExists, "object is already in the vault"):
             await other.commit()
     assert await vault.get("object") == first
     assert await vault.unfinished() == []

@@ -324,7 +324,7 @@ async def test_a_lost_answer_does_not_hide_that_another_was_first(
     assert (await vault.capabilities()).conditional_create  # from now on nothing is looked at before a put
     await vault.put("a/object", b"theirs")
     proxy.fail(faults.putting, faults.lost_answer, times=2)
-    with raises(AlreadyExists, "a/object is in the vault already"):
+    with raises(AlreadyExists, "a/object is already in the vault"):
         await vault.put("a/object", b"ours")
     assert await vault.get("a/object") == b"theirs"
 
@@ -333,7 +333,7 @@ async def test_a_store_that_refuses_conditions_is_written_without(vault: S3Vault
     proxy.fail(lambda request: "If-None-Match" in request.headers, faults.says(501, "NotImplemented"))
     await vault.put("a/object", b"first")
     await upload(vault, "a/large", DATA)
-    with raises(AlreadyExists, "a/object is in the vault already"):
+    with raises(AlreadyExists, "a/object is already in the vault"):
         await vault.put("a/object", b"second")
     assert await vault.get("a/object") == b"first"
     assert await vault.get("a/large") == DATA

@@ -1,1 +1,1 @@
-"""The pure core: words, formats and rules. Nothing in it touches a disk, a network or the clock."""
+"""The pure core: values, formats and rules. Nothing in it touches a disk, a network or the clock."""

@@ -1,4 +1,4 @@
-"""The settings, read once at the edge and checked at the start: a wrong value is one clear line."""
+"""The settings, read and checked once at the start: a wrong value gives a one-line error."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -24,17 +24,17 @@ LogForm = Literal["text", "json"]
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A forge that people connect, and what we are registered as there."""
+    """A forge that people connect, and our OAuth app there."""
 
     forge: Product
     url: str  # of its web pages, without a slash at the end
     api_url: str
-    client_id: str | None = None  # None: nobody registered us; it is connected by token
+    client_id: str | None = None  # None: no OAuth app; people connect with a token
     client_secret: str | None = field(repr=False, default=None)
 
     @property
     def host(self) -> str:
-        """What rows and pages call it: the host of its web pages, with its port if that is unusual."""
+        """Its name in rows and pages: the host of its web pages, with the port if that is unusual."""
         return urlsplit(self.url).netloc
 
     @property
@@ -48,7 +48,7 @@ GITLAB: Final = App("gitlab", "https://gitlab.com", "https://gitlab.com/api/v4")
 
 
 def app_at(forge: Product, url: str, api_url: str | None = None) -> App:
-    """The forge whose web pages are here, with its API where such a forge has it unless that is said.
+    """The forge at this address, with its API at the product's usual place unless given.
 
     https://docs.github.com/en/enterprise-server/rest/quickstart (`/api/v3`), https://docs.gitlab.com/api/rest/
     """
@@ -117,9 +117,11 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         raise UsageError("VAULT_URL must begin with file:// or s3://")
     keys = tuple(key.strip() for key in (get("SECRET_KEYS") or "").split(",") if key.strip())
     if any(len(key) < 32 for key in keys):
-        raise UsageError("SECRET_KEYS: every key needs 32 characters or more")
+        raise UsageError("SECRET_KEYS: every key must have 32 characters or more")
     if EXAMPLE in keys:
-        raise UsageError("SECRET_KEYS holds the key of the documentation; make one with openssl rand -hex 32")
+        raise UsageError(
+            "SECRET_KEYS holds the example key of the documentation; make one with openssl rand -hex 32"
+        )
     allow_private = _flag("ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None)
     apps = (*_apps("github", get, allow_private), *_apps("gitlab", get, allow_private))
     for app in apps:
@@ -156,7 +158,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
 def _apps(forge: Product, get: Callable[[str], str | None], allow_private: bool) -> list[App]:
     """The hosts of one forge. Several are given as lists of the same length; an empty item is a default.
 
-    A host without a client id is connected by token alone.
+    A host without a client id is connected with a token only.
     """
     name = forge.upper()
     settings = ("URL", "API_URL") if forge == "github" else ("URL",)
@@ -198,7 +200,7 @@ def _check_url(setting: str, text: str, allow_private: bool) -> None:
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise UsageError(f"{setting} must begin with https://")
     if parts.scheme == "http" and not allow_private:
-        raise UsageError(f"{setting} must begin with https://: http would show tokens on the way")
+        raise UsageError(f"{setting} must begin with https://: http would expose tokens on the way")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise UsageError(f"{setting} has a user name, a query or a fragment; write https://host")
 

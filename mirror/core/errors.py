@@ -1,8 +1,8 @@
-"""What can go wrong, in the classes that people and programs act on.
+"""Everref's errors, in the classes that people and programs act on.
 
 An error states the fact and what to do about it in one line. It never holds a
 URL with credentials, a token, or another program's unfiltered output. Its class says
-what happened, its origin to whom.
+what happened, its origin where.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -45,12 +45,12 @@ class EverrefError(Exception):
 
     @property
     def origin(self) -> Origin:
-        """Whose failure it is."""
+        """Where the failure came from."""
         return self._origin or Origin.OURS
 
     @property
     def is_shared(self) -> bool:
-        """Whether something failed that all repos share, so that the repo at hand is not to blame."""
+        """Whether something that all repos share failed, so that this repo is not to blame."""
         return self.origin in SHARED
 
     def came_from(self, origin: Origin, instead_of: Origin | None = None) -> None:
@@ -121,13 +121,13 @@ class RemoteGone(EverrefError):
 
 
 class Blocked(EverrefError):
-    """The forge says that access to this repository is blocked (HTTP 403 or 451)."""
+    """The host blocks access to this repository (HTTP 403 or 451)."""
 
     kind = "blocked"
 
 
 class Refused(EverrefError):
-    """The other side, or a rule of ours, refuses this; nothing was changed."""
+    """The remote host, or a rule of ours, refuses this; nothing was changed."""
 
     kind = "refused"
 
@@ -137,7 +137,7 @@ class NotAllowed(Refused):
 
 
 class Moved(Refused):
-    """The repository is at another address now, which was not followed."""
+    """The repository has moved to another address, which was not followed."""
 
     kind = "moved"
 
@@ -153,7 +153,7 @@ class IdentityChanged(Refused):
 
 
 class NetworkError(EverrefError):
-    """The other side could not be reached, or stopped answering."""
+    """A host could not be reached or stopped answering."""
 
     kind = "network"
     permanent = False
@@ -166,14 +166,14 @@ class Corrupt(EverrefError):
 
 
 class Damaged(Corrupt):
-    """Something of one repo in the vault is missing, or not what it was stored as."""
+    """Something of one repo in the vault is missing or was changed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, origin=Origin.VAULT)
 
     @property
     def is_shared(self) -> bool:
-        """No: a damaged part of one repo's history is that repo's own trouble."""
+        """False: damage to one repo's history concerns that repo only."""
         return False
 
 
@@ -205,7 +205,7 @@ class RateLimited(LimitReached):
 
 
 class Locked(LimitReached):
-    """The store lets nobody delete this yet (S3 Object Lock)."""
+    """The store does not let anybody delete this yet (S3 Object Lock)."""
 
     def __init__(self, message: str, until: datetime | None) -> None:
         super().__init__(message)
@@ -263,18 +263,18 @@ class Cancelled(EverrefError):
 
 
 class OurFault(EverrefError):
-    """Everref itself failed: a bug or a broken set-up; the message says where to look."""
+    """Everref itself failed: a bug or a broken installation; the message says where to look."""
 
     kind = "ours"
 
 
 class AlreadyExists(EverrefError):
-    """An object of this key is in the vault already; a conditional create lost."""
+    """The vault already has an object with this key; a conditional create lost."""
 
     kind = "refused"
 
 
 class NoSuchObject(EverrefError):
-    """The vault holds no object of this key."""
+    """The vault has no object with this key."""
 
     kind = "not-found"

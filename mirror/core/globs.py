@@ -1,4 +1,4 @@
-"""What globs mean, however many names there are: compared in slices, so that whoever else is served goes on.
+"""Matching globs against any number of names: in slices, so that other requests continue meanwhile.
 
 A comparison costs no more than the name's length times the glob's, whatever the glob.
 """
@@ -25,9 +25,9 @@ Test = Callable[[AnyStr], object]  # true where a name is meant
 def check(globs: Sequence[str]) -> None:
     """Raise UsageError where these are more or longer than anybody's question needs."""
     if len(globs) > MOST:
-        raise UsageError(f"{len(globs)} globs are too many; give {MOST} or fewer")
+        raise UsageError(f"{len(globs)} patterns are too many; give {MOST} or fewer")
     if any(len(encoded(glob)) > LONGEST for glob in globs):
-        raise UsageError(f"a glob has {LONGEST} bytes at most; give a shorter one")
+        raise UsageError(f"a pattern may have at most {LONGEST} bytes; give a shorter one")
 
 
 def encoded(glob: str) -> bytes:
@@ -59,11 +59,11 @@ class Pace:
         return perf_counter() - self._began > SLICE
 
     async def rest(self) -> None:
-        """Let whoever else is served go on. Raises UsageError where the work was enough for one question."""
+        """Let other requests continue. Raises UsageError if this one has taken too much work."""
         if self._left is not None:
             self._left -= perf_counter() - self._began
             if self._left < 0:
-                raise UsageError("it takes too long to compare so many names; give fewer or simpler globs")
+                raise UsageError("comparing so many names takes too long; give fewer or simpler patterns")
         await asyncio.sleep(SLICE)
         self._began = perf_counter()
 
@@ -83,7 +83,7 @@ def pattern_of_bytes(before: bytes, glob: bytes) -> re.Pattern[bytes]:
 async def meant(
     names: Iterable[AnyStr], tests: Iterable[Test[AnyStr]], work: float | None = WORK
 ) -> set[AnyStr]:
-    """The names that a test is true of; the tests are made as they are asked for the first time.
+    """The names that pass a test; each test is compiled when it is first needed.
 
     Raises UsageError where that takes more seconds of work than this.
     """

@@ -1,4 +1,4 @@
-"""How secrets are sealed before they are kept, by keys that change; called by the store and by signed."""
+"""Sealing secrets before they are stored, with keys that can be rotated; used by store and core/signed."""
 
 import hmac
 import secrets
@@ -20,7 +20,7 @@ _OVERHEAD: Final = len(_FORMAT) + _ID + _NONCE + _WRAPPED + _NONCE + 16
 
 
 class BadKey(OurFault):
-    """None of the keys opens this, or it is not what was sealed for this place."""
+    """None of the keys opens this, or it was sealed for another place."""
 
 
 class Keyring:
@@ -60,7 +60,7 @@ class Keyring:
     def open(self, sealed: bytes, context: str) -> bytes:
         """What was sealed for this context. Raises BadKey, saying which of the two is wrong."""
         if len(sealed) < _OVERHEAD or sealed[:1] != _FORMAT:
-            raise BadKey(f"{context}: this was not sealed by Everref; give the credentials again")
+            raise BadKey(f"{context}: Everref did not seal this; enter the credentials again")
         head, rest = sealed[: 1 + _ID], sealed[1 + _ID :]
         key = self._keys.get(head[1:])
         if key is None:
@@ -71,11 +71,11 @@ class Keyring:
             data_key = key.decrypt(wrap_nonce, wrapped, aad)
             return AESGCM(data_key).decrypt(rest[:_NONCE], rest[_NONCE:], aad)
         except InvalidTag:
-            raise BadKey(f"{context}: what is kept was changed or moved; give it again") from None
+            raise BadKey(f"{context}: the stored secret was changed or moved; enter it again") from None
 
     @property
     def mark(self) -> bytes:
-        """With what everything begins that the newest key sealed."""
+        """The first bytes of everything that the newest key sealed."""
         return _FORMAT + self._newest
 
     @property
@@ -95,7 +95,7 @@ class Keyring:
 
     @property
     def signing_keys(self) -> tuple[bytes, ...]:
-        """For mirror/core/signed.py: other keys out of the same SECRET_KEYS, newest first."""
+        """Keys derived from the same SECRET_KEYS for core/signed, newest first."""
         return self._signing
 
     def is_newest(self, sealed: bytes) -> bool:
@@ -104,5 +104,5 @@ class Keyring:
 
 
 def _derived(key: str, purpose: bytes, length: int) -> bytes:
-    """Bytes of one purpose from a key as people write it (HKDF, RFC 5869)."""
+    """Derive bytes for one purpose from a key in SECRET_KEYS (HKDF, RFC 5869)."""
     return HKDF(SHA256(), length, salt=None, info=b"everref keyring " + purpose).derive(key.encode())

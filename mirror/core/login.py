@@ -1,4 +1,4 @@
-"""How git signs in at a host over HTTP: the user name that goes with a token where nobody gave one.
+"""How git signs in at a host over HTTP: the user name for a token that was given without one.
 
 Who calls: git/upstream and git/push, for every request that takes credentials along.
 """
@@ -37,7 +37,7 @@ def user_of(host: str, token: str) -> str:
 
 
 def authorization(remote: Remote) -> str | None:
-    """The value of the Authorization header. None: the remote is asked without credentials."""
+    """The value of the Authorization header. None: there are no credentials."""
     if remote.secret is None:
         return None
     user, token = remote.secret.username, remote.secret.password

@@ -1,4 +1,4 @@
-"""Every line of the log: with its time, level, program, and the repo and job at work, as text or as JSON."""
+"""The log's lines: each with time, level, program, and the current repo and job, as text or as JSON."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger("mirror")
 
 @dataclass(slots=True)
 class Work:
-    """What is being done."""
+    """The current work."""
 
     repo: str  # the id of the repo
     job: str | None  # the id of the job; None: it has none yet
@@ -34,7 +34,7 @@ _work: Final[ContextVar[Work | None]] = ContextVar("work", default=None)
 
 @contextmanager
 def at_work(repo: object, job: object | None) -> Iterator[Work]:
-    """Let every line tell of this repo and job: from here, and from the tasks and threads begun within."""
+    """Add this repo and job to every log line from here, and from tasks and threads started within."""
     work = Work(str(repo), None if job is None else str(job))
     before = _work.set(work)
     try:
@@ -104,7 +104,7 @@ def _code(one: str) -> str:
 
 
 def begin(program: str, form: LogForm = "text", redact: Redact = str) -> None:
-    """Have everything that this process logs written like this, to standard error. Safe to run twice.
+    """Write everything that this process logs in this form to standard error. Safe to run twice.
 
     What our libraries log goes the same way, warnings of Python and bugs that nobody catches too.
     """

@@ -1,4 +1,4 @@
-"""When a transfer is too slow to go on: the low-speed limit of curl and git, for what we carry ourselves.
+"""When a transfer is too slow: the low-speed limit of curl and git, for our own transfers.
 
 Who calls: git/upstream for packs, git/push, vault/s3 for objects, web/pages/download. https://curl.se/libcurl/c/CURLOPT_LOW_SPEED_TIME.html
 """
@@ -16,7 +16,7 @@ RATES: Final = ((LIMIT, TIME), (10_000, 900.0), (50_000, 7200.0))
 
 @dataclass(slots=True)
 class LowSpeed:
-    """One transfer. Only the time that we wait for the other side counts, not what we do with what came."""
+    """One transfer. Only time spent waiting for the host counts, not our own work on what arrived."""
 
     limit: float = LIMIT
     time: float = TIME

@@ -1,4 +1,4 @@
-"""The words of Everref as values: what every other module takes and returns."""
+"""Everref's central values, which all other modules take and return."""
 
 import re
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class RefChange:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One ls-refs answer."""
+    """A listing of a remote's refs."""
 
     refs: Refs
     object_format: ObjectFormat
@@ -87,7 +87,7 @@ class Part:
 
 
 def label(number: int, moment: int = 0) -> str:
-    """What people call a snapshot, or a moment that was passed over within it: #12, #12.1."""
+    """The name of a snapshot, or of a moment within it that was passed over: #12, #12.1."""
     return f"#{number}.{moment}" if moment else f"#{number}"
 
 
@@ -116,7 +116,7 @@ class Snapshot:
 
     @property
     def label(self) -> str:
-        """What people call it: #12, or #12.1 for the first moment that was passed over within it."""
+        """Its name: #12, or #12.1 for the first moment that was passed over within it."""
         return label(self.number, self.moment)
 
     @property
@@ -132,7 +132,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """One remote repository that is kept."""
+    """One remote repository that Everref backs up."""
 
     id: RepoId
     name: str
@@ -142,19 +142,19 @@ class Repo:
 
 
 def older(url: str, repo_id: RepoId) -> str:
-    """The address of a history that was begun anew while the database was lost, as the older one keeps it."""
+    """The address that an older history gets when a new one was started because the database was lost."""
     return f"{url}#before-{str(repo_id)[:8]}"
 
 
 def older_of(url: str) -> str | None:
-    """The address of which this is an older history. None: it is an address like any other."""
+    """The address of which this is an older history. None: it is an ordinary address."""
     match = _OLDER.fullmatch(url)
     return match[1] if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A user name and a password or token. Its repr tells neither."""
+    """A user name and a password or token. Its repr shows neither."""
 
     username: str  # empty: a token alone, which goes with the name that its host documents
     password: str
@@ -165,7 +165,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class SshAccess:
-    """What it takes to reach a host by ssh."""
+    """The keys with which a host is reached by ssh."""
 
     key: str = field(repr=False)  # a private one, as OpenSSH writes it
     host_keys: tuple[str, ...]  # that the host may show: "ssh-ed25519 AAAA..."

@@ -1,4 +1,4 @@
-"""How long work tells the person waiting how far it is."""
+"""How long-running work reports its progress to the person who waits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ class Progress(Protocol):
         """A new phase begins; `unit` is "bytes" or a plural noun, `total` None when it cannot be known."""
 
     def advance(self, amount: int) -> None:
-        """So much more of the phase is done."""
+        """Add to what is done of the phase."""
 
     def note(self, text: str) -> None:
-        """Something the person should see now, one line."""
+        """A line that the person should see now."""
 
 
 class Silent:
-    """Tells nobody."""
+    """A Progress that discards everything."""
 
     def phase(self, name: str, total: int | None = None, unit: str = "") -> None: ...
 
@@ -32,7 +32,7 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """Tells two."""
+    """A Progress that passes everything to two."""
 
     one: Progress
     other: Progress
@@ -61,7 +61,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How far a piece of work is at one moment."""
+    """The progress of a piece of work at one moment."""
 
     phase: str | None = None  # None: it has not begun with any
     done: int | None = None  # of the phase
@@ -73,7 +73,7 @@ class Seen:
 
 
 class Meter:
-    """A Progress that remembers, for somebody who looks now and then; `clock` is monotonic, in seconds.
+    """A Progress that stores what it is told, to be read at any time; `clock` is monotonic, in seconds.
 
     `notes` are those of earlier tries.
     """

@@ -1,4 +1,4 @@
-"""The last look at every line that leaves on standard error: no secret that we know of passes."""
+"""Removing every known secret from the lines that go to standard error."""
 
 import re
 from collections.abc import Mapping, Sequence

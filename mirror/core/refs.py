@@ -1,4 +1,4 @@
-"""Ref maps, between the remote's answer and the manifest: how they differ, and which names are sound."""
+"""Ref maps, between the remote's answer and the manifest: how they differ, and which names are valid."""
 
 import re
 from base64 import b64decode, b64encode
@@ -126,7 +126,7 @@ def check_name(name: bytes) -> None:
 
 
 def check_names(names: Sequence[bytes]) -> None:
-    """`check_name` of every one, ten times as quick when all are sound."""
+    """`check_name` for every name, ten times as fast when all are valid."""
     lines = b"\n" + b"\n".join(names) + b"\n"
     sound = (
         lines.count(b"\n") == len(names) + 1
@@ -185,7 +185,7 @@ def _tests(globs: tuple[str, ...]) -> tuple[patterns.Test[bytes], ...]:
 
 
 async def frozen(seen: Refs, old: Refs, globs: Sequence[str]) -> dict[RefName, Target]:
-    """What was seen, but every ref that a glob means as it was of old, or not at all.
+    """The new map, but with every ref that a glob matches as it was before, or without it.
 
     HEAD is always as seen. An old one goes where a ref that was seen cannot stand beside it.
     """
@@ -255,8 +255,8 @@ def from_shown(fields: Mapping[str, object], key: str = "name") -> bytes:
         if isinstance(text, str):
             return text.encode()
     except ValueError:
-        raise Corrupt(f"{key!r} is no text and no base64") from None
-    raise Corrupt(f"{key!r} is missing or no text")
+        raise Corrupt(f"{key!r} is neither text nor base64") from None
+    raise Corrupt(f"{key!r} is missing or not text")
 
 
 def shown_text(name: bytes) -> str:

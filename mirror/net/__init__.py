@@ -1,1 +1,1 @@
-"""The names of hosts, looked up once and judged: below the edges that go there."""
+"""Resolving and checking the hosts that Everref connects to."""

@@ -1,4 +1,4 @@
-"""Which addresses may be dialled: a name is resolved once, and every address it has is judged.
+"""Which addresses may be connected to: a name is resolved once, and each of its addresses is checked.
 
 An address that a user supplied could point at what only this machine can reach
 (server-side request forgery). So what was judged here is what the edges dial.
@@ -11,7 +11,7 @@ from typing import Final
 
 from mirror.core.errors import NetworkError
 
-NOWHERE: Final = "cannot be reached from here"  # the same words for what is refused and what is not there
+NOWHERE: Final = "cannot be reached from here"  # the same message for forbidden and for missing addresses
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")  # all that is assigned: RFC 4291, 2.4
 # What Python calls global, at least in some version, although nobody's own server is there:
@@ -40,8 +40,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 async def resolved(host: str, port: int, allow_private: bool) -> list[str]:
     """The addresses of this host, each of them allowed.
 
-    Raises NetworkError where there is none, or where one of them is private and
-    that is not allowed: who asks does not learn which.
+    Raises NetworkError if there is none, or if one of them is private and
+    that is not allowed: the caller does not learn which.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -55,7 +55,7 @@ async def resolved(host: str, port: int, allow_private: bool) -> list[str]:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one of the open internet, also where it hides in an IPv6 one."""
+    """Whether an address is on the public internet, also if it is embedded in an IPv6 one."""
     try:
         address: Address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -70,7 +70,7 @@ def is_public(text: str) -> bool:
 
 
 def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one leads to, where it is of such a kind."""
+    """The IPv4 address that is embedded in an IPv6 one, if there is any."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address in _NAT64:
@@ -81,7 +81,7 @@ def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def is_ours(address: str) -> bool:
-    """Whether this machine itself has the address: then, and only then, a socket can be bound to it."""
+    """Whether the address is this machine's own: only then can a socket be bound to it."""
     return _binds(address) and not _binds(_TEST_NET)  # a kernel set to ip_nonlocal_bind binds to any
 
 

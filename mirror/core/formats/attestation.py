@@ -1,4 +1,4 @@
-"""Descriptions in the vault that Everref itself wrote there: each carries a MAC that only its keys can make.
+"""Attested descriptions in the vault: each carries a MAC that only Everref's keys can make.
 
 Who can write to the bucket can add objects to it, and a rebuild must not send an owner's
 credentials to an address that one of those names. The MAC is HMAC-SHA256 over the key of the
@@ -27,7 +27,7 @@ def attest(keyring: Keyring | None, key: str, stored: bytes) -> bytes:
 
 
 def is_attested(keyring: Keyring | None, key: str, stored: bytes) -> bool:
-    """Whether one of the keys made the MAC of what is stored there. What cannot be read is not."""
+    """Whether one of the keys made the MAC of the stored object. False for what cannot be read."""
     if keyring is None:
         return False
     try:

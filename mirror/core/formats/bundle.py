@@ -1,4 +1,4 @@
-"""The header of a git bundle, which stands before the pack in every part of the vault.
+"""The header of a git bundle, which precedes the pack in every part of the vault.
 
 The format is that of gitformat-bundle(5): version 2, and version 3 where the
 object format must be told.
@@ -19,7 +19,7 @@ LONGEST: Final = 256 << 20  # bytes; a header of a million refs has about 100 MB
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a bundle says before its pack."""
+    """A bundle's header."""
 
     object_format: ObjectFormat
     prerequisites: tuple[Target, ...]  # commits whose objects the pack builds on
@@ -54,7 +54,7 @@ def decode(start: bytes) -> tuple[Header, int] | None:
     """
     signature = start[: len(V2)]
     if not (V2.startswith(signature) or V3.startswith(signature)):
-        raise Corrupt("this is no git bundle")
+        raise Corrupt("this is not a git bundle")
     end = start.find(b"\n\n")
     if end < 0:
         if len(start) > LONGEST:
@@ -80,10 +80,10 @@ def _capability(line: bytes, object_format: ObjectFormat) -> ObjectFormat:
         return "sha256"
     if line == b"@object-format=sha1":
         return "sha1"
-    raise Corrupt(f"this bundle needs what Everref does not know: {shown_text(line)}")
+    raise Corrupt(f"this bundle needs a capability that Everref does not know: {shown_text(line)}")
 
 
 def _target(text: bytes, object_format: ObjectFormat) -> Target:
     if len(text) != HEX_LENGTH[object_format] or text.strip(b"0123456789abcdef"):
-        raise Corrupt(f"the header of this bundle holds a line that is no {object_format} object id and name")
+        raise Corrupt(f"the bundle's header has a line without a valid {object_format} object id and name")
     return Target(text)

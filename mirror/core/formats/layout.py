@@ -1,4 +1,4 @@
-"""The keys of the vault: where each thing of a repo is stored, and what a key alone tells."""
+"""The keys of the vault: where each object of a repo is stored, and what a key alone says."""
 
 import re
 import secrets
@@ -59,7 +59,7 @@ def repo_prefix(repo_id: RepoId) -> str:
 
 
 def repo_of(key: str) -> RepoId | None:
-    """Of which repo an object is. None: of none."""
+    """The repo that an object belongs to. None: none."""
     match = _OF_REPO.match(key)
     return RepoId(UUID(match[1])) if match else None
 
@@ -70,7 +70,7 @@ def repo_file(repo_id: RepoId) -> str:
 
 
 def parse_repo_file(key: str) -> RepoId | None:
-    """Which repo this describes first. None: it is no repo.json."""
+    """The repo of this repo.json. None: it is another key."""
     match = _DESCRIBED.fullmatch(key)
     return RepoId(UUID(match[1])) if match else None
 
@@ -81,7 +81,7 @@ def description_key(repo_id: RepoId, number: int) -> str:
 
 
 def parse_description_key(key: str) -> NumberedKey | None:
-    """What the key of a numbered description says. None: it is none."""
+    """What the key of a numbered description says. None: it is another key."""
     return _numbered(_DESCRIPTION, key)
 
 
@@ -143,7 +143,7 @@ def parse_bundle_key(key: str) -> BundleKey | None:
 
 
 def parse_manifest_key(key: str) -> NumberedKey | None:
-    """What the key of a manifest says. None: it is none."""
+    """What the key of a manifest says. None: it is another key."""
     return _numbered(_MANIFEST, key)
 
 
@@ -153,7 +153,7 @@ def _numbered(pattern: re.Pattern[str], key: str) -> NumberedKey | None:
 
 
 def parse_note_key(key: str) -> NoteKey | None:
-    """What the key of a note says. None: it is none."""
+    """What the key of a note says. None: it is another key."""
     match = _NOTE.fullmatch(key)
     at = _time(match[2]) if match else None
     return NoteKey(RepoId(UUID(match[1])), at) if match and at else None
@@ -177,11 +177,11 @@ def state_about_key(key: str) -> str:
 
 
 def parse_state_key(key: str) -> datetime | None:
-    """When the state of this key was exported. None: it is no key of one."""
+    """When the state with this key was exported. None: it is another key."""
     match = _STATE.fullmatch(key)
     return _time(match[1]) if match else None
 
 
 def is_kept_for_ever(key: str) -> bool:
-    """Whether this is a manifest, a note or a description of a repo: such are only ever added."""
+    """Whether this is a manifest, a note or a description of a repo, which are never deleted."""
     return any(kind.fullmatch(key) for kind in (_MANIFEST, _DESCRIBED, _DESCRIPTION, _NOTE))

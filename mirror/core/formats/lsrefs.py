@@ -1,4 +1,4 @@
-"""What a remote says of its refs, read by line as it arrives: its greeting, and the map of its listing.
+"""Parsing a remote's greeting and its listing of refs, line by line as they arrive.
 
 Who calls: git/upstream, in a thread where much has arrived. Nothing is kept of a line but what goes
 into the map, so that a listing takes about three times its length in memory.
@@ -37,14 +37,14 @@ class Greeting:
         """Of its ids. Raises Refused for a kind that we do not know."""
         found = self.capabilities.get(b"object-format", b"sha1")
         if found != b"sha1" and found != b"sha256":
-            raise Refused(f"{self._name} keeps ids of a kind that is not known here: {shown_text(found)}")
+            raise Refused(f"{self._name} uses an unknown object format: {shown_text(found)}")
         return "sha1" if found == b"sha1" else "sha256"
 
     def add(self, packets: Sequence[Packet]) -> None:
         """Some more of it. Raises Refused where this is not git's, Corrupt where git would not say it."""
         for at, packet in enumerate(packets):
             if self.ended:
-                raise Corrupt(f"{self._name} says more than its greeting")
+                raise Corrupt(f"{self._name} sent more than a greeting when it was greeted")
             if self.begun:
                 return self._add_rest(packets[at:])
             if isinstance(packet, bytes):
@@ -76,12 +76,12 @@ class Greeting:
         lines = [packet for packet in packets if isinstance(packet, bytes)]
         if len(lines) < len(packets):
             if len(lines) + 1 < len(packets) or packets[-1] is not Mark.FLUSH:
-                raise Corrupt(f"{self._name} says more than its greeting")
+                raise Corrupt(f"{self._name} sent more than a greeting when it was greeted")
             self.ended = True
         if self.version == 2:
             self._length += sum(map(len, lines))
             if self._length > CAPABILITIES:
-                raise Corrupt(f"{self._name} says more than its greeting")
+                raise Corrupt(f"{self._name} sent more than a greeting when it was greeted")
             self.capabilities.update({key: value for key, _, value in (one.partition(b"=") for one in lines)})
         else:
             self._add_refs(lines)
@@ -94,7 +94,7 @@ class Greeting:
 
 
 class Reading:
-    """A refs map in the making, out of lines `id name attribute...`."""
+    """Builds a refs map from lines `id name attribute...`."""
 
     def __init__(self, name: str, object_format: ObjectFormat) -> None:
         self._name = name  # of the remote, for messages
@@ -113,7 +113,7 @@ class Reading:
         ids = [line[: self._length] for line in lines]
         names = [line[self._length + 1 :] for line in lines]
         if not _are_ids(ids, self._length):
-            raise Corrupt(f"{self._name} lists an object id that is none")
+            raise Corrupt(f"{self._name} lists an invalid object id")
         check_names(names)
         self._refs.update(cast(Iterable[tuple[RefName, Target]], zip(names, ids, strict=True)))
 
@@ -127,7 +127,7 @@ class Reading:
         elif _are_ids([oid], self._length):
             self._refs[RefName(name)] = Target(oid)
         else:
-            raise Corrupt(f"{self._name} lists an object id that is none")
+            raise Corrupt(f"{self._name} lists an invalid object id")
         check_names([name])
         for attribute in attributes:
             if attribute.startswith(b"symref-target:"):
@@ -140,7 +140,7 @@ class Reading:
         self._symbolic.update({RefName(name): RefName(target) for name, target in symbolic.items()})
 
     def done(self) -> Listing:
-        """The map, once all lines were added. Raises Corrupt where a ref was listed twice."""
+        """The map, after all lines were added. Raises Corrupt if a ref was listed twice."""
         refs = self._refs
         if len(refs) + len(self._unborn) != self._count:
             raise Corrupt(f"{self._name} lists a ref twice")
@@ -162,13 +162,13 @@ def _are_ids(targets: Sequence[bytes], length: int) -> bool:
 
 
 def no_repository(name: str, why: str) -> Refused:
-    """What answers at this address is not git."""
+    """The error for an address that is not a git repository."""
     return Refused(f"{name} is not a git repository address: {why}; check the address")
 
 
 def shallow(name: str) -> Corrupt:
-    """The remote itself lacks what came before."""
+    """The error for a remote that is a shallow copy."""
     return Corrupt(
-        f"{name} is a shallow copy, its history is not whole: "
+        f"{name} is a shallow copy without its full history: "
         "back up what it was cloned from, or run git fetch --unshallow in it"
     )

@@ -1,4 +1,4 @@
-"""What the vault says of itself in JSON: manifests of snapshots, `repo.json`, the first line of an `.idx`.
+"""The vault's JSON: manifests of snapshots, descriptions of repos, the first line of an `.idx`.
 
 The format is written line by line in a fixed order, one ref or change a line with
 its name first, so that the shell script in the vault can read it with sed and awk.
@@ -47,7 +47,7 @@ Word = TypeVar("Word", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One snapshot as the vault knows it."""
+    """One snapshot as stored in the vault."""
 
     repo: RepoId
     number: int
@@ -73,7 +73,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """What `repo.json`, and the numbered descriptions after it, say of a repo."""
+    """A repo's description, as in `repo.json` and the numbered descriptions after it."""
 
     repo: RepoId
     name: str
@@ -216,7 +216,7 @@ def time_text(moment: datetime) -> str:
 
 
 def decode(stored: bytes) -> Manifest:
-    """The manifest out of its stored bytes. Raises Corrupt where anything is off."""
+    """Parse a manifest's stored bytes. Raises Corrupt if anything is wrong."""
     fields = Fields.of(stored, "manifest")
     object_format = fields.object_format("object_format")
     number, epoch = fields.count("number", 1), fields.count("epoch", 1)
@@ -272,7 +272,7 @@ def _decoded_part(fields: "Fields", epoch: int, number: int) -> Part | None:
 def _decoded_change(row: "Fields", object_format: ObjectFormat) -> RefChange:
     old, new = row.target_or_none("old", object_format), row.target_or_none("new", object_format)
     if old is None and new is None:
-        raise Corrupt(f"{row.what}: a change from nothing to nothing")
+        raise Corrupt(f"{row.what}: a change without an old or a new target")
     return RefChange(
         name=row.name(),
         old=old,
@@ -360,13 +360,13 @@ def encode_index(part: Part) -> bytes:
 
 
 def decode_index(key: str, line: bytes) -> Part:
-    """The part of this key as the first line of its `.idx` describes it. Raises Corrupt where that is off.
+    """The part with this key, as the first line of its `.idx` describes it. Raises Corrupt if that is wrong.
 
     The size and sum of the `.idx` itself are for the reader to add.
     """
     place = parse_bundle_key(key)
     if place is None:
-        raise Corrupt(f"{key} is no key of a part")
+        raise Corrupt(f"{key} is not the key of a part")
     fields = Fields.of(line, f"the index of {key}")
     segments = tuple(_decoded_segment(fields, row) for row in fields.items("segments"))
     numbers = [segment.snapshot for segment in segments]
@@ -400,7 +400,7 @@ def _decoded_segment(fields: "Fields", row: object) -> Segment:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A JSON object that is asked for its fields by type; what is off is Corrupt and names the field."""
+    """A JSON object whose fields are read by type; a wrong field raises Corrupt and is named."""
 
     fields: Mapping[str, object]
     what: str  # for the message
@@ -410,22 +410,22 @@ class Fields:
         try:
             found = json.loads(stored.decode("utf-8", errors))
         except (ValueError, RecursionError):
-            raise Corrupt(f"{what}: this is no JSON") from None
+            raise Corrupt(f"{what}: this is not JSON") from None
         if not isinstance(found, dict):
-            raise Corrupt(f"{what}: this is no JSON object")
+            raise Corrupt(f"{what}: this is not a JSON object")
         fields = Fields(found, what)
         if fields.fields.get("format") != FORMAT:
             raise Corrupt(f"{what}: its format is not {FORMAT}; a newer Everref may read it")
         return fields
 
     def optional(self, key: str) -> object:
-        """The field, or None where it is null. A field that is missing altogether is off."""
+        """The field, or None if it is null. A missing field is an error."""
         if key not in self.fields:
             raise self.off(key)
         return self.fields[key]
 
     def off(self, key: str) -> Corrupt:
-        return Corrupt(f"{self.what}: its {key!r} is missing or off")
+        return Corrupt(f"{self.what}: its {key!r} is missing or wrong")
 
     def text(self, key: str) -> str:
         value = self.fields.get(key)

@@ -15,24 +15,24 @@ def encode(identity: UUID) -> bytes:
 
 
 def decode(data: bytes) -> UUID:
-    """The identity that a marker tells. Raises Corrupt."""
+    """The identity in a marker. Raises Corrupt."""
     try:
         return UUID(json.loads(data)["vault"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Corrupt(
-            "vault.json is damaged, so nobody can tell which vault this is; bring it back from a copy"
+            "vault.json is damaged, so this vault cannot be identified; restore it from a copy"
         ) from None
 
 
 def check(found: bytes | None, identity: UUID, where: str) -> None:
-    """Raise NetworkError, as of a vault that is away, unless the marker `found` says `identity`."""
+    """Raise NetworkError, as for an unavailable vault, unless the marker `found` says `identity`."""
     if found is None:
         raise NetworkError(
-            f"{where} has no vault.json, so it is not vault {identity}, which the database knows;"
-            " is its disk mounted? Nothing is written there"
+            f"{where} has no vault.json, so it is not vault {identity}, to which the database belongs;"
+            " check that its disk is mounted. Nothing is written there"
         )
     if (other := decode(found)) != identity:
         raise NetworkError(
-            f"{where} is vault {other}, but the database knows vault {identity};"
+            f"{where} is vault {other}, but the database belongs to vault {identity};"
             " mount the right one or correct VAULT_URL. Nothing is written there"
         )

@@ -1,4 +1,4 @@
-"""Notes: small objects in the vault that tell what no manifest does; never changed, never overwritten.
+"""Notes: small objects in the vault for facts that no manifest has; never changed or overwritten.
 
 Each tells one thing of a repo, such as who made a push whose report came late, and
 lets it survive the loss of the database. Each kind has its own fields.
@@ -42,6 +42,6 @@ def _json(value: object) -> str:
 
 
 def decode(stored: bytes) -> Note:
-    """A note of whatever kind out of its stored bytes. Raises Corrupt where anything is off."""
+    """Parse a note of any kind. Raises Corrupt if anything is wrong."""
     fields = Fields.of(stored, "note")
     return Note(fields.uuid("repo"), fields.text("kind"), fields)

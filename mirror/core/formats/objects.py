@@ -1,4 +1,4 @@
-"""What git's objects say, read for people: commits, trees, file changes; between the bytes and the pages.
+"""Parsing git's objects for the pages: commits, trees and file changes.
 
 Nothing here trusts what it reads: names, messages and dates are whatever somebody wrote into an object.
 """
@@ -85,7 +85,7 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What became of one file."""
+    """The change of one file."""
 
     path: bytes
     status: Status
@@ -124,7 +124,7 @@ def is_id(text: str, object_format: ObjectFormat) -> bool:
 
 
 def ref_kind(name: bytes) -> RefKind:
-    """What people call a ref of this name."""
+    """A ref's short name for people."""
     if name == HEAD:
         return "head"
     if name.startswith(b"refs/heads/"):
@@ -137,14 +137,14 @@ def ref_kind(name: bytes) -> RefKind:
 
 
 def candidates(text: bytes) -> list[RefName]:
-    """The names that somebody who writes this may mean, the likeliest first: gitrevisions(7)."""
+    """The ref names that a person who types this may mean, the likeliest first: gitrevisions(7)."""
     text = text or HEAD
     starts = (b"", b"refs/", b"refs/heads/", b"refs/tags/", b"refs/remotes/")
     return [RefName(start + text) for start in starts if (start + text).startswith(b"refs/") or text == HEAD]
 
 
 def commit(oid: Target, data: bytes) -> Commit:
-    """The commit of this content. Raises Corrupt when it is none."""
+    """Parse a commit. Raises Corrupt if it is not one."""
     head, _, message = data.partition(b"\n\n")
     fields: dict[bytes, bytes] = {}
     parents: list[Target] = []
@@ -176,13 +176,13 @@ def commit(oid: Target, data: bytes) -> Commit:
 
 
 def tree_of(data: bytes) -> Target | None:
-    """The tree that a commit's content names; None: it names none."""
+    """The tree of a commit; None: it has none."""
     first = data.partition(b"\n")[0]
     return Target(first[5:]) if first.startswith(b"tree ") else None
 
 
 def tagged(data: bytes) -> Target | None:
-    """The object that a tag's content names; None: it names none."""
+    """The object of a tag; None: it has none."""
     first = data.partition(b"\n")[0]
     return Target(first[7:]) if first.startswith(b"object ") else None
 
@@ -208,7 +208,7 @@ def _time(seconds: bytes) -> datetime | None:
 
 
 def decoded(data: bytes, encoding: str = "utf-8") -> str:
-    """Bytes as text, whatever they are: a wrong encoding costs single characters, never the whole."""
+    """Decode any bytes as text: a wrong encoding costs single characters, never the whole."""
     try:
         text = data.decode(encoding if _is_text_encoding(encoding) else "utf-8")
     except (LookupError, UnicodeError, ValueError):

@@ -1,4 +1,4 @@
-"""pkt-lines, the framing of git's wire protocol: between the bytes of git/upstream and its sentences.
+"""pkt-lines, the framing of git's wire protocol: from bytes to packets for git/upstream.
 
 Format: https://git-scm.com/docs/protocol-common#_pkt_line_format and
 https://git-scm.com/docs/protocol-v2#_packet_line_framing.
@@ -44,7 +44,7 @@ def text(packet: Packet) -> bytes:
 
 
 class Lines:
-    """Takes whole lines out of bytes as they arrive, without the newlines that may end them.
+    """Parses whole lines as bytes arrive, without the newlines that may end them.
 
     Never more than one line is kept. Safe in another thread, one call at a time.
     """
@@ -81,13 +81,13 @@ class Lines:
         return packets
 
     def end(self) -> None:
-        """Nothing more arrives. Raises Corrupt where that is within a line."""
+        """Finish. Raises Corrupt within a line."""
         if self._rest:
-            raise Corrupt("the remote's answer ends in the middle")
+            raise Corrupt("the remote's answer ends too early")
 
 
 class Packets:
-    """Takes one packet after the other out of bytes as they arrive."""
+    """Parses one packet after the other as bytes arrive."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -121,7 +121,7 @@ class Packets:
 
 
 class SideBand:
-    """Takes a pack, and what the remote says beside it, out of bytes as they arrive (side-band-64k)."""
+    """Separates a pack from the remote's messages as bytes arrive (side-band-64k)."""
 
     def __init__(self) -> None:
         self.ended = False  # the flush packet has come: the pack is whole

@@ -25,14 +25,14 @@ _BUNDLE: Final = b"# v"
 def pack_header(entries: int) -> bytes:
     """What a pack of so many entries begins with. Raises LimitReached beyond what the format can count."""
     if entries > MOST_ENTRIES:
-        raise LimitReached(f"one pack cannot hold {entries} entries; restore in parts")
+        raise LimitReached(f"one pack cannot hold {entries} entries; restore fewer refs at a time")
     return b"PACK\0\0\0\2" + entries.to_bytes(4, "big")
 
 
 def read_pack_header(start: bytes) -> int:
     """The number of entries that these first 12 bytes of a pack announce. Raises Corrupt."""
     if len(start) < PACK_HEADER or start[:8] != b"PACK\0\0\0\2":
-        raise Corrupt("this is no git pack of version 2")
+        raise Corrupt("this is not a git pack of version 2")
     return int.from_bytes(start[8:PACK_HEADER], "big")
 
 

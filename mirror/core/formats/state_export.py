@@ -74,7 +74,7 @@ class Opener:
         self._in += stored
         if not self._begun and len(self._in) >= len(MAGIC):
             if not self._in.startswith(MAGIC):
-                raise Corrupt(f"{self._name} is no exported state that this version can read")
+                raise Corrupt(f"{self._name} is not an exported state that this version can read")
             del self._in[: len(MAGIC)]
             self._begun = True
         while self._begun and len(self._in) >= _FRAME.size:
@@ -92,7 +92,7 @@ class Opener:
     def end(self) -> None:
         """Raise Corrupt unless all of it came in."""
         if not self._ended or self._in or self._line or not self._unpacker.eof:
-            raise Corrupt(f"{self._name} is cut off")
+            raise Corrupt(f"{self._name} is cut short")
 
     def _lines(self, piece: bytes) -> Iterator[bytes]:
         try:

@@ -1,1 +1,1 @@
-"""Decisions, made of values alone: what to restore, what to keep, who may do what."""
+"""Decisions as pure functions: what to restore, what to keep, who may do what."""

@@ -1,4 +1,4 @@
-"""How long to wait before the next automatic try: by a failure's class and number, or as a host told us."""
+"""How long to wait before the next automatic try: by a failure's class and count, or as a host asks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,5 +71,5 @@ def _date(value: str) -> datetime | None:
 
 
 def spread(told: datetime, now: datetime, chance: float) -> datetime:
-    """Some time after we were told to come, a minute at the most, so that not all come back at once."""
+    """A time up to a minute after the host's time, so that not all retry at once."""
     return told + min(max(told - now, timedelta(0)) / 10, _MINUTE) * chance

@@ -49,7 +49,7 @@ async def matching(full_names: Iterable[str], given: Sequence[str]) -> set[str]:
 async def wanted(
     listed: Iterable[N], everything: bool, given: Sequence[str], known: Collection[str]
 ) -> list[N]:
-    """The repositories that are to be kept now: all of them, or what matches a pattern.
+    """The repositories to back up now: all of them, or those that match a pattern.
 
     `known` are the repository ids that were chosen once: what somebody has
     stopped keeping since is not chosen again by a rule.

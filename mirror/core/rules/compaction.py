@@ -1,4 +1,4 @@
-"""Which parts of a pack log to recut next: the choice behind `compact`, made from sizes and counts alone.
+"""Which parts of a pack log to merge next: the decision behind `compact`, from sizes and counts only.
 
 Two ways, weighed by what was measured on 500 pushes of a real history:
 
@@ -56,11 +56,11 @@ class Checkpoint:
 
 
 def due(parts: Sequence[Part], fan_in: int = FAN_IN) -> Merge | Checkpoint | None:
-    """What to do next with the live parts of one epoch; None: they are well as they are.
+    """What to do next with the live parts of one epoch; None: nothing.
 
-    To be asked again after each answer was carried out. Parts that overlap or
+    To be called again after each answer was carried out. Parts that overlap or
     leave a gap are left alone: that is for `verify` and `rebuild` to settle, and
-    no recut may cover up a loss.
+    no merge may hide a loss.
     """
     log = tuple(sorted(parts, key=lambda part: (part.first, part.last)))
     if len(log) < 2 or not _is_whole(log):

@@ -1,4 +1,4 @@
-"""A job as it waits in Redis: written by who asks for work, read by arq in the workers."""
+"""A job as it waits in Redis: written by whoever requests work, read by arq in the workers."""
 
 import json
 from typing import Any, Final
@@ -11,7 +11,7 @@ PERIODICAL: Final = "cron:"  # how the numbers of the jobs begin that arq makes 
 
 
 def dumps(job: dict[str, Any]) -> bytes:
-    """A job as it is queued: JSON, since arq's pickle would let who writes to Redis run code here."""
+    """A queued job: JSON, because with arq's pickle anybody who writes to Redis could run code here."""
     return json.dumps(job, default=str).encode()
 
 
