@@ -47,8 +47,8 @@ _REMARK: Final = 300  # characters of each
 class Answer:
     """The result of pushing one ref."""
 
-    ok: bool | None  # None: the connection broke before the other side answered; list it again
-    why: str = ""  # the other side's reason, one line
+    ok: bool | None  # None: the connection broke before the target answered; list it again
+    why: str = ""  # the target's reason, one line
     doubtful: bool = False  # what was sent may have been broken
     remarks: tuple[str, ...] = field(
         default=(), compare=False
