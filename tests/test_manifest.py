@@ -343,5 +343,5 @@ def test_an_index_line_that_is_off_is_corrupt(tamper: Tampering) -> None:
 
 
 def test_an_index_belongs_to_the_key_of_a_part() -> None:
-    with pytest.raises(Corrupt, match="no key of a part"):
+    with pytest.raises(Corrupt, match="not the key of a part"):
         manifest.decode_index("README.txt", b"{}")
