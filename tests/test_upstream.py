@@ -433,7 +433,7 @@ async def test_an_answer_that_ends_too_early_is_no_short_list(
     for body in (b"", pktline.encode([line]), pktline.encode([line, line])[:-3]):
         git_server.faults["/git-upload-pack"] = Fault(status=200, body=body, headers=ANSWER)
         async with over_http(git, git_server) as source:
-            with pytest.raises((NetworkError, Corrupt), match="in mid-answer"):
+            with pytest.raises((NetworkError, Corrupt), match="in mid-answer|ends too early"):
                 await source.ls_refs()
 
 
