@@ -287,7 +287,7 @@ async def test_an_undo_takes_the_last_restore_that_wrote(mirror: Mirror, work: W
     "case",  # the target's answer; whether the ref is there afterwards; whether it can be undone
     [
         (Answer(None, "the connection broke"), False, True),
-        (Answer(False, "it has changed there meanwhile", ours=True), True, False),
+        (Answer(False, "it has changed at the target meanwhile", ours=True), True, False),
         (Answer(False, "declined"), False, False),
         (Refused("they take no push"), False, False),
     ],

@@ -52,8 +52,8 @@ class Answer:
     doubtful: bool = False  # what was sent may have been broken
     remarks: tuple[str, ...] = field(
         default=(), compare=False
-    )  # the other side's own words about a push of which it refused this
-    ours: bool = field(default=False, compare=False)  # git refused it, as the other side had changed
+    )  # what the target said about a push of which it refused this ref
+    ours: bool = field(default=False, compare=False)  # git refused it, as the target had changed
 
 
 @dataclass(frozen=True, slots=True)
