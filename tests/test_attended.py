@@ -289,3 +289,26 @@ async def test_a_restore_whose_command_was_killed_is_undone_without_any_worker(
     assert (undone.id, undone.state) == (job_id, "cancelled")
     _, back = await attended.undo_now(mirror.services, done.repo, undone, None)
     assert back.verified and target.refs()[MAIN] == theirs
+
+
+@pytest.mark.parametrize("slept", ["planned", "recorded"])
+async def test_a_restore_that_slept_until_it_was_taken_for_dead_writes_nothing_more(
+    mirror: Mirror, work: Work, make_work: Any, monkeypatch: pytest.MonkeyPatch, slept: str
+) -> None:
+    work.commit("main")
+    done = await mirror.backup(work)
+    target = make_work("target.git")
+    theirs, db = target.commit("main", {"theirs": b"1\n"}), mirror.services.db
+    name = {"planned": "_check_kept", "recorded": "check_held"}[slept]
+
+    async def silent(*_: object) -> None:
+        await db.execute("update job set beat_at = beat_at - interval '1 min'")
+        await runs.settle(db, mirror.clock.now)
+
+    monkeypatch.setattr(restoring, name, silent)
+    to = Remote(str(target.path))
+    with pytest.raises(Busy, match="taken for dead"):
+        await attended.restore(mirror.services, done.repo, done.snapshot, to, OVER)
+    assert target.refs()[MAIN] == theirs
+    with pytest.raises(NotFound, match="left to undo"):
+        await attended.undone(mirror.services, done.repo, None)

@@ -24,6 +24,7 @@ from mirror.store.people.notices import Notice
 from mirror.store.people.teams import Team
 from mirror.store.repos import Failure
 from mirror.store.restore import drills, restores
+from mirror.store.restore.restores import Cause
 from mirror.store.upkeep import damages, outages, vaults
 from mirror.web.pages import status
 from mirror.web.pages.home import TOLD, needs, on_their_way, sentence, strip
@@ -239,8 +240,10 @@ async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, wor
     work.set("main", new)
     repo = await repos.by_name(site.mirror.services.db, team.id, "api")
     assert repo is not None
-    job = await jobs.queue(site.mirror.services.db, repo.id, "restore", {}, site.mirror.clock.now)
-    await restores.will_write(site.mirror.services.db, job.id, [Wrote(RefName(b"refs/heads/main"), old, new)])
+    job = await jobs.attend(site.mirror.services.db, repo.id, "restore", {}, site.mirror.clock.now)
+    await restores.will_write(
+        site.mirror.services.db, Cause(job.id), [Wrote(RefName(b"refs/heads/main"), old, new)]
+    )
     await _kept_again(site, team, "api")
     assert "replaced main" not in (await browser.get("/acme")).text
     work.set("main", old)  # as undoing it does

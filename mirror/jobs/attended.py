@@ -5,6 +5,7 @@ do the work, and store/jobs/jobs, where it shows under activity while it goes on
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,8 @@ from mirror.store.jobs import jobs, runs
 from mirror.store.jobs.jobs import Job, JobId, State
 from mirror.store.restore import restores
 from mirror.store.restore.restores import Cause
+
+log = logging.getLogger("mirror.attended")
 
 _TELL: Final = 1.0  # seconds from one time that it is written how far the work is to the next
 _UNDER_WAY: Final = (
@@ -117,7 +120,7 @@ async def _done(services: Services, repo: Repo, asked: dict[str, Any], do: Work)
         await ended(work, telling)
         await _record(services, job, meter, asked, work)
     if work.cancelled():
-        raise Cancelled("somebody stopped this by the pages or the API")
+        raise Cancelled("somebody stopped this by the pages or the API, or it was silent for too long")
     return job.id, work.result()
 
 
@@ -126,7 +129,7 @@ async def _tell(services: Services, job: Job, meter: Meter, work: "asyncio.Futur
     while True:
         await asyncio.sleep(_TELL)
         with suppress(EverrefError):  # the database may be back the next time
-            if await jobs.progress(services.db, job.id, job.attempt, meter.seen):
+            if await jobs.progress(services.db, job.id, job.attempt, meter.seen) is not False:  # None: lost
                 work.cancel()
                 return
 
@@ -148,4 +151,7 @@ async def _record(
         state = "failed" if failure else "done"
     with suppress(EverrefError):  # what became of the work is told to who waits for it, and counts
         outcome = jobs.Outcome(state, services.clock(), meter.ended, result, failure)
-        await jobs.finish(services.db, job.id, job.attempt, outcome)
+        if not await jobs.finish(services.db, job.id, job.attempt, outcome) and state == "done":
+            log.warning(
+                "restore %s was taken for dead meanwhile: compare its target, undo it by its id", job.id
+            )

@@ -438,11 +438,11 @@ async def _restore(services: Services, run: Run) -> Result:
     means = Authority(role, job.secret(services.keyring) if services.keyring else None)
     if job.asked.get("undo"):
         undone = await _undone(services, job.team_id, job.repo_id, job.asked)
-        cause = Cause(job.id, job.person_id, undo_of=undone.id)
+        cause = Cause(job.id, job.person_id, undo_of=undone.id, attempt=job.attempt)
         return results.restored(await undo.undo(services, undone, repo, snapshot, means, cause), REFS_KEPT)
     to, made = await target.ready(services, job, means)
     named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
-    cause = Cause(job.id, job.person_id, named, made)
+    cause = Cause(job.id, job.person_id, named, made, attempt=job.attempt)
     done = await restore.to_remote(services, repo, snapshot, to, What.of(job.asked), cause)
     result = results.restored(done, REFS_KEPT) | {"to": to.url}
     return result | {"made": to.url} if made else result

@@ -443,9 +443,9 @@ async def to_remote(
         return await recorded(services, Restored(repo, snapshot, told, sound, kept), where, cause)
     if cause:
         wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
-        await restores.will_write(services.db, cause.job_id, wrote)
+        _check_ours(await restores.will_write(services.db, cause, wrote))
         failpoints.reached("restore: set down")
-    sending = _Sending(to, listed, _batches(due, chosen.get(HEAD), listed))
+    sending = _Sending(to, listed, _batches(due, chosen.get(HEAD), listed), cause)
     try:
         await _push(services, repo, snapshot, sending)
     except EverrefError:  # see push.push: what has no answer cannot have been written
@@ -462,10 +462,16 @@ async def to_remote(
     return await recorded(services, done, where, cause)
 
 
+def _check_ours(ours: bool) -> None:
+    """Raise Busy where the job was ended or taken by another run meanwhile."""
+    if not ours:
+        raise Busy("this restore was silent for so long that it was taken for dead; nothing more was pushed")
+
+
 async def _take_back(services: Services, cause: Cause | None, refused: Sequence[RefAction]) -> None:
     """Keep an undo from touching what this restore did not write, whoever writes the same there later."""
     if cause and refused:
-        await restores.did_not_write(services.db, cause.job_id, [one.target_name for one in refused])
+        await restores.did_not_write(services.db, cause, [one.target_name for one in refused])
 
 
 def _may_be_written(action: RefAction, said: Mapping[RefName, Answer], arrived: Refs) -> bool:
@@ -506,6 +512,7 @@ class _Sending:
     to: Remote
     listed: Refs
     batches: tuple[Refs, Refs]
+    cause: Cause | None
     said: dict[RefName, Answer] = field(default_factory=dict)
 
 
@@ -522,6 +529,8 @@ async def _push(services: Services, repo: Repo, snapshot: Snapshot, sending: _Se
             for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
                 left = {name: batch[name] for name in batch if name not in said or not said[name].ok}
                 services.progress.phase(f"pushing {len(left)} refs")
+                if sending.cause:  # it may have slept since, and have been undone
+                    _check_ours(await restores.will_write(services.db, sending.cause, ()))
                 said.update(await push.push(services.git, moment, destination, left, services.progress))
                 failpoints.reached(done)
 

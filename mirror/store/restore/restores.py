@@ -23,6 +23,7 @@ class Cause:
     target: Mapping[str, Any] = field(default_factory=dict)  # without secrets
     made: bool = False  # the target was made for it
     undo_of: JobId | None = None  # the restore that it undoes
+    attempt: int = 1  # of the job; another run may have it by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +150,45 @@ async def undone(db: Db, job_id: JobId) -> list[Restore]:
 
 
 @translating
-async def will_write(db: Db, job_id: JobId, wrote: Sequence[Wrote]) -> None:
-    """Record what a restore is about to write; a second record of the same ref replaces the first."""
-    await db.execute(
+async def will_write(db: Db, cause: Cause, wrote: Sequence[Wrote]) -> bool:
+    """Record what a restore is about to write; a second record of the same ref replaces the first.
+
+    False: the job is no longer this run's, and nothing was recorded. Else it counts as alive from now on.
+    """
+    found: bool = await db.fetchval(
         """
-        insert into restored_ref (job_id, name, old, new)
-        select $1, * from unnest($2::bytea[], $3::bytea[], $4::bytea[])
-        on conflict (job_id, name) do update set old = excluded.old, new = excluded.new
+        with mine as (
+          update job set beat_at = clock_timestamp()
+          where id = $1 and attempt = $2 and state = 'running' returning id
+        ), recorded as (
+          insert into restored_ref (job_id, name, old, new)
+          select mine.id, will.* from mine, unnest($3::bytea[], $4::bytea[], $5::bytea[]) as will
+          on conflict (job_id, name) do update set old = excluded.old, new = excluded.new
+        )
+        select exists (select from mine)
         """,
-        job_id,
+        cause.job_id,
+        cause.attempt,
         [one.name for one in wrote],
         [one.old for one in wrote],
         [one.new for one in wrote],
     )
+    return found
 
 
 @translating
-async def did_not_write(db: Db, job_id: JobId, names: Collection[RefName]) -> None:
-    """Take back what a restore recorded that it would write, where it is sure that it did not."""
-    await db.execute("delete from restored_ref where job_id = $1 and name = any($2::bytea[])", job_id, names)
+async def did_not_write(db: Db, cause: Cause, names: Collection[RefName]) -> None:
+    """Take back what a restore recorded that it would write, where it is sure that it did not.
+
+    What a later run of the job recorded stays.
+    """
+    await db.execute(
+        """
+        delete from restored_ref where job_id = $1 and name = any($3::bytea[])
+          and exists (select from job where id = $1 and attempt = $2)
+        """,
+        *(cause.job_id, cause.attempt, names),
+    )
 
 
 @translating
