@@ -354,7 +354,9 @@ def pruned(done: Pruned, eye: Eye) -> str:
 
 def hook(given: NewHook, called: str, eye: Eye) -> str:
     """A webhook, as it is pasted into the forge's settings."""
-    secret = given.secret or f"shown when it was made; everref hook {clean(called)} --new makes another"
+    secret = f"shown when it was made; everref hook {clean(called)} --new makes another"
+    if given.secret:
+        secret = f"{given.secret}  (shown this once)"
     return f"{eye.repo(given.repo.name)}  {given.forge}\n  URL     {clean(given.url)}\n  secret  {secret}"
 
 

@@ -62,13 +62,14 @@ async def _state(services: Services) -> list[Finding]:
         advice = "somebody changed the table: compare exports"
         audit = Finding("audit", f"differs from the export of {wrong[0]}", False, advice)
     elif unread:
-        words = (
-            f"{len(unread)} of the states in the vault could not be read here, the last of them "
-            f"{unread[-1]}, so the audit log cannot be compared with them"
-        )
-        advice = "run everref rebuild"
+        what, advice = "have not been read by this database yet", "run everref rebuild"
         if unread[-1] in unopenable:
+            what = "could not be read here"
             advice = "set SECRET_KEYS to the keys that sealed them, then run everref rebuild"
+        words = (
+            f"{len(unread)} of the states in the vault {what}, the last of them {unread[-1]}, "
+            "so the audit log cannot be compared with them"
+        )
         audit = Finding("audit", words, False, advice)
     if last is None and foreign:
         words = "this database has not exported its state yet, nor imported that of the database before it"
