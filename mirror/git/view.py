@@ -11,15 +11,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from mirror.core.errors import Corrupt, Refused
 from mirror.core.model import HEAD, ObjectFormat, Refs, Target
 from mirror.core.refs import check_name, is_symbolic, symbolic_target
 from mirror.git.disk import disk_error, finish, sync_path
-
-if TYPE_CHECKING:
-    from mirror.git.pool import Pool
 
 UNBORN: Final = Target(b"ref: refs/heads/main")  # HEAD where the remote did not tell
 
@@ -43,9 +40,19 @@ class View:
         return self.path / "objects"
 
 
+class BareRepository(Protocol):
+    """What a view sees the objects of: a pool."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def object_format(self) -> ObjectFormat: ...
+
+
 @asynccontextmanager
 async def scratch_view(
-    pool: "Pool | None", room: Path, *, object_format: ObjectFormat | None = None
+    pool: BareRepository | None, room: Path, *, object_format: ObjectFormat | None = None
 ) -> AsyncIterator[View]:
     """A temporary bare repository under `room` that sees the pool's objects and keeps its own apart.
 
