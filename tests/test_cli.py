@@ -610,7 +610,8 @@ def test_a_wrong_setting_is_one_line(bare: Everref, env: dict[str, str], message
 
 def test_a_wrong_moment_or_address_is_told_before_anything_is_started(bare: Everref, tmp_path: Path) -> None:
     assert "is no moment" in bare.json("refs", "x", "--at", "yesteryear", code=2).error["message"]
-    assert "no password" in bare.json("backup", "ssh://git:pw@github.com/acme/api", code=2).error["message"]
+    refused = bare.json("backup", "ssh://git:pw@github.com/acme/api", code=2)
+    assert "cannot hold a password" in refused.error["message"]
     assert bare.json("backup", str(tmp_path / "none"), code=3).error["class"] == "not-found"
     assert not (tmp_path / "home").exists()
 

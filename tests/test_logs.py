@@ -115,7 +115,7 @@ def test_a_record_with_a_traceback_is_one_line_of_json(kept_json: Kept) -> None:
 
 
 # Each ends a line somewhere, moves the cursor, or turns round what follows.
-CONTROLS = "\n\r\x0b\x0c\x1b\x7f\x85\x9b\u200b\u2028\u2029\u202e\u2066\ufeff\ud800\U000e0001"
+CONTROLS = "\n\r\x0b\x0c\x1b\x7f\x85\x9b\u200b\u2028\u2029\u202e\u2066\ufeff\U000e0001"
 FORGED = "2026-01-01T00:00:00.000Z ERROR everref web: forged"
 
 
@@ -123,6 +123,13 @@ def test_what_a_stranger_writes_makes_no_line_of_its_own(kept: Kept) -> None:
     log.warning("called %s", "é".join(["x", *(f"{one}{FORGED}" for one in CONTROLS)]))
     (line,) = kept.lines
     assert line.isprintable() and line.count("forged") == len(CONTROLS)
+
+
+def test_half_a_character_is_written_as_its_code() -> None:
+    record = logging.makeLogRecord({"msg": "a\ud800b", "levelname": "WARNING", "created": 0.0})
+    for form in ("text", "json"):
+        line = Lines("a test", "json" if form == "json" else "text", str).format(record)
+        assert line.isascii() and "d800" in line
 
 
 def test_what_a_stranger_writes_makes_no_line_from_within_an_exception(kept: Kept) -> None:

@@ -324,7 +324,7 @@ async def test_without_any_redis_it_runs_and_says_so_in_one_line(tmp_path: Path)
     async with running(tmp_path / "data", env={"PATH": str(bare), "PYTHONPATH": str(hidden.parent)}) as up:
         status, health = await up.readyz()
         assert (status, health["ready"], health["queue"]) == (200, True, None)
-        assert "none here" in (await up.get("/status"))[1]
+        assert "not used here" in (await up.get("/status"))[1]
         said = (await up.stop()).splitlines()
     assert [line for line in said if "Redis" in line] == said
     assert len(said) == 1 and "there is no Redis here" in said[0] and "redis-server" in said[0]
