@@ -192,7 +192,7 @@ async def test_the_page_of_a_plan_shows_an_operator_nothing_of_what_the_team_doe
         answer = await browser.post(path, url=scene.unkept.url)
         assert answer.status_code == status, answer.text
         assert ("refs/heads/rescued" in answer.text) == (role is Role.ADMIN)
-        assert ("only an admin restores" in answer.text.lower()) == (role is Role.OPERATOR)
+        assert ("only an admin can use the team" in answer.text.lower()) == (role is Role.OPERATOR)
 
 
 @pytest.mark.parametrize("now", [Role.OPERATOR, Role.VIEWER, None], ids=["operator", "viewer", "gone"])
@@ -220,7 +220,7 @@ async def test_who_left_takes_nothing_along_by_a_token_of_their_own(scene: Scene
     db = scene.site.mirror.services.db
     await teams.remove_member(db, scene.team.id, operator.id, scene.site.mirror.clock.now)
     ended = await scene.done(job)
-    assert ended.failure is not None and "no member" in ended.failure.message
+    assert ended.failure is not None and "not a member" in ended.failure.message
     assert refs_of(scene.unkept.path) == before
 
 
@@ -250,7 +250,7 @@ async def test_an_operator_neither_repeats_nor_undoes_what_an_admin_did_by_the_t
         assert answer.status_code == 403 and "only an admin" in answer.json()["detail"], endpoint
     browser = await scene.site.signed_in(scene.people[Role.OPERATOR])
     page = await browser.get(f"/ann/acme/api/-/restores/{job.id}/undo")
-    assert page.status_code == 403 and "Give a token of yours" in page.text
+    assert page.status_code == 403 and "Give a token of your own" in page.text
     assert refs_of(scene.unkept.path) == before
     lent = (await scene.target("lent"))["token"]
     page = await browser.post(f"/ann/acme/api/-/restores/{job.id}/undo", token=lent)

@@ -36,7 +36,13 @@ async def test_an_account_is_connected_and_what_matches_is_kept(everref: Everref
     done = await asyncio.to_thread(everref, *words, "--everything", "--json", stdin=token)
     found = json.loads(done.out)
     assert (found["login"], found["repositories"], found["kept"]) == ("alice", 3, 3)
-    assert found["chosen"] == [{"repo": "alice/shed", "hook": "registered", "why": None}]
+    (chosen,) = found["chosen"]
+    assert chosen | {"repo_id": ""} == {
+        "repo_id": "",
+        "repo": "alice/shed",
+        "hook": "registered",
+        "why": None,
+    }
     done = await asyncio.to_thread(everref.json, "connections")
     (row,) = map(json.loads, done.out.splitlines())
     assert (row["host"], row["state"], row["everything"], row["kept"]) == (host, "works", True, 3)
@@ -51,7 +57,7 @@ async def test_a_token_without_its_scopes_connects_nothing(everref: Everref, git
     token = github.personal_token(github.add_person("alice"), ("read:org",))
     words = ("connect", "--forge", "github", "--token-file", "-")
     done = await asyncio.to_thread(everref, *words, stdin=token, code=1)
-    assert "granted no repo" in done.err and token not in done.err
+    assert "did not grant repo" in done.err and token not in done.err
     assert "nothing is connected" in (await asyncio.to_thread(everref, "connections")).out
 
 

@@ -55,7 +55,7 @@ def test_no_worker_has_more_than_half_as_much_again_as_it_has_slots(
         if now.room > 0 and team not in now.full:
             if not heavy or (now.heavy > 0 and team not in now.full_of_heavy):
                 under_way += held(team, 1, heavy=heavy)
-    assert len(under_way) <= slots + slots // 2
+    assert len(under_way) <= slots + -(-slots // 2)
     for team in "abcd":
         assert sum(one.team == team for one in under_way) <= slots
 

@@ -38,7 +38,7 @@ def free(runs: Iterable[Held[Team]], slots: int) -> Free[Team]:
 
     A team that is alone can have every slot. For other teams, its runs count for at most half of them,
     so the others find half of the slots free, however long those runs take. A worker then runs at most
-    one and a half times its slots.
+    one and a half times its slots, rounded up.
     """
     total: dict[Team, int] = {}
     heavy: dict[Team, int] = {}
