@@ -212,7 +212,7 @@ async def test_a_repack_that_dies_on_the_way_loses_nothing(
 ) -> None:
     await grow(git, held, work, tmp_path / "room", commits=REPACK_AT)
     before = packed_ids(held.path)
-    held._git = Git("git", str(tmp_path), limits=Limits(file=2000))
+    held._git = Git("git", str(tmp_path), limits=Limits(file=1000))
     with pytest.raises(EverrefError):
         await held.repack_if_due()
     assert list((held.path / "objects/pack").glob("tmp_pack_*"))
