@@ -1,4 +1,4 @@
-"""A task as a person does it in a browser, and how many presses it takes: by pointer, without scripts, by keyboard.
+"""A task as a person does it in a browser, and how many presses it takes, in each way of using one.
 
 A press is a click, or an Enter or Space that does what a click would. Choosing a
 field to type in is a press too, unless it has the focus already; typing is none,
