@@ -6,7 +6,6 @@ the forge is asked.
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from mirror.core import errors
@@ -18,24 +17,12 @@ from mirror.services.open import Services
 from mirror.store.database import transaction
 from mirror.store.discovery import remotes
 from mirror.store.discovery.connections import Connection
+from mirror.store.discovery.discovered import FollowedRepository
 from mirror.store.discovery.remotes import RemoteRepository
 from mirror.store.people import notices
 from mirror.store.people.teams import TeamId
 
 log = logging.getLogger("mirror.listing")
-
-
-class FollowedRepository(Protocol):
-    """A repository as its forge describes it now."""
-
-    @property
-    def repository_id(self) -> str: ...
-    @property
-    def full_name(self) -> str: ...
-    @property
-    def clone_url(self) -> str: ...
-    @property
-    def private(self) -> bool: ...
 
 
 def names(full_name: str, host: str, repository_id: str) -> tuple[str, str, str]:

@@ -11,8 +11,8 @@ from mirror.store.database import Db, query, storable, translating
 from mirror.store.discovery.connections import ConnectionId
 
 
-class ListedRepository(Protocol):
-    """A repository as the forge describes it."""
+class FollowedRepository(Protocol):
+    """What identifies a repository at its forge, and where it is: enough to follow it."""
 
     @property
     def repository_id(self) -> str: ...
@@ -21,9 +21,14 @@ class ListedRepository(Protocol):
     @property
     def clone_url(self) -> str: ...
     @property
-    def web_url(self) -> str: ...
-    @property
     def private(self) -> bool: ...
+
+
+class ListedRepository(FollowedRepository, Protocol):
+    """A repository as the forge describes it in a listing."""
+
+    @property
+    def web_url(self) -> str: ...
     @property
     def archived(self) -> bool: ...
     @property
