@@ -1,6 +1,7 @@
 """Every ref over time: which lanes a window has, what they show, and the pages of pushes beside it."""
 
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -200,6 +201,39 @@ def test_the_axis_speaks_in_sensible_units(span: timedelta, labels: list[str]) -
     start = START + timedelta(seconds=1)
     found = [tick.label for tick in timeline.ticks(start, start + span)]
     assert found[: len(labels)] == labels and len(found) <= 9
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "hours", "labels"),
+    [
+        (
+            "America/New_York",
+            "2026-11-17T13:00:01+00:00",
+            24,
+            "09:00 12:00 15:00 18:00 21:00 18_Nov 03:00 06:00",
+        ),
+        ("Asia/Kolkata", "2026-11-17T13:00:01+00:00", 5, "19:00 20:00 21:00 22:00 23:00"),
+        ("Asia/Kolkata", "2026-11-17T13:00:01+00:00", 72, "18_Nov 19_Nov 20_Nov"),
+        (
+            "Pacific/Auckland",
+            "2026-01-15T00:00:00+00:00",
+            24 * 150,
+            "Feb_2026 Mar_2026 Apr_2026 May_2026 Jun_2026",
+        ),
+        # Clocks are put forward at 02:00: that hour has no tick; and back at 03:00: an hour has one.
+        ("Europe/Berlin", "2026-03-28T23:00:00+00:00", 4, "29_Mar 01:00 03:00 04:00 05:00"),
+        ("Europe/Berlin", "2026-10-24T22:00:00+00:00", 5, "25_Oct 01:00 02:00 03:00 04:00"),
+        ("Australia/Lord_Howe", "2026-10-02T13:30:00+00:00", 71, "3_Oct 4_Oct 5_Oct"),
+    ],
+)
+def test_the_axis_is_round_on_the_clocks_of_who_looks(zone: str, start: str, hours: int, labels: str) -> None:
+    begins = datetime.fromisoformat(start)
+    found = timeline.ticks(begins, begins + timedelta(hours=hours), zone=ZoneInfo(zone))
+    assert [tick.label.replace(" ", "_") for tick in found][:8] == labels.split()
+    assert [tick.at for tick in found] == sorted({tick.at for tick in found})
+    for tick in found:
+        there = tick.at.astimezone(ZoneInfo(zone))
+        assert there.strftime("%H:%M") == (tick.label if ":" in tick.label else "00:00")
 
 
 @given(st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9000, 1, 1)), st.timedeltas(timedelta(1)))

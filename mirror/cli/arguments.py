@@ -10,9 +10,10 @@ from mirror.core.errors import UsageError
 
 WHEN = """\
 WHEN is a time such as 2026-03-02T09:14:03Z or 2026-03-02 (UTC unless it says
-otherwise; a date is its first moment), a relative one such as '2h ago' or
-'3 days ago', or a snapshot's number such as '#12'; keep the quotes, the shell
-needs them. A time means the last snapshot at or before it."""
+otherwise, as in 2026-03-02T09:14+01:00; a date is its first moment), one in words
+such as '2h ago', 'yesterday 10:00' or 'last Friday' (days of UTC, too), or a
+snapshot's number such as '#12'; keep the quotes, the shell needs them. A time
+means the last snapshot at or before it."""
 
 GLOB = """\
 GLOB is a full name such as refs/heads/main, a short one such as main or

@@ -1,19 +1,21 @@
-"""WHEN, as people type it after --at and --since: a moment, or the number of a snapshot."""
+"""WHEN, as people type it after --at and --since and on pages: a moment, or the number of a snapshot."""
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
+from mirror.core import calendar
 from mirror.core.errors import NotFound, UsageError
 
-EXAMPLES: Final = "#12, 2024-05-01T12:00:00Z, 2024-05-01, 2h ago, 3 days ago, now"
+EXAMPLES: Final = "#12, 2h ago, yesterday 10:00, last Friday, 2024-05-01, 2024-05-01T12:00:00Z, now"
 HIGHEST: Final = 2**31 - 1  # no snapshot has a higher number
 
 _NUMBER: Final = re.compile(r"#([0-9]+)(?:\.([0-9]+))?")
 # RFC 3339, section 5.6; the zone may be left out, and the seconds too.
 _TIME: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
-    r"(?:[Tt ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?\s?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
+    rf"(?:[T ]([0-9]{{2}}:[0-9]{{2}})(?::([0-9]{{2}})(?:\.([0-9]+))?)?\s?({calendar.ZONE})?)?",
+    re.IGNORECASE,
 )
 _LENGTH: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?\s*[a-z]+\s*)+", re.IGNORECASE)
 _AGO: Final = re.compile(r"((?:[0-9]+(?:\.[0-9]+)?\s*[a-z]+\s*)+)ago", re.IGNORECASE)
@@ -41,24 +43,39 @@ class Within(NamedTuple):
 When = int | Within | datetime  # the number of a snapshot, a moment within one, or a time in UTC
 
 
-def parse(text: str, now: datetime) -> When:
+class Understood(NamedTuple):
+    """What a WHEN means, and what has to be said about how it was understood."""
+
+    when: When
+    note: str = ""  # about clocks that were changed; mostly nothing
+
+
+def parse(text: str, now: datetime, zone: tzinfo = UTC) -> When:
     """What a WHEN means: a snapshot's number for "#12", a moment within one for "#12.1", else a time in UTC.
 
-    A time without zone is UTC, and a date alone is its first moment. Raises
-    UsageError where the text is none of these, NotFound for a number that no
-    snapshot can have.
+    A time without a zone is one on the clocks of `zone`, a date alone is its first moment there,
+    and a day of the week or a time alone is the latest that is not to come. What it means where
+    clocks are changed is the rule of zones.moment_of. Raises UsageError where the text is none of
+    these, NotFound for a number that no snapshot can have.
     """
+    return understood(text, now, zone).when
+
+
+def understood(text: str, now: datetime, zone: tzinfo = UTC) -> Understood:
+    """The same, with what has to be said about it."""
     text = text.strip()
     if match := _NUMBER.fullmatch(text):
         number = _number(match[1])
-        return Within(number, _number(match[2])) if match[2] else number
+        return Understood(Within(number, _number(match[2])) if match[2] else number)
     if text.lower() == "now":
-        return now.astimezone(UTC)
+        return Understood(now.astimezone(UTC))
     try:
         if match := _TIME.fullmatch(text):
-            return _time(*match.groups())
+            return Understood(*_time(match, zone))
         if match := _AGO.fullmatch(text):
-            return now.astimezone(UTC) - _span(match[1])
+            return Understood(now.astimezone(UTC) - _span(match[1]))
+        if meant := calendar.read(text, now, zone):
+            return Understood(meant.at, meant.note)
     except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is no moment that ever was; write it like {EXAMPLES}") from None
     if text.isdecimal():
@@ -85,21 +102,15 @@ def _number(digits: str) -> int:
     return number
 
 
-def _time(
-    date: str, minute: str | None, second: str | None, fraction: str | None, zone: str | None
-) -> datetime:
+def _time(found: re.Match[str], there: tzinfo) -> tuple[datetime, str]:
+    date, minute, second, fraction, zone = found.groups()
     leap = second == "60"  # RFC 3339 allows it at the end of some months; it is the next minute's start here
     seconds = "59" if leap else second or "00"
     micros = "" if leap or not fraction else f".{fraction[:6]:0<6}"
-    moment = datetime.fromisoformat(f"{date}T{minute or '00:00'}:{seconds}{micros}")
-    return (moment.replace(tzinfo=_zone(zone)) + timedelta(seconds=leap)).astimezone(UTC)
-
-
-def _zone(zone: str | None) -> timezone:
-    if zone is None or zone in "Zz":
-        return UTC
-    ahead = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:]))
-    return timezone(-ahead if zone[0] == "-" else ahead)
+    meant = calendar.on_clocks(
+        datetime.fromisoformat(f"{date}T{minute or '00:00'}:{seconds}{micros}"), zone, there
+    )
+    return meant.at + timedelta(seconds=leap), meant.note
 
 
 def _span(text: str) -> timedelta:

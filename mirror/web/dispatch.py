@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import lru_cache, partial
 from typing import Any, Final
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from arq.connections import ArqRedis
 from jinja2 import Environment
@@ -27,7 +28,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from mirror.core import peer, signed
+from mirror.core import peer, signed, zones
 from mirror.core.errors import NetworkError, NotFound
 from mirror.core.keyring import Keyring
 from mirror.core.model import Repo, RepoId
@@ -128,6 +129,11 @@ class RequestContext:
         return replace(
             self.outside.services, who=Requester(self.team.id if self.team else None, self.person.id)
         )
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone of the person, in which pages show and read times; UTC where it is not known."""
+        return zones.named(self.person.zone if self.person else None)
 
     @property
     def path(self) -> Mapping[str, Any]:

@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
-from mirror.core import refs, words
+from mirror.core import refs, words, zones
 from mirror.core.errors import UsageError
 from mirror.core.model import older_of
 
@@ -43,6 +43,7 @@ def environment() -> Environment:
         "count": words.count,
         "day": day,
         "iso": iso,
+        "local": local,
         "lasted": words.lasted,
         "mend": words.mend,
         "sentence": words.sentence,
@@ -90,7 +91,7 @@ def ago(context: Context, then: datetime | None, never: str = "never") -> str:
 
 @pass_context
 def clock(context: Context, then: datetime, seconds: bool = True) -> str:
-    """The exact time in the person's zone, with the year when it is another one."""
+    """The exact time in the person's zone, which it names, with the year when it is another one."""
     zone = _zone(context)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         iso(then), shown(then, zone), moment(then, context["now"], zone, seconds)
@@ -102,24 +103,33 @@ def day(context: Context, then: datetime) -> str:
     """A time with its year and zone, so that it is still clear on paper and years later."""
     zone = _zone(context)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        iso(then), shown(then, zone), f"{then.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+        iso(then),
+        shown(then, zone),
+        f"{then.astimezone(zone):%Y-%m-%d %H:%M} {zones.abbreviation(then, zone)}",
     )
 
 
+@pass_context
+def local(context: Context, then: datetime) -> str:
+    """A time as <input type=datetime-local> holds it, on the clocks of the person; `picked` sends it back."""
+    return f"{then.astimezone(_zone(context)):%Y-%m-%dT%H:%M:%S}"
+
+
 def moment(then: datetime, now: datetime, zone: ZoneInfo, seconds: bool = True) -> str:
-    """`2 March, 09:13:40`, and the year when it is another one."""
+    """`2 March, 09:13:40 CET`, and the year when it is another one."""
     there = then.astimezone(zone)
     year = "" if there.year == now.astimezone(zone).year else f" {there.year}"
-    return (
+    told = (
         f"{there.day} {there:%B}{year}, {there:%H:%M:%S}"
         if seconds
         else f"{there.day} {there:%b}{year}, {there:%H:%M}"
     )
+    return f"{told} {zones.abbreviation(then, zone)}"
 
 
 def shown(then: datetime, zone: ZoneInfo) -> str:
     """The whole time, to the second, with its zone."""
-    return f"{then.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+    return f"{then.astimezone(zone):%Y-%m-%d %H:%M:%S} {zones.abbreviation(then, zone)}"
 
 
 def iso(then: datetime) -> str:
@@ -129,11 +139,7 @@ def iso(then: datetime) -> str:
 
 def zone_of(context: Any) -> ZoneInfo:
     """The time zone of the person who looks."""
-    name = context.person.zone if context is not None and context.person is not None else None
-    try:
-        return ZoneInfo(name or "UTC")
-    except (ZoneInfoNotFoundError, ValueError):
-        return ZoneInfo("UTC")
+    return zones.named(None) if context is None else context.zone
 
 
 def _zone(context: Context) -> ZoneInfo:

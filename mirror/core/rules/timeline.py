@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, Literal
 
+from mirror.core import zones
 from mirror.core.model import Kind, RefName
 
 Taken = Literal["forced", "deleted"]
@@ -191,7 +192,7 @@ UNITS: Final[tuple[tuple[timedelta, str], ...]] = (
     (timedelta(days=7), "%-d %b"),
     (timedelta(days=14), "%-d %b"),
 )
-_MONDAY: Final = datetime(2000, 1, 3, tzinfo=UTC)  # from which all are counted, so that ticks stay in place
+_MONDAY: Final = datetime(2000, 1, 3)  # from which all are counted, so that ticks stay in place
 _MONTHS: Final = (1, 2, 3, 6, 12, 24, 60, 120)
 
 
@@ -203,28 +204,39 @@ class Tick:
     label: str
 
 
-def ticks(start: datetime, end: datetime, most: int = 8) -> list[Tick]:
-    """The ticks of the axis at round times, from minutes to decades: about `most` of them."""
+def ticks(start: datetime, end: datetime, most: int = 8, zone: tzinfo = UTC) -> list[Tick]:
+    """The ticks of the axis at round times, from minutes to decades: about `most` of them.
+
+    The times are round on the clocks of `zone`.
+    """
     span = end - start
+    first, last = (one.astimezone(zone).replace(tzinfo=None) for one in (start, end))
     for unit, form in UNITS:
         if span / unit <= most:
-            number = -((_MONDAY - start) // unit)
-            found = []
-            while (at := _MONDAY + number * unit) <= end:
-                if at >= start:
-                    found.append(Tick(at, at.strftime(_form(at, unit, form))))
-                number += 1
-            return found
+            number = -((_MONDAY - first) // unit) - 2  # where clocks are put back, a tick is before its place
+            shown = [_MONDAY + n * unit for n in range(number, number + int(span / unit) + 6)]
+            labels = [(one, one.strftime(_form(one, unit, form))) for one in shown]
+            return _placed(labels, start, end, zone)
     months = next((m for m in _MONTHS if span / timedelta(days=30.4 * m) <= most), _MONTHS[-1])
     form = "%Y" if months >= 12 else "%b %Y"
-    number = (start.year * 12 + start.month - 1) // months * months
-    found = []
-    while number // 12 <= min(end.year, 9998):
-        at = datetime(number // 12 or 1, number % 12 + 1, 1, tzinfo=start.tzinfo)
-        if start <= at <= end:
-            found.append(Tick(at, at.strftime(form)))
+    number = (first.year * 12 + first.month - 1) // months * months
+    labels = []
+    while number // 12 <= min(last.year, 9998):
+        at = datetime(number // 12 or 1, number % 12 + 1, 1)
+        labels.append((at, at.strftime(form)))
         number += months
-    return found[: most + 1]
+    return _placed(labels, start, end, zone)[: most + 1]
+
+
+def _placed(
+    labels: Iterable[tuple[datetime, str]], start: datetime, end: datetime, zone: tzinfo
+) -> list[Tick]:
+    """The ticks within the window; none for a time that clocks skip, one for a time that they show twice."""
+    found = []
+    for shown, label in labels:
+        if not zones.is_skipped(shown, zone) and start <= (at := zones.moment_of(shown, zone)) <= end:
+            found.append(Tick(at, label))
+    return found
 
 
 def _form(at: datetime, unit: timedelta, form: str) -> str:

@@ -130,7 +130,7 @@ async def prove(context: RequestContext) -> Response:
 async def drills(context: RequestContext) -> Response:
     """Every drill with its result: the answer to "when did you last test a restore?"."""
     db, team = context.services.db, context.of_team()
-    before = _time(context.query.get("before"), context.now, context.now + timedelta(days=1))
+    before = _time(context, context.query.get("before"), context.now + timedelta(days=1))
     found = await report.drills(db, team.id, before, ROWS + 1)
     lines = await report.report(db, team.id, context.now - PERIOD, context.now)
     return context.render(
@@ -184,8 +184,8 @@ async def period(context: RequestContext) -> Response:
 
 
 def _period(context: RequestContext) -> tuple[datetime, datetime]:
-    end = _time(context.query.get("to"), context.now, context.now)
-    start = _time(context.query.get("from"), context.now, end - PERIOD)
+    end = _time(context, context.query.get("to"), context.now)
+    start = _time(context, context.query.get("from"), end - PERIOD)
     if start >= end:
         raise UsageError("the period ends before it starts; choose a later end")
     return start, end
@@ -216,10 +216,10 @@ def _file(text: str, media_type: str, name: str) -> Response:
     )
 
 
-def _time(text: str | None, now: datetime, otherwise: datetime) -> datetime:
+def _time(context: RequestContext, text: str | None, otherwise: datetime) -> datetime:
     if not text:
         return otherwise
-    found = when.parse(text, now)
+    found = when.parse(text, context.now, context.zone)
     if not isinstance(found, datetime):
         raise UsageError("give a day or a time, such as 2026-03-02")
     return found

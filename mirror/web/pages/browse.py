@@ -208,7 +208,9 @@ async def difference(context: RequestContext) -> Response:
     asked = context.query.get("from", "").strip()[:100]
     ref = bytes_of(context, "ref")
     if asked:
-        before = await moment.snapshot_at(context.services, at.repo, when.parse(asked, context.now))
+        before = await moment.snapshot_at(
+            context.services, at.repo, when.parse(asked, context.now, context.zone)
+        )
     else:
         before = await moment.snapshot_at(context.services, at.repo, max(snapshot.number - 1, 1))
     found = await moments.difference(context.services, at.repo, before, snapshot, ref=ref or None)

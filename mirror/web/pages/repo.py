@@ -113,8 +113,7 @@ async def overview(context: RequestContext) -> Response:
         asked = await _telling(context, at.row, at.span)
     name, start, end = window(asked, at.span[0], chosen, context.now)
     shown = await timeline.lanes(db, at.repo.id, start, end, limit=LANES)
-    zone = templating.zone_of(context)
-    said = templating.moment(chosen, context.now, zone, seconds=False) if at.asked else "now"
+    said = templating.moment(chosen, context.now, context.zone, seconds=False) if at.asked else "now"
     pushes = await _around(context, at)
     return context.render(
         "repo.html",
@@ -122,7 +121,7 @@ async def overview(context: RequestContext) -> Response:
         tab="overview",
         hook=beside.hook,
         drill=beside.drill,
-        picture=timeline_svg.figure(shown, at=min(max(chosen, start), end), said=said),
+        picture=timeline_svg.figure(shown, at=min(max(chosen, start), end), said=said, zone=context.zone),
         shown=shown,
         window=name,
         windows=_windows(at.span[0], context.now),
@@ -304,7 +303,7 @@ async def moment_at(context: RequestContext) -> ShownMoment:
     repo, row, asked = await _named(context)
     db = context.services.db
     span = (row.first_at, row.saved_at) if row.first_at and row.saved_at else None
-    wanted = when.parse(asked, context.now) if asked else None
+    wanted = when.parse(asked, context.now, context.zone) if asked else None
     snapshot = around = None
     note = ""
     if wanted is not None:

@@ -1,13 +1,13 @@
 """The picture of every ref over time: a timeline's values as SVG text, and as the list that is read aloud."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from markupsafe import Markup, escape
 
-from mirror.core import words
+from mirror.core import words, zones
 from mirror.core.rules.timeline import Cut, Lane, Push, Timeline, ticks
 
 WIDTH: Final = 1064
@@ -18,7 +18,8 @@ BAR: Final = 14
 THIN: Final = 4  # the bar of a tag, which is not pushed to
 ELEMENTS: Final = 3000  # at most, of the whole picture
 LETTERS: Final = 24  # of a name before its lane
-GRIP: Final = 104
+GRIP: Final = 136
+SAID: Final = 24  # letters in the grip
 
 _EDGE: Final = 60  # what a label at the right needs
 _SHORT: Final = ("refs/heads/", "refs/tags/")
@@ -31,18 +32,20 @@ def svg(
     said: str = "",
     href: Callable[[bytes], str] | None = None,
     width: int = WIDTH,
+    zone: tzinfo = UTC,
 ) -> Markup:
     """The picture, with the handle at a moment where one is given; `said` is what the handle says.
 
     `href` makes an address of a lane's name. Never more than some 3,000 elements,
-    however much happened: pushes that are too close become one notch.
+    however much happened: pushes that are too close become one notch. Its axis and its
+    words are on the clocks of `zone`.
     """
-    return _Picture(shown, width).drawn(at, said, href)
+    return _Picture(shown, width, zone).drawn(at, said, href)
 
 
-def spoken(shown: Timeline) -> list[str]:
+def spoken(shown: Timeline, zone: tzinfo = UTC) -> list[str]:
     """The lanes as sentences, for who cannot see the picture."""
-    return [_sentence(lane) for lane in shown.lanes]
+    return [_sentence(lane, zone) for lane in shown.lanes]
 
 
 def figure(
@@ -51,10 +54,13 @@ def figure(
     at: datetime | None = None,
     said: str = "",
     href: Callable[[bytes], str] | None = None,
+    zone: tzinfo = UTC,
 ) -> Markup:
     """The picture and, for screen readers, the list of what it shows."""
-    lines = Markup("").join(Markup("<li>{}</li>").format(line) for line in spoken(shown))
-    return svg(shown, at=at, said=said, href=href) + Markup('<ul class="hear">{}</ul>').format(lines)
+    lines = Markup("").join(Markup("<li>{}</li>").format(line) for line in spoken(shown, zone))
+    return svg(shown, at=at, said=said, href=href, zone=zone) + Markup('<ul class="hear">{}</ul>').format(
+        lines
+    )
 
 
 def label(lane: Lane) -> str:
@@ -68,13 +74,13 @@ def label(lane: Lane) -> str:
     return name
 
 
-def _sentence(lane: Lane) -> str:
+def _sentence(lane: Lane, zone: tzinfo) -> str:
     pushes = sum(push.moves for push in lane.pushes)
     told = [words.count(pushes, "push") if pushes == 1 else f"{pushes:,} pushes"] if pushes else []
     for kind in ("forced", "deleted"):
         cuts = [cut for cut in lane.cuts if cut.kind == kind]
         if cuts:
-            last = f"{cuts[-1].at:%Y-%m-%d %H:%M} UTC"
+            last = _minute(cuts[-1].at, zone)
             moves = sum(cut.moves for cut in cuts)
             told.append(f"{kind} {last}" if moves == 1 else f"{kind} {moves:,} times, last {last}")
     who = f"{label(lane)} ({words.count(lane.refs, 'ref')})" if lane.folded else label(lane)
@@ -82,8 +88,9 @@ def _sentence(lane: Lane) -> str:
 
 
 class _Picture:
-    def __init__(self, shown: Timeline, width: int) -> None:
+    def __init__(self, shown: Timeline, width: int, zone: tzinfo) -> None:
         self._shown = shown
+        self._zone = zone
         self._width = width
         self._seconds = max((shown.end - shown.start).total_seconds(), 1.0)
         self._bottom = TOP + LANE * max(len(shown.lanes), 1) - 3
@@ -92,7 +99,9 @@ class _Picture:
 
     def drawn(self, at: datetime | None, said: str, href: Callable[[bytes], str] | None) -> Markup:
         height = self._bottom + 26
-        about = "Every ref over time" + (f"; the handle is at {said or _iso(at)}" if at else "")
+        about = "Every ref over time" + (
+            f"; the handle is at {said or _minute(at, self._zone)}" if at else ""
+        )
         out = [
             f'<svg class="strata" width="100%" viewBox="0 0 {self._width} {height}" role="img"'
             f" aria-label={quoteattr(_clean(about))}>"
@@ -110,7 +119,7 @@ class _Picture:
         return LABELS + min(max(part, 0.0), 1.0) * (self._width - LABELS)
 
     def _axis(self) -> Iterable[str]:
-        for tick in ticks(self._shown.start, self._shown.end):
+        for tick in ticks(self._shown.start, self._shown.end, zone=self._zone):
             x = self._x(tick.at)
             yield f'<line class="grid" x1="{_n(x)}" y1="22" x2="{_n(x)}" y2="{self._bottom}"/>'
             if x <= self._width - _EDGE:
@@ -156,7 +165,7 @@ class _Picture:
             yield (
                 f'<rect class="grip" x="{_n(grip)}" y="{self._bottom}" width="{GRIP}" height="22" rx="11"/>'
                 f'<text class="gt" x="{_n(middle)}" y="{self._bottom + 15}" text-anchor="middle">'
-                f"{_text(said[:20])}</text>"
+                f"{_text(said[:SAID])}</text>"
             )
 
 
@@ -217,8 +226,8 @@ def _clean(text: str) -> str:
     return words.clean(text)
 
 
-def _iso(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M} UTC"
+def _minute(at: datetime, zone: tzinfo) -> str:
+    return f"{at.astimezone(zone):%Y-%m-%d %H:%M} {zones.abbreviation(at, zone)}"
 
 
 def _n(number: float) -> str:

@@ -127,7 +127,7 @@
       const begin = Math.min(Math.max(x - wide / 2, 0), left + width - wide);
       grip.setAttribute("x", begin);
       label.setAttribute("x", begin + wide / 2);
-      label.textContent = said(seconds).slice(0, 20);
+      label.textContent = said(seconds).slice(0, 24);
     };
     slider.addEventListener("input", () => show(Number(slider.value)));
     slider.addEventListener("change", () => { stay("slider"); go(Number(slider.value)); });
