@@ -335,3 +335,14 @@ def test_a_push_without_force_changes_nothing_that_was_there(
         assert {name: after[name] for name in there} == there
     again = plan.push_actions(wanted, after, force=force, hidden=hidden)
     assert not any(action.action in plan.WRITES for action in again)
+
+
+def test_only_what_is_missing_is_created_and_the_rest_stays() -> None:
+    there = {MAIN: OLD, RefName(b"refs/heads/a/b"): OLD}
+    wanted = {MAIN: NEW, RefName(b"refs/heads/new"): NEW, RefName(b"refs/heads/a"): NEW}
+    found = {one.name: one.action for one in plan.push_actions(wanted, there, missing=True)}
+    assert found == {
+        MAIN: "skipped",
+        RefName(b"refs/heads/new"): "create",
+        RefName(b"refs/heads/a"): "skipped",
+    }

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from mirror.backup.sync import Synced
+from mirror.browse import plan_commits
 from mirror.cli import shapes
 from mirror.core.model import Remote
 from mirror.core.rules.roles import Role
@@ -76,7 +77,8 @@ async def test_a_plan_a_restore_and_its_undo_are_told_alike(kept: Kept, make_wor
     to = Remote(str(target.path))
     asked = {"to": {"url": to.url}, "force": True}
     made = await restore.plan(services, repo, snapshot, What(force=True), to)
-    assert await kept.program.post(f"{kept.at}/plans", asked) == shapes.plan(made, to.url)
+    commits = await plan_commits.of_plan(services, repo, made.moves, made.held)
+    assert await kept.program.post(f"{kept.at}/plans", asked) == shapes.plan(made, to.url, commits)
 
     job_id, done = await attended.restore(services, repo, snapshot, to, What(force=True))
     told = shapes.restored(done, job_id)

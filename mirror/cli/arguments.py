@@ -351,6 +351,11 @@ def _push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="overwrite refs that differ in the remote, or FILE if it exists"
     )
+    parser.add_argument(
+        "--only-missing",
+        action="store_true",
+        help="with --to: create what the remote does not have, and leave everything else there as it is",
+    )
     _token(parser, "for --to; not kept")
 
 
@@ -370,6 +375,10 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--token-file is for --to; {see}")
         if args.hidden_refs:
             raise UsageError(f"--hidden-refs is for --to; a bundle and a directory take every ref; {see}")
+        if args.only_missing:
+            raise UsageError(f"--only-missing is for --to; a bundle and a directory hold nothing yet; {see}")
+    if args.command in ("plan", "restore") and args.force and args.only_missing:
+        raise UsageError(f"--force overwrites and --only-missing does not: say one of them; {see}")
     if args.command == "hook" and args.remove and args.forge:
         raise UsageError(f"--forge is for making a webhook; {see}")
     if args.command == "limits" and args.limited is None and args.team is None:
@@ -498,7 +507,9 @@ _PLAN = (
     + """
 
 --json: {"repo", "snapshot", "taken_at", "to", "steps": ["..."],
-         "refs": [{"name", "target", "result", "why"}]}"""
+         "refs": [{"name", "target", "result", "why", "old", "gains", "loses",
+                   "gained", "lost": [{"oid", "summary", "author"}, the newest]}],
+         "bytes": at most to send, "commits_uncounted": refs without gains and loses}"""
 )
 
 _RESTORE = (

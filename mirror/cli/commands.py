@@ -23,14 +23,16 @@ from mirror.core.words import ago, count, mend
 
 if TYPE_CHECKING:
     from mirror.backup.sync import Synced
+    from mirror.core.rules.plan import Hidden
     from mirror.core.when import When
-    from mirror.restore.restore import Restored
+    from mirror.restore.restore import Restored, What
     from mirror.services.open import Services
     from mirror.store.people.teams import Team
 
 IN_PART: Final = 4  # the exit code of what was done in part
 OWN: Final = "everref"  # the command line's own team
 _WRITTEN: Final = frozenset({"created", "updated", "removed"})  # results of refs
+COUNTING: Final = 600.0  # seconds that a plan waits for its commits
 _GLANCE_SECONDS: Final = 10  # for a vault that is asked what else it has
 _CHANGES_SHOWN: Final = 10  # by backup; log shows them all
 _ASKED_AGAIN: Final = 1.0  # seconds from one try to the next, of a database that is waited for
@@ -247,17 +249,27 @@ async def plan(call: Call) -> int:
     when = call.when(call.args.at)
     to = call.remote(call.args.to) if call.args.to else None
     async with call.services() as services:
+        from mirror.browse import plan_commits
         from mirror.restore import moment, restore
         from mirror.services import ssh_access
 
         repo = await moment.repo_named(services, call.args.repo, call.args.team)
         to = to and await ssh_access.ready_for(services, repo, to)
         snapshot = await moment.snapshot_at(services, repo, when)
-        what = restore.What(call.args.refs, hidden=call.args.hidden_refs or "skip", force=call.args.force)
-        made = await restore.plan(services, repo, snapshot, what, to)
+        made = await restore.plan(services, repo, snapshot, _what(call.args), to)
+        commits = plan_commits.NONE
+        if to:
+            commits = await plan_commits.of_plan_or_none(services, repo, made.moves, made.held, COUNTING)
     where = to.url if to else None
-    call.out.result(partial(render.plan, made, where), partial(shapes.plan, made, where))
+    call.out.result(partial(render.plan, made, where, commits), partial(shapes.plan, made, where, commits))
     return 0
+
+
+def _what(args: argparse.Namespace) -> "What":
+    from mirror.restore.restore import What
+
+    hidden: Hidden = args.hidden_refs or "skip"
+    return What(args.refs, hidden=hidden, force=args.force, missing=args.only_missing)
 
 
 async def restore(call: Call) -> int:
@@ -272,7 +284,7 @@ async def restore(call: Call) -> int:
         from mirror.restore import moment, restore
         from mirror.services import ssh_access
 
-        job, what = None, restore.What(args.refs, hidden=args.hidden_refs or "skip", force=args.force)
+        job, what = None, _what(args)
         repo = await moment.repo_named(services, args.repo, args.team)
         to = to and await ssh_access.ready_for(services, repo, to)
         snapshot = await moment.snapshot_at(services, repo, when)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from mirror.core.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
@@ -14,6 +15,7 @@ from mirror.core.words import ago, clean, count, lasted, mend, name, not_known, 
 
 if TYPE_CHECKING:
     from mirror.backup.sync import Synced
+    from mirror.browse.plan_commits import PlanCommits, RefCommits
     from mirror.core.model import Snapshot
     from mirror.core.quotas import Use
     from mirror.discovery.choose import Chosen
@@ -54,7 +56,7 @@ _RESULTS: Final = {
     "removed": "warn",
 }
 _MOST: Final = {"skipped": 3, "refused": 20}  # refs of one reason, beyond which they are drawn together
-_NAMED: Final = 3  # refs that are named of those that are drawn together
+_NAMED: Final = 3  # refs that are named of those that are drawn together, and commits of those of a ref
 _SHORT: Final = 10  # hex digits of an object id that are enough for a person
 
 
@@ -222,11 +224,24 @@ def ref(one: RefName, at: Target, eye: Eye) -> str:
     return f"{name(at)}\t{name(one)}"
 
 
-def _ref_results(results: Sequence[RefResult], eye: Eye) -> Iterator[str]:
+def _ref_results(
+    results: Sequence[RefResult], eye: Eye, commits: Mapping[RefName, RefCommits] = MappingProxyType({})
+) -> Iterator[str]:
     for one in results:
         why = f"  {eye.paint(clean(one.why), 'faint')}" if one.why else ""
         result = eye.paint(one.result.ljust(9), _RESULTS[one.result])
         yield f"  {result}  {target(one.target).ljust(_SHORT)}  {name(one.name)}{why}"
+        if told := commits.get(one.name):
+            yield from _gains_and_losses(told, eye)
+
+
+def _gains_and_losses(told: RefCommits, eye: Eye) -> Iterator[str]:
+    """What a ref of a plan loses and gains, each in one line."""
+    for verb, number, some in (("loses", told.loses, told.lost), ("gains", told.gains, told.gained)):
+        if number:
+            first = ", ".join(clean(f"{one.summary} ({one.author})") for one in some[:_NAMED])
+            more = ", ..." if number > _NAMED else ""
+            yield f"             {verb} {count(number, 'commit')}: {eye.paint(first + more, 'faint')}"
 
 
 def tally(results: Sequence[RefResult]) -> str:
@@ -235,14 +250,16 @@ def tally(results: Sequence[RefResult]) -> str:
     return ", ".join(f"{counts[result]:,} {result}" for result in _RESULTS if counts[result]) or "no refs"
 
 
-def plan(made: RestorePlan, where: str | None, eye: Eye) -> str:
+def plan(made: RestorePlan, where: str | None, commits: PlanCommits, eye: Eye) -> str:
     """What a restore would do, step by step, and ref by ref where a remote decides."""
     snapshot = made.snapshot
     lines = [f"{eye.repo(made.repo.name)}  {snapshot.label} of {eye.time(snapshot.taken_at)}"]
     lines += [f"{number:3}. {clean(step)}" for number, step in enumerate(made.steps, 1)]
     if where is None:
         return "\n".join([*lines, f"     {count(sum(one.name != HEAD for one in made.refs), 'ref')}"])
-    return "\n".join([*lines, *_ref_results(made.refs, eye), f"  {tally(made.refs)}"])
+    rows = _ref_results(made.refs, eye, commits.by_name)
+    rest = [f"  commits not counted for {count(commits.uncounted, 'ref')}"] if commits.uncounted else []
+    return "\n".join([*lines, *rows, *rest, f"  {tally(made.refs)}"])
 
 
 def restored(done: Restored, where: str, eye: Eye) -> str:

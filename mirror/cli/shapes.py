@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from mirror.browse.plan_commits import NONE, PlanCommits
 from mirror.cli.problem import error
 from mirror.core import model
 from mirror.core.model import RefName, Target
@@ -89,9 +90,9 @@ def ref(name: RefName, target: Target) -> Shape:
     return plain(Ref.of(name, target))
 
 
-def plan(made: RestorePlan, to: str | None) -> Shape:
+def plan(made: RestorePlan, to: str | None, commits: PlanCommits = NONE) -> Shape:
     """What a restore would do."""
-    return plain(Plan.of(made, to))
+    return plain(Plan.of(made, to, commits))
 
 
 def restored(done: Restored, job: JobId | None = None, undo_of: JobId | None = None) -> Shape:

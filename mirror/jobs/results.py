@@ -75,8 +75,10 @@ def restored(done: Restored, most: int | None = None) -> Result:
     order = {"refused": 0, "skipped": 1}
     shown = sorted(done.refs, key=lambda ref: (order.get(ref.result, 2), ref.name))[:most]
     kept = {"kept": done.kept[0].name, "kept_snapshot": done.kept[1].number} if done.kept else {}
+    digest = {"digest": done.digest} if done.digest else {}
     return {
         **kept,
+        **digest,
         **done.snapshot.numbers,
         "verified": done.verified,
         "counts": counts,

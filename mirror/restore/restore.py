@@ -23,7 +23,7 @@ from mirror.core.formats import bundle
 from mirror.core.formats.bundle import Header
 from mirror.core.globs import told
 from mirror.core.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
-from mirror.core.refs import from_shown, shown_as
+from mirror.core.refs import Move, from_shown, shown_as
 from mirror.core.rules import plan as planning
 from mirror.core.rules.plan import Hidden, RefAction, Step, Wrote
 from mirror.git import address, disk, pack, push, read, view
@@ -59,17 +59,26 @@ class What:
     bring: Bring = field(default_factory=lambda: NOTHING)  # these alone, under names of their own
     hidden: Hidden = "skip"
     force: bool = False  # overwrite what the remote holds
+    missing: bool = False  # create what the remote does not have, and leave everything else there as it is
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> "What":
         """As a job was asked for it."""
         bring = {RefName(from_shown(one, "as")): from_shown(one, "from") for one in asked.get("bring", ())}
         globs, hidden = asked.get("globs", ()), asked.get("hidden", "skip")
-        return cls(globs, bring, hidden, asked.get("force", False))
+        return cls(globs, bring, hidden, asked.get("force", False), asked.get("missing", False))
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """Which refs, as a job is asked for them; empty: all."""
+        """Which refs, as a job is asked for them; empty: all.
+
+        A job that has ended well (state `done`) tells by this what was brought back, and from when:
+        `asked.snapshot` and `asked.moment` name the moment; `asked.bring` has a pair of `from` (the ref,
+        or a commit's id) and `as` (the ref that it became); `asked.globs` the refs that were put back
+        under their own names, with `asked.force` where they were overwritten; neither means all of them.
+        `from_b64` and `as_b64` stand instead for names that are no UTF-8. `asked.kept` is the repo that it
+        went to, `asked.new` or `asked.to` another target.
+        """
         if self.bring:
             return {
                 "bring": [shown_as("as", name) | shown_as("from", old) for name, old in self.bring.items()]
@@ -122,6 +131,9 @@ class Restored:
     verified: bool  # every ref that was written was read back equal
     kept: tuple[Repo, Snapshot] | None = None  # has what was overwritten; None: nothing was overwritten
     said: tuple[str, ...] = ()  # what the remote told of what it refused, in its own words
+    digest: str | None = (
+        None  # of the refs as the target lists them, which is as wanted; None: not all arrived
+    )
 
     @property
     def skipped(self) -> list[Alike]:
@@ -138,6 +150,17 @@ class RestorePlan:
     steps: tuple[str, ...]
     refs: tuple[RefResult, ...]
     bytes: int = 0  # of the parts to read
+    held: frozenset[Target] = frozenset()  # what the target lists now
+
+    @property
+    def moves(self) -> list[Move]:
+        """What would change at the target, and what is refused for what it holds: overwritten refs first."""
+        found = [
+            (ref.name, ref.old, ref.target)
+            for ref in self.refs
+            if ref.result in ("updated", "created") or (ref.result == "refused" and ref.old)
+        ]
+        return sorted(found, key=lambda move: move[1] is None)
 
 
 async def plan(
@@ -161,14 +184,22 @@ async def plan(
         results = tuple(RefResult(name, target, "created", None) for name, target in chosen.items())
         return RestorePlan(repo, snapshot, tuple(words), results, size)
     listed = {} if new else await listed_at(services, to)
-    actions = planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden)
+    actions = planning.push_actions(
+        chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing
+    )
     if _is_stopped(actions, what.force):
         words = [f"push nothing to {to.url}, as refs are refused"]
-        return RestorePlan(repo, snapshot, tuple(words), tuple(_not_pushed(one, {}) for one in actions))
+        results = tuple(_not_pushed(one, {}) for one in actions)
+        return RestorePlan(repo, snapshot, tuple(words), results, size, _ids(listed))
     writes = [action for action in actions if action.action in planning.WRITES]
     words.append(f"push {len(writes)} of {len(actions)} refs to {to.url}")
     words.append(f"list the refs of {to.url} and compare them")
-    return RestorePlan(repo, snapshot, tuple(words), tuple(foreseen(action) for action in actions), size)
+    results = tuple(foreseen(action) for action in actions)
+    return RestorePlan(repo, snapshot, tuple(words), results, size, _ids(listed))
+
+
+def _ids(listed: Refs) -> frozenset[Target]:
+    return frozenset(target for target in listed.values() if not refs.is_symbolic(target))
 
 
 def _step_words(step: Step) -> str:
@@ -426,12 +457,16 @@ async def to_remote(
     """
     chosen = await _chosen(services, repo, snapshot, what)
     listed = await listed_at(services, to)
-    actions = planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden)
+    actions = planning.push_actions(
+        chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing
+    )
     kept = None
     if cause and any(action.action == "update" for action in actions):
         kept = await target.keep(services, repo, to)
         listed = await listed_at(services, to)
-        actions = planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden)
+        actions = planning.push_actions(
+            chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing
+        )
         await _check_kept(services, kept, actions)
     before = {one.name: one for one in await restores.written(services.db, cause.job_id)} if cause else {}
     failpoints.reached("restore: planned")
@@ -440,7 +475,8 @@ async def to_remote(
     if not due or _is_stopped(actions, what.force):
         told = tuple(_not_pushed(action, before) for action in actions)
         sound = all(action.action != "refused" for action in actions)
-        return await recorded(services, Restored(repo, snapshot, told, sound, kept), where, cause)
+        done = Restored(repo, snapshot, told, sound, kept, digest=_digest(actions, listed))
+        return await recorded(services, done, where, cause)
     if cause:
         wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
         _check_ours(await restores.will_write(services.db, cause, wrote))
@@ -458,8 +494,15 @@ async def to_remote(
     equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
     written = [name for name in equal if said[name].ok or (said[name].ok is None and equal[name])]
     verified = bool(written) and all(equal[name] for name in written)
-    done = Restored(repo, snapshot, results, verified, kept, remarks(said))
+    done = Restored(repo, snapshot, results, verified, kept, remarks(said), _digest(actions, arrived))
     return await recorded(services, done, where, cause)
+
+
+def _digest(actions: Iterable[RefAction], listed: Refs) -> str | None:
+    """The digest (core/refs) of all that was to be there, as the target lists it. None: not all is there."""
+    wanted = {one.target_name: one.target for one in actions if one.action != "skipped"}
+    there = {name: listed[name] for name in wanted if name in listed}
+    return refs.digest(there) if there and there == wanted else None
 
 
 def _check_ours(ours: bool) -> None:

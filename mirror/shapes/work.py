@@ -1,11 +1,13 @@
 """Jobs, plans, restores, drills and reports as JSON."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, UnsetType, field
 
+from mirror.browse.plan_commits import NONE, PlanCommits, RefCommits
 from mirror.core.errors import Origin
+from mirror.core.formats.objects import Commit
 from mirror.restore import restore as restoring
 from mirror.restore import undo as undoing
 from mirror.shapes.base import Answer, Base64, git
@@ -13,6 +15,8 @@ from mirror.shapes.repos import Failure
 from mirror.store.browse import report
 from mirror.store.jobs import jobs
 from mirror.store.restore import drills, restores
+
+NOT_COUNTED: Final = "; left out where they were not counted"
 
 
 class JobFailure(Failure, frozen=True, kw_only=True):
@@ -83,6 +87,18 @@ class Job(Answer, frozen=True, kw_only=True):
         )
 
 
+class CommitLine(Answer, frozen=True, kw_only=True):
+    """A commit in one line."""
+
+    oid: str
+    summary: str
+    author: str
+
+    @classmethod
+    def of(cls, one: Commit) -> "CommitLine":
+        return cls(oid=one.oid.decode(), summary=one.summary, author=one.author)
+
+
 class RefOutcome(Answer, frozen=True, kw_only=True):
     """What becomes of one ref."""
 
@@ -94,15 +110,25 @@ class RefOutcome(Answer, frozen=True, kw_only=True):
     why: str | None
     old: Annotated[str | None, Meta(description="what the target holds under that name")]
     old_b64: Base64 | UnsetType = UNSET
+    gains: Annotated[int, Meta(description=f"commits that the ref gets{NOT_COUNTED}")] | UnsetType = UNSET
+    loses: Annotated[int, Meta(description=f"commits that it drops{NOT_COUNTED}")] | UnsetType = UNSET
+    gained: Annotated[list[CommitLine], Meta(description="the newest of them")] | UnsetType = UNSET
+    lost: Annotated[list[CommitLine], Meta(description="the newest of them")] | UnsetType = UNSET
 
     @classmethod
-    def of(cls, one: restoring.RefResult) -> "RefOutcome":
+    def of(cls, one: restoring.RefResult, commits: RefCommits | None = None) -> "RefOutcome":
+        told: dict[str, Any] = {}
+        if commits and commits.gains is not None:
+            told |= {"gains": commits.gains, "gained": [CommitLine.of(one) for one in commits.gained]}
+        if commits and commits.loses is not None:
+            told |= {"loses": commits.loses, "lost": [CommitLine.of(one) for one in commits.lost]}
         return cls(
             result=one.result,
             why=one.why,
             **git("name", one.name),
             **git("target", one.target),
             **git("old", one.old),
+            **told,
         )
 
 
@@ -127,9 +153,13 @@ class Plan(Answer, frozen=True, kw_only=True):
     to: str | None
     steps: list[str]
     refs: list[RefOutcome]
+    bytes: Annotated[int, Meta(description="of the vault's parts to read, which is the most that is sent")]
+    commits_uncounted: Annotated[
+        int, Meta(description="refs that would change and whose commits were not counted, as there are many")
+    ]
 
     @classmethod
-    def of(cls, one: restoring.RestorePlan, to: str | None) -> "Plan":
+    def of(cls, one: restoring.RestorePlan, to: str | None, commits: PlanCommits = NONE) -> "Plan":
         return cls(
             repo=one.repo.name,
             snapshot=one.snapshot.number,
@@ -137,7 +167,9 @@ class Plan(Answer, frozen=True, kw_only=True):
             taken_at=one.snapshot.taken_at,
             to=to,
             steps=list(one.steps),
-            refs=[RefOutcome.of(ref) for ref in one.refs],
+            refs=[RefOutcome.of(ref, commits.by_name.get(ref.name)) for ref in one.refs],
+            bytes=one.bytes,
+            commits_uncounted=commits.uncounted,
         )
 
 

@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from mirror.core.errors import Corrupt, GapInChain, NotFound, UsageError
@@ -209,21 +209,30 @@ class RefAction:
 
 
 def push_actions(
-    wanted: Refs, target: Refs, *, force: bool = False, hidden: Hidden = "skip"
+    wanted: Refs, target: Refs, *, force: bool = False, hidden: Hidden = "skip", missing: bool = False
 ) -> list[RefAction]:
     """What pushing these refs to a remote that lists `target` will do with each, in the order of names.
 
     HEAD is not among them: no push moves it. A symbolic ref is pushed as the
     object it resolves to. Nothing is ever deleted, so a ref is refused where another name is in
     its way (a and a/b), or where the remote holds something else under its name, unless `force`.
-    The caller decides what to do when a ref is refused.
+    The caller decides what to do when a ref is refused. With `missing`, only what the remote does not
+    have is created, and such refs are skipped instead.
     """
     planned = [_planned(wanted, name, hidden) for name in sorted(wanted) if name != HEAD]
     # A hidden ref gives way to a ref that really has its archived name.
     taken = {a.target_name for a in planned if a.name == a.target_name and a.action != "skipped"}
     standing = (taken | target.keys()) - {HEAD}
     folders = {folder for name in standing for folder in _folders(name)}
-    return [_against(action, target, taken, standing, folders, force) for action in planned]
+    found = [_against(action, target, taken, standing, folders, force) for action in planned]
+    return [_left(one) if one.action == "refused" else one for one in found] if missing else found
+
+
+def _left(refused: RefAction) -> RefAction:
+    """The same ref where only what is missing is created."""
+    if refused.old is None:
+        return replace(refused, action="skipped")
+    return replace(refused, action="skipped", why="it is there already, with something else, and stays")
 
 
 def _planned(wanted: Refs, name: RefName, hidden: Hidden) -> RefAction:

@@ -323,12 +323,62 @@ def what_lies(there: OpenedRepository, asked: WhatLies) -> tuple[Between, ...]:
     with opened(there.path) as held:
         for move in asked.moves:
             old, new = (_if_small(held, one) if one and not refs.is_symbolic(one) else None for one in move)
-            lost = gained = None
+            between = Between(old, new, None, None)
             if old and new and (left := deadline - time.monotonic()) > 0:
                 with suppress(LimitReached):
-                    lost, gained = _count_apart(there, old.oid, new.oid, left)
-            found.append(Between(old, new, lost, gained))
+                    between = _between(there, held, old, new, asked, left)
+            elif new and not move[0] and asked.held and (left := deadline - time.monotonic()) > 0:
+                with suppress(LimitReached):
+                    between = _created(there, held, new, asked, left)
+            found.append(between)
     return tuple(found)
+
+
+def _between(
+    there: OpenedRepository, held: Objects, old: Commit, new: Commit, asked: WhatLies, seconds: float
+) -> Between:
+    """What lies between two commits that are held."""
+    lost, gained = _count_apart(there, old.oid, new.oid, seconds)
+    dropped = _newest(there, held, old.oid, new.oid, asked.shown, seconds) if lost and asked.shown else ()
+    brought = _newest(there, held, new.oid, old.oid, asked.shown, seconds) if gained and asked.shown else ()
+    base = _common(there, held, old.oid, new.oid, seconds) if asked.base else None
+    return Between(old, new, lost, gained, dropped, brought, base)
+
+
+def _created(there: OpenedRepository, held: Objects, new: Commit, asked: WhatLies, seconds: float) -> Between:
+    """What a new ref at this commit brings beside `asked.held`, of which some may not be here."""
+    without = b"".join(b"^%b\n" % oid for oid in asked.held)
+    args = ("rev-list", f"--max-count={LOST_AT_MOST}", "--ignore-missing", "--stdin")
+    ids: list[Target] = []
+    number = 0
+    with there.walk(*args, stdin=b"%b\n%b" % (new.oid, without), seconds=seconds) as said:
+        for line in said:
+            number += 1
+            if len(ids) < asked.shown:
+                ids.append(Target(line.strip()))
+    return Between(None, new, None, number, (), tuple(one for oid in ids if (one := _if_small(held, oid))))
+
+
+def _newest(
+    there: OpenedRepository, held: Objects, tip: Target, other: Target, limit: int, seconds: float
+) -> tuple[Commit, ...]:
+    """The newest commits that `tip` reaches and `other` does not."""
+    args = ("rev-list", f"--max-count={limit}", "--stdin")
+    with there.walk(*args, stdin=b"%b\n^%b\n" % (tip, other), seconds=seconds) as said:
+        ids = [Target(line) for line in said.read(1 << 20).splitlines()]
+    return tuple(one for oid in ids if (one := _if_small(held, oid)))
+
+
+def _common(
+    there: OpenedRepository, held: Objects, old: Target, new: Target, seconds: float
+) -> Commit | None:
+    """The newest commit that both reach. None: their histories have nothing in common."""
+    try:
+        with there.walk("merge-base", "--end-of-options", old, new, seconds=seconds) as said:
+            oid = said.read(100).strip()
+    except GitFailed:  # it says nothing and ends with 1 where there is none: git-merge-base(1)
+        return None
+    return _if_small(held, Target(oid)) if oid else None
 
 
 def _count_apart(there: OpenedRepository, old: Target, new: Target, seconds: float) -> tuple[int, int]:

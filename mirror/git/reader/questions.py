@@ -68,6 +68,9 @@ class Between:
     new: Commit | None
     lost: int | None  # commits that only the old one reaches; None: not counted
     gained: int | None
+    lost_commits: tuple[Commit, ...] = ()  # the newest of them, where they were asked for
+    gained_commits: tuple[Commit, ...] = ()
+    base: Commit | None = None  # the newest that both reach, likewise; None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,9 @@ class WhatLies(Question[tuple[Between, ...]], frozen=True):
     view: str
     moves: tuple[Ends, ...]
     patience: float = SECONDS  # after which no more is counted
+    shown: int = 0  # commits to tell of each end; 0: they are only counted
+    base: bool = False  # whether to tell the newest commit that both ends reach
+    held: tuple[Target, ...] = ()  # a new ref gains what none of these reaches; empty: not counted
     answer: ClassVar[Any] = tuple[Between, ...]
     seconds: ClassVar[float] = WALK_SECONDS
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror.browse import moments
+from mirror.browse import moments, plan_commits
 from mirror.core import globs, when
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.model import RefName, RepoId, Secret, Snapshot
@@ -51,6 +51,7 @@ from mirror.web.drafts import (
 from mirror.web.live import follow
 from mirror.web.pages.download import bundle_of
 
+ONLY_MISSING: Final = "create what the target does not have, and leave everything else there as it is"
 PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which
 JOB: Final = f"{TEAM}/jobs/{{job}}"
 RESTORING: Final = frozenset({"restore", "bundle"})  # kinds that need the scope of that name
@@ -134,6 +135,7 @@ class PlanWanted(What, frozen=True, kw_only=True):
     to: Target | None = None
     hidden: Hidden = "skip"
     force: bool = False
+    missing: Annotated[bool, Meta(description=ONLY_MISSING)] = False
 
 
 class RestoreWanted(What, frozen=True, kw_only=True):
@@ -142,6 +144,7 @@ class RestoreWanted(What, frozen=True, kw_only=True):
     to: Target
     hidden: Hidden = "skip"
     force: bool = False
+    missing: Annotated[bool, Meta(description=ONLY_MISSING)] = False
     confirm: Annotated[str, Meta(max_length=500)] | None = None
 
 
@@ -274,11 +277,14 @@ async def plan(context: RequestContext, body: PlanWanted) -> Plan:
             services,
             found,
             then,
-            restoring.What.of({**what, "globs": body.refs, "hidden": body.hidden, "force": body.force}),
+            restoring.What.of({**what, "globs": body.refs, **_how(body)}),
             to,
             new=draft is not None and bool(draft.asked.get("new")),
         )
-    return Plan.of(made, None if to is None else to.url)
+    if to is None:
+        return Plan.of(made, None)
+    commits = await plan_commits.of_plan_or_none(services, found, made.moves, made.held)
+    return Plan.of(made, to.url, commits)
 
 
 async def restore(context: RequestContext, body: RestoreWanted) -> Job:
@@ -456,6 +462,14 @@ async def _restore(context: RequestContext, found: Known, then: Snapshot, body: 
     return await _ask(context, found, "restore", draft.asked, action, draft.secret, detail)
 
 
+def _how(body: PlanWanted | RestoreWanted) -> dict[str, Any]:
+    """How the target takes it, as a job is asked. Raises UsageError."""
+    if body.force and body.missing:
+        raise UsageError("`force` overwrites and `missing` does not: say one of them")
+    only = {"missing": True} if body.missing else {}
+    return {"hidden": body.hidden, "force": body.force, **only}
+
+
 async def _drafted(
     context: RequestContext,
     found: Known,
@@ -465,7 +479,7 @@ async def _drafted(
     what: Mapping[str, Any],
 ) -> Draft:
     """The requested restore, in the form that a job takes. Raises UsageError, NotFound, Refused."""
-    asked = dict(what) | then.numbers | {"hidden": body.hidden, "force": body.force}
+    asked = dict(what) | then.numbers | _how(body)
     if [to.url, to.repo, to.new].count(None) != 2:
         raise UsageError("name the target: exactly one of `url`, `repo` and `new`")
     if to.url is not None:
