@@ -17,7 +17,7 @@ from mirror.core.model import ObjectFormat
 from mirror.git import pack
 from mirror.git import pool as git_pool
 from mirror.git.pool import REPACK_AT, Pool
-from mirror.git.run import Git, Limits
+from mirror.git.run import Git
 from mirror.git.view import scratch_view
 from tests.parts.packs import FORMATS, packed_ids, sent, stream
 from tests.parts.repos import Work, fsck, objects_of, run_git
@@ -212,7 +212,10 @@ async def test_a_repack_that_dies_on_the_way_loses_nothing(
 ) -> None:
     await grow(git, held, work, tmp_path / "room", commits=REPACK_AT)
     before = packed_ids(held.path)
-    held._git = Git("git", str(tmp_path), limits=Limits(file=1000))
+    cramped = tmp_path / "cramped-git"  # limited from its first moment on, and so whatever it starts
+    cramped.write_text('#!/bin/sh\nulimit -f 1\nexec git "$@"\n')
+    cramped.chmod(0o755)
+    held._git = Git(str(cramped), str(tmp_path))
     with pytest.raises(EverrefError):
         await held.repack_if_due()
     assert list((held.path / "objects/pack").glob("tmp_pack_*"))
