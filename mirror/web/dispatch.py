@@ -34,6 +34,7 @@ from mirror.core.keyring import Keyring
 from mirror.core.model import Repo, RepoId
 from mirror.core.rules.job import SYNC
 from mirror.core.rules.roles import PersonId, Role
+from mirror.discovery.choose import By as Chooser
 from mirror.git.reader.slots import Bounds, Requester, Slots
 from mirror.net.reach import is_public
 from mirror.people.acting import By
@@ -183,6 +184,10 @@ class RequestContext:
         let_in = self.session is not None and self.session.let_in
         return By(self.owner(), self.now, self.address, session, token, let_in)
 
+    def as_logged(self) -> Chooser:
+        """Who does something, as the audit log names them."""
+        return Chooser(self.owner().id, self.actor, self.address)
+
     def of_team(self) -> Team:
         """The team, where the endpoint is a team's."""
         assert self.team is not None
@@ -311,11 +316,15 @@ class RequestContext:
         name = self.person.name if self.person else "somebody signed out"
         return f"{name}, by token {self.token.name}" if self.token else name
 
-    async def hint(self, job: str = SYNC, *arguments: str) -> None:
-        """Tell the workers that something is due. If that fails, they find it by themselves."""
+    async def hint(self, repo_id: RepoId | None = None) -> None:
+        """Tell the workers that something is due, for this repo or for any.
+
+        If that fails, they find it by themselves.
+        """
+        about = () if repo_id is None else (str(repo_id),)
         try:
             async with asyncio.timeout(HINT_SECONDS):
-                await self.outside.queue.enqueue_job(job, *arguments)
+                await self.outside.queue.enqueue_job(SYNC, *about)
         except (RedisError, OSError) as error:
             log.warning("no hint to the workers (%s); they find it later", type(error).__name__)
 

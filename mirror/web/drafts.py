@@ -19,7 +19,6 @@ from mirror.core import words
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.keyring import BadKey
 from mirror.core.model import Remote, Repo, RepoId, Secret, older_of
-from mirror.core.rules.job import SYNC
 from mirror.core.rules.roles import Role
 from mirror.discovery import add, connections
 from mirror.forges.contract import Owner, Purpose
@@ -268,7 +267,7 @@ async def queue(
         secret=secret,
         job_id=job_id,
     )
-    await context.hint(SYNC, str(repo.id))
+    await context.hint(repo.id)
     return job
 
 

@@ -16,7 +16,6 @@ from mirror.shapes.discovery import Chosen, Connection, ListedRepository
 from mirror.store.discovery import connections, discovered
 from mirror.store.discovery.connections import ConnectionId
 from mirror.web.api.call import Body, Call, begin, call, cursor, uuid_of
-from mirror.web.api.repos import by, hint
 from mirror.web.api.shapes import Nothing, Paged, Told, Words
 from mirror.web.api.team import TEAM
 from mirror.web.dispatch import Needs, RequestContext
@@ -116,7 +115,9 @@ async def list_anew(context: RequestContext, body: Nothing) -> Connection:
 async def choose_repositories(context: RequestContext, body: Choice) -> Page[Chosen]:
     """Back up these repositories from now on."""
     found = await connection_of(context)
-    done = await choose.choose(context.services, found.id, by(context), body.repositories, hint=hint(context))
+    done = await choose.choose(
+        context.services, found.id, context.as_logged(), body.repositories, hint=context.hint
+    )
     return Page(items=[Chosen.of(one) for one in done], next=None)
 
 
@@ -128,11 +129,11 @@ async def set_rule(context: RequestContext, body: Rule) -> Page[Chosen]:
     patterns = choosing.patterns(body.patterns)
     if body.everything:
         done = await choose.choose_everything(
-            context.services, found.id, by(context), True, hint=hint(context)
+            context.services, found.id, context.as_logged(), True, hint=context.hint
         )
     else:
         done = await choose.choose_pattern(
-            context.services, found.id, by(context), patterns, hint=hint(context)
+            context.services, found.id, context.as_logged(), patterns, hint=context.hint
         )
     rule = "everything" if body.everything else "patterns" if patterns else "none"
     await context.audit("connection.rule", f"{found.login} at {found.host}", detail={"rule": rule})
@@ -142,13 +143,13 @@ async def set_rule(context: RequestContext, body: Rule) -> Page[Chosen]:
 async def disconnect(context: RequestContext) -> Told:
     """Remove a connection. Every backup stays."""
     found = await connection_of(context)
-    left = await choose.disconnect(context.services, found.id, by(context))
+    left = await choose.disconnect(context.services, found.id, context.as_logged())
     await context.audit("connection.remove", f"{found.login} at {found.host}")
     return Told(notes=list(left))
 
 
 def _list(context: RequestContext, found: connections.Connection) -> None:
-    work = discover.relist(context.services, found.id, hint=hint(context))
+    work = discover.relist(context.services, found.id, hint=context.hint)
     context.outside.background.begin(f"listing of {found.id}", work)
 
 

@@ -1,6 +1,6 @@
 """A team's repos: their state, when they are checked, and their webhooks."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
@@ -10,10 +10,8 @@ from mirror.core.errors import NotFound
 from mirror.core.model import Repo as Known
 from mirror.core.model import RepoId, Secret
 from mirror.core.rules import schedule
-from mirror.core.rules.job import SYNC
 from mirror.discovery import choose, webhooks
 from mirror.discovery import webhook as hooking
-from mirror.discovery.choose import By
 from mirror.discovery.webhook import NewHook
 from mirror.shapes.base import Page
 from mirror.shapes.discovery import Hook
@@ -94,11 +92,11 @@ async def add_repo(context: RequestContext, body: RepoWanted) -> Repo:
     made = await choose.add_url(
         context.services,
         context.of_team().id,
-        by(context),
+        context.as_logged(),
         body.url,
         secret,
         body.name or None,
-        hint=hint(context),
+        hint=context.hint,
     )
     return await _row(context, made.id)
 
@@ -130,18 +128,18 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
         patterns = excluded.patterns(body.excluded)
         await repos.set_excluded(db, found.id, patterns)
         await repos.request_sync(db, found.id, context.now)
-        await context.hint(SYNC, str(found.id))
+        await context.hint(found.id)
         await context.audit("repo.exclude", found.name, found.id, {"patterns": list(patterns)})
     if body.paused is True:
-        await choose.pause(context.services, found.id, by(context))
+        await choose.pause(context.services, found.id, context.as_logged())
     elif body.paused is False:
-        await choose.resume(context.services, found.id, by(context), hint=hint(context))
+        await choose.resume(context.services, found.id, context.as_logged(), hint=context.hint)
     return await _settings(context, found.id)
 
 
 async def let_go(context: RequestContext) -> Told:
     """Stop backing up a repo. Every backup stays."""
-    left = await choose.let_go(context.services, (await repo_of(context)).id, by(context))
+    left = await choose.let_go(context.services, (await repo_of(context)).id, context.as_logged())
     return Told(notes=[left] if left else [])
 
 
@@ -191,20 +189,6 @@ async def repo_of(context: RequestContext) -> Known:
     if found is None:
         raise NotFound("there is no such repo")
     return found
-
-
-def by(context: RequestContext) -> By:
-    """Who does it, as the audit log says."""
-    return By(context.owner().id, context.actor, context.address)
-
-
-def hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
-    """Tells the workers of a sync request."""
-
-    async def tell(repo_id: RepoId) -> None:
-        await context.hint(SYNC, str(repo_id))
-
-    return tell
 
 
 async def _row(context: RequestContext, repo_id: RepoId) -> Repo:

@@ -14,7 +14,6 @@ from mirror.core import globs, when
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.model import RefName, RepoId, Secret, Snapshot
 from mirror.core.model import Repo as Known
-from mirror.core.rules.job import SYNC
 from mirror.core.rules.plan import Hidden, check_new_name
 from mirror.discovery import connections
 from mirror.jobs import run as flow
@@ -218,7 +217,7 @@ async def retry_job(context: RequestContext, body: Again) -> Job:
     team, me = context.of_team().id, context.owner().id
     again = await flow.retry(context.services, team, found.id, me, context.acting, secret)
     await context.audit("job.retry", found.kind, found.repo_id)
-    await context.hint(SYNC, str(found.repo_id))
+    await context.hint(found.repo_id)
     return await _shown(context, again)
 
 
@@ -445,7 +444,7 @@ async def _ask(
         context.services, found.id, kind, asked, person_id=context.owner().id, secret=secret
     )
     await context.audit(action or f"repo.{kind}", found.name, found.id, detail)
-    await context.hint(SYNC, str(found.id))
+    await context.hint(found.id)
     return Job.of(made, found.name)
 
 

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from mirror.core import when, words
 from mirror.core.errors import NotFound, Refused, UsageError
-from mirror.core.rules.job import SYNC
 from mirror.jobs import run as flow
 from mirror.store import repos
 from mirror.store.browse import report
@@ -112,7 +111,7 @@ async def retry(context: RequestContext) -> Response:
         context.services, context.of_team().id, found.id, context.owner().id, context.acting
     )
     await context.audit("job.retry", NAMES[found.kind], found.repo_id)
-    await context.hint(SYNC, str(found.repo_id))
+    await context.hint(found.repo_id)
     return context.redirect(_address(context, again.id))
 
 
@@ -123,7 +122,7 @@ async def prove(context: RequestContext) -> Response:
         raise HTTPException(404, "there is nothing here, or it is not yours")
     asked = await flow.ask(context.services, repo.id, kind, {}, person_id=context.owner().id)
     await context.audit(f"repo.{kind}", repo.name, repo.id)
-    await context.hint(SYNC, str(repo.id))
+    await context.hint(repo.id)
     return context.redirect(_address(context, asked.id))
 
 
@@ -152,7 +151,7 @@ async def drill_due(context: RequestContext) -> Response:
     for line in due[:AT_ONCE]:
         await flow.ask(context.services, line.repo_id, "drill", {}, person_id=context.owner().id)
         await context.audit("repo.drill", line.repo, line.repo_id)
-    await context.hint(SYNC)
+    await context.hint()
     began = len(due[:AT_ONCE])
     said = f"{words.count(began, 'drill')} started."
     return context.redirect(f"/{context.of_team().name}/-/activity", said)

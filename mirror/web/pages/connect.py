@@ -1,6 +1,6 @@
 """Where a team's repositories come from: its connections, choosing from them, and any git URL."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, cast
 from urllib.parse import quote
 from uuid import UUID
@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from mirror.core.config import Product, app_at
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
-from mirror.core.model import RepoId, Secret
+from mirror.core.model import Secret
 from mirror.core.rules import choosing
-from mirror.core.rules.job import SYNC
 from mirror.core.rules.roles import Role
 from mirror.discovery import choose, connections, discover
-from mirror.discovery.choose import By, Chosen
+from mirror.discovery.choose import Chosen
 from mirror.discovery.webhooks import Outcome
 from mirror.forges.contract import Purpose, Tokens
 from mirror.people import accounts
@@ -136,7 +135,7 @@ async def chose(context: RequestContext) -> Response:
         return context.redirect(
             _address(context, connection), "Nothing was ticked. Tick the repositories to back up."
         )
-    done = await choose.choose(context.services, connection.id, _by(context), ids, hint=_hint(context))
+    done = await choose.choose(context.services, connection.id, context.as_logged(), ids, hint=context.hint)
     return context.redirect(f"/{context.of_team().name}", told(done))
 
 
@@ -148,14 +147,14 @@ async def rule(context: RequestContext) -> Response:
     try:
         if which == "everything":
             done = await choose.choose_everything(
-                context.services, connection.id, _by(context), True, hint=_hint(context)
+                context.services, connection.id, context.as_logged(), True, hint=context.hint
             )
         else:
             if which == "patterns" and not patterns:
                 raise UsageError("nothing was changed: enter patterns, such as acme/* or */api")
             given = choosing.patterns(patterns if which == "patterns" else ())
             done = await choose.choose_pattern(
-                context.services, connection.id, _by(context), given, hint=_hint(context)
+                context.services, connection.id, context.as_logged(), given, hint=context.hint
             )
     except UsageError as error:
         return context.redirect(_address(context, connection), str(error))
@@ -183,7 +182,7 @@ async def list_anew(context: RequestContext) -> Response:
 async def disconnect(context: RequestContext) -> Response:
     """Remove a connection. Every backup stays."""
     connection = await _connection(context)
-    left = await choose.disconnect(context.services, connection.id, _by(context))
+    left = await choose.disconnect(context.services, connection.id, context.as_logged())
     await context.audit("connection.remove", f"{connection.login} at {connection.host}")
     said = f"{connection.login} at {connection.host} is disconnected. Every backup stays."
     lines = [said, *(f"{one}." for one in left[:3])]
@@ -223,11 +222,11 @@ async def add_url(context: RequestContext) -> Response:
         repo = await choose.add_url(
             context.services,
             context.of_team().id,
-            _by(context),
+            context.as_logged(),
             url,
             secret,
             name or None,
-            hint=_hint(context),
+            hint=context.hint,
         )
     except EverrefError as error:
         shown = "" if "@" in url else url  # it may contain a password
@@ -250,7 +249,7 @@ def told(done: Sequence[Chosen]) -> str:
 
 
 def _list(context: RequestContext, connection: Connection) -> None:
-    work = discover.relist(context.services, connection.id, hint=_hint(context))
+    work = discover.relist(context.services, connection.id, hint=context.hint)
     context.outside.background.begin(_about(connection), work)
 
 
@@ -272,17 +271,6 @@ async def _connection(context: RequestContext) -> Connection:
 
 def _address(context: RequestContext, connection: Connection) -> str:
     return f"/{context.of_team().name}/-/connect/{connection.id}"
-
-
-def _by(context: RequestContext) -> By:
-    return By(context.owner().id, context.actor, context.address)
-
-
-def _hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
-    async def hint(repo_id: RepoId) -> None:
-        await context.hint(SYNC, str(repo_id))
-
-    return hint
 
 
 def _host(text: str) -> str:

@@ -12,7 +12,6 @@ from mirror.browse.commit_counts import brought
 from mirror.core import when
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Kind, Repo, RepoId, Snapshot, older_of
-from mirror.core.rules.job import SYNC
 from mirror.core.rules.pushes import Lost
 from mirror.git.reader.questions import RepositoryView
 from mirror.jobs import run as work
@@ -247,7 +246,7 @@ async def back_up(context: RequestContext) -> Response:
     await work.ask(
         context.services, repo.id, "sync", {"reason": "manual"}, person_id=person.id if person else None
     )
-    await context.hint(SYNC, str(repo.id))
+    await context.hint(repo.id)
     await context.audit("repo.back-up", repo.name, repo.id)
     return context.redirect(templating.repo_url(context.of_team().name, repo.name))
 

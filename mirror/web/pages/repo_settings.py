@@ -1,6 +1,6 @@
 """The settings of one repo: how often it is checked, excluded refs, its webhook, and stopping backups."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast, get_args
 from urllib.parse import quote
 
@@ -9,12 +9,10 @@ from starlette.responses import Response
 from mirror.backup import excluded
 from mirror.core import words
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
-from mirror.core.model import Repo, RepoId
+from mirror.core.model import Repo
 from mirror.core.rules import schedule
-from mirror.core.rules.job import SYNC
 from mirror.core.rules.roles import Role
 from mirror.discovery import choose, webhook, webhooks
-from mirror.discovery.choose import By
 from mirror.discovery.webhook import NewHook
 from mirror.discovery.webhooks import Outcome
 from mirror.git import address
@@ -75,7 +73,7 @@ async def forget_host(context: RequestContext) -> Response:
     ):
         return _back(context, repo, "There is no trusted host key to forget.")
     await context.audit("ssh-host.forget", repo.name, repo.id)
-    await context.hint(SYNC, str(repo.id))
+    await context.hint(repo.id)
     return _back(
         context, repo, "The host key is forgotten. Everref will trust the next key that the host shows."
     )
@@ -87,7 +85,7 @@ async def forget_secret(context: RequestContext) -> Response:
     await credentials.forget(context.services.db, repo.id)
     await repos.retry(context.services.db, repo.id, context.now)
     await repos.request_sync(context.services.db, repo.id, context.now)
-    await context.hint(SYNC, str(repo.id))
+    await context.hint(repo.id)
     await context.audit("repo.forget-secret", repo.name, repo.id)
     return _back(context, repo, "The token or key is forgotten. Everref now tries without it.")
 
@@ -118,7 +116,7 @@ async def set_excluded(context: RequestContext) -> Response:
         return await _page(context, repo, error, patterns=text)
     await repos.set_excluded(context.services.db, repo.id, patterns)
     await repos.request_sync(context.services.db, repo.id, context.now)
-    await context.hint(SYNC, str(repo.id))
+    await context.hint(repo.id)
     await context.audit("repo.exclude", repo.name, repo.id, {"patterns": list(patterns)})
     return _back(context, repo, "Saved. What was already saved of these refs stays.")
 
@@ -126,21 +124,21 @@ async def set_excluded(context: RequestContext) -> Response:
 async def pause(context: RequestContext) -> Response:
     """Stop checking it for now."""
     repo = await context.repo()
-    await choose.pause(context.services, repo.id, _by(context))
+    await choose.pause(context.services, repo.id, context.as_logged())
     return _back(context, repo, "It is paused: nothing new is saved until you resume it.")
 
 
 async def resume(context: RequestContext) -> Response:
     """Check it again, now."""
     repo = await context.repo()
-    await choose.resume(context.services, repo.id, _by(context), hint=_hint(context))
+    await choose.resume(context.services, repo.id, context.as_logged(), hint=context.hint)
     return _back(context, repo, "Backups are on again; Everref checks it now.")
 
 
 async def let_go(context: RequestContext) -> Response:
     """Stop backing it up; the backups stay."""
     repo = await context.repo()
-    left = await choose.let_go(context.services, repo.id, _by(context))
+    left = await choose.let_go(context.services, repo.id, context.as_logged())
     said = "It is no longer backed up. Every snapshot stays."
     return _back(context, repo, f"{said} {left}." if left else said)
 
@@ -183,17 +181,6 @@ async def remove_hook(context: RequestContext) -> Response:
 
 def _back(context: RequestContext, repo: Repo, said: str) -> Response:
     return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}/-/settings", said)
-
-
-def _by(context: RequestContext) -> By:
-    return By(context.owner().id, context.actor, context.address)
-
-
-def _hint(context: RequestContext) -> Callable[[RepoId], Awaitable[None]]:
-    async def hint(repo_id: RepoId) -> None:
-        await context.hint(SYNC, str(repo_id))
-
-    return hint
 
 
 _CHECKED: Final[Mapping[Outcome, str]] = {
