@@ -262,4 +262,4 @@ async def test_that_the_database_is_away_is_told_as_what_it_is(framed: Framed) -
     """It was called somebody else who does not answer, with words for whoever runs a command."""
     answer = await (await framed.browser()).get("/away")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
-    assert "cannot reach its database. Every backup is safe" in answer.text
+    assert "cannot reach its database; the backups are in the vault. Try again" in answer.text

@@ -4,17 +4,22 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from httpx import Response
 
 from mirror.core.config import App
+from mirror.core.model import RepoId
 from mirror.core.rules.roles import Role
 from mirror.forges import github as github_module
 from mirror.forges import gitlab as gitlab_module
 from mirror.forges.contract import Purpose
+from mirror.store import repos
 from mirror.store.browse import home
 from mirror.store.discovery import connections, ssh
+from mirror.store.discovery.connections import ConnectionId
 from mirror.store.people import audit, people, teams
 from mirror.store.people.people import Person as Someone
 from tests.parts.forges import GitHub, GitLab, Person
@@ -45,6 +50,40 @@ class Connecting:
         answer = await self.browser.post("/ann/-/connect/token", **fields)
         assert answer.status_code == 303, answer.text
         return str(answer.headers["location"])
+
+    async def by_consent(self) -> str:
+        """Connect by OAuth; the page that it leads to."""
+        await self.browser.get("/ann/-/connect")
+        answer = await self.browser.post(f"/auth/{self.forge.kind}", host="", team="ann")
+        return await self.approved(answer, self.ann)
+
+    async def approved(self, answer: Response, by: Person) -> str:
+        """Consent at the forge where this answer leads, and come back; the page that it leads to."""
+        assert answer.status_code == 303, answer.text
+        parts = urlsplit(await self.forge.approve(answer.headers["location"], by))
+        answer = await self.browser.get(f"{parts.path}?{parts.query}")
+        assert answer.status_code == 303, answer.text
+        return str(answer.headers["location"])
+
+    async def refuse(self) -> None:
+        """Let the forge refuse the only connection's token, and the backups of its repos fail for it."""
+        db, now = self.site.mirror.services.db, self.site.mirror.clock()
+        ((connection_id, version),) = await db.fetch("select id, version from connection")
+        why = f"the host refuses the token of {self.ann.login}; connect again"
+        assert await connections.stop(db, ConnectionId(connection_id), version, why)
+        for row in await db.fetch("select id from repo where connection_id is not null"):
+            await repos.set_failure(db, RepoId(row["id"]), "credentials", why, now)
+            await db.execute("update repo set synced_at = wanted_at where id = $1", row["id"])
+
+    async def waiting(self) -> int:
+        """How many repos have a sync request that a worker may serve now."""
+        found = await self.site.mirror.services.db.fetchval(
+            """
+            select count(*) from repo where wanted_at is distinct from synced_at and paused_at is null
+              and (failure_class is null or retry_at <= now())
+            """
+        )
+        return int(found)
 
     async def listed(self, address: str) -> str:
         """The page to choose on, once everything is listed."""
@@ -178,6 +217,75 @@ async def test_after_connecting_again_a_rule_keeps_what_the_disconnection_let_go
     assert "2 of the matching repositories were paused or stopped before, and stay so" in told
     hooks = {one.full_name: len(one.hooks) for one in connecting.forge.repositories}
     assert hooks == {"ann/notes": 1, "acme/api": 0, "acme/site": 0}
+
+
+async def test_a_dead_token_is_one_press_to_the_consent_and_back_to_where_it_was(
+    connecting: Connecting,
+) -> None:
+    address = await connecting.by_consent()
+    await connecting.listed(address)
+    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.refuse()
+    assert await connecting.waiting() == 0
+    for page in ("/ann", "/ann/acme/api", "/ann/acme/api/-/settings", "/ann/-/connect", address):
+        assert f'action="{address}/again"' in (await connecting.browser.get(page)).text, page
+    asked = await connecting.browser.post(f"{address}/again", next="/ann?state=failing")
+    assert asked.headers["location"].startswith(connecting.forge.url)
+    assert await connecting.approved(asked, connecting.ann) == "/ann?state=failing"
+    home_page = (await connecting.browser.get("/ann", state="failing")).text
+    product = {"github": "GitHub", "gitlab": "GitLab"}[connecting.forge.kind]
+    assert re.search(
+        rf"{product} at [\d.:]+ accepts ann&#39;s token again; 3 repositories are being backed up\.",
+        home_page,
+    )
+    assert await connecting.waiting() == 3
+    db = connecting.site.mirror.services.db
+    assert await db.fetchval("select state from connection") == "works"
+
+
+async def test_a_consent_of_another_account_says_whose_it_is_now(connecting: Connecting) -> None:
+    bob = connecting.forge.add_person("bob", "Bob")
+    address = await connecting.by_consent()
+    await connecting.listed(address)
+    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.refuse()
+    asked = await connecting.browser.post(f"{address}/again", next="//evil.example")
+    assert await connecting.approved(asked, bob) == address
+    page = (await connecting.browser.get("/ann/-/connect")).text
+    assert "You allowed access as bob, so bob at" in page
+    assert "The token of ann is still refused: sign in at" in page
+    assert await connecting.waiting() == 0
+    denied = await connecting.browser.post(f"{address}/again", next="/ann")
+    parts = urlsplit(await connecting.forge.deny(denied.headers["location"], connecting.ann))
+    back = await connecting.browser.get(f"{parts.path}?{parts.query}")
+    assert back.headers["location"] == "/ann"
+    assert "so nothing was connected" in (await connecting.browser.follow(back)).text
+
+
+async def test_a_dead_pasted_token_leads_to_its_field(connecting: Connecting) -> None:
+    address = await connecting.by_token()
+    await connecting.listed(address)
+    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.refuse()
+    answer = await connecting.browser.post(f"{address}/again", next="/ann")
+    assert answer.headers["location"] == f"{address}/token?next=%2Fann"
+    page = (await connecting.browser.follow(answer)).text
+    assert "The host refuses the token of ann; connect again." in page
+    bob = connecting.forge.add_person("bob", "Bob")
+    scopes = SCOPES[connecting.forge.kind]
+    for token, why in (
+        ("canary-token", "refuses the token"),
+        ("", "paste the token exactly as the host showed it"),
+        (connecting.forge.personal_token(bob, scopes), "this token belongs to bob, not to ann"),
+    ):
+        answer = await connecting.browser.post(f"{address}/token", token=token, next="/ann")
+        (told,) = re.findall(r'<p id="f-token-about" class="wrong">([^<]+)', answer.text)
+        assert answer.status_code == 422 and why.lower() in told.lower()
+        assert 'name="next" value="/ann"' in answer.text and (not token or token not in answer.text)
+    good = connecting.forge.personal_token(connecting.ann, scopes)
+    answer = await connecting.browser.post(f"{address}/token", token=good, next="/ann")
+    assert answer.headers["location"] == "/ann" and await connecting.waiting() == 3
+    assert "3 repositories are being backed up" in (await connecting.browser.follow(answer)).text
 
 
 async def test_who_is_no_admin_connects_nothing(connecting: Connecting) -> None:

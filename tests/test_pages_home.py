@@ -76,7 +76,7 @@ def test_the_sentence_says_whether_all_is_protected(states: dict[str, int], said
 
 
 def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> None:
-    failure = Failure("network", "example.org does not answer", NOW, NOW)
+    failure = Failure("network", "example.org does not answer", NOW, NOW, NOW + timedelta(minutes=5))
     found = needs(
         "acme",
         NOW,
@@ -103,7 +103,9 @@ def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> No
         ("acme/slow", "behind 51 min", "late"),
         ("acme/old", "archived", ""),
     ]
-    assert found[1].why == "example.org does not answer. Nothing is lost."
+    assert found[1].why == (
+        "example.org does not answer. What was saved is safe. Everref tries again in 5 min."
+    )
     assert found[2].notice == 7
     assert found[3].why == (
         "kim replaced main by a force-push 3 h ago. The old commits are kept. "
@@ -144,11 +146,17 @@ def test_webhooks_that_are_refused_are_one_line() -> None:
     )
 
 
-def test_a_token_that_is_refused_leads_to_connect() -> None:
+def test_a_token_that_is_refused_is_replaced_by_one_button() -> None:
     failure = Failure("credentials", "the forge refuses the token (401)", NOW, NOW)
-    [one] = needs("acme", NOW, troubled=[replace(API, state="never", failure=failure, snapshots=0)])
-    assert (one.action, one.to) == ("Reconnect", "/acme/-/connect")
-    assert one.why == "The forge refuses the token (401). Nothing is saved yet."
+    failed, connection = replace(API, state="never", failure=failure, snapshots=0), uuid4()
+    [one] = needs("acme", NOW, troubled=[replace(failed, connection_id=connection)])
+    assert (one.action, one.again) == ("Sign in again", connection)
+    assert one.why == (
+        "The forge refuses the token (401). Nothing is saved yet. "
+        "Everref does not try again until its token is replaced."
+    )
+    [pasted] = needs("acme", NOW, troubled=[failed])
+    assert (pasted.action, pasted.again, pasted.to) == ("See", None, pasted.link)
 
 
 def test_a_push_that_is_being_saved_needs_nobody() -> None:
@@ -277,7 +285,7 @@ async def test_states_filter_and_sort_the_list(site: Site, make_work: Callable[.
     assert _listed((await browser.get("/acme", state="never")).text) == ["d-new"]
     assert _listed((await browser.get("/acme", state="no-such", sort="x", page="-1")).text)[0] == "a-small"
     page = (await browser.get("/acme")).text
-    assert "example.org does not answer. Nothing is lost." in page
+    assert "example.org does not answer. What was saved is safe." in page
     assert "<h1>4 repositories, 2 protected</h1>" in page
 
 
@@ -348,7 +356,7 @@ async def test_what_is_damaged_is_said_where_it_was_called_protected(
     await repos.set_failure(site.mirror.services.db, repo.id, "network", "it does not answer", now)
     page = (await browser.get("/acme/acme/api")).text
     assert "Backups started to fail" in page and "safe" not in page and "Protected as of" not in page
-    assert "It does not answer.<" in (await browser.get("/acme")).text  # and not that nothing is lost
+    assert "It does not answer. Everref " in (await browser.get("/acme")).text  # and not that it is safe
 
 
 async def test_files_of_ours_are_kept_by_browsers_under_the_address_of_their_content(site: Site) -> None:

@@ -1,6 +1,9 @@
 """How a repo is kept, changed on its page."""
 
 import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -8,10 +11,12 @@ import pytest_asyncio
 from mirror.core.model import Repo
 from mirror.core.rules.roles import Role
 from mirror.store import repos
-from mirror.store.discovery import hooks, remotes
+from mirror.store.discovery import credentials, hooks, remotes
 from mirror.store.jobs import schedules
 from mirror.store.people import audit
 from mirror.store.people.teams import Team
+from tests.parts.githttp import GitServer, serving
+from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
 
@@ -124,3 +129,70 @@ async def test_who_is_no_admin_changes_nothing(kept: Kept) -> None:
     assert (await browser.get(kept.base)).status_code == 200
     for name in ("schedule", "excluded", "pause", "resume", "let-go", "hook", "hook/remove"):
         assert (await browser.post(f"{kept.base}/{name}")).status_code == 403
+
+
+@dataclass
+class Guarded:
+    """Ann's repo at a git host that wants a password, whose first backup failed for want of it."""
+
+    site: Site
+    server: GitServer
+    repo: Repo
+    browser: Browser
+
+    async def answer(self, **fields: str) -> tuple[int, list[tuple[str, str]], str]:
+        """What is said to these fields: the status, the messages at fields, and all of it."""
+        answer = await self.browser.post("/ann/api/-/settings/source", **fields)
+        told = re.findall(r'<p id="f-(\w+)-about" class="wrong">([^<]+)', answer.text)
+        return answer.status_code, told, answer.text
+
+
+@pytest_asyncio.fixture
+async def guarded(site: Site, work: Work, tmp_path: Path) -> AsyncIterator[Guarded]:
+    work.commit()
+    db = site.mirror.services.db
+    async with serving(tmp_path, credentials=("ann", "sesame")) as server:
+        ann = await site.person("ann")
+        team = await site.team(ann)
+        repo = await repos.add(db, team.id, "api", f"{server.url}/remote.git", site.mirror.clock())
+        await repos.set_failure(db, repo.id, "credentials", "it requires credentials", site.mirror.clock())
+        browser = await site.signed_in(ann)
+        await browser.get("/ann/api")
+        yield Guarded(site, server, repo, browser)
+
+
+async def test_a_repo_whose_first_backup_failed_takes_another_token_where_it_fails(guarded: Guarded) -> None:
+    page = (await guarded.browser.get("/ann/api")).text
+    assert "Nothing is saved yet. Everref does not try again until its token is replaced." in page
+    assert "safe" not in page and 'action="/ann/api/-/settings/source"' in page
+    settings = (await guarded.browser.get("/ann/api/-/settings")).text
+    assert 'name="url"' in settings and 'name="token"' in settings and "It requires credentials." in settings
+    status, told, page = await guarded.answer(token="canary", username="ann", next="/ann/api")
+    assert status == 422 and [name for name, _ in told] == ["token"] and "give new ones" in told[0][1]
+    assert "canary" not in page and 'value="ann"' in page
+    db = guarded.site.mirror.services.db
+    assert not await credentials.has(db, guarded.repo.id)
+    assert (await guarded.answer(token="", username="ann"))[1] == [("token", "Enter the token or password.")]
+    status, _, page = await guarded.answer(token="sesame", username="ann", next="/ann/api")
+    assert status == 303 and await credentials.has(db, guarded.repo.id)
+    assert not await repos.is_held(db, guarded.repo.id)
+    page = (await guarded.browser.get("/ann/api")).text
+    assert "The host accepts it. A backup starts now." in page and "about to try again" in page
+    assert "sesame" not in page + (await guarded.browser.get("/ann/api/-/settings")).text
+
+
+async def test_an_address_that_was_never_reached_is_corrected_in_the_settings(guarded: Guarded) -> None:
+    right, wrong = f"{guarded.server.url}/remote.git", f"{guarded.server.url}/no-such.git"
+    status, told, page = await guarded.answer(url=wrong, token="sesame", username="ann")
+    assert status == 422 and [name for name, _ in told] == ["url"] and f'value="{wrong}"' in page
+    status, told, page = await guarded.answer(url="nonsense with spaces", token="")
+    assert status == 422 and [name for name, _ in told] == ["url"]
+    db = guarded.site.mirror.services.db
+    assert (await repos.get(db, guarded.repo.id)).url == right
+    await db.execute("update repo set url = $1 where id = $2", wrong, guarded.repo.id)
+    status, _, _ = await guarded.answer(url=right, token="sesame", username="ann")
+    assert status == 303 and (await repos.get(db, guarded.repo.id)).url == right
+    await repos.set_object_format(db, guarded.repo.id, "sha1")
+    status, told, _ = await guarded.answer(url=wrong, token="sesame", username="ann")
+    assert status == 422 and "was reached" in told[0][1] if told else status == 422
+    assert 'name="url"' not in (await guarded.browser.get("/ann/api/-/settings")).text

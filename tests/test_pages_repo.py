@@ -370,7 +370,8 @@ async def test_a_failing_repo_says_since_when_and_why_and_that_nothing_is_lost(
     assert "Backups started to fail" in page
     assert "What was saved is safe." in page
     assert "The forge refuses the token." in page
-    assert 'href="/acme/-/connect"' in page
+    assert "Everref does not try again until its token is replaced." in page
+    assert "/acme/acme/api/-/settings" in page
 
 
 @pytest.mark.parametrize("page", ["", "files", "commits", "refs", "pushes", "lost", "difference"])

@@ -29,7 +29,7 @@ from mirror.core.keyring import Keyring
 from mirror.core.model import Repo, RepoId, Secret
 from mirror.forges.contract import Account, Forge, Purpose, SpentGrant, Tokens
 from mirror.services.lease import leased_at_forge
-from mirror.services.open import Services, unbroken
+from mirror.services.open import Hint, Services, nobody, unbroken
 from mirror.store import forge_leases
 from mirror.store.database import transaction
 from mirror.store.discovery import connections, credentials
@@ -44,6 +44,7 @@ from mirror.store.people import notices
 from mirror.store.people.teams import TeamId
 
 EARLY: Final = timedelta(minutes=10)  # a token that expires within this time is renewed before use
+HINTED: Final = 20  # repos whose backup is hinted at; workers find the others in the database within seconds
 SAVING: Final = (0.5, 1, 2, 4, 8)  # seconds between two tries to store a new pair while the database is away
 
 A = TypeVar("A")
@@ -100,6 +101,31 @@ async def connect(
         kept = await connections.keep(services.db, connection_id, wanted, sealed, services.clock())
         if kept:
             return kept  # else another run has just connected the same account: store the tokens in its row
+
+
+async def connect_again(
+    services: Services, known: Connection, person_id: UUID | None, token: str
+) -> Connection:
+    """Give a connection another personal access token of its account.
+
+    Raises BadCredentials, or Refused where the token is another account's; nothing is changed then.
+    """
+    forge = services.forges.at(known.forge, known.host)
+    account = await forge.account(token, personal=True)
+    if account.id != known.account_id:
+        raise Refused(
+            f"this token belongs to {account.login}, not to {known.login}; "
+            f"paste a token of {known.login}, or connect {account.login} as another account"
+        )
+    return await connect(services, known.team_id, person_id, forge.app, Tokens(token), "token")
+
+
+async def request_refused(services: Services, connection_id: ConnectionId, hint: Hint = nobody) -> int:
+    """Start the backups that failed as this connection's token was refused; how many. Safe to run twice."""
+    asked = await connections.request_refused(services.db, connection_id, services.clock())
+    for repo_id in asked[:HINTED]:
+        await hint(repo_id)
+    return len(asked)
 
 
 async def signed_in(services: Services, app: App, account: Account, tokens: Tokens) -> Connection | None:

@@ -65,7 +65,7 @@ TITLE: Final[Mapping[int, str]] = {
     502: "Another server did not answer",
     503: "Not available at the moment",
 }  # of a page; programs get the words of HTTP
-_NO_DATABASE: Final = "Everref cannot reach its database. Every backup is safe; try again in a minute"
+_NO_DATABASE: Final = "Everref cannot reach its database; the backups are in the vault. Try again in a minute"
 _ELSE: Final = "Everref itself failed and has logged the error"
 _LINK: Final = re.compile(r"(?<=/sign-in/)[^/]+|(?<=/invitations/)[^/]+")
 

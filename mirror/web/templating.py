@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mirror.core import refs, words, zones
 from mirror.core.errors import UsageError
 from mirror.core.model import older_of
+from mirror.core.rules import standing
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
@@ -51,6 +52,7 @@ def environment() -> Environment:
         "path": path,
         "refname": refname,
         "size": words.size,
+        "standing": standing_now,
         "text": text,
     }
     made.globals |= {"static": static, "url": url, "repo_url": repo_url, "slash": b"/"}
@@ -87,6 +89,12 @@ def ago(context: Context, then: datetime | None, never: str = "never") -> str:
     return Markup('<time datetime="{}" title="{}" data-ago>{}</time>').format(
         iso(then), shown(then, _zone(context)), said
     )
+
+
+@pass_context
+def standing_now(context: Context, repo: standing.Backup) -> str:
+    """What is saved of a repo that is not backed up at the moment, and what comes next."""
+    return standing.told(standing.of(repo), context["now"])
 
 
 @pass_context

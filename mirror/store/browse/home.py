@@ -74,6 +74,7 @@ class RepoOverview:
     large_files: int = 0  # which Git LFS keeps outside git, so that they are not backed up
     large_bytes: int = 0
     damage: Damage | None = None  # known damage of its backup; None: none
+    connection_id: UUID | None = None  # which reads it; None: no connection does
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ class Broken:
     where: str  # the host, or the repo's name
     who: str | None  # the account; None for a hook
     why: str | None
+    connection_id: UUID | None = None  # None: it is a webhook
 
 
 @translating
@@ -247,12 +249,15 @@ async def broken_connections(db: Db, team: TeamId) -> list[Broken]:
     """The team's connections whose account must sign in again."""
     rows = await db.fetch(
         """
-        select forge, host, login, why from connection where team_id = $1 and state = 'reauth'
+        select id, forge, host, login, why from connection where team_id = $1 and state = 'reauth'
         order by host, login
         """,
         team,
     )
-    return [Broken(row["forge"], row["host"], row["login"], row["why"]) for row in rows]
+    return [
+        Broken(row["forge"], row["host"], row["login"], row["why"], UUID(bytes=row["id"].bytes))
+        for row in rows
+    ]
 
 
 @translating
@@ -295,7 +300,11 @@ def _kept(row: Any) -> RepoOverview:
         row["failure_class"] is not None and row["archived_at"] is None
     ):  # an archived repo that is gone has not failed
         failure = Failure(
-            row["failure_class"], row["failure_message"], row["failing_since"], row["failed_at"]
+            row["failure_class"],
+            row["failure_message"],
+            row["failing_since"],
+            row["failed_at"],
+            row["retry_at"],
         )
     return RepoOverview(
         id=_id(row["id"]),
@@ -318,8 +327,13 @@ def _kept(row: Any) -> RepoOverview:
         large_files=row["lfs_files"],
         large_bytes=row["lfs_bytes"],
         damage=damages.damage(row),
+        connection_id=None if row["connection_id"] is None else _uuid(row["connection_id"]),
     )
 
 
 def _id(value: Any) -> RepoId:
-    return RepoId(UUID(bytes=value.bytes))
+    return RepoId(_uuid(value))
+
+
+def _uuid(value: Any) -> UUID:
+    return UUID(bytes=value.bytes)

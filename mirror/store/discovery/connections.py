@@ -245,6 +245,30 @@ async def renew(
 
 
 @translating
+async def request_refused(db: Db, connection_id: ConnectionId, at: datetime) -> list[RepoId]:
+    """Request a sync of every repo of this connection that failed for its credentials; those repos, by name.
+
+    Not of those that are paused, or gone at their forge. Safe to run twice.
+    """
+    rows = await db.fetch(
+        """
+        with asked as (
+          update repo set
+            wanted_at = greatest($2, wanted_at + interval '1 microsecond'),
+            behind_since = coalesce(behind_since, $2), retry_at = least(retry_at, $2)
+          where connection_id = $1 and failure_class = 'credentials'
+            and paused_at is null and archived_at is null
+          returning id, name
+        )
+        select id from asked order by name
+        """,
+        connection_id,
+        at,
+    )
+    return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
+
+
+@translating
 async def stop(db: Db, connection_id: ConnectionId, version: int, why: str) -> bool:
     """Record that the pair of this version no longer works. False: another pair was stored already."""
     done = await db.execute(

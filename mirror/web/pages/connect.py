@@ -8,6 +8,7 @@ from uuid import UUID
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from mirror.core import words
 from mirror.core.config import Product, app_at
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
 from mirror.core.model import Secret
@@ -23,7 +24,9 @@ from mirror.store.discovery import connections as store
 from mirror.store.discovery import discovered
 from mirror.store.discovery.connections import Connection, ConnectionId
 from mirror.store.people import people as people_rows
+from mirror.web import templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.pages import oauth
 
 ROWS: Final = 100  # repositories on a page
 KINDS: Final = ("private", "archived", "fork", "chosen")  # by which the list is filtered
@@ -48,12 +51,10 @@ async def by_token(context: RequestContext) -> Response:
     """Connect by a personal access token."""
     form = await context.form()
     product, host = str(form.get("forge", "")), str(form.get("host", "")).strip().lower()
-    raw = str(form.get("token", "")).strip()
     try:
         if product not in ("github", "gitlab"):
             raise UsageError("choose GitHub or GitLab")
-        if not raw or not raw.isascii() or not raw.isprintable():
-            raise UsageError("paste the token exactly as the forge showed it")
+        raw = _token(str(form.get("token", "")))
         known = [app for app in context.services.settings.apps if app.forge == product]
         app = next((one for one in known if host in ("", one.host)), None)
         app = app or app_at(cast(Product, product), f"https://{_host(host)}")
@@ -63,7 +64,51 @@ async def by_token(context: RequestContext) -> Response:
     except EverrefError as error:
         return await page(context, error, token=True)
     await context.audit("connection.add", f"{connection.login} at {connection.host}", detail={"by": "token"})
+    await connections.request_refused(context.services, connection.id, context.hint)
     return context.redirect(_address(context, connection))
+
+
+async def again(context: RequestContext) -> Response:
+    """Let a forge accept a connection's token again: to its consent, or to the field for a pasted token."""
+    connection = await _connection(context)
+    back = _address(context, connection)
+    to = oauth.local(str((await context.form()).get("next", "")), back)
+    app = context.services.forges.at(connection.forge, connection.host).app
+    if connection.grant_kind == "oauth" and app.registered:
+        return oauth.ask_again(context, connection, to)
+    return context.redirect(templating.url(f"{back}/token", next=to))
+
+
+async def token_page(context: RequestContext) -> Response:
+    """The field for another personal access token of a connection's account."""
+    return _token_page(context, await _connection(context), context.query.get("next", ""))
+
+
+def _token_page(
+    context: RequestContext, connection: Connection, to: str, error: EverrefError | None = None
+) -> Response:
+    return context.render(
+        "token.html",
+        200 if error is None else 422,
+        connection=connection,
+        next=oauth.local(to, _address(context, connection)),
+        wrong=words.sentence(error) if error else "",
+    )
+
+
+async def replace_token(context: RequestContext) -> Response:
+    """Take another personal access token for a connection's account, and start what failed without it."""
+    connection, form = await _connection(context), await context.form()
+    to = str(form.get("next", ""))
+    try:
+        token = _token(str(form.get("token", "")))
+        now = await connections.connect_again(context.services, connection, context.owner().id, token)
+    except EverrefError as error:
+        return _token_page(context, connection, to, error)
+    await context.audit("connection.add", f"{now.login} at {now.host}", detail={"by": "token"})
+    started = await connections.request_refused(context.services, now.id, context.hint)
+    app = context.services.forges.at(now.forge, now.host).app
+    return context.redirect(oauth.local(to, _address(context, now)), oauth.accepted(app, now.login, started))
 
 
 async def repositories(context: RequestContext) -> Response:
@@ -273,6 +318,13 @@ def _address(context: RequestContext, connection: Connection) -> str:
     return f"/{context.of_team().name}/-/connect/{connection.id}"
 
 
+def _token(text: str) -> str:
+    raw = text.strip()
+    if not raw or not raw.isascii() or not raw.isprintable():
+        raise UsageError("paste the token exactly as the host showed it", field="token")
+    return raw
+
+
 def _host(text: str) -> str:
     host = text.removeprefix("https://").rstrip("/")
     if not host or any(one in host for one in "/@?#\\ ") or not host.isascii():
@@ -302,6 +354,9 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", "/{team}/-/connect/{connection}", repositories, Needs.ADMIN),
     Endpoint("POST", "/{team}/-/connect/{connection}/choose", chose, Needs.ADMIN, large=True),
     Endpoint("POST", "/{team}/-/connect/{connection}/rule", rule, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/{connection}/again", again, Needs.ADMIN),
+    Endpoint("GET", "/{team}/-/connect/{connection}/token", token_page, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/{connection}/token", replace_token, Needs.ADMIN),
     Endpoint("POST", "/{team}/-/connect/{connection}/list", list_anew, Needs.ADMIN),
     Endpoint("POST", "/{team}/-/connect/{connection}/sign-in", sign_in_by, Needs.ADMIN, sure=True),
     Endpoint("POST", "/{team}/-/connect/{connection}/disconnect", disconnect, Needs.ADMIN, sure=True),

@@ -6,6 +6,7 @@ from datetime import date, datetime, timedelta
 from math import log2
 from typing import Final, Literal, cast, get_args
 from urllib.parse import quote
+from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
@@ -13,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from mirror.core import words
 from mirror.core.errors import Origin
 from mirror.core.model import older_of
+from mirror.core.rules import standing
 from mirror.discovery import webhooks
 from mirror.store.browse import home
 from mirror.store.browse.home import Broken, Day, Forced, Order, RepoOverview, State, Summary
@@ -65,6 +67,7 @@ class Need:
     action: str  # what the button says
     to: str  # where it leads
     notice: int | None = None  # that can be dismissed; None: the line goes away by itself
+    again: UUID | None = None  # the connection whose token the button replaces; None: it is a link
 
 
 UNSAVED: Final = Need(
@@ -72,7 +75,7 @@ UNSAVED: Final = Need(
     link="/status",
     chip="no worker is running",
     tone="lost",
-    why="What was saved is safe. Start a worker: it saves what was pushed meanwhile and is still there.",
+    why="Start a worker: it saves what was pushed meanwhile and is still there.",
     action="See",
     to="/status",
 )
@@ -186,7 +189,7 @@ async def _unknown(context: RequestContext) -> Need | None:
         link="/status",
         chip="the database was lost",
         tone="lost",
-        why=words.sentence(words.not_known(number)) + " Every backup is safe and comes back with it.",
+        why=words.sentence(words.not_known(number)) + " That brings back every backup that the vault has.",
         action="See",
         to="/status",
     )
@@ -286,13 +289,14 @@ def needs(
                 connect,
                 "sign in again",
                 "late",
-                f"{words.sentence(why)} What was saved is safe.",
-                "Reconnect",
+                words.sentence(why),
+                "Sign in again",
                 connect,
+                again=one.connection_id,
             )
         )
     failing = [one for one in troubled if one.failure and one.state in ("damaged", "failing", "never")]
-    found += [_failing(team, one) for one in failing]
+    found += [_failing(team, one, now) for one in failing]
     found += [_told(team, one, now) for one in told]
     found += [_forced(team, one, now) for one in forced if one.is_default]
     if hooks:
@@ -315,21 +319,20 @@ def _over(team: str, over: Over, now: datetime) -> Need:
     return Need("Nothing new is being saved", link, "limit reached", "lost", why, "See the limits", link)
 
 
-def _failing(team: str, repo: RepoOverview) -> Need:
+def _failing(team: str, repo: RepoOverview, now: datetime) -> Need:
     assert repo.failure is not None
     link = templating.repo_url(team, repo.name)
-    again = repo.failure.kind == "credentials"
-    kept = " Nothing is lost." if repo.snapshots else " Nothing is saved yet."
-    if repo.damage:
-        kept = ""
+    again = repo.connection_id if repo.failure.kind == standing.CREDENTIALS else None
+    stands = standing.told(standing.of(repo), now)
     return Need(
         repo.name,
         link,
         "failing" if repo.protected_as_of else "first backup failed",
         "late",
-        f"{words.sentence(repo.failure.message)}{kept}",
-        "Reconnect" if again else "See",
-        templating.url(f"/{team}/-/connect") if again else link,
+        f"{words.sentence(repo.failure.message)} {stands}".rstrip(),
+        "Sign in again" if again else "See",
+        link,
+        again=again,
     )
 
 
@@ -398,8 +401,8 @@ def _behind(team: str, repo: RepoOverview, now: datetime) -> Need:
     assert repo.behind_since is not None
     link = templating.repo_url(team, repo.name)
     since = words.ago(repo.behind_since, now).removesuffix(" ago")
-    why = f"It has waited {since} for a worker; check that one is running. What was saved before is safe."
-    return Need(repo.name, link, f"behind {since}", "late", why, "See", link)
+    why = f"It has waited {since} for a worker; check that one is running. {standing.held(standing.of(repo))}"
+    return Need(repo.name, link, f"behind {since}", "late", why.rstrip(), "See", link)
 
 
 def strip(days: Sequence[Day], today: date, failing_since: date | None) -> Strip:

@@ -33,11 +33,12 @@ from mirror.forges import oauth
 from mirror.forges.contract import Account, Purpose, Tokens
 from mirror.people import accounts
 from mirror.store.discovery import connections as connection_rows
-from mirror.store.discovery.connections import Connection
+from mirror.store.discovery.connections import Connection, ConnectionId
 from mirror.store.people import attempts, sessions, teams
 from mirror.store.people import people as people_rows
 from mirror.store.people.people import Person
 from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
+from mirror.web.templating import called
 
 SECONDS: Final = 600  # for a person to consent
 COOKIE: Final = "consent"
@@ -69,6 +70,7 @@ class Consent:
     next: str  # the page to go on with
     session: str  # whose: the session's SHA-256, as nobody else is to come back with it; empty: signed out
     dropped: bool = False  # what was pressed before was not done, as nobody had proved who they are
+    again: str | None = None  # the connection whose account is asked once more; None: any account will do
 
 
 def local(path: str | None, otherwise: str = "/") -> str:
@@ -91,7 +93,7 @@ async def sign_in(context: RequestContext) -> Response:
     if context.person is not None:  # any page of any site can send a browser here
         said = "You are signed in already. To add an account, use its button on this page."
         return context.redirect("/account", said)
-    return _ask(context, app, Act.SIGN_IN, Purpose.SIGN_IN, None, context.query.get("next"))
+    return _ask(context, _Wanted(app, Act.SIGN_IN, to=context.query.get("next")))
 
 
 async def start(context: RequestContext) -> Response:
@@ -109,24 +111,39 @@ async def start(context: RequestContext) -> Response:
             raise AskAgain("/account")
         act = Act.LINK
     dropped = act is Act.PROVE and bool(form.get("dropped"))
-    return _ask(context, app, act, purpose, team, str(form.get("next", "")), dropped=dropped)
+    return _ask(context, _Wanted(app, act, purpose, team, str(form.get("next", "")), dropped=dropped))
 
 
-def _ask(
-    context: RequestContext,
-    app: App,
-    act: Act,
-    purpose: Purpose,
-    team: str | None,
-    to: str | None,
-    *,
-    dropped: bool = False,
-) -> Response:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be asked of a forge, and why; `Consent` has what each of these means."""
+
+    app: App
+    act: Act
+    purpose: Purpose = Purpose.SIGN_IN
+    team: str | None = None
+    to: str | None = None  # the page to go on with, as the browser sent it
+    dropped: bool = False
+    again: str | None = None
+
+
+def _ask(context: RequestContext, wanted: _Wanted) -> Response:
     """To the consent page of the forge, with a cookie by which the callback is known."""
-    state, verifier = oauth.new_state(), oauth.new_verifier()
-    asked = Consent(app.host, state, verifier, purpose, act, team, local(to), _session(context), dropped)
+    app = wanted.app
+    asked = Consent(
+        host=app.host,
+        state=oauth.new_state(),
+        verifier=oauth.new_verifier(),
+        purpose=wanted.purpose,
+        act=wanted.act,
+        team=wanted.team,
+        next=local(wanted.to),
+        session=_session(context),
+        dropped=wanted.dropped,
+        again=wanted.again,
+    )
     back = connections.callback(context.services.settings, app)
-    address = context.services.forges.of(app).authorize_url(asked.state, asked.verifier, back, purpose)
+    address = context.services.forges.of(app).authorize_url(asked.state, asked.verifier, back, wanted.purpose)
     answer = RedirectResponse(address, 303)
     answer.set_cookie(
         COOKIE,
@@ -140,11 +157,20 @@ def _ask(
     return answer
 
 
+def ask_again(context: RequestContext, connection: Connection, to: str) -> Response:
+    """To the consent page of a connection's forge, for the account whose token it refuses; then to `to`."""
+    app = app_of(context, connection.forge, connection.host)
+    asked = _Wanted(app, Act.CONNECT, Purpose.HOOKS, context.of_team().name, to, again=str(connection.id))
+    return _ask(context, asked)
+
+
 async def callback(context: RequestContext) -> Response:
     """What the forge sent the browser back with; of a refused consent, or one not ours, nothing is kept."""
     asked = await _asked(context)
     app = app_of(context, str(context.path["forge"]), asked.host)
     back = f"/{asked.team}/-/connect" if asked.team else _BACK[asked.act]
+    if asked.again is not None:
+        back = asked.next
     try:
         if "error" in context.query:
             raise _refused(app, asked, context.query["error"])
@@ -154,7 +180,8 @@ async def callback(context: RequestContext) -> Response:
         )
         answer = await _THEN[asked.act](context, app, asked, tokens)
     except EverrefError as error:
-        back += f"?next={quote(asked.next)}" + ("&dropped=yes" if asked.dropped else "")
+        if asked.again is None:
+            back += f"?next={quote(asked.next)}" + ("&dropped=yes" if asked.dropped else "")
         answer = context.redirect(back, words.sentence(str(error)))
     answer.delete_cookie(COOKIE, path="/auth/", httponly=True, samesite="lax")
     return answer
@@ -362,9 +389,40 @@ async def _connected(context: RequestContext, app: App, asked: Consent, tokens: 
         context.services, context.of_team().id, context.owner().id, app, tokens
     )
     await context.audit("connection.add", f"{connection.login} at {connection.host}")
+    started = await connections.request_refused(context.services, connection.id, context.hint)
+    if asked.again is not None:
+        return await _connected_again(context, app, asked, connection, started)
     if asked.purpose == Purpose.CREATE and asked.next != "/":  # a restore that goes on with it
         return context.redirect(asked.next)
     return context.redirect(f"/{asked.team}/-/connect/{connection.id}")
+
+
+async def _connected_again(
+    context: RequestContext, app: App, asked: Consent, connection: Connection, started: int
+) -> Response:
+    """Back to where the button was, and whose account it is now."""
+    assert asked.again is not None
+    if str(connection.id) == asked.again:
+        return context.redirect(asked.next, accepted(app, connection.login, started))
+    meant = await connection_rows.find(
+        context.services.db, context.of_team().id, ConnectionId(UUID(asked.again))
+    )
+    said = f"You allowed access as {connection.login}, so {connection.login} at {app.host} is connected now."
+    if meant is not None and meant.state != "works":
+        said += (
+            f" The token of {meant.login} is still refused: sign in at {app.host} as {meant.login}, "
+            "then press the button again."
+        )
+    return context.redirect(asked.next, warned=said)
+
+
+def accepted(app: App, login: str, started: int) -> str:
+    """What to say once a forge accepts an account's token again; `started`: how many backups that began."""
+    said = f"{called(app)} accepts {login}'s token again"
+    if not started:
+        return f"{said}."
+    many = "1 repository is" if started == 1 else f"{started:,} repositories are"
+    return f"{said}; {many} being backed up."
 
 
 async def _may_connect(context: RequestContext, team: str) -> None:

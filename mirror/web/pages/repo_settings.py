@@ -9,10 +9,10 @@ from starlette.responses import Response
 from mirror.backup import excluded
 from mirror.core import words
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
-from mirror.core.model import Repo
+from mirror.core.model import Repo, Secret
 from mirror.core.rules import schedule
 from mirror.core.rules.roles import Role
-from mirror.discovery import choose, webhook, webhooks
+from mirror.discovery import choose, source, webhook, webhooks
 from mirror.discovery.webhook import NewHook
 from mirror.discovery.webhooks import Outcome
 from mirror.git import address
@@ -21,7 +21,9 @@ from mirror.store import repos
 from mirror.store.discovery import connections, credentials, hooks, remotes
 from mirror.store.discovery.hooks import Forge
 from mirror.store.jobs import schedules
+from mirror.web import templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.pages.oauth import local
 
 
 async def page(context: RequestContext) -> Response:
@@ -34,23 +36,24 @@ async def _page(
     repo: Repo,
     error: EverrefError | None = None,
     given: NewHook | None = None,
-    **typed: str,  # what was sent for the field that the error is about
+    **typed: str,  # what was sent; the first is the field that the error is about
 ) -> Response:
     db = context.services.db
     known = await hooks.of(db, repo.id)
     kept = await connections.of_repo(db, repo.id)
     by_ssh = address.is_ssh(repo.url)
+    overview = await repos.overview_of(db, repo.id)
     return context.render(
         "keeping.html",
         200 if error is None else 422,
         error=error,
-        wrong={name: words.sentence(error) for name in typed},
+        wrong={name: words.sentence(error) for name in list(typed)[:1]},
         typed=typed,
         given=given,
         repo=repo,
         origin=await remotes.get(db, repo.id),
         connection=kept.connection if kept else None,
-        failure=(await repos.overview_of(db, repo.id)).failure,
+        overview=overview,
         own=await credentials.has(db, repo.id),
         rhythm=await schedules.of(db, repo.id),
         excluded=await repos.excluded(db, repo.id),
@@ -77,6 +80,26 @@ async def forget_host(context: RequestContext) -> Response:
     return _back(
         context, repo, "The host key is forgotten. Everref will trust the next key that the host shows."
     )
+
+
+async def set_source(context: RequestContext) -> Response:
+    """Replace the repo's token, or an address that was never reached, once the host has accepted them."""
+    repo, form = await context.repo(), await context.form()
+    url, token = str(form.get("url", repo.url)).strip(), str(form.get("token", "")).strip()
+    username = str(form.get("username", "")).strip()
+    try:
+        async with context.planning():
+            now = await source.replace(
+                context.services, repo, url, Secret(username, token) if token else None, hint=context.hint
+            )
+    except EverrefError as error:
+        about = next(iter(templating.wrong(error)), "url" if url != repo.url else "token")
+        sent = {"url": "" if "@" in url else url, "username": username}  # an address may contain a password
+        return await _page(context, repo, error, None, **({about: ""} | sent))
+    detail = {"url": now.url} if now.url != repo.url else {}
+    await context.audit("repo.source", repo.name, repo.id, detail)
+    to = local(str(form.get("next", "")), f"/{context.of_team().name}/{quote(repo.name)}/-/settings")
+    return context.redirect(to, "The host accepts it. A backup starts now.")
 
 
 async def forget_secret(context: RequestContext) -> Response:
@@ -194,6 +217,7 @@ _REPO: Final = "/{team}/{repo:repo}/-/settings"
 
 ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", _REPO, page, Needs.VIEWER),
+    Endpoint("POST", f"{_REPO}/source", set_source, Needs.ADMIN),
     Endpoint("POST", f"{_REPO}/forget-secret", forget_secret, Needs.ADMIN, sure=True),
     Endpoint("POST", f"{_REPO}/forget-host", forget_host, Needs.ADMIN, sure=True),
     Endpoint("POST", f"{_REPO}/schedule", set_schedule, Needs.ADMIN),
