@@ -136,7 +136,7 @@ async def test_the_whole_page_is_put_at_any_moment(site: Site, work: Work) -> No
     then = await _text(browser, "/acme/acme/api/-/files", at="#1")
     assert ">a</a>" in then
     assert ">b</a>" not in then
-    assert (await browser.get("/acme/acme/api", at="yesterday-ish")).status_code == 400
+    assert (await browser.get("/acme/acme/api", at="yesterday-ish")).status_code == 422
     assert (await browser.get("/acme/acme/api", at="#9")).status_code == 404
     assert (await browser.get("/acme/acme/api@2001-01-01")).status_code == 404
 

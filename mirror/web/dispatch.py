@@ -112,6 +112,7 @@ class RequestContext:
     role: Role | None = None  # in that team
     teams: Sequence[Membership] = ()  # the person's, on a page of a team
     memberships: Sequence[Membership] = ()  # the person's, as they came with the session
+    status: int = 200  # of a page that is rendered, unless it says another
     said: str | None = None  # a message to show once
     warned: str | None = None  # one that must be seen: what was pressed was not done
     found: Repo | None = None  # the path's repo, once it was asked for
@@ -220,10 +221,10 @@ class RequestContext:
         check_text(one for item in form.multi_items() for one in item if isinstance(one, str))
         return form
 
-    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def render(self, template: str, status: int | None = None, **values: Any) -> HTMLResponse:
         """A page. Its template has `context`."""
         text = self.outside.pages.get_template(template).render(context=self, now=self.now, **values)
-        answer = HTMLResponse(text, status)
+        answer = HTMLResponse(text, status or self.status)
         if self.said is not None or self.warned is not None:
             answer.delete_cookie("said", path="/", httponly=True, samesite="lax")
         return answer

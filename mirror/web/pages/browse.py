@@ -29,7 +29,7 @@ RAW_POLICY: Final = "default-src 'none'; sandbox"
 
 async def refs(context: RequestContext) -> Response:
     """The refs of a moment, a page at a time."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     search = context.query.get("q", "")[:500]
     glob = glob_of(search)
     page = await moments.refs_at(
@@ -45,7 +45,7 @@ async def refs(context: RequestContext) -> Response:
 
 async def commits(context: RequestContext) -> Response:
     """The commits of a branch, tag or id, newest first; with a path, those that changed it."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     rev, path = bytes_of(context, "ref"), bytes_of(context, "path")
     number = number_of(context.query.get("page", "")) or 1
     found, more = await moments.commits(
@@ -58,7 +58,7 @@ async def commits(context: RequestContext) -> Response:
 
 async def commit(context: RequestContext) -> Response:
     """One commit with its changes."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     shown = await moments.commit(context.services, at.repo, at.saved, str(context.path["oid"]).encode())
     return context.render("commit.html", at=at, tab="commits", shown=shown, **_drawn(shown.changes))
 
@@ -82,7 +82,7 @@ def _drawn(changes: objects.Changes | None) -> dict[str, Any]:
 
 async def files(context: RequestContext) -> Response:
     """A folder with its README, or a file."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     rev, path = bytes_of(context, "ref"), _below(context, "files")
     try:
         folder = await moments.tree(context.services, at.repo, at.saved, rev, path)
@@ -203,7 +203,7 @@ def raw_headers(path: bytes, beginning: bytes) -> dict[str, str]:
 
 async def difference(context: RequestContext) -> Response:
     """What differs between two moments."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     snapshot = at.saved
     asked = context.query.get("from", "").strip()[:100]
     ref = bytes_of(context, "ref")
@@ -228,7 +228,7 @@ async def difference(context: RequestContext) -> Response:
 
 async def lost(context: RequestContext) -> Response:
     """For each force-push and deletion, the commits that are no longer on any ref. With `part`, a summary."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     part = "part" in context.query
     found = await moments.lost(
         context.services,

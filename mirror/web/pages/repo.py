@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from starlette.responses import Response
 
 from mirror.browse.commit_counts import brought
-from mirror.core import when
+from mirror.core import words
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Kind, Repo, RepoId, Snapshot, older_of
 from mirror.core.rules.pushes import Lost
@@ -22,7 +22,8 @@ from mirror.store.browse.home import RepoOverview
 from mirror.store.browse.timeline import Neighbours, Pushed
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job
-from mirror.web import templating
+from mirror.web import asked, templating
+from mirror.web.asked import Asked
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from mirror.web.live import follow
 from mirror.web.pages import timeline_svg
@@ -48,7 +49,7 @@ class ShownMoment:
 
     team: str
     repo: Repo
-    asked: str  # the WHEN of the address; empty: now
+    asked: str  # the moment as an address has it, the same for everybody; empty: now
     row: RepoOverview
     span: tuple[datetime, datetime] | None  # of the first and the latest snapshot; None: there is none
     snapshot: Snapshot | None  # None: nothing was saved yet
@@ -56,6 +57,9 @@ class ShownMoment:
     note: str  # what makes this moment one to look at; mostly nothing
     here: str  # the address of this page, without its query
     kept: tuple[tuple[str, bytes], ...]  # of its query, what goes on to mean the same at another moment
+    typed: str = ""  # what the person wrote, for the field
+    answer: str = ""  # what that was taken to mean, and what was found; empty: nobody asked for a time
+    wrong: str = ""  # why that is no moment, to stand at the field: then this is the present one
 
     def url(self, page: str = "", /, **query: object) -> str:
         """A page of this repo at this moment."""
@@ -95,7 +99,7 @@ class ShownMoment:
 
 async def overview(context: RequestContext) -> Response:
     """Every ref over time, the moment that was chosen, and what happened around it. Reads no git."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     db = context.services.db
     beside = await home.beside(db, at.repo.id)
     if at.snapshot is None or at.span is None:
@@ -107,10 +111,10 @@ async def overview(context: RequestContext) -> Response:
             **_under_way(at.row, beside.open_jobs),
         )
     chosen = at.snapshot.taken_at if at.asked else context.now
-    asked = context.query.get("window", "")
-    if asked not in (*WINDOWS, "all"):
-        asked = await _telling(context, at.row, at.span)
-    name, start, end = window(asked, at.span[0], chosen, context.now)
+    length = context.query.get("window", "")
+    if length not in (*WINDOWS, "all"):
+        length = await _telling(context, at.row, at.span)
+    name, start, end = window(length, at.span[0], chosen, context.now)
     shown = await timeline.lanes(db, at.repo.id, start, end, limit=LANES)
     said = templating.moment(chosen, context.now, context.zone, seconds=False) if at.asked else "now"
     pushes = await _around(context, at)
@@ -192,7 +196,7 @@ def _lost_at(pushes: Sequence[Pushed], lost: Sequence[Lost]) -> dict[int, list[L
 
 async def push_list(context: RequestContext) -> Response:
     """Every push: who, when, what, how many commits. With `part`, only the list beside the picture."""
-    at = await moment_at(context)
+    at = await moment_at(context, stays=True)
     snapshot = at.saved
     part = "part" in context.query
     glob, by = context.query.get("ref", "")[:500], context.query.get("by", "")[:300]
@@ -297,43 +301,61 @@ async def _row(context: RequestContext, repo_id: RepoId) -> RepoOverview:
     return rows[0]
 
 
-async def moment_at(context: RequestContext) -> ShownMoment:
-    """The repo of the path, and the moment: `?at=WHEN`, or `@WHEN` after the repo's name."""
-    repo, row, asked = await _named(context)
+async def moment_at(context: RequestContext, *, stays: bool = False) -> ShownMoment:
+    """The repo of the path, and the moment: `?at=WHEN`, `?picked=` a time, or `@WHEN` after the name.
+
+    Where that is no moment, a page that `stays` is shown at the present one, with what is wrong at
+    the field. Raises UsageError and NotFound elsewhere: a restore takes no other moment.
+    """
+    repo, row, after = await _named(context)
+    typed, wrong = asked.typed_in(context, after), ""
+    try:
+        wanted = asked.read(context, after)
+        snapshot = await _snapshot(context, repo, row, wanted)
+    except (UsageError, NotFound) as error:
+        if not stays or not typed:
+            raise
+        context.status, wrong = 422, words.sentence(str(error))
+        wanted = asked.Asked()
+        snapshot = await _snapshot(context, repo, row, wanted)
     db = context.services.db
     span = (row.first_at, row.saved_at) if row.first_at and row.saved_at else None
-    wanted = when.parse(asked, context.now, context.zone) if asked else None
-    snapshot = around = None
-    note = ""
-    if wanted is not None:
-        snapshot = await moment.snapshot_at(context.services, repo, wanted)
-    elif span is not None:
-        snapshot = await snapshots.latest(db, repo.id)
-    if snapshot is not None and asked:
+    around, note, answer = None, "", ""
+    if snapshot is not None and wanted.when is not None:
+        answer = asked.answer(wanted, snapshot, row.protected_as_of, context.now, context.zone)
         around = await timeline.moment(db, repo.id, snapshot.number)
         note = _note(around)
     team = context.of_team().name
     below = raw_path(context).partition(b"/-/")[2].decode("ascii", "replace")
     here = templating.repo_url(team, repo.name) + (f"/-/{below}" if below else "")
     kept = tuple((name, value) for name, value in _query(context).items() if name in KEPT and value)
-    return ShownMoment(team, repo, asked, row, span, snapshot, around, note, here, kept)
+    return ShownMoment(
+        *(team, repo, wanted.name, row, span, snapshot, around, note, here, kept), typed, answer, wrong
+    )
+
+
+async def _snapshot(context: RequestContext, repo: Repo, row: RepoOverview, wanted: Asked) -> Snapshot | None:
+    """The snapshot of this moment; None: nothing was saved yet. Raises NotFound."""
+    if wanted.when is not None:
+        time, first = wanted.time, row.first_at and row.first_at.replace(microsecond=0)
+        if time is not None and first is not None and time < first:
+            raise NotFound(asked.too_early(repo, time, first, context.now, context.zone))
+        return await moment.snapshot_at(context.services, repo, wanted.up_to)
+    return await snapshots.latest(context.services.db, repo.id) if row.saved_at else None
 
 
 async def _named(context: RequestContext) -> tuple[Repo, RepoOverview, str]:
-    asked = context.query.get("at", "").strip()
-    if len(asked) > 100:
-        raise UsageError(f"this is not a moment; write one like {when.EXAMPLES}")
+    """The repo of the path, and what stands after an @ that ends its name."""
     db, team = context.services.db, context.of_team()
-    text = str(context.path["repo"])
+    text, after = str(context.path["repo"]), ""
     found = await home.named(db, team.id, text)
     if found is None:
         name, sign, after = text.rpartition("@")
         found = await home.named(db, team.id, name) if sign else None
-        asked = asked or after
     if found is None:
         raise NotFound(f"there is no repository {text} in {team.name}")
     context.found = found[0]
-    return *found, asked
+    return *found, after
 
 
 def _note(around: Neighbours | None) -> str:
