@@ -81,8 +81,11 @@ async def test_from_connecting_to_what_a_force_push_took_away(visitor: Visitor, 
     slider = page.get_by_role("slider", name="Moment")
     await slider.focus()
     await page.keyboard.press("ArrowLeft")
-    await expect(page).to_have_url(re.compile(r"\?at=2"))
-    await page.get_by_role("textbox", name="Moment, as a time").fill("#2")
+    await expect(page).to_have_url(re.compile(r"\?at=%232"))
+    await page.keyboard.press("ArrowLeft")  # the slider has kept the focus
+    await expect(page).to_have_url(re.compile(r"\?at=%231"))
+    await page.locator("#when summary").click()
+    await page.get_by_role("textbox", name="Moment").fill("#2")
     await page.keyboard.press("Enter")
     await expect(page.get_by_text("snapshot #2, just before carol replaced main")).to_be_visible()
 
@@ -258,7 +261,8 @@ async def test_the_main_path_needs_no_script(visitor: Visitor, stage: Stage) -> 
     await page.get_by_role("link", name="See what was lost: hana/diary").click()
     await expect(page.get_by_role("rowheader").filter(has_text="Write wednesday")).to_be_visible()
     await page.get_by_role("link", name="Timeline").click()
-    await page.get_by_role("textbox", name="Moment, as a time").fill("#1")
+    await page.locator("#when summary").click()
+    await page.get_by_role("textbox", name="Moment").fill("#1")
     await hana.press("Go")
     await page.get_by_role("link", name="Files").click()
     await page.get_by_role("link", name="wednesday.md").click()

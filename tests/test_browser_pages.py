@@ -33,6 +33,8 @@ OTHERWISE: Final = {
     "/{team}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/progress": "is streamed",
+    "/{team}/{repo:repo}/-/said": "is a part of a page",
+    "/{team}/{repo:repo}/-/pushes/{number}": "is a part of a page",
     "/{team}/-/activity/{job}/events": "is streamed",
     "/{team}/{repo:repo}/-/restore/over": "leads back to the plan",
     "/{team}/{repo:repo}/-/bundles/{job}": "is downloaded",
@@ -76,6 +78,7 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
         "{garden}/-/files/empty",
     ),
     "/{team}/{repo:repo}/-/difference": ("{garden}/-/difference?from=%231&ref=refs/heads/main",),
+    "/{team}/{repo:repo}/-/clone": ("{garden}/-/clone?at=%231",),
     "/{team}/{repo:repo}/-/lost": ("{garden}/-/lost", "{garden}/-/lost?at=%231"),
     "/{team}/{repo:repo}/-/restore": (
         "{garden}/-/restore?at=%231",

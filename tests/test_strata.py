@@ -1,5 +1,6 @@
 """The picture of every ref over time: well-formed, escaped, bounded, and told in words too."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
@@ -7,11 +8,18 @@ import pytest
 
 from mirror.core.rules.timeline import Bar, Cut, Lane, Push, Timeline
 from mirror.web.pages import timeline_svg
+from mirror.web.pages.timeline_svg import Handle, Link, Said
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=4)
 DAY = timedelta(days=1)
 SVG = "{http://www.w3.org/2000/svg}"
+SAID = Said(
+    lambda lane, push: f"push #{push.snapshot}",
+    lambda lane, cut: Link(
+        f'/x?at=#{cut.snapshot - 1}&y="', f"{timeline_svg.label(lane)} {cut.kind} by {cut.by}"
+    ),
+)
 
 
 def picture(*lanes: Lane) -> Timeline:
@@ -42,12 +50,12 @@ def test_a_lane_has_its_bars_notches_cuts_and_dotted_lines_in_place() -> None:
     assert [one.get("x") for one in of_class(svg, "push")] == [f"{quarter:g}"]
     assert [one.get("x1") for one in of_class(svg, "cut")] == [f"{middle:g}"]
     assert [one.get("d") for one in of_class(svg, "ghost")] == [f"M{middle + 5:g} 56 H1064"]
-    assert svg.get("role") == "img" and svg.get("aria-label") == "Every ref over time"
+    assert svg.get("role") == "group" and svg.get("aria-label") == "Every ref over time"
 
 
 def test_the_handle_is_at_the_moment_and_stays_inside() -> None:
     for moment in (START, START + DAY, END):
-        svg = parsed(timeline_svg.svg(picture(lane()), at=moment, said="1 Mar, 09:13"))
+        svg = parsed(timeline_svg.svg(picture(lane()), handle=Handle(moment, "1 Mar, 09:13")))
         (grip,), (text,) = of_class(svg, "grip"), of_class(svg, "gt")
         assert 0 <= float(grip.get("x", "")) <= 1064 - timeline_svg.GRIP
         assert text.text == "1 Mar, 09:13"
@@ -65,21 +73,59 @@ def test_the_handle_is_at_the_moment_and_stays_inside() -> None:
     ],
 )
 def test_a_name_is_text_whatever_it_is(name: bytes) -> None:
-    text = timeline_svg.figure(picture(lane(name)), said=name.decode(errors="replace"), at=START)
+    text = timeline_svg.figure(
+        picture(lane(name, cuts=(Cut(START, 3, "forced", 1, END),))),
+        handle=Handle(START, name.decode(errors="replace")),
+        said=SAID,
+    )
     assert "<script" not in text and "\u202e" not in text
     tree = parsed(f"<div>{text}</div>")
     assert {one.tag.removeprefix(SVG) for one in tree.iter()} <= {
-        *("div", "svg", "line", "text", "title", "rect", "path", "ul", "li"),
+        *("div", "svg", "g", "a", "line", "text", "title", "rect", "path", "ul", "li"),
     }
 
 
-def test_an_address_of_a_lane_is_escaped() -> None:
-    svg = parsed(timeline_svg.svg(picture(lane()), href=lambda name: '/x?"><b>&y'))
-    assert [one.get("href") for one in svg.iter("a")] == ['/x?"><b>&y']
+def test_a_cut_is_a_link_as_large_as_a_finger_to_the_moment_before_it() -> None:
+    cuts = tuple(Cut(START + n * DAY / 48, n, "forced", 1, END, "kim") for n in range(2, 100))
+    svg = parsed(timeline_svg.svg(picture(lane(cuts=cuts), lane(b'refs/heads/"b', cuts=cuts[:1])), said=SAID))
+    links = list(svg.iter("a"))
+    assert links[-1].get("href") == '/x?at=#1&y="' and links[-1].get("aria-label") == '"b forced by kim'
+    assert links[-1].get("data-of") == "1"
+    left = [float(one[1].get("x", "")) for one in links[:-1]]
+    assert all(one[1].get("width") == one[1].get("height") == "34" for one in links)
+    assert all(right - one >= 33 for one, right in itertools.pairwise(left[:-1]))
+    assert links[-2].get("data-n") == "99"  # the latest is never left out
+
+
+def test_a_keyboard_comes_by_the_latest_thirty_cuts() -> None:
+    cuts = tuple(Cut(START + n * DAY / 6, n, "deleted", 1, END) for n in range(1, 21))
+    svg = parsed(
+        timeline_svg.svg(picture(*[lane(b"refs/heads/%d" % n, cuts=cuts) for n in range(3)]), said=SAID)
+    )
+    tabbed = [one for one in svg.iter("a") if one.get("tabindex") is None]
+    assert len(tabbed) == timeline_svg.TABBED
+    assert {one.get("data-n") for one in tabbed} == {str(n) for n in range(11, 21)}
+
+
+def test_before_and_after_stand_beside_the_handle() -> None:
+    handle = Handle(START + DAY, "2 Mar", Link("/before", "#4"), Link("/after", "#6"))
+    svg = parsed(timeline_svg.svg(picture(lane()), handle=handle))
+    assert [(one.get("href"), one[1].text) for one in of_class(svg, "beside")] == [
+        ("/before", "\u2039 #4"),
+        ("/after", "#6 \u203a"),
+    ]
+
+
+def test_a_push_says_what_it_is_unless_there_are_too_many() -> None:
+    few = parsed(timeline_svg.svg(picture(lane(pushes=(Push(START + DAY, 5, 1),))), said=SAID))
+    (push,) = of_class(few, "push")
+    assert push.get("data-n") == "5" and push[0].text == "push #5"
+    many = parsed(timeline_svg.svg(picture(busy(b"refs/heads/main")), said=SAID))
+    assert all(len(one) == 0 for one in of_class(many, "push"))
 
 
 def test_nothing_is_styled_in_place() -> None:
-    text = timeline_svg.figure(picture(lane()), at=START, said="now")
+    text = timeline_svg.figure(picture(lane()), handle=Handle(START, "now"), said=SAID)
     assert "style=" not in text and "<style" not in text
 
 
@@ -94,7 +140,11 @@ def busy(name: bytes) -> Lane:
 
 @pytest.mark.parametrize("count", [1, 24, 100])
 def test_a_picture_is_bounded_however_much_happened(count: int) -> None:
-    svg = parsed(timeline_svg.svg(picture(*[busy(b"refs/heads/%d" % n) for n in range(count)]), at=START))
+    svg = parsed(
+        timeline_svg.svg(
+            picture(*[busy(b"refs/heads/%d" % n) for n in range(count)]), handle=Handle(START), said=SAID
+        )
+    )
     assert sum(1 for _ in svg.iter()) <= timeline_svg.ELEMENTS
     assert len(of_class(svg, "push")) >= count
 

@@ -49,7 +49,7 @@ async def test_lanes_show_bars_pushes_and_what_was_taken_away(db: asyncpg.Pool) 
     assert [lane.name for lane in shown.lanes] == [MAIN, SIDE, TAG, b"refs/pull/"]
     main, side, tag, pulls = shown.lanes
     assert [(bar.start, bar.end) for bar in main.bars] == [(at(1), at(3)), (at(3), END)]
-    assert main.pushes == (Push(at(2) - timedelta(seconds=9), 2, 1),)
+    assert main.pushes == (Push(at(2) - timedelta(seconds=9), 2, 1, "lena"),)
     assert main.cuts == (Cut(at(3), 3, "forced", 1, END),)
     assert [(bar.start, bar.end) for bar in side.bars] == [(at(1), at(4)), (at(6), END)]
     assert side.cuts == (Cut(at(4), 4, "deleted", 1, at(6)),)  # no dotted line where it is back

@@ -30,6 +30,11 @@ class Brought:
 _known: OrderedDict[Move, Brought] = OrderedDict()
 
 
+def remembered(change: RefChange) -> Brought | None:
+    """The commits of a move, if they were counted lately; asks nobody."""
+    return _known.get((change.old, change.new))
+
+
 async def brought(
     services: Services, repo: Repo, snapshot: Snapshot, changes: Iterable[RefChange]
 ) -> Mapping[Move, Brought]:

@@ -17,6 +17,7 @@ from mirror.web.pages import (
     account,
     activity,
     browse,
+    clone,
     connect,
     home,
     repo,
@@ -42,6 +43,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     *home.ENDPOINTS,
     *restore.ENDPOINTS,
     *restores.ENDPOINTS,
+    *clone.ENDPOINTS,
     *browse.ENDPOINTS,
     *repo.ENDPOINTS,
 )  # a path is answered by the first that fits: those of a repo, which fit most, come last

@@ -6,12 +6,14 @@ select
   min(at) as first_at, max(at) as at, max(snapshot) as snapshot,
   max(at) filter (where kind in ('forced', 'deleted')) as cut_at,
   max(snapshot) filter (where kind in ('forced', 'deleted')) as cut,
+  (array_agg(pushed_by order by snapshot desc, position desc))[1] as by,
+  (array_agg(pushed_by order by snapshot desc, position desc) filter (where kind in ('forced', 'deleted')))[1] as cut_by,
   count(*) filter (where kind = 'forced') as forced,
   count(*) filter (where kind = 'deleted') as deleted,
   count(*) filter (where kind = 'created') as created
 from (
   select
-    move.ref_id, move.snapshot, move.position, move.kind, timed.at,
+    move.ref_id, move.snapshot, move.position, move.kind, move.pushed_by, timed.at,
     width_bucket(timed.at, $7::timestamptz[]) as stretch
   from ref_change move
   join snapshot on snapshot.repo_id = $1 and snapshot.number = move.snapshot

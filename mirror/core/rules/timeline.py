@@ -1,7 +1,7 @@
 """Every ref over time as values: lanes with bars, pushes and cuts, which web/pages/timeline_svg draws."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, Literal
 
@@ -33,6 +33,8 @@ class Stretch:
     cut_at: datetime | None = None  # of the last move that took something away; None: none did
     cut: int | None = None  # the snapshot with that move
     first_at: datetime | None = None  # of the first move; None: for a folder, where it does not show
+    by: str | None = None  # who made the last move; None: nobody told us, here and below
+    cut_by: str | None = None  # and the last one that took something away
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Push:
     at: datetime
     snapshot: int
     moves: int
+    by: str | None = None  # who made the last of them; None: nobody told us
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Cut:
     kind: Taken
     moves: int  # that took something away here
     until: datetime  # until when only the vault holds it
+    by: str | None = None  # who did the last of them; None: nobody told us
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ def lane(
             gone = min(max(one.cut_at or one.at, start), end)
             only_here = lost is None or folded or (name, snapshot) in lost
             kind: Taken = "deleted" if one.deleted else "forced"
-            cuts.append(Cut(gone, snapshot, kind, taken, end if only_here else gone))
+            cuts.append(Cut(gone, snapshot, kind, taken, end if only_here else gone, one.cut_by))
         if folded:
             began = began or at
         elif taken:
@@ -164,7 +168,7 @@ def lane(
         elif began is None:
             began = min(max(one.first_at or one.at, start), end)
         if rest := one.moves - taken - (0 if folded else one.created):
-            pushes.append(Push(at, one.snapshot, rest))
+            pushes.append(Push(at, one.snapshot, rest, one.by))
     bars += [Bar(began, end)] if began is not None else []
     return Lane(name, refs, tuple(bars), tuple(pushes), tuple(_ended(cuts, bars, folded)))
 
@@ -177,7 +181,7 @@ def _ended(cuts: Sequence[Cut], bars: Sequence[Bar], folded: bool) -> Iterable[C
             :1
         ]
         until = min([cut.until, *later]) if later else cut.until
-        yield Cut(cut.at, cut.snapshot, cut.kind, cut.moves, max(until, cut.at))
+        yield replace(cut, until=max(until, cut.at))
 
 
 UNITS: Final[tuple[tuple[timedelta, str], ...]] = (

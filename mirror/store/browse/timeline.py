@@ -215,6 +215,8 @@ def _stretch(row: Any) -> Stretch:
         cut_at=row["cut_at"],
         cut=row["cut"],
         first_at=row.get("first_at"),
+        by=row.get("by"),
+        cut_by=row.get("cut_by"),
     )
 
 

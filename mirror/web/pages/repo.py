@@ -1,18 +1,21 @@
 """A repo's page: every ref over time, its pushes, and the moment that an address names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from zoneinfo import ZoneInfo
 
 from starlette.responses import Response
 
-from mirror.browse.commit_counts import brought
+from mirror.browse import moments
+from mirror.browse.commit_counts import Brought, brought, remembered
 from mirror.core import words
 from mirror.core.errors import NotFound, UsageError
-from mirror.core.model import Kind, Repo, RepoId, Snapshot, older_of
+from mirror.core.model import Kind, RefChange, Repo, RepoId, Snapshot, older_of
 from mirror.core.rules.pushes import Lost
+from mirror.core.rules.timeline import Cut, Lane, Push
 from mirror.git.reader.questions import RepositoryView
 from mirror.jobs import run as work
 from mirror.restore import moment
@@ -55,11 +58,16 @@ class ShownMoment:
     snapshot: Snapshot | None  # None: nothing was saved yet
     around: Neighbours | None
     note: str  # what makes this moment one to look at; mostly nothing
+    counted: bool  # whether the note says how many commits go, as far as there are any to count
     here: str  # the address of this page, without its query
     kept: tuple[tuple[str, bytes], ...]  # of its query, what goes on to mean the same at another moment
     typed: str = ""  # what the person wrote, for the field
     answer: str = ""  # what that was taken to mean, and what was found; empty: nobody asked for a time
     wrong: str = ""  # why that is no moment, to stand at the field: then this is the present one
+
+    barred: ClassVar = frozenset(  # the pages that have the moment's bar
+        {"overview", "files", "commits", "refs", "pushes", "lost", "difference", "clone"}
+    )
 
     def url(self, page: str = "", /, **query: object) -> str:
         """A page of this repo at this moment."""
@@ -88,6 +96,17 @@ class ShownMoment:
         if self.snapshot is None:
             raise NotFound(f"nothing of {self.repo.name} has been saved yet; wait for its first backup")
         return self.snapshot
+
+    @property
+    def before(self) -> str:
+        """The snapshot before the one that is shown; empty: it is the first."""
+        number = self.snapshot.number if self.snapshot else 0
+        return f"#{number - 1}" if number > 1 else ""
+
+    @property
+    def after(self) -> str:
+        """The snapshot after it; empty: it is the latest."""
+        return f"#{self.around.after[0]}" if self.around and self.around.after else ""
 
     @property
     def host(self) -> str:
@@ -124,18 +143,51 @@ async def overview(context: RequestContext) -> Response:
         tab="overview",
         hook=beside.hook,
         drill=beside.drill,
-        picture=timeline_svg.figure(shown, at=min(max(chosen, start), end), said=said, zone=context.zone),
+        picture=timeline_svg.figure(
+            shown,
+            handle=_handle(at, min(max(chosen, start), end), said),
+            said=_said(at, context.now, context.zone),
+            zone=context.zone,
+        ),
         shown=shown,
         window=name,
         windows=_windows(at.span[0], context.now),
         slider=Slider(start, end, chosen),
         left=timeline_svg.LABELS,
-        width=timeline_svg.WIDTH - timeline_svg.LABELS,
+        width_of_lanes=timeline_svg.WIDTH - timeline_svg.LABELS,
         pushes=pushes,
         told={},
         lost_pushes=_lost_at(pushes, beside.lost),
         **_under_way(at.row, beside.open_jobs),
     )
+
+
+def _handle(at: ShownMoment, chosen: datetime, said: str) -> timeline_svg.Handle:
+    """The handle, with the snapshots beside it."""
+    before, after = (
+        timeline_svg.Link(at.moved(other), other) if other else None for other in (at.before, at.after)
+    )
+    return timeline_svg.Handle(chosen, said, before, after)
+
+
+def _said(at: ShownMoment, now: datetime, zone: ZoneInfo) -> timeline_svg.Said:
+    """What the picture says of a push, and of a cut, which leads to the moment just before it."""
+
+    def clock(then: datetime) -> str:
+        return templating.moment(then, now, zone, seconds=False)
+
+    def push(lane: Lane, push: Push) -> str:
+        number = f"{words.count(push.moves, 'push')}, last " if push.moves > 1 else ""
+        who = f" by {push.by}" if push.by else ""
+        return f"{timeline_svg.label(lane)}: {number}#{push.snapshot}{who}, {clock(push.at)}"
+
+    def cut(lane: Lane, cut: Cut) -> timeline_svg.Link:
+        did = "deleted" if cut.kind == "deleted" else "force-pushed"
+        who = f" by {cut.by}" if cut.by else ""
+        said = f"{timeline_svg.label(lane)} {did}{who}, {clock(cut.at)}: go to just before"
+        return timeline_svg.Link(at.moved(f"#{max(cut.snapshot - 1, 1)}"), said)
+
+    return timeline_svg.Said(push, cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,17 +372,19 @@ async def moment_at(context: RequestContext, *, stays: bool = False) -> ShownMom
         snapshot = await _snapshot(context, repo, row, wanted)
     db = context.services.db
     span = (row.first_at, row.saved_at) if row.first_at and row.saved_at else None
-    around, note, answer = None, "", ""
+    around, note, counted, answer = None, "", True, ""
     if snapshot is not None and wanted.when is not None:
         answer = asked.answer(wanted, snapshot, row.protected_as_of, context.now, context.zone)
         around = await timeline.moment(db, repo.id, snapshot.number)
-        note = _note(around)
+        lost = _lost_then(around)
+        note, counted = _note(around, lost), lost is not None
     team = context.of_team().name
     below = raw_path(context).partition(b"/-/")[2].decode("ascii", "replace")
     here = templating.repo_url(team, repo.name) + (f"/-/{below}" if below else "")
     kept = tuple((name, value) for name, value in _query(context).items() if name in KEPT and value)
     return ShownMoment(
-        *(team, repo, wanted.name, row, span, snapshot, around, note, here, kept), typed, answer, wrong
+        *(team, repo, wanted.name, row, span, snapshot, around, note, counted, here, kept),
+        *(typed, answer, wrong),
     )
 
 
@@ -358,13 +412,70 @@ async def _named(context: RequestContext) -> tuple[Repo, RepoOverview, str]:
     return *found, after
 
 
-def _note(around: Neighbours | None) -> str:
+def _lost_then(around: Neighbours | None) -> int | None:
+    """How many commits went right after the moment; None: nobody has counted them yet."""
+    change = around.took if around else None
+    known: Brought | None = remembered(change) if change else None
+    return known.lost if known and change and change.kind is Kind.FORCED else None
+
+
+def _note(around: Neighbours | None, lost: int | None) -> str:
     """What happened right after the moment, if commits were lost by it."""
     change = around.took if around else None
     if change is None:
         return ""
     did = "replaced" if change.kind is Kind.FORCED else "deleted"
-    return f"just before {change.by or 'somebody'} {did} {templating.refname(change.name)}"
+    goes = "" if lost is None else f": {words.count(lost, 'commit')} {'goes' if lost == 1 else 'go'}"
+    return f"just before {change.by or 'somebody'} {did} {templating.refname(change.name)}{goes}"
+
+
+async def said(context: RequestContext) -> Response:
+    """What the moment is, in a sentence, with the commits that went right after it: the part of a page."""
+    at = await moment_at(context)
+    change = at.around.took if at.around else None
+    if change is not None and not at.counted:
+        at = replace(
+            at, note=_note(at.around, await _count_lost(context, at.repo, at.saved.number + 1, change))
+        )
+    return context.render("moment_said.html", at=at)
+
+
+async def _count_lost(context: RequestContext, repo: Repo, number: int, change: RefChange) -> int | None:
+    """How many commits a push took from a ref; of a deleted one, those that no other ref had then."""
+    after = await moment.snapshot_at(context.services, repo, number)
+    if change.kind is Kind.FORCED:
+        told = await brought(context.services, repo, after, [change])
+        found = told.get((change.old, change.new))
+        return found.lost if found else None
+    lost = await moments.lost(context.services, repo, after, ref=change.name, limit=1, shown=1)
+    return next((one.count for one in lost.items if one.logged.snapshot == number), 0)
+
+
+async def caption(context: RequestContext) -> Response:
+    """Who pushed what to a ref, when, and how many commits it brought and took: the part of a page."""
+    repo = await context.repo()
+    number, name = number_of(str(context.path["number"])) or 0, context.query.get("ref", "")[:5000]
+    found = await timeline.feed(context.services.db, repo.id, before=number + 1, limit=1)
+    push = found[0] if found and found[0].snapshot == number else None
+    if push is None:
+        raise NotFound(f"there is no push #{number} of {repo.name}")
+    meant = [one for one in push.changes if _is_of(one.change.name, name)] or list(push.changes)
+    latest = await snapshots.latest(context.services.db, repo.id)
+    told = await brought(context.services, repo, latest, [meant[0].change]) if latest else {}
+    change = meant[0].change
+    return context.render(
+        "caption.html",
+        push=push,
+        logged=meant[0],
+        brought=told.get((change.old, change.new)),
+        more=push.count - 1,
+    )
+
+
+def _is_of(ref: bytes, lane: str) -> bool:
+    """Whether a ref is that of a lane, or below its folder."""
+    name = words.name(ref)
+    return name.startswith(lane) if lane.endswith("/") else name == lane
 
 
 def number_of(text: str) -> int | None:
@@ -391,6 +502,8 @@ _REPO: Final = "/{team}/{repo:repo}"
 
 ENDPOINTS: Final = (
     Endpoint("GET", f"{_REPO}/-/pushes", push_list, Needs.VIEWER, reads=True),
+    Endpoint("GET", f"{_REPO}/-/said", said, Needs.VIEWER, reads=True),
+    Endpoint("GET", f"{_REPO}/-/pushes/{{number}}", caption, Needs.VIEWER, reads=True),
     Endpoint("GET", f"{_REPO}/-/progress", progress, Needs.VIEWER),
     Endpoint("GET", f"{_REPO}/-/live", live, Needs.VIEWER),
     Endpoint("POST", f"{_REPO}/-/backup", back_up, Needs.OPERATOR),

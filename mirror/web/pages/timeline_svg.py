@@ -1,6 +1,7 @@
 """The picture of every ref over time: a timeline's values as SVG text, and as the list that is read aloud."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 from xml.sax.saxutils import quoteattr
@@ -20,27 +21,56 @@ ELEMENTS: Final = 3000  # at most, of the whole picture
 LETTERS: Final = 24  # of a name before its lane
 GRIP: Final = 136
 SAID: Final = 24  # letters in the grip
+TARGET: Final = 34  # of a link in the picture: 24 pixels where a phone makes it smaller
+LINKS: Final = 100  # cuts at most that are links, the latest
+BESIDE: Final = 68  # the width of what leads to the snapshot before the handle, or after it
+TABBED: Final = 30  # of those links at most that a keyboard comes by, the latest
+TITLED: Final = 300  # pushes at most of a picture that says of each what it is without a script
 
 _EDGE: Final = 60  # what a label at the right needs
 _SHORT: Final = ("refs/heads/", "refs/tags/")
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where something in the picture leads, and what it is called."""
+
+    href: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """The moment that was chosen, what the handle says, and what is before and after it."""
+
+    at: datetime
+    said: str = ""
+    before: Link | None = None  # None: it is the first
+    after: Link | None = None  # None: it is the latest
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How the picture speaks of what is in it: without it, its notches and cuts are only drawn."""
+
+    push: Callable[[Lane, Push], str]
+    cut: Callable[[Lane, Cut], Link]
+
+
 def svg(
     shown: Timeline,
     *,
-    at: datetime | None = None,
-    said: str = "",
-    href: Callable[[bytes], str] | None = None,
+    handle: Handle | None = None,
+    said: Said | None = None,
     width: int = WIDTH,
     zone: tzinfo = UTC,
 ) -> Markup:
-    """The picture, with the handle at a moment where one is given; `said` is what the handle says.
+    """The picture, with the handle at a moment where one is given.
 
-    `href` makes an address of a lane's name. Never more than some 3,000 elements,
-    however much happened: pushes that are too close become one notch. Its axis and its
-    words are on the clocks of `zone`.
+    Never more than some 3,000 elements, however much happened: pushes that are too close become one notch.
+    Its axis and its words are on the clocks of `zone`.
     """
-    return _Picture(shown, width, zone).drawn(at, said, href)
+    return _Picture(shown, width, said, zone).drawn(handle)
 
 
 def spoken(shown: Timeline, zone: tzinfo = UTC) -> list[str]:
@@ -49,18 +79,11 @@ def spoken(shown: Timeline, zone: tzinfo = UTC) -> list[str]:
 
 
 def figure(
-    shown: Timeline,
-    *,
-    at: datetime | None = None,
-    said: str = "",
-    href: Callable[[bytes], str] | None = None,
-    zone: tzinfo = UTC,
+    shown: Timeline, *, handle: Handle | None = None, said: Said | None = None, zone: tzinfo = UTC
 ) -> Markup:
     """The picture and, for screen readers, the list of what it shows."""
     lines = Markup("").join(Markup("<li>{}</li>").format(line) for line in spoken(shown, zone))
-    return svg(shown, at=at, said=said, href=href, zone=zone) + Markup('<ul class="hear">{}</ul>').format(
-        lines
-    )
+    return svg(shown, handle=handle, said=said, zone=zone) + Markup('<ul class="hear">{}</ul>').format(lines)
 
 
 def label(lane: Lane) -> str:
@@ -88,29 +111,39 @@ def _sentence(lane: Lane, zone: tzinfo) -> str:
 
 
 class _Picture:
-    def __init__(self, shown: Timeline, width: int, zone: tzinfo) -> None:
+    def __init__(self, shown: Timeline, width: int, said: Said | None, zone: tzinfo) -> None:
         self._shown = shown
         self._zone = zone
         self._width = width
+        self._said = said
         self._seconds = max((shown.end - shown.start).total_seconds(), 1.0)
         self._bottom = TOP + LANE * max(len(shown.lanes), 1) - 3
         # Every lane has the same share of what a browser draws quickly.
-        self._share = max((ELEMENTS - 100) // max(len(shown.lanes), 1) - 3, 6)
+        self._share = max((ELEMENTS - 100 - 3 * LINKS) // max(len(shown.lanes), 1) - 6, 6)
+        self._titled = sum(len(lane.pushes) for lane in shown.lanes) <= TITLED
 
-    def drawn(self, at: datetime | None, said: str, href: Callable[[bytes], str] | None) -> Markup:
-        height = self._bottom + 26
+    def drawn(self, handle: Handle | None) -> Markup:
+        height = self._bottom + TARGET + 2
         about = "Every ref over time" + (
-            f"; the handle is at {said or _minute(at, self._zone)}" if at else ""
+            f"; the handle is at {handle.said or _minute(handle.at, self._zone)}" if handle else ""
         )
         out = [
-            f'<svg class="strata" width="100%" viewBox="0 0 {self._width} {height}" role="img"'
-            f" aria-label={quoteattr(_clean(about))}>"
+            f'<svg class="strata" width="100%" viewBox="0 0 {self._width} {height}" role="group"'
+            f' aria-label={quoteattr(_clean(about))}><g aria-hidden="true">'
         ]
         out += self._axis()
         for number, lane in enumerate(self._shown.lanes):
-            out += self._lane(lane, TOP + LANE * number, href)
-        if at is not None:
-            out += self._handle(at, said)
+            out += self._lane(lane, TOP + LANE * number)
+        out.append('<g class="names">')
+        for number, lane in enumerate(self._shown.lanes):
+            title = f"<title>{_text(_full(lane))}</title>{_text(_cut(label(lane)))}"
+            out.append(f'<text x="0" y="{TOP + LANE * number + 12}">{title}</text>')
+        out.append("</g>")
+        if handle is not None:
+            out += self._handle(handle)
+        out.append("</g>")
+        if self._said is not None:
+            out += self._links(self._said)
         out.append("</svg>")
         return Markup("".join(out))
 
@@ -125,13 +158,11 @@ class _Picture:
             if x <= self._width - _EDGE:
                 yield f'<text class="t" x="{_n(x + 5)}" y="16">{escape(tick.label)}</text>'
 
-    def _lane(self, lane: Lane, top: int, href: Callable[[bytes], str] | None) -> Iterable[str]:
+    def _lane(self, lane: Lane, top: int) -> Iterable[str]:
         thin = lane.name.startswith(b"refs/tags/") and not lane.folded
         height = THIN if thin else BAR
         y = top + (BAR - height) // 2
-        name = label(lane)
-        text = f'<text x="0" y="{top + 12}"><title>{_text(_full(lane))}</title>{_text(_cut(name))}</text>'
-        yield f"<a href={quoteattr(href(lane.name))}>{text}</a>" if href else text
+        yield f"<g data-lane={quoteattr(_clean(words.name(lane.name)))}>"
         third = self._share // 3
         bars = [(self._x(bar.start), self._x(bar.end)) for bar in lane.bars]
         for left, right in _joined(bars, third):
@@ -141,10 +172,17 @@ class _Picture:
                 f' rx="{height // 2 if thin else 3}"/>'
             )
         if not thin:
-            for push in _thinned(lane.pushes, third, self._shown):
+            # A title is an element as well.
+            for push in _thinned(lane.pushes, third // (1 + self._titled), self._shown):
                 x = min(self._x(push.at), self._width - 1.5)
-                yield f'<rect class="push" x="{_n(x)}" y="{top + 3}" width="1.5" height="8"/>'
+                said = self._said if self._titled else None
+                end = f"><title>{_text(said.push(lane, push))}</title></rect>" if said else "/>"
+                yield (
+                    f'<rect class="push" x="{_n(x)}" y="{top + 3}" width="1.5" height="8"'
+                    f' data-n="{push.snapshot}"{end}'
+                )
         yield from self._cuts(lane, top, third)
+        yield "</g>"
 
     def _cuts(self, lane: Lane, top: int, most: int) -> Iterable[str]:
         for cut in _cuts_thinned(lane.cuts, most // 2, self._shown):
@@ -156,17 +194,54 @@ class _Picture:
                 middle = top + (7 if _gone(cut) and not lane.folded else 19)
                 yield f'<path class="ghost" d="M{_n(x + 5)} {middle} H{_n(end)}"/>'
 
-    def _handle(self, at: datetime, said: str) -> Iterable[str]:
-        x = self._x(at)
-        yield f'<line class="head" x1="{_n(x)}" y1="20" x2="{_n(x)}" y2="{self._bottom}"/>'
-        if said:
-            grip = min(max(x - GRIP / 2, 0), self._width - GRIP)
-            middle = grip + GRIP / 2
+    def _links(self, said: Said) -> Iterable[str]:
+        """What can be pressed: the latest cut of each stretch that a finger can tell from the next."""
+        found: list[tuple[int, float, Lane, Cut]] = []
+        for number, lane in enumerate(self._shown.lanes):
+            free = float(self._width + TARGET)
+            for cut in reversed(lane.cuts):
+                x = self._x(cut.at)
+                if x <= free - TARGET:
+                    free = x
+                    found.append((number, x, lane, cut))
+        found = sorted(found, key=lambda one: one[3].at)[-LINKS:]
+        tabbed = {(number, cut.snapshot) for number, _, _, cut in found[-TABBED:]}
+        for number, x, lane, cut in sorted(found, key=lambda one: one[:2]):
+            link = said.cut(lane, cut)
+            left = min(max(x - TARGET / 2, 0), self._width - TARGET)
+            skipped = "" if (number, cut.snapshot) in tabbed else ' tabindex="-1"'
             yield (
-                f'<rect class="grip" x="{_n(grip)}" y="{self._bottom}" width="{GRIP}" height="22" rx="11"/>'
-                f'<text class="gt" x="{_n(middle)}" y="{self._bottom + 15}" text-anchor="middle">'
-                f"{_text(said[:SAID])}</text>"
+                f"<a href={quoteattr(link.href)} aria-label={quoteattr(_clean(link.label))}"
+                f' data-n="{cut.snapshot}" data-of="{number}"{skipped}><title>{_text(link.label)}</title>'
+                f'<rect class="target" x="{_n(left)}" y="{TOP + LANE * number + BAR // 2 - TARGET // 2}"'
+                f' width="{TARGET}" height="{TARGET}" rx="4"/></a>'
             )
+
+    def _handle(self, handle: Handle) -> Iterable[str]:
+        x = self._x(handle.at)
+        yield f'<line class="head" x1="{_n(x)}" y1="20" x2="{_n(x)}" y2="{self._bottom}"/>'
+        if not handle.said:
+            return
+        grip = min(max(x - GRIP / 2, 0), self._width - GRIP)
+        top = self._bottom + 5
+        yield f'<rect class="grip" x="{_n(grip)}" y="{top}" width="{GRIP}" height="24" rx="12"/>'
+        yield self._under("gt", grip + GRIP / 2, handle.said[:SAID])
+        for link, left, sign in (
+            (handle.before, grip - 74, "\u2039 {}"),
+            (handle.after, grip + GRIP + 6, "{} \u203a"),
+        ):
+            if link is not None and 0 <= left <= self._width - BESIDE:
+                yield (
+                    f'<a class="beside" href={quoteattr(link.href)} tabindex="-1">'
+                    f'<rect class="target" x="{_n(left)}" y="{self._bottom}"'
+                    f' width="{BESIDE}" height="{TARGET}" rx="4"/>'
+                    f"{self._under('t', left + BESIDE / 2, sign.format(link.label))}</a>"
+                )
+
+    def _under(self, kind: str, x: float, text: str) -> str:
+        """A text in the line of the grip."""
+        place = f'x="{_n(x)}" y="{self._bottom + 21}" text-anchor="middle"'
+        return f'<text class="{kind}" {place}>{_text(text)}</text>'
 
 
 def _gone(cut: Cut) -> bool:

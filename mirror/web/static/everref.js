@@ -1,4 +1,4 @@
-// What a page can do beyond links and forms: progress as it happens, a slider through time, keys, copying, fresh ages.
+// What every page can do beyond links and forms: progress as it happens, keys, copying, fresh ages.
 // Everything works without it. It asks only this host, and runs nothing that a page brings.
 "use strict";
 (() => {
@@ -55,9 +55,11 @@
         stale = false;
         const said = one(".said", main), at = document.activeElement;
         const same = main.contains(at) && at.matches("a[href]") ? `a[href="${CSS.escape(at.getAttribute("href"))}"]` : null;
+        const opened = all("details[id][open]", main).map((details) => `#${CSS.escape(details.id)}`);
         main.dataset.mark = fresh.dataset.mark;
         document.title = page.title;
         main.replaceChildren(...(said ? [said] : []), ...fresh.childNodes);
+        opened.forEach((id) => { const details = one(id, main); if (details) details.open = true; });
         prepare(main);
         if (same) one(same, main)?.focus({ preventScroll: true });
       } catch { /* the next change asks again */ }
@@ -89,73 +91,6 @@
         button.textContent = "Selected";
       }
       setTimeout(() => { button.textContent = words; }, 1500);
-    });
-  };
-
-  // What the next page takes up.
-  const stay = (what) => {
-    try {
-      const kept = sessionStorage.getItem("stay");
-      if (what) sessionStorage.setItem("stay", what);
-      else sessionStorage.removeItem("stay");
-      return kept;
-    } catch { return null; }
-  };
-
-  // Time: a slider, and the picture itself, put the page at another moment.
-  const sliding = (slider) => {
-    const form = slider.form, words = one("[data-moment]", form.closest(".moment")), field = form.elements.at;
-    const from = Number(slider.dataset.from), to = Number(slider.dataset.to);
-    const shown = new Intl.DateTimeFormat("en-GB", {
-      day: "numeric", month: "long", hour: "2-digit", minute: "2-digit", second: "2-digit",
-      timeZone: document.documentElement.dataset.zone || "UTC" });
-    const iso = (seconds) => new Date(seconds * 1000).toISOString().replace(/\.\d+Z$/, "Z");
-    const live = (seconds) => seconds >= to && "now" in slider.dataset;
-    const said = (seconds) => live(seconds) ? "Now" : shown.format(seconds * 1000).replace(" at ", ", ");
-    const go = (seconds) => { field.value = live(seconds) ? "" : iso(seconds); form.requestSubmit(); };
-    const picture = one("[data-picture]"), svg = picture && one("svg", picture);
-    const left = picture && Number(picture.dataset.left), width = picture && Number(picture.dataset.width);
-    const show = (seconds) => {
-      if (words) words.textContent = said(seconds);
-      const line = svg && one(".head", svg), grip = svg && one(".grip", svg), label = svg && one(".gt", svg);
-      if (!line) return;
-      const x = left + width * Math.min(1, Math.max(0, (seconds - from) / Math.max(1, to - from)));
-      line.setAttribute("x1", x);
-      line.setAttribute("x2", x);
-      if (!grip || !label) return;
-      const wide = Number(grip.getAttribute("width"));
-      const begin = Math.min(Math.max(x - wide / 2, 0), left + width - wide);
-      grip.setAttribute("x", begin);
-      label.setAttribute("x", begin + wide / 2);
-      label.textContent = said(seconds).slice(0, 24);
-    };
-    slider.addEventListener("input", () => show(Number(slider.value)));
-    slider.addEventListener("change", () => { stay("slider"); go(Number(slider.value)); });
-    if (stay() === "slider") slider.focus({ preventScroll: true });  // for the next press of an arrow
-    if (!svg) return;
-    const at = (event) => {
-      const box = svg.getBoundingClientRect();
-      const share = ((event.clientX - box.left) * svg.viewBox.baseVal.width / box.width - left) / width;
-      return share < 0 ? null : Math.round(from + (to - from) * Math.min(1, share));
-    };
-    let held = false;
-    svg.addEventListener("pointerdown", (event) => {
-      const seconds = event.button === 0 ? at(event) : null;
-      if (seconds === null || event.pointerType === "touch") return;
-      held = true;
-      svg.setPointerCapture(event.pointerId);
-      slider.value = seconds;
-      show(seconds);
-    });
-    svg.addEventListener("pointermove", (event) => {
-      const seconds = held ? at(event) : null;
-      if (seconds !== null) { slider.value = seconds; show(seconds); }
-    });
-    svg.addEventListener("pointerup", () => { if (held) { held = false; go(Number(slider.value)); } });
-    svg.addEventListener("pointercancel", () => { held = false; });
-    svg.addEventListener("click", (event) => {
-      const seconds = event.pointerType === "touch" ? at(event) : null;
-      if (seconds !== null) go(seconds);
     });
   };
 
@@ -234,10 +169,10 @@
     all("[data-live]", root).forEach(follow);
     all("[data-load]", root).forEach(load);
     all("[data-copy]", root).forEach(copying);
-    all("input[data-slider]", root).forEach(sliding);
     all("input[data-all]", root).forEach(choosing);
     all("select[data-send]", root).forEach((select) => select.addEventListener("change", () => select.form.requestSubmit()));
     all("[data-script]", root).forEach((part) => { part.hidden = false; });
+    document.dispatchEvent(new CustomEvent("prepared", { detail: root }));  // for the scripts of single pages
   };
   prepare(document);
 })();
