@@ -116,27 +116,24 @@ async def test_a_moment_is_restored_to_a_new_remote_and_an_overwriting_undone(
     # To a new repository, which the connection makes.
     await ida.go("/ida/ida/diary?at=%231")
     await ida.press("Restore…")
-    await page.get_by_role("listitem").filter(has_text="A new repository at").get_by_role("link").click()
-    await ida.press("See what will happen")
     await expect(page.get_by_role("rowheader", name="refs/heads/main")).to_be_visible()
     assert stage.github.repository("ida/diary-restored") is None  # so far it is a plan
     await ida.press("Restore to ida/diary-restored")
-    await expect(page.get_by_text("Every ref that was written was read back")).to_be_visible(timeout=PATIENCE)
+    await expect(page.get_by_text("read back from ida/diary-restored")).to_be_visible(timeout=PATIENCE)
     made = stage.github.repository("ida/diary-restored")
     assert made is not None and made.private
     assert made.work.refs() == before
     fsck(made.path)
 
     # Over what is there: its name is typed, and it can be undone.
-    await ida.go("/ida/ida/diary/-/restore?at=%231&where=kept")
-    await page.get_by_label("Overwrite refs that hold something else there").check()
-    await ida.press("See what will happen")
+    await ida.go("/ida/ida/diary/-/restore?at=%231")
+    await page.get_by_role("radio", name="Put everything back").check()
     await page.get_by_label("to go on").fill("ida/something")
-    await ida.press("Overwrite ida/diary")
+    await ida.press("Put everything back in ida/diary")
     await expect(page.get_by_role("alert")).to_be_visible()
     await page.get_by_label("to go on").fill("ida/diary")
-    await ida.press("Overwrite ida/diary")
-    await expect(page.get_by_text("Every ref that was written was read back")).to_be_visible(timeout=PATIENCE)
+    await ida.press("Put everything back in ida/diary")
+    await expect(page.get_by_text("read back from ida/diary")).to_be_visible(timeout=PATIENCE)
     assert repository.work.refs() == before
     await ida.press("Undo this restore…")
     await ida.press("Undo the restore")

@@ -82,9 +82,12 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/{team}/{repo:repo}/-/lost": ("{garden}/-/lost", "{garden}/-/lost?at=%231"),
     "/{team}/{repo:repo}/-/restore": (
         "{garden}/-/restore?at=%231",
+        "{garden}/-/restore?ref=refs/heads/main&at=%231",
         "{garden}/-/restore?ref=refs/heads/main&as=refs/heads/rescue/main&at=%231",
+        "{garden}/-/restore?ref=refs/heads/main&at=%231&where=back",
         "{garden}/-/restore?where=new&connection={connection_id}",
-        "{garden}/-/restore?where=kept&at=%231",
+        "{garden}/-/restore?where=missing&at=%231",
+        "{garden}/-/restore?where=back&at=%231",
         "{garden}/-/restore?where=url&at=%231",
     ),
     "/{team}/{repo:repo}/-/restore/plan": (
@@ -181,12 +184,10 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         job = await ann.page.locator("main a[href*='/-/activity/']").first.get_attribute("href")
         assert job is not None
         await ann.go("/ann/ann/garden/-/restore?at=%231")
-        await ann.press("Make the bundle")
+        await ann.press("Make a bundle to download")
         await ended(ann)
         bundle = ann.page.url.removeprefix(ann.url)
         await ann.go("/ann/ann/garden/-/restore?at=%231")
-        await ann.press("Make it")
-        await ann.press("See what will happen")
         await ann.press("Restore to ann/garden-restored")
         await ended(ann)
         restore = ann.page.url.removeprefix(ann.url)

@@ -1,6 +1,7 @@
 """Restoring from the pages: the plan, the job, what came of it, a bundle to download, and undoing it."""
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -128,15 +129,98 @@ async def restoring(site: Site, work: Work, monkeypatch: pytest.MonkeyPatch) -> 
     return await restoring_at(site, work)
 
 
-async def test_the_places_to_restore_to_are_offered_for_a_moment(restoring: Restoring) -> None:
+async def test_the_ways_to_restore_a_moment_are_offered_with_what_they_mean(restoring: Restoring) -> None:
     page = (await restoring.browser.get(f"{HERE}/restore", at="#1")).text
     assert "Restore as of" in page and "2 refs" in page
-    for words in ("A repository that is kept here", "Any git address", "A bundle to download"):
+    for words in (
+        "Into a new repository",
+        "Only create what is missing",
+        "Put everything back",
+        "git address",
+    ):
         assert words in page
+    assert "newer refs stay" in page and "Make a bundle to download" in page
+    assert '<button class="btn main">' not in page, "nothing is planned yet, so there is nothing to press"
     url = (await restoring.browser.get(f"{HERE}/restore", at="#1", where="url")).text
     assert 'name="url" type="text" inputmode="url"' in url, "git@host:path is no URL to a browser"
-    assert 'name="token"' in (await restoring.browser.get(f"{HERE}/restore", at="#1", where="url")).text
-    assert 'value="acme/api"' in (await restoring.browser.get(f"{HERE}/restore", at="#1", where="kept")).text
+    assert 'name="token"' in url and url.count('<button class="btn main">') == 1
+
+
+async def test_a_forced_branch_is_shown_on_two_sides_and_planned_as_a_branch_at_once(
+    restoring: Restoring,
+) -> None:
+    page = (await restoring.browser.get(f"{HERE}/restore", at="#1", ref="refs/heads/main")).text
+    assert "main now" in page and "main before" in page and "no commit in common" in page
+    assert restoring.lost.decode()[:10] in page and restoring.work.tip().decode()[:10] in page
+    assert re.search(r'value="branch" checked', page)
+    assert "main loses this commit, which is saved first and gets back 1 commit." in page
+    button = re.findall(r'<button class="btn main">([^<]*)', page)
+    assert len(button) == 1 and re.fullmatch(r"Create restored/main-\d{4}-\d{4} in acme/api", button[0])
+    told = await restoring.done(await restoring.pressed(page))
+    name = button[0].split()[1]
+    assert restoring.work.refs()[RefName(f"refs/heads/{name}".encode())] == restoring.lost
+    assert f"<h1>Created {name} in acme/api</h1>" in told and "by Ann" in told
+    assert f"git fetch origin {name} &amp;&amp; git switch {name}" in told
+    assert re.search(r"SHA-256 of the list[^<]*<span[^>]*>[0-9a-f]{64}<", told)
+    assert "btn danger" not in told and "Undo this restore" in told
+    again = (await restoring.browser.get(f"{HERE}/restore", at="#1", ref="refs/heads/main")).text
+    assert f"Create {name}-2 in acme/api" not in again, "it is not saved yet that the name is taken"
+
+
+async def test_a_forced_branch_is_put_back_alone_and_only_with_the_name_typed(restoring: Restoring) -> None:
+    query = {"at": "#1", "ref": "refs/heads/main", "where": "back"}
+    page = (await restoring.browser.get(f"{HERE}/restore", **query)).text
+    assert re.findall(r'<button class="btn danger">([^<]*)', page) == ["Put main back in acme/api"]
+    assert '<button class="btn main">' not in page and "loses 1 commit" in page
+    before = restoring.work.refs()
+    action = unescape(re.findall(r'action="([^"]*/restore/over[^"]*)"', page)[0])
+    wrong = await restoring.browser.post(action, draft=hidden(page, "draft"), name="main")
+    assert wrong.status_code == 422 and "Put main back in acme/api" in wrong.text
+    assert (await restoring.pressed(page)).status_code == 400
+    assert restoring.work.refs() == before
+    answer = await restoring.browser.post(action, draft=hidden(page, "draft"), name="acme/api")
+    told = await restoring.done(answer)
+    assert plain(restoring.work.refs()) == {**plain(before), MAIN: restoring.lost}
+    assert "<h1>Put main back in acme/api</h1>" in told and "In its place before: 1 commit" in told
+    (job,) = await restoring.site.mirror.services.db.fetch("select asked from job where kind = 'restore'")
+    asked = json.loads(job["asked"])
+    assert (asked["globs"], asked["snapshot"], asked["force"]) == (["refs/heads/main"], 1, True)
+
+
+async def test_a_deleted_branch_comes_back_under_its_own_name_and_nothing_is_overwritten(
+    restoring: Restoring,
+) -> None:
+    page = (await restoring.browser.get(f"{HERE}/restore", at="#1", ref="refs/heads/side")).text
+    assert re.search(r'value="back" checked', page) and "Creates side again and touches nothing else" in page
+    assert "does not exist any more" in page and "that no ref has now" in page
+    told = await restoring.done(await restoring.pressed(page))
+    assert restoring.work.refs()[SIDE] == restoring.gone
+    assert "<h1>Put side back in acme/api</h1>" in told
+
+
+async def test_only_what_is_missing_is_created_in_the_same_repository(restoring: Restoring) -> None:
+    before = restoring.work.refs()
+    page = (await restoring.browser.get(f"{HERE}/restore", at="#1", where="missing")).text
+    assert "Create 1 ref in acme/api" in page and "is there already, with something else, and stays" in page
+    told = await restoring.done(await restoring.pressed(page))
+    assert plain(restoring.work.refs()) == {**plain(before), SIDE: restoring.gone}
+    assert "<h1>Created 1 ref in acme/api</h1>" in told
+
+
+async def test_what_else_is_rewound_is_said_first_with_who_wrote_it(restoring: Restoring) -> None:
+    work = restoring.work
+    work.commit("release/2.4", {"r": b"1\n"}, message="Begin the release")
+    await sync.sync(restoring.site.mirror.services, restoring.repo.id)
+    work.commit("release/2.4", {"r": b"2\n"}, message="Ship it")
+    work.commit("main", {"d": b"1\n"}, parents=[])
+    await sync.sync(restoring.site.mirror.services, restoring.repo.id)
+    page = (await restoring.browser.get(f"{HERE}/restore", at="#3", where="back")).text
+    assert re.search(r"Also rewinds\s+<span class=\"ref\">release/2.4</span>: loses 1 commit by \w+", page)
+    assert "Only create what is missing</a>" in page and "Put main back</a>" in page
+    assert "Put everything back in acme/api" in page and "Ship it" in page
+    assert page.index("Also rewinds") < page.index('<dl class="facts">')
+    alone = (await restoring.browser.get(link(page, "Put main back"))).text
+    assert "Put main back in acme/api" in alone and "release/2.4" not in alone
 
 
 async def test_a_plan_writes_nothing_and_one_press_does_what_it_said(
@@ -148,7 +232,7 @@ async def test_a_plan_writes_nothing_and_one_press_does_what_it_said(
     assert plain(target.refs()) == {}
     answer = await restoring.pressed(page)
     told = await restoring.done(answer)
-    assert "read back and compared" in told and "Undo this restore" in told
+    assert "were read back from" in told and "Undo this restore" in told
     assert plain(target.refs())[MAIN] == restoring.lost
     assert await restoring.pressed(page)  # pressed twice, it is done once
     assert (await restoring.browser.get(f"{HERE}/restores")).text.count("<tr data-row>") == 1
@@ -237,9 +321,10 @@ async def test_who_had_to_prove_it_finds_the_same_plan_again_and_is_told_to_pres
     restoring.site.mirror.clock.now += timedelta(minutes=11)
     answer = await restoring.browser.post(action, draft=hidden(page, "draft"), name="acme/api")
     came = await proved(restoring, answer)
-    assert "Nothing has been done yet" in came.text and "snapshot #1" in came.text
-    assert "Overwrite acme/api" in came.text
-    assert dict(came.url.params) == dict(httpx.URL(address).params)
+    assert "Nothing has been done yet" in came.text and "Snapshot #1" in came.text
+    assert "Put 1 ref back in acme/api" in came.text
+    asked = dict(httpx.URL(address).params) | {"where": "back"}
+    assert dict(came.url.params) == asked, "as it was, in the present word for that way"
 
 
 async def test_a_plan_to_an_address_keeps_all_but_its_token_over_a_proof(
@@ -257,41 +342,19 @@ async def test_a_plan_to_an_address_keeps_all_but_its_token_over_a_proof(
     )
     assert "secret" not in answer.headers["location"]
     came = await proved(restoring, answer)
-    assert "Nothing has been done yet" in came.text and "snapshot #1" in came.text
+    assert "Nothing has been done yet" in came.text and "Snapshot #1" in came.text
     assert f'value="{target.path}"' in came.text and 'value="me"' in came.text
     assert 'name="force" value="yes" checked' in came.text
     assert 'name="ref" value="main"' in came.text
 
 
-async def test_another_moment_on_a_plan_is_for_the_same_target(
-    restoring: Restoring, make_work: Callable[..., Work]
-) -> None:
-    services = restoring.site.mirror.services
-    await repos.add(services.db, restoring.team.id, "acme/web", "/srv/web.git", restoring.site.mirror.clock())
-    page = await restoring.browser.get(
-        f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fwebb&force=yes&archive=yes&ref=main"
-    )
-    assert page.status_code == 422
-    after = httpx.URL(link(page.text, "→"))
-    assert dict(after.params) == {
-        **{"at": "#2", "where": "kept", "repo": "acme/webb", "force": "yes"},
-        **{"archive": "yes", "ref": "main"},
-    }
-    target = make_work("target.git")
-    form = await restoring.planned({"at": "#1", "url": str(target.path), "archive": "yes"})
-    chooser = httpx.URL(link(form, "→"))
-    assert chooser.path == f"{HERE}/restore"
-    assert dict(chooser.params) == {"at": "#2", "where": "url", "url": str(target.path), "archive": "yes"}
+async def test_a_repository_that_is_not_there_is_told_above_the_plan(restoring: Restoring) -> None:
+    page = await restoring.browser.get(f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fapy&force=yes")
+    assert page.status_code == 422 and "There is no repository acme/apy in ann" in page.text
+    assert link(page.text, "Another moment") == "/ann/acme/api?at=%231"
 
 
 async def test_an_error_beside_a_restores_fields_leaves_what_was_typed(restoring: Restoring) -> None:
-    page = await restoring.browser.get(
-        f"{HERE}/restore/plan?at=%231&where=kept&repo=acme%2Fapy&force=yes&archive=yes"
-    )
-    assert page.status_code == 422
-    assert re.search(r'name="repo" type="text" value="acme/apy"[^>]* aria-invalid="true"', page.text)
-    assert re.search(r'name="force" value="yes" checked', page.text)
-    assert re.search(r'name="archive" value="yes" checked', page.text)
     fields = {"url": "/no/such/place", "username": "me", "token": "a secret word", "force": "yes"}
     text = await restoring.planned(fields | {"at": "#1"}, status=422)
     assert re.search(r'name="username" type="text" value="me"', text)
@@ -317,14 +380,12 @@ async def test_a_lost_commit_comes_back_as_a_branch_of_the_repository_it_came_fr
     restoring: Restoring,
 ) -> None:
     page = (await restoring.browser.get(f"{HERE}/lost")).text
-    page = (await restoring.browser.get(link(page, "Bring back as a branch"))).text
-    assert "Bring back" in page
-    address = link(page, "Bring it back")
-    query = httpx.URL(address).params
+    address = link(page, "Bring back as a branch")
     page = (await restoring.browser.get(address)).text
-    assert query["as"] in page
+    query = httpx.URL(address).params
+    assert f"Create {query['as'].removeprefix('refs/heads/')} in acme/api" in page
     told = await restoring.done(await restoring.pressed(page))
-    assert "read back and compared" in told
+    assert "was read back from acme/api" in told
     came = restoring.work.refs()
     was = restoring.lost if query["ref"] == "refs/heads/main" else restoring.gone
     assert came[RefName(query["as"].encode())] == was
@@ -534,7 +595,7 @@ async def test_a_new_repository_is_made_and_restored_to(at_forge: AtForge) -> No
     query = {"at": "#1", "where": "new", "connection": str(connection.id)}
     page = (await here.browser.get(f"{HERE}/restore", **query)).text
     assert 'value="api-restored"' in page
-    owner = re.search(r'<option value="(\d+)">acme', page)
+    owner = re.search(r'<option value="(\d+)"[^>]*>acme', page)
     assert owner is not None
     asked = query | {"owner": owner[1], "name": "api-restored", "private": "yes"}
     page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text
@@ -577,7 +638,7 @@ async def test_undoing_into_a_repository_that_was_made_ends_with_its_default_bra
     here, connection = at_forge.here, await at_forge.connect()
     query = {"at": "#1", "where": "new", "connection": str(connection.id)}
     page = (await here.browser.get(f"{HERE}/restore", **query)).text
-    owner = re.search(r'<option value="(\d+)">acme', page)
+    owner = re.search(r'<option value="(\d+)"[^>]*>acme', page)
     assert owner is not None
     asked = query | {"owner": owner[1], "name": "api-restored", "private": "yes"}
     page = (await here.browser.get(f"{HERE}/restore/plan", **asked)).text

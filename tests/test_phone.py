@@ -86,6 +86,6 @@ async def test_the_name_of_what_is_brought_back_can_be_read_on_a_phone(
     html = (await seen.browser.get("/ann/acme/api/-/restore", **query)).text
     async with shown(chromium, html, PHONE) as page:
         assert (await box(page, "#as"))[1] > 200
-        left, wide, _ = await box(page, "ol.steps li:first-child p.small")
+        left, wide, _ = await box(page, ".way:first-of-type .means")
         assert left + wide <= PHONE["width"]
         assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from os.path import commonprefix
 from typing import Any, Final
 from uuid import UUID
 
 from starlette.responses import Response
 
+from mirror.browse.plan_commits import RefCommits
 from mirror.core import words
 from mirror.core.errors import BadCredentials, EverrefError, NotAllowed, NotFound, UsageError
 from mirror.core.model import Repo, Secret
@@ -19,7 +21,7 @@ from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import ENDED, Job, JobId
 from mirror.store.restore import restores
 from mirror.store.upkeep import state
-from mirror.web import templating
+from mirror.web import receipts, templating
 from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
 from mirror.web.drafts import Draft, destination, queue, sealed, unsealed
 from mirror.web.live import follow
@@ -57,6 +59,7 @@ class Row:
     result: str
     why: str
     old: str
+    commits: RefCommits | None = None  # None: they were not counted, or nothing changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,20 @@ class Group:
         """The result they share, where they are folded."""
         return self.rows[0].result
 
+    @property
+    def why(self) -> str:
+        """Why they have it: the reason of all that are shown, or how all their reasons begin."""
+        reasons = {row.why for row in self.rows}
+        if len(reasons) == 1:
+            return self.rows[0].why
+        start = commonprefix(list(reasons)).rpartition("/")[0]
+        return f"{start}/…" if start else ""
 
-def row_of(ref: RefResult) -> Row:
+
+def row_of(ref: RefResult, commits: RefCommits | None = None) -> Row:
     name = words.name(ref.name)
     old = "" if ref.old is None or ref.old == ref.target else words.name(ref.old)
-    return Row(name, words.name(ref.target), ref.result, ref.why or "", old)
+    return Row(name, words.name(ref.target), ref.result, ref.why or "", old, commits)
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
@@ -127,7 +139,11 @@ async def one(context: RequestContext) -> Response:
     """One restore: how far it is, what became of each ref, and how to undo it."""
     at = await moment_at(context)
     job = await job_of(context, at.repo)
-    return context.render("restore_one.html", at=at, tab="restores", **await _told(context, at.repo, job))
+    told = await _told(context, at.repo, job)
+    receipt = None
+    if job.kind == "restore" and job.state == "done" and not job.asked.get("undo"):
+        receipt = await receipts.of(context, at.repo, job, told["to"])
+    return context.render("restore_one.html", at=at, tab="restores", receipt=receipt, **told)
 
 
 async def events(context: RequestContext) -> Response:
@@ -139,7 +155,8 @@ async def events(context: RequestContext) -> Response:
     async def look() -> tuple[str, bool]:
         job = await job_of(context, repo)
         told = await _told(context, repo, job)
-        return template.render(context=context, now=context.services.clock(), **told), job.state in ENDED
+        now = context.services.clock()
+        return template.render(context=context, now=now, receipt=None, **told), job.state in ENDED
 
     return await follow(context, look)
 
@@ -276,7 +293,7 @@ _REPO: Final = "/{team}/{repo:repo}"
 ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", f"{_REPO}/-/bundles/{{job}}", download, Needs.OPERATOR),
     Endpoint("GET", f"{_REPO}/-/restores", page, Needs.VIEWER),
-    Endpoint("GET", f"{_REPO}/-/restores/{{job}}", one, Needs.VIEWER),
+    Endpoint("GET", f"{_REPO}/-/restores/{{job}}", one, Needs.VIEWER, reads=True),
     Endpoint("GET", f"{_REPO}/-/restores/{{job}}/events", events, Needs.VIEWER),
     Endpoint("GET", f"{_REPO}/-/restores/{{job}}/undo", undo_plan, Needs.OPERATOR),
     Endpoint("POST", f"{_REPO}/-/restores/{{job}}/undo", undo_plan, Needs.OPERATOR),
