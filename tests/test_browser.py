@@ -250,7 +250,7 @@ async def test_the_main_path_needs_no_script(visitor: Visitor, stage: Stage) -> 
     await hana.sign_in()
     await hana.connect()
     await page.get_by_label("Everything, including repositories added later").check()
-    await hana.press("Save the rule")
+    await hana.press("Back up everything")
     await shows_after_reloading(page, "1 repository, protected")
     monday = commit_of(repository, "main~2")
     repository.commit("main", {"may.md": b"May\n"}, message="Say it otherwise", parents=[monday])

@@ -155,7 +155,7 @@ async def test_what_is_ticked_is_kept_and_its_forge_tells_of_pushes(connecting: 
 async def test_everything_is_kept_by_a_rule(connecting: Connecting) -> None:
     address = await connecting.by_token()
     await connecting.listed(address)
-    answer = await connecting.browser.post(f"{address}/rule", rule="everything")
+    answer = await connecting.browser.post(f"{address}/choose", rule="everything")
     assert "3 repositories are backed up" in (await connecting.browser.follow(answer)).text
     assert await connecting.kept() == ["acme/api", "acme/site", "ann/notes"]
 
@@ -163,7 +163,7 @@ async def test_everything_is_kept_by_a_rule(connecting: Connecting) -> None:
 async def test_a_pattern_keeps_what_it_matches(connecting: Connecting) -> None:
     address = await connecting.by_token()
     await connecting.listed(address)
-    await connecting.browser.post(f"{address}/rule", rule="patterns", patterns="acme/*")
+    await connecting.browser.post(f"{address}/choose", rule="patterns", patterns="acme/*")
     assert await connecting.kept() == ["acme/api", "acme/site"]
 
 
@@ -180,7 +180,7 @@ async def test_a_token_that_the_forge_refuses_is_told_in_a_line_without_it(conne
 async def test_disconnecting_keeps_the_repos_and_takes_the_hooks_away(connecting: Connecting) -> None:
     address = await connecting.by_token()
     await connecting.listed(address)
-    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.browser.post(f"{address}/choose", rule="everything")
     connecting.browser = await connecting.site.signed_in(connecting.person)  # asked of late who she is
     answer = await connecting.browser.post(f"{address}/disconnect")
     assert "Every backup stays." in (await connecting.browser.follow(answer)).text
@@ -199,7 +199,7 @@ async def test_after_connecting_again_a_rule_keeps_what_the_disconnection_let_go
 ) -> None:
     address = await connecting.by_token()
     await connecting.listed(address)
-    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.browser.post(f"{address}/choose", rule="everything")
     connecting.browser = await connecting.site.signed_in(connecting.person)
     await connecting.browser.post("/ann/acme/site/-/settings/let-go")
     connecting.browser = await connecting.site.signed_in(connecting.person)
@@ -211,7 +211,7 @@ async def test_after_connecting_again_a_rule_keeps_what_the_disconnection_let_go
     assert "Its connection was removed" not in (await connecting.browser.get("/ann/acme/api/-/settings")).text
     address = await connecting.by_token()
     await connecting.listed(address)
-    answer = await connecting.browser.post(f"{address}/rule", rule="everything")
+    answer = await connecting.browser.post(f"{address}/choose", rule="everything")
     told = (await connecting.browser.follow(answer)).text
     assert "1 repository is backed up from now on" in told
     assert "2 of the matching repositories were paused or stopped before, and stay so" in told
@@ -224,7 +224,7 @@ async def test_a_dead_token_is_one_press_to_the_consent_and_back_to_where_it_was
 ) -> None:
     address = await connecting.by_consent()
     await connecting.listed(address)
-    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.browser.post(f"{address}/choose", rule="everything")
     await connecting.refuse()
     assert await connecting.waiting() == 0
     for page in ("/ann", "/ann/acme/api", "/ann/acme/api/-/settings", "/ann/-/connect", address):
@@ -247,7 +247,7 @@ async def test_a_consent_of_another_account_says_whose_it_is_now(connecting: Con
     bob = connecting.forge.add_person("bob", "Bob")
     address = await connecting.by_consent()
     await connecting.listed(address)
-    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.browser.post(f"{address}/choose", rule="everything")
     await connecting.refuse()
     asked = await connecting.browser.post(f"{address}/again", next="//evil.example")
     assert await connecting.approved(asked, bob) == address
@@ -265,7 +265,7 @@ async def test_a_consent_of_another_account_says_whose_it_is_now(connecting: Con
 async def test_a_dead_pasted_token_leads_to_its_field(connecting: Connecting) -> None:
     address = await connecting.by_token()
     await connecting.listed(address)
-    await connecting.browser.post(f"{address}/rule", rule="everything")
+    await connecting.browser.post(f"{address}/choose", rule="everything")
     await connecting.refuse()
     answer = await connecting.browser.post(f"{address}/again", next="/ann")
     assert answer.headers["location"] == f"{address}/token?next=%2Fann"

@@ -108,7 +108,7 @@ class Someone:
     async def keep_everything(self) -> None:
         """Everything, including later repositories; and wait for the first backups, without reloading."""
         await self.page.get_by_label("Everything, including repositories added later").check()
-        await self.press("Save the rule")
+        await self.press("Back up everything")
         await self.all_protected()
 
     async def all_protected(self) -> None:

@@ -154,6 +154,24 @@ async def page(
 
 
 @translating
+async def matching(
+    db: Db,
+    connection_id: ConnectionId,
+    search: str = "",
+    *,
+    private: bool | None = None,
+    archived: bool | None = None,
+    fork: bool | None = None,
+    limit: int,
+) -> list[tuple[str, str]]:
+    """Number and name of what `page` finds and nobody backs up yet, by name."""
+    rows = await db.fetch(
+        query("listed_matches"), connection_id, storable(search), private, archived, fork, limit
+    )
+    return [(row["repository_id"], row["full_name"]) for row in rows]
+
+
+@translating
 async def of(db: Db, connection_id: ConnectionId, ids: Sequence[str]) -> list[DiscoveredRepository]:
     """Those of these repositories that the connection can see, or once could; by name."""
     rows = await db.fetch(query("listed_of"), connection_id, [storable(one) for one in ids])
