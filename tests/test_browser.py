@@ -51,7 +51,6 @@ async def test_from_connecting_to_what_a_force_push_took_away(visitor: Visitor, 
 
     # An empty account is led through connect, and watches its first backup.
     await carol.sign_in()
-    await carol.press("Connect")
     await page.get_by_role("button", name="Connect GitHub").click()
     await carol.consent()
     await expect(page.get_by_label("carol/diary")).to_be_visible(timeout=PATIENCE)

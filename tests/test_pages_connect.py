@@ -1,9 +1,11 @@
 """Connecting a forge and choosing what is kept, as a person does it on the pages."""
 
+import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -165,6 +167,110 @@ async def test_a_pattern_keeps_what_it_matches(connecting: Connecting) -> None:
     await connecting.listed(address)
     await connecting.browser.post(f"{address}/choose", rule="patterns", patterns="acme/*")
     assert await connecting.kept() == ["acme/api", "acme/site"]
+
+
+@dataclass
+class Shown:
+    """What a page to choose on says."""
+
+    count: str
+    ticked: list[str]  # as the form would send it
+    names: list[str]  # in the list
+    buttons: dict[str, str]  # their words, and the value that each sends
+
+
+def shown(page: str) -> Shown:
+    (count,) = re.findall(r"data-count[^>]*>([^<]+)<", page)
+    boxes = re.findall(r'<input type="checkbox"[^>]*name="repository" value="(\d+)"([^>]*)>', page)
+    ticked = [number for number, rest in boxes if "checked" in rest and "disabled" not in rest]
+    names = re.findall(r'<label for="r\d+">([^<]+)</label>', page)
+    buttons = re.findall(r'<button class="btn[^>]*value="([^"]*)"[^>]*>([^<]+)</button>', page)
+    return Shown(count, ticked, names, {name: html.unescape(value) for value, name in buttons})
+
+
+class Many:
+    """A connection that sees a thousand repositories, none of them backed up."""
+
+    def __init__(self, connecting: Connecting, address: str) -> None:
+        self.connecting, self.browser, self.address = connecting, connecting.browser, address
+
+    async def add(self, number: int) -> None:
+        db = self.connecting.site.mirror.services.db
+        await db.execute(
+            """
+            insert into listed (
+              connection_id, repository_id, full_name, clone_url, web_url,
+              private, archived, fork, admin, seen_at
+            )
+            select connection.id, (900000 + n)::text, 'zoo/animal-' || lpad(n::text, 4, '0'),
+              'https://example.org/' || n, 'https://example.org/' || n, n % 2 = 0, false, false, true, now()
+            from connection, generate_series(1, $1) as n
+            """,
+            number,
+        )
+
+    async def turn(self, **fields: Any) -> Shown:
+        """The form as it is sent by a button that is not its last."""
+        answer = await self.browser.post(self.address, **fields)
+        assert answer.status_code == 200, answer.text
+        return shown(answer.text)
+
+
+async def test_ticks_outlive_searches_and_pages_without_a_script(connecting: Connecting) -> None:
+    many = Many(connecting, await connecting.by_token())
+    await connecting.listed(many.address)
+    await many.add(1000)
+    first = await many.turn(q="animal-04")
+    assert len(first.names) == 100 and first.count == "0 chosen, 1,003 not"
+    assert "Choose all 100 that match" in first.buttons
+    second = await many.turn(q="animal-0999", repository=["900401", "900402"])
+    assert second.names == ["zoo/animal-0999"] and second.count == "2 chosen, 1,001 not"
+    third = await many.turn(q="", repository=[*second.ticked, "900999"])
+    assert sorted(third.ticked) == ["900401", "900402", "900999"]
+    turned = await many.turn(repository=third.ticked, after=third.buttons["Next page"])
+    assert turned.names[0] == "zoo/animal-0098" and len(turned.ticked) == 3
+    everything = await many.turn(repository=turned.ticked, tick="all", q="animal")
+    assert len(everything.ticked) == 1000 and everything.count == "1,000 chosen, 3 not"
+    assert (await many.turn(repository=everything.ticked, tick="none")).count == "0 chosen, 1,003 not"
+    sent = await many.turn(repository=["1"], rule="patterns", patterns="zoo/*-04*")
+    assert sent.ticked == []  # there is no such repository
+    matching = await many.browser.get(many.address, part="matching", q="animal-000", private="yes")
+    assert list(matching.json().values()) == [f"zoo/animal-000{n}" for n in (2, 4, 6, 8)]
+    part = (await many.browser.get(many.address, part="list", q="animal-000")).text
+    assert part.count("<tr>") == 10 and "<html" not in part
+
+
+async def test_hundreds_of_ticks_are_one_form_and_none_is_an_error(connecting: Connecting) -> None:
+    many = Many(connecting, await connecting.by_token())
+    await connecting.listed(many.address)
+    await many.add(120)
+    answer = await many.browser.post(
+        f"{many.address}/choose", rule="patterns", patterns=" ", repository=["1"]
+    )
+    assert answer.status_code == 422
+    assert re.findall(r'<p id="f-patterns-about" class="wrong">([^<]+)', answer.text) == [
+        "Enter patterns, such as acme/* or */api."
+    ]
+    nothing = await many.browser.post(f"{many.address}/choose", rule="none")
+    assert nothing.status_code == 422 and "Nothing is chosen yet: tick the repositories" in nothing.text
+    chosen = [str(900000 + n) for n in range(1, 121)]
+    answer = await many.browser.post(f"{many.address}/choose", rule="none", repository=chosen)
+    assert answer.headers["location"] == "/ann" and len(await connecting.kept()) == 120
+
+
+async def test_ticks_go_on_beside_a_rule_that_ends(connecting: Connecting) -> None:
+    address = await connecting.by_token()
+    page = await connecting.listed(address)
+    number = re.search(r'id="r(\d+)"[^>]*>[^r]*?<th[^>]*><label[^>]*>ann/notes', page, re.S)
+    assert number is not None
+    await connecting.browser.post(
+        f"{address}/choose", rule="patterns", patterns="acme/*", repository=[number[1]]
+    )
+    assert await connecting.kept() == ["acme/api", "acme/site", "ann/notes"]
+    answer = await connecting.browser.post(f"{address}/choose", rule="none", patterns="acme/*")
+    assert "Repositories added later are not backed up" in (await connecting.browser.follow(answer)).text
+    db = connecting.site.mirror.services.db
+    assert await db.fetchval("select patterns = '{}' and not everything from connection")
 
 
 async def test_a_token_that_the_forge_refuses_is_told_in_a_line_without_it(connecting: Connecting) -> None:

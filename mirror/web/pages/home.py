@@ -123,6 +123,7 @@ async def repositories(context: RequestContext) -> Response:
             unknown=unknown,
             needs=[_told(team.name, one, context.now) for one in told],
             most=NEEDS,
+            registered=[app for app in context.services.settings.apps if app.registered],
         )
     first_of_all = [one for one in (unknown, await _held_up(context)) if one]
     forced = await home.forced_lately(db, team.id, context.now - LATELY)
