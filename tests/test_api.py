@@ -361,6 +361,30 @@ async def test_a_name_that_is_no_utf8_has_its_bytes_as_well(kept: Kept) -> None:
     assert shown["items"][0]["oid"] == odd["target"]
 
 
+async def test_refs_that_are_gone_say_how_they_went(kept: Kept) -> None:
+    services = kept.site.mirror.services
+    for name in ("old-a", "old-b"):
+        kept.work.set(name, kept.work.tip())
+    await sync.sync(services, kept.repo.id)
+    for name in ("old-b", "old-a"):
+        kept.work.delete(name)
+        await sync.sync(services, kept.repo.id)
+    first = await kept.program.get(f"{kept.at}/refs", state="gone", limit=1)
+    rest = await kept.program.get(f"{kept.at}/refs", state="gone", cursor=first["next"])
+    assert [one["name"] for one in first["items"] + rest["items"]] == ["refs/heads/old-a", "refs/heads/old-b"]
+    assert first["items"][0]["gone"]["last"] == 5 and rest["next"] is None
+    assert (await kept.program.get(f"{kept.at}/refs", state="gone", at="#4"))["items"] == []
+    found: list[tuple[str, int | None]] = []
+    cursor: dict[str, str] = {}
+    while cursor.get("cursor", "") is not None:
+        page = await kept.program.get(f"{kept.at}/refs", state="ever", limit=2, glob="*old*", **cursor)
+        found += [(one["name"], one.get("gone", {}).get("last")) for one in page["items"]]
+        cursor = {"cursor": page["next"]}
+    assert found == [("refs/heads/old-a", 5), ("refs/heads/old-b", 4)]
+    two = await kept.program.ask("GET", f"{kept.at}/refs", glob=["a", "b"], state="gone")
+    assert two.status_code == 400
+
+
 async def test_a_moment_is_read_as_it_was(kept: Kept) -> None:
     blob = await kept.program.get(f"{kept.at}/blob", path="README.md", at="#2")
     assert (blob["snapshot"], blob["text"], blob["whole"]) == (2, "# Two\n", True)

@@ -64,7 +64,13 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/{team}/{repo:repo}/-/settings": ("{garden}/-/settings",),
     "/{team}/{repo:repo}": ("{garden}", "{garden}?at=%231", "{garden}?window=all"),
     "/{team}/{repo:repo}/-/pushes": ("{garden}/-/pushes", "{garden}/-/pushes?kind=taken&at=%232"),
-    "/{team}/{repo:repo}/-/refs": ("{garden}/-/refs", "{garden}/-/refs?q=nothing"),
+    "/{team}/{repo:repo}/-/refs": (
+        "{garden}/-/refs",
+        "{garden}/-/refs?q=nothing",
+        "{garden}/-/refs?q=idea",
+        "{garden}/-/refs?state=gone",
+        "{garden}/-/refs?state=ever",
+    ),
     "/{team}/{repo:repo}/-/commits": ("{garden}/-/commits", "{garden}/-/commits?path=beds.py&at=%231"),
     "/{team}/{repo:repo}/-/commit/{oid}": ("{garden}/-/commit/{commit}",),
     "/{team}/{repo:repo}/-/files": ("{garden}/-/files", "{garden}/-/files?at=%231"),
@@ -180,6 +186,9 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         await ann.page.get_by_label("Name of a new team").fill("empty-team")
         await ann.press("Create a team")
         repository.commit("main", {"beds.py": b"beds = 4\n"}, message="Sow peas", parents=[first])
+        repository.push("refs/heads/idea-of-may", first)
+        await ann.all_protected()
+        repository.push("refs/heads/idea-of-may", None)
         await ann.go("/ann/-/activity")
         job = await ann.page.locator("main a[href*='/-/activity/']").first.get_attribute("href")
         assert job is not None

@@ -696,6 +696,9 @@ def test_a_backup_and_its_history_can_be_read_by_programs(everref: Everref, git_
     assert {"name": "refs/heads/main", "target": first.decode()} in then
     assert everref.json("refs", "acme/api", "--at", saved["taken_at"]).lines == then
     assert len(everref.json("refs", "acme/api").lines) == 2
+    [gone] = everref.json("refs", "acme/api", "--gone").lines
+    assert (gone["name"], gone["gone"]["last"]) == ("refs/heads/side", 1)
+    assert everref.json("refs", "acme/api", "--gone", "--at", "#1").lines == []
 
     [kept] = everref.json("repos").lines
     known = {"repo", "url", "snapshots", "refs", "bytes", "protected_as_of", "state"}

@@ -159,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     refs = command("refs", "show every ref as it was", _REFS)
     _repo(refs)
     _at(refs)
+    refs.add_argument("--gone", action="store_true", help="those that had been deleted by then, newest first")
 
     plan = command("plan", "show what restore would do, and do nothing", _PLAN)
     _repo(plan)
@@ -497,6 +498,8 @@ _REFS = (
     + """
 
 --json, one a line: {"name", "target"}; a symbolic target is "ref: refs/heads/main".
+With --gone, "target" is what the ref held at last, and "gone" how it went:
+{"last": the last snapshot that had it, "at", "by"}.
 A name that is no UTF-8 has its bytes in "name_b64" too."""
 )
 

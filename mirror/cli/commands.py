@@ -23,6 +23,7 @@ from mirror.core.words import ago, count, mend
 
 if TYPE_CHECKING:
     from mirror.backup.sync import Synced
+    from mirror.core.model import Snapshot
     from mirror.core.rules.plan import Hidden
     from mirror.core.when import When
     from mirror.restore.restore import Restored, What
@@ -238,10 +239,26 @@ async def refs(call: Call) -> int:
 
         repo = await moment.repo_named(services, call.args.repo, call.args.team)
         snapshot = await moment.snapshot_at(services, repo, when)
+        if call.args.gone:
+            return await _gone(call, services, repo, snapshot)
         known = await history.refs_at(services.db, repo.id, snapshot.number, snapshot.moment)
     for name in sorted(known):
         call.out.result(partial(render.ref, name, known[name]), partial(shapes.ref, name, known[name]))
     return 0
+
+
+async def _gone(call: Call, services: "Services", repo: Repo, snapshot: "Snapshot") -> int:
+    """The refs that were gone at this snapshot."""
+    from mirror.store.browse import gone_refs
+
+    before, page = gone_refs.LAST, 1000
+    while True:
+        found = await gone_refs.gone(services.db, repo.id, snapshot.number, before=before, limit=page)
+        for one in found:
+            call.out.result(partial(render.gone, one), partial(shapes.gone, one))
+        if len(found) < page:
+            return 0
+        before = found[-1].place
 
 
 async def plan(call: Call) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mirror.restore.restore import RefResult, Restored, RestorePlan
     from mirror.restore.undo import UndoPlan
     from mirror.store.backup.history import Logged
+    from mirror.store.browse.gone_refs import Gone
     from mirror.store.discovery.connections import Connection
     from mirror.store.discovery.discovered import Counts
     from mirror.store.people.tokens import ApiToken
@@ -222,6 +223,13 @@ def _lost(one: Lost, eye: Eye) -> str:
 def ref(one: RefName, at: Target, eye: Eye) -> str:
     """A ref, as `git ls-remote` shows it."""
     return f"{name(at)}\t{name(one)}"
+
+
+def gone(one: Gone, eye: Eye) -> str:
+    """A ref that is gone, with when it went, by whom, and the snapshot to bring it back from."""
+    by = f" by {clean(one.by)}" if one.by else ""
+    how = f"deleted {one.at:%Y-%m-%d %H:%M:%S}Z{by}, last in {one.label}"
+    return f"{name(one.target)}\t{name(one.name)}\t{eye.paint(how, 'faint')}"
 
 
 def _ref_results(

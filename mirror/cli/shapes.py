@@ -20,7 +20,7 @@ from mirror.shapes import discovery as shown
 from mirror.shapes.base import plain
 from mirror.shapes.discovery import Hook, SshKey
 from mirror.shapes.people import Identity, Membership, Token
-from mirror.shapes.repos import Change, LostPushed, Ref, Repo, TakenSnapshot
+from mirror.shapes.repos import Change, LostPushed, Ref, Repo, TakenSnapshot, WentAway
 from mirror.shapes.work import Plan, RefOutcome
 from mirror.shapes.work import UndoPlan as Undoing
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mirror.restore.restore import Restored, RestorePlan
     from mirror.restore.undo import UndoPlan
     from mirror.store.backup.history import Logged
+    from mirror.store.browse.gone_refs import Gone
     from mirror.store.browse.home import HookState
     from mirror.store.discovery.connections import Connection
     from mirror.store.discovery.discovered import Counts
@@ -88,6 +89,11 @@ def change(one: Logged | Lost) -> Shape:
 def ref(name: RefName, target: Target) -> Shape:
     """One ref as it was."""
     return plain(Ref.of(name, target))
+
+
+def gone(one: Gone) -> Shape:
+    """One ref that is gone."""
+    return plain(Ref.of(one.name, one.target, WentAway.of(one)))
 
 
 def plan(made: RestorePlan, to: str | None, commits: PlanCommits = NONE) -> Shape:

@@ -11,6 +11,7 @@ from mirror.shapes.base import Answer, Base64, Page, git
 from mirror.store import repos
 from mirror.store.backup import history
 from mirror.store.browse import home, timeline
+from mirror.store.browse.gone_refs import Gone
 
 
 class Failure(Answer, frozen=True, kw_only=True):
@@ -129,6 +130,18 @@ class TakenSnapshot(Answer, frozen=True, kw_only=True):
         )
 
 
+class WentAway(Answer, frozen=True, kw_only=True):
+    """How a ref that is gone went; `target` is what it held at last."""
+
+    last: Annotated[int, Meta(description="the last snapshot that had it, or would have had it")]
+    at: datetime | None = None
+    by: str | None = None
+
+    @classmethod
+    def of(cls, one: Gone) -> "WentAway":
+        return cls(last=one.snapshot - 1, at=one.at, by=one.by)
+
+
 class Ref(Answer, frozen=True, kw_only=True):
     """A ref as it was."""
 
@@ -136,10 +149,11 @@ class Ref(Answer, frozen=True, kw_only=True):
     name_b64: Base64 | UnsetType = UNSET
     target: str
     target_b64: Base64 | UnsetType = UNSET
+    gone: WentAway | UnsetType = UNSET
 
     @classmethod
-    def of(cls, name: bytes, target: bytes) -> "Ref":
-        return cls(**git("name", name), **git("target", target))
+    def of(cls, name: bytes, target: bytes, gone: WentAway | UnsetType = UNSET) -> "Ref":
+        return cls(**git("name", name), **git("target", target), gone=gone)
 
 
 class RefsAt(Page[Ref], frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from mirror.core import refs, words, zones
 from mirror.core.errors import UsageError
-from mirror.core.model import older_of
+from mirror.core.model import SYMBOLIC, older_of
 from mirror.core.rules import standing
 
 HERE: Final = Path(__file__).parent
@@ -55,7 +55,7 @@ def environment() -> Environment:
         "standing": standing_now,
         "text": text,
     }
-    made.globals |= {"static": static, "url": url, "repo_url": repo_url, "slash": b"/"}
+    made.globals |= {"static": static, "url": url, "repo_url": repo_url, "slash": b"/", "ref_to": SYMBOLIC}
     return made
 
 

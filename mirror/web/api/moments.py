@@ -26,9 +26,9 @@ from mirror.shapes.browse import (
     LostThere,
     RefDifference,
 )
-from mirror.shapes.repos import Change, LostPushed, Push, Ref, RefsAt, TakenSnapshot
+from mirror.shapes.repos import Change, LostPushed, Push, Ref, RefsAt, TakenSnapshot, WentAway
 from mirror.store.backup import history, reported_updates, snapshots
-from mirror.store.browse import refs_shown, timeline
+from mirror.store.browse import gone_refs, refs_shown, timeline
 from mirror.web.api.call import Call, Query, Small, begin, call, cursor
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import Paged, Text, When, Words
@@ -53,6 +53,10 @@ class RefsAsked(Paged, frozen=True, kw_only=True):
 
     at: When | None = None
     glob: list[Glob] = []
+    state: Annotated[
+        Literal["now", "gone", "ever"],
+        Meta(description="gone: those deleted by then, newest first, with at most one glob; ever: all names"),
+    ] = "now"
 
 
 class ChangesAsked(Paged, frozen=True, kw_only=True):
@@ -127,6 +131,8 @@ async def snapshot(context: RequestContext) -> TakenSnapshot:
 async def refs(context: RequestContext, asked: RefsAsked) -> RefsAt:
     """The refs of a moment, HEAD too, in the order of their names."""
     found, then = await moment_of(context, asked.at)
+    if asked.state != "now":
+        return await _once(context, found, then, asked)
     rows = await refs_shown.refs_page(
         context.services.db,
         found.id,
@@ -139,6 +145,32 @@ async def refs(context: RequestContext, asked: RefsAsked) -> RefsAt:
     shown = rows[: asked.limit]
     more = cursor(base64.b64encode(shown[-1][0]).decode()) if len(rows) > asked.limit else None
     items = [Ref.of(name, target) for name, target in shown]
+    return RefsAt(
+        items=items, next=more, snapshot=then.number, moment=then.moment or UNSET, taken_at=then.taken_at
+    )
+
+
+async def _once(context: RequestContext, found: Repo, then: Snapshot, asked: RefsAsked) -> RefsAt:
+    """The refs that were gone at a moment, or every one there had been by then."""
+    if len(asked.glob) > 1:
+        raise UsageError("give one glob at the most for refs that are gone", field="glob")
+    db, glob = context.services.db, asked.glob[0] if asked.glob else None
+    more: str | None = None
+    if asked.state == "gone":
+        place = begin(asked.cursor, tuple[Small, Small]) or gone_refs.LAST
+        gone = await gone_refs.gone(db, found.id, then.number, before=place, glob=glob, limit=asked.limit + 1)
+        items = [Ref.of(one.name, one.target, WentAway.of(one)) for one in gone[: asked.limit]]
+        more = cursor(gone[asked.limit - 1].place) if len(gone) > asked.limit else None
+    else:
+        after = _bytes(begin(asked.cursor, str))
+        ever = await gone_refs.ever(db, found.id, then.number, after=after, glob=glob, limit=asked.limit + 1)
+        items = [
+            Ref.of(one.name, one.target, UNSET if one.last is None else WentAway(last=one.last))
+            for one in ever[: asked.limit]
+        ]
+        more = (
+            cursor(base64.b64encode(ever[asked.limit - 1].name).decode()) if len(ever) > asked.limit else None
+        )
     return RefsAt(
         items=items, next=more, snapshot=then.number, moment=then.moment or UNSET, taken_at=then.taken_at
     )

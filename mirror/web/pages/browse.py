@@ -14,13 +14,18 @@ from mirror.browse.moments import Blob, Raw
 from mirror.core import when
 from mirror.core.errors import NotFound
 from mirror.core.formats import objects
+from mirror.core.model import RefName
 from mirror.core.rules import render
 from mirror.git.reader.questions import Readme, Source
 from mirror.restore import moment
+from mirror.store.browse import gone_refs
+from mirror.store.browse.gone_refs import Gone
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from mirror.web.pages.repo import ShownMoment, bytes_of, glob_of, moment_at, number_of, raw_path
 
 REFS: Final = 100
+BESIDE: Final = 3  # refs that are gone beside a search among those there are
+COUNTED: Final = 500  # moves whose lost commits are counted beside the refs that are gone
 COMMITS: Final = 50
 LINES: Final = 3000  # of a difference that are shown
 MOST: Final = 400  # lines of one file's difference that are shown at once
@@ -28,9 +33,14 @@ RAW_POLICY: Final = "default-src 'none'; sandbox"
 
 
 async def refs(context: RequestContext) -> Response:
-    """The refs of a moment, a page at a time."""
+    """The refs of a moment, a page at a time: those there are, those gone, or all there ever were."""
     at = await moment_at(context, stays=True)
     search = context.query.get("q", "")[:500]
+    state = context.query.get("state", "")
+    if state == "gone":
+        return await _gone(context, at, search)
+    if state == "ever":
+        return await _ever(context, at, search)
     glob = glob_of(search)
     page = await moments.refs_at(
         context.services,
@@ -40,7 +50,67 @@ async def refs(context: RequestContext) -> Response:
         limit=REFS,
         globs=[glob] if glob else [],
     )
-    return context.render("refs.html", at=at, tab="refs", page=page, search=search)
+    lost: list[Gone] = []
+    if glob and not context.query.get("after"):
+        lost = await gone_refs.gone(
+            context.services.db, at.repo.id, at.saved.number, glob=glob, limit=BESIDE + 1
+        )
+    return context.render(
+        "refs.html", at=at, tab="refs", state="", page=page, search=search, gone=lost, beside=BESIDE
+    )
+
+
+async def _gone(context: RequestContext, at: ShownMoment, search: str) -> Response:
+    """The refs that are gone. With `part`, the list alone, with the commits that only the vault holds."""
+    part = "part" in context.query
+    place = tuple(number_of(one) or 0 for one in context.query.get("before", "").split(".")[:2])
+    found = await gone_refs.gone(
+        context.services.db,
+        at.repo.id,
+        at.saved.number,
+        before=(place[0], place[1]) if len(place) == 2 else gone_refs.LAST,
+        glob=glob_of(search),
+        limit=REFS + 1,
+    )
+    held: dict[tuple[RefName, int], int] = {}
+    counted = False
+    if part and found:
+        lost = await moments.lost(context.services, at.repo, at.saved, limit=COUNTED, shown=1)
+        held = {(one.logged.change.name, one.logged.snapshot): one.count for one in lost.items}
+        counted = lost.whole and lost.total <= COUNTED
+    return context.render(
+        "refs_gone.html" if part else "refs.html",
+        at=at,
+        tab="refs",
+        state="gone",
+        search=search,
+        found=found[:REFS],
+        more=len(found) > REFS,
+        held=held,
+        counted=counted,
+        part=part,
+    )
+
+
+async def _ever(context: RequestContext, at: ShownMoment, search: str) -> Response:
+    """Every ref there was up to the moment."""
+    found = await gone_refs.ever(
+        context.services.db,
+        at.repo.id,
+        at.saved.number,
+        after=bytes_of(context, "after"),
+        glob=glob_of(search),
+        limit=REFS + 1,
+    )
+    return context.render(
+        "refs.html",
+        at=at,
+        tab="refs",
+        state="ever",
+        search=search,
+        found=found[:REFS],
+        more=len(found) > REFS,
+    )
 
 
 async def commits(context: RequestContext) -> Response:
@@ -238,9 +308,14 @@ async def lost(context: RequestContext) -> Response:
         limit=3 if part else 50,
         shown=4 if part else 20,
     )
-    back = {one.logged: moments.bring_back_name(one.logged) for one in found.items}
     return context.render(
-        "lost_list.html" if part else "lost.html", at=at, tab="lost", found=found, back=back, part=part
+        "lost_list.html" if part else "lost.html",
+        at=at,
+        tab="lost",
+        found=found,
+        ref=bytes_of(context, "ref"),
+        back={one.logged: moments.bring_back_name(one.logged) for one in found.items},
+        part=part,
     )
 
 

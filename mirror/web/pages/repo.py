@@ -39,7 +39,7 @@ PUSHES: Final = 40  # on a page
 WINDOWS: Final = {"day": 1, "week": 7, "month": 31, "quarter": 92, "year": 366}  # days
 KEPT: Final = frozenset(
     {
-        *("ref", "path", "q", "from", "window", "source", "by", "kind", "as", "commit"),
+        *("ref", "path", "q", "from", "window", "source", "by", "kind", "as", "commit", "state"),
         *("where", "connection", "repo", "owner", "name", "private", "url", "username", "force", "archive"),
     }  # the second line is what a restore is planned with
 )
