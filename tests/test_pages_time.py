@@ -134,3 +134,44 @@ async def test_a_time_that_the_clocks_skip_or_show_twice_says_which_moment_was_t
     browser = await _visited(site, work, "Pacific/Auckland", datetime(2027, 4, 20, tzinfo=UTC))
     twice = unescape((await browser.get(PAGE, at="2027-04-04 02:30")).text)
     assert "Sunday 4 April, 02:30 NZDT (there were two 02:30 that day; this is the first)." in twice
+
+
+async def test_the_zone_of_the_browser_is_taken_at_the_first_sign_in_and_no_later(site: Site) -> None:
+    browser = await site.browser()
+    new = {"name": "Kim", "email": "kim@example.org", "password": "a long enough one"}
+    await browser.get("/sign-up")
+    await browser.post("/sign-up", **new, zone="Asia/Kolkata")
+    home = await browser.get("/account")
+    assert 'data-zone="Asia/Kolkata"' in home.text
+    await browser.post("/sign-out")
+    again = {name: new[name] for name in ("email", "password")}
+    await browser.post("/sign-in", **again, zone="America/New_York")
+    home = await browser.get("/account")
+    assert 'data-zone="Asia/Kolkata"' in home.text
+
+
+@pytest.mark.parametrize("zone", ["", "Mars/Phobos", "../../etc/passwd", "x" * 5000, "localtime"])
+async def test_what_is_no_zone_is_not_taken(site: Site, zone: str) -> None:
+    browser = await site.browser()
+    await browser.get("/sign-up")
+    new = {"name": "Kim", "email": "kim@example.org", "password": "a long enough one"}
+    await browser.post("/sign-up", **new, zone=zone)
+    home = await browser.get("/account")
+    assert 'data-zone="UTC"' in home.text
+
+
+async def test_a_zone_that_is_offered_is_used_or_kept_from_and_not_offered_again(site: Site) -> None:
+    person = await site.person("acme")
+    browser = await site.signed_in(person)
+    assert 'data-zone-offer=""' in (await browser.get("/acme")).text
+    kept = await browser.post("/account/zone", zone="Europe/Berlin", next="/acme?q=1", do="keep")
+    assert (kept.status_code, kept.headers["location"]) == (303, "/acme?q=1")
+    page = await browser.follow(kept)
+    assert 'data-zone-offer="Europe/Berlin"' in page.text and 'data-zone="UTC"' in page.text
+    found = await people.find(site.mirror.services.db, person.id)
+    assert found is not None and found.zone == "UTC"  # the next sign-in takes no other
+    used = await browser.post("/account/zone", zone="Europe/Berlin", next="//evil.example", do="use")
+    assert (used.status_code, used.headers["location"]) == (303, "/")
+    account = await browser.get("/account")
+    assert 'data-zone="Europe/Berlin"' in account.text and 'value="Europe/Berlin"' in account.text
+    assert (await browser.post("/account/zone", zone="Mars/Phobos", do="use")).status_code == 400

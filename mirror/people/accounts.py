@@ -5,14 +5,13 @@ people/members for the invitation that an account is made by.
 """
 
 import asyncio
-import zoneinfo
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from mirror.core import peer
+from mirror.core import peer, zones
 from mirror.core.config import Signup
 from mirror.core.errors import BadCredentials, NotFound, Refused, UsageError
 from mirror.core.keyring import Keyring
@@ -384,8 +383,8 @@ async def set_profile(db: Db, by: By, name: str, email: str | None, zone: str | 
     """Set the person's name, e-mail address and time zone. Raises UsageError, Refused."""
     name = rules.check_person_name(name)
     email = rules.email_address(email) if email else None
-    if zone and zone not in await asyncio.to_thread(zoneinfo.available_timezones):
-        raise UsageError(f"there is no time zone {zone!r}; write one like Europe/Berlin", field="zone")
+    if zone:
+        await _check_zone(zone)
     async with transaction(db) as connection:
         now_called = await people.set_profile(
             connection, by.person.id, name=name, email=email, zone=zone or None
@@ -395,6 +394,26 @@ async def set_profile(db: Db, by: By, name: str, email: str | None, zone: str | 
         if changed:
             await audit_own(connection, by, "person.profile", name, changed=changed)
     return now_called
+
+
+async def take_zone(db: Db, person_id: PersonId, zone: str) -> None:
+    """Let somebody who has no time zone have that of their browser, if it is one."""
+    if zone and zone in await asyncio.to_thread(zones.names):
+        await people.set_zone(db, person_id, zone, only_first=True)
+
+
+@translating
+async def set_zone(db: Db, by: By, zone: str) -> None:
+    """Set the person's time zone. Raises UsageError."""
+    await _check_zone(zone)
+    async with transaction(db) as connection:
+        await people.set_zone(connection, by.person.id, zone)
+        await audit_own(connection, by, "person.profile", by.person.name, changed=["zone"])
+
+
+async def _check_zone(zone: str) -> None:
+    if zone not in await asyncio.to_thread(zones.names):
+        raise UsageError(f"there is no time zone {zone!r}; write one like Europe/Berlin", field="zone")
 
 
 def is_other_email(person: Person, email: str) -> bool:

@@ -60,6 +60,7 @@ ROOM: Final = 64 << 20  # bytes of all bodies in a process that are larger than 
 ROOM_SECONDS: Final = 8  # for a larger one to find room there
 SURE: Final = timedelta(minutes=10)  # since the person last proved who they are
 ACCESS: Final = timedelta(hours=12)  # for which an access token is good
+ZONE_KEPT: Final = "zone-kept"  # a cookie: the browser's time zone that somebody turned down
 SAID_SECONDS: Final = 60  # for a one-time message to be read
 SAID_AGE: Final = timedelta(hours=1)  # of one; what it tells of may have taken its time
 BEARER: Final = {"www-authenticate": "Bearer"}
@@ -136,6 +137,11 @@ class RequestContext:
     def zone(self) -> ZoneInfo:
         """The time zone of the person, in which pages show and read times; UTC where it is not known."""
         return zones.named(self.person.zone if self.person else None)
+
+    @property
+    def zone_kept(self) -> str:
+        """The time zone of the browser that the person turned down; mostly nothing."""
+        return self.request.cookies.get(ZONE_KEPT, "")
 
     @property
     def path(self) -> Mapping[str, Any]:

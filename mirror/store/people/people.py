@@ -202,6 +202,14 @@ async def set_profile(
 
 
 @translating
+async def set_zone(db: Db, person_id: PersonId, zone: str, *, only_first: bool = False) -> None:
+    """Set the person's time zone; with `only_first`, if they have none yet."""
+    await db.execute(
+        "update person set zone = $2 where id = $1 and (zone is null or not $3)", person_id, zone, only_first
+    )
+
+
+@translating
 async def by_identity(db: Db, forge: Forge, host: str, account_id: str) -> Person | None:
     """The person who signs in with this account at a forge, which is known only by its number."""
     return _maybe(

@@ -8,6 +8,7 @@ from uuid import UUID
 from starlette.datastructures import FormData
 from starlette.responses import Response
 
+from mirror.core import zones
 from mirror.core.errors import EverrefError, NotFound, OverLimit, UsageError
 from mirror.core.rules.roles import PersonId
 from mirror.people import accounts, api_tokens, members
@@ -16,7 +17,10 @@ from mirror.store.people import people as store
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
 from mirror.web import templating
-from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
+from mirror.web.dispatch import ZONE_KEPT, AskAgain, Endpoint, Needs, RequestContext
+from mirror.web.pages.oauth import local
+
+ZONE_SECONDS: Final = 365 * 86400  # for which a browser's zone that was turned down is not offered again
 
 
 async def page(context: RequestContext, error: EverrefError | None = None, **typed: str) -> Response:
@@ -29,6 +33,7 @@ async def page(context: RequestContext, error: EverrefError | None = None, **typ
         error=error,
         wrong=templating.wrong(error),
         typed=typed,
+        zones=sorted(one for one in zones.names() if "/" in one and not one.startswith(("Etc/", "SystemV/"))),
         memberships=mine,
         **await given(context, person.id),
         has_password=await store.password_hash(db, person.id) is not None,
@@ -84,6 +89,24 @@ async def set_profile(context: RequestContext) -> Response:
     except UsageError as error:
         return await page(context, error, **typed)
     return context.redirect("/account", "Your profile is saved.")
+
+
+async def set_zone(context: RequestContext) -> Response:
+    """Answer whether pages are to show the browser's time zone or go on with the one they show."""
+    form = await context.form()
+    zone, person = str(form.get("zone", "")), context.owner()
+    to = local(str(form.get("next", "")))
+    if form.get("do") == "use":
+        await accounts.set_zone(context.services.db, context.by(), zone)
+        return context.redirect(to, f"Times are now those of {zone}.")
+    if person.zone is None:  # the next sign-in is not to take the browser's
+        await accounts.set_zone(context.services.db, context.by(), context.zone.key)
+    answer = context.redirect(to)
+    if zone in zones.names():
+        answer.set_cookie(
+            ZONE_KEPT, zone, ZONE_SECONDS, path="/", secure=context.secure, httponly=True, samesite="lax"
+        )
+    return answer
 
 
 async def set_password(context: RequestContext) -> Response:
@@ -181,6 +204,7 @@ async def accept(context: RequestContext) -> Response:
 ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", "/account", page, Needs.PERSON),
     Endpoint("POST", "/account/profile", set_profile, Needs.PERSON),
+    Endpoint("POST", "/account/zone", set_zone, Needs.PERSON),
     Endpoint("POST", "/account/password", set_password, Needs.PERSON, sure=True, anew=True),
     Endpoint("POST", "/account/unlink", unlink, Needs.PERSON, sure=True),
     Endpoint("POST", "/account/confirm", confirm, Needs.PERSON, sure=True),

@@ -24,7 +24,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from mirror.core import signed, words
+from mirror.core import signed, words, zones
 from mirror.core.config import App, Product
 from mirror.core.errors import EverrefError, Refused
 from mirror.core.rules.roles import PersonId, Role
@@ -37,7 +37,7 @@ from mirror.store.discovery.connections import Connection, ConnectionId
 from mirror.store.people import attempts, sessions, teams
 from mirror.store.people import people as people_rows
 from mirror.store.people.people import Person
-from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
+from mirror.web.dispatch import SAFE, AskAgain, Endpoint, Needs, RequestContext
 from mirror.web.templating import called
 
 SECONDS: Final = 600  # for a person to consent
@@ -70,6 +70,7 @@ class Consent:
     next: str  # the page to go on with
     session: str  # whose: the session's SHA-256, as nobody else is to come back with it; empty: signed out
     dropped: bool = False  # what was pressed before was not done, as nobody had proved who they are
+    zone: str = ""  # the browser's time zone, as it says
     again: str | None = None  # the connection whose account is asked once more; None: any account will do
 
 
@@ -111,7 +112,8 @@ async def start(context: RequestContext) -> Response:
             raise AskAgain("/account")
         act = Act.LINK
     dropped = act is Act.PROVE and bool(form.get("dropped"))
-    return _ask(context, _Wanted(app, act, purpose, team, str(form.get("next", "")), dropped=dropped))
+    to, zone = str(form.get("next", "")), str(form.get("zone", ""))[: zones.LONGEST]
+    return _ask(context, _Wanted(app, act, purpose, team, to, dropped=dropped, zone=zone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class _Wanted:
     team: str | None = None
     to: str | None = None  # the page to go on with, as the browser sent it
     dropped: bool = False
+    zone: str = ""
     again: str | None = None
 
 
@@ -140,6 +143,7 @@ def _ask(context: RequestContext, wanted: _Wanted) -> Response:
         next=local(wanted.to),
         session=_session(context),
         dropped=wanted.dropped,
+        zone=wanted.zone,
         again=wanted.again,
     )
     back = connections.callback(context.services.settings, app)
@@ -226,7 +230,7 @@ async def _signed_in(context: RequestContext, app: App, asked: Consent, tokens: 
             return await _known_account(context, app, account, asked, connected)
     person = await _by_account(context, app, account, door(context, asked.next))
     to = asked.next if known else await landing(context, person.id, asked.next)
-    return await begin(context, person.id, to)
+    return await begin(context, person.id, to, zone=asked.zone)
 
 
 async def _whose(context: RequestContext, app: App, tokens: Tokens) -> tuple[Account, Person | None]:
@@ -462,8 +466,15 @@ async def begin(
     *,
     warned: str | None = None,
     let_in: tuple[PersonId, UUID] | None = None,
+    zone: str = "",
 ) -> Response:
-    """A new session for this person, whatever session the browser had before."""
+    """A new session for this person, whatever session the browser had before.
+
+    A person without a time zone takes that of their browser, from the form or as it was told before.
+    """
+    if not zone and context.request.method not in SAFE:
+        zone = str((await context.form()).get("zone", ""))
+    await accounts.take_zone(context.services.db, person_id, zone)
     if context.raw_session is not None:
         await sessions.end(context.services.db, context.raw_session)
     agent = context.request.headers.get("user-agent", "")

@@ -22,6 +22,20 @@
   });
   setInterval(refresh, 1000);
 
+  // The browser's time zone: for a sign-in, and offered where the clocks of the page go otherwise.
+  const here = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
+  const clocks = (zone) => [0, 6].map((month) => new Date(2026, month, 1).toLocaleString("en", { timeZone: zone })).join();
+  const offer = (form) => {
+    const there = document.documentElement.dataset.zone;
+    try {
+      if (!here || form.dataset.zoneOffer === here || clocks(here) === clocks(there)) return;
+    } catch { return; }  // a zone that this browser does not know
+    form.elements.zone.value = here;
+    form.elements.next.value = location.pathname + location.search;
+    all("[data-here]", form).forEach((part) => { part.textContent = here; });
+    form.hidden = false;
+  };
+
   // Progress: the server sends the part of the page that changed.
   const follow = (part) => {
     const source = new EventSource(part.dataset.live);
@@ -171,6 +185,8 @@
     all("[data-copy]", root).forEach(copying);
     all("input[data-all]", root).forEach(choosing);
     all("select[data-send]", root).forEach((select) => select.addEventListener("change", () => select.form.requestSubmit()));
+    all("[data-zone-here]", root).forEach((field) => { field.value = here; });
+    all("form[data-zone-offer]", root).forEach(offer);
     all("[data-script]", root).forEach((part) => { part.hidden = false; });
     document.dispatchEvent(new CustomEvent("prepared", { detail: root }));  // for the scripts of single pages
   };
