@@ -1,4 +1,4 @@
-"""Time zones in a real browser: taken at the sign-in, offered where they differ, and in every picture and field."""
+"""Time zones in a real browser: taken at the sign-in, and offered where they differ."""
 
 import re
 

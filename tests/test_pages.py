@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
+from mirror.core import zones
 from mirror.web import templating
 
 NOW = datetime(2026, 3, 2, 9, 14, tzinfo=UTC)
@@ -19,13 +20,16 @@ STYLE = (templating.STATIC / "style.css").read_text()
 def visitor(**known: Any) -> SimpleNamespace:
     """A visit as far as the frame of a page looks at it."""
     nothing = dict.fromkeys(("person", "session", "team", "said", "warned", "found"))
-    return SimpleNamespace(**nothing | {"teams": ()} | known)
+    person = known.get("person")
+    seen = {"teams": (), "zone": zones.named(person.zone if person else None), "zone_kept": ""}
+    return SimpleNamespace(**nothing | seen | known)
 
 
 def signed_in(**known: Any) -> SimpleNamespace:
     return visitor(
         person=SimpleNamespace(name="Kim <i>", email="kim@example.org", zone="Asia/Tokyo"),
-        session=SimpleNamespace(csrf="c-s-r-f"),
+        session=SimpleNamespace(),
+        csrf="c-s-r-f",
         team=SimpleNamespace(id=1, name="acme"),
         **known,
     )
@@ -53,8 +57,10 @@ def test_a_time_that_never_was_is_said_so() -> None:
 
 
 def test_a_clock_names_the_year_only_when_it_is_another() -> None:
-    assert ">1 March, 09:14:00</time>" in rendered("{{ then | clock }}", then=NOW - timedelta(days=1))
-    assert ">2 March 2025, 09:14:00</time>" in rendered("{{ then | clock }}", then=NOW - timedelta(days=365))
+    assert ">1 March, 09:14:00 UTC</time>" in rendered("{{ then | clock }}", then=NOW - timedelta(days=1))
+    assert ">2 March 2025, 09:14:00 UTC</time>" in rendered(
+        "{{ then | clock }}", then=NOW - timedelta(days=365)
+    )
 
 
 def test_a_zone_that_nobody_knows_is_utc() -> None:

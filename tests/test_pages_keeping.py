@@ -90,7 +90,7 @@ async def test_a_repo_is_paused_and_goes_on(kept: Kept) -> None:
 
 async def test_a_webhooks_secret_is_told_once(kept: Kept) -> None:
     db = kept.site.mirror.services.db
-    told = (await kept.browser.post(f"{kept.base}/hook")).text
+    told = (await kept.browser.follow(await kept.browser.post(f"{kept.base}/hook"))).text
     secrets = re.findall(r'data-copy="([^"]+)"', told)
     assert len(secrets) == 3  # its address twice, and the secret
     again = (await kept.browser.get(kept.base)).text

@@ -388,7 +388,8 @@ async def test_an_api_token_invites_nobody_above_operator_and_its_invitations_en
 
 async def invited(browser: Browser, team: str, role: str) -> str:
     """The path of a new invitation."""
-    page = (await browser.post(f"/{team}/-/settings/invitations", role=role)).text
+    made = await browser.post(f"/{team}/-/settings/invitations", role=role)
+    page = (await browser.follow(made)).text
     found = re.search(r"/invitations/[^\"<\s]{20,}", page)
     assert found
     return html.unescape(found[0])

@@ -146,7 +146,7 @@ async def test_an_owner_lets_a_member_in_again_who_is_told(site: Site) -> None:
     ann = await site.person("ann")
     bob, browser = await guest(site, ann), await site.signed_in(ann)
     await browser.get("/ann/-/settings")
-    page = await browser.post("/ann/-/settings/members/link", person=str(bob.id))
+    page = await browser.follow(await browser.post("/ann/-/settings/members/link", person=str(bob.id)))
     found = re.search(r"/sign-in/[\w-]{20,}", page.text)
     assert found, page.text
     theirs = await site.browser()

@@ -12,6 +12,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirror.web import api, assets, dispatch, metrics, openapi, problems
+from mirror.web.compression import Compression
 from mirror.web.dispatch import Endpoint, Outside, on_loopback
 from mirror.web.pages import (
     account,
@@ -65,14 +66,14 @@ register_url_convertor("repo", RepoName())
 
 
 class Application(Starlette):
-    """Starlette with security headers on everything that it sends, including its own error pages."""
+    """Starlette with security headers on everything that it sends, error pages too, and with compression."""
 
     def __init__(self, headers: Mapping[str, str], **given: Any) -> None:
         super().__init__(**given)
         self._headers = headers
 
     def build_middleware_stack(self) -> ASGIApp:
-        return SafeHeaders(super().build_middleware_stack(), self._headers)
+        return Compression(SafeHeaders(super().build_middleware_stack(), self._headers))
 
 
 def application(outside: Outside, receiver: ASGIApp | None = None) -> Starlette:

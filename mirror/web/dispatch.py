@@ -5,7 +5,6 @@ saying who may use it. The handler is called only if the visitor may use it.
 """
 
 import asyncio
-import hmac
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -47,6 +46,7 @@ from mirror.store.people.people import Person
 from mirror.store.people.sessions import Session
 from mirror.store.people.teams import Membership, Team
 from mirror.store.people.tokens import ApiToken
+from mirror.web import csrf
 from mirror.web.background import Background
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -113,6 +113,7 @@ class RequestContext:
     role: Role | None = None  # in that team
     teams: Sequence[Membership] = ()  # the person's, on a page of a team
     memberships: Sequence[Membership] = ()  # the person's, as they came with the session
+    masked_csrf: str = field(default="", repr=False)
     status: int = 200  # of a page that is rendered, unless it says another
     said: str | None = None  # a message to show once
     warned: str | None = None  # one that must be seen: what was pressed was not done
@@ -132,6 +133,13 @@ class RequestContext:
         return replace(
             self.outside.services, who=Requester(self.team.id if self.team else None, self.person.id)
         )
+
+    @property
+    def csrf(self) -> str:
+        """The token of the session's forms, for this answer alone; empty: signed out."""
+        if self.session is not None and not self.masked_csrf:
+            self.masked_csrf = csrf.masked(self.session.csrf)
+        return self.masked_csrf
 
     @property
     def zone(self) -> ZoneInfo:
@@ -631,7 +639,7 @@ async def _check_csrf(context: RequestContext) -> None:
     given = context.request.headers.get("x-csrf-token")
     if given is None and not context.endpoint.is_api:
         given = str((await context.form()).get("csrf", ""))
-    if not hmac.compare_digest((given or "").encode(), context.session.csrf.encode()):
+    if not csrf.is_right(given or "", context.session.csrf):
         raise HTTPException(403, "this page was open for too long; reload it and try again")
 
 

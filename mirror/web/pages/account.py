@@ -17,6 +17,7 @@ from mirror.store.people import people as store
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
 from mirror.web import templating
+from mirror.web.compression import as_it_is
 from mirror.web.dispatch import ZONE_KEPT, AskAgain, Endpoint, Needs, RequestContext
 from mirror.web.pages.oauth import local
 
@@ -188,7 +189,7 @@ async def invitation(context: RequestContext) -> Response:
     """Show what an invitation is for, before it is accepted."""
     raw = str(context.path["raw"])
     found = await members.invitation(context.services.db, context.outside.keyring, raw, context.now)
-    return context.render("invitation.html", invitation=found, raw=raw)
+    return as_it_is(context.render("invitation.html", invitation=found, raw=raw))
 
 
 async def accept(context: RequestContext) -> Response:

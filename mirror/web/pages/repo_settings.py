@@ -13,7 +13,6 @@ from mirror.core.model import Repo, Secret
 from mirror.core.rules import schedule
 from mirror.core.rules.roles import Role
 from mirror.discovery import choose, source, webhook, webhooks
-from mirror.discovery.webhook import NewHook
 from mirror.discovery.webhooks import Outcome
 from mirror.git import address
 from mirror.services import ssh_access
@@ -21,7 +20,7 @@ from mirror.store import repos
 from mirror.store.discovery import connections, credentials, hooks, remotes
 from mirror.store.discovery.hooks import Forge
 from mirror.store.jobs import schedules
-from mirror.web import templating
+from mirror.web import once, templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from mirror.web.pages.oauth import local
 
@@ -35,7 +34,6 @@ async def _page(
     context: RequestContext,
     repo: Repo,
     error: EverrefError | None = None,
-    given: NewHook | None = None,
     **typed: str,  # what was sent; the first is the field that the error is about
 ) -> Response:
     db = context.services.db
@@ -43,7 +41,8 @@ async def _page(
     kept = await connections.of_repo(db, repo.id)
     by_ssh = address.is_ssh(repo.url)
     overview = await repos.overview_of(db, repo.id)
-    return context.render(
+    given = await once.taken(context)
+    answer = context.render(
         "keeping.html",
         200 if error is None else 422,
         error=error,
@@ -66,6 +65,7 @@ async def _page(
         host=await ssh_access.pinned(context.services, context.of_team().id, repo.url) if by_ssh else None,
         fingerprint=ssh_access.fingerprint,
     )
+    return once.forget(context, answer) if given else answer
 
 
 async def forget_host(context: RequestContext) -> Response:
@@ -95,7 +95,7 @@ async def set_source(context: RequestContext) -> Response:
     except EverrefError as error:
         about = next(iter(templating.wrong(error)), "url" if url != repo.url else "token")
         sent = {"url": "" if "@" in url else url, "username": username}  # an address may contain a password
-        return await _page(context, repo, error, None, **({about: ""} | sent))
+        return await _page(context, repo, error, **({about: ""} | sent))
     detail = {"url": now.url} if now.url != repo.url else {}
     await context.audit("repo.source", repo.name, repo.id, detail)
     to = local(str(form.get("next", "")), f"/{context.of_team().name}/{quote(repo.name)}/-/settings")
@@ -180,7 +180,8 @@ async def give_hook(context: RequestContext) -> Response:
     except UsageError as error:
         return await _page(context, repo, error)
     await context.audit("hook.secret" if form.get("new") else "hook.add", repo.name, repo.id)
-    return await _page(context, repo, given=given)
+    shown = {"url": given.url} | ({"secret": given.secret} if given.secret else {})
+    return once.hand_over(context, _settings(context, repo), shown)
 
 
 async def check_hook(context: RequestContext) -> Response:
@@ -203,7 +204,12 @@ async def remove_hook(context: RequestContext) -> Response:
 
 
 def _back(context: RequestContext, repo: Repo, said: str) -> Response:
-    return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}/-/settings", said)
+    return context.redirect(_settings(context, repo), said)
+
+
+def _settings(context: RequestContext, repo: Repo) -> str:
+    """The address of this page."""
+    return f"/{context.of_team().name}/{quote(repo.name)}/-/settings"
 
 
 _CHECKED: Final[Mapping[Outcome, str]] = {

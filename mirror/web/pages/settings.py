@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Final, cast
 from uuid import UUID
 
 from starlette.responses import Response, StreamingResponse
@@ -15,7 +15,7 @@ from mirror.store.people import audit, invitations, quotas, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
 from mirror.upkeep import reencrypt
-from mirror.web import templating
+from mirror.web import once, templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
 ENTRIES: Final = 100  # of the audit log on one page
@@ -26,13 +26,13 @@ async def page(
     context: RequestContext,
     error: EverrefError | None = None,
     typed: Mapping[str, str] = MappingProxyType({}),
-    **fresh: Any,
 ) -> Response:
-    """Everything but the audit log. `fresh` is shown only once: an invitation link, a token."""
+    """Everything but the audit log; and once, what a form before it made: an invitation link, a token."""
     db, team = context.services.db, context.of_team()
     everyones = context.may(Role.ADMIN)
     known = await tokens.all_of(db, team.id, None if everyones else context.owner().id)
-    return context.render(
+    shown = await once.taken(context)
+    answer = context.render(
         "settings.html",
         200 if error is None else 429 if isinstance(error, OverLimit) else 422,
         error=error,
@@ -46,8 +46,9 @@ async def page(
         expiries=EXPIRIES,
         uses=await quotas.uses(db, team.id, context.services.settings.limits, context.now),
         keys=await reencrypt.keys(db, context.outside.keyring) if _runs_it(context) else (),
-        **{"link": None, "token": None, "let_in": None} | fresh,
+        shown=shown,
     )
+    return once.forget(context, answer) if shown else answer
 
 
 def _runs_it(context: RequestContext) -> bool:
@@ -78,7 +79,7 @@ async def invite(context: RequestContext) -> Response:
         )
     except (UsageError, Refused) as error:
         return await page(context, error, {"email": str(form.get("email", ""))})
-    return await page(context, link=f"{context.outside.origin}/invitations/{raw}")
+    return _shown(context, {"link": f"{context.outside.origin}/invitations/{raw}"})
 
 
 async def withdraw(context: RequestContext) -> Response:
@@ -119,7 +120,7 @@ async def let_in_again(context: RequestContext) -> Response:
         path = await members.let_in_again(context.services.db, context.by(), context.of_team(), member)
     except Refused as error:
         return await page(context, error)
-    return await page(context, let_in=f"{context.outside.origin}{path}")
+    return _shown(context, {"let_in": f"{context.outside.origin}{path}"})
 
 
 async def leave(context: RequestContext) -> Response:
@@ -149,7 +150,7 @@ async def make_token(context: RequestContext) -> Response:
         )
     except (UsageError, Refused, OverLimit) as error:
         return await page(context, error, {"token": str(form.get("name", ""))})
-    return await page(context, token=(made, raw))
+    return _shown(context, {"token": raw, "name": made.name, "scopes": ", ".join(sorted(made.scopes))})
 
 
 async def revoke_token(context: RequestContext) -> Response:
@@ -186,6 +187,11 @@ async def audit_export(context: RequestContext) -> Response:
 
 def _back(context: RequestContext, said: str) -> Response:
     return context.redirect(f"/{context.of_team().name}/-/settings", said)
+
+
+def _shown(context: RequestContext, shown: Mapping[str, str]) -> Response:
+    """Back to this page, which shows the new secret once."""
+    return once.hand_over(context, f"/{context.of_team().name}/-/settings", shown)
 
 
 def _role(given: object) -> Role:

@@ -11,6 +11,7 @@ from mirror.people import accounts
 from mirror.store.people import people as store
 from mirror.store.people import sessions
 from mirror.web import templating
+from mirror.web.compression import as_it_is
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from mirror.web.pages import oauth
 from mirror.web.pages.account import given, ticked
@@ -75,7 +76,7 @@ async def link_page(context: RequestContext) -> Response:
     person, daily, keeps = await accounts.link_is_for(context.services.db, raw, context.now)
     nothing = dict.fromkeys(("identities", "sessions", "tokens", "invited"), ())
     found = await given(context, person.id) if person and keeps else nothing
-    return context.render("link.html", raw=raw, who=person, daily=daily, **found)
+    return as_it_is(context.render("link.html", raw=raw, who=person, daily=daily, **found))
 
 
 async def follow_link(context: RequestContext) -> Response:
