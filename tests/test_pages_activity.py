@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -10,11 +11,12 @@ import pytest_asyncio
 from mirror.backup.sync import Synced
 from mirror.core.rules.roles import Role
 from mirror.jobs import run
-from mirror.restore import drill
+from mirror.restore import drill, restore
 from mirror.store.jobs import jobs as store
 from mirror.store.people import audit
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
+from mirror.store.restore import restores
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
@@ -110,7 +112,8 @@ async def test_a_drill_is_evidence(seen: Seen) -> None:
 
 async def test_a_report_says_what_was_done_in_its_period(seen: Seen) -> None:
     page = await seen.browser.get("/ann/-/report")
-    assert "1 snapshot, 0 restores" in page.text
+    assert "1 of 1 repository is protected." in page.text
+    assert "1 snapshot, 0 refs force-pushed or deleted, 0 restores, 0 drills." in page.text
     assert re.search(
         r">2026-03-02 [0-9]{2}:[0-9]{2} UTC</time></td>", page.text
     )  # which paper does not outdate
@@ -127,7 +130,10 @@ async def test_a_report_says_what_was_done_in_its_period(seen: Seen) -> None:
 
 @pytest.mark.parametrize("query", [{"from": "nonsense"}, {"from": "2026-03-02", "to": "2026-03-01"}])
 async def test_a_period_that_is_none_is_told_in_a_line(seen: Seen, query: dict[str, str]) -> None:
-    assert (await seen.browser.get("/ann/-/report", **query)).status_code == 400
+    answer = await seen.browser.get("/ann/-/report", **query)
+    assert answer.status_code == 422
+    assert re.search(r'aria-invalid="true"', answer.text) and '<p id="f-' in answer.text
+    assert (await seen.browser.get("/ann/-/report", **query | {"as": "csv"})).status_code == 400
 
 
 async def test_a_cell_that_a_spreadsheet_would_run_is_quoted(seen: Seen) -> None:
@@ -135,3 +141,43 @@ async def test_a_cell_that_a_spreadsheet_would_run_is_quoted(seen: Seen) -> None
     await db.execute("update repo set name = '=HYPERLINK(1)' where id = $1", seen.synced.repo.id)
     text = (await seen.browser.get("/ann/-/report", **{"as": "csv"})).text
     assert "'=HYPERLINK(1)" in text
+
+
+async def test_a_report_is_of_whole_days_of_who_asks_and_both_ends_are_in_it(seen: Seen) -> None:
+    """The snapshot was taken at 09:0x UTC on 2 March, which is 22:0x in Auckland."""
+    db = seen.site.mirror.services.db
+    for zone, day, there in (
+        ("UTC", "2026-03-02", 1),
+        ("UTC", "2026-03-01", 0),
+        ("Pacific/Auckland", "2026-03-02", 1),
+        ("Pacific/Kiritimati", "2026-03-02", 1),
+        ("Pacific/Kiritimati", "2026-03-01", 0),
+    ):
+        await db.execute("update person set zone = $1", zone)
+        query = {"from": day, "to": day}
+        told = (await seen.browser.get("/ann/-/report", **query, **{"as": "json"})).json()
+        assert told["repos"][0]["snapshots"] == there, (zone, day)
+        page = (await seen.browser.get("/ann/-/report", **query)).text
+        assert f'type="date" id="f-from" name="from" value="{day}"' in page
+        assert f'type="date" id="f-to" name="to" value="{day}"' in page
+
+
+async def test_a_report_counts_restores_and_neither_bundles_nor_undos(seen: Seen, tmp_path: Path) -> None:
+    services, repo, snapshot = seen.site.mirror.services, seen.synced.repo, seen.synced.snapshot
+    await restore.to_bundle(services, repo, snapshot, tmp_path / "it.bundle")
+    await restore.to_directory(services, repo, snapshot, tmp_path / "it")
+    done = restores.Restore(
+        1, "undo of the push to https://example.org/x", {}, True, seen.site.mirror.clock.now
+    )
+    await restores.add(services.db, repo.id, done)
+    told = (await seen.browser.get("/ann/-/report", **{"as": "json"})).json()
+    assert (told["repos"][0]["restores"], told["repos"][0]["restores_verified"]) == (1, 1)
+
+
+async def test_a_report_leads_to_the_drills_that_it_counts(seen: Seen) -> None:
+    await drill.drill(seen.site.mirror.services, seen.synced.repo, seen.synced.snapshot)
+    page = (await seen.browser.get("/ann/-/report")).text
+    (link,) = set(re.findall(r'href="(/ann/-/drills\?repo=[^"]+)"', page))
+    shown = (await seen.browser.get(link)).text
+    assert "Results of acme/api" in shown and ">passed<" in shown
+    assert ">passed<" not in (await seen.browser.get("/ann/-/drills", repo="acme/other")).text

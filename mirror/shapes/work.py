@@ -231,7 +231,7 @@ class ReportLine(Answer, frozen=True, kw_only=True):
     changes: int
     forced: int
     bytes: int
-    restores: int
+    restores: Annotated[int, Meta(description="without bundles and undos")]
     restores_verified: int
     drills: int
     drills_failed: int
@@ -240,6 +240,8 @@ class ReportLine(Answer, frozen=True, kw_only=True):
     failing_since: datetime | None
     failure: str | None
     archived_at: datetime | None
+    state: str
+    paused: bool
     damaged_at: datetime | None
 
     @classmethod

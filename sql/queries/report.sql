@@ -1,6 +1,7 @@
 -- report.sql($1 team, $2 from, $3 to): every repo of the team, what happened to it in that period, and how it is now.
 select
   repo.id, repo.name, repo.url, repo.protected_as_of, repo.failing_since, repo.failure_class, repo.archived_at, repo.damaged_at,
+  repo.paused_at, repo_state(repo) as state,
   saved.snapshots, saved.changes, saved.bytes, lost.forced,
   back.restores, back.restores_verified, proof.drills, proof.drills_failed,
   (select max(finished_at) from drill where drill.repo_id = repo.id) as last_drill_at
@@ -19,6 +20,7 @@ cross join lateral (
 cross join lateral (
   select count(*) as restores, count(*) filter (where verified) as restores_verified
   from restore where restore.repo_id = repo.id and finished_at >= $2 and finished_at < $3
+    and undo_of is null and destination not like 'undo of %' and destination not like 'bundle %' and destination <> 'a bundle to download'
 ) back
 cross join lateral (
   select count(*) as drills, count(*) filter (where cardinality(problems) > 0) as drills_failed

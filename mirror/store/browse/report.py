@@ -21,7 +21,7 @@ class Line:
     changes: int
     forced: int  # force-pushed or deleted refs
     bytes: int  # stored by the snapshots of the period
-    restores: int
+    restores: int  # no bundle, which restores nothing, and no undo
     restores_verified: int
     drills: int
     drills_failed: int
@@ -30,6 +30,8 @@ class Line:
     failing_since: datetime | None
     failure: str | None  # its class
     archived_at: datetime | None
+    state: str  # as SQL's repo_state says it
+    paused: bool
     damaged_at: datetime | None  # when its backup was last found damaged; None: no damage is known
 
 
@@ -60,17 +62,20 @@ async def report(db: Db, team: TeamId, start: datetime, end: datetime) -> list[L
 
 
 @translating
-async def drills(db: Db, team: TeamId, before: datetime, limit: int) -> list[Drilled]:
-    """The team's drills, newest first."""
+async def drills(
+    db: Db, team: TeamId, before: datetime, limit: int, repo: str | None = None
+) -> list[Drilled]:
+    """The team's drills, newest first; of all repos, or of the one of this name."""
     rows = await db.fetch(
         """
         select repo.name, repo.lfs_files, drill.* from drill join repo on repo.id = drill.repo_id
-        where repo.team_id = $1 and finished_at < $2
+        where repo.team_id = $1 and finished_at < $2 and ($4::text is null or repo.name = $4)
         order by finished_at desc, drill.id desc limit $3
         """,
         team,
         before,
         limit,
+        repo,
     )
     return [
         Drilled(
@@ -106,5 +111,7 @@ def _line(row: Any) -> Line:
         row["failing_since"],
         row["failure_class"],
         row["archived_at"],
+        row["state"],
+        row["paused_at"] is not None,
         row["damaged_at"],
     )

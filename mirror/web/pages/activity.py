@@ -1,10 +1,6 @@
-"""Jobs as they run and as they ended, drills with their results, and a report for any period."""
+"""Jobs as they run and as they ended, and drills with their results."""
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast, get_args
 from uuid import UUID
@@ -130,12 +126,14 @@ async def drills(context: RequestContext) -> Response:
     """Every drill with its result: the answer to "when did you last test a restore?"."""
     db, team = context.services.db, context.of_team()
     before = _time(context, context.query.get("before"), context.now + timedelta(days=1))
-    found = await report.drills(db, team.id, before, ROWS + 1)
+    repo = context.query.get("repo", "")
+    found = await report.drills(db, team.id, before, ROWS + 1, repo or None)
     lines = await report.report(db, team.id, context.now - PERIOD, context.now)
     return context.render(
         "drills.html",
         drills=found[:ROWS],
         more=found[ROWS - 1].finished_at if len(found) > ROWS else None,
+        only=repo,
         undrilled=[line for line in lines if line.last_drill_at is None and line.protected_as_of is not None],
         stale=[line for line in lines if line.last_drill_at and context.now - line.last_drill_at > PERIOD],
         total=len(lines),
@@ -161,58 +159,6 @@ def is_due(line: Line, now: datetime) -> bool:
     """Whether it is time to prove again that this repo can be restored."""
     old = line.last_drill_at is None or now - line.last_drill_at > PERIOD
     return old and line.protected_as_of is not None
-
-
-async def period(context: RequestContext) -> Response:
-    """What was protected, behind, restored and drilled in a period: as a page, CSV or JSON."""
-    start, end = _period(context)
-    lines = await report.report(context.services.db, context.of_team().id, start, end)
-    form = context.query.get("as", "page")
-    name = f"{context.of_team().name}-{start:%Y%m%d}-{end:%Y%m%d}"
-    if form == "csv":
-        return _file(_csv(lines), "text/csv; charset=utf-8", f"{name}.csv")
-    if form == "json":
-        told = {
-            "team": context.of_team().name,
-            "from": start,
-            "to": end,
-            "repos": [asdict(one) for one in lines],
-        }
-        return _file(json.dumps(told, default=_plain) + "\n", "application/json", f"{name}.json")
-    return context.render("report.html", lines=lines, start=start, end=end)
-
-
-def _period(context: RequestContext) -> tuple[datetime, datetime]:
-    end = _time(context, context.query.get("to"), context.now)
-    start = _time(context, context.query.get("from"), end - PERIOD)
-    if start >= end:
-        raise UsageError("the period ends before it starts; choose a later end")
-    return start, end
-
-
-def _csv(lines: Sequence[Line]) -> str:
-    """One line for each repo. A cell that a spreadsheet would read as a formula is quoted."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(Line.__dataclass_fields__)
-    for line in lines:
-        writer.writerow([_cell(value) for value in asdict(line).values()])
-    return out.getvalue()
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else _plain(value)
-    return f"'{text}" if text[:1] in "=+-@\t\r" and text[:1] else text
-
-
-def _plain(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _file(text: str, media_type: str, name: str) -> Response:
-    return Response(
-        text, media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'}
-    )
 
 
 def _time(context: RequestContext, text: str | None, otherwise: datetime) -> datetime:
@@ -263,5 +209,4 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", "/{team}/-/drills", drills, Needs.VIEWER),
     Endpoint("POST", "/{team}/-/drills/due", drill_due, Needs.OPERATOR),
     Endpoint("POST", "/{team}/{repo:repo}/-/prove/{proof}", prove, Needs.OPERATOR),
-    Endpoint("GET", "/{team}/-/report", period, Needs.VIEWER),
 )

@@ -185,6 +185,7 @@
     all("[data-copy]", root).forEach(copying);
     all("input[data-all]", root).forEach(choosing);
     all("select[data-send]", root).forEach((select) => select.addEventListener("change", () => select.form.requestSubmit()));
+    all("[data-print]", root).forEach((button) => button.addEventListener("click", () => print()));
     all("[data-zone-here]", root).forEach((field) => { field.value = here; });
     all("form[data-zone-offer]", root).forEach(offer);
     all("[data-script]", root).forEach((part) => { part.hidden = false; });

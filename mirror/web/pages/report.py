@@ -1,0 +1,122 @@
+"""The report of a period, as an auditor reads it: on a page that prints, as CSV and as JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from mirror.core import when, words, zones
+from mirror.core.errors import UsageError
+from mirror.core.rules.proof import State, standing
+from mirror.store.browse import report
+from mirror.store.browse.report import Line
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+
+DAYS: Final = 30  # of a report, unless another period is asked for
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From the first moment of a day to before the first moment after another, on the clocks of who asks."""
+
+    start: datetime
+    end: datetime  # not included
+    first: date
+    last: date  # included, as people mean it
+
+
+async def page(context: RequestContext) -> Response:
+    """What was protected, behind, restored and drilled in a period: as a page, CSV or JSON."""
+    form, wrong = context.query.get("as", "page"), {}
+    try:
+        period = asked(context)
+    except UsageError as error:
+        if form != "page":
+            raise
+        context.status, wrong = 422, {error.field or "from": words.sentence(str(error))}
+        period = asked(context, {})
+    lines = await report.report(context.services.db, context.of_team().id, period.start, period.end)
+    if form in ("csv", "json"):
+        return _file(context, period, lines, form)
+    return context.render(
+        "report.html",
+        lines=lines,
+        period=period,
+        standing=standing([State(one.state, one.protected_as_of, one.paused) for one in lines], context.now),
+        wrong=wrong,
+        typed=context.query if wrong else MappingProxyType({}),
+    )
+
+
+def asked(context: RequestContext, query: Mapping[str, str] | None = None) -> Period:
+    """The period that is asked for, by days that are both included, or by any WHEN. Raises UsageError."""
+    query = context.query if query is None else query
+    today = context.now.astimezone(context.zone).date()
+    end, last = _moment(context, query.get("to"), "to", today)
+    start, first = _moment(context, query.get("from"), "from", last - (DAYS - 1) * _DAY)
+    if start >= end:
+        raise UsageError("the period ends before it starts; choose a later end", field="to")
+    return Period(start, end, first, last)
+
+
+def _moment(context: RequestContext, text: str | None, field: str, otherwise: date) -> tuple[datetime, date]:
+    """A start or an end, and the day that it belongs to. The day of an end is included."""
+    try:
+        day = date.fromisoformat(text.strip()) if text and text.strip() else otherwise
+        shown = datetime.combine(day, time()) + (_DAY if field == "to" else timedelta())
+        return zones.moment_of(shown, context.zone), day
+    except (ValueError, OverflowError):
+        pass
+    try:
+        found = when.parse(text or "", context.now, context.zone)
+    except UsageError as error:
+        raise UsageError(str(error), field=field) from None
+    if not isinstance(found, datetime):
+        raise UsageError("give a day or a time, such as 2026-03-02", field=field)
+    last = found - timedelta(microseconds=1) if field == "to" else found
+    return found, last.astimezone(context.zone).date()
+
+
+def _file(context: RequestContext, period: Period, lines: Sequence[Line], form: str) -> Response:
+    """The same as a file; its times are UTC."""
+    team = context.of_team().name
+    name = f"{team}-{period.first:%Y%m%d}-{period.last:%Y%m%d}"
+    if form == "csv":
+        return _sent(_csv(lines), "text/csv; charset=utf-8", f"{name}.csv")
+    told = {"team": team, "from": period.start, "to": period.end, "repos": [asdict(one) for one in lines]}
+    return _sent(json.dumps(told, default=_plain) + "\n", "application/json", f"{name}.json")
+
+
+def _csv(lines: Sequence[Line]) -> str:
+    """One line for each repo. A cell that a spreadsheet would read as a formula is quoted."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(Line.__dataclass_fields__)
+    for line in lines:
+        writer.writerow([_cell(value) for value in asdict(line).values()])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else _plain(value)
+    return f"'{text}" if text[:1] in "=+-@\t\r" and text[:1] else text
+
+
+def _plain(value: Any) -> str:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _sent(text: str, media_type: str, name: str) -> Response:
+    return Response(
+        text, media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'}
+    )
+
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (Endpoint("GET", "/{team}/-/report", page, Needs.VIEWER),)
