@@ -18,7 +18,7 @@ from mirror.restore import restore as restoring
 from mirror.restore.restore import RefResult, Restored, What
 from mirror.services import ssh_access
 from mirror.store import repos
-from mirror.store.browse import home
+from mirror.store.browse import causes
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs, runs
 from mirror.store.people import people, teams
@@ -52,7 +52,7 @@ async def test_what_a_restore_overwrites_is_kept_first_and_comes_back(
     (record,) = await restores.of(db, done.repo.id)
     assert record.cause and record.cause.job_id == job_id and record.attended
     await mirror.backup(target)
-    assert await home.forced_lately(db, job.team_id, mirror.clock.now - timedelta(days=1)) == []
+    assert await causes.forced_lately(db, job.team_id, mirror.clock.now - timedelta(days=1)) == []
     await jobs.forget_before(db, mirror.clock.now + timedelta(days=1))  # which would take the undo away
 
     undone = await attended.undone(mirror.services, done.repo, None)

@@ -35,7 +35,7 @@ async def test_the_link_of_the_terminal_signs_in_once(visitor: Visitor, stage: S
     await owner.press("Sign in")
     await expect(owner.page).to_have_url(f"{owner.url}/everref")
     await expect(owner.page.get_by_role("heading", level=1)).to_have_text(
-        "Keep every ref of your repositories"
+        "Back up every ref of your repositories"
     )
     other = await visitor()
     await other.page.goto(stage.here.sign_in)
@@ -67,7 +67,7 @@ async def test_from_connecting_to_what_a_force_push_took_away(visitor: Visitor, 
     await page.goto(f"{carol.url}/carol")
     monday = commit_of(repository, "main~3")
     repository.commit("main", {"may.md": b"May\n"}, message="Say it otherwise", parents=[monday])
-    needs = page.get_by_role("listitem").filter(has_text="replaced main")
+    needs = page.get_by_role("listitem").filter(has_text="force-pushed main")
     await expect(needs).to_be_visible(timeout=PATIENCE)
     await needs.get_by_role("link", name="See what was lost").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Lost commits")
@@ -161,7 +161,8 @@ async def test_somebody_who_was_invited_looks_and_no_more(visitor: Visitor, stag
     answer = await emil.go("/dora/-/settings/audit")
     assert answer.status == 403
     third = await visitor("emil")
-    await third.sign_in()
+    await third.sign_in(to="/")  # where both teams are
+    await expect(third.page.get_by_role("link", name="dora", exact=True)).to_be_visible()
     assert (await third.go(link.removeprefix(third.url))).status == 404  # it was for one person
 
 
@@ -253,8 +254,8 @@ async def test_the_main_path_needs_no_script(visitor: Visitor, stage: Stage) -> 
     await shows_after_reloading(page, "1 repository, protected")
     monday = commit_of(repository, "main~2")
     repository.commit("main", {"may.md": b"May\n"}, message="Say it otherwise", parents=[monday])
-    await shows_after_reloading(page, "hana replaced main")
-    await page.get_by_role("link", name="See what was lost: hana/diary").click()
+    await shows_after_reloading(page, "hana force-pushed main")
+    await page.get_by_role("link", name=re.compile("^See what was lost: hana")).click()
     await expect(page.get_by_role("rowheader").filter(has_text="Write wednesday")).to_be_visible()
     await page.get_by_role("link", name="Timeline").click()
     await page.locator("#when summary").click()

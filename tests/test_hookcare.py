@@ -8,7 +8,7 @@ from mirror.core.errors import NotFound, Refused
 from mirror.discovery import choose, connections, discover, webhooks
 from mirror.discovery.choose import By
 from mirror.discovery.webhooks import Outcome
-from mirror.store.browse import home
+from mirror.store.browse import causes, home
 from mirror.store.discovery import hooks
 from mirror.store.discovery.hooks import Hook
 from tests.parts.connected import Beside, Connected
@@ -184,10 +184,11 @@ async def test_hooks_that_wait_are_on_their_way_and_no_trouble(
     alongside: Connected, alice: Person, garden: Repository
 ) -> None:
     await hooked(alongside, alice, garden)
-    assert (await home.summary(alongside.services.db, alongside.team)).hooks_waiting == 0
+    db, team, now = alongside.services.db, alongside.team, alongside.clock()
+    assert (await home.summary(db, team, now)).hooks_waiting == 0
     await alongside.services.db.execute("update hook set state = 'missing', forge_hook_id = null")
-    assert (await home.summary(alongside.services.db, alongside.team)).hooks_waiting == 1
-    assert await home.broken_hooks(alongside.services.db, alongside.team) == []
+    assert (await home.summary(db, team, now)).hooks_waiting == 1
+    assert await causes.troubles(db, team, now, 9) == []
     now = alongside.clock()
     assert [webhooks.registered_by(n, now) - now for n in (1, 100, 101)] == [
         timedelta(minutes=5),

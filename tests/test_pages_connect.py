@@ -72,7 +72,7 @@ class Connecting:
         db, now = self.site.mirror.services.db, self.site.mirror.clock()
         ((connection_id, version),) = await db.fetch("select id, version from connection")
         why = f"the host refuses the token of {self.ann.login}; connect again"
-        assert await connections.stop(db, ConnectionId(connection_id), version, why)
+        assert await connections.stop(db, ConnectionId(connection_id), version, why, now)
         for row in await db.fetch("select id from repo where connection_id is not null"):
             await repos.set_failure(db, RepoId(row["id"]), "credentials", why, now)
             await db.execute("update repo set synced_at = wanted_at where id = $1", row["id"])
@@ -412,7 +412,7 @@ async def test_any_git_address_is_kept(site: Site) -> None:
     assert answer.headers["location"] == "/ann/you/project"
     team = await teams.by_name(site.mirror.services.db, "ann")
     assert team is not None
-    assert (await home.summary(site.mirror.services.db, team.id)).total == 1
+    assert (await home.summary(site.mirror.services.db, team.id, site.mirror.clock.now)).total == 1
 
 
 @pytest.mark.parametrize("url", ["ssh://git:pw@example.org/x.git", "https:///x", "nonsense with spaces"])

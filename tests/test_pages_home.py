@@ -1,9 +1,11 @@
 """The home of a team: the sentence on top, what needs somebody, the list by search, state and order."""
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,114 +18,167 @@ from mirror.core.rules.plan import Wrote
 from mirror.core.rules.roles import Role
 from mirror.services.queue import NoQueue
 from mirror.store import repos
-from mirror.store.browse import home
-from mirror.store.browse.home import Broken, Day, Forced, RepoOverview, Summary
+from mirror.store.browse import causes, found, home
+from mirror.store.browse.causes import Forced, Refused, Settled, Trouble
+from mirror.store.browse.home import Day, Summary
+from mirror.store.database import query
+from mirror.store.discovery import connections
+from mirror.store.discovery.connections import ConnectionId, NewConnection
 from mirror.store.jobs import jobs, runs
-from mirror.store.people import notices, people
+from mirror.store.jobs.jobs import JobId
+from mirror.store.people import notices, people, teams
 from mirror.store.people.notices import Notice
 from mirror.store.people.teams import Team
-from mirror.store.repos import Failure
 from mirror.store.restore import drills, restores
-from mirror.store.restore.restores import Cause
-from mirror.store.upkeep import damages, outages, vaults
+from mirror.store.restore.restores import Cause, Restore
+from mirror.store.upkeep import damages, measures, outages, vaults
 from mirror.web.pages import status
-from mirror.web.pages.home import TOLD, needs, on_their_way, sentence, strip
+from mirror.web.pages.home import on_their_way, parts, sentence, strip
+from mirror.web.pages.needs import TOLD, Told, done, needs
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 TODAY = date(2026, 3, 2)
-API = RepoOverview(
-    id=RepoId(uuid4()),
-    name="acme/api",
-    url="https://example.org/api",
-    state="protected",
-    protected_as_of=NOW,
-    behind_since=None,
-    failure=None,
-    archived_at=None,
-    paused_at=None,
-    snapshots=1,
-    first_at=NOW,
-    saved_at=NOW,
-    refs=1,
-    bytes=1,
-    proved_at=None,
-    problems=0,
-    at_work=False,
-)
+API = RepoId(uuid4())
 
 
-def summary(**states: int) -> Summary:
-    return Summary(sum(states.values()), {one: states.get(one, 0) for one in home.STATES}, NOW, None, None)
+def summary(late: int = 0, **states: int) -> Summary:
+    return Summary(
+        sum(states.values()), {one: states.get(one, 0) for one in home.STATES}, NOW, None, None, late
+    )
+
+
+def trouble(kind: str, where: str, *names: str, **known: Any) -> Trouble:
+    """A cause of these repositories, that began an hour ago."""
+    told = [(name, f"the fault of {name}") for name in names]
+    return replace(Trouble(kind, where, len(names), 0, NOW - timedelta(hours=1), told), **known)
+
+
+KIM = Refused(uuid4(), "github", "github.com", "kim", "github.com refuses kim's token", by_token=False)
 
 
 @pytest.mark.parametrize(
     ("states", "said"),
     [
-        ({"protected": 47, "behind": 1}, "48 repositories, 47 protected"),
+        ({"protected": 47, "behind": 1, "late": 1}, "48 repositories: 47 protected, 1 late"),
+        ({"protected": 47, "behind": 1}, "48 repositories: 47 protected, 1 being saved"),
+        (
+            {"protected": 336, "failing": 1, "paused": 1, "archived": 1},
+            "339 repositories: 336 protected, 1 failing, 1 paused, 1 gone",
+        ),
         ({"protected": 1200}, "1,200 repositories, all protected"),
         ({"protected": 1}, "1 repository, protected"),
-        ({"never": 1}, "1 repository, not protected"),
+        ({"never": 1}, "1 repository, not saved yet"),
         ({"damaged": 1}, "1 repository, damaged"),
-        ({"protected": 3, "damaged": 1}, "4 repositories, 3 protected, 1 damaged"),
-        ({"damaged": 2, "never": 1}, "3 repositories, none protected, 2 damaged"),
-        ({"never": 2, "archived": 1}, "3 repositories, none protected"),
+        ({"protected": 3, "damaged": 1}, "4 repositories: 3 protected, 1 damaged"),
+        ({"damaged": 2, "never": 1}, "3 repositories: none protected, 1 not saved yet, 2 damaged"),
+        ({"failing": 3}, "3 repositories, all failing"),
     ],
 )
-def test_the_sentence_says_whether_all_is_protected(states: dict[str, int], said: str) -> None:
+def test_the_sentence_adds_up(states: dict[str, int], said: str) -> None:
     assert sentence(summary(**states)) == said
 
 
-def test_what_stops_backups_comes_before_what_was_taken_and_what_is_late() -> None:
-    failure = Failure("network", "example.org does not answer", NOW, NOW, NOW + timedelta(minutes=5))
+def test_the_bar_has_a_part_for_each_state_which_fill_it_and_can_all_be_seen() -> None:
+    shown = parts(summary(protected=9000, failing=1, paused=1, behind=5, late=2))
+    assert [(one.state, one.number) for one in shown] == [
+        ("protected", 9000),
+        ("behind", 3),
+        ("late", 2),
+        ("failing", 1),
+        ("paused", 1),
+    ]
+    assert sum(one.width for one in shown) == 1000 and min(one.width for one in shown) >= 8
+    assert [one.left for one in shown][:2] == [0, shown[0].width]
+    assert "protected" not in {one.tone for one in parts(summary(protected=3), held_up=True)}
+
+
+def test_each_cause_is_one_row_and_what_stops_most_or_was_taken_comes_first() -> None:
     found = needs(
         "acme",
         NOW,
-        connections=[Broken("github", "github.com", "kim", None)],
-        hooks=[Broken("gitlab", "acme/web", None, "the forge switched it off")],
-        told=[Notice(7, API.id, "acme/api", "mass-deletion", "12 of 14 refs are gone", NOW, None)],
-        troubled=[
-            replace(API, name="acme/infra", state="failing", failure=failure),
-            replace(API, name="acme/slow", state="behind", behind_since=NOW - timedelta(minutes=51)),
-            replace(API, name="acme/old", state="archived", archived_at=NOW - timedelta(days=2)),
-        ],
-        forced=[
-            Forced(
-                API.id, "acme/api", RefName(b"refs/heads/main"), 4, "kim", NOW - timedelta(hours=3), True, 2
-            )
-        ],
+        Told(
+            troubles=[
+                trouble("hook", "gitlab.com", "acme/web", since=None),
+                trouble("network", "git.example", "acme/infra"),
+                trouble("token", str(KIM.id), *(f"acme/{n}" for n in range(12)), many=336, refused=KIM),
+                trouble("late", "", "acme/slow"),
+                trouble("archived", "", "acme/old"),
+                trouble("blocked", "github.com", "acme/a", "acme/b", unsaved=1),
+                trouble("damage", "", "acme/c"),
+            ],
+            notices=[Notice(7, API, "acme/api", "mass-deletion", "12 of 14 refs are gone", NOW, None)],
+            forced=[FORCED],
+        ),
     )
     assert [(one.title, one.chip, one.tone) for one in found] == [
-        ("kim at github.com", "sign in again", "late"),
-        ("acme/infra", "failing", "late"),
+        ("GitHub refuses kim's token", "sign in again", "late"),
+        ("Part of the backup of acme/c is damaged", "damaged", "lost"),
+        ("kim force-pushed main of acme/api", "force-pushed", "lost"),
         ("acme/api", "mass deletion", "lost"),
-        ("acme/api", "force-pushed", "lost"),
-        ("acme/web", "no webhook", "late"),
-        ("acme/slow", "behind 51 min", "late"),
-        ("acme/old", "archived", ""),
+        ("github.com blocks access to 2 repositories", "blocked", "late"),
+        ("git.example cannot be reached for acme/infra", "not reachable", "late"),
+        ("gitlab.com sends no pushes of acme/web", "no webhook", "late"),
+        ("acme/slow is late", "late", "late"),
+        ("acme/old is no longer at its host", "gone", ""),
     ]
-    assert found[1].why == (
-        "example.org does not answer. What was saved is safe. Everref tries again in 5 min."
-    )
-    assert found[2].notice == 7
-    assert found[3].why == (
-        "kim replaced main by a force-push 3 h ago. The old commits are kept. "
-        "This is one of 2 force-pushes this week."
-    )
-    assert found[3].to == "/acme/acme/api/-/lost"
+    token, damage, forced, deleted, blocked, network = found[:6]
+    assert token.why == "336 repositories have not been saved since"
+    assert token.since == NOW - timedelta(hours=1)
+    assert len(token.repos) == 12 and token.everything == f"/acme?cause=token%3A{KIM.id}"
+    assert token.acts[0].label == "Sign in again" and token.settle is None
+    assert damage.why == "The fault of acme/c. Found" and damage.settle is None
+    assert [(one.label, one.to) for one in forced.acts] == [
+        ("Bring back main", "/acme/acme/api/-/restore?at=%233&ref=refs%2Fheads%2Fmain"),
+        ("See what was lost", "/acme/acme/api/-/lost?ref=refs%2Fheads%2Fmain"),
+    ]
+    assert forced.why.startswith("The vault holds what it was before. There were 2 force-pushes this week.")
+    assert deleted.settle and deleted.settle.to == "/acme/-/notices/7/seen"
+    assert blocked.why == "1 of them never were. 2 repositories have not been saved since"
+    assert network.why == "The fault of acme/infra. 1 repository has not been saved since"
+
+
+FORCED = Forced(
+    API, "acme/api", RefName(b"refs/heads/main"), 4, "kim", NOW - timedelta(hours=3), True, 2, before="#3"
+)
 
 
 def test_an_audit_log_that_was_changed_needs_somebody() -> None:
     notice = Notice(8, None, None, "audit", "entry 3 of the audit log was changed or removed", NOW, None)
-    (found,) = needs("acme", NOW, connections=[], hooks=[], told=[notice], troubled=[], forced=[])
+    (one,) = needs("acme", NOW, Told(notices=[notice]))
     assert notice.kind in TOLD
-    assert (found.title, found.chip, found.tone, found.link) == (
+    assert (one.title, one.chip, one.tone, one.link) == ("acme", "audit", "lost", "/acme/-/settings/audit")
+
+
+def test_a_token_that_nothing_can_be_asked_for_is_replaced() -> None:
+    pasted = replace(KIM, by_token=True)
+    [one] = needs("acme", NOW, Told([trouble("token", str(KIM.id), "acme/a", refused=pasted)]))
+    assert (one.acts[0].label, one.acts[0].to) == ("Replace the token", f"/acme/-/connect/{KIM.id}/again")
+    assert one.acts[0].fields == {"next": "/acme"}
+    [one] = needs("acme", NOW, Told([trouble("credentials", "x.example", "acme/a", unsaved=1)]))
+    assert (one.acts[0].label, one.acts[0].to) == ("Replace its token", "/acme/acme/a/-/settings")
+    assert one.why == "The fault of acme/a. 1 repository has never been saved; this started"
+    assert "safe" not in one.why
+
+
+def test_a_force_push_of_a_side_branch_needs_nobody() -> None:
+    assert needs("acme", NOW, Told(forced=[replace(FORCED, is_default=False)])) == []
+
+
+def test_what_was_settled_says_by_whom_and_how() -> None:
+    name = RefName(b"refs/heads/restored/main-1118")
+    lines = done(
         "acme",
-        "audit",
-        "lost",
-        "/acme/-/settings/audit",
+        [
+            Settled("restored", "acme/api", 3, "", "Kim", NOW, name),
+            Settled("forced", "acme/api", 4, "main was force-pushed by lena", None, NOW, None),
+        ],
     )
+    assert [(one.what, one.how) for one in lines] == [
+        ("", "restored as restored/main-1118 by Kim"),
+        ("main was force-pushed by lena", "settled"),
+    ]
 
 
 def test_webhooks_that_wait_are_said_with_how_many_and_until_when() -> None:
@@ -132,38 +187,6 @@ def test_webhooks_that_wait_are_said_with_how_many_and_until_when() -> None:
         "1 webhook is being registered (within 5 min); until then pushes are found on a schedule."
     )
     assert "1,201 webhooks are being registered (within 65 min)" in (on_their_way(1201, NOW) or "")
-
-
-def test_webhooks_that_are_refused_are_one_line() -> None:
-    refused = [
-        Broken("github", f"acme/{n}", None, "the account kim may not register hooks") for n in range(44)
-    ]
-    [one] = needs("acme", NOW, hooks=refused)
-    assert (one.title, one.chip) == ("acme/0", "no webhook")
-    assert one.why == (
-        "The account kim may not register hooks. This concerns 44 repositories. "
-        "Everref checks them on a schedule instead."
-    )
-
-
-def test_a_token_that_is_refused_is_replaced_by_one_button() -> None:
-    failure = Failure("credentials", "the forge refuses the token (401)", NOW, NOW)
-    failed, connection = replace(API, state="never", failure=failure, snapshots=0), uuid4()
-    [one] = needs("acme", NOW, troubled=[replace(failed, connection_id=connection)])
-    assert (one.action, one.again) == ("Sign in again", connection)
-    assert one.why == (
-        "The forge refuses the token (401). Nothing is saved yet. "
-        "Everref does not try again until its token is replaced."
-    )
-    [pasted] = needs("acme", NOW, troubled=[failed])
-    assert (pasted.action, pasted.again, pasted.to) == ("See", None, pasted.link)
-
-
-def test_a_push_that_is_being_saved_needs_nobody() -> None:
-    fresh = replace(API, state="behind", behind_since=NOW - timedelta(seconds=20))
-    under_way = replace(API, state="behind", behind_since=NOW - timedelta(hours=1), at_work=True)
-    topic = Forced(API.id, "acme/api", RefName(b"refs/heads/topic"), 4, None, NOW, False, 1)
-    assert needs("acme", NOW, troubled=[API, fresh, under_way], forced=[topic]) == []
 
 
 def test_the_strip_has_a_bar_a_day_and_says_so_in_words() -> None:
@@ -187,7 +210,9 @@ async def _visitor(site: Site) -> tuple[Team, Browser]:
 
 
 def _listed(text: str) -> list[str]:
-    return re.findall(r'<th scope="row" class="anywhere"><a class="strong" href="[^"]+">([^<]+)</a>', text)
+    return re.findall(
+        r'<th scope="row"><a class="strong" href="[^"]+" title="[^"]+"(?: autofocus)?>([^<]+)</a>', text
+    )
 
 
 async def test_a_team_without_repos_is_led_through_connect(site: Site) -> None:
@@ -232,11 +257,12 @@ async def test_a_force_push_to_the_default_branch_needs_somebody_until_it_is_old
     work.set("main", work.commit(None, message="instead", parents=[]))
     await _kept_again(site, team, "api")
     page = (await browser.get("/acme")).text
-    assert "Somebody replaced main" in page
-    assert 'href="/acme/api/-/lost"' in page
+    assert "Somebody force-pushed main of api" in page
+    assert 'href="/acme/api/-/restore?at=%231&amp;ref=refs%2Fheads%2Fmain"' in page
+    assert 'href="/acme/api/-/lost?ref=refs%2Fheads%2Fmain"' in page
     assert _listed((await browser.get("/acme", state="forced")).text) == ["api"]
     later = site.mirror.clock.now + timedelta(days=8)
-    assert await home.forced_lately(site.mirror.services.db, team.id, later - timedelta(days=7)) == []
+    assert await causes.forced_lately(site.mirror.services.db, team.id, later - timedelta(days=7)) == []
 
 
 async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, work: Work) -> None:
@@ -253,10 +279,10 @@ async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, wor
         site.mirror.services.db, Cause(job.id), [Wrote(RefName(b"refs/heads/main"), old, new)]
     )
     await _kept_again(site, team, "api")
-    assert "replaced main" not in (await browser.get("/acme")).text
+    assert "force-pushed main" not in (await browser.get("/acme")).text
     work.set("main", old)  # as undoing it does
     await _kept_again(site, team, "api")
-    assert "replaced main" not in (await browser.get("/acme")).text
+    assert "force-pushed main" not in (await browser.get("/acme")).text
 
 
 async def _kept_again(site: Site, team: Team, name: str) -> None:
@@ -283,10 +309,18 @@ async def test_states_filter_and_sort_the_list(site: Site, make_work: Callable[.
     assert _listed((await browser.get("/acme", sort="saved")).text)[0] == "c-failing"
     assert _listed((await browser.get("/acme", state="failing")).text) == ["c-failing"]
     assert _listed((await browser.get("/acme", state="never")).text) == ["d-new"]
-    assert _listed((await browser.get("/acme", state="no-such", sort="x", page="-1")).text)[0] == "a-small"
+    assert _listed((await browser.get("/acme", state="no-such", sort="x", page="-1")).text) == [
+        "c-failing",  # what matters comes first
+        "a-small",
+        "b-large",
+        "d-new",
+    ]
+    assert _listed((await browser.get("/acme", sort="name")).text)[0] == "a-small"
     page = (await browser.get("/acme")).text
-    assert "example.org does not answer. What was saved is safe." in page
-    assert "<h1>4 repositories, 2 protected</h1>" in page
+    assert "example.org does not answer. 1 repository has not been saved since" in page
+    assert "<h1>4 repositories: 2 protected, 1 failing, 1 not saved yet</h1>" in page
+    assert "1 thing needs attention" in page  # what only waits for its first backup needs nobody
+    assert _listed((await browser.get("/acme", cause="network:")).text) == ["c-failing"]
 
 
 async def test_many_repos_come_a_page_at_a_time(site: Site) -> None:
@@ -317,7 +351,9 @@ async def test_a_notice_is_dismissed_once_for_all(site: Site) -> None:
     await viewer.get("/acme")
     assert (await viewer.post(f"/acme/-/notices/{notice.id}/seen")).status_code == 403
     assert (await browser.post(f"/acme/-/notices/{notice.id}/seen")).status_code == 303
-    assert "12 of 14 refs" not in (await browser.get("/acme")).text
+    page = (await browser.get("/acme")).text
+    assert "need attention" not in page and "needs attention" not in page
+    assert "1 settled this week" in page and "12 of 14 refs are gone. Settled by Acme." in page
 
 
 async def test_a_drill_that_failed_shows_in_the_list(site: Site, work: Work) -> None:
@@ -343,9 +379,9 @@ async def test_what_is_damaged_is_said_where_it_was_called_protected(
     now = site.mirror.clock()
     await damages.found(site.mirror.services.db, repo.id, "a part is gone", "a drill found it", now)
     page = (await browser.get("/acme")).text
-    assert "<h1>2 repositories, 1 protected, 1 damaged</h1>" in page
-    assert re.search(r"A drill found it\. Found \d+ \w+ ago\.", page)
-    assert re.search(r'href="[^"]*state=damaged">Damaged 1</a>', page)
+    assert "<h1>2 repositories: 1 protected, 1 damaged</h1>" in page
+    assert "Part of the backup of acme/api is damaged" in page and "A part is gone. Found" in page
+    assert re.search(r'href="[^"]*state=damaged"><svg[^>]+>.*?</svg>1 damaged</a>', page)
     assert _listed((await browser.get("/acme", state="damaged")).text) == ["acme/api"]
     assert "Protected as of" not in (await browser.get("/acme", state="damaged")).text
     assert _listed((await browser.get("/acme", sort="state")).text) == ["acme/api", "acme/web"]
@@ -356,7 +392,7 @@ async def test_what_is_damaged_is_said_where_it_was_called_protected(
     await repos.set_failure(site.mirror.services.db, repo.id, "network", "it does not answer", now)
     page = (await browser.get("/acme/acme/api")).text
     assert "Backups started to fail" in page and "safe" not in page and "Protected as of" not in page
-    assert "It does not answer. Everref " in (await browser.get("/acme")).text  # and not that it is safe
+    assert "safe" not in (await browser.get("/acme")).text
 
 
 async def test_files_of_ours_are_kept_by_browsers_under_the_address_of_their_content(site: Site) -> None:
@@ -444,3 +480,267 @@ async def test_who_runs_everref_is_told_of_a_vault_that_the_database_does_not_kn
     await site.mirror.backup(work)
     page = (await owner.get("/everref")).text
     assert words in page and "the database was lost" in page
+
+
+async def _connected(site: Site, team: Team) -> ConnectionId:
+    """A connection of kim's at GitHub."""
+    db, services = site.mirror.services.db, site.mirror.services
+    assert services.keyring is not None
+    made = ConnectionId(uuid4())
+    wanted = NewConnection(team.id, None, "github", "github.com", "1", "kim", "oauth", (), None)
+    sealed = connections.seal(services.keyring, made, "secret", None)
+    assert await connections.keep(db, made, wanted, sealed, services.clock())
+    return made
+
+
+async def _filled(site: Site, team: Team, many: int, connection: ConnectionId | None = None) -> None:
+    """So many repositories that are protected as of now."""
+    await site.mirror.services.db.execute(
+        """
+        insert into repo (id, team_id, name, url, created_at, protected_as_of, connection_id, host, forge)
+        select gen_random_uuid(), $1, 'acme/app-' || lpad(n::text, 4, '0'), 'https://github.com/acme/' || n,
+          $2, $2, $4, 'github.com', 'github'
+        from generate_series(1, $3) n
+        """,
+        team.id,
+        site.mirror.clock.now,
+        many,
+        connection,
+    )
+
+
+async def test_a_token_that_is_refused_is_one_cause_and_nothing_that_it_fetches_is_called_protected(
+    site: Site,
+) -> None:
+    team, browser = await _visitor(site)
+    services, db = site.mirror.services, site.mirror.services.db
+    kim = await _connected(site, team)
+    await _filled(site, team, 336, kim)
+    url = await repos.add(db, team.id, "acme/url", "https://x.example/a", site.mirror.clock.now)
+    paused = await repos.add(db, team.id, "acme/paused", "https://x.example/b", site.mirror.clock.now)
+    for one in (url, paused):
+        await repos.touch_protected(db, one.id, site.mirror.clock.now)
+    await db.execute("update repo set paused_at = $2 where id = $1", paused.id, site.mirror.clock.now)
+    page = (await browser.get("/acme")).text
+    assert "<h1>338 repositories: 337 protected, 1 paused</h1>" in page and "attention" not in page
+
+    assert await connections.stop(db, kim, 1, "github.com refuses the token of kim", services.clock())
+    page = (await browser.get("/acme")).text
+    assert "<h1>338 repositories: 1 protected, 336 failing, 1 paused</h1>" in page
+    assert "1 thing needs attention" in page and page.count("GitHub refuses kim&#39;s token</a>") == 1
+    assert "336 repositories have not been saved since" in page
+    assert f'action="/acme/-/connect/{kim}/again"' in page and 'name="next" value="/acme"' in page
+    assert page.count('<li><a class="anywhere" href="/acme/acme/app-') == 12  # names to unfold
+    cause = f"token:{kim}"
+    assert "<h2" in page and len(_listed((await browser.get("/acme", cause=cause)).text)) == 50
+    # The same everywhere.
+    (row,), failing = await home.page(db, team.id, home.Wanted(state="failing"), limit=1)
+    assert failing == 336 and row.failure and row.failure.kind == "credentials"
+    assert {one.state for one in await repos.overview(db, team.id)} == {"failing", "paused", "protected"}
+    measured = await measures.measures(db)
+    assert dict(measured.repos) == {"failing": 336, "paused": 1, "protected": 1}
+    assert measured.failing == {"credentials": 336}
+
+    # Signed in again, nothing is red, and every repo is looked at anew.
+    assert await connections.checked(db, kim, 1, "kim", (), None, services.clock())
+    page = (await browser.get("/acme")).text
+    assert "<h1>338 repositories: 337 protected, 1 paused</h1>" in page
+    assert await db.fetchval("select count(*) from repo where look_at is null") == 338
+
+
+async def test_a_force_push_is_settled_by_who_says_so_until_the_next_one(site: Site, work: Work) -> None:
+    team, browser = await _visitor(site)
+    work.commit(message="first")
+    work.head("main")
+    await _kept(site, team, work, "api")
+    work.set("main", work.commit(None, message="instead", parents=[]))
+    await _kept_again(site, team, "api")
+    assert "force-pushed main of api" in (await browser.get("/acme")).text
+    viewer = await site.signed_in(await site.member(team, "viewer", Role.VIEWER))
+    page = (await viewer.get("/acme")).text
+    assert "See what was lost" in page and "Bring back" not in page and "Settle" not in page
+    assert (await viewer.post("/acme/-/settle", repo="api", snapshot="2")).status_code == 403
+    await browser.get("/acme")
+    for wrong in ({"repo": "api", "snapshot": "1"}, {"repo": "none", "snapshot": "9"}, {"cause": "x"}):
+        assert (await browser.post("/acme/-/settle", **wrong)).status_code == 303
+        assert "force-pushed main of api" in (await browser.get("/acme")).text
+    assert (await browser.post("/acme/-/settle", repo="api", snapshot="2")).status_code == 303
+    page = (await browser.get("/acme")).text
+    assert "force-pushed main of api" not in page
+    assert "Main was force-pushed by somebody. Settled by Acme." in page
+    log = (await browser.get("/acme/-/settings/audit")).text
+    assert "need.settle" in log
+    work.set("main", work.commit(None, message="again", parents=[]))
+    await _kept_again(site, team, "api")
+    assert "force-pushed main of api" in (await browser.get("/acme")).text
+
+
+async def test_a_force_push_needs_nobody_once_it_was_brought_back(site: Site, work: Work) -> None:
+    team, browser = await _visitor(site)
+    db, clock = site.mirror.services.db, site.mirror.clock
+    old = work.commit(message="first")
+    work.head("main")
+    repo = await _kept(site, team, work, "api")
+    work.set("main", work.commit(None, message="instead", parents=[]))
+    await _kept_again(site, team, "api")
+
+    async def restored(to: dict[str, str], verified: bool) -> JobId:
+        job = await jobs.attend(db, repo.id, "restore", {}, clock.now)
+        cause = Cause(job.id, target=to)
+        name = RefName(b"refs/heads/restored/main-1118")
+        await restores.will_write(db, cause, [Wrote(name, None, old)])
+        await restores.add(db, repo.id, Restore(1, "api", {"created": 1}, verified, clock(), cause))
+        return job.id
+
+    await restored({"to": "https://elsewhere.example/x"}, True)
+    await restored({"kept": str(repo.id)}, False)
+    assert "force-pushed main of api" in (await browser.get("/acme")).text
+    done = await restored({"kept": str(repo.id)}, True)
+    page = (await browser.get("/acme")).text
+    assert "force-pushed main of api" not in page
+    assert "1 settled this week" in page and "Restored as restored/main-1118." in page
+    # Undone, it is as it was.
+    job = await jobs.attend(db, repo.id, "restore", {}, clock.now)
+    undone = Restore(1, "api", {"deleted": 1}, True, clock(), Cause(job.id, undo_of=done))
+    await restores.add(db, repo.id, undone)
+    assert "force-pushed main of api" in (await browser.get("/acme")).text
+
+
+async def test_a_default_branch_that_was_deleted_leads_to_its_rescue(site: Site, work: Work) -> None:
+    team, browser = await _visitor(site)
+    work.commit(message="first")
+    work.set("other", work.tip())
+    work.head("main")
+    await _kept(site, team, work, "api")
+    work.delete("main")
+    await _kept_again(site, team, "api")
+    page = (await browser.get("/acme")).text
+    assert "Somebody deleted main of api" in page
+    assert 'href="/acme/api/-/restore?at=%231&amp;ref=refs%2Fheads%2Fmain"' in page
+
+
+async def test_with_a_search_the_results_come_first_and_refs_and_commits_are_found(
+    site: Site, work: Work
+) -> None:
+    team, browser = await _visitor(site)
+    first = work.commit(message="first")
+    work.head("main")
+    work.set("feature/export-v2", work.tip())
+    await _kept(site, team, work, "api")
+    work.delete("feature/export-v2")
+    tip = work.commit(None, message="instead", parents=[])
+    work.set("main", tip)
+    await _kept_again(site, team, "api")
+    await repos.add(site.mirror.services.db, team.id, "exports", "https://x.example/e", site.mirror.clock.now)
+    page = (await browser.get("/acme", q="export")).text
+    assert _listed(page) == ["exports"]
+    assert "1 thing needs attention</a>" in page and "Bring back main" not in page
+    assert page.index('href="/acme">1 thing') < page.index("exports") < page.index("feature/export-v2")
+    assert 'href="/acme/api/-/restore?at=%231&amp;ref=refs%2Fheads%2Ffeature%2Fexport-v2"' in page
+    assert 'href="/acme/api/-/commits?at=%231&amp;ref=refs%2Fheads%2Ffeature%2Fexport-v2"' in page
+    for words in ("refs/heads/feature/exp", "EXPORT V2", "v2"):
+        assert "Bring back feature/export-v2 in api" in (await browser.get("/acme", q=words)).text
+    assert "Nothing matches" in (await browser.get("/acme", q="port-v2")).text  # words from their beginning
+    # A commit that no ref has any more, by seven digits, and one that a ref has.
+    page = (await browser.get("/acme", q=first.decode()[:7])).text
+    assert f'href="/acme/api/-/commit/{first.decode()}?at=%231"' in page and "where once" in page
+    assert (
+        f'href="/acme/api/-/commit/{tip.decode()}?at=%232"'
+        in (await browser.get("/acme", q=tip.decode().upper())).text
+    )
+    page = (await browser.get("/acme", q="0123456789")).text
+    assert "No branch or tag of these repositories ever pointed at 0123456789." in page
+    other = await site.signed_in(await site.person("other"))
+    theirs = await teams.by_name(site.mirror.services.db, "other")
+    assert theirs
+    await repos.add(site.mirror.services.db, theirs.id, "x", "https://x.example", NOW)
+    for words in ("export", first.decode()):
+        page = (await other.get("/other", q=words)).text
+        assert "/api/-/" not in page and "Nothing matches" in page or "ever pointed at" in page
+    # What nothing else is meant by is opened at once, where somebody pressed Enter.
+    assert (await browser.get("/acme", q="exports", go="1")).headers["location"] == "/acme/exports"
+    assert (await browser.get("/acme", q="export", go="1")).status_code == 200
+
+
+def test_words_of_a_search_are_the_words_of_names() -> None:
+    assert found.words("refs/heads/Feature/export-v2") == "'feature':* & 'export':* & 'v2':*"
+    assert found.words("m\u00fcll a'b \\") == "'m\\\\303\\\\274ll':* & 'a':* & 'b':* & '\\\\\\\\':*"
+    assert found.words("/ -") is None
+    assert found.commit_id("DEADBEE") == "deadbee" and found.commit_id("deadbe") is None
+
+
+async def test_whoever_is_in_several_teams_sees_how_each_stands(site: Site) -> None:
+    ann = await site.person("ann")
+    team, other = await site.team(ann), await site.team(await site.person("other"))
+    browser = await site.signed_in(ann)
+    assert (await browser.get("/")).headers["location"] == "/ann"
+    db = site.mirror.services.db
+    await teams.add(db, other.id, ann.id, Role.VIEWER, site.mirror.clock.now)
+    await _filled(site, team, 3)
+    await _filled(site, other, 2)
+    await db.execute(
+        "update repo set archived_at = $2 where team_id = $1 and name = 'acme/app-0001'",
+        other.id,
+        site.mirror.clock.now,
+    )
+    page = await browser.get("/")
+    assert page.status_code == 200
+    assert "3 repositories, all protected" in page.text and "2 repositories: 1 protected, 1 gone" in page.text
+    assert "acme/app-0001 is no longer at its host" in page.text
+    assert 'href="/other?state=archived"' in page.text
+
+
+async def test_what_is_gone_and_what_has_no_webhook_is_settled(site: Site) -> None:
+    team, browser = await _visitor(site)
+    db, now = site.mirror.services.db, site.mirror.clock.now
+    await _filled(site, team, 5)
+    await db.execute("update repo set archived_at = $1 where name < 'acme/app-0003'", now)
+    await db.execute(
+        """
+        insert into hook (id, repo_id, forge, sealed, created_at, state, why)
+        select gen_random_uuid()::text, id, 'github', '', created_at, 'refused', 'no right'
+        from repo where name > 'acme/app-0003'
+        """
+    )
+    page = (await browser.get("/acme")).text
+    assert "2 repositories are no longer at their hosts" in page
+    assert "github.com sends no pushes of 2 repositories" in page
+    for cause in ("archived", "hook:github.com"):
+        assert (await browser.post("/acme/-/settle", cause=cause)).status_code == 303
+    page = (await browser.get("/acme")).text
+    assert "things need attention" not in page
+    assert "2 repositories no longer at their hosts. Settled by Acme." in page
+
+
+async def test_home_is_quick_with_many_repositories_and_refs(site: Site) -> None:
+    team, browser = await _visitor(site)
+    db = site.mirror.services.db
+    await _filled(site, team, 1000)
+    await db.execute(
+        """
+        with big as (select id from repo order by name limit 1), refs as (
+          insert into ref (repo_id, name)
+          select big.id, convert_to('refs/heads/team-' || n % 50 || '/topic-' || n, 'UTF8')
+          from big, generate_series(1, 100000) n
+          returning id
+        )
+        insert into ref_stay (ref_id, first_snapshot, last_snapshot, target)
+        select id, 1, case when id % 3 = 0 then 1 end,
+          convert_to(encode(sha224(id::text::bytea), 'hex'), 'UTF8')
+        from refs
+        """
+    )
+    await db.execute("analyze")
+    target = bytes(await db.fetchval("select target from ref_stay limit 1")).decode()
+    for asked in ({}, {"q": "topic-777"}, {"q": "topic"}, {"q": target[:8]}, {"state": "failing"}):
+        await browser.get("/acme", **asked)
+        began = time.perf_counter()
+        page = await browser.get("/acme", **asked)
+        print(asked, round(1000 * (time.perf_counter() - began)), "ms")
+        assert page.status_code == 200
+    for statement, values in (
+        (query("found_refs"), (team.id, found.words("topic-777"), found.READ, 20)),
+        (query("found_commits"), (team.id, target[:8].encode(), target[:8].encode() + b"g", 20)),
+    ):
+        plan = "\n".join(row[0] for row in await db.fetch(f"explain {statement}", *values))
+        assert "Seq Scan on ref" not in plan and "ref_by" in plan or "ref_stay_by_target" in plan, plan

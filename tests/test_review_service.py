@@ -329,6 +329,6 @@ async def test_what_is_paused_is_not_said_to_be_protected(mirror: Mirror) -> Non
     db = mirror.services.db
     await repos.touch_protected(db, repo_id, mirror.clock(), await repos.sync_request(db, repo_id))
     team = (await remotes.get(db, repo_id)).team_id
-    assert home.sentence(await home_rows.summary(db, team)) == "1 repository, protected"
+    assert home.sentence(await home_rows.summary(db, team, mirror.clock.now)) == "1 repository, protected"
     await remotes.pause(db, repo_id, mirror.clock())
-    assert home.sentence(await home_rows.summary(db, team)) == "1 repository, 1 paused, not protected"
+    assert home.sentence(await home_rows.summary(db, team, mirror.clock.now)) == "1 repository, paused"

@@ -26,6 +26,7 @@ from mirror.people.acting import By
 from mirror.services import failpoints
 from mirror.services.open import open_services
 from mirror.store import repos
+from mirror.store.browse import causes
 from mirror.store.discovery import credentials, hooks, remotes
 from mirror.store.people import audit, quotas, teams
 from mirror.store.people.teams import Team, TeamId
@@ -108,6 +109,13 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         team.id,
         done.repo.id,
         mirror.clock(),
+    )
+    await causes.settle(
+        db,
+        team.id,
+        causes.Settlement("forced", "main was force-pushed", ann.id, mirror.clock()),
+        [done.repo.id],
+        1,
     )
     await db.execute(
         """

@@ -123,7 +123,7 @@ async def state_of(mirror: Mirror, repo: Repo) -> str:
     db = mirror.services.db
     team = await teams.default(db)
     (kept,), _ = await home.page(db, team)
-    summary = await home.summary(db, team)
+    summary = await home.summary(db, team, mirror.clock.now)
     assert summary.states[kept.state] == summary.total == 1
     assert (await measures.measures(db)).repos == {kept.state: 1}
     assert (kept.state == "damaged") == (kept.damage is not None)

@@ -276,7 +276,7 @@ async def asking(
 async def _stop(services: Services, found: Connection, why: str) -> bool:
     """Say that a connection is of no use, and tell its team once. False: it has another pair by now."""
     async with transaction(services.db) as db:
-        stopped = await connections.stop(db, found.id, found.version, why)
+        stopped = await connections.stop(db, found.id, found.version, why, services.clock())
         if stopped:
             key = f"stopped/{found.id}/{found.version}"
             await notices.add(db, found.team_id, None, "connection", why, services.clock(), key)

@@ -12,6 +12,7 @@ from mirror.store import repos
 from mirror.store.backup import history
 from mirror.store.browse import home, timeline
 from mirror.store.browse.gone_refs import Gone
+from mirror.store.repos import State
 
 
 class Failure(Answer, frozen=True, kw_only=True):
@@ -40,7 +41,7 @@ class Repo(Answer, frozen=True, kw_only=True):
     id: str
     name: str
     url: str
-    state: home.State
+    state: State
     protected_as_of: datetime | None
     damage: Annotated[RepoDamage | None, Meta(description="until what is kept is proven whole again")]
     behind_since: Annotated[

@@ -16,7 +16,7 @@ from mirror.store.people.teams import DEFAULT, TeamId
 from mirror.store.upkeep import damages
 from mirror.store.upkeep.damages import Damage
 
-State = Literal["damaged", "protected", "behind", "failing", "archived", "never"]
+State = Literal["damaged", "protected", "behind", "failing", "paused", "archived", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class Overview:
     "damaged": a verification or a drill found its backup broken, and none has found it intact since.
     "archived": its remote has been gone for a day of attempts; its backups stay. This is not a failure.
     "never": no run has protected it yet; its first backup may be running, or have failed.
-    "failing": it is protected as of an earlier time, and the last run failed.
+    "paused": somebody paused it; it is protected as of an earlier time.
+    "failing": it is protected as of an earlier time, and the last run failed; or its token is refused,
+        so that the next one will.
     "behind": the last run succeeded, and another has been requested since.
     "protected": everything its remote showed at the last check is stored.
     """
@@ -389,16 +391,27 @@ def repo(row: Any) -> Repo:
     )
 
 
-def _overview(row: Any) -> Overview:
-    failure = None
-    if row["failure_class"] is not None and row["archived_at"] is None:
-        failure = Failure(
+def failure_of(row: Any) -> Failure | None:
+    """Why a repo is not saved, out of a row that has `refused` as well: what its connection says.
+
+    None: the last run went well, or there was none. An archived repo that is gone has not failed.
+    """
+    if row["archived_at"] is not None:
+        return None
+    if row["failure_class"] is not None:
+        return Failure(
             row["failure_class"],
             row["failure_message"],
             row["failing_since"],
             row["failed_at"],
             row["retry_at"],
         )
+    if row["refused"] is not None and row["paused_at"] is None:
+        return Failure("credentials", row["refused"], row["refused_at"], row["refused_at"])
+    return None
+
+
+def _overview(row: Any) -> Overview:
     return Overview(
         repo(row),
         row["team"],
@@ -407,7 +420,7 @@ def _overview(row: Any) -> Overview:
         row["bytes"],
         row["protected_as_of"],
         row["state"],
-        failure,
+        failure_of(row),
         None if row["archived_at"] else row["behind"],
         row["lfs_files"],
         row["archived_at"],

@@ -37,7 +37,7 @@ from mirror.web.dispatch import BEARER, Outside, is_local
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 _DELIVERIES: Final = ("ping", "push", "create", "delete", "repository", "ignored")
-_STATES: Final = ("damaged", "archived", "never", "failing", "behind", "protected")
+_STATES: Final = ("damaged", "archived", "never", "paused", "failing", "behind", "protected")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 -- and half of the repos are protected; of wishes, since when the oldest waits.
 with kept as (
   select
-    repo_state(repo) as state, failure_class, archived_at is null and paused_at is null as looked_after,
+    repo_state(repo) as state,
+    case when failure_class is null and refused_at is not null and archived_at is null and paused_at is null then 'credentials' else failure_class end
+      as failure_class,
+    archived_at is null and paused_at is null as looked_after,
     extract(epoch from protected_as_of)::float8 as protected,
     case
       when exists (select from hook where hook.repo_id = repo.id and hook.state in ('given', 'registered')) then 'hooked'

@@ -91,12 +91,12 @@ class Someone:
         await self.page.locator(f'input[name="person"][value="{self.login}"]').check()
         await self.press("Approve")
 
-    async def sign_in(self, forge: str = "GitHub") -> None:
-        """By the forge, from the sign-in page to the team's home."""
+    async def sign_in(self, forge: str = "GitHub", to: str = "") -> None:
+        """By the forge, from the sign-in page to the team's home, or to this page."""
         await self.go("/sign-in")
         await self.page.get_by_role("button", name=f"Sign in with {forge}").click()
         await self.consent()
-        await expect(self.page).to_have_url(f"{self.url}/{self.login}")
+        await expect(self.page).to_have_url(self.url + (to or f"/{self.login}"))
 
     async def connect(self, forge: str = "GitHub") -> None:
         """Connect the team; the list of repositories is open then."""

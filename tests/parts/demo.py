@@ -210,6 +210,7 @@ class Stage:
     github: GitHub
     gitlab: GitLab
     everref: asyncio.subprocess.Process
+    data: Path  # of Everref, with its database
 
 
 @asynccontextmanager
@@ -240,7 +241,7 @@ async def running(port: int, room: Path) -> AsyncIterator[Stage]:
             told = json.loads(said)
             sign_in = told.get("sign_in") or told["url"]
             here = Demo(told["url"], sign_in, github.url, gitlab.url, pushes)
-            yield Stage(here, github, gitlab, everref)
+            yield Stage(here, github, gitlab, everref, room / "everref")
         finally:
             await _stop(everref)
 

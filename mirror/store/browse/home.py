@@ -6,33 +6,50 @@ from datetime import date, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from mirror.core.model import RefName, Repo, RepoId
+from mirror.core.model import Repo, RepoId
 from mirror.core.rules.pushes import Lost
 from mirror.store.backup import reported_updates
 from mirror.store.database import Db, query, storable, translating
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job
 from mirror.store.people.teams import TeamId
-from mirror.store.repos import Failure, repo
+from mirror.store.repos import Failure, State, failure_of, repo
 from mirror.store.restore import drills
 from mirror.store.restore.drills import Drill
 from mirror.store.upkeep import damages
 from mirror.store.upkeep.damages import Damage
 
-State = Literal["protected", "damaged", "behind", "failing", "never", "archived"]
-Order = Literal["name", "state", "saved", "size"]
+Order = Literal["trouble", "name", "state", "saved", "size"]
 
-STATES: Final[Sequence[State]] = ("protected", "damaged", "behind", "failing", "never", "archived")
+STATES: Final[Sequence[State]] = (
+    *("protected", "damaged", "behind", "failing", "never", "paused", "archived"),
+)
 _SIZE: Final = (
-    "(select sum(bytes) from part where part.repo_id = {0}.id and part.replaced_at is null) desc nulls last"
+    "(select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null) desc nulls last"
 )
-_SAVED: Final = "(select max(taken_at) from snapshot where snapshot.repo_id = {0}.id) desc nulls last"
+_SAVED: Final = "(select max(taken_at) from snapshot where snapshot.repo_id = repo.id) desc nulls last"
 _STATE: Final = (
-    "array_position(array['damaged', 'failing', 'never', 'behind', 'protected', 'archived'],"
-    " repo_state({0})),"
-    " {0}.protected_as_of nulls first"
+    "array_position(array['damaged', 'failing', 'never', 'behind', 'protected', 'paused', 'archived'],"
+    " repo_state(repo)), repo.protected_as_of nulls first"
 )
-_ORDERS: Final[Mapping[Order, str]] = {"name": "{0}.name", "state": _STATE, "saved": _SAVED, "size": _SIZE}
+# What needs somebody, then what was force-pushed ($9), then all others; a push being saved moves nothing.
+_TROUBLE: Final = """
+  case
+    when repo.damaged_at is not null then 0
+    when repo.archived_at is not null then 6
+    when repo.paused_at is not null then 5
+    when repo.failure_class is not null or repo.refused_at is not null then 1
+    when repo.behind_since is not null and is_late(repo, $8) then 2
+    when repo.id = any ($9::uuid[]) then 3
+    else 4
+  end"""
+_ORDERS: Final[Mapping[Order, str]] = {
+    "trouble": _TROUBLE,
+    "name": "repo.name",
+    "state": _STATE,
+    "saved": _SAVED,
+    "size": _SIZE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +63,9 @@ class Summary:
         datetime | None
     )  # the oldest moment up to which a repo that is behind is protected; None: none is behind
     gap_of: str | None  # that repo's name
-    paused: int = 0  # of the protected ones: as of when they were paused
+    late: int = 0  # of those that are behind: nobody has served them for ten minutes
     hooks_waiting: int = 0  # webhooks that their forges do not have yet
+    news: str = ""  # it differs whenever a need came or was settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +93,6 @@ class RepoOverview:
     large_bytes: int = 0
     damage: Damage | None = None  # known damage of its backup; None: none
     connection_id: UUID | None = None  # which reads it; None: no connection does
-
-
-@dataclass(frozen=True, slots=True)
-class Forced:
-    """A repo that was force-pushed, with its most important force-push."""
-
-    repo_id: RepoId
-    repo: str
-    ref: RefName
-    snapshot: int  # the first that has it
-    by: str | None
-    at: datetime
-    is_default: bool  # it was the branch that HEAD names
-    many: int  # force-pushes in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,58 +124,53 @@ class Beside:
     open_jobs: Sequence[Job]  # that have not ended, oldest first
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A connection that the forge no longer accepts, or a webhook that it does not deliver."""
-
-    forge: str
-    where: str  # the host, or the repo's name
-    who: str | None  # the account; None for a hook
-    why: str | None
-    connection_id: UUID | None = None  # None: it is a webhook
-
-
 @translating
-async def summary(db: Db, team: TeamId) -> Summary:
+async def summary(db: Db, team: TeamId, now: datetime) -> Summary:
     """How many repos the team has in each state."""
-    row = await db.fetchrow(query("home_summary"), team)
+    row = await db.fetchrow(query("home_summary"), team, now)
     return Summary(
         row["total"],
         {state: row[state] for state in STATES},
         row["saved_at"],
         row["gap_since"],
         row["gap_of"],
-        row["paused"],
+        row["late"],
         row["hooks_waiting"],
+        row["news"],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which of a team's repos are wanted, and in which order."""
+
+    search: str = ""  # words of the name, in this order
+    state: State | Literal["late"] | None = None
+    only: Collection[RepoId] | None = None
+    after: str | None = None  # only those whose name comes after this one
+    order: Order = "name"
+    first: Collection[RepoId] = ()  # in the order `trouble`, those right after what needs somebody
+
+
+_ALL: Final = Wanted()
 
 
 @translating
 async def page(
-    db: Db,
-    team: TeamId,
-    *,
-    search: str = "",
-    state: State | None = None,
-    only: Collection[RepoId] | None = None,
-    after: str | None = None,
-    order: Order = "name",
-    limit: int = 50,
-    offset: int = 0,
+    db: Db, team: TeamId, wanted: Wanted = _ALL, limit: int = 50, offset: int = 0, now: datetime | None = None
 ) -> tuple[list[RepoOverview], int]:
-    """A page of the team's repos in this order, and how many match in all.
-
-    `after`: only those whose name comes after this one.
-    """
+    """A page of the team's repos, and how many match in all. `now` decides which are late."""
     rows = await db.fetch(
-        _page(order),
+        _page(wanted.order),
         team,
-        _pattern(search),
-        state,
-        None if only is None else list(only),
+        _pattern(wanted.search),
+        wanted.state,
+        None if wanted.only is None else list(wanted.only),
         limit,
         offset,
-        None if after is None else storable(after),
+        None if wanted.after is None else storable(wanted.after),
+        now,
+        *([list(wanted.first)] if wanted.order == "trouble" else []),
     )
     return [_kept(row) for row in rows], rows[0]["matches"] if rows else 0
 
@@ -179,7 +178,7 @@ async def page(
 @translating
 async def named(db: Db, team: TeamId, name: str) -> tuple[Repo, RepoOverview] | None:
     """The team's repo of this name, with the state of its backup."""
-    row = await db.fetchrow(_page("name", match="="), team, storable(name), None, None, 1, 0, None)
+    row = await db.fetchrow(_page("name", match="="), team, storable(name), None, None, 1, 0, None, None)
     return None if row is None else (repo(row), _kept(row))
 
 
@@ -196,16 +195,7 @@ async def beside(db: Db, repo_id: RepoId) -> Beside:
 
 
 def _page(order: Order, match: Literal["=", "ilike"] = "ilike") -> str:
-    return query("home_page").format(order=_ORDERS[order].format("repo"), outer=_outer(order), match=match)
-
-
-def _outer(order: Order) -> str:
-    """The same order for the rows that were chosen."""
-    if order == "size":
-        return "bytes desc"
-    if order == "saved":
-        return "saved_at desc nulls last"
-    return _ORDERS[order].format("chosen").replace("repo_state(chosen)", "chosen.state")
+    return query("home_page").format(order=_ORDERS[order], match=match)
 
 
 def _pattern(search: str) -> str | None:
@@ -218,61 +208,12 @@ def _pattern(search: str) -> str | None:
 
 
 @translating
-async def forced_lately(db: Db, team: TeamId, since: datetime) -> list[Forced]:
-    """The repos that were force-pushed since then; those whose default branch was comes first."""
-    return [
-        Forced(
-            _id(row["repo_id"]),
-            row["repo"],
-            RefName(row["ref"]),
-            row["snapshot"],
-            row["pushed_by"],
-            row["at"],
-            row["is_default"],
-            row["many"],
-        )
-        for row in await db.fetch(query("forced_lately"), team, since)
-    ]
-
-
-@translating
 async def strips(db: Db, ids: Sequence[RepoId], since: datetime) -> dict[RepoId, list[Day]]:
     """The days since then on which a snapshot of each of these repos was taken."""
     found: dict[RepoId, list[Day]] = {one: [] for one in ids}
     for row in await db.fetch(query("strips"), list(ids), since):
         found[_id(row["repo_id"])].append(Day(row["day"], row["backups"], row["forced"]))
     return found
-
-
-@translating
-async def broken_connections(db: Db, team: TeamId) -> list[Broken]:
-    """The team's connections whose account must sign in again."""
-    rows = await db.fetch(
-        """
-        select id, forge, host, login, why from connection where team_id = $1 and state = 'reauth'
-        order by host, login
-        """,
-        team,
-    )
-    return [
-        Broken(row["forge"], row["host"], row["login"], row["why"], UUID(bytes=row["id"].bytes))
-        for row in rows
-    ]
-
-
-@translating
-async def broken_hooks(db: Db, team: TeamId) -> list[Broken]:
-    """The team's repos whose webhooks the forge should deliver but does not; not those still being made."""
-    rows = await db.fetch(
-        """
-        select hook.forge, repo.name, hook.why from hook join repo on repo.id = hook.repo_id
-        where repo.team_id = $1 and hook.state in ('disabled', 'refused')
-          and repo.archived_at is null
-        order by repo.name
-        """,
-        team,
-    )
-    return [Broken(row["forge"], row["name"], None, row["why"]) for row in rows]
 
 
 @translating
@@ -295,17 +236,6 @@ def _hook(row: Any) -> HookState:
 
 
 def _kept(row: Any) -> RepoOverview:
-    failure = None
-    if (
-        row["failure_class"] is not None and row["archived_at"] is None
-    ):  # an archived repo that is gone has not failed
-        failure = Failure(
-            row["failure_class"],
-            row["failure_message"],
-            row["failing_since"],
-            row["failed_at"],
-            row["retry_at"],
-        )
     return RepoOverview(
         id=_id(row["id"]),
         name=row["name"],
@@ -313,7 +243,7 @@ def _kept(row: Any) -> RepoOverview:
         state=row["state"],
         protected_as_of=row["protected_as_of"],
         behind_since=row["behind_since"],
-        failure=failure,
+        failure=failure_of(row),
         archived_at=row["archived_at"],
         paused_at=row["paused_at"],
         snapshots=row["snapshots"] or 0,

@@ -269,13 +269,20 @@ async def request_refused(db: Db, connection_id: ConnectionId, at: datetime) -> 
 
 
 @translating
-async def stop(db: Db, connection_id: ConnectionId, version: int, why: str) -> bool:
-    """Record that the pair of this version no longer works. False: another pair was stored already."""
+async def stop(db: Db, connection_id: ConnectionId, version: int, why: str, at: datetime) -> bool:
+    """Record that the pair of this version no longer works, so that its repos are not saved from then on.
+
+    False: another pair was stored already.
+    """
     done = await db.execute(
-        "update connection set state = 'reauth', why = $3 where id = $1 and version = $2 and state = 'works'",
+        """
+        update connection set state = 'reauth', why = $3, refused_at = $4
+        where id = $1 and version = $2 and state = 'works'
+        """,
         connection_id,
         version,
         storable(why),
+        at,
     )
     return done == "UPDATE 1"
 

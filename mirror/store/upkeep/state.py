@@ -55,6 +55,7 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("hook", without=("minute_at", "minute_count", "kept_bytes")),
     Table("audit"),
     Table("notice", without=("id",)),
+    Table("settled", without=("id",)),
     Table("restore", without=("id",)),
 )
 

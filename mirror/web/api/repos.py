@@ -33,7 +33,7 @@ class ReposAsked(Paged, frozen=True, kw_only=True):
 
     q: Annotated[Words, Meta(description="words of the name, in order")] | None = None
     name: Annotated[Words, Meta(description="the whole name")] | None = None
-    state: home.State | None = None
+    state: repos.State | None = None
 
 
 class RepoWanted(Body, frozen=True, kw_only=True):
@@ -72,15 +72,8 @@ async def list_repos(context: RequestContext, asked: ReposAsked) -> Page[Repo]:
     if asked.name is not None:
         found = await repos.by_name(db, team.id, asked.name)
         only = [found.id] if found else []
-    rows, _ = await home.page(
-        db,
-        team.id,
-        search=asked.q or "",
-        state=asked.state,
-        only=only,
-        after=begin(asked.cursor, str),
-        limit=asked.limit + 1,
-    )
+    wanted = home.Wanted(asked.q or "", asked.state, only, after=begin(asked.cursor, str))
+    rows, _ = await home.page(db, team.id, wanted, limit=asked.limit + 1)
     shown = rows[: asked.limit]
     more = cursor(shown[-1].name) if len(rows) > asked.limit else None
     return Page(items=[Repo.of(one) for one in shown], next=more)
@@ -192,7 +185,7 @@ async def repo_of(context: RequestContext) -> Known:
 
 
 async def _row(context: RequestContext, repo_id: RepoId) -> Repo:
-    rows, _ = await home.page(context.services.db, context.of_team().id, only=[repo_id], limit=1)
+    rows, _ = await home.page(context.services.db, context.of_team().id, home.Wanted(only=[repo_id]), limit=1)
     if not rows:
         raise NotFound("there is no such repo")
     return Repo.of(rows[0])

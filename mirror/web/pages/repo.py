@@ -347,7 +347,7 @@ def _under_way(row: RepoOverview, open_jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 async def _row(context: RequestContext, repo_id: RepoId) -> RepoOverview:
-    rows, _ = await home.page(context.services.db, context.of_team().id, only=[repo_id], limit=1)
+    rows, _ = await home.page(context.services.db, context.of_team().id, home.Wanted(only=[repo_id]), limit=1)
     if not rows:
         raise NotFound("this repository has just been removed")
     return rows[0]

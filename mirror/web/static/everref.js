@@ -54,28 +54,55 @@
     addEventListener("pagehide", () => source.close());
   };
 
+  // The parts of a page that are sent anew: what is focused and unfolded, and how far it is scrolled, stays.
+  const part = (root, name) => one(`[data-part="${CSS.escape(name)}"]`, root);
+  const same = (element) => element.id ? `#${CSS.escape(element.id)}`
+    : element.matches("a[href]") ? `a[href="${CSS.escape(element.getAttribute("href"))}"]`
+      : element.matches("summary") && element.parentElement.id ? `#${CSS.escape(element.parentElement.id)} > summary` : null;
+  const put = (there, fresh) => {
+    const at = document.activeElement, again = there.contains(at) && at !== there ? same(at) : null;
+    const open = all("details[id][open]", there).map((details) => details.id);
+    const x = scrollX, y = scrollY;
+    there.replaceChildren(...fresh.childNodes);
+    open.forEach((id) => { const details = one(`#${CSS.escape(id)}`, there); if (details) details.open = true; });
+    prepare(there);
+    if (again) one(again, there)?.focus({ preventScroll: true });
+    scrollTo(x, y);
+  };
+  const renewParts = (page) => {
+    const here = all("main [data-part]"), names = here.map((element) => element.dataset.part);
+    if (!here.length || names.some((name) => !part(page, name)) || all("main [data-part]", page).length !== here.length) return false;
+    here.forEach((element) => {
+      const fresh = part(page, element.dataset.part);
+      if (element.innerHTML !== fresh.innerHTML) put(element, fresh);
+      element.parentElement.className = fresh.parentElement?.className ?? element.parentElement.className;
+    });
+    document.title = page.title;
+    const main = one("main[data-watch]"), fresh = one("main[data-watch]", page);
+    if (main && fresh) main.dataset.mark = fresh.dataset.mark;
+    return true;
+  };
+  window.everref = { renew: renewParts };
+
   // A page about what changes asks for itself again when it did, unless somebody is writing on it just then.
   const watch = (main) => {
     let source = null, stale = false;
     const written = () => main.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
     const renew = async () => {
       stale = true;
-      if (written()) return;
+      if (written() && !one("[data-part]", main)) return;
       try {
         const answer = await fetch(location.href, { headers: { accept: "text/html" } });
         if (!answer.ok || answer.redirected) return;
         const page = new DOMParser().parseFromString(await answer.text(), "text/html"), fresh = one("main[data-watch]", page);
+        if (fresh && renewParts(page)) { stale = false; return; }
         if (!fresh || written()) return;
         stale = false;
-        const said = one(".said", main), at = document.activeElement;
-        const same = main.contains(at) && at.matches("a[href]") ? `a[href="${CSS.escape(at.getAttribute("href"))}"]` : null;
-        const opened = all("details[id][open]", main).map((details) => `#${CSS.escape(details.id)}`);
+        const said = one(".said", main);
         main.dataset.mark = fresh.dataset.mark;
         document.title = page.title;
-        main.replaceChildren(...(said ? [said] : []), ...fresh.childNodes);
-        opened.forEach((id) => { const details = one(id, main); if (details) details.open = true; });
-        prepare(main);
-        if (same) one(same, main)?.focus({ preventScroll: true });
+        if (said) fresh.prepend(said);
+        put(main, fresh);
       } catch { /* the next change asks again */ }
     };
     const open = () => {
