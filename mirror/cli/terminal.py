@@ -47,7 +47,7 @@ class Out:
     def result(self, text: Callable[[Eye], str], shape: Callable[[], Shape]) -> None:
         """What was asked for: lines for a person, or one JSON object on a line."""
         if isinstance(self.progress, Drawn):
-            self.progress.clear()
+            self.progress.end()
         self._write((to_json(shape()) if self.json else text(Eye(self._now(), self._paint))) + "\n")
 
     def said(self, text: Callable[[Eye], str], shape: Callable[[], Shape]) -> None:
@@ -113,6 +113,11 @@ class Drawn:
             self._stream.write(_CLEAR)
             self._stream.flush()
             self._line = ""
+
+    def end(self) -> None:
+        """Draw nothing until the next phase: what came of this one is about to be written."""
+        self.clear()
+        self._name = ""
 
     async def keep_drawing(self) -> None:
         """Draw also what no call draws: a phase that begins just after another, or tells nothing for long."""
