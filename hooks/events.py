@@ -92,7 +92,7 @@ def parse(forge: str, headers: Mapping[str, str], body: bytes) -> Event:
     or a field that we need is missing or invalid.
     """
     if (read := _READERS.get(forge)) is None:
-        raise BadPayload("there is no forge of this name")
+        raise BadPayload("there is no host of this kind")
     return read(headers, _payload(headers, body))
 
 
@@ -260,7 +260,7 @@ def _delivery(headers: Mapping[str, str], *names: str) -> str:
     """The first of these headers."""
     given = next((headers[name] for name in names if headers.get(name)), "")
     if not given or len(given) > DELIVERY or not given.isascii() or not given.isprintable():
-        raise BadPayload("no header gives the delivery an id")
+        raise BadPayload("no header has the delivery's id")
     return given
 
 

@@ -213,7 +213,7 @@ async def carry(ctx: Context, queue: WorkerQueue, **options: Any) -> None:
             raise
         error = None if carrying.cancelled() else carrying.exception()
         if isinstance(error, RedisError | OSError):
-            log.warning("arq was ended by an error of Redis (%s) and is begun anew", type(error).__name__)
+            log.warning("arq was ended by an error of Redis (%s) and is restarted", type(error).__name__)
         else:  # a bug; until it is gone, work is found without arq
             log.error("a bug ended arq", exc_info=error)
         for task in carrier.tasks.values():

@@ -115,7 +115,7 @@ async def test_credentials_that_were_lent_are_wanted_again(
     await attended.restore(mirror.services, done.repo, done.snapshot, to, What())
     undone = await attended.undone(mirror.services, done.repo, None)
     assert "s3cret" not in repr(undone) and undone.sealed is None
-    with pytest.raises(UsageError, match="give them by --token-file"):
+    with pytest.raises(UsageError, match="pass them with --token-file"):
         await attended.undo_plan(mirror.services, undone, None)
     assert (await attended.undo_plan(mirror.services, undone, to.secret)).refs
 
@@ -238,9 +238,9 @@ async def test_a_repo_of_another_team_is_not_found_but_named(mirror: Mirror) -> 
         team = await teams.add_named(db, name, NOW)
         await repos.add(db, team.id, "api", f"https://e.example/{name}", NOW)
         if name == "acme":
-            with pytest.raises(NotFound, match="called api; it is kept by the team acme: add --team acme"):
+            with pytest.raises(NotFound, match="called api; it belongs to the team acme: add --team acme"):
                 await moment.repo_named(mirror.services, "api")
-    with pytest.raises(NotFound, match="by the teams acme and zed: say which with --team"):
+    with pytest.raises(NotFound, match="to the teams acme and zed: say which with --team"):
         await moment.repo_named(mirror.services, "api")
     with pytest.raises(NotFound, match="called web in the team acme; `everref repos` lists them"):
         await moment.repo_named(mirror.services, "web", "acme")
@@ -282,7 +282,7 @@ async def test_a_restore_whose_command_was_killed_is_undone_without_any_worker(
         to = Remote(str(target.path))
         job_id, _ = await attended.restore(mirror.services, done.repo, done.snapshot, to, OVER)
     wanted = job_id if by_id else None
-    with pytest.raises(Busy, match=rf"still under way \(id {job_id}\): wait or stop it"):
+    with pytest.raises(Busy, match=rf"still running \(id {job_id}\): wait for it or stop it"):
         await attended.undone(mirror.services, done.repo, wanted)
     await db.execute("update job set beat_at = beat_at - interval '1 min' where id = $1", job_id)
     undone = await attended.undone(mirror.services, done.repo, wanted)
@@ -307,7 +307,7 @@ async def test_a_restore_that_slept_until_it_was_taken_for_dead_writes_nothing_m
 
     monkeypatch.setattr(restoring, name, silent)
     to = Remote(str(target.path))
-    with pytest.raises(Busy, match="taken for dead"):
+    with pytest.raises(Busy, match="counts as failed"):
         await attended.restore(mirror.services, done.repo, done.snapshot, to, OVER)
     assert target.refs()[MAIN] == theirs
     with pytest.raises(NotFound, match="left to undo"):

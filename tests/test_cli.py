@@ -609,7 +609,7 @@ def test_a_wrong_setting_is_one_line(bare: Everref, env: dict[str, str], message
 
 
 def test_a_wrong_moment_or_address_is_told_before_anything_is_started(bare: Everref, tmp_path: Path) -> None:
-    assert "is no moment" in bare.json("refs", "x", "--at", "yesteryear", code=2).error["message"]
+    assert "is not a moment" in bare.json("refs", "x", "--at", "yesteryear", code=2).error["message"]
     refused = bare.json("backup", "ssh://git:pw@github.com/acme/api", code=2)
     assert "cannot hold a password" in refused.error["message"]
     assert bare.json("backup", str(tmp_path / "none"), code=3).error["class"] == "not-found"
@@ -751,7 +751,7 @@ def test_a_restore_that_would_overwrite_pushes_nothing_and_fails(
     assert refs_of(target.path)[MAIN] == theirs
     told = everref("restore", "r", "--to", str(target.path), "--force").out
     assert refs_of(target.path)[MAIN] == work.tip("main")
-    assert "  everref undo r puts back what was overwritten, kept as target #1" in told
+    assert "  everref undo r puts back what was overwritten, backed up as target #1" in told
     assert everref.json("undo", "r", "--plan").one["refs"][0]["result"] == "updated"
     undone = everref.json("undo", "r").one
     assert undone["counts"] == {"updated": 1} and undone["undo_of"]
@@ -827,11 +827,11 @@ def test_damage_in_the_vault_is_named_and_is_a_failure(everref: Everref, work: W
     assert "r  damaged, found " in shown and "then run everref verify r" in shown and "protected" not in shown
     bad = [one for one in everref.json("doctor", code=1).lines if not one["ok"]]
     assert [one["what"] for one in bad] == ["repos", "damage"]
-    assert "1 kept, 0 protected, 1 damaged" in bad[0]["value"] and saved["bundle"]["key"] in bad[1]["value"]
+    assert "1 repo, 0 protected, 1 damaged" in bad[0]["value"] and saved["bundle"]["key"] in bad[1]["value"]
     assert bad[1]["advice"].endswith("then run everref verify r")
     again = everref("backup", str(work.path), code=1)
     assert "nothing new since #1" in again.out
-    assert "what is kept is damaged, found" in again.err and again.err.endswith(" verify r\n")
+    assert "its backup is damaged, found" in again.err and again.err.endswith(" verify r\n")
     assert everref.json("backup", str(work.path), code=1).error["class"] == "corrupt"
     data[-30] ^= 1
     stored.write_bytes(data)
@@ -1056,7 +1056,7 @@ def unset(tmp_path: Path) -> Iterator[Everref]:
 
 def test_with_nothing_installed_a_command_brings_its_own_database(unset: Everref, work: Work) -> None:
     work.commit("main")
-    assert unset("repos").out == "nothing is kept yet; everref backup URL adds a repository\n"
+    assert unset("repos").out == "nothing is backed up yet; everref backup URL adds a repository\n"
     assert unset.json("backup", str(work.path), "--name", "r").one["new"] is True
     assert unset.json("repos").one["state"] == "protected"
     assert (Path(unset.env["EVERREF_DATA"]) / "vault").is_dir()
@@ -1103,7 +1103,7 @@ async def test_what_is_done_by_the_command_line_is_in_the_audit_log(
 async def test_a_token_is_for_a_team_of_the_first_owner(everref: Everref, pool: asyncpg.Pool) -> None:
     await people.add(pool, "Ann", NOW, team_name="ann")
     assert "no team ann" in everref("token", "ci", "--team", "ann", code=3).err
-    assert "no length of time" in everref("token", "ci", "--expires", "soon", code=2).err
+    assert "not a length of time" in everref("token", "ci", "--expires", "soon", code=2).err
 
 
 async def test_a_link_signs_in_who_is_named(everref: Everref, pool: asyncpg.Pool) -> None:
@@ -1128,7 +1128,7 @@ async def test_a_link_by_an_e_mail_address_warns_of_who_that_is_first(
     await people.link(pool, boss.id, "github", "github.com", "7", "mallory-7", NOW)
     said = everref("sign-in", "boss@example.org", PORT="8123").out
     warned, link = said.split("http://127.0.0.1:8123/sign-in/")
-    assert "nobody ever proved that boss@example.org is theirs" in warned and link
+    assert "nobody has proved that boss@example.org is theirs" in warned and link
     for words in ("The Boss", "2026-03-02", "mallory (owner)", "mallory-7 at github.com"):
         assert words in warned
     person = everref.json("sign-in", "boss@example.org", PORT="8123").one["person"]
@@ -1145,7 +1145,7 @@ async def test_keys_are_rotated_in_three_steps(everref: Everref, pool: asyncpg.P
     missing = everref("rotate-keys", code=4, SECRET_KEYS="n" * 40).out
     assert "is not in SECRET_KEYS; add it at the end" in missing
     both = f"{'n' * 40},{'k' * 40}"
-    assert "is not needed any more; take it out" in everref("rotate-keys", SECRET_KEYS=both).out
+    assert "is no longer needed; remove it" in everref("rotate-keys", SECRET_KEYS=both).out
     done = everref.json("rotate-keys", SECRET_KEYS="n" * 40).one
     assert set(done) == {"resealed", "keys", "problems"}
     assert [(key["newest"], key["sealed"]) for key in done["keys"]] == [(True, 1)]
@@ -1171,7 +1171,7 @@ def test_a_rebuild_that_could_not_open_the_state_is_done_in_part(
     everref("export")
     for _ in range(2):
         shut = everref("rebuild", code=4, SECRET_KEYS="n" * 40, DATABASE_URL=empty_database).out
-        assert "people, teams and connections are not back" in shut
+        assert "people, teams and connections were not restored" in shut
     everref("rebuild", DATABASE_URL=empty_database)
 
 
@@ -1224,7 +1224,7 @@ async def test_what_is_archived_is_no_failure_of_a_sweep(
     assert (saved["repo"], saved["archived"]) == ("b", False)
     kept = everref.json("repos").lines[0]
     assert (kept["state"], kept["failure"], kept["behind_since"]) == ("archived", None, None)
-    assert "archived: gone at its host" in everref("repos").out
+    assert "archived: no longer at its host" in everref("repos").out
     gone.path.with_name("moved.git").rename(gone.path)
     assert everref.json("sweep").lines[0]["snapshot"] == 1
     assert everref.json("repos").lines[0]["state"] == "protected"

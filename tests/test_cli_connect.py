@@ -27,10 +27,10 @@ async def test_an_account_is_connected_and_what_matches_is_kept(everref: Everref
     done = await asyncio.to_thread(everref, *words, "--only", "*/g*", stdin=token)
     host = github.url.partition("://")[2]
     assert done.out.splitlines() == [
-        f"{host} as alice  sees 3 repos, 2 kept  */g*",
-        "  alice/garden  hook registered",
-        "  alice/gate    hook registered",
-        "where everref up runs, their first backups begin now; else everref sweep makes them",
+        f"{host} as alice  sees 3 repos, 2 chosen  */g*",
+        "  alice/garden  webhook made",
+        "  alice/gate    webhook made",
+        "if everref up is running, their first backups begin now; otherwise run everref sweep",
     ]
     assert token not in done.out + done.err and len(garden.hooks) == 1
     done = await asyncio.to_thread(everref, *words, "--everything", "--json", stdin=token)
@@ -47,7 +47,7 @@ async def test_an_account_is_connected_and_what_matches_is_kept(everref: Everref
     (row,) = map(json.loads, done.out.splitlines())
     assert (row["host"], row["state"], row["everything"], row["kept"]) == (host, "works", True, 3)
     done = await asyncio.to_thread(everref, "connections")
-    assert done.out == f"{host} as alice  sees 3 repos, 3 kept  everything, also later\n"
+    assert done.out == f"{host} as alice  sees 3 repos, 3 chosen  everything, new ones too\n"
     done = await asyncio.to_thread(everref, "sweep", "-q")
     done = await asyncio.to_thread(everref.json, "repos")
     assert [json.loads(line)["state"] for line in done.out.splitlines()] == ["protected"] * 3

@@ -159,7 +159,7 @@ async def test_when_all_connections_are_taken_who_is_silent_makes_room(
         assert await served.ask() == b"HTTP/1.1 200 OK"
         assert await silent[0].ended() == b""
         assert served.connections <= 30
-    assert "all 30 connections are taken" in caplog.text
+    assert "all 30 connections are in use" in caplog.text
 
 
 async def test_who_is_being_answered_makes_no_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

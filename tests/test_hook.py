@@ -62,7 +62,7 @@ async def test_a_host_that_tells_no_forge_wants_a_word(mirror: Mirror) -> None:
     with pytest.raises(UsageError, match="--forge"):
         await webhook.give(mirror.services, repo, None)
     assert (await webhook.give(mirror.services, repo, "gitea")).forge == "gitea"
-    with pytest.raises(UsageError, match="has a hook for gitea"):
+    with pytest.raises(UsageError, match="has a webhook for gitea"):
         await webhook.give(mirror.services, repo, "github")
 
 

@@ -33,7 +33,7 @@ def test_the_newest_key_seals_and_an_older_one_still_opens() -> None:
 
 
 def test_a_key_that_is_missing_is_said_to_be_added() -> None:
-    with pytest.raises(BadKey, match="credential/1: the key that sealed it is not in SECRET_KEYS"):
+    with pytest.raises(BadKey, match="credential/1: the key that encrypted it is not in SECRET_KEYS"):
         Keyring([NEW]).open(Keyring([OLD]).seal(b"hush", PLACE), PLACE)
 
 
@@ -56,7 +56,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(position: int) -> None:
 @pytest.mark.parametrize("length", [0, 1, 9, 50, 96], ids="{} bytes".format)
 def test_a_text_that_was_cut_is_refused(length: int) -> None:
     keyring = Keyring([NEW])
-    with pytest.raises(BadKey, match="Everref did not seal this"):
+    with pytest.raises(BadKey, match="Everref did not encrypt this"):
         keyring.open(keyring.seal(b"hush", PLACE)[:length], PLACE)
 
 
@@ -68,7 +68,7 @@ def test_a_text_cut_within_is_refused() -> None:
 
 def test_a_text_of_another_format_is_refused() -> None:
     keyring = Keyring([NEW])
-    with pytest.raises(BadKey, match="Everref did not seal this"):
+    with pytest.raises(BadKey, match="Everref did not encrypt this"):
         keyring.open(b"\x02" + keyring.seal(b"hush", PLACE)[1:], PLACE)
 
 

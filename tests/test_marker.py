@@ -77,7 +77,7 @@ def put_another_vault(root: Path) -> None:
 IN_ITS_PLACE = pytest.mark.parametrize(
     ("put", "words"),
     [
-        (put_nothing, "is gone; mount it"),
+        (put_nothing, "no longer exists; mount it"),
         (put_an_empty_directory, "check that its disk is mounted"),
         (put_another_vault, f"is vault {OTHER}, but the database belongs to vault"),
     ],
@@ -256,7 +256,7 @@ async def test_an_older_installation_recognises_no_vault_without_its_snapshots(
     put(root)
     left = found_in(root)
     async with started_anew(mirror) as anew:
-        with pytest.raises((NetworkError, Refused), match="none of the snapshots|is gone"):
+        with pytest.raises((NetworkError, Refused), match="none of the snapshots|no longer exists"):
             await anew.vault.put("a/b", b"")
         assert await vaults.known(anew.db) is None
     assert found_in(root) == left

@@ -168,7 +168,7 @@ async def test_a_repo_whose_first_backup_failed_takes_another_token_where_it_fai
     settings = (await guarded.browser.get("/ann/api/-/settings")).text
     assert 'name="url"' in settings and 'name="token"' in settings and "It requires credentials." in settings
     status, told, page = await guarded.answer(token="canary", username="ann", next="/ann/api")
-    assert status == 422 and [name for name, _ in told] == ["token"] and "give new ones" in told[0][1]
+    assert status == 422 and [name for name, _ in told] == ["token"] and "enter new ones" in told[0][1]
     assert "canary" not in page and 'value="ann"' in page
     db = guarded.site.mirror.services.db
     assert not await credentials.has(db, guarded.repo.id)

@@ -704,7 +704,7 @@ async def test_what_github_would_refuse_is_in_the_plan_and_explained_in_the_resu
     assert "refuses branches and tags with workflow files" in page
     assert "connect by a token that has it" in page
     assert b"refs/heads/ci" not in refs_of(made.path)
-    assert "only from an access with the scope workflow" in told
+    assert "only from a token with the scope workflow" in told
     assert "refusing to allow a Personal Access Token" in told  # its own words, too
 
 

@@ -96,9 +96,9 @@ async def test_a_picked_time_is_one_of_who_picks_and_goes_before_what_stands_in_
 
 
 NO_MOMENTS = [
-    ("next full moon", "'next full moon' is no moment; write it like yesterday 10:00, Tuesday 10:00"),
+    ("next full moon", "'next full moon' is not a moment; write it like yesterday 10:00, Tuesday 10:00"),
     ("12", "for the snapshot of that number write #12"),
-    ("2026-02-30 10:00", "is no moment that ever was"),
+    ("2026-02-30 10:00", "is not a time that exists"),
     ("x" * 101, "That is too long for a moment"),
     ("#77", "has no snapshot #77; it has #1 to #3"),
     (

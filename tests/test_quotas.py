@@ -71,7 +71,7 @@ async def test_twenty_repos_at_once_are_as_many_as_a_team_may_have(mirror: Mirro
     assert (len(errors), len(await repos.all(mirror.services.db))) == (13, 7)
     assert str(errors[0]) == (
         "the team everref has reached its limit, with 7 of 7 repositories; "
-        "whoever runs Everref can raise it: everref limits everref repos=NUMBER"
+        "the person who runs Everref can raise it: everref limits everref repos=NUMBER"
     )
     known = await choose.add_url(mirror.services, team, BY, (await repos.all(mirror.services.db))[0].url)
     assert known  # what is kept already is no new one

@@ -215,10 +215,10 @@ async def test_a_rebuild_beside_repos_that_were_added_anew_merges_and_takes_noth
         assert [one.was for one in again_told.repos] == [None, None]
         eye = render.Eye(mirror.clock())
         (line,) = [render.rebuilt(one, eye) for one in told.repos if one.was]
-        assert f"was {old.name}, which was begun anew after the database was lost" in line
+        assert f"was {old.name}, which was started again after the database was lost" in line
         listed = render.kept(await repos.overview(again.services.db), eye)
         assert f"archived: an older history of {old.url}, from before the database was lost" in listed
-        assert "gone at its host" not in listed
+        assert "no longer at its host" not in listed
         with pytest.raises(RemoteGone, match="is an older history of"):
             await syncing.sync(again.services, old.id)
         to = await target.reach(

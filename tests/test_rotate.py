@@ -104,7 +104,7 @@ async def test_what_needs_a_key_that_is_missing_is_said_and_stays(db: asyncpg.Po
     assert (done.resealed, done.done) == (0, False)
     assert [(key.newest, key.here, key.sealed) for key in done.keys] == [(True, True, 0), (False, False, 8)]
     assert len(done.problems) == 8
-    assert "the key that sealed it is not in SECRET_KEYS" in done.problems[0]
+    assert "the key that encrypted it is not in SECRET_KEYS" in done.problems[0]
     assert await credentials.of(db, OLD, repo_id) == Secret("ann", "hush")
 
 

@@ -255,8 +255,8 @@ async def test_with_other_keys_the_history_comes_back_and_one_line_says_what_doe
             done = await rebuild.rebuild(again.services)
             assert done.state and done.state.taken_at is None
             assert render.taken_up(done.state, render.Eye(mirror.clock())) == (
-                f"not read  {newest}/0/end: the key that sealed it is not in SECRET_KEYS; add that key at "
-                "the end; nor could 1 more be read; people, teams and connections are not back"
+                f"not read  {newest}/0/end: the key that encrypted it is not in SECRET_KEYS; add that key at "
+                "the end; nor could 1 more be read; people, teams and connections were not restored"
             )
         assert refs_of(await again.restored(some.repo, 1)) == work.refs()
         assert (await repos.overview_of(again.services.db, some.repo.id)).team == "acme"
@@ -306,7 +306,7 @@ async def test_after_the_keys_were_changed_as_the_page_says_the_newest_alone_bri
         mirror.clock.now += timedelta(minutes=1)
         done = await reencrypt.everything(both.services)
         assert (done.done, done.problems) == (True, [])
-        assert "is not needed any more" in render.rotated(done, render.Eye(mirror.clock()))
+        assert "is no longer needed" in render.rotated(done, render.Eye(mirror.clock()))
     async with after_the_loss(mirror, empty_database, keys=(new,)) as again:
         recovered = await rebuild.rebuild(again.services)
         assert recovered.state and recovered.state.added["person"] == 1 and not recovered.state.aside

@@ -253,7 +253,9 @@ async def test_half_of_the_refs_gone_at_once_is_told(mirror: Mirror, work: Work)
         await mirror.backup(work)
     (told,) = await notices(mirror)
     name = done.repo.name
-    assert told == f"{name}: 2 of 4 refs were deleted, as snapshot #7 shows; what was before is kept"
+    assert (
+        told == f"{name}: 2 of 4 refs were deleted, as snapshot #7 shows; what was there before is backed up"
+    )
 
 
 async def test_every_branch_replaced_by_something_else_is_told_and_a_rebase_is_not(

@@ -192,7 +192,7 @@ async def test_an_address_is_kept_under_one_name(
 ) -> None:
     work.commit()
     await mirror.backup(work, "first")
-    with pytest.raises(UsageError, match="already kept as first"):
+    with pytest.raises(UsageError, match="already backed up as first"):
         await mirror.backup(work, "second")
     other = make_work()
     with pytest.raises(UsageError, match="name first is taken"):

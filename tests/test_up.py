@@ -222,7 +222,7 @@ async def test_a_process_that_is_killed_is_started_anew(tmp_path: Path, name: st
     async with running(tmp_path) as up:
         (pid,) = [pid for pid, command in _children(up).items() if f"mirror.{name}" in command]
         await kill(pid)
-        await up.until_said(f"the {name} process works again")
+        await up.until_said(f"the {name} process is running again")
         assert (await up.readyz())[0] == 200
         await up.stop()
 
@@ -282,7 +282,7 @@ async def test_a_server_that_is_killed_is_told_of_without_a_traceback(tmp_path: 
 async def test_everything_is_started_anew_when_the_keeper_is_killed(tmp_path: Path) -> None:
     async with running(tmp_path) as up:
         await kill(the(tmp_path, "mirror.services.embedded.keeper"))
-        await up.until_said("everything is started anew")
+        await up.until_said("everything is restarted")
         assert (await up.readyz())[0] == 200
         await up.stop()
     assert processes(tmp_path) == {}

@@ -324,7 +324,7 @@ async def test_credentials_open_what_they_are_for(git: Git, work: Work, tmp_path
             assert await pack_of(source, [work.tip()])
         for secret, words in (
             (None, "requires credentials, or does not exist"),
-            (Secret("a", "canary"), "give new ones"),
+            (Secret("a", "canary"), "enter new ones"),
         ):
             async with over_http(git, server, secret) as source:
                 with pytest.raises(BadCredentials, match=words) as error:

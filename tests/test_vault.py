@@ -481,7 +481,7 @@ async def test_what_object_lock_keeps_is_said_and_stays(s3_server: S3Server, s3_
                 Key="p/a/object",
                 Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until},
             )
-            with raises(Locked, "keeps it until 2040-01-02 03:04 UTC"):
+            with raises(Locked, "retains it until 2040-01-02 03:04 UTC"):
                 await vault.delete("a/object")
             assert await vault.get("a/object") == b"bytes"
             await vault.discard("a/object")
@@ -676,7 +676,7 @@ async def test_a_directory_that_cannot_be_written_says_so() -> None:
 
 
 async def test_a_directory_that_went_away_says_so(directory: Vault, tmp_path: Path) -> None:
-    gone = f"the vault's directory {tmp_path}/vault is gone"
+    gone = f"the vault's directory {tmp_path}/vault no longer exists"
     await directory.put("a/object", b"x")
     with raises(Refused, gone):
         async with directory.create("a/upload") as writer:

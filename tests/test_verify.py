@@ -215,7 +215,7 @@ async def test_the_doctor_misses_a_worker_and_redis_where_they_are_expected(
     assert await found(None) == [alone, (True, "no REDIS_URL is set here; commands need none")]
     assert await found("none") == [
         alone,
-        (True, "none, as REDIS_URL says; workers look for what is due every 2 s"),
+        (True, "none, as REDIS_URL says; workers check for due work every 2 s"),
     ]
     assert await found(redis_url) == [(False, "none is running"), (True, "Redis answers")]
     await runs.beat(mirror.services.db, "a test's worker")

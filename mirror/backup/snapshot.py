@@ -371,7 +371,7 @@ class _PartBuilder:
             _all_here(absent, indexed)
             stored = replace(self._placed(bundled), complete=True)
             if bundled.tap.trailer.hex() != indexed.pack_id:
-                raise Corrupt("the remote sent more than its pack; nothing was kept")
+                raise Corrupt("the remote sent more than its pack; nothing was saved")
             failpoints.reached("sync: proved")
             await self._reserve(stored)
             await bundled.commit()
@@ -449,7 +449,7 @@ class _PartBuilder:
         bundled.tap.end()
         if bundled.tap.body_sha256 != came.body_sha256:
             raise Corrupt(
-                "what was received changed on this machine's disk; nothing was kept", origin=Origin.DISK
+                "what was received changed on this machine's disk; nothing was saved", origin=Origin.DISK
             )
         return received
 

@@ -224,7 +224,7 @@ async def _catch_up(run: SyncRun, last: Snapshot | None, look: Look) -> Synced:
     if last and has_new_format and last.log_entries:
         raise Refused(
             f"{repo.url} was a {last.object_format} repository and is a {look.listing.object_format} one"
-            " now: what is kept stays; back the new one up under another name",
+            " now: its backups stay; back up the new one under another name",
             origin=Origin.SOURCE,
         )
     old: Refs = await history.refs_at(services.db, repo.id, last.number) if last else {}

@@ -375,7 +375,7 @@ async def raw(
 async def raw_object(services: Services, repo: Repo, snapshot: Snapshot, oid: str) -> AsyncIterator[Raw]:
     """Any object as git stores it, also a tree or commit, to read while this is open."""
     if not objects.is_id(oid.lower(), snapshot.object_format):
-        raise NotFound(f"{repo.name} has no object like that; give its full id")
+        raise NotFound(f"{repo.name} has no object like that; use its full id")
     target = Target(oid.lower().encode())
     async with AsyncExitStack() as stack:
         view = await stack.enter_async_context(_viewed(services, repo, snapshot))

@@ -12,12 +12,12 @@ WHEN = """\
 WHEN is a time such as 2026-03-02T09:14:03Z or 2026-03-02 (UTC unless it says
 otherwise, as in 2026-03-02T09:14+01:00; a date is its first moment), one in words
 such as '2h ago', 'yesterday 10:00' or 'last Friday' (days of UTC, too), or a
-snapshot's number such as '#12'; keep the quotes, the shell needs them. A time
+snapshot's number such as '#12'; write the quotes, the shell needs them. A time
 means the last snapshot at or before it."""
 
 GLOB = """\
 GLOB is a full name such as refs/heads/main, a short one such as main or
-heads/main, or a pattern such as 'refs/tags/v1.*'; it may be given again."""
+heads/main, or a pattern such as 'refs/tags/v1.*'; the option can be repeated."""
 
 _EPILOG = (
     WHEN
@@ -29,11 +29,11 @@ standard error), -q and --data DIR, before or after its name.
 
 exit codes:
   0  done          2  wrong usage            4  done in part: some refs were refused
-  1  it failed     3  there is nothing such  130  interrupted
+  1  failed        3  no such thing          130  interrupted
 
 environment:
   EVERREF_DATA           pools, scratch space and the embedded services [~/.local/share/everref]
-  EVERREF_TEAM           what --team says where it is not given [the command line's own team]
+  EVERREF_TEAM           the team, without --team [the command line's own team]
   EVERREF_POOL_BYTES     what pools may take of the disk, such as 20G [half of what is free]
   DATABASE_URL           postgresql://... [an embedded PostgreSQL]
   VAULT_URL              file:///dir or s3://bucket/prefix?endpoint_url=...&region=... [vault/ in the data]
@@ -41,7 +41,7 @@ environment:
   ALLOW_PRIVATE_REMOTES  paths, http and private addresses too [on with the embedded PostgreSQL]
   EVERREF_GIT            which git [git]
   REDIS_URL, PORT        for everref up [an embedded Redis, 8000]
-  BASE_URL               where people and forges reach it [http://127.0.0.1:PORT]
+  BASE_URL               where people and hosts reach it [http://127.0.0.1:PORT]
 Each of these can be given as NAME_FILE, a file that holds the value.
   EVERREF_DEBUG          1: a traceback with every failure
   NO_COLOR               set: no colour
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole grammar. An option's `dest` is what the commands read it by."""
     top = Parser(
         prog="everref",
-        description="Every ref, ever: keeps every ref of your git repositories, and brings any moment back.",
+        description="Every ref, ever: backs up every ref of your git repositories, and restores any moment.",
         epilog=_EPILOG,
     )
     _everywhere(top)
@@ -143,10 +143,12 @@ def parser() -> argparse.ArgumentParser:
         help="https://..., git@host:path, or a path on this machine",
     )
     backup.add_argument("--name", help="what to call it (default: owner/name, from the URL)")
-    _team(backup, f"the team that keeps it {_OWN}")
+    _team(backup, f"the team to add it to {_OWN}")
     _token(backup, "kept encrypted")
 
-    repos = command("repos", "list what is kept, protected as of when", _REPOS)
+    repos = command(
+        "repos", "list the repositories that are backed up, and as of when each is protected", _REPOS
+    )
     _team(repos, "only those of this team (default: all, or EVERREF_TEAM)")
 
     log = command("log", "show how the refs moved, newest first", _LOG)
@@ -188,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
         help="its id, as `job` in the JSON of restore (default: the last one that was not undone)",
     )
     undo.add_argument("--plan", action="store_true", help="show what it would do, and do nothing")
-    _token(undo, "that the restore was made with; not kept")
+    _token(undo, "the one that the restore was made with; not stored")
 
     verify = command("verify", "read back every stored byte of a repo and prove every snapshot", _VERIFY)
     _repo(verify)
@@ -209,54 +211,54 @@ def parser() -> argparse.ArgumentParser:
         help="only what nothing has needed for so long: 0s, 30m, 24h, 7d (default: 24h)",
     )
 
-    hook = command("hook", "let the forge tell of every push, by a webhook", _HOOK)
+    hook = command("hook", "let the host report every push, by a webhook", _HOOK)
     _repo(hook)
     hook.add_argument(
         "--forge",
         choices=["github", "gitlab", "gitea"],
         metavar="github|gitlab|gitea",
-        help="which forge it is (default: what the host's name tells; Forgejo is gitea)",
+        help="what the host runs (default: what its name tells; for Forgejo: gitea)",
     )
     what = hook.add_mutually_exclusive_group()
     what.add_argument("--new", action="store_true", help="another secret; the old one works for 24 h more")
     what.add_argument("--remove", action="store_true", help="forget the webhook")
 
-    connect = command("connect", "keep repositories of an account at GitHub or GitLab, by a token", _CONNECT)
+    connect = command(
+        "connect", "back up repositories of an account at GitHub or GitLab, by a token", _CONNECT
+    )
     connect.add_argument(
         "--forge",
         choices=["github", "gitlab"],
         required=True,
         metavar="github|gitlab",
-        help="which forge it is",
+        help="what the host runs",
     )
     _team(connect, f"the team that it is for {_OWN}")
     connect.add_argument("--host", help="where it is (default: github.com, gitlab.com, or what is set)")
     _token(connect, "kept encrypted")
     which = connect.add_mutually_exclusive_group()
-    which.add_argument(
-        "--everything", action="store_true", help="keep every repository, also those that come later"
-    )
+    which.add_argument("--everything", action="store_true", help="back up every repository, and new ones too")
     which.add_argument(
         "--only",
         action="append",
         metavar="PATTERN",
-        help="keep what matches, also later: 'acme/*', '*/api'; may be given again",
+        help="back up what matches, new ones too: 'acme/*', '*/api'; can be repeated",
     )
 
     connections = command("connections", "list the accounts that are connected", _CONNECTIONS)
     _team(connections, f"of which team {_OWN}")
 
     token = command("token", "make an API token for programs, shown once", _API_TOKEN)
-    token.add_argument("name", metavar="NAME", help="what to call it, such as what will use it")
+    token.add_argument("name", metavar="NAME", help="what to call it, such as the program that will use it")
     _team(token, f"for which team {_OWN}")
     token.add_argument(
         "--scope",
         action="append",
         choices=["read", "backup", "restore", "admin"],
         metavar="read|backup|restore|admin",
-        help="what it may; may be given again (default: all of these)",
+        help="what it may do; can be repeated (default: all of these)",
     )
-    token.add_argument("--expires", metavar="TIME", help="after how long: 24h, 90d (default: never)")
+    token.add_argument("--expires", metavar="TIME", help="how long it works: 24h, 90d (default: for ever)")
 
     ssh_key = command("ssh-key", "print the deploy key for hosts that are reached by ssh", _SSH_KEY)
     _team(ssh_key, f"of which team {_OWN}")
@@ -270,24 +272,26 @@ def parser() -> argparse.ArgumentParser:
         "changes",
         metavar="NAME=VALUE",
         nargs="*",
-        help="a number, a size such as 20G, `unlimited`, or `default`: what goes for all teams",
+        help="a number, a size such as 20G, `unlimited`, or `default`: as for all teams",
     )
 
     sign_in = command("sign-in", "print a one-time link that signs a person in", _SIGN_IN)
     sign_in.add_argument("email", metavar="EMAIL", nargs="?", help="who (default: the first owner)")
 
-    command("rotate-keys", "seal anew, with the newest of SECRET_KEYS, what older ones sealed", _ROTATE)
+    command(
+        "rotate-keys", "encrypt again, with the newest of SECRET_KEYS, what older ones encrypted", _ROTATE
+    )
 
-    sweep = command("sweep", "sync every repo that is kept", _SWEEP)
+    sweep = command("sweep", "sync every repo", _SWEEP)
     _team(sweep, "only those of this team (default: all, or EVERREF_TEAM)")
-    command("export", "store teams, people, connections and choices in the vault, sealed", _EXPORT)
+    command("export", "store teams, people, connections and choices in the vault, encrypted", _EXPORT)
     command("rebuild", "read the vault back into an empty or older database", _REBUILD)
     migrate = command("migrate", "bring the database to this version's tables", _MIGRATE)
     migrate.add_argument(
         "--wait",
         default="0s",
         metavar="TIME",
-        help="for so long for a database that does not answer yet: 30s, 5m (default: 0s)",
+        help="how long to wait for a database that does not answer yet: 30s, 5m (default: 0s)",
     )
     command("doctor", "say what is used here, what it can do and what is missing", _DOCTOR)
 
@@ -305,13 +309,13 @@ def _everywhere(parser: argparse.ArgumentParser, default: str | None = None) -> 
         *("-q", "--quiet"),
         action="store_true",
         default=default or False,
-        help="no progress, and nothing said when all went well",
+        help="no progress, and no output when all went well",
     )
     parser.add_argument(
         "--data",
         metavar="DIR",
         default=default,
-        help="where everything is kept (default: EVERREF_DATA, else ~/.local/share/everref)",
+        help="where all data is stored (default: EVERREF_DATA, else ~/.local/share/everref)",
     )
 
 
@@ -322,7 +326,7 @@ def _repo(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         )
     else:
         parser.add_argument("repo", metavar="REPO", help="its name, as `everref repos` shows it")
-    _team(parser, f"the team that it is of, or write TEAM:NAME {_OWN}")
+    _team(parser, f"the team that it belongs to, or write TEAM:NAME {_OWN}")
 
 
 _OWN = "(default: EVERREF_TEAM, else the command line's own)"
@@ -357,7 +361,7 @@ def _push(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --to: create what the remote does not have, and leave everything else there as it is",
     )
-    _token(parser, "for --to; not kept")
+    _token(parser, "for --to; not stored")
 
 
 def _token(parser: argparse.ArgumentParser, note: str) -> None:
@@ -383,7 +387,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.command == "hook" and args.remove and args.forge:
         raise UsageError(f"--forge is for making a webhook; {see}")
     if args.command == "limits" and args.limited is None and args.team is None:
-        raise UsageError(f"say which team: everref limits everref, for the command line's own; {see}")
+        raise UsageError(f"name a team: everref limits everref, for the command line's own; {see}")
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
@@ -413,7 +417,7 @@ def _too_much(extra: Sequence[str]) -> str:
         if option:
             return f"there is no option {option[0]} here"
     return (
-        "that is one argument too many" if len(extra) == 1 else f"those are {len(extra)} arguments too many"
+        "there is one argument too many" if len(extra) == 1 else f"there are {len(extra)} arguments too many"
     )
 
 
@@ -461,8 +465,8 @@ makes another.
 --json: {"url", "sign_in"}"""
 
 _BACKUP = """\
-Credentials in the URL are cut out at once and kept encrypted; better give them
-by --token-file, as other users can see a command's arguments.
+Credentials in the URL are cut out at once and stored encrypted; --token-file is
+safer, as other users can see a command's arguments.
 
   everref backup https://github.com/acme/api.git --token-file ~/.github-token
   everref backup ~/src/api --name api
@@ -522,8 +526,8 @@ _RESTORE = (
     + """
 
 A push never deletes anything. Without --force, when any ref of the remote would
-be overwritten, nothing at all is pushed. With it, what the remote holds is saved
-first, as a snapshot of a repo of its own, and `everref undo` puts it back.
+be overwritten, nothing at all is pushed. With it, what the remote holds is backed
+up first, as a snapshot of a repo of its own, and `everref undo` puts it back.
 
   everref restore acme/api --at '#12' --bundle api.bundle
   everref restore acme/api --at 2026-03-02 --refs main --dir api.git
@@ -531,13 +535,13 @@ first, as a snapshot of a repo of its own, and `everref undo` puts it back.
 
 --json: {"repo", "snapshot", "refs": [{"name", "target",
          "result": "created|updated|unchanged|refused|skipped", "why"}], "verified", "counts",
-         "skipped": [{"why", "refs", "names"}], "said": ["what the remote told of what it refused"],
+         "skipped": [{"why", "refs", "names"}], "said": ["the remote's words about what it refused"],
          "kept", "kept_snapshot": what was overwritten, "job": RESTORE or null, "undo_of"}"""
 )
 
 _UNDO = """\
-A ref that the restore overwrote gets back what it held, one that it made goes; each
-only if it still holds what the restore wrote. A repository that was made for it stays.
+A ref that the restore overwrote is put back, one that it created is removed, but only
+if it still holds what the restore wrote. A repository that was made for it stays.
 
   everref undo acme/api --plan
   everref undo acme/api
@@ -569,21 +573,21 @@ Only objects that no snapshot needs are deleted, and only after --grace.
 --json: {"deleted": [key, ...], "bytes", "waiting", "locked": [key, ...], "locked_until"}"""
 
 _HOOK = """\
-Paste the URL and the secret into the webhook settings of the repository at the
-forge. Content type: application/json. Events: pushes, and the creation and
-deletion of branches and tags where they are listed apart. The secret is shown
+Paste the URL and the secret into the webhook settings of the repository at its
+host. Content type: application/json. Events: pushes, and the creation and
+deletion of branches and tags where they are listed separately. The secret is shown
 once; at GitLab it is the signing token or, where there is no such field, the
-secret token. BASE_URL is the address at which the forge reaches this machine.
+secret token. BASE_URL is the address at which the host reaches this machine.
 
 --json: {"repo", "forge", "url", "secret": "..." or null}, with --remove: {"repo", "removed": true}"""
 
 _CONNECT = """\
-Lists what the account can see, and keeps what is asked for: each gets a webhook,
-so that every push is backed up, and is wished for at once; a running everref up
-does the first backups, or everref sweep. The token is a personal access token: at
-GitHub with the scopes repo, read:org and workflow (which only restores of workflow
-files need), at GitLab with api. Run it again with a new one in place of one that
-expired. Without --everything and --only, what was chosen before stays as it is.
+Lists what the account can see, and adds what you choose: each repository gets a
+webhook, so that every push is backed up, and its first backup is requested at once.
+A running everref up does those backups, or everref sweep. The token is a personal
+access token: at GitHub with the scopes repo, read:org and workflow (which only
+restores of workflow files need), at GitLab with api. When it expires, run this again
+with a new one. Without --everything and --only, earlier choices stay as they are.
 
   everref connect --forge github --token-file ~/.github-token --only 'acme/*'
   everref connect --forge gitlab --host git.example.org --token-file - --everything
@@ -596,52 +600,52 @@ _CONNECTIONS = """\
                      "everything", "only": ["..."], "repositories", "kept", "listed_at"}"""
 
 _API_TOKEN = """\
-It is the first owner's, who owns what the command line keeps: it may what its
-scopes say, as long as they are a member of the team.
+It belongs to the first owner, who owns the command line's team, and may do what its
+scopes say as long as that person is a member of the team.
 
   everref token ci --scope read --scope backup --expires 90d
 
 --json: {"name", "token", "team", "scopes": ["..."], "expires_at": "..." or null}"""
 
 _SSH_KEY = """\
-Each team has a key of its own, made when it is first asked for. Add it at the
-host, for reading, then: everref backup git@git.example.org:acme/api.git
-A host is known by the key that it shows when it is first met.
+Each team has a key of its own, made when it is first needed. Add it at the host,
+for reading, then: everref backup git@git.example.org:acme/api.git
+The key that a host shows at the first connection is pinned.
 
 --json: {"public_key"}"""
 
 _LIMITS = """\
-What goes for all teams is said by settings, EVERREF_TEAM_REPOS and the like; this changes it for
-one. A team that is over a limit keeps everything, and gets no more. What waits for a limit that
-is raised goes on by itself.
+Settings such as EVERREF_TEAM_REPOS say what holds for all teams; this changes it for one. A
+team that is over a limit loses nothing, but gets no more. What waited for the limit goes on by
+itself when it is raised.
 
 --json: {"team", "limits": [{"name", "used", "most", "own"}]}; most: null where there is no limit;
 used: null for pool-bytes, which each worker counts for itself"""
 
 _SIGN_IN = """\
-The link works once, within an hour. Whoever can run this owns the data and can
-let anybody in: also a person who forgot their password, who then sets another.
+The link works once, within an hour. The person who can run this owns the data, and
+can let anybody in, such as somebody who forgot their password and sets another.
 
-An e-mail address was never proved to be anybody's: with EMAIL, read who that
-is before you send the link. Whoever uses it ends what was given before (tokens,
-other sessions), but for what they tick.
+Nobody has proved that an e-mail address is theirs: with EMAIL, read who that is
+before you send the link. Using it ends older tokens and other sessions, except
+those that are ticked.
 
 --json: {"sign_in", "expires_at", "person": {"name", "email", "email_proved",
 "created_at", "teams": [...], "identities": [...]} or null}"""
 
 _ROTATE = """\
-1. Put a new key first in SECRET_KEYS and start every process anew.
-2. Run everref rotate-keys. It can be stopped and run again, beside all else.
-3. Once it says that the older keys are not needed, take them out.
+1. Put a new key first in SECRET_KEYS and restart every process.
+2. Run everref rotate-keys. It can be stopped and run again, while everything else runs.
+3. Once it says that the older keys are not needed, remove them.
 
-It exports the state too, as an export that an older key sealed opens with that key alone.
+It exports the state too, as an older export opens only with the key that encrypted it.
 
-With 4 it exits while something still needs a key that is not the newest.
+It exits with 4 while something still needs a key that is not the newest.
 
 --json: {"resealed", "keys": [{"id", "newest", "here", "sealed", "state"}], "problems": ["..."]}"""
 
 _SWEEP = """\
-A repo that is archived, as its host says that it is gone, is no failure when it is gone still.
+A repo is archived when its host says that it no longer exists; that is not a failure.
 
 --json, one a line: {"repo", "snapshot", "taken_at", "new", "archived",
                      "error": {"class", "origin", "message", "retry"} or null}"""
@@ -650,20 +654,20 @@ _REBUILD = """\
 The vault is the truth; the database is its index. Run it with an empty database
 after a loss: repos, snapshots, refs and their history come back, and the newest
 state that `everref export` or a worker stored: teams, people, connections and
-choices. That needs the SECRET_KEYS that sealed it; the history needs none.
+choices. That needs the SECRET_KEYS that encrypted it; the history needs none.
 
---json, one a line: {"repo", "snapshots", "added", "notes", "was"}, and where a state was
-looked for {"state", "added": {TABLE: rows}, "unread": [why, ...]}"""
+--json, one a line: {"repo", "snapshots", "added", "notes", "was"}, and at the end,
+where the vault has a state, {"state", "added": {TABLE: rows}, "unread": [why, ...]}"""
 
 _EXPORT = """\
-Store what no snapshot tells in the vault, sealed with SECRET_KEYS: teams, people,
+Store in the vault, encrypted with SECRET_KEYS, what no snapshot has: teams, people,
 roles, connections, hooks, chosen repositories, schedules and the audit logs. The
-worker does so once a day, and `everref rebuild` takes the newest one up.
+worker does so once a day, and `everref rebuild` reads the newest one back.
 
 --json: {"state", "taken_at", "bytes", "tables": {TABLE: rows}}"""
 
 _MIGRATE = """\
-With --wait it can be started with the machine, before PostgreSQL answers.
+With --wait it can be started when the machine boots, before PostgreSQL answers.
 
 --json: {"applied": [file, ...]}"""
 

@@ -43,10 +43,10 @@ class Child:
         while True:
             code, worked = await self._live()
             if not self.ready.is_set():
-                raise OurFault(f"the {self._name} process did not start; what it said stands above")
+                raise OurFault(f"the {self._name} process did not start; its messages are above")
             died_at_once = died_at_once + 1 if worked < AT_ONCE_SECONDS else 0
             pause = pause_after(died_at_once)
-            log.warning("the %s process ended with %s; it is started anew in %g s", self._name, code, pause)
+            log.warning("the %s process ended with %s; it is restarted in %g s", self._name, code, pause)
             await asyncio.sleep(pause)
 
     async def _live(self) -> tuple[int, float]:
@@ -68,7 +68,7 @@ class Child:
                 word = await process.stdout.readline()
             if word == READY:
                 if self.ready.is_set():
-                    log.warning("the %s process works again", self._name)
+                    log.warning("the %s process is running again", self._name)
                 self.ready.set()
                 began = clock()
                 await process.wait()

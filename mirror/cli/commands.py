@@ -82,7 +82,7 @@ class Call:
             return remote
         user, _, password = text.partition("://")[2].rpartition("@")[0].partition(":")
         if password:
-            raise UsageError("there are credentials in the URL and a --token-file; give one of them")
+            raise UsageError("there are credentials in the URL and a --token-file; use one of them")
         given = self.secret(remote.url)
         if not address.is_ssh(remote.url):
             given = Secret(unquote(user), given.password)
@@ -139,7 +139,7 @@ async def _refuse_damage(services: "Services", repo: Repo) -> None:
     known = await repos.overview_of(services.db, repo.id)
     if known.damage:
         found = f"found {ago(known.damage.at, environment.now())}: {known.damage.message}"
-        raise Corrupt(f"{repo.name}: what is kept is damaged, {found}; {mend(known.called)}")
+        raise Corrupt(f"{repo.name}: its backup is damaged, {found}; {mend(known.called)}")
 
 
 def _called(repo: Repo, team: "Team") -> str:
@@ -372,7 +372,7 @@ def _restore_failure(done: "Restored", where: str) -> Refused | Corrupt:
     refused = sum(ref.result == "refused" for ref in done.refs)
     if refused:
         return Refused(f"nothing was written to {where}: {count(refused, 'ref')} refused, as listed above")
-    return Corrupt(f"{where} does not read back as it was written; restore to another place and compare")
+    return Corrupt(f"{where} did not read back as it was written; restore to another place and compare")
 
 
 async def verify(call: Call) -> int:
@@ -479,7 +479,7 @@ async def hook(call: Call) -> int:
             await operator.did_to(services, repo, "hook.secret" if known else "hook.add")
         state = await home.hook_of(services.db, repo.id)
         if state is None:
-            raise NotFound(f"{repo.name} has no hook any more; run it again")
+            raise NotFound(f"{repo.name} has no webhook any more; run this again")
     call.out.result(partial(render.hook, given, call.repo), partial(shapes.hook, given, state))
     if call.settings.base_url is None:
         call.out.remark(render.unreachable)
@@ -723,7 +723,7 @@ async def doctor(call: Call) -> int:
         call.out.result(partial(render.findings, findings), dict)
     bad = sum(not one.ok for one in findings)
     if bad:
-        raise OurFault(f"{bad} of {count(len(findings), 'finding')} want attention; see the advice above")
+        raise OurFault(f"{bad} of {count(len(findings), 'finding')} need attention; see the advice above")
     return 0
 
 

@@ -162,7 +162,7 @@ def explained(error: BaseException) -> EverrefError:
     if isinstance(error, OSError) and error.strerror:
         return _of_the_system(error)
     return OurFault(
-        f"a bug: {type(error).__name__} in {_where(error)}; EVERREF_DEBUG=1 shows more, please report it"
+        f"a bug: {type(error).__name__} in {_where(error)}; EVERREF_DEBUG=1 shows more; please report it"
     )
 
 
@@ -173,7 +173,7 @@ def _of_the_system(error: OSError) -> EverrefError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LimitReached(f"{about}the disk is full; make room and try again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return Refused(f"{about}{error.strerror}; run it as somebody who may write there, or choose --data")
+        return Refused(f"{about}{error.strerror}; run it as a user who may write there, or choose --data")
     return OurFault(f"{about}{error.strerror} in {_where(error)}; EVERREF_DEBUG=1 shows more")
 
 

@@ -138,7 +138,7 @@ def backup(done: Synced, seconds: float, eye: Eye) -> str:
 
 def nothing(eye: Eye) -> str:
     """What a person reads who keeps nothing yet."""
-    return "nothing is kept yet; everref backup URL adds a repository"
+    return "nothing is backed up yet; everref backup URL adds a repository"
 
 
 def unknown(repos: int, eye: Eye) -> str:
@@ -179,7 +179,7 @@ def _archived(repo: Repo) -> str:
     """Why nothing is fetched for a repo any more."""
     if at := older_of(repo.url):
         return f"archived: an older history of {clean(at)}, from before the database was lost"
-    return "archived: gone at its host, what was kept stays"
+    return "archived: no longer at its host; its backups stay"
 
 
 def _protection(row: Overview, eye: Eye) -> str:
@@ -279,9 +279,9 @@ def restored(done: Restored, where: str, eye: Eye) -> str:
 
 def undone(done: Restored, where: str, eye: Eye) -> str:
     """What an undo did, likewise."""
-    words = (eye.repo(done.repo.name), f"{clean(where)} is as before the restore", tally(done.refs))
+    words = (eye.repo(done.repo.name), f"{clean(where)} is as it was before the restore", tally(done.refs))
     if any(one.result in ("refused", "skipped") for one in done.refs):
-        words = (words[0], f"{clean(where)} is not all as before the restore", words[2])
+        words = (words[0], f"{clean(where)} is not quite as it was before the restore", words[2])
     return "\n".join([*_worth(done, eye), "  ".join([*words, _read_back(done, eye)])])
 
 
@@ -307,7 +307,7 @@ def _worth(done: Restored, eye: Eye) -> Iterator[str]:
 
 def undoable(called: str, kept: tuple[Repo, Snapshot], eye: Eye) -> str:
     """How a restore is undone that overwrote something, and where that is."""
-    what = f"what was overwritten, kept as {clean(kept[0].name)} {kept[1].label}"
+    what = f"what was overwritten, backed up as {clean(kept[0].name)} {kept[1].label}"
     return f"  everref undo {clean(called)} puts back {what}"
 
 
@@ -360,7 +360,7 @@ def compacted(done: Compacted, eye: Eye) -> str:
     """What became of one repo's parts."""
     if not done.merged:
         return f"{eye.repo(done.repo.name)}  nothing to merge  {count(done.parts_after, 'part')}"
-    words = f"{count(done.parts_before, 'part')} are {done.parts_after:,} now"
+    words = f"{count(done.parts_before, 'part')} merged into {done.parts_after:,}"
     return f"{eye.repo(done.repo.name)}  {words}  {size(done.bytes_written)} written"
 
 
@@ -373,30 +373,30 @@ def pruned(done: Pruned, eye: Eye) -> str:
     )
     if done.locked:
         until = f" until {done.locked_until:%Y-%m-%d %H:%M} UTC at least" if done.locked_until else ""
-        waiting += f"  {count(len(done.locked), 'object')} kept by Object Lock{until}"
+        waiting += f"  {count(len(done.locked), 'object')} held by Object Lock{until}"
     return "\n".join([*lines, total + waiting])
 
 
 def hook(given: NewHook, called: str, eye: Eye) -> str:
     """A webhook, as it is pasted into the forge's settings."""
-    secret = f"shown when it was made; everref hook {clean(called)} --new makes another"
+    secret = f"shown only when it was made; everref hook {clean(called)} --new makes another"
     if given.secret:
-        secret = f"{given.secret}  (shown this once)"
+        secret = f"{given.secret}  (shown only now)"
     return f"{eye.repo(given.repo.name)}  {given.forge}\n  URL     {clean(given.url)}\n  secret  {secret}"
 
 
 def unhooked(repo: Repo, eye: Eye) -> str:
     """A webhook is forgotten."""
-    return f"{eye.repo(repo.name)}  has no hook any more; delete it in the forge's settings too"
+    return f"{eye.repo(repo.name)}  has no webhook any more; delete it in the host's settings too"
 
 
 def connected(made: Connection, counts: Counts, chosen: Sequence[Chosen], eye: Eye) -> str:
     """An account that is connected, and what is kept of it from now on."""
-    words = {"registered": "hook registered", "reused": "has its hook", "waiting": "hook follows"}
+    words = {"registered": "webhook made", "reused": "webhook exists", "waiting": "webhook follows"}
     rows = [
         (
             f"  {eye.repo(one.repo.name)}",
-            words.get(one.hook) or eye.paint("no hook", "warn"),
+            words.get(one.hook) or eye.paint("no webhook", "warn"),
             clean(one.why or ""),
         )
         for one in chosen
@@ -406,9 +406,9 @@ def connected(made: Connection, counts: Counts, chosen: Sequence[Chosen], eye: E
 
 def connection(made: Connection, counts: Counts, eye: Eye) -> str:
     """An account that is connected."""
-    rule = "everything, also later" if made.everything else " ".join(made.patterns)
+    rule = "everything, new ones too" if made.everything else " ".join(made.patterns)
     state = "" if made.state == "works" else eye.paint(clean(made.why or made.state), "bad")
-    sees = f"sees {count(counts.all, 'repo')}, {counts.chosen:,} kept"
+    sees = f"sees {count(counts.all, 'repo')}, {counts.chosen:,} chosen"
     return "  ".join(
         filter(None, [f"{eye.repo(made.host)} as {clean(made.login)}", sees, clean(rule), state])
     )
@@ -421,7 +421,7 @@ def ssh_key(public: str, eye: Eye) -> str:
 
 def beginning(eye: Eye) -> str:
     """Who does the first backups."""
-    return "where everref up runs, their first backups begin now; else everref sweep makes them"
+    return "if everref up is running, their first backups begin now; otherwise run everref sweep"
 
 
 def nothing_connected(eye: Eye) -> str:
@@ -438,18 +438,20 @@ def token(raw: str, made: ApiToken, eye: Eye) -> str:
 
 def link(url: str, until: datetime, known: KnownPerson | None, eye: Eye) -> str:
     """A one-time link, to be opened; before it whom it lets in, where an e-mail address said that."""
-    told = f"{clean(url)}\n  works once, until {until:%H:%M:%SZ}; what was given before ends when it is used"
+    told = (
+        f"{clean(url)}\n  works once, until {until:%H:%M:%SZ}; using it ends older tokens and other sessions"
+    )
     if known is None:
         return told
     person = known.person
     teams = ", ".join(f"{one.team.name} ({one.role})" for one in known.teams)
     accounts = ", ".join(f"{one.login} at {one.host}" for one in known.identities)
-    warning = f"nobody ever proved that {person.email} is theirs; be sure that you know who asks"
+    warning = f"nobody has proved that {person.email} is theirs; make sure that you know who is asking"
     lines = [
         eye.paint(clean(warning), "bad"),
         clean(f"  {person.name}, here since {person.created_at:%Y-%m-%d}"),
         clean(f"  teams: {teams or 'none'}"),
-        clean(f"  signs in by: {accounts or 'no account at a forge'}"),
+        clean(f"  signs in by: {accounts or 'no account at a host'}"),
         told,
     ]
     return "\n".join(lines)
@@ -464,18 +466,18 @@ def rotated(done: Rotated, eye: Eye) -> str:
         elif not key.here:
             word = eye.paint("is not in SECRET_KEYS; add it at the end, and run this again", "bad")
         elif key.sealed:
-            word = eye.paint("is needed still; see that every process was started anew", "warn")
+            word = eye.paint("is still needed; make sure that every process was restarted", "warn")
         elif key.state:
             word = eye.paint("is needed until the state is exported: run everref rotate-keys again", "warn")
         else:
-            word = "is not needed any more; take it out of SECRET_KEYS"
+            word = "is no longer needed; remove it from SECRET_KEYS"
         lines.append(f"  key {key.id}  {count(key.sealed, 'secret')}  {word}")
-    return "\n".join([f"{count(done.resealed, 'secret')} sealed anew", *lines])
+    return "\n".join([f"{count(done.resealed, 'secret')} encrypted again", *lines])
 
 
 def unreachable(eye: Eye) -> str:
     """What a person reads whose forge may not reach this machine."""
-    return "the forge must reach this address; set BASE_URL to the one that it can reach"
+    return "the host must be able to reach this address; set BASE_URL to one that it can reach"
 
 
 def swept(one: Swept, eye: Eye) -> str:
@@ -492,16 +494,16 @@ def swept(one: Swept, eye: Eye) -> str:
 
 def rebuilt(one: Rebuilt, eye: Eye) -> str:
     """What was read back of one repo."""
-    added = f"{one.added:,} of them new here" if one.added else "all known here"
+    added = f"{one.added:,} of them new here" if one.added else "all known here already"
     noted = f"  {count(one.notes, 'note')}" if one.notes else ""
     line = f"{eye.repo(one.repo.name)}  {count(one.snapshots, 'snapshot')}  {added}{noted}"
     if one.was is None:
         return line
     was = clean(one.was)
     if older_of(one.repo.url):
-        why = f"was {was}, which was begun anew after the database was lost: this is its older history"
+        why = f"was {was}, which was started again after the database was lost: this is its older history"
     else:
-        why = f"was {was}: another repo is kept under that name or address, so this one is archived"
+        why = f"was {was}: another repo has that name or address, so this one is archived"
     return f"{line}  {eye.paint(why, 'warn')}"
 
 
@@ -510,7 +512,7 @@ def taken_up(one: ImportedState, eye: Eye) -> str:
     lines = list[str]()
     if one.aside:
         more = f"; nor could {len(one.aside) - 1} more be read" if len(one.aside) > 1 else ""
-        lost = "" if one.taken_at else "; people, teams and connections are not back"
+        lost = "" if one.taken_at else "; people, teams and connections were not restored"
         lines.append(f"{eye.paint('not read', 'warn')}  {clean(one.aside[0])}{more}{lost}")
     if one.taken_at:
         lines.append(f"state of {eye.time(one.taken_at)}  {_tables(one.added) or 'all known here'}")

@@ -53,7 +53,7 @@ async def up(settings: Settings, port: int, as_json: bool) -> None:
                 telling = _tell(children, claim, url, url + sign_in, data, as_json)
                 await _first(signals.stop.wait(), lost.wait(), telling, *(child.run() for child in children))
             if not signals.stop.is_set():
-                log.warning("the embedded servers ended; everything is started anew")
+                log.warning("the embedded servers ended; everything is restarted")
 
 
 async def beside(settings: Settings) -> Settings:

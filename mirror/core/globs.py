@@ -25,9 +25,9 @@ Test = Callable[[AnyStr], object]  # true where a name is meant
 def check(globs: Sequence[str]) -> None:
     """Raise UsageError where these are more or longer than anybody's question needs."""
     if len(globs) > MOST:
-        raise UsageError(f"{len(globs)} patterns are too many; give {MOST} or fewer")
+        raise UsageError(f"{len(globs)} patterns are too many; use {MOST} or fewer")
     if any(len(encoded(glob)) > LONGEST for glob in globs):
-        raise UsageError(f"a pattern may have at most {LONGEST} bytes; give a shorter one")
+        raise UsageError(f"a pattern may have at most {LONGEST} bytes; use a shorter one")
 
 
 def encoded(glob: str) -> bytes:
@@ -63,7 +63,7 @@ class Pace:
         if self._left is not None:
             self._left -= perf_counter() - self._began
             if self._left < 0:
-                raise UsageError("comparing so many names takes too long; give fewer or simpler patterns")
+                raise UsageError("comparing so many names takes too long; use fewer or simpler patterns")
         await asyncio.sleep(SLICE)
         self._began = perf_counter()
 

@@ -60,11 +60,13 @@ class Keyring:
     def open(self, sealed: bytes, context: str) -> bytes:
         """What was sealed for this context. Raises BadKey, saying which of the two is wrong."""
         if len(sealed) < _OVERHEAD or sealed[:1] != _FORMAT:
-            raise BadKey(f"{context}: Everref did not seal this; enter the credentials again")
+            raise BadKey(f"{context}: Everref did not encrypt this; enter the credentials again")
         head, rest = sealed[: 1 + _ID], sealed[1 + _ID :]
         key = self._keys.get(head[1:])
         if key is None:
-            raise BadKey(f"{context}: the key that sealed it is not in SECRET_KEYS; add that key at the end")
+            raise BadKey(
+                f"{context}: the key that encrypted it is not in SECRET_KEYS; add that key at the end"
+            )
         aad = head + context.encode()
         wrap_nonce, wrapped, rest = rest[:_NONCE], rest[_NONCE : _NONCE + _WRAPPED], rest[_NONCE + _WRAPPED :]
         try:

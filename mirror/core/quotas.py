@@ -117,7 +117,7 @@ def refusal(use: Use, team: str, now: datetime, free_at: datetime | None = None)
     wait = "" if free_at is None else f" the next is possible at {words.minute(free_at)}, or"
     return OverLimit(
         f"the team {team} has reached its limit, with {use.used - 1:,} of {use.most:,} {limit.label};"
-        f"{wait} whoever runs Everref can raise it: everref limits {team} {limit.name}=NUMBER",
+        f"{wait} the person who runs Everref can raise it: everref limits {team} {limit.name}=NUMBER",
         limit.name,
         None if free_at is None else max(1, ceil((free_at - now).total_seconds())),
     )
@@ -129,8 +129,8 @@ def too_much(use: Use, team: str) -> OverLimit:
     assert use.most is not None
     return OverLimit(
         f"nothing new is saved: the limit of {team} is {shown(limit, use.most)} {limit.label}, and it has "
-        f"{shown(limit, use.used)}; every backup stays, and backups go on by themselves once whoever runs "
-        f"Everref raises the limit: everref limits {team} {limit.name}=SIZE",
+        f"{shown(limit, use.used)}; every backup stays, and backups go on by themselves once the person "
+        f"who runs Everref raises the limit: everref limits {team} {limit.name}=SIZE",
         limit.name,
     )
 

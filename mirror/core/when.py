@@ -77,10 +77,10 @@ def understood(text: str, now: datetime, zone: tzinfo = UTC) -> Understood:
         if meant := calendar.read(text, now, zone):
             return Understood(meant.at, meant.note)
     except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is no moment that ever was; write it like {EXAMPLES}") from None
+        raise UsageError(f"{text!r} is not a time that exists; write it like {EXAMPLES}") from None
     if text.isdecimal():
         raise UsageError(f"{text!r} could be many things; for the snapshot of that number write #{text}")
-    raise UsageError(f"{text!r} is no moment; write it like {EXAMPLES}")
+    raise UsageError(f"{text!r} is not a moment; write it like {EXAMPLES}")
 
 
 def span(text: str) -> timedelta:
@@ -90,7 +90,7 @@ def span(text: str) -> timedelta:
             return _span(text)
     except OverflowError:
         pass
-    raise UsageError(f"{text!r} is no length of time; write it like 24h, 30d or 0s")
+    raise UsageError(f"{text!r} is not a length of time; write it like 24h, 30d or 0s")
 
 
 def _number(digits: str) -> int:
@@ -117,6 +117,6 @@ def _span(text: str) -> timedelta:
     total = timedelta()
     for amount, unit in _SPAN.findall(text):
         if unit.lower() not in _UNITS:
-            raise UsageError(f"{unit!r} is no unit of time; write s, m, h, d or w, as in 2h ago")
+            raise UsageError(f"{unit!r} is not a unit of time; write s, m, h, d or w, as in 2h ago")
         total += float(amount) * _UNITS[unit.lower()]
     return total

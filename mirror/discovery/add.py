@@ -37,7 +37,9 @@ async def repo_for(
     known = await repos.by_url(services.db, team, remote.url)
     wanted = name or (known.name if known else address.name_from_url(remote.url))
     if known and known.name != wanted:
-        raise UsageError(f"{remote.url} is already kept as {known.name}; use that name, or leave --name out")
+        raise UsageError(
+            f"{remote.url} is already backed up as {known.name}; use that name, or leave --name out"
+        )
     if not known:
         known = await _added(services, team, wanted, remote.url, insisted=name is not None)
     given = secret or remote.secret

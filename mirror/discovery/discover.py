@@ -170,7 +170,7 @@ async def _follow(services: Services, client: ForgeClient) -> None:
         except LimitReached:
             raise  # the next listing continues
         except EverrefError as error:
-            log.warning("could not ask the forge what happened to %s: %s", remote.repo.name, error)
+            log.warning("could not ask the host what happened to %s: %s", remote.repo.name, error)
     await follow.follow(services, client.connection, old)
 
 
@@ -209,4 +209,4 @@ async def _check_one(services: Services, remote: RemoteRepository) -> None:
     try:
         await follow.check(services, await client_of(services, remote.connection_id), remote)
     except EverrefError as error:
-        log.warning("could not ask the forge what happened to %s: %s", remote.repo.name, error)
+        log.warning("could not ask the host what happened to %s: %s", remote.repo.name, error)

@@ -60,7 +60,8 @@ async def check(services: Services, client: ForgeClient, remote: RemoteRepositor
     now = await remotes.get(services.db, remote.repo.id)
     if there is not None and has_moved(now, there):
         raise IdentityChanged(
-            f"{now.repo.name} is now {there.full_name}, which another repo already keeps: stop one of the two"
+            f"{now.repo.name} is now {there.full_name}, which another repo already backs up: "
+            "stop one of the two"
         )
     return now
 
@@ -167,7 +168,7 @@ async def _stuck(
         await _notify(
             services,
             remote,
-            f"{remote.repo.name} is now {there.full_name}, which {other.repo.name} already keeps: "
+            f"{remote.repo.name} is now {there.full_name}, which {other.repo.name} already backs up: "
             "stop one of the two",
             key=f"moved/{remote.repo.id}/{there.clone_url}",
         )

@@ -48,20 +48,22 @@ async def give(services: Services, repo: Repo, forge: Forge | None, *, new: bool
     if known is None:
         return await _made(services, services.keyring, repo, forge or _forge_of(repo))
     if forge not in (None, known.forge):
-        raise UsageError(f"{repo.name} already has a hook for {known.forge}; remove it first with --remove")
+        raise UsageError(
+            f"{repo.name} already has a webhook for {known.forge}; remove it first with --remove"
+        )
     secret = None
     if new:
         secret = new_secret(known.forge)
         locks = hooks.lock(services.keyring, known.id, secret)
         if not await hooks.change(services.db, locks, services.clock() + OVERLAP):
-            raise Busy(f"the hook of {repo.name} was removed at the same time; run this again")
+            raise Busy(f"the webhook of {repo.name} was removed at the same time; run this again")
     return _given(services, repo, known, secret)
 
 
 async def remove(services: Services, repo: Repo) -> None:
     """Forget the repo's hook; its address answers 404 from then on. Raises NotFound."""
     if not await hooks.remove(services.db, repo.id):
-        raise NotFound(f"{repo.name} has no hook")
+        raise NotFound(f"{repo.name} has no webhook")
 
 
 async def _made(services: Services, keyring: Keyring, repo: Repo, forge: Forge) -> NewHook:
@@ -72,7 +74,7 @@ async def _made(services: Services, keyring: Keyring, repo: Repo, forge: Forge) 
     async with quotas.within(services.db, team_id, services.settings.limits, now, "hooks") as db:
         made = await hooks.add(db, repo.id, forge, locks, now)
     if made is None:
-        raise Busy(f"another run made a hook for {repo.name} at the same time; run this again")
+        raise Busy(f"another run made a webhook for {repo.name} at the same time; run this again")
     return _given(services, repo, made, secret)
 
 
@@ -103,4 +105,4 @@ def _forge_of(repo: Repo) -> Forge:
     for word, forge in _HOSTS:
         if word in host:
             return forge
-    raise UsageError(f"cannot tell which forge hosts {repo.url}; pass --forge github, gitlab or gitea")
+    raise UsageError(f"cannot tell what hosts {repo.url}; pass --forge github, gitlab or gitea")

@@ -125,7 +125,7 @@ async def _ensured(
 
 def _not_admin(client: ForgeClient, remote: RemoteRepository) -> str:
     who, host = client.connection.login, client.connection.host
-    return f"the account {who} may not register hooks for {remote.repo.name} at {host}: only admins may"
+    return f"the account {who} may not make webhooks for {remote.repo.name} at {host}: only admins may"
 
 
 async def _refused(services: Services, lease: ForgeLease, row: Hook, why: str) -> HookCheck:
@@ -144,7 +144,7 @@ async def check_now(services: Services, repo_id: RepoId) -> HookCheck:
     if remote.connection_id is None or remote.repository_id is None:
         raise Refused(
             f"no connection reads {remote.repo.name}, so Everref cannot ask its host about the webhook; "
-            "look in the repository's settings there"
+            "see the repository's settings there"
         )
     client = await client_of(services, remote.connection_id)
     result = await ensure(services, client, remote)
@@ -182,7 +182,9 @@ async def _row(services: Services, keyring: Keyring, client: ForgeClient, remote
         if made:
             failpoints.reached("hook: row stored")
             return made
-    raise OurFault(f"the hook of {remote.repo.name} keeps being removed while it is made; please report this")
+    raise OurFault(
+        f"the webhook of {remote.repo.name} is removed again and again while it is made; please report this"
+    )
 
 
 async def _at_forge(
@@ -194,7 +196,7 @@ async def _at_forge(
     address = webhook.address(services.settings, row)
     locks = await hooks.locks(services.db, row.forge, row.id, services.clock())
     if locks is None:
-        raise NotFound(f"{remote.repo.name} no longer has a hook")
+        raise NotFound(f"{remote.repo.name} no longer has a webhook")
     secret = locks.secrets(keyring)[0]
     there = await client.ask(lambda forge, token: forge.hooks(token, number))
     own = [one for one in there if one.url == address]
@@ -257,7 +259,7 @@ async def _check(services: Services, client: ForgeClient, remote: RemoteReposito
     if missing:
         raise Refused(
             f"the connection to {client.app.host} lacks {' and '.join(missing)}; "
-            "connect again and allow hooks"
+            "connect again and allow webhooks"
         )
     if remote.repository_id:
         seen = await discovered.of(services.db, client.connection.id, [remote.repository_id])
@@ -291,7 +293,7 @@ async def remove(services: Services, client: ForgeClient | None, remote: RemoteR
         await hooks.remove(services.db, remote.repo.id, lease)
         return (
             left
-            and f"{remote.repo.name}: the hook is still in the forge's settings ({left}); remove it there"
+            and f"{remote.repo.name}: the webhook is still in the host's settings ({left}); remove it there"
         )
 
 

@@ -44,7 +44,7 @@ def authorize_url(
 ) -> str:
     """The address of the consent page. Raises Refused where nobody registered us."""
     if not app.registered:
-        raise Refused(f"nobody registered Everref at {app.host}; connect it by a personal access token")
+        raise Refused(f"Everref is not registered at {app.host}; connect by a personal access token")
     uri = prepare_grant_uri(
         endpoint,
         client_id=app.client_id,
@@ -81,16 +81,16 @@ def tokens(app: App, status: int, answer: object, now: datetime) -> Tokens:
     https://docs.github.com/en/apps/oauth-apps/maintaining-oauth-apps/troubleshooting-oauth-app-access-token-request-errors
     """
     if status >= 500:
-        raise NetworkError(f"{app.host} answers {status} when it is asked for tokens; try again later")
+        raise NetworkError(f"{app.host} answered {status} when asked for tokens; try again later")
     if status == 404:  # so GitHub answers to a client id that it does not know
         raise explained(app, "invalid_client")
     if not isinstance(answer, Mapping):
-        raise Corrupt(f"{app.host} answered no JSON object when it was asked for tokens")
+        raise Corrupt(f"{app.host} did not answer with a JSON object when asked for tokens")
     if "error" in answer or status in STATUSES:
         raise explained(app, str(answer.get("error") or f"HTTP {status}"))
     access = answer.get("access_token")
     if not isinstance(access, str) or not access:
-        raise Corrupt(f"{app.host} answered without an access token when it was asked for one")
+        raise Corrupt(f"{app.host} answered without an access token when asked for one")
     refresh = answer.get("refresh_token")
     return Tokens(
         access,
@@ -105,7 +105,7 @@ def explained(app: App, error: str) -> EverrefError:
     if error == "access_denied":
         return Refused(f"access was not granted at {app.host}; nothing was connected")
     if error in ("invalid_grant", "bad_verification_code", "bad_refresh_token", "expired_token"):
-        return SpentGrant(f"{app.host} gives no tokens for this any more; connect again")
+        return SpentGrant(f"{app.host} no longer accepts this request for tokens; connect again")
     name = app.forge.upper()
     if error in ("invalid_client", "incorrect_client_credentials", "unauthorized_client"):
         return OurFault(
@@ -121,8 +121,8 @@ def explained(app: App, error: str) -> EverrefError:
         return NetworkError(f"{app.host} cannot answer now; try again later")
     if error in ("application_suspended", "unverified_user_email"):
         return Refused(f"{app.host} refuses: {error.replace('_', ' ')}")
-    word = error if error.replace("_", "").isalnum() and len(error) <= 60 else "an error of no known kind"
-    return BadCredentials(f"{app.host} gives no tokens: {word}")
+    word = error if error.replace("_", "").isalnum() and len(error) <= 60 else "an unknown error"
+    return BadCredentials(f"{app.host} refuses tokens: {word}")
 
 
 def missing(

@@ -26,7 +26,7 @@ HOME: Final = "/./"  # how the path of an ssh address begins that is meant from 
 NO_PATHS: Final = (
     "only the person who runs Everref may use a path on this machine, "
     "in the command line's own team and with ALLOW_PRIVATE_REMOTES=1; "
-    "give the repository's https:// or ssh:// address"
+    "use the repository's https:// or ssh:// address"
 )
 FROM_ROOT: Final = ("github.com", "gitlab.com", "bitbucket.org", "codeberg.org")  # to whom both are the same
 
@@ -48,7 +48,7 @@ def parse_remote(text: str, allow_private: bool, *, paths: bool = True) -> Remot
     paths = paths and allow_private
     text = text.strip()
     if not text or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        raise UsageError("the address is empty or contains control characters; give a URL or a path")
+        raise UsageError("the address is empty or contains control characters; enter a URL or a path")
     if "://" not in text and (scp := _scp(text, paths)):
         text = scp
     if "://" not in text:
@@ -139,14 +139,14 @@ def _path(text: str, allowed: bool) -> Remote:
         path.stat()
     except FileNotFoundError:
         raise NotFound(
-            f"there is nothing at {path}; give a repository's path or its https:// address"
+            f"there is nothing at {path}; enter a repository's path or its https:// address"
         ) from None
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror}; give a path that this user can read"
+            f"{path} cannot be read: {error.strerror}; use a path that this user can read"
         ) from None
     if git_directory(path) is None:
-        raise UsageError(f"{path} is not a git repository; give a repository's path or its https:// address")
+        raise UsageError(f"{path} is not a git repository; enter a repository's path or its https:// address")
     return Remote(str(path))
 
 

@@ -236,7 +236,7 @@ _OURS: Final = {  # git's own words for refs that it did not even send
 # GitHub's, of "an OAuth App", "a Personal Access Token" or "a GitHub App"; the file and the scope follow.
 _WORKFLOWS: Final = re.compile("refusing to allow an? .{1,60} to create or update workflow")
 _NO_WORKFLOWS: Final = (
-    "GitHub takes workflow files (.github/workflows) only from an access with the scope workflow: connect the"
+    "GitHub takes workflow files (.github/workflows) only from a token with the scope workflow: connect the"
     " account again and allow it, or use a token that has it (fine-grained: Workflows, write);"
     " then restore again"
 )
@@ -290,7 +290,7 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
     found = _STATUS.search(words)
     status = int(found[1] or found[2]) if found else 0
     if status == 401 or _NO_LOGIN.search(words):
-        return BadCredentials(f"{where} requires credentials that may write; give a token with write access")
+        return BadCredentials(f"{where} requires credentials that may write; use a token with write access")
     if status == 403:
         return BadCredentials(f"{where} does not allow these credentials to write; check their permissions")
     if status == 404 or _GONE.search(words):
@@ -302,7 +302,7 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
     if status == 413:
         return Refused(f"{where} does not accept a push this large; restore fewer refs at a time with --refs")
     if 300 <= status < 400:
-        return Refused(f"{where} reports that the repository has moved; give its new address")
+        return Refused(f"{where} reports that the repository has moved; use its new address")
     if _OTHER_FORMAT.search(words):
         return Refused(f"{where} uses another object format (sha1 or sha256) than this repository")
     if _NOT_OURS.search(words):  # its hooks would run with our rights

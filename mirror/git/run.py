@@ -488,7 +488,8 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], Callable[[str], EverrefError]], ..
     (
         re.compile("[Oo]ut of memory|Cannot allocate memory|malloc failed|unable to create thread"),
         lambda line: LimitReached(
-            f"git ran out of memory ({line}); give it more, or run fewer jobs at once", origin=Origin.OURS
+            f"git ran out of memory ({line}); give it more memory, or run fewer jobs at once",
+            origin=Origin.OURS,
         ),
     ),
     (

@@ -141,7 +141,7 @@ async def host_keys(git: Git, url: str, checked: str) -> tuple[str, ...]:
             async for chunk in child.stdout:
                 said += chunk
                 if len(said) > _ANSWER:
-                    raise Refused(f"{host} shows too many host keys; check the address")
+                    raise Refused(f"{host} offers too many host keys; check the address")
     except GitFailed:
         raise NetworkError(f"{host} offers no ssh on port {port}; check the address") from None
     lines = [line.split(" ", 1) for line in said.decode(errors="replace").splitlines()]
@@ -210,7 +210,7 @@ class Ssh:
                     size += len(chunk)
                     if size > self._longest:
                         raise LimitReached(
-                            f"{self._remote.url} does not greet like a git host; check the address"
+                            f"{self._remote.url} does not answer like a git host; check the address"
                         )
         except TimeoutError:
             await called.end()
@@ -336,7 +336,7 @@ def meaning(failed: GitFailed, url: str) -> EverrefError:
         )
     if _BAD_KEY.search(words):
         return BadCredentials(
-            f"the ssh key for {host} cannot be read; give an OpenSSH key without a passphrase"
+            f"the ssh key for {host} cannot be read; use an OpenSSH key without a passphrase"
         )
     if _NO_KEY.search(words):
         return BadCredentials(

@@ -474,7 +474,7 @@ class _Http:
             while chunk := await response.content.readany():
                 yield chunk
                 if clock() > end:
-                    raise LimitReached(f"{self._url} was still sending after a day and was given up")
+                    raise LimitReached(f"{self._url} was still sending after a day and was stopped")
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> EverrefError:
         text, at = "", self._clock()
@@ -506,13 +506,13 @@ def refusal(url: str, status: int, with_secret: bool, text: str = "", location: 
     ):
         return Blocked(f"{url}: the host blocks access to this repository (HTTP {status}); ask the host why")
     if status == 401 and not with_secret:
-        return BadCredentials(f"{url} requires credentials, or does not exist; give a token if it is private")
+        return BadCredentials(f"{url} requires credentials, or does not exist; add a token if it is private")
     if status == 401:
-        return BadCredentials(f"{url}: the host refuses these credentials; give new ones")
+        return BadCredentials(f"{url}: the host refuses these credentials; enter new ones")
     if status == 403 and with_secret:
-        return BadCredentials(f"{url}: these credentials are not allowed to do this (HTTP 403); give others")
+        return BadCredentials(f"{url}: these credentials are not allowed to do this (HTTP 403); use others")
     if status == 403:
-        return Blocked(f"{url}: the host forbids access (HTTP 403); give credentials if it is private")
+        return Blocked(f"{url}: the host forbids access (HTTP 403); add credentials if it is private")
     if status in (404, 410):
         return RemoteGone(
             f"{url}: the repository does not exist or is not visible to us; check address and credentials"

@@ -33,7 +33,7 @@ log = logging.getLogger("mirror.attended")
 
 _TELL: Final = 1.0  # seconds from one time that it is written how far the work is to the next
 _UNDER_WAY: Final = (
-    "a restore is still under way (id {}): wait or stop it; one that was killed is over 30 s later"
+    "a restore is still running (id {}): wait for it or stop it; a killed one counts as ended after 30 s"
 )
 
 Work = Callable[[Services, Job], Awaitable[Restored]]
@@ -103,7 +103,9 @@ async def undo_now(services: Services, repo: Repo, job: Job, secret: Secret | No
 
 def _means(job: Job, secret: Secret | None) -> Authority:
     if job.asked.get("lent") and secret is None:
-        raise UsageError("the restore was made with credentials that are not kept; give them by --token-file")
+        raise UsageError(
+            "the restore was made with credentials that were not stored; pass them with --token-file"
+        )
     return Authority(Role.OWNER, secret, here=True)
 
 
@@ -120,7 +122,7 @@ async def _done(services: Services, repo: Repo, asked: dict[str, Any], do: Work)
         await ended(work, telling)
         await _record(services, job, meter, asked, work)
     if work.cancelled():
-        raise Cancelled("somebody stopped this by the pages or the API, or it was silent for too long")
+        raise Cancelled("somebody stopped this on a page or by the API, or it did not respond for too long")
     return job.id, work.result()
 
 
@@ -153,5 +155,7 @@ async def _record(
         outcome = jobs.Outcome(state, services.clock(), meter.ended, result, failure)
         if not await jobs.finish(services.db, job.id, job.attempt, outcome) and state == "done":
             log.warning(
-                "restore %s was taken for dead meanwhile: compare its target, undo it by its id", job.id
+                "restore %s did not respond for too long and counts as failed: compare its target, "
+                "or undo it by id",
+                job.id,
             )

@@ -113,7 +113,7 @@ class Looks:
             if not self._taken_up and self._is_slow():
                 break
         if total.moved or total.failed:
-            log.info("sweep: %d looks, %d moved, %d failed", total.looks, total.moved, total.failed)
+            log.info("sweep: %d checks, %d changed, %d failed", total.looks, total.moved, total.failed)
         return total
 
     async def step(self, now: datetime) -> Ticked:
@@ -223,9 +223,9 @@ class Looks:
         except (
             EverrefError
         ) as error:  # of ours, or of what all share: it is looked at again when its time is over
-            log.warning("a look at %s: %s", due.repo.id, error)
+            log.warning("a check of %s: %s", due.repo.id, error)
         except Exception:  # a bug, which stops only this look
-            log.exception("a bug in a look at %s", due.repo.id)
+            log.exception("a bug in a check of %s", due.repo.id)
             self._ended.append(Look(Looked(due.repo.id, None, self._services.clock() + PUT_OFF), failed=True))
 
 

@@ -47,10 +47,10 @@ PROVED: Final = 20  # wrong passwords after which a session that must prove whos
 _WRONG: Final = "the e-mail address or the password is wrong"
 _USED: Final = "this link has been used or has expired; ask for another"
 BY_INVITATION: Final = (
-    "accounts are made by invitation here: ask a member for one and open its link; whoever runs "
-    "Everref gets in with everref sign-in"
+    "accounts are made by invitation here: ask a member for one and open its link; the person who "
+    "runs Everref signs in with everref sign-in"
 )
-CLOSED: Final = "new accounts are closed here; whoever runs Everref can change that with SIGNUP"
+CLOSED: Final = "no new accounts can be made here; the person who runs Everref can change that with SIGNUP"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ async def make_token(
 
     Raises Refused for a scope beyond one's role, UsageError, LimitReached, NotFound.
     """
-    name = rules.check_person_name(name, "give the token a name that says what it is for")
+    name = rules.check_person_name(name, "name the token after what it is for")
     if not scopes or not set(scopes) <= SCOPES.keys():
         raise UsageError(f"choose the token's scopes: {', '.join(SCOPES)}", field="scope")
     if expires_at is not None and expires_at <= by.at:

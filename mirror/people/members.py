@@ -47,7 +47,7 @@ async def _check_owned(db: Db, person: Person, most: int) -> None:
     if await teams.owned(db, person.id) > most:
         raise OverLimit(
             f"{person.name} owns {most} team{'' if most == 1 else 's'}, which is as many as one person may; "
-            "whoever runs Everref can raise EVERREF_PERSON_TEAMS",
+            "the person who runs Everref can raise EVERREF_PERSON_TEAMS",
             "teams",
         )
 
@@ -78,7 +78,7 @@ async def invite(
     ) as (connection, mine):
         _not_above(mine, role)
         if by.token is not None and not Role.OPERATOR.may(role):
-            raise NotAllowed("an API token can invite nobody above operator; do it on the team's page")
+            raise NotAllowed("an API token cannot invite anybody above operator; do it on the team's page")
         made = await invitations.make(
             connection, team.id, role, email, by.person.id, by.at, INVITED, by.token
         )
@@ -172,7 +172,8 @@ async def let_in_again(db: Db, by: By, team: Team, person_id: PersonId) -> str:
         if not await links.may_let_in(connection, person_id, team.id, by.person.id):
             raise Refused(
                 f"an owner can do this only for an account that an invitation to {team.name} made and that "
-                "is in nobody else's team; whoever runs Everref can do it for others: everref sign-in EMAIL"
+                "is in nobody else's team; the person who runs Everref can do it for others: "
+                "everref sign-in EMAIL"
             )
         raw = await links.make(connection, person_id, by.at, LINK, made_by=by.person.id, team_id=team.id)
         home = await teams.home(connection, person_id)
@@ -183,7 +184,7 @@ async def let_in_again(db: Db, by: By, team: Team, person_id: PersonId) -> str:
                 None,
                 "sign-in",
                 f"{by.person.name}, who owns {team.name}, made a one-time link that signs in as {who.name}; "
-                "a new password that you set, signed in by it, puts everybody else out and ends this notice",
+                "set a new password to sign everybody else out and to end this notice",
                 by.at,
                 f"{let_in_key(person_id)}{by.at.isoformat()}",
             )
@@ -214,7 +215,7 @@ async def _member(db: Db, by: By, team: Team, person_id: PersonId) -> Person:
 
 def _not_above(mine: Role, given: Role) -> None:
     if not mine.may(given):
-        raise Refused(f"you can give no role above your own, which is {mine}")
+        raise Refused(f"you cannot assign a role above your own, which is {mine}")
 
 
 async def _not_over(db: Db, mine: Role, team: Team, person_id: PersonId) -> None:

@@ -68,7 +68,9 @@ async def team_named(services: Services, name: str | None) -> Team:
         return Team(await teams.default(services.db), DEFAULT)
     by_name, by_id = await teams.by_name(services.db, name), await _team_with_id(services, name)
     if by_name and by_id and by_name != by_id:
-        raise UsageError(f"{name} is the name of one team and the id of {by_id.name}; give an id or a name")
+        raise UsageError(
+            f"{name} is the name of one team and the id of {by_id.name}; use an id or another name"
+        )
     found = by_name or by_id
     if found is None:
         some = await teams.names(services.db, TEAMS + 1)

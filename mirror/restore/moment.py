@@ -45,8 +45,8 @@ async def _elsewhere(services: Services, name: str) -> str:
     if not others:
         return "`everref repos` lists them"
     if len(others) == 1:
-        return f"it is kept by the team {others[0]}: add --team {others[0]}"
-    return f"it is kept by the teams {operator.listed(others)}: say which with --team"
+        return f"it belongs to the team {others[0]}: add --team {others[0]}"
+    return f"it belongs to the teams {operator.listed(others)}: say which with --team"
 
 
 async def snapshot_at(services: Services, repo: Repo, when: When | None) -> Snapshot:

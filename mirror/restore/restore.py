@@ -508,7 +508,7 @@ def _digest(actions: Iterable[RefAction], listed: Refs) -> str | None:
 def _check_ours(ours: bool) -> None:
     """Raise Busy where the job was ended or taken by another run meanwhile."""
     if not ours:
-        raise Busy("this restore was silent for so long that it was taken for dead; nothing more was pushed")
+        raise Busy("this restore did not respond for too long and counts as failed; nothing more was pushed")
 
 
 async def _take_back(services: Services, cause: Cause | None, refused: Sequence[RefAction]) -> None:

@@ -107,7 +107,7 @@ def _is_name(name: str) -> bool:
 def check(services: Services, asked: Asked, secret: Secret | None) -> None:
     """Raise UsageError unless exactly one valid target is named."""
     if len([way for way in WAYS if asked.get(way)]) != 1:
-        raise UsageError("say where the restore goes: to an address, a kept repository or a new one")
+        raise UsageError("say where the restore goes: to an address, a repository of the team, or a new one")
     if asked.get("to"):
         _parsed(services, asked)
     elif secret is not None:
@@ -267,7 +267,7 @@ async def keep(services: Services, restored: Repo, to: Remote) -> tuple[Repo, Sn
     The backup is the repo of this address in the team of the restored repo. A new one is set aside: nobody
     asked for it to be synced, and the credentials may be lent for this restore alone.
     """
-    services.progress.phase("keeping what the target holds")
+    services.progress.phase("backing up what the target holds")
     team_id = await keeper(services, (await remotes.get(services.db, restored.id)).team_id, to.url)
     secret = to.secret or (Secret("", to.ssh.key) if to.ssh else None)
     repo = await repos.by_url(services.db, team_id, to.url) or await _added(services, team_id, to.url)

@@ -70,13 +70,13 @@ class LostCommits(Answer, frozen=True, kw_only=True):
 
 
 class LostThere(Answer, frozen=True, kw_only=True):
-    """What only the vault holds at a moment."""
+    """What only the vault still holds at a moment."""
 
     snapshot: int
     items: list[LostCommits]
     total: int
     commits: int
-    whole: Annotated[bool, Meta(description="false: there is more history than was looked at")]
+    whole: Annotated[bool, Meta(description="false: there is more history than was read")]
     pushes: Annotated[list[LostPushed], Meta(description="that nobody can bring back")]
 
 
@@ -114,7 +114,7 @@ class FileChange(Answer, frozen=True, kw_only=True):
     additions: int | None
     deletions: int | None
     binary: bool
-    why: Annotated[str | None, Meta(description="why its lines are not, or not all, here")]
+    why: Annotated[str | None, Meta(description="why its lines are missing or incomplete here")]
     hunks: list[Hunk]
 
     @classmethod

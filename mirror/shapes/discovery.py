@@ -12,7 +12,7 @@ from mirror.store.discovery import connections, discovered
 
 
 class Owner(Answer, frozen=True, kw_only=True):
-    """Under whose name a repository can be made."""
+    """An owner under whose name a repository can be made."""
 
     id: str
     login: str
@@ -21,14 +21,14 @@ class Owner(Answer, frozen=True, kw_only=True):
 
 
 class Hook(Answer, frozen=True, kw_only=True):
-    """A repo's webhook, as it is pasted into the forge's settings."""
+    """A repo's webhook, as it is pasted into the host's settings."""
 
     forge: str
     url: str
     state: str
     why: str | None
     delivered_at: datetime | None
-    secret: Annotated[str | None, Meta(description="told once, when it is made")]
+    secret: Annotated[str | None, Meta(description="shown once, when it is made")]
 
     @classmethod
     def of(cls, one: home.HookState, url: str, secret: str | None) -> "Hook":
@@ -49,7 +49,7 @@ class SshKey(Answer, frozen=True, kw_only=True):
 
 
 class Connection(Answer, frozen=True, kw_only=True):
-    """An account at a forge, as a team uses it."""
+    """An account at a host, as a team uses it."""
 
     id: str
     forge: str
@@ -64,7 +64,7 @@ class Connection(Answer, frozen=True, kw_only=True):
     created_at: datetime
     listed_at: datetime | None
     list_failed_at: Annotated[
-        datetime | None, Meta(description="since when listing it fails; null: the last listing went well")
+        datetime | None, Meta(description="when listing it began to fail; null: the last listing worked")
     ]
     list_failure: str | None
 
@@ -123,7 +123,7 @@ class ListedRepository(Answer, frozen=True, kw_only=True):
 
 
 class Chosen(Answer, frozen=True, kw_only=True):
-    """A repository that is kept from now on."""
+    """A repository that is backed up from now on."""
 
     repo_id: str
     repo: str

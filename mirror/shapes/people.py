@@ -16,7 +16,7 @@ class Access(Answer, frozen=True, kw_only=True):
     access_token: Annotated[str, Meta(description="for the header Authorization: Bearer")]
     token_type: str
     expires_in: Annotated[int, Meta(description="seconds")]
-    refresh_token: Annotated[str, Meta(description="good once, till two weeks after the sign-in")]
+    refresh_token: Annotated[str, Meta(description="works once, until two weeks after the sign-in")]
 
 
 class Membership(Answer, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Membership(Answer, frozen=True, kw_only=True):
 
 
 class Identity(Answer, frozen=True, kw_only=True):
-    """An account at a forge by which a person signs in."""
+    """An account at a host with which a person signs in."""
 
     forge: str
     host: str
@@ -40,7 +40,7 @@ class Identity(Answer, frozen=True, kw_only=True):
     login: str
     seen_at: datetime
     doubted_at: Annotated[
-        datetime | None, Meta(description="since when it signs nobody in, as you have not confirmed it")
+        datetime | None, Meta(description="since when it signs nobody in, because you have not confirmed it")
     ]
 
     @classmethod
@@ -56,12 +56,12 @@ class Identity(Answer, frozen=True, kw_only=True):
 
 
 class Profile(Answer, frozen=True, kw_only=True):
-    """Who somebody is."""
+    """A person."""
 
     id: str
     name: str
     email: str | None
-    email_proved: Annotated[bool, Meta(description="whether mail reached them there: not yet, ever")]
+    email_proved: Annotated[bool, Meta(description="whether mail reached them there: always false so far")]
     zone: str | None
     created_at: datetime
     has_password: bool
@@ -106,7 +106,7 @@ class Member(Answer, frozen=True, kw_only=True):
 
 
 class Invitation(Answer, frozen=True, kw_only=True):
-    """A link that makes whoever opens it, signed in, a member."""
+    """A link that makes the signed-in person who opens it a member."""
 
     id: str
     team: str
@@ -130,7 +130,7 @@ class Invitation(Answer, frozen=True, kw_only=True):
 
 
 class Invited(Answer, frozen=True, kw_only=True):
-    """An invitation that was just made. Its link is told this once."""
+    """An invitation that was just made. Its link is shown only now."""
 
     invitation: Invitation
     url: str
@@ -164,7 +164,7 @@ class Token(Answer, frozen=True, kw_only=True):
 
 
 class NewToken(Answer, frozen=True, kw_only=True):
-    """An API token that was just made. It is told this once."""
+    """An API token that was just made. It is shown only now."""
 
     token: str
     about: Token

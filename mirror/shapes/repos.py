@@ -29,23 +29,23 @@ class RepoFailure(Failure, frozen=True, kw_only=True):
 
 
 class RepoDamage(Answer, frozen=True, kw_only=True):
-    """What a verification or a drill found broken of what is kept of a repo."""
+    """What a verification or a drill found broken in the backup of a repo."""
 
     message: str
     found_at: datetime
 
 
 class Repo(Answer, frozen=True, kw_only=True):
-    """A repo, what is kept of it, and how it is doing."""
+    """A repo, its backup, and how it is doing."""
 
     id: str
     name: str
     url: str
     state: State
     protected_as_of: datetime | None
-    damage: Annotated[RepoDamage | None, Meta(description="until what is kept is proven whole again")]
+    damage: Annotated[RepoDamage | None, Meta(description="until the backup is proven whole again")]
     behind_since: Annotated[
-        datetime | None, Meta(description="what came from then on may not be here; null: it is not behind")
+        datetime | None, Meta(description="pushes since then may not be backed up; null: it is not behind")
     ]
     failure: RepoFailure | None
     archived_at: datetime | None
@@ -56,7 +56,7 @@ class Repo(Answer, frozen=True, kw_only=True):
     bytes: int
     proved_at: datetime | None
     at_work: bool
-    large_files_not_saved: Annotated[int, Meta(description="files that Git LFS keeps outside git")]
+    large_files_not_saved: Annotated[int, Meta(description="files that Git LFS stores outside git")]
 
     @classmethod
     def of(cls, one: home.RepoOverview | repos.Overview) -> "Repo":
@@ -88,10 +88,10 @@ class Repo(Answer, frozen=True, kw_only=True):
 
 
 class RepoSettings(Answer, frozen=True, kw_only=True):
-    """When a repo is looked at, and what is left out."""
+    """When a repo is checked, and what is left out."""
 
     schedule: Annotated[str | None, Meta(description="15m, 6h, 1d, a cron expression; null: by activity")]
-    look_at: Annotated[datetime | None, Meta(description="when the next look is due; null: at once")]
+    look_at: Annotated[datetime | None, Meta(description="when the next check is due; null: at once")]
     paused_at: datetime | None
     excluded: Annotated[list[str], Meta(description="patterns of refs that are left out")]
 
@@ -203,7 +203,7 @@ class Push(Answer, frozen=True, kw_only=True):
     taken_at: datetime
     reason: str
     by: list[str]
-    count: Annotated[int, Meta(description="changes of the snapshot, also those that are not shown")]
+    count: Annotated[int, Meta(description="all changes of the snapshot, shown or not")]
     changes: list[Change]
 
     @classmethod

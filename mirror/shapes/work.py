@@ -153,9 +153,10 @@ class Plan(Answer, frozen=True, kw_only=True):
     to: str | None
     steps: list[str]
     refs: list[RefOutcome]
-    bytes: Annotated[int, Meta(description="of the vault's parts to read, which is the most that is sent")]
+    bytes: Annotated[int, Meta(description="bytes of the vault's parts to read, the most that is sent")]
     commits_uncounted: Annotated[
-        int, Meta(description="refs that would change and whose commits were not counted, as there are many")
+        int,
+        Meta(description="refs that would change but whose commits were not counted, because there are many"),
     ]
 
     @classmethod
@@ -174,7 +175,7 @@ class Plan(Answer, frozen=True, kw_only=True):
 
 
 class Restore(Answer, frozen=True, kw_only=True):
-    """A restore that came to its end."""
+    """A restore that ended."""
 
     snapshot: int
     moment: Annotated[int, Meta(description="the number of a moment within the snapshot; 0: itself")]

@@ -157,7 +157,7 @@ _SAID: Final[Sequence[tuple[tuple[type[Exception], ...], type[EverrefError], str
     (
         (asyncpg.OutOfMemoryError,),
         LimitReached,
-        "the database is out of memory; try again, or give it more",
+        "the database is out of memory; try again, or give it more memory",
     ),
     (
         (asyncpg.TooManyConnectionsError,),

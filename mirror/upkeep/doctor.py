@@ -8,7 +8,7 @@ from mirror import store
 from mirror.core.config import NO_REDIS
 from mirror.core.errors import EverrefError
 from mirror.core.formats.manifest import time_text
-from mirror.core.words import mend, not_known
+from mirror.core.words import count, mend, not_known
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.jobs import runs
@@ -65,7 +65,7 @@ async def _state(services: Services) -> list[Finding]:
         what, advice = "have not been read by this database yet", "run everref rebuild"
         if unread[-1] in unopenable:
             what = "could not be read here"
-            advice = "set SECRET_KEYS to the keys that sealed them, then run everref rebuild"
+            advice = "set SECRET_KEYS to the keys that encrypted them, then run everref rebuild"
         words = (
             f"{len(unread)} of the states in the vault {what}, the last of them {unread[-1]}, "
             "so the audit log cannot be compared with them"
@@ -121,7 +121,7 @@ async def _vault(services: Services) -> list[Finding]:
         )
     )
     found.append(
-        Finding("vault: checksums", "yes" if can.checksums else "no; only Everref checks sums", True)
+        Finding("vault: checksums", "yes" if can.checksums else "no; only Everref compares checksums", True)
     )
     found.append(Finding("vault: object lock", "yes" if can.object_lock else "no", True))
     if number:
@@ -137,7 +137,7 @@ async def _worker(services: Services) -> Finding:
     settings = services.settings
     has_queue = settings.redis_url not in (None, NO_REDIS)
     if has_queue or (settings.database_url and await runs.is_anyone_missing(services.db)):
-        advice = "start one, and look in its log for why the last one ended; until then no push is saved"
+        advice = "start one, and see in its log why the last one ended; until then no push is backed up"
         return Finding("worker", "none is running", False, advice)
     return Finding("worker", "none is running; commands do the work themselves", True)
 
@@ -147,7 +147,7 @@ async def _queue(services: Services) -> Finding:
     if services.settings.redis_url is None:
         return Finding("queue", "no REDIS_URL is set here; commands need none", True)
     if services.settings.redis_url == NO_REDIS:
-        return Finding("queue", "none, as REDIS_URL says; workers look for what is due every 2 s", True)
+        return Finding("queue", "none, as REDIS_URL says; workers check for due work every 2 s", True)
     from redis.asyncio import Redis
     from redis.exceptions import RedisError
 
@@ -177,14 +177,14 @@ def _disk(services: Services) -> Finding:
 def _keys(services: Services) -> Finding:
     if services.keyring is None:
         return Finding("keys", "none", False, "set SECRET_KEYS; without keys no credentials can be stored")
-    return Finding("keys", "credentials are sealed", True)
+    return Finding("keys", "credentials are encrypted", True)
 
 
 async def _repos(services: Services) -> list[Finding]:
     rows = await repos.overview(services.db)
     bad = [row.called for row in rows if row.state in ("failing", "never", "damaged")]
     damaged = [row for row in rows if row.damage]
-    words = f"{len(rows)} kept, {len(rows) - len(bad)} protected"
+    words = f"{count(len(rows), 'repo')}, {len(rows) - len(bad)} protected"
     if damaged:
         words += f", {len(damaged)} damaged"
     advice = f"see {', '.join(bad[:_NAMED])} in everref repos" if bad else None

@@ -93,7 +93,7 @@ async def export(services: Services) -> Exported:
     new and the vault has the state of an earlier one that was not imported yet.
     """
     if services.keyring is None:
-        raise OurFault("the state cannot be sealed: set SECRET_KEYS (32 random characters or more)")
+        raise OurFault("the state cannot be encrypted: set SECRET_KEYS (32 random characters or more)")
     if others := await foreign(services):
         raise Refused(
             f"the vault has the state of another database ({others[-1]}); run everref rebuild to import it"
@@ -187,7 +187,7 @@ async def _import(
 ) -> Mapping[str, int]:
     """The number of imported rows of each table. Raises BadKey, Corrupt; nothing is changed then."""
     if services.keyring is None:
-        raise BadKey(f"{key}: there are no keys; set SECRET_KEYS to the keys that sealed it")
+        raise BadKey(f"{key}: there are no keys; set SECRET_KEYS to the keys that encrypted it")
     services.progress.phase("reading the state", None, "rows")
     async with state.taking_up(services.db, services.clock()) as into:
         async for table, rows in _batches(services, services.keyring, key):

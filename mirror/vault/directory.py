@@ -484,7 +484,7 @@ def _explain(error: OSError, root: Path) -> EverrefError:
     if error.errno == errno.EIO:
         return Corrupt(f"the disk of the vault's directory {root} failed; check the disk")
     if not root.is_dir():
-        return Refused(f"the vault's directory {root} is gone; mount it or restore it")
+        return Refused(f"the vault's directory {root} no longer exists; mount it or restore it")
     return OurFault(f"the vault's directory {root} failed: {error.strerror}; check its disk")
 
 

@@ -549,12 +549,12 @@ class _Version:
 def _lock_of(answer: Any) -> Locked | None:
     """Why an object cannot be deleted; None: no lock of its own keeps it."""
     if answer.get("ObjectLockLegalHoldStatus") == "ON":
-        return Locked("a legal hold in the vault keeps it (S3 Object Lock)", None)
+        return Locked("a legal hold in the vault prevents that (S3 Object Lock)", None)
     until = answer.get("ObjectLockRetainUntilDate")
     if until is None:
         return None
     until = until.astimezone(UTC)
-    return Locked(f"the vault keeps it until {until:%Y-%m-%d %H:%M} UTC (S3 Object Lock)", until)
+    return Locked(f"the vault retains it until {until:%Y-%m-%d %H:%M} UTC (S3 Object Lock)", until)
 
 
 def part_size(number: int, sent: int) -> int:

@@ -27,7 +27,7 @@ def patterns(given: Iterable[str]) -> tuple[str, ...]:
     """What a person wrote, as it is kept: trimmed, each once, in their order. Raises UsageError."""
     kept = tuple(dict.fromkeys(text for text in (one.strip().strip("/") for one in given) if text))
     if len(kept) > MOST:
-        raise UsageError(f"{len(kept)} patterns are too many; give {MOST} or fewer")
+        raise UsageError(f"{len(kept)} patterns are too many; use {MOST} or fewer")
     for pattern in kept:
         if len(pattern) > LONGEST or not pattern.isprintable() or any(map(str.isspace, pattern)):
             raise UsageError(

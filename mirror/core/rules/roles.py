@@ -80,7 +80,7 @@ def check_team_name(name: str) -> None:
         )
 
 
-def check_person_name(name: str, asked: str = "give a name") -> str:
+def check_person_name(name: str, asked: str = "enter a name") -> str:
     """The name of a person or thing, without invisible characters. Raises UsageError."""
     seen = _seen(name)
     if not seen:

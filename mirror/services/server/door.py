@@ -68,7 +68,9 @@ class Door:
         if len(self._open) >= self._most:
             if not self._full:
                 self._full = True
-                log.warning("all %d connections are taken; whoever is silent makes room", self._most)
+                log.warning(
+                    "all %d connections are in use; the longest idle one is closed to make room", self._most
+                )
             if not self._make_room(list(self._open)):
                 return False
         self._open[one] = None

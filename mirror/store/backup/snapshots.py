@@ -147,7 +147,7 @@ async def _give_notice(
         on conflict (told_key) do nothing
         """,
         repo_id,
-        f": {suspicion}, as snapshot #{snapshot.number} shows; what was before is kept",
+        f": {suspicion}, as snapshot #{snapshot.number} shows; what was there before is backed up",
         snapshot.taken_at,
         f"mass-deletion/{repo_id}/{since}",
     )

@@ -172,7 +172,7 @@ async def set_password(db: Db, person_id: PersonId, password_hash: str, old: str
             old,
         )
     except asyncpg.CheckViolationError:
-        raise UsageError("a password needs an e-mail address to sign in with; give one first") from None
+        raise UsageError("a password needs an e-mail address to sign in with; add one first") from None
     return done == "UPDATE 1"
 
 
@@ -256,7 +256,7 @@ async def link(
 
 def another_persons(login: str, host: str) -> str:
     """Why an account cannot be linked to a second person."""
-    return f"the account {login} at {host} is another person's here; sign in by it and unlink it there first"
+    return f"the account {login} at {host} belongs to another person; sign in with it and unlink it first"
 
 
 @translating

@@ -11,9 +11,9 @@ from mirror.store.database import Db, storable, transaction, translating
 FORGOTTEN: Final = timedelta(minutes=10)  # without a check until an outage no longer counts
 
 _BEGAN: Final = (
-    "The vault is away, so nothing is saved elsewhere: pushes wait, and are saved when it is back."
+    "The vault does not answer, so nothing is backed up: pushes wait, and are backed up when it is back."
 )
-_ENDED: Final = "The vault answers again; what was pushed meanwhile is being saved."
+_ENDED: Final = "The vault answers again; what was pushed meanwhile is being backed up."
 
 
 @dataclass(frozen=True, slots=True)
