@@ -153,7 +153,7 @@ async def test_a_forced_branch_is_shown_on_two_sides_and_planned_as_a_branch_at_
     assert "main now" in page and "main before" in page and "no commit in common" in page
     assert restoring.lost.decode()[:10] in page and restoring.work.tip().decode()[:10] in page
     assert re.search(r'value="branch" checked', page)
-    assert "main loses this commit, which is saved first and gets back 1 commit." in page
+    assert "main loses this commit, which is saved first, and gets back 1 commit." in page
     button = re.findall(r'<button class="btn main">([^<]*)', page)
     assert len(button) == 1 and re.fullmatch(r"Create restored/main-\d{4}-\d{4} in acme/api", button[0])
     told = await restoring.done(await restoring.pressed(page))
@@ -345,7 +345,7 @@ async def test_a_plan_to_an_address_keeps_all_but_its_token_over_a_proof(
     assert "Nothing has been done yet" in came.text and "Snapshot #1" in came.text
     assert f'value="{target.path}"' in came.text and 'value="me"' in came.text
     assert 'name="force" value="yes" checked' in came.text
-    assert 'name="ref" value="main"' in came.text
+    assert 'name="ref" type="text" value="main"' in came.text
 
 
 async def test_a_repository_that_is_not_there_is_told_above_the_plan(restoring: Restoring) -> None:
@@ -609,6 +609,8 @@ async def test_a_new_repository_is_made_and_restored_to(at_forge: AtForge) -> No
     assert "restore.create" in await here.actions()
     answer = await here.browser.get(f"{HERE}/restore/plan", **asked)
     assert answer.status_code == 422 and "choose another name" in answer.text
+    page = (await here.browser.get(f"{HERE}/restore", at="#1")).text
+    assert "Restore to acme/api-restored-2" in page, "a name that is free is proposed"
 
 
 async def test_a_forge_address_is_written_with_the_connection_and_undone(at_forge: AtForge) -> None:
@@ -649,6 +651,8 @@ async def test_undoing_into_a_repository_that_was_made_ends_with_its_default_bra
         made.commit("theirs", {"more": b"1\n"})
     await here.sure()
     page = (await here.browser.get(link(told, "Undo this restore"))).text
+    changes = re.search(r"changes from <span class=.ref.>main</span> to <span class=.ref.>theirs<", page)
+    assert bool(changes) == other, "a change of the default branch is in the plan"
     undo = link(told, "Undo this restore").removeprefix("/ann/acme/api/-")
     told = await here.done(await here.pressed(page, f"{undo}/now"))
     left = {name for name in refs_of(made.path) if name.startswith(b"refs/heads/")}
@@ -656,6 +660,23 @@ async def test_undoing_into_a_repository_that_was_made_ends_with_its_default_bra
         assert (left, made.default_branch) == ({b"refs/heads/theirs"}, "theirs"), told
     else:
         assert left == {MAIN} and "delete the repository there" in told
+
+
+async def test_a_default_branch_that_may_not_be_removed_is_the_default_one_again(at_forge: AtForge) -> None:
+    here, connection = at_forge.here, await at_forge.connect()
+    asked = {"at": "#1", "where": "new", "connection": str(connection.id), "name": "api-restored"}
+    page = (await here.browser.get(f"{HERE}/restore", **asked)).text
+    told = await here.done(await here.pressed(page))
+    made = at_forge.forge.repository("acme/api-restored")
+    assert made is not None
+    made.commit("theirs", {"more": b"1\n"})
+    made.work.git("config", "receive.denyDeletes", "true")  # as a host protects its branches
+    await here.sure()
+    page = (await here.browser.get(link(told, "Undo this restore"))).text
+    undo = link(told, "Undo this restore").removeprefix("/ann/acme/api/-")
+    told = await here.done(await here.pressed(page, f"{undo}/now"))
+    assert made.default_branch == "main" and MAIN in refs_of(made.path)
+    assert "stays the default branch: unprotect this one there and undo this again" in unescape(told)
 
 
 async def test_what_a_connection_may_not_is_named_with_what_to_do(at_forge: AtForge) -> None:

@@ -318,6 +318,10 @@ def undo_plan(made: UndoPlan, repo: Repo, eye: Eye) -> str:
         lines.append(f"  what was overwritten comes from {clean(made.kept.name)}")
     if made.made:
         lines.append("  the repository was made for the restore, and stays")
+    if made.default:
+        lines.append(
+            f"  its default branch changes from {name(made.default.old)} to {name(made.default.new)}"
+        )
     return "\n".join([*lines, *_ref_results(made.refs, eye), f"  {tally(made.refs)}"])
 
 

@@ -187,6 +187,11 @@ async def make_default(services: Services, team_id: TeamId, asked: Asked, to: Re
     return True
 
 
+async def may_make_default(services: Services, team_id: TeamId, asked: Asked) -> bool:
+    """Whether a connection writes to the target, which can ask its forge for another default branch."""
+    return await _connection_of(services, team_id, asked) is not None
+
+
 async def without_workflows(services: Services, team_id: TeamId, asked: Asked) -> Connection | None:
     """The connection that writes to the target, where its forge takes no workflow files from it.
 

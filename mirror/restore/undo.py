@@ -5,8 +5,9 @@ backed up (restore/target). No other module ever deletes a ref of a remote.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mirror.core.errors import EverrefError, NotFound, Refused
 from mirror.core.model import RefName, Refs, Remote, Repo, Snapshot
@@ -30,6 +31,14 @@ log = logging.getLogger("mirror.undo")
 
 
 @dataclass(frozen=True, slots=True)
+class DefaultMove:
+    """A change of the target's default branch, as hosts do not let theirs be removed."""
+
+    old: RefName
+    new: RefName
+
+
+@dataclass(frozen=True, slots=True)
 class UndoPlan:
     """What undoing a restore would do, computed before anything is done."""
 
@@ -37,6 +46,7 @@ class UndoPlan:
     refs: tuple[RefResult, ...]
     kept: Repo | None  # has what was overwritten; None: nothing was
     made: bool  # the restore made the repository, which stays
+    default: DefaultMove | None = None  # None: the target's default branch stays what it is
 
 
 async def check(services: Services, job: Job) -> None:
@@ -54,9 +64,21 @@ async def plan(services: Services, job: Job, means: Authority) -> UndoPlan:
     await check(services, job)
     to, made = await _reach(services, job, means)
     wrote = await restores.written(services.db, job.id)
-    actions = planning.undo_actions(wrote, await restore.listed_at(services, to))
+    listed = await restore.listed_at(services, to)
+    actions = planning.undo_actions(wrote, listed)
     kept = await _kept(services, job, to) if any(one.old for one in wrote) else None
-    return UndoPlan(to, tuple(restore.foreseen(action) for action in actions), kept, made)
+    move = _default_move(listed, actions)
+    if move and not await target.may_make_default(services, job.team_id, job.asked):
+        move = None
+    return UndoPlan(to, tuple(restore.foreseen(action) for action in actions), kept, made, move)
+
+
+def _default_move(listed: Refs, actions: Iterable[RefAction]) -> DefaultMove | None:
+    """The default branch and the one that takes its place, where it is to be removed and there is one."""
+    removed = [action.name for action in actions if action.action == "remove"]
+    default = planning.default_branch(listed)
+    other = planning.another_default(listed, removed) if default in removed else None
+    return DefaultMove(default, other) if default and other else None
 
 
 async def undo(
@@ -68,7 +90,8 @@ async def undo(
     2. Where the default branch is to be deleted, which hosts refuse, make another one the default.
     3. Push what was overwritten, from its backup, and delete what the restore made; each ref only
        if it still holds exactly what the restore wrote.
-    4. List the target again; what counts is what is there now.
+    4. List the target again; what counts is what is there now. Where the default branch could not be
+       removed after all, make it the default one again.
 
     Safe to run twice: a ref that is back already is `unchanged` the second time. Where a ref was left or
     refused, the restore is not undone yet, and the rest can be later.
@@ -80,37 +103,46 @@ async def undo(
     actions = planning.undo_actions(wrote, listed)
     failpoints.reached("undo: planned")
     default = planning.default_branch(listed)
-    removed = [action.name for action in actions if action.action == "remove"]
-    advice = await _another_default(services, job, to, listed, removed) if default in removed else ""
+    move = _default_move(listed, actions)
+    removes = any(action.name == default and action.action == "remove" for action in actions)
+    advice = _ONLY if removes and move is None else ""
+    moved = move is not None and await _moved_default(services, job, to, move.new)
+    if move and not moved:
+        other = _branch(move.new)
+        advice = f"it is the default branch there: make {other} the default one there and undo this again"
     said = await _put_back(services, job, to, actions, listed)
+    arrived = await restore.listed_at(services, to)
+    if move and moved and move.old in arrived:  # it was refused: nobody is to find another default branch
+        back = await _moved_default(services, job, to, move.old)
+        now = "stays the default branch" if back else f"{_branch(move.new)} is the default branch there now"
+        advice = f"{now}: unprotect this one there and undo this again"
     if default and default in said and said[default].ok is False and advice:
         said = {**said, default: replace(said[default], why=f"{said[default].why}; {advice}")}
-    arrived = await restore.listed_at(services, to)
     results = tuple(restore.outcome(action, arrived, said) for action in actions)
     verified = all(result.result not in ("refused", "skipped") for result in results)  # else there is more
     done = Restored(repo, snapshot, results, verified, said=restore.remarks(said))
     return await restore.recorded(services, done, f"undo of the push to {to.url}", cause)
 
 
-async def _another_default(
-    services: Services, job: Job, to: Remote, listed: Refs, removed: Collection[RefName]
-) -> str:
-    """Make another branch the default one, where there is one; what to do where the host still refuses."""
-    other = planning.another_default(listed, removed)
-    if other is None:
-        return (
-            "it is the default branch and the only one left there, which hosts keep: delete the repository"
-            " there, or make another branch the default one and undo this again"
-        )
-    name = shown_text(other.removeprefix(b"refs/heads/"))
+_ONLY: Final = (
+    "it is the default branch and the only one left there, which hosts keep: delete the repository"
+    " there, or make another branch the default one and undo this again"
+)
+
+
+def _branch(name: RefName) -> str:
+    return shown_text(name.removeprefix(b"refs/heads/"))
+
+
+async def _moved_default(services: Services, job: Job, to: Remote, branch: RefName) -> bool:
+    """Make this the target's default branch. False: it is not, whatever the host answered."""
     try:
-        done = await target.make_default(services, job.team_id, job.asked, to, name)
+        if not await target.make_default(services, job.team_id, job.asked, to, _branch(branch)):
+            return False
+        return planning.default_branch(await restore.listed_at(services, to)) == branch
     except EverrefError as error:
         log.warning("another default branch could not be set at a restore's target: %s", error)
-        done = False
-    if done:
-        return f"{name} is the default branch there now: unprotect this one there and undo this again"
-    return f"it is the default branch there: make {name} the default one there and undo this again"
+        return False
 
 
 async def _put_back(

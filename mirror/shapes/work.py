@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 from mirror.browse.plan_commits import NONE, PlanCommits, RefCommits
 from mirror.core.errors import Origin
 from mirror.core.formats.objects import Commit
+from mirror.core.words import name
 from mirror.restore import restore as restoring
 from mirror.restore import undo as undoing
 from mirror.shapes.base import Answer, Base64, git
@@ -132,15 +133,25 @@ class RefOutcome(Answer, frozen=True, kw_only=True):
         )
 
 
+class DefaultMove(Answer, frozen=True, kw_only=True):
+    """A change of a target's default branch."""
+
+    old: str
+    new: str
+
+
 class UndoPlan(Answer, frozen=True, kw_only=True):
     """What undoing a restore would do."""
 
     to: str
     refs: list[RefOutcome]
+    default_branch: Annotated[DefaultMove | None, Meta(description="how it changes; null: not at all")]
 
     @classmethod
     def of(cls, one: undoing.UndoPlan) -> "UndoPlan":
-        return cls(to=one.to.url, refs=[RefOutcome.of(ref) for ref in one.refs])
+        move = one.default
+        told = DefaultMove(old=name(move.old), new=name(move.new)) if move else None
+        return cls(to=one.to.url, refs=[RefOutcome.of(ref) for ref in one.refs], default_branch=told)
 
 
 class Plan(Answer, frozen=True, kw_only=True):
