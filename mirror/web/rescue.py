@@ -155,7 +155,7 @@ def _loses(commits: RefCommits | None) -> str:
     if not commits.loses:
         return "{ref} loses nothing: it only gets commits back."
     this = "this commit, which is" if commits.loses == 1 else f"these {commits.loses:,} commits, which are"
-    back = f" and gets back {words.count(commits.gains, 'commit')}" if commits.gains else ""
+    back = f", and gets back {words.count(commits.gains, 'commit')}" if commits.gains else ""
     return f"{{ref}} loses {this} saved first{back}."
 
 

@@ -5,8 +5,8 @@ backs up or a connected host, else when an address was given. A script asks for 
 change; without one, the form does.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from starlette.responses import Response
@@ -51,6 +51,7 @@ FIELDS: Final = (
     *("url", "username", "force", "archive"),
 )  # of a request for a plan, as an address may hold them; a token it may not
 NAMES: Final = 20  # that are tried for a branch
+TRIED: Final = 4  # names of a new repository
 KINDS: Final[Sequence[jobs.Kind]] = ("restore",)
 STATES: Final[Sequence[jobs.State]] = ("done",)
 EARLIER: Final = 5  # restores by which the time of another is told
@@ -223,6 +224,13 @@ def _by_consent(context: RequestContext, connection: Connection) -> bool:
 # The page
 
 
+class NameTaken(Refused):
+    """A repository that is to be made exists already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"a repository {name} exists already; choose another name")
+
+
 async def page(context: RequestContext) -> Response:
     """What comes back, in which way, and the plan of it. Nothing is written."""
     at = await moment_at(context)
@@ -287,7 +295,7 @@ async def _shown(
         if draft is not None:
             if draft.asked["force"] and not context.is_sure:  # before the plan is made, which would be lost
                 raise AskAgain(None if context.request.method in SAFE else _back(at, wish))
-            planned = await _planned(context, at, draft, wish)
+            draft, planned = await _planned_freely(context, at, draft, wish)
     except EverrefError as failed:
         error, draft = failed, None
     repo = given.get("repo") or at.repo.name
@@ -303,7 +311,7 @@ async def _shown(
         elsewhere=where,
         written=rescue.written,
         repo=repo,
-        proposed=given.get("name") or f"{at.repo.name.rpartition('/')[2]}-restored",
+        proposed=given.get("name") or _name_of(draft) or _proposed(at),
         given=dict.fromkeys(FIELDS, "") | _of_draft(draft, wish.plain),
         fields=wish.plain | {"at": at.saved.label},
         back=_back(at, wish),
@@ -314,6 +322,11 @@ async def _shown(
         sealed=sealed(context, at.repo, draft) if draft else "",
         **({"plan": None} | planned),
     )
+
+
+def _name_of(draft: Draft | None) -> str:
+    """The name of the repository that is to be made, if one is."""
+    return str((draft.asked.get("new") or {}).get("name", "")) if draft else ""
 
 
 def _of_draft(draft: Draft | None, plain: dict[str, str]) -> dict[str, str]:
@@ -393,9 +406,32 @@ async def _drafted(context: RequestContext, at: ShownMoment, wish: Wish, where: 
         return await to_url(context, at.repo, given, asked)
     if way == "new" and where.chosen is not None:
         given |= {"connection": str(where.chosen.id), "owner": where.owner}
-        given["name"] = given.get("name") or f"{at.repo.name.rpartition('/')[2]}-restored"
+        given["name"] = given.get("name") or _proposed(at)
         return await to_new(context, at.repo, given, asked)
     return await to_kept(context, at.repo, given, asked)
+
+
+async def _planned_freely(
+    context: RequestContext, at: ShownMoment, draft: Draft, wish: Wish
+) -> tuple[Draft, dict[str, Any]]:
+    """The plan; where nobody chose the name of a new repository, one that is free."""
+    for number in range(2, TRIED + 2):
+        try:
+            return draft, await _planned(context, at, draft, wish)
+        except NameTaken:
+            if wish.given.get("name") or number > TRIED:
+                raise
+            name = f"{_proposed(at)}-{number}"
+            new = draft.asked["new"] | {"name": name}
+            told = draft.told.replace(draft.name, f"{new['owner']['login']}/{name}", 1)
+            asked = {**draft.asked, "new": new}
+            draft = replace(draft, asked=asked, name=f"{new['owner']['login']}/{name}", told=told)
+    raise AssertionError("the last try returns or raises")
+
+
+def _proposed(at: ShownMoment) -> str:
+    """The name of a new repository, unless somebody chooses another."""
+    return f"{at.repo.name.rpartition('/')[2]}-restored"
 
 
 async def _planned(context: RequestContext, at: ShownMoment, draft: Draft, wish: Wish) -> dict[str, Any]:
@@ -404,7 +440,7 @@ async def _planned(context: RequestContext, at: ShownMoment, draft: Draft, wish:
     async with context.planning():
         to = await target.reach(services, team, asked, Authority(context.acting, draft.secret))
         if asked.get("new") and not await target.is_free(services, to):
-            raise Refused(f"a repository {draft.name} exists already; choose another name")
+            raise NameTaken(draft.name)
         made = await restore.plan(
             services, at.repo, at.saved, restore.What.of(asked), to, new=bool(asked.get("new"))
         )
@@ -417,7 +453,8 @@ async def _planned(context: RequestContext, at: ShownMoment, draft: Draft, wish:
     earlier = await jobs.page(
         services.db, team, repo_id=at.repo.id, kinds=KINDS, states=STATES, limit=EARLIER
     )
-    came_for = await _came_for(context, at, wish.subject)
+    overwritten = {ref.name for ref in made.refs if ref.result == "updated"}
+    came_for = await _came_for(context, at, wish.subject, overwritten)
     return {
         "plan": made,
         "counts": counts,
@@ -438,11 +475,13 @@ async def _planned(context: RequestContext, at: ShownMoment, draft: Draft, wish:
     }
 
 
-async def _came_for(context: RequestContext, at: ShownMoment, subject: Subject) -> RefName | None:
+async def _came_for(
+    context: RequestContext, at: ShownMoment, subject: Subject, overwritten: Collection[RefName]
+) -> RefName | None:
     """The ref that somebody wants back: the one they named, that was lost next, or that HEAD names."""
     if subject.kind == "ref":
         return RefName(subject.source.encode())
-    if at.around and at.around.took:
+    if at.around and at.around.took and at.around.took.name in overwritten:
         return at.around.took.name
     snapshot = at.saved
     found = await refs_shown.targets_at(
