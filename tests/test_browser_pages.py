@@ -56,7 +56,12 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/{team}/-/settings/audit": ("/ann/-/settings/audit",),
     "/{team}/-/connect": ("/ann/-/connect", "/empty-team/-/connect"),
     "/{team}/-/connect/url": ("/ann/-/connect/url",),
-    "/{team}/-/connect/{connection}": ("{connection}", "{connection}?q=garden&private=no"),
+    "/{team}/-/connect/{connection}": (
+        "{connection}",
+        "{connection}?q=garden&private=no",
+        "{connection}?q=nothing-like-this",
+    ),
+    "/{team}/-/connect/{connection}/token": ("{connection}/token?next=/ann",),
     "/{team}/-/activity": ("/ann/-/activity", "/empty-team/-/activity"),
     "/{team}/-/activity/{job}": ("{job}",),
     "/{team}/-/drills": ("/ann/-/drills", "/empty-team/-/drills"),

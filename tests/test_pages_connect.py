@@ -279,8 +279,13 @@ async def test_a_token_that_the_forge_refuses_is_told_in_a_line_without_it(conne
         "/ann/-/connect/token", forge=connecting.forge.kind, host="", token="not-a-token-at-all"
     )
     assert answer.status_code == 422
-    assert 'role="alert"' in answer.text
-    assert "not-a-token-at-all" not in answer.text
+    (told,) = re.findall(r'<p id="f-token-about" class="wrong">([^<]+)', answer.text)
+    assert "refuses the token" in told and "not-a-token-at-all" not in answer.text
+    elsewhere = await connecting.browser.post(
+        "/ann/-/connect/token", forge="gitlab", host="no@host", token="some-token"
+    )
+    assert re.findall(r'<p id="f-host-about" class="wrong">([^<]+)', elsewhere.text)
+    assert 'value="no@host"' in elsewhere.text
 
 
 async def test_disconnecting_keeps_the_repos_and_takes_the_hooks_away(connecting: Connecting) -> None:
@@ -419,9 +424,10 @@ async def test_any_git_address_is_kept(site: Site) -> None:
 async def test_an_address_that_is_none_is_told_in_a_line(site: Site, url: str) -> None:
     browser = await site.signed_in(await site.person("ann"))
     await browser.get("/ann/-/connect/url")
-    answer = await browser.post("/ann/-/connect/url", url=url)
+    answer = await browser.post("/ann/-/connect/url", url=url, name="mine", username="ann")
     assert answer.status_code == 422
-    assert 'role="alert"' in answer.text
+    assert len(re.findall(r'<p id="f-url-about" class="wrong">([^<]+)', answer.text)) == 1
+    assert 'value="mine"' in answer.text and 'value="ann"' in answer.text
 
 
 async def test_a_path_of_this_machine_is_for_whoever_runs_everref_here(site: Site, work: Work) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from playwright.async_api import Browser as Chromium
 from playwright.async_api import Page, ViewportSize
 
+from mirror.core.rules.roles import Role
 from mirror.restore import drill
 from mirror.store.discovery import remotes
 from mirror.store.people import audit
@@ -46,6 +47,37 @@ async def test_the_head_of_an_archived_repo_is_as_wide_as_the_page(chromium: Chr
     assert "restored from the vault alone" in html
     async with shown(chromium, html, PHONE) as page:
         assert (await box(page, "h1"))[1] > 300
+
+
+async def test_the_settings_of_a_team_of_two_are_no_wider_than_a_phone(
+    chromium: Chromium, seen: Seen
+) -> None:
+    await seen.site.member(seen.team, "maximiliane", Role.OPERATOR)
+    html = (await seen.browser.get("/ann/-/settings")).text
+    assert "Maximiliane" in html and "Sign-in link" in html
+    async with shown(chromium, html, PHONE) as page:
+        assert await page.locator("html").evaluate("one => one.scrollWidth") <= PHONE["width"]
+        card = page.locator(".card").first
+        assert await card.evaluate("one => one.scrollWidth - one.clientWidth") <= 0
+
+
+async def test_the_audit_log_says_what_was_granted_in_words(seen: Seen) -> None:
+    entry = audit.Entry(
+        person_id=None,
+        actor="Ann",
+        action="token.make",
+        subject="ci",
+        detail={"scopes": ["read", "restore"], "daily": True, "days": None, "counts": {"a": 1, "b": 2}},
+    )
+    await audit.add(seen.site.mirror.services.db, seen.team.id, entry, seen.site.mirror.clock())
+    page = (await seen.browser.get("/ann/-/settings/audit")).text
+    for said in ("scopes: read, restore", "daily: yes", "days: none", "counts: a 1, b 2"):
+        assert f">{said}</div>" in page, said
+
+
+async def test_no_page_of_the_api_shows_a_backtick(seen: Seen) -> None:
+    page = (await seen.browser.get("/api/docs")).text
+    assert "`" not in page and page.count("<code>") > 3
 
 
 async def test_an_entry_of_the_audit_log_is_no_tower_of_letters(chromium: Chromium, seen: Seen) -> None:

@@ -83,16 +83,17 @@ async def _added(services: Services, team: TeamId, name: str, url: str, insisted
         return namesake
     taken = f"the name {name} is taken by {namesake.url}"
     if namesake.object_format:
-        raise UsageError(f"{taken}; choose another with --name")
+        raise UsageError(f"{taken}; choose another with --name", field="name")
     if not insisted:
         raise UsageError(
             f"{taken}, which was never reached; pass --name {name} to replace that address, "
-            "or another --name to keep both"
+            "or another --name to keep both",
+            field="name",
         )
     async with leased(services, namesake, patience=0):
         moved = await repos.move(services.db, namesake.id, url)
     if not moved:
-        raise UsageError(f"{taken}; choose another with --name")
+        raise UsageError(f"{taken}; choose another with --name", field="name")
     return moved
 
 

@@ -41,6 +41,7 @@ def environment() -> Environment:
         "ago": ago,
         "called": called,
         "clock": clock,
+        "coded": coded,
         "count": words.count,
         "day": day,
         "iso": iso,
@@ -158,6 +159,15 @@ def wrong(error: object | None) -> dict[str, str]:
     """The field of a form that an error is about, with the message for it; empty: no single field."""
     field = error.field if isinstance(error, UsageError) else None
     return {field: words.sentence(error)} if field else {}
+
+
+def coded(said: str) -> str:
+    """Words in which backticks mark code, as they look on a page."""
+    parts = said.split("`")
+    if len(parts) % 2 == 0:  # one is left over: they mark nothing
+        return said
+    marked = [Markup("<code>{}</code>").format(one) if n % 2 else one for n, one in enumerate(parts)]
+    return Markup("").join(marked)
 
 
 def called(app: Any) -> str:

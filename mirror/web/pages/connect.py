@@ -24,17 +24,19 @@ from mirror.web.pages.choose import signs_in_by
 from mirror.web.pages.connections import address_of, connection_of
 
 
-async def page(context: RequestContext, error: EverrefError | None = None, token: bool = False) -> Response:
+async def page(
+    context: RequestContext, error: EverrefError | None = None, typed: tuple[str, str] | None = None
+) -> Response:
     """The team's connections, and the ways to make one."""
     apps = context.services.settings.apps
     return context.render(
         "connect.html",
         200 if error is None else 422,
-        error=error,
+        wrong=templating.wrong(error) or ({"token": words.sentence(error)} if error else {}),
+        typed=typed,
         connections=await store.of_team(context.services.db, context.of_team().id),
         registered=[app for app in apps if app.registered],
         hosts=[app.host for app in apps],
-        by_token=token,
     )
 
 
@@ -44,7 +46,7 @@ async def by_token(context: RequestContext) -> Response:
     product, host = str(form.get("forge", "")), str(form.get("host", "")).strip().lower()
     try:
         if product not in ("github", "gitlab"):
-            raise UsageError("choose GitHub or GitLab")
+            raise UsageError("choose GitHub or GitLab", field="forge")
         raw = _token(str(form.get("token", "")))
         known = [app for app in context.services.settings.apps if app.forge == product]
         app = next((one for one in known if host in ("", one.host)), None)
@@ -53,7 +55,7 @@ async def by_token(context: RequestContext) -> Response:
             context.services, context.of_team().id, context.owner().id, app, Tokens(raw), "token"
         )
     except EverrefError as error:
-        return await page(context, error, token=True)
+        return await page(context, error, (product, host))
     await context.audit("connection.add", f"{connection.login} at {connection.host}", detail={"by": "token"})
     await connections.request_refused(context.services, connection.id, context.hint)
     return context.redirect(address_of(context, connection))
@@ -132,15 +134,20 @@ async def disconnect(context: RequestContext) -> Response:
 
 
 async def url_page(
-    context: RequestContext, error: EverrefError | None = None, url: str = "", name: str = ""
+    context: RequestContext,
+    error: EverrefError | None = None,
+    url: str = "",
+    name: str = "",
+    username: str = "",
 ) -> Response:
     """A form for any git address."""
     return context.render(
         "url.html",
         200 if error is None else 422,
-        error=error,
+        wrong=templating.wrong(error) or ({"url": words.sentence(error)} if error else {}),
         url=url,
         name=name,
+        username=username,
         deploy_key=await ssh_access.known_key(context.services, context.of_team().id),
     )
 
@@ -172,7 +179,7 @@ async def add_url(context: RequestContext) -> Response:
         )
     except EverrefError as error:
         shown = "" if "@" in url else url  # it may contain a password
-        return await url_page(context, error, shown, name)
+        return await url_page(context, error, shown, name, username)
     return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}", "Its first backup starts now.")
 
 
@@ -186,7 +193,7 @@ def _token(text: str) -> str:
 def _host(text: str) -> str:
     host = text.removeprefix("https://").rstrip("/")
     if not host or any(one in host for one in "/@?#\\ ") or not host.isascii():
-        raise UsageError("enter the host, such as gitlab.example.org")
+        raise UsageError("enter the host, such as gitlab.example.org", field="host")
     return host
 
 
