@@ -1,5 +1,5 @@
--- strips.sql($1 repo ids, $2 since): of each of these repos, the days on which something new was saved, by UTC: how
--- often, and how many refs were forced.
+-- strips.sql($1 repo ids, $2 since, $3 zone): of each of these repos, the days of that zone on which something new was
+-- saved: how often, and how many refs were forced.
 select
   saved.repo_id, saved.day, saved.backups,
   (
@@ -8,7 +8,7 @@ select
       and old is not null and kind <> 'fast-forwarded' and substring(old from 1 for 5) <> 'ref: '::bytea
   ) as forced
 from (
-  select repo_id, (taken_at at time zone 'UTC')::date as day, count(*) as backups, min(number) as first, max(number) as last
+  select repo_id, (taken_at at time zone $3)::date as day, count(*) as backups, min(number) as first, max(number) as last
   from snapshot
   where repo_id = any ($1) and taken_at >= $2
   group by repo_id, day

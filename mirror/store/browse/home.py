@@ -6,6 +6,8 @@ from datetime import date, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import asyncpg
+
 from mirror.core.model import Repo, RepoId
 from mirror.core.rules.pushes import Lost
 from mirror.store.backup import reported_updates
@@ -208,10 +210,16 @@ def _pattern(search: str) -> str | None:
 
 
 @translating
-async def strips(db: Db, ids: Sequence[RepoId], since: datetime) -> dict[RepoId, list[Day]]:
-    """The days since then on which a snapshot of each of these repos was taken."""
+async def strips(
+    db: Db, ids: Sequence[RepoId], since: datetime, zone: str = "UTC"
+) -> dict[RepoId, list[Day]]:
+    """The days of a zone since then on which a snapshot of each of these repos was taken."""
     found: dict[RepoId, list[Day]] = {one: [] for one in ids}
-    for row in await db.fetch(query("strips"), list(ids), since):
+    try:
+        rows = await db.fetch(query("strips"), list(ids), since, zone)
+    except asyncpg.InvalidParameterValueError:  # a zone that this PostgreSQL does not know yet
+        rows = await db.fetch(query("strips"), list(ids), since, "UTC")
+    for row in rows:
         found[_id(row["repo_id"])].append(Day(row["day"], row["backups"], row["forced"]))
     return found
 

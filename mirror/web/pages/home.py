@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from math import log2
 from typing import Final, cast, get_args
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from urllib.parse import quote
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from mirror.core import words
+from mirror.core import words, zones
 from mirror.core.model import RepoId
 from mirror.discovery import webhooks
 from mirror.store.browse import causes, found, home
@@ -169,10 +169,9 @@ async def repositories(context: RequestContext) -> Response:
     refs, commits = await _found(context, asked["q"])
     if "go" in context.query and len(rows) == matches == 1 and not refs and not commits:
         return context.redirect(templating.repo_url(team.name, rows[0].name))
-    first = context.now - timedelta(days=DAYS - 1)
-    days = await home.strips(
-        db, [row.id for row in rows], first.replace(hour=0, minute=0, second=0, microsecond=0)
-    )
+    today = context.now.astimezone(context.zone).date()
+    first = zones.moment_of(datetime.combine(today - timedelta(days=DAYS - 1), time()), context.zone)
+    days = await home.strips(db, [row.id for row in rows], first, context.zone.key)
     narrowed = bool(asked["q"] or asked["cause"] or state)
     settled = [] if narrowed else await causes.settled_lately(db, team.id, context.now - LATELY, SETTLED)
     return context.render(
@@ -193,7 +192,11 @@ async def repositories(context: RequestContext) -> Response:
         commit_id=found.commit_id(asked["q"]),
         shown=FOUND,
         strips={
-            row.id: strip(days[row.id], context.now.date(), row.failure.since.date() if row.failure else None)
+            row.id: strip(
+                days[row.id],
+                today,
+                row.failure.since.astimezone(context.zone).date() if row.failure else None,
+            )
             for row in rows
         },
         forced={one.repo_id: one for one in standing.forced},
