@@ -71,6 +71,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "/{team}/-/settings/members/link": "test_signup",
     "/{team}/-/settings/leave": "test_pages_keeping",
     "/{team}/-/settings/tokens/revoke": "test_pages_keeping",
+    "/{team}/-/settle": "test_pages_home",
     "/{team}/-/connect/": "test_pages_connect",
     "/{team}/{repo:repo}/-/settings/source": "test_pages_keeping",
     "/{team}/{repo:repo}/-/restore": "test_pages_restore",
