@@ -10,7 +10,7 @@ from mirror.core.errors import UsageError
 
 WHEN = """\
 WHEN is a time such as 2026-03-02T09:14:03Z or 2026-03-02 (UTC unless it says
-otherwise, as in 2026-03-02T09:14+01:00; a date is its first moment), one in words
+otherwise, as in 2026-03-02T09:14+01:00; a date is its first moment), a time in words
 such as '2h ago', 'yesterday 10:00' or 'last Friday' (days of UTC, too), or a
 snapshot's number such as '#12'; write the quotes, the shell needs them. A time
 means the last snapshot at or before it."""
@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     )
     backup.add_argument("--name", help="what to call it (default: owner/name, from the URL)")
     _team(backup, f"the team to add it to {_OWN}")
-    _token(backup, "kept encrypted")
+    _token(backup, "stored encrypted")
 
     repos = command(
         "repos", "list the repositories that are backed up, and as of when each is protected", _REPOS
@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     refs = command("refs", "show every ref as it was", _REFS)
     _repo(refs)
     _at(refs)
-    refs.add_argument("--gone", action="store_true", help="those that had been deleted by then, newest first")
+    refs.add_argument("--gone", action="store_true", help="refs that had been deleted by then, newest first")
 
     plan = command("plan", "show what restore would do, and do nothing", _PLAN)
     _repo(plan)
@@ -170,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--to", metavar="URL|PATH", help="the remote to push to")
     _push(plan)
 
-    restore = command("restore", "bring a moment back as a bundle, in a directory, or to a remote", _RESTORE)
+    restore = command("restore", "restore a moment as a bundle, in a directory, or to a remote", _RESTORE)
     _repo(restore)
     _at(restore)
     _globs(restore)
@@ -235,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _team(connect, f"the team that it is for {_OWN}")
     connect.add_argument("--host", help="where it is (default: github.com, gitlab.com, or what is set)")
-    _token(connect, "kept encrypted")
+    _token(connect, "stored encrypted")
     which = connect.add_mutually_exclusive_group()
     which.add_argument("--everything", action="store_true", help="back up every repository, and new ones too")
     which.add_argument(
@@ -293,7 +293,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="how long to wait for a database that does not answer yet: 30s, 5m (default: 0s)",
     )
-    command("doctor", "say what is used here, what it can do and what is missing", _DOCTOR)
+    command("doctor", "show what this installation uses, what that can do, and what is missing", _DOCTOR)
 
     completion = command("completion", "print a completion script for a shell", _COMPLETION)
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
@@ -502,7 +502,7 @@ _REFS = (
     + """
 
 --json, one a line: {"name", "target"}; a symbolic target is "ref: refs/heads/main".
-With --gone, "target" is what the ref held at last, and "gone" how it went:
+With --gone, "target" is what the ref held when it was deleted, and "gone" has when and by whom:
 {"last": the last snapshot that had it, "at", "by"}.
 A name that is no UTF-8 has its bytes in "name_b64" too."""
 )

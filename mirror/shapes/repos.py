@@ -132,7 +132,7 @@ class TakenSnapshot(Answer, frozen=True, kw_only=True):
 
 
 class WentAway(Answer, frozen=True, kw_only=True):
-    """How a ref that is gone went; `target` is what it held at last."""
+    """When and by whom a ref was deleted; its `target` is what it held then."""
 
     last: Annotated[int, Meta(description="the last snapshot that had it, or would have had it")]
     at: datetime | None = None

@@ -356,7 +356,7 @@ def another_default(listed: Refs, removed: Collection[RefName]) -> RefName | Non
 def _undone(one: Wrote, now: Target | None) -> RefAction:
     goal = one.old or one.new
     if now == one.old:
-        why = "it is gone already" if now is None else "it holds that already"
+        why = "it was deleted already" if now is None else "it holds that already"
         return RefAction(one.name, goal, one.name, "unchanged", why, now)
     if now != one.new:
         holds = f"holds {shown_text(now)} now" if now else "was deleted"
