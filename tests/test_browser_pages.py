@@ -22,7 +22,6 @@ SEEN: Final = ["color-contrast", "target-size", "scrollable-region-focusable"]  
 
 # What is answered, but is no page.
 OTHERWISE: Final = {
-    "/": "leads to the team's home",
     "/static/{name}": "a file of ours",
     "/manifest.webmanifest": "for whoever installs the pages",
     "/auth/{forge}": "leads to the forge",
@@ -42,8 +41,11 @@ OTHERWISE: Final = {
     "/{team}/{repo:repo}/-/restores/{job}/undo/now": "leads back to the plan",
 }
 
+ALSO: Final = ("/",)  # all teams of who is in several; who is signed out is led to signing in
+
 # Every page by its way, as it can be met. The names in them are those of `World.names`.
 PAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "/": (),  # of who is signed in: ALSO
     "/status": ("/status",),
     "/sign-in": ("/sign-in", "/sign-in?next=/ann"),
     "/sign-up": ("/sign-up",),
@@ -51,7 +53,14 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/account": ("/account",),
     "/account/sure": ("/account/sure?next=/account",),
     "/invitations/{raw}": ("{invitation}",),
-    "/{team}": ("/ann", "/ann?q=nothing-like-this", "/ann?state=forced&sort=size", "/empty-team"),
+    "/{team}": (
+        "/ann",
+        "/ann?q=nothing-like-this",
+        "/ann?q=garden",
+        "/ann?q=main",
+        "/ann?state=forced&sort=size",
+        "/empty-team",
+    ),
     "/{team}/-/settings": ("/ann/-/settings", "/empty-team/-/settings"),
     "/{team}/-/settings/audit": ("/ann/-/settings/audit",),
     "/{team}/-/connect": ("/ann/-/connect", "/empty-team/-/connect"),
@@ -239,7 +248,7 @@ def met() -> list[tuple[str, bool]]:
     """Every example of a page, and whether it is for who is signed in."""
     needs = {way.path: way.needs for way in pages()}
     found = [(one, needs[path] is not Needs.NOTHING) for path, examples in PAGES.items() for one in examples]
-    return found + [(one, True) for one in ERRORS]
+    return found + [(one, True) for one in (*ALSO, *ERRORS)]
 
 
 @pytest.mark.parametrize(("path", "signed_in"), met(), ids=[path for path, _ in met()])

@@ -74,6 +74,7 @@ KIM = Refused(uuid4(), "github", "github.com", "kim", "github.com refuses kim's 
         ({"protected": 3, "damaged": 1}, "4 repositories: 3 protected, 1 damaged"),
         ({"damaged": 2, "never": 1}, "3 repositories: none protected, 1 not saved yet, 2 damaged"),
         ({"failing": 3}, "3 repositories, all failing"),
+        ({"never": 2}, "2 repositories, none saved yet"),
     ],
 )
 def test_the_sentence_adds_up(states: dict[str, int], said: str) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.async_api import Locator, expect
 
-from tests.parts.browser import PATIENCE, Someone, Visitor
+from tests.parts.browser import ALL_PROTECTED, PATIENCE, Someone, Visitor
 from tests.parts.demo import Stage
 from tests.parts.forges import Person
 from tests.parts.tasks import WAYS, Task, Way, options
@@ -139,4 +139,4 @@ async def test_a_dead_token_is_healed_by_two_presses_from_home(
     await expect(page).to_have_url(re.compile(rf"{someone.url}/{login}"))
     await expect(page.get_by_text(re.compile(rf"accepts {login}.s token again"))).to_be_visible()
     assert task.presses <= 2
-    await someone.all_protected()
+    await shown(someone, page.get_by_role("heading", level=1, name=ALL_PROTECTED))

@@ -1,9 +1,9 @@
--- found_refs.sql($1 team_id, $2 words as a tsquery, $3 how many are read, $4 how many are shown): refs of a team's repos whose names
+-- found_refs.sql($1 team_id, $2 words as a tsquery, $3 how many are read, $4 how many are shown): branches and tags of a team's repos whose names
 -- have words that begin like these, also deleted ones: those that are there come first, and of these the shortest names.
 with hits as (
   select ref.id, ref.name, repo.id as repo_id, repo.name as repo
   from ref join repo on repo.id = ref.repo_id
-  where ref_words(ref.name) @@ $2::text::tsquery and repo.team_id = $1 and ref.name <> 'HEAD'::bytea
+  where ref_words(ref.name) @@ $2::text::tsquery and repo.team_id = $1 and is_branch_or_tag(ref.name)
   limit $3
 )
 select

@@ -5,7 +5,9 @@ select
   coalesce(latest.refs_count, 0) as refs,
   coalesce((select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null), 0)::bigint as bytes,
   repo_state(repo) as state,
-  least(repo.behind_since, repo.failing_since, repo.refused_at) as behind, latest.taken_at as saved_at,
+  least(
+    repo.behind_since, repo.failing_since, case when repo.paused_at is null then repo.refused_at end
+  ) as behind, latest.taken_at as saved_at,
   (select finished_at from drill where repo_id = repo.id order by finished_at desc limit 1) as proved_at,
   (select why from connection where id = repo.connection_id and repo.refused_at is not null) as refused,
   exists (select from job where job.repo_id = repo.id and kind = 'sync' and job.state = 'running') as at_work

@@ -13,7 +13,7 @@ from mirror.store.people.teams import TeamId
 READ: Final = 1000  # refs that are read before the best are chosen
 SHORTEST: Final = 7  # digits of an id
 _ID: Final = re.compile(rf"[0-9a-f]{{{SHORTEST},64}}")
-_LEFT_OUT: Final = frozenset({"", "refs", "heads", "tags", "pull"})  # as in ref_words of sql/088
+_LEFT_OUT: Final = frozenset({"", "refs", "heads", "tags"})  # as in ref_words of sql/089
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def words(text: str) -> str | None:
 
 @translating
 async def refs(db: Db, team: TeamId, text: str, limit: int) -> Sequence[FoundRef]:
-    """The refs of the team's repos whose names have words that begin like these, also deleted ones."""
+    """The branches and tags of the team's repos whose names have words that begin so, also deleted ones."""
     asked = words(text)
     if asked is None:
         return []

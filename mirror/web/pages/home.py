@@ -359,7 +359,7 @@ def sentence(summary: Summary) -> str:
         return f"1 repository, {shown[0].label}"
     all_of_them = causes_shown.repositories(summary.total)
     if len(shown) == 1:
-        return f"{all_of_them}, all {shown[0].label}"
+        return f"{all_of_them}, {'none saved yet' if shown[0].state == 'never' else f'all {shown[0].label}'}"
     told = [f"{one.number:,} {one.label}" for one in shown]
     if shown[0].state != "protected":
         told.insert(0, "none protected")
