@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
+from mirror.backup import sync
 from mirror.core.rules.roles import Role
 from mirror.people import members
 from mirror.people.acting import By
 from mirror.store import repos
 from mirror.web import csrf
 from mirror.web.compression import may_be_compressed
+from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
 LARGEST: int = 60_000  # bytes of a page on the wire
@@ -153,3 +155,42 @@ async def test_a_page_whose_address_is_a_secret_is_not_compressed(site: Site) ->
     ):
         headers, _ = await _wire(browser, path)
         assert "content-encoding" not in headers and "no-transform" in headers["cache-control"]
+
+
+async def test_every_page_is_small_on_the_wire_at_scale(site: Site, work: Work) -> None:
+    """338 repositories that were backed up, one of them with 2,000 refs that moved, and its pages."""
+    person = await site.person("acme")
+    team, db = await site.team(person), site.mirror.services.db
+    work.commit("main", message="First")
+    work.many_refs(2000, "refs/heads/feature/with-a-name-of-some-length-")
+    repo = await repos.add(db, team.id, "northwind/api", str(work.path), site.mirror.clock())
+    await sync.sync(site.mirror.services, repo.id)
+    work.commit("main", message="Second")
+    moved = work.tip("main")
+    work.update({name: moved for name in work.refs() if name.startswith(b"refs/heads/feature/")})
+    await sync.sync(site.mirror.services, repo.id)
+    for number in range(337):
+        name = f"northwind/a-service-of-some-name-{number:03}"
+        one = await repos.add(db, team.id, name, f"https://example.org/{name}", site.mirror.clock.now)
+        await db.execute(
+            "update repo set protected_as_of = $2, synced_at = $2, wanted_at = $2 where id = $1",
+            one.id,
+            site.mirror.clock.now,
+        )
+    browser = await site.signed_in(person)
+    at = "/acme/northwind/api"
+    pages = ["/acme", "/acme?q=service", "/acme/-/report", "/acme/-/drills", "/acme/-/activity", "/account"]
+    pages += [
+        "/acme/-/settings",
+        "/acme/-/settings/audit",
+        "/acme/-/connect",
+        "/api/docs",
+        at,
+        f"{at}?at=%231",
+    ]
+    pages += [
+        f"{at}/-/{one}" for one in ("files", "commits", "refs", "pushes", "lost", "difference", "restore")
+    ]
+    pages += [f"{at}/-/{one}" for one in ("restores", "settings", "clone")]
+    sizes = {page: len((await _wire(browser, page))[1]) for page in pages}
+    assert {page: size for page, size in sizes.items() if size >= LARGEST} == {}, sizes

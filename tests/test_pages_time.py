@@ -121,6 +121,18 @@ async def test_what_is_no_moment_is_said_at_the_field_and_the_page_stays(site: S
         assert _moment(text) == "#3"
 
 
+async def test_a_comparison_takes_times_of_who_asks_and_says_at_the_field_what_is_none(
+    site: Site, work: Work
+) -> None:
+    browser = await _visited(site, work)
+    page = await browser.get(f"{PAGE}/-/difference", **{"from": "2026-11-17 08:00", "at": "#3"})
+    assert page.status_code == 200 and "From #2 to #3" in page.text
+    for wrong in ("next full moon", "#77"):
+        page = await browser.get(f"{PAGE}/-/difference", **{"from": wrong, "at": "#3"})
+        assert page.status_code == 422 and f'value="{wrong}"' in page.text
+        assert 'aria-describedby="from-wrong"' in page.text and 'id="from-wrong" class="wrong"' in page.text
+
+
 @pytest.mark.parametrize("page", ["/-/restore", "/-/raw/README.md"])
 async def test_what_gives_bytes_or_restores_takes_no_other_moment(site: Site, work: Work, page: str) -> None:
     browser = await _visited(site, work)

@@ -11,11 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from mirror.browse import moments
 from mirror.browse.moments import Blob, Raw
-from mirror.core import when
-from mirror.core.errors import NotFound
+from mirror.core import when, words
+from mirror.core.errors import NotFound, UsageError
 from mirror.core.formats import objects
 from mirror.core.model import RefName
 from mirror.core.rules import render
+from mirror.core.when import When
 from mirror.git.reader.questions import Readme, Source
 from mirror.restore import moment
 from mirror.store.browse import gone_refs
@@ -277,12 +278,14 @@ async def difference(context: RequestContext) -> Response:
     snapshot = at.saved
     asked = context.query.get("from", "").strip()[:100]
     ref = bytes_of(context, "ref")
-    if asked:
-        before = await moment.snapshot_at(
-            context.services, at.repo, when.parse(asked, context.now, context.zone)
-        )
-    else:
-        before = await moment.snapshot_at(context.services, at.repo, max(snapshot.number - 1, 1))
+    earlier: When = max(snapshot.number - 1, 1)
+    wrong = ""
+    try:
+        wanted = when.parse(asked, context.now, context.zone) if asked else earlier
+        before = await moment.snapshot_at(context.services, at.repo, wanted)
+    except (UsageError, NotFound) as error:  # said at the field; the page stays
+        context.status, wrong = 422, words.sentence(error)
+        before = await moment.snapshot_at(context.services, at.repo, earlier)
     found = await moments.difference(context.services, at.repo, before, snapshot, ref=ref or None)
     return context.render(
         "difference.html",
@@ -290,6 +293,7 @@ async def difference(context: RequestContext) -> Response:
         tab="difference",
         before=before,
         asked=asked,
+        wrong=wrong,
         found=found,
         ref=ref,
         **_drawn(found.files),
