@@ -233,7 +233,7 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
 async def ended(someone: Someone) -> None:
     """The page of a restore says what came of it, and changes no more."""
     await expect(someone.page.locator("[data-live]")).to_have_count(0, timeout=PATIENCE)
-    await expect(someone.page.get_by_text("Ended", exact=True)).to_be_visible(timeout=PATIENCE)
+    await expect(someone.page.get_by_text("Took", exact=True)).to_be_visible(timeout=PATIENCE)
 
 
 def pages() -> list[Endpoint]:
