@@ -8,6 +8,16 @@ from zoneinfo import ZoneInfo
 
 LONGEST: Final = 64  # letters of a name; the longest of the IANA's has 32
 _SECOND: Final = timedelta(seconds=1)
+# Browsers still say these, by the names that Unicode settled on long ago: https://cldr.unicode.org
+_NOW_CALLED: Final = {
+    "America/Godthab": "America/Nuuk",
+    "Asia/Calcutta": "Asia/Kolkata",
+    "Asia/Katmandu": "Asia/Kathmandu",
+    "Asia/Rangoon": "Asia/Yangon",
+    "Asia/Saigon": "Asia/Ho_Chi_Minh",
+    "Atlantic/Faeroe": "Atlantic/Faroe",
+    "Europe/Kiev": "Europe/Kyiv",
+}
 
 
 @cache
@@ -24,6 +34,12 @@ def named(name: str | None) -> ZoneInfo:
         return ZoneInfo(name or "UTC")
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         return ZoneInfo("UTC")
+
+
+def now_called(name: str) -> str:
+    """The present name of a zone that a browser may call by an older one."""
+    present = _NOW_CALLED.get(name, name)
+    return present if present in names() else name
 
 
 def moment_of(shown: datetime, zone: tzinfo) -> datetime:

@@ -399,7 +399,7 @@ async def set_profile(db: Db, by: By, name: str, email: str | None, zone: str | 
 async def take_zone(db: Db, person_id: PersonId, zone: str) -> None:
     """Let somebody who has no time zone have that of their browser, if it is one."""
     if zone and zone in await asyncio.to_thread(zones.names):
-        await people.set_zone(db, person_id, zone, only_first=True)
+        await people.set_zone(db, person_id, zones.now_called(zone), only_first=True)
 
 
 @translating
@@ -407,7 +407,7 @@ async def set_zone(db: Db, by: By, zone: str) -> None:
     """Set the person's time zone. Raises UsageError."""
     await _check_zone(zone)
     async with transaction(db) as connection:
-        await people.set_zone(connection, by.person.id, zone)
+        await people.set_zone(connection, by.person.id, zones.now_called(zone))
         await audit_own(connection, by, "person.profile", by.person.name, changed=["zone"])
 
 

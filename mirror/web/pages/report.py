@@ -12,8 +12,9 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from mirror.core import when, words, zones
-from mirror.core.errors import UsageError
+from mirror.core.errors import NotFound, UsageError
 from mirror.core.rules.proof import State, standing
+from mirror.core.when import When
 from mirror.store.browse import report
 from mirror.store.browse.report import Line
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
@@ -74,12 +75,13 @@ def _moment(context: RequestContext, text: str | None, field: str, otherwise: da
         return zones.moment_of(shown, context.zone), day
     except (ValueError, OverflowError):
         pass
+    found: When = 0
     try:
         found = when.parse(text or "", context.now, context.zone)
-    except UsageError as error:
-        raise UsageError(str(error), field=field) from None
+    except (UsageError, NotFound):
+        pass
     if not isinstance(found, datetime):
-        raise UsageError("give a day or a time, such as 2026-03-02", field=field)
+        raise UsageError("that is not a day; choose one such as 2026-03-02", field=field)
     last = found - timedelta(microseconds=1) if field == "to" else found
     return found, last.astimezone(context.zone).date()
 
