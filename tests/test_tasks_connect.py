@@ -30,6 +30,12 @@ async def shown(someone: Someone, wanted: Locator) -> None:
         await someone.page.reload()
 
 
+async def protected(someone: Someone) -> None:
+    """Wait until home says that everything is protected."""
+    await someone.go(f"/{someone.login}")
+    await shown(someone, someone.page.get_by_role("heading", level=1).filter(has_text=ALL_PROTECTED))
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_first_backup_takes_six_presses_an_invitation_four_and_letting_go_two(
     visitor: Visitor, stage: Stage, way: Way
@@ -56,7 +62,7 @@ async def test_a_first_backup_takes_six_presses_an_invitation_four_and_letting_g
     await expect(page.get_by_text("/invitations/")).to_be_visible()
     assert task.presses <= 4
 
-    await someone.all_protected()
+    await protected(someone)
     await someone.go(f"/{login}/{login}/diary")
     task = Task(someone, way)
     await task.press(page.get_by_role("link", name="Settings", exact=True).last)
@@ -124,7 +130,9 @@ async def test_a_dead_token_is_healed_by_two_presses_from_home(
     page = someone.page
     await someone.sign_in()
     await someone.connect()
-    await someone.keep_everything()
+    await page.get_by_label("Everything, including repositories added later").check()
+    await someone.press("Back up everything")
+    await protected(someone)
     for token in [one for one in stage.github.tokens if one.person is person]:
         token.revoked = True
     for repository in stage.github.repositories:
@@ -139,4 +147,4 @@ async def test_a_dead_token_is_healed_by_two_presses_from_home(
     await expect(page).to_have_url(re.compile(rf"{someone.url}/{login}"))
     await expect(page.get_by_text(re.compile(rf"accepts {login}.s token again"))).to_be_visible()
     assert task.presses <= 2
-    await shown(someone, page.get_by_role("heading", level=1, name=ALL_PROTECTED))
+    await protected(someone)
