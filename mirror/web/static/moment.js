@@ -90,11 +90,11 @@
       else hide();
     });
     svg.addEventListener("pointerleave", hide);
-    svg.addEventListener("focusin", (event) => {
+    box.addEventListener("focusin", (event) => {  // not at the picture itself: that would become a stop of its own
       const mark = marks.find((other) => other.mark === event.target.closest("a"));
       if (mark) show(mark);
     });
-    svg.addEventListener("focusout", hide);
+    box.addEventListener("focusout", hide);
     addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 
     // The arrows lead from one to the next while the picture has the focus, and Enter goes there.
@@ -110,7 +110,6 @@
         show(next);
       } else if (event.key === "Enter" && shown) go(shown);
     });
-    box.addEventListener("blur", hide);
 
     // The handle.
     const words = one("[data-moment]"), slider = one("input[data-slider]");
