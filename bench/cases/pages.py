@@ -26,6 +26,9 @@ PAGES: Final = (
     ("the big repo", f"/acme/{BIG}"),
     ("the big repo in the past", f"/acme/{BIG}?at=%23250"),
     ("its refs", f"/acme/{BIG}/-/refs"),
+    ("its refs that are gone", f"/acme/{BIG}/-/refs?state=gone"),
+    ("its refs that are gone, a search", f"/acme/{BIG}/-/refs?state=gone&q=b49"),
+    ("every ref there ever was", f"/acme/{BIG}/-/refs?state=ever"),
     ("its pushes", f"/acme/{BIG}/-/pushes"),
     ("activity", "/acme/-/activity"),
     ("drills", "/acme/-/drills"),
@@ -144,7 +147,9 @@ select repo_id, 1, row_number() over (), id, repeat('c', 40)::bytea, 'created' f
 _MOVES = """
 insert into ref_change (repo_id, snapshot, position, ref_id, old, new, kind, pushed_by)
 select $1, n, p, ref.id, repeat('c', 40)::bytea, repeat('d', 40)::bytea,
-  case when n % 20 = 0 and p = 1 then 'forced' else 'fast-forwarded' end, 'kim'
+  case
+    when n % 20 = 0 and p = 1 then 'forced' when n % 20 = 1 and p = 2 then 'deleted' else 'fast-forwarded'
+  end, 'kim'
 from generate_series(2, $2::int) n, generate_series(1, 3) p
 join lateral (
   select id from ref
