@@ -180,4 +180,5 @@ async def test_a_report_leads_to_the_drills_that_it_counts(seen: Seen) -> None:
     (link,) = set(re.findall(r'href="(/ann/-/drills\?repo=[^"]+)"', page))
     shown = (await seen.browser.get(link)).text
     assert "Results of acme/api" in shown and ">passed<" in shown
+    assert "every object checked" in shown and seen.synced.snapshot.refs_digest in shown, "a receipt"
     assert ">passed<" not in (await seen.browser.get("/ann/-/drills", repo="acme/other")).text

@@ -48,6 +48,7 @@ class Drilled:
     finished_at: datetime
     large_files: int  # of the repo, as it is now, which are not backed up
     moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
+    digest: str | None = None  # SHA-256 of the list of refs it was compared with; None: of such a moment
 
     @property
     def label(self) -> str:
@@ -68,7 +69,10 @@ async def drills(
     """The team's drills, newest first; of all repos, or of the one of this name."""
     rows = await db.fetch(
         """
-        select repo.name, repo.lfs_files, drill.* from drill join repo on repo.id = drill.repo_id
+        select repo.name, repo.lfs_files, drill.*, taken.refs_digest
+        from drill join repo on repo.id = drill.repo_id
+        left join snapshot taken
+          on taken.repo_id = drill.repo_id and taken.number = drill.snapshot and drill.moment = 0
         where repo.team_id = $1 and finished_at < $2 and ($4::text is null or repo.name = $4)
         order by finished_at desc, drill.id desc limit $3
         """,
@@ -88,6 +92,7 @@ async def drills(
             row["finished_at"],
             row["lfs_files"],
             row["moment"],
+            row["refs_digest"],
         )
         for row in rows
     ]
