@@ -155,7 +155,7 @@ async def test_clicks_snap_to_pushes_and_keys_step(nora: Someone) -> None:
     await page.get_by_label("Moment", exact=True).and_(page.get_by_role("textbox")).fill("full moon")
     await keys.press("Enter")
     await expect(page.locator("#at-wrong")).to_be_visible()  # the fold is open
-    await expect(page.locator("#at-wrong")).to_contain_text("'full moon' is no moment")
+    await expect(page.locator("#at-wrong")).to_contain_text("'full moon' is not a moment")
 
 
 async def test_a_phone_opens_at_the_handle_or_at_the_latest(nora: Someone, visitor: Visitor) -> None:
