@@ -547,7 +547,8 @@ if it still holds what the restore wrote. A repository that was made for it stay
   everref undo acme/api
 
 --json: as restore, with "undo_of"; with --plan: {"repo", "undo_of", "to",
-        "refs": [{"name", "target", "result": "updated|removed|unchanged|skipped", "why"}]}"""
+        "refs": [{"name", "target", "result": "updated|removed|unchanged|skipped", "why"}],
+        "default_branch": {"old", "new"} where it changes at the host, else null}"""
 
 _VERIFY = """\
 Every stored object is read and its checksum compared, the chain of manifests is
