@@ -174,7 +174,7 @@ def _of_repos(found: Measures) -> Iterator[Metric]:
     )
     yield _gauge("everref_stored_bytes", "Bytes of live parts in the vault", found.bytes)
     yield _gauge("everref_replaced_bytes", "Bytes in the vault that wait to be deleted", found.replaced)
-    yield _gauge("everref_snapshots", "Snapshots that are kept", found.snapshots)
+    yield _gauge("everref_snapshots", "Snapshots in the vault", found.snapshots)
 
 
 def _of_counted(found: Counted) -> Iterator[Metric]:

@@ -128,7 +128,7 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
     async def broken(request: Request, error: Exception) -> Response:
         number = secrets.token_hex(4)
         log.error("%s %s failed, %s", request.method, _told(request), number, exc_info=error)
-        detail = f"{_ELSE} as {number}; try again, or give this number to whoever runs the service"
+        detail = f"{_ELSE} as {number}; try again, or give this number to the person who runs the service"
         return answer(outside, request, 500, detail)
 
     return {

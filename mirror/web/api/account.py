@@ -32,7 +32,7 @@ class ProfileChange(Body, frozen=True, kw_only=True):
 
 
 class IdentityKept(Body, frozen=True, kw_only=True):
-    """An account at a forge that is confirmed to be one's own."""
+    """An account at a host that is confirmed to be one's own."""
 
     forge: Words
     host: Words
@@ -85,12 +85,12 @@ async def set_password(context: RequestContext, body: NewPassword) -> None:
             frozenset(InvitationId(UUID(one)) for one in body.keep_invitations),
         )
     except (binascii.Error, ValueError):
-        raise UsageError("name what to keep by the ids from the lists") from None
+        raise UsageError("name what should go on working by the ids from the lists") from None
     await accounts.set_password(context.services.db, context.by(), body.password, context.raw_session, keep)
 
 
 async def confirm(context: RequestContext, body: Nothing) -> Profile:
-    """Say that an account at a forge is yours, so that it signs you in again."""
+    """Say that an account at a host is yours, so that it signs you in again."""
     for one in await store.identities(context.services.db, context.owner().id):
         if (one.forge, one.host, one.account_id) == tuple(
             context.path[part] for part in ("forge", "host", "account")
@@ -103,7 +103,7 @@ async def confirm(context: RequestContext, body: Nothing) -> Profile:
 
 
 async def unlink(context: RequestContext) -> None:
-    """Stop signing in with an account at a forge."""
+    """Stop signing in with an account at a host."""
     for one in await store.identities(context.services.db, context.owner().id):
         if (one.forge, one.host, one.account_id) == tuple(
             context.path[part] for part in ("forge", "host", "account")

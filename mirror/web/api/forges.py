@@ -65,7 +65,7 @@ async def list_connections(context: RequestContext) -> Page[Connection]:
 async def connect(context: RequestContext, body: ConnectionWanted) -> Connection:
     """Connect an account by a personal access token; its repositories are listed in the background."""
     if not body.token.isascii() or not body.token.isprintable():
-        raise UsageError("send the token exactly as the forge showed it")
+        raise UsageError("send the token exactly as the host showed it")
     host = _host(body.host)
     known = [app for app in context.services.settings.apps if app.forge == body.forge]
     app = next((one for one in known if host in (None, one.host)), None)
@@ -86,7 +86,7 @@ async def connection(context: RequestContext) -> Connection:
 
 
 async def list_repositories(context: RequestContext, asked: ListedAsked) -> Page[ListedRepository]:
-    """The repositories that a connection can see at its forge, by name."""
+    """The repositories that a connection can see at its host, by name."""
     found = await discovered.page(
         context.services.db,
         (await connection_of(context)).id,
@@ -106,7 +106,7 @@ async def list_repositories(context: RequestContext, asked: ListedAsked) -> Page
 
 
 async def list_anew(context: RequestContext, body: Nothing) -> Connection:
-    """List the repositories at the forge again, in the background."""
+    """List the repositories at the host again, in the background."""
     found = await connection_of(context)
     _list(context, found)
     return Connection.of(found)

@@ -60,7 +60,7 @@ class RepoChange(Body, frozen=True, kw_only=True):
 
 
 class HookWanted(Body, frozen=True, kw_only=True):
-    """Which forge the hook is for; null: taken from the repo's address."""
+    """Which kind of host the hook is for; null: taken from the repo's address."""
 
     forge: Literal["github", "gitlab", "gitea"] | None = None
 
@@ -161,7 +161,7 @@ async def rotate_hook(context: RequestContext) -> Hook:
 
 
 async def check_hook(context: RequestContext) -> Hook:
-    """Ask the forge about a repo's webhook now; if it is missing there, it is registered again."""
+    """Ask the host about a repo's webhook now; if it is missing there, it is registered again."""
     found = await repo_of(context)
     care = await webhooks.check_now(context.services, found.id)
     await context.audit("hook.check", found.name, found.id, {"outcome": care.outcome.value})

@@ -95,7 +95,7 @@ class NewRepository(Body, frozen=True, kw_only=True):
     """A repository that a connection is to create."""
 
     connection: Id
-    owner: Annotated[Words, Meta(description="the forge's id of who is to own it, out of `owners`")]
+    owner: Annotated[Words, Meta(description="the host's id of who is to own it, out of `owners`")]
     name: Words
     private: bool = True
 
@@ -103,7 +103,7 @@ class NewRepository(Body, frozen=True, kw_only=True):
 class Target(Body, frozen=True, kw_only=True):
     """Where a restore goes: exactly one of an address, a repo that is backed up and a new repository.
 
-    Credentials for an address are used once and not kept; without them a connection to its host is used.
+    Credentials for an address are used once and not stored; without them a connection to its host is used.
     """
 
     url: Annotated[str, Meta(min_length=1, max_length=2000)] | None = None
