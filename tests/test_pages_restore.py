@@ -849,3 +849,20 @@ async def test_whoever_takes_nothing_of_a_download_holds_it_for_a_minute(
     stream = download.Stream(stored(), 200, {})
     await stream({"type": "http", "asgi": {"spec_version": version}}, receive, send)
     assert closed.is_set() and len(sent) == 4 * download.PIECE
+
+
+@pytest.mark.parametrize("at_forge", ["gitlab"], indirect=True)
+async def test_a_host_is_connected_from_the_page_which_comes_back_to_the_moment_also_when_refused(
+    at_forge: AtForge,
+) -> None:
+    here = at_forge.here
+    page = (await here.browser.get(f"{HERE}/restore", at="#1")).text
+    assert "you come back to this moment" in page and "Connect GitLab" in page
+    form = page[page.index('id="connect-1"') :]
+    fields = {name: hidden(form, name) for name in ("host", "team", "purpose", "next")}
+    sent = await here.browser.post("/auth/gitlab", **fields)
+    state = parse_qs(urlsplit(sent.headers["location"]).query)["state"][0]
+    answer = await here.browser.get("/auth/gitlab/callback", error="access_denied", state=state)
+    assert answer.headers["location"] == fields["next"], "no moment is lost by a No"
+    came = await here.browser.follow(answer)
+    assert "You did not allow access" in came.text and "Snapshot #1" in came.text

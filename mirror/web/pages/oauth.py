@@ -173,7 +173,8 @@ async def callback(context: RequestContext) -> Response:
     asked = await _asked(context)
     app = app_of(context, str(context.path["forge"]), asked.host)
     back = f"/{asked.team}/-/connect" if asked.team else _BACK[asked.act]
-    if asked.again is not None:
+    returns = asked.again is not None or _is_for_restore(asked)
+    if returns:
         back = asked.next
     try:
         if "error" in context.query:
@@ -184,11 +185,16 @@ async def callback(context: RequestContext) -> Response:
         )
         answer = await _THEN[asked.act](context, app, asked, tokens)
     except EverrefError as error:
-        if asked.again is None:
+        if not returns:
             back += f"?next={quote(asked.next)}" + ("&dropped=yes" if asked.dropped else "")
         answer = context.redirect(back, words.sentence(str(error)))
     answer.delete_cookie(COOKIE, path="/auth/", httponly=True, samesite="lax")
     return answer
+
+
+def _is_for_restore(asked: Consent) -> bool:
+    """Whether a restore goes on with the connection, at the moment and with the choices that it had."""
+    return asked.act == Act.CONNECT and asked.purpose == Purpose.CREATE and asked.next != "/"
 
 
 def _refused(app: App, asked: Consent, error: str) -> EverrefError:
