@@ -91,7 +91,7 @@ async def test_over_the_web_nobody_learns_which_paths_there_are(
     for path in [*paths, *(f"file://{one}" for one in paths[:3])]:
         by_form = await ann.post("/ann/-/connect/url", url=path)
         by_call = await ann.client.post("/api/v1/teams/ann/repos", json={"url": path})
-        (told,) = re.findall(r'role="alert"><p>([^<]+)', html.unescape(by_form.text))
+        (told,) = re.findall(r'id="f-url-about" class="wrong">([^<]+)', html.unescape(by_form.text))
         said |= {told.lower(), by_call.json()["detail"].lower().rstrip(".") + "."}
     assert len(said) == 1, said
 
