@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
-.PHONY: up demo test chaos lint fmt bench lock digests clean programs
+.PHONY: up demo pictures test chaos lint fmt bench lock digests clean programs
 
 # The service on this machine, with embedded PostgreSQL, Redis and a vault in a directory.
 up: $(RUNS)
@@ -18,6 +18,10 @@ up: $(RUNS)
 # The service beside a GitHub and a GitLab of its own, to click through without an account.
 demo: $(READY)
 	$(BIN)/python -m tests.parts.demo $(ARGS)
+
+# The pictures of the documents, taken again of what the pages are now.
+pictures: $(READY)
+	$(BIN)/python -m tests.parts.pictures docs
 
 # Every test and every check.
 test: lint programs

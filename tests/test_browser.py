@@ -1,9 +1,7 @@
 """A person without a manual, in a real browser: from the first sign-in to what a force-push took away."""
 
-import os
 import re
 import time
-from pathlib import Path
 
 import httpx
 from playwright.async_api import Page, expect
@@ -277,7 +275,6 @@ async def shows_after_reloading(page: Page, words: str) -> None:
 
 
 async def test_the_people_of_the_demo_push_by_its_buttons(visitor: Visitor, stage: Stage) -> None:
-    """With EVERREF_SHOTS, a directory, the pictures of README are made here."""
     alice = await visitor("alice")
     page = alice.page
     await alice.sign_in()
@@ -292,17 +289,8 @@ async def test_the_people_of_the_demo_push_by_its_buttons(visitor: Visitor, stag
             assert (await somebody.post(stage.here.pushes, data=form)).status_code == 303
         await alice.go("/alice/alice/garden")
         await page.get_by_role("link", name=f"The moment of push #{number + 2}").wait_for()
-    await take(page, "repo")
     await alice.go("/alice")
     await expect(page.get_by_text("main force-pushed")).to_be_visible()
-    await take(page, "home")
-
-
-async def take(page: Page, name: str) -> None:
-    """A picture for README, where they are wanted."""
-    if shots := os.environ.get("EVERREF_SHOTS"):
-        await expect(page.locator("[data-load] .row .btn", has_text="See what was lost")).to_have_count(0)
-        await page.screenshot(path=Path(shots, f"{name}.png"), animations="disabled")
 
 
 FOCUS_SHOWS = """() => {

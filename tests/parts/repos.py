@@ -111,6 +111,8 @@ class Work:
         self.path = path
         self.object_format = object_format
         self.git_dir = path if bare else path / ".git"
+        self.author = PERSON  # of commits and tags that are made from here on
+        self.epoch = EPOCH
         self._clock = 0
         self._files: dict[Target, dict[bytes, Entry]] = {}  # of each commit made here
         self._tips: dict[RefName, Target] = {}
@@ -196,7 +198,7 @@ class Work:
         return self.write(b"tag", b"object %s\ntype %s\ntag %s\ntagger %s\n\n%s\n" % words)
 
     def _signature(self) -> bytes:
-        return b"%s %d +0000" % (PERSON, EPOCH + 60 * self._clock)
+        return b"%s %d +0000" % (self.author, self.epoch + 60 * self._clock)
 
     # Refs
 
