@@ -68,7 +68,7 @@ async def test_from_connecting_to_what_a_force_push_took_away(visitor: Visitor, 
     needs = page.get_by_role("listitem").filter(has_text="force-pushed main")
     await expect(needs).to_be_visible(timeout=PATIENCE)
     await needs.get_by_role("link", name="See what was lost").click()
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Lost commits")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Lost commits of main")
     await expect(page.get_by_text("3 commits are no longer on any ref")).to_be_visible()
     for message in ("Write tuesday", "Write wednesday", "Write thursday"):
         await expect(page.get_by_role("rowheader").filter(has_text=message)).to_be_visible()
