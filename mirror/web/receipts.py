@@ -4,6 +4,7 @@ Who calls: the page of a restore (web/pages/restores), once it has ended well. A
 job recorded, and the commits from the backup; the target is not asked again.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,7 @@ from mirror.web.templating import refname
 
 SHOWN: Final = 8  # refs that are told one by one
 WROTE: Final = ("created", "updated")
+_ID: Final = re.compile("[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,24 @@ def _commands(job: Job, url: str, brought: Sequence[Brought]) -> list[tuple[str,
     branches = [one for one in brought if one.name.startswith("refs/heads/")]
     if len(brought) != 1 or not branches:
         return [("In a clone of it:", "git fetch origin")]
-    name = quote(branches[0].shown)
-    if branches[0].result == "created":
-        return [("In a clone of it:", f"git fetch origin {name} && git switch {name}")]
-    compare = quote(f"{branches[0].shown}...origin/{branches[0].shown}")
+    (branch,) = branches
+    plain = _is_plain(branch.shown)
+    name = quote(branch.shown if plain else branch.name)
+    if branch.result == "created":
+        switch = f"git switch {name}" if plain else "git switch --detach FETCH_HEAD"
+        return [("In a clone of it:", f"git fetch origin {name} && {switch}")]
+    theirs = f"origin/{branch.shown}" if plain else f"refs/remotes/origin/{branch.shown}"
+    compare = f"{name}...{quote(theirs)}"
     return [
         ("In a clone of it:", f"git fetch origin {name}"),
         ("What differs from yours:", f"git log --oneline --left-right {compare}"),
     ]
+
+
+def _is_plain(branch: str) -> bool:
+    """Whether git takes it as the name of a branch, without `refs/heads/` before it.
+
+    Whoever pushes chooses the name. Git takes one with a hyphen before it as an option, wherever in a line it
+    is, and some options run a command; a plus means a forced update, and 40 digits an object.
+    """
+    return branch[:1].isalnum() and branch not in ("HEAD", "tag") and not _ID.fullmatch(branch)
