@@ -6,7 +6,7 @@ from datetime import datetime
 from mirror.core import refs
 from mirror.core.globs import check
 from mirror.core.model import RefName, RepoId, Target
-from mirror.store.browse.refs_shown import patterns
+from mirror.store.browse.refs_shown import patterns, wider
 from mirror.store.database import Db, query, translating
 
 Place = tuple[int, int]  # a snapshot, and the position of a move in it
@@ -53,8 +53,9 @@ async def gone(
     check([glob] if glob else [])
     likes = patterns(glob) if glob else None
     found: list[Gone] = []
+    number = limit
     while True:
-        rows = await db.fetch(query("gone_refs"), repo_id, upto, *before, likes, limit)
+        rows = await db.fetch(query("gone_refs"), repo_id, upto, *before, likes, number)
         read = [
             Gone(
                 name=RefName(row["name"]),
@@ -69,9 +70,9 @@ async def gone(
         ]
         meant = await refs.meant_by([one.name for one in read], [glob]) if glob else None
         found += [one for one in read if meant is None or one.name in meant]
-        if len(read) < limit or len(found) >= limit:
+        if len(read) < number or len(found) >= limit:
             return found[:limit]
-        before = read[-1].place
+        before, number = read[-1].place, wider(number)
 
 
 @translating
@@ -82,11 +83,12 @@ async def ever(
     check([glob] if glob else [])
     likes = patterns(glob) if glob else None
     found: list[Known] = []
+    number = limit
     while True:
-        rows = await db.fetch(query("ever_refs"), repo_id, upto, after, likes, limit)
+        rows = await db.fetch(query("ever_refs"), repo_id, upto, after, likes, number)
         read = [Known(RefName(row["name"]), Target(row["target"]), row["last"]) for row in rows]
         meant = await refs.meant_by([one.name for one in read], [glob]) if glob else None
         found += [one for one in read if meant is None or one.name in meant]
-        if len(read) < limit or len(found) >= limit:
+        if len(read) < number or len(found) >= limit:
             return found[:limit]
-        after = read[-1].name
+        after, number = read[-1].name, wider(number)

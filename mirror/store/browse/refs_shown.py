@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Final
 
 from mirror.core import refs
 from mirror.core.globs import check
@@ -9,6 +10,8 @@ from mirror.core.model import Kind, RefChange, RefName, RepoId, Target
 from mirror.store.backup import history
 from mirror.store.backup.history import Logged
 from mirror.store.database import Db, query, translating
+
+READ: Final = 5000  # rows at most that are read at once to fill a page
 
 
 @translating
@@ -34,16 +37,25 @@ async def refs_page(
         return [(name, held[name]) for name in islice((one for one in left if one in mine), limit)]
     likes = [pattern for glob in globs for pattern in patterns(glob)] or None
     found: list[tuple[RefName, Target]] = []
+    most = limit
     while True:
         rows = await db.fetch(
-            "select * from refs_page($1, $2, $3, $4, $5)", repo_id, number, after, likes, limit
+            "select * from refs_page($1, $2, $3, $4, $5)", repo_id, number, after, likes, most
         )
         read = [(RefName(row[0]), Target(row[1])) for row in rows]
         meant = await refs.meant_by([name for name, _ in read], globs) if globs else None
         found += [one for one in read if meant is None or one[0] in meant]
-        if len(rows) < limit or len(found) >= limit:
+        if len(rows) < most or len(found) >= limit:
             return found[:limit]
-        after = read[-1][0]
+        after, most = read[-1][0], wider(most)
+
+
+def wider(number: int) -> int:
+    """How many rows to read next where so many had too few that a glob means.
+
+    A pattern can match all names of a repo and its glob none: they are not to be read one at a time then.
+    """
+    return max(number, min(4 * number, READ))
 
 
 def patterns(glob: str) -> list[bytes]:

@@ -243,14 +243,15 @@ async def feed(
     check([glob] if glob else [])
     patterns = refs_shown.patterns(glob) if glob else None
     found: list[Pushed] = []
+    number = limit
     while len(found) < limit:  # a pattern can match more than its glob, so the page may need filling up
-        asked = (repo_id, upto, [kind.value for kind in kinds] or None, patterns, by, limit, shown)
+        asked = (repo_id, upto, [kind.value for kind in kinds] or None, patterns, by, number, shown)
         rows = await db.fetch(query("feed"), *asked)
         if not rows:
             break
         meant = None if glob is None else await refs.meant_by([row["name"] for row in rows], [glob])
         found += _pushes([row for row in rows if meant is None or row["name"] in meant])
-        upto = rows[-1]["snapshot"]
+        upto, number = rows[-1]["snapshot"], refs_shown.wider(number)
     return found[:limit]
 
 
