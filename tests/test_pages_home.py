@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from redis.asyncio import Redis
 
@@ -661,6 +662,15 @@ async def test_with_a_search_the_results_come_first_and_refs_and_commits_are_fou
     # What nothing else is meant by is opened at once, where somebody pressed Enter.
     assert (await browser.get("/acme", q="exports", go="1")).headers["location"] == "/acme/exports"
     assert (await browser.get("/acme", q="export", go="1")).status_code == 200
+
+
+async def test_a_search_for_a_word_of_any_length_finds_nothing(db: asyncpg.Pool) -> None:
+    """PostgreSQL takes words of 2,046 bytes; 200 emoji are more, as names have them: the page failed."""
+    person = await people.add(db, "Ann", NOW, team_name="ann")
+    team = await teams.home(db, person.id)
+    assert team is not None
+    for text in ("\U0001f600" * 200, "x" * 5000, "\\" * 5000):
+        assert await found.refs(db, team.id, text, 10) == []
 
 
 def test_words_of_a_search_are_the_words_of_names() -> None:

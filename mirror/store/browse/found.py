@@ -12,6 +12,7 @@ from mirror.store.people.teams import TeamId
 
 READ: Final = 1000  # refs that are read before the best are chosen
 SHORTEST: Final = 7  # digits of an id
+LONGEST: Final = 1000  # letters of a word that count; PostgreSQL takes 2,046 at most
 _ID: Final = re.compile(rf"[0-9a-f]{{{SHORTEST},64}}")
 _LEFT_OUT: Final = frozenset({"", "refs", "heads", "tags"})  # as in ref_words of sql/089
 
@@ -51,7 +52,7 @@ def words(text: str) -> str | None:
         f"\\{byte:03o}" if byte >= 0x80 else "\\\\" if byte == 0x5C else chr(byte) for byte in raw
     )
     found = [one for one in re.split(r"[^a-z0-9\\]+", escaped) if one not in _LEFT_OUT][:8]
-    return " & ".join("'{}':*".format(one.replace("\\", "\\\\")) for one in found) or None
+    return " & ".join("'{}':*".format(one[:LONGEST].replace("\\", "\\\\")) for one in found) or None
 
 
 @translating
