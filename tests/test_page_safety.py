@@ -13,7 +13,7 @@ from mirror.core.config import App
 from mirror.web import app as web
 from mirror.web.app import ENDPOINTS, application
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
-from tests.parts.web import Browser, Site
+from tests.parts.web import ORIGIN, Browser, Site
 
 HTTPS = "https://everref.example"
 ELSEWHERE = (
@@ -184,3 +184,19 @@ async def test_forms_may_end_at_the_forges_that_are_set_up_and_nowhere_else(site
         "'self'",
         "https://github.example",
     }
+
+
+@pytest.mark.parametrize(
+    ("charset", "value"),
+    [("utf-7", b"+2AA-"), ("unicode_escape", rb"\ud800"), ("undefined", b"x"), ("utf-8\0", b"x")],
+)
+async def test_a_form_in_an_encoding_of_somebodys_choice_is_refused_in_a_line(
+    site: Site, charset: str, value: bytes
+) -> None:
+    """It made half of a character of the form's token, which was an error of the server."""
+    browser = await site.signed_in(await site.person("ann"))
+    form = b'--B\r\ncontent-disposition: form-data; name="csrf"\r\n\r\n' + value + b"\r\n--B--\r\n"
+    kind = f"multipart/form-data; boundary=B; charset={charset}"
+    headers = {"origin": ORIGIN, "content-type": kind}
+    answer = await browser.client.post("/account/zone", content=form, headers=headers)
+    assert answer.status_code == 400 and "is not in UTF-8" in answer.text

@@ -231,8 +231,13 @@ class RequestContext:
 
     async def form(self) -> FormData:
         """The form that was sent; its token was checked."""
-        form = await self.request.form(max_fields=FORM_FIELDS)
-        check_text(one for item in form.multi_items() for one in item if isinstance(one, str))
+        try:
+            form = await self.request.form(max_fields=FORM_FIELDS)
+            texts = [one for item in form.multi_items() for one in item if isinstance(one, str)]
+            "".join(texts).encode()  # a sender who chooses the encoding can make text that is none
+        except ValueError:
+            raise HTTPException(400, "the form is not in UTF-8; send it as the page has it") from None
+        check_text(texts)
         return form
 
     def render(self, template: str, status: int | None = None, **values: Any) -> HTMLResponse:
