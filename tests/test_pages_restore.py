@@ -20,7 +20,7 @@ from starlette.types import Message
 from mirror.backup import sync
 from mirror.core import lowspeed
 from mirror.core.config import App
-from mirror.core.model import RefName, Repo
+from mirror.core.model import RefName, Repo, Target
 from mirror.core.rules.roles import Role
 from mirror.discovery import connections
 from mirror.forges import oauth
@@ -196,6 +196,25 @@ async def test_a_deleted_branch_comes_back_under_its_own_name_and_nothing_is_ove
     told = await restoring.done(await restoring.pressed(page))
     assert restoring.work.refs()[SIDE] == restoring.gone
     assert "<h1>Put side back in acme/api</h1>" in told
+
+
+@pytest.mark.parametrize("name", ["--upload-pack=touch${IFS}hit;false", "+main", "tag", "1" * 40])
+async def test_a_line_of_git_to_copy_takes_every_name_for_a_branch(
+    restoring: Restoring, tmp_path: Path, name: str
+) -> None:
+    """Git took a branch called `--upload-pack=...` for its option, and ran the command in it."""
+    work, clone, ref = restoring.work, tmp_path / "clone", RefName(f"refs/heads/{name}".encode())
+    run_git("clone", str(work.path), str(clone))
+    for target in (Target(restoring.gone), None):
+        work.update({ref: target})
+        await sync.sync(restoring.site.mirror.services, restoring.repo.id)
+    page = (await restoring.browser.get(f"{HERE}/restore", at="#3", ref=ref.decode())).text
+    told = await restoring.done(await restoring.pressed(page))
+    (line,) = re.findall(r'data-copy="(git fetch[^"]*)"', told)
+    ran = await asyncio.create_subprocess_shell(unescape(line), cwd=clone)
+    assert await ran.wait() == 0
+    assert not (clone / "hit").exists()
+    assert run_git("rev-parse", "HEAD", cwd=clone).strip() == restoring.gone
 
 
 async def test_only_what_is_missing_is_created_in_the_same_repository(restoring: Restoring) -> None:
@@ -475,15 +494,19 @@ async def test_after_a_rebuild_the_list_of_restores_says_since_when_it_is_not_wh
     assert "Nothing has been restored yet, as far as is known." in page
 
 
-async def test_a_link_of_another_site_has_no_address_reached(restoring: Restoring) -> None:
-    """A key was made for it, and the host's was pinned, for whoever followed a link to a plan."""
+@pytest.mark.parametrize("led_by", ["cross-site", "same-origin", "none"])
+async def test_a_link_of_another_site_has_no_address_reached(restoring: Restoring, led_by: str) -> None:
+    """A key was made for it, and the host's was pinned, for whoever followed a link to a plan.
+
+    Where the link was that of a sign-in which goes on to it, the browser said `same-origin` in the end.
+    """
     query = {"where": "url", "url": "ssh://git@127.0.0.1:9/x.git"}
-    led = {"sec-fetch-site": "cross-site"}
+    led = {"sec-fetch-site": led_by}
     answer = await restoring.browser.client.get(f"{HERE}/restore/plan", params=query, headers=led)
     assert answer.status_code == 200 and "ssh://git@127.0.0.1:9/x.git" in answer.text
     db = restoring.site.mirror.services.db
     assert await db.fetchval("select count(*) from ssh_key") == 0
-    await restoring.browser.get(f"{HERE}/restore/plan", **query)  # of one's own accord
+    await restoring.browser.post(f"{HERE}/restore/plan", **query)  # of one's own accord
     assert await db.fetchval("select count(*) from ssh_key") == 1
 
 

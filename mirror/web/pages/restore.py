@@ -339,19 +339,12 @@ def _of_draft(draft: Draft | None, plain: dict[str, str]) -> dict[str, str]:
 
 
 def _may_reach(context: RequestContext, given: Mapping[str, str]) -> bool:
-    """Whether an address was given to be reached now: by a form, or by a link of ours to its plan."""
-    if not given.get("url"):
-        return False
-    by_form = context.request.method not in SAFE
-    return by_form or (context.request.url.path.endswith("/plan") and not _is_led_here(context))
+    """Whether an address was given to be reached now, which only a form of ours asks for.
 
-
-def _is_led_here(context: RequestContext) -> bool:
-    """Whether another site led here: it must not make us reach an address, which could be shown a key.
-
-    https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
+    Another site can lead to a link, also by way of our sign-in, after which a browser says that we did:
+    it must not make us reach an address, which could be shown a key.
     """
-    return context.request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    return bool(given.get("url")) and context.request.method not in SAFE
 
 
 def _plain(given: Mapping[str, str]) -> dict[str, str]:
