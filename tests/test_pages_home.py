@@ -282,9 +282,43 @@ async def test_what_the_teams_own_restore_replaced_alarms_nobody(site: Site, wor
     )
     await _kept_again(site, team, "api")
     assert "force-pushed main" not in (await browser.get("/acme")).text
-    work.set("main", old)  # as undoing it does
+    asked = {"undo": str(job.id)}
+    await jobs.attend(site.mirror.services.db, repo.id, "restore", asked, site.mirror.clock.now)
+    work.set("main", old)
     await _kept_again(site, team, "api")
     assert "force-pushed main" not in (await browser.get("/acme")).text
+
+
+async def test_who_force_pushes_again_what_a_restore_put_back_alarms_as_before(
+    site: Site, work: Work
+) -> None:
+    """The same force-push once more counted as the restore's own undoing, and home said nothing of it."""
+    team, browser = await _visitor(site)
+    old = work.commit(message="first")
+    work.head("main")
+    await _kept(site, team, work, "api")
+    new = work.commit(None, message="instead", parents=[])
+    work.set("main", new)
+    await _kept_again(site, team, "api")
+    assert "force-pushed main" in (await browser.get("/acme")).text
+    db, clock = site.mirror.services.db, site.mirror.clock
+    repo = await repos.by_name(db, team.id, "api")
+    assert repo is not None
+    clock.now += timedelta(hours=1)
+    job = await jobs.attend(db, repo.id, "restore", {}, clock.now)
+    await restores.will_write(db, Cause(job.id), [Wrote(RefName(b"refs/heads/main"), new, old)])
+    work.set("main", old)
+    await _kept_again(site, team, "api")
+    target = {"kept": str(repo.id)}
+    done = Restore(1, "api", {"updated": 1}, True, clock(), Cause(job.id, target=target))
+    await restores.add(db, repo.id, done)
+    assert "force-pushed main" not in (await browser.get("/acme")).text
+    for again in (new, old):  # and what the restore did, done once more by somebody else
+        clock.now += timedelta(hours=1)
+        work.set("main", again)
+        await _kept_again(site, team, "api")
+        page = (await browser.get("/acme")).text
+        assert "Somebody force-pushed main of api" in page
 
 
 async def _kept_again(site: Site, team: Team, name: str) -> None:

@@ -27,10 +27,23 @@ cross join lateral (
     and move.snapshot >= (select min(number) from snapshot where repo_id = repo.id and taken_at >= $2)
     and old is not null and move.kind <> 'fast-forwarded' and substring(old from 1 for 5) <> 'ref: '::bytea
     and not exists (
+      -- a restore, or undoing it, is one move each: whoever makes the same move again later is somebody else
       select from restored_ref ours join job on job.id = ours.job_id
-      where job.team_id = repo.team_id
-        and ((ours.old, ours.new) = (move.old, move.new) or (ours.new, ours.old) = (move.old, move.new))  -- or undid it
-        and ours.name = ref.name
+      cross join lateral (
+        select job.queued_at as at where (ours.old, ours.new) = (move.old, move.new)
+        union all
+        select undo.queued_at from job undo
+        where undo.repo_id = job.repo_id and undo.kind = 'restore' and undo.asked->>'undo' = job.id::text
+          and (ours.new, ours.old) = (move.old, move.new)
+      ) begun
+      where job.team_id = repo.team_id and ours.name = ref.name
+        and taken.taken_at >= begun.at - interval '1 minute'  -- clocks of machines differ
+        and not exists (
+          select from ref_change same join snapshot seen on seen.repo_id = same.repo_id and seen.number = same.snapshot
+          where same.ref_id = move.ref_id and (same.old, same.new) = (move.old, move.new)
+            and (same.snapshot, same.position) < (move.snapshot, move.position)
+            and seen.taken_at >= begun.at - interval '1 minute'
+        )
     )
     and not exists (
       select from settled
