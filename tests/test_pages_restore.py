@@ -242,6 +242,15 @@ async def test_what_else_is_rewound_is_said_first_with_who_wrote_it(restoring: R
     assert "Put main back in acme/api" in alone and "release/2.4" not in alone
 
 
+async def test_what_somebody_wrote_puts_no_sentence_of_a_page_in_another_order(restoring: Restoring) -> None:
+    """A message or a name with an override showed the rest of the plan's line backwards."""
+    restoring.work.commit("main", {"d": b"1\n"}, message="\u202eevil \u2066 \u200fnot", parents=[])
+    await sync.sync(restoring.site.mirror.services, restoring.repo.id)
+    for path in ("/restore?at=%231&ref=refs/heads/main&where=back", "/commits", "/pushes", "/pushes/3"):
+        page = (await restoring.browser.get(f"{HERE}{path}")).text
+        assert "\ufffdevil \ufffd" in page and "\u202e" not in page and "\u2066" not in page, path
+
+
 async def test_a_plan_writes_nothing_and_one_press_does_what_it_said(
     restoring: Restoring, make_work: Callable[..., Work]
 ) -> None:

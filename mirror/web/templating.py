@@ -22,6 +22,7 @@ HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
 SHORT: Final = 10  # digits of an id that people compare by eye
 BRANCHES: Final = "refs/heads/"
+_REORDERING: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
 
 
 @cache
@@ -33,6 +34,7 @@ def environment() -> Environment:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_in_order,
     )
     made.filters |= {
         "unsaved": words.unsaved,
@@ -58,6 +60,17 @@ def environment() -> Environment:
     }
     made.globals |= {"static": static, "url": url, "repo_url": repo_url, "slash": b"/", "ref_to": SYMBOLIC}
     return made
+
+
+def _in_order(printed: object) -> object:
+    """What a page prints, without the characters that show the rest of a line in another order.
+
+    An author, a message or a line of code with one could make a sentence of ours say something else:
+    https://trojansource.codes
+    """
+    if not isinstance(printed, str) or printed.isascii():
+        return printed
+    return printed.translate(_REORDERING)
 
 
 @cache
