@@ -17,7 +17,9 @@ from mirror.core.errors import NetworkError, Origin
 from mirror.core.model import RefName, Repo, RepoId
 from mirror.core.rules.plan import Wrote
 from mirror.core.rules.roles import Role
+from mirror.core.rules.schedule import STEPS
 from mirror.services.queue import NoQueue
+from mirror.shapes.repos import Repo as Shown
 from mirror.store import repos
 from mirror.store.browse import causes, found, home
 from mirror.store.browse.causes import Forced, Refused, Settled, Trouble
@@ -25,7 +27,7 @@ from mirror.store.browse.home import Day, Summary
 from mirror.store.database import query
 from mirror.store.discovery import connections
 from mirror.store.discovery.connections import ConnectionId, NewConnection
-from mirror.store.jobs import jobs, runs
+from mirror.store.jobs import jobs, runs, schedules
 from mirror.store.jobs.jobs import JobId
 from mirror.store.people import notices, people, teams
 from mirror.store.people.notices import Notice
@@ -44,10 +46,8 @@ TODAY = date(2026, 3, 2)
 API = RepoId(uuid4())
 
 
-def summary(late: int = 0, **states: int) -> Summary:
-    return Summary(
-        sum(states.values()), {one: states.get(one, 0) for one in home.STATES}, NOW, None, None, late
-    )
+def summary(**states: int) -> Summary:
+    return Summary(sum(states.values()), {one: states.get(one, 0) for one in home.STATES}, NOW, None, None)
 
 
 def trouble(kind: str, where: str, *names: str, **known: Any) -> Trouble:
@@ -62,7 +62,7 @@ KIM = Refused(uuid4(), "github", "github.com", "kim", "github.com refuses kim's 
 @pytest.mark.parametrize(
     ("states", "said"),
     [
-        ({"protected": 47, "behind": 1, "late": 1}, "48 repositories: 47 protected, 1 late"),
+        ({"protected": 47, "late": 1}, "48 repositories: 47 protected, 1 late"),
         ({"protected": 47, "behind": 1}, "48 repositories: 47 protected, 1 being saved"),
         (
             {"protected": 336, "failing": 1, "paused": 1, "archived": 1},
@@ -83,7 +83,7 @@ def test_the_sentence_adds_up(states: dict[str, int], said: str) -> None:
 
 
 def test_the_bar_has_a_part_for_each_state_which_fill_it_and_can_all_be_seen() -> None:
-    shown = parts(summary(protected=9000, failing=1, paused=1, behind=5, late=2))
+    shown = parts(summary(protected=9000, failing=1, paused=1, behind=3, late=2))
     assert [(one.state, one.number) for one in shown] == [
         ("protected", 9000),
         ("behind", 3),
@@ -573,7 +573,7 @@ async def test_a_token_that_is_refused_is_one_cause_and_nothing_that_it_fetches_
     (row,), failing = await home.page(db, team.id, home.Wanted(state="failing"), limit=1)
     assert failing == 336 and row.failure and row.failure.kind == "credentials"
     assert {one.state for one in await repos.overview(db, team.id)} == {"failing", "paused", "protected"}
-    measured = await measures.measures(db)
+    measured = await measures.measures(db, site.mirror.clock.now)
     assert dict(measured.repos) == {"failing": 336, "paused": 1, "protected": 1}
     assert measured.failing == {"credentials": 336}
 
@@ -582,6 +582,75 @@ async def test_a_token_that_is_refused_is_one_cause_and_nothing_that_it_fetches_
     page = (await browser.get("/acme")).text
     assert "<h1>338 repositories: 337 protected, 1 paused</h1>" in page
     assert await db.fetchval("select count(*) from repo where look_at is null") == 338
+
+
+async def test_repos_that_nobody_checks_any_more_are_late_wherever_they_are_counted(site: Site) -> None:
+    """Each was pushed to long before its last check, so that it is checked daily: 37 hours are too long."""
+    team, browser = await _visitor(site)
+    db, clock = site.mirror.services.db, site.mirror.clock
+    await _filled(site, team, 13, await _connected(site, team))
+
+    async def last_checked(ago: timedelta) -> None:
+        await db.execute(
+            "update repo set changed_at = $1, protected_as_of = $2, look_at = $2",
+            clock.now - timedelta(days=60),
+            clock.now - ago,
+        )
+
+    await last_checked(timedelta(hours=36, minutes=50))
+    assert "<h1>13 repositories, all protected</h1>" in (await browser.get("/acme")).text
+    await last_checked(timedelta(days=29))
+    await db.execute("update repo set protected_as_of = $1 where name > 'acme/app-0012'", clock.now)
+    page = (await browser.get("/acme")).text
+    assert "<h1>13 repositories: 1 protected, 12 late</h1>" in page
+    assert "1 thing needs attention" in page and "12 repositories are no longer being checked" in page
+    assert len(_listed((await browser.get("/acme", state="late")).text)) == 12
+    assert len(_listed((await browser.get("/acme", cause="unchecked")).text)) == 12
+    assert _listed((await browser.get("/acme", state="protected")).text) == ["acme/app-0013"]
+    (row,), late = await home.page(db, team.id, home.Wanted(state="late"), limit=1, now=clock.now)
+    assert (late, row.state, Shown.of(row).behind_since) == (12, "late", row.protected_as_of)
+    for one in await repos.overview(db, team.id, clock.now):
+        assert one.state == ("protected" if one.name == "acme/app-0013" else "late")
+        assert one.behind_since == (None if one.state == "protected" else one.protected_as_of)
+    assert dict((await measures.measures(db, clock.now)).repos) == {"late": 12, "protected": 1}
+    assert dict((await measures.of_teams(db, clock.now))["acme"].repos) == {"late": 12, "protected": 1}
+    report = (await browser.get("/acme/-/report")).text
+    assert "13 of 13 repositories are protected; 12 of them are late, at worst by 29 d" in report
+    repo_page = (await browser.get("/acme/acme/app-0001")).text
+    assert "Not checked since <time" in repo_page and ">not checked</a>" in repo_page
+
+    # Who paused it, or waits for its turn, is told so instead; a check ends it.
+    await db.execute("update repo set paused_at = $1 where name = 'acme/app-0001'", clock.now)
+    (waiting,) = await db.fetch("select id from repo where name = 'acme/app-0002'")
+    await repos.request_sync(db, waiting["id"], clock.now)
+    await db.execute("update repo set protected_as_of = $1 where name > 'acme/app-0003'", clock.now)
+    page = (await browser.get("/acme")).text
+    assert "<h1>13 repositories: 10 protected, 1 being saved, 1 late, 1 paused</h1>" in page
+    assert "acme/app-0003 is no longer being checked" in page
+
+
+@pytest.mark.parametrize(
+    ("schedule", "quiet", "late_after"),
+    [
+        (None, timedelta(), timedelta(minutes=67.5)),
+        *((None, 24 * step, 1.5 * step + timedelta(hours=1)) for step in STEPS),
+        (None, 24 * STEPS[3] - timedelta(seconds=1), 1.5 * STEPS[2] + timedelta(hours=1)),
+        ("15m", timedelta(days=90), timedelta(minutes=82.5)),
+        ("2d", timedelta(), timedelta(days=3, hours=1)),
+        ("30 2 * * 1-5", timedelta(), timedelta(days=3, hours=1)),
+        ("0 0 1 1 *", timedelta(), timedelta(days=366, hours=1)),
+    ],
+)
+async def test_a_check_is_overdue_after_one_and_a_half_periods_and_an_hour(
+    site: Site, schedule: str | None, quiet: timedelta, late_after: timedelta
+) -> None:
+    team, _ = await _visitor(site)
+    db, now = site.mirror.services.db, site.mirror.clock.now
+    repo = await repos.add(db, team.id, "acme/url", "https://x.example/a", now - quiet)
+    await repos.touch_protected(db, repo.id, now)
+    await schedules.set_schedule(db, repo.id, schedule, now)
+    for at, state in ((now + late_after, "protected"), (now + late_after + timedelta(seconds=1), "late")):
+        assert (await repos.overview_of(db, repo.id, now=at)).state == state
 
 
 async def test_a_force_push_is_settled_by_who_says_so_until_the_next_one(site: Site, work: Work) -> None:

@@ -22,9 +22,10 @@ def some(
         (some(1, "protected"), "1 of 1 repository is protected."),
         (some(2, "protected"), "2 of 2 repositories are protected."),
         (
-            some(316, "protected")
-            + some(20, "behind")
-            + some(1, "behind", timedelta(hours=3))
+            some(311, "protected")
+            + some(5, "behind")
+            + some(20, "late")
+            + some(1, "late", timedelta(hours=3))
             + some(1, "failing")
             + some(1, "archived"),
             "337 of 339 repositories are protected; 21 of them are late, at worst by 3 h. 1 failing, 1 gone.",
@@ -35,7 +36,7 @@ def some(
             "0 of 3 repositories are protected. 1 damaged, 2 paused.",
         ),
         (
-            some(1000, "protected") + some(1, "behind", timedelta(seconds=-5)),
+            some(1000, "protected") + some(1, "late", timedelta(seconds=-5)),
             "1,001 of 1,001 repositories are protected; 1 of them is late, at worst by 1 s.",
         ),
     ],

@@ -125,7 +125,7 @@ async def state_of(mirror: Mirror, repo: Repo) -> str:
     (kept,), _ = await home.page(db, team)
     summary = await home.summary(db, team, mirror.clock.now)
     assert summary.states[kept.state] == summary.total == 1
-    assert (await measures.measures(db)).repos == {kept.state: 1}
+    assert (await measures.measures(db, mirror.clock.now)).repos == {kept.state: 1}
     assert (kept.state == "damaged") == (kept.damage is not None)
     assert (await repos.overview_of(db, repo.id)).state == kept.state
     return kept.state

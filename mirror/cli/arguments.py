@@ -481,7 +481,7 @@ which takes a team's name or its id.
 
 --json, one a line: {"repo", "team", "url", "snapshots", "refs", "bytes",
                      "large_files_not_saved", "protected_as_of",
-                     "state": "damaged|protected|behind|failing|paused|archived|never",
+                     "state": "damaged|protected|behind|late|failing|paused|archived|never",
                      "damage": {"message", "found_at"} or null,
                      "behind_since", "failure": {"class", "message", "since"} or null}"""
 

@@ -168,7 +168,7 @@ async def repos(call: Call) -> int:
         from mirror.store import repos
 
         team = await operator.team_chosen(services, call.args.team)
-        rows = await repos.overview(services.db, team.id if team else None)
+        rows = await repos.overview(services.db, team.id if team else None, services.clock())
         unknown = await _unknown(services)
     if call.out.json:
         for row in rows:

@@ -169,7 +169,7 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
         elif row.archived_at:
             lines.append(f"{line}  {_archived(row.repo)}")
         else:
-            lines.append(line + since + ("  a sync is due" if row.state == "behind" else ""))
+            lines.append(line + since + ("  a sync is due" if row.state in ("behind", "late") else ""))
         if row.large_files:
             lines[-1] += f"  {eye.paint(unsaved(row.large_files), 'warn')}"
     return "\n".join(lines)

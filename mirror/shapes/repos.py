@@ -66,6 +66,8 @@ class Repo(Answer, frozen=True, kw_only=True):
         if one.failure is not None:
             failure = RepoFailure(kind=one.failure.kind, message=one.failure.message, since=one.failure.since)
             behind = min(behind or one.failure.since, one.failure.since)
+        if one.state == "late":
+            behind = behind or one.protected_as_of
         return cls(
             id=str(one.id),
             name=one.name,

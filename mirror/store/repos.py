@@ -16,7 +16,7 @@ from mirror.store.people.teams import DEFAULT, TeamId
 from mirror.store.upkeep import damages
 from mirror.store.upkeep.damages import Damage
 
-State = Literal["damaged", "protected", "behind", "failing", "paused", "archived", "never"]
+State = Literal["damaged", "protected", "behind", "late", "failing", "paused", "archived", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Overview:
     "paused": somebody paused it; it is protected as of an earlier time.
     "failing": it is protected as of an earlier time, and the last run failed; or its token is refused,
         so that the next one will.
+    "late": it is protected as of an earlier time, and a push has waited for ten minutes with nobody at it,
+        or its scheduled check is overdue (sql/097_unchecked.sql).
     "behind": the last run succeeded, and another has been requested since.
     "protected": everything its remote showed at the last check is stored.
     """
@@ -340,15 +342,17 @@ async def unheard(db: Db, before: datetime) -> list[RepoId]:
 
 
 @translating
-async def overview(db: Db, team: TeamId | None = None) -> list[Overview]:
-    """Every repo with what is kept of it, by name; or those of one team."""
-    return [_overview(row) for row in await db.fetch(query("overview"), None, team)]
+async def overview(db: Db, team: TeamId | None = None, now: datetime | None = None) -> list[Overview]:
+    """Every repo with what is kept of it, by name; or those of one team. `now` decides which are late."""
+    return [_overview(row) for row in await db.fetch(query("overview"), None, team, now)]
 
 
 @translating
-async def overview_of(db: Db, repo_id: RepoId, team: TeamId | None = None) -> Overview:
+async def overview_of(
+    db: Db, repo_id: RepoId, team: TeamId | None = None, now: datetime | None = None
+) -> Overview:
     """One repo with what is kept of it. Raises NotFound, also where it is not that team's."""
-    row = await db.fetchrow(query("overview"), repo_id, team)
+    row = await db.fetchrow(query("overview"), repo_id, team, now)
     if row is None:
         raise NotFound(f"no repo has the id {repo_id}; `everref repos` lists them")
     return _overview(row)

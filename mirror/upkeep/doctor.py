@@ -181,8 +181,8 @@ def _keys(services: Services) -> Finding:
 
 
 async def _repos(services: Services) -> list[Finding]:
-    rows = await repos.overview(services.db)
-    bad = [row.called for row in rows if row.state in ("failing", "never", "damaged")]
+    rows = await repos.overview(services.db, now=services.clock())
+    bad = [row.called for row in rows if row.state in ("failing", "never", "damaged", "late")]
     damaged = [row for row in rows if row.damage]
     words = f"{count(len(rows), 'repo')}, {len(rows) - len(bad)} protected"
     if damaged:

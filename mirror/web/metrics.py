@@ -37,7 +37,7 @@ from mirror.web.dispatch import BEARER, Outside, is_local
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 _DELIVERIES: Final = ("ping", "push", "create", "delete", "repository", "ignored")
-_STATES: Final = ("damaged", "archived", "never", "paused", "failing", "behind", "protected")
+_STATES: Final = ("damaged", "archived", "never", "paused", "failing", "late", "behind", "protected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,13 @@ async def told(services: Services) -> bytes:
     disk = Disk(await services.disk.pools.measured(), usage.free, usage.total)
     families = [
         _of_build(),
-        *_of_repos(await measures.measures(services.db)),
+        *_of_repos(await measures.measures(services.db, services.clock())),
         *_of_counted(await measures.counted(services.db)),
         *_of_disk(disk),
         *of_limits(await quotas.measured(services.db, settings.limits, services.clock()), settings.limits),
     ]
     if settings.metrics_teams:
-        families += _of_teams(await measures.of_teams(services.db))
+        families += _of_teams(await measures.of_teams(services.db, services.clock()))
     return text(families)
 
 

@@ -1,16 +1,13 @@
 -- home_page.sql($1 team_id, $2 pattern or null, $3 state or null, $4 ids or null, $5 limit, $6 offset, $7 name or null,
--- after which, $8 now), the order and how a name matches put in: some repos of a team with what is kept of each. `matches` is how
--- many there are in all. The state `late` is of those that are behind and that nobody has served for ten minutes.
+-- after which, $8 now or null), the order and how a name matches put in: some repos of a team with what is kept of each. `matches` is how
+-- many there are in all.
 -- A repo whose connection's token is refused has failed for that, also before any run met it.
 with chosen as (
-  select repo.*, repo_state(repo) as state, count(*) over () as matches, row_number() over (order by {order}, repo.name) as place
+  select repo.*, repo_state(repo, $8) as state, count(*) over () as matches, row_number() over (order by {order}, repo.name) as place
   from repo
   where repo.team_id = $1
     and ($2::text is null or repo.name {match} $2)
-    and (
-      $3::text is null or repo_state(repo) = $3
-      or $3 = 'late' and repo.behind_since is not null and repo_state(repo) = 'behind' and is_late(repo, $8)
-    )
+    and ($3::text is null or repo_state(repo, $8) = $3)
     and ($4::uuid[] is null or repo.id = any ($4))
     and ($7::text is null or repo.name > $7)
   order by place

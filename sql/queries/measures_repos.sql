@@ -1,9 +1,9 @@
--- measures_repos.sql: all repos together. What a row counts says `what`: since when repos are protected, by how we hear of
+-- measures_repos.sql($1 now): all repos together. What a row counts says `what`: since when repos are protected, by how we hear of
 -- pushes; a state; a class of error; the wishes that wait. `oldest`, `most`, `median`: the time as of which all, 95 in 100
 -- and half of the repos are protected; of wishes, since when the oldest waits.
 with kept as (
   select
-    repo_state(repo) as state,
+    repo_state(repo, $1) as state,
     case when failure_class is null and refused_at is not null and archived_at is null and paused_at is null then 'credentials' else failure_class end
       as failure_class,
     archived_at is null and paused_at is null as looked_after,

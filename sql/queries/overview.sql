@@ -1,12 +1,13 @@
--- overview.sql($1 repo_id or null for all, $2 team_id likewise): each repo with what is kept of it and how it is doing.
+-- overview.sql($1 repo_id or null for all, $2 team_id likewise, $3 now or null): each repo with what is kept of it and how it is doing.
 select
   repo.*, team.name as team,
   (select count(*) from snapshot where snapshot.repo_id = repo.id) as snapshots,
   coalesce(latest.refs_count, 0) as refs,
   coalesce((select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null), 0)::bigint as bytes,
-  repo_state(repo) as state,
+  repo_state(repo, $3) as state,
   least(
-    repo.behind_since, repo.failing_since, case when repo.paused_at is null then repo.refused_at end
+    repo.behind_since, repo.failing_since, case when repo.paused_at is null then repo.refused_at end,
+    case when repo_state(repo, $3) = 'late' then coalesce(repo.behind_since, repo.protected_as_of) end
   ) as behind, latest.taken_at as saved_at,
   (select finished_at from drill where repo_id = repo.id order by finished_at desc limit 1) as proved_at,
   (select why from connection where id = repo.connection_id and repo.refused_at is not null) as refused,

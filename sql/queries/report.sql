@@ -1,7 +1,7 @@
--- report.sql($1 team, $2 from, $3 to): every repo of the team, what happened to it in that period, and how it is now.
+-- report.sql($1 team, $2 from, $3 to, $4 now): every repo of the team, what happened to it in that period, and how it is now.
 select
   repo.id, repo.name, repo.url, repo.protected_as_of, repo.failing_since, repo.failure_class, repo.archived_at, repo.damaged_at,
-  repo.paused_at, repo_state(repo) as state,
+  repo.paused_at, repo_state(repo, $4) as state,
   saved.snapshots, saved.changes, saved.bytes, lost.forced,
   back.restores, back.restores_verified, proof.drills, proof.drills_failed,
   (select max(finished_at) from drill where drill.repo_id = repo.id) as last_drill_at

@@ -35,7 +35,7 @@ class Standing:
 
     total: int
     protected: int
-    late: int  # has changed at its host since it was last saved
+    late: int  # a push waits longer than it should, or its check is overdue
     worst: timedelta | None  # how long ago the latest of those was last up to date; None: none is late
     otherwise: dict[str, int]  # how many are not protected, by why
 
@@ -62,10 +62,10 @@ def standing(states: Sequence[State], now: datetime) -> Standing:
     found = Counter[str]()
     late: list[timedelta] = []
     for one in states:
-        unpaused = one.state in ("protected", "behind")
+        unpaused = one.state in ("protected", "behind", "late")
         found["paused" if unpaused and one.is_paused else one.state] += 1
-        if one.state == "behind" and not one.is_paused and one.protected_as_of is not None:
+        if one.state == "late" and not one.is_paused and one.protected_as_of is not None:
             late.append(max(now - one.protected_as_of, timedelta()))
     otherwise = {said: found[state] for state, said in _OTHERWISE if found[state]}
-    protected = found["protected"] + found["behind"]
-    return Standing(len(states), protected, found["behind"], max(late, default=None), otherwise)
+    protected = found["protected"] + found["behind"] + found["late"]
+    return Standing(len(states), protected, found["late"], max(late, default=None), otherwise)

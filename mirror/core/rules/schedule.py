@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from itertools import islice, pairwise
 from typing import Final
 
 from cronsim import CronSim, CronSimError
@@ -24,6 +25,10 @@ STEPS: Final = (
 
 _UNITS: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CHECKS: Final = (
+    400  # of a cron expression, among which its longest gap is: more than those of a year of days
+)
+_RARELY: Final = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,15 @@ def next_look(
     if looked_at is not None and due - looked_at < period / 2:  # its period has just changed
         due += period
     return due
+
+
+def longest_gap(schedule: str | None) -> timedelta | None:
+    """The longest time between two checks by a cron expression. None: the schedule is none."""
+    chosen = parse(schedule) if schedule else None
+    if not isinstance(chosen, Cron):
+        return None
+    times = list(islice(CronSim(chosen.expression, _EPOCH), _CHECKS))
+    return max((later - earlier for earlier, later in pairwise(times)), default=_RARELY)
 
 
 def spread(hosts: Sequence[str | None], now: datetime) -> list[datetime]:

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
 
-from mirror.core.errors import NotFound
+from mirror.core.errors import NotFound, UsageError
 from mirror.core.formats.manifest import RepoFile, encode_repo
 from mirror.core.model import Repo, RepoId, older
+from mirror.core.rules.schedule import longest_gap
 from mirror.store import repos
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.people import teams
@@ -140,8 +141,17 @@ async def _insert(db: Db, about: RepoFile, team: TeamId, at: datetime) -> Repo:
             about.archived_at,
             about.schedule,
             list(about.excluded),
+            _gap(about.schedule),
         )
     return made
+
+
+def _gap(schedule: str | None) -> timedelta | None:
+    """What a schedule out of the vault promises; None also where it is none that we know."""
+    try:
+        return longest_gap(schedule)
+    except UsageError:
+        return None
 
 
 async def _aside(db: Db, about: RepoFile, team: TeamId, at: datetime) -> RepoFile:

@@ -29,7 +29,8 @@ class Refused:
 class Trouble:
     """Repos that need somebody for one reason.
 
-    The kind is damage, token, late, archived, hook, or the class of an error; `where` is the host, if any.
+    The kind is damage, token, late, unchecked, archived, hook, or the class of an error;
+    `where` is the host, if any.
     """
 
     kind: str
@@ -43,7 +44,11 @@ class Trouble:
     @property
     def key(self) -> str:
         """The cause, as an address has it."""
-        return self.kind if self.kind in ("damage", "late", "archived") else f"{self.kind}:{self.where}"
+        return (
+            self.kind
+            if self.kind in ("damage", "late", "unchecked", "archived")
+            else f"{self.kind}:{self.where}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,15 +24,15 @@ from mirror.store.upkeep.damages import Damage
 Order = Literal["trouble", "name", "state", "saved", "size"]
 
 STATES: Final[Sequence[State]] = (
-    *("protected", "damaged", "behind", "failing", "never", "paused", "archived"),
+    *("protected", "damaged", "behind", "late", "failing", "never", "paused", "archived"),
 )
 _SIZE: Final = (
     "(select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null) desc nulls last"
 )
 _SAVED: Final = "(select max(taken_at) from snapshot where snapshot.repo_id = repo.id) desc nulls last"
 _STATE: Final = (
-    "array_position(array['damaged', 'failing', 'never', 'behind', 'protected', 'paused', 'archived'],"
-    " repo_state(repo)), repo.protected_as_of nulls first"
+    "array_position("
+    "array['damaged', 'failing', 'never', 'late', 'behind', 'protected', 'paused', 'archived'], repo_state(repo, $8)), repo.protected_as_of nulls first"
 )
 # What needs somebody, then what was force-pushed ($9), then all others; a push being saved moves nothing.
 _TROUBLE: Final = """
@@ -41,7 +41,7 @@ _TROUBLE: Final = """
     when repo.archived_at is not null then 6
     when repo.paused_at is not null then 5
     when repo.failure_class is not null or repo.refused_at is not null then 1
-    when repo.behind_since is not null and is_late(repo, $8) then 2
+    when is_late(repo, $8) then 2
     when repo.id = any ($9::uuid[]) then 3
     else 4
   end"""
@@ -65,7 +65,6 @@ class Summary:
         datetime | None
     )  # the oldest moment up to which a repo that is behind is protected; None: none is behind
     gap_of: str | None  # that repo's name
-    late: int = 0  # of those that are behind: nobody has served them for ten minutes
     hooks_waiting: int = 0  # webhooks that their forges do not have yet
     news: str = ""  # it differs whenever a need came or was settled
 
@@ -136,7 +135,6 @@ async def summary(db: Db, team: TeamId, now: datetime) -> Summary:
         row["saved_at"],
         row["gap_since"],
         row["gap_of"],
-        row["late"],
         row["hooks_waiting"],
         row["news"],
     )
@@ -147,7 +145,7 @@ class Wanted:
     """Which of a team's repos are wanted, and in which order."""
 
     search: str = ""  # words of the name, in this order
-    state: State | Literal["late"] | None = None
+    state: State | None = None
     only: Collection[RepoId] | None = None
     after: str | None = None  # only those whose name comes after this one
     order: Order = "name"
@@ -161,7 +159,7 @@ _ALL: Final = Wanted()
 async def page(
     db: Db, team: TeamId, wanted: Wanted = _ALL, limit: int = 50, offset: int = 0, now: datetime | None = None
 ) -> tuple[list[RepoOverview], int]:
-    """A page of the team's repos, and how many match in all. `now` decides which are late."""
+    """A page of the team's repos, and how many match in all. `now` decides which are late; None: none is."""
     rows = await db.fetch(
         _page(wanted.order),
         team,
@@ -178,9 +176,9 @@ async def page(
 
 
 @translating
-async def named(db: Db, team: TeamId, name: str) -> tuple[Repo, RepoOverview] | None:
+async def named(db: Db, team: TeamId, name: str, now: datetime) -> tuple[Repo, RepoOverview] | None:
     """The team's repo of this name, with the state of its backup."""
-    row = await db.fetchrow(_page("name", match="="), team, storable(name), None, None, 1, 0, None, None)
+    row = await db.fetchrow(_page("name", match="="), team, storable(name), None, None, 1, 0, None, now)
     return None if row is None else (repo(row), _kept(row))
 
 

@@ -57,9 +57,9 @@ class Drilled:
 
 
 @translating
-async def report(db: Db, team: TeamId, start: datetime, end: datetime) -> list[Line]:
+async def report(db: Db, team: TeamId, start: datetime, end: datetime, now: datetime) -> list[Line]:
     """Every repo of the team, by name, in the period from `start` to before `end`."""
-    return [_line(row) for row in await db.fetch(query("report"), team, start, end)]
+    return [_line(row) for row in await db.fetch(query("report"), team, start, end, now)]
 
 
 @translating

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from mirror.core.errors import NotFound
 from mirror.core.model import ObjectFormat, Repo, RepoId
+from mirror.core.rules.schedule import longest_gap
 from mirror.store.database import Db, query, translating
 from mirror.store.people.teams import TeamId
 
@@ -105,7 +106,13 @@ async def of(db: Db, repo_id: RepoId) -> Rhythm:
 @translating
 async def set_schedule(db: Db, repo_id: RepoId, schedule: str | None, look_at: datetime) -> None:
     """Have a repo looked at by this schedule from now on, or by its activity if it is None."""
-    await db.execute("update repo set schedule = $2, look_at = $3 where id = $1", repo_id, schedule, look_at)
+    await db.execute(
+        "update repo set schedule = $2, look_at = $3, cron_gap = $4 where id = $1",
+        repo_id,
+        schedule,
+        look_at,
+        longest_gap(schedule),
+    )
 
 
 @translating

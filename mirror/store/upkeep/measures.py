@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from mirror.store.database import Db, query, translating
@@ -97,9 +98,9 @@ class Counted:
 
 
 @translating
-async def measures(db: Db) -> Measures:
+async def measures(db: Db, now: datetime) -> Measures:
     """The present figures of the whole installation."""
-    repos = await db.fetch(query("measures_repos"))
+    repos = await db.fetch(query("measures_repos"), now)
     jobs = await db.fetch(query("measures_jobs"))
     rest = await db.fetchrow(query("measures_stored"), runs.SILENT, outages.FORGOTTEN)
     of = {what: [row for row in repos if row["what"] == what] for what in {row["what"] for row in repos}}
@@ -130,10 +131,10 @@ async def measures(db: Db) -> Measures:
 
 
 @translating
-async def of_teams(db: Db) -> Mapping[str, TeamMeasures]:
+async def of_teams(db: Db, now: datetime) -> Mapping[str, TeamMeasures]:
     """The same of each team that has repos, by its name."""
     rows: dict[str, list[Any]] = {}
-    for row in await db.fetch(query("measures_teams")):
+    for row in await db.fetch(query("measures_teams"), now):
         rows.setdefault(row["team"], []).append(row)
     return {
         team: TeamMeasures(

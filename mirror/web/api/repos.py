@@ -73,7 +73,7 @@ async def list_repos(context: RequestContext, asked: ReposAsked) -> Page[Repo]:
         found = await repos.by_name(db, team.id, asked.name)
         only = [found.id] if found else []
     wanted = home.Wanted(asked.q or "", asked.state, only, after=begin(asked.cursor, str))
-    rows, _ = await home.page(db, team.id, wanted, limit=asked.limit + 1)
+    rows, _ = await home.page(db, team.id, wanted, limit=asked.limit + 1, now=context.now)
     shown = rows[: asked.limit]
     more = cursor(shown[-1].name) if len(rows) > asked.limit else None
     return Page(items=[Repo.of(one) for one in shown], next=more)
@@ -185,7 +185,8 @@ async def repo_of(context: RequestContext) -> Known:
 
 
 async def _row(context: RequestContext, repo_id: RepoId) -> Repo:
-    rows, _ = await home.page(context.services.db, context.of_team().id, home.Wanted(only=[repo_id]), limit=1)
+    wanted = home.Wanted(only=[repo_id])
+    rows, _ = await home.page(context.services.db, context.of_team().id, wanted, 1, now=context.now)
     if not rows:
         raise NotFound("there is no such repo")
     return Repo.of(rows[0])

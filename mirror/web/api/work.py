@@ -373,7 +373,7 @@ async def period(context: RequestContext, asked: Period) -> Report:
     if start >= end:
         raise UsageError("the period ends before it starts; choose a later end")
     team = context.of_team()
-    lines = await report.report(context.services.db, team.id, start, end)
+    lines = await report.report(context.services.db, team.id, start, end, context.now)
     return Report(team=team.name, start=start, end=end, repos=[ReportLine.of(one) for one in lines])
 
 

@@ -121,6 +121,8 @@ async def _standing(context: RequestContext, team: Team, held_up: Need | None) -
         over=await quotas.is_over(db, team.id),
     )
     listed = causes_shown.needs(team.name, now, told)
+    if held_up:  # which is why
+        listed = [one for one in listed if one.key != "unchecked"]
     first = [one for one in (held_up, *listed[:1]) if one and one.key in HOLDING]
     return Standing(
         team,
@@ -277,7 +279,7 @@ def mark(summary: Summary, held_up: Need | None = None) -> str:
     """A text that differs whenever the home page has something new to show."""
     saved = "" if summary.saved_at is None else summary.saved_at.isoformat()
     held = held_up.chip if held_up and held_up.key in HOLDING - {"over"} else ""
-    numbers = (str(number) for number in (*summary.states.values(), summary.late))
+    numbers = (str(number) for number in summary.states.values())
     return " ".join([saved, held, *numbers, summary.news])
 
 
@@ -333,7 +335,6 @@ def parts(summary: Summary, held_up: bool = False) -> list[Part]:
     `held_up`: nothing new is saved for any repo, so that none is shown as well.
     """
     counts = {str(state): number for state, number in summary.states.items()}
-    counts |= {"late": summary.late, "behind": summary.states["behind"] - summary.late}
     shown = [
         Part(state, label, counts[state], "late" if held_up and state == "protected" else state)
         for state, label in STATES.items()

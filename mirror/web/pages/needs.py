@@ -135,6 +135,8 @@ def needs(team: str, now: datetime, told: Told) -> list[Need]:
         elif one.kind == "late":
             if not told.over:  # which is why
                 found[6].append(_late(team, one))
+        elif one.kind == "unchecked":
+            found[4].append(_unchecked(team, one))
         elif one.kind == "archived":
             found[7].append(_gone(team, one))
         else:
@@ -276,6 +278,30 @@ def _late(team: str, one: Trouble) -> Need:
         many=one.many,
         everything=_all(team, one),
         acts=(_open(team, one),),
+    )
+
+
+def _unchecked(team: str, one: Trouble) -> Need:
+    """Checks that are overdue while workers run: nobody knows what was pushed since."""
+    name = one.repos[0][0]
+    alone = one.many == 1
+    why = (
+        "What was pushed since then may not be saved. A worker that is stuck, a wrong clock or a host that is"
+    )
+    return Need(
+        key=one.key,
+        title=f"{name} is no longer being checked"
+        if alone
+        else f"{repositories(one.many)} are no longer being checked",
+        link=templating.repo_url(team, name) if alone else None,
+        chip="not checked",
+        tone="late",
+        why=f"{why} left alone may be why. {'It was' if alone else 'The first was'} last checked",
+        since=one.since,
+        repos=[] if alone else [Named(name, templating.repo_url(team, name), "") for name, _ in one.repos],
+        many=one.many,
+        everything=_all(team, one),
+        acts=(_open(team, one),) if alone else (Act("See what is wrong", "/status"), _open(team, one)),
     )
 
 

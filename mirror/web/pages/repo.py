@@ -347,7 +347,8 @@ def _under_way(row: RepoOverview, open_jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 async def _row(context: RequestContext, repo_id: RepoId) -> RepoOverview:
-    rows, _ = await home.page(context.services.db, context.of_team().id, home.Wanted(only=[repo_id]), limit=1)
+    wanted = home.Wanted(only=[repo_id])
+    rows, _ = await home.page(context.services.db, context.of_team().id, wanted, 1, now=context.now)
     if not rows:
         raise NotFound("this repository has just been removed")
     return rows[0]
@@ -402,10 +403,10 @@ async def _named(context: RequestContext) -> tuple[Repo, RepoOverview, str]:
     """The repo of the path, and what stands after an @ that ends its name."""
     db, team = context.services.db, context.of_team()
     text, after = str(context.path["repo"]), ""
-    found = await home.named(db, team.id, text)
+    found = await home.named(db, team.id, text, context.now)
     if found is None:
         name, sign, after = text.rpartition("@")
-        found = await home.named(db, team.id, name) if sign else None
+        found = await home.named(db, team.id, name, context.now) if sign else None
     if found is None:
         raise NotFound(f"there is no repository {text} in {team.name}")
     context.found = found[0]

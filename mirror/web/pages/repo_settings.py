@@ -40,7 +40,7 @@ async def _page(
     known = await hooks.of(db, repo.id)
     kept = await connections.of_repo(db, repo.id)
     by_ssh = address.is_ssh(repo.url)
-    overview = await repos.overview_of(db, repo.id)
+    overview = await repos.overview_of(db, repo.id, now=context.now)
     given = await once.taken(context)
     answer = context.render(
         "keeping.html",

@@ -43,7 +43,8 @@ async def page(context: RequestContext) -> Response:
             raise
         context.status, wrong = 422, {error.field or "from": words.sentence(str(error))}
         period = asked(context, {})
-    lines = await report.report(context.services.db, context.of_team().id, period.start, period.end)
+    db, team = context.services.db, context.of_team()
+    lines = await report.report(db, team.id, period.start, period.end, context.now)
     if form in ("csv", "json"):
         return _file(context, period, lines, form)
     return context.render(
