@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from mirror.backup import sync
 from mirror.core.errors import NetworkError, Origin
-from mirror.core.model import RefName, Repo, RepoId
+from mirror.core.model import RefName, Repo, RepoId, Target
 from mirror.core.rules.plan import Wrote
 from mirror.core.rules.roles import Role
 from mirror.core.rules.schedule import STEPS
@@ -689,16 +689,20 @@ async def test_a_force_push_needs_nobody_once_it_was_brought_back(site: Site, wo
     work.set("main", work.commit(None, message="instead", parents=[]))
     await _kept_again(site, team, "api")
 
-    async def restored(to: dict[str, str], verified: bool) -> JobId:
+    async def restored(
+        to: dict[str, str], verified: bool, name: str = "main-1118", new: Target = old
+    ) -> JobId:
         job = await jobs.attend(db, repo.id, "restore", {}, clock.now)
         cause = Cause(job.id, target=to)
-        name = RefName(b"refs/heads/restored/main-1118")
-        await restores.will_write(db, cause, [Wrote(name, None, old)])
+        written = RefName(f"refs/heads/restored/{name}".encode())
+        await restores.will_write(db, cause, [Wrote(written, None, new)])
         await restores.add(db, repo.id, Restore(1, "api", {"created": 1}, verified, clock(), cause))
         return job.id
 
     await restored({"to": "https://elsewhere.example/x"}, True)
     await restored({"kept": str(repo.id)}, False)
+    for other in ("main-next-1118-0910", "main-1118-1118-0910", "maintenance-1118-0910"):  # of other branches
+        await restored({"kept": str(repo.id)}, True, other, Target(b"e" * 40))
     assert "force-pushed main of api" in (await browser.get("/acme")).text
     done = await restored({"kept": str(repo.id)}, True)
     page = (await browser.get("/acme")).text
@@ -816,6 +820,7 @@ async def test_what_is_gone_and_what_has_no_webhook_is_settled(site: Site) -> No
         from repo where name > 'acme/app-0003'
         """
     )
+    last = await db.fetchval("select id from repo where name = 'acme/app-0005'")
     page = (await browser.get("/acme")).text
     assert "2 repositories are no longer at their hosts" in page
     assert "github.com sends no pushes of 2 repositories" in page
@@ -824,6 +829,16 @@ async def test_what_is_gone_and_what_has_no_webhook_is_settled(site: Site) -> No
     page = (await browser.get("/acme")).text
     assert "things need attention" not in page
     assert "2 repositories no longer at their hosts. Settled by Acme." in page
+    # One that works again and breaks again is told anew; one that is refused again by each check is not.
+    for hook in await db.fetch("select id, repo_id from hook order by repo_id"):
+        for state in ("refused", "registered", "refused")[: 3 if hook["repo_id"] == last else 1]:
+            await db.execute(
+                "update hook set state = $2, checked_at = $3 where id = $1",
+                hook["id"],
+                state,
+                site.mirror.clock(),
+            )
+    assert "github.com sends no pushes of acme/app-0005" in (await browser.get("/acme")).text
 
 
 async def test_home_is_quick_with_many_repositories_and_refs(site: Site) -> None:

@@ -11,9 +11,12 @@ from repo
 join restore back on back.repo_id = repo.id
 left join person on person.id = back.person_id
 where repo.team_id = $1 and back.finished_at >= $2 and back.verified and is_own(back, repo)
-  and exists (select from restored_ref where job_id = back.job_id) and exists (
+  and exists (
     select from ref_change move
-    where move.repo_id = repo.id and move.snapshot >= back.snapshot and kind in ('forced', 'deleted')
-      and old is not null and kind <> 'fast-forwarded' and substring(old from 1 for 5) <> 'ref: '::bytea
+    join ref on ref.id = move.ref_id
+    join restored_ref written on written.job_id = back.job_id
+      and (written.new = move.old or written.name = ref.name or brings_back(written.name, ref.name))
+    where move.repo_id = repo.id and move.snapshot >= back.snapshot and move.kind in ('forced', 'deleted')
+      and move.old is not null and move.kind <> 'fast-forwarded' and substring(move.old from 1 for 5) <> 'ref: '::bytea
   )
 order by at desc limit $3

@@ -30,10 +30,8 @@ _SIZE: Final = (
     "(select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null) desc nulls last"
 )
 _SAVED: Final = "(select max(taken_at) from snapshot where snapshot.repo_id = repo.id) desc nulls last"
-_STATE: Final = (
-    "array_position("
-    "array['damaged', 'failing', 'never', 'late', 'behind', 'protected', 'paused', 'archived'], repo_state(repo, $8)), repo.protected_as_of nulls first"
-)
+_WORST: Final = "{damaged,failing,never,late,behind,protected,paused,archived}"
+_STATE: Final = f"array_position('{_WORST}'::text[], repo_state(repo, $8)), repo.protected_as_of nulls first"
 # What needs somebody, then what was force-pushed ($9), then all others; a push being saved moves nothing.
 _TROUBLE: Final = """
   case

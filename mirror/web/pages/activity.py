@@ -128,7 +128,7 @@ async def drills(context: RequestContext) -> Response:
     before = _time(context, context.query.get("before"), context.now + timedelta(days=1))
     repo = context.query.get("repo", "")
     found = await report.drills(db, team.id, before, ROWS + 1, repo or None)
-    lines = await report.report(db, team.id, context.now - PERIOD, context.now)
+    lines = await report.report(db, team.id, context.now - PERIOD, context.now, context.now)
     return context.render(
         "drills.html",
         drills=found[:ROWS],
@@ -143,7 +143,8 @@ async def drills(context: RequestContext) -> Response:
 
 async def drill_due(context: RequestContext) -> Response:
     """Start a drill of every repo that is due for one; repos that never had one come first."""
-    lines = await report.report(context.services.db, context.of_team().id, context.now - PERIOD, context.now)
+    db, team, now = context.services.db, context.of_team(), context.now
+    lines = await report.report(db, team.id, now - PERIOD, now, now)
     due = [line for line in lines if is_due(line, context.now)]
     due.sort(key=lambda line: line.last_drill_at or datetime.min.replace(tzinfo=UTC))
     for line in due[:AT_ONCE]:
