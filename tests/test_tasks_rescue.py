@@ -1,21 +1,23 @@
 """What somebody needs on the worst day, in presses: main back, a branch back, everything elsewhere."""
 
+import asyncio
 import re
 from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
 import pytest
-from playwright.async_api import Locator, expect
+from playwright.async_api import Locator, Route, ViewportSize, expect
 
 from mirror.core.model import RefName, Target
-from tests.parts.browser import PATIENCE, Someone, Visitor
+from tests.parts.browser import DESK, PATIENCE, PHONE, Someone, Visitor
 from tests.parts.demo import Stage
 from tests.parts.forges import Repository
 from tests.parts.repos import MAIN, refs_of
 from tests.parts.tasks import WAYS, Task, Way, options
 
 DRAFT: Final = RefName(b"refs/heads/draft")
+SHORT: Final[ViewportSize] = {"width": 640, "height": 400}  # the desk at 200 % zoom
 ZONE: Final = "America/New_York"  # of the browsers, so that a moment read in another zone is another moment
 RELOADS: Final = 400  # of a page without a script, till a worker is done
 
@@ -167,3 +169,71 @@ async def test_everything_of_a_moment_goes_to_a_host_that_is_not_connected_yet_a
     assert made is not None and made.private
     assert refs_of(made.path) == before
     made.work.git("fsck", "--strict")
+
+
+async def test_the_button_of_a_rescue_is_in_sight_from_the_start_and_is_of_what_is_chosen(
+    visitor: Visitor, stage: Stage
+) -> None:
+    repository = fill(stage, "hurry")
+    hurry = await keeper(visitor, "hurry")
+    page = hurry.page
+    begin_anew(repository)
+    await expect(rescue(hurry, "main")).to_be_visible(timeout=PATIENCE)
+    await rescue(hurry, "main").click()
+    button = page.locator(".dock.go .btn")
+    await expect(button).to_have_text(re.compile(r"^Create restored\Wmain-.* in hurry/diary$"))
+    for size in (DESK, PHONE, SHORT):
+        await page.set_viewport_size(size)
+        await page.evaluate("scrollTo(0, 0)")
+        await expect(button).to_be_in_viewport(ratio=1)
+        await expect(page.get_by_role("heading", level=1)).to_be_in_viewport(ratio=1)
+        dock, title = await page.locator(".dock.go").bounding_box(), page.get_by_role("heading", level=1)
+        above = await title.bounding_box()
+        assert dock and above and above["y"] + above["height"] <= dock["y"], size
+        assert dock["height"] <= size["height"] * 0.25, (size, dock)
+        tabs = await page.locator(".tabs").bounding_box()
+        assert tabs and tabs["height"] < 44, tabs  # in one line
+        for field in (page.get_by_label("Name of the branch"), page.get_by_role("radio").last):
+            await field.focus()
+            await expect(field).to_be_in_viewport()
+            seen = await field.bounding_box()
+            assert seen and seen["y"] + seen["height"] <= dock["y"], (size, seen)
+        await page.evaluate("document.querySelector('#plan h2').scrollIntoView({ block: 'end' })")
+        heading = await page.get_by_role("heading", name="What will happen").bounding_box()
+        assert heading and heading["y"] + heading["height"] <= dock["y"], (size, heading)
+    await page.set_viewport_size(DESK)
+
+    # A name that no branch can have is said, and nothing can be pressed meanwhile.
+    name = page.get_by_label("Name of the branch")
+    good = await name.input_value()
+    await name.fill("a..b")
+    await expect(page.locator("[data-planned]")).to_contain_text("a..b")
+    await button.click()
+    await expect(page.locator("#go")).to_have_attribute("aria-busy", "true")
+    await name.fill(good)
+    await expect(page.locator("#go")).to_have_attribute("aria-busy", "false")
+
+    # While the plan of another choice is on its way, the button of the one before does nothing.
+    held = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await held.wait()
+        await route.continue_()
+
+    await page.route("**/-/restore?*", later)
+    await page.get_by_role("radio", name="Put main back").check()
+    await button.click()
+    await expect(page.locator("#go")).to_have_attribute("aria-busy", "true")
+    held.set()
+    await expect(button).to_have_text("Put main back in hurry/diary")
+    await expect(button).to_be_focused()
+    await expect(page.get_by_text("The plan has changed. Press the button again.")).to_be_visible()
+    assert "/-/restores/" not in page.url
+    await page.get_by_label("to go on").fill("hurry/else")
+    await button.click()
+    await expect(page.get_by_role("alert")).to_have_text(
+        "Type hurry/diary to overwrite it. Nothing was done."
+    )
+    await expect(page.get_by_role("alert")).to_be_in_viewport()
+    await expect(page.get_by_label("to go on")).to_be_focused()
+    assert all("answered 422" in one or "status of 422" in one for one in hurry.forgiven())

@@ -145,6 +145,12 @@
     } catch { /* what stands there leads to the same */ }
   };
 
+  // Tabs that do not fit scroll sideways: they open at the one that is current.
+  all(".tabs").forEach((tabs) => {
+    const current = one("[aria-current]", tabs);
+    if (current) tabs.scrollLeft = current.offsetLeft - tabs.offsetLeft - (tabs.clientWidth - current.offsetWidth) / 2;
+  });
+
   // Keys, until somebody turns them off: single letters get in the way of some voice and switch controls.
   const help = one("#keys"), wanted = one("[data-keys-on]");
   const kept = () => { try { return localStorage.getItem("keys") !== "off"; } catch { return true; } };
