@@ -114,3 +114,23 @@ async def test_lost_commits_are_those_of_one_ref_and_grouped_by_push(site: Site,
     assert page.count('class="lostpush"') == 1 and page.count('class="lostmove"') == 2
     one = await _text(browser, "/acme/acme/api/-/lost", ref="one")
     assert "Only on one" in one and "Only on two" not in one
+
+
+async def test_a_forced_ref_whose_commits_are_all_elsewhere_is_still_one_press_from_its_rescue(
+    site: Site, work: Work
+) -> None:
+    first = work.commit(message="Base")
+    work.head("main")
+    old = work.commit(message="Balances", parents=[first])
+    work.set("feature", old)
+    work.commit("gone", message="Only here", parents=[first])
+    _, repo, browser = await _kept(site, work)
+    work.commit(message="Say it otherwise", parents=[first])
+    work.delete("gone")
+    await sync.sync(site.mirror.services, repo.id)
+    page = await _text(browser, "/acme/acme/api/-/lost", ref="refs/heads/main")
+    assert "every commit that this ref had is still on another ref" in page
+    assert "no longer on any ref" not in page  # those of the whole repository are not this one's
+    assert "/-/restore?at=%231&amp;ref=refs%2Fheads%2Fmain" in page
+    assert 'aria-label="Bring main back as it was before push #2"' in page
+    assert "In the whole repository, 1 commit is" in await _text(browser, "/acme/acme/api/-/lost", ref="gone")

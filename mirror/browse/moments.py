@@ -52,6 +52,7 @@ PATH_BYTES: Final = 8192  # of a path that a person gives
 SHOWN_BYTES: Final = 1 << 20  # of a file that is shown
 RAW_BYTES: Final = 1 << 30  # of a file that can be downloaded
 LEAVING: Final = 20_000  # moves that are searched for lost commits
+SPARED: Final = 5  # moves that lost nothing, which are told
 SMALL_BYTES: Final = 1 << 20  # of a file that is sent at once; a larger one is streamed
 _REMEMBERED: Final = 100  # answers about lost commits that are kept
 _REMEMBERED_BODIES: Final = 1 << 18  # characters of messages in one that is kept
@@ -533,6 +534,7 @@ class Losses:
     total: int  # moves that lost commits, also those beyond the limit
     commits: int  # that no ref holds, each counted once
     whole: bool  # False: the history has more moves, or more lost commits, than were searched
+    spared: tuple[Logged, ...] = ()  # moves whose commits are all on another ref, the newest of them
 
 
 async def lost(
@@ -578,6 +580,7 @@ async def lost(
         total=len(taken),
         commits=found.commits,
         whole=found.whole and len(logged) <= LEAVING,
+        spared=tuple(one for one in chosen if one.change.old not in found.lost)[:SPARED],
     )
     if sum(len(commit.body) for one in items for commit in one.commits) < _REMEMBERED_BODIES:
         _losses[key] = losses
