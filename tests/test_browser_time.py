@@ -12,11 +12,14 @@ async def test_the_zone_of_the_browser_is_taken_at_the_sign_in_and_offered_once_
     visitor: Visitor, stage: Stage
 ) -> None:
     stage.github.add_person("zoe")
+    stage.github.add_repository("zoe/diary")
     first = await visitor("zoe", timezone_id="America/New_York")
     await first.sign_in()
     offer = first.page.get_by_role("form", name="Where your browser is")
     await expect(first.page.locator("html")).to_have_attribute("data-zone", "America/New_York")
     await expect(offer).to_be_hidden()
+    await first.connect()
+    await first.keep_everything()
 
     later = await visitor("zoe", timezone_id="Europe/Berlin")
     await later.sign_in()
@@ -37,6 +40,14 @@ async def test_the_zone_of_the_browser_is_taken_at_the_sign_in_and_offered_once_
     await page.reload()
     await expect(page.locator("html")).to_have_attribute("data-zone", "Europe/Vienna")
     await expect(offer).to_be_hidden()
+
+    # While a slider is dragged its time is called as on the pages.
+    await third.go("/zoe/zoe/diary?at=%231")
+    said, slider = third.page.locator("[data-moment]"), third.page.locator("[data-slider]")
+    there = await said.inner_text()
+    assert re.fullmatch(r"\d+ \w+, \d\d:\d\d:\d\d CES?T", there), there
+    await slider.evaluate("(slider) => slider.dispatchEvent(new Event('input'))")
+    await expect(said).to_have_text(there)
     await third.go("/account")
     await expect(third.page.get_by_label("Time zone")).to_have_value("Europe/Vienna")
     await expect(third.page.locator(".lede")).to_contain_text(re.compile("CES?T"))

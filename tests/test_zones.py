@@ -147,6 +147,17 @@ def test_a_zone_is_called_by_its_letters_or_its_offset(zone: str, then: str, cal
     assert zones.abbreviation(moment(then), ZoneInfo(zone)) == called
 
 
+def test_the_letters_of_a_zone_change_at_the_second_when_its_clocks_do() -> None:
+    start, end = moment("2026-03-01T00:00:00Z"), moment("2026-11-22T00:00:00Z")
+    forward, back = (int(moment(at).timestamp()) for at in ("2026-03-08T07:00:00Z", "2026-11-01T06:00:00Z"))
+    assert zones.abbreviations(start, end, ZoneInfo(NEW_YORK)) == [
+        (int(start.timestamp()), "EST"),
+        (forward, "EDT"),
+        (back, "EST"),
+    ]
+    assert zones.abbreviations(start, end, ZoneInfo(KOLKATA)) == [(int(start.timestamp()), "IST")]
+
+
 @pytest.mark.parametrize(
     "name", [None, "", "Mars/Phobos", "../etc/passwd", "/etc/localtime", "Europe", "a\0b"]
 )

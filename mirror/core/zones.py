@@ -6,6 +6,7 @@ from functools import cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
+STEP: Final = timedelta(days=7)  # clocks are put forward or back less often
 LONGEST: Final = 64  # letters of a name; the longest of the IANA's has 32
 _SECOND: Final = timedelta(seconds=1)
 # Browsers still say these, by the names that Unicode settled on long ago: https://cldr.unicode.org
@@ -86,3 +87,22 @@ def abbreviation(then: datetime, zone: tzinfo) -> str:
     ahead = there.utcoffset() or timedelta()
     minutes = abs(ahead) // timedelta(minutes=1)
     return f"UTC{'-' if ahead < timedelta() else '+'}{minutes // 60:02}:{minutes % 60:02}"
+
+
+def abbreviations(start: datetime, end: datetime, zone: tzinfo) -> list[tuple[int, str]]:
+    """How the zone is called from `start` to `end`: from which second since 1970 on, and the letters."""
+    found = [(int(start.timestamp()), abbreviation(start, zone))]
+    before = start
+    while before < end:
+        after = min(before + STEP, end)
+        if abbreviation(after, zone) != found[-1][1]:
+            first, last = int(before.timestamp()), int(after.timestamp())
+            while last - first > 1:
+                middle = (first + last) // 2
+                if abbreviation(datetime.fromtimestamp(middle, UTC), zone) == found[-1][1]:
+                    first = middle
+                else:
+                    last = middle
+            found.append((last, abbreviation(after, zone)))
+        before = after
+    return found

@@ -47,6 +47,7 @@ def environment() -> Environment:
         "count": words.count,
         "day": day,
         "iso": iso,
+        "letters": letters,
         "local": local,
         "lasted": words.lasted,
         "mend": words.mend,
@@ -129,6 +130,12 @@ def day(context: Context, then: datetime) -> str:
         shown(then, zone),
         f"{then.astimezone(zone):%Y-%m-%d %H:%M} {zones.abbreviation(then, zone)}",
     )
+
+
+@pass_context
+def letters(context: Context, start: datetime, end: datetime) -> str:
+    """How the person's zone is called between two times, for a script that shows times: `1762063200 EST`…"""
+    return " ".join(f"{since} {name}" for since, name in zones.abbreviations(start, end, _zone(context)))
 
 
 @pass_context

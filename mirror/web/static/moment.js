@@ -113,11 +113,17 @@
 
     // The handle.
     const words = one("[data-moment]"), slider = one("input[data-slider]");
-    const language = new Intl.DateTimeFormat("en-GB", {
-      day: "numeric", month: "long", hour: "2-digit", minute: "2-digit", second: "2-digit",
-      timeZone: document.documentElement.dataset.zone || "UTC", timeZoneName: "short" });
-    const said = (seconds) => slider && seconds >= to && "now" in slider.dataset ? "Now"
-      : language.format(seconds * 1000).replace(" at ", ", ");
+    const { zone: timeZone = "UTC", now: today } = document.documentElement.dataset;
+    const language = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "long", year: "numeric",
+      hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone });
+    const parts_of = (time) => Object.fromEntries(language.formatToParts(time).map(({ type, value }) => [type, value]));
+    const year = parts_of(Date.parse(today)).year;
+    const letters = [...(slider?.dataset.letters ?? "").matchAll(/(-?\d+) (\S+)/g)].reverse();  // as the server calls the zone
+    const clock = (seconds) => {
+      const at = parts_of(seconds * 1000), name = letters.find(([, since]) => Number(since) <= seconds)?.[2] ?? "";
+      return `${at.day} ${at.month}${at.year === year ? "" : ` ${at.year}`}, ${at.hour}:${at.minute}:${at.second} ${name}`.trim();
+    };
+    const said = (seconds) => slider && seconds >= to && "now" in slider.dataset ? "Now" : clock(seconds);
     const x_of = (seconds) => left + width * Math.min(1, Math.max(0, (seconds - from) / Math.max(1, to - from)));
     const seconds_of = (x) => Math.round(from + (to - from) * Math.min(1, Math.max(0, (x - left) / width)));
     const move = (seconds) => {
@@ -132,7 +138,7 @@
       const begin = Math.min(Math.max(x - wide / 2, 0), left + width - wide);
       grip.setAttribute("x", begin);
       text.setAttribute("x", begin + wide / 2);
-      text.textContent = said(seconds).replace(/:\d\d( |$)/, "$1").slice(0, 20);
+      text.textContent = said(seconds).replace(/:\d\d( |$)/, "$1").slice(0, 24);
       all(".beside", svg).forEach((other) => other.remove());
     };
     // Moments are those of pushes: the nearest one is meant, or now at the right edge.
