@@ -290,7 +290,7 @@ async def test_the_people_of_the_demo_push_by_its_buttons(visitor: Visitor, stag
         await alice.go("/alice/alice/garden")
         await page.get_by_role("link", name=f"The moment of push #{number + 2}").wait_for()
     await alice.go("/alice")
-    await expect(page.get_by_text("main force-pushed")).to_be_visible()
+    await expect(page.get_by_role("link", name="forced: main", exact=True)).to_be_visible()
 
 
 FOCUS_SHOWS = """() => {
