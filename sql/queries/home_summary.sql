@@ -1,5 +1,5 @@
 -- home_summary.sql($1 team_id, $2 now): how many repos of a team are in which state, and the ends of the scale. `news` changes whenever a need comes or is settled.
-with kept as (
+with kept as materialized (
   select
     repo.name, repo.protected_as_of, repo_state(repo, $2) as state,
     repo.archived_at is null and repo.paused_at is null
