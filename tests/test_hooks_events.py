@@ -431,7 +431,7 @@ def test_an_event_that_no_header_names_is_refused() -> None:
 
 
 def test_a_forge_that_is_none_is_refused() -> None:
-    assert "no forge" in refused("gerrit", b"{}")
+    assert "no host" in refused("gerrit", b"{}")
 
 
 FORM = "application/x-www-form-urlencoded"

@@ -299,7 +299,7 @@ async def test_under_up_every_line_of_each_process_is_json_that_names_it(tmp_pat
     told: list[dict[str, str]] = []
     (worker,) = _children(up.pid, b"mirror.worker")
     os.kill(worker, signal.SIGKILL)
-    while not told or "works again" not in told[-1]["message"]:
+    while not told or "running again" not in told[-1]["message"]:
         told.append(json.loads(await up.stderr.readline()))
     up.terminate()
     rest = (await up.communicate())[1]
