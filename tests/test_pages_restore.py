@@ -267,6 +267,23 @@ async def test_a_plan_writes_nothing_and_one_press_does_what_it_said(
     assert (await restoring.actions()).count("restore.push") == 1
 
 
+@pytest.mark.parametrize("where", ["branch", "back"])
+async def test_two_presses_at_once_are_one_restore_and_both_lead_to_it(
+    restoring: Restoring, where: str
+) -> None:
+    """The second was told of an internal error while the first had begun."""
+    query = {"at": "#1", "ref": "refs/heads/main", "where": where}
+    page = (await restoring.browser.get(f"{HERE}/restore", **query)).text
+    path = "/restore/over" if where == "back" else "/restore"
+    address = str(httpx.URL(path, params=query))
+    answers = await asyncio.gather(*(restoring.pressed(page, address, name="acme/api") for _ in range(4)))
+    assert {one.status_code for one in answers} == {303}
+    assert len({one.headers["location"] for one in answers}) == 1
+    db = restoring.site.mirror.services.db
+    assert await db.fetchval("select count(*) from job where kind = 'restore'") == 1
+    assert (await restoring.actions()).count("restore.push") == 1
+
+
 async def test_only_chosen_refs_are_restored(restoring: Restoring, make_work: Callable[..., Work]) -> None:
     target = make_work("target.git")
     page = await restoring.planned({"at": "#1", "ref": "si*", "url": str(target.path)})

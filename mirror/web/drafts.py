@@ -271,6 +271,15 @@ async def queue(
     return job
 
 
+async def queue_once(context: RequestContext, repo: Repo, draft: Draft) -> bool:
+    """Queue the restore of a draft. False: a press at the same moment did."""
+    try:
+        await queue(context, repo, "restore", draft.asked, draft.job_id, draft.secret)
+    except jobs.BegunAlready:
+        return False
+    return True
+
+
 def asked_in_role(context: RequestContext, kind: jobs.Kind, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """The request with the role of the person who asks: a restore uses no credentials beyond that role."""
     return {**asked, "role": str(context.acting)} if kind == "restore" else asked

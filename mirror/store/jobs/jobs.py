@@ -7,7 +7,9 @@ from datetime import datetime
 from typing import Any, Final, Literal, NewType, cast
 from uuid import UUID, uuid4
 
-from mirror.core.errors import EverrefError, NotFound, Origin
+import asyncpg
+
+from mirror.core.errors import Busy, EverrefError, NotFound, Origin
 from mirror.core.keyring import Keyring
 from mirror.core.model import RepoId, Secret
 from mirror.core.progress import Phase, Seen
@@ -78,6 +80,13 @@ def new_id() -> JobId:
     return JobId(uuid4())
 
 
+class BegunAlready(Busy):
+    """Another request, made at the same moment, has queued the job of this id."""
+
+    def __init__(self) -> None:
+        super().__init__("this was started a moment ago already")
+
+
 @translating
 async def queue(
     db: Db,
@@ -90,23 +99,31 @@ async def queue(
     person_id: UUID | None = None,
     sealed: bytes | None = None,
 ) -> Job:
-    """Queue a job; a sync or compaction that is queued already is returned instead. Raises NotFound."""
-    row = await db.fetchrow(
-        """
-        insert into job (id, repo_id, team_id, kind, asked, sealed, person_id, state, queued_at)
-        select $1, repo.id, repo.team_id, $3, $4, $5, $6, 'queued', $7 from repo where repo.id = $2
-        on conflict (repo_id, kind) where kind in ('sync', 'compact') and state = 'queued'
-        do update set person_id = coalesce(job.person_id, excluded.person_id), due_at = null
-        returning *
-        """,
-        job_id or new_id(),
-        repo_id,
-        kind,
-        json.dumps(dict(asked)),
-        sealed,
-        person_id,
-        at,
-    )
+    """Queue a job; a sync or compaction that is queued already is returned instead.
+
+    Raises NotFound, BegunAlready.
+    """
+    try:
+        row = await db.fetchrow(
+            """
+            insert into job (id, repo_id, team_id, kind, asked, sealed, person_id, state, queued_at)
+            select $1, repo.id, repo.team_id, $3, $4, $5, $6, 'queued', $7 from repo where repo.id = $2
+            on conflict (repo_id, kind) where kind in ('sync', 'compact') and state = 'queued'
+            do update set person_id = coalesce(job.person_id, excluded.person_id), due_at = null
+            returning *
+            """,
+            job_id or new_id(),
+            repo_id,
+            kind,
+            json.dumps(dict(asked)),
+            sealed,
+            person_id,
+            at,
+        )
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "job_pkey":
+            raise
+        raise BegunAlready from error
     if row is None:
         raise NotFound(f"no repo has the id {repo_id}")
     return from_row(row)

@@ -36,6 +36,7 @@ from mirror.web.drafts import (
     missing_scopes,
     owners_of,
     queue,
+    queue_once,
     sealed,
     to_kept,
     to_new,
@@ -515,8 +516,8 @@ async def _asked(context: RequestContext, repo: Repo, draft: Draft) -> Response:
         await limited(context)
         new = draft.asked.get("new")
         detail = {"to": draft.told, "snapshot": draft.asked["snapshot"], "overwrites": draft.asked["force"]}
-        await queue(context, repo, "restore", draft.asked, draft.job_id, draft.secret)
-        await context.audit("restore.create" if new else "restore.push", repo.name, repo.id, detail)
+        if await queue_once(context, repo, draft):
+            await context.audit("restore.create" if new else "restore.push", repo.name, repo.id, detail)
     return context.redirect(address_of(context, repo, draft.job_id))
 
 

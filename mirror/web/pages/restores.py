@@ -23,7 +23,7 @@ from mirror.store.restore import restores
 from mirror.store.upkeep import state
 from mirror.web import receipts, templating
 from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
-from mirror.web.drafts import Draft, destination, queue, sealed, unsealed
+from mirror.web.drafts import Draft, destination, queue_once, sealed, unsealed
 from mirror.web.live import follow
 from mirror.web.pages.download import bundle_name, bundle_of
 from mirror.web.pages.repo import moment_at
@@ -276,8 +276,8 @@ async def undo_now(context: RequestContext) -> Response:
     draft = unsealed(context, repo, str((await context.form()).get("draft", "")))
     if draft.asked.get("undo") != str(undone.id):
         raise UsageError("this is another plan; plan the undo again")
-    if await jobs.find(context.services.db, context.of_team().id, draft.job_id) is None:
-        await queue(context, repo, "restore", draft.asked, draft.job_id, draft.secret)
+    found = await jobs.find(context.services.db, context.of_team().id, draft.job_id)
+    if found is None and await queue_once(context, repo, draft):
         await context.audit("restore.undo", repo.name, repo.id, {"to": draft.told})
     return context.redirect(address_of(context, repo, draft.job_id))
 
