@@ -38,6 +38,7 @@ from mirror.store.upkeep import state
 from mirror.vault.directory import DirectoryVault
 from mirror.web import dispatch
 from mirror.web.pages import download
+from mirror.web.pages import oauth as oauth_page
 from mirror.web.pages.restores import Row, groups
 from tests.parts.forges import GitHub, GitLab
 from tests.parts.forges.world import Person as Account
@@ -915,3 +916,21 @@ async def test_a_host_is_connected_from_the_page_which_comes_back_to_the_moment_
     assert answer.headers["location"] == fields["next"], "no moment is lost by a No"
     came = await here.browser.follow(answer)
     assert "You did not allow access" in came.text and "Snapshot #1" in came.text
+
+
+@pytest.mark.parametrize("at_forge", ["gitlab"], indirect=True)
+async def test_a_consent_that_took_too_long_ends_at_the_moment_where_it_began(
+    at_forge: AtForge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = at_forge.here
+    page = (await here.browser.get(f"{HERE}/restore", at="#1", ref="refs/heads/main")).text
+    form = page[page.index('id="connect-1"') :]
+    fields = {name: hidden(form, name) for name in ("host", "team", "purpose", "next")}
+    sent = await here.browser.post("/auth/gitlab", **fields)
+    came = urlsplit(await at_forge.forge.approve(sent.headers["location"], at_forge.account))
+    monkeypatch.setattr(oauth_page, "SECONDS", -61)  # as if it had taken longer
+    answer = await here.browser.get(f"{came.path}?{came.query}")
+    assert answer.headers["location"] == fields["next"]
+    shown = (await here.browser.follow(answer)).text
+    assert "nothing was done, so press it again" in shown and "Snapshot #1" in shown
+    assert await here.site.mirror.services.db.fetchval("select count(*) from connection") == 0

@@ -1,9 +1,10 @@
 """OAuth 2 with PKCE (RFC 6749, RFC 7636): asking a person for consent at a forge, and the answer.
 
 A request for consent belongs to the browser that made it: its state and PKCE's
-verifier are in a signed cookie of that browser, for ten minutes. A state is
-taken once, a callback is for the forge that was asked (RFC 9700, mix-up), and
-the address to come back to is made of BASE_URL, never of the Host header.
+verifier are in a signed cookie of that browser, good for ten minutes; whoever comes
+back later is led to where it began, and nothing is done. A state is taken once, a
+callback is for the forge that was asked (RFC 9700, mix-up), and the address to come
+back to is made of BASE_URL, never of the Host header.
 
 A GET signs in who is signed out, and changes nothing about who is signed in: that
 begins with a form of ours, and an account becomes one more way to sign in only by
@@ -41,6 +42,7 @@ from mirror.web.dispatch import SAFE, AskAgain, Endpoint, Needs, RequestContext
 from mirror.web.templating import called
 
 SECONDS: Final = 600  # for a person to consent
+LATE: Final = 3600  # seconds for which a browser that comes back too late is led to where it began
 COOKIE: Final = "consent"
 DROPPED: Final = (
     "Nothing has been done yet, because you had to confirm who you are first. Press the button once more; "
@@ -152,7 +154,7 @@ def _ask(context: RequestContext, wanted: _Wanted) -> Response:
     answer.set_cookie(
         COOKIE,
         signed.sign(context.outside.keyring, "consent", msgspec.json.encode(asked).decode()),
-        SECONDS,
+        LATE,
         path="/auth/",
         secure=context.secure,
         httponly=True,
@@ -177,6 +179,8 @@ async def callback(context: RequestContext) -> Response:
     if returns:
         back = asked.next
     try:
+        if not _kept(context, SECONDS):
+            raise Refused(f"That took more than {SECONDS // 60} minutes; nothing was done, so press it again")
         if "error" in context.query:
             raise _refused(app, asked, context.query["error"])
         registered = connections.callback(context.services.settings, app)
@@ -206,10 +210,16 @@ def _refused(app: App, asked: Consent, error: str) -> EverrefError:
     return Refused(f"You did not let {app.host} say who you are, so you are not signed in")
 
 
+def _kept(context: RequestContext, seconds: int) -> str | None:
+    """The cookie of the request, as it was signed. None: there is none, or it is older than that."""
+    cookie = context.request.cookies.get(COOKIE, "")
+    found = signed.read(context.outside.keyring, "consent", cookie, timedelta(seconds=seconds))
+    return str(found) if found else None
+
+
 async def _asked(context: RequestContext) -> Consent:
     """The request that this callback answers."""
-    cookie = context.request.cookies.get(COOKIE, "")
-    kept = signed.read(context.outside.keyring, "consent", cookie, timedelta(seconds=SECONDS))
+    kept = _kept(context, LATE)
     state = context.query.get("state", "")
     try:
         asked = msgspec.json.decode(kept, type=Consent) if kept else None
