@@ -146,6 +146,46 @@ FORCED = Forced(
 )
 
 
+@pytest.mark.parametrize(
+    ("unsaved", "names", "title", "chip"),
+    [
+        (0, 1, "acme/0 is late", "late"),
+        (1, 1, "acme/0 is not saved yet", "not saved yet"),
+        (0, 3, "3 repositories are late", "late"),
+        (3, 3, "3 repositories are not saved yet", "not saved yet"),
+        (2, 3, "1 repository is late, and 2 not saved yet", "late"),
+    ],
+)
+def test_what_waits_for_a_worker_is_called_as_in_the_sentence(
+    unsaved: int, names: int, title: str, chip: str
+) -> None:
+    waiting = trouble("late", "", *(f"acme/{n}" for n in range(names)), unsaved=unsaved)
+    (need,) = needs("acme", NOW, Told(troubles=[waiting]))
+    assert (need.title, need.chip) == (title, chip)
+
+
+def test_a_host_whose_name_is_not_known_is_called_so_within_a_sentence() -> None:
+    gone = trouble("gone", "", "acme/a", "acme/b", unsaved=2)
+    blocked = trouble("blocked", "", "acme/c")
+    assert [one.title for one in needs("acme", NOW, Told(troubles=[gone, blocked]))] == [
+        "2 repositories are gone or have moved, or their host hides them from us",
+        "Its host blocks access to acme/c",
+    ]
+
+
+async def test_a_first_backup_that_waits_too_long_is_not_called_on_its_way(site: Site) -> None:
+    team, browser = await _visitor(site)
+    db, clock = site.mirror.services.db, site.mirror.clock
+    repo = await repos.add(db, team.id, "acme/new", "https://x.example/new", clock.now)
+    await repos.request_sync(db, repo.id, clock.now)
+    page = (await browser.get("/acme")).text
+    assert "<h1>1 repository, not saved yet</h1>" in page and "first backups are on their way" in page
+    clock.now += timedelta(minutes=11)
+    page = (await browser.get("/acme")).text
+    assert "<h1>1 repository, not saved yet</h1>" in page and "acme/new is not saved yet" in page
+    assert "Its first backup waits for a worker" in page and "on their way" not in page
+
+
 def test_an_audit_log_that_was_changed_needs_somebody() -> None:
     notice = Notice(8, None, None, "audit", "entry 3 of the audit log was changed or removed", NOW, None)
     (one,) = needs("acme", NOW, Told(notices=[notice]))

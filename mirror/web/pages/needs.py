@@ -220,9 +220,12 @@ def _damaged(team: str, one: Trouble) -> Need:
 
 def _failing(team: str, one: Trouble) -> Need:
     name, about = one.repos[0]
-    alone, where = one.many == 1, one.where or "Its host"
+    alone = one.many == 1
+    where = one.where or ("its host" if alone else "their host")
     pattern = (_ONE if alone else _MANY).get(one.kind, "{repo} fails" if alone else "{many} fail")
     title = pattern.format(where=where, repo=name, many=repositories(one.many))
+    if not one.where and pattern.startswith("{where}"):
+        title = title[0].upper() + title[1:]
     act = _open(team, one)
     if alone and one.kind == "credentials":
         act = Act(
@@ -263,16 +266,29 @@ def _unhooked(team: str, one: Trouble) -> Need:
     )
 
 
+def _how_late(one: Trouble) -> str:
+    """What waits for a worker, in the words of the sentence above: what was never saved is not late."""
+    late = one.many - one.unsaved
+    if one.many == 1:
+        return f"{one.repos[0][0]} is {'late' if late else 'not saved yet'}"
+    how = "late" if late else "not saved yet"
+    told = f"{repositories(late or one.many)} {'is' if late == 1 else 'are'} {how}"
+    return f"{told}, and {one.unsaved:,} not saved yet" if late and one.unsaved else told
+
+
 def _late(team: str, one: Trouble) -> Need:
     name = one.repos[0][0]
     alone = one.many == 1
+    waits = "First backups wait" if one.many == one.unsaved else "Pushes wait"
+    if alone and one.unsaved:
+        waits = "Its first backup waits"
     return Need(
         key=one.key,
-        title=f"{name} is late" if alone else f"{repositories(one.many)} are late",
+        title=_how_late(one),
         link=templating.repo_url(team, name) if alone else None,
-        chip="late",
+        chip="not saved yet" if one.many == one.unsaved else "late",
         tone="late",
-        why="Pushes wait for a worker; check that enough are running. The oldest waits since",
+        why=f"{waits} for a worker; check that enough are running. The oldest waits since",
         since=one.since,
         repos=[] if alone else [Named(name, templating.repo_url(team, name), "") for name, _ in one.repos],
         many=one.many,
