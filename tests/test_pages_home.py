@@ -11,6 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from starlette.responses import Response
 
 from mirror.backup import sync
 from mirror.core.errors import NetworkError, Origin
@@ -35,6 +36,10 @@ from mirror.store.people.teams import Team
 from mirror.store.restore import drills, restores
 from mirror.store.restore.restores import Cause, Restore
 from mirror.store.upkeep import damages, measures, outages, vaults
+from mirror.web.dispatch import RequestContext
+from mirror.web.live import Look
+from mirror.web.pages import home as home_page
+from mirror.web.pages import repo as repo_page
 from mirror.web.pages import status
 from mirror.web.pages.home import on_their_way, parts, sentence, strip
 from mirror.web.pages.needs import TOLD, Told, done, needs
@@ -184,6 +189,31 @@ async def test_a_first_backup_that_waits_too_long_is_not_called_on_its_way(site:
     page = (await browser.get("/acme")).text
     assert "<h1>1 repository, not saved yet</h1>" in page and "acme/new is not saved yet" in page
     assert "Its first backup waits for a worker" in page and "on their way" not in page
+
+
+async def test_a_page_that_stays_open_learns_that_a_repo_became_late(
+    site: Site, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but time passes: no push and no run changes a row."""
+    looks: list[Look] = []
+
+    async def followed(context: RequestContext, look: Look) -> Response:
+        looks.append(look)
+        return Response()
+
+    team, browser = await _visitor(site)
+    kept = await _kept(site, team, work, "acme/api")
+    await repos.request_sync(site.mirror.services.db, kept.id, site.mirror.clock.now)
+    for module, path in ((home_page, "/acme/-/live"), (repo_page, "/acme/acme/api/-/live")):
+        monkeypatch.setattr(module, "follow", followed)
+        assert (await browser.get(path)).status_code == 200
+    before = [await look() for look in looks]
+    site.mirror.clock.now += timedelta(minutes=11)
+    after = [await look() for look in looks]
+    assert len(before) == 2 and [now[0] == then[0] for now, then in zip(after, before, strict=True)] == [
+        False,
+        False,
+    ]
 
 
 def test_an_audit_log_that_was_changed_needs_somebody() -> None:

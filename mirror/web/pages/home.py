@@ -238,7 +238,7 @@ async def live(context: RequestContext) -> Response:
 
     async def look() -> tuple[str, bool]:
         db, team = context.services.db, context.of_team()
-        summary = await home.summary(db, team.id, context.now)
+        summary = await home.summary(db, team.id, context.services.clock())  # time alone makes repos late
         return mark(summary, await _unknown(context) or await _held_up(context)), False
 
     return await follow(context, look)

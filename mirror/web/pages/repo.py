@@ -347,8 +347,9 @@ def _under_way(row: RepoOverview, open_jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 async def _row(context: RequestContext, repo_id: RepoId) -> RepoOverview:
-    wanted = home.Wanted(only=[repo_id])
-    rows, _ = await home.page(context.services.db, context.of_team().id, wanted, 1, now=context.now)
+    """The repo as it is now, which is later than a stream of it began."""
+    wanted, now = home.Wanted(only=[repo_id]), context.services.clock()
+    rows, _ = await home.page(context.services.db, context.of_team().id, wanted, 1, now=now)
     if not rows:
         raise NotFound("this repository has just been removed")
     return rows[0]
