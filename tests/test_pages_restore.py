@@ -845,9 +845,8 @@ async def test_a_target_that_drips_holds_a_plan_for_seconds_and_few_of_one_perso
     git_server.add(restoring.work.path, "quick.git")
     git_server.faults["slow"] = Fault(silent=True)
     url = f"{git_server.url}/slow.git"
-    fields = {"at": "#1", "where": "url", "url": url}
-    address = str(httpx.URL(f"{HERE}/restore/plan", params=fields))
-    asked = [asyncio.create_task(restoring.browser.get(address)) for _ in range(8)]
+    address = f"{HERE}/restore/plan?at=%231"
+    asked = [asyncio.create_task(restoring.browser.post(address, where="url", url=url)) for _ in range(8)]
     while git_server.count("slow") < dispatch.PLANS.person:  # noqa: ASYNC110 - it is another thread's doing
         await asyncio.sleep(0.01)
     refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
@@ -855,8 +854,8 @@ async def test_a_target_that_drips_holds_a_plan_for_seconds_and_few_of_one_perso
     assert git_server.count("slow") == dispatch.PLANS.person
     ben = await restoring.site.member(restoring.team, "ben", Role.OPERATOR)
     browser = await restoring.site.signed_in(ben)
-    quick = str(httpx.URL(f"{HERE}/restore/plan", params=fields | {"url": f"{git_server.url}/quick.git"}))
-    assert (await browser.get(quick)).status_code == 200
+    quick = await browser.post(address, where="url", url=f"{git_server.url}/quick.git")
+    assert quick.status_code == 200 and "would be written" in quick.text
     for task in asked:
         task.cancel()
     await asyncio.wait(asked)
