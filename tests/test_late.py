@@ -61,6 +61,37 @@ async def test_a_report_that_comes_after_the_look_names_its_move(garden: Garden)
     assert await shown(garden) == [("#2", MAIN, new, Kind.FAST_FORWARDED, "alice", when)]
 
 
+async def test_a_push_that_a_look_saw_before_its_forges_time_is_one_move_and_no_way_back(
+    garden: Garden,
+) -> None:
+    first = garden.work.tip()
+    new = await garden.push(told=False)
+    await garden.sync()  # the push came while the listing was under way, or the clocks differ
+    when = garden.mirror.clock()
+    await garden.tell(MAIN, first, new, at=when)
+    done = await garden.sync()
+    assert (done.new, done.snapshot.number) == (False, 2)
+    await garden.tell(MAIN, first, new, at=when)  # delivered again
+    assert (await garden.sync()).snapshot.number == 2
+    assert await shown(garden) == [("#2", MAIN, new, Kind.FAST_FORWARDED, "alice", when)]
+
+
+async def test_a_push_seen_before_its_time_takes_none_of_what_came_after_it(garden: Garden) -> None:
+    first = garden.work.tip()
+    new = await garden.push(told=False)
+    await garden.sync()
+    seen, back, again = (garden.mirror.clock() for _ in range(3))
+    await garden.tell(MAIN, first, new, at=seen)
+    await garden.tell(MAIN, new, first, at=back)
+    await garden.tell(MAIN, first, new, at=again)
+    await garden.sync()
+    assert [(line[2], line[3], line[5]) for line in await shown(garden)] == [
+        (new, Kind.FAST_FORWARDED, seen),
+        (first, Kind.FORCED, back),
+        (new, Kind.FAST_FORWARDED, again),
+    ]
+
+
 async def test_where_the_forge_tells_no_time_the_late_arrival_is_not_taken_for_it(garden: Garden) -> None:
     first = garden.work.tip()
     new = await garden.push(told=False)

@@ -74,7 +74,8 @@ def retold(
 
     An update that starts at `old`, or leads to what the remote shows, is new. Any other
     belongs to the move during which it happened by the forge's times, or, if
-    the forge reports no times, to the latest one that it can be a part of.
+    the forge reports no times, to the latest one that it can be a part of. A push that a
+    look saw before the time that the forge gives it is the latest move itself.
     The very first snapshot has no look before it: a move in it gets its name and is never split.
     """
     reported = _unrecorded(past, updates)
@@ -94,7 +95,27 @@ def retold(
             found.append(Retold(one, parts))
             left.remove(one)
             reported = [update for update in reported if update not in used]
+    if late := _seen_before_its_time(past, left, reported):
+        found.append(late)
     return found
+
+
+def _seen_before_its_time(
+    past: Sequence[Past], left: Collection[Past], reported: Sequence[ReportedUpdate]
+) -> Retold | None:
+    """The latest move of the ref, if the first of what is left reports it with a time after the look.
+
+    A host can show a push before the time that it gives it, and clocks differ. Without this such a
+    push would be told as another one, with a way back before it that nobody made.
+    """
+    latest = max((one for one in past if not one.is_still), key=_order, default=None)
+    if latest is None or latest not in left or not reported:
+        return None
+    first = reported[0]
+    is_same = (first.before, first.after) == (latest.old, latest.new)
+    if not is_same or first.forge_time is None or first.forge_time <= latest.until:
+        return None
+    return Retold(latest, [Part(latest.new, first)])
 
 
 def _order(past: Past) -> tuple[int, int]:
