@@ -19,9 +19,11 @@ cross join lateral (
     coalesce(coalesce(case when move.kind = 'deleted' then was.head else taken.head end, '') = 'ref: '::bytea || ref.name, false) as is_default,
     count(*) over () as many
   from ref_change move
-  join ref on ref.id = move.ref_id
+  cross join lateral (select name from ref where id = move.ref_id limit 1) ref  -- few moves are read: looked up, not joined
   join snapshot taken on taken.repo_id = move.repo_id and taken.number = move.snapshot
-  left join snapshot was on was.repo_id = move.repo_id and was.number = move.snapshot - 1
+  left join lateral (
+    select head from snapshot where repo_id = move.repo_id and number = move.snapshot - 1 limit 1
+  ) was on true
   where move.repo_id = repo.id
     and (move.kind = 'forced' or (move.kind = 'deleted' and was.head = 'ref: '::bytea || ref.name))
     and move.snapshot >= (select min(number) from snapshot where repo_id = repo.id and taken_at >= $2)
