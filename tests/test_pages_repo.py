@@ -111,7 +111,7 @@ async def test_the_timeline_shows_refs_pushes_and_the_moment(site: Site, work: W
     page = await _text(browser, "/acme/acme/api")
     assert "<h1>acme/api</h1>" in page
     assert 'class="strata"' in page
-    assert "Protected as of" in page
+    assert "Protected </span>as of" in page  # a phone says no more than when
     assert "It has no webhook" in page
     assert re.search(r'<input id="moment-at" type="text" name="at" value=""', page)
     assert 'href="/acme/acme/api?at=%231"' in page
