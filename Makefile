@@ -31,17 +31,19 @@ test: lint programs
 chaos: programs $(READY)
 	$(BIN)/python -m pytest -m chaos --timeout 1800 $(ARGS)
 
-# The browser in which pages are tested, an ssh server, and what checks metrics and alerts (of the package prometheus it alone,
-# which would start a server). Who may not install them is told by the tests that want them.
+# The browser in which pages are tested, an ssh server, and what checks metrics and alerts (the programs of two packages alone,
+# which would start servers). Who may not install them is told by the tests that want them.
 programs:
 	@{ command -v chromium && PATH="$$PATH:/usr/sbin" command -v sshd; } >/dev/null || [ "$$(id -u)" != 0 ] || for try in 1 2; do \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -qq -y --no-install-recommends chromium openssh-server >/dev/null && break; \
 	done; true
-	@command -v promtool >/dev/null || [ "$$(id -u)" != 0 ] || { \
-	  room=$$(mktemp -d) && chmod 755 "$$room" && cd "$$room" && { apt-get download -qq prometheus || \
-	    { apt-get update -qq && apt-get download -qq prometheus; }; } >/dev/null 2>&1 && \
-	    dpkg -x prometheus_*.deb . && install usr/bin/promtool /usr/local/bin; rm -rf "$$room"; \
+	@{ command -v promtool && command -v prometheus && command -v alertmanager; } >/dev/null || [ "$$(id -u)" != 0 ] || { \
+	  room=$$(mktemp -d) && chmod 755 "$$room" && cd "$$room" && for try in 1 2; do \
+	    apt-get download -qq prometheus prometheus-alertmanager && break; apt-get update -qq; \
+	  done >/dev/null 2>&1; for each in *.deb; do dpkg -x "$$each" .; done; \
+	  install usr/bin/promtool usr/bin/prometheus usr/bin/prometheus-alertmanager /usr/local/bin && \
+	    ln -sf prometheus-alertmanager /usr/local/bin/alertmanager; rm -rf "$$room"; \
 	}; true
 
 # ruff, mypy --strict, the layers, spelling.

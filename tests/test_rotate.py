@@ -50,6 +50,17 @@ async def one_of_each(db: asyncpg.Pool, keyring: Keyring) -> tuple[RepoId, jobs.
     await idempotency.begin(db, person, "key", "0" * 64, START)
     answer = idempotency.seal(keyring, person, "key", b"{}")
     await idempotency.answered(db, person, "key", 201, answer)
+    channel = uuid4()
+    await db.execute(
+        """
+        insert into channel (id, person_id, kind, name, shown, sealed, created_at)
+        values ($1, $2, 'chat', 'ntfy', 'ntfy.example', $3, $4)
+        """,
+        channel,
+        person,
+        keyring.seal(b"{}", f"channel/{channel}"),
+        START,
+    )
     return repo.id, job_id, connection
 
 

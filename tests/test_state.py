@@ -126,6 +126,14 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         mirror.clock(),
         ann.id,
     )
+    await db.execute(
+        """
+        insert into channel (team_id, kind, name, shown, sealed, created_at, quiet_from, quiet_to)
+        values ($1, 'chat', 'ntfy', 'ntfy.example', 'sealed', $2, '22:00', '06:00')
+        """,
+        team.id,
+        mirror.clock(),
+    )
     await describe.due(services)
     return Some(by, team, done.repo)
 

@@ -32,6 +32,7 @@ PLACES: Final[Sequence[Column]] = (
     Column("connection", "id", "sealed_access", "connection/{}/access"),
     Column("connection", "id", "sealed_refresh", "connection/{}/refresh"),
     Column("ssh_key", "team_id", "sealed", "ssh_key/{}"),
+    Column("channel", "id", "sealed", "channel/{}"),
     Column("job", "id", "sealed", "job/{}"),
     Column("idempotency", "(person_id::text || '/' || key)", "sealed", "idempotency/{}"),
 )

@@ -1,0 +1,1 @@
+"""Rows about channels, messages and what became of them."""
