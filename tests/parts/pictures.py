@@ -1,7 +1,7 @@
 """The pictures of the documents: `python -m tests.parts.pictures DIRECTORY` takes them again.
 
-A team's month is played at the doubles in half a minute, and its times are then stretched
-in the database of that Everref, which nobody uses for anything else.
+A team's month is played at the doubles in half a minute, and its snapshots are then
+spread over the month in the database of that Everref, which nobody uses for anything else.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-import asyncpg
 from playwright.async_api import Page, async_playwright, expect
 
 from mirror.core.model import Target
@@ -23,6 +22,7 @@ from tests.parts.browser import ARGUMENTS, PATIENCE, Someone, chromium_path, som
 from tests.parts.demo import Stage, running
 from tests.parts.forges.github import GitHub
 from tests.parts.forges.world import Person
+from tests.parts.times import spread
 
 MONTH: Final = timedelta(days=30)
 OTHERS: Final = (
@@ -103,23 +103,6 @@ async def _saved(kim: Someone, story: Story) -> None:
     raise AssertionError(f"push #{story.pushes} was not saved")
 
 
-async def stretch(room: Path) -> None:
-    """Let what took seconds have taken a month."""
-    lines = next((room / "everref").rglob("postmaster.pid")).read_text().splitlines()
-    database = await asyncpg.connect(host=lines[4], port=int(lines[3]), database="everref", user="everref")
-    try:
-        first = await database.fetchval("select min(taken_at) from snapshot")
-        now = await database.fetchval("select now()")
-        await database.execute("set session_replication_role = replica")
-        for table, column in (("snapshot", "taken_at"), ("ref_change", "pushed_at")):
-            await database.execute(
-                f"update {table} set {column} = $1::timestamptz - ($1 - {column}) * $2::float8",
-                *(now, MONTH / (now - first)),
-            )
-    finally:
-        await database.close()
-
-
 async def take(page: Page, directory: Path, name: str) -> None:
     """A picture of what the window shows, once everything on it has come."""
     await page.wait_for_load_state("load")
@@ -141,7 +124,7 @@ async def pictures(directory: Path) -> None:
         await kim.connect()
         await kim.keep_everything()
         await play(kim, story)
-        await stretch(room)
+        await spread(stage.data, MONTH)
         page = kim.page
         await kim.go("/kim")
         await take(page, directory, "home")
