@@ -1,7 +1,7 @@
 """What needs attention on a team's home page, one row a cause: pure decisions about what the store found."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
@@ -167,8 +167,8 @@ def _not_saved(one: Trouble) -> str:
     return f"{one.unsaved:,} of them never were. {said}" if one.unsaved else said
 
 
-def _named(team: str, one: Trouble) -> Sequence[Named]:
-    return [Named(name, templating.repo_url(team, name), about) for name, about in one.repos]
+def _named(team: str, one: Trouble, *, about: bool = True) -> Sequence[Named]:
+    return [Named(name, templating.repo_url(team, name), said if about else "") for name, said in one.repos]
 
 
 def _all(team: str, one: Trouble) -> str | None:
@@ -193,29 +193,42 @@ def _refused(team: str, one: Trouble, by: Refused) -> Need:
         tone="late",
         why=_not_saved(one) if one.many else "Repositories that are added there are not found since",
         since=one.since,
-        repos=[Named(name, templating.repo_url(team, name), "") for name, _ in one.repos],
+        repos=_named(team, one, about=False),
         many=one.many,
         everything=_all(team, one),
         acts=(act,),
     )
 
 
-def _damaged(team: str, one: Trouble) -> Need:
-    name, about = one.repos[0]
+def _need(team: str, one: Trouble, *, title: str, chip: str, why: str, about: bool = True) -> Need:
+    """A trouble of repositories: one is linked; many unfold, with what is known of each if `about`."""
     alone = one.many == 1
     return Need(
         key=one.key,
-        title=f"Part of the backup of {name if alone else repositories(one.many)} is damaged",
-        link=templating.repo_url(team, name) if alone else None,
-        chip="damaged",
-        tone="lost",
-        why=f"{words.sentence(about)} Found" if alone else "It cannot all be restored. Found",
+        title=title,
+        link=templating.repo_url(team, one.repos[0][0]) if alone else None,
+        chip=chip,
+        tone="late",
+        why=why,
         since=one.since,
-        repos=[] if alone else _named(team, one),
+        repos=[] if alone else _named(team, one, about=about),
         many=one.many,
         everything=_all(team, one),
         acts=(_open(team, one),),
     )
+
+
+def _damaged(team: str, one: Trouble) -> Need:
+    name, about = one.repos[0]
+    alone = one.many == 1
+    need = _need(
+        team,
+        one,
+        title=f"Part of the backup of {name if alone else repositories(one.many)} is damaged",
+        chip="damaged",
+        why=f"{words.sentence(about)} Found" if alone else "It cannot all be restored. Found",
+    )
+    return replace(need, tone="lost")
 
 
 def _failing(team: str, one: Trouble) -> Need:
@@ -226,24 +239,12 @@ def _failing(team: str, one: Trouble) -> Need:
     title = pattern.format(where=where, repo=name, many=repositories(one.many))
     if not one.where and pattern.startswith("{where}"):
         title = title[0].upper() + title[1:]
-    act = _open(team, one)
+    why = (f"{words.sentence(about)} " if alone else "") + _not_saved(one)
+    need = _need(team, one, title=title, chip=_CHIPS.get(one.kind, one.kind), why=why)
     if alone and one.kind == "credentials":
-        act = Act(
-            "Replace its token", templating.repo_url(team, name, "settings"), needs=Role.ADMIN, main=True
-        )
-    return Need(
-        key=one.key,
-        title=title,
-        link=templating.repo_url(team, name) if alone else None,
-        chip=_CHIPS.get(one.kind, one.kind),
-        tone="late",
-        why=(f"{words.sentence(about)} " if alone else "") + _not_saved(one),
-        since=one.since,
-        repos=[] if alone else _named(team, one),
-        many=one.many,
-        everything=_all(team, one),
-        acts=(act,),
-    )
+        settings = templating.repo_url(team, name, "settings")
+        return replace(need, acts=(Act("Replace its token", settings, needs=Role.ADMIN, main=True),))
+    return need
 
 
 def _unhooked(team: str, one: Trouble) -> Need:
@@ -251,19 +252,14 @@ def _unhooked(team: str, one: Trouble) -> Need:
     name, about = one.repos[0]
     alone = one.many == 1
     why = words.sentence(about or "the host has switched the webhook off")
-    return Need(
-        key=one.key,
+    need = _need(
+        team,
+        one,
         title=f"{one.where} sends no pushes of {name if alone else repositories(one.many)}",
-        link=templating.repo_url(team, name) if alone else None,
         chip="no webhook",
-        tone="late",
         why=f"{why} Everref checks {'it' if alone else 'them'} on a schedule instead.",
-        repos=[] if alone else _named(team, one),
-        many=one.many,
-        everything=_all(team, one),
-        acts=(_open(team, one),),
-        settle=_settle(team, cause=one.key),
     )
+    return replace(need, since=None, settle=_settle(team, cause=one.key))
 
 
 def _how_late(one: Trouble) -> str:
@@ -277,23 +273,16 @@ def _how_late(one: Trouble) -> str:
 
 
 def _late(team: str, one: Trouble) -> Need:
-    name = one.repos[0][0]
-    alone = one.many == 1
     waits = "First backups wait" if one.many == one.unsaved else "Pushes wait"
-    if alone and one.unsaved:
+    if one.many == 1 and one.unsaved:
         waits = "Its first backup waits"
-    return Need(
-        key=one.key,
+    return _need(
+        team,
+        one,
         title=_how_late(one),
-        link=templating.repo_url(team, name) if alone else None,
         chip="not saved yet" if one.many == one.unsaved else "late",
-        tone="late",
         why=f"{waits} for a worker; check that enough are running. The oldest waits since",
-        since=one.since,
-        repos=[] if alone else [Named(name, templating.repo_url(team, name), "") for name, _ in one.repos],
-        many=one.many,
-        everything=_all(team, one),
-        acts=(_open(team, one),),
+        about=False,
     )
 
 
@@ -304,21 +293,17 @@ def _unchecked(team: str, one: Trouble) -> Need:
     why = (
         "What was pushed since then may not be saved. A worker that is stuck, a wrong clock or a host that is"
     )
-    return Need(
-        key=one.key,
+    need = _need(
+        team,
+        one,
         title=f"{name} is no longer being checked"
         if alone
         else f"{repositories(one.many)} are no longer being checked",
-        link=templating.repo_url(team, name) if alone else None,
         chip="not checked",
-        tone="late",
         why=f"{why} left alone may be why. {'It was' if alone else 'The first was'} last checked",
-        since=one.since,
-        repos=[] if alone else [Named(name, templating.repo_url(team, name), "") for name, _ in one.repos],
-        many=one.many,
-        everything=_all(team, one),
-        acts=(_open(team, one),) if alone else (Act("See what is wrong", "/status"), _open(team, one)),
+        about=False,
     )
+    return need if alone else replace(need, acts=(Act("See what is wrong", "/status"), *need.acts))
 
 
 def _gone(team: str, one: Trouble) -> Need:
@@ -328,22 +313,17 @@ def _gone(team: str, one: Trouble) -> Need:
         why = f"An older history of {at}, from before the database was lost. Every snapshot stays. Archived"
     else:
         why = "Every backup stays and can be restored. Archived"
-    return Need(
-        key=one.key,
+    need = _need(
+        team,
+        one,
         title=f"{name} is no longer at its host"
         if alone
         else f"{repositories(one.many)} are no longer at their hosts",
-        link=templating.repo_url(team, name) if alone else None,
         chip="gone",
-        tone="",
         why=why,
-        since=one.since,
-        repos=[] if alone else [Named(name, templating.repo_url(team, name), "") for name, _ in one.repos],
-        many=one.many,
-        everything=_all(team, one),
-        acts=(_open(team, one),),
-        settle=_settle(team, cause=one.key),
+        about=False,
     )
+    return replace(need, tone="", settle=_settle(team, cause=one.key))
 
 
 def _settle(team: str, **fields: str) -> Act:
