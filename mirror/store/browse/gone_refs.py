@@ -1,12 +1,13 @@
 """The refs that a repo once had: those that are gone, newest deletion first, and every name ever."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from mirror.core import refs
 from mirror.core.globs import check
 from mirror.core.model import RefName, RepoId, Target
-from mirror.store.browse.refs_shown import patterns, wider
+from mirror.store.browse.refs_shown import meant, patterns
 from mirror.store.database import Db, query, translating
 
 Place = tuple[int, int]  # a snapshot, and the position of a move in it
@@ -50,29 +51,26 @@ async def gone(
     db: Db, repo_id: RepoId, upto: int, *, before: Place = LAST, glob: str | None = None, limit: int = 100
 ) -> list[Gone]:
     """The refs that were gone at a snapshot, newest deletion first: at most `limit` that match."""
-    check([glob] if glob else [])
+    globs = [glob] if glob else []
+    check(globs)
     likes = patterns(glob) if glob else None
-    found: list[Gone] = []
-    number = limit
-    while True:
-        rows = await db.fetch(query("gone_refs"), repo_id, upto, *before, likes, number)
-        read = [
-            Gone(
-                name=RefName(row["name"]),
-                target=Target(row["old"]),
-                snapshot=row["snapshot"],
-                position=row["position"],
-                at=row["pushed_at"] or row["taken_at"],
-                by=row["pushed_by"],
-                stood=row["stood"],
-            )
-            for row in rows
-        ]
-        meant = await refs.meant_by([one.name for one in read], [glob]) if glob else None
-        found += [one for one in read if meant is None or one.name in meant]
-        if len(read) < number or len(found) >= limit:
-            return found[:limit]
-        before, number = read[-1].place, wider(number)
+
+    async def read(last: Any, most: int) -> Sequence[Any]:
+        place = (last["snapshot"], last["position"]) if last else before
+        return await db.fetch(query("gone_refs"), repo_id, upto, *place, likes, most)
+
+    return [
+        Gone(
+            name=RefName(row["name"]),
+            target=Target(row["old"]),
+            snapshot=row["snapshot"],
+            position=row["position"],
+            at=row["pushed_at"] or row["taken_at"],
+            by=row["pushed_by"],
+            stood=row["stood"],
+        )
+        for row in await meant(globs, limit, read)
+    ]
 
 
 @translating
@@ -80,15 +78,14 @@ async def ever(
     db: Db, repo_id: RepoId, upto: int, *, after: bytes = b"", glob: str | None = None, limit: int = 100
 ) -> list[Known]:
     """Every ref there was up to a snapshot after this name, in name order: at most `limit` that match."""
-    check([glob] if glob else [])
+    globs = [glob] if glob else []
+    check(globs)
     likes = patterns(glob) if glob else None
-    found: list[Known] = []
-    number = limit
-    while True:
-        rows = await db.fetch(query("ever_refs"), repo_id, upto, after, likes, number)
-        read = [Known(RefName(row["name"]), Target(row["target"]), row["last"]) for row in rows]
-        meant = await refs.meant_by([one.name for one in read], [glob]) if glob else None
-        found += [one for one in read if meant is None or one.name in meant]
-        if len(read) < number or len(found) >= limit:
-            return found[:limit]
-        after, number = read[-1].name, wider(number)
+
+    async def read(last: Any, most: int) -> Sequence[Any]:
+        return await db.fetch(query("ever_refs"), repo_id, upto, last["name"] if last else after, likes, most)
+
+    return [
+        Known(RefName(row["name"]), Target(row["target"]), row["last"])
+        for row in await meant(globs, limit, read)
+    ]

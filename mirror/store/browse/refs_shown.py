@@ -1,8 +1,8 @@
 """A moment's refs, and the moves that took something away, as pages need them: by index, a page at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from mirror.core import refs
 from mirror.core.globs import check
@@ -36,18 +36,30 @@ async def refs_page(
         mine = await refs.meant_by(left, globs) if globs else held.keys()
         return [(name, held[name]) for name in islice((one for one in left if one in mine), limit)]
     likes = [pattern for glob in globs for pattern in patterns(glob)] or None
-    found: list[tuple[RefName, Target]] = []
-    most = limit
+
+    async def read(last: Any, most: int) -> Sequence[Any]:
+        asked = (repo_id, number, last["name"] if last else after, likes, most)
+        return await db.fetch("select * from refs_page($1, $2, $3, $4, $5)", *asked)
+
+    return [(RefName(row["name"]), Target(row["target"])) for row in await meant(globs, limit, read)]
+
+
+async def meant(
+    globs: Sequence[str], limit: int, read: Callable[[Any, int], Awaitable[Sequence[Any]]]
+) -> list[Any]:
+    """The first rows whose `name` the globs mean, at most `limit`; no globs mean all.
+
+    `read` gives the rows after the last one that was read (None: from the start), at most so many.
+    """
+    found: list[Any] = []
+    last, most = None, limit
     while True:
-        rows = await db.fetch(
-            "select * from refs_page($1, $2, $3, $4, $5)", repo_id, number, after, likes, most
-        )
-        read = [(RefName(row[0]), Target(row[1])) for row in rows]
-        meant = await refs.meant_by([name for name, _ in read], globs) if globs else None
-        found += [one for one in read if meant is None or one[0] in meant]
+        rows = await read(last, most)
+        names = await refs.meant_by([RefName(row["name"]) for row in rows], globs) if globs else None
+        found += [row for row in rows if names is None or row["name"] in names]
         if len(rows) < most or len(found) >= limit:
             return found[:limit]
-        after, most = read[-1][0], wider(most)
+        last, most = rows[-1], wider(most)
 
 
 def wider(number: int) -> int:
