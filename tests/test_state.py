@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, cast
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -128,10 +129,12 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
     )
     await db.execute(
         """
-        insert into channel (team_id, kind, name, shown, sealed, created_at, quiet_from, quiet_to)
-        values ($1, 'chat', 'ntfy', 'ntfy.example', 'sealed', $2, '22:00', '06:00')
+        insert into channel (id, team_id, kind, name, shown, sealed, created_at, quiet_from, quiet_to)
+        values ($1, $2, 'chat', 'ntfy', 'ntfy.example', $3, $4, '22:00', '06:00')
         """,
+        channel := uuid4(),
         team.id,
+        services.keyring.seal(b"{}", f"channel/{channel}"),
         mirror.clock(),
     )
     await describe.due(services)
