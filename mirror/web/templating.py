@@ -166,13 +166,10 @@ def iso(then: datetime) -> str:
     return f"{then.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def zone_of(context: Any) -> ZoneInfo:
-    """The time zone of the person who looks."""
-    return zones.named(None) if context is None else context.zone
-
-
 def _zone(context: Context) -> ZoneInfo:
-    return zone_of(context.get("context"))
+    """The time zone of the person who looks."""
+    request = context.get("context")
+    return zones.named(None) if request is None else request.zone
 
 
 def wrong(error: object | None) -> dict[str, str]:

@@ -97,8 +97,8 @@ async def _ref_subject(context: RequestContext, at: ShownMoment, ref: RefName, n
     db, snapshot = context.services.db, at.saved
     then = await moments.resolve(context.services, at.repo, snapshot, ref)
     latest = await snapshots.latest(db, at.repo.id) or snapshot
-    there = templating.zone_of(context)
-    base = f"{_place(ref)}restored/{templating.refname(ref)}-{snapshot.taken_at.astimezone(there):%m%d-%H%M}"
+    taken = f"{snapshot.taken_at.astimezone(context.zone):%m%d-%H%M}"
+    base = f"{_place(ref)}restored/{templating.refname(ref)}-{taken}"
     free = [base, *(f"{base}-{number}" for number in range(2, NAMES))]
     found = await refs_shown.targets_at(
         db, at.repo.id, [ref, *(RefName(one.encode()) for one in free)], latest.number, latest.moment
