@@ -180,7 +180,3 @@ class Allowance:
             used = one.used + self.brought + coming
             if used > one.most or not coming and used >= one.most:
                 raise too_much(one, self._team)
-
-    @property
-    def is_endless(self) -> bool:
-        return not self._uses
