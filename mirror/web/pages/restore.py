@@ -444,9 +444,11 @@ async def _planned(context: RequestContext, at: ShownMoment, draft: Draft, wish:
     blocked = not asked["force"] and bool(counts.get("refused"))
     due = 0 if blocked else sum(counts.get(one, 0) for one in ("created", "updated"))
     held = await target.without_workflows(services, team, asked) if due else None
-    earlier = await jobs.page(
-        services.db, team, repo_id=at.repo.id, kinds=KINDS, states=STATES, limit=EARLIER
-    )
+    earlier: Sequence[jobs.Job] = ()
+    if made.bytes > rescue.SMALL:
+        earlier = await jobs.page(
+            services.db, team, repo_id=at.repo.id, kinds=KINDS, states=STATES, limit=EARLIER
+        )
     overwritten = {ref.name for ref in made.refs if ref.result == "updated"}
     came_for = await _came_for(context, at, wish.subject, overwritten)
     return {
