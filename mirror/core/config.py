@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
-from mirror.core import peer, quotas
+from mirror.core import peer, quotas, smtp
 from mirror.core.errors import UsageError
 from mirror.core.quotas import Limits
+from mirror.core.smtp import Smtp
 
 EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
 LISTING_BYTES: Final = 64 << 20  # of refs that a remote may list; some 900,000 of them
@@ -87,6 +88,10 @@ class Settings:
     person_teams: int = quotas.PERSON_TEAMS_ROOMY  # that one person may own
     log: LogForm = "text"  # how every line of the log is written
     metrics_teams: bool = False  # /metrics names each team
+    smtp: Smtp | None = None  # the server that mails are handed to; None: no mail is sent
+    smtp_url: str | None = field(
+        repr=False, default=None
+    )  # as it was given, for the processes of `everref up`
 
 
 def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_data: str) -> Settings:
@@ -123,6 +128,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
             "SECRET_KEYS holds the example key of the documentation; make one with openssl rand -hex 32"
         )
     allow_private = _flag("ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None)
+    smtp_url = get("SMTP_URL")
     apps = (*_apps("github", get, allow_private), *_apps("gitlab", get, allow_private))
     for app in apps:
         if sum(app.host == other.host for other in apps) > 1:
@@ -152,6 +158,8 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         or (quotas.PERSON_TEAMS_STRICT if strict else quotas.PERSON_TEAMS_ROOMY),
         log=_log(get("EVERREF_LOG")),
         metrics_teams=_flag("EVERREF_METRICS_TEAMS", get("EVERREF_METRICS_TEAMS"), False),
+        smtp=None if smtp_url is None else smtp.read(smtp_url, allow_private),
+        smtp_url=smtp_url,
     )
 
 
