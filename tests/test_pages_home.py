@@ -655,7 +655,7 @@ async def test_a_token_that_is_refused_is_one_cause_and_nothing_that_it_fetches_
 
 
 async def test_repos_that_nobody_checks_any_more_are_late_wherever_they_are_counted(site: Site) -> None:
-    """Each was pushed to long before its last check, so that it is checked daily: 37 hours are too long."""
+    """Each was pushed to long ago, so that it is checked twice a day: 19 hours are too long."""
     team, browser = await _visitor(site)
     db, clock = site.mirror.services.db, site.mirror.clock
     await _filled(site, team, 13, await _connected(site, team))
@@ -667,7 +667,7 @@ async def test_repos_that_nobody_checks_any_more_are_late_wherever_they_are_coun
             clock.now - ago,
         )
 
-    await last_checked(timedelta(hours=36, minutes=50))
+    await last_checked(timedelta(hours=18, minutes=50))
     assert "<h1>13 repositories, all protected</h1>" in (await browser.get("/acme")).text
     await last_checked(timedelta(days=29))
     await db.execute("update repo set protected_as_of = $1 where name > 'acme/app-0012'", clock.now)
@@ -719,6 +719,7 @@ async def test_a_check_is_overdue_after_one_and_a_half_periods_and_an_hour(
     repo = await repos.add(db, team.id, "acme/url", "https://x.example/a", now - quiet)
     await repos.touch_protected(db, repo.id, now)
     await schedules.set_schedule(db, repo.id, schedule, now)
+    late_after = min(late_after, timedelta(hours=19))  # three quarters of its objective, and an hour
     for at, state in ((now + late_after, "protected"), (now + late_after + timedelta(seconds=1), "late")):
         assert (await repos.overview_of(db, repo.id, now=at)).state == state
 

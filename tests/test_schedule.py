@@ -15,6 +15,8 @@ from mirror.core.rules.schedule import (
     A_SECOND,
     Cron,
     Every,
+    Rhythm,
+    is_too_rare,
     next_look,
     parse,
     period_of,
@@ -25,6 +27,7 @@ from mirror.core.rules.schedule import (
 
 NOW = datetime(2026, 3, 2, 9, 7, 30, tzinfo=UTC)
 REPO = RepoId(UUID(int=7))
+DAY = timedelta(days=1)
 ids = st.uuids().map(RepoId)
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 
@@ -65,7 +68,7 @@ def test_what_is_no_schedule_is_refused_in_one_line(text: str) -> None:
 
 
 def test_a_cron_expression_is_met_to_the_minute() -> None:
-    due = next_look("30 2 * * *", REPO, NOW, NOW, NOW)
+    due = next_look(Rhythm("30 2 * * *", NOW, 2 * DAY), REPO, NOW, NOW)
     assert datetime(2026, 3, 3, 2, 30, tzinfo=UTC) <= due < datetime(2026, 3, 3, 2, 31, tzinfo=UTC)
 
 
@@ -74,14 +77,28 @@ def test_the_next_look_is_ahead_and_at_most_one_and_a_half_periods(
     repo: RepoId, now: datetime, quiet: timedelta
 ) -> None:
     period = period_of(quiet)
-    due = next_look(None, repo, now, now, now - quiet)
+    due = next_look(Rhythm(None, now - quiet, 2 * DAY), repo, now, now)
     assert period / 2 <= due - now <= period * 3 / 2
+
+
+@pytest.mark.parametrize("schedule", [None, "5m", "12h", "2d", "*/5 * * * *", "30 2 * * 0"])
+@given(repo=ids, now=moments, rpo=st.timedeltas(timedelta(minutes=5), timedelta(days=60)))
+def test_two_looks_are_within_the_objective_whatever_the_schedule_says(
+    schedule: str | None, repo: RepoId, now: datetime, rpo: timedelta
+) -> None:
+    quiet = Rhythm(schedule, now - 400 * DAY, rpo)
+    assert timedelta(0) < next_look(quiet, repo, now, now) - now <= rpo * 0.75 + timedelta(minutes=1)
+
+
+def test_a_schedule_is_too_rare_for_an_objective_of_less_than_two_of_its_periods() -> None:
+    said = [None, "12h", "13h", "30 2 * * *", "0 */6 * * *"]
+    assert [is_too_rare(one, DAY) for one in said] == [False, False, True, True, False]
 
 
 @given(repo=ids, now=moments)
 def test_looks_of_one_repo_are_a_period_apart(repo: RepoId, now: datetime) -> None:
-    first = next_look("6h", repo, now, None, now)
-    assert next_look("6h", repo, first, first, now) - first == timedelta(hours=6)
+    first = next_look(Rhythm("6h", now, DAY), repo, now, None)
+    assert next_look(Rhythm("6h", now, DAY), repo, first, first) - first == timedelta(hours=6)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +119,9 @@ def test_what_was_pushed_to_lately_is_looked_at_often(quiet: timedelta, period: 
 
 def test_ten_thousand_repos_do_not_come_at_once() -> None:
     made = (RepoId(UUID(int=number * 7919)) for number in range(10_000))
-    minutes = Counter((next_look("1h", repo, NOW, None, NOW) - NOW) // timedelta(minutes=1) for repo in made)
+    minutes = Counter(
+        (next_look(Rhythm("1h", NOW, DAY), repo, NOW, None) - NOW) // timedelta(minutes=1) for repo in made
+    )
     assert len(minutes) == 61  # it is half past a minute
     assert 100 < sorted(minutes.values())[1] and max(minutes.values()) < 240
 

@@ -251,7 +251,7 @@ async def look(services: Services, session: aiohttp.ClientSession, due: Due) -> 
     every request with the same credentials; and errors that are not the repo's own.
     """
     repo_id, now = due.repo.id, services.clock()  # before the answer: later pushes are not in it
-    again = next_look(due.schedule, repo_id, now, now, due.changed_at)
+    again = next_look(due.rhythm, repo_id, now, now)
     try:
         remote = Remote(due.repo.url)
         if due.has_secret:

@@ -400,7 +400,7 @@ async def looked(services: Services, repo_id: RepoId, new: bool) -> None:
     now = services.clock()
     async with connected(services.db) as db:
         rhythm = await schedules.answered(db, repo_id, now, new)
-        due = next_look(rhythm.schedule, repo_id, now, now, rhythm.changed_at)
+        due = next_look(rhythm, repo_id, now, now)
         await schedules.looked(db, [Looked(repo_id, now, due)])
 
 

@@ -45,6 +45,24 @@ class Cron:
     expression: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often a repo is looked at, and why."""
+
+    schedule: str | None  # None: by activity
+    changed_at: datetime  # when a look last found something new; at first, when it was added
+    rpo: timedelta  # its recovery point objective, its own or its team's
+
+
+def is_too_rare(schedule: str | None, rpo: timedelta) -> bool:
+    """Whether a schedule asks for fewer checks than the objective takes: two within it."""
+    if not schedule:
+        return False
+    chosen = parse(schedule)
+    gap = longest_gap(schedule) if isinstance(chosen, Cron) else chosen.period
+    return gap is not None and gap > rpo / 2
+
+
 def parse(text: str) -> Every | Cron:
     """A schedule as people write it: `15m`, `6h`, `2d`, or a cron expression. Raises UsageError."""
     words = text.split()
@@ -64,18 +82,18 @@ def parse(text: str) -> Every | Cron:
     raise UsageError("a schedule is an interval as in 15m, 6h or 1d, or a cron expression as in 30 2 * * *")
 
 
-def next_look(
-    schedule: str | None, repo_id: RepoId, now: datetime, looked_at: datetime | None, changed_at: datetime
-) -> datetime:
+def next_look(rhythm: Rhythm, repo_id: RepoId, now: datetime, looked_at: datetime | None) -> datetime:
     """When the repo is next due after `now`. Looks are spread: each repo has its own moment in every period.
 
-    `schedule` None: by activity; `changed_at` is when a look last found something new.
+    A repo is looked at at least twice within its objective, whatever its schedule says.
     """
-    chosen = parse(schedule) if schedule else Every(period_of(now - changed_at))
+    schedule, longest = rhythm.schedule, rhythm.rpo / 2
+    chosen = parse(schedule) if schedule else Every(period_of(now - rhythm.changed_at))
     if isinstance(chosen, Cron):
         # Within the minute of the expression, each repo at its own second.
-        return next(CronSim(chosen.expression, now.astimezone(UTC))) + _place(repo_id, SHORTEST)
-    period = chosen.period
+        due = next(CronSim(chosen.expression, now.astimezone(UTC))) + _place(repo_id, SHORTEST)
+        return min(due, now + longest)
+    period = min(chosen.period, longest)
     place = _place(repo_id, period)
     due = _EPOCH + place + ((now - _EPOCH - place) // period + 1) * period
     if looked_at is not None and due - looked_at < period / 2:  # its period has just changed

@@ -29,7 +29,7 @@ class Refused:
 class Trouble:
     """Repos that need somebody for one reason.
 
-    The kind is damage, token, late, unchecked, archived, hook, or the class of an error;
+    The kind is damage, token, late, unchecked, behind, archived, hook, or the class of an error;
     `where` is the host, if any.
     """
 
@@ -46,7 +46,7 @@ class Trouble:
         """The cause, as an address has it."""
         return (
             self.kind
-            if self.kind in ("damage", "late", "unchecked", "archived")
+            if self.kind in ("damage", "late", "unchecked", "behind", "archived")
             else f"{self.kind}:{self.where}"
         )
 

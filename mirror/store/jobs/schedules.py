@@ -8,6 +8,7 @@ from uuid import UUID
 
 from mirror.core.errors import NotFound
 from mirror.core.model import ObjectFormat, Repo, RepoId
+from mirror.core.rules import schedule as rule
 from mirror.core.rules.schedule import longest_gap
 from mirror.store.database import Db, query, translating
 from mirror.store.people.teams import TeamId
@@ -19,8 +20,7 @@ class Due:
 
     repo: Repo
     team_id: TeamId
-    schedule: str | None  # None: by activity
-    changed_at: datetime  # when a look last found something new; at first, when it was added
+    rhythm: rule.Rhythm
     digest: str | None  # of the refs of the latest snapshot; None: it has none
     format: ObjectFormat | None  # of the latest snapshot
     failing: bool  # its last run failed
@@ -39,11 +39,9 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
-    """How often a repo is looked at, and why."""
+class Rhythm(rule.Rhythm):
+    """How often a repo is looked at, and when it is next."""
 
-    schedule: str | None  # None: by activity
-    changed_at: datetime  # when a look last found something new; at first, when it was added
     look_at: datetime | None  # when the next look is due; None: at once
 
 
@@ -95,12 +93,15 @@ async def look_by(db: Db, moments: Sequence[tuple[RepoId, datetime]]) -> None:
 async def of(db: Db, repo_id: RepoId) -> Rhythm:
     """How often a repo is looked at, and why. Raises NotFound."""
     row = await db.fetchrow(
-        "select schedule, coalesce(changed_at, created_at) as changed_at, look_at from repo where id = $1",
+        """
+        select schedule, coalesce(changed_at, created_at) as changed_at, repo_rpo(repo) as rpo, look_at
+        from repo where id = $1
+        """,
         repo_id,
     )
     if row is None:
         raise NotFound(f"no repo has the id {repo_id}")
-    return Rhythm(row["schedule"], row["changed_at"], row["look_at"])
+    return Rhythm(row["schedule"], row["changed_at"], row["rpo"], row["look_at"])
 
 
 @translating
@@ -124,7 +125,7 @@ async def answered(db: Db, repo_id: RepoId, at: datetime, new: bool) -> Rhythm:
           looked_at = greatest(looked_at, $2),
           changed_at = case when $3 then greatest(changed_at, $2) else changed_at end
         where id = $1
-        returning schedule, coalesce(changed_at, created_at) as changed_at, look_at
+        returning schedule, coalesce(changed_at, created_at) as changed_at, repo_rpo(repo) as rpo, look_at
         """,
         repo_id,
         at,
@@ -132,7 +133,7 @@ async def answered(db: Db, repo_id: RepoId, at: datetime, new: bool) -> Rhythm:
     )
     if row is None:
         raise NotFound(f"no repo has the id {repo_id}")
-    return Rhythm(row["schedule"], row["changed_at"], row["look_at"])
+    return Rhythm(row["schedule"], row["changed_at"], row["rpo"], row["look_at"])
 
 
 @translating
@@ -164,8 +165,7 @@ def _due(row: Any) -> Due:
     return Due(
         repo,
         TeamId(UUID(bytes=row["team_id"].bytes)),
-        row["schedule"],
-        row["changed_at"] or row["created_at"],
+        rule.Rhythm(row["schedule"], row["changed_at"] or row["created_at"], row["objective"]),
         row["digest"],
         row["format"],
         row["failure_class"] is not None,

@@ -48,7 +48,7 @@ EXPORTED: Final[Sequence[Table]] = (
         only=(
             *("id", "team_id", "name", "url", "object_format", "created_at", "added_by", "private"),
             *("forge", "host", "repository_id", "connection_id"),
-            *("paused_at", "set_aside", "disconnected", "archived_at", "schedule", "excluded"),
+            *("paused_at", "set_aside", "disconnected", "archived_at", "schedule", "excluded", "rpo"),
         ),
     ),
     Table("credential"),

@@ -1,6 +1,7 @@
 """A team's repos: their state, when they are checked, and their webhooks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
@@ -114,7 +115,7 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
     if body.schedule is not UNSET:
         wanted = " ".join((body.schedule or "").split()) or None
         rhythm = await schedules.of(db, found.id)
-        due = schedule.next_look(wanted, found.id, context.now, context.now, rhythm.changed_at)
+        due = schedule.next_look(replace(rhythm, schedule=wanted), found.id, context.now, context.now)
         await schedules.set_schedule(db, found.id, wanted, due)
         await context.audit("repo.schedule", found.name, found.id, {"schedule": wanted or "by activity"})
     if body.excluded is not UNSET:

@@ -137,6 +137,9 @@ def needs(team: str, now: datetime, told: Told) -> list[Need]:
                 found[6].append(_late(team, one))
         elif one.kind == "unchecked":
             found[4].append(_unchecked(team, one))
+        elif one.kind == "behind":
+            if not told.over:
+                found[6].append(_outside(team, one))
         elif one.kind == "archived":
             found[7].append(_gone(team, one))
         else:
@@ -304,6 +307,31 @@ def _unchecked(team: str, one: Trouble) -> Need:
         about=False,
     )
     return need if alone else replace(need, acts=(Act("See what is wrong", "/status"), *need.acts))
+
+
+def _outside(team: str, one: Trouble) -> Need:
+    """What is older than people allow it to be, although nothing failed and nothing is overdue."""
+    name, about = one.repos[0]
+    alone = one.many == 1
+    why = words.sentence(about if alone else "what they have is older than it may be")
+    begun = f"{'It was' if alone else 'The first was'} last saved in full"
+    if one.unsaved:
+        begun = f"{'It was' if one.many == one.unsaved == 1 else 'The first was'} added"
+    return Need(
+        key=one.key,
+        title=f"{name} is outside its recovery point objective"
+        if alone
+        else f"{repositories(one.many)} are outside their recovery point objectives",
+        link=templating.repo_url(team, name) if alone else None,
+        chip="outside its objective" if alone else "outside their objectives",
+        tone="late",
+        why=f"{why} A backup that takes long or waits for its turn may be why. {begun}",
+        since=one.since,
+        repos=[] if alone else _named(team, one),
+        many=one.many,
+        everything=_all(team, one),
+        acts=(_open(team, one),),
+    )
 
 
 def _gone(team: str, one: Trouble) -> Need:

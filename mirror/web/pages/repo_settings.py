@@ -1,6 +1,7 @@
 """The settings of one repo: how often it is checked, excluded refs, its webhook, and stopping backups."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, cast, get_args
 from urllib.parse import quote
 
@@ -121,7 +122,7 @@ async def set_schedule(context: RequestContext) -> Response:
         if text:
             schedule.parse(text)
         rhythm = await schedules.of(context.services.db, repo.id)
-        due = schedule.next_look(text or None, repo.id, context.now, context.now, rhythm.changed_at)
+        due = schedule.next_look(replace(rhythm, schedule=text or None), repo.id, context.now, context.now)
     except UsageError as error:
         return await _page(context, repo, error, schedule=text)
     await schedules.set_schedule(context.services.db, repo.id, text or None, due)
