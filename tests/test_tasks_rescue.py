@@ -82,6 +82,17 @@ async def receipt(task: Task) -> None:
     await expect(said).to_be_visible(timeout=PATIENCE)
 
 
+async def printed(task: Task) -> int:
+    """How often the browser prints when the receipt's button is pressed; without a script there is none."""
+    button = task.page.get_by_role("button", name="Print the receipt")
+    await expect(button).to_be_visible(visible=task.way != "plain")
+    if task.way == "plain":
+        return 1
+    await task.page.evaluate("() => { window.printed = 0; window.print = () => { window.printed += 1; }; }")
+    await button.click()
+    return int(await task.page.evaluate("window.printed"))
+
+
 def rescue(someone: Someone, lost: str) -> Locator:
     """The link of home to the page that brings a lost ref back."""
     return someone.page.get_by_role("link", name=re.compile(f"^Bring back {lost}: ")).first
@@ -107,6 +118,7 @@ async def test_a_forced_main_and_a_deleted_branch_are_back_in_three_presses_from
     await task.press(button)
     assert task.presses <= 3, task.presses
     await receipt(task)
+    assert await printed(task) == 1
     back = RefName(f"refs/heads/{name}".encode())
     assert repository.work.refs()[back] == before[MAIN]
     assert repository.work.refs()[DRAFT] == before[DRAFT]

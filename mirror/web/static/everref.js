@@ -211,6 +211,8 @@
     });
   });
 
+  document.addEventListener("click", (event) => { if (event.target.closest?.("[data-print]")) print(); });
+
   const prepare = (root) => {
     all("main[data-watch]", root).forEach(watch);
     all("[data-live]", root).forEach(follow);
@@ -218,7 +220,6 @@
     all("[data-copy]", root).forEach(copying);
     all("input[data-all]", root).forEach(choosing);
     all("select[data-send]", root).forEach((select) => select.addEventListener("change", () => select.form.requestSubmit()));
-    all("[data-print]", root).forEach((button) => button.addEventListener("click", () => print()));
     all("[data-zone-here]", root).forEach((field) => { field.value = here; });
     all("form[data-zone-offer]", root).forEach(offer);
     all("[data-script]", root).forEach((part) => { part.hidden = false; });

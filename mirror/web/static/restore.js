@@ -1,11 +1,6 @@
 // The page of a restore: what is chosen is planned at once, beneath the choices, by asking for the same page.
-// The page of a receipt: a button that prints it.
 "use strict";
 (() => {
-  document.querySelectorAll("[data-print]").forEach((button) => {
-    button.hidden = false;
-    button.addEventListener("click", () => print());
-  });
   const form = document.querySelector("[data-rescue]");
   if (!form) return;
   const said = document.querySelector("[data-planned]");
