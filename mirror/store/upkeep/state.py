@@ -56,7 +56,7 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("audit"),
     Table("notice", without=("id",)),
     Table("settled", without=("id",)),
-    Table("channel"),
+    Table("channel", without=("sending_until", "troubled_since", "tries", "retry_at")),  # tried at once
     Table("restore", without=("id",)),
 )
 
@@ -69,7 +69,8 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("lost_push", "drill", "moment", "note"), "the notes in the vault tell"),
     **dict.fromkeys(("intent", "lease", "run", "worker", "forge_lease"), "of those who are at work now"),
     **dict.fromkeys(("job", "restored_ref"), "work that is under way, or was"),
-    **dict.fromkeys(("message", "sending"), "said, or too late to be said"),
+    **dict.fromkeys(("message", "sending", "event"), "said, or too late to be said"),
+    **dict.fromkeys(("alarm", "telling"), "what is still so is told anew"),
     "queue": "follows from repos and jobs",
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
     **dict.fromkeys(("session", "sign_in_link", "sign_in_place"), "people sign in again"),
