@@ -103,6 +103,25 @@ async def test_all_that_are_due_are_drilled_by_one_press(seen: Seen) -> None:
     assert "0 drills started." in (await seen.browser.follow(answer)).text
 
 
+async def test_drills_show_what_is_proved_and_settings_say_how_often(seen: Seen) -> None:
+    services = seen.site.mirror.services
+    page = (await seen.browser.get("/ann/-/drills")).text
+    assert "within 30 days" in page and "100 %</strong>" in page and "Restorable in" in page
+    await drill.drill(services, seen.synced.repo, seen.synced.snapshot)
+    await proofs.plan(services)
+    page = (await seen.browser.get("/ann/-/drills")).text
+    assert "about " in page and re.search(r"in 2[0-9] days", page)
+    await seen.browser.get("/ann/-/settings")
+    answer = await seen.browser.post("/ann/-/settings/proofs", drill_days="0", read_days="often")
+    assert answer.status_code == 422 and 'value="often"' in answer.text and "0 for never" in answer.text
+    await seen.browser.post("/ann/-/settings/proofs", drill_days="0", read_days="7")
+    page = (await seen.browser.get("/ann/-/drills")).text
+    assert "only when somebody starts one" in page and "none planned" in page and "last 7 days" in page
+    viewer = await seen.site.signed_in(await seen.site.member(seen.team, "vera", Role.VIEWER))
+    assert "Every stored byte is read again within 7 days" in (await viewer.get("/ann/-/settings")).text
+    assert (await viewer.post("/ann/-/settings/proofs", drill_days="1", read_days="1")).status_code == 403
+
+
 async def test_a_drill_is_evidence(seen: Seen) -> None:
     assert "No drills yet" in (await seen.browser.get("/ann/-/drills")).text
     await drill.drill(seen.site.mirror.services, seen.synced.repo, seen.synced.snapshot)

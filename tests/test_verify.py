@@ -87,7 +87,7 @@ async def test_a_damaged_part_is_named_and_what_still_works_is_known(
     assert proof is not None and (proof.snapshot, proof.problems) == (3, failed.problems)
     told = await notices.open_of(mirror.services.db, await teams.default(mirror.services.db))
     assert [(one.kind, one.message.partition(" found damage")[0]) for one in told] == [
-        ("damage", f"a drill of #3 of {repo.name}"),
+        ("drill-failed", f"a drill of #3 of {repo.name}"),
         ("damage", f"a verification of {repo.name}"),
     ]
     shutil.rmtree(mirror.services.disk.pool(repo.id))  # which has it all
@@ -163,7 +163,7 @@ async def test_damage_that_only_a_drill_found_ends_with_a_drill_that_finds_none(
     repo, _ = await some_history(mirror, work)
     victim = await damaged(mirror, repo)
     await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 3))
-    assert (await state_of(mirror, repo), await told(mirror)) == ("damaged", [("damage", "a drill")])
+    assert (await state_of(mirror, repo), await told(mirror)) == ("damaged", [("drill-failed", "a drill")])
     flip(victim)
     await drill.drill(mirror.services, repo, await mirror.snapshot(repo, 2))
     assert await state_of(mirror, repo) == "damaged"  # of #3 it says nothing

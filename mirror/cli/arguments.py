@@ -193,11 +193,20 @@ def parser() -> argparse.ArgumentParser:
     _token(undo, "the one that the restore was made with; not stored")
 
     verify = command("verify", "read back every stored byte of a repo and prove every snapshot", _VERIFY)
-    _repo(verify)
+    _repo_or_due(verify)
+    verify.add_argument(
+        "--due", action="store_true", help="instead, read what is due to be read again, of all teams"
+    )
 
     drill = command("drill", "restore a moment only to prove that it works", _DRILL)
-    _repo(drill)
+    _repo_or_due(drill)
     _at(drill)
+    drill.add_argument(
+        "--due", action="store_true", help="instead, every repo whose scheduled drill is due, of all teams"
+    )
+
+    coverage = command("coverage", "show how much of the vault was read back, and what is due", _COVERAGE)
+    _team(coverage, "only of this team (default: all, or EVERREF_TEAM)")
 
     compact = command("compact", "merge small parts in the vault; every moment stays restorable", _COMPACT)
     _repo(compact, optional=True)
@@ -326,6 +335,13 @@ def _repo(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         )
     else:
         parser.add_argument("repo", metavar="REPO", help="its name, as `everref repos` shows it")
+    _team(parser, f"the team that it belongs to, or write TEAM:NAME {_OWN}")
+
+
+def _repo_or_due(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "repo", metavar="REPO", nargs="?", help="its name, as `everref repos` shows it; none with --due"
+    )
     _team(parser, f"the team that it belongs to, or write TEAM:NAME {_OWN}")
 
 
@@ -555,14 +571,29 @@ Every stored object is read and its checksum compared, the chain of manifests is
 followed, and every ref is compared in a copy that git fsck has checked.
 
 --json: {"repo", "snapshots", "parts", "bytes", "ok", "problems": ["..."],
-         "damaged": [snapshot, ...], "strays": [key, ...], "seconds"}"""
+         "damaged": [snapshot, ...], "strays": [key, ...], "seconds"}
+
+With --due, no repo is named: every part, index, manifest and note that is due in the
+rotation is read again, at once and without its rate.
+
+--json with --due: {"bytes", "objects", "problems": ["..."], "ok"}"""
+
+_COVERAGE = """\
+Every stored byte is read again within the period of its team (30 days, unless its settings
+say otherwise), and every repo is drilled within another.
+
+--json: {"days", "total", "read", "fresh", "ratio", "oldest_at", "repos", "repos_read",
+         "damaged", "drills_due"}; sizes in bytes, `fresh` is what was stored within the
+        period and not read back yet"""
 
 _DRILL = (
     WHEN
     + """
 
 --json: {"repo", "snapshot", "refs", "bytes", "ok", "problems": ["..."],
-         "large_files_not_saved", "seconds"}"""
+         "findings": ["..."], "large_files_not_saved", "seconds"}, with --due one a line;
+        `findings` is what git fsck --strict dislikes in objects that are as their host has
+        them, which is no damage"""
 )
 
 _COMPACT = """\

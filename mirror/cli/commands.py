@@ -378,6 +378,9 @@ def _restore_failure(done: "Restored", where: str) -> Refused | Corrupt:
 async def verify(call: Call) -> int:
     """Read back every stored byte."""
     began = time.monotonic()
+    _one_or_due(call)
+    if call.args.due:
+        return await _read_due(call)
     async with call.services() as services:
         from mirror.people import operator
         from mirror.restore import moment
@@ -396,8 +399,65 @@ async def verify(call: Call) -> int:
     return 0
 
 
+def _one_or_due(call: Call) -> None:
+    """Raise UsageError unless either a repo is named, or --due says which ones are meant."""
+    if call.args.due == (call.args.repo is not None):
+        raise UsageError("name a repo, or use --due for all that is due, not both")
+
+
+async def _read_due(call: Call) -> int:
+    """Read again what is due in the rotation."""
+    async with call.services() as services:
+        from mirror.upkeep import rotation
+
+        found = await rotation.turn(services, at_once=True)
+    show = call.out.result if found.problems else call.out.said
+    show(partial(render.read_again, found), partial(shapes.read_again, found))
+    if found.problems:
+        raise Corrupt(f"{count(len(found.problems), 'object')} missing or changed; everref verify says more")
+    return 0
+
+
+async def _drill_due(call: Call) -> int:
+    """Drill every repo whose scheduled drill is due, one after the other."""
+    bad = 0
+    async with call.services() as services:
+        from mirror.jobs import proofs
+        from mirror.people import operator
+        from mirror.restore import drill
+
+        for repo, snapshot in await proofs.due_now(services):
+            await operator.did_for_repo(services, repo, "repo.drill")
+            found = await drill.drill(services, repo, snapshot)
+            show = call.out.result if found.problems else call.out.said
+            show(partial(render.drilled, found), partial(shapes.drilled, found))
+            bad += bool(found.problems)
+    if bad:
+        raise Corrupt(f"{count(bad, 'drill')} failed; everref verify REPO says why")
+    return 0
+
+
+async def coverage(call: Call) -> int:
+    """How much of the vault was read back, and what is due."""
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.store.restore import drills
+        from mirror.store.upkeep import readings
+
+        team = await operator.team_chosen(services, call.args.team)
+        found = await readings.coverage(services.db, services.clock(), team.id if team else None)
+        due = await drills.count_due(services.db, services.clock(), team.id if team else None)
+    call.out.result(partial(render.coverage, found, due), partial(shapes.coverage, found, due))
+    return 0
+
+
 async def drill(call: Call) -> int:
     """Restore only to prove that it works."""
+    _one_or_due(call)
+    if call.args.due:
+        if call.args.at is not None:
+            raise UsageError("--due drills each repo at a moment of its own; leave out --at")
+        return await _drill_due(call)
     when = call.when(call.args.at)
     async with call.services() as services:
         from mirror.people import operator
@@ -738,6 +798,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "undo": undo,
     "verify": verify,
     "drill": drill,
+    "coverage": coverage,
     "compact": compact,
     "prune": prune,
     "hook": hook,

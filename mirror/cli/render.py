@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mirror.core.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
 from mirror.core.rules.pushes import Lost
-from mirror.core.words import ago, clean, count, lasted, mend, name, not_known, size, unsaved
+from mirror.core.words import ago, clean, count, lasted, mend, name, not_known, percent, size, unsaved
 
 if TYPE_CHECKING:
     from mirror.backup.sync import Synced
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from mirror.store.discovery.discovered import Counts
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
+    from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
     from mirror.upkeep.prune import Pruned
     from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
+    from mirror.upkeep.rotation import Read
     from mirror.upkeep.state import Exported, ImportedState
     from mirror.upkeep.verify import Verified
 
@@ -358,6 +360,26 @@ def drilled(found: Drilled, eye: Eye) -> str:
         f"{size(found.bytes)} in {lasted(found.seconds)}",
     )
     return "\n".join([*lines, "  ".join(words)])
+
+
+def read_again(found: Read, eye: Eye) -> str:
+    """What a turn of the rotation read."""
+    lines = [f"  {eye.paint(clean(problem), 'bad')}" for problem in found.problems]
+    return "\n".join([*lines, f"{count(found.objects, 'object')} read back  {size(found.bytes)}"])
+
+
+def coverage(found: Coverage, due: int, eye: Eye) -> str:
+    """How much was read back in time."""
+    days = found.days or 30
+    oldest = f"  the oldest {eye.time(found.oldest_at)}" if found.oldest_at else ""
+    bad = f"{count(found.damaged, 'part')} damaged"
+    damaged = f"  {eye.paint(bad, 'bad')}" if found.damaged else ""
+    return (
+        f"{percent(found.ratio)} of {size(found.total)} read back or stored in {count(days, 'day')}"
+        f"  ({size(found.fresh)} not read back yet){oldest}{damaged}\n"
+        f"manifests and notes of {found.repos_read:,} of {count(found.repos, 'repo')}"
+        f"  {count(due, 'drill')} due"
+    )
 
 
 def compacted(done: Compacted, eye: Eye) -> str:

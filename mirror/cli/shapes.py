@@ -17,6 +17,7 @@ from mirror.core.rules.pushes import Lost
 from mirror.core.words import rfc3339
 from mirror.jobs import results
 from mirror.shapes import discovery as shown
+from mirror.shapes import work
 from mirror.shapes.base import plain
 from mirror.shapes.discovery import Hook, SshKey
 from mirror.shapes.people import Identity, Membership, Token
@@ -43,11 +44,13 @@ if TYPE_CHECKING:
     from mirror.store.jobs.jobs import JobId
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
+    from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
     from mirror.upkeep.prune import Pruned
     from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
+    from mirror.upkeep.rotation import Read
     from mirror.upkeep.state import Exported, ImportedState
     from mirror.upkeep.verify import Verified
 
@@ -133,6 +136,21 @@ def drilled(found: Drilled) -> Shape:
         "ok": not found.problems,
         "large_files_not_saved": found.large_files.files,
     }
+
+
+def read_again(found: Read) -> Shape:
+    """What a turn of the rotation read."""
+    return {
+        "bytes": found.bytes,
+        "objects": found.objects,
+        "problems": list(found.problems),
+        "ok": not found.problems,
+    }
+
+
+def coverage(found: Coverage, due: int) -> Shape:
+    """How much was read back in time."""
+    return {**plain(work.Coverage.of(found)), "drills_due": due}
 
 
 def compacted(done: Compacted) -> Shape:

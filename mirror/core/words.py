@@ -1,5 +1,6 @@
 """Values in plain words: sizes, durations, ages, and git names as text."""
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -81,6 +82,11 @@ def minute(at: datetime) -> str:
     """`2026-11-22 14:05 UTC`: a time to come, to the minute, and not before it."""
     up = at.astimezone(UTC) + timedelta(seconds=59, microseconds=999_999)
     return f"{up:%Y-%m-%d %H:%M} UTC"
+
+
+def percent(ratio: float) -> str:
+    """A part of a whole, never rounded up to all of it: 98.2 %."""
+    return f"{math.floor(ratio * 1000) / 10:g} %"
 
 
 def lasted(seconds: float) -> str:

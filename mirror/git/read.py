@@ -34,7 +34,8 @@ COMMIT: Final = 1  # object types as packs number them: gitformat-pack(5)
 TAG: Final = 4
 
 READ_BYTES: Final = 16 << 20  # the largest object that is read whole; of others only the beginning
-FSCK_BYTES: Final = 1 << 20  # of what git complains of, in all
+FSCK_BYTES: Final = 1 << 20  # of what git finds broken, in all
+FINDINGS: Final = 100  # lines that are kept of what it merely dislikes
 
 # What a sync may spend on looking at one repository's objects, in this process, before it does without.
 LOOK_BYTES: Final = 512 << 20  # unpacked for objects that cost more than FREE_BYTES, in one look
@@ -433,25 +434,47 @@ async def fsck(git: Git, path: Path) -> list[str]:
     Objects that are merely not as git likes them (a bad time zone, say) are no damage:
     they are kept as they are.
     """
-    said, complained = bytearray(), bytearray()
+    return (await fsck_strict(git, path))[0]
 
-    def note(words: bytes) -> None:
-        if len(complained) < FSCK_BYTES:
-            complained.extend(words)
 
-    args = ("fsck", "--full", "--no-dangling", "--no-progress", "--no-reflogs")
+async def fsck_strict(git: Git, path: Path) -> tuple[list[str], list[str]]:
+    """What git finds broken or missing, and what `--strict` merely dislikes in objects, a line each.
+
+    An object has the id that its remote knows it by, so what git dislikes in one is so at the remote too.
+    """
+    said, complained = _Verdict(), _Verdict()
+    args = ("fsck", "--full", "--strict", "--no-dangling", "--no-progress", "--no-reflogs")
     try:
-        async with git.process(*args, git_dir=str(path), stdin=False, on_stderr=note) as child:
+        async with git.process(*args, git_dir=str(path), stdin=False, on_stderr=complained.add) as child:
             async for chunk in child.stdout:
-                if len(said) < FSCK_BYTES:
-                    said += chunk
+                said.add(chunk)
     except GitFailed as failed:
         meaning = explain(failed)
         if not 0 < failed.returncode < 128 and not isinstance(meaning, Corrupt):  # else it is a verdict
             raise meaning from None
-    lines = [*bytes(said).splitlines(), *bytes(complained).splitlines()]
-    damage = [line for line in lines if line and not line.startswith(_NO_DAMAGE) and not _ODDITY.match(line)]
-    return [line.decode(errors="replace") for line in damage]
+    said.add(b"\n")
+    complained.add(b"\n")
+    return [*said.damage, *complained.damage], [*said.odd, *complained.odd]
+
+
+class _Verdict:
+    """What git fsck says on one stream, sorted as it arrives; each sort is bounded by itself."""
+
+    def __init__(self) -> None:
+        self.damage: list[str] = []
+        self.odd: list[str] = []
+        self._rest = b""
+        self._damage_bytes = 0
+
+    def add(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest[:FSCK_BYTES] + chunk).split(b"\n")
+        for line in lines:
+            if _ODDITY.match(line):
+                if len(self.odd) < FINDINGS:
+                    self.odd.append(line.decode(errors="replace"))
+            elif line and not line.startswith(_NO_DAMAGE) and self._damage_bytes < FSCK_BYTES:
+                self._damage_bytes += len(line)
+                self.damage.append(line.decode(errors="replace"))
 
 
 class Objects(Protocol):

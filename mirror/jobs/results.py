@@ -51,6 +51,7 @@ def drilled(done: Drilled, most: int | None = None) -> Result:
         "bytes": done.bytes,
         "seconds": done.seconds,
         "problems": list(done.problems[:most]),
+        "findings": list(done.findings[:most]),
         "large_files": done.large_files.files,
     }
 

@@ -21,7 +21,7 @@ from mirror.core.errors import SHARED, Busy, Corrupt, EverrefError
 from mirror.core.model import Reason, Repo, RepoId
 from mirror.core.rules.schedule import spread
 from mirror.discovery import discover, webhooks
-from mirror.jobs import run
+from mirror.jobs import proofs, run
 from mirror.jobs.looks import Ticked, looking
 from mirror.restore import export
 from mirror.services.lease import leased
@@ -34,7 +34,7 @@ from mirror.store.jobs import runs, schedules
 from mirror.store.people import quotas, sessions
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import maintenance, measures, outages
-from mirror.upkeep import compact, prune, state
+from mirror.upkeep import compact, prune, rotation, state
 
 PATIENCE: Final = 60.0  # seconds; a run that is at work on a repo does what a sweep would do
 STARTING: Final = timedelta(seconds=30)  # within which workers start together
@@ -251,4 +251,6 @@ TASKS: Final[Sequence[Task]] = (
     *TOLD,
     Task("list what connections can see", timedelta(minutes=5), discover.due),
     Task("look after hooks", webhooks.SWEEPS, webhooks.due),
+    Task("drill what is due", timedelta(minutes=1), proofs.due),
+    Task("read the vault again", timedelta(minutes=1), rotation.due, timedelta(hours=12)),
 )

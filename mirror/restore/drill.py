@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from mirror.backup import damage, hydrate, notes
 from mirror.backup import lfs as lfs_flow
@@ -17,6 +18,8 @@ from mirror.store.backup import history
 from mirror.store.restore import drills
 from mirror.store.restore.drills import Drill
 
+STARTS: Final = 3  # of one drill, each time after the parts that it read were replaced
+
 
 @dataclass(frozen=True, slots=True)
 class Drilled:
@@ -29,35 +32,46 @@ class Drilled:
     seconds: float  # from the first byte read to the last ref compared
     problems: tuple[str, ...]  # empty: it works
     large_files: LargeFiles  # which are not backed up, as Git LFS keeps them outside git
+    findings: tuple[str, ...] = ()  # what git dislikes in objects as their remote has them: no damage
 
 
 async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
     """Restore this moment into an empty directory without the pool, check every object and ref, delete it.
 
-    Safe to run twice: each drill is a row of its own. Raises the vault's error where it cannot be read
-    at all; damage that is found, such as a missing part, is in `problems`, and the team is told.
+    Safe to run twice: each drill is a row of its own, and one that was killed has none. Raises the vault's
+    error where it cannot be read at all: then nothing is known, and nothing is recorded. Damage that
+    is found, such as a missing part, is in `problems`, and the team is told.
     """
     clock = asyncio.get_running_loop().time
     began, started = clock(), services.clock()
     wanted = await history.refs_at(services.db, repo.id, snapshot.number, snapshot.moment)
-    size, large_files = 0, None
-    try:
-        parts = await hydrate.steps_to(services, repo, snapshot)
-        size = sum(step.part.bytes for step in parts)
-        problems, large_files = await _restored(services, snapshot, wanted, parts)
-    except Damaged as error:
-        problems = [str(error)]
+    found = _Found([], [], LargeFiles(0, 0), known=False)
+    size = 0
+    for left in range(STARTS, 0, -1):
+        parts: list[Step] = []
+        began = clock()
+        try:
+            parts = await hydrate.steps_to(services, repo, snapshot)
+            size = sum(step.part.bytes for step in parts)
+            found = await _restored(services, snapshot, wanted, parts)
+            break
+        except Damaged as error:
+            if left > 1 and await _is_replaced(services, repo, snapshot, parts):
+                continue  # a compaction replaced parts, and they were deleted meanwhile
+            found = _Found([str(error)], [], LargeFiles(0, 0), known=False)
+            break
     done = Drilled(
         repo,
         snapshot,
         snapshot.refs_count,
         size,
         clock() - began,
-        tuple(problems),
-        large_files or LargeFiles(0, 0),
+        tuple(found.problems),
+        found.large_files,
+        tuple(found.findings),
     )
-    if large_files is not None:
-        await lfs_flow.record(services, repo, large_files)
+    if found.known:
+        await lfs_flow.record(services, repo, found.large_files)
     evidence = Drill(
         snapshot=snapshot.number,
         refs=done.refs,
@@ -66,6 +80,7 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
         problems=done.problems,
         finished_at=services.clock(),
         moment=snapshot.moment,
+        findings=done.findings,
     )
     await drills.add(services.db, repo.id, evidence)
     await damage.looked_for(
@@ -76,16 +91,33 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
     return done
 
 
-async def _restored(
-    services: Services, snapshot: Snapshot, wanted: Refs, parts: list[Step]
-) -> tuple[list[str], LargeFiles]:
-    """Restore the moment into an empty directory; return its problems, and the large files outside git."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What restoring a moment showed."""
+
+    problems: list[str]
+    findings: list[str]
+    large_files: LargeFiles
+    known: bool = True  # False: it was not restored, so its large files are not known
+
+
+async def _is_replaced(services: Services, repo: Repo, snapshot: Snapshot, read: list[Step]) -> bool:
+    """Whether other parts hold this moment now than those that were read."""
+    with suppress(Damaged):
+        now = await hydrate.steps_to(services, repo, snapshot)
+        return [step.part.key for step in now] != [step.part.key for step in read]
+    return False
+
+
+async def _restored(services: Services, snapshot: Snapshot, wanted: Refs, parts: list[Step]) -> _Found:
+    """Restore the moment into an empty directory. Raises Damaged where the parts cannot be read."""
     room = services.disk.root / "restores"
     async with view.scratch_view(None, room, object_format=snapshot.object_format) as copy:
         await hydrate.fill(services, copy.path, snapshot.object_format, parts)
         await view.write_refs(copy.path, wanted)
         services.progress.phase("checking every object")
-        problems = [f"git fsck: {line}" for line in await read.fsck(services.git, copy.path)]
+        broken, odd = await read.fsck_strict(services.git, copy.path)
+        problems = [f"git fsck: {line}" for line in broken]
         if not await restore.reads_back(services, copy.path, wanted):
             problems.append("git does not list the refs that were recorded")
-        return problems, await lfs.large_files(services.git, copy.path)
+        return _Found(problems, odd, await lfs.large_files(services.git, copy.path))

@@ -16,6 +16,7 @@ from mirror.shapes.repos import Failure
 from mirror.store.browse import report
 from mirror.store.jobs import jobs
 from mirror.store.restore import drills, restores
+from mirror.store.upkeep import readings
 
 NOT_COUNTED: Final = "; left out where they were not counted"
 
@@ -217,6 +218,9 @@ class Drill(Answer, frozen=True, kw_only=True):
     bytes: int
     seconds: float
     problems: list[str]
+    findings: Annotated[
+        list[str], Meta(description="what git dislikes in objects as their host has them; no damage")
+    ]
     finished_at: datetime
 
     @classmethod
@@ -229,8 +233,27 @@ class Drill(Answer, frozen=True, kw_only=True):
             bytes=one.bytes,
             seconds=one.seconds,
             problems=list(one.problems),
+            findings=list(one.findings),
             finished_at=one.finished_at,
         )
+
+
+class Coverage(Answer, frozen=True, kw_only=True):
+    """How much of what is stored was read back within its period."""
+
+    days: Annotated[int, Meta(description="the period; 0: nothing is read again by itself")]
+    total: Annotated[int, Meta(description="bytes of the parts and their indexes")]
+    read: Annotated[int, Meta(description="of these, read back and found as they were stored")]
+    fresh: Annotated[int, Meta(description="stored within the period and not read back yet")]
+    ratio: Annotated[float, Meta(description="of `read` and `fresh` together to `total`")]
+    oldest_at: Annotated[datetime | None, Meta(description="when the longest unread was read or stored")]
+    repos: int
+    repos_read: Annotated[int, Meta(description="whose manifests and notes were read in time")]
+    damaged: Annotated[int, Meta(description="parts that are missing or changed")]
+
+    @classmethod
+    def of(cls, one: readings.Coverage) -> "Coverage":
+        return cls(**{name: getattr(one, name) for name in cls.__struct_fields__})
 
 
 class ReportLine(Answer, frozen=True, kw_only=True):

@@ -167,6 +167,23 @@ def _of_repos(found: Measures) -> Iterator[Metric]:
         "When a drill last restored a repo whole (passed), and last found something broken (failed)",
         "result",
     )
+    yield _gauge("everref_drills_due", "Repos whose scheduled drill is due", found.drills_due)
+    yield _gauge(
+        "everref_oldest_drill_timestamp_seconds",
+        "The last drill of the repo whose last one is the longest ago; absent while there is none",
+        found.oldest_drill,
+    )
+    yield _gauge(
+        "everref_read_coverage_ratio",
+        "The part of all stored bytes that was read back, or stored, within the period of its team",
+        found.coverage.ratio,
+    )
+    oldest = found.coverage.oldest_at
+    yield _gauge(
+        "everref_oldest_read_timestamp_seconds",
+        "When the object that was not read for longest was read, or stored; absent while there is none",
+        oldest.timestamp() if oldest else None,
+    )
     yield _gauge(
         "everref_last_state_export_timestamp_seconds",
         "When people, teams and connections were last exported into the vault",

@@ -54,6 +54,7 @@ def environment() -> Environment:
         "sentence": words.sentence,
         "oid": oid,
         "path": path,
+        "percent": words.percent,
         "refname": refname,
         "size": words.size,
         "standing": standing_now,

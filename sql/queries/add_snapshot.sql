@@ -3,9 +3,9 @@
 with born as (
   insert into part (
     key, repo_id, epoch, first_snapshot, last_snapshot, bytes, sha256, header_bytes, entries,
-    cuttable, complete, index_bytes, index_sha256
+    cuttable, complete, index_bytes, index_sha256, read_at
   )
-  select $17, $1, $10, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27 where $17::text is not null
+  select $17, $1, $10, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $3 where $17::text is not null
 ), intended as (
   delete from intent where repo_id = $1 and key = $17
 )

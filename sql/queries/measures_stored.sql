@@ -1,5 +1,5 @@
 -- measures_stored.sql($1 how long a silent worker counts as alive, $2 how long an outage counts without anybody who
--- looks after it): what is in the vault, of all repos together, and how the installation is.
+-- looks after it, $3 now): what is in the vault, of all repos together, and how the installation is.
 select
   coalesce(sum(bytes) filter (where replaced_at is null), 0)::bigint as live,
   coalesce(sum(bytes) filter (where replaced_at is not null and deleted_at is null), 0)::bigint as replaced,
@@ -12,6 +12,11 @@ select
   coalesce((select unknown_repos from vault_identity), 0) as unknown,
   (select extract(epoch from max(taken_at))::float8 from state_export where state = 'stored') as exported,
   (select count(*) from repo where archived_at is null and not exists (select from drill where repo_id = repo.id)) as undrilled,
+  (select count(*) from repo where drill_at <= $3::timestamptz) as drills_due,
+  (
+    select extract(epoch from min(last))::float8
+    from (select max(finished_at) as last from drill join repo on repo.id = repo_id group by repo_id) as each
+  ) as oldest_drill,
   (
     select extract(epoch from finished_at)::float8 from drill where cardinality(problems) = 0
     order by finished_at desc limit 1

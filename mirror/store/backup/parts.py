@@ -114,6 +114,7 @@ async def replace(
         if done != f"UPDATE {len(keys)}":
             raise Busy("another run replaced the same parts of this repo; run it again")
         await insert(connection, repo_id, new)
+        await connection.execute("update part set read_at = $2, verified_at = $2 where key = $1", new.key, at)
 
 
 @translating
@@ -147,7 +148,13 @@ async def bury(db: Db, repo_id: RepoId, key: str) -> None:
 async def stamp_verified(db: Db, repo_id: RepoId, keys: Sequence[str], at: datetime) -> None:
     """Record that every byte of these parts was read back and is correct."""
     await db.execute(
-        "update part set verified_at = $3 where repo_id = $1 and key = any($2)", repo_id, keys, at
+        """
+        update part set verified_at = $3, read_at = $3, damaged_at = null
+        where repo_id = $1 and key = any($2)
+        """,
+        repo_id,
+        keys,
+        at,
     )
 
 

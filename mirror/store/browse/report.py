@@ -48,6 +48,7 @@ class Drilled:
     finished_at: datetime
     large_files: int  # of the repo, as it is now, which are not backed up
     moment: int = 0  # the number of the moment within the snapshot; 0: the snapshot itself
+    findings: tuple[str, ...] = ()  # what git dislikes in objects as their remote has them
     digest: str | None = None  # SHA-256 of the list of refs it was compared with; None: of such a moment
 
     @property
@@ -92,6 +93,7 @@ async def drills(
             row["finished_at"],
             row["lfs_files"],
             row["moment"],
+            tuple(row["findings"]),
             row["refs_digest"],
         )
         for row in rows

@@ -18,7 +18,7 @@ class Notice:
     id: int
     repo_id: RepoId | None  # None: it is about no single repo
     repo: str | None  # its name
-    kind: str  # mass-deletion, failing, recovered, connection, moved, archived, damage
+    kind: str  # mass-deletion, failing, recovered, connection, moved, archived, damage, drill-failed
     message: str
     at: datetime
     seen_at: datetime | None  # None: nobody has dismissed it

@@ -47,13 +47,14 @@ async def found(
         await connection.execute(
             """
             insert into notice (team_id, repo_id, kind, message, at, told_key)
-            select team_id, id, 'damage', $2, $3, $4 from repo where id = $1
+            select team_id, id, $5, $2, $3, $4 from repo where id = $1
             on conflict (told_key) do update set at = excluded.at, message = excluded.message
             """,
             repo_id,
             storable(message),
             at,
             key,
+            "damage" if drilled is None else "drill-failed",
         )
 
 
@@ -79,7 +80,7 @@ async def nothing_found(
             await connection.execute(
                 """
                 update notice set seen_at = $3
-                where repo_id = $1 and kind = 'damage' and seen_at is null and at <= $2
+                where repo_id = $1 and starts_with(told_key, 'damage/') and seen_at is null and at <= $2
                 """,
                 repo_id,
                 began,

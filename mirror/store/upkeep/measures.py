@@ -7,7 +7,8 @@ from typing import Any
 
 from mirror.store.database import Db, query, translating
 from mirror.store.jobs import runs
-from mirror.store.upkeep import outages
+from mirror.store.upkeep import outages, readings
+from mirror.store.upkeep.readings import Coverage
 
 Time = float  # seconds since 1970
 
@@ -52,6 +53,9 @@ class Measures:
     exported: Time | None  # when the state was last exported; None: never
     undrilled: int  # repos that no drill has ever restored
     drilled: Mapping[str, Time]  # when a drill last passed, and failed
+    drills_due: int  # repos whose scheduled drill is due
+    oldest_drill: Time | None  # the last drill of the repo whose last one is the longest ago; None: none yet
+    coverage: Coverage  # of what is stored, by reading it back
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ async def measures(db: Db, now: datetime) -> Measures:
     """The present figures of the whole installation."""
     repos = await db.fetch(query("measures_repos"), now)
     jobs = await db.fetch(query("measures_jobs"))
-    rest = await db.fetchrow(query("measures_stored"), runs.SILENT, outages.FORGOTTEN)
+    rest = await db.fetchrow(query("measures_stored"), runs.SILENT, outages.FORGOTTEN, now)
     of = {what: [row for row in repos if row["what"] == what] for what in {row["what"] for row in repos}}
     (waiting,), (newest,) = of["wish"], of["newest"]
     return Measures(
@@ -127,6 +131,9 @@ async def measures(db: Db, now: datetime) -> Measures:
         exported=rest["exported"],
         undrilled=rest["undrilled"],
         drilled={name: rest[name] for name in ("passed", "failed") if rest[name] is not None},
+        drills_due=rest["drills_due"],
+        oldest_drill=rest["oldest_drill"],
+        coverage=await readings.coverage(db, now),
     )
 
 

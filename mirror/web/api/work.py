@@ -22,13 +22,14 @@ from mirror.restore import restore as restoring
 from mirror.restore.target import Authority
 from mirror.shapes.base import Page, encoded
 from mirror.shapes.discovery import Owner
-from mirror.shapes.work import Drill, Job, Plan, Report, ReportLine, Restore, UndoPlan
+from mirror.shapes.work import Coverage, Drill, Job, Plan, Report, ReportLine, Restore, UndoPlan
 from mirror.store import repos
 from mirror.store.browse import report
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job as Kept
 from mirror.store.jobs.jobs import JobId, Kind
 from mirror.store.restore import restores
+from mirror.store.upkeep import readings
 from mirror.web.api.call import EVENTS, Body, Call, Query, begin, call, cursor, uuid_of
 from mirror.web.api.forges import CONNECTION, connection_of
 from mirror.web.api.moments import RAW, moment_of
@@ -366,6 +367,11 @@ async def list_drills(context: RequestContext, asked: DrillsAsked) -> Page[Drill
     return Page(items=[Drill.of(one, one.repo) for one in shown], next=more)
 
 
+async def coverage(context: RequestContext) -> Coverage:
+    """How much of what the team has stored was read back within its period."""
+    return Coverage.of(await readings.coverage(context.services.db, context.now, context.of_team().id))
+
+
 async def period(context: RequestContext, asked: Period) -> Report:
     """What was protected, behind, restored and drilled in a period; by default the last 30 days."""
     end = _time(context, asked.end) or context.now
@@ -562,5 +568,6 @@ CALLS: Final[Sequence[Call]] = (
     call("POST", f"{REPO}/drills", drill, Needs.OPERATOR, "backup", status=202),
     call("POST", f"{REPO}/verifications", verify, Needs.OPERATOR, "backup", status=202),
     call("GET", f"{TEAM}/drills", list_drills, Needs.VIEWER),
+    call("GET", f"{TEAM}/coverage", coverage, Needs.VIEWER),
     call("GET", f"{TEAM}/report", period, Needs.VIEWER),
 )

@@ -1,28 +1,22 @@
-"""Jobs as they run and as they ended, and drills with their results."""
+"""Jobs as they run and as they ended."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast, get_args
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mirror.core import when, words
-from mirror.core.errors import NotFound, Refused, UsageError
+from mirror.core.errors import NotFound, Refused
 from mirror.jobs import run as flow
 from mirror.store import repos
-from mirror.store.browse import report
-from mirror.store.browse.report import Line
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job, JobId, Kind, State
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from mirror.web.drafts import allow_again
 from mirror.web.live import follow
 
-ROWS: Final = 50  # jobs or drills on a page
-AT_ONCE: Final = 50  # drills that one press of the button starts
-PERIOD: Final = timedelta(days=30)  # of a report, unless another period is asked for
+ROWS: Final = 50  # jobs on a page
 NAMES: Final = {
     "sync": "Backup",
     "restore": "Restore",
@@ -122,55 +116,6 @@ async def prove(context: RequestContext) -> Response:
     return context.redirect(_address(context, asked.id))
 
 
-async def drills(context: RequestContext) -> Response:
-    """Every drill with its result: the answer to "when did you last test a restore?"."""
-    db, team = context.services.db, context.of_team()
-    before = _time(context, context.query.get("before"), context.now + timedelta(days=1))
-    repo = context.query.get("repo", "")
-    found = await report.drills(db, team.id, before, ROWS + 1, repo or None)
-    lines = await report.report(db, team.id, context.now - PERIOD, context.now, context.now)
-    return context.render(
-        "drills.html",
-        drills=found[:ROWS],
-        more=found[ROWS - 1].finished_at if len(found) > ROWS else None,
-        only=repo,
-        undrilled=[line for line in lines if line.last_drill_at is None and line.protected_as_of is not None],
-        stale=[line for line in lines if line.last_drill_at and context.now - line.last_drill_at > PERIOD],
-        total=len(lines),
-        failed=sum(line.drills_failed for line in lines),
-    )
-
-
-async def drill_due(context: RequestContext) -> Response:
-    """Start a drill of every repo that is due for one; repos that never had one come first."""
-    db, team, now = context.services.db, context.of_team(), context.now
-    lines = await report.report(db, team.id, now - PERIOD, now, now)
-    due = [line for line in lines if is_due(line, context.now)]
-    due.sort(key=lambda line: line.last_drill_at or datetime.min.replace(tzinfo=UTC))
-    for line in due[:AT_ONCE]:
-        await flow.ask(context.services, line.repo_id, "drill", {}, person_id=context.owner().id)
-        await context.audit("repo.drill", line.repo, line.repo_id)
-    await context.hint()
-    began = len(due[:AT_ONCE])
-    said = f"{words.count(began, 'drill')} started."
-    return context.redirect(f"/{context.of_team().name}/-/activity", said)
-
-
-def is_due(line: Line, now: datetime) -> bool:
-    """Whether it is time to prove again that this repo can be restored."""
-    old = line.last_drill_at is None or now - line.last_drill_at > PERIOD
-    return old and line.protected_as_of is not None
-
-
-def _time(context: RequestContext, text: str | None, otherwise: datetime) -> datetime:
-    if not text:
-        return otherwise
-    found = when.parse(text, context.now, context.zone)
-    if not isinstance(found, datetime):
-        raise UsageError("give a day or a time, such as 2026-03-02")
-    return found
-
-
 def _before(text: str | None) -> JobId | None:
     return None if not text else _id(text)
 
@@ -207,7 +152,5 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", "/{team}/-/activity/{job}/events", events, Needs.VIEWER),
     Endpoint("POST", "/{team}/-/activity/{job}/cancel", cancel, Needs.OPERATOR),
     Endpoint("POST", "/{team}/-/activity/{job}/retry", retry, Needs.OPERATOR),
-    Endpoint("GET", "/{team}/-/drills", drills, Needs.VIEWER),
-    Endpoint("POST", "/{team}/-/drills/due", drill_due, Needs.OPERATOR),
     Endpoint("POST", "/{team}/{repo:repo}/-/prove/{proof}", prove, Needs.OPERATOR),
 )

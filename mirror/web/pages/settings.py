@@ -14,6 +14,7 @@ from mirror.people import api_tokens, members
 from mirror.store.people import audit, invitations, quotas, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
+from mirror.store.restore import drills
 from mirror.upkeep import reencrypt
 from mirror.web import once, templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
@@ -46,6 +47,7 @@ async def page(
         expiries=EXPIRIES,
         uses=await quotas.uses(db, team.id, context.services.settings.limits, context.now),
         keys=await reencrypt.keys(db, context.outside.keyring) if _runs_it(context) else (),
+        periods=await drills.periods(db, team.id),
         shown=shown,
     )
     return once.forget(context, answer) if shown else answer

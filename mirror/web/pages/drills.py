@@ -1,0 +1,88 @@
+"""Drills with their results, and how much of what is stored was read back: what is proved, and since when."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from starlette.responses import Response
+
+from mirror.core import when, words
+from mirror.core.errors import UsageError
+from mirror.core.rules import proving
+from mirror.jobs import run as flow
+from mirror.store.browse import proofs, report
+from mirror.store.restore import drills
+from mirror.store.upkeep import readings
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.pages import settings
+
+ROWS: Final = 50  # drills on a page
+REPOS: Final = 20  # repos on it, unless all are asked for
+ALL: Final = 2000
+AT_ONCE: Final = 50  # drills that one press of the button starts
+
+
+async def page(context: RequestContext) -> Response:
+    """What is proved and when it is proved next; every drill: the answer to "did you test a restore?"."""
+    db, team = context.services.db, context.of_team()
+    before = _time(context, context.query.get("before"), context.now + timedelta(days=1))
+    repo = context.query.get("repo", "")
+    found = await report.drills(db, team.id, before, ROWS + 1, repo or None)
+    most = ALL if context.query.get("all") else REPOS
+    return context.render(
+        "drills.html",
+        drills=found[:ROWS],
+        more=found[ROWS - 1].finished_at if len(found) > ROWS else None,
+        only=repo,
+        proofs=await proofs.proofs(db, team.id, context.now, most, repo or None),
+        coverage=await readings.coverage(db, context.now, team.id),
+        periods=await drills.periods(db, team.id),
+    )
+
+
+async def drill_due(context: RequestContext) -> Response:
+    """Start a drill of every repo that is due for one; repos that never had one come first."""
+    db, team, now = context.services.db, context.of_team(), context.now
+    days = (await drills.periods(db, team.id)).drill
+    lines = (await proofs.proofs(db, team.id, now, ALL)).lines
+    due = sorted(
+        (line for line in lines if line.is_due(days, now)),
+        key=lambda line: (line.drilled_at is not None, line.drilled_at or now),
+    )
+    for line in due[:AT_ONCE]:
+        await flow.ask(context.services, line.repo_id, "drill", {}, person_id=context.owner().id)
+        await context.audit("repo.drill", line.repo, line.repo_id)
+    await context.hint()
+    said = f"{words.count(len(due[:AT_ONCE]), 'drill')} started."
+    return context.redirect(f"/{team.name}/-/activity", said)
+
+
+async def set_periods(context: RequestContext) -> Response:
+    """How often repos are drilled, and every stored byte is read again."""
+    form = await context.form()
+    typed = {name: str(form.get(name, "")) for name in ("drill_days", "read_days")}
+    try:
+        periods = [proving.days(typed[name], name) for name in ("drill_days", "read_days")]
+    except UsageError as error:
+        return await settings.page(context, error, typed)
+    await drills.set_periods(context.services.db, context.of_team().id, *periods)
+    await context.audit("team.proofs", f"drills: {periods[0]} days, reading: {periods[1]} days")
+    return context.redirect(
+        f"/{context.of_team().name}/-/settings", "Drills and reading follow the new periods."
+    )
+
+
+def _time(context: RequestContext, text: str | None, otherwise: datetime) -> datetime:
+    if not text:
+        return otherwise
+    found = when.parse(text, context.now, context.zone)
+    if not isinstance(found, datetime):
+        raise UsageError("give a day or a time, such as 2026-03-02")
+    return found
+
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (
+    Endpoint("GET", "/{team}/-/drills", page, Needs.VIEWER),
+    Endpoint("POST", "/{team}/-/drills/due", drill_due, Needs.OPERATOR),
+    Endpoint("POST", "/{team}/-/settings/proofs", set_periods, Needs.ADMIN),
+)

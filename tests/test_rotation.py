@@ -1,0 +1,131 @@
+"""Every stored byte is read again: in turns that go on where they were, no faster than need be."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mirror.core.formats import layout
+from mirror.core.model import Repo
+from mirror.core.rules import proving
+from mirror.store.backup import parts
+from mirror.store.people import notices, teams
+from mirror.store.upkeep import readings
+from mirror.upkeep import rotation
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work
+
+DAY = timedelta(days=1)
+
+
+async def kept(mirror: Mirror, work: Work, pushes: int = 3) -> Repo:
+    work.zoo()
+    for _ in range(pushes):
+        done = await mirror.backup(work)
+        work.commit()
+    return done.repo
+
+
+async def stored_bytes(mirror: Mirror, repo: Repo) -> int:
+    return sum(part.bytes + part.index_bytes for part in await parts.live(mirror.services.db, repo.id))
+
+
+async def test_what_is_stored_is_read_again_within_the_period_and_the_day_is_recorded(
+    mirror: Mirror, work: Work
+) -> None:
+    repo = await kept(mirror, work)
+    db, team = mirror.services.db, await teams.default(mirror.services.db)
+    size = await stored_bytes(mirror, repo)
+    await rotation.due(mirror.services)
+    assert await readings.days(db, team, mirror.clock.now - DAY) == []  # it is all new
+    found = await readings.coverage(db, mirror.clock.now, team)
+    assert (found.total, found.read, found.fresh, found.ratio) == (size, 0, size, 1.0)
+    mirror.clock.now += 31 * DAY
+    before = await readings.coverage(db, mirror.clock.now, team)
+    assert (before.ratio, before.repos_read) == (0.0, 0)
+    assert before.oldest_at is not None and mirror.clock.now - before.oldest_at > 30 * DAY
+    mirror.clock.step = timedelta(milliseconds=1)
+    await rotation.due(mirror.services)
+    after = await readings.coverage(db, mirror.clock.now, team)
+    assert (after.ratio, after.read, after.repos_read, after.damaged) == (1.0, size, 1, 0)
+    assert after.oldest_at is not None and mirror.clock.now - after.oldest_at < DAY
+    (day,) = await readings.days(db, team, mirror.clock.now - DAY)
+    assert (day.bytes > size, day.objects, day.problems) == (True, 3 + 1 + 3, 0)
+
+
+async def test_a_rotation_that_was_killed_goes_on_with_what_it_had_not_read(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = await kept(mirror, work)
+    mirror.clock.now += 31 * DAY
+    keys: list[str] = []
+    compare = rotation._compare
+
+    async def dying(services: object, key: str, *rest: object) -> None:
+        keys.append(key)
+        if len(keys) == 3:
+            raise KeyboardInterrupt
+        await compare(services, key, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rotation, "_compare", dying)
+    with pytest.raises(KeyboardInterrupt):
+        await rotation.turn(mirror.services, at_once=True)
+    await rotation.turn(mirror.services, at_once=True)
+    live = await parts.live(mirror.services.db, repo.id)
+    wanted = [key for part in live for key in (part.key, layout.index_key(part.key) * bool(part.index_bytes))]
+    assert sorted(keys) == sorted([*filter(None, wanted), keys[2]])
+
+
+async def test_reading_keeps_to_its_rate_across_restarts_and_makes_way_for_syncs(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = await kept(mirror, work)
+    db, team = mirror.services.db, await teams.default(mirror.services.db)
+    mirror.clock.now += 20 * DAY
+    mirror.clock.step = timedelta()
+    await db.execute("update repo set wanted_at = $2 where id = $1", repo.id, mirror.clock())
+    await rotation.due(mirror.services)
+    assert await readings.days(db, team, mirror.clock.now - DAY) == []  # a sync waits
+    await db.execute("update repo set wanted_at = synced_at where id = $1", repo.id)
+    monkeypatch.setattr(proving, "SLOWEST", 0.05)  # bytes a second
+    for _ in range(3):
+        await rotation.due(mirror.services)
+    (day,) = await readings.days(db, team, mirror.clock.now - DAY)
+    assert (
+        day.bytes == (await parts.live(db, repo.id))[0].bytes + (await parts.live(db, repo.id))[0].index_bytes
+    )
+    mirror.clock.now += 9 * DAY  # nearly overdue, so that it waits no longer; and its time has come again
+    await db.execute("update repo set wanted_at = $2 where id = $1", repo.id, mirror.clock())
+    await rotation.due(mirror.services)
+    assert (
+        sum(one.objects for one in await readings.days(db, team, mirror.clock.now - 30 * DAY)) > day.objects
+    )
+
+
+@pytest.mark.parametrize("damage", ["part", "index", "manifest", "missing"])
+async def test_a_byte_that_changed_is_found_named_and_told_once(
+    mirror: Mirror, work: Work, damage: str
+) -> None:
+    repo = await kept(mirror, work)
+    first = (await parts.live(mirror.services.db, repo.id))[0]
+    key = {
+        "part": first.key,
+        "missing": first.key,
+        "index": layout.index_key(first.key),
+        "manifest": layout.manifest_key(repo.id, 2),
+    }[damage]
+    path = Path(mirror.services.settings.data) / "vault" / key
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content)
+    mirror.clock.now += 31 * DAY
+    found = await rotation.turn(mirror.services, at_once=True)
+    assert len(found.problems) == 1 and key in found.problems[0]
+    db, team = mirror.services.db, await teams.default(mirror.services.db)
+    (told,) = await notices.open_of(db, team)
+    assert told.kind == "damage" and key in told.message
+    covered = await readings.coverage(db, mirror.clock.now, team)
+    assert covered.damaged == (damage != "manifest")
+    assert (covered.ratio == 1.0) == (damage == "manifest")
