@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from mirror.backup.sync import Synced
 from mirror.core.rules.roles import Role
-from mirror.jobs import run
+from mirror.jobs import proofs, run
 from mirror.restore import drill, restore
 from mirror.store.jobs import jobs as store
 from mirror.store.people import audit
