@@ -8,6 +8,7 @@ import pytest
 
 from mirror.core.config import EXAMPLE, from_env
 from mirror.core.errors import UsageError
+from mirror.core.formats.statements import SigningKey
 from mirror.core.keyring import Keyring
 from mirror.core.model import RepoId, Secret
 from mirror.store.database import sql_directory
@@ -60,6 +61,17 @@ async def one_of_each(db: asyncpg.Pool, keyring: Keyring) -> tuple[RepoId, jobs.
         channel,
         person,
         keyring.seal(b"{}", f"channel/{channel}"),
+        START,
+    )
+    key = SigningKey.new()
+    await db.execute(
+        """
+        insert into evidence_key (id, public, sealed, since, introduction, vault_key)
+        values ($1, $2, $3, $4, '{}', 'evidence/keys/one')
+        """,
+        key.id,
+        key.public,
+        keyring.seal(key.private, f"evidence_key/{key.id}"),
         START,
     )
     return repo.id, job_id, connection

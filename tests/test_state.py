@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from mirror.backup import describe
+from mirror.backup import describe, evidence
 from mirror.cli import render
 from mirror.core.errors import Corrupt, NetworkError, Refused
 from mirror.core.formats import attestation, layout, state_export
@@ -137,6 +137,7 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         services.keyring.seal(b"{}", f"channel/{channel}"),
         mirror.clock(),
     )
+    await evidence.signing_key(services)
     await describe.due(services)
     return Some(by, team, done.repo)
 

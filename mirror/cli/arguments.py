@@ -208,6 +208,9 @@ def parser() -> argparse.ArgumentParser:
     coverage = command("coverage", "show how much of the vault was read back, and what is due", _COVERAGE)
     _team(coverage, "only of this team (default: all, or EVERREF_TEAM)")
 
+    evidence = command("evidence", "check what was proved, offline too: signed statements of drills and more")
+    _evidence(evidence)
+
     compact = command("compact", "merge small parts in the vault; every moment stays restorable", _COMPACT)
     _repo(compact, optional=True)
 
@@ -326,6 +329,31 @@ def _everywhere(parser: argparse.ArgumentParser, default: str | None = None) -> 
         default=default,
         help="where all data is stored (default: EVERREF_DATA, else ~/.local/share/everref)",
     )
+
+
+def _evidence(parser: argparse.ArgumentParser) -> None:
+    """What `everref evidence` is followed by."""
+    commands = parser.add_subparsers(dest="evidence", metavar="WHAT", required=True, parser_class=Parser)
+
+    def command(name: str, says: str, epilog: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=says, description=says[0].upper() + says[1:] + ".", epilog=epilog
+        )
+        _everywhere(made, default=argparse.SUPPRESS)
+        return made
+
+    verify = command("verify", "check files of evidence with the public keys alone", _EVIDENCE_VERIFY)
+    verify.add_argument("files", metavar="FILE", nargs="+", help="a statement, a checkpoint or a proof")
+    verify.add_argument(
+        "--key",
+        metavar="KEYS.json",
+        required=True,
+        help="the public keys: what /.well-known/everref-evidence.json has, or one key as PEM",
+    )
+    listed = command("list", "list the signed statements about a repo, newest first", _EVIDENCE_LIST)
+    _repo(listed)
+    command("keys", "print the public keys of this installation", _EVIDENCE_KEYS)
+    command("rotate", "let a new key sign from now on", _EVIDENCE_ROTATE)
 
 
 def _repo(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -705,6 +733,32 @@ With --wait it can be started when the machine boots, before PostgreSQL answers.
 
 _DOCTOR = """\
 --json, one a line: {"what", "value", "ok", "advice"}"""
+
+_EVIDENCE_VERIFY = """\
+It needs no database, no vault and no data: only the files and the public keys. Get
+the keys once, and keep them apart from the evidence:
+  curl -o keys.json https://everref.example.org/.well-known/everref-evidence.json
+  everref evidence verify statement.json --key keys.json
+
+It exits with 1 if any file does not hold, and says which and why: a changed byte, a key
+that is not among those given, or one that was not in use at that time.
+
+--json, one a line: {"file", "kind", "at", "holds": true, "says"} or
+                    {"file", "holds": false, "why"}"""
+
+_EVIDENCE_LIST = """\
+Each drill and each verification signs one. The name is that of the file in the vault.
+
+--json, one a line: {"kind", "snapshot", "at", "passed", "name", "key", "sha256"}"""
+
+_EVIDENCE_KEYS = """\
+The same that /.well-known/everref-evidence.json has: a JSON object with or without --json."""
+
+_EVIDENCE_ROTATE = """\
+The new key is introduced by a statement that the old one signs. The old one holds for a day
+longer, and what it signed holds for ever.
+
+--json: {"key_id", "from", "previous"}"""
 
 _COMPLETION = """\
   bash:  everref completion bash > ~/.local/share/bash-completion/completions/everref

@@ -475,6 +475,13 @@ async def drill(call: Call) -> int:
     return 0
 
 
+async def evidence(call: Call) -> int:
+    """What was proved, in signed statements."""
+    from mirror.cli import evidence
+
+    return await evidence.run(call)
+
+
 async def compact(call: Call) -> int:
     """Merge small parts."""
     async with call.services() as services:
@@ -799,6 +806,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "verify": verify,
     "drill": drill,
     "coverage": coverage,
+    "evidence": evidence,
     "compact": compact,
     "prune": prune,
     "hook": hook,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mirror.backup import describe, notes
+from mirror.backup import describe, evidence, notes
 from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.errors import SHARED, Busy, Corrupt, EverrefError
@@ -239,6 +239,7 @@ class Task:
 TOLD: Final[Sequence[Task]] = (
     Task("describe repos that changed", timedelta(minutes=5), describe.due),
     Task("store notes that wait", timedelta(minutes=5), notes.store_waiting),
+    Task("store evidence that waits", timedelta(minutes=5), evidence.store_waiting),
     Task("export the state", timedelta(hours=1), state.due, timedelta(hours=2)),
 )
 # Whoever needs another task adds a line.

@@ -5,8 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.backup import damage, hydrate, notes
+from mirror.backup import damage, evidence, hydrate, notes
 from mirror.backup import lfs as lfs_flow
+from mirror.core import refs
 from mirror.core.errors import Damaged, EverrefError
 from mirror.core.model import Refs, Repo, Snapshot
 from mirror.core.rules.plan import Step
@@ -72,7 +73,7 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
     )
     if found.known:
         await lfs_flow.record(services, repo, found.large_files)
-    evidence = Drill(
+    record = Drill(
         snapshot=snapshot.number,
         refs=done.refs,
         bytes=done.bytes,
@@ -82,7 +83,18 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
         moment=snapshot.moment,
         findings=done.findings,
     )
-    await drills.add(services.db, repo.id, evidence)
+    await drills.add(services.db, repo.id, record)
+    await evidence.of_drill(
+        services,
+        repo,
+        snapshot,
+        refs.digest(wanted),
+        started,
+        record.finished_at,
+        bytes=done.bytes,
+        seconds=done.seconds,
+        problems=done.problems,
+    )
     await damage.looked_for(
         services, repo, f"a drill of {snapshot.label}", done.problems, started, snapshot.number
     )

@@ -48,6 +48,7 @@ RESTORE: Final = (
 )
 DESCRIBE: Final = ("describe: stored",)
 NOTES: Final = ("notes: made", "notes: stored")
+EVIDENCE: Final = ("evidence: recorded", "evidence: stored")
 STATE: Final = ("state: begun", "state: stored", "state: told", "state: taken up")
 HOOK: Final = ("hook: row stored", "hook: at the forge", "hook: removed at the forge")
 LIST: Final = ("list: seen",)

@@ -16,7 +16,7 @@ from mirror.store import repos
 from mirror.store.backup import descriptions, parts, snapshots
 from mirror.store.discovery import remotes
 from mirror.store.leases import Lease
-from mirror.upkeep import state, unknown_repos
+from mirror.upkeep import evidence, state, unknown_repos
 from mirror.upkeep.state import ImportedState
 
 
@@ -72,7 +72,7 @@ async def rebuild(services: Services, patience: float = PATIENCE) -> Recovered:
     """Record everything that the vault holds and the database does not.
 
     1. The newest exported state, if the keys open it: teams, people, connections (upkeep/state).
-    2. Every repo, as the vault's newest description has it; its snapshots, parts and notes.
+    2. Every repo, as the vault's newest description has it; its snapshots, parts, notes and statements.
     3. The present state is exported to the vault, unless something is missing: a rebuild with
        other keys, or of a repaired vault, must still find the old state as the newest.
 
@@ -93,6 +93,7 @@ async def rebuild(services: Services, patience: float = PATIENCE) -> Recovered:
             problems[repo_id] = error
     attested_ones = {repo_id: one.about for repo_id, one in described.items() if one.is_attested}
     taken = await state.import_newest(services, attested_ones)
+    await evidence.replay_keys(services)
     for repo_id, found in in_vault.items():
         try:
             about = described[repo_id].about if repo_id in described else None
@@ -145,6 +146,7 @@ async def _rebuild(services: Services, repo: Repo, manifests: Collection[int], p
             await syncing.record_failure(services, repo.id, missing)
         await _parts(services, repo, lease)
         noted = 0 if missing else await notes.replay(services, repo)
+        await evidence.replay(services, repo)
         if archived_at:  # a snapshot shows the past, not whether the repository exists now
             await remotes.archive(services.db, repo.id, archived_at)
     return Rebuilt(repo, total, total - (before.number if before else 0), noted, missing)

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mirror.backup import damage, hydrate, recover
+from mirror.backup import damage, evidence, hydrate, recover
 from mirror.backup.part import read_index
 from mirror.core import refs
 from mirror.core.errors import Corrupt, Damaged, EverrefError, NoSuchObject, NotFound
@@ -83,6 +83,9 @@ async def verify(services: Services, repo: Repo) -> Verified:
         await parts.stamp_verified(services.db, repo.id, [part.key for part in live], services.clock())
         await snapshots.stamp_verified(services.db, repo.id, last.number, services.clock())
     await damage.looked_for(services, repo, "a verification", tuple(problems), began)
+    await evidence.of_verification(
+        services, repo, last, live, began, services.clock(), bytes=size, problems=problems
+    )
     strays = [] if is_cut_off else await prune.strays(services, repo)
     return Verified(
         repo,

@@ -24,6 +24,10 @@ _NOTE: Final = re.compile(_ID + r"/notes/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]
 _NOTE_TIME: Final = "%Y%m%dT%H%M%S.%fZ"
 _STATE: Final = re.compile(r"state/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.sealed")
 STATES: Final = "state/"
+EVIDENCE_KEYS: Final = "evidence/keys/"
+CHECKPOINTS: Final = "evidence/checkpoints/"
+_EVIDENCE: Final = re.compile(_ID + r"/evidence/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.json")
+_CHECKPOINT: Final = re.compile(CHECKPOINTS + r"([0-9]{10})\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,47 @@ def note_key(repo_id: RepoId, at: datetime, unique: str) -> str:
     return f"{repo_id}/notes/{at.astimezone(UTC):{_NOTE_TIME}}-{unique}.json"
 
 
+def evidence_prefix(repo_id: RepoId) -> str:
+    """What the keys of this repo's statements begin with."""
+    return f"{repo_id}/evidence/"
+
+
+def evidence_key(repo_id: RepoId, at: datetime, unique: str) -> str:
+    """The key of a statement about what ended then; keys sort as the moments do."""
+    return f"{repo_id}/evidence/{at.astimezone(UTC):{_NOTE_TIME}}-{unique}.json"
+
+
+def is_evidence(key: str) -> bool:
+    """Whether this is the key of a statement about a repo."""
+    return _EVIDENCE.fullmatch(key) is not None
+
+
+def signing_key_key(at: datetime, key_id: str) -> str:
+    """The key of the statement that introduces a key that signs evidence."""
+    return f"{EVIDENCE_KEYS}{at.astimezone(UTC):{_NOTE_TIME}}-{key_id[:16]}.json"
+
+
+def checkpoint_key(number: int) -> str:
+    """The key of a checkpoint; `number`: 1, 2, 3..."""
+    return f"{CHECKPOINTS}{number:010d}.json"
+
+
+def leaves_key(number: int) -> str:
+    """The key of what a checkpoint's root was made of."""
+    return f"{CHECKPOINTS}{number:010d}.leaves.jsonl"
+
+
+def timestamp_key(number: int) -> str:
+    """The key of a checkpoint's time-stamp by an authority."""
+    return f"{CHECKPOINTS}{number:010d}.tsr"
+
+
+def parse_checkpoint_key(key: str) -> int | None:
+    """The number of the checkpoint with this key. None: it is another key."""
+    match = _CHECKPOINT.fullmatch(key)
+    return int(match[1]) if match else None
+
+
 def export_key() -> str:
     """A new key for a bundle to download, which nobody can guess."""
     return f"{EXPORTS}{secrets.token_hex(32)}.bundle"
@@ -183,5 +228,5 @@ def parse_state_key(key: str) -> datetime | None:
 
 
 def is_kept_for_ever(key: str) -> bool:
-    """Whether this is a manifest, a note or a description of a repo, which are never deleted."""
-    return any(kind.fullmatch(key) for kind in (_MANIFEST, _DESCRIBED, _DESCRIPTION, _NOTE))
+    """Whether this is a manifest, a note, a statement or a description of a repo, which are never deleted."""
+    return any(kind.fullmatch(key) for kind in (_MANIFEST, _DESCRIBED, _DESCRIPTION, _NOTE, _EVIDENCE))

@@ -33,6 +33,7 @@ PLACES: Final[Sequence[Column]] = (
     Column("connection", "id", "sealed_refresh", "connection/{}/refresh"),
     Column("ssh_key", "team_id", "sealed", "ssh_key/{}"),
     Column("channel", "id", "sealed", "channel/{}"),
+    Column("evidence_key", "id", "sealed", "evidence_key/{}"),
     Column("job", "id", "sealed", "job/{}"),
     Column("idempotency", "(person_id::text || '/' || key)", "sealed", "idempotency/{}"),
 )

@@ -1,0 +1,168 @@
+"""`everref evidence`: what was proved, listed, exported and checked; checking opens no service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mirror.cli import shapes, stdout
+from mirror.core.errors import UsageError
+from mirror.core.words import clean, count
+
+if TYPE_CHECKING:
+    from mirror.cli.commands import Call
+    from mirror.cli.render import Eye
+    from mirror.core.formats.statements import PublicKey
+    from mirror.core.rules.evidence import Shown
+    from mirror.store.evidence.statements import Row
+
+_LISTED: Final = 1000  # statements that are shown; the vault has all
+
+
+async def run(call: Call) -> int:
+    """Carry out what follows `everref evidence`."""
+    return await _COMMANDS[call.args.evidence](call)
+
+
+async def verify(call: Call) -> int:
+    """Check files with the public keys alone. Raises NotProven once all are looked at, UsageError."""
+    from mirror.core.formats import statements
+    from mirror.core.formats.statements import NotProven
+    from mirror.core.rules import evidence
+
+    keys = statements.keys_of(await _read(call.args.key, "--key"), call.args.key)
+    found: dict[str, Shown] = {}
+    wrong = 0
+    for path in call.args.files:
+        stored = await _read(path, "FILE")
+        try:
+            found[path] = evidence.shown(path, stored, keys)
+        except NotProven as error:
+            wrong += 1
+            call.out.result(partial(_does_not_hold, str(error)), partial(_wrong, path, str(error)))
+            continue
+        call.out.said(partial(_holds, found[path]), partial(_shape, found[path]))
+    if why := evidence.contradiction(found):
+        raise NotProven(why)
+    if wrong:
+        raise NotProven(f"{wrong} of {count(len(call.args.files), 'file')} did not hold, as said above")
+    return 0
+
+
+async def _read(path: str, what: str) -> bytes:
+    """Raises UsageError for a file that cannot be read, or is too large to be evidence."""
+    from mirror.core.formats.proofs import LIMIT
+
+    try:
+        return await asyncio.to_thread(_bytes, Path(path), LIMIT)
+    except OSError as error:
+        raise UsageError(f"{what}: {path} cannot be read: {error.strerror}") from None
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        found = file.read(limit + 1)
+    if len(found) > limit:
+        raise UsageError(f"{path} has more than {limit} bytes; it is no evidence")
+    return found
+
+
+def _holds(one: Shown, eye: Eye) -> str:
+    return (
+        f"{eye.paint('holds', 'good')}  {clean(one.what)}  {clean(one.sentence)}; signed {eye.time(one.at)}"
+    )
+
+
+def _shape(one: Shown) -> shapes.Shape:
+    return {"file": one.what, "kind": one.kind, "at": shapes.at(one.at), "holds": True, "says": one.sentence}
+
+
+def _does_not_hold(why: str, eye: Eye) -> str:
+    return f"{eye.paint('DOES NOT HOLD', 'bad')}  {clean(why)}"
+
+
+def _wrong(path: str, why: str) -> shapes.Shape:
+    return {"file": path, "holds": False, "why": why}
+
+
+async def listed(call: Call) -> int:
+    """The statements about a repo."""
+    async with call.services() as services:
+        from mirror.restore import moment
+        from mirror.store.evidence import statements
+
+        repo = await moment.repo_named(services, call.args.repo, call.args.team)
+        rows = await statements.of_repo(services.db, repo.id, None, _LISTED)
+    for row in rows:
+        call.out.result(partial(_line, row), partial(_row, row))
+    if not rows:
+        call.out.remark(partial(_none, call.repo))
+    return 0
+
+
+def _none(repo: str, eye: Eye) -> str:
+    return f"{eye.repo(repo)}  nothing is proved yet; everref drill {repo} signs the first statement"
+
+
+def _line(row: Row, eye: Eye) -> str:
+    result = eye.paint("passed", "good") if row.passed else eye.paint("failed", "bad")
+    return f"{eye.time(row.at)}  {row.kind} of {row.label}  {result}  {row.name}"
+
+
+def _row(row: Row) -> shapes.Shape:
+    return {
+        "kind": row.kind,
+        "snapshot": row.snapshot,
+        **({"moment": row.moment} if row.moment else {}),
+        "at": shapes.at(row.at),
+        "passed": row.passed,
+        "name": row.name,
+        "key": row.key_id,
+        "sha256": row.sha256,
+    }
+
+
+async def keys(call: Call) -> int:
+    """Print the public keys."""
+    from mirror.core.formats import statements
+
+    async with call.services() as services:
+        from mirror.backup import evidence
+        from mirror.store.evidence import keys
+
+        await evidence.signing_key(services)
+        found = await keys.every(services.db)
+    stdout.write(statements.published(found).decode())
+    return 0
+
+
+async def rotate(call: Call) -> int:
+    """Let a new key sign."""
+    async with call.services() as services:
+        from mirror.backup import evidence
+        from mirror.people import operator
+
+        made = await evidence.rotate(services)
+        team = await operator.team_named(services, None)
+        await operator.did_for(services, team.id, "evidence.rotate", made.id[:16])
+    call.out.said(partial(_rotated, made), partial(_made, made))
+    return 0
+
+
+def _rotated(made: PublicKey, eye: Eye) -> str:
+    return f"key {made.id[:16]} signs from now on, introduced by {(made.previous or 'none')[:16]}"
+
+
+def _made(made: PublicKey) -> shapes.Shape:
+    return {"key_id": made.id, "from": made.since and shapes.at(made.since), "previous": made.previous}
+
+
+_COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
+    "verify": verify,
+    "list": listed,
+    "keys": keys,
+    "rotate": rotate,
+}

@@ -1,0 +1,114 @@
+"""What a file of evidence shows, in one line, once its signature holds; no database, no vault, no clock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+from mirror.core import words
+from mirror.core.errors import Corrupt
+from mirror.core.formats import proofs, statements
+from mirror.core.formats.manifest import time_text
+from mirror.core.formats.proofs import Checkpoint, Leaf
+from mirror.core.formats.statements import (
+    CHECKPOINT,
+    DRILL,
+    KEY,
+    VERIFICATION,
+    NotProven,
+    PublicKey,
+    Statement,
+)
+
+_OF: Final = {proofs.REPO: "the history of repo", proofs.TEAM: "the audit log of team"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One file that holds: what it is, and what it shows."""
+
+    what: str  # the file
+    kind: str  # of a statement, or of a proof
+    at: datetime  # when it was signed
+    sentence: str
+    checkpoint: Checkpoint | None = None  # None: it is none
+    sha256: str | None = None  # of a checkpoint's bytes
+
+
+def shown(what: str, stored: bytes, keys: Mapping[str, PublicKey]) -> Shown:
+    """Check a statement or a proof with these keys, and say what it shows. Raises NotProven."""
+    if proofs.is_proof(stored):
+        whole, part = proofs.check(stored, keys, what)
+        kind = proofs.INCLUSION if isinstance(part, Leaf) else proofs.CONSISTENCY
+        return Shown(what, kind, whole.at, _proved(whole, part))
+    statement = statements.verify(stored, keys, what)
+    try:
+        sentence = _said(statement, what)
+    except NotProven:
+        raise
+    except Corrupt as error:
+        raise NotProven(f"{what}: {error}") from None
+    if statement.kind != CHECKPOINT:
+        return Shown(what, statement.kind, statement.at, sentence)
+    return Shown(
+        what,
+        CHECKPOINT,
+        statement.at,
+        sentence,
+        proofs.checkpoint(statement, what),
+        sha256(stored).hexdigest(),
+    )
+
+
+def contradiction(found: Mapping[str, Shown]) -> str | None:
+    """Why checkpoints among these do not follow each other, or None. By file, in any order."""
+    by_number: dict[int, Shown] = {}
+    for one in found.values():
+        if one.checkpoint is None:
+            continue
+        other = by_number.setdefault(one.checkpoint.number, one)
+        if other.sha256 != one.sha256:
+            return (
+                f"{one.what} and {other.what} are both checkpoint {one.checkpoint.number}, and differ:"
+                " history was rewritten between them"
+            )
+    for number, one in by_number.items():
+        before = by_number.get(number - 1)
+        if before and one.checkpoint and one.checkpoint.previous != before.sha256:
+            return f"{one.what}: it does not follow {before.what}; one of them was rewritten"
+    return None
+
+
+def _said(statement: Statement, what: str) -> str:
+    fields = statement.fields
+    if statement.kind == CHECKPOINT:
+        found = proofs.checkpoint(statement, what)
+        return f"checkpoint {found.number}: {words.count(found.size, 'head')} of histories and audit logs"
+    if statement.kind == KEY:
+        return f"key {fields.text('key_id')[:16]} signs from then on"
+    if statement.kind not in (DRILL, VERIFICATION):
+        return f"report of team {fields.text('team')}, {fields.text('from')} to {fields.text('to')}"
+    repo, number = fields.inner("repo").text("name"), fields.count("snapshot", 1)
+    moment = f".{fields.count('moment')}" if "moment" in fields.fields else ""
+    size, problems = words.size(fields.count("bytes")), fields.texts("problems")
+    if problems:
+        return f"{statement.kind} of {repo} #{number}{moment} FAILED: {problems[0]}"
+    if statement.kind == DRILL:
+        return (
+            f"{repo} #{number}{moment} of {fields.text('taken_at')} was restored from the vault alone in"
+            f" {words.lasted(fields.number('seconds'))}: {size},"
+            f" {words.count(fields.count('refs'), 'ref')} compared and equal"
+        )
+    parts = words.count(len(fields.items("parts")), "part")
+    return f"{repo} was read back whole, up to #{number} of {fields.text('taken_at')}: {size} in {parts}"
+
+
+def _proved(whole: Checkpoint, part: Leaf | Checkpoint) -> str:
+    if isinstance(part, Leaf):
+        head = part.head
+        return (
+            f"{_OF[head.of]} {head.id} went to {head.number} (sha256 {head.sha256[:16]}...) at"
+            f" checkpoint {whole.number} of {time_text(whole.at)}"
+        )
+    return f"checkpoint {whole.number} follows checkpoint {part.number} of {time_text(part.at)}, unchanged"

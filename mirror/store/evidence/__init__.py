@@ -1,0 +1,1 @@
+"""What was proved: signed statements, the keys that sign them, and checkpoints."""
