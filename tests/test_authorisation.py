@@ -329,6 +329,7 @@ def may_lack(endpoint: Endpoint) -> bool:
         endpoint.needs is Needs.NOTHING
         or endpoint.path.endswith(("/hook", "/blob", "/raw"))
         or "/undo" in endpoint.path
+        or "/evidence/" in endpoint.path
         or "bundle" in endpoint.path
     )
 

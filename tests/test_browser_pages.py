@@ -24,6 +24,8 @@ SEEN: Final = ["color-contrast", "target-size", "scrollable-region-focusable"]  
 OTHERWISE: Final = {
     "/static/{name}": "a file of ours",
     "/manifest.webmanifest": "for whoever installs the pages",
+    "/.well-known/everref-evidence.json": "for programs",
+    "/{team}/{repo:repo}/-/evidence/{name}": "is downloaded",
     "/auth/{forge}": "leads to the forge",
     "/auth/{forge}/callback": "leads on, from the forge",
     "/{team}/-/settings/audit.jsonl": "is downloaded",

@@ -352,6 +352,16 @@ def _evidence(parser: argparse.ArgumentParser) -> None:
     )
     listed = command("list", "list the signed statements about a repo, newest first", _EVIDENCE_LIST)
     _repo(listed)
+    export = command("export", "write all evidence about a repo or a team into a zip", _EVIDENCE_EXPORT)
+    _repo(export, optional=True)
+    export.add_argument("--to", metavar="FILE.zip", required=True, help="where to; it must not exist")
+    export.add_argument(
+        "--since",
+        type=_number,
+        metavar="NUMBER",
+        help="of a checkpoint that you have: the proof that the newest one follows it",
+    )
+    command("check", "compare the checkpoints with what vault and database say now", _EVIDENCE_CHECK)
     command("keys", "print the public keys of this installation", _EVIDENCE_KEYS)
     command("rotate", "let a new key sign from now on", _EVIDENCE_ROTATE)
 
@@ -474,6 +484,12 @@ def _id(text: str) -> str:
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError("it must be a number from 1 to 65535")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError("it must be a number, 1 or more")
     return int(text)
 
 
@@ -750,6 +766,20 @@ _EVIDENCE_LIST = """\
 Each drill and each verification signs one. The name is that of the file in the vault.
 
 --json, one a line: {"kind", "snapshot", "at", "passed", "name", "key", "sha256"}"""
+
+_EVIDENCE_EXPORT = """\
+Statements, the newest checkpoint, the proofs that the histories are in it, the public keys,
+and a README that says how to check all of it with stock tools. Without REPO, for the whole team.
+
+  everref evidence export acme/api --to api-evidence.zip
+
+--json: {"to", "files", "bytes"}"""
+
+_EVIDENCE_CHECK = """\
+A checkpoint is signed once a day by a worker, or by `everref sweep`. It exits with 1 if a
+history, an audit log or a checkpoint was rewritten since, and names each.
+
+--json: {"checkpoints", "heads", "problems": ["..."], "ok"}"""
 
 _EVIDENCE_KEYS = """\
 The same that /.well-known/everref-evidence.json has: a JSON object with or without --json."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import zipfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mirror.cli import shapes, stdout
+from mirror.core import words
 from mirror.core.errors import UsageError
 from mirror.core.words import clean, count
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from mirror.core.formats.statements import PublicKey
     from mirror.core.rules.evidence import Shown
     from mirror.store.evidence.statements import Row
+    from mirror.upkeep.checkpoints import Checked
 
 _LISTED: Final = 1000  # statements that are shown; the vault has all
 
@@ -125,6 +128,87 @@ def _row(row: Row) -> shapes.Shape:
     }
 
 
+async def export(call: Call) -> int:
+    """Write the evidence into a zip, whole or not at all. Raises UsageError if the file exists."""
+    path = Path(call.args.to)
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.restore import moment
+        from mirror.store import repos
+        from mirror.upkeep import evidence
+
+        if call.args.repo is None:
+            team = await operator.team_named(services, call.args.team)
+            chosen = await repos.all(services.db, team.id)
+            found = evidence.exported(services, chosen, team.id, call.args.since)
+        else:
+            repo = await moment.repo_named(services, call.args.repo, call.args.team)
+            found = evidence.exported(services, [repo], None, call.args.since)
+        files, size = await _zipped(path, found)
+    call.out.said(partial(_exported, path, files, size), partial(_export, path, files, size))
+    return 0
+
+
+async def _zipped(path: Path, found: AsyncIterator[tuple[str, bytes]]) -> tuple[int, int]:
+    """The number of files in it, and its bytes. Whatever fails leaves no file."""
+    try:
+        into, files = zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED), 0
+    except FileExistsError:
+        raise UsageError(f"--to: {path} exists; name a new file") from None
+    except OSError as error:
+        raise UsageError(f"--to: {path} cannot be written: {error.strerror}") from None
+    try:
+        with into:
+            async for name, content in found:
+                await asyncio.to_thread(into.writestr, name, content)
+                files += 1
+        return files, (await asyncio.to_thread(path.stat)).st_size
+    except BaseException:
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 - nothing may be awaited where it was cancelled
+        raise
+
+
+def _exported(path: Path, files: int, size: int, eye: Eye) -> str:
+    return f"{clean(str(path))}  {count(files, 'file')}  {words.size(size)}"
+
+
+def _export(path: Path, files: int, size: int) -> shapes.Shape:
+    return {"to": str(path), "files": files, "bytes": size}
+
+
+async def check(call: Call) -> int:
+    """Compare the checkpoints with the vault and the database. Raises NotProven if anything was rewritten."""
+    from mirror.core.formats.statements import NotProven
+
+    async with call.services() as services:
+        from mirror.upkeep import checkpoints
+
+        found = await checkpoints.check(services)
+    show = call.out.result if found.problems else call.out.said
+    show(partial(_compared, found), partial(_check, found))
+    if found.problems:
+        raise NotProven(f"{count(len(found.problems), 'contradiction')} to what was signed, as listed above")
+    return 0
+
+
+def _compared(found: Checked, eye: Eye) -> str:
+    lines = [f"  {eye.paint(clean(problem), 'bad')}" for problem in found.problems]
+    heads = f"{count(found.heads, 'head')} of histories and audit logs"
+    if not found.checkpoints:
+        return "there is no checkpoint yet; a worker signs one every day, and so does everref sweep"
+    ends = "not as they were signed" if found.problems else "as they were signed"
+    return "\n".join([*lines, f"{count(found.checkpoints, 'checkpoint')}, {heads}: {ends}"])
+
+
+def _check(found: Checked) -> shapes.Shape:
+    return {
+        "checkpoints": found.checkpoints,
+        "heads": found.heads,
+        "problems": list(found.problems),
+        "ok": not found.problems,
+    }
+
+
 async def keys(call: Call) -> int:
     """Print the public keys."""
     from mirror.core.formats import statements
@@ -163,6 +247,8 @@ def _made(made: PublicKey) -> shapes.Shape:
 _COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "verify": verify,
     "list": listed,
+    "export": export,
+    "check": check,
     "keys": keys,
     "rotate": rotate,
 }

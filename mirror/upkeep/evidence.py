@@ -1,20 +1,87 @@
-"""Evidence that only the vault still has: read back after the database was lost."""
+"""Evidence to take along, and evidence that only the vault still has, after the database was lost."""
 
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Final
+from uuid import UUID
 
-from mirror.backup.evidence import OVERLAP
-from mirror.core.errors import NoSuchObject
-from mirror.core.formats import layout, statements
+from mirror.backup.evidence import OVERLAP, stored
+from mirror.core.errors import NoSuchObject, NotFound
+from mirror.core.formats import layout, proofs, statements
 from mirror.core.formats.statements import DRILL, VERIFICATION, NotProven, PublicKey, Statement
 from mirror.core.model import Repo
 from mirror.services.open import Services
+from mirror.store.evidence import checkpoints as checkpoint_rows
 from mirror.store.evidence import keys
 from mirror.store.evidence import statements as rows
 from mirror.store.evidence.keys import NewKey
 from mirror.store.evidence.statements import Row
+from mirror.store.people.teams import TeamId
+from mirror.upkeep import checkpoints
 
 _KEY_LIMIT: Final = 1 << 20  # bytes of the introduction of a key
+_AT_ONCE: Final = 100  # statements read from the database at a time
+_README: Final = """\
+Evidence of Everref
+===================
+
+statements/       what drills and verifications showed, one file each, signed
+checkpoint.json   the heads of all histories and audit logs at one time, signed
+checkpoint.tsr    its time-stamp by an authority (RFC 3161), if there is one
+inclusion/        the proofs that these histories are in that checkpoint
+follows-*.json    the proof that the checkpoint follows one that you had before, if you named it
+keys.json         the public keys, as of now. Get them from the installation itself, too:
+                  https://<its host>/.well-known/everref-evidence.json, and compare.
+
+To check everything, without any data of Everref:
+
+  everref evidence verify statements/*.json checkpoint.json inclusion/*.json --key keys.json
+
+With stock tools (openssl 3 and Python), for one file:
+
+  python3 -c 'import base64, json, sys
+  e = json.load(open(sys.argv[1])); p = base64.b64decode(e["payload"]); t = e["payloadType"].encode()
+  open("signed", "wb").write(b"DSSEv1 %d %s %d %s" % (len(t), t, len(p), p))
+  open("signature", "wb").write(base64.b64decode(e["signatures"][0]["sig"]))
+  k = {one["key_id"]: one for one in json.load(open("keys.json"))["keys"]}
+  open("key.pem", "w").write(k[e["signatures"][0]["keyid"]]["public_key"])' checkpoint.json
+  openssl pkeyutl -verify -rawin -pubin -inkey key.pem -in signed -sigfile signature
+
+docs/evidence.md of Everref says what each field means.
+"""
+
+
+async def exported(
+    services: Services, chosen: Sequence[Repo], team: TeamId | None, known: int | None
+) -> AsyncIterator[tuple[str, bytes]]:
+    """Everything that shows how these repos are backed up, file by file: its name, and its bytes.
+
+    `team`: the proof of its audit log too. `known`: the number of a checkpoint that somebody has, which the
+    newest one is shown to follow. Raises NotFound without such a checkpoint, and the vault's errors.
+    """
+    yield "README.txt", _README.encode()
+    yield "keys.json", statements.published(await keys.every(services.db))
+    for repo in chosen:
+        before = None
+        while batch := await rows.of_repo(services.db, repo.id, before, _AT_ONCE):
+            for row in batch:
+                yield f"statements/{repo.id}-{row.kind}-{row.name}", await stored(services, row)
+            before = batch[-1].at
+    newest = await checkpoint_rows.last(services.db)
+    if newest is None:
+        if known is not None:
+            raise NotFound(f"there is no checkpoint {known}")
+        return
+    yield "checkpoint.json", await checkpoints.body(services, newest)
+    if newest.stamped_at is not None:
+        yield "checkpoint.tsr", await services.vault.get(layout.timestamp_key(newest.number))
+    wanted: set[tuple[str, UUID]] = {(proofs.REPO, repo.id) for repo in chosen}
+    if team is not None:
+        wanted.add((proofs.TEAM, team))
+    for (of, id), proof in (await checkpoints.inclusions(services, newest, wanted)).items():
+        yield f"inclusion/{of}-{id}.json", proof
+    if known is not None:
+        yield f"follows-{known}.json", await checkpoints.extension(services, known)
 
 
 async def replay_keys(services: Services) -> None:

@@ -21,33 +21,38 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+def levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """The hashes of the tree over these leaf hashes, from the leaves up to the root alone."""
+    found = [list(leaves)]
+    while len(level := found[-1]) > 1:  # an odd one at the end goes up as it is, which gives RFC 6962's tree
+        pairs = [node_hash(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
+        found.append(pairs + ([level[-1]] if len(level) % 2 else []))
+    return found
+
+
 def root(leaves: Sequence[bytes]) -> bytes:
     """The root over these leaf hashes, in their order."""
-    if not leaves:
-        return EMPTY
-    level = list(leaves)
-    while len(level) > 1:  # an odd one at the end goes up as it is, which gives RFC 6962's tree
-        pairs = [node_hash(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
-        level = pairs + ([level[-1]] if len(level) % 2 else [])
-    return level[0]
+    return levels(leaves)[-1][0] if leaves else EMPTY
 
 
-def inclusion(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The proof that the leaf at `index`, counted from 0, is in the tree of these leaf hashes.
+def path(tree: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """The proof that the leaf at `index`, counted from 0, is in the tree with these levels.
 
     Raises ValueError if there is no such leaf.
     """
-    if not 0 <= index < len(leaves):
-        raise ValueError(f"there is no leaf {index} among {len(leaves)}")
-    path, level, at = list[bytes](), list(leaves), index
-    while len(level) > 1:
-        beside = at ^ 1
-        if beside < len(level):
-            path.append(level[beside])
-        pairs = [node_hash(level[one], level[one + 1]) for one in range(0, len(level) - 1, 2)]
-        level = pairs + ([level[-1]] if len(level) % 2 else [])
+    if not 0 <= index < len(tree[0]):
+        raise ValueError(f"there is no leaf {index} among {len(tree[0])}")
+    found, at = list[bytes](), index
+    for level in tree[:-1]:
+        if at ^ 1 < len(level):
+            found.append(level[at ^ 1])
         at //= 2
-    return path
+    return found
+
+
+def inclusion(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The proof that the leaf at `index` is in the tree of these leaf hashes; see `path`."""
+    return path(levels(leaves), index)
 
 
 def is_included(leaf: bytes, index: int, size: int, path: Sequence[bytes], expected: bytes) -> bool:

@@ -149,14 +149,13 @@ def checkpoint(statement: Statement, what: str) -> Checkpoint:
     return found
 
 
-def include(checkpoint: bytes, found: Sequence[Leaf], index: int) -> bytes:
-    """The proof that a leaf is in a checkpoint, as a file that can be checked by itself."""
-    path = merkle.inclusion([leaf.hash for leaf in found], index)
+def include(checkpoint: bytes, leaf: Leaf, index: int, path: Sequence[bytes]) -> bytes:
+    """The proof that a leaf is in a checkpoint at this index, as a file that can be checked by itself."""
     return _file(
         {
             "kind": INCLUSION,
             "checkpoint": checkpoint.decode(),
-            "leaf": found[index].text,
+            "leaf": leaf.text,
             "index": index,
             "path": [one.hex() for one in path],
         }

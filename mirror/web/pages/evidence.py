@@ -11,14 +11,12 @@ from mirror.core.formats import statements as formats
 from mirror.store.evidence import keys, statements
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
-_FRESH: Final = "public, max-age=300"  # seconds
-
 
 async def published(context: RequestContext) -> Response:
     """The public keys that check evidence, for anybody: they are no secret."""
     await evidence.signing_key(context.services)
     found = formats.published(await keys.every(context.services.db))
-    return Response(found, media_type="application/json", headers={"cache-control": _FRESH})
+    return Response(found, media_type="application/json")
 
 
 async def statement(context: RequestContext) -> Response:
