@@ -94,10 +94,12 @@ async def of_drill(
     bytes: int,
     seconds: float,
     problems: Sequence[str],
+    findings: Sequence[str],
 ) -> Row | None:
     """Sign what a drill showed: that this moment came back from the vault alone, or why it did not.
 
-    `digest` is refs.digest of the refs that were compared. None: nothing can be signed.
+    `digest` is refs.digest of the refs that were compared; `findings` is what git dislikes in objects that
+    are as their remote has them. None: nothing can be signed.
     """
     told = {
         **_told(repo, began, ended, problems),
@@ -106,6 +108,7 @@ async def of_drill(
         "refs": snapshot.refs_count,
         "bytes": bytes,
         "seconds": round(seconds, 3),
+        "findings": list(findings),
         "restored_from": "the vault alone, into an empty directory",
     }
     return await _record(services, repo, DRILL, snapshot, digest, told, ended)

@@ -94,6 +94,7 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
         bytes=done.bytes,
         seconds=done.seconds,
         problems=done.problems,
+        findings=done.findings,
     )
     await damage.looked_for(
         services, repo, f"a drill of {snapshot.label}", done.problems, started, snapshot.number
