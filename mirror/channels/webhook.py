@@ -77,18 +77,7 @@ async def send(wire: Wire, to: Address, message: Message) -> str:
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": " ".join(Webhook(key).sign(str(message.id), at, body) for key in to.keys),
     }
-    try:
-        async with asyncio.timeout(SECONDS):
-            status, told, words = await _post(wire, to.to, headers, body.encode())
-    except (TimeoutError, httpx.TimeoutException):
-        raise NotDelivered(f"{_name(to)} did not answer within {SECONDS:g} s") from None
-    except NetworkError as error:
-        raise NotDelivered(str(error)) from None
-    except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
-        if "certificate verify failed" in str(error).lower():
-            raise NotDelivered(f"the certificate of {_name(to)} cannot be verified") from None
-        raise NotDelivered(f"{_name(to)} cannot be reached from here; check the address") from None
-    words = _without(words, to.to)
+    status, told, words = await posted(wire, to, headers, body.encode())
     line = f"{status}{f': {words}' if words else ''}"
     if 200 <= status < 300:
         return line
@@ -99,6 +88,27 @@ async def send(wire: Wire, to: Address, message: Message) -> str:
     raise NotDelivered(
         f"{_name(to)} answered {line}", _retry_after(told, at) if status in (429, 503) else None
     )
+
+
+async def posted(
+    wire: Wire, to: Address, headers: dict[str, str], body: bytes
+) -> tuple[int, httpx.Headers, str]:
+    """POST these bytes, within SECONDS; returns the status, the headers and a line without the address.
+
+    Raises NotDelivered where nobody answers.
+    """
+    try:
+        async with asyncio.timeout(SECONDS):
+            status, told, words = await _post(wire, to.to, headers, body)
+    except (TimeoutError, httpx.TimeoutException):
+        raise NotDelivered(f"{_name(to)} did not answer within {SECONDS:g} s") from None
+    except NetworkError as error:
+        raise NotDelivered(str(error)) from None
+    except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+        if "certificate verify failed" in str(error).lower():
+            raise NotDelivered(f"the certificate of {_name(to)} cannot be verified") from None
+        raise NotDelivered(f"{_name(to)} cannot be reached from here; check the address") from None
+    return status, told, _without(words, to.to)
 
 
 async def _post(wire: Wire, url: str, headers: dict[str, str], body: bytes) -> tuple[int, httpx.Headers, str]:

@@ -287,6 +287,26 @@ def parser() -> argparse.ArgumentParser:
         help="a number, a size such as 20G, `unlimited`, or `default`: as for all teams",
     )
 
+    rpo = command("rpo", "show or set how old the newest backup of a repository may be", _RPO)
+    _repo(rpo, optional=True)
+    rpo.add_argument(
+        "--set",
+        dest="rpo",
+        metavar="LENGTH",
+        help="15m, 1h, 24h, 7d: from 5m to 60d; of a REPO also `team`: as its team",
+    )
+
+    ping = command("ping", "tell a monitor outside that all is well, now or by an address", _PING)
+    _team(ping, f"for which team {_OWN}")
+    ping.add_argument("--installation", action="store_true", help="for all teams, at the address of PING_URL")
+    ping.add_argument("--url-file", metavar="FILE|-", help="set up the monitor whose address is in this file")
+    ping.add_argument(
+        "--style",
+        choices=["healthchecks", "plain"],
+        help="healthchecks: trouble is told at ADDRESS/fail; plain: by silence alone (default: healthchecks)",
+    )
+    ping.add_argument("--remove", action="store_true", help="ping no more")
+
     sign_in = command("sign-in", "print a one-time link that signs a person in", _SIGN_IN)
     sign_in.add_argument("email", metavar="EMAIL", nargs="?", help="who (default: the first owner)")
 
@@ -442,6 +462,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--forge is for making a webhook; {see}")
     if args.command == "limits" and args.limited is None and args.team is None:
         raise UsageError(f"name a team: everref limits everref, for the command line's own; {see}")
+    if args.command == "ping" and (bool(args.url_file) + args.remove + args.installation > 1):
+        raise UsageError(f"--url-file, --remove and --installation exclude each other; {see}")
+    if args.command == "ping" and args.style and not args.url_file:
+        raise UsageError(f"--style goes with --url-file; {see}")
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
@@ -697,6 +721,30 @@ itself when it is raised.
 
 --json: {"team", "limits": [{"name", "used", "most", "own"}]}; most: null where there is no limit;
 used: null for pool-bytes, which each worker counts for itself"""
+
+_RPO = """\
+Without REPO it is the objective of a team, which counts for each repository that has
+none of its own. A repository is checked at least twice within its objective, and is
+named on home, in messages and in /metrics when more could be lost of it.
+
+  everref rpo --set 4h
+  everref rpo acme/api --set 15m
+
+--json: {"team", "repo": NAME or null, "rpo", "own": whether the repo has one of its own,
+"outside": [names]}"""
+
+_PING = """\
+A dead man's switch: a worker pings the address every 5 minutes, but only while every
+repository is within its objective, a worker runs, the vault answers, and the last drill
+and verification are recent. The monitor raises the alarm when it hears nothing, also
+when this machine is gone. Without options, a ping is sent now, or the reasons are
+printed why none is; it then exits with 1.
+
+  everref ping --url-file ~/.ping-url
+  everref ping
+
+--json: {"team", "host", "style", "drill_days", "read_days", "reasons": [...],
+"pinged_at", "asked_at", "answer", "failing_since"}, with --remove: {"team", "removed"}"""
 
 _SIGN_IN = """\
 The link works once, within an hour. The person who can run this owns the data, and

@@ -10,12 +10,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from mirror.core.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
+from mirror.core.rules.objective import said
 from mirror.core.rules.pushes import Lost
 from mirror.core.words import ago, clean, count, lasted, mend, name, not_known, percent, size, unsaved
 
 if TYPE_CHECKING:
     from mirror.backup.sync import Synced
     from mirror.browse.plan_commits import PlanCommits, RefCommits
+    from mirror.cli.shapes import Objective
     from mirror.core.model import Snapshot
     from mirror.core.quotas import Use
     from mirror.discovery.choose import Chosen
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
+    from mirror.upkeep.ping import Standing
     from mirror.upkeep.prune import Pruned
     from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
@@ -172,6 +175,8 @@ def kept(rows: Sequence[Overview], eye: Eye) -> str:
             lines.append(f"{line}  {_archived(row.repo)}")
         else:
             lines.append(line + since + ("  a sync is due" if row.state in ("behind", "late") else ""))
+        if row.outside_rpo and not row.damage:
+            lines[-1] += f"  {eye.paint(f'outside its objective of {said(row.rpo)}', 'bad')}"
         if row.large_files:
             lines[-1] += f"  {eye.paint(unsaved(row.large_files), 'warn')}"
     return "\n".join(lines)
@@ -576,6 +581,31 @@ def limits(team: str, uses: Sequence[Use], eye: Eye) -> str:
         for one in uses
     ]
     return "\n".join(table(rows))
+
+
+def objective(told: Objective, eye: Eye) -> str:
+    """How old a backup may be, and what is older."""
+    whose = clean(told.repo or f"repositories of {told.team}")
+    where = "" if told.repo is None or told.own else ", as its team says"
+    lines = [f"{whose}: a backup may be {said(told.rpo)} old at most{where}"]
+    lines += [f"  {clean(one)}  {eye.paint('outside its objective', 'bad')}" for one in told.outside]
+    return "\n".join(lines)
+
+
+def pinged(done: Standing, eye: Eye) -> str:
+    """What a monitor answered, or why it was not pinged."""
+    if not done.reasons:
+        if done.ping.failing_since:
+            return f"{done.ping.shown} took no ping: {eye.paint(clean(done.ping.answer or ''), 'bad')}"
+        return f"pinged {done.ping.shown}, which answered {clean(done.ping.answer or '')}"
+    return "\n".join(
+        [f"not pinged {done.ping.shown}:", *(f"  {eye.paint(clean(one), 'bad')}" for one in done.reasons)]
+    )
+
+
+def unpinged(team: str, eye: Eye) -> str:
+    """That nobody is pinged any more."""
+    return f"{clean(team)} pings no monitor any more; switch it off there too, or it raises an alarm"
 
 
 def findings(found: Sequence[Finding], eye: Eye) -> str:

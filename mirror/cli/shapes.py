@@ -6,13 +6,15 @@ A key that is here stays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mirror.browse.plan_commits import NONE, PlanCommits
 from mirror.cli.problem import error
 from mirror.core import model
 from mirror.core.model import RefName, Target
+from mirror.core.rules.objective import written
 from mirror.core.rules.pushes import Lost
 from mirror.core.words import rfc3339
 from mirror.jobs import results
@@ -21,6 +23,7 @@ from mirror.shapes import work
 from mirror.shapes.base import plain
 from mirror.shapes.discovery import Hook, SshKey
 from mirror.shapes.people import Identity, Membership, Token
+from mirror.shapes.protection import Switch
 from mirror.shapes.repos import Change, LostPushed, Ref, Repo, TakenSnapshot, WentAway
 from mirror.shapes.work import Plan, RefOutcome
 from mirror.shapes.work import UndoPlan as Undoing
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
+    from mirror.upkeep.ping import Standing
     from mirror.upkeep.prune import Pruned
     from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
@@ -208,6 +212,38 @@ def ssh_key(public: str) -> Shape:
 def limits(team: str, uses: Sequence[Use]) -> Shape:
     """What a team uses of its limits."""
     return {"team": team, "limits": [_limit(one) for one in uses]}
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """How old a backup may be, of a team or of one of its repos."""
+
+    team: str
+    repo: str | None  # None: of the team
+    rpo: timedelta
+    own: bool  # the repo has one of its own
+    outside: Sequence[str]  # names of the repos that are outside of theirs
+
+
+def objective(told: Objective) -> Shape:
+    """How old a backup may be, and what is older."""
+    return {
+        "team": told.team,
+        "repo": told.repo,
+        "rpo": written(told.rpo),
+        "own": told.own,
+        "outside": list(told.outside),
+    }
+
+
+def pinged(team: str | None, done: Standing) -> Shape:
+    """A dead man's switch, and what it last said."""
+    return {"team": team, **plain(Switch.of(done))}
+
+
+def unpinged(team: str) -> Shape:
+    """A monitor that is pinged no more."""
+    return {"team": team, "removed": True}
 
 
 def _limit(one: Use) -> Shape:

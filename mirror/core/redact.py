@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@'\"]*@")
 _SECRET_URLS = ("DATABASE_URL", "REDIS_URL", "VAULT_URL", "SMTP_URL")
-_SECRET_TEXTS = ("SECRET_KEYS", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SECRET_TEXTS = ("SECRET_KEYS", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PING_URL")
 _SHORTEST = 4  # shorter ones would tear ordinary words apart
 
 

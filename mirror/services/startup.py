@@ -20,7 +20,7 @@ from mirror.services.embedded import programs
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READY = b"ready\n"
 SETTINGS = (
-    *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS", "SMTP_URL"),
+    *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS", "SMTP_URL", "PING_URL"),
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
     *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES", "FORWARDED_ALLOW_IPS"),
     *("SIGNUP", "EVERREF_PERSON_TEAMS", "EVERREF_LOG", "EVERREF_METRICS_TEAMS"),
@@ -86,7 +86,12 @@ def begin_log(program: str, settings: Settings) -> None:
     redact.learn(os.environ, ())
     for url in (settings.database_url, settings.redis_url, settings.vault_url, settings.smtp_url):
         redact.add_url(url or "", user_alone=False)
-    secrets = [*settings.secret_keys, settings.metrics_token, *(app.client_secret for app in settings.apps)]
+    secrets = [
+        *settings.secret_keys,
+        settings.metrics_token,
+        settings.ping_url,
+        *(app.client_secret for app in settings.apps),
+    ]
     for secret in secrets:
         redact.add(secret or "")
     logs.begin(program, settings.log, redact)
@@ -101,6 +106,7 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
         "VAULT_URL": settings.vault_url,
         "BASE_URL": settings.base_url,
         "SMTP_URL": settings.smtp_url,
+        "PING_URL": settings.ping_url,
         "PORT": str(settings.port),
         "SECRET_KEYS": ",".join(settings.secret_keys),
         "ALLOW_PRIVATE_REMOTES": "1" if settings.allow_private_remotes else "0",

@@ -6,6 +6,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType, field
 
 from mirror.core.model import RefChange, Snapshot
+from mirror.core.rules import objective
 from mirror.core.rules.pushes import Lost as LostPush
 from mirror.shapes.base import Answer, Base64, Page, git
 from mirror.store import repos
@@ -44,6 +45,8 @@ class Repo(Answer, frozen=True, kw_only=True):
     state: State
     protected_as_of: datetime | None
     damage: Annotated[RepoDamage | None, Meta(description="until the backup is proven whole again")]
+    rpo: Annotated[str, Meta(description="how old the newest backup may be: 15m, 24h, 7d")]
+    outside_rpo: Annotated[bool, Meta(description="whether more could be lost than the objective allows")]
     behind_since: Annotated[
         datetime | None, Meta(description="pushes since then may not be backed up; null: it is not behind")
     ]
@@ -75,6 +78,8 @@ class Repo(Answer, frozen=True, kw_only=True):
             state=one.state,
             protected_as_of=one.protected_as_of,
             damage=damage,
+            rpo=objective.written(one.rpo),
+            outside_rpo=one.outside_rpo,
             behind_since=None if one.archived_at else behind,
             failure=failure,
             archived_at=one.archived_at,
@@ -93,6 +98,7 @@ class RepoSettings(Answer, frozen=True, kw_only=True):
     """When a repo is checked, and what is left out."""
 
     schedule: Annotated[str | None, Meta(description="15m, 6h, 1d, a cron expression; null: by activity")]
+    rpo: Annotated[str | None, Meta(description="its own objective: 15m, 24h, 7d; null: the team's")]
     look_at: Annotated[datetime | None, Meta(description="when the next check is due; null: at once")]
     paused_at: datetime | None
     excluded: Annotated[list[str], Meta(description="patterns of refs that are left out")]

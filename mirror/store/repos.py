@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -10,6 +10,7 @@ import asyncpg
 
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import ObjectFormat, Repo, RepoId
+from mirror.core.rules import objective
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.leases import Lease, fenced
 from mirror.store.people.teams import DEFAULT, TeamId
@@ -63,6 +64,8 @@ class Overview:
     saved_at: datetime | None = None  # when something new was last saved; None: nothing ever was
     proved_at: datetime | None = None  # of the last drill; None: never drilled
     at_work: bool = False
+    rpo: timedelta = objective.DEFAULT  # its recovery point objective, its own or its team's
+    outside_rpo: bool = False  # more could be lost of it than that
 
     @property
     def id(self) -> RepoId:
@@ -433,4 +436,6 @@ def _overview(row: Any) -> Overview:
         row["saved_at"],
         row["proved_at"],
         row["at_work"],
+        row["objective"],
+        bool(row["outside_rpo"]),
     )

@@ -3,7 +3,7 @@
 -- many there are in all.
 -- A repo whose connection's token is refused has failed for that, also before any run met it.
 with chosen as (
-  select repo.*, repo_state(repo, $8) as state, count(*) over () as matches, row_number() over (order by {order}, repo.name) as place
+  select repo.*, repo_state(repo, $8) as state, is_outside_rpo(repo, $8) as outside_rpo, count(*) over () as matches, row_number() over (order by {order}, repo.name) as place
   from repo
   where repo.team_id = $1
     and ($2::text is null or repo.name {match} $2)

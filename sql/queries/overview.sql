@@ -4,7 +4,7 @@ select
   (select count(*) from snapshot where snapshot.repo_id = repo.id) as snapshots,
   coalesce(latest.refs_count, 0) as refs,
   coalesce((select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null), 0)::bigint as bytes,
-  repo_state(repo, $3) as state,
+  repo_state(repo, $3) as state, is_outside_rpo(repo, $3) as outside_rpo,
   least(
     repo.behind_since, repo.failing_since, case when repo.paused_at is null then repo.refused_at end,
     case when repo_state(repo, $3) = 'late' then coalesce(repo.behind_since, repo.protected_as_of) end

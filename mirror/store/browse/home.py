@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
 import asyncpg
 
 from mirror.core.model import Repo, RepoId
+from mirror.core.rules.objective import DEFAULT
 from mirror.core.rules.pushes import Lost
 from mirror.store.backup import reported_updates
 from mirror.store.database import Db, query, storable, translating
@@ -92,6 +93,8 @@ class RepoOverview:
     large_bytes: int = 0
     damage: Damage | None = None  # known damage of its backup; None: none
     connection_id: UUID | None = None  # which reads it; None: no connection does
+    rpo: timedelta = DEFAULT  # its recovery point objective, its own or its team's
+    outside_rpo: bool = False  # more could be lost of it than that
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +265,8 @@ def _kept(row: Any) -> RepoOverview:
         large_bytes=row["lfs_bytes"],
         damage=damages.damage(row),
         connection_id=None if row["connection_id"] is None else _uuid(row["connection_id"]),
+        rpo=row["objective"],
+        outside_rpo=bool(row["outside_rpo"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -113,6 +113,47 @@ async def set_schedule(db: Db, repo_id: RepoId, schedule: str | None, look_at: d
         schedule,
         look_at,
         longest_gap(schedule),
+    )
+
+
+@translating
+async def set_rpo(db: Db, repo_id: RepoId, rpo: timedelta | None, now: datetime) -> None:
+    """Give a repo an objective of its own, or its team's where that is None; it is checked in time for it."""
+    await db.execute("update repo set rpo = $2 where id = $1", repo_id, rpo)
+    await db.execute(
+        """
+        update repo set look_at = least(look_at, $2::timestamptz + random() * objective / 2) where id = $1
+        """,
+        repo_id,
+        now,
+    )
+
+
+@translating
+async def rpo_of(db: Db, repo_id: RepoId) -> timedelta | None:
+    """The repo's own objective. None: it has its team's."""
+    found: timedelta | None = await db.fetchval("select rpo::interval from repo where id = $1", repo_id)
+    return found
+
+
+@translating
+async def team_rpo(db: Db, team: TeamId) -> timedelta:
+    """The objective of the team's repos that have none of their own."""
+    found: timedelta = await db.fetchval("select rpo::interval from team where id = $1", team)
+    return found
+
+
+@translating
+async def set_team_rpo(db: Db, team: TeamId, rpo: timedelta, now: datetime) -> None:
+    """Set that objective; every repo that it concerns is checked in time for it, at a moment of its own."""
+    await db.execute("update team set rpo = $2 where id = $1", team, rpo)
+    await db.execute(
+        """
+        update repo set look_at = least(look_at, $2::timestamptz + random() * objective / 2)
+        where team_id = $1 and rpo is null
+        """,
+        team,
+        now,
     )
 
 

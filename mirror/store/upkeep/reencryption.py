@@ -34,6 +34,7 @@ PLACES: Final[Sequence[Column]] = (
     Column("ssh_key", "team_id", "sealed", "ssh_key/{}"),
     Column("channel", "id", "sealed", "channel/{}"),
     Column("evidence_key", "id", "sealed", "evidence_key/{}"),
+    Column("ping", "id", "sealed", "ping/{}"),
     Column("job", "id", "sealed", "job/{}"),
     Column("idempotency", "(person_id::text || '/' || key)", "sealed", "idempotency/{}"),
 )

@@ -58,6 +58,7 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("settled", without=("id",)),
     Table("channel", without=("sending_until", "troubled_since", "tries", "retry_at")),  # tried at once
     Table("evidence_key"),
+    Table("ping", only=("id", "team_id", "sealed", "shown", "style", "drill_age", "read_age", "created_at")),
     Table("restore", without=("id",)),
 )
 

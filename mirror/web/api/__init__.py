@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Final
 
-from mirror.web.api import account, entry, forges, moments, repos, team, work
+from mirror.web.api import account, entry, forges, moments, protection, repos, team, work
 from mirror.web.api.call import Call
 
 CALLS: Final[Sequence[Call]] = (
     *entry.CALLS,
     *account.CALLS,
     *team.CALLS,
+    *protection.CALLS,
     *repos.CALLS,
     *moments.CALLS,
     *work.CALLS,

@@ -10,7 +10,7 @@ from mirror.backup import excluded
 from mirror.core.errors import NotFound
 from mirror.core.model import Repo as Known
 from mirror.core.model import RepoId, Secret
-from mirror.core.rules import schedule
+from mirror.core.rules import objective, schedule
 from mirror.discovery import choose, webhooks
 from mirror.discovery import webhook as hooking
 from mirror.discovery.webhook import NewHook
@@ -51,6 +51,11 @@ class RepoChange(Body, frozen=True, kw_only=True):
 
     schedule: (
         Annotated[str, Meta(max_length=200, description="15m, 6h, cron; null: by activity")]
+        | None
+        | UnsetType
+    ) = UNSET
+    rpo: (
+        Annotated[str, Meta(max_length=40, description="its objective: 15m, 24h, 7d; null: the team's")]
         | None
         | UnsetType
     ) = UNSET
@@ -110,6 +115,7 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
     found, db = await repo_of(context), context.services.db
     if body.schedule:
         schedule.parse(body.schedule)
+    wanted_rpo = objective.parse(body.rpo) if body.rpo else None
     if body.excluded:
         excluded.patterns(body.excluded)  # before anything is changed
     if body.schedule is not UNSET:
@@ -118,6 +124,10 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
         due = schedule.next_look(replace(rhythm, schedule=wanted), found.id, context.now, context.now)
         await schedules.set_schedule(db, found.id, wanted, due)
         await context.audit("repo.schedule", found.name, found.id, {"schedule": wanted or "by activity"})
+    if body.rpo is not UNSET:
+        await schedules.set_rpo(db, found.id, wanted_rpo, context.now)
+        told = {"rpo": objective.written(wanted_rpo) if wanted_rpo else "the team's"}
+        await context.audit("repo.rpo", found.name, found.id, told)
     if body.excluded is not UNSET:
         patterns = excluded.patterns(body.excluded)
         await repos.set_excluded(db, found.id, patterns)
@@ -198,6 +208,7 @@ async def _settings(context: RequestContext, repo_id: RepoId) -> RepoSettings:
     origin = await remotes.get(context.services.db, repo_id)
     return RepoSettings(
         schedule=rhythm.schedule,
+        rpo=objective.written(own) if (own := await schedules.rpo_of(context.services.db, repo_id)) else None,
         look_at=rhythm.look_at,
         paused_at=origin.paused_at,
         excluded=list(await repos.excluded(context.services.db, repo_id)),

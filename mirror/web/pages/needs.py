@@ -18,7 +18,9 @@ Tone = Literal["lost", "late", "proved", ""]
 
 FIRST: Final = 5  # causes that are shown at once; the rest unfold
 NAMES: Final = 12  # repositories of a cause that unfold; the list has all
-TOLD: Final = frozenset({"mass-deletion", "moved", "audit", "sign-in"})  # the states of repos tell the others
+TOLD: Final = frozenset(
+    {"mass-deletion", "moved", "audit", "sign-in", "channel"}
+)  # the states of repos tell the others
 TAKEN: Final = frozenset({"mass-deletion", "audit"})  # of these: something was taken away
 
 # What each class of error means for one repository, and for many; `where` is the host.
@@ -378,6 +380,9 @@ def _told(team: str, notice: Notice) -> Need:
     if notice.kind == "audit":
         link = templating.url(f"/{team}/-/settings/audit")
         act = Act("See the audit log", link)
+    elif notice.kind == "channel":
+        link = templating.url(f"/{team}/-/settings")
+        act = Act("See the settings", link)
     elif notice.kind == "sign-in":
         act = Act("Your account", "/account")
     elif notice.kind == "mass-deletion" and notice.repo:

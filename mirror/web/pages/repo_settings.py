@@ -11,7 +11,7 @@ from mirror.backup import excluded
 from mirror.core import words
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
 from mirror.core.model import Repo, Secret
-from mirror.core.rules import schedule
+from mirror.core.rules import objective, schedule
 from mirror.core.rules.roles import Role
 from mirror.discovery import choose, source, webhook, webhooks
 from mirror.discovery.webhooks import Outcome
@@ -28,10 +28,10 @@ from mirror.web.pages.oauth import local
 
 async def page(context: RequestContext) -> Response:
     """The settings page of this repo."""
-    return await _page(context, await context.repo())
+    return await shown(context, await context.repo())
 
 
-async def _page(
+async def shown(
     context: RequestContext,
     repo: Repo,
     error: EverrefError | None = None,
@@ -43,6 +43,7 @@ async def _page(
     by_ssh = address.is_ssh(repo.url)
     overview = await repos.overview_of(db, repo.id, now=context.now)
     given = await once.taken(context)
+    rhythm = await schedules.of(db, repo.id)
     answer = context.render(
         "keeping.html",
         200 if error is None else 422,
@@ -55,7 +56,13 @@ async def _page(
         connection=kept.connection if kept else None,
         overview=overview,
         own=await credentials.has(db, repo.id),
-        rhythm=await schedules.of(db, repo.id),
+        rhythm=rhythm,
+        too_rare=schedule.is_too_rare(rhythm.schedule, rhythm.rpo),
+        own_rpo=await schedules.rpo_of(db, repo.id),
+        team_rpo=await schedules.team_rpo(db, context.of_team().id),
+        objectives=[objective.written(one) for one in objective.CHOICES],
+        written=objective.written,
+        said_rpo=objective.said,
         excluded=await repos.excluded(db, repo.id),
         hook=known,
         hook_url=webhook.address(context.services.settings, known)
@@ -96,7 +103,7 @@ async def set_source(context: RequestContext) -> Response:
     except EverrefError as error:
         about = next(iter(templating.wrong(error)), "url" if url != repo.url else "token")
         sent = {"url": "" if "@" in url else url, "username": username}  # an address may contain a password
-        return await _page(context, repo, error, **({about: ""} | sent))
+        return await shown(context, repo, error, **({about: ""} | sent))
     detail = {"url": now.url} if now.url != repo.url else {}
     await context.audit("repo.source", repo.name, repo.id, detail)
     to = local(str(form.get("next", "")), f"/{context.of_team().name}/{quote(repo.name)}/-/settings")
@@ -124,7 +131,7 @@ async def set_schedule(context: RequestContext) -> Response:
         rhythm = await schedules.of(context.services.db, repo.id)
         due = schedule.next_look(replace(rhythm, schedule=text or None), repo.id, context.now, context.now)
     except UsageError as error:
-        return await _page(context, repo, error, schedule=text)
+        return await shown(context, repo, error, schedule=text)
     await schedules.set_schedule(context.services.db, repo.id, text or None, due)
     await context.audit("repo.schedule", repo.name, repo.id, {"schedule": text or "by activity"})
     return _back(context, repo, "The schedule is saved.")
@@ -137,7 +144,7 @@ async def set_excluded(context: RequestContext) -> Response:
     try:
         patterns = excluded.patterns(text.split())
     except UsageError as error:
-        return await _page(context, repo, error, patterns=text)
+        return await shown(context, repo, error, patterns=text)
     await repos.set_excluded(context.services.db, repo.id, patterns)
     await repos.request_sync(context.services.db, repo.id, context.now)
     await context.hint(repo.id)
@@ -179,10 +186,10 @@ async def give_hook(context: RequestContext) -> Response:
             new=bool(form.get("new")),
         )
     except UsageError as error:
-        return await _page(context, repo, error)
+        return await shown(context, repo, error)
     await context.audit("hook.secret" if form.get("new") else "hook.add", repo.name, repo.id)
-    shown = {"url": given.url} | ({"secret": given.secret} if given.secret else {})
-    return once.hand_over(context, _settings(context, repo), shown)
+    handed = {"url": given.url} | ({"secret": given.secret} if given.secret else {})
+    return once.hand_over(context, address_of(context, repo), handed)
 
 
 async def check_hook(context: RequestContext) -> Response:
@@ -205,10 +212,10 @@ async def remove_hook(context: RequestContext) -> Response:
 
 
 def _back(context: RequestContext, repo: Repo, said: str) -> Response:
-    return context.redirect(_settings(context, repo), said)
+    return context.redirect(address_of(context, repo), said)
 
 
-def _settings(context: RequestContext, repo: Repo) -> str:
+def address_of(context: RequestContext, repo: Repo) -> str:
     """The address of this page."""
     return f"/{context.of_team().name}/{quote(repo.name)}/-/settings"
 

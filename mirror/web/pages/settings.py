@@ -9,13 +9,15 @@ from uuid import UUID
 from starlette.responses import Response, StreamingResponse
 
 from mirror.core.errors import EverrefError, NotFound, OverLimit, Refused, UsageError
+from mirror.core.rules import objective
 from mirror.core.rules.roles import SCOPES, PersonId, Role, Scope
 from mirror.people import api_tokens, members
+from mirror.store.jobs import schedules
 from mirror.store.people import audit, invitations, quotas, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
 from mirror.store.restore import drills
-from mirror.upkeep import reencrypt
+from mirror.upkeep import ping, reencrypt
 from mirror.web import once, templating
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
@@ -46,6 +48,9 @@ async def page(
         scopes=[scope for scope, role in SCOPES.items() if context.may(role)],
         expiries=EXPIRIES,
         uses=await quotas.uses(db, team.id, context.services.settings.limits, context.now),
+        rpo=objective.written(await schedules.team_rpo(db, team.id)),
+        objectives=[objective.written(one) for one in objective.CHOICES],
+        switch=await ping.standing(context.services, team.id),
         keys=await reencrypt.keys(db, context.outside.keyring) if _runs_it(context) else (),
         periods=await drills.periods(db, team.id),
         shown=shown,

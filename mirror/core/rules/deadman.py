@@ -1,0 +1,70 @@
+"""The dead man's switch: whether a team, or the installation, is well enough to say so to a monitor outside.
+
+The monitor raises the alarm when it hears nothing: so what is not well is answered with silence, and
+so is everything that stops this from being asked at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from mirror.core import words
+from mirror.core.rules import objective
+
+Style = Literal["healthchecks", "plain"]  # whether the monitor understands ADDRESS/fail
+
+EVERY: Final = timedelta(minutes=5)
+NAMED: Final = 3  # repos that a reason names
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the decision is made of."""
+
+    repos: int  # that are looked after
+    outside: int  # of them, outside their recovery point objectives
+    names: Sequence[str]  # of the first of those
+    workers: bool  # one is alive
+    vault: bool  # it answers, as far as the workers know
+    drilled_at: datetime | None  # the last drill that passed, or the first snapshot; None: nothing to drill
+    read_at: datetime | None  # when stored bytes were last read back, or the first snapshot; None: likewise
+    drill_age: timedelta = timedelta(days=35)  # what those may be old at most
+    read_age: timedelta = timedelta(days=35)
+
+
+def reasons(facts: Facts, now: datetime) -> list[str]:
+    """Why there is no ping, the worst first, each as a clause; empty: it is sent."""
+    found = []
+    if not facts.workers:
+        found.append("no worker is running, so nothing is backed up")
+    if not facts.vault:
+        found.append("the vault does not answer")
+    if facts.outside:
+        named = ", ".join(facts.names[:NAMED])
+        more = facts.outside - min(len(facts.names), NAMED)
+        who = f"{named} and {more:,} more" if more else named
+        what = "its recovery point objective" if facts.outside == 1 else "their recovery point objectives"
+        found.append(f"{who} {'is' if facts.outside == 1 else 'are'} outside {what}")
+    for what, at, most in (
+        ("drill that passed", facts.drilled_at, facts.drill_age),
+        ("verification of stored bytes", facts.read_at, facts.read_age),
+    ):
+        if at is not None and now - at > most:
+            found.append(f"there was no {what} within {objective.said(most)}")
+    return found
+
+
+def line(found: Sequence[str]) -> str:
+    """The reasons in one line, as a monitor is told them."""
+    return words.sentence("; ".join(found))
+
+
+def what_to_send(found: Sequence[str], style: Style, told: bool) -> Literal["ping", "fail"] | None:
+    """What the monitor is sent now. None: nothing, and its silence tells.
+
+    `told`: it has had the news that something is wrong since that began.
+    """
+    if not found:
+        return "ping"
+    return "fail" if style == "healthchecks" and not told else None

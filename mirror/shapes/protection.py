@@ -1,0 +1,49 @@
+"""Objectives and dead man's switches as JSON."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from msgspec import Meta
+
+from mirror.core.rules import objective
+from mirror.core.rules.deadman import Style
+from mirror.shapes.base import Answer
+from mirror.upkeep.ping import Standing
+
+
+class Objective(Answer, frozen=True, kw_only=True):
+    """How old the newest backup may be."""
+
+    rpo: Annotated[str, Meta(description="15m, 24h, 7d")]
+
+    @classmethod
+    def of(cls, rpo: timedelta) -> "Objective":
+        return cls(rpo=objective.written(rpo))
+
+
+class Switch(Answer, frozen=True, kw_only=True):
+    """A dead man's switch, and what it last said."""
+
+    host: Annotated[str, Meta(description="of the monitor; its address is not shown")]
+    style: Style
+    drill_days: int
+    read_days: int
+    reasons: Annotated[list[str], Meta(description="why it is silent; empty: it pings")]
+    pinged_at: Annotated[datetime | None, Meta(description="when the monitor last took a ping")]
+    asked_at: Annotated[datetime | None, Meta(description="when anything was last sent")]
+    answer: Annotated[str | None, Meta(description="to that: a status, or why it failed")]
+    failing_since: Annotated[datetime | None, Meta(description="null: it took the last one")]
+
+    @classmethod
+    def of(cls, one: Standing) -> "Switch":
+        return cls(
+            host=one.ping.shown,
+            style=one.ping.style,
+            drill_days=one.ping.drill_age.days,
+            read_days=one.ping.read_age.days,
+            reasons=one.reasons,
+            pinged_at=one.ping.pinged_at,
+            asked_at=one.ping.asked_at,
+            answer=one.ping.answer,
+            failing_since=one.ping.failing_since,
+        )
