@@ -74,6 +74,14 @@ async def one_of_each(db: asyncpg.Pool, keyring: Keyring) -> tuple[RepoId, jobs.
         keyring.seal(key.private, f"evidence_key/{key.id}"),
         START,
     )
+    ping = uuid4()
+    await db.execute(
+        "insert into ping (id, team_id, sealed, shown, created_at) values ($1, $2, $3, 'hc.example', $4)",
+        ping,
+        await teams.default(db),
+        keyring.seal(b"https://hc.example/1", f"ping/{ping}"),
+        START,
+    )
     return repo.id, job_id, connection
 
 

@@ -138,6 +138,14 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         mirror.clock(),
     )
     await evidence.signing_key(services)
+    await db.execute(
+        "insert into ping (id, team_id, sealed, shown, created_at) values ($1, $2, $3, 'hc.example', $4)",
+        monitor := uuid4(),
+        team.id,
+        services.keyring.seal(b"https://hc.example/1", f"ping/{monitor}"),
+        mirror.clock(),
+    )
+    await db.execute("update repo set rpo = '1 hour'")
     await describe.due(services)
     return Some(by, team, done.repo)
 

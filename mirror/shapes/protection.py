@@ -21,6 +21,12 @@ class Objective(Answer, frozen=True, kw_only=True):
         return cls(rpo=objective.written(rpo))
 
 
+class Monitored(Answer, frozen=True, kw_only=True):
+    """A team's dead man's switch, where it has one."""
+
+    monitor: "Switch | None"
+
+
 class Switch(Answer, frozen=True, kw_only=True):
     """A dead man's switch, and what it last said."""
 

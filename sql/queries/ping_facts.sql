@@ -1,6 +1,6 @@
 -- ping_facts.sql($1 team_id or null for all teams, $2 now, $3 names, $4 how long a silent worker counts as alive, $5 after which an
 -- outage that nobody looks at is forgotten): what a dead man's switch goes by.
--- Where nothing was drilled or read back yet, the first snapshot counts in its place.
+-- Where nothing was drilled yet, the first snapshot counts in its place. `read_at`: every stored byte was read since then.
 with kept as (
   select id, name, is_outside_rpo(repo, $2) as outside from repo where ($1::uuid is null or team_id = $1) and archived_at is null and paused_at is null
 ), outside as (
@@ -21,7 +21,7 @@ select
   coalesce((
     select max(finished_at) from drill join kept on kept.id = drill.repo_id where problems = '{}'
   ), first.at) as drilled_at,
-  coalesce((
-    select max(verified_at) from part join kept on kept.id = part.repo_id
-  ), first.at) as read_at
+  (
+    select min(coalesce(part.read_at, first.at)) from part join kept on kept.id = part.repo_id where part.replaced_at is null
+  ) as read_at
 from first

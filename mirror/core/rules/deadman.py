@@ -28,7 +28,7 @@ class Facts:
     workers: bool  # one is alive
     vault: bool  # it answers, as far as the workers know
     drilled_at: datetime | None  # the last drill that passed, or the first snapshot; None: nothing to drill
-    read_at: datetime | None  # when stored bytes were last read back, or the first snapshot; None: likewise
+    read_at: datetime | None  # every stored byte was read or stored since then; None: none is stored
     drill_age: timedelta = timedelta(days=35)  # what those may be old at most
     read_age: timedelta = timedelta(days=35)
 
@@ -46,12 +46,10 @@ def reasons(facts: Facts, now: datetime) -> list[str]:
         who = f"{named} and {more:,} more" if more else named
         what = "its recovery point objective" if facts.outside == 1 else "their recovery point objectives"
         found.append(f"{who} {'is' if facts.outside == 1 else 'are'} outside {what}")
-    for what, at, most in (
-        ("drill that passed", facts.drilled_at, facts.drill_age),
-        ("verification of stored bytes", facts.read_at, facts.read_age),
-    ):
-        if at is not None and now - at > most:
-            found.append(f"there was no {what} within {objective.said(most)}")
+    if facts.drilled_at is not None and now - facts.drilled_at > facts.drill_age:
+        found.append(f"no drill has passed within {objective.said(facts.drill_age)}")
+    if facts.read_at is not None and now - facts.read_at > facts.read_age:
+        found.append(f"some stored bytes were not read again within {objective.said(facts.read_age)}")
     return found
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 from mirror.core.errors import NotFound
 from mirror.core.rules import objective
 from mirror.core.rules.deadman import Style
-from mirror.shapes.protection import Objective, Switch
+from mirror.shapes.protection import Monitored, Objective, Switch
 from mirror.store.jobs import schedules
 from mirror.store.upkeep import pings
 from mirror.upkeep import ping
@@ -32,7 +32,7 @@ class SwitchWanted(Body, frozen=True, kw_only=True):
     url: Annotated[str, Meta(min_length=1, max_length=2048)]
     style: Annotated[Style, Meta(description="healthchecks: trouble is told at URL/fail")] = "healthchecks"
     drill_days: Annotated[Days, Meta(description="without a drill that passed")] = 35
-    read_days: Annotated[Days, Meta(description="without a verification")] = 35
+    read_days: Annotated[Days, Meta(description="until every stored byte is read again")] = 35
 
 
 async def get_objective(context: RequestContext) -> Objective:
@@ -48,15 +48,13 @@ async def set_objective(context: RequestContext, body: ObjectiveWanted) -> Objec
     return Objective.of(rpo)
 
 
-async def get_switch(context: RequestContext) -> Switch:
+async def get_switch(context: RequestContext) -> Monitored:
     """The team's dead man's switch: whom it pings, and why it is silent, if it is."""
     found = await ping.standing(context.services, context.of_team().id)
-    if found is None:
-        raise NotFound("no monitor is set up")
-    return Switch.of(found)
+    return Monitored(monitor=Switch.of(found) if found else None)
 
 
-async def set_switch(context: RequestContext, body: SwitchWanted) -> Switch:
+async def set_switch(context: RequestContext, body: SwitchWanted) -> Monitored:
     """Set up the monitor that is pinged every 5 minutes; it replaces an earlier one."""
     team = context.of_team()
     wanted = ping.wanted(
