@@ -126,6 +126,8 @@ async def test_a_byte_that_changed_is_found_named_and_told_once(
     db, team = mirror.services.db, await teams.default(mirror.services.db)
     (told,) = await notices.open_of(db, team)
     assert told.kind == "damage" and key in told.message
+    if damage != "manifest":
+        assert "#1 to #3 need it, no snapshot can be restored without it" in told.message
     covered = await readings.coverage(db, mirror.clock.now, team)
     assert covered.damaged == (damage != "manifest")
     assert (covered.ratio == 1.0) == (damage == "manifest")

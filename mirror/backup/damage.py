@@ -26,7 +26,7 @@ async def found(services: Services, read: Sequence[Part], error: Corrupt | NoSuc
     key = bad.key if bad.key in words else layout.index_key(bad.key)
     missing = isinstance(error, NoSuchObject)
     what = "is missing from the vault" if missing else f"is damaged ({words.removeprefix(f'{key}: ')})"
-    return Damaged(f"{key} {what}; {await _left(services, bad)}, and everref verify says what is lost")
+    return Damaged(f"{key} {what}; {await left(services, bad)}, and everref verify says what is lost")
 
 
 def missing_manifest(repo_id: RepoId, last: int, later: Collection[int]) -> Damaged:
@@ -34,14 +34,15 @@ def missing_manifest(repo_id: RepoId, last: int, later: Collection[int]) -> Dama
     key, highest = layout.manifest_key(repo_id, last + 1), max(later)
     missing = highest - last - len(later)
     more = f" and {missing - 1} more are" if missing > 1 else " is"
-    here = f"{_span(1, last)} {'are' if last > 1 else 'is'} here" if last else "no snapshot is before it"
+    here = f"{span(1, last)} {'are' if last > 1 else 'is'} here" if last else "no snapshot is before it"
     return Damaged(
-        f"{key}{more} missing from the vault; {here}, {_span(min(later), highest)} cannot be read without "
+        f"{key}{more} missing from the vault; {here}, {span(min(later), highest)} cannot be read without "
         "it; bring it back, then run everref rebuild again"
     )
 
 
-def _span(first: int, last: int) -> str:
+def span(first: int, last: int) -> str:
+    """Snapshots from one to another, in words."""
     if first == last:
         return f"#{first}"
     return f"#{first} {'and' if last == first + 1 else 'to'} #{last}"
@@ -68,8 +69,18 @@ async def looked_for(
     await damages.found(services.db, repo.id, problems[0], message, now, drilled)
 
 
-async def _left(services: Services, bad: Part) -> str:
-    """What can be restored without this part, judged by what the vault lists."""
+async def touched(services: Services, bad: Part) -> str:
+    """Which snapshots need a part, and which near ones can be restored without it, in words."""
+    named = layout.parse_bundle_key(bad.key)
+    assert named is not None, "a part has the key of a bundle"
+    latest = await snapshots.latest(services.db, named.repo_id)
+    last = max(bad.first, latest.number if latest else 0)
+    needs = "need" if last > bad.first else "needs"
+    return f"{span(bad.first, last)} {needs} it, {await left(services, bad)}"
+
+
+async def left(services: Services, bad: Part) -> str:
+    """What can be restored without this part, in words, judged by what the vault lists."""
     named = layout.parse_bundle_key(bad.key)
     assert named is not None, "a part has the key of a bundle"
     repo_id = named.repo_id

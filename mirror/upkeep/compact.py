@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -114,23 +114,44 @@ async def _merge(services: Services, repo: Repo, lease: Lease, last: Snapshot, d
 async def _checkpoint(
     services: Services, repo: Repo, alone: ForgeLease, last: Snapshot, due: Checkpoint
 ) -> Part | None:
-    """Steps 1 to 4 of `compact` for a repacked part. None: it was discarded because the parts changed.
+    """Steps 1 to 4 of `compact` for a repacked part. None: it was discarded because the parts changed."""
 
-    Syncs go on while git packs, and what they add stays valid: it follows the parts that are replaced.
-    Safe to run twice: the view has links of its own, and a killed run's is removed by the next one.
+    def pool(room: Path) -> AbstractAsyncContextManager[View]:
+        return hydrate.view_of(services, repo, last, room, PATIENCE)
+
+    return await recut(services, repo, alone, last, due, pool)
+
+
+async def recut(
+    services: Services,
+    repo: Repo,
+    alone: ForgeLease,
+    last: Snapshot,
+    due: Checkpoint,
+    source: Callable[[Path], AbstractAsyncContextManager[View]],
+    *,
+    exact: bool = False,
+) -> Part | None:
+    """Replace these parts, which begin the log, by one that git packs from a view, under a new key.
+
+    `source` opens the view in a directory. `exact`: it holds nothing that later parts hold; otherwise, if
+    a sync has added to it since `last`, only what the parts have is taken. None: the new part was discarded
+    because the parts changed. Syncs go on while git packs, and what they add stays valid: it follows the
+    parts that are replaced. Safe to run twice: the view has links of its own, and a killed run's is removed
+    by the next one.
     """
     key = _key(repo, due)
     room = services.disk.root / "restores" / f"checkpoint-{repo.id}"  # no sync empties it; see backup/recover
     await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
     async with (
-        hydrate.view_of(services, repo, last, room, PATIENCE) as seen,
+        source(room) as seen,
         view.scratch_view(None, room, object_format=last.object_format) as proving,
     ):
         failpoints.reached("compact: view made")
         async with _tentative(services, repo, key):
             await parts.intend(services.db, alone, repo.id, key)
             failpoints.reached("compact: intent stored")
-            part, idx = await _packed(services, repo, last, seen, proving, key, due.parts)
+            part, idx = await _packed(services, repo, last, seen, proving, key, due.parts, exact)
         async with leased(services, repo) as lease:
             failpoints.reached("compact: leased for the record")
             now = (await recover.recover(services, repo, lease)).last
@@ -203,7 +224,14 @@ async def _spliced(
 
 
 async def _packed(
-    services: Services, repo: Repo, last: Snapshot, seen: View, proving: View, key: str, old: Sequence[Part]
+    services: Services,
+    repo: Repo,
+    last: Snapshot,
+    seen: View,
+    proving: View,
+    key: str,
+    old: Sequence[Part],
+    is_exact: bool,
 ) -> tuple[Part, Path]:
     """One complete, repacked part and its index: all that any ref ever pointed at, and what that reaches.
 
@@ -218,7 +246,7 @@ async def _packed(
     )
     if part.entries < sum(one.entries for one in old):
         await services.vault.discard(key)
-        async with _nothing_later(services, repo, last, seen, old) as exact:
+        async with _nothing_later(services, repo, last, seen, old, is_exact) as exact:
             tips = await read.everything(exact.path)
             part = await _stored(
                 services,
@@ -244,11 +272,11 @@ async def _packed(
 
 @asynccontextmanager
 async def _nothing_later(
-    services: Services, repo: Repo, last: Snapshot, seen: View, old: Sequence[Part]
+    services: Services, repo: Repo, last: Snapshot, seen: View, old: Sequence[Part], is_exact: bool
 ) -> AsyncIterator[View]:
     """A view of these parts and nothing else: `seen`, unless a sync may have added to the pool before."""
     latest = await snapshots.latest(services.db, repo.id)
-    if latest is not None and latest.number == last.number:
+    if is_exact or latest is not None and latest.number == last.number:
         yield seen
         return
     room = seen.path.parent

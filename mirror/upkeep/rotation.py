@@ -91,6 +91,8 @@ async def turn(services: Services, *, at_once: bool = False) -> Read:
 async def _part(services: Services, due: readings.DuePart) -> Read:
     """Read a part and its index whole, and record what was found."""
     problem = await wrong_with(services, due.part)
+    if problem:
+        problem = f"{problem}; {await damage.touched(services, due.part)}"
     at = services.clock()
     if not await readings.read_part(services.db, due, problem, at):
         return NOTHING  # it was replaced meanwhile

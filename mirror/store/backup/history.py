@@ -72,6 +72,21 @@ async def changes(
         position = (page[-1]["snapshot"], page[-1]["position"])
 
 
+@translating
+async def of_snapshot(db: Db, repo_id: RepoId, number: int) -> list[RefChange]:
+    """The moves of one snapshot, in their order."""
+    rows = await db.fetch(
+        """
+        select move.*, ref.name, null::timestamptz as taken_at
+        from ref_change move join ref on ref.id = move.ref_id
+        where move.repo_id = $1 and snapshot = $2 order by position
+        """,
+        repo_id,
+        number,
+    )
+    return [_logged(row).change for row in rows]
+
+
 async def page(
     db: Db,
     repo_id: RepoId,

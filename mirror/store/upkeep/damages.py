@@ -30,7 +30,8 @@ async def found(
     async with transaction(db) as connection:
         await connection.execute(
             """
-            update repo set damaged_at = $2, damage = $3, damage_drilled = case
+            update repo set damaged_at = $2, damage = $3,
+              heal_at = case when damaged_at is null then null else heal_at end, damage_drilled = case
               when $4::int is not null and (damaged_at is null or damage_drilled is not null)
                 then greatest(damage_drilled, $4::int)
             end

@@ -1,0 +1,152 @@
+"""Damage in the vault heals by itself where the bytes are still to be had, and is told where they are not."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mirror.core.errors import Corrupt
+from mirror.core.formats import layout
+from mirror.core.model import Repo
+from mirror.restore import restore
+from mirror.store import repos
+from mirror.store.backup import parts
+from mirror.store.people import notices, teams
+from mirror.store.upkeep import healing
+from mirror.upkeep import compact, heal, prune, rebuild, rotation
+from tests.parts.everref import Mirror
+from tests.parts.repos import Work
+from tests.test_rebuild import after_the_loss
+from tests.test_verify import flip, some_history, stored
+
+
+def lose_pool(mirror: Mirror, repo: Repo) -> None:
+    shutil.rmtree(mirror.services.disk.pool(repo.id), ignore_errors=True)
+
+
+async def is_damaged(mirror: Mirror, repo: Repo) -> bool:
+    return (await repos.overview_of(mirror.services.db, repo.id)).state == "damaged"
+
+
+async def found(mirror: Mirror) -> None:
+    """Let the rotation find what is damaged."""
+    mirror.clock.now += timedelta(days=31)
+    assert (await rotation.turn(mirror.services, at_once=True)).problems
+
+
+async def told(mirror: Mirror) -> list[str]:
+    db = mirror.services.db
+    return [one.message for one in await notices.open_of(db, await teams.default(db))]
+
+
+CASES = {  # what is damaged, how, and with the pool or without; where it is healed from
+    "the base, by the pool": (0, "flipped", True, "the pool on this machine"),
+    "a later part, by the pool": (2, "missing", True, "the pool on this machine"),
+    "the base, by its host": (0, "missing", False, "its host"),
+    "a later part, by its host": (1, "flipped", False, "its host"),
+    "an index that is missing": (0, "no index", False, ".idx was missing and is made again"),
+    "an index that changed": (0, "index", False, "its bundle, which is whole"),
+}
+
+
+@pytest.mark.parametrize(("place", "damage", "pool", "source"), CASES.values(), ids=CASES)
+async def test_a_damaged_part_is_healed_told_and_every_moment_comes_back(
+    mirror: Mirror, work: Work, empty_database: str, place: int, damage: str, pool: bool, source: str
+) -> None:
+    repo, moments = await some_history(mirror, work)
+    bad = (await parts.live(mirror.services.db, repo.id))[place]
+    victim = stored(mirror, layout.index_key(bad.key) if "index" in damage else bad.key)
+    before = victim.read_bytes()
+    if damage in ("missing", "no index"):
+        victim.unlink()
+    else:
+        flip(victim)
+    if not pool:
+        lose_pool(mirror, repo)
+    await found(mirror)
+    assert await is_damaged(mirror, repo)
+    await heal.due(mirror.services)
+    assert not await is_damaged(mirror, repo)
+    (message,) = await told(mirror)
+    assert bad.key in message and "healed from" in message and source in message
+    aside = await healing.aside(mirror.services.db, repo.id)
+    if damage == "no index":
+        assert victim.read_bytes() == before and aside == []
+    else:
+        assert [one.key for one in aside] == [bad.key] and "kept aside until 2026-04-0" in message
+        assert victim.exists() == (damage != "missing")  # nothing was overwritten or deleted
+    lose_pool(mirror, repo)
+    for number, refs in enumerate(moments, 1):
+        assert await mirror.refs(repo, number) == refs
+    mirror.clock.now += timedelta(hours=25)
+    await prune.prune(mirror.services, prune.GRACE, repo)
+    assert await healing.aside(mirror.services.db, repo.id) == []
+    assert stored(mirror, bad.key).exists() == (damage == "no index")
+    async with after_the_loss(mirror, empty_database) as again:
+        await rebuild.rebuild(again.services)
+        for number, refs in enumerate(moments, 1):
+            assert await again.refs(repo, number) == refs
+
+
+async def test_a_compacted_part_is_healed_by_those_that_it_replaced(mirror: Mirror, work: Work) -> None:
+    work.many_commits(40, "bulk", size=3000)
+    for _ in range(10):
+        work.commit()
+        repo = (await mirror.backup(work)).repo
+    old = {part.key for part in await parts.live(mirror.services.db, repo.id)}
+    assert (await compact.compact(mirror.services, repo)).merged
+    (bad,) = [part for part in await parts.live(mirror.services.db, repo.id) if part.key not in old]
+    flip(stored(mirror, bad.key))
+    shutil.rmtree(work.path)
+    lose_pool(mirror, repo)
+    (healed,) = await heal.heal(mirror.services, repo)
+    assert healed.how == "the parts that it had replaced, which are live again"
+    assert {part.key for part in await parts.live(mirror.services.db, repo.id)} == old
+    await mirror.restored(repo, 10)
+
+
+async def test_what_cannot_be_healed_is_told_and_a_restore_refuses_before_it_writes(
+    mirror: Mirror, work: Work, tmp_path: Path
+) -> None:
+    repo, moments = await some_history(mirror, work)
+    bad = (await parts.live(mirror.services.db, repo.id))[2]
+    stored(mirror, bad.key).unlink()
+    lose_pool(mirror, repo)
+    work.path.rename(tmp_path / "gone.git")
+    await found(mirror)
+    for _ in range(2):  # it is tried again, and told once
+        mirror.clock.now += heal.AGAIN
+        await heal.due(mirror.services)
+    assert await is_damaged(mirror, repo)
+    (message,) = [one for one in await told(mirror) if "cannot be healed" in one]
+    assert "from the pool: " in message and "from its host: " in message
+    assert message.endswith("; #3 and #4 need it, #2 before it can be restored")
+    target = mirror.place / "target"
+    with pytest.raises(Corrupt, match="#2 before it can be restored"):
+        await restore.to_directory(mirror.services, repo, await mirror.snapshot(repo, 4), target)
+    assert not target.exists()
+    assert await mirror.refs(repo, 2) == moments[1]
+    (tmp_path / "gone.git").rename(work.path)  # its host is back
+    mirror.clock.now += heal.AGAIN
+    await heal.due(mirror.services)
+    assert not await is_damaged(mirror, repo)
+    assert await mirror.refs(repo, 4) == moments[3]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_missing_manifest_is_written_again_byte_for_byte_and_a_changed_one_stays(
+    mirror: Mirror, work: Work, number: int
+) -> None:
+    repo, _ = await some_history(mirror, work)
+    path = stored(mirror, layout.manifest_key(repo.id, number))
+    before = path.read_bytes()
+    flip(path)
+    changed = path.read_bytes()
+    (outcome,) = await heal.heal(mirror.services, repo)
+    assert outcome.how is None and "nothing in the vault is overwritten" in outcome.why_not
+    assert path.read_bytes() == changed
+    path.unlink()
+    (outcome,) = await heal.heal(mirror.services, repo)
+    assert outcome.how == "the database, which has all that it said"
+    assert path.read_bytes() == before
