@@ -38,11 +38,12 @@ programs:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -qq -y --no-install-recommends chromium openssh-server >/dev/null && break; \
 	done; true
-	@{ command -v promtool && command -v prometheus && command -v alertmanager; } >/dev/null || [ "$$(id -u)" != 0 ] || { \
+	@{ command -v promtool && command -v prometheus && command -v alertmanager && ls /usr/share/prometheus/alertmanager/*.tmpl; } >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { \
 	  room=$$(mktemp -d) && chmod 755 "$$room" && cd "$$room" && for try in 1 2; do \
 	    apt-get download -qq prometheus prometheus-alertmanager && break; apt-get update -qq; \
 	  done >/dev/null 2>&1; for each in *.deb; do dpkg -x "$$each" .; done; \
 	  install usr/bin/promtool usr/bin/prometheus usr/bin/prometheus-alertmanager /usr/local/bin && \
+	    mkdir -p /usr/share/prometheus && cp -R usr/share/prometheus/alertmanager /usr/share/prometheus/ && \
 	    ln -sf prometheus-alertmanager /usr/local/bin/alertmanager; rm -rf "$$room"; \
 	}; true
 

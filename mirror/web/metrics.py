@@ -134,6 +134,11 @@ def _of_repos(found: Measures) -> Iterator[Metric]:
         found.failing, "everref_repos_failing", "Repos whose last run failed, by class of error", "class"
     )
     yield _gauge(
+        "everref_repos_outside_rpo",
+        "Repos of which more could be lost than their recovery point objectives allow",
+        found.outside,
+    )
+    yield _gauge(
         "everref_unknown_repos",
         "Repos that are in the vault and that this database does not know: run everref rebuild",
         found.unknown,
@@ -270,6 +275,12 @@ def of_limits(found: Sequence[quotas.Measured], limits: Limits) -> Iterator[Metr
 def _of_teams(found: Mapping[str, TeamMeasures]) -> Iterator[Metric]:
     counts = {(team, state): n for team, of in found.items() for state, n in of.repos.items()}
     yield _by(counts, "everref_team_repos", "A team's repos, by state", "team", "state")
+    yield _by(
+        {team: of.outside for team, of in found.items()},
+        "everref_team_repos_outside_rpo",
+        "A team's repos of which more could be lost than their recovery point objectives allow",
+        "team",
+    )
     yield _by(
         {team: of.bytes for team, of in found.items()},
         "everref_team_stored_bytes",

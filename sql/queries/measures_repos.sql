@@ -7,7 +7,7 @@ with kept as (
     case when failure_class is null and refused_at is not null and archived_at is null and paused_at is null then 'credentials' else failure_class end
       as failure_class,
     archived_at is null and paused_at is null as looked_after,
-    extract(epoch from protected_as_of)::float8 as protected,
+    extract(epoch from protected_as_of)::float8 as protected, is_outside_rpo(repo, $1) as outside,
     case
       when exists (select from hook where hook.repo_id = repo.id and hook.state in ('given', 'registered')) then 'hooked'
       when schedule is not null then 'scheduled'
@@ -22,6 +22,8 @@ select 'protected' as what, heard as name, count(*) as n, min(protected) as olde
   percentile_cont(0.5) within group (order by protected) as median,
   percentile_cont(0.05) within group (order by protected) as most
 from kept where looked_after and protected is not null group by heard
+union all
+select 'outside', null, count(*) filter (where outside), null, null, null from kept
 union all
 select 'newest', null, count(*), max(protected), null, null from kept
 union all

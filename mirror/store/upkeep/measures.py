@@ -29,6 +29,7 @@ class TeamMeasures:
     repos: Mapping[str, int]  # by state
     bytes: int  # of the live parts in the vault
     protected: Time | None  # all of its repos are as of then, or later; None: none ever was
+    outside: int = 0  # repos that are outside their recovery point objectives
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Measures:
     last_protected: Time | None  # when a repo was last found to be protected; None: none ever was
     repos: Mapping[str, int]  # by state
     failing: Mapping[str, int]  # repos, by the class of their last error
+    outside: int  # repos that are outside their recovery point objectives
     requests: int  # repos that are due to be synced
     oldest_request: Time | None  # since when the oldest of them waits; None: none does
     jobs: Mapping[tuple[str, str], int]  # that have not ended, by kind and state
@@ -108,7 +110,7 @@ async def measures(db: Db, now: datetime) -> Measures:
     jobs = await db.fetch(query("measures_jobs"))
     rest = await db.fetchrow(query("measures_stored"), runs.SILENT, outages.FORGOTTEN, now)
     of = {what: [row for row in repos if row["what"] == what] for what in {row["what"] for row in repos}}
-    (waiting,), (newest,) = of["wish"], of["newest"]
+    (waiting,), (newest,), (outside,) = of["wish"], of["newest"], of["outside"]
     return Measures(
         protected={
             row["name"]: Protected(row["median"], row["most"], row["oldest"])
@@ -117,6 +119,7 @@ async def measures(db: Db, now: datetime) -> Measures:
         last_protected=newest["oldest"],
         repos={row["name"]: row["n"] for row in of.get("state", ())},
         failing={row["name"]: row["n"] for row in of.get("failing", ())},
+        outside=outside["n"],
         requests=waiting["n"],
         oldest_request=waiting["oldest"],
         jobs={(row["kind"], row["state"]): row["n"] for row in jobs},
@@ -148,6 +151,7 @@ async def of_teams(db: Db, now: datetime) -> Mapping[str, TeamMeasures]:
             {row["state"]: row["n"] for row in found},
             sum(row["bytes"] for row in found),
             min((row["oldest"] for row in found if row["oldest"] is not None), default=None),
+            sum(row["outside"] for row in found),
         )
         for team, found in rows.items()
     }
