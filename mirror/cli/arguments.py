@@ -205,6 +205,12 @@ def parser() -> argparse.ArgumentParser:
         "--due", action="store_true", help="instead, every repo whose scheduled drill is due, of all teams"
     )
 
+    drill.add_argument(
+        "--all",
+        action="store_true",
+        help="instead, every repo of the team at its newest moment; goes on where it was stopped",
+    )
+
     coverage = command("coverage", "show how much of the vault was read back, and what is due", _COVERAGE)
     _team(coverage, "only of this team (default: all, or EVERREF_TEAM)")
 
@@ -660,6 +666,7 @@ _DRILL = (
 
 --json: {"repo", "snapshot", "refs", "bytes", "ok", "problems": ["..."],
          "findings": ["..."], "large_files_not_saved", "seconds"}, with --due one a line;
+        with --all as well, and {"repos", "passed", "failed", "undone", "seconds", "bytes"} last;
         `findings` is what git fsck --strict dislikes in objects that are as their host has
         them, which is no damage"""
 )

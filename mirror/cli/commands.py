@@ -437,6 +437,37 @@ async def _drill_due(call: Call) -> int:
     return 0
 
 
+async def _drill_all(call: Call) -> int:
+    """Drill every repo of a team at its newest moment; what was done before it was stopped stays."""
+    async with call.services() as services:
+        from mirror.jobs import team_drills as flow
+        from mirror.people import operator
+        from mirror.restore import drill, moment
+        from mirror.store import repos
+        from mirror.store.restore import team_drills
+
+        team = await operator.team_named(services, call.args.team)
+        whole = await team_drills.begin(services.db, team.id, services.clock(), attended=True)
+        for line in await team_drills.lines(services.db, whole.id):
+            if line.result is not None:
+                continue
+            repo = await repos.get(services.db, line.repo_id)
+            await operator.did_for_repo(services, repo, "repo.drill")
+            found = await drill.drill(services, repo, await moment.snapshot_at(services, repo, None))
+            await flow.record(services, whole.id, found)
+            show = call.out.result if found.problems else call.out.said
+            show(partial(render.drilled, found), partial(shapes.drilled, found))
+        await flow.finish(services, whole)
+        done = await team_drills.get(services.db, team.id, whole.id)
+        assert done is not None
+    call.out.result(partial(render.team_drilled, done), partial(shapes.team_drilled, done))
+    if done.failed or done.undone:
+        raise Corrupt(
+            f"{count(done.failed + done.undone, 'repo')} did not come back; the lines above say why"
+        )
+    return 0
+
+
 async def coverage(call: Call) -> int:
     """How much of the vault was read back, and what is due."""
     async with call.services() as services:
@@ -453,6 +484,10 @@ async def coverage(call: Call) -> int:
 
 async def drill(call: Call) -> int:
     """Restore only to prove that it works."""
+    if call.args.all:
+        if call.args.due or call.args.repo is not None or call.args.at is not None:
+            raise UsageError("--all drills every repo at its newest moment; leave out REPO, --at and --due")
+        return await _drill_all(call)
     _one_or_due(call)
     if call.args.due:
         if call.args.at is not None:

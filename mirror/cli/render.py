@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mirror.store.discovery.discovered import Counts
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
+    from mirror.store.restore.team_drills import TeamDrill
     from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
@@ -365,6 +366,11 @@ def drilled(found: Drilled, eye: Eye) -> str:
         f"{size(found.bytes)} in {lasted(found.seconds)}",
     )
     return "\n".join([*lines, "  ".join(words)])
+
+
+def team_drilled(found: TeamDrill, eye: Eye) -> str:
+    """What came of a drill of every repo of a team."""
+    return f"if the host were gone today: {found.sentence}"
 
 
 def read_again(found: Read, eye: Eye) -> str:

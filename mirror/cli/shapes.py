@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mirror.store.jobs.jobs import JobId
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
+    from mirror.store.restore.team_drills import TeamDrill
     from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
@@ -140,6 +141,12 @@ def drilled(found: Drilled) -> Shape:
         "ok": not found.problems,
         "large_files_not_saved": found.large_files.files,
     }
+
+
+def team_drilled(found: TeamDrill) -> Shape:
+    """What came of a drill of every repo of a team."""
+    names = ("repos", "passed", "failed", "undone", "seconds", "bytes")
+    return {**{name: getattr(found, name) for name in names}, "ok": found.passed == found.repos}
 
 
 def read_again(found: Read) -> Shape:

@@ -28,6 +28,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         Kind("force-push", "a protected branch or tag was force-pushed or deleted", urgent=True),
         Kind("mass-deletion", "most branches of a repository were deleted or replaced", urgent=True),
         Kind("drill-failed", "a drill failed", urgent=True),
+        Kind("drill", "a drill of all repositories ended"),
         Kind("damage", "damage was found in the vault", urgent=True),
         Kind("restore", "a restore began or ended"),
         Kind("sign-in", "somebody signed in from a new place", urgent=True),

@@ -35,7 +35,7 @@ from mirror.core.progress import Meter
 from mirror.core.rules import backoff, compaction
 from mirror.core.rules.roles import Role
 from mirror.core.rules.schedule import next_look, wait_before_retry
-from mirror.jobs import results
+from mirror.jobs import results, team_drills
 from mirror.restore import drill, export, moment, restore, target, undo
 from mirror.restore.restore import What
 from mirror.restore.target import Authority
@@ -336,6 +336,8 @@ class _Watch:
         outcome = self._outcome(state, result, failure)
         if self._job and await jobs.finish(self._services.db, self._job.id, self._job.attempt, outcome):
             self._log_end(state)
+            if team_drills.ASKED in self._job.asked:
+                await team_drills.go_on(self._services)
 
     def _outcome(self, state: State, result: Result | None, failure: EverrefError | None) -> Outcome:
         return Outcome(state, self._services.clock(), self.meter.ended, result, failure)
@@ -413,6 +415,8 @@ async def _drill(services: Services, run: Run) -> Result:
     repo, snapshot = await _moment(services, run)
     done = await drill.drill(services, repo, snapshot)
     await schedules.drilled(services.db, repo.id, services.clock())
+    if whole := _job_of(run).asked.get(team_drills.ASKED):
+        await team_drills.record(services, UUID(str(whole)), done)
     return results.drilled(done, LINES_KEPT)
 
 

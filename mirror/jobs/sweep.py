@@ -22,7 +22,7 @@ from mirror.core.model import Reason, Repo, RepoId
 from mirror.core.rules import deadman
 from mirror.core.rules.schedule import spread
 from mirror.discovery import discover, webhooks
-from mirror.jobs import proofs, run
+from mirror.jobs import proofs, run, team_drills
 from mirror.jobs.looks import Ticked, looking
 from mirror.restore import export
 from mirror.services.lease import leased
@@ -255,6 +255,7 @@ TASKS: Final[Sequence[Task]] = (
     Task("list what connections can see", timedelta(minutes=5), discover.due),
     Task("look after hooks", webhooks.SWEEPS, webhooks.due),
     Task("drill what is due", timedelta(minutes=1), proofs.due),
+    Task("go on with drills of teams", timedelta(minutes=1), team_drills.go_on),
     Task("read the vault again", timedelta(minutes=1), rotation.due, timedelta(hours=12)),
     Task("heal what is damaged", timedelta(minutes=5), heal.due, timedelta(hours=12)),
     Task("tell monitors that all is well", deadman.EVERY, ping.due, timedelta(minutes=10)),

@@ -76,7 +76,10 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("message", "sending", "event"), "said, or too late to be said"),
     **dict.fromkeys(("alarm", "telling"), "what is still so is told anew"),
     "queue": "follows from repos and jobs",
-    **dict.fromkeys(("reading", "rotation"), "what one database had read; after a rebuild all is read again"),
+    **dict.fromkeys(
+        ("reading", "rotation", "team_drill", "team_drill_repo"),
+        "what one database had read; after a rebuild all is read again",
+    ),
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
     **dict.fromkeys(("session", "sign_in_link", "sign_in_place"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),

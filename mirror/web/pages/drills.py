@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from starlette.responses import Response
 
 from mirror.core import when, words
-from mirror.core.errors import UsageError
+from mirror.core.errors import NotFound, UsageError
 from mirror.core.rules import proving
 from mirror.jobs import run as flow
+from mirror.jobs import team_drills as flow_of_team
 from mirror.store.browse import proofs, report
-from mirror.store.restore import drills
+from mirror.store.restore import drills, team_drills
+from mirror.store.restore.team_drills import TeamDrill
 from mirror.store.upkeep import readings
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.live import follow
 from mirror.web.pages import settings
 
 ROWS: Final = 50  # drills on a page
@@ -37,7 +41,60 @@ async def page(context: RequestContext) -> Response:
         proofs=await proofs.proofs(db, team.id, context.now, most, repo or None),
         coverage=await readings.coverage(db, context.now, team.id),
         periods=await drills.periods(db, team.id),
+        whole=None if repo else await team_drills.latest(db, team.id),
     )
+
+
+async def begin(context: RequestContext) -> Response:
+    """Begin a drill of every repo of the team, or go on with the one that was stopped."""
+    team = context.of_team()
+    made = await team_drills.begin(
+        context.services.db, team.id, context.services.clock(), person_id=context.owner().id
+    )
+    await context.audit("team.drill", made.many)
+    await flow_of_team.go_on(context.services)
+    await context.hint()
+    return context.redirect(f"/{team.name}/-/drills/{made.id}")
+
+
+async def stop(context: RequestContext) -> Response:
+    """Stop it; what was drilled stays, and it can go on."""
+    found = await _team_drill(context)
+    await flow_of_team.stop(context.services, context.of_team().id, found.id)
+    await context.audit("team.drill-stopped", found.sentence)
+    return context.redirect(f"/{context.of_team().name}/-/drills/{found.id}", "The drill is stopped.")
+
+
+async def whole(context: RequestContext) -> Response:
+    """If the host were gone today: what came of a drill of every repo, a line each."""
+    found = await _team_drill(context)
+    lines = await team_drills.lines(context.services.db, found.id)
+    return context.render("team_drill.html", found=found, lines=lines)
+
+
+async def events(context: RequestContext) -> Response:
+    """The same while it goes on."""
+    template = context.outside.pages.get_template("team_drill_now.html")
+
+    async def look() -> tuple[str, bool]:
+        found = await _team_drill(context)
+        lines = await team_drills.lines(context.services.db, found.id)
+        text = template.render(context=context, now=context.services.clock(), found=found, lines=lines)
+        return text, found.finished_at is not None or found.stopped_at is not None
+
+    return await follow(context, look)
+
+
+async def _team_drill(context: RequestContext) -> TeamDrill:
+    """The path's drill, of this team. Raises NotFound."""
+    try:
+        chosen = UUID(str(context.path["drill"]))
+    except ValueError:
+        raise NotFound("there is no such drill") from None
+    found = await team_drills.get(context.services.db, context.of_team().id, chosen)
+    if found is None:
+        raise NotFound("there is no such drill")
+    return found
 
 
 async def drill_due(context: RequestContext) -> Response:
@@ -84,5 +141,9 @@ def _time(context: RequestContext, text: str | None, otherwise: datetime) -> dat
 ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", "/{team}/-/drills", page, Needs.VIEWER),
     Endpoint("POST", "/{team}/-/drills/due", drill_due, Needs.OPERATOR),
+    Endpoint("POST", "/{team}/-/drills/all", begin, Needs.OPERATOR),
+    Endpoint("GET", "/{team}/-/drills/{drill}", whole, Needs.VIEWER),
+    Endpoint("GET", "/{team}/-/drills/{drill}/events", events, Needs.VIEWER),
+    Endpoint("POST", "/{team}/-/drills/{drill}/stop", stop, Needs.OPERATOR),
     Endpoint("POST", "/{team}/-/settings/proofs", set_periods, Needs.ADMIN),
 )
