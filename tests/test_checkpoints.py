@@ -99,7 +99,7 @@ async def test_a_proof_is_about_one_history_and_shows_nothing_of_another(
     for changed in (
         {**said, "leaf": json.dumps({**leaf, "number": 2}, sort_keys=True, separators=(",", ":"))},
         {**said, "index": said["index"] + 1},
-        {**said, "path": said["path"][::-1]},
+        {**said, "path": ["0" * 64, *said["path"][1:]]},
         {**said, "checkpoint": said["checkpoint"].replace('"sig":"', '"sig":"A')},
     ):
         with pytest.raises(NotProven, match=r"^p\.json"):

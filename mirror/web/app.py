@@ -17,6 +17,7 @@ from mirror.web.dispatch import Endpoint, Outside, on_loopback
 from mirror.web.pages import (
     account,
     activity,
+    auditors,
     browse,
     clone,
     connect,
@@ -47,6 +48,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     *activity.ENDPOINTS,
     *drills.ENDPOINTS,
     *report.ENDPOINTS,
+    *auditors.ENDPOINTS,
     *evidence.ENDPOINTS,
     *repo_settings.ENDPOINTS,
     *home.ENDPOINTS,

@@ -48,7 +48,16 @@ EXPORTED: Final[Sequence[Table]] = (
         only=(
             *("id", "team_id", "name", "url", "object_format", "created_at", "added_by", "private"),
             *("forge", "host", "repository_id", "connection_id"),
-            *("paused_at", "set_aside", "disconnected", "archived_at", "schedule", "excluded", "rpo"),
+            *(
+                "paused_at",
+                "set_aside",
+                "disconnected",
+                "archived_at",
+                "schedule",
+                "excluded",
+                "rpo",
+                "badge",
+            ),
         ),
     ),
     Table("credential"),

@@ -18,6 +18,7 @@ from mirror.discovery.webhooks import Outcome
 from mirror.git import address
 from mirror.services import ssh_access
 from mirror.store import repos
+from mirror.store.browse import badges
 from mirror.store.discovery import connections, credentials, hooks, remotes
 from mirror.store.discovery.hooks import Forge
 from mirror.store.jobs import schedules
@@ -44,6 +45,7 @@ async def shown(
     overview = await repos.overview_of(db, repo.id, now=context.now)
     given = await once.taken(context)
     rhythm = await schedules.of(db, repo.id)
+    badge = await badges.of(db, repo.id)
     answer = context.render(
         "keeping.html",
         200 if error is None else 422,
@@ -72,6 +74,8 @@ async def shown(
         deploy_key=await ssh_access.known_key(context.services, context.of_team().id) if by_ssh else None,
         host=await ssh_access.pinned(context.services, context.of_team().id, repo.url) if by_ssh else None,
         fingerprint=ssh_access.fingerprint,
+        badge=badge,
+        badge_url=f"{context.outside.origin}/badges/{badge}.svg",
     )
     return once.forget(context, answer) if given else answer
 

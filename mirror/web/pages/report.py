@@ -92,18 +92,22 @@ def _file(context: RequestContext, period: Period, lines: Sequence[Line], form: 
     team = context.of_team().name
     name = f"{team}-{period.first:%Y%m%d}-{period.last:%Y%m%d}"
     if form == "csv":
-        return _sent(_csv(lines), "text/csv; charset=utf-8", f"{name}.csv")
+        return sent(
+            csv_of(list(Line.__dataclass_fields__), [asdict(line) for line in lines]),
+            "text/csv; charset=utf-8",
+            f"{name}.csv",
+        )
     told = {"team": team, "from": period.start, "to": period.end, "repos": [asdict(one) for one in lines]}
-    return _sent(json.dumps(told, default=_plain) + "\n", "application/json", f"{name}.json")
+    return sent(json.dumps(told, default=_plain) + "\n", "application/json", f"{name}.json")
 
 
-def _csv(lines: Sequence[Line]) -> str:
-    """One line for each repo. A cell that a spreadsheet would read as a formula is quoted."""
+def csv_of(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line for each row, after the names. A cell that a spreadsheet would read as a formula is quoted."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(Line.__dataclass_fields__)
-    for line in lines:
-        writer.writerow([_cell(value) for value in asdict(line).values()])
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row[column]) for column in columns])
     return out.getvalue()
 
 
@@ -116,7 +120,8 @@ def _plain(value: Any) -> str:
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _sent(text: str, media_type: str, name: str) -> Response:
+def sent(text: str, media_type: str, name: str) -> Response:
+    """A file to download."""
     return Response(
         text, media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'}
     )
