@@ -120,3 +120,24 @@ async def test_a_badge_is_private_until_it_is_switched_on_and_shows_nothing_else
     assert (await stranger.get(f"/badges/{name}.svg")).status_code == 404
     await seen.browser.post(settings)
     assert await badges.of(db, repo.id) is None
+
+
+async def test_programs_list_statements_and_switch_the_badge(seen: Seen, site: Site) -> None:
+    services, repo = site.mirror.services, seen.synced.repo
+    for _ in range(3):
+        await drill.drill(services, repo, seen.synced.snapshot)
+    base = f"/api/v1/teams/ann/repos/{repo.id}"
+    headers = {"authorization": f"Bearer {await site.token(seen.ann, seen.team, ('read', 'admin'))}"}
+    client = (await site.browser()).client
+    first = (await client.get(f"{base}/evidence?limit=2", headers=headers)).json()
+    second = (await client.get(f"{base}/evidence?limit=2&cursor={first['next']}", headers=headers)).json()
+    assert [len(first["items"]), len(second["items"]), second["next"]] == [2, 1, None]
+    name = second["items"][0]["name"]
+    stored = (await client.get(f"{base}/evidence/{name}", headers=headers)).content
+    keys = statements.keys_of((await client.get("/.well-known/everref-evidence.json")).content, "keys.json")
+    assert judging.shown("s.json", stored, keys).kind == "drill"
+    assert (await client.get(f"{base}/badge", headers=headers)).json() == {"url": None}
+    url = (await client.put(f"{base}/badge", headers=headers)).json()["url"]
+    assert (await client.get(url)).status_code == 200
+    assert (await client.delete(f"{base}/badge", headers=headers)).status_code == 204
+    assert (await client.get(url)).status_code == 404

@@ -25,6 +25,7 @@ TOPICS: Final[Mapping[str, str]] = {
     "repos": "Repositories",
     "moments": "Any moment",
     "work": "Backups, restores and jobs",
+    "evidence": "Evidence and badges",
     "forges": "Connections",
 }
 ABOUT: Final = " ".join(
@@ -45,6 +46,7 @@ _PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "oid": {"type": "string", "minLength": 1, "description": "a whole object id, or a ref's name"},
     "forge": {"type": "string", "enum": ["github", "gitlab"]},
     "host": {"type": "string", "minLength": 1},
+    "name": {"type": "string", "pattern": r"^[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{16}\.json$"},
     "account": {"type": "string", "minLength": 1},
 }
 _ID: Final[Mapping[str, Any]] = {"type": "string", "format": "uuid", "pattern": _UUID}

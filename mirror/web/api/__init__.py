@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from mirror.web.api import account, entry, forges, moments, protection, repos, team, work
+from mirror.web.api import account, entry, evidence, forges, moments, protection, repos, team, work
 from mirror.web.api.call import Call
 
 CALLS: Final[Sequence[Call]] = (
@@ -14,5 +14,6 @@ CALLS: Final[Sequence[Call]] = (
     *repos.CALLS,
     *moments.CALLS,
     *work.CALLS,
+    *evidence.CALLS,
     *forges.CALLS,
 )
