@@ -150,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
         "repos", "list the repositories that are backed up, and as of when each is protected", _REPOS
     )
     _team(repos, "only those of this team (default: all, or EVERREF_TEAM)")
+    repos.add_argument("--soon", action="store_true", help="what will soon fail instead, and why")
 
     log = command("log", "show how the refs moved, newest first", _LOG)
     _repo(log)

@@ -166,8 +166,13 @@ async def repos(call: Call) -> int:
     async with call.services() as services:
         from mirror.people import operator
         from mirror.store import repos
+        from mirror.store.browse import predictions
 
         team = await operator.team_chosen(services, call.args.team)
+        if call.args.soon:
+            for one in await predictions.of_team(services.db, team.id if team else None):
+                call.out.result(partial(render.foreseen, one), partial(shapes.foreseen, one))
+            return 0
         rows = await repos.overview(services.db, team.id if team else None, services.clock())
         unknown = await _unknown(services)
     if call.out.json:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mirror.restore.undo import UndoPlan
     from mirror.store.backup.history import Logged
     from mirror.store.browse.gone_refs import Gone
+    from mirror.store.browse.predictions import Foreseen
     from mirror.store.discovery.connections import Connection
     from mirror.store.discovery.discovered import Counts
     from mirror.store.people.tokens import ApiToken
@@ -596,6 +597,12 @@ def objective(told: Objective, eye: Eye) -> str:
     lines = [f"{whose}: a backup may be {said(told.rpo)} old at most{where}"]
     lines += [f"  {clean(one)}  {eye.paint('outside its objective', 'bad')}" for one in told.outside]
     return "\n".join(lines)
+
+
+def foreseen(one: Foreseen, eye: Eye) -> str:
+    """Something that will soon fail, and the evidence."""
+    when = f", {ago(one.prediction.at, eye.now)}" if one.prediction.at else ""
+    return f"{eye.paint(clean(one.prediction.title), 'warn')}{when}\n  {clean(one.prediction.why)}"
 
 
 def pinged(done: Standing, eye: Eye) -> str:

@@ -23,7 +23,7 @@ from mirror.shapes import work
 from mirror.shapes.base import plain
 from mirror.shapes.discovery import Hook, SshKey
 from mirror.shapes.people import Identity, Membership, Token
-from mirror.shapes.protection import Switch
+from mirror.shapes.protection import Foreseen, Switch
 from mirror.shapes.repos import Change, LostPushed, Ref, Repo, TakenSnapshot, WentAway
 from mirror.shapes.work import Plan, RefOutcome
 from mirror.shapes.work import UndoPlan as Undoing
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mirror.restore.restore import Restored, RestorePlan
     from mirror.restore.undo import UndoPlan
     from mirror.store.backup.history import Logged
+    from mirror.store.browse import predictions
     from mirror.store.browse.gone_refs import Gone
     from mirror.store.browse.home import HookState
     from mirror.store.discovery.connections import Connection
@@ -241,6 +242,11 @@ def objective(told: Objective) -> Shape:
         "own": told.own,
         "outside": list(told.outside),
     }
+
+
+def foreseen(one: predictions.Foreseen) -> Shape:
+    """Something that will soon fail, and the evidence."""
+    return plain(Foreseen.of(one))
 
 
 def pinged(team: str | None, done: Standing) -> Shape:

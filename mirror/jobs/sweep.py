@@ -35,7 +35,7 @@ from mirror.store.jobs import runs, schedules
 from mirror.store.people import quotas, sessions
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import maintenance, measures, outages
-from mirror.upkeep import checkpoints, compact, heal, ping, prune, rotation, state
+from mirror.upkeep import checkpoints, compact, heal, ping, predict, prune, rotation, state
 
 PATIENCE: Final = 60.0  # seconds; a run that is at work on a repo does what a sweep would do
 STARTING: Final = timedelta(seconds=30)  # within which workers start together
@@ -258,5 +258,6 @@ TASKS: Final[Sequence[Task]] = (
     Task("go on with drills of teams", timedelta(minutes=1), team_drills.go_on),
     Task("read the vault again", timedelta(minutes=1), rotation.due, timedelta(hours=12)),
     Task("heal what is damaged", timedelta(minutes=5), heal.due, timedelta(hours=12)),
+    Task("look for what will soon fail", predict.EVERY, predict.due),
     Task("tell monitors that all is well", deadman.EVERY, ping.due, timedelta(minutes=10)),
 )

@@ -7,7 +7,9 @@ from msgspec import Meta
 
 from mirror.core.rules import objective
 from mirror.core.rules.deadman import Style
+from mirror.core.rules.prediction import Kind
 from mirror.shapes.base import Answer
+from mirror.store.browse.predictions import Foreseen as Known
 from mirror.upkeep.ping import Standing
 
 
@@ -25,6 +27,30 @@ class Monitored(Answer, frozen=True, kw_only=True):
     """A team's dead man's switch, where it has one."""
 
     monitor: "Switch | None"
+
+
+class Foreseen(Answer, frozen=True, kw_only=True):
+    """Something that will soon fail, with the evidence."""
+
+    kind: Kind
+    subject: Annotated[str, Meta(description="a repo's name, an account, a host")]
+    repo: Annotated[str | None, Meta(description="the repo's id; null: it is about no single one")]
+    title: str
+    why: Annotated[str, Meta(description="what was seen, and what to do")]
+    at: Annotated[datetime | None, Meta(description="when; null: at any time")]
+    since: Annotated[datetime, Meta(description="when it was first foreseen")]
+
+    @classmethod
+    def of(cls, one: Known) -> "Foreseen":
+        return cls(
+            kind=one.prediction.kind,
+            subject=one.prediction.subject,
+            repo=None if one.repo_id is None else str(one.repo_id),
+            title=one.prediction.title,
+            why=one.prediction.why,
+            at=one.prediction.at,
+            since=one.since,
+        )
 
 
 class Switch(Answer, frozen=True, kw_only=True):

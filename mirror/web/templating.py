@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mirror.core import refs, words, zones
 from mirror.core.errors import UsageError
 from mirror.core.model import SYMBOLIC, older_of
-from mirror.core.rules import standing
+from mirror.core.rules import objective, standing
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
@@ -50,6 +50,7 @@ def environment() -> Environment:
         "letters": letters,
         "local": local,
         "lasted": words.lasted,
+        "span": objective.said,
         "mend": words.mend,
         "sentence": words.sentence,
         "oid": oid,

@@ -89,6 +89,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
         ("reading", "rotation", "team_drill", "team_drill_repo"),
         "what one database had read; after a rebuild all is read again",
     ),
+    "prediction": "follows from the histories, within an hour",
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
     **dict.fromkeys(("session", "sign_in_link", "sign_in_place"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),

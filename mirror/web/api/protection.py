@@ -8,7 +8,9 @@ from msgspec import Meta
 from mirror.core.errors import NotFound
 from mirror.core.rules import objective
 from mirror.core.rules.deadman import Style
-from mirror.shapes.protection import Monitored, Objective, Switch
+from mirror.shapes.base import Page
+from mirror.shapes.protection import Foreseen, Monitored, Objective, Switch
+from mirror.store.browse import predictions
 from mirror.store.jobs import schedules
 from mirror.store.upkeep import pings
 from mirror.upkeep import ping
@@ -79,9 +81,16 @@ async def remove_switch(context: RequestContext) -> None:
     await context.audit("ping.remove", known.shown)
 
 
+async def list_foreseen(context: RequestContext) -> Page[Foreseen]:
+    """What will soon fail, by the histories, the soonest first; looked for every hour."""
+    found = await predictions.of_team(context.services.db, context.of_team().id)
+    return Page(items=[Foreseen.of(one) for one in found], next=None)
+
+
 CALLS: Final[Sequence[Call]] = (
     call("GET", f"{TEAM}/objective", get_objective, Needs.VIEWER),
     call("PUT", f"{TEAM}/objective", set_objective, Needs.ADMIN, "admin"),
+    call("GET", f"{TEAM}/soon", list_foreseen, Needs.VIEWER),
     call("GET", f"{TEAM}/ping", get_switch, Needs.VIEWER),
     call("PUT", f"{TEAM}/ping", set_switch, Needs.ADMIN, "admin"),
     call("POST", f"{TEAM}/ping/send", send_ping, Needs.ADMIN, "admin"),

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from mirror.core import words, zones
 from mirror.core.model import RepoId
 from mirror.discovery import webhooks
-from mirror.store.browse import causes, found, home
+from mirror.store.browse import causes, found, home, predictions
 from mirror.store.browse.causes import Forced, Settlement, Settling
 from mirror.store.browse.found import FoundCommit, FoundRef
 from mirror.store.browse.home import Day, Order, Summary, Wanted
@@ -187,6 +187,7 @@ async def repositories(context: RequestContext) -> Response:
         needs=standing.needs,
         first=causes_shown.FIRST,
         settled=causes_shown.done(team.name, settled),
+        soon=[] if narrowed else await predictions.of_team(db, team.id),
         rows=rows,
         matches=matches,
         refs=refs,
