@@ -74,7 +74,7 @@ def of_credential(one: Credential, now: datetime) -> list[Prediction]:
     """A token that expires within EXPIRY and that nobody renews, or whose owner is gone."""
     found = []
     who = f"{one.login} at {one.host}"
-    reads = words.count(one.repos, "repo").replace("repo", "repositor" + ("y" if one.repos == 1 else "ie"))
+    reads = "1 repository" if one.repos == 1 else f"{one.repos:,} repositories"
     if not one.renewed and one.expires_at is not None and now < one.expires_at <= now + EXPIRY:
         days = max(1, -(-(one.expires_at - now) // _DAY))
         found.append(
