@@ -15,6 +15,8 @@ pytest_plugins = [
     "tests.parts.web",
     "tests.parts.connected",
     "tests.parts.whole",
+    "tests.parts.mail",
+    "tests.parts.receiver",
     "tests.parts.browser",
 ]
 

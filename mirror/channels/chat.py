@@ -151,6 +151,13 @@ def main() -> None:
 
 
 def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of one question; from here on this process reaches only what a chat service needs."""
+    told = confine(bool(asked["private"]))
+    return tell(asked, told)
+
+
+def confine(private: bool) -> "_LastLine":
+    """Load the library and lose every right but to connect to what is public (`private`: to anything)."""
     import apprise
     import requests
 
@@ -158,16 +165,21 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
         os.environ["REQUESTS_CA_BUNDLE"] = os.environ["SSL_CERT_FILE"]
     last = _LastLine(logging.WARNING)
     logging.getLogger("apprise").handlers = [last]
-    asset = apprise.AppriseAsset(app_id="Everref", app_desc="Everref", app_url="", storage_mode="memory")
     manager: Any = apprise.NotificationManager  # has no types
     plugins = manager()
     plugins.load_modules()
-    for plugin in plugins.plugins(
-        include_disabled=True
-    ):  # those that speak HTTP, and nothing of this machine
+    for plugin in plugins.plugins(include_disabled=True):  # those that speak HTTP, and nothing of this machine
         if getattr(sys.modules[plugin.__module__], "requests", None) is not requests:
             plugin.enabled = False
-    sys.addaudithook(_guard(bool(asked["private"]), _readable()))
+    sys.addaudithook(_guard(private, _readable()))
+    return last
+
+
+def tell(asked: Mapping[str, Any], last: "_LastLine") -> dict[str, Any]:
+    """Which service the address is of, and, unless that was all of the question, what became of the message."""
+    import apprise
+
+    asset = apprise.AppriseAsset(app_id="Everref", app_desc="Everref", app_url="", storage_mode="memory")
     service = apprise.Apprise.instantiate(asked["url"], asset=asset, suppress_exceptions=True)
     if service is None or not service.enabled:
         return {}

@@ -78,7 +78,7 @@ def _sender(given: str | None, user: str | None, host: str) -> tuple[str, str]:
     if given is None:
         return "Everref", user if user and is_address(user) else f"everref@{host}"
     name, address = parseaddr(given)
-    if not is_address(address) or not name.isprintable():
+    if not is_address(address) or not given.isprintable():
         raise UsageError(
             "SMTP_URL: from must be like Everref+<backup@example.com>; write a plus in it as %2B"
         )

@@ -176,7 +176,7 @@ async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str, keep: 
         ended = await _end_given(connection, by, NOTHING if used.by else keep)
         await audit_own(connection, by, "person.sign-in", person.name, how="link", **ended)
         if used.by is None:
-            await known_networks.remember(connection, person.id, peer.network(address), at)
+            await _seen_at(connection, by, peer.network(address))
     return person
 
 
@@ -459,7 +459,28 @@ async def _came(db: Db, by: By, action: str, subject: str, **detail: Any) -> Non
     """Record in the audit log that the person signed in, and remember the network they came from."""
     await audit_own(db, by, action, subject, **detail)
     if by.address is not None:
-        await known_networks.remember(db, by.person.id, peer.network(by.address), by.at)
+        await _seen_at(db, by, peer.network(by.address))
+
+
+async def _seen_at(db: Db, by: By, network: str) -> None:
+    """Remember that the person signed in from this network; if it is a new one, tell them.
+
+    Safe to run twice: a network is new once. The first of all is no news.
+    """
+    if await known_networks.is_new(db, by.person.id, network, by.at):
+        home = await teams.home(db, by.person.id)
+        if home is not None:
+            await notices.add(
+                db,
+                home.id,
+                None,
+                "sign-in",
+                f"somebody signed in as {by.person.name} from {by.address}, which was not used before; "
+                "if it was not you, set a new password, which signs everybody else out",
+                by.at,
+                f"new place {by.person.id} {network} {by.at.date().isoformat()}",
+            )
+    await known_networks.remember(db, by.person.id, network, by.at)
 
 
 async def _linked(db: Db, used: links.Used, at: datetime) -> Person:

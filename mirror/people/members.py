@@ -192,7 +192,7 @@ async def let_in_again(db: Db, by: By, team: Team, person_id: PersonId) -> str:
 
 
 def let_in_key(person_id: PersonId) -> str:
-    return f"let in {person_id} "
+    return f"{notices.LET_IN}{person_id} "
 
 
 @translating

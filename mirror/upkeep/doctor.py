@@ -5,6 +5,8 @@ import shutil
 from dataclasses import dataclass
 
 from mirror import store
+from mirror.channels import mail, wire
+from mirror.core.channels import NotDelivered
 from mirror.core.config import NO_REDIS
 from mirror.core.errors import EverrefError
 from mirror.core.formats.manifest import time_text
@@ -42,6 +44,7 @@ async def doctor(services: Services) -> list[Finding]:
         await _queue(services),
         _disk(services),
         _keys(services),
+        await _mail(services),
         *[_outage(one) for one in await outages.now(services.db)],
         *await _repos(services),
         *await _state(services),
@@ -140,6 +143,19 @@ async def _worker(services: Services) -> Finding:
         advice = "start one, and see in its log why the last one ended; until then no push is backed up"
         return Finding("worker", "none is running", False, advice)
     return Finding("worker", "none is running; commands do the work themselves", True)
+
+
+async def _mail(services: Services) -> Finding:
+    """Whether the mail server is there and lets us in, where one is set."""
+    if services.settings.smtp is None:
+        return Finding("mail", "no SMTP_URL is set, so no mail is sent", True)
+    try:
+        await mail.check(wire.of(services.settings))
+    except NotDelivered as error:
+        return Finding(
+            "mail", str(error), False, "check SMTP_URL, and that this machine may reach the server"
+        )
+    return Finding("mail", f"{services.settings.smtp.host} takes mail", True)
 
 
 async def _queue(services: Services) -> Finding:

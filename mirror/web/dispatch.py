@@ -364,6 +364,7 @@ class Endpoint:
     sure: bool = False  # the person must have recently proved who they are
     reads: bool = False  # a repository, which may take long: it ends where the visitor hangs up
     anew: bool = False  # somebody let in by an owner's link need not be sure here: they set a password
+    foreign: bool = False  # its address alone lets in: a mail program sends it, with no page of ours before
     large: bool = False  # what is sent may be as large as a form with thousands of choices
 
     @property
@@ -428,7 +429,7 @@ async def _take_body(context: RequestContext) -> None:
     What let its sender in when they began to send may have ended meanwhile. So the whole
     body is here before anybody is admitted to change something.
     """
-    if not context.bearer:
+    if not context.bearer and not context.endpoint.foreign:
         _check_origin(context)
     if context.person is None:
         await _admit(context)
@@ -441,7 +442,7 @@ async def _take_body(context: RequestContext) -> None:
         context.body = context.outside.room.body(most, ROOM_SECONDS)
     if await context.request.body() or "transfer-encoding" in context.request.headers:
         await _recognise(context)
-    if not context.bearer:
+    if not context.bearer and not context.endpoint.foreign:
         await _check_csrf(context)
 
 

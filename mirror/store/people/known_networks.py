@@ -28,6 +28,21 @@ async def is_known(db: Db, email: str, network: str, now: datetime) -> bool:
 
 
 @translating
+async def is_new(db: Db, person_id: PersonId, network: str, now: datetime) -> bool:
+    """Whether the person has signed in from elsewhere in the last LASTS, and not from this network."""
+    found: bool = await db.fetchval(
+        """
+        select count(*) > 0 and not coalesce(bool_or(network = $2), false) from sign_in_place
+        where person_id = $1 and used_at > $3
+        """,
+        person_id,
+        storable(network),
+        now - LASTS,
+    )
+    return found
+
+
+@translating
 async def remember(db: Db, person_id: PersonId, network: str, now: datetime) -> None:
     """Remember that they have just signed in from this network, and forget old networks."""
     await db.execute(

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from mirror.core.model import RepoId
 from mirror.store.database import Db, storable, translating
 from mirror.store.people.teams import TeamId
+
+LET_IN: Final = "let in "  # how the keys of notices begin that an owner made a sign-in link
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Notice:
     message: str
     at: datetime
     seen_at: datetime | None  # None: nobody has dismissed it
+    lasts: bool = False  # it cannot be dismissed: what it asks for ends it
 
 
 @translating
@@ -93,11 +96,13 @@ async def seen(db: Db, team_id: TeamId, notice_id: int, at: datetime) -> bool:
     done = await db.execute(
         """
         update notice set seen_at = $3
-        where team_id = $1 and id = $2 and seen_at is null and kind <> 'sign-in'
+        where team_id = $1 and id = $2 and seen_at is null
+          and (told_key is null or not starts_with(told_key, $4))
         """,
         team_id,
         notice_id,
         at,
+        LET_IN,
     )
     return done == "UPDATE 1"
 
@@ -108,11 +113,13 @@ async def all_seen(db: Db, team_id: TeamId, to: int, at: datetime) -> int:
     done = await db.execute(
         """
         update notice set seen_at = $3
-        where team_id = $1 and id <= $2 and seen_at is null and kind <> 'sign-in'
+        where team_id = $1 and id <= $2 and seen_at is null
+          and (told_key is null or not starts_with(told_key, $4))
         """,
         team_id,
         to,
         at,
+        LET_IN,
     )
     return int(done.split()[1])
 
@@ -135,4 +142,5 @@ def _notice(row: Any) -> Notice:
         row["message"],
         row["at"],
         row["seen_at"],
+        (row["told_key"] or "").startswith(LET_IN),
     )

@@ -140,6 +140,25 @@ async def by_email(db: Db, email: str) -> Person | None:
 
 
 @translating
+async def by_confirmed_email(db: Db, email: str) -> Person | None:
+    """The person with this e-mail address, if they opened a link that was mailed there."""
+    return _maybe(
+        await db.fetchrow(
+            "select * from person where email = lower($1) and email_confirmed_at is not null", storable(email)
+        )
+    )
+
+
+@translating
+async def is_email_confirmed(db: Db, person_id: PersonId) -> bool:
+    """Whether the person opened a link that was mailed to their e-mail address."""
+    found = await db.fetchval(
+        "select email is not null and email_confirmed_at is not null from person where id = $1", person_id
+    )
+    return bool(found)
+
+
+@translating
 async def password_of(db: Db, email: str) -> tuple[Person, str] | None:
     """The person who signs in with this e-mail address, and their password's hash. None: nobody does."""
     row = await db.fetchrow(

@@ -48,6 +48,7 @@ class Member:
     email: str | None
     role: Role
     since: datetime
+    email_confirmed: bool = False  # they opened a link that was mailed there
 
 
 @translating
@@ -203,14 +204,20 @@ async def members(db: Db, team_id: TeamId) -> Sequence[Member]:
     """The team's people, by name."""
     rows = await db.fetch(
         """
-        select person.id, name, email, role, since from member join person on person.id = person_id
+        select person.id, name, email, role, since, email_confirmed_at
+        from member join person on person.id = person_id
         where team_id = $1 order by lower(name), person.id
         """,
         team_id,
     )
     return [
         Member(
-            PersonId(UUID(bytes=row["id"].bytes)), row["name"], row["email"], Role(row["role"]), row["since"]
+            PersonId(UUID(bytes=row["id"].bytes)),
+            row["name"],
+            row["email"],
+            Role(row["role"]),
+            row["since"],
+            row["email_confirmed_at"] is not None,
         )
         for row in rows
     ]

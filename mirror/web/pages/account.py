@@ -12,6 +12,8 @@ from mirror.core import zones
 from mirror.core.errors import EverrefError, NotFound, OverLimit, UsageError
 from mirror.core.rules.roles import PersonId
 from mirror.people import accounts, api_tokens, members
+from mirror.store.notify import channels
+from mirror.store.notify.channels import Owner
 from mirror.store.people import invitations, sessions, teams, tokens
 from mirror.store.people import people as store
 from mirror.store.people.invitations import InvitationId
@@ -39,6 +41,9 @@ async def page(context: RequestContext, error: EverrefError | None = None, **typ
         **await given(context, person.id),
         has_password=await store.password_hash(db, person.id) is not None,
         apps=[app for app in context.services.settings.apps if app.registered],
+        mail=context.services.settings.smtp is not None,
+        told_at=[one.shown for one in await channels.of(db, Owner(person_id=person.id))],
+        email_confirmed=await store.is_email_confirmed(db, person.id),
     )
 
 

@@ -396,7 +396,7 @@ def _told(team: str, notice: Notice) -> Need:
         tone="lost" if notice.kind in TAKEN else "late",
         why=words.sentence(notice.message),
         acts=(act,),
-        settle=None if notice.kind == "sign-in" else dismiss,  # it goes away only with a new password
+        settle=None if notice.lasts else dismiss,  # it goes away only with a new password
     )
 
 

@@ -8,11 +8,15 @@ from uuid import UUID
 
 from starlette.responses import Response, StreamingResponse
 
-from mirror.core.errors import EverrefError, NotFound, OverLimit, Refused, UsageError
+from mirror.core.channels import NotDelivered
+from mirror.core.errors import EverrefError, NotFound, OverLimit, Refused, TooOften, UsageError
 from mirror.core.rules import objective
 from mirror.core.rules.roles import SCOPES, PersonId, Role, Scope
-from mirror.people import api_tokens, members
+from mirror.core.words import sentence
+from mirror.people import api_tokens, mails, members
 from mirror.store.jobs import schedules
+from mirror.store.notify import channels
+from mirror.store.notify.channels import Owner
 from mirror.store.people import audit, invitations, quotas, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
@@ -54,6 +58,8 @@ async def page(
         keys=await reencrypt.keys(db, context.outside.keyring) if _runs_it(context) else (),
         periods=await drills.periods(db, team.id),
         shown=shown,
+        channels=await channels.of(db, Owner(team_id=team.id)) if everyones else (),
+        mail=context.services.settings.smtp is not None,
     )
     return once.forget(context, answer) if shown else answer
 
@@ -76,7 +82,7 @@ async def invite(context: RequestContext) -> Response:
     """Make an invitation; its link is shown once, to be sent in any way that people use."""
     form = await context.form()
     try:
-        _, raw = await members.invite(
+        made, raw = await members.invite(
             context.services.db,
             context.outside.keyring,
             context.by(),
@@ -86,7 +92,21 @@ async def invite(context: RequestContext) -> Response:
         )
     except (UsageError, Refused) as error:
         return await page(context, error, {"email": str(form.get("email", ""))})
-    return _shown(context, {"link": f"{context.outside.origin}/invitations/{raw}"})
+    link = f"{context.outside.origin}/invitations/{raw}"
+    return _shown(context, {"link": link, "mailed": await _mailed(context, made.email, link)})
+
+
+async def _mailed(context: RequestContext, email: str | None, link: str) -> str:
+    """Mail the invitation to whom it is meant for, if that was said; what became of it, in a sentence."""
+    services, person = context.services, context.owner()
+    if email is None or services.settings.smtp is None:
+        return ""
+    try:
+        team = context.of_team().name
+        await mails.invite(services, person.id, person.name, team, email, link, context.now)
+    except (NotDelivered, TooOften) as error:
+        return sentence(f"the invitation was not mailed: {error}; give the link to {email} yourself")
+    return f"The invitation was mailed to {email}."
 
 
 async def withdraw(context: RequestContext) -> Response:

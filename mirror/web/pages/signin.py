@@ -1,5 +1,6 @@
 """Signing in and out: by e-mail and password, by a one-time link, or by a forge (web/pages/oauth)."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -7,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mirror.core.errors import EverrefError, Refused, TooOften
-from mirror.people import accounts
+from mirror.people import accounts, mails
 from mirror.store.people import people as store
 from mirror.store.people import sessions
 from mirror.web import templating
@@ -76,12 +77,16 @@ async def link_page(context: RequestContext) -> Response:
     person, daily, keeps = await accounts.link_is_for(context.services.db, raw, context.now)
     nothing = dict.fromkeys(("identities", "sessions", "tokens", "invited"), ())
     found = await given(context, person.id) if person and keeps else nothing
-    return as_it_is(context.render("link.html", raw=raw, who=person, daily=daily, **found))
+    sets = "new-password" in context.query
+    return as_it_is(
+        context.render("link.html", raw=raw, who=person, daily=daily, sets_password=sets, **found)
+    )
 
 
 async def follow_link(context: RequestContext) -> Response:
     """Sign in by a one-time link; everything given before ends, except what is ticked."""
-    raw, keep = str(context.path["raw"]), ticked(await context.form())
+    form = await context.form()
+    raw, keep = str(context.path["raw"]), ticked(form)
     try:
         person = await accounts.sign_in_with_link(
             context.services.db, raw, context.now, context.address, keep
@@ -90,7 +95,34 @@ async def follow_link(context: RequestContext) -> Response:
         return context.redirect("/sign-in", str(error))
     let_in = await accounts.let_in_by(context.services.db, raw)
     waiting = [one for one in await store.identities(context.services.db, person.id) if one.doubted_at]
-    return await begin(context, person.id, "/account" if waiting or let_in else "/", let_in=let_in)
+    to = "/account" if waiting or let_in or form.get("new-password") else "/"
+    return await begin(context, person.id, to, let_in=let_in)
+
+
+async def forgot_page(context: RequestContext) -> Response:
+    """Ask for the address to which a one-time link is mailed."""
+    _check_mails(context)
+    return context.render("forgot.html")
+
+
+async def forgot(context: RequestContext) -> Response:
+    """Mail a one-time link, if that address was confirmed. Nobody learns from the answer whether it was:
+    it is the same and comes at once, as everything else is done behind it.
+    """
+    _check_mails(context)
+    email = str((await context.form()).get("email", ""))
+    try:
+        await mails.check_may_ask(context.services.db, context.address, context.now)
+    except TooOften as error:
+        return _told(context, error, "forgot.html")
+    work = mails.reset_password(context.services, email, context.now)
+    context.outside.background.begin(f"forgotten password {secrets.token_hex(8)}", work)
+    return context.render("forgot.html", sent=mails.SENT)
+
+
+def _check_mails(context: RequestContext) -> None:
+    if context.services.settings.smtp is None:
+        raise HTTPException(404, "this server sends no mail, so it cannot mail a link")
 
 
 async def sign_out(context: RequestContext) -> Response:
@@ -161,6 +193,7 @@ def _page(
         name=name,
         next=local(context.query.get("next")),
         apps=[app for app in context.services.settings.apps if app.registered],
+        mail=context.services.settings.smtp is not None,
     )
 
 
@@ -180,6 +213,8 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("POST", "/sign-up", sign_up, Needs.NOTHING),
     Endpoint("GET", "/sign-in/{raw}", link_page, Needs.NOTHING),
     Endpoint("POST", "/sign-in/{raw}", follow_link, Needs.NOTHING),
+    Endpoint("GET", "/forgot", forgot_page, Needs.NOTHING),
+    Endpoint("POST", "/forgot", forgot, Needs.NOTHING),
     Endpoint("POST", "/sign-out", sign_out, Needs.PERSON),
     Endpoint("GET", "/account/sure", sure_page, Needs.PERSON),
     Endpoint("POST", "/account/sure", be_sure, Needs.PERSON),

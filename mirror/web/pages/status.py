@@ -1,8 +1,10 @@
 """Whether every part of the service works: for people, and for monitoring."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -12,15 +14,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from mirror.channels import mail, wire
+from mirror.core.channels import NotDelivered
+from mirror.core.config import Settings
 from mirror.core.errors import EverrefError, Origin
+from mirror.core.smtp import Smtp
 from mirror.services.queue import NAME, NoQueue
 from mirror.store.jobs import runs
 from mirror.store.upkeep import outages, vaults
 from mirror.web.dispatch import Endpoint, Needs, Outside, RequestContext
+from mirror.web.pages import channels
 
+log = logging.getLogger("mirror.web")
 A = TypeVar("A")
 B = TypeVar("B")
 
+MAIL_EVERY: Final = timedelta(minutes=1)  # between two questions to the mail server
 ANSWER_SECONDS: Final = 3  # for a server that is asked whether it is there
 
 
@@ -49,7 +58,37 @@ class Health:
 async def status(context: RequestContext) -> Response:
     """Whether everything works, for people."""
     health = await look(context.services.db, context.outside.queue)
-    return context.render("status.html", 200 if health.ready else 503, health=health)
+    smtp = context.services.settings.smtp
+    return context.render(
+        "status.html",
+        200 if health.ready else 503,
+        health=health,
+        mail=None if smtp is None else await _mails.works(context.services.settings, context.now),
+        runs_it=health.database and await channels.runs_it(context),
+    )
+
+
+class _MailCheck:
+    """Whether the mail server takes our mails, asked once in MAIL_EVERY however often the page is opened."""
+
+    def __init__(self) -> None:
+        self._asked: datetime | None = None  # None: not yet
+        self._of: Smtp | None = None  # whom
+        self._works = False
+
+    async def works(self, settings: Settings, now: datetime) -> bool:
+        if self._of != settings.smtp or self._asked is None or abs(now - self._asked) >= MAIL_EVERY:
+            self._of, self._asked = settings.smtp, now
+            try:
+                await mail.check(wire.of(settings))
+                self._works = True
+            except NotDelivered as error:
+                log.warning("%s", error)
+                self._works = False
+        return self._works
+
+
+_mails: Final = _MailCheck()
 
 
 def probes(outside: Outside) -> list[Route]:
