@@ -168,7 +168,9 @@ def confine(private: bool) -> "_LastLine":
     manager: Any = apprise.NotificationManager  # has no types
     plugins = manager()
     plugins.load_modules()
-    for plugin in plugins.plugins(include_disabled=True):  # those that speak HTTP, and nothing of this machine
+    for plugin in plugins.plugins(
+        include_disabled=True
+    ):  # those that speak HTTP, and nothing of this machine
         if getattr(sys.modules[plugin.__module__], "requests", None) is not requests:
             plugin.enabled = False
     sys.addaudithook(_guard(private, _readable()))
@@ -176,7 +178,7 @@ def confine(private: bool) -> "_LastLine":
 
 
 def tell(asked: Mapping[str, Any], last: "_LastLine") -> dict[str, Any]:
-    """Which service the address is of, and, unless that was all of the question, what became of the message."""
+    """Which service the address is of, and, unless only that was asked, what became of the message."""
     import apprise
 
     asset = apprise.AppriseAsset(app_id="Everref", app_desc="Everref", app_url="", storage_mode="memory")

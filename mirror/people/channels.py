@@ -6,7 +6,7 @@ Who calls: the pages, the API and the command line. What is sent there, and when
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import time, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, Final, cast, get_args
 from uuid import UUID, uuid4
 
@@ -87,7 +87,7 @@ async def add(services: Services, by: By | None, whose: Whose, kind: str, to: st
     OverLimit, TooOften.
     """
     to, kind = to.strip(), _kind(kind)
-    now = services.clock()
+    now = _now(services, by)
     keyring = _keyring(services)
     if by is not None:
         await limit_tries(services.db, f"channels by {by.person.id}", ADDED, HOUR, now)
@@ -95,6 +95,8 @@ async def add(services: Services, by: By | None, whose: Whose, kind: str, to: st
     name = _name(name or shown)
     key = webhook.new_key() if kind == "webhook" else None
     known = kind != "mail" or by is None or await _is_theirs(services, whose, to)
+    if not known:
+        await mails.limit_mails(services.db, to, by.person.id if by else None, now)
     async with _changing(services, by, whose, "channel.add", name, kind=kind, to=shown) as connection:
         if await channels.count(connection, whose.owner) >= whose.most:
             raise OverLimit(
@@ -105,7 +107,7 @@ async def add(services: Services, by: By | None, whose: Whose, kind: str, to: st
         made = await channels.add(
             connection, keyring, whose.owner, kind, name, shown, to, now, key=key, confirmed=known
         )
-    return Added(made, key, None if known else await ask(services, by, whose, made))
+    return Added(made, key, None if known else await _ask(services, by, whose, made))
 
 
 async def ask(services: Services, by: By | None, whose: Whose, channel: Channel) -> str:
@@ -113,10 +115,14 @@ async def ask(services: Services, by: By | None, whose: Whose, channel: Channel)
 
     Raises TooOften. One that is refused for now is asked again by pressing the button again.
     """
-    now, keyring = services.clock(), _keyring(services)
     if channel.kind != "mail" or channel.confirmed_at is not None:
         raise UsageError("this channel needs no confirmation")
-    await mails.limit_mails(services.db, channel.shown, by.person.id if by else None, now)
+    await mails.limit_mails(services.db, channel.shown, by.person.id if by else None, _now(services, by))
+    return await _ask(services, by, whose, channel)
+
+
+async def _ask(services: Services, by: By | None, whose: Whose, channel: Channel) -> str:
+    now, keyring = _now(services, by), _keyring(services)
     who = by.person.name if by else operator.ACTOR
     if whose.team:
         who = f"{who}, of the team {whose.team.name},"
@@ -205,7 +211,7 @@ async def rotate(services: Services, by: By | None, whose: Whose, channel_id: UU
         raise UsageError("only a webhook has a key")
     key = webhook.new_key()
     async with _changing(services, by, whose, "channel.key", channel.name) as connection:
-        until = services.clock() + OVERLAP
+        until = _now(services, by) + OVERLAP
         if not await channels.set_key(connection, _keyring(services), channel.id, key, until):
             raise NotFound(_GONE)
     return key
@@ -215,7 +221,7 @@ async def remove(services: Services, by: By | None, whose: Whose, channel_id: UU
     """Send nothing there any more; its address is forgotten. Raises NotFound, Refused."""
     channel = await theirs(services, whose, channel_id)
     async with _changing(services, by, whose, "channel.remove", channel.name) as connection:
-        if not await channels.remove(connection, _keyring(services), channel.id, services.clock()):
+        if not await channels.remove(connection, _keyring(services), channel.id, _now(services, by)):
             raise NotFound(_GONE)
     return channel
 
@@ -225,7 +231,7 @@ async def test(services: Services, by: By | None, whose: Whose, channel_id: UUID
 
     Raises NotDelivered, saying why not, which the channel then shows too; UsageError, NotFound, TooOften.
     """
-    channel, now = await theirs(services, whose, channel_id), services.clock()
+    channel, now = await theirs(services, whose, channel_id), _now(services, by)
     if channel.confirmed_at is None:
         raise UsageError(f"{channel.shown} has not confirmed that messages may be sent there")
     if by is not None:
@@ -271,7 +277,7 @@ async def _changing(
         async with transaction(services.db) as connection:
             await teams.lock(connection, team_id)
             yield connection
-            await operator.did(connection, team_id, action, subject, detail, services.clock())
+            await operator.did(connection, team_id, action, subject, detail, _now(services, by))
     elif whose.person is not None:
         async with transaction(services.db) as connection:
             await check_let_in(connection, by)
@@ -325,6 +331,10 @@ async def _is_theirs(services: Services, whose: Whose, email: str) -> bool:
         return False
     known = await people.by_confirmed_email(services.db, email)
     return known is not None and known.id == whose.person.id
+
+
+def _now(services: Services, by: By | None) -> datetime:
+    return services.clock() if by is None else by.at
 
 
 def _kind(text: str) -> ChannelKind:

@@ -102,7 +102,7 @@ async def follow_link(context: RequestContext) -> Response:
 async def forgot_page(context: RequestContext) -> Response:
     """Ask for the address to which a one-time link is mailed."""
     _check_mails(context)
-    return context.render("forgot.html")
+    return _told(context, None, "forgot.html", sent=None)
 
 
 async def forgot(context: RequestContext) -> Response:
@@ -114,10 +114,10 @@ async def forgot(context: RequestContext) -> Response:
     try:
         await mails.check_may_ask(context.services.db, context.address, context.now)
     except TooOften as error:
-        return _told(context, error, "forgot.html")
+        return _told(context, error, "forgot.html", sent=None)
     work = mails.reset_password(context.services, email, context.now)
     context.outside.background.begin(f"forgotten password {secrets.token_hex(8)}", work)
-    return context.render("forgot.html", sent=mails.SENT)
+    return _told(context, None, "forgot.html", sent=mails.SENT)
 
 
 def _check_mails(context: RequestContext) -> None:
