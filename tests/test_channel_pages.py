@@ -13,6 +13,7 @@ from mirror.core.rules.roles import Role
 from mirror.core.smtp import Smtp
 from mirror.people import accounts, mails
 from mirror.people import channels as flow
+from mirror.people.acting import By
 from mirror.people.channels import Whose
 from mirror.services.open import Services
 from mirror.store.notify import channels
@@ -293,7 +294,7 @@ async def test_another_address_is_not_confirmed_because_the_last_one_was(mailing
     ann = await signed_up(mailing, "ann")
     await confirmed_mail(mailing, box, await mailing.signed_in(ann), "/account/channels", "ann@acme.example")
     assert await people.is_email_confirmed(db, ann.id)
-    by = accounts.By(ann, mailing.mirror.clock.now)
+    by = By(ann, mailing.mirror.clock.now)
     await accounts.set_profile(db, by, "Ann", "victim@other.example", None)
     assert not await people.is_email_confirmed(db, ann.id)
     assert not await mails.reset_password(mailing.outside.services, "victim@other.example", by.at)

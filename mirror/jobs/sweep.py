@@ -24,6 +24,7 @@ from mirror.core.rules.schedule import spread
 from mirror.discovery import discover, webhooks
 from mirror.jobs import proofs, run, team_drills
 from mirror.jobs.looks import Ticked, looking
+from mirror.people import channels
 from mirror.restore import export
 from mirror.services.lease import leased
 from mirror.services.open import Services
@@ -253,6 +254,7 @@ TASKS: Final[Sequence[Task]] = (
     Task("compare the queue with what is open", timedelta(hours=1), _mend_queue),
     *TOLD,
     Task("list what connections can see", timedelta(minutes=5), discover.due),
+    Task("have the admin of SMTP_URL as a channel", timedelta(minutes=5), channels.keep_admin),
     Task("look after hooks", webhooks.SWEEPS, webhooks.due),
     Task("drill what is due", timedelta(minutes=1), proofs.due),
     Task("go on with drills of teams", timedelta(minutes=1), team_drills.go_on),

@@ -259,6 +259,15 @@ async def test(services: Services, by: By | None, whose: Whose, channel_id: UUID
     return answer
 
 
+async def keep_admin(services: Services) -> None:
+    """Have the address after `admin=` in SMTP_URL as a channel of the installation. Safe to run twice."""
+    if services.keyring is not None:
+        smtp, now = services.settings.smtp, services.clock()
+        async with transaction(services.db) as connection:
+            await teams.lock(connection, await teams.default(connection))  # one at a time
+            await channels.ensure_admin(connection, services.keyring, smtp.admin if smtp else None, now)
+
+
 async def theirs(services: Services, whose: Whose, channel_id: UUID) -> Channel:
     """Their channel of this id. Raises NotFound, also where it is somebody else's."""
     found = await channels.find(services.db, channel_id)

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import default
-from typing import Any, cast
+from typing import Any
 
 import pytest_asyncio
 import trustme
@@ -42,7 +42,7 @@ class Postbox:
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         assert isinstance(envelope.content, bytes)
-        self.mails.append(cast(EmailMessage, email.message_from_bytes(envelope.content, policy=default)))
+        self.mails.append(email.message_from_bytes(envelope.content, policy=default))
         self.recipients += envelope.rcpt_tos
         self.arrived.set()
         return "250 kept"
