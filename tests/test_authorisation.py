@@ -330,6 +330,7 @@ def may_lack(endpoint: Endpoint) -> bool:
         or endpoint.path.endswith(("/hook", "/blob", "/raw"))
         or "/undo" in endpoint.path
         or "/evidence/" in endpoint.path
+        or endpoint.path.startswith("/status/")  # of whoever runs Everref
         or "bundle" in endpoint.path
     )
 

@@ -364,3 +364,32 @@ async def test_the_admin_of_smtp_url_is_told_of_the_installation(site: Site) -> 
     for address in ("op@acme.example", "op@acme.example", "other@acme.example", None):
         await channels.ensure_admin(db, keyring, address, services.clock())
         assert [one.shown for one in await channels.of(db, Owner())] == ([address] if address else [])
+
+
+async def test_programs_list_add_change_test_and_remove_a_teams_channels(
+    mailing: Site, receiver: Receiver
+) -> None:
+    ann = await mailing.person("ann")
+    team = await mailing.team(ann)
+    browser = await mailing.browser()
+    bearer = {"authorization": f"Bearer {await mailing.token(ann, team, ('read', 'admin'))}"}
+    calls, client = "/api/v1/teams/ann/channels", browser.client
+    wanted = {"kind": "webhook", "to": f"{receiver.url}/s3cret", "name": "pager"}
+    made = (await client.post(calls, json=wanted, headers=bearer)).json()
+    assert made["channel"]["name"] == "pager" and made["key"].startswith("whsec_")
+    one = f"{calls}/{made['channel']['id']}"
+    tested = await client.post(f"{one}/test", headers=bearer)
+    assert tested.json() == {"answer": "200: thanks"} and receiver.verified(made["key"])["type"] == "test"
+    quiet = {"start": "22:00", "end": "07:00", "zone": "Europe/Berlin"}
+    changed = (await client.patch(one, json={"off": ["report"], "quiet": quiet}, headers=bearer)).json()
+    assert (changed["off"], changed["quiet"], changed["name"]) == (["report"], quiet, "pager")
+    wrong = await client.patch(one, json={"off": ["nonsense"]}, headers=bearer)
+    assert wrong.status_code == 400 and "there are behind" in wrong.json()["detail"]
+    other = (await client.post(f"{one}/key", json={}, headers=bearer)).json()
+    assert other["key"] != made["key"]
+    listed = (await client.get(calls, headers=bearer)).text
+    assert "pager" in listed and "s3cret" not in listed and "whsec_" not in listed
+    assert (await client.delete(one, headers=bearer)).status_code == 204
+    assert (await client.get(calls, headers=bearer)).json()["items"] == []
+    reading = {"authorization": f"Bearer {await mailing.token(ann, team)}"}
+    assert (await client.get(calls, headers=reading)).status_code == 403

@@ -314,6 +314,26 @@ def parser() -> argparse.ArgumentParser:
     )
     ping.add_argument("--remove", action="store_true", help="ping no more")
 
+    channel = command("channel", "show, add, test or remove where people are told", _CHANNEL)
+    channel.add_argument(
+        "channel", metavar="CHANNEL", nargs="?", help="its name or id (default: all are shown)"
+    )
+    _team(channel, f"of which team {_OWN}")
+    channel.add_argument("--installation", action="store_true", help="of whoever runs Everref, not of a team")
+    act = channel.add_mutually_exclusive_group()
+    act.add_argument(
+        "--add", choices=["mail", "webhook", "chat"], metavar="mail|webhook|chat", help="add one"
+    )
+    act.add_argument("--test", action="store_true", help="send a message there now")
+    act.add_argument(
+        "--off", metavar="KIND,...", help="the kinds of messages that it does not get; '' for none"
+    )
+    act.add_argument(
+        "--new-key", action="store_true", help="another key for a webhook; the old one signs for a day"
+    )
+    act.add_argument("--remove", action="store_true", help="send nothing there any more")
+    channel.add_argument("--to-file", metavar="FILE|-", help="with --add: the file that holds the address")
+
     sign_in = command("sign-in", "print a one-time link that signs a person in", _SIGN_IN)
     sign_in.add_argument("email", metavar="EMAIL", nargs="?", help="who (default: the first owner)")
 
@@ -473,6 +493,14 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--url-file, --remove and --installation exclude each other; {see}")
     if args.command == "ping" and args.style and not args.url_file:
         raise UsageError(f"--style goes with --url-file; {see}")
+    if args.command == "channel":
+        acts = args.test or args.off is not None or args.new_key or args.remove
+        if bool(args.add) != bool(args.to_file):
+            raise UsageError(f"--add and --to-file go together, as an address may hold a secret; {see}")
+        if acts and args.channel is None:
+            raise UsageError(f"say which channel, by its name or id; {see}")
+        if args.installation and args.team:
+            raise UsageError(f"--team and --installation exclude each other; {see}")
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
@@ -702,6 +730,17 @@ with a new one. Without --everything and --only, earlier choices stay as they ar
 
 --json: {"connection", "forge", "host", "login", "repositories", "kept",
          "chosen": [{"repo", "hook": "registered|reused|refused|waiting", "why"}]}"""
+
+_CHANNEL = """\
+An address of a webhook or a chat is as good as a password, so it is read from a file or from
+standard input. With --add, CHANNEL is the name of the new one.
+
+  echo ops@example.org | everref channel --add mail --to-file - ops
+  everref channel ops --test
+
+--json, one a line: {"id", "kind", "name", "shown", "off": ["..."], "quiet", "created_at", "confirmed_at",
+"stopped_at", "sent_at", "failing_since", "failure"}; --add: {"channel", "key", "asked"};
+--new-key: {"key"}; --test: {"answer"}"""
 
 _CONNECTIONS = """\
 --json, one a line: {"connection", "forge", "host", "login", "state": "works|reauth|ended", "why",

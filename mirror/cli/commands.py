@@ -774,6 +774,53 @@ async def ping(call: Call) -> int:
     return 1 if done.reasons or done.ping.failing_since else 0
 
 
+async def channel(call: Call) -> int:
+    """Show where people are told; add, test, change or remove such a place."""
+    args, to = call.args, None
+    if args.to_file:
+        to = environment.read_token(args.to_file)
+        call.redact.add_url(to)
+    async with call.services() as services:
+        from mirror.people import channels, operator
+        from mirror.people.channels import Whose
+
+        team = None if args.installation else await operator.team_named(services, args.team)
+        whose = Whose(team=team)
+        if to is not None:
+            added = await channels.add(services, None, whose, args.add, to, args.channel or "")
+            call.out.result(partial(render.channel_added, added), partial(shapes.channel_added, added))
+            return 0
+        found = await channels.listed(services, whose)
+        if args.channel is None:
+            for one in found:
+                call.out.result(partial(render.channel, one), partial(shapes.channel, one))
+            if not found:
+                call.out.remark(render.no_channels)
+            return 0
+        chosen = [one for one in found if args.channel in (str(one.id), one.name)]
+        if len(chosen) != 1:
+            some = "no channel" if not chosen else "more than one channel"
+            raise NotFound(f"{some} is called {args.channel}; everref channel --json shows their ids")
+        one = chosen[0]
+        if args.test:
+            answer = await channels.test(services, None, whose, one.id)
+            call.out.result(
+                partial(render.channel_tested, one, answer), partial(shapes.channel_tested, answer)
+            )
+        elif args.new_key:
+            key = await channels.rotate(services, None, whose, one.id)
+            call.out.result(partial(render.channel_key, key), partial(shapes.channel_key, key))
+        elif args.remove:
+            gone = await channels.remove(services, None, whose, one.id)
+            call.out.said(partial(render.channel_removed, gone), partial(shapes.channel, gone))
+        else:
+            if args.off is not None:
+                off = [kind.strip() for kind in args.off.split(",") if kind.strip()]
+                one = await channels.change(services, None, whose, one.id, off=off)
+            call.out.result(partial(render.channel, one), partial(shapes.channel, one))
+    return 0
+
+
 async def sign_in(call: Call) -> int:
     """A one-time link for a person."""
     now = environment.now()
@@ -924,6 +971,7 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "token": token,
     "ssh-key": ssh_key,
     "limits": limits,
+    "channel": channel,
     "rpo": rpo,
     "ping": ping,
     "sign-in": sign_in,

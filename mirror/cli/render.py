@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mirror.discovery.webhook import NewHook
     from mirror.jobs.sweep import Swept
     from mirror.people.accounts import KnownPerson
+    from mirror.people.channels import Added
     from mirror.restore.drill import Drilled
     from mirror.restore.restore import RefResult, Restored, RestorePlan
     from mirror.restore.undo import UndoPlan
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mirror.store.browse.predictions import Foreseen
     from mirror.store.discovery.connections import Connection
     from mirror.store.discovery.discovered import Counts
+    from mirror.store.notify.channels import Channel
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
     from mirror.store.restore.team_drills import TeamDrill
@@ -614,6 +616,50 @@ def pinged(done: Standing, eye: Eye) -> str:
     return "\n".join(
         [f"not pinged {done.ping.shown}:", *(f"  {eye.paint(clean(one), 'bad')}" for one in done.reasons)]
     )
+
+
+def channel(one: Channel, eye: Eye) -> str:
+    """A place that messages go to, and whether they arrive."""
+    if one.stopped_at:
+        state = eye.paint(f"stopped by its reader {eye.time(one.stopped_at)}", "warn")
+    elif not one.confirmed_at:
+        state = eye.paint("waits to be confirmed", "warn")
+    elif one.failing_since:
+        state = eye.paint(f"fails since {eye.time(one.failing_since)}: {clean(one.failure or '')}", "bad")
+    else:
+        state = f"sent {eye.time(one.sent_at)}" if one.sent_at else "nothing sent yet"
+    off = f"  without {', '.join(sorted(one.off))}" if one.off else ""
+    return f"{clean(one.name)}  {one.kind}  {clean(one.shown)}  {state}{off}"
+
+
+def no_channels(eye: Eye) -> str:
+    """That there is no place yet."""
+    return "no channels yet; everref channel --help says how to add one"
+
+
+def channel_added(added: Added, eye: Eye) -> str:
+    """A new place, and what has to be known about it."""
+    lines = [f"{clean(added.channel.name)}  {added.channel.kind}  {clean(added.channel.shown)}"]
+    if added.key:
+        lines.append(channel_key(added.key, eye))
+    if added.asked:
+        lines.append(clean(added.asked))
+    return "\n".join(lines)
+
+
+def channel_key(key: str, eye: Eye) -> str:
+    """The key that signs what a webhook gets."""
+    return f"key {key}  shown only now"
+
+
+def channel_tested(one: Channel, answer: str, eye: Eye) -> str:
+    """What the other side of a test answered."""
+    return f"sent to {clean(one.name)}, which answered {clean(answer)}"
+
+
+def channel_removed(one: Channel, eye: Eye) -> str:
+    """That nothing is sent there any more."""
+    return f"{clean(one.name)} is removed"
 
 
 def unpinged(team: str, eye: Eye) -> str:

@@ -21,6 +21,7 @@ from mirror.jobs import results
 from mirror.shapes import discovery as shown
 from mirror.shapes import work
 from mirror.shapes.base import plain
+from mirror.shapes.channels import Channel, ChannelKey, ChannelTested, NewChannel
 from mirror.shapes.discovery import Hook, SshKey
 from mirror.shapes.people import Identity, Membership, Token
 from mirror.shapes.protection import Foreseen, Switch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mirror.discovery.webhook import NewHook
     from mirror.jobs.sweep import Swept
     from mirror.people.accounts import KnownPerson
+    from mirror.people.channels import Added
     from mirror.restore.drill import Drilled
     from mirror.restore.restore import Restored, RestorePlan
     from mirror.restore.undo import UndoPlan
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from mirror.store.discovery.connections import Connection
     from mirror.store.discovery.discovered import Counts
     from mirror.store.jobs.jobs import JobId
+    from mirror.store.notify.channels import Channel as ChannelRow
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
     from mirror.store.restore.team_drills import TeamDrill
@@ -254,6 +257,27 @@ def pinged(team: str | None, done: Standing) -> Shape:
     return {"team": team, **plain(Switch.of(done))}
 
 
+def channel(one: ChannelRow) -> Shape:
+    """A place that messages go to."""
+    return plain(Channel.of(one))
+
+
+def channel_added(added: Added) -> Shape:
+    """A new place, with its key."""
+    shape = NewChannel(channel=Channel.of(added.channel), key=added.key, asked=added.asked)
+    return plain(shape)
+
+
+def channel_key(key: str) -> Shape:
+    """A webhook's new key."""
+    return plain(ChannelKey(key=key))
+
+
+def channel_tested(answer: str) -> Shape:
+    """What the other side of a test answered."""
+    return plain(ChannelTested(answer=answer))
+
+
 def unpinged(team: str) -> Shape:
     """A monitor that is pinged no more."""
     return {"team": team, "removed": True}
@@ -269,7 +293,7 @@ def link(url: str, until: datetime, known: KnownPerson | None) -> Shape:
     person = known and {
         "name": known.person.name,
         "email": known.person.email,
-        "email_proved": False,
+        "email_proved": known.email_proved,
         "created_at": at(known.person.created_at),
         "teams": [plain(Membership.of(one)) for one in known.teams],
         "identities": [plain(Identity.of(one)) for one in known.identities],

@@ -298,14 +298,20 @@ class KnownPerson:
     person: Person
     teams: Sequence[teams.Membership]
     identities: Sequence[Identity]
+    email_proved: bool = False  # they opened a link that was mailed there
 
 
 async def known_as(db: Db, email: str) -> KnownPerson:
-    """The person who gave this e-mail address, which was never verified. Raises NotFound."""
+    """The person who gave this e-mail address, which may not be theirs. Raises NotFound."""
     person = await people.by_email(db, email.strip())
     if person is None:
         raise NotFound(f"nobody signs in as {email}")
-    return KnownPerson(person, await teams.memberships(db, person.id), await people.identities(db, person.id))
+    return KnownPerson(
+        person,
+        await teams.memberships(db, person.id),
+        await people.identities(db, person.id),
+        await people.is_email_confirmed(db, person.id),
+    )
 
 
 async def first_owner(db: Db, at: datetime) -> Person:

@@ -61,7 +61,7 @@ class Profile(Answer, frozen=True, kw_only=True):
     id: str
     name: str
     email: str | None
-    email_proved: Annotated[bool, Meta(description="whether mail reached them there: always false so far")]
+    email_proved: Annotated[bool, Meta(description="whether they opened a link that was mailed there")]
     zone: str | None
     created_at: datetime
     has_password: bool

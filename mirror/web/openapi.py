@@ -21,6 +21,7 @@ TOPICS: Final[Mapping[str, str]] = {
     "entry": "Signing in",
     "account": "Your account",
     "team": "Teams",
+    "channels": "Where people are told",
     "protection": "Objectives and the dead man's switch",
     "repos": "Repositories",
     "moments": "Any moment",

@@ -187,7 +187,7 @@ async def _profile(context: RequestContext, person: Person) -> Profile:
         id=str(person.id),
         name=person.name,
         email=person.email,
-        email_proved=False,
+        email_proved=await store.is_email_confirmed(db, person.id),
         zone=person.zone,
         created_at=person.created_at,
         has_password=await store.password_hash(db, person.id) is not None,

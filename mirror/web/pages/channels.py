@@ -148,6 +148,7 @@ async def confirm_page(context: RequestContext) -> Response:
 
 async def confirm(context: RequestContext) -> Response:
     """The address wants messages."""
+    await context.form()  # nothing of it counts, but it is judged as every form is
     channel = await flow.confirm(context.services, str(context.path["raw"]))
     return as_it_is(context.render("confirm.html", channel=channel, raw=context.path["raw"], done=True))
 
@@ -160,6 +161,7 @@ async def stop_page(context: RequestContext) -> Response:
 
 async def stop(context: RequestContext) -> Response:
     """End the mails: by the button, or by a mail program's own (RFC 8058), which has no cookie."""
+    await context.form()  # nothing of it counts, but it is judged as every form is
     channel = await flow.stop(context.services, str(context.path["raw"]))
     return as_it_is(context.render("unsubscribe.html", channel=channel, raw=context.path["raw"], done=True))
 
