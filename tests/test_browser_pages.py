@@ -38,6 +38,7 @@ OTHERWISE: Final = {
     "/{team}/{repo:repo}/-/said": "is a part of a page",
     "/{team}/{repo:repo}/-/pushes/{number}": "is a part of a page",
     "/{team}/-/activity/{job}/events": "is streamed",
+    "/{team}/-/drills/{drill}/events": "is streamed",
     "/{team}/{repo:repo}/-/restore/over": "leads back to the plan",
     "/{team}/{repo:repo}/-/bundles/{job}": "is downloaded",
     "/{team}/{repo:repo}/-/restores/{job}/events": "is streamed",
@@ -79,6 +80,7 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/{team}/-/activity": ("/ann/-/activity", "/empty-team/-/activity"),
     "/{team}/-/activity/{job}": ("{job}",),
     "/{team}/-/drills": ("/ann/-/drills", "/empty-team/-/drills"),
+    "/{team}/-/drills/{drill}": ("{drill}",),
     "/{team}/-/report": ("/ann/-/report", "/empty-team/-/report"),
     "/{team}/{repo:repo}/-/settings": ("{garden}/-/settings",),
     "/{team}/{repo:repo}": ("{garden}", "{garden}?at=%231", "{garden}?window=all"),
@@ -219,11 +221,16 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         await ann.press("Restore to ann/garden-restored")
         await ended(ann)
         restore = ann.page.url.removeprefix(ann.url)
+        await ann.go("/ann/-/drills")
+        await ann.press("Drill all repositories")
+        drill = ann.page.url.removeprefix(ann.url)
+        await expect(ann.page.get_by_text("nothing missing")).to_be_visible(timeout=PATIENCE)
         await ann.go("/ann/-/settings")
         await ann.press("Create an invitation")
         invitation = await ann.page.locator(".copy code").inner_text()
         names = {
             "job": job,
+            "drill": drill,
             "connection": connection,
             "connection_id": connection.rpartition("/")[2],
             "bundle": bundle,

@@ -407,7 +407,7 @@ async def verify(call: Call) -> int:
 def _one_or_due(call: Call) -> None:
     """Raise UsageError unless either a repo is named, or --due says which ones are meant."""
     if call.args.due == (call.args.repo is not None):
-        raise UsageError("name a repo, or use --due for all that is due, not both")
+        raise UsageError("name a repo, or use --due for what is due, not both")
 
 
 async def _read_due(call: Call) -> int:
@@ -431,7 +431,10 @@ async def _drill_due(call: Call) -> int:
         from mirror.people import operator
         from mirror.restore import drill
 
-        for repo, snapshot in await proofs.due_now(services):
+        chosen = await proofs.due_now(services)
+        if not chosen:
+            call.out.remark(lambda eye: "no drill is due")
+        for repo, snapshot in chosen:
             await operator.did_for_repo(services, repo, "repo.drill")
             found = await drill.drill(services, repo, snapshot)
             show = call.out.result if found.problems else call.out.said

@@ -13,7 +13,7 @@ from mirror.restore import restore as restoring
 from mirror.restore import undo as undoing
 from mirror.shapes.base import Answer, Base64, git
 from mirror.shapes.repos import Failure
-from mirror.store.browse import report
+from mirror.store.browse import proofs, report
 from mirror.store.jobs import jobs
 from mirror.store.restore import drills, restores
 from mirror.store.upkeep import readings
@@ -254,6 +254,39 @@ class Coverage(Answer, frozen=True, kw_only=True):
     @classmethod
     def of(cls, one: readings.Coverage) -> "Coverage":
         return cls(**{name: getattr(one, name) for name in cls.__struct_fields__})
+
+
+class Proof(Answer, frozen=True, kw_only=True):
+    """How one repo was last proved to be restorable."""
+
+    repo: str
+    drilled_at: datetime | None
+    failed: Annotated[bool, Meta(description="whether that drill found something broken")]
+    rto: Annotated[
+        float | None, Meta(description="seconds of a restore: the median of the last 5 drills that passed")
+    ]
+    drill_at: Annotated[datetime | None, Meta(description="when it is drilled next, where that is planned")]
+
+    @classmethod
+    def of(cls, one: proofs.Proof) -> "Proof":
+        return cls(**{name: getattr(one, name) for name in cls.__struct_fields__})
+
+
+class Proofs(Answer, frozen=True, kw_only=True):
+    """How the repos of a team were last proved to be restorable."""
+
+    total: int
+    undrilled: int
+    stale: Annotated[int, Meta(description="whose last drill is longer ago than the period")]
+    failing: Annotated[int, Meta(description="whose last drill failed")]
+    repos: Annotated[
+        list[Proof], Meta(description="the first 1,000: what failed, then what was not proved for longest")
+    ]
+
+    @classmethod
+    def of(cls, found: proofs.Proofs) -> "Proofs":
+        counts = {name: getattr(found, name) for name in ("total", "undrilled", "stale", "failing")}
+        return cls(**counts, repos=[Proof.of(one) for one in found.lines])
 
 
 class ReportLine(Answer, frozen=True, kw_only=True):

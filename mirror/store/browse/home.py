@@ -122,6 +122,7 @@ class Beside:
 
     hook: HookState | None  # None: it has none
     drill: Drill | None  # the newest; None: never drilled
+    rto: float | None  # seconds that a restore takes, by the last drills that passed; None: not known
     lost: Sequence[Lost]  # every push that could not be rescued, oldest first
     open_jobs: Sequence[Job]  # that have not ended, oldest first
 
@@ -190,6 +191,7 @@ async def beside(db: Db, repo_id: RepoId) -> Beside:
     return Beside(
         hook=None if row["forge"] is None else _hook(row),
         drill=None if row["drill"] is None else drills.drill(row["drill"]),
+        rto=row["rto"],
         lost=[reported_updates.lost_push(one) for one in row["lost"]],
         open_jobs=[jobs.from_row(one) for one in row["jobs"]],
     )

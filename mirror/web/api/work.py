@@ -22,9 +22,9 @@ from mirror.restore import restore as restoring
 from mirror.restore.target import Authority
 from mirror.shapes.base import Page, encoded
 from mirror.shapes.discovery import Owner
-from mirror.shapes.work import Coverage, Drill, Job, Plan, Report, ReportLine, Restore, UndoPlan
+from mirror.shapes.work import Coverage, Drill, Job, Plan, Proofs, Report, ReportLine, Restore, UndoPlan
 from mirror.store import repos
-from mirror.store.browse import report
+from mirror.store.browse import proofs, report
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job as Kept
 from mirror.store.jobs.jobs import JobId, Kind
@@ -367,6 +367,12 @@ async def list_drills(context: RequestContext, asked: DrillsAsked) -> Page[Drill
     return Page(items=[Drill.of(one, one.repo) for one in shown], next=more)
 
 
+async def list_proofs(context: RequestContext) -> Proofs:
+    """When each repo was last drilled and is drilled next, and in what time it can be restored."""
+    db, team = context.services.db, context.of_team()
+    return Proofs.of(await proofs.proofs(db, team.id, context.now, 1000))
+
+
 async def coverage(context: RequestContext) -> Coverage:
     """How much of what the team has stored was read back within its period."""
     return Coverage.of(await readings.coverage(context.services.db, context.now, context.of_team().id))
@@ -569,5 +575,6 @@ CALLS: Final[Sequence[Call]] = (
     call("POST", f"{REPO}/verifications", verify, Needs.OPERATOR, "backup", status=202),
     call("GET", f"{TEAM}/drills", list_drills, Needs.VIEWER),
     call("GET", f"{TEAM}/coverage", coverage, Needs.VIEWER),
+    call("GET", f"{TEAM}/proofs", list_proofs, Needs.VIEWER),
     call("GET", f"{TEAM}/report", period, Needs.VIEWER),
 )

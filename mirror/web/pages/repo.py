@@ -143,6 +143,7 @@ async def overview(context: RequestContext) -> Response:
         tab="overview",
         hook=beside.hook,
         drill=beside.drill,
+        rto=beside.rto,
         picture=timeline_svg.figure(
             shown,
             handle=_handle(at, min(max(chosen, start), end), said),
