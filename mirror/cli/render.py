@@ -603,8 +603,7 @@ def objective(told: Objective, eye: Eye) -> str:
 
 def foreseen(one: Foreseen, eye: Eye) -> str:
     """Something that will soon fail, and the evidence."""
-    when = f", {ago(one.prediction.at, eye.now)}" if one.prediction.at else ""
-    return f"{eye.paint(clean(one.prediction.title), 'warn')}{when}\n  {clean(one.prediction.why)}"
+    return f"{eye.paint(clean(one.prediction.title), 'warn')}\n  {clean(one.prediction.why)}"
 
 
 def pinged(done: Standing, eye: Eye) -> str:

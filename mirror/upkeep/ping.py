@@ -65,7 +65,7 @@ async def send_now(services: Services, team: TeamId | None) -> Standing:
         raise NotFound(
             "PING_URL is not set; set it to the address that a monitor gave you"
             if team is None
-            else "no monitor is set up; enter the address that it gave you"
+            else "no monitor is set up; enter its address in the settings, or by everref ping --url-file"
         )
     return await _send(services, ping)
 

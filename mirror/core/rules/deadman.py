@@ -45,7 +45,7 @@ def reasons(facts: Facts, now: datetime) -> list[str]:
         more = facts.outside - min(len(facts.names), NAMED)
         who = f"{named} and {more:,} more" if more else named
         what = "its recovery point objective" if facts.outside == 1 else "their recovery point objectives"
-        found.append(f"{who} {'is' if facts.outside == 1 else 'are'} outside {what}")
+        found.append(f"outside {what}: {who}")
     if facts.drilled_at is not None and now - facts.drilled_at > facts.drill_age:
         found.append(f"no drill has passed within {objective.said(facts.drill_age)}")
     if facts.read_at is not None and now - facts.read_at > facts.read_age:

@@ -76,12 +76,11 @@ def of_credential(one: Credential, now: datetime) -> list[Prediction]:
     who = f"{one.login} at {one.host}"
     reads = "1 repository" if one.repos == 1 else f"{one.repos:,} repositories"
     if not one.renewed and one.expires_at is not None and now < one.expires_at <= now + EXPIRY:
-        days = max(1, -(-(one.expires_at - now) // _DAY))
         found.append(
             Prediction(
                 "credential",
                 who,
-                f"The token of {who} expires in {words.count(days, 'day')}",
+                f"The token of {who} expires in {_days(one.expires_at - now)}",
                 f"Its host says so; {reads} will not be backed up after that. Replace the token before.",
                 one.expires_at,
             )
@@ -145,7 +144,7 @@ def of_durations(repo: str, points: Points, limit: timedelta, now: datetime) -> 
         Prediction(
             "duration",
             repo,
-            f"Backups of {repo} will soon take longer than they may",
+            f"Backups of {repo} will take longer than they may in {_days(at - now)}",
             f"They took {words.lasted(points[0][1])} at first and take {words.lasted(points[-1][1])} now; at "
             f"{words.lasted(limit.total_seconds())} they are ended. Exclude refs, or split the repository.",
             at,
@@ -158,12 +157,11 @@ def of_quota(points: Points, limit: int, now: datetime) -> list[Prediction]:
     at = reaches(points, limit, now)
     if at is None:
         return []
-    days = max(1, -(-(at - now) // _DAY))
     return [
         Prediction(
             "quota",
             "stored-bytes",
-            f"The vault's limit is reached in {words.count(days, 'day')}",
+            f"The vault's limit is reached in {_days(at - now)}",
             f"{words.size(points[-1][1])} of {words.size(limit)} are used, "
             f"{words.size(points[-1][1] - points[0][1])} of them since {points[0][0]:%d %b}. Beyond the "
             "limit nothing new is saved; have it raised.",
@@ -189,3 +187,8 @@ def of_host(host: str, runs: Iterable[Outcome], now: datetime) -> list[Predictio
             "worked. Pushes can be late whenever it fails; ask who runs it.",
         )
     ]
+
+
+def _days(left: timedelta) -> str:
+    """`1 day`, `12 days`: what is left, rounded up."""
+    return words.count(max(1, -(-left // _DAY)), "day")
