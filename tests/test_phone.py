@@ -102,7 +102,7 @@ async def test_a_failed_drill_is_counted_and_told_within_the_page(chromium: Chro
     why = f"{LONG}/bundles/{LONG}.bundle is damaged (expected sha256 {LONG}); no snapshot can be restored"
     await services.db.execute("update drill set problems = array[$1::text]", why)
     html = (await seen.browser.get("/ann/-/drills")).text
-    assert '<dt>Failed in 30 days</dt><dd class="lost-text">1</dd>' in html
+    assert '<dt>Last drill failed</dt><dd class="lost-text">1</dd>' in html
     for width in (PHONE, DESK):
         async with shown(chromium, html, width) as page:
             for what in ("tr.more td", "thead th:last-child", "tbody tr:first-child td:last-child"):
