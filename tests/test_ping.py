@@ -1,5 +1,7 @@
 """The dead man's switch: a monitor outside hears that all is well, of trouble once, and then nothing."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -21,6 +23,9 @@ from mirror.store.upkeep.pings import Ping
 from mirror.upkeep import ping
 from tests.parts.repos import Work
 from tests.parts.web import Site
+from tests.test_cli import Everref, everref
+
+__all__ = ["everref"]
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -237,3 +242,26 @@ async def test_objectives_are_set_by_admins_on_pages_and_by_programs(site: Site)
     other = await site.signed_in(ann)
     await other.get("/kim/-/settings")
     assert (await other.post("/kim/-/settings/objective", rpo="1h")).status_code == 403
+
+
+async def test_whoever_runs_it_sets_objectives_and_the_monitor_at_the_command_line(
+    everref: Everref, work: Work, monitor: Monitor
+) -> None:
+    work.commit()
+
+    async def said(*words: str, code: int = 0, stdin: str = "") -> Any:
+        done = await asyncio.to_thread(everref, *words, "--json", code=code, stdin=stdin)
+        return json.loads(done.out) if done.out else json.loads(done.err)["error"]["message"]
+
+    await said("backup", str(work.path), "--name", "api")
+    assert (await said("rpo", "--set", "4h"))["rpo"] == "4h"
+    told = {"team": "everref", "repo": "api", "rpo": "15m", "own": True, "outside": []}
+    assert await said("rpo", "api", "--set", "15m") == told
+    assert await said("rpo", "api", "--set", "team") == told | {"rpo": "4h", "own": False}
+    assert "between 5m and 60d" in await said("rpo", "--set", "1m", code=2)
+    assert "--url-file" in await said("ping", code=3)
+    done = await said("ping", "--url-file", "-", stdin=monitor.url, code=1)
+    assert done["reasons"] == ["no worker is running, so nothing is backed up"]  # a command is none
+    assert [path for path, _ in monitor.new()] == ["/secret-4711/fail"]
+    assert await said("ping", "--remove") == {"team": "everref", "removed": True}
+    assert await said("ping", "--installation", "--remove", code=2)
