@@ -34,6 +34,7 @@ async def test_a_statement_is_downloaded_and_holds(seen: Seen) -> None:
     await checkpoints.due(services)
     page = await seen.browser.get("/ann/acme/api/-/evidence")
     assert "Drill of #1" in page.text and "Verification of #1" in page.text
+    assert '">Download</a>' in page.text and not re.search(r'aria-label="[^"]*<', page.text)
     published = (await (await seen.site.browser()).get("/.well-known/everref-evidence.json")).content
     keys = statements.keys_of(published, "keys.json")
     links = set(re.findall(r'href="(/ann/acme/api/-/evidence/[^"]+)"', page.text))

@@ -49,13 +49,14 @@ async def due(services: Services) -> None:
 
 
 async def take(services: Services) -> Row | None:
-    """Sign the heads as they are now. None: there are no SECRET_KEYS, or another run was first.
+    """Sign the heads as they are now. None: there are none, or no SECRET_KEYS, or another run was first.
 
     Safe to run twice, also at once: each number is taken once. Raises Refused if the vault has a
     checkpoint of this number that this database does not know.
     """
     key = await evidence.signing_key(services)
-    if key is None:
+    heads = await rows.heads(services.db)
+    if key is None or not heads:
         return None
     sums = await rows.sums(services.db)
     number = max(sums, default=0) + 1
@@ -63,7 +64,7 @@ async def take(services: Services) -> Row | None:
         raise Refused(
             f"the vault has checkpoint {number} of another database; run everref rebuild to go on from it"
         )
-    found = proofs.leaves(await rows.heads(services.db))
+    found = proofs.leaves(heads)
     log = [proofs.entry(one) for one in sums.values()]
     made = Checkpoint(
         number, services.clock(), len(found), proofs.root(found), sums.get(number - 1), merkle.root(log)
@@ -163,11 +164,8 @@ async def replay(services: Services) -> int:
             services.progress.note(f"left out: {error}")
             break
         key_id = statements.read(stored, stat.key)[1][0]
-        stamp = await services.vault.stat(layout.timestamp_key(number))
         row = Row(number, found.at, found.size, key_id, sha256(stored).hexdigest())
         added += await rows.add(services.db, row)
-        if stamp is not None:
-            await rows.stamped(services.db, number, stamp.modified)
     return added
 
 

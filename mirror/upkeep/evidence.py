@@ -27,7 +27,6 @@ Evidence of Everref
 
 statements/       what drills and verifications showed, one file each, signed
 checkpoint.json   the heads of all histories and audit logs at one time, signed
-checkpoint.tsr    its time-stamp by an authority (RFC 3161), if there is one
 inclusion/        the proofs that these histories are in that checkpoint
 follows-*.json    the proof that the checkpoint follows one that you had before, if you named it
 keys.json         the public keys, as of now. Get them from the installation itself, too:
@@ -39,13 +38,13 @@ To check everything, without any data of Everref:
 
 With stock tools (openssl 3 and Python), for one file:
 
-  python3 -c 'import base64, json, sys
-  e = json.load(open(sys.argv[1])); p = base64.b64decode(e["payload"]); t = e["payloadType"].encode()
-  open("signed", "wb").write(b"DSSEv1 %d %s %d %s" % (len(t), t, len(p), p))
-  open("signature", "wb").write(base64.b64decode(e["signatures"][0]["sig"]))
-  k = {one["key_id"]: one for one in json.load(open("keys.json"))["keys"]}
-  open("key.pem", "w").write(k[e["signatures"][0]["keyid"]]["public_key"])' checkpoint.json
-  openssl pkeyutl -verify -rawin -pubin -inkey key.pem -in signed -sigfile signature
+python3 -c 'import base64, json, sys
+e = json.load(open(sys.argv[1])); p = base64.b64decode(e["payload"]); t = e["payloadType"].encode()
+open("signed", "wb").write(b"DSSEv1 %d %s %d %s" % (len(t), t, len(p), p))
+open("signature", "wb").write(base64.b64decode(e["signatures"][0]["sig"]))
+k = {one["key_id"]: one for one in json.load(open("keys.json"))["keys"]}
+open("key.pem", "w").write(k[e["signatures"][0]["keyid"]]["public_key"])' checkpoint.json
+openssl pkeyutl -verify -rawin -pubin -inkey key.pem -in signed -sigfile signature
 
 docs/evidence.md of Everref says what each field means.
 """
@@ -73,8 +72,6 @@ async def exported(
             raise NotFound(f"there is no checkpoint {known}")
         return
     yield "checkpoint.json", await checkpoints.body(services, newest)
-    if newest.stamped_at is not None:
-        yield "checkpoint.tsr", await services.vault.get(layout.timestamp_key(newest.number))
     wanted: set[tuple[str, UUID]] = {(proofs.REPO, repo.id) for repo in chosen}
     if team is not None:
         wanted.add((proofs.TEAM, team))

@@ -144,11 +144,6 @@ def leaves_key(number: int) -> str:
     return f"{CHECKPOINTS}{number:010d}.leaves.jsonl"
 
 
-def timestamp_key(number: int) -> str:
-    """The key of a checkpoint's time-stamp by an authority."""
-    return f"{CHECKPOINTS}{number:010d}.tsr"
-
-
 def parse_checkpoint_key(key: str) -> int | None:
     """The number of the checkpoint with this key. None: it is another key."""
     match = _CHECKPOINT.fullmatch(key)

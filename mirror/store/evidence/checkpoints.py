@@ -21,7 +21,6 @@ class Row:
     sha256: str  # of the stored bytes
     body: bytes | None = field(repr=False, default=None)  # None: it is in the vault
     leaves: bytes | None = field(repr=False, default=None)  # None: they are in the vault
-    stamped_at: datetime | None = None  # None: no authority has time-stamped it
 
 
 @translating
@@ -115,12 +114,6 @@ async def stored(db: Db, number: int) -> None:
     await db.execute("update checkpoint set body = null, leaves = null where number = $1", number)
 
 
-@translating
-async def stamped(db: Db, number: int, at: datetime) -> None:
-    """The time-stamp of this checkpoint is in the vault. Safe to run twice."""
-    await db.execute("update checkpoint set stamped_at = $2 where number = $1", number, at)
-
-
 def _row(row: Any) -> Row:
     return Row(
         row["number"],
@@ -130,5 +123,4 @@ def _row(row: Any) -> Row:
         row["sha256"],
         row["body"],
         row["leaves"],
-        row["stamped_at"],
     )

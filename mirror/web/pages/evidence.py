@@ -14,6 +14,7 @@ from mirror.core.errors import NotFound, UsageError
 from mirror.core.formats import statements as formats
 from mirror.core.formats.proofs import REPO
 from mirror.core.rules import badge as rules
+from mirror.store.backup import snapshots
 from mirror.store.browse import badges
 from mirror.store.evidence import checkpoints as checkpoint_rows
 from mirror.store.evidence import keys, statements
@@ -39,12 +40,14 @@ async def page(context: RequestContext) -> Response:
     if not isinstance(before, datetime):
         raise UsageError("give a day or a time, such as 2026-03-02")
     found = await statements.of_repo(db, repo.id, before, ROWS + 1)
+    last, first = await checkpoint_rows.last(db), await snapshots.get(db, repo.id, 1)
     return context.render(
         "evidence.html",
         repo=repo,
         found=found[:ROWS],
         more=found[ROWS - 1].at if len(found) > ROWS else None,
-        checkpoint=await checkpoint_rows.last(db),
+        checkpoint=last,
+        is_covered=last is not None and first is not None and first.taken_at <= last.at,
         keys_at=f"{context.outside.origin}/.well-known/everref-evidence.json",
     )
 

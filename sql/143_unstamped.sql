@@ -1,0 +1,3 @@
+-- 143_unstamped.sql: checkpoints are not time-stamped by an authority.
+
+alter table checkpoint drop column stamped_at;
