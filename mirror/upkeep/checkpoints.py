@@ -54,9 +54,9 @@ async def take(services: Services) -> Row | None:
     Safe to run twice, also at once: each number is taken once. Raises Refused if the vault has a
     checkpoint of this number that this database does not know.
     """
-    key = await evidence.signing_key(services)
     heads = await rows.heads(services.db)
-    if key is None or not heads:
+    key = await evidence.signing_key(services) if heads else None
+    if key is None:
         return None
     sums = await rows.sums(services.db)
     number = max(sums, default=0) + 1
