@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mirror.core import refs, words, zones
 from mirror.core.errors import UsageError
 from mirror.core.model import SYMBOLIC, older_of
-from mirror.core.rules import objective, standing
+from mirror.core.rules import causes, objective, standing
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
@@ -191,8 +191,7 @@ def coded(said: str) -> str:
 
 def called(app: Any) -> str:
     """A forge as people call it, with its host where it is not the cloud's; `app` has a forge and a host."""
-    product = {"github": "GitHub", "gitlab": "GitLab"}[app.forge]
-    return product if app.host == f"{app.forge}.com" else f"{product} at {app.host}"
+    return causes.called(app.forge, app.host)
 
 
 def oid(target: bytes | str | None) -> str:

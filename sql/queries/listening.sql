@@ -12,9 +12,9 @@ from channel
 cross join lateral (
   select
     max(first_at) filter (where not urgent) as calm_at,
-    array_agg(first_at) filter (where urgent and first_at > $1 - interval '1 hour') as urgent_at
+    array_agg(first_at) filter (where urgent and first_at > $1::timestamptz - interval '1 hour') as urgent_at
   from sending join message on message.id = message_id
-  where channel_id = channel.id and first_at > $1 - interval '1 day'
+  where channel_id = channel.id and first_at > $1::timestamptz - interval '1 day'
 ) lately
 where removed_at is null and confirmed_at is not null
 order by channel.created_at, channel.id

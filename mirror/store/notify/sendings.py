@@ -195,7 +195,8 @@ async def backlog(db: Db, now: datetime) -> Backlog:
         """
         select waiting.*,
           (
-            select count(*) from sending where state = 'failed' and tried_at > $1 - interval '1 day'
+            select count(*) from sending
+            where state = 'failed' and tried_at > $1::timestamptz - interval '1 day'
           ) as failed,
           (
             select count(*) from channel where failing_since is not null and removed_at is null
@@ -208,6 +209,13 @@ async def backlog(db: Db, now: datetime) -> Backlog:
         now,
     )
     return Backlog(row["waiting"], row["oldest"], row["failed"], row["failing"])
+
+
+@translating
+async def team_name(db: Db, about: About) -> str | None:
+    """What the team is called that a channel is of. None: it is of no team."""
+    name: str | None = await db.fetchval("select name from team where id = $1", about.team_id)
+    return name
 
 
 @dataclass(frozen=True, slots=True)

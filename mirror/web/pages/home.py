@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from mirror.core import words, zones
 from mirror.core.model import RepoId
+from mirror.core.rules.causes import repositories as repositories_in_words
 from mirror.discovery import webhooks
 from mirror.store.browse import causes, found, home, predictions
 from mirror.store.browse.causes import Forced, Settlement, Settling
@@ -305,9 +306,9 @@ async def settle(context: RequestContext) -> Response:
     if kind in ("archived", "hook"):
         repos = await causes.of_cause(db, team.id, context.now, cause)
         if repos:
-            subject = f"{causes_shown.repositories(len(repos))} without a webhook"
+            subject = f"{repositories_in_words(len(repos))} without a webhook"
             if kind == "archived":
-                subject = f"{causes_shown.repositories(len(repos))} no longer at their hosts"
+                subject = f"{repositories_in_words(len(repos))} no longer at their hosts"
             await _settle(context, cast(Settling, kind), subject, repos)
     else:
         name, number = str(form.get("repo", "")), str(form.get("snapshot", ""))
@@ -359,7 +360,7 @@ def sentence(summary: Summary) -> str:
         return "Nothing is backed up yet"
     if summary.total == 1:
         return f"1 repository, {shown[0].label}"
-    all_of_them = causes_shown.repositories(summary.total)
+    all_of_them = repositories_in_words(summary.total)
     if len(shown) == 1:
         return f"{all_of_them}, {'none saved yet' if shown[0].state == 'never' else f'all {shown[0].label}'}"
     told = [f"{one.number:,} {one.label}" for one in shown]

@@ -8,6 +8,8 @@ from typing import Final, Literal
 from mirror.core import words
 from mirror.core.errors import Origin
 from mirror.core.model import older_of
+from mirror.core.rules import causes
+from mirror.core.rules.causes import repositories
 from mirror.core.rules.roles import Role
 from mirror.store.browse.causes import Forced, Refused, Settled, Trouble
 from mirror.store.people.notices import Notice
@@ -23,29 +25,6 @@ TOLD: Final = frozenset(
 )  # the states of repos tell the others
 TAKEN: Final = frozenset({"mass-deletion", "audit"})  # of these: something was taken away
 
-# What each class of error means for one repository, and for many; `where` is the host.
-_ONE: Final[Mapping[str, str]] = {
-    "credentials": "{where} refuses the credentials for {repo}",
-    "gone": "{repo} is gone or has moved, or {where} hides it from us",
-    "blocked": "{where} blocks access to {repo}",
-    "moved": "{repo} has moved to another address",
-    "identity": "Another repository is at the address of {repo}",
-    "network": "{where} cannot be reached for {repo}",
-    "corrupt": "{where} sends damaged data for {repo}",
-    "limit": "A limit stops the backup of {repo}",
-    "ours": "Everref itself fails to back up {repo}",
-}
-_MANY: Final[Mapping[str, str]] = {
-    "credentials": "{where} refuses the credentials for {many}",
-    "gone": "{many} are gone or have moved, or {where} hides them from us",
-    "blocked": "{where} blocks access to {many}",
-    "moved": "{many} have moved to another address",
-    "identity": "Other repositories are at the addresses of {many}",
-    "network": "{where} cannot be reached",
-    "corrupt": "{where} sends damaged data for {many}",
-    "limit": "A limit stops the backup of {many}",
-    "ours": "Everref itself fails to back up {many}",
-}
 _CHIPS: Final[Mapping[str, str]] = {
     "credentials": "token refused",
     "network": "not reachable",
@@ -153,11 +132,6 @@ def needs(team: str, now: datetime, told: Told) -> list[Need]:
     return [one for rank in found.values() for one in rank]
 
 
-def repositories(number: int) -> str:
-    """`1 repository`, `1,200 repositories`."""
-    return "1 repository" if number == 1 else f"{number:,} repositories"
-
-
 def _have(one: Trouble) -> str:
     return f"{repositories(one.many)} {'has' if one.many == 1 else 'have'}"
 
@@ -192,7 +166,7 @@ def _refused(team: str, one: Trouble, by: Refused) -> Need:
     act = Act(label, f"{connect}/{by.id}/again", {"next": templating.url(f"/{team}")}, Role.ADMIN, True)
     return Need(
         key=one.key,
-        title=f"{templating.called(by)} refuses {by.login}'s token",
+        title=causes.refused(by.forge, by.host, by.login),
         link=connect,
         chip="sign in again",
         tone="late",
@@ -224,12 +198,12 @@ def _need(team: str, one: Trouble, *, title: str, chip: str, why: str, about: bo
 
 
 def _damaged(team: str, one: Trouble) -> Need:
-    name, about = one.repos[0]
+    _, about = one.repos[0]
     alone = one.many == 1
     need = _need(
         team,
         one,
-        title=f"Part of the backup of {name if alone else repositories(one.many)} is damaged",
+        title=causes.title(one),
         chip="damaged",
         why=f"{words.sentence(about)} Found" if alone else "It cannot all be restored. Found",
     )
@@ -239,13 +213,8 @@ def _damaged(team: str, one: Trouble) -> Need:
 def _failing(team: str, one: Trouble) -> Need:
     name, about = one.repos[0]
     alone = one.many == 1
-    where = one.where or ("its host" if alone else "their host")
-    pattern = (_ONE if alone else _MANY).get(one.kind, "{repo} fails" if alone else "{many} fail")
-    title = pattern.format(where=where, repo=name, many=repositories(one.many))
-    if not one.where and pattern.startswith("{where}"):
-        title = title[0].upper() + title[1:]
     why = (f"{words.sentence(about)} " if alone else "") + _not_saved(one)
-    need = _need(team, one, title=title, chip=_CHIPS.get(one.kind, one.kind), why=why)
+    need = _need(team, one, title=causes.title(one), chip=_CHIPS.get(one.kind, one.kind), why=why)
     if alone and one.kind == "credentials":
         settings = templating.repo_url(team, name, "settings")
         return replace(need, acts=(Act("Replace its token", settings, needs=Role.ADMIN, main=True),))
@@ -254,27 +223,17 @@ def _failing(team: str, one: Trouble) -> Need:
 
 def _unhooked(team: str, one: Trouble) -> Need:
     """The webhooks that a host refused or switched off; pushes are still found."""
-    name, about = one.repos[0]
+    _, about = one.repos[0]
     alone = one.many == 1
     why = words.sentence(about or "the host has switched the webhook off")
     need = _need(
         team,
         one,
-        title=f"{one.where} sends no pushes of {name if alone else repositories(one.many)}",
+        title=causes.title(one),
         chip="no webhook",
         why=f"{why} Everref checks {'it' if alone else 'them'} on a schedule instead.",
     )
     return replace(need, since=None, settle=_settle(team, cause=one.key))
-
-
-def _how_late(one: Trouble) -> str:
-    """What waits for a worker, in the words of the sentence above: what was never saved is not late."""
-    late = one.many - one.unsaved
-    if one.many == 1:
-        return f"{one.repos[0][0]} is {'late' if late else 'not saved yet'}"
-    how = "late" if late else "not saved yet"
-    told = f"{repositories(late or one.many)} {'is' if late == 1 else 'are'} {how}"
-    return f"{told}, and {one.unsaved:,} not saved yet" if late and one.unsaved else told
 
 
 def _late(team: str, one: Trouble) -> Need:
@@ -284,7 +243,7 @@ def _late(team: str, one: Trouble) -> Need:
     return _need(
         team,
         one,
-        title=_how_late(one),
+        title=causes.title(one),
         chip="not saved yet" if one.many == one.unsaved else "late",
         why=f"{waits} for a worker; check that enough are running. The oldest waits since",
         about=False,
@@ -293,7 +252,6 @@ def _late(team: str, one: Trouble) -> Need:
 
 def _unchecked(team: str, one: Trouble) -> Need:
     """Checks that are overdue while workers run: nobody knows what was pushed since."""
-    name = one.repos[0][0]
     alone = one.many == 1
     why = (
         "What was pushed since then may not be saved. A worker that is stuck, a wrong clock or a host that is"
@@ -301,9 +259,7 @@ def _unchecked(team: str, one: Trouble) -> Need:
     need = _need(
         team,
         one,
-        title=f"{name} is no longer being checked"
-        if alone
-        else f"{repositories(one.many)} are no longer being checked",
+        title=causes.title(one),
         chip="not checked",
         why=f"{why} left alone may be why. {'It was' if alone else 'The first was'} last checked",
         about=False,
@@ -321,9 +277,7 @@ def _outside(team: str, one: Trouble) -> Need:
         begun = f"{'It was' if one.many == one.unsaved == 1 else 'The first was'} added"
     return Need(
         key=one.key,
-        title=f"{name} is outside its recovery point objective"
-        if alone
-        else f"{repositories(one.many)} are outside their recovery point objectives",
+        title=causes.title(one),
         link=templating.repo_url(team, name) if alone else None,
         chip="outside its objective" if alone else "outside their objectives",
         tone="late",
@@ -337,7 +291,7 @@ def _outside(team: str, one: Trouble) -> Need:
 
 
 def _gone(team: str, one: Trouble) -> Need:
-    name, url = one.repos[0]
+    _, url = one.repos[0]
     alone = one.many == 1
     if alone and (at := older_of(url)):
         why = f"An older history of {at}, from before the database was lost. Every snapshot stays. Archived"
@@ -346,9 +300,7 @@ def _gone(team: str, one: Trouble) -> Need:
     need = _need(
         team,
         one,
-        title=f"{name} is no longer at its host"
-        if alone
-        else f"{repositories(one.many)} are no longer at their hosts",
+        title=causes.title(one),
         chip="gone",
         why=why,
         about=False,
