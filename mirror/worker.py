@@ -38,6 +38,8 @@ from mirror.jobs.looks import looking
 from mirror.jobs.periodic import Periodic, Together
 from mirror.jobs.run import RUN_SECONDS
 from mirror.jobs.runner import Runner
+from mirror.notify import post
+from mirror.notify import run as notifying
 from mirror.services import startup
 from mirror.services.embedded import queue as embedded_queue
 from mirror.services.open import Services, ended, open_services
@@ -49,6 +51,7 @@ from mirror.upkeep import outages
 SWEEP_SECONDS: Final = 10
 TEND_SECONDS: Final = 60
 TIDY_SECONDS: Final = 3600
+TELL_SECONDS: Final = 5  # between two checks whether it is time to look what people should hear of
 POLL_SECONDS: Final = 0.01  # between two looks of arq at its queue, which wait for something to do
 STOP_SECONDS: Final = 20  # for runs to clean up after themselves when the worker is stopped
 FAREWELL_SECONDS: Final = 2.0  # for Redis to hear what became of the jobs of a worker that stops
@@ -166,6 +169,7 @@ async def working(
         each = [Periodic(one.name, TEND_SECONDS, partial(sweeping.do_if_due, one)) for one in sweeping.TASKS]
         maintenance = Together([evicting, *each])
         tidying = Periodic("removal of what killed runs left on the disk", TIDY_SECONDS, sweeping.tidy)
+        telling = Periodic("look what people should hear of", TELL_SECONDS, notifying.look_if_due)
         works: list[Callable[[], Awaitable[None]]] = [
             runner.work,
             runner.beat,
@@ -173,9 +177,9 @@ async def working(
             partial(outages.watch, services, runner.look_soon),
         ]
         if periodical:
-            works.append(
-                partial(periodic.by_our_clock, services, [tidying], [sweeps, *maintenance.each], queue.lives)
-            )
+            own, shared = [tidying, telling], [sweeps, *maintenance.each]
+            works.append(partial(periodic.by_our_clock, services, own, shared, queue.lives))
+            works.append(partial(notifying.deliver, services, post.sender(services)))
         with suppress(EverrefError):  # the next beat comes soon
             if periodical and await runs.is_alone(services.db, runner.me):
                 await sweeping.after_start(services)

@@ -936,6 +936,31 @@ async def _wait_for(url: str, seconds: float) -> None:
             await asyncio.sleep(_ASKED_AGAIN)
 
 
+async def notices(call: Call) -> int:
+    """What people were told lately, and where it went."""
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.store.notify import messages
+
+        team = await operator.team_chosen(services, call.args.team)
+        if call.args.test is not None:
+            from mirror.notify import testing
+
+            name, answer = await testing.send(services, call.args.test, team.id if team else None)
+            call.out.result(
+                partial(render.tested_channel, name, answer), partial(shapes.tested_channel, name, answer)
+            )
+            return 0
+        about = messages.About(team_id=team.id) if team else None
+        found = await messages.page(services.db, about)
+    if call.out.json:
+        for one in found:
+            call.out.result(render.nothing, partial(shapes.told, one))
+    else:
+        call.out.result(partial(render.told, found), dict)
+    return 0
+
+
 async def doctor(call: Call) -> int:
     """What is used, and what is missing."""
     async with call.services() as services:
@@ -983,5 +1008,6 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "export": export,
     "rebuild": rebuild,
     "migrate": migrate,
+    "notices": notices,
     "doctor": doctor,
 }

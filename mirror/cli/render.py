@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mirror.store.discovery.connections import Connection
     from mirror.store.discovery.discovered import Counts
     from mirror.store.notify.channels import Channel
+    from mirror.store.notify.messages import Said
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
     from mirror.store.restore.team_drills import TeamDrill
@@ -664,6 +665,28 @@ def channel_removed(one: Channel, eye: Eye) -> str:
 def unpinged(team: str, eye: Eye) -> str:
     """That nobody is pinged any more."""
     return f"{clean(team)} pings no monitor any more; switch it off there too, or it raises an alarm"
+
+
+def told(found: Sequence[Said], eye: Eye) -> str:
+    """What people were told, newest first, each with where it went."""
+    lines = []
+    for one in found:
+        team = f"  {clean(one.team)}" if one.team else ""
+        lines.append(f"{eye.time(one.message.at)}  {clean(one.message.subject)}{team}")
+        for each in one.reached:
+            state = eye.paint(each.state, "bad") if each.state == "failed" else each.state
+            answer = f"  {clean(each.answer)}" if each.answer else ""
+            lines.append(
+                f"    {clean(each.channel)}: {state}{' in a digest' if each.in_digest else ''}{answer}"
+            )
+        if not one.reached:
+            lines.append("    nowhere: no channel wants such messages")
+    return "\n".join(lines) or "nothing was said yet"
+
+
+def tested_channel(name: str, answer: str, eye: Eye) -> str:
+    """What came of a test."""
+    return f"{clean(name)} took the test: {clean(answer)}"
 
 
 def findings(found: Sequence[Finding], eye: Eye) -> str:

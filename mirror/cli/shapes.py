@@ -23,7 +23,7 @@ from mirror.shapes import work
 from mirror.shapes.base import plain
 from mirror.shapes.channels import Channel, ChannelKey, ChannelTested, NewChannel
 from mirror.shapes.discovery import Hook, SshKey
-from mirror.shapes.people import Identity, Membership, Token
+from mirror.shapes.people import Identity, Membership, Message, Token
 from mirror.shapes.protection import Foreseen, Switch
 from mirror.shapes.repos import Change, LostPushed, Ref, Repo, TakenSnapshot, WentAway
 from mirror.shapes.work import Plan, RefOutcome
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mirror.store.discovery.discovered import Counts
     from mirror.store.jobs.jobs import JobId
     from mirror.store.notify.channels import Channel as ChannelRow
+    from mirror.store.notify.messages import Said
     from mirror.store.people.tokens import ApiToken
     from mirror.store.repos import Overview
     from mirror.store.restore.team_drills import TeamDrill
@@ -352,6 +353,16 @@ def exported(one: Exported) -> Shape:
 def finding(one: Finding) -> Shape:
     """One thing that the doctor looked at."""
     return {"what": one.what, "value": one.value, "ok": one.ok, "advice": one.advice}
+
+
+def told(one: Said) -> Shape:
+    """Something that people were told, and where it went."""
+    return plain(Message.of(one, one.reached))
+
+
+def tested_channel(name: str, answer: str) -> Shape:
+    """What came of a test."""
+    return {"channel": name, "answer": answer}
 
 
 def migrated(applied: Sequence[str]) -> Shape:

@@ -24,7 +24,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     for kind in (
         Kind("behind", "a repository is outside its recovery point objective"),
         Kind("failing", "backups fail, or work again", urgent=True),
-        Kind("credential", "a credential has died or will expire"),
+        Kind("credential", "a credential has died or will expire", urgent=True),
         Kind("force-push", "a protected branch or tag was force-pushed or deleted", urgent=True),
         Kind("mass-deletion", "most branches of a repository were deleted or replaced", urgent=True),
         Kind("drill-failed", "a drill failed", urgent=True),
@@ -56,7 +56,7 @@ class Message:
     """
 
     id: UUID  # the same at every try, so that who receives it twice can tell
-    kind: str  # of KINDS, or `test`, `confirm`, `password`, `invitation`, which cannot be switched off
+    kind: str  # of KINDS, or `digest`, `test`, `confirm`, `password`, `invitation`: never switched off
     urgent: bool
     subject: str  # one line
     lines: Sequence[str]  # paragraphs of plain text: what it is, what it means, what to do

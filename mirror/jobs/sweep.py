@@ -24,6 +24,7 @@ from mirror.core.rules.schedule import spread
 from mirror.discovery import discover, webhooks
 from mirror.jobs import proofs, run, team_drills
 from mirror.jobs.looks import Ticked, looking
+from mirror.notify import look
 from mirror.people import channels
 from mirror.restore import export
 from mirror.services.lease import leased
@@ -203,6 +204,7 @@ async def _forget(services: Services) -> None:
     await maintenance.forget_links(services.db, now - LINKS_KEPT)
     await holds.forget_before(services.db, now)
     await outages.forget_before(services.db, now - JOBS_KEPT)
+    await look.forget(services)
 
 
 async def _prune(services: Services) -> None:

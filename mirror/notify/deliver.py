@@ -164,7 +164,7 @@ class Delivery:
 
     async def _tell(self, claimed: Claimed, subject: str, lines: list[str], now: datetime, what: str) -> None:
         about, services = claimed.about, self.services
-        page = "account" if about.person_id else "status"
+        page = "account/channels" if about.person_id else "status/channels"
         async with transaction(services.db) as db:
             team = await sendings.team_name(db, about)
             others = [
@@ -173,7 +173,8 @@ class Delivery:
                 if one.about == about and one.channel.id != claimed.channel_id
             ]
             link = Link(
-                "See the channels", said.url(services.settings, f"{team}/-/settings" if team else page)
+                "See the channels",
+                said.url(services.settings, f"{team}/-/settings/channels" if team else page),
             )
             message = said.new("channel", subject, lines, now, team=team, link=link)
             plan = telling.plan(message, [one.channel for one in others], now)

@@ -110,7 +110,10 @@ def _message(settings: Settings, several: Sequence[Happening]) -> Message:
         page = first.page if not repos else ()
         link = Link(first.label if page else f"Open {first.team}", said.url(settings, first.team, *page))
     at = max(one.at for one in several)
-    made = said.new(first.kind, subject, lines, at, team=first.team, link=link)
+    calm = first.kind == "credential"  # one that has died is an alarm; these will die
+    made = said.new(
+        first.kind, subject, lines, at, team=first.team, link=link, urgent=False if calm else None
+    )
     return replace(made, repos=tuple(repos[:12]), many=len(repos))
 
 

@@ -28,7 +28,6 @@ _KINDS: Final[Mapping[str, str]] = {
     "behind": "behind",
 }
 _CALM: Final = frozenset({"hook", "archived"})  # nothing is lost while people sleep
-_PRESSING: Final = frozenset({"token", "credentials"})  # nothing is saved until somebody acts
 
 
 def base(settings: Settings) -> str:
@@ -94,7 +93,7 @@ def title(one: Trouble) -> str:
 def of_trouble(settings: Settings, one: Trouble, turn: Turn, at: datetime) -> Message:
     """A cause that began, became much larger, comes and goes, or stays after it did."""
     kind = _KINDS.get(one.kind, "failing")
-    pressing = (KINDS[kind].urgent or one.kind in _PRESSING) and one.kind not in _CALM
+    pressing = KINDS[kind].urgent and one.kind not in _CALM
     subject = title(one)
     lines = [words.sentence(one.why) if one.why else causes.detail(one), _not_saved(one, at)]
     if one.many > 1:

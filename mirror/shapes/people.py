@@ -1,5 +1,6 @@
 """People and teams as JSON."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from msgspec import Meta
 
 from mirror.core.rules.roles import Role, Scope
 from mirror.shapes.base import Answer
+from mirror.store.notify import messages
 from mirror.store.people import audit, invitations, notices, people, sessions, teams, tokens
 
 
@@ -202,6 +204,69 @@ class AuditEntry(Answer, frozen=True, kw_only=True):
             result=entry.result,
             previous=one.previous,
             sha256=one.sha256,
+        )
+
+
+class Sending(Answer, frozen=True, kw_only=True):
+    """A channel that a message goes to, and what became of it there."""
+
+    channel: str
+    kind: str
+    shown: str
+    state: str
+    due_at: datetime
+    tries: int
+    tried_at: datetime | None
+    answer: str | None
+    in_digest: bool
+
+    @classmethod
+    def of(cls, one: messages.Reached) -> "Sending":
+        return cls(
+            channel=one.channel,
+            kind=one.kind,
+            shown=one.shown,
+            state=one.state,
+            due_at=one.due_at,
+            tries=one.tries,
+            tried_at=one.tried_at,
+            answer=one.answer,
+            in_digest=one.in_digest,
+        )
+
+
+class Message(Answer, frozen=True, kw_only=True):
+    """Something that people were told, and where it went."""
+
+    id: str
+    kind: str
+    urgent: bool
+    subject: str
+    lines: list[str]
+    at: datetime
+    team: str | None
+    repos: list[str]
+    many: int
+    url: str | None
+    facts: dict[str, Any]
+    to: list[Sending]
+
+    @classmethod
+    def of(cls, said: messages.Said, reached: Sequence[messages.Reached]) -> "Message":
+        one = said.message
+        return cls(
+            id=str(one.id),
+            kind=one.kind,
+            urgent=one.urgent,
+            subject=one.subject,
+            lines=list(one.lines),
+            at=one.at,
+            team=said.team,
+            repos=list(one.repos),
+            many=one.many,
+            url=one.link.url if one.link else None,
+            facts=dict(one.facts),
+            to=[Sending.of(each) for each in reached],
         )
 
 

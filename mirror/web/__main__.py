@@ -9,6 +9,8 @@ from typing import Final
 from hooks import app as hooks
 from mirror.core.config import Settings
 from mirror.core.errors import UsageError
+from mirror.notify import post
+from mirror.notify import run as notifying
 from mirror.services import startup
 from mirror.services.embedded import queue
 from mirror.services.open import open_services
@@ -40,6 +42,7 @@ async def main(settings: Settings, ties: Ties) -> None:
         services.readers.warm()
         outside = Outside(services, hints, services.keyring, origin.rstrip("/"), templating.environment())
         stack.push_async_callback(outside.background.end)
+        outside.background.begin("telling people", notifying.step_in(services, post.sender(services)))
         await serve(application(outside, receiver), settings, ties)
 
 

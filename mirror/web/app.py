@@ -34,6 +34,7 @@ from mirror.web.pages import (
     settings,
     signin,
     status,
+    told,
 )
 
 ENDPOINTS: Final[Sequence[Endpoint]] = (
@@ -48,6 +49,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     *protection.ENDPOINTS,
     *connect.ENDPOINTS,
     *activity.ENDPOINTS,
+    *told.ENDPOINTS,
     *drills.ENDPOINTS,
     *report.ENDPOINTS,
     *auditors.ENDPOINTS,

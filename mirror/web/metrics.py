@@ -29,6 +29,8 @@ from mirror.core.quotas import Limits
 from mirror.git.pools import Measured
 from mirror.services.open import Services
 from mirror.store.jobs import jobs
+from mirror.store.notify import sendings
+from mirror.store.notify.sendings import Backlog
 from mirror.store.people import quotas
 from mirror.store.upkeep import measures
 from mirror.store.upkeep.measures import Counted, Measures, TeamMeasures
@@ -85,6 +87,7 @@ async def told(services: Services) -> bytes:
         _of_build(),
         *_of_repos(await measures.measures(services.db, services.clock())),
         *_of_counted(await measures.counted(services.db)),
+        *_of_messages(await sendings.backlog(services.db, services.clock())),
         *_of_disk(disk),
         *of_limits(await quotas.measured(services.db, settings.limits, services.clock()), settings.limits),
     ]
@@ -242,6 +245,17 @@ def _of_counted(found: Counted) -> Iterator[Metric]:
         "How long drills took, from the first byte read to the last ref compared",
         {"": ("drill", {})},
     )
+
+
+def _of_messages(found: Backlog) -> Iterator[Metric]:
+    yield _gauge("everref_messages_waiting", "Messages that are due at a channel and not sent", found.waiting)
+    yield _gauge(
+        "everref_message_oldest_due_timestamp_seconds",
+        "Since when the oldest message is due that is not sent; absent while none is",
+        None if found.oldest_due is None else found.oldest_due.timestamp(),
+    )
+    yield _gauge("everref_messages_failed", "Messages that were given up within a day", found.failed)
+    yield _gauge("everref_channels_failing", "Channels at which nothing arrives", found.failing)
 
 
 def _of_disk(disk: Disk) -> Iterator[Metric]:

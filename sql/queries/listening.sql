@@ -16,5 +16,5 @@ cross join lateral (
   from sending join message on message.id = message_id
   where channel_id = channel.id and first_at > $1::timestamptz - interval '1 day'
 ) lately
-where removed_at is null and confirmed_at is not null
+where removed_at is null and stopped_at is null and confirmed_at is not null
 order by channel.created_at, channel.id

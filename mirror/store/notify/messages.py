@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -44,6 +44,7 @@ class Reached:
     tried_at: datetime | None
     answer: str | None  # what the other side last said; None: nothing yet
     in_digest: bool  # it was, or will be, sent together with others
+    person_id: PersonId | None  # whose own channel it is; None: the team's, or the installation's
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,10 @@ async def by_key(db: Db, told_key: str) -> Message | None:
 async def page(
     db: Db,
     about: About | None,
-    before: datetime | None = None,
+    before: tuple[datetime, UUID] | None = None,
     limit: int = 100,
 ) -> list[Said]:
-    """What was said before this time, newest first, with where each went.
+    """What was said before the message of this time and id, newest first, with where each went.
 
     Of a team; of a person: what was for them alone; of whoever runs the installation. None: of everybody.
     """
@@ -129,21 +130,23 @@ async def page(
         """
         with said as (
           select message.*, team.name as team from message left join team on team.id = message.team_id
-          where ($1::timestamptz is null or at < $1)
+          where ($1::timestamptz is null or (at, message.id) < ($1, $6::uuid))
             and ($5 or (team_id is not distinct from $2 and message.person_id is not distinct from $3))
-          order by at desc, message.id limit $4
+          order by at desc, message.id desc limit $4
         )
-        select said.id, content, team, sending.*, channel.name, channel.kind as channel_kind, shown
+        select said.id, content, team, sending.*, channel.name, channel.kind as channel_kind, shown,
+          channel.person_id
         from said
         left join sending on sending.message_id = said.id
         left join channel on channel.id = sending.channel_id
-        order by said.at desc, said.id, channel.name, channel.id
+        order by said.at desc, said.id desc, channel.name, channel.id
         """,
-        before,
+        before[0] if before else None,
         about.team_id if about else None,
         about.person_id if about else None,
         limit,
         about is None,
+        before[1] if before else None,
     )
     found: dict[UUID, Said] = {}
     for row in rows:
@@ -174,4 +177,15 @@ def _reached(row: Any) -> Reached:
         row["tried_at"],
         row["answer"],
         row["digest_id"] is not None,
+        None if row["person_id"] is None else PersonId(UUID(bytes=row["person_id"].bytes)),
     )
+
+
+def reached_for(reached: Sequence[Reached], person_id: PersonId | None) -> list[Reached]:
+    """The same as this person may see it: of other members' own channels, only that there is one."""
+    return [
+        one
+        if one.person_id in (None, person_id)
+        else replace(one, channel="a member's own channel", shown="", answer=None)
+        for one in reached
+    ]

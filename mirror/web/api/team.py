@@ -1,8 +1,9 @@
 """A team's calls: its members, invitations, API tokens, audit log and notices."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Final
+from uuid import UUID
 
 from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
@@ -13,7 +14,18 @@ from mirror.people import api_tokens, members
 from mirror.services import ssh_access
 from mirror.shapes.base import Page
 from mirror.shapes.discovery import SshKey
-from mirror.shapes.people import AuditEntry, Invitation, Invited, Member, Membership, NewToken, Notice, Token
+from mirror.shapes.people import (
+    AuditEntry,
+    Invitation,
+    Invited,
+    Member,
+    Membership,
+    Message,
+    NewToken,
+    Notice,
+    Token,
+)
+from mirror.store.notify import messages
 from mirror.store.people import audit, invitations, notices, teams, tokens
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.teams import Membership as Belonging
@@ -191,6 +203,20 @@ async def list_notices(context: RequestContext, asked: Paged) -> Page[Notice]:
     return Page(items=[Notice.of(one) for one in shown], next=more)
 
 
+async def list_messages(context: RequestContext, asked: Paged) -> Page[Message]:
+    """What the team's people were told, newest first, with where it went and what became of it."""
+    about = messages.About(team_id=context.of_team().id)
+    place = begin(asked.cursor, tuple[datetime, UUID])
+    found = await messages.page(context.services.db, about, place, asked.limit + 1)
+    shown = found[: asked.limit]
+    last = shown[-1].message if len(found) > asked.limit else None
+    reader = context.person.id if context.person else None
+    return Page(
+        items=[Message.of(one, messages.reached_for(one.reached, reader)) for one in shown],
+        next=cursor((last.at, last.id)) if last else None,
+    )
+
+
 async def notice_seen(context: RequestContext) -> None:
     """Dismiss a notice. A dismissed notice stays dismissed."""
     number = str(context.path["notice"])
@@ -222,6 +248,7 @@ CALLS: Final[Sequence[Call]] = (
     call("GET", f"{TEAM}/audit", list_audit, Needs.ADMIN, "admin"),
     call("GET", f"{TEAM}/audit/export", export_audit, Needs.ADMIN, "admin", media=NDJSON),
     call("GET", f"{TEAM}/notices", list_notices, Needs.VIEWER),
+    call("GET", f"{TEAM}/messages", list_messages, Needs.VIEWER),
     call("POST", f"{TEAM}/notices/{{notice}}/seen", notice_seen, Needs.OPERATOR, "backup"),
     call("GET", "/notifications", list_notices, Needs.VIEWER),
     call("POST", "/notifications/{notice}/seen", notice_seen, Needs.OPERATOR, "backup"),

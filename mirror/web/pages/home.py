@@ -19,6 +19,7 @@ from mirror.store.browse.causes import Forced, Settlement, Settling
 from mirror.store.browse.found import FoundCommit, FoundRef
 from mirror.store.browse.home import Day, Order, Summary, Wanted
 from mirror.store.jobs import runs
+from mirror.store.notify import sendings
 from mirror.store.people import notices, quotas, teams
 from mirror.store.people.teams import Team
 from mirror.store.repos import State
@@ -120,6 +121,7 @@ async def _standing(context: RequestContext, team: Team, held_up: Need | None) -
         forced=forced,
         notices=await notices.open_of(db, team.id),
         over=await quotas.is_over(db, team.id),
+        dead=await sendings.dead(db, team.id),
     )
     listed = causes_shown.needs(team.name, now, told)
     if held_up:  # which is why

@@ -12,6 +12,7 @@ from mirror.core.rules import causes
 from mirror.core.rules.causes import repositories
 from mirror.core.rules.roles import Role
 from mirror.store.browse.causes import Forced, Refused, Settled, Trouble
+from mirror.store.notify.sendings import Dead
 from mirror.store.people.notices import Notice
 from mirror.store.people.quotas import Over
 from mirror.web import templating
@@ -95,6 +96,7 @@ class Told:
     forced: Sequence[Forced] = ()
     notices: Sequence[Notice] = ()
     over: Over | None = None  # the limit that the team has reached; None: none
+    dead: Sequence[Dead] = ()  # channels at which nothing arrives
 
 
 def needs(team: str, now: datetime, told: Told) -> list[Need]:
@@ -126,6 +128,7 @@ def needs(team: str, now: datetime, told: Told) -> list[Need]:
         else:
             found[4].append(_failing(team, one))
     found[3] += [_forced(team, one, now) for one in told.forced if one.is_default]
+    found[5] += [_dead(team, one) for one in told.dead]
     for notice in told.notices:
         if notice.kind in TOLD:
             found[3 if notice.kind in TAKEN else 4].append(_told(team, notice))
@@ -323,6 +326,20 @@ def _over(team: str, over: Over, now: datetime) -> Need:
         why=f"{words.sentence(over.message)} This started",
         since=over.since,
         acts=(Act("See the limits", link),),
+    )
+
+
+def _dead(team: str, one: Dead) -> Need:
+    """A channel at which nothing arrives: people do not hear there of what this page says."""
+    return Need(
+        key=f"channel-{one.id}",
+        title=f"Messages to {one.name} no longer arrive",
+        link=templating.url(f"/{team}/-/notices"),
+        chip="channel fails",
+        tone="late",
+        why=f"{words.sentence(one.failure)} This was found",
+        since=one.since,
+        acts=(Act("Correct it", templating.url(f"/{team}/-/settings/channels"), needs=Role.ADMIN),),
     )
 
 

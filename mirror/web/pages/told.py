@@ -1,0 +1,49 @@
+"""What a team's people were told, and where it went."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from starlette.responses import Response
+
+from mirror.core.errors import NotFound
+from mirror.core.messages import KINDS
+from mirror.store.notify import messages
+from mirror.web.dispatch import Endpoint, Needs, RequestContext
+
+ROWS: Final = 50  # messages on a page
+STATES: Final = {"sent": "arrived", "waiting": "waits", "failed": "did not arrive"}
+
+
+async def page(context: RequestContext) -> Response:
+    """The team's messages, newest first."""
+    reader = context.person.id if context.person else None
+    about = messages.About(team_id=context.of_team().id)
+    found = await messages.page(context.services.db, about, _before(context.query.get("before")), ROWS + 1)
+    shown = found[:ROWS]
+    last = shown[-1].message if len(found) > ROWS else None
+    return context.render(
+        "told.html",
+        said=[(one.message, messages.reached_for(one.reached, reader)) for one in shown],
+        more=f"{last.at.isoformat()}_{last.id}" if last else None,
+        kinds=KINDS,
+        states=STATES,
+    )
+
+
+def _before(text: str | None) -> tuple[datetime, UUID] | None:
+    """Where an older page begins. Raises NotFound."""
+    if not text:
+        return None
+    at, _, number = text.partition("_")
+    try:
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return moment, UUID(number)
+    except ValueError:
+        raise NotFound("there is no such page of messages") from None
+
+
+ENDPOINTS: Final[Sequence[Endpoint]] = (Endpoint("GET", "/{team}/-/notices", page, Needs.VIEWER),)
