@@ -95,3 +95,20 @@ async def test_a_failure_arrives_signed_and_is_shown_with_what_became_of_it(
     )
     home = (await (await site.signed_in(ann)).get("/ann")).text
     assert "Messages to ops no longer arrive" in home and "It answers 500." in home
+
+
+async def test_a_team_says_of_which_refs_it_wants_to_hear(site: Site) -> None:
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    bob = await site.member(team, "bob", Role.OPERATOR)
+    browser = await site.signed_in(ann)
+    answer = await browser.post("/ann/-/notices/refs", globs=" main  release/* main ")
+    assert answer.status_code == 303
+    assert 'value="main release/*"' in (await browser.get("/ann/-/notices")).text
+    wrong = await browser.post("/ann/-/notices/refs", globs="x " * 3 + " ".join(map(str, range(30))))
+    assert wrong.status_code == 422 and "31 patterns are too many; use 20 or fewer" in wrong.text
+    other = await site.signed_in(bob)
+    assert "main release/*" in (await other.get("/ann/-/notices")).text
+    assert (await other.post("/ann/-/notices/refs", globs="")).status_code == 403
+    assert (await browser.post("/ann/-/notices/refs", globs="")).status_code == 303
+    assert 'value=""' in (await browser.get("/ann/-/notices")).text

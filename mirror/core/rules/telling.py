@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from mirror.core import zones
+from mirror.core.errors import UsageError
 from mirror.core.messages import KINDS, Message
 
 DIGEST_EVERY: Final = timedelta(hours=1)  # for a person, of what is not urgent
@@ -19,6 +20,8 @@ GIVEN_UP: Final = timedelta(hours=24)  # after a message was first to be sent
 FAILING_AFTER: Final = timedelta(minutes=15)  # without anything that arrives, until a channel counts as dead
 REPORT_AT: Final = time(8)  # of a Monday, in the channel's zone
 REPORT_LATE: Final = timedelta(hours=24)  # for which a report that nobody could write in time is still news
+GLOBS: Final = 20  # of refs whose force-pushes are told
+GLOB_LETTERS: Final = 200
 DIGEST_LINES: Final = 30  # messages that a digest names
 _WAITS: Final = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=10), timedelta(hours=1))
 _DAY: Final = timedelta(days=1)
@@ -117,3 +120,18 @@ def report_at(channel_zone: str | None, now: datetime) -> datetime:
 def wait(tries: int) -> timedelta:
     """How long a channel is left alone after so many tries in a row failed: 30 s, 2 min, 10 min, then 1 h."""
     return _WAITS[min(max(tries, 1), len(_WAITS)) - 1]
+
+
+def guarded(typed: str) -> tuple[str, ...] | None:
+    """The globs of the refs whose force-pushes and deletions are told, as somebody typed them.
+
+    None: nothing was typed, which means the default branch, and tags. Raises UsageError.
+    """
+    found = tuple(dict.fromkeys(typed.split()))
+    if len(found) > GLOBS:
+        raise UsageError(f"{len(found)} patterns are too many; use {GLOBS} or fewer", field="globs")
+    if any(len(one) > GLOB_LETTERS for one in found):
+        raise UsageError(
+            f"a pattern may have at most {GLOB_LETTERS} letters; use a shorter one", field="globs"
+        )
+    return found or None

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from mirror.core.model import RefName
-from mirror.store.database import Db, query, translating
+from mirror.store.database import Db, query, storable, translating
 from mirror.store.people.teams import TeamId
 
 AT_ONCE: Final = 2000  # events that are read together
@@ -109,6 +109,20 @@ async def waiting(db: Db) -> Events:
 async def remove(db: Db, ids: Sequence[int]) -> None:
     """These were looked at, in the caller's transaction."""
     await db.execute("delete from event where id = any($1::bigint[])", list(ids))
+
+
+@translating
+async def guarded(db: Db, team_id: TeamId) -> list[str] | None:
+    """The globs of the refs that the team wants to hear of. None: the default branch, and tags."""
+    found: list[str] | None = await db.fetchval("select guarded_refs from team where id = $1", team_id)
+    return found
+
+
+@translating
+async def set_guarded(db: Db, team_id: TeamId, globs: Sequence[str] | None) -> None:
+    """Set these globs. Safe to run twice."""
+    chosen = None if globs is None else [storable(one) for one in globs]
+    await db.execute("update team set guarded_refs = $2 where id = $1", team_id, chosen)
 
 
 async def _notices(db: Db, ids: Sequence[int]) -> list[Notice]:
