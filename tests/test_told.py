@@ -312,7 +312,7 @@ async def test_restores_force_pushes_and_deletions_are_told_once_each(told: Told
         job.id,
         told.now,
     )
-    assert await told.after() == {"team": ["A restore of acme/api by Whoever runs Everref failed"]}
+    assert await told.after() == {"team": ["A restore of acme/api by whoever runs Everref failed"]}
 
 
 async def test_notices_are_told_by_their_kinds_and_what_is_old_is_not(told: Told) -> None:

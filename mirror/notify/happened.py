@@ -174,16 +174,15 @@ def _of_restore(one: Restoring) -> Happening:
     if one.began:
         subject = f"{who} began {what} of {one.repo}"
     elif one.state == "done":
-        subject = f"{who} {'undid a restore' if one.is_undo else 'made a restore'} of {one.repo}"
-        refs_said = ", ".join(f"{number:,} {how}" for how, number in one.results.items() if number)
-        lines.append(
-            f"It went to {one.destination}: {refs_said or 'nothing to write'}." if one.destination else ""
-        )
-        if one.destination and not one.verified:
-            lines.append("Not everything arrived; its page says what did not.")
+        subject = f"{who} {'undid a restore of' if one.is_undo else 'restored'} {one.repo}"
+        written = ", ".join(f"{number:,} {how}" for how, number in one.results.items() if number)
+        if one.destination:
+            lines.append(f"It went to {one.destination}. Refs: {written or 'none to write'}.")
+            lines.append("" if one.verified else "Not everything arrived; its page says what did not.")
     else:
+        by = one.person or "whoever runs Everref"
         ended = "was cancelled" if one.state == "cancelled" else "failed"
-        subject = f"{what[0].upper()}{what[1:]} of {one.repo} by {who} {ended}"
+        subject = f"{what[0].upper()}{what[1:]} of {one.repo} by {by} {ended}"
         lines.append(words.sentence(one.failure) if one.failure else "")
     lines.append(f"This was at {said.minute(one.at)}. If nobody should have done it, see the audit log.")
     return Happening(one.team_id, one.team, "restore", subject, lines, one.at, one.repo)
