@@ -128,6 +128,8 @@ async def test_what_was_foreseen_is_shown_told_once_and_gone_when_it_is_no_longe
     assert len(told) == 1 and "expires in 5 days" in told[0]
     page = (await browser.get("/kim")).text
     assert "2 things may fail soon" in page and "They took 4 h 0 min at first and take 23 h 0 min now" in page
+    page = (await browser.get("/kim/kim/api")).text
+    assert "1 thing may fail soon" in page and "Its newest backup may be 24 hours old at most" in page
     program = await site.browser()
     program.client.headers["authorization"] = f"Bearer {await site.token(kim, team)}"
     answer = (await program.client.get("/api/v1/teams/kim/soon")).json()

@@ -20,7 +20,7 @@ from mirror.git.reader.questions import RepositoryView
 from mirror.jobs import run as work
 from mirror.restore import moment
 from mirror.store.backup import reported_updates, snapshots
-from mirror.store.browse import home, timeline
+from mirror.store.browse import home, predictions, timeline
 from mirror.store.browse.home import RepoOverview
 from mirror.store.browse.timeline import Neighbours, Pushed
 from mirror.store.jobs import jobs
@@ -121,12 +121,14 @@ async def overview(context: RequestContext) -> Response:
     at = await moment_at(context, stays=True)
     db = context.services.db
     beside = await home.beside(db, at.repo.id)
+    soon = await predictions.of_team(db, context.of_team().id, at.repo.id)
     if at.snapshot is None or at.span is None:
         return context.render(
             "repo.html",
             at=at,
             tab="overview",
             hook=beside.hook,
+            soon=soon,
             **_under_way(at.row, beside.open_jobs),
         )
     chosen = at.snapshot.taken_at if at.asked else context.now
@@ -159,6 +161,7 @@ async def overview(context: RequestContext) -> Response:
         pushes=pushes,
         told={},
         lost_pushes=_lost_at(pushes, beside.lost),
+        soon=soon,
         **_under_way(at.row, beside.open_jobs),
     )
 
