@@ -89,7 +89,7 @@ async def test_a_webhook_is_added_tested_and_given_another_key_and_each_key_is_s
     key = code_in(first.text)
     page = (await browser.get(base)).text
     assert "whsec_" not in page and "s3cret" not in page and "Our pager" in page
-    assert "Nothing has been sent yet" in page and "1 place" in (await browser.get("/ann/-/settings")).text
+    assert "No message was due yet" in page and "1 place" in (await browser.get("/ann/-/settings")).text
     channel = channel_in(page)
     tested = await browser.follow(await browser.post(f"{base}/test", channel=channel))
     assert "The answer: 200: thanks" in tested.text

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 from aiohttp import web
+from playwright.async_api import async_playwright
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from mirror.channels import chat, mail, webhook
@@ -22,12 +23,13 @@ from mirror.core import smtp
 from mirror.core.errors import UsageError
 from mirror.core.messages import Link, Message
 from mirror.core.smtp import Smtp
+from tests.parts.browser import ARGUMENTS, PHONE, WANTED, chromium_path
 from tests.parts.mail import ENCODED, PASSWORD, USER, Postbox
 from tests.parts.receiver import Receiver
 
 MakePostbox = Callable[..., Awaitable[Postbox]]
 ID = UUID("3f2b8a34-7f0e-4d8e-9c35-0d6b0e1f5a11")
-STOP = "https://everref.example/unsubscribe/x.y.z"
+STOP = f"https://everref.example/unsubscribe/{'Iu-x_' * 30}.y.z"  # longer than a line of a header
 MESSAGE = Message(
     ID,
     "failing",
@@ -107,6 +109,9 @@ async def test_a_mail_goes_by_starttls_and_auth_and_says_everything_in_text_and_
     assert first["Message-ID"] == again["Message-ID"] == f"<{ID}@acme.example>"
     assert first["List-Unsubscribe"] == f"<{STOP}>"
     assert first["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert (
+        f"List-Unsubscribe: <{STOP}>\r\n".encode() in box.raw[0]
+    )  # as it is, for programs that decode nothing
     plain, html = first.get_body(("plain",)), first.get_body(("html",))
     assert plain is not None and html is not None
     for said in (plain.get_content(), html.get_content()):
@@ -368,3 +373,32 @@ def test_an_address_shows_nothing_of_itself(caplog: pytest.LogCaptureFixture) ->
     said = Address("webhook", "https://h.example/s3cret", ("whsec_s3cret",), "https://e.example/s3cret")
     logging.getLogger("x").warning("%s %r", said, said)
     assert "s3cret" not in caplog.text and "webhook" in caplog.text
+
+
+async def test_a_mail_is_read_on_a_phone_and_in_the_dark_and_loads_nothing() -> None:
+    program = chromium_path()
+    if program is None:
+        pytest.skip(WANTED)
+    mail_ = mail.written(
+        Smtp("localhost", 25, "none", None, None, "backup@acme.example", "Everref", None),
+        Address("mail", "ann@acme.example", unsubscribe=STOP),
+        replace(MESSAGE, lines=("x" * 300, *MESSAGE.lines)),
+    )
+    html = mail_.get_body(("html",))
+    assert html is not None
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program, args=[*ARGUMENTS])
+        colours = set()
+        for scheme in ("light", "dark"):
+            context = await browser.new_context(viewport=PHONE, color_scheme=scheme)
+            page, asked = await context.new_page(), list[str]()
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            await page.set_content(html.get_content())
+            wide = await page.evaluate("document.documentElement.scrollWidth")
+            colours.add(
+                await page.evaluate("getComputedStyle(document.querySelector('.sheet')).backgroundColor")
+            )
+            assert wide <= PHONE["width"] and asked == [], scheme
+            assert await page.get_by_role("link", name="Connect again").is_visible()
+        await browser.close()
+    assert len(colours) == 2

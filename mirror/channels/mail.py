@@ -27,6 +27,7 @@ SILENCE: Final = 15.0  # seconds for one answer of the server
 _CHECKED: Final = 10.0  # seconds for a server that is asked whether it would take mail
 _GREYLISTED: Final = timedelta(minutes=5)  # the wait after a refusal for now: RFC 6647, 2.1
 _REPOS: Final = 10  # names that a mail lists
+_LONG_LINES: Final = SMTP.clone(max_line_length=990, cte_type="7bit")  # a folded address would be encoded
 
 
 async def send(wire: Wire, to: Address, message: Message) -> str:
@@ -41,7 +42,7 @@ async def send(wire: Wire, to: Address, message: Message) -> str:
         async with asyncio.timeout(SECONDS):
             client = await _connected(wire, server)
             try:
-                refused, answer = await client.send_message(mail, sender=server.sender, recipients=[to.to])
+                refused, answer = await client.sendmail(server.sender, [to.to], mail.as_bytes())
             finally:
                 client.close()
     except TimeoutError:
@@ -81,7 +82,7 @@ def written(server: Smtp, to: Address, message: Message) -> EmailMessage:
     """
     if not is_address(to.to):
         raise Undeliverable("this is not an e-mail address")
-    mail = EmailMessage(SMTP)
+    mail = EmailMessage(_LONG_LINES)
     mail["From"] = Mailbox(_one_line(server.name), addr_spec=server.sender)
     mail["To"] = Mailbox(addr_spec=to.to)
     mail["Subject"] = _one_line(message.subject)

@@ -779,7 +779,7 @@ async def ping(call: Call) -> int:
 
 async def channel(call: Call) -> int:
     """Show where people are told; add, test, change or remove such a place."""
-    args, to = call.args, None
+    args, to, call = call.args, None, await call.beside()
     if args.to_file:
         to = environment.read_token(args.to_file)
         call.redact.add_url(to)

@@ -23,6 +23,7 @@ class Postbox:
     """The server: what came, and what it is to answer to the next ones."""
 
     port: int = 0
+    raw: list[bytes] = field(default_factory=list)
     mails: list[EmailMessage] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)  # to RCPT TO, one each
@@ -43,6 +44,7 @@ class Postbox:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         assert isinstance(envelope.content, bytes)
         self.mails.append(email.message_from_bytes(envelope.content, policy=default))
+        self.raw.append(envelope.content)
         self.recipients += envelope.rcpt_tos
         self.arrived.set()
         return "250 kept"
