@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 from aiohttp import web
-from playwright.async_api import async_playwright
+from playwright.async_api import Request, async_playwright
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from mirror.channels import chat, mail, webhook
@@ -391,8 +391,8 @@ async def test_a_mail_is_read_on_a_phone_and_in_the_dark_and_loads_nothing() -> 
         colours = set()
         for scheme in ("light", "dark"):
             context = await browser.new_context(viewport=PHONE, color_scheme=scheme)
-            page, asked = await context.new_page(), list[str]()
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page, asked = await context.new_page(), list[Request]()
+            page.on("request", asked.append)
             await page.set_content(html.get_content())
             wide = await page.evaluate("document.documentElement.scrollWidth")
             colours.add(
