@@ -388,11 +388,15 @@ async def test_a_mail_is_read_on_a_phone_and_in_the_dark_and_loads_nothing() -> 
     assert html is not None
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program, args=[*ARGUMENTS])
-        colours = set()
+        colours, asked = set(), list[Request]()
+
+        def ask(request: Request) -> None:
+            asked.append(request)
+
         for scheme in ("light", "dark"):
             context = await browser.new_context(viewport=PHONE, color_scheme=scheme)
-            page, asked = await context.new_page(), list[Request]()
-            page.on("request", asked.append)
+            page = await context.new_page()
+            page.on("request", ask)
             await page.set_content(html.get_content())
             wide = await page.evaluate("document.documentElement.scrollWidth")
             colours.add(
