@@ -167,7 +167,8 @@ def test_all_locks_agree_so_that_one_environment_does_for_all() -> None:
 def test_running_installs_nothing_that_only_tests_need(project: dict[str, Any]) -> None:
     building = {"hatchling", "editables"}  # by which the working copy itself is installed
     own = {one.name for one in wanted(project, "dev")} - {one.name for one in wanted(project)}
-    assert own & pins("requirements.lock").keys() == building
+    shared = {"pyyaml"}  # which apprise needs, too
+    assert own & pins("requirements.lock").keys() == building | shared
 
 
 def commands_of(target: str) -> str:
