@@ -31,9 +31,11 @@ from mirror.store import repos
 from mirror.store.discovery import connections
 from mirror.store.discovery.connections import ConnectionId, NewConnection
 from mirror.store.jobs import jobs
+from mirror.store.notify import channels
 from mirror.store.people import links, notices, people, sessions, teams, tokens
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
+from mirror.store.restore import team_drills
 from mirror.web import app as web
 from mirror.web.api.call import Body, Call
 from mirror.web.app import ENDPOINTS
@@ -98,6 +100,12 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
     _, session = await sessions.start(db, alice.id, now, "a browser", "192.0.2.1")
     await people.link(db, alice.id, "github", "github.com", "1", "octocat", now)
     link = await links.make(db, alice.id, now, members.LINK)
+    told = channels.Owner(team.id)
+    hook = "https://hooks.example.org/x"
+    channel = await channels.add(
+        db, services.keyring, told, "webhook", "hooks", "hooks.example.org", hook, now, confirmed=True
+    )
+    drill = await team_drills.begin(db, team.id, now, person_id=alice.id)
     parts = {
         "team": team.name,
         "repo": str(repo.id),
@@ -119,6 +127,8 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
         "account": "1",
         "path:path": "README.md",
         "proof": "drill",
+        "channel": str(channel.id),
+        "drill": str(drill.id),
         "link": link,
         "name": "style.css",
     }
@@ -284,6 +294,7 @@ async def test_in_a_team_of_ones_own_anothers_objects_are_not_there(world: World
     for endpoint in ENDPOINTS:
         names = set(re.findall(r"{([^}]+)}", endpoint.path)) & {
             *("repo", "repo:repo", "job", "backup", "connection", "notice", "token", "person"),
+            *("channel", "drill"),
             *(("invitation",) if "{team}" in endpoint.path else ()),
         }
         if not names or endpoint.needs in (Needs.NOTHING, Needs.PERSON):
