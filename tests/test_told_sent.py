@@ -8,8 +8,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from mirror.channels import webhook
 from mirror.core.rules.roles import PersonId, Role
-from mirror.notify import look, post, testing
+from mirror.notify import look, post
 from mirror.notify.deliver import Delivery
+from mirror.people import channels as own
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.notify import channels
@@ -87,8 +88,9 @@ async def test_a_failure_arrives_signed_and_is_shown_with_what_became_of_it(
     ]
 
     receiver.got.clear()
-    assert (await testing.send(services, "ops", team.id))[0] == "ops"
-    assert b"A test of ops" in receiver.got[0][1]
+    ops = await own.listed(services, own.Whose(team=team))
+    assert (await own.test(services, None, own.Whose(team=team), ops[0].id)).startswith("2")
+    assert b"A test from Everref" in receiver.got[0][1]
 
     await services.db.execute(
         "update channel set failing_since = now(), failure = 'it answers 500' where name = 'ops'"

@@ -354,9 +354,6 @@ def parser() -> argparse.ArgumentParser:
     )
     notices = command("notices", "show what people were told lately, and where it went", _NOTICES)
     _team(notices, "only of this team (default: all, and the installation's; or EVERREF_TEAM)")
-    notices.add_argument(
-        "--test", metavar="CHANNEL", help="instead, send a test to the channel of this name or id, now"
-    )
     command("doctor", "show what this installation uses, what that can do, and what is missing", _DOCTOR)
 
     completion = command("completion", "print a completion script for a shell", _COMPLETION)
@@ -849,12 +846,11 @@ With --wait it can be started when the machine boots, before PostgreSQL answers.
 
 _NOTICES = """\
 Messages are kept for 90 days: what began and ended, what happened, where each went and what
-became of it. --test sends at once and says what the other side answered.
+became of it. everref channel CHANNEL --test sends one at once.
 
 --json, one a line, newest first: {"id", "kind", "urgent", "subject", "lines", "at", "team", "repos",
         "many", "url", "facts", "to"}; to: [{"channel", "kind", "shown", "state", "due_at",
-        "tries", "tried_at", "answer", "in_digest"}]; state: sent, waiting or failed
---test --json: {"channel", "answer"}"""
+        "tries", "tried_at", "answer", "in_digest"}]; state: sent, waiting or failed"""
 
 _DOCTOR = """\
 --json, one a line: {"what", "value", "ok", "advice"}"""

@@ -943,14 +943,6 @@ async def notices(call: Call) -> int:
         from mirror.store.notify import messages
 
         team = await operator.team_chosen(services, call.args.team)
-        if call.args.test is not None:
-            from mirror.notify import testing
-
-            name, answer = await testing.send(services, call.args.test, team.id if team else None)
-            call.out.result(
-                partial(render.tested_channel, name, answer), partial(shapes.tested_channel, name, answer)
-            )
-            return 0
         about = messages.About(team_id=team.id) if team else None
         found = await messages.page(services.db, about)
     if call.out.json:

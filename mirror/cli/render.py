@@ -684,11 +684,6 @@ def told(found: Sequence[Said], eye: Eye) -> str:
     return "\n".join(lines) or "nothing was said yet"
 
 
-def tested_channel(name: str, answer: str, eye: Eye) -> str:
-    """What came of a test."""
-    return f"{clean(name)} took the test: {clean(answer)}"
-
-
 def findings(found: Sequence[Finding], eye: Eye) -> str:
     """What the doctor says, each with what to do about it."""
     lines = []

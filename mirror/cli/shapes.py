@@ -360,11 +360,6 @@ def told(one: Said) -> Shape:
     return plain(Message.of(one, one.reached))
 
 
-def tested_channel(name: str, answer: str) -> Shape:
-    """What came of a test."""
-    return {"channel": name, "answer": answer}
-
-
 def migrated(applied: Sequence[str]) -> Shape:
     """Which migrations were applied."""
     return {"applied": list(applied)}

@@ -212,21 +212,6 @@ async def backlog(db: Db, now: datetime) -> Backlog:
 
 
 @translating
-async def named(db: Db, name: str, team_id: TeamId | None) -> list[tuple[UUID, str]]:
-    """The channels in use with this name or id, and what they are called; of a team, or of everybody."""
-    rows = await db.fetch(
-        """
-        select id, name from channel
-        where removed_at is null and (name = $1 or id::text = $1) and ($2::uuid is null or team_id = $2)
-        order by id
-        """,
-        storable(name),
-        team_id,
-    )
-    return [(_uuid(row["id"]), row["name"]) for row in rows]
-
-
-@translating
 async def team_name(db: Db, about: About) -> str | None:
     """What the team is called that a channel is of. None: it is of no team."""
     name: str | None = await db.fetchval("select name from team where id = $1", about.team_id)

@@ -10,7 +10,6 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from mirror.backup import evidence
-from mirror.core import words
 from mirror.core.errors import OurFault, UsageError
 from mirror.core.formats import statements
 from mirror.core.formats.manifest import time_text
@@ -18,7 +17,7 @@ from mirror.core.formats.statements import REPORT, Statement, Subject
 from mirror.store.browse import auditors, report
 from mirror.store.upkeep import readings
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
-from mirror.web.pages.report import Period, asked, csv_of, sent
+from mirror.web.pages.report import Period, csv_of, period_or_wrong, sent
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "delays": auditors.Delay,
@@ -61,14 +60,8 @@ class Found:
 
 async def page(context: RequestContext) -> Response:
     """The sections as a page, as JSON, as JSON in a signed statement, or one of them as CSV."""
-    form, wrong = context.query.get("as", "page"), {}
-    try:
-        period = asked(context)
-    except UsageError as error:
-        if form != "page":
-            raise
-        context.status, wrong = 422, {error.field or "from": words.sentence(str(error))}
-        period = asked(context, {})
+    form = context.query.get("as", "page")
+    period, wrong = period_or_wrong(context, form)
     if form == "csv":
         return await _csv(context, period)
     found = await _found(context, period)

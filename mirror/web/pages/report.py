@@ -35,14 +35,8 @@ class Period:
 
 async def page(context: RequestContext) -> Response:
     """What was protected, behind, restored and drilled in a period: as a page, CSV or JSON."""
-    form, wrong = context.query.get("as", "page"), {}
-    try:
-        period = asked(context)
-    except UsageError as error:
-        if form != "page":
-            raise
-        context.status, wrong = 422, {error.field or "from": words.sentence(str(error))}
-        period = asked(context, {})
+    form = context.query.get("as", "page")
+    period, wrong = period_or_wrong(context, form)
     db, team = context.services.db, context.of_team()
     lines = await report.report(db, team.id, period.start, period.end, context.now)
     if form in ("csv", "json"):
@@ -55,6 +49,19 @@ async def page(context: RequestContext) -> Response:
         wrong=wrong,
         typed=context.query if wrong else MappingProxyType({}),
     )
+
+
+def period_or_wrong(context: RequestContext, form: str) -> tuple[Period, Mapping[str, str]]:
+    """The period that is asked for. Where it makes no sense a page is of the usual one, with what is wrong
+    at which field, and status 422; a file raises UsageError.
+    """
+    try:
+        return asked(context), {}
+    except UsageError as error:
+        if form != "page":
+            raise
+        context.status = 422
+        return asked(context, {}), {error.field or "from": words.sentence(str(error))}
 
 
 def asked(context: RequestContext, query: Mapping[str, str] | None = None) -> Period:
