@@ -1,7 +1,10 @@
 """Damage in the vault heals by itself where the bytes are still to be had, and is told where they are not."""
 
 import shutil
+import subprocess
 from datetime import timedelta
+from importlib import resources
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,16 @@ from tests.test_verify import flip, some_history, stored
 
 def lose_pool(mirror: Mirror, repo: Repo) -> None:
     shutil.rmtree(mirror.services.disk.pool(repo.id), ignore_errors=True)
+
+
+def by_script(mirror: Mirror, repo: Repo, number: int) -> None:
+    """Bring a snapshot back with the script in the vault."""
+    vault = Path(mirror.services.settings.data) / "vault"
+    script = resources.files("mirror.vault.readme") / "restore.sh"
+    place = mirror.place / f"by-script-{number}"
+    words = ["sh", "-s", str(vault / str(repo.id)), str(number), str(place)]
+    done = subprocess.run(words, input=script.read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 async def is_damaged(mirror: Mirror, repo: Repo) -> bool:
@@ -75,10 +88,11 @@ async def test_a_damaged_part_is_healed_told_and_every_moment_comes_back(
         assert victim.read_bytes() == before and aside == []
     else:
         assert [one.key for one in aside] == [bad.key] and "kept aside until 2026-04-0" in message
-        assert victim.exists() == (damage != "missing")  # nothing was overwritten or deleted
+        assert stored(mirror, bad.key).exists() == (damage != "missing")  # nothing was overwritten
     lose_pool(mirror, repo)
     for number, refs in enumerate(moments, 1):
         assert await mirror.refs(repo, number) == refs
+    by_script(mirror, repo, 4)  # also while the damaged one is in the vault
     mirror.clock.now += timedelta(hours=25)
     await prune.prune(mirror.services, prune.GRACE, repo)
     assert await healing.aside(mirror.services.db, repo.id) == []
@@ -89,7 +103,9 @@ async def test_a_damaged_part_is_healed_told_and_every_moment_comes_back(
             assert await again.refs(repo, number) == refs
 
 
-async def test_a_compacted_part_is_healed_by_those_that_it_replaced(mirror: Mirror, work: Work) -> None:
+async def test_a_compacted_part_is_healed_by_those_that_it_replaced(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
     work.many_commits(40, "bulk", size=3000)
     for _ in range(10):
         work.commit()
@@ -104,6 +120,28 @@ async def test_a_compacted_part_is_healed_by_those_that_it_replaced(mirror: Mirr
     assert healed.how == "the parts that it had replaced, which are live again"
     assert {part.key for part in await parts.live(mirror.services.db, repo.id)} == old
     await mirror.restored(repo, 10)
+    assert stored(mirror, bad.key).exists()  # the damaged one is kept aside, and nobody takes it for a part
+    by_script(mirror, repo, 10)
+    async with after_the_loss(mirror, empty_database) as again:
+        await rebuild.rebuild(again.services)
+        await again.restored(repo, 10)
+
+
+@pytest.mark.parametrize("step", [1, -1], ids=["before", "after"])
+async def test_a_healed_checkpoint_is_not_mixed_up_with_the_damaged_one_of_the_same_snapshots(
+    mirror: Mirror, work: Work, empty_database: str, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    names = count(10**6, step)
+    repo, moments = await some_history(mirror, work)
+    monkeypatch.setattr(layout, "unique", lambda: f"{next(names):016x}")
+    for place in (3, 0, 0):  # the second and the third time it is the checkpoint that healed it
+        flip(stored(mirror, (await parts.live(mirror.services.db, repo.id))[place].key))
+        await heal.heal(mirror.services, repo)
+        by_script(mirror, repo, 4)
+        shutil.rmtree(mirror.place / "by-script-4")
+    async with after_the_loss(mirror, empty_database) as again:
+        await rebuild.rebuild(again.services)
+        assert await again.refs(repo, 4) == moments[3]
 
 
 async def test_what_cannot_be_healed_is_told_and_a_restore_refuses_before_it_writes(

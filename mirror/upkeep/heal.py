@@ -1,8 +1,8 @@
 """Healing what was found damaged in the vault, wherever its bytes or its objects are still to be had.
 
 Who calls: the sweep, soon after a verification, a drill or the rotation found damage. Nothing in the vault
-is overwritten: a part is replaced by one under a new key, and the damaged one is kept aside until `prune`
-deletes it.
+is overwritten: a part is replaced by one under a new key, and the damaged bundle is kept aside until `prune`
+deletes it; its `.idx` goes at once, so that nobody who reads the vault alone takes it for a part.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Final
 from mirror.backup import damage, hydrate
 from mirror.backup.part import write_index
 from mirror.core import refs
-from mirror.core.errors import AlreadyExists, Corrupt, EverrefError, NoSuchObject, Origin
+from mirror.core.errors import AlreadyExists, Corrupt, EverrefError, Locked, NoSuchObject, Origin
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.manifest import Manifest
 from mirror.core.model import Part, Repo, RepoId, Snapshot
@@ -93,6 +93,7 @@ async def heal(services: Services, repo: Repo, patience: float = PATIENCE) -> li
                 log.warning("damaged: %s", problem)
                 found.append(await _heal(services, repo, alone, last, part))
         found += await _manifests(services, repo)
+    await _withdraw(services, repo)
     for one in found:
         await _tell(services, repo, one)
     if all(one.how for one in found):
@@ -132,6 +133,19 @@ async def _heal(services: Services, repo: Repo, alone: ForgeLease, last: Snapsho
         return Outcome(bad.key, "its host")
     whys.append(f"from its host: {why}")
     return Outcome(bad.key, None, "; ".join(whys))
+
+
+async def _withdraw(services: Services, repo: Repo) -> None:
+    """Delete the indexes of damaged parts that were replaced: without one, a part does not count.
+
+    Otherwise a rebuild, or restore.sh, could choose the damaged one while it is kept aside. Safe to run
+    twice.
+    """
+    for one in await healing.aside(services.db, repo.id):
+        try:
+            await services.vault.delete(layout.index_key(one.key))
+        except Locked as error:
+            log.warning("the index of a damaged part stays for now: %s", error)
 
 
 async def _is_whole(services: Services, part: Part) -> bool:

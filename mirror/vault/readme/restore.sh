@@ -8,7 +8,7 @@ repo=$1 new=$3 last=$(printf %010d "$number").json; [ ! -e "$new" ] || fail "$ne
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_DEFAULT_REF_FORMAT=files GIT_DIR="$new"
 # 1. From the manifests: the parts in their order, and every ref. "t:" stands before text, "b:" before base64.
 found=$({ cd "$repo/snapshots" && ls | awk -v last="$last" '/^[0-9]+\.json$/ && $0 <= last' | xargs cat
-  ls ../bundles 2>/dev/null | sort -t - -k 1,2 -k 3,3r | sed 's/^/part /'; } | awk -F '"' -v wanted="$number" '
+  ls ../bundles 2>/dev/null | sort -t - -k 1,2 -k 3,3r -k 4.18r | sed 's/^/part /'; } | awk -F '"' -v wanted="$number" '
   /^"format":/ && $3 != ":1," { newer = 1 }
   /^"number":/ { n = substr($3, 2) + 0; if (n == seen + 1) seen = n }
   /^"object_format":/ { format = $4 }
