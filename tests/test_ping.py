@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -18,7 +19,7 @@ from mirror.core.rules.roles import Role
 from mirror.jobs import sweep
 from mirror.store import repos
 from mirror.store.people import notices, teams
-from mirror.store.upkeep import pings
+from mirror.store.upkeep import pings, vaults
 from mirror.store.upkeep.pings import Ping
 from mirror.upkeep import ping
 from tests.parts.repos import Work
@@ -39,6 +40,10 @@ WELL = Facts(3, 0, (), workers=True, vault=True, drilled_at=NOW - DAY, read_at=N
         ({"drilled_at": None, "read_at": None, "repos": 0}, []),
         ({"workers": False}, ["no worker is running, so nothing is backed up"]),
         ({"vault": False}, ["the vault does not answer"]),
+        (
+            {"unknown": 2},
+            ["the vault has 2 repos that this database does not know: run everref rebuild"],
+        ),
         ({"outside": 1, "names": ["a"]}, ["outside its recovery point objective: a"]),
         (
             {"outside": 1200, "names": ["a", "b", "c"]},
@@ -204,6 +209,14 @@ async def test_the_installation_is_pinged_for_while_all_teams_are_well(site: Sit
     await repos.touch_protected(services.db, repo.id, services.clock())
     assert (await ping.send_now(services, None)).reasons == []
     assert monitor.new() == [("/secret-4711", ping.WELL)]
+    damage = "update repo set archived_at = $2, damaged_at = $2, damage = 'x' where id = $1"
+    await services.db.execute(damage, repo.id, services.clock())  # it is gone, and what is left is damaged
+    assert (await ping.send_now(services, None)).reasons == ["outside its recovery point objective: a/b"]
+    await services.db.execute("update repo set damaged_at = null, damage = null where id = $1", repo.id)
+    await vaults.know(services.db, uuid4())
+    await vaults.set_unknown(services.db, 2)  # an old dump of the database was restored
+    assert "this database does not know" in (await ping.send_now(services, None)).reasons[0]
+    await vaults.set_unknown(services.db, 0)
     await services.db.execute("update worker set beat_at = beat_at - interval '1 hour'")
     assert (await ping.send_now(services, None)).reasons == ["no worker is running, so nothing is backed up"]
 

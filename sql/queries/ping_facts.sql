@@ -1,10 +1,12 @@
 -- ping_facts.sql($1 team_id or null for all teams, $2 now, $3 names, $4 how long a silent worker counts as alive, $5 after which an
 -- outage that nobody looks at is forgotten): what a dead man's switch goes by.
+-- Damage counts in archived and paused repos, too: what is stored of them may be all that there is.
 -- Where nothing was drilled yet, the first snapshot counts in its place. `read_at`: every stored byte was read since then.
 with kept as (
   select id, name, is_outside_rpo(repo, $2) as outside from repo where ($1::uuid is null or team_id = $1) and archived_at is null and paused_at is null
 ), outside as (
-  select name from kept where outside
+  select name from repo
+  where ($1::uuid is null or team_id = $1) and (damaged_at is not null or id in (select id from kept where outside))
 ), first as (
   select min(taken_at) as at from kept cross join lateral (
     select taken_at from snapshot where snapshot.repo_id = kept.id order by number limit 1
@@ -23,5 +25,6 @@ select
   ), first.at) as drilled_at,
   (
     select min(coalesce(part.read_at, first.at)) from part join kept on kept.id = part.repo_id where part.replaced_at is null
-  ) as read_at
+  ) as read_at,
+  case when $1::uuid is null then coalesce((select unknown_repos from vault_identity), 0) else 0 end as unknown
 from first

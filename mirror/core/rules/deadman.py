@@ -31,6 +31,7 @@ class Facts:
     read_at: datetime | None  # every stored byte was read or stored since then; None: none is stored
     drill_age: timedelta = timedelta(days=35)  # what those may be old at most
     read_age: timedelta = timedelta(days=35)
+    unknown: int = 0  # repos in the vault that the database lost; of the whole installation only
 
 
 def reasons(facts: Facts, now: datetime) -> list[str]:
@@ -40,6 +41,8 @@ def reasons(facts: Facts, now: datetime) -> list[str]:
         found.append("no worker is running, so nothing is backed up")
     if not facts.vault:
         found.append("the vault does not answer")
+    if facts.unknown:
+        found.append(words.not_known(facts.unknown))
     if facts.outside:
         named = ", ".join(facts.names[:NAMED])
         more = facts.outside - min(len(facts.names), NAMED)

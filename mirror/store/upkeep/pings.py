@@ -125,6 +125,7 @@ async def facts(db: Db, ping: Ping, now: datetime) -> Facts:
         row["read_at"],
         ping.drill_age,
         ping.read_age,
+        row["unknown"],
     )
 
 
