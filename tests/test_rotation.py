@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mirror.core.errors import NetworkError, Origin
 from mirror.core.formats import layout
 from mirror.core.model import Repo
 from mirror.core.rules import proving
@@ -12,6 +14,7 @@ from mirror.store.backup import parts
 from mirror.store.people import notices, teams
 from mirror.store.upkeep import readings
 from mirror.upkeep import rotation
+from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 
@@ -131,3 +134,53 @@ async def test_a_byte_that_changed_is_found_named_and_told_once(
     covered = await readings.coverage(db, mirror.clock.now, team)
     assert covered.damaged == (damage != "manifest")
     assert (covered.ratio == 1.0) == (damage == "manifest")
+
+
+async def test_an_object_that_the_vault_does_not_give_stops_no_other(
+    mirror: Mirror, work: Work, make_work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = await kept(mirror, work)
+    other = make_work("other.git")
+    other.commit()
+    await mirror.backup(other)
+    first = (await parts.live(mirror.services.db, repo.id))[0]
+    read = DirectoryVault.read
+
+    def refusing(vault: DirectoryVault, key: str, *where: int) -> Any:
+        if key == first.key:
+            error = NetworkError("the store answered 500")
+            error.came_from(Origin.VAULT)
+            raise error
+        return read(vault, key, *where)
+
+    mirror.clock.now += 31 * DAY
+    mirror.clock.step = timedelta(milliseconds=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(DirectoryVault, "read", refusing)
+        with pytest.raises(NetworkError, match="500"):
+            await rotation.due(mirror.services)
+    found = await readings.coverage(mirror.services.db, mirror.clock.now)
+    assert (found.total - found.read, found.repos_read) == (first.bytes + first.index_bytes, 2)
+    assert found.damaged == 0
+    await rotation.due(mirror.services)  # it is tried again in the next turn
+    assert (await readings.coverage(mirror.services.db, mirror.clock.now)).ratio == 1.0
+
+
+async def test_a_vault_that_is_away_ends_a_turn(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kept(mirror, work, 12)
+    asked = []
+
+    def away(_vault: DirectoryVault, key: str, *_where: int) -> Any:
+        asked.append(key)
+        error = NetworkError("the store does not answer")
+        error.came_from(Origin.VAULT)
+        raise error
+
+    monkeypatch.setattr(DirectoryVault, "read", away)
+    mirror.clock.now += 31 * DAY
+    with pytest.raises(NetworkError):
+        await rotation.turn(mirror.services, at_once=True)
+    assert len(asked) == 9
+    assert await notices.open_of(mirror.services.db, await teams.default(mirror.services.db)) == []

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from mirror.backup import damage
-from mirror.core.errors import Corrupt, LimitReached, NoSuchObject
+from mirror.core.errors import Corrupt, EverrefError, LimitReached, NoSuchObject, Origin
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.notes import LIMIT as NOTE_LIMIT
 from mirror.core.model import Part, RepoId, Snapshot
@@ -28,6 +28,7 @@ from mirror.store.upkeep import readings
 TURN_SECONDS: Final = 50.0  # after which a turn begins nothing more; the next one comes within a minute
 AHEAD: Final = timedelta(minutes=1)  # by which a turn may read ahead of its rate
 _MANIFESTS: Final = 256  # read between two times that it is recorded how far the reading came
+_UNREAD: Final = 8  # that the vault did not give in one turn, after which it counts as away
 _AT_ONCE: Final = 16  # of these, asked of the vault at the same time
 
 log = logging.getLogger("mirror.rotation")
@@ -62,15 +63,19 @@ async def due(services: Services) -> None:
 async def turn(services: Services, *, at_once: bool = False) -> Read:
     """Read what is due, the longest unread first. `at_once`: all of it, without a rate.
 
-    Raises the vault's error where that cannot be read: then nothing is known, and nothing is recorded.
+    What the vault does not give is left for the next turn, and the others are read: it may be one object.
+    Raises the vault's error in the end: nothing is known of that one, and nothing is recorded.
     """
     clock = asyncio.get_running_loop().time
     until = math.inf if at_once else clock() + TURN_SECONDS
     total, rate = NOTHING, 0.0
-    while clock() < until:
+    unread, unread_records, why = 0, 0, None
+    while clock() < until or (why and total == NOTHING):
         now = services.clock()
-        part = await readings.due_part(services.db, now, proving.RESTING)
-        records = None if part else await readings.due_records(services.db, now, proving.RESTING)
+        part = await readings.due_part(services.db, now, proving.RESTING, unread)
+        records = (
+            None if part else await readings.due_records(services.db, now, proving.RESTING, unread_records)
+        )
         one = part or records
         if one is None:
             break
@@ -81,10 +86,18 @@ async def turn(services: Services, *, at_once: bool = False) -> Read:
             size = part.part.bytes + part.part.index_bytes if part else _MANIFESTS << 10
             if not await readings.reserve(services.db, now, AHEAD, timedelta(seconds=size / rate)):
                 break
-        if part is not None:
-            total += await _part(services, part)
-        elif records is not None:
-            total += await _records(services, records)
+        try:
+            if part is not None:
+                total += await _part(services, part)
+            elif records is not None:
+                total += await _records(services, records)
+        except EverrefError as error:
+            if error.origin is not Origin.VAULT or unread + unread_records == _UNREAD:
+                raise
+            why = why or error
+            unread, unread_records = unread + (part is not None), unread_records + (part is None)
+    if why:
+        raise why
     return total
 
 

@@ -65,8 +65,11 @@ class Day:
 
 
 @translating
-async def due_part(db: Db, now: datetime, resting: float) -> DuePart | None:
-    """The part that was not read for longest, if for more than the `resting` share of its team's period."""
+async def due_part(db: Db, now: datetime, resting: float, but: int = 0) -> DuePart | None:
+    """The part that was not read for longest, if for more than the `resting` share of its team's period.
+
+    `but`: so many come before it that could not be read.
+    """
     row = await db.fetchrow(
         """
         select part.*, repo.team_id, team.read_days
@@ -76,10 +79,11 @@ async def due_part(db: Db, now: datetime, resting: float) -> DuePart | None:
             part.read_at is null
             or part.read_at < $1::timestamptz - $2::float8 * read_days * interval '1 day'
           )
-        order by part.read_at nulls first limit 1
+        order by part.read_at nulls first, part.key limit 1 offset $3
         """,
         now,
         resting,
+        but,
     )
     if row is None:
         return None
@@ -88,7 +92,7 @@ async def due_part(db: Db, now: datetime, resting: float) -> DuePart | None:
 
 
 @translating
-async def due_records(db: Db, now: datetime, resting: float) -> DueRecords | None:
+async def due_records(db: Db, now: datetime, resting: float, but: int = 0) -> DueRecords | None:
     """The repo whose manifests and notes were not read for longest, likewise; one under way goes first."""
     row = await db.fetchrow(
         """
@@ -97,10 +101,11 @@ async def due_records(db: Db, now: datetime, resting: float) -> DueRecords | Non
         where read_days > 0 and exists (select from snapshot where snapshot.repo_id = repo.id)
           and coalesce(records_read_at, repo.created_at)
             < $1::timestamptz - $2::float8 * read_days * interval '1 day'
-        order by records_read_to = 0, records_read_at nulls first limit 1
+        order by records_read_to = 0, records_read_at nulls first, repo.id limit 1 offset $3
         """,
         now,
         resting,
+        but,
     )
     return None if row is None else DueRecords(*_place(row), row["read_at"], row["records_read_to"])
 
