@@ -27,7 +27,7 @@ from mirror.store.notify.messages import About
 from mirror.store.people import audit, notices, people, teams
 from mirror.store.people.audit import Entry
 from mirror.store.people.teams import TeamId
-from mirror.store.upkeep import outages
+from mirror.store.upkeep import outages, vaults
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 
@@ -437,3 +437,15 @@ async def test_what_was_said_is_kept_for_ninety_days(told: Told, passed: timedel
     told.mirror.clock.now += passed
     await look.forget(told.mirror.services)
     assert len(await messages.page(told.db, None)) == (passed < look.KEPT)
+
+
+async def test_repos_that_the_database_lost_keep_no_team_from_hearing_that_others_are_late(
+    told: Told,
+) -> None:
+    one = await told.repo("acme/api")
+    await told.work(one)
+    await vaults.know(told.db, uuid4())
+    await vaults.set_unknown(told.db, 3)
+    await told.after()
+    await told.db.execute("update repo set behind_since = $2, wanted_at = $2 where id = $1", one, told.now)
+    assert await told.after(HOUR) == {"team": ["acme/api is late"]}

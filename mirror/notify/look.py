@@ -161,12 +161,13 @@ async def _states(teller: Teller, wrong: Sequence[Wrong]) -> None:
     found = {one.key: one for one in await alarms.troubles(db, now)}
     ours = {f"{_OURS}/{one.cause}": one for one in wrong}
     over = {one.team_id for one in found.values() if one.cause == "over"}
+    stopped = any(one.cause != "unknown" for one in wrong)  # a lost database stops no repo that is known
     gone = list[str]()
     for key in sorted({*kept, *found, *ours}):
         was, trouble, problem = kept.get(key), found.get(key), ours.get(key)
         cause = trouble.cause if trouble else problem.cause if problem else kept[key].cause
         team_id = trouble.team_id if trouble else was.team_id if was else None
-        if wrong and team_id and rules.kind_of(cause) in rules.OF_INSTALLATION:
+        if stopped and team_id and rules.kind_of(cause) in rules.OF_INSTALLATION:
             continue  # whoever runs Everref is told; it is looked at again when that is over
         if team_id in over and rules.kind_of(cause) in _OVER:
             continue
