@@ -9,15 +9,17 @@ import pytest
 
 from mirror.backup import hydrate
 from mirror.core.errors import EverrefError, NetworkError, NoSuchObject, Origin
+from mirror.core.formats import layout
 from mirror.core.model import Repo, Target
 from mirror.jobs import proofs
 from mirror.jobs.runner import Runner
 from mirror.restore import drill
 from mirror.store.backup import parts
+from mirror.store.evidence import statements
 from mirror.store.jobs import jobs
 from mirror.store.people import teams
 from mirror.store.restore import drills
-from mirror.upkeep import compact, prune
+from mirror.upkeep import compact, prune, verify
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 
@@ -165,3 +167,33 @@ async def test_a_sha256_repository_and_an_empty_one_are_drilled(mirror: Mirror, 
         assert done.problems == ()
         assert len(await parts.live(mirror.services.db, repo.id)) == (one is modern)
         shutil.rmtree(mirror.services.disk.pool(repo.id), ignore_errors=True)
+
+
+async def test_a_drill_takes_the_refs_from_the_vault_and_never_from_the_database_alone(
+    mirror: Mirror, work: Work
+) -> None:
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    work.commit()
+    await mirror.backup(work)
+    path = mirror.services.disk.root / "vault" / layout.manifest_key(repo.id, 1)
+    stored = path.read_bytes()
+    second = await mirror.snapshot(repo, 2)
+    for found in (None, stored.replace(b"refs/heads/main", b"refs/heads/evil")):
+        path.unlink(missing_ok=True)
+        if found is not None:
+            path.write_bytes(found)
+        done = await drill.drill(mirror.services, repo, second)
+        assert len(done.problems) == 1 and path.name in done.problems[0]
+        row = (await statements.of_repo(mirror.services.db, repo.id, None, 1))[0]
+        assert not row.passed
+    path.write_bytes(stored)
+    assert (await drill.drill(mirror.services, repo, second)).problems == ()
+    await mirror.services.db.execute(
+        "update ref set name = 'refs/heads/evil'::bytea where name = 'refs/heads/main'::bytea"
+    )
+    done = await drill.drill(mirror.services, repo, second)
+    assert done.problems == (
+        "2 refs of #2 are not the same in the vault and the database, such as refs/heads/evil",
+    )
+    assert (await verify.verify(mirror.services, repo)).problems == done.problems

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.backup import damage, evidence, hydrate, notes
+from mirror.backup import chain, damage, evidence, hydrate, notes
 from mirror.backup import lfs as lfs_flow
 from mirror.core import refs
 from mirror.core.errors import Damaged, EverrefError
@@ -54,7 +54,7 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
         try:
             parts = await hydrate.steps_to(services, repo, snapshot)
             size = sum(step.part.bytes for step in parts)
-            found = await _restored(services, snapshot, wanted, parts)
+            found = await _restored(services, repo, snapshot, wanted, parts)
             break
         except Damaged as error:
             if left > 1 and await _is_replaced(services, repo, snapshot, parts):
@@ -122,15 +122,24 @@ async def _is_replaced(services: Services, repo: Repo, snapshot: Snapshot, read:
     return False
 
 
-async def _restored(services: Services, snapshot: Snapshot, wanted: Refs, parts: list[Step]) -> _Found:
-    """Restore the moment into an empty directory. Raises Damaged where the parts cannot be read."""
+async def _restored(
+    services: Services, repo: Repo, snapshot: Snapshot, wanted: Refs, parts: list[Step]
+) -> _Found:
+    """Restore the moment into an empty directory. Raises Damaged where the parts cannot be read.
+
+    The refs are those of the vault's manifests; what the database has is only compared with them.
+    """
+    held = await chain.read(services, repo, snapshot.number)
+    problems = [*held.problems] or await chain.unlike(services, repo, snapshot.number, held.refs)
+    if snapshot.moment and not problems:  # it is told from the snapshot before it
+        problems = await chain.unlike(services, repo, snapshot.number - 1, held.before)
     room = services.disk.root / "restores"
     async with view.scratch_view(None, room, object_format=snapshot.object_format) as copy:
         await hydrate.fill(services, copy.path, snapshot.object_format, parts)
         await view.write_refs(copy.path, wanted)
         services.progress.phase("checking every object")
         broken, odd = await read.fsck_strict(services.git, copy.path)
-        problems = [f"git fsck: {line}" for line in broken]
+        problems += [f"git fsck: {line}" for line in broken]
         if not await restore.reads_back(services, copy.path, wanted):
             problems.append("git does not list the refs that were recorded")
         return _Found(problems, odd, await lfs.large_files(services.git, copy.path))

@@ -1,25 +1,21 @@
 """Verifying a repo's backup: read every stored byte back, unpack it, compare every ref of every snapshot."""
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mirror.backup import damage, evidence, hydrate, recover
+from mirror.backup import chain, damage, evidence, hydrate, recover
+from mirror.backup.chain import Chain
 from mirror.backup.part import read_index
 from mirror.core import refs
 from mirror.core.errors import Corrupt, Damaged, EverrefError, NoSuchObject, NotFound
-from mirror.core.formats import layout, manifest
-from mirror.core.formats.manifest import Manifest
 from mirror.core.formats.notes import LIMIT as NOTE_LIMIT
-from mirror.core.model import Part, RefName, Refs, Repo, Snapshot, Target
+from mirror.core.model import Part, Repo, Snapshot, Target
 from mirror.git import read, view
 from mirror.restore import restore
 from mirror.services.open import Services
 from mirror.store.backup import history, notes, parts, snapshots
 from mirror.upkeep import prune
-
-_AT_ONCE = 16  # manifests asked of the vault at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,10 @@ async def verify(services: Services, repo: Repo) -> Verified:
     began = services.clock()
     problems: list[str] = []
     damaged: set[int] = set()
-    targets = await _manifests(services, repo, last, problems, damaged)
+    read_back = await chain.read(services, repo, last.number)
+    problems += read_back.problems or await chain.unlike(services, repo, last.number, read_back.refs)
+    damaged |= read_back.damaged
+    targets = await _targets(services, repo, last, read_back)
     problems += await _notes(services, repo)
     live = await parts.live(services.db, repo.id)
     size = 0
@@ -104,63 +103,10 @@ def _needing(bad: Sequence[Part], last: Snapshot) -> set[int]:
     return set(range(first, last.number + 1))
 
 
-async def _manifests(
-    services: Services, repo: Repo, last: Snapshot, problems: list[str], damaged: set[int]
-) -> set[Target]:
-    """Step 1; returns every object id that any snapshot's refs point at."""
-    services.progress.phase("reading every manifest", last.number, "manifests")
-    targets: set[Target] = set()
-    known: dict[RefName, Target] = {}
-    recorded = {snapshot.number: snapshot async for snapshot in snapshots.every(services.db, repo.id)}
-    for start in range(1, last.number + 1, _AT_ONCE):
-        numbers = range(start, min(start + _AT_ONCE, last.number + 1))
-        for number, found in zip(
-            numbers,
-            await asyncio.gather(*(_manifest(services, repo, number) for number in numbers)),
-            strict=True,
-        ):
-            services.progress.advance(1)
-            problem = found if isinstance(found, str) else _mismatch(found, recorded.get(number))
-            if problem is None and isinstance(found, tuple):
-                known, problem = _added_up(known, found[0])
-                targets.update(change.new for change in found[0].changes if change.new)
-            if problem is not None:
-                problems.append(f"{layout.manifest_key(repo.id, number)}: {problem}")
-                damaged.add(number)
-                known = await history.refs_at(services.db, repo.id, number)  # to check the next one alone
-    targets |= await history.targets(services.db, repo.id, last.epoch, last.number)
-    return {target for target in targets if not refs.is_symbolic(target)}
-
-
-def _added_up(known: Refs, found: Manifest) -> tuple[dict[RefName, Target], str | None]:
-    """The refs after this manifest's changes, and what is wrong with them, or None."""
-    try:
-        after = refs.apply(known, found.changes)
-    except Corrupt as error:
-        return {}, str(error)
-    if refs.digest(after) != found.refs_digest or (found.refs is not None and dict(found.refs) != after):
-        return after, "its ref changes do not lead to its refs"
-    return after, None
-
-
-async def _manifest(services: Services, repo: Repo, number: int) -> tuple[Manifest, str] | str:
-    """A manifest and the sum of its stored bytes, or what is wrong with it."""
-    try:
-        stored = await services.vault.get(layout.manifest_key(repo.id, number), limit=manifest.LIMIT)
-        return manifest.decode(stored), hashlib.sha256(stored).hexdigest()
-    except (NoSuchObject, Corrupt) as error:
-        return str(error)
-
-
-def _mismatch(found: tuple[Manifest, str], recorded: Snapshot | None) -> str | None:
-    """What is wrong with a manifest that can be read, or None."""
-    if recorded is None:
-        return "the database does not have this snapshot; run everref rebuild"
-    if found[1] != recorded.manifest_sha256:
-        return f"expected sha256 {recorded.manifest_sha256}, found {found[1]}"
-    if found[0].previous != recorded.previous_sha256:
-        return "it does not follow the manifest before it"
-    return None
+async def _targets(services: Services, repo: Repo, last: Snapshot, read_back: Chain) -> set[Target]:
+    """Every object id that any snapshot's refs point at, or any moment's within one."""
+    known = await history.targets(services.db, repo.id, last.epoch, last.number)
+    return {target for target in read_back.targets | known if not refs.is_symbolic(target)}
 
 
 async def _notes(services: Services, repo: Repo) -> list[str]:
