@@ -273,7 +273,13 @@ async def test_an_export_holds_offline_and_names_what_does_not(
     assert key is not None
     other = judging.shown("other.json", proofs.sign(forged, key), await known(mirror.services))
     why = judging.contradiction({"1.json": old, "other.json": other})
-    assert why and "are both checkpoint 1, and differ" in why
+    assert why and "both have checkpoint 1, and it differs" in why
+    leaf = proofs.Leaf(proofs.Head(proofs.REPO, repo.id, 1, "0" * 64), "00" * 16)
+    forked = proofs.Checkpoint(2, first.at, 1, leaf.hash, first.sha256, proofs.entry(first.sha256))
+    proof = proofs.include(proofs.sign(forked, key), leaf, 0, [])  # of another second checkpoint
+    lone = judging.shown("proof.json", proof, await known(mirror.services))
+    why = judging.contradiction({**shown, "proof.json": lone})
+    assert why and "both have checkpoint 2, and it differs" in why
     with pytest.raises(NotFound, match="no checkpoint 7"):
         await command._zipped(tmp_path / "no.zip", evidence.exported(mirror.services, [repo], None, 7))
     assert not (tmp_path / "no.zip").exists()

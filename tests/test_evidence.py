@@ -105,7 +105,7 @@ def test_a_key_holds_while_it_was_in_use(since: datetime, until: datetime | None
 
 def test_another_key_is_named() -> None:
     key, other = SigningKey.new(), SigningKey.new()
-    with pytest.raises(NotProven, match=f"signed by {key.id[:16]}, which is not among the given keys"):
+    with pytest.raises(NotProven, match=f"signed by {key.id}, which is not among the given keys"):
         statements.verify(signed(key), {other.id: PublicKey(other.public)}, "one.json")
     assert "private" not in repr(key)
 

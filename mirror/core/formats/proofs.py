@@ -234,6 +234,13 @@ def check(stored: bytes, keys: Mapping[str, PublicKey], what: str) -> tuple[Chec
         raise NotProven(str(error)) from None
 
 
+def checkpoints(stored: bytes, what: str) -> tuple[tuple[Checkpoint, str], ...]:
+    """The checkpoints that a proof has, which `check` has checked, and the SHA-256 of their bytes."""
+    fields = _fields(stored, what)
+    found = [fields.text(key).encode() for key in ("checkpoint", "first", "second") if key in fields.fields]
+    return tuple((checkpoint(statements.read(one, what)[0], what), sha256(one).hexdigest()) for one in found)
+
+
 def _consistent(
     fields: Fields, keys: Mapping[str, PublicKey], what: str
 ) -> tuple[Checkpoint, Leaf | Checkpoint]:

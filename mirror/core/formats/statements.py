@@ -169,7 +169,7 @@ def verify(stored: bytes, keys: Mapping[str, PublicKey], what: str) -> Statement
     envelope = _envelope(stored, what)
     known = [keys[one] for one in envelope.signatures if one in keys]
     if not known:
-        named = ", ".join(one[:16] for one in envelope.signatures) or "no key"
+        named = ", ".join(envelope.signatures) or "no key"  # whole: one digit may be what was changed
         raise NotProven(f"{what}: it is signed by {named}, which is not among the given keys")
     for key in known:
         try:

@@ -32,8 +32,7 @@ class Shown:
     kind: str  # of a statement, or of a proof
     at: datetime  # when it was signed
     sentence: str
-    checkpoint: Checkpoint | None = None  # None: it is none
-    sha256: str | None = None  # of a checkpoint's bytes
+    checkpoints: tuple[tuple[Checkpoint, str], ...] = ()  # that it is, or has, and the SHA-256 of their bytes
 
 
 def shown(what: str, stored: bytes, keys: Mapping[str, PublicKey]) -> Shown:
@@ -41,7 +40,7 @@ def shown(what: str, stored: bytes, keys: Mapping[str, PublicKey]) -> Shown:
     if proofs.is_proof(stored):
         whole, part = proofs.check(stored, keys, what)
         kind = proofs.INCLUSION if isinstance(part, Leaf) else proofs.CONSISTENCY
-        return Shown(what, kind, whole.at, _proved(whole, part))
+        return Shown(what, kind, whole.at, _proved(whole, part), proofs.checkpoints(stored, what))
     statement = statements.verify(stored, keys, what)
     try:
         sentence = _said(statement, what)
@@ -56,27 +55,25 @@ def shown(what: str, stored: bytes, keys: Mapping[str, PublicKey]) -> Shown:
         CHECKPOINT,
         statement.at,
         sentence,
-        proofs.checkpoint(statement, what),
-        sha256(stored).hexdigest(),
+        ((proofs.checkpoint(statement, what), sha256(stored).hexdigest()),),
     )
 
 
 def contradiction(found: Mapping[str, Shown]) -> str | None:
-    """Why checkpoints among these do not follow each other, or None. By file, in any order."""
-    by_number: dict[int, Shown] = {}
+    """Why checkpoints among these, also within proofs, do not follow each other, or None. In any order."""
+    by_number: dict[int, tuple[str, Checkpoint, str]] = {}
     for one in found.values():
-        if one.checkpoint is None:
-            continue
-        other = by_number.setdefault(one.checkpoint.number, one)
-        if other.sha256 != one.sha256:
-            return (
-                f"{one.what} and {other.what} are both checkpoint {one.checkpoint.number}, and differ:"
-                " history was rewritten between them"
-            )
-    for number, one in by_number.items():
+        for checkpoint, digest in one.checkpoints:
+            what, _, other = by_number.setdefault(checkpoint.number, (one.what, checkpoint, digest))
+            if other != digest:
+                return (
+                    f"{one.what} and {what} both have checkpoint {checkpoint.number}, and it differs:"
+                    " history was rewritten between them"
+                )
+    for number, (what, checkpoint, _) in by_number.items():
         before = by_number.get(number - 1)
-        if before and one.checkpoint and one.checkpoint.previous != before.sha256:
-            return f"{one.what}: it does not follow {before.what}; one of them was rewritten"
+        if before and checkpoint.previous != before[2]:
+            return f"{what}: it does not follow {before[0]}; one of them was rewritten"
     return None
 
 
