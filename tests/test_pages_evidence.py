@@ -91,6 +91,7 @@ async def test_an_auditor_reads_what_is_kept_and_no_more(seen: Seen) -> None:
         (timedelta(days=40), False, False, "proved 40 days ago"),
         (timedelta(days=3), True, False, "not restorable"),
         (timedelta(days=3), False, True, "not restorable"),
+        (None, False, True, "not restorable"),
     ],
 )
 def test_a_badge_says_one_line(age: timedelta | None, failed: bool, damaged: bool, says: str) -> None:

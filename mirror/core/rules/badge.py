@@ -22,10 +22,10 @@ class Badge:
 
 def badge(drilled_at: datetime | None, failed: bool, damaged: bool, now: datetime) -> Badge:
     """What is known of a repo: its newest drill, whether that failed, and whether its backup is damaged."""
-    if drilled_at is None:
-        return Badge("not proved yet", "#5f6368")
     if failed or damaged:
         return Badge("not restorable", "#b3261e")
+    if drilled_at is None:
+        return Badge("not proved yet", "#5f6368")
     proved = f"proved {words.ago(drilled_at, now)}"
     return Badge(proved, "#5f6368") if now - drilled_at > STALE else Badge(f"restorable, {proved}", "#1a6b3c")
 
