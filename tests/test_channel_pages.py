@@ -89,7 +89,8 @@ async def test_a_webhook_is_added_tested_and_given_another_key_and_each_key_is_s
     key = code_in(first.text)
     page = (await browser.get(base)).text
     assert "whsec_" not in page and "s3cret" not in page and "Our pager" in page
-    assert "No message was due yet" in page and "1 place" in (await browser.get("/ann/-/settings")).text
+    assert "Nothing has arrived there yet" in page
+    assert "1 place" in (await browser.get("/ann/-/settings")).text
     channel = channel_in(page)
     tested = await browser.follow(await browser.post(f"{base}/test", channel=channel))
     assert "The answer: 200: thanks" in tested.text
@@ -231,14 +232,20 @@ async def test_kinds_and_quiet_hours_are_set_channel_by_channel(mailing: Site) -
     assert kept.name == "Night shift" and "failing" not in kept.off and "report" in kept.off
     assert kept.quiet is not None and kept.quiet.zone == "Europe/Berlin"
     assert "Quiet from 22:00 to 07:00 (Europe/Berlin)" in (await browser.get(base)).text
-    for wrong in (
-        {"from": "22:00", "to": ""},
-        {"from": "22:00", "to": "22:00"},
-        {"zone": "Mars/Base"},
-        {"name": ""},
+    for wrong, said in (
+        ({"from": "22:00", "to": ""}, "Write quiet hours like 22:00 and 07:00"),
+        ({"from": "22:00", "to": "22:00"}, "Quiet hours begin and end at different times"),
+        ({"zone": "Mars/Base"}, "There is no time zone"),
+        ({"name": ""}, "The name must have 1 to 200 characters"),
     ):
-        answer = await browser.post(f"{base}/change", **{**fields, "zone": "UTC", **wrong})
+        typed = {**fields, "name": "Day shift", "on": ["report"], "zone": "UTC", **wrong}
+        answer = await browser.post(f"{base}/change", **typed)
         assert answer.status_code == 422, wrong
+        form, _, new = answer.text.partition("Add a place")
+        assert said in form and said not in new, wrong
+        assert '<details class="gap" open>' in form and "autofocus" in form
+        assert f'value="{typed["name"]}"' in form and f'value="{typed["zone"]}"' in form
+        assert re.findall(r'value="(\w+)" checked', form) == ["report"]
 
 
 async def test_without_smtp_url_mail_is_not_offered_and_the_pages_say_what_to_set(site: Site) -> None:

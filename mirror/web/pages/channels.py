@@ -5,7 +5,7 @@ The links that are mailed lead here too: to confirm an address, and to end its m
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from starlette.responses import Response
@@ -31,9 +31,12 @@ BASES: Final = ((TEAM, Needs.ADMIN), (PERSON, Needs.PERSON), (INSTALLATION, Need
 async def page(
     context: RequestContext,
     error: EverrefError | None = None,
-    typed: Mapping[str, str] = MappingProxyType({}),
+    typed: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
-    """The channels with their state, and forms for them; and once, the key of a new webhook."""
+    """The channels with their state, and forms for them; and once, the key of a new webhook.
+
+    `typed`: into the form of the `channel` that it names, or into the one for a new channel.
+    """
     whose, services = await _whose(context), context.services
     shown = await once.taken(context)
     email = context.owner().email if whose.person else None
@@ -84,20 +87,21 @@ def _told_again(typed: Mapping[str, str]) -> dict[str, str]:
 async def change(context: RequestContext) -> Response:
     """Set a channel's name, the kinds that it gets and its quiet hours."""
     form = await context.form()
+    chosen = _channel(form.get("channel"))
+    typed = {name: str(form.get(name, "")).strip() for name in ("name", "from", "to", "zone")}
     wanted = {str(one) for one in form.getlist("on")}
-    quiet = (str(form.get("from", "")), str(form.get("to", "")), str(form.get("zone", "")).strip())
     try:
         changed = await flow.change(
             context.services,
             context.by(),
             await _whose(context),
-            _channel(form.get("channel")),
-            name=str(form.get("name", "")),
+            chosen,
+            name=typed["name"],
             off=KINDS.keys() - wanted,
-            quiet=quiet,
+            quiet=(typed["from"], typed["to"], typed["zone"]),
         )
     except (UsageError, Refused) as error:
-        return await page(context, error)
+        return await page(context, error, {**typed, "channel": chosen, "on": wanted})
     return context.redirect(_base(context), f"{changed.name} is changed.")
 
 
@@ -108,7 +112,8 @@ async def test(context: RequestContext) -> Response:
     try:
         answer = await flow.test(context.services, context.by(), whose, chosen)
     except NotDelivered as error:
-        return context.redirect(_base(context), warned=f"The test to {channel.name} failed: {error}.")
+        why = str(error).rstrip(".")  # some are words of the other side, and end by themselves
+        return context.redirect(_base(context), warned=f"The test to {channel.name} failed: {why}.")
     except (UsageError, TooOften) as error:
         return await page(context, error)
     return context.redirect(_base(context), f"The test to {channel.name} was sent. The answer: {answer}")
