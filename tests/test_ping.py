@@ -139,9 +139,13 @@ async def test_a_team_is_pinged_for_while_it_is_well_and_told_of_once_when_it_is
     repo = await repos.add(services.db, team.id, "kim/api", "https://x.example/a", clock.now)
     await repos.touch_protected(services.db, repo.id, clock.now)
     await browser.get("/kim/-/settings")
-    form = {"style": "healthchecks", "drill_days": "35", "read_days": "35"}
+    form = {"style": "healthchecks", "ping_drill_days": "35", "ping_read_days": "35"}
     page = await browser.post("/kim/-/settings/ping", ping="https://kim@x.example/", **form)
     assert page.status_code == 422 and "has a user name" in page.text
+    typed = {**form, "ping_drill_days": "often", "ping": monitor.url}
+    page = await browser.post("/kim/-/settings/ping", **typed)
+    assert page.status_code == 422 and page.text.count("A number of days is between 1 and 366.") == 1
+    assert page.text.count(' value="often"') == 1  # and nothing of it where the drills are set
     page = await browser.follow(await browser.post("/kim/-/settings/ping", ping=monitor.url, **form))
     assert "The ping was sent, and 127.0.0.1" in page.text and "secret-4711" not in page.text
     assert monitor.new() == [("/secret-4711", ping.WELL)]

@@ -43,17 +43,17 @@ async def set_repo_objective(context: RequestContext) -> Response:
 async def set_ping(context: RequestContext) -> Response:
     """Set up the monitor that is pinged, and send the first ping."""
     form, team = await context.form(), context.of_team()
-    typed = {name: str(form.get(name, "")).strip() for name in ("ping", "style", "drill_days", "read_days")}
+    typed = {name: str(form.get(name, "")).strip() for name in ("ping", "style", *DAYS)}
     try:
         wanted = ping.wanted(
             context.services.settings,
             typed["ping"],
             typed["style"],
-            typed["drill_days"],
-            typed["read_days"],
+            *(typed[name] for name in DAYS),
         )
     except UsageError as error:
-        return await settings.page(context, error, typed)
+        named = f"ping_{error.field}" if f"ping_{error.field}" in DAYS else error.field
+        return await settings.page(context, UsageError(str(error), field=named), typed)
     await pings.put(context.services.db, context.outside.keyring, team.id, wanted, context.now)
     await context.audit("ping.set", wanted.shown, None, {"style": wanted.style})
     return await _sent(context)
@@ -86,6 +86,7 @@ def _back(context: RequestContext, said: str) -> Response:
     return context.redirect(f"/{context.of_team().name}/-/settings", said)
 
 
+DAYS: Final = ("ping_drill_days", "ping_read_days")  # fields of its form; drills have days of their own
 _TEAM: Final = "/{team}/-/settings"
 
 ENDPOINTS: Final[Sequence[Endpoint]] = (
