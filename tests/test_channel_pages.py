@@ -111,6 +111,19 @@ async def test_a_webhook_is_added_tested_and_given_another_key_and_each_key_is_s
     assert "s3cret" not in repr(said) and "whsec_" not in repr(said)
 
 
+async def test_a_place_that_is_added_twice_is_told_everything_once(mailing: Site) -> None:
+    ann = await mailing.person("ann")
+    browser, base = await mailing.signed_in(ann), "/account/channels"
+    await browser.get(base)
+    for kind, to in (("webhook", "https://h.example/a"), ("chat", "ntfys://ntfy.acme.example/backups")):
+        await browser.post(base, kind=kind, to=to)
+        again = await browser.post(base, kind=kind, to=to)
+        assert again.status_code == 422 and "Messages are sent to " in html.unescape(again.text)
+    await browser.post(base, kind="webhook", to="https://h.example/b")  # at the same host, and another one
+    kept = await channels.of(mailing.outside.services.db, Owner(person_id=ann.id))
+    assert [one.kind for one in kept] == ["webhook", "chat", "webhook"]
+
+
 async def test_a_failed_test_says_why_on_the_page_until_one_works(mailing: Site, receiver: Receiver) -> None:
     from aiohttp import web
 

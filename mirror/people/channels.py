@@ -18,7 +18,7 @@ from mirror.channels.send import send
 from mirror.core import zones
 from mirror.core.channels import Address, ChannelKind, NotDelivered, unsubscribed
 from mirror.core.errors import NotFound, OverLimit, Refused, UsageError
-from mirror.core.keyring import Keyring
+from mirror.core.keyring import BadKey, Keyring
 from mirror.core.messages import KINDS, Link, Message
 from mirror.core.rules import roles as rules
 from mirror.core.rules.roles import Role
@@ -102,12 +102,24 @@ async def add(services: Services, by: By | None, whose: Whose, kind: str, to: st
             raise OverLimit(
                 f"there are {whose.most} channels, which is the limit; remove one first", "channels"
             )
-        if kind == "mail" and any(one.shown == to for one in await channels.of(connection, whose.owner)):
-            raise UsageError(f"messages are sent to {to} already", field="to")
+        for one in await channels.of(connection, whose.owner):
+            if (one.kind, one.shown) == (kind, shown) and await _goes_to(connection, keyring, one, to, now):
+                raise UsageError(f"messages are sent to {shown} already, as {one.name}", field="to")
         made = await channels.add(
             connection, keyring, whose.owner, kind, name, shown, to, now, key=key, confirmed=known
         )
     return Added(made, key, None if known else await _ask(services, by, whose, made))
+
+
+async def _goes_to(
+    connection: asyncpg.Connection, keyring: Keyring, channel: Channel, to: str, now: datetime
+) -> bool:
+    """Whether it has this very address: a second one would be told everything a second time."""
+    try:
+        known = await channels.address(connection, keyring, channel.id, "", now)
+    except BadKey:  # it can be read no more, and one that works may take its place
+        return False
+    return known is not None and known.to == to
 
 
 async def ask(services: Services, by: By | None, whose: Whose, channel: Channel) -> str:
