@@ -470,7 +470,10 @@ async def test_a_drill_that_failed_shows_in_the_list(site: Site, work: Work) -> 
     assert "not drilled yet" in (await browser.get("/acme")).text
     db, at = site.mirror.services.db, site.mirror.clock()
     await drills.add(db, repo.id, drills.Drill(1, 1, 10, 0.5, (), at))
-    assert "Drilled" in (await browser.get("/acme")).text
+    page = (await browser.get("/acme")).text
+    assert "not drilled yet" not in page and "drill failed" not in page
+    said = r'<td class="drilled small"><span class="soft"><time [^>]+>[^<]+</time></span></td>'
+    assert re.search(said, page)
     failed = drills.Drill(1, 1, 10, 0.5, ("refs/heads/main is gone",), at + timedelta(minutes=1))
     await drills.add(db, repo.id, failed)
     assert "drill failed" in (await browser.get("/acme")).text
