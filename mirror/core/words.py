@@ -52,8 +52,11 @@ def unsaved(files: int, octets: int | None = None) -> str:
 
 
 def mend(repo: str) -> str:
-    """What to do about damage in the vault."""
-    return f"restore the damaged files from a copy of the vault, then run everref verify {repo}"
+    """What to do about damage in the vault: what heals by itself is named, as nobody need wait for it."""
+    return (
+        "Everref heals what it can by itself; restore what stays damaged from a copy of the vault,"
+        f" then run everref verify {repo}"
+    )
 
 
 def ago(then: datetime, now: datetime) -> str:
