@@ -79,6 +79,9 @@ async def test_an_auditor_reads_what_is_kept_and_no_more(seen: Seen) -> None:
     empty = {"from": "2020-01-01", "to": "2020-02-01", "as": "json"}
     before = (await seen.browser.get("/ann/-/report/details", **empty)).json()["report"]
     assert before["drills"] == before["actions"] == [] and before["delays"][0]["worst_seconds"] is None
+    turned = await seen.browser.get("/ann/-/report/details", **{"from": "2026-12-01", "to": "2026-01-02"})
+    assert turned.status_code == 422 and 'value="2026-12-01"' in turned.text
+    assert 'value="2026-01-02" aria-invalid' in turned.text
     wrong = await seen.browser.get("/ann/-/report/details", **{"as": "csv", "section": "people"})
     assert wrong.status_code == 400
 

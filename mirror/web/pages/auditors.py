@@ -78,6 +78,7 @@ async def page(context: RequestContext) -> Response:
         lines=lines,
         period=period,
         wrong=wrong,
+        typed=context.query if wrong else {},
         now_late=[one for one in lines if one.state == "late"],
     )
 
