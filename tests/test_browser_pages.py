@@ -32,6 +32,7 @@ OTHERWISE: Final = {
     "/{team}/-/settings/audit.jsonl": "is downloaded",
     "/{team}/{repo:repo}/-/raw/{path:path}": "a file of somebody's",
     "/{team}/{repo:repo}/-/object/{oid}": "an object of somebody's, as git keeps it",
+    "/status/channels": "is /account/channels, for whoever runs Everref",
     "/{team}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/progress": "is streamed",
@@ -45,6 +46,10 @@ OTHERWISE: Final = {
     "/{team}/{repo:repo}/-/restores/{job}/undo/now": "leads back to the plan",
 }
 
+# What is named more than once on a page: a label leads to the first of them alone.
+TWICE: Final = """() => [...document.querySelectorAll("[id]")].map((one) => one.id)
+  .filter((id, at, all) => all.indexOf(id) !== at)"""
+
 ALSO: Final = ("/",)  # all teams of who is in several; who is signed out is led to signing in
 
 # Every page by its way, as it can be met. The names in them are those of `World.names`.
@@ -54,7 +59,11 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/sign-in": ("/sign-in", "/sign-in?next=/ann"),
     "/sign-up": ("/sign-up",),
     "/sign-in/{raw}": ("/sign-in/a-link-of-somebody",),
+    "/forgot": ("/forgot",),
+    "/confirm/{raw}": ("{confirm}",),
+    "/unsubscribe/{raw}": ("{unsubscribe}",),
     "/account": ("/account",),
+    "/account/channels": ("/account/channels",),
     "/account/sure": ("/account/sure?next=/account",),
     "/invitations/{raw}": ("{invitation}",),
     "/{team}": (
@@ -66,6 +75,7 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
         "/empty-team",
     ),
     "/{team}/-/settings": ("/ann/-/settings", "/empty-team/-/settings"),
+    "/{team}/-/settings/channels": ("/ann/-/settings/channels", "/empty-team/-/settings/channels"),
     "/{team}/-/settings/audit": ("/ann/-/settings/audit",),
     "/{team}/-/connect": ("/ann/-/connect", "/empty-team/-/connect"),
     "/{team}/-/connect/url": ("/ann/-/connect/url",),
@@ -79,6 +89,7 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/{team}/-/report/details": ("/ann/-/report/details",),
     "/{team}/-/activity": ("/ann/-/activity", "/empty-team/-/activity"),
     "/{team}/-/activity/{job}": ("{job}",),
+    "/{team}/-/notices": ("/ann/-/notices", "/empty-team/-/notices"),
     "/{team}/-/drills": ("/ann/-/drills", "/empty-team/-/drills"),
     "/{team}/-/drills/{drill}": ("{drill}",),
     "/{team}/-/report": ("/ann/-/report", "/empty-team/-/report"),
@@ -228,7 +239,11 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         await ann.go("/ann/-/settings")
         await ann.press("Create an invitation")
         invitation = await ann.page.locator(".copy code").inner_text()
+        confirm, unsubscribe = await told_by_mail(ann, stage)
+        await add_place(ann, "webhook", f"{ann.url}/nowhere", "A place " + "with-a-rather-long-name" * 5)
         names = {
+            "confirm": confirm,
+            "unsubscribe": unsubscribe,
             "job": job,
             "drill": drill,
             "connection": connection,
@@ -240,6 +255,30 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
             "invitation": invitation.removeprefix(ann.url),
         }
         yield World(ann, names)
+
+
+async def told_by_mail(ann: Someone, stage: Stage) -> tuple[str, str]:
+    """The team is told by mail: the paths of the links that confirm the address, and end its mails."""
+    await add_place(ann, "mail", "ann@everref.example")
+    await expect(ann.page.get_by_text("A link was mailed to ann@everref.example")).to_be_visible()
+    confirm = stage.box.links()[0].removeprefix(ann.url)
+    await ann.go(confirm)
+    await ann.press("Confirm this address")
+    await expect(ann.page.get_by_role("heading", name="ann@everref.example is confirmed")).to_be_visible()
+    await ann.go("/ann/-/settings/channels")
+    await ann.press("Test ann@everref.example")
+    await expect(ann.page.get_by_text("The test to ann@everref.example was sent")).to_be_visible()
+    mail = next(one for one in reversed(stage.box.mails) if one["List-Unsubscribe"])
+    return confirm, mail["List-Unsubscribe"].strip("<>").removeprefix(ann.url)
+
+
+async def add_place(ann: Someone, kind: str, to: str, name: str = "") -> None:
+    """Add where the team is told."""
+    await ann.go("/ann/-/settings/channels")
+    await ann.page.locator(f'input[name="kind"][value="{kind}"]:not([type="hidden"])').check()
+    await ann.page.get_by_label("Address", exact=True).fill(to)
+    await ann.page.get_by_label("Name (optional)").fill(name)
+    await ann.press("Add")
 
 
 async def ended(someone: Someone) -> None:
@@ -269,6 +308,7 @@ async def test_a_page_is_for_everybody(world: World, path: str, signed_in: bool)
     answer = await world.ann.go(world.path(path))
     assert (answer.status < 400) == (path not in ERRORS), answer.status
     assert await complaints_of_axe(page, {"type": "tag", "values": RULES}) == []
+    assert await page.evaluate(TWICE) == []
     await page.emulate_media(color_scheme="dark")
     await page.set_viewport_size(PHONE)
     assert await complaints_of_axe(page, {"type": "rule", "values": SEEN}) == []

@@ -29,6 +29,7 @@ from mirror.core.model import Target
 from tests.parts.forges import WRITE, GitHub, GitLab, Person, Repository, serving
 from tests.parts.forges.host import Host
 from tests.parts.forges.serve import answering
+from tests.parts.mail import Postbox, postbox
 from tests.parts.repos import MAIN
 
 STOP_SECONDS = 60  # for Everref to hand back what it is at
@@ -211,6 +212,7 @@ class Stage:
     gitlab: GitLab
     everref: asyncio.subprocess.Process
     data: Path  # of Everref, with its database
+    box: Postbox  # what Everref mails
 
 
 @asynccontextmanager
@@ -220,6 +222,7 @@ async def running(port: int, room: Path) -> AsyncIterator[Stage]:
     async with (
         serving(GitHub, room / "github") as github,
         serving(GitLab, room / "gitlab") as gitlab,
+        postbox(tls=False, auth=False) as box,
         answering(desk([github, gitlab]), listener),
     ):
         pushes = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -228,7 +231,7 @@ async def running(port: int, room: Path) -> AsyncIterator[Stage]:
         port = port or _free_port()
         everref = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "mirror.cli", "up", "--json", "--port", str(port)),
-            env=_environment(github, gitlab, f"http://127.0.0.1:{port}", room / "everref"),
+            env=_environment(github, gitlab, f"http://127.0.0.1:{port}", room / "everref", box),
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us, and we stop it
             preexec_fn=_stop_with_parent,
@@ -241,17 +244,18 @@ async def running(port: int, room: Path) -> AsyncIterator[Stage]:
             told = json.loads(said)
             sign_in = told.get("sign_in") or told["url"]
             here = Demo(told["url"], sign_in, github.url, gitlab.url, pushes)
-            yield Stage(here, github, gitlab, everref, room / "everref")
+            yield Stage(here, github, gitlab, everref, room / "everref", box)
         finally:
             await _stop(everref)
 
 
-def _environment(github: GitHub, gitlab: GitLab, url: str, data: Path) -> dict[str, str]:
-    """Nothing of the person's own settings, and where the forges are."""
+def _environment(github: GitHub, gitlab: GitLab, url: str, data: Path, box: Postbox) -> dict[str, str]:
+    """Nothing of the person's own settings, and where the forges and the mail server are."""
     kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "TMPDIR")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "EVERREF_DATA": str(data),
         "BASE_URL": url,
+        "SMTP_URL": f"smtp://127.0.0.1:{box.port}?from=everref@everref.example&tls=none",
         "GITHUB_URL": github.url,
         "GITHUB_API_URL": github.api_url,
         "GITHUB_CLIENT_ID": github.client_id,
