@@ -199,3 +199,17 @@ def test_a_changed_character_is_found_wherever_it_is(position: int) -> None:
 @pytest.mark.parametrize("text", ["", ".", "..", "\0", "\udcff", "é", "x" * 100_000], ids=ascii)
 def test_nonsense_is_nothing(text: str) -> None:
     assert signed.read(Keyring([NEW]), "said", text, HOUR, START) is None
+
+
+async def test_tries_that_are_counted_in_another_order_than_they_came_start_no_new_period(
+    db: asyncpg.Pool,
+) -> None:
+    """Whoever holds back bodies chooses the order; each request has the time at which its headers came."""
+    taken = [
+        await attempts.take(db, "guess", 3, MINUTE, START - number * timedelta(milliseconds=1))
+        for number in range(20)
+    ]
+    assert sum(taken) == 3
+    assert await attempts.take(db, "guess", 3, MINUTE, START - HOUR), (
+        "a clock that was ahead keeps nobody out"
+    )
