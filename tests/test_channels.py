@@ -302,6 +302,8 @@ async def test_a_chat_address_is_of_a_service_by_http_and_of_nothing_on_this_mac
     slack = "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"
     assert (await chat.check(slack, False)).shown == "Slack"
     assert (await chat.check("ntfys://ntfy.acme.example/backups", False)).shown == "ntfy at ntfy.acme.example"
+    for token in ("pbul://o.gn5kj6nfhv736I7jC3cj3QLRiyhgl98b", "line://hunter2.hunter2/U1234"):
+        assert " at " not in (await chat.check(token, False)).shown
     for url in ("mailto://u:hunter2@example.com", "syslog://", "file:///etc/passwd", "nonsense", "slack://"):
         with pytest.raises(UsageError, match="no address of a chat service") as refused:
             await chat.check(url, True)

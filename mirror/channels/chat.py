@@ -238,7 +238,10 @@ def _readable() -> tuple[str, ...]:
 def _host(service: Any) -> str | None:
     """The host that the address names; None: it is the service's own, or a key stands in its place."""
     host = getattr(service, "host", None)
-    named = isinstance(host, str) and ("." in host or host == "localhost" or ":" in host)
+    has_one = any(
+        "{host}" in one for one in service.templates
+    )  # others have a token there, which may have dots
+    named = has_one and isinstance(host, str) and ("." in host or host == "localhost" or ":" in host)
     return host if named else None
 
 
