@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
+from time import thread_time
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,15 +15,17 @@ import pytest
 import pytest_asyncio
 
 from mirror.core.channels import NotDelivered, Undeliverable
+from mirror.core.config import Settings
 from mirror.core.errors import EverrefError, LimitReached, Origin
 from mirror.core.messages import Message
-from mirror.core.model import RepoId
+from mirror.core.model import RefName, RepoId
 from mirror.core.rules.roles import PersonId, Role
-from mirror.notify import deliver, look
+from mirror.notify import deliver, happened, look
 from mirror.notify.deliver import Delivery
 from mirror.store import repos
 from mirror.store.jobs import jobs
 from mirror.store.notify import alarms, messages, sendings
+from mirror.store.notify.events import Events, Taken
 from mirror.store.notify.messages import About
 from mirror.store.people import audit, notices, people, teams
 from mirror.store.people.audit import Entry
@@ -313,6 +316,19 @@ async def test_restores_force_pushes_and_deletions_are_told_once_each(told: Told
         told.now,
     )
     assert await told.after() == {"team": ["A restore of acme/api by whoever runs Everref failed"]}
+
+
+def test_globs_that_are_slow_cost_a_look_little_and_tell_too_much_rather_than_too_little() -> None:
+    slow = tuple(f"*{'a' * 196}{letter}b" for letter in "cdefghijkl")
+    at, team = datetime(2026, 7, 1, tzinfo=UTC), TeamId(uuid4())
+    name = b"refs/heads/" + b"/".join([b"a" * 250] * 15)
+    moved = [
+        Taken(team, "eve", slow, "acme/api", RefName(name + b"%d" % number), False, False, None, 5, at)
+        for number in range(1000)
+    ]
+    began = thread_time()
+    ((_, message),) = happened.messages(Settings("/data"), Events([], [], [], [], moved), at)
+    assert thread_time() - began < 4 and "were force-pushed or deleted" in message.subject
 
 
 async def test_notices_are_told_by_their_kinds_and_what_is_old_is_not(told: Told) -> None:

@@ -6,6 +6,7 @@ Who calls: notify/look. Those of one kind in one team that a look finds together
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from time import thread_time
 from typing import Final
 
 from mirror.core import globs, refs, words
@@ -18,6 +19,7 @@ from mirror.store.people.teams import TeamId
 NEWS: Final = timedelta(
     days=1
 )  # what is older is told to nobody: a rebuild brings back what happened long ago
+COMPARED: Final = 0.5  # seconds of comparing one team's refs with its globs in a look; all others are told
 LINES: Final = 20  # of several things in one message
 # How a notice is told whose kind is no kind of message. The alarms tell the others.
 _AS: Final = {"audit": "damage"}
@@ -67,9 +69,12 @@ def _happenings(events: Events) -> Iterable[Happening]:
             yield _of_restore(restore)
     for joining in events.members:
         yield _of_member(joining)
+    spent: dict[TeamId, float] = {}
     for taken in events.refs:
-        if is_guarded(taken):
+        began = thread_time()
+        if spent.get(taken.team_id, 0.0) > COMPARED or is_guarded(taken):
             yield _of_taken(taken)
+        spent[taken.team_id] = spent.get(taken.team_id, 0.0) + thread_time() - began
 
 
 def _kind(notice: Notice) -> str | None:
