@@ -371,6 +371,19 @@ async def test_a_chat_that_never_answers_is_given_up_with_its_process(
         await send(Wire(None, True), Address("chat", receiver.url.replace("http", "json")), MESSAGE)
 
 
+async def test_an_address_is_checked_while_others_wait_for_a_slow_chat(receiver: Receiver) -> None:
+    receiver.answers.extend([None] * chat.AT_ONCE)
+    url = receiver.url.replace("http", "json")
+    waits = [asyncio.create_task(chat.send(Wire(None, True), url, MESSAGE)) for _ in range(chat.AT_ONCE)]
+    async with asyncio.timeout(chat.SECONDS):
+        for _ in waits:
+            await receiver.waiting.acquire()
+        assert (await chat.check("ntfys://ntfy.acme.example/backups", False)).name == "ntfy"
+    assert not any(one.done() for one in waits)
+    receiver.release.set()
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
 def test_an_address_shows_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
     said = Address("webhook", "https://h.example/s3cret", ("whsec_s3cret",), "https://e.example/s3cret")
     logging.getLogger("x").warning("%s %r", said, said)

@@ -4,7 +4,7 @@ The database is a real one, the clock the tests' own, and what would leave is re
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from time import thread_time
@@ -418,6 +418,33 @@ async def test_a_slow_channel_holds_up_no_other_and_gets_one_at_a_time(
         """
     )
     assert row["answer"] == "the other side did not answer in time"
+
+
+async def test_many_slow_channels_of_one_team_delay_no_other_teams_message(told: Told) -> None:
+    stranger = await teams.home(told.db, (await people.add(told.db, "eve", told.now, team_name="eve")).id)
+    assert stranger is not None
+    slow = [await told.channel(f"slow {number}", team=stranger.id) for number in range(20)]
+    chats = [await told.channel(f"chat {number}", team=stranger.id, kind="chat") for number in range(5)]
+    ours = await told.channel("our chat", team=told.team, kind="chat")
+    team = next(one for one, name in told.ids.items() if name == "team")
+
+    async def say(at: datetime, to: Sequence[UUID]) -> None:
+        message = Message(uuid4(), "failing", True, "It fails", (), at)
+        await messages.add(told.db, message, [messages.Planned(one, at) for one in to])
+
+    async def claimed(most: int, chats: int) -> list[str]:
+        until = told.now + deliver.LEASE
+        found = await sendings.claim(told.db, told.now, until, most, troubled=False, chats=chats)
+        return [told.ids[one.channel_id] for one in found]
+
+    await say(told.now, [*slow, *chats])
+    first = await claimed(12, 2)
+    assert len(first) == 12 and sum(name.startswith("chat") for name in first) == 2
+    told.mirror.clock.now += timedelta(seconds=15)
+    await say(told.now, [team, ours])
+    assert await claimed(1, 0) == ["team"], "who has none under way comes first, however long others wait"
+    assert await claimed(1, 1) == ["our chat"]
+    assert await claimed(3, 0) != [], "what is left is the stranger's"
 
 
 async def test_the_report_comes_once_on_monday_morning(told: Told, work: Work) -> None:

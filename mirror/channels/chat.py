@@ -25,9 +25,9 @@ from mirror.core.errors import UsageError
 from mirror.core.messages import Message
 from mirror.net.reach import is_ours, is_public
 
-SECONDS: Final = 40.0  # for a delivery, with the start of its process
+SECONDS: Final = 25.0  # for a delivery, with the start of its process
 LONGEST: Final = 4096  # characters of an address
-AT_ONCE: Final = 2  # processes of one program of ours
+AT_ONCE: Final = 3  # processes of one program of ours
 _MEMORY: Final = 1 << 30  # bytes of address space, some 60 MB of which are used
 _CPU: Final = 20  # seconds
 _ANSWER: Final = 64 << 10  # bytes
@@ -60,7 +60,7 @@ async def check(url: str, allow_private: bool) -> Service:
     """Which service the address is of; nothing is sent. Raises UsageError, which shows nothing of it."""
     if len(url) > LONGEST or "://" not in url or not url.isprintable():
         raise UsageError(_UNKNOWN, field="to")
-    told = await _told({"url": url, "private": allow_private, "check": True})
+    told = await _told({"url": url, "private": allow_private, "check": True}, _checks)
     if not told.get("service"):
         raise UsageError(_UNKNOWN, field="to")
     return Service(told["service"], told.get("host"))
@@ -75,7 +75,8 @@ async def send(wire: Wire, url: str, message: Message) -> str:
             "title": message.subject,
             "body": "\n\n".join(_paragraphs(message)),
             "urgent": message.urgent,
-        }
+        },
+        _sends,
     )
     if not told.get("service"):
         raise Undeliverable("the address of this chat no longer names a service that Everref can reach")
@@ -97,15 +98,17 @@ def _paragraphs(message: Message) -> list[str]:
     return said
 
 
-_turns: Final[dict[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
+Turns = dict[asyncio.AbstractEventLoop, asyncio.Semaphore]
+_sends: Final[Turns] = {}
+_checks: Final[Turns] = {}  # which reach nobody, so that they wait for no service that is slow
 
 
-async def _told(asked: Mapping[str, Any]) -> dict[str, Any]:
+async def _told(asked: Mapping[str, Any], turns: Turns) -> dict[str, Any]:
     """What the process answers. Raises NotDelivered where it does not."""
     loop = asyncio.get_running_loop()
-    for old in [one for one in _turns if one.is_closed()]:
-        del _turns[old]
-    async with _turns.setdefault(loop, asyncio.Semaphore(AT_ONCE)):
+    for old in [one for one in turns if one.is_closed()]:
+        del turns[old]
+    async with turns.setdefault(loop, asyncio.Semaphore(AT_ONCE)):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-B", "-m", "mirror.channels.chat"),
             stdin=asyncio.subprocess.PIPE,

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
+from mirror.channels import chat
 from mirror.core import words
 from mirror.core.channels import NotDelivered
 from mirror.core.errors import EverrefError
@@ -28,6 +29,8 @@ TRY_SECONDS: Final = 75.0  # that one try may take, which is more than a channel
 LEASE: Final = timedelta(minutes=2)  # for which nobody else sends to the channel
 AT_ONCE: Final = 12  # channels that work
 IN_TROUBLE: Final = 4  # channels that lately did not answer, which so hold up no other
+CHATS: Final = 2  # of those that work; each has a process of its own
+CHATS_IN_TROUBLE: Final = chat.AT_ONCE - CHATS
 LONGEST: Final = timedelta(hours=6)  # that another side can make us wait
 
 log = logging.getLogger("mirror.notify")
@@ -49,24 +52,28 @@ class Delivery:
     async def work(self) -> None:
         """Send what is due until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for troubled, number in ((False, AT_ONCE), (True, IN_TROUBLE)):
-                group.create_task(self._lane(troubled, number))
+            group.create_task(self._lane(False, AT_ONCE, CHATS))
+            group.create_task(self._lane(True, IN_TROUBLE, CHATS_IN_TROUBLE))
 
-    async def _lane(self, troubled: bool, most: int) -> None:
-        """Keep up to `most` channels busy, each with one message at a time."""
-        busy: set[asyncio.Task[None]] = set()
+    async def _lane(self, troubled: bool, most: int, chats: int) -> None:
+        """Keep up to `most` channels busy, `chats` of them chats, each with one message at a time.
+
+        A chat is claimed when it can begin: one that waited here for its process would be taken for slow.
+        """
+        busy: dict[asyncio.Task[None], Claimed] = {}
         try:
             while True:
                 claimed = list[Claimed]()
                 try:
                     if len(busy) < most:
-                        claimed = await self._claim(most - len(busy), troubled=troubled)
+                        open_chats = chats - sum(one.kind == "chat" for one in busy.values())
+                        claimed = await self._claim(most - len(busy), troubled=troubled, chats=open_chats)
                 except EverrefError as error:  # the database is away; what is due waits
                     log.warning("sending messages: %s", error)
                 for one in claimed:
                     task = asyncio.create_task(self._deliver(one))
-                    busy.add(task)
-                    task.add_done_callback(busy.discard)
+                    busy[task] = one
+                    task.add_done_callback(busy.pop)
                 if claimed and len(busy) >= most:
                     await asyncio.wait(busy, timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
                 else:
@@ -81,17 +88,17 @@ class Delivery:
         tries = 0
         while True:
             claimed = [
-                *await self._claim(AT_ONCE, troubled=False),
-                *await self._claim(IN_TROUBLE, troubled=True),
+                *await self._claim(AT_ONCE, troubled=False, chats=CHATS),
+                *await self._claim(IN_TROUBLE, troubled=True, chats=CHATS_IN_TROUBLE),
             ]
             if not claimed:
                 return tries
             tries += len(claimed)
             await asyncio.gather(*(self._deliver(one) for one in claimed))
 
-    async def _claim(self, most: int, *, troubled: bool) -> list[Claimed]:
+    async def _claim(self, most: int, *, troubled: bool, chats: int) -> list[Claimed]:
         now = self.services.clock()
-        return await sendings.claim(self.services.db, now, now + LEASE, most, troubled=troubled)
+        return await sendings.claim(self.services.db, now, now + LEASE, most, troubled=troubled, chats=chats)
 
     async def _deliver(self, claimed: Claimed) -> None:
         """Send one message, or a digest of those that waited, and record what became of it.

@@ -1,7 +1,9 @@
--- claim_channels.sql($1 now, $2 until when, $3 how many at most, $4 those in trouble): channels at which something is due, the one that
--- waits longest first, for nobody else until then. Of each the first message; or, if it was held back, all that was and is due, as a digest.
+-- claim_channels.sql($1 now, $2 until when, $3 how many at most, $4 those in trouble, $5 how many chats at most): channels at which
+-- something is due, for nobody else until then. First those of whoever has the fewest that are being sent to, so that the many slow
+-- channels of one team delay no other; then the one that waits longest. Of each the first message; or, if it was held back, all that was
+-- and is due, as a digest.
 with ready as (
-  select channel.id, (
+  select channel.id, kind = 'chat' as is_chat, coalesce(team_id, person_id) as owner, (
     select min(due_at) from sending where channel_id = channel.id and state = 'waiting' and digest_id is null
   ) as due_at
   from channel
@@ -10,8 +12,17 @@ with ready as (
     and exists (
       select from sending where channel_id = channel.id and state = 'waiting' and digest_id is null and due_at <= $1
     )
+), busy as (
+  select kind = 'chat' as is_chat, coalesce(team_id, person_id) as owner, count(*) as many
+  from channel where sending_until > $1 and removed_at is null group by 1, 2
+), fair as (
+  select ready.*, coalesce(many, 0) + row_number() over (partition by ready.is_chat, ready.owner order by due_at, id) as turn
+  from ready left join busy on busy.is_chat = ready.is_chat and busy.owner is not distinct from ready.owner
+), queue as (
+  select fair.*, row_number() over (partition by is_chat order by turn, due_at, id) as place from fair
 ), first as (
-  select id from channel where id in (select id from ready order by due_at, id limit $3)
+  select id from channel
+  where id in (select id from queue where not is_chat or place <= $5 order by turn, due_at, id limit $3)
     and (sending_until is null or sending_until <= $1)
   for update skip locked
 ), claimed as (

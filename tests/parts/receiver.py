@@ -19,6 +19,7 @@ class Receiver:
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     answers: list[web.Response | None] = field(default_factory=list)  # None: it never answers
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # free: one that waits
 
     def verified(self, key: str, number: int = -1) -> Any:
         """The body, if the signature by this key is right. Raises WebhookVerificationError."""
@@ -29,6 +30,7 @@ class Receiver:
         self.got.append((dict(request.headers), await request.read()))
         answer = self.answers.pop(0) if self.answers else web.Response(text="thanks")
         if answer is None:
+            self.waiting.release()
             await self.release.wait()
             return web.Response()
         return answer

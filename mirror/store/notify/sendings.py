@@ -22,6 +22,7 @@ class Claimed:
 
     channel_id: UUID
     about: About  # whose channel it is
+    kind: str  # mail, webhook or chat
     name: str
     messages: Sequence[Message]  # several: they go as one digest; in the order in which they happened
     message_ids: Sequence[UUID]
@@ -59,13 +60,16 @@ async def listening(db: Db, now: datetime) -> list[Listening]:
 
 
 @translating
-async def claim(db: Db, now: datetime, until: datetime, most: int, *, troubled: bool) -> list[Claimed]:
+async def claim(
+    db: Db, now: datetime, until: datetime, most: int, *, troubled: bool, chats: int
+) -> list[Claimed]:
     """Channels at which something is due, for nobody else until then: those that work, or those in trouble.
 
+    `chats`: how many of them may be chats. Nobody's many channels come before the first of somebody else.
     Safe to run twice, also at once: whoever claims a channel has all that goes there, and sends it in turn.
     """
     async with transaction(db) as connection:
-        rows = await connection.fetch(query("claim_channels"), now, until, most, troubled)
+        rows = await connection.fetch(query("claim_channels"), now, until, most, troubled, chats)
         return [_claimed(row) for row in rows]
 
 
@@ -276,6 +280,7 @@ def _claimed(row: Any) -> Claimed:
     return Claimed(
         _uuid(row["id"]),
         _about(row),
+        row["kind"],
         row["name"],
         said,
         [one.id for one in said],
