@@ -1,5 +1,6 @@
 """Channels on the pages, and mails to one person: over real servers, and read as people read them."""
 
+import asyncio
 import html
 import re
 from collections.abc import Awaitable, Callable
@@ -139,6 +140,24 @@ async def test_a_failed_test_says_why_on_the_page_until_one_works(mailing: Site,
     assert "Fails since" not in works.text
     await browser.post(f"{base}/remove", channel=channel)
     assert "There are none yet" in (await browser.get(base)).text
+
+
+async def test_a_person_has_one_test_under_way_at_a_time(mailing: Site, receiver: Receiver) -> None:
+    ann = await mailing.person("ann")
+    browser, base = await mailing.signed_in(ann), "/account/channels"
+    await browser.get(base)
+    page = await browser.follow(await browser.post(base, kind="webhook", to=f"{receiver.url}/hook"))
+    channel = channel_in(page.text)
+    receiver.answers.append(None)
+    slow = asyncio.create_task(browser.post(f"{base}/test", channel=channel))
+    await receiver.waiting.acquire()
+    second = await browser.post(f"{base}/test", channel=channel)
+    assert second.status_code == 429 and "nother test of yours is under way" in second.text
+    receiver.release.set()
+    assert "The answer: 200" in (await browser.follow(await slow)).text
+    assert (
+        "The answer: 200" in (await browser.follow(await browser.post(f"{base}/test", channel=channel))).text
+    )
 
 
 async def test_a_mail_address_gets_one_question_and_nothing_else_until_its_reader_says_yes(

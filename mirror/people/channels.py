@@ -17,11 +17,11 @@ from mirror.channels import wire as wires
 from mirror.channels.send import send
 from mirror.core import zones
 from mirror.core.channels import Address, ChannelKind, NotDelivered, unsubscribed
-from mirror.core.errors import NotFound, OverLimit, Refused, UsageError
+from mirror.core.errors import NotFound, OverLimit, Refused, TooOften, UsageError
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.messages import KINDS, Link, Message
 from mirror.core.rules import roles as rules
-from mirror.core.rules.roles import Role
+from mirror.core.rules.roles import PersonId, Role
 from mirror.people import mails, operator
 from mirror.people.acting import HOUR, By, acting, audit_entry, audit_own, check_let_in, limit_tries
 from mirror.services.open import Services
@@ -45,6 +45,7 @@ EXAMPLES: Final = (
     ("ntfy", "ntfys://HOST/TOPIC"),
     ("PagerDuty", "pagerduty://INTEGRATION_KEY@API_KEY"),
 )
+_testing: Final = set[PersonId]()  # who waits for the answer of a slow service, for which others wait too
 _GONE: Final = "there is no such channel, or it was removed"
 _OLD: Final = "this link is too old or was never made; ask for another where the channel was added"
 
@@ -262,11 +263,18 @@ async def test(services: Services, by: By | None, whose: Whose, channel_id: UUID
         team=whose.team.name if whose.team else None,
         link=Link("Open Everref", origin),
     )
+    if by is not None:
+        if by.person.id in _testing:
+            raise TooOften("another test of yours is under way; wait for its answer", 30)
+        _testing.add(by.person.id)
     try:
         answer = await send(wires.of(services.settings), to, message)
     except NotDelivered as error:
         await channels.tried(services.db, channel.id, now, str(error))
         raise
+    finally:
+        if by is not None:
+            _testing.discard(by.person.id)
     await channels.tried(services.db, channel.id, now, None)
     return answer
 
