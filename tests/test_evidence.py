@@ -103,6 +103,14 @@ def test_a_key_holds_while_it_was_in_use(since: datetime, until: datetime | None
         statements.verify(signed(key), known, "one.json")
 
 
+def test_what_is_signed_by_no_name_is_no_statement() -> None:
+    key = SigningKey.new()
+    envelope = json.loads(signed(key))
+    envelope["signatures"][0]["keyid"] = 5
+    with pytest.raises(NotProven, match="was changed"):
+        statements.verify(statements.canonical(envelope) + b"\n", {key.id: PublicKey(key.public)}, "one.json")
+
+
 def test_another_key_is_named() -> None:
     key, other = SigningKey.new(), SigningKey.new()
     with pytest.raises(NotProven, match=f"signed by {key.id}, which is not among the given keys"):
@@ -123,6 +131,7 @@ def test_a_list_of_keys_holds_together() -> None:
         said.replace(first.id.encode(), second.id.encode()),
         b"{}",
         b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        statements.published([replace(first, introduction="\ud800")]),
     ):
         with pytest.raises((UsageError, NotProven)):
             statements.keys_of(wrong, "keys.json")

@@ -205,7 +205,7 @@ def _was_in_use(key: PublicKey, at: datetime) -> bool:
 def _envelope(stored: bytes, what: str) -> Envelope:
     try:
         envelope = Envelope.from_dict(json.loads(stored))
-        same = _stored(envelope) == stored
+        same = _stored(envelope) == stored and all(isinstance(one, str) for one in envelope.signatures)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SigningError):
         raise NotProven(f"{what}: this is not a signed statement (a DSSE envelope)") from None
     if not same or envelope.payload_type != PAYLOAD:
@@ -289,7 +289,10 @@ def keys_of(stored: bytes, what: str) -> dict[str, PublicKey]:
         raise UsageError(f"{error}; give the file of /.well-known/everref-evidence.json, or a PEM") from None
     known = {key.id: key for key in found}
     for key in found:
-        if key.introduction is not None and introduced(key.introduction.encode(), what).id != key.id:
+        if (
+            key.introduction is not None
+            and introduced(key.introduction.encode("utf-8", "replace"), what).id != key.id
+        ):
             raise UsageError(f"{what}: key {key.id[:16]} has the introduction of another key")
         if key.previous in known and not is_introduced_by(key, known):
             raise UsageError(
