@@ -361,7 +361,7 @@ async def test_forgetting_is_limited_by_network_and_by_address(mailing: Site, bo
     said = [await stranger.post("/forgot", email="ann@acme.example") for _ in range(mails.ASKED + 1)]
     await mailing.outside.background.quiet()
     assert {one.status_code for one in said[:-1]} == {200} and said[-1].status_code == 429
-    assert len(box.mails) == mails.TO_ONE  # the question was one of them
+    assert len(box.mails) == 1 + mails.TO_ONE, "the question, and the links"
 
 
 async def test_an_invitation_is_mailed_and_still_shown(mailing: Site, box: Postbox) -> None:
@@ -376,6 +376,35 @@ async def test_an_invitation_is_mailed_and_still_shown(mailing: Site, box: Postb
     answer = await browser.post("/ann/-/settings/invitations", email="cas@acme.example", role="viewer")
     page = html.unescape((await browser.follow(answer)).text)
     assert "The invitation was not mailed" in page and "550 no such user" in page and "/invitations/" in page
+
+
+async def test_who_invites_somebody_keeps_no_link_from_them(mailing: Site, box: Postbox) -> None:
+    services, now = mailing.outside.services, mailing.mirror.clock.now
+    ann = await signed_up(mailing, "ann")
+    await services.db.execute("update person set email_confirmed_at = $1", now)
+    eve = await mailing.person("eve")
+    for _ in range(mails.TO_ONE):
+        await mails.invite(services, eve.id, "Eve", "eve", "ann@acme.example", f"{ORIGIN}/i", now)
+    assert ann.email is not None and await mails.reset_password(services, ann.email, now)
+    assert box.mails[-1]["Subject"] == "Set a new password for Everref"
+
+
+async def test_a_name_is_no_link_in_a_mail_to_a_stranger(mailing: Site, box: Postbox) -> None:
+    bait = (
+        "Your account ends: https://evil.example/login www\uff0eevil\u3002example a@evil.example " + "x" * 90
+    )
+    eve = replace(await mailing.person("eve"), name=bait)
+    services, now = mailing.outside.services, mailing.mirror.clock.now
+    await mails.invite(services, eve.id, eve.name, "eve", "bob@acme.example", f"{ORIGIN}/i", now)
+    await flow.add(services, By(eve, now), Whose(person=eve), "mail", "bob@acme.example")
+    assert len(box.mails) == 2
+    for mail in box.mails:
+        body = mail.get_body(("plain",))
+        assert body is not None
+        said = f"{mail['Subject']} {body.get_content()}"
+        assert "evil" in said and "evil.example" not in said and "evil/" not in said
+        assert "https://evil" not in said and "a@evil" not in said and "xxxx" not in said
+    assert mails.called("J. R. Öztürk-Smith, jr.") == "J. R. Öztürk-Smith, jr."
 
 
 async def test_a_sign_in_from_a_new_place_is_told_once(site: Site) -> None:

@@ -136,7 +136,7 @@ async def ask(services: Services, by: By | None, whose: Whose, channel: Channel)
 
 async def _ask(services: Services, by: By | None, whose: Whose, channel: Channel) -> str:
     now, keyring = _now(services, by), _keyring(services)
-    who = by.person.name if by else operator.ACTOR
+    who = mails.called(by.person.name) if by else operator.ACTOR
     if whose.team:
         who = f"{who}, of the team {whose.team.name},"
     link = f"{mails.origin(services)}{mails.confirm_path(keyring, channel.id, now)}"

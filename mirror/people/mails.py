@@ -6,6 +6,8 @@ limited, so that nobody can have Everref send mails to a stranger.
 
 import asyncio
 import logging
+import re
+import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -39,6 +41,9 @@ PAUSES: Final = (
     timedelta(minutes=40),
 )  # after a refusal for now
 SENT: Final = "If an account has confirmed this address, a link is on its way. It works once, for an hour."
+_CALLED: Final = 60  # characters of a name in a mail to a stranger
+_OF_LINKS: Final = re.compile(r"[/\\:@<>]+")
+_DOTS: Final = re.compile("[.\u3002]+")
 _CONFIRM: Final = "confirm a channel"
 
 log = logging.getLogger("mirror.people.mails")
@@ -87,6 +92,12 @@ def question(at: datetime, who: str, link: str) -> Message:
     return personal("confirm", subject, lines, at, Link("Confirm this address", link))
 
 
+def called(name: str) -> str:
+    """A person's name in a mail to somebody who may not know them: nothing in it becomes a link."""
+    plain = _OF_LINKS.sub(" ", unicodedata.normalize("NFKC", name))
+    return " ".join(_DOTS.sub(". ", plain).split())[:_CALLED].strip()
+
+
 def personal(
     kind: str, subject: str, lines: Sequence[str], at: datetime, link: Link | None = None
 ) -> Message:
@@ -126,9 +137,8 @@ async def reset_password(services: Services, email: str, at: datetime, pause: Pa
     person = await people.by_confirmed_email(services.db, email.strip())
     if person is None or person.email is None:
         return False
-    try:
-        await limit_mails(services.db, person.email, None, at)
-    except TooOften:
+    # Counted by themselves, so that whoever invites somebody keeps no link from them.
+    if not await tries.take(services.db, f"link to {person.email}", TO_ONE, DAY, at):
         log.info("no more links today for person %s, who forgot their password", person.id)
         return True
     raw = await links.make(services.db, person.id, at, LINK)
@@ -154,9 +164,9 @@ async def invite(
     """Mail an invitation; returns what the server said. Raises NotDelivered, TooOften."""
     await limit_mails(services.db, email, by, at)
     lines = (
-        f"{inviter} invites you to the team {team} at Everref, which backs up Git repositories.",
+        f"{called(inviter)} invites you to the team {team} at Everref, which backs up Git repositories.",
         "The link works for seven days, for one person. If you do not know who this is, ignore this mail.",
     )
-    subject = f"{inviter} invites you to {team}"
+    subject = f"{called(inviter)} invites you to {team}"
     message = personal("invitation", subject, lines, at, Link("See the invitation", link))
     return await send(wires.of(services.settings), Address("mail", email), message)
