@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.core.errors import Corrupt
+from mirror.core.errors import Corrupt, Damaged
 from mirror.core.formats import layout
 from mirror.core.model import Repo
 from mirror.restore import restore
@@ -164,6 +164,9 @@ async def test_what_cannot_be_healed_is_told_and_a_restore_refuses_before_it_wri
     with pytest.raises(Corrupt, match="#2 before it can be restored"):
         await restore.to_directory(mirror.services, repo, await mirror.snapshot(repo, 4), target)
     assert not target.exists()
+    with pytest.raises(Damaged, match="was found damaged; #2 before it can be restored"):
+        await restore.plan(mirror.services, repo, await mirror.snapshot(repo, 4))
+    assert (await restore.plan(mirror.services, repo, await mirror.snapshot(repo, 2))).bytes
     assert await mirror.refs(repo, 2) == moments[1]
     (tmp_path / "gone.git").rename(work.path)  # its host is back
     mirror.clock.now += heal.AGAIN

@@ -10,6 +10,7 @@ from mirror.core.errors import Corrupt, Damaged, NoSuchObject
 from mirror.core.formats import layout
 from mirror.core.model import Part, Repo, RepoId
 from mirror.core.rules import plan
+from mirror.core.rules.plan import Step
 from mirror.services.open import Services
 from mirror.store.backup import parts, snapshots
 from mirror.store.upkeep import damages
@@ -27,6 +28,14 @@ async def found(services: Services, read: Sequence[Part], error: Corrupt | NoSuc
     missing = isinstance(error, NoSuchObject)
     what = "is missing from the vault" if missing else f"is damaged ({words.removeprefix(f'{key}: ')})"
     return Damaged(f"{key} {what}; {await left(services, bad)}, and everref verify says what is lost")
+
+
+async def check(services: Services, repo: Repo, steps: Sequence[Step]) -> None:
+    """Raises Damaged if one of these parts is known to be damaged and is read whole, which would fail."""
+    known = await parts.damaged(services.db, repo.id)
+    bad = next((step.part for step in steps if step.upto is None and step.part.key in known), None)
+    if bad is not None:
+        raise Damaged(f"{bad.key} was found damaged; {await left(services, bad)}")
 
 
 def missing_manifest(repo_id: RepoId, last: int, later: Collection[int]) -> Damaged:

@@ -108,6 +108,12 @@ async def view_of(
         yield view
 
 
+async def is_pooled(services: Services, repo: Repo, snapshot: Snapshot) -> bool:
+    """Whether the pool on this machine holds the moment: then nothing is read from the vault for a view."""
+    mark = await Pool(services.git, services.disk.pool(repo.id), snapshot.object_format).mark()
+    return mark is not None and await _holds(services, repo, snapshot, mark)
+
+
 async def _holds(services: Services, repo: Repo, snapshot: Snapshot, mark: Mark) -> bool:
     """Whether a pool of this mark holds what the snapshot reaches."""
     epoch, number, manifest = mark

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from mirror.backup import hydrate
+from mirror.backup import damage, hydrate
 from mirror.core import refs
 from mirror.core.errors import Busy, Corrupt, EverrefError, NotFound, Origin, Refused, UsageError, whose
 from mirror.core.formats import bundle
@@ -174,10 +174,13 @@ async def plan(
 ) -> RestorePlan:
     """What restoring this snapshot would read and write, ref by ref; asks the target which refs it has.
 
-    A `new` target is still to be made, and has none.
+    A `new` target is still to be made, and has none. Raises Damaged, with the nearest whole moments, where
+    a part that would be read is known to be damaged.
     """
     chosen = await _chosen(services, repo, snapshot, what)
     parts = await hydrate.steps_to(services, repo, snapshot)
+    if to is None or not await hydrate.is_pooled(services, repo, snapshot):
+        await damage.check(services, repo, parts)
     words = [_step_words(step) for step in parts]
     size = sum(step.part.bytes for step in parts)
     if to is None:

@@ -75,6 +75,15 @@ async def live(db: Db, repo_id: RepoId) -> list[Part]:
 
 
 @translating
+async def damaged(db: Db, repo_id: RepoId) -> frozenset[str]:
+    """The keys of the live parts of this repo that were found damaged."""
+    rows = await db.fetch(
+        "select key from part where repo_id = $1 and replaced_at is null and damaged_at is not null", repo_id
+    )
+    return frozenset(row["key"] for row in rows)
+
+
+@translating
 async def last(db: Db, repo_id: RepoId) -> int:
     """The last snapshot that a live part covers; 0: there is none."""
     found: int = await db.fetchval(
