@@ -15,7 +15,7 @@ from mirror.core.rules import evidence as judging
 from mirror.restore import drill
 from mirror.store.browse import badges
 from mirror.store.people import audit
-from mirror.upkeep import checkpoints, verify
+from mirror.upkeep import checkpoints, daily, verify
 from tests.parts.repos import Work
 from tests.parts.web import Site
 from tests.test_pages_activity import Seen, seen
@@ -82,6 +82,19 @@ async def test_an_auditor_reads_what_is_kept_and_no_more(seen: Seen) -> None:
     turned = await seen.browser.get("/ann/-/report/details", **{"from": "2026-12-01", "to": "2026-01-02"})
     assert turned.status_code == 422 and 'value="2026-12-01"' in turned.text
     assert 'value="2026-01-02" aria-invalid' in turned.text
+    assert (
+        "Every stored byte is read again in a rotation"
+        in (await seen.browser.get("/ann/acme/api/-/evidence")).text
+    )
+    yesterday = (services.clock() - timedelta(days=1)).date()
+    await db.execute("insert into reading values ($1, $2, 4096, 3, 1)", seen.team.id, yesterday)
+    await daily.due(services)
+    day, period = f"/ann/-/evidence/{yesterday}.json", {"from": str(yesterday), "to": str(yesterday)}
+    assert f'href="{day}"' in (await seen.browser.get("/ann/acme/api/-/evidence")).text
+    assert f'href="{day}"' in (await seen.browser.get("/ann/-/report/details", **period)).text
+    said = judging.shown("day.json", (await seen.browser.get(day)).content, keys).sentence
+    assert "in 3 objects of team ann" in said and "1 MISSING OR CHANGED" in said
+    assert (await seen.browser.get("/ann/-/evidence/2020-01-01.json")).status_code == 404
     wrong = await seen.browser.get("/ann/-/report/details", **{"as": "csv", "section": "people"})
     assert wrong.status_code == 400
 

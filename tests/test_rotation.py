@@ -1,19 +1,24 @@
 """Every stored byte is read again: in turns that go on where they were, no faster than need be."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mirror.core.errors import NetworkError, Origin
-from mirror.core.formats import layout
+from mirror.core.errors import NetworkError, NotFound, Origin
+from mirror.core.formats import layout, statements
+from mirror.core.formats.statements import DAILY
 from mirror.core.model import Repo
+from mirror.core.rules import evidence as judging
 from mirror.core.rules import proving
 from mirror.store.backup import parts
+from mirror.store.evidence import daily as daily_rows
+from mirror.store.evidence import keys
 from mirror.store.people import notices, teams
 from mirror.store.upkeep import readings
-from mirror.upkeep import rotation
+from mirror.upkeep import daily, evidence, rotation
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
@@ -184,3 +189,52 @@ async def test_a_vault_that_is_away_ends_a_turn(
         await rotation.turn(mirror.services, at_once=True)
     assert len(asked) == 9
     assert await notices.open_of(mirror.services.db, await teams.default(mirror.services.db)) == []
+
+
+async def test_each_day_that_is_over_is_signed_once_for_each_team(
+    mirror: Mirror, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, services = await kept(mirror, work), mirror.services
+    team = await teams.default(services.db)
+    mirror.clock.now += 31 * DAY
+    mirror.clock.now = mirror.clock.now.replace(hour=23, minute=30)
+    day = mirror.clock.now.date()
+    await rotation.turn(services, at_once=True)
+    (read,) = await readings.days(services.db, team, mirror.clock.now)
+    mirror.clock.now += timedelta(hours=1)  # a worker may still be counting what it read before midnight
+    await daily.due(services)
+    assert await daily_rows.of_team(services.db, team, None, 9) == []
+    mirror.clock.now += timedelta(hours=1)
+
+    async def away(key: str, stored: bytes) -> None:
+        raise NetworkError("the vault cannot be reached")
+
+    with monkeypatch.context() as during:
+        during.setattr(services.vault, "put", away)
+        with pytest.raises(NetworkError):
+            await daily.due(services)
+    (waiting,) = await daily_rows.of_team(services.db, team, None, 9)
+    stored = await daily.of_day(services, team, str(day))  # from the database, while the vault is away
+    await daily.due(services)
+    await daily.due(services)  # not again
+    assert [one.key async for one in services.vault.list(layout.EVIDENCE_DAYS)] == [waiting.key]
+    assert await services.vault.get(waiting.key) == stored
+    known = {key.id: key for key in await keys.every(services.db)}
+    shown = judging.shown("day.json", stored, known)
+    assert shown.kind == DAILY
+    assert f"were read back on {day}, none missing or changed; 100 % of" in shown.sentence
+    reading = statements.read(stored, "day.json")[0].fields.inner("reading")
+    found = [reading.count(name) for name in ("bytes", "objects", "problems")]
+    assert found == [read.bytes, read.objects, 0]
+    exported = {name async for name, _ in evidence.exported(services, [repo], team, None)}
+    assert f"statements/daily-verification-{day}.json" in exported
+    with pytest.raises(NotFound):
+        await daily.of_day(services, team, str(day - DAY))
+    await services.db.execute("delete from daily_evidence")
+    forged = json.loads(stored)
+    forged["signatures"][0]["sig"] = "AAAA" + forged["signatures"][0]["sig"][4:]
+    await services.vault.put(
+        layout.daily_key(team, day - DAY, layout.unique()), statements.canonical(forged) + b"\n"
+    )
+    assert (await daily.replay(services), await daily.replay(services)) == (1, 0)  # as a rebuild does
+    assert [row.day for row in await daily_rows.of_team(services.db, team, None, 9)] == [day]

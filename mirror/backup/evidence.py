@@ -143,7 +143,7 @@ def _told(repo: Repo, began: datetime, ended: datetime, problems: Sequence[str])
         "finished_at": time_text(ended),
         "result": "failed" if problems else "passed",
         "problems": list(problems),
-        "by": {"name": "everref", "version": _version()},
+        "by": program(),
     }
 
 
@@ -211,6 +211,11 @@ async def stored(services: Services, row: Row) -> bytes:
     if rows.digest(body) != row.sha256:
         raise statements.NotProven(f"{row.key}: it was changed in the vault since it was signed")
     return body
+
+
+def program() -> dict[str, str]:
+    """The program that signs, and its version."""
+    return {"name": "everref", "version": _version()}
 
 
 @functools.cache

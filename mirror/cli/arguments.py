@@ -399,8 +399,8 @@ def _evidence(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the public keys: what /.well-known/everref-evidence.json has, or one key as PEM",
     )
-    listed = command("list", "list the signed statements about a repo, newest first", _EVIDENCE_LIST)
-    _repo(listed)
+    listed = command("list", "list the signed statements about a repo, or a team's days", _EVIDENCE_LIST)
+    listed.add_argument("repo", metavar="REPO", nargs="?", help="its name (default: the days of the team)")
     export = command("export", "write all evidence about a repo or a team into a zip", _EVIDENCE_EXPORT)
     _repo(export, optional=True)
     export.add_argument("--to", metavar="FILE.zip", required=True, help="where to; it must not exist")
@@ -868,9 +868,11 @@ that is not among those given, or one that was not in use at that time.
                     {"file", "holds": false, "why"}"""
 
 _EVIDENCE_LIST = """\
-Each drill and each verification signs one. The name is that of the file in the vault.
+Each drill and each verification signs one. The name is that of the file in the vault. Without
+REPO: what was read back of all repositories of the team, one for each day that is over.
 
---json, one a line: {"kind", "snapshot", "at", "passed", "name", "key", "sha256"}"""
+--json, one a line: {"kind", "snapshot", "at", "passed", "name", "key", "sha256"}; without
+REPO: {"kind", "day", "at", "passed", "key", "sha256"}"""
 
 _EVIDENCE_EXPORT = """\
 Statements, the newest checkpoint, the proofs that the histories are in it, the public keys,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mirror.cli.render import Eye
     from mirror.core.formats.statements import PublicKey
     from mirror.core.rules.evidence import Shown
+    from mirror.store.evidence import daily
     from mirror.store.evidence.statements import Row
     from mirror.upkeep.checkpoints import Checked
 
@@ -92,7 +93,9 @@ def _wrong(path: str, why: str) -> shapes.Shape:
 
 
 async def listed(call: Call) -> int:
-    """The statements about a repo."""
+    """The statements about a repo, or about the days of a team."""
+    if call.args.repo is None:
+        return await _days(call)
     async with call.services() as services:
         from mirror.restore import moment
         from mirror.store.evidence import statements
@@ -104,6 +107,40 @@ async def listed(call: Call) -> int:
     if not rows:
         call.out.remark(partial(_none, call.repo))
     return 0
+
+
+async def _days(call: Call) -> int:
+    async with call.services() as services:
+        from mirror.people import operator
+        from mirror.store.evidence import daily
+
+        team = await operator.team_named(services, call.args.team)
+        rows = await daily.of_team(services.db, team.id, None, _LISTED)
+    for row in rows:
+        call.out.result(partial(_day_line, row), partial(_day, row))
+    if not rows:
+        call.out.remark(partial(_no_day, team.name))
+    return 0
+
+
+def _day_line(row: daily.Row, eye: Eye) -> str:
+    result = eye.paint("passed", "good") if row.passed else eye.paint("failed", "bad")
+    return f"{row.day}  what was read back  {result}  signed {eye.time(row.at)}"
+
+
+def _day(row: daily.Row) -> shapes.Shape:
+    return {
+        "kind": "daily-verification",
+        "day": row.day.isoformat(),
+        "at": shapes.at(row.at),
+        "passed": row.passed,
+        "key": row.key_id,
+        "sha256": row.sha256,
+    }
+
+
+def _no_day(team: str, eye: Eye) -> str:
+    return f"{clean(team)}  no day is signed yet; each on which anything is read again is, once it is over"
 
 
 def _none(repo: str, eye: Eye) -> str:

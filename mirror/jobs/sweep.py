@@ -37,7 +37,7 @@ from mirror.store.jobs import runs, schedules
 from mirror.store.people import quotas, sessions
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import maintenance, measures, outages
-from mirror.upkeep import checkpoints, compact, heal, ping, predict, prune, rotation, state
+from mirror.upkeep import checkpoints, compact, daily, heal, ping, predict, prune, rotation, state
 
 PATIENCE: Final = 60.0  # seconds; a run that is at work on a repo does what a sweep would do
 STARTING: Final = timedelta(seconds=30)  # within which workers start together
@@ -244,6 +244,7 @@ TOLD: Final[Sequence[Task]] = (
     Task("describe repos that changed", timedelta(minutes=5), describe.due),
     Task("store notes that wait", timedelta(minutes=5), notes.store_waiting),
     Task("store evidence that waits", timedelta(minutes=5), evidence.store_waiting),
+    Task("sign what was read each day", timedelta(hours=1), daily.due),
     Task("sign the heads of all histories", timedelta(hours=1), checkpoints.due),
     Task("export the state", timedelta(hours=1), state.due, timedelta(hours=2)),
 )

@@ -8,16 +8,17 @@ from uuid import UUID
 from mirror.backup.evidence import OVERLAP, stored
 from mirror.core.errors import NoSuchObject, NotFound
 from mirror.core.formats import layout, proofs, statements
-from mirror.core.formats.statements import DRILL, VERIFICATION, NotProven, PublicKey, Statement
+from mirror.core.formats.statements import DAILY, DRILL, VERIFICATION, NotProven, PublicKey, Statement
 from mirror.core.model import Repo
 from mirror.services.open import Services
 from mirror.store.evidence import checkpoints as checkpoint_rows
+from mirror.store.evidence import daily as daily_rows
 from mirror.store.evidence import keys
 from mirror.store.evidence import statements as rows
 from mirror.store.evidence.keys import NewKey
 from mirror.store.evidence.statements import Row
 from mirror.store.people.teams import TeamId
-from mirror.upkeep import checkpoints
+from mirror.upkeep import checkpoints, daily
 
 _KEY_LIMIT: Final = 1 << 20  # bytes of the introduction of a key
 _AT_ONCE: Final = 100  # statements read from the database at a time
@@ -25,7 +26,7 @@ _README: Final = """\
 Evidence of Everref
 ===================
 
-statements/       what drills and verifications showed, one file each, signed
+statements/       what drills, verifications and the reading of each day showed, one file each, signed
 checkpoint.json   the heads of all histories and audit logs at one time, signed
 inclusion/        the proofs that these histories are in that checkpoint
 follows-*.json    the proof that the checkpoint follows one that you had before, if you named it
@@ -55,8 +56,9 @@ async def exported(
 ) -> AsyncIterator[tuple[str, bytes]]:
     """Everything that shows how these repos are backed up, file by file: its name, and its bytes.
 
-    `team`: the proof of its audit log too. `known`: the number of a checkpoint that somebody has, which the
-    newest one is shown to follow. Raises NotFound without such a checkpoint, and the vault's errors.
+    `team`: the proof of its audit log and the statements about its days, too. `known`: the number of a
+    checkpoint that somebody has, which the newest one is shown to follow.
+    Raises NotFound without such a checkpoint, and the vault's errors.
     """
     yield "README.txt", _README.encode()
     yield "keys.json", statements.published(await keys.every(services.db))
@@ -66,6 +68,12 @@ async def exported(
             for row in batch:
                 yield f"statements/{repo.id}-{row.kind}-{row.name}", await stored(services, row)
             before = batch[-1].at
+    if team is not None:
+        day = None
+        while days := await daily_rows.of_team(services.db, team, day, _AT_ONCE):
+            for one in days:
+                yield f"statements/{DAILY}-{one.name}", await daily.stored(services, one)
+            day = days[-1].day
     newest = await checkpoint_rows.last(services.db)
     if newest is None:
         if known is not None:

@@ -16,7 +16,7 @@ from mirror.store import repos
 from mirror.store.backup import descriptions, parts, snapshots
 from mirror.store.discovery import remotes
 from mirror.store.leases import Lease
-from mirror.upkeep import checkpoints, evidence, state, unknown_repos
+from mirror.upkeep import checkpoints, daily, evidence, state, unknown_repos
 from mirror.upkeep.state import ImportedState
 
 
@@ -95,6 +95,7 @@ async def rebuild(services: Services, patience: float = PATIENCE) -> Recovered:
     taken = await state.import_newest(services, attested_ones)
     await evidence.replay_keys(services)
     await checkpoints.replay(services)
+    await daily.replay(services)
     for repo_id, found in in_vault.items():
         try:
             about = described[repo_id].about if repo_id in described else None

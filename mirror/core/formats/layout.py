@@ -3,7 +3,7 @@
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 from uuid import UUID
 
@@ -26,7 +26,9 @@ _STATE: Final = re.compile(r"state/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.
 STATES: Final = "state/"
 EVIDENCE_KEYS: Final = "evidence/keys/"
 CHECKPOINTS: Final = "evidence/checkpoints/"
+EVIDENCE_DAYS: Final = "evidence/days/"
 _EVIDENCE: Final = re.compile(_ID + r"/evidence/([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)-[0-9a-f]{16}\.json")
+_DAILY: Final = re.compile(EVIDENCE_DAYS + _ID + r"/[0-9]{8}-[0-9a-f]{16}\.json")
 _CHECKPOINT: Final = re.compile(CHECKPOINTS + r"([0-9]{10})\.json")
 
 
@@ -127,6 +129,21 @@ def evidence_key(repo_id: RepoId, at: datetime, unique: str) -> str:
 def is_evidence(key: str) -> bool:
     """Whether this is the key of a statement about a repo."""
     return _EVIDENCE.fullmatch(key) is not None
+
+
+def daily_prefix(team_id: UUID, day: date) -> str:
+    """What the key of a statement about a team and a day begins with."""
+    return f"{EVIDENCE_DAYS}{team_id}/{day:%Y%m%d}-"
+
+
+def daily_key(team_id: UUID, day: date, unique: str) -> str:
+    """The key of a statement about what was read of a team's repos on one day (UTC)."""
+    return f"{daily_prefix(team_id, day)}{unique}.json"
+
+
+def is_daily(key: str) -> bool:
+    """Whether this is the key of a statement about a day."""
+    return _DAILY.fullmatch(key) is not None
 
 
 def signing_key_key(at: datetime, key_id: str) -> str:

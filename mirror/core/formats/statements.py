@@ -34,10 +34,11 @@ _URI: Final = "https://everref.example.org/evidence/"  # then the kind and its v
 
 DRILL: Final = "drill"
 VERIFICATION: Final = "verification"
+DAILY: Final = "daily-verification"
 CHECKPOINT: Final = "checkpoint"
 KEY: Final = "key"
 REPORT: Final = "report"
-KINDS: Final = (DRILL, VERIFICATION, CHECKPOINT, KEY, REPORT)
+KINDS: Final = (DRILL, VERIFICATION, DAILY, CHECKPOINT, KEY, REPORT)
 
 
 class NotProven(Corrupt):

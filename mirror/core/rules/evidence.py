@@ -9,10 +9,11 @@ from typing import Final
 from mirror.core import words
 from mirror.core.errors import Corrupt
 from mirror.core.formats import proofs, statements
-from mirror.core.formats.manifest import time_text
+from mirror.core.formats.manifest import Fields, time_text
 from mirror.core.formats.proofs import Checkpoint, Leaf
 from mirror.core.formats.statements import (
     CHECKPOINT,
+    DAILY,
     DRILL,
     KEY,
     VERIFICATION,
@@ -84,6 +85,8 @@ def _said(statement: Statement, what: str) -> str:
         return f"checkpoint {found.number}: {words.count(found.size, 'head')} of histories and audit logs"
     if statement.kind == KEY:
         return f"key {fields.text('key_id')[:16]} signs from then on"
+    if statement.kind == DAILY:
+        return _day(fields)
     if statement.kind not in (DRILL, VERIFICATION):
         return f"report of team {fields.text('team')}, {fields.text('from')} to {fields.text('to')}"
     repo, number = fields.inner("repo").text("name"), fields.count("snapshot", 1)
@@ -99,6 +102,21 @@ def _said(statement: Statement, what: str) -> str:
         )
     parts = words.count(len(fields.items("parts")), "part")
     return f"{repo} was read back whole, up to #{number} of {fields.text('taken_at')}: {size} in {parts}"
+
+
+def _day(fields: Fields) -> str:
+    """Of each day's verification."""
+    team, reading = fields.inner("team").text("name"), fields.inner("reading")
+    covered = fields.inner("coverage")
+    size, objects = words.size(reading.count("bytes")), words.count(reading.count("objects"), "object")
+    problems = reading.count("problems")
+    ended = f"{problems} MISSING OR CHANGED" if problems else "none missing or changed"
+    period = words.count(covered.count("days") or 30, "day")
+    return (
+        f"{size} in {objects} of team {team} were read back on {reading.text('day')}, {ended};"
+        f" {words.percent(covered.number('ratio'))} of what is stored was read back or stored within"
+        f" {period}, as of {covered.text('at')}"
+    )
 
 
 def _proved(whole: Checkpoint, part: Leaf | Checkpoint) -> str:

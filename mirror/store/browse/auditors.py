@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 
 from mirror.core.model import label
@@ -57,6 +57,17 @@ class ReadBack:
     bytes: int
     objects: int
     problems: int  # objects that were missing or changed
+
+
+@dataclass(frozen=True, slots=True)
+class DayRead:
+    """What the rotation read on one day of the period."""
+
+    day: date  # in UTC
+    bytes: int
+    objects: int
+    problems: int  # objects that were missing or changed
+    signed: bool  # there is a signed statement about it
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +213,25 @@ async def read_back(db: Db, team: TeamId, start: datetime, end: datetime) -> Rea
         end,
     )
     return ReadBack(row["bytes"], row["objects"], row["problems"])
+
+
+@translating
+async def days_read(db: Db, team: TeamId, start: datetime, end: datetime) -> Sequence[DayRead]:
+    """The days (UTC) of the period on which the rotation read anything, newest first."""
+    rows = await db.fetch(
+        """
+        select reading.*, daily_evidence.key is not null as signed
+        from reading left join daily_evidence using (team_id, day)
+        where team_id = $1 and day >= ($2::timestamptz at time zone 'UTC')::date
+          and day < ($3::timestamptz at time zone 'UTC')::date + 1
+        order by day desc limit $4
+        """,
+        team,
+        start,
+        end,
+        MOST,
+    )
+    return [DayRead(row["day"], row["bytes"], row["objects"], row["problems"], row["signed"]) for row in rows]
 
 
 @translating

@@ -79,7 +79,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("snapshot", "part", "ref", "ref_stay", "ref_change"), "the manifests tell"),
     **dict.fromkeys(("lost_push", "drill", "moment", "note"), "the notes in the vault tell"),
     "checkpoint": "the checkpoints in the vault tell",
-    "evidence": "the statements in the vault tell",
+    **dict.fromkeys(("evidence", "daily_evidence"), "the statements in the vault tell"),
     **dict.fromkeys(("intent", "lease", "run", "worker", "forge_lease"), "of those who are at work now"),
     **dict.fromkeys(("job", "restored_ref"), "work that is under way, or was"),
     **dict.fromkeys(("message", "sending", "event"), "said, or too late to be said"),

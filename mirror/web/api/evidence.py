@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
 from starlette.responses import Response
@@ -11,12 +11,15 @@ from mirror.backup import evidence
 from mirror.core import when
 from mirror.core.errors import NotFound, UsageError
 from mirror.shapes.base import Page
-from mirror.shapes.evidence import Badge, Statement
+from mirror.shapes.evidence import Badge, Day, Statement
 from mirror.store.browse import badges
+from mirror.store.evidence import daily as daily_rows
 from mirror.store.evidence import statements
+from mirror.upkeep import daily
 from mirror.web.api.call import Call, begin, call, cursor
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import Paged
+from mirror.web.api.team import TEAM
 from mirror.web.dispatch import Needs, RequestContext
 
 _ENVELOPE: Final = "application/vnd.dsse.envelope.v1+json"
@@ -47,6 +50,25 @@ async def statement(context: RequestContext) -> Response:
     return Response(await evidence.stored(context.services, row), media_type=_ENVELOPE)
 
 
+async def days(context: RequestContext, asked: EvidenceAsked) -> Page[Day]:
+    """The signed statements about what was read back each day, newest first."""
+    place = begin(asked.cursor, str)
+    try:
+        before = date.fromisoformat(place) if place is not None else None
+    except ValueError:
+        raise UsageError("the cursor is not from this list; start without one") from None
+    found = await daily_rows.of_team(context.services.db, context.of_team().id, before, asked.limit + 1)
+    shown = found[: asked.limit]
+    more = cursor(shown[-1].day.isoformat()) if len(found) > asked.limit else None
+    return Page(items=[Day.of(row) for row in shown], next=more)
+
+
+async def of_day(context: RequestContext) -> Response:
+    """The signed statement about one day, such as 2026-03-02, as it is stored: a DSSE envelope."""
+    found = await daily.of_day(context.services, context.of_team().id, str(context.path["day"]))
+    return Response(found, media_type=_ENVELOPE)
+
+
 async def badge(context: RequestContext) -> Badge:
     """The address of a repo's badge."""
     repo = await repo_of(context)
@@ -75,6 +97,8 @@ def _badge(context: RequestContext, name: str | None) -> Badge:
 CALLS: Final[Sequence[Call]] = (
     call("GET", f"{REPO}/evidence", listed, Needs.VIEWER),
     call("GET", f"{REPO}/evidence/{{name}}", statement, Needs.VIEWER, media=_ENVELOPE),
+    call("GET", f"{TEAM}/evidence", days, Needs.VIEWER),
+    call("GET", f"{TEAM}/evidence/{{day}}", of_day, Needs.VIEWER, media=_ENVELOPE),
     call("GET", f"{REPO}/badge", badge, Needs.ADMIN),
     call("PUT", f"{REPO}/badge", switch_on, Needs.ADMIN, "admin"),
     call("DELETE", f"{REPO}/badge", switch_off, Needs.ADMIN, "admin", status=204),

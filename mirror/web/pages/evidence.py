@@ -17,8 +17,9 @@ from mirror.core.rules import badge as rules
 from mirror.store.backup import snapshots
 from mirror.store.browse import badges
 from mirror.store.evidence import checkpoints as checkpoint_rows
+from mirror.store.evidence import daily as daily_rows
 from mirror.store.evidence import keys, statements
-from mirror.upkeep import checkpoints
+from mirror.upkeep import checkpoints, daily
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
 ROWS: Final = 50  # statements on a page
@@ -41,11 +42,13 @@ async def page(context: RequestContext) -> Response:
         raise UsageError("give a day or a time, such as 2026-03-02")
     found = await statements.of_repo(db, repo.id, before, ROWS + 1)
     last, first = await checkpoint_rows.last(db), await snapshots.get(db, repo.id, 1)
+    days = await daily_rows.of_team(db, context.of_team().id, None, 1)
     return context.render(
         "evidence.html",
         repo=repo,
         found=found[:ROWS],
         more=found[ROWS - 1].at if len(found) > ROWS else None,
+        newest_day=days[0] if days else None,
         checkpoint=last,
         is_covered=last is not None and first is not None and first.taken_at <= last.at,
         keys_at=f"{context.outside.origin}/.well-known/everref-evidence.json",
@@ -64,6 +67,13 @@ async def statement(context: RequestContext) -> Response:
     if row is None:
         raise NotFound(f"{repo.name} has no evidence with this name")
     return _download(await evidence.stored(context.services, row), f"{row.kind}-{name}")
+
+
+async def of_day(context: RequestContext) -> Response:
+    """The statement about what was read of the team's repositories on one day, to be kept."""
+    team, day = context.of_team(), str(context.path["day"])
+    found = await daily.of_day(context.services, team.id, day)
+    return _download(found, f"{formats.DAILY}-{team.name}-{day}.json")
 
 
 def _download(content: bytes, name: str) -> Response:
@@ -106,5 +116,6 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("GET", "/badges/{name}.svg", badge, Needs.NOTHING),
     Endpoint("GET", f"{_REPO}/evidence", page, Needs.VIEWER),
     Endpoint("GET", f"{_REPO}/evidence/{{name}}", statement, Needs.VIEWER),
+    Endpoint("GET", "/{team}/-/evidence/{day}.json", of_day, Needs.VIEWER),
     Endpoint("POST", f"{_REPO}/settings/badge", set_badge, Needs.ADMIN),
 )
