@@ -129,6 +129,7 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
         "proof": "drill",
         "channel": str(channel.id),
         "drill": str(drill.id),
+        "day": "2026-03-02",
         "link": link,
         "name": "style.css",
     }

@@ -9,9 +9,10 @@ import json
 import secrets
 import ssl
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Final
+from functools import cache, partial
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +30,8 @@ ANSWER: Final = 2048  # bytes of an answer that are read
 SAID: Final = 200  # characters of it that are kept
 LONGEST: Final = 2048  # characters of an address
 _KEY: Final = 32  # bytes
+
+Read = TypeVar("Read")
 
 
 def new_key() -> str:
@@ -97,9 +100,26 @@ async def posted(
 
     Raises NotDelivered where nobody answers.
     """
+    status, told, words = await _within(_post(wire, to.to, headers, body, _line), to)
+    return status, told, _without(words, to.to)
+
+
+async def exchanged(
+    wire: Wire, to: Address, headers: dict[str, str], body: bytes, most: int
+) -> tuple[int, bytes]:
+    """POST these bytes, within SECONDS; returns the status and the answer, of which a little more than
+    `most` bytes are read at most.
+
+    Raises NotDelivered where nobody answers.
+    """
+    status, _, found = await _within(_post(wire, to.to, headers, body, partial(_bytes, most)), to)
+    return status, found
+
+
+async def _within(answering: Awaitable[Read], to: Address) -> Read:
     try:
         async with asyncio.timeout(SECONDS):
-            status, told, words = await _post(wire, to.to, headers, body)
+            return await answering
     except (TimeoutError, httpx.TimeoutException):
         raise NotDelivered(f"{_name(to)} did not answer within {SECONDS:g} s") from None
     except NetworkError as error:
@@ -108,10 +128,15 @@ async def posted(
         if "certificate verify failed" in str(error).lower():
             raise NotDelivered(f"the certificate of {_name(to)} cannot be verified") from None
         raise NotDelivered(f"{_name(to)} cannot be reached from here; check the address") from None
-    return status, told, _without(words, to.to)
 
 
-async def _post(wire: Wire, url: str, headers: dict[str, str], body: bytes) -> tuple[int, httpx.Headers, str]:
+async def _post(
+    wire: Wire,
+    url: str,
+    headers: dict[str, str],
+    body: bytes,
+    read: Callable[[httpx.Response], Awaitable[Read]],
+) -> tuple[int, httpx.Headers, Read]:
     """Dial what was judged, under the name that was asked for, which TLS and Host keep."""
     place = httpx.URL(url)
     port = place.port or {"https": 443, "http": 80}[place.scheme]
@@ -132,7 +157,7 @@ async def _post(wire: Wire, url: str, headers: dict[str, str], body: bytes) -> t
                     raise
                 continue
             try:
-                return answer.status_code, answer.headers, await _line(answer)
+                return answer.status_code, answer.headers, await read(answer)
             finally:
                 await answer.aclose()
     raise AssertionError("a name without an address")
@@ -149,6 +174,16 @@ async def _line(answer: httpx.Response) -> str:
             break
     text = read.decode("utf-8", "replace")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+async def _bytes(most: int, answer: httpx.Response) -> bytes:
+    """The answer as it came, cut off after more than `most` bytes."""
+    found = bytearray()
+    async for chunk in answer.aiter_raw():
+        found += chunk
+        if len(found) > most:
+            break
+    return bytes(found)
 
 
 def _retry_after(headers: httpx.Headers, now: datetime) -> timedelta | None:

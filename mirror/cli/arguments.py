@@ -392,12 +392,17 @@ def _evidence(parser: argparse.ArgumentParser) -> None:
         return made
 
     verify = command("verify", "check files of evidence with the public keys alone", _EVIDENCE_VERIFY)
-    verify.add_argument("files", metavar="FILE", nargs="+", help="a statement, a checkpoint or a proof")
+    verify.add_argument(
+        "files", metavar="FILE", nargs="+", help="a statement, a checkpoint, a proof or a time stamp"
+    )
     verify.add_argument(
         "--key",
         metavar="KEYS.json",
         required=True,
         help="the public keys: what /.well-known/everref-evidence.json has, or one key as PEM",
+    )
+    verify.add_argument(
+        "--tsa", metavar="CERTS.pem", help="of the authority whose time stamps are among the files: its root"
     )
     listed = command("list", "list the signed statements about a repo, or a team's days", _EVIDENCE_LIST)
     listed.add_argument("repo", metavar="REPO", nargs="?", help="its name (default: the days of the team)")
@@ -863,6 +868,9 @@ the keys once, and keep them apart from the evidence:
 
 It exits with 1 if any file does not hold, and says which and why: a changed byte, a key
 that is not among those given, or one that was not in use at that time.
+
+A time stamp is checked together with the file that it is about:
+  everref evidence verify checkpoint.json checkpoint.tsr --key keys.json --tsa CERTS.pem
 
 --json, one a line: {"file", "kind", "at", "holds": true, "says"} or
                     {"file", "holds": false, "why"}"""

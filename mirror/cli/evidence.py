@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zipfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,17 +33,22 @@ async def run(call: Call) -> int:
 
 async def verify(call: Call) -> int:
     """Check files with the public keys alone. Raises NotProven once all are looked at, UsageError."""
-    from mirror.core.formats import statements
+    from mirror.core.formats import statements, timestamps
     from mirror.core.formats.statements import NotProven
     from mirror.core.rules import evidence
 
     keys = statements.keys_of(await _read(call.args.key, "--key"), call.args.key)
+    authority = timestamps.certificates(await _read(call.args.tsa, "--tsa"), "--tsa") if call.args.tsa else []
     found: dict[str, Shown] = {}
+    held: dict[str, str] = {}  # the files that hold, by the SHA-256 of their bytes
     wrong = 0
-    for path in call.args.files:
-        stored = await _read(path, "FILE")
+    for path, stored in await _in_order(call.args.files):
         try:
-            found[path] = evidence.shown(path, stored, keys)
+            if timestamps.is_stamp(stored):
+                found[path] = evidence.stamped(path, stored, authority, held)
+            else:
+                found[path] = evidence.shown(path, stored, keys)
+                held[timestamps.digest(stored)] = path
         except NotProven as error:
             wrong += 1
             call.out.result(partial(_does_not_hold, str(error)), partial(_wrong, path, str(error)))
@@ -54,6 +59,14 @@ async def verify(call: Call) -> int:
     if wrong:
         raise NotProven(f"{wrong} of {count(len(call.args.files), 'file')} did not hold, as said above")
     return 0
+
+
+async def _in_order(paths: Sequence[str]) -> list[tuple[str, bytes]]:
+    """These files, time stamps last: what they are about is checked before them."""
+    from mirror.core.formats import timestamps
+
+    found = [(path, await _read(path, "FILE")) for path in paths]
+    return sorted(found, key=lambda one: timestamps.is_stamp(one[1]))
 
 
 async def _read(path: str, what: str) -> bytes:
@@ -75,9 +88,8 @@ def _bytes(path: Path, limit: int) -> bytes:
 
 
 def _holds(one: Shown, eye: Eye) -> str:
-    return (
-        f"{eye.paint('holds', 'good')}  {clean(one.what)}  {clean(one.sentence)}; signed {eye.time(one.at)}"
-    )
+    says = f"{eye.paint('holds', 'good')}  {clean(one.what)}  {clean(one.sentence)}"
+    return says if one.kind == "timestamp" else f"{says}; signed {eye.time(one.at)}"
 
 
 def _shape(one: Shown) -> shapes.Shape:

@@ -89,6 +89,7 @@ class Settings:
     log: LogForm = "text"  # how every line of the log is written
     metrics_teams: bool = False  # /metrics names each team
     ping_url: str | None = field(repr=False, default=None)  # told every 5 minutes that all is well
+    timestamp_url: str | None = field(repr=False, default=None)  # of an authority (RFC 3161)
     smtp: Smtp | None = None  # the server that mails are handed to; None: no mail is sent
     smtp_url: str | None = field(
         repr=False, default=None
@@ -159,7 +160,8 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         or (quotas.PERSON_TEAMS_STRICT if strict else quotas.PERSON_TEAMS_ROOMY),
         log=_log(get("EVERREF_LOG")),
         metrics_teams=_flag("EVERREF_METRICS_TEAMS", get("EVERREF_METRICS_TEAMS"), False),
-        ping_url=_ping(get("PING_URL"), allow_private),
+        ping_url=_address("PING_URL", get("PING_URL"), allow_private),
+        timestamp_url=_address("TIMESTAMP_URL", get("TIMESTAMP_URL"), allow_private),
         smtp=None if smtp_url is None else smtp.read(smtp_url, allow_private),
         smtp_url=smtp_url,
     )
@@ -266,18 +268,18 @@ def _signup(text: str | None, default: Signup) -> Signup:
     raise UsageError(f"SIGNUP must be one of {', '.join(get_args(Signup))}, not {text!r}")
 
 
-def _ping(text: str | None, allow_private: bool) -> str | None:
+def _address(name: str, text: str | None, allow_private: bool) -> str | None:
     if text is None:
         return None
     try:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError:
-        raise UsageError("PING_URL cannot be read; write https://host/path") from None
+        raise UsageError(f"{name} cannot be read; write https://host/path") from None
     if parts.scheme not in (("https", "http") if allow_private else ("https",)) or not parts.hostname:
-        raise UsageError("PING_URL must begin with https://")
+        raise UsageError(f"{name} must begin with https://")
     if "@" in parts.netloc or not text.isascii() or " " in text:
-        raise UsageError("PING_URL has a user name, a space or another character that must be encoded")
+        raise UsageError(f"{name} has a user name, a space or another character that must be encoded")
     return text.partition("#")[0]
 
 

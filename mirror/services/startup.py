@@ -21,6 +21,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READY = b"ready\n"
 SETTINGS = (
     *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS", "SMTP_URL", "PING_URL"),
+    "TIMESTAMP_URL",
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
     *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES", "FORWARDED_ALLOW_IPS"),
     *("SIGNUP", "EVERREF_PERSON_TEAMS", "EVERREF_LOG", "EVERREF_METRICS_TEAMS"),
@@ -107,6 +108,7 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
         "BASE_URL": settings.base_url,
         "SMTP_URL": settings.smtp_url,
         "PING_URL": settings.ping_url,
+        "TIMESTAMP_URL": settings.timestamp_url,
         "PORT": str(settings.port),
         "SECRET_KEYS": ",".join(settings.secret_keys),
         "ALLOW_PRIVATE_REMOTES": "1" if settings.allow_private_remotes else "0",

@@ -5,6 +5,7 @@ rewritten later, in the vault and the database alike. Who calls: the sweep; `eve
 """
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,8 +14,11 @@ from typing import Final
 from uuid import UUID
 
 from mirror.backup import evidence
-from mirror.core.errors import AlreadyExists, Corrupt, NoSuchObject, NotFound, Refused
-from mirror.core.formats import layout, manifest, merkle, proofs, statements
+from mirror.channels import timestamps as authority
+from mirror.channels import wire
+from mirror.core.channels import NotDelivered
+from mirror.core.errors import AlreadyExists, Corrupt, LimitReached, NoSuchObject, NotFound, Refused
+from mirror.core.formats import layout, manifest, merkle, proofs, statements, timestamps
 from mirror.core.formats.proofs import REPO, Checkpoint, Head, Leaf
 from mirror.core.formats.statements import NotProven, PublicKey
 from mirror.core.model import RepoId
@@ -24,6 +28,8 @@ from mirror.store.evidence import keys
 from mirror.store.evidence.checkpoints import Row
 
 EVERY: Final = timedelta(days=1)
+log = logging.getLogger("mirror.checkpoints")
+
 _AT_ONCE: Final = 16  # manifests asked of the vault at the same time
 _SPAN: Final = 1000  # heads compared with the database at the same time
 
@@ -38,7 +44,7 @@ class Checked:
 
 
 async def due(services: Services) -> None:
-    """Sign a checkpoint once a day, and store what waits. A maintenance task.
+    """Sign a checkpoint once a day, store what waits, and have the newest stamped. A maintenance task.
 
     Safe to run twice, also at once: of two with one number, the first is kept.
     """
@@ -46,6 +52,39 @@ async def due(services: Services) -> None:
     if last is None or services.clock() - last.at >= EVERY:
         await take(services)
     await store_waiting(services)
+    await stamp(services)
+
+
+async def stamp(services: Services) -> None:
+    """Have the authority of TIMESTAMP_URL stamp the newest checkpoint, and store the stamp beside it.
+
+    What fails is recorded and tried again next time, with the newest checkpoint by then, which covers all
+    before it. Safe to run twice, also at once: the first stamp is kept. Raises Corrupt if the vault has
+    another under this key, and the vault's errors.
+    """
+    url, last = services.settings.timestamp_url, await rows.last(services.db)
+    if url is not None and last is not None and last.stamped_at is None:
+        signed = await body(services, last)
+        try:
+            answer, found = await authority.ask(wire.of(services.settings), url, signed)
+        except NotDelivered as error:
+            log.warning("checkpoint %d is not time-stamped: %s", last.number, error)
+            await rows.not_stamped(services.db, last.number, str(error))
+        else:
+            await rows.stamped(services.db, last.number, found.at, sha256(answer).hexdigest(), answer)
+    for number, answer in await rows.stamps_waiting(services.db):
+        await _put(services, layout.stamp_key(number), answer)
+        await rows.stamp_stored(services.db, number)
+
+
+async def stamp_of(services: Services, row: Row) -> bytes | None:
+    """The stored time stamp of a checkpoint. None: it has none. Raises NotProven, and the vault's errors."""
+    if row.stamped_at is None:
+        return None
+    found = row.stamp or await services.vault.get(layout.stamp_key(row.number), limit=timestamps.LIMIT)
+    if sha256(found).hexdigest() != row.stamp_sha256:
+        raise NotProven(f"the time stamp of checkpoint {row.number} was changed in the vault")
+    return found
 
 
 async def take(services: Services) -> Row | None:
@@ -86,12 +125,16 @@ async def store_waiting(services: Services) -> None:
             (layout.leaves_key(row.number), row.leaves),
             (layout.checkpoint_key(row.number), row.body),
         ):
-            try:
-                await services.vault.put(key, stored)
-            except AlreadyExists:  # a run that died had put it
-                if await services.vault.get(key, limit=proofs.LIMIT) != stored:
-                    raise Corrupt(f"{key} in the vault is not what this database signed") from None
+            await _put(services, key, stored)
         await rows.stored(services.db, row.number)
+
+
+async def _put(services: Services, key: str, stored: bytes) -> None:
+    try:
+        await services.vault.put(key, stored)
+    except AlreadyExists:  # a run that died had put it
+        if await services.vault.get(key, limit=proofs.LIMIT) != stored:
+            raise Corrupt(f"{key} in the vault is not what this database has") from None
 
 
 async def body(services: Services, row: Row) -> bytes:
@@ -166,13 +209,31 @@ async def replay(services: Services) -> int:
         key_id = statements.read(stored, stat.key)[1][0]
         row = Row(number, found.at, found.size, key_id, sha256(stored).hexdigest())
         added += await rows.add(services.db, row)
+        await _replay_stamp(services, row)
     return added
+
+
+async def _replay_stamp(services: Services, row: Row) -> None:
+    """Record the stamp that the vault has of a checkpoint, if it is about this one."""
+    key = layout.stamp_key(row.number)
+    try:
+        answer = await services.vault.get(key, limit=timestamps.LIMIT)
+        found = timestamps.read(answer, key)
+    except NoSuchObject:
+        return
+    except (NotProven, LimitReached) as error:
+        services.progress.note(f"left out: {error}")
+        return
+    if found.sha256 != row.sha256:
+        services.progress.note(f"left out: {key} is about another checkpoint")
+        return
+    await rows.stamped(services.db, row.number, found.at, sha256(answer).hexdigest(), None)
 
 
 async def check(services: Services) -> Checked:
     """Compare every checkpoint with what the vault and the database say now; changes nothing.
 
-    1. Each checkpoint: in the vault as it was signed, signed by a known key, after the one before it.
+    1. Each checkpoint: in the vault as it was signed and stamped, by a known key, after the one before it.
     2. Its leaves: they lead to its root.
     3. Each head: the database has the same snapshot or entry there, and the vault the same manifest.
     """
@@ -216,6 +277,7 @@ async def _checked(
         raise NotProven(f"{what} does not follow checkpoint {row.number - 1}: one of them was rewritten")
     if found.log_root != merkle.root(log):
         raise NotProven(f"{what} was signed after other checkpoints than those that are here")
+    await stamp_of(services, row)
     made_of = await leaves(services, row)
     if (len(made_of), proofs.root(made_of)) != (found.size, found.root):
         raise NotProven(f"{layout.leaves_key(row.number)} was changed: it does not lead to the signed root")

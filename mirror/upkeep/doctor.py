@@ -13,6 +13,7 @@ from mirror.core.formats.manifest import time_text
 from mirror.core.words import count, mend, not_known
 from mirror.services.open import Services
 from mirror.store import repos
+from mirror.store.evidence import checkpoints
 from mirror.store.jobs import runs
 from mirror.store.repos import Overview
 from mirror.store.upkeep import outages
@@ -45,6 +46,7 @@ async def doctor(services: Services) -> list[Finding]:
         _disk(services),
         _keys(services),
         await _mail(services),
+        *await _stamps(services),
         *[_outage(one) for one in await outages.now(services.db)],
         *await _repos(services),
         *await _state(services),
@@ -156,6 +158,23 @@ async def _mail(services: Services) -> Finding:
             "mail", str(error), False, "check SMTP_URL, and that this machine may reach the server"
         )
     return Finding("mail", f"{services.settings.smtp.host} takes mail", True)
+
+
+async def _stamps(services: Services) -> list[Finding]:
+    """Whether the newest checkpoint is time-stamped, where an authority is set."""
+    if services.settings.timestamp_url is None:
+        return []
+    last = await checkpoints.last(services.db)
+    if last is None:
+        return [Finding("time stamps", "there is no checkpoint to stamp yet", True)]
+    if last.stamped_at is not None:
+        words = f"checkpoint {last.number} was stamped {time_text(last.stamped_at)}"
+        return [Finding("time stamps", words, True)]
+    if last.stamp_problem is None:
+        return [Finding("time stamps", f"checkpoint {last.number} is stamped within an hour", True)]
+    words = f"checkpoint {last.number} is not stamped: {last.stamp_problem}"
+    advice = "it is tried again every hour; check TIMESTAMP_URL, and that this machine may reach it"
+    return [Finding("time stamps", words, False, advice)]
 
 
 async def _queue(services: Services) -> Finding:

@@ -28,6 +28,7 @@ Evidence of Everref
 
 statements/       what drills, verifications and the reading of each day showed, one file each, signed
 checkpoint.json   the heads of all histories and audit logs at one time, signed
+checkpoint.tsr    when an authority had seen it (RFC 3161), if one was configured
 inclusion/        the proofs that these histories are in that checkpoint
 follows-*.json    the proof that the checkpoint follows one that you had before, if you named it
 keys.json         the public keys, as of now. Get them from the installation itself, too:
@@ -46,6 +47,11 @@ open("signature", "wb").write(base64.b64decode(e["signatures"][0]["sig"]))
 k = {one["key_id"]: one for one in json.load(open("keys.json"))["keys"]}
 open("key.pem", "w").write(k[e["signatures"][0]["keyid"]]["public_key"])' checkpoint.json
 openssl pkeyutl -verify -rawin -pubin -inkey key.pem -in signed -sigfile signature
+
+The time stamp, with the certificates of the authority, which it publishes:
+
+everref evidence verify checkpoint.json checkpoint.tsr --key keys.json --tsa CERTS.pem
+openssl ts -verify -in checkpoint.tsr -data checkpoint.json -CAfile CERTS.pem
 
 docs/evidence.md of Everref says what each field means.
 """
@@ -80,6 +86,8 @@ async def exported(
             raise NotFound(f"there is no checkpoint {known}")
         return
     yield "checkpoint.json", await checkpoints.body(services, newest)
+    if (stamp := await checkpoints.stamp_of(services, newest)) is not None:
+        yield "checkpoint.tsr", stamp
     wanted: set[tuple[str, UUID]] = {(proofs.REPO, repo.id) for repo in chosen}
     if team is not None:
         wanted.add((proofs.TEAM, team))

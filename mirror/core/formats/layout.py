@@ -161,6 +161,11 @@ def leaves_key(number: int) -> str:
     return f"{CHECKPOINTS}{number:010d}.leaves.jsonl"
 
 
+def stamp_key(number: int) -> str:
+    """The key of an authority's time stamp of a checkpoint (TimeStampResp of RFC 3161, DER)."""
+    return f"{CHECKPOINTS}{number:010d}.tsr"
+
+
 def parse_checkpoint_key(key: str) -> int | None:
     """The number of the checkpoint with this key. None: it is another key."""
     match = _CHECKPOINT.fullmatch(key)

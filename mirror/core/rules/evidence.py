@@ -1,14 +1,16 @@
 """What a file of evidence shows, in one line, once its signature holds; no database, no vault, no clock."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
+from cryptography.x509 import Certificate
+
 from mirror.core import words
 from mirror.core.errors import Corrupt
-from mirror.core.formats import proofs, statements
+from mirror.core.formats import proofs, statements, timestamps
 from mirror.core.formats.manifest import Fields, time_text
 from mirror.core.formats.proofs import Checkpoint, Leaf
 from mirror.core.formats.statements import (
@@ -22,6 +24,7 @@ from mirror.core.formats.statements import (
     Statement,
 )
 
+TIMESTAMP: Final = "timestamp"
 _OF: Final = {proofs.REPO: "the history of repo", proofs.TEAM: "the audit log of team"}
 
 
@@ -58,6 +61,27 @@ def shown(what: str, stored: bytes, keys: Mapping[str, PublicKey]) -> Shown:
         sentence,
         ((proofs.checkpoint(statement, what), sha256(stored).hexdigest()),),
     )
+
+
+def stamped(
+    what: str,
+    stored: bytes,
+    certificates: Sequence[Certificate],
+    held: Mapping[str, str],
+) -> Shown:
+    """Check a time stamp, and say which file it is about and when the authority had seen that.
+
+    `held`: the files that hold, by the SHA-256 of their bytes. Raises NotProven.
+    """
+    if not certificates:
+        raise NotProven(f"{what}: to check a time stamp, give the authority's certificates with --tsa")
+    stamp = timestamps.verify(stored, certificates, what)
+    about = held.get(stamp.sha256)
+    if about is None:
+        raise NotProven(
+            f"{what}: it stamps none of the given files that hold, but one with SHA-256 {stamp.sha256}"
+        )
+    return Shown(what, TIMESTAMP, stamp.at, f"the authority had seen {about} by {time_text(stamp.at)}")
 
 
 def contradiction(found: Mapping[str, Shown]) -> str | None:

@@ -21,6 +21,10 @@ class Row:
     sha256: str  # of the stored bytes
     body: bytes | None = field(repr=False, default=None)  # None: it is in the vault
     leaves: bytes | None = field(repr=False, default=None)  # None: they are in the vault
+    stamped_at: datetime | None = None  # an authority's time; None: none stamped it
+    stamp_sha256: str | None = None  # of the authority's answer as it is stored
+    stamp: bytes | None = field(repr=False, default=None)  # None: it is in the vault, or there is none
+    stamp_problem: str | None = None  # why the last try to have it stamped failed; None: none did
 
 
 @translating
@@ -114,6 +118,40 @@ async def stored(db: Db, number: int) -> None:
     await db.execute("update checkpoint set body = null, leaves = null where number = $1", number)
 
 
+@translating
+async def stamped(db: Db, number: int, at: datetime, sha256: str, stamp: bytes | None) -> bool:
+    """An authority stamped this checkpoint. False: it is stamped already; the first stamp is kept."""
+    done = await db.execute(
+        """
+        update checkpoint set stamped_at = $2, stamp_sha256 = $3, stamp = $4, stamp_problem = null
+        where number = $1 and stamped_at is null
+        """,
+        *(number, at, sha256, stamp),
+    )
+    return done == "UPDATE 1"
+
+
+@translating
+async def not_stamped(db: Db, number: int, problem: str) -> None:
+    """No authority stamped this checkpoint yet, for this reason."""
+    await db.execute(
+        "update checkpoint set stamp_problem = $2 where number = $1 and stamped_at is null", number, problem
+    )
+
+
+@translating
+async def stamps_waiting(db: Db) -> Sequence[tuple[int, bytes]]:
+    """The stamps that are not known to be in the vault, by the numbers of their checkpoints."""
+    rows = await db.fetch("select number, stamp from checkpoint where stamp is not null order by number")
+    return [(row["number"], row["stamp"]) for row in rows]
+
+
+@translating
+async def stamp_stored(db: Db, number: int) -> None:
+    """The stamp of this checkpoint is in the vault. Safe to run twice."""
+    await db.execute("update checkpoint set stamp = null where number = $1", number)
+
+
 def _row(row: Any) -> Row:
     return Row(
         row["number"],
@@ -123,4 +161,8 @@ def _row(row: Any) -> Row:
         row["sha256"],
         row["body"],
         row["leaves"],
+        row["stamped_at"],
+        row["stamp_sha256"],
+        row["stamp"],
+        row["stamp_problem"],
     )
