@@ -406,6 +406,7 @@ def _evidence(parser: argparse.ArgumentParser) -> None:
     )
     listed = command("list", "list the signed statements about a repo, or a team's days", _EVIDENCE_LIST)
     listed.add_argument("repo", metavar="REPO", nargs="?", help="its name (default: the days of the team)")
+    _team(listed, f"the team that it belongs to, or write TEAM:NAME {_OWN}")
     export = command("export", "write all evidence about a repo or a team into a zip", _EVIDENCE_EXPORT)
     _repo(export, optional=True)
     export.add_argument("--to", metavar="FILE.zip", required=True, help="where to; it must not exist")
