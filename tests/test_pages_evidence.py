@@ -41,7 +41,10 @@ async def test_a_statement_is_downloaded_and_holds(seen: Seen) -> None:
     kinds = [judging.shown(link, (await seen.browser.get(link)).content, keys).kind for link in links]
     assert sorted(kinds) == ["drill", "inclusion", "verification"]
     assert (await seen.browser.get("/ann/acme/api/-/evidence/other.json")).status_code == 404
-    assert "Signed evidence" in (await seen.browser.get("/ann/acme/api")).text
+    home = (await seen.browser.get("/ann/acme/api", at="#1")).text
+    assert "Signed evidence" in home
+    own = re.search(r'Restored by a drill .{1,200} in .{1,40}s</span>, <a href="([^"]+)">evidence</a>', home)
+    assert own and judging.shown("own", (await seen.browser.get(own[1])).content, keys).kind == "drill"
 
 
 async def test_an_auditor_reads_what_is_kept_and_no_more(seen: Seen) -> None:

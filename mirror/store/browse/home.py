@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from mirror.core.model import Repo, RepoId
+from mirror.core.model import Repo, RepoId, Snapshot
 from mirror.core.rules.objective import DEFAULT
 from mirror.core.rules.pushes import Lost
 from mirror.store.backup import reported_updates
@@ -117,6 +117,16 @@ class HookState:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnDrill:
+    """The newest drill of one moment that signed a statement."""
+
+    name: str  # of the statement
+    finished_at: datetime
+    seconds: float  # that the restore took
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Beside:
     """What a repo's page shows beside its history."""
 
@@ -125,6 +135,7 @@ class Beside:
     rto: float | None  # seconds that a restore takes, by the last drills that passed; None: not known
     lost: Sequence[Lost]  # every push that could not be rescued, oldest first
     open_jobs: Sequence[Job]  # that have not ended, oldest first
+    own_drill: OwnDrill | None  # of the moment that is shown; None: none proved this one
 
 
 @translating
@@ -185,16 +196,25 @@ async def named(db: Db, team: TeamId, name: str, now: datetime) -> tuple[Repo, R
 
 
 @translating
-async def beside(db: Db, repo_id: RepoId) -> Beside:
-    """What a repo's page shows beside its history."""
-    row = await db.fetchrow(query("beside"), repo_id)
+async def beside(db: Db, repo_id: RepoId, shown: Snapshot | None = None) -> Beside:
+    """What a repo's page shows beside its history; `shown`: the moment that it shows."""
+    number, moment = (shown.number, shown.moment) if shown else (None, 0)
+    row = await db.fetchrow(query("beside"), repo_id, number, moment)
     return Beside(
         hook=None if row["forge"] is None else _hook(row),
         drill=None if row["drill"] is None else drills.drill(row["drill"]),
         rto=row["rto"],
         lost=[reported_updates.lost_push(one) for one in row["lost"]],
         open_jobs=[jobs.from_row(one) for one in row["jobs"]],
+        own_drill=_own_drill(row),
     )
+
+
+def _own_drill(row: Any) -> OwnDrill | None:
+    if row["own_key"] is None:
+        return None
+    name = row["own_key"].rpartition("/")[2]
+    return OwnDrill(name, row["own_at"], row["own_seconds"], row["own_passed"])
 
 
 def _page(order: Order, match: Literal["=", "ilike"] = "ilike") -> str:

@@ -120,7 +120,7 @@ async def overview(context: RequestContext) -> Response:
     """Every ref over time, the moment that was chosen, and what happened around it. Reads no git."""
     at = await moment_at(context, stays=True)
     db = context.services.db
-    beside = await home.beside(db, at.repo.id)
+    beside = await home.beside(db, at.repo.id, at.snapshot)
     soon = await predictions.of_team(db, context.of_team().id, at.repo.id)
     if at.snapshot is None or at.span is None:
         return context.render(
@@ -146,6 +146,7 @@ async def overview(context: RequestContext) -> Response:
         hook=beside.hook,
         drill=beside.drill,
         rto=beside.rto,
+        own_drill=beside.own_drill,
         picture=timeline_svg.figure(
             shown,
             handle=_handle(at, min(max(chosen, start), end), said),
