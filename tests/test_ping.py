@@ -225,6 +225,20 @@ async def test_the_installation_is_pinged_for_while_all_teams_are_well(site: Sit
     assert (await ping.send_now(services, None)).reasons == ["no worker is running, so nothing is backed up"]
 
 
+async def test_monitors_that_take_no_ping_delay_no_others(site: Site) -> None:
+    services = site.mirror.services
+    assert services.keyring
+    for name, asked, failing in (("a", 3, 9), ("b", 2, None), ("c", 4, None), ("d", None, None)):
+        team = await teams.add_named(services.db, name, services.clock())
+        wanted = pings.Wanted(f"https://{name}.example/x", f"{name}.example", "plain", 35 * DAY, 35 * DAY)
+        await pings.put(services.db, services.keyring, team.id, wanted, services.clock())
+        ago = [None if one is None else services.clock() - timedelta(minutes=one) for one in (asked, failing)]
+        await services.db.execute(
+            "update ping set asked_at = $2, failing_since = $3 where team_id = $1", team.id, *ago
+        )
+    assert [one.team for one in await pings.all(services.db)] == ["d", "c", "b", "a"]
+
+
 async def test_objectives_are_set_by_admins_on_pages_and_by_programs(site: Site) -> None:
     kim = await site.person("Kim")
     team, browser = await site.team(kim), await site.signed_in(kim)

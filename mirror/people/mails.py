@@ -59,7 +59,7 @@ def origin(services: Services) -> str:
 async def limit_mails(db: Db, address: str, by: PersonId | None, at: datetime) -> None:
     """Count a mail that somebody has sent to an address that may not be theirs. Raises TooOften."""
     seconds = int(DAY.total_seconds())
-    if not await tries.take(db, f"mail to {address.strip().lower()}", TO_ONE, DAY, at):
+    if not await tries.take(db, f"mail to {_mailbox(address)}", TO_ONE, DAY, at):
         raise TooOften(
             f"this address has been sent {TO_ONE} mails today; look in its junk folder, or wait a day",
             seconds,
@@ -68,6 +68,12 @@ async def limit_mails(db: Db, address: str, by: PersonId | None, at: datetime) -
         raise TooOften(f"you have had {BY_ONE} such mails sent today; wait a day", seconds)
     if not await tries.take(db, "mails of all", OF_ALL, DAY, at):
         raise TooOften("Everref has sent too many such mails today; try again tomorrow", seconds)
+
+
+def _mailbox(address: str) -> str:
+    """The mailbox that an address reaches at most hosts: `ann+lists@acme.com` is Ann's, too (RFC 5233)."""
+    local, at, host = address.strip().lower().rpartition("@")
+    return f"{local.partition('+')[0]}{at}{host}"
 
 
 def confirm_path(keyring: Keyring, channel_id: UUID, at: datetime) -> str:

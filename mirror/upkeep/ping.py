@@ -43,9 +43,8 @@ async def due(services: Services) -> None:
 
     Safe to run twice: a monitor may hear twice that all is well; it hears of trouble until it has answered.
     """
-    found = list(await pings.all(services.db))
-    if (whole := await _of_installation(services)) is not None:
-        found.append(whole)
+    whole = await _of_installation(services)
+    found = [*([whole] if whole else []), *await pings.all(services.db)]
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(ping: Ping) -> None:

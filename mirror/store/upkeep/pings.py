@@ -64,8 +64,9 @@ async def of_team(db: Db, team: TeamId) -> Ping | None:
 
 @translating
 async def all(db: Db) -> Sequence[Ping]:
-    """Every team's, by the team's name."""
-    return [_ping(row) for row in await db.fetch(f"{_FOUND} where team_id is not null order by team.name")]
+    """Every team's: those that take no ping come last, and of the others first whoever has waited longest."""
+    order = "order by failing_since is not null, asked_at nulls first, team.name"
+    return [_ping(row) for row in await db.fetch(f"{_FOUND} where team_id is not null {order}")]
 
 
 @translating
