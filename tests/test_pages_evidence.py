@@ -13,7 +13,7 @@ from mirror.core.formats import statements
 from mirror.core.rules import badge as rules
 from mirror.core.rules import evidence as judging
 from mirror.restore import drill
-from mirror.store.browse import badges
+from mirror.store.browse import auditors, badges
 from mirror.store.people import audit
 from mirror.upkeep import checkpoints, daily, verify
 from tests.parts.repos import Work
@@ -47,7 +47,7 @@ async def test_a_statement_is_downloaded_and_holds(seen: Seen) -> None:
     assert own and judging.shown("own", (await seen.browser.get(own[1])).content, keys).kind == "drill"
 
 
-async def test_an_auditor_reads_what_is_kept_and_no_more(seen: Seen) -> None:
+async def test_an_auditor_reads_what_is_kept_and_no_more(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     services = seen.site.mirror.services
     db, repo = services.db, seen.synced.repo
     await drill.drill(services, repo, seen.synced.snapshot)
@@ -98,6 +98,10 @@ async def test_an_auditor_reads_what_is_kept_and_no_more(seen: Seen) -> None:
     said = judging.shown("day.json", (await seen.browser.get(day)).content, keys).sentence
     assert "in 3 objects of team ann" in said and "1 MISSING OR CHANGED" in said
     assert (await seen.browser.get("/ann/-/evidence/2020-01-01.json")).status_code == 404
+    for most, ending in ((1000, "-actions.csv"), (1, "-actions-newest-1.csv")):
+        monkeypatch.setattr(auditors, "MOST", most)
+        cut = await seen.browser.get("/ann/-/report/details", **query)
+        assert ending in cut.headers["content-disposition"]
     wrong = await seen.browser.get("/ann/-/report/details", **{"as": "csv", "section": "people"})
     assert wrong.status_code == 400
 

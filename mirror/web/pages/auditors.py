@@ -108,10 +108,12 @@ async def _csv(context: RequestContext, period: Period) -> Response:
     section = context.query.get("section", "")
     if section not in SECTIONS:
         raise UsageError(f"choose a section: {', '.join(SECTIONS)}", field="section")
-    rows = (await _found(context, period)).tables[section]
+    found = await _found(context, period)
+    rows = found.tables[section]
     columns = [field.name for field in fields(SECTIONS[section])]
     text = csv_of(columns, [asdict(row) for row in rows])
-    return sent(text, "text/csv; charset=utf-8", _name(context, period, f"-{section}.csv"))
+    cut = f"-newest-{auditors.MOST}" if section in found.cut else ""
+    return sent(text, "text/csv; charset=utf-8", _name(context, period, f"-{section}{cut}.csv"))
 
 
 async def _signed(context: RequestContext, period: Period, found: Found) -> Response:
