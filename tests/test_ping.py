@@ -226,13 +226,13 @@ async def test_the_installation_is_pinged_for_while_all_teams_are_well(site: Sit
 
 
 async def test_monitors_that_take_no_ping_delay_no_others(site: Site) -> None:
-    services = site.mirror.services
+    services, now = site.mirror.services, site.mirror.clock.now
     assert services.keyring
     for name, asked, failing in (("a", 3, 9), ("b", 2, None), ("c", 4, None), ("d", None, None)):
         team = await teams.add_named(services.db, name, services.clock())
         wanted = pings.Wanted(f"https://{name}.example/x", f"{name}.example", "plain", 35 * DAY, 35 * DAY)
         await pings.put(services.db, services.keyring, team.id, wanted, services.clock())
-        ago = [None if one is None else services.clock() - timedelta(minutes=one) for one in (asked, failing)]
+        ago = [None if one is None else now - timedelta(minutes=one) for one in (asked, failing)]
         await services.db.execute(
             "update ping set asked_at = $2, failing_since = $3 where team_id = $1", team.id, *ago
         )

@@ -29,6 +29,7 @@ async def _outside(db: asyncpg.Pool, repo_id: RepoId) -> bool:
         ({"protected_as_of": NOW - DAY, "paused_at": NOW}, False, None),
         ({"protected_as_of": NOW - DAY, "archived_at": NOW}, False, "archived"),
         ({"protected_as_of": NOW, "damaged_at": NOW, "damage": "a part is missing"}, True, "damage"),
+        ({"protected_as_of": NOW + DAY}, True, "behind"),
         ({"created_at": NOW - 59 * MINUTE}, False, None),
         ({"created_at": NOW - 61 * MINUTE}, True, "behind"),
         (
@@ -51,7 +52,18 @@ async def _outside(db: asyncpg.Pool, repo_id: RepoId) -> bool:
             "network:x.example",
         ),
     ],
-    ids=["inside", "stale", "paused", "archived", "damaged", "new", "never", "waiting", "failing"],
+    ids=[
+        "inside",
+        "stale",
+        "paused",
+        "archived",
+        "damaged",
+        "a clock that was ahead",
+        "new",
+        "never",
+        "waiting",
+        "failing",
+    ],
 )
 async def test_a_repo_is_outside_its_objective_and_has_one_cause_for_it(
     db: asyncpg.Pool, columns: dict[str, Any], outside: bool, cause: str | None
@@ -66,7 +78,8 @@ async def test_a_repo_is_outside_its_objective_and_has_one_cause_for_it(
     assert [one.key for one in found] == ([cause] if cause else [])
     if cause == "behind":
         assert found[0].repos == [("acme/api", "its recovery point objective is 1 hour")]
-        assert found[0].since == given["created_at"] and await causes.of_cause(db, team, NOW, "behind")
+        since = given.get("protected_as_of", given.get("created_at"))
+        assert found[0].since == since and await causes.of_cause(db, team, NOW, "behind")
 
 
 async def test_a_repo_has_its_teams_objective_until_it_has_its_own(db: asyncpg.Pool) -> None:

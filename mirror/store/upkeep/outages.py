@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mirror.core.errors import EverrefError, Origin
 from mirror.store.database import Db, storable, transaction, translating
+from mirror.store.jobs.runs import SILENT
 
 FORGOTTEN: Final = timedelta(minutes=10)  # without a check until an outage no longer counts
 
@@ -109,6 +110,24 @@ async def now(db: Db) -> Sequence[Outage]:
         FORGOTTEN,
     )
     return [_outage(row) for row in rows]
+
+
+@translating
+async def held_up(db: Db) -> tuple[bool, Outage | None]:
+    """Whether no worker is alive, and the longest outage that is still being checked. None: there is none."""
+    row = await db.fetchrow(
+        """
+        select not exists (select from worker where beat_at > clock_timestamp() - $2::interval) as alone,
+          longest.*
+        from (select) as one left join lateral (
+          select * from outage where ended_at is null and asked_at > clock_timestamp() - $1::interval
+          order by began_at, id limit 1
+        ) as longest on true
+        """,
+        FORGOTTEN,
+        SILENT,
+    )
+    return row["alone"], None if row["id"] is None else _outage(row)
 
 
 @translating

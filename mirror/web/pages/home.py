@@ -18,7 +18,6 @@ from mirror.store.browse import causes, found, home, predictions
 from mirror.store.browse.causes import Forced, Settlement, Settling
 from mirror.store.browse.found import FoundCommit, FoundRef
 from mirror.store.browse.home import Day, Order, Summary, Wanted
-from mirror.store.jobs import runs
 from mirror.store.notify import sendings
 from mirror.store.people import notices, quotas, teams
 from mirror.store.people.teams import Team
@@ -266,17 +265,18 @@ async def _unknown(context: RequestContext) -> Need | None:
 
 async def _held_up(context: RequestContext) -> Need | None:
     """Why nothing new is saved for any repo: no worker runs, or a shared part is away. None: it is saved."""
-    if not await runs.is_anyone_alive(context.services.db):
+    alone, one = await outages.held_up(context.services.db)
+    if alone:
         return UNSAVED
-    for one in await outages.now(context.services.db):
-        return replace(
-            UNSAVED,
-            key=str(one.origin),
-            chip=AWAY[one.origin],
-            why="Pushes wait, and are saved once it is back; until then, none is. This started",
-            since=one.since,
-        )
-    return None
+    if one is None:
+        return None
+    return replace(
+        UNSAVED,
+        key=str(one.origin),
+        chip=AWAY[one.origin],
+        why="Pushes wait, and are saved once it is back; until then, none is. This started",
+        since=one.since,
+    )
 
 
 def mark(summary: Summary, held_up: Need | None = None) -> str:

@@ -121,7 +121,7 @@ async def overview(context: RequestContext) -> Response:
     at = await moment_at(context, stays=True)
     db = context.services.db
     beside = await home.beside(db, at.repo.id, at.snapshot)
-    soon = await predictions.of_team(db, context.of_team().id, at.repo.id)
+    soon = [] if at.asked else await predictions.of_team(db, context.of_team().id, at.repo.id)
     if at.snapshot is None or at.span is None:
         return context.render(
             "repo.html",
