@@ -40,6 +40,7 @@ WELL = Facts(3, 0, (), workers=True, vault=True, drilled_at=NOW - DAY, read_at=N
         ({"drilled_at": None, "read_at": None, "repos": 0}, []),
         ({"workers": False}, ["no worker is running, so nothing is backed up"]),
         ({"vault": False}, ["the vault does not answer"]),
+        ({"damaged": 4, "damaged_names": ("a", "b", "c")}, ["damaged in the vault: a, b, c and 1 more"]),
         (
             {"unknown": 2},
             ["the vault has 2 repos that this database does not know: run everref rebuild"],
@@ -215,7 +216,7 @@ async def test_the_installation_is_pinged_for_while_all_teams_are_well(site: Sit
     assert monitor.new() == [("/secret-4711", ping.WELL)]
     damage = "update repo set archived_at = $2, damaged_at = $2, damage = 'x' where id = $1"
     await services.db.execute(damage, repo.id, services.clock())  # it is gone, and what is left is damaged
-    assert (await ping.send_now(services, None)).reasons == ["outside its recovery point objective: a/b"]
+    assert (await ping.send_now(services, None)).reasons == ["damaged in the vault: a/b"]
     await services.db.execute("update repo set damaged_at = null, damage = null where id = $1", repo.id)
     await vaults.know(services.db, uuid4())
     await vaults.set_unknown(services.db, 2)  # an old dump of the database was restored

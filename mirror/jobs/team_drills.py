@@ -56,7 +56,7 @@ async def finish(services: Services, one: TeamDrill) -> None:
     if await team_drills.finish(services.db, one.id, services.clock()):
         ended = await team_drills.get(services.db, one.team_id, one.id)
         assert ended is not None
-        words = f"the drill of all repositories has ended: {ended.sentence}"
+        words = f"drill of all repositories: {ended.sentence}"
         await notices.add(
             services.db, one.team_id, None, "drill", words, services.clock(), f"team-drill/{one.id}"
         )

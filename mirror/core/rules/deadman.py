@@ -32,6 +32,8 @@ class Facts:
     drill_age: timedelta = timedelta(days=35)  # what those may be old at most
     read_age: timedelta = timedelta(days=35)
     unknown: int = 0  # repos in the vault that the database lost; of the whole installation only
+    damaged: int = 0  # repos whose backups are damaged; they do not count as `outside`
+    damaged_names: Sequence[str] = ()  # of the first of those
 
 
 def reasons(facts: Facts, now: datetime) -> list[str]:
@@ -43,17 +45,22 @@ def reasons(facts: Facts, now: datetime) -> list[str]:
         found.append("the vault does not answer")
     if facts.unknown:
         found.append(words.not_known(facts.unknown))
+    if facts.damaged:
+        found.append(f"damaged in the vault: {_named(facts.damaged, facts.damaged_names)}")
     if facts.outside:
-        named = ", ".join(facts.names[:NAMED])
-        more = facts.outside - min(len(facts.names), NAMED)
-        who = f"{named} and {more:,} more" if more else named
         what = "its recovery point objective" if facts.outside == 1 else "their recovery point objectives"
-        found.append(f"outside {what}: {who}")
+        found.append(f"outside {what}: {_named(facts.outside, facts.names)}")
     if facts.drilled_at is not None and now - facts.drilled_at > facts.drill_age:
         found.append(f"no drill has passed within {objective.said(facts.drill_age)}")
     if facts.read_at is not None and now - facts.read_at > facts.read_age:
         found.append(f"some stored bytes were not read again within {objective.said(facts.read_age)}")
     return found
+
+
+def _named(many: int, names: Sequence[str]) -> str:
+    named = ", ".join(names[:NAMED])
+    more = many - min(len(names), NAMED)
+    return f"{named} and {more:,} more" if more else named
 
 
 def line(found: Sequence[str]) -> str:

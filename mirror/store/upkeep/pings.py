@@ -127,6 +127,8 @@ async def facts(db: Db, ping: Ping, now: datetime) -> Facts:
         ping.drill_age,
         ping.read_age,
         row["unknown"],
+        row["damaged"],
+        row["damaged_names"],
     )
 
 
