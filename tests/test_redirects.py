@@ -7,8 +7,10 @@ import pytest
 
 from mirror.core.rules.roles import Role
 from mirror.jobs import run
+from mirror.people import channels
 from mirror.store import repos
 from mirror.store.people import notices
+from mirror.store.restore import team_drills
 from mirror.web.app import ENDPOINTS
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
@@ -28,8 +30,23 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     (f"{TEAM}/settings/members/role", {"person": "{bob}", "role": "admin"}, f"{TEAM}/settings"),
     (f"{TEAM}/settings/members/remove", {"person": "{bob}"}, f"{TEAM}/settings"),
     (f"{TEAM}/settings/name", {"name": "kim"}, f"{TEAM}/settings"),
+    (f"{TEAM}/settings/objective", {"rpo": "1h"}, f"{TEAM}/settings"),
+    (f"{TEAM}/settings/proofs", {"drill_days": "20", "read_days": "20"}, f"{TEAM}/settings"),
+    (f"{TEAM}/notices/refs", {"globs": "main"}, f"{TEAM}/notices"),
+    *(
+        form
+        for base, id in ((f"{TEAM}/settings/channels", "{channel}"), ("/account/channels", "{own}"))
+        for form in (
+            (base, {"kind": "webhook", "to": "https://hooks.example.org/new"}, base),
+            (f"{base}/change", {"channel": id, "name": "ops"}, base),
+            (f"{base}/key", {"channel": id}, base),
+            (f"{base}/remove", {"channel": id}, base),
+        )
+    ),
     (f"{TEAM}/connect/ssh-key", {}, f"{TEAM}/connect/url"),
     (f"{TEAM}/drills/due", {}, f"{TEAM}/activity"),
+    (f"{TEAM}/drills/all", {}, f"{TEAM}/drills/"),
+    (f"{TEAM}/drills/{{drill}}/stop", {}, f"{TEAM}/drills/"),
     (f"{TEAM}/activity/{{job}}/cancel", {}, f"{TEAM}/activity/{{job}}"),
     (f"{TEAM}/activity/{{job}}/retry", {}, f"{TEAM}/activity/"),
     (f"{TEAM}/notices/{{notice}}/seen", {}, "/kim"),
@@ -39,6 +56,8 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     (f"{REPO}/bundles", {}, f"{REPO}/restores/"),
     (f"{REPO}/clone", {}, f"{REPO}/clone?"),
     (f"{REPO}/settings/schedule", {"schedule": "6h"}, f"{REPO}/settings"),
+    (f"{REPO}/settings/objective", {"rpo": "1h"}, f"{REPO}/settings"),
+    (f"{REPO}/settings/badge", {"on": "1"}, f"{REPO}/settings"),
     (f"{REPO}/settings/excluded", {"patterns": "refs/pull/*"}, f"{REPO}/settings"),
     (f"{REPO}/settings/hook", {"forge": "github"}, f"{REPO}/settings"),
     (f"{REPO}/settings/hook/check", {}, f"{REPO}/settings"),
@@ -52,13 +71,18 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     ("/sign-in", {"email": "kim@example.org", "password": PASSWORD + "!"}, "/"),
 ]
 
-# Pages that are asked for by POST as they may hold a token; they change nothing.
-SHOWN: Final = {"/{team}/{repo:repo}/-/restore/plan", "/{team}/{repo:repo}/-/restores/{job}/undo"}
+# Pages that are asked for by POST as they may hold a token; they change nothing. And what is the same
+# however often it is asked for: a mail program that ends mails follows no redirect (RFC 8058).
+SHOWN: Final = {
+    *("/{team}/{repo:repo}/-/restore/plan", "/{team}/{repo:repo}/-/restores/{job}/undo"),
+    *("/confirm/{raw}", "/unsubscribe/{raw}"),
+}
 
 # What needs a host, or another state than the one above, and which tests see it lead on.
 ELSEWHERE: Final[Mapping[str, str]] = {
     "/sign-up": "below",
     "/sign-in/{raw}": "test_recovery",
+    "/forgot": "test_channel_pages",
     "/auth/link": "test_signin",
     "/auth/new-account": "test_signin",
     "/auth/{forge}": "test_signin",
@@ -66,6 +90,14 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "/account/confirm": "test_recovery",
     "/account/tokens/revoke": "test_recovery",
     "/account/sessions/end": "test_pages_keeping",
+    "/account/channels/test": "test_channel_pages",
+    "/account/channels/ask": "test_channel_pages",
+    "/status/channels": "those of a team, for whoever runs Everref",
+    "/status/channels/": "likewise",
+    "/{team}/-/settings/channels/test": "test_channel_pages",
+    "/{team}/-/settings/channels/ask": "test_channel_pages",
+    "/{team}/-/settings/ping": "test_ping",
+    "/{team}/-/settings/ping/": "test_ping",
     "/invitations/{raw}": "test_recovery",
     "/{team}/-/settings/invitations/withdraw": "test_pages_keeping",
     "/{team}/-/settings/members/link": "test_signup",
@@ -110,7 +142,15 @@ async def _prepared(site: Site, work: Work) -> dict[str, str]:
     await notices.add(db, team.id, repo.id, "forced", "main was replaced", clock.now)
     notice = await db.fetchval("select max(id) from notice")
     assert (await repos.get(db, repo.id)).name == "acme/api"
-    return {"bob": str(bob.id), "job": str(job.id), "notice": str(notice)}
+    drill = await team_drills.begin(db, team.id, clock.now)
+    kim = await _kim(site)
+    told = [
+        await channels.add(site.mirror.services, None, whose, "webhook", f"https://hooks.example.org/{n}")
+        for n, whose in enumerate((channels.Whose(team=team), channels.Whose(person=kim)))
+    ]
+    ids = {"bob": bob.id, "job": job.id, "notice": notice, "drill": drill.id}
+    ids |= {"channel": told[0].channel.id, "own": told[1].channel.id}
+    return {name: str(id) for name, id in ids.items()}
 
 
 async def _kim(site: Site) -> Any:

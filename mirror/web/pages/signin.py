@@ -102,7 +102,7 @@ async def follow_link(context: RequestContext) -> Response:
 async def forgot_page(context: RequestContext) -> Response:
     """Ask for the address to which a one-time link is mailed."""
     _check_mails(context)
-    return _told(context, None, "forgot.html", sent=None)
+    return _told(context, None, "forgot.html", sent=mails.SENT if "asked" in context.query else None)
 
 
 async def forgot(context: RequestContext) -> Response:
@@ -117,7 +117,7 @@ async def forgot(context: RequestContext) -> Response:
         return _told(context, error, "forgot.html", sent=None)
     work = mails.reset_password(context.services, email, context.now)
     context.outside.background.begin(f"forgotten password {secrets.token_hex(8)}", work)
-    return _told(context, None, "forgot.html", sent=mails.SENT)
+    return context.redirect("/forgot?asked=1")
 
 
 def _check_mails(context: RequestContext) -> None:
