@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -554,6 +555,20 @@ async def test_a_restore_that_says_no_one_thing_is_refused(kept: Kept, wrong: di
     answer = await kept.program.ask("POST", f"{kept.at}/restores", wrong)
     assert answer.status_code in (400, 404), answer.text
     assert await jobs.page(kept.site.mirror.services.db, kept.team.id) == []
+
+
+async def test_a_restore_from_what_is_known_to_be_damaged_is_refused_before_it_begins(kept: Kept) -> None:
+    services = kept.site.mirror.services
+    found = "update part set damaged_at = now() where repo_id = $1 and last_snapshot = 2"
+    await services.db.execute(found, kept.repo.id)
+    shutil.rmtree(services.disk.pool(kept.repo.id))
+    to = {"url": str(kept.work.path.with_name("elsewhere.git"))}
+    for call, wanted in (("bundles", {}), ("restores", {"to": to})):
+        answer = await kept.program.ask("POST", f"{kept.at}/{call}", wanted)
+        said = answer.json()
+        assert (said["class"], said["retry"]) == ("corrupt", False)
+        assert "was found damaged; #1 before it can be restored" in said["detail"]
+    assert await jobs.page(services.db, kept.team.id) == []
 
 
 async def test_a_token_that_may_only_back_up_does_not_retry_a_restore(kept: Kept) -> None:

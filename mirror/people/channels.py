@@ -345,7 +345,8 @@ async def _checked(services: Services, kind: ChannelKind, to: str) -> tuple[str,
         return to, (await chat.check(to, private)).shown
     if services.settings.smtp is None:
         raise UsageError(
-            "this server sends no mail; the person who runs Everref can set SMTP_URL", field="to"
+            "SMTP_URL is not set here, so no mail can be sent; the person who runs Everref can set it",
+            field="to",
         )
     try:
         to = rules.email_address(to)

@@ -178,9 +178,7 @@ async def plan(
     a part that would be read is known to be damaged.
     """
     chosen = await _chosen(services, repo, snapshot, what)
-    parts = await hydrate.steps_to(services, repo, snapshot)
-    if to is None or not await hydrate.is_pooled(services, repo, snapshot):
-        await damage.check(services, repo, parts)
+    parts = await steps(services, repo, snapshot, pushes=to is not None)
     words = [_step_words(step) for step in parts]
     size = sum(step.part.bytes for step in parts)
     if to is None:
@@ -199,6 +197,16 @@ async def plan(
     words.append(f"list the refs of {to.url} and compare them")
     results = tuple(foreseen(action) for action in actions)
     return RestorePlan(repo, snapshot, tuple(words), results, size, _ids(listed))
+
+
+async def steps(services: Services, repo: Repo, snapshot: Snapshot, *, pushes: bool) -> list[Step]:
+    """What restoring this snapshot would read. Raises Damaged, with the nearest whole moments, where a part
+    is missing or known to be damaged, unless this machine's pool has all that a push needs.
+    """
+    parts = await hydrate.steps_to(services, repo, snapshot)
+    if not pushes or not await hydrate.is_pooled(services, repo, snapshot):
+        await damage.check(services, repo, parts)
+    return parts
 
 
 def _ids(listed: Refs) -> frozenset[Target]:

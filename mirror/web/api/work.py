@@ -331,6 +331,7 @@ async def make_bundle(context: RequestContext, body: BundleWanted) -> Job:
     """Make a git bundle of a moment, which can be downloaded for a day."""
     found, then = await moment_of(context, body.at)
     what = await _what(context, found, then, body)
+    await restoring.steps(context.services, found, then, pushes=False)  # refuses what would fail
     await limited(context, "bundle", BUNDLES_PER_HOUR)
     return await _ask(context, found, "bundle", what | then.numbers, "restore.bundle")
 
@@ -467,6 +468,7 @@ async def _restore(context: RequestContext, found: Known, then: Snapshot, body: 
     draft = await _drafted(context, found, then, body.to, body, what)
     if draft.asked["force"]:
         confirm(draft.name, body.confirm)
+    await restoring.steps(context.services, found, then, pushes=True)  # refuses what would fail
     await limited(context)
     action = "restore.create" if draft.asked.get("new") else "restore.push"
     detail = {"to": draft.told, **then.numbers, "overwrites": draft.asked["force"]}
