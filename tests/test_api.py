@@ -562,7 +562,7 @@ async def test_a_restore_from_what_is_known_to_be_damaged_is_refused_before_it_b
     found = "update part set damaged_at = now() where repo_id = $1 and last_snapshot = 2"
     await services.db.execute(found, kept.repo.id)
     shutil.rmtree(services.disk.pool(kept.repo.id))
-    to = {"url": str(kept.work.path.with_name("elsewhere.git"))}
+    to = {"url": str(kept.work.path)}
     for call, wanted in (("bundles", {}), ("restores", {"to": to})):
         answer = await kept.program.ask("POST", f"{kept.at}/{call}", wanted)
         said = answer.json()
