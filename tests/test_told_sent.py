@@ -65,6 +65,7 @@ async def test_a_failure_arrives_signed_and_is_shown_with_what_became_of_it(
     await repos.set_failure(services.db, repo.id, "credentials", "it refuses the token", services.clock())
 
     await look.look(services)
+    assert "waits for its turn" in (await (await site.signed_in(ann)).get("/ann/-/notices")).text
     await Delivery(services, post.sender(services)).once()
     assert len(receiver.got) == 2
     said = json.dumps(_verified(receiver, key))
