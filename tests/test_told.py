@@ -316,6 +316,20 @@ async def test_restores_force_pushes_and_deletions_are_told_once_each(told: Told
         told.now,
     )
     assert await told.after() == {"team": ["A restore of acme/api by whoever runs Everref failed"]}
+    for place in ("/srv/one", "/srv/two"):
+        await told.db.execute(
+            """
+            insert into restore (repo_id, snapshot, destination, results, verified, finished_at)
+            values ($1, 1, $2, '{"created": 2}', true, $3)
+            """,
+            first.repo.id,
+            place,
+            told.now,
+        )
+    assert await told.after() == {"team": ["2 restores began or ended"]}
+    assert [line.partition(": ")[2] for line in told.got["team"][-1].lines] == [
+        f"Whoever runs Everref restored acme/api to {place}." for place in ("/srv/one", "/srv/two")
+    ]
 
 
 def test_globs_that_are_slow_cost_a_look_little_and_tell_too_much_rather_than_too_little() -> None:

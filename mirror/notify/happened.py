@@ -180,9 +180,11 @@ def _of_restore(one: Restoring) -> Happening:
         subject = f"{who} began {what} of {one.repo}"
     elif one.state == "done":
         subject = f"{who} {'undid a restore of' if one.is_undo else 'restored'} {one.repo}"
+        if one.destination and not one.is_undo:
+            subject += f" to {one.destination}"
         written = ", ".join(f"{number:,} {how}" for how, number in one.results.items() if number)
         if one.destination:
-            lines.append(f"It went to {one.destination}. Refs: {written or 'none to write'}.")
+            lines.append(f"Refs at {one.destination}: {written or 'none to write'}.")
             lines.append("" if one.verified else "Not everything arrived; its page says what did not.")
     else:
         by = one.person or "whoever runs Everref"
