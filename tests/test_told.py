@@ -434,6 +434,34 @@ async def test_a_slow_channel_holds_up_no_other_and_gets_one_at_a_time(
     assert row["answer"] == "the other side did not answer in time"
 
 
+async def test_whoever_dies_once_it_was_taken_has_it_sent_again_under_the_same_id(told: Told) -> None:
+    class Killed(BaseException):
+        """The end of a process."""
+
+    died: list[Message] = []
+
+    async def send(channel_id: UUID, message: Message) -> str:
+        answer = await told.send(channel_id, message)
+        if not died:
+            died.append(message)
+            raise Killed
+        return answer
+
+    await told.fail(await told.repo("acme/api"))
+    await look.look(told.mirror.services)
+    others = Delivery(told.mirror.services, send)
+    with pytest.raises(Killed):
+        await Delivery(told.mirror.services, send).once()
+    assert await others.once() == 0, "it may still be at it"
+    told.mirror.clock.now += deliver.LEASE + MINUTE
+    assert (await others.once(), await others.once()) == (1, 0)
+    assert [one.id for one in told.got["team"]] == [died[0].id] * 2, (
+        "the same id, so that its reader can tell"
+    )
+    page = (await messages.page(told.db, About(team_id=told.team)))[-1]
+    assert [(one.state, one.answer) for one in page.reached] == [("sent", "200 OK")]
+
+
 async def test_many_slow_channels_of_one_team_delay_no_other_teams_message(told: Told) -> None:
     stranger = await teams.home(told.db, (await people.add(told.db, "eve", told.now, team_name="eve")).id)
     assert stranger is not None
