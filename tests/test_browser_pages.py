@@ -27,6 +27,7 @@ OTHERWISE: Final = {
     "/.well-known/everref-evidence.json": "for programs",
     "/badges/{name}.svg": "a picture for other pages",
     "/{team}/{repo:repo}/-/evidence/{name}": "is downloaded",
+    "/{team}/-/evidence/{day}.json": "is downloaded",
     "/auth/{forge}": "leads to the forge",
     "/auth/{forge}/callback": "leads on, from the forge",
     "/{team}/-/settings/audit.jsonl": "is downloaded",

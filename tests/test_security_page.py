@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = (ROOT / "docs" / "security.md").read_text()
 CONSTANTS: Final = sorted(set(re.findall(r"`((?:\w+\.)+_?[A-Z][A-Z_]*)`", PAGE)))
 TESTS: Final = sorted(set(re.findall(r"`(test_\w+)(?:::(\w+))?`", PAGE)))
-FIGURES: Final = sorted(set(re.findall(r"([\d,]+) ?([a-zA-Z]*)(?: [a-z ]+)? \(`([\w.]+)`\)", PAGE)))
+FIGURES: Final = sorted(set(re.findall(r"([\d,]+(?:\.\d+)?) ?([a-zA-Z]*)(?: [a-z ]+)? \(`([\w.]+)`\)", PAGE)))
 UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "s": 1, "min": 60, "h": 3600, "days": 86400}
 
 
@@ -50,7 +50,7 @@ def test_a_figure_is_that_of_the_code(number: str, unit: str, name: str) -> None
     is_so = value(name)
     if isinstance(is_so, timedelta):
         is_so = is_so.total_seconds()
-    assert is_so == int(number.replace(",", "")) * UNITS.get(unit, 1)
+    assert is_so == float(number.replace(",", "")) * UNITS.get(unit, 1)
 
 
 @pytest.mark.parametrize(("module", "name"), TESTS)
