@@ -297,3 +297,5 @@ async def test_whoever_runs_it_sets_objectives_and_the_monitor_at_the_command_li
     assert [path for path, _ in monitor.new()] == ["/secret-4711/fail"]
     assert await said("ping", "--remove") == {"team": "everref", "removed": True}
     assert await said("ping", "--installation", "--remove", code=2)
+    quiet = await asyncio.to_thread(everref, "repos", "--soon")
+    assert "nothing is foreseen to fail soon" in quiet.out + quiet.err

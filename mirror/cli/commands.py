@@ -170,8 +170,11 @@ async def repos(call: Call) -> int:
 
         team = await operator.team_chosen(services, call.args.team)
         if call.args.soon:
-            for one in await predictions.of_team(services.db, team.id if team else None):
+            soon = await predictions.of_team(services.db, team.id if team else None)
+            for one in soon:
                 call.out.result(partial(render.foreseen, one), partial(shapes.foreseen, one))
+            if not soon:
+                call.out.remark(render.nothing_foreseen)
             return 0
         rows = await repos.overview(services.db, team.id if team else None, services.clock())
         unknown = await _unknown(services)

@@ -607,6 +607,11 @@ def foreseen(one: Foreseen, eye: Eye) -> str:
     return f"{eye.paint(clean(one.prediction.title), 'warn')}\n  {clean(one.prediction.why)}"
 
 
+def nothing_foreseen(eye: Eye) -> str:
+    """What there is to say where no failure is foreseen."""
+    return "nothing is foreseen to fail soon"
+
+
 def pinged(done: Standing, eye: Eye) -> str:
     """What a monitor answered, or why it was not pinged."""
     if not done.reasons:
