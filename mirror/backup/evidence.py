@@ -6,7 +6,7 @@ Without SECRET_KEYS there is no key that could be sealed, and nothing is signed.
 
 import functools
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,8 +19,10 @@ from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import Part, Repo, RepoId, Snapshot
 from mirror.services import failpoints
 from mirror.services.open import Services
+from mirror.store.database import Db
 from mirror.store.evidence import keys
 from mirror.store.evidence import statements as rows
+from mirror.store.evidence.daily import Row as DailyRow
 from mirror.store.evidence.keys import NewKey, Sealed
 from mirror.store.evidence.statements import Row
 
@@ -190,11 +192,20 @@ async def store_waiting(services: Services, repo_id: RepoId | None = None) -> No
     """
     await store_keys(services)
     while batch := await rows.waiting(services.db, repo_id, _AT_ONCE):
-        for key, body in batch:
-            with suppress(AlreadyExists):  # a run that died had put it
-                await services.vault.put(key, body)
-            failpoints.reached("evidence: stored")
-            await rows.stored(services.db, key)
+        await store(services, batch, rows.stored)
+
+
+async def store(
+    services: Services,
+    batch: Sequence[tuple[str, bytes]],
+    stored: Callable[[Db, str], Awaitable[None]],
+) -> None:
+    """Store these statements in the vault, and record each by `stored`. Safe to run twice, also at once."""
+    for key, body in batch:
+        with suppress(AlreadyExists):  # a run that died had put it
+            await services.vault.put(key, body)
+        failpoints.reached("evidence: stored")
+        await stored(services.db, key)
 
 
 async def store_keys(services: Services) -> None:
@@ -205,7 +216,7 @@ async def store_keys(services: Services) -> None:
         await keys.stored(services.db, key, services.clock())
 
 
-async def stored(services: Services, row: Row) -> bytes:
+async def stored(services: Services, row: Row | DailyRow) -> bytes:
     """The bytes of a statement. Raises the vault's errors, and NotProven if they are not those of its row."""
     body = row.body or await services.vault.get(row.key, limit=statements.LIMIT)
     if rows.digest(body) != row.sha256:

@@ -12,11 +12,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from mirror.backup import evidence
-from mirror.core.errors import AlreadyExists, NoSuchObject, NotFound
+from mirror.core.errors import NoSuchObject, NotFound
 from mirror.core.formats import layout, statements
 from mirror.core.formats.manifest import time_text
 from mirror.core.formats.statements import DAILY, NotProven, SigningKey, Statement, Subject
-from mirror.services import failpoints
 from mirror.services.open import Services
 from mirror.store.evidence import daily as rows
 from mirror.store.evidence import keys
@@ -82,19 +81,7 @@ async def store_waiting(services: Services) -> None:
     """
     await evidence.store_keys(services)
     while batch := await rows.waiting(services.db, _AT_ONCE):
-        for key, body in batch:
-            with suppress(AlreadyExists):  # a run that died had put it
-                await services.vault.put(key, body)
-            failpoints.reached("evidence: stored")
-            await rows.stored(services.db, key)
-
-
-async def stored(services: Services, row: Row) -> bytes:
-    """The bytes of a statement. Raises the vault's errors, and NotProven if they are not those of its row."""
-    body = row.body or await services.vault.get(row.key, limit=statements.LIMIT)
-    if sha256(body).hexdigest() != row.sha256:
-        raise NotProven(f"{row.key}: it was changed in the vault since it was signed")
-    return body
+        await evidence.store(services, batch, rows.stored)
 
 
 async def of_day(services: Services, team: TeamId, text: str) -> bytes:
@@ -105,7 +92,7 @@ async def of_day(services: Services, team: TeamId, text: str) -> bytes:
     row = await rows.of_day(services.db, team, day) if day else None
     if row is None:
         raise NotFound("no statement was signed about this day; one is where anything was read again")
-    return await stored(services, row)
+    return await evidence.stored(services, row)
 
 
 async def replay(services: Services) -> int:

@@ -18,7 +18,7 @@ from mirror.store.evidence import statements as rows
 from mirror.store.evidence.keys import NewKey
 from mirror.store.evidence.statements import Row
 from mirror.store.people.teams import TeamId
-from mirror.upkeep import checkpoints, daily
+from mirror.upkeep import checkpoints
 
 _KEY_LIMIT: Final = 1 << 20  # bytes of the introduction of a key
 _AT_ONCE: Final = 100  # statements read from the database at a time
@@ -78,7 +78,7 @@ async def exported(
         day = None
         while days := await daily_rows.of_team(services.db, team, day, _AT_ONCE):
             for one in days:
-                yield f"statements/{DAILY}-{one.name}", await daily.stored(services, one)
+                yield f"statements/{DAILY}-{one.name}", await stored(services, one)
             day = days[-1].day
     newest = await checkpoint_rows.last(services.db)
     if newest is None:

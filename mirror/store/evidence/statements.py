@@ -9,7 +9,6 @@ from uuid import UUID
 
 from mirror.core.model import RepoId, label
 from mirror.store.database import Db, translating
-from mirror.store.people.teams import TeamId
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +119,6 @@ async def named(db: Db, repo_id: RepoId, name: str) -> Row | None:
     """The repo's statement of this name. None: it has none."""
     row = await db.fetchrow("select * from evidence where key = $1", f"{repo_id}/evidence/{name}")
     return None if row is None else _row(row)
-
-
-@translating
-async def of_drills(db: Db, team: TeamId, since: datetime) -> dict[tuple[RepoId, datetime], str]:
-    """The names of the statements of the team's drills that ended since then, by repo and end."""
-    rows = await db.fetch(
-        """
-        select evidence.repo_id, evidence.at, evidence.key
-        from evidence join repo on repo.id = evidence.repo_id
-        where repo.team_id = $1 and evidence.kind = 'drill' and evidence.at >= $2
-        """,
-        team,
-        since,
-    )
-    return {
-        (RepoId(UUID(bytes=row["repo_id"].bytes)), row["at"]): row["key"].rpartition("/")[2] for row in rows
-    }
 
 
 def digest(stored: bytes) -> str:
