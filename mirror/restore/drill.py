@@ -84,6 +84,9 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
         findings=done.findings,
     )
     await drills.add(services.db, repo.id, record)
+    await damage.looked_for(
+        services, repo, f"a drill of {snapshot.label}", done.problems, started, snapshot.number
+    )
     await evidence.of_drill(
         services,
         repo,
@@ -95,9 +98,6 @@ async def drill(services: Services, repo: Repo, snapshot: Snapshot) -> Drilled:
         seconds=done.seconds,
         problems=done.problems,
         findings=done.findings,
-    )
-    await damage.looked_for(
-        services, repo, f"a drill of {snapshot.label}", done.problems, started, snapshot.number
     )
     with suppress(EverrefError):  # the vault cannot be written now: the sweep tries again
         await notes.store_waiting(services, repo.id)
