@@ -1,6 +1,11 @@
-"""The fixtures of the real parts, for every test: one line for each module of tests/parts that has some."""
+"""The fixtures of the real parts, for every test: one line for each module of tests/parts that has some.
+
+And the order of the files: those that take the longest come first, so that no core waits for them at the end.
+"""
 
 import signal
+
+import pytest
 
 pytest_plugins = [
     "tests.parts.repos",  # first: the others import it
@@ -24,3 +29,25 @@ pytest_plugins = [
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+_LONGEST = (
+    *("up", "cli", "crash", "openapi", "whole", "whole_forges", "pages_restore", "whole_faults", "reseal"),
+    *(
+        "documents",
+        "tasks_rescue",
+        "retention",
+        "moving",
+        "tasks_connect",
+        "sync",
+        "heal",
+        "review",
+        "browser",
+    ),
+    *("bombs", "embedded", "rebuild", "rescue", "authorisation", "gateways", "model", "cli_connect"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take the longest first; `--no-loadscope-reorder` leaves them so."""
+    place = {f"test_{name}": number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 import mirror
-from mirror.core.errors import Busy
+from mirror.core.errors import Busy, NetworkError
 from mirror.store import database
 from mirror.store.database import Connections
 from mirror.store.people import teams
@@ -30,6 +30,16 @@ async def test_a_transaction_that_gets_no_connection_is_busy_too(pool: Connectio
                 pass
         for one in held:
             await pool.release(one)
+
+
+async def test_a_transaction_whose_connection_is_lost_fails_as_a_database_that_does_not_answer(
+    pool: Connections,
+) -> None:
+    with pytest.raises(NetworkError, match="does not answer"):
+        async with database.transaction(pool) as connection:
+            connection.terminate()
+            await teams.default(connection)
+    assert await teams.default(pool)  # over another one
 
 
 async def test_what_was_cancelled_in_a_transaction_leaves_a_clean_connection(database: str) -> None:

@@ -98,7 +98,6 @@ async def test_six_of_the_largest_deliveries_at_once_are_taken_and_cost_little_m
     async with receiving(mirror, given, redis_url) as receiver:
         assert (await receiver.forge.push(MAIN, None, work.tip())).status == 202
         before, body = receiver.peak(), receiver.largest(much, unit, end)
-        answers = await asyncio.gather(*(receiver.forge.send(body) for _ in range(6)))
+        await asyncio.gather(*(delivered(receiver.forge, body) for _ in range(6)))
         grown = receiver.peak() - before
-        assert [answer.status for answer in answers] == [202] * 6
         assert grown < MOST, f"{grown >> 20} MiB"

@@ -13,26 +13,32 @@ import pytest
 
 from mirror.backup import describe, evidence
 from mirror.cli import render
-from mirror.core.errors import Corrupt, NetworkError, Refused
-from mirror.core.formats import attestation, layout, state_export
+from mirror.core import identities
+from mirror.core.errors import Corrupt, KeyMissing, NetworkError, Refused
+from mirror.core.formats import attestation, layout, recovery_words, state_export
 from mirror.core.formats.manifest import time_text
 from mirror.core.formats.state_export import Opener, Sealer
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import Repo, Secret
+from mirror.core.rules.pending import Kind
+from mirror.core.rules.retention import Policy
 from mirror.core.rules.roles import Role
 from mirror.discovery import add
 from mirror.jobs import sweep
-from mirror.people import accounts, api_tokens, members
+from mirror.people import accounts, api_tokens, members, pending
+from mirror.people import keys as flow
 from mirror.people.acting import By
 from mirror.services import failpoints
 from mirror.services.open import open_services
 from mirror.store import repos
 from mirror.store.browse import causes
 from mirror.store.discovery import credentials, hooks, remotes
-from mirror.store.people import audit, quotas, teams
+from mirror.store.people import audit, keys, quotas, teams
+from mirror.store.people import pending as pending_rows
 from mirror.store.people.teams import Team, TeamId
+from mirror.store.upkeep import keeping, retention
 from mirror.store.upkeep import state as rows
-from mirror.upkeep import doctor, rebuild, reencrypt, state
+from mirror.upkeep import costs, doctor, rebuild, reencrypt, state
 from mirror.vault.contract import Vault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of
@@ -137,6 +143,37 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         services.keyring.seal(b"{}", f"channel/{channel}"),
         mirror.clock(),
     )
+    await db.execute("insert into former_admin values ($1, $2, 'admin', $3)", team.id, ann.id, mirror.clock())
+    asked = await pending.ask(services, by, team, Kind.FORGET_REPO, {}, done.repo)
+    await pending_rows.tell(db, asked.id, "asked", ann.id, mirror.clock())
+    await db.execute(
+        """
+        insert into erased_repo (repo_id, team_id, action_id, name, forge, snapshots, bytes, erased_at)
+        values (gen_random_uuid(), $1, $2, 'old', 'generic', 1, 2, $3)
+        """,
+        team.id,
+        asked.id,
+        mirror.clock(),
+    )
+    await keys.add_identity(db, services.keyring, team.id, identities.made(), mirror.clock())
+    await db.execute(
+        """
+        insert into recovery_key (team_id, recipient, kind, name, added_by, added_at, proved_at)
+        values ($1, $4, 'age', 'Ann', $2, $3, $3)
+        """,
+        team.id,
+        ann.id,
+        mirror.clock(),
+        identities.made().recipient,
+    )
+    await retention.put(db, team.id, done.repo.id, Policy(keep_last=5), "Ann", mirror.clock())
+    await keeping.set_hold(db, done.repo.id, "case 12", "Ann", mirror.clock())
+    await db.execute(
+        "insert into store_hold (place, repo_id, held_to) values ('s3 bucket', $1, $2)",
+        done.repo.id,
+        mirror.clock(),
+    )
+    await keeping.pin(db, done.repo.id, 1, "the release", "Ann", mirror.clock())
     await evidence.signing_key(services)
     await db.execute(
         "insert into ping (id, team_id, sealed, shown, created_at) values ($1, $2, $3, 'hc.example', $4)",
@@ -146,6 +183,18 @@ async def some_state(mirror: Mirror, work: Work) -> Some:
         mirror.clock(),
     )
     await db.execute("update repo set rpo = '1 hour'")
+    await db.execute(
+        """
+        insert into mirror (id, team_id, repo_id, address, sealed, created_at, created_by)
+        values ($1, $2, $3, 'https://git.example.org/acme/api', $4, $5, 'Ann')
+        """,
+        mirrored := uuid4(),
+        team.id,
+        done.repo.id,
+        services.keyring.seal(b"{}", f"mirror/{mirrored}"),
+        mirror.clock(),
+    )
+    await costs.due(services)
     await describe.due(services)
     return Some(by, team, done.repo)
 
@@ -594,9 +643,9 @@ async def test_an_audit_log_that_was_tampered_with_shows_and_its_team_is_told(
     db = mirror.services.db
     assert await state.contradictions(mirror.services) == []
     async with db.acquire() as connection, connection.transaction():
-        await connection.execute("alter table audit disable trigger audit_append_only")
+        await connection.execute("alter table audit disable trigger user")
         await connection.execute("delete from audit where team_id = $1", some.team.id)
-        await connection.execute("alter table audit enable trigger audit_append_only")
+        await connection.execute("alter table audit enable trigger user")
     if how == "written anew":
         while await db.fetchval("select count(*) from audit") < 10:
             await audit.add(
@@ -677,3 +726,33 @@ def test_what_is_no_export_or_another_one_does_not_open() -> None:
         opened(b"PACK" * 9, keyring)
     with pytest.raises(BadKey):
         opened(sealed(LINES, keyring), keyring, name="state/y")
+
+
+@pytest.mark.parametrize("lost", ["the database", "its key files as well"])
+async def test_with_bucket_and_recovery_sheet_alone_sealed_histories_come_back(
+    mirror: Mirror, work: Work, empty_database: str, lost: str
+) -> None:
+    services, team = mirror.services, Team(await teams.default(mirror.services.db), teams.DEFAULT)
+    sheet = await flow.make_sheet(services, None, team)
+    words = "\n".join(recovery_words.written(sheet.identity))
+    await flow.prove(services, None, team, sheet.key.id, words)
+    await flow.switch_on(services, None, team)
+    work.commit("main")
+    repo = (await mirror.backup(work)).repo
+    files = [key for key in await mirror.keys() if key.startswith("keys/")]
+    assert len(files) == 1  # at once, also where no worker runs
+    if lost != "the database":
+        await services.stored.delete(files[0])
+    assert not [key for key in await mirror.keys() if key.startswith(f"{repo.id}/") and ".age" not in key]
+    async with after_the_loss(mirror, empty_database, keys=("another" * 6,)) as again:
+        with pytest.raises(KeyMissing, match="no key that is here opens it"):
+            await rebuild.rebuild(again.services)
+        given = flow.read_identity(words)
+        done = await rebuild.rebuild_with(again.services, given)
+        assert [(one.repo.id, one.snapshots) for one in done.repos] == [(repo.id, 1)]
+        assert [one.id for one in await rebuild.stored_plain(again.services)] == [repo.id]
+        own = await keys.own_keys(again.services.db, await teams.default(again.services.db))
+        assert (given.recipient in [one.recipient for one in own]) == (lost != "the database")
+    async with after_the_loss(mirror, empty_database, keys=("another" * 6,)) as later:
+        path = await later.restored(done.repos[0].repo, 1)
+        assert refs_of(path) == refs_of(work.path)

@@ -54,10 +54,21 @@ async def test_a_page_asks_at_most_twelve_statements(
         "/acme/acme/api/-/restore?at=%232",
         "/acme/-/activity",
         "/acme/-/drills",
+        "/acme/-/costs",
+        "/acme/-/incident?since=30d+ago",
+        "/acme/-/incident?since=30d+ago&untold=yes",
+        "/acme/-/retention",
+        "/acme/acme/api/-/retention",
         "/acme/-/connect",
+        "/acme/-/bring",
         "/acme/acme/api/-/restores",
         "/account",
         "/acme/-/settings",
+        "/acme/-/failover",
+        "/acme/-/pending",
+        "/acme/-/mirrors",
+        "/acme/acme/api/-/mirrors",
+        "/acme/-/shares",
     ):
         site.mirror.clock.now += timedelta(minutes=2)  # since the session was last seen
         with counted() as statements:

@@ -47,11 +47,16 @@ class Line:
         await found[2]
         await self._rest()
 
-    async def leave(self, who: Requester) -> None:
-        found = [one for one in self._ends if one[0] == who][-1]
-        self._ends.remove(found)
-        found[2].cancel()
-        await asyncio.wait([found[2]])
+    async def leave(self, *leaving: Requester) -> None:
+        """These leave at the same moment."""
+        tasks = []
+        for who in leaving:
+            found = [one for one in self._ends if one[0] == who][-1]
+            self._ends.remove(found)
+            found[2].cancel()
+            tasks.append(found[2])
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
         await self._rest()
 
     async def _rest(self) -> None:
@@ -63,6 +68,17 @@ class Line:
             task.cancel()
         if self._ends:
             await asyncio.wait([task for _, _, task in self._ends])
+
+
+async def test_who_leaves_at_the_moment_of_their_turn_takes_no_slot_along() -> None:
+    line = Line(Bounds(at_once=1, team=1, person=1))
+    await line.want(ALICE, BOB, DAVE)
+    await line.leave(ALICE, BOB)
+    assert line.began == [ALICE, DAVE]
+    await line.end(DAVE)
+    await line.want(ERIN)
+    assert line.began[2:] == [ERIN]
+    await line.close()
 
 
 async def test_a_person_reads_one_at_a_time_and_a_team_two() -> None:

@@ -1,10 +1,13 @@
 """Everref itself for tests of flows: open edges over a fresh database, a fresh vault and a fresh disk."""
 
-from collections.abc import AsyncIterator, Sequence
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from mirror.backup import sync as syncing
@@ -15,6 +18,7 @@ from mirror.discovery import add
 from mirror.restore import restore
 from mirror.services.open import Services, open_services
 from mirror.store.backup import snapshots
+from tests.parts import forked
 from tests.parts.repos import Work, refs_of
 
 
@@ -83,3 +87,23 @@ async def mirror(tmp_path: Path, database: str) -> AsyncIterator[Mirror]:
     place.mkdir()
     async with open_services(settings, clock=clock) as services:
         yield Mirror(services, clock, place)
+
+
+@pytest.fixture
+def everref(mirror: Mirror) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line over the same data as `mirror`; with `kill`, until that step."""
+    settings = mirror.services.settings
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": settings.data,
+        "EVERREF_DATA": settings.data,
+        "DATABASE_URL": settings.database_url or "",
+        "SECRET_KEYS": ",".join(settings.secret_keys),
+        "VAULT_URL": f"file://{settings.data}/vault",
+        "ALLOW_PRIVATE_REMOTES": "1",
+    }
+
+    def run(*args: str, kill: str = "") -> subprocess.CompletedProcess[str]:
+        return forked.run("tests.parts.crashing", [kill, *args], env=environment, timeout=120)
+
+    return run

@@ -141,7 +141,7 @@ async def _with_template(server: Server) -> None:
 
 async def _fresh(server: Server, template: str) -> AsyncIterator[str]:
     name = f"test_{next(_serial)}"
-    await server.sql(f"create database {name} template {template}")
+    await server.sql(f"create database {name} template {template} strategy file_copy")  # the quicker one here
     try:
         yield server.url(name)
     finally:
