@@ -12,7 +12,7 @@ from mirror.core.model import Part, Repo, RepoId
 from mirror.core.rules import plan
 from mirror.core.rules.plan import Step
 from mirror.services.open import Services
-from mirror.store.backup import parts, snapshots
+from mirror.store.backup import epochs, parts, snapshots
 from mirror.store.upkeep import damages
 
 
@@ -30,11 +30,23 @@ async def found(services: Services, read: Sequence[Part], error: Corrupt | NoSuc
     return Damaged(f"{key} {what}; {await left(services, bad)}, and everref verify says what is lost")
 
 
+def doubt(services: Services, steps: Sequence[Step], error: Corrupt | NoSuchObject) -> bool:
+    """Have what this failure names read from a copy of the vault; False: there is none, or it was already.
+
+    Where it names no part, all of these are.
+    """
+    keys = [key for step in steps for key in (step.part.key, layout.index_key(step.part.key))]
+    named = [key for key in keys if key in str(error)]
+    return services.copies.doubt(named or keys)
+
+
 async def check(services: Services, repo: Repo, steps: Sequence[Step]) -> None:
     """Raises Damaged if one of these parts is known to be damaged and is read whole, which would fail."""
     known = await parts.damaged(services.db, repo.id)
     bad = next((step.part for step in steps if step.upto is None and step.part.key in known), None)
-    if bad is not None:
+    if bad is not None and services.copies.copies:
+        services.copies.doubt([*known, *map(layout.index_key, known)])
+    elif bad is not None:
         raise Damaged(f"{bad.key} was found damaged; {await left(services, bad)}")
 
 
@@ -47,6 +59,15 @@ def missing_manifest(repo_id: RepoId, last: int, later: Collection[int]) -> Dama
     return Damaged(
         f"{key}{more} missing from the vault; {here}, {span(min(later), highest)} cannot be read without "
         "it; bring it back, then run everref rebuild again"
+    )
+
+
+def older_than(repo_id: RepoId, last: int, copy: str) -> Damaged:
+    """What it means that a copy of the vault has the manifest that follows `last`, and the first has not."""
+    return Damaged(
+        f"the copy {copy} has {layout.manifest_key(repo_id, last + 1)}, and the vault has not: the vault is"
+        f" older than its copy; fetch what it lacks (everref replicate, from the copy to the vault), then run"
+        " everref rebuild again"
     )
 
 
@@ -98,12 +119,16 @@ async def left(services: Services, bad: Part) -> str:
     sound = [
         part
         for part in await parts.live(services.db, repo_id)
-        if part.key != bad.key and listed.get(part.key) == part.bytes
+        if part.key != bad.key and listed.get(part.key) == part.stored_bytes
     ]
     if latest is None:
         return "no snapshot can be restored without it"
     segments = await snapshots.segments(services.db, repo_id, latest.epoch, latest.number)
     before, after = plan.whole_near(sound, segments, bad.first, latest.number)
+    if before is not None:  # where that one was dropped, the kept one before it
+        before, _ = await epochs.kept_near(services.db, repo_id, before + 1)
+    if after is not None:
+        _, after = await epochs.kept_near(services.db, repo_id, after - 1)
     names = [f"#{number} {where} it" for number, where in ((before, "before"), (after, "after")) if number]
     if not names:
         return "no snapshot can be restored without it"

@@ -34,7 +34,9 @@ PLACES: Final[Sequence[Column]] = (
     Column("ssh_key", "team_id", "sealed", "ssh_key/{}"),
     Column("channel", "id", "sealed", "channel/{}"),
     Column("evidence_key", "id", "sealed", "evidence_key/{}"),
+    Column("mirror", "id", "sealed", "mirror/{}"),
     Column("ping", "id", "sealed", "ping/{}"),
+    Column("team_key", "id", "sealed", "team_key/{}"),
     Column("job", "id", "sealed", "job/{}"),
     Column("idempotency", "(person_id::text || '/' || key)", "sealed", "idempotency/{}"),
 )
