@@ -21,7 +21,7 @@ from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile
 from mirror.git.pool import Pool
 from mirror.git.view import View
-from mirror.services import failpoints
+from mirror.services import failpoints, sealing
 from mirror.services.lease import PATIENCE, leased, leased_to_compact
 from mirror.services.open import Services
 from mirror.store.backup import history, parts, snapshots
@@ -94,13 +94,13 @@ async def _merges(
 
 async def _merge(services: Services, repo: Repo, lease: Lease, last: Snapshot, due: Merge) -> Part:
     """Steps 1 to 4 of `compact` for parts that are spliced."""
-    key = _key(repo, due)
+    key = await _key(services, repo, due)
     pool = Pool(services.git, services.disk.pool(repo.id), last.object_format)
     async with pool.lock():
         await pool.open_or_create()
         await hydrate.warm(services, repo, pool, last)
         async with view.scratch_view(pool, services.disk.scratch(repo.id)) as room:
-            async with _tentative(services, repo, key):
+            async with recover.tentative(services, repo.id, key):
                 await parts.intend(services.db, lease, repo.id, key)
                 failpoints.reached("compact: intent stored")
                 part = await _spliced(services, last.object_format, room, key, due.parts)
@@ -140,7 +140,7 @@ async def recut(
     parts that are replaced. Safe to run twice: the view has links of its own, and a killed run's is removed
     by the next one.
     """
-    key = _key(repo, due)
+    key = await _key(services, repo, due)
     room = services.disk.root / "restores" / f"checkpoint-{repo.id}"  # no sync empties it; see backup/recover
     await asyncio.to_thread(shutil.rmtree, room, ignore_errors=True)
     async with (
@@ -148,7 +148,7 @@ async def recut(
         view.scratch_view(None, room, object_format=last.object_format) as proving,
     ):
         failpoints.reached("compact: view made")
-        async with _tentative(services, repo, key):
+        async with recover.tentative(services, repo.id, key):
             await parts.intend(services.db, alone, repo.id, key)
             failpoints.reached("compact: intent stored")
             part, idx = await _packed(services, repo, last, seen, proving, key, due.parts, exact)
@@ -158,7 +158,7 @@ async def recut(
             if not await _is_as_it_was(services, repo, last, now, due, part):
                 await recover.discard(services, repo.id, key)
                 return None
-            async with _tentative(services, repo, key):
+            async with recover.tentative(services, repo.id, key):
                 part = await write_index(services.vault, part, idx)
                 failpoints.reached("compact: index stored")
             await parts.replace(services.db, lease, repo.id, due.parts, part, services.clock())
@@ -177,21 +177,12 @@ async def _is_as_it_was(
     if len(live) - len(others) != len(due.parts) or any(part.first <= due.last for part in others):
         return False
     stored = await services.vault.stat(new.key)
-    return stored is not None and stored.bytes == new.bytes
+    return stored is not None and stored.bytes == new.stored_bytes
 
 
-@asynccontextmanager
-async def _tentative(services: Services, repo: Repo, key: str) -> AsyncIterator[None]:
-    """Discard the upload under this key if the block fails: no row names it yet."""
-    try:
-        yield
-    except BaseException:
-        await recover.discard(services, repo.id, key)
-        raise
-
-
-def _key(repo: Repo, due: Merge | Checkpoint) -> str:
-    return layout.bundle_key(repo.id, due.parts[0].epoch, due.first, due.last, layout.unique())
+async def _key(services: Services, repo: Repo, due: Merge | Checkpoint) -> str:
+    is_sealed = await sealing.of(services, repo.id)
+    return layout.bundle_key(repo.id, due.parts[0].epoch, due.first, due.last, layout.unique(), is_sealed)
 
 
 async def _spliced(
@@ -263,10 +254,7 @@ async def _packed(
         pack.Indexing(self_contained=True, fix_thin=False, object_format=last.object_format),
     )
     failpoints.reached("compact: read back")
-    with IdxFile(proved.idx) as found:
-        for tip in tips:
-            if found.offset(bytes.fromhex(tip.decode())) is None:
-                raise Corrupt(f"{key}: git packed it without {tip.decode()}")
+    pack.check_has(proved.idx, tips, key)
     return part, proved.idx
 
 
@@ -296,8 +284,7 @@ async def _stored(
     """Write a bundle into the vault; the caller sets the part's place in the log."""
     async with upload(services.vault, key, header, object_format) as bundled:
         await bundled.all_of(chunks)
-        part = bundled.part()
-        await bundled.commit()
+        part = await bundled.commit(bundled.part())
     failpoints.reached("compact: bundle stored")
     return part
 

@@ -1,5 +1,6 @@
 """Deleting what nothing needs any more from the vault: replaced parts, and leftovers of killed runs."""
 
+import logging
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,9 +14,12 @@ from mirror.services.lease import PATIENCE, leased
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.backup import parts
-from mirror.vault.contract import Stat
+from mirror.store.upkeep import keeping, reseal
+from mirror.vault.contract import Stat, Vault
 
 GRACE: Final = timedelta(hours=24)  # how long a running restore may still read replaced parts
+
+log = logging.getLogger("mirror.prune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,15 @@ NOTHING: Final = Pruned((), 0, 0)
 async def prune(
     services: Services, grace: timedelta, repo: Repo | None = None, patience: float = PATIENCE
 ) -> Pruned:
-    """Delete replaced parts, stray objects and unfinished uploads that are older than `grace`.
+    """Delete replaced parts, records that are sealed by now, stray objects and unfinished uploads.
+
+    Only those that are older than `grace`.
 
     In a bucket that keeps versions, all versions are deleted, also those that an earlier deletion
     had only hidden. Objects that Object Lock keeps are reported and tried again the next time.
+
+    What a live run still reads waits, and what was dropped of a repo before it was put on legal hold. After a
+    rebuild everything waits until a verification has shown that what the vault calls newer holds it all.
 
     The row went first (a replaced part became a tombstone when its replacement was
     verified), the object follows, and the tombstone goes last. Safe to run twice.
@@ -61,38 +70,49 @@ async def prune(
         async with leased(services, one, patience) as lease:
             last = (await recover.recover(services, one, lease)).last
             await _check(services, one, last)
-            done = await _prune(services, one, grace)
+            done = await _prune(services, one, grace, last)
         total += done
     return total
 
 
-async def _prune(services: Services, repo: Repo, grace: timedelta) -> Pruned:
+async def _prune(services: Services, repo: Repo, grace: timedelta, last: Snapshot | None) -> Pruned:
     before = services.clock() - grace
+    read_since = await keeping.reading_since(services.db, repo.id)
+    on_hold = await keeping.hold(services.db, repo.id) is not None
+    unproved = await parts.is_unproved(services.db, repo.id)
     done = _Done()
     for grave in await parts.tombstones(services.db, repo.id):
-        if grave.replaced_at > before:
+        is_read = read_since is not None and grave.replaced_at >= read_since
+        has_dropped = last is not None and grave.epoch < last.epoch  # what the live parts no longer hold
+        if grave.replaced_at > before or is_read or unproved or (on_hold and has_dropped):
             done.waiting += 1
             continue
-        try:
-            await services.vault.delete(layout.index_key(grave.key))
-            await services.vault.delete(grave.key)
-        except Locked as locked:
-            done.keep(grave.key, locked)
+        if not await done.remove(services.vault, grave.key, index=True):
             continue
         failpoints.reached("prune: object deleted")
         await parts.bury(services.db, repo.id, grave.key)
         failpoints.reached("prune: row deleted")
         done.delete(grave.key, grave.bytes)
-    for stray in [*await strays(services, repo), *await _hidden(services, repo)]:
-        if stray.modified > before:
+    for small in await reseal.graves(services.db, repo.id):
+        if small.replaced_at > before or (read_since is not None and small.replaced_at >= read_since):
             done.waiting += 1
             continue
-        try:
-            await services.vault.delete(stray.key)
-        except Locked as locked:
-            done.keep(stray.key, locked)
+        if await services.stored.stat(layout.sealed(small.key)) is None:
+            log.warning("%s stays: the sealed object that replaced it is not there", small.key)
+            done.waiting += 1
             continue
-        done.delete(stray.key, stray.bytes)
+        if not await done.remove(services.vault, small.key):
+            continue
+        failpoints.reached("prune: plain object deleted")
+        await reseal.bury(services.db, small.key)
+        done.delete(small.key, small.bytes)
+    for stray in [*await strays(services, repo), *await _hidden(services, repo)]:
+        says_of_kept = stray.key in {layout.withdrawn_key(key) for key in done.locked}
+        if stray.modified > before or says_of_kept or unproved:
+            done.waiting += 1
+            continue
+        if await done.remove(services.vault, stray.key):
+            done.delete(stray.key, stray.bytes)
     under_way = {intent.key for intent in await parts.intents(services.db, repo.id)}  # of a checkpoint
     for upload in await services.vault.unfinished(layout.repo_prefix(repo.id)):
         if upload.since > before or upload.key in under_way:
@@ -116,11 +136,18 @@ class _Done:
         self.deleted.append(key)
         self.bytes += size
 
-    def keep(self, key: str, locked: Locked) -> None:
-        """Record an object that the store does not let anybody delete yet; the next prune tries again."""
-        self.locked.append(key)
-        if locked.until is not None:
-            self.until = min(self.until or locked.until, locked.until)
+    async def remove(self, vault: Vault, key: str, *, index: bool = False) -> bool:
+        """Delete an object, and its index. False: the store lets nobody yet; the next prune tries again."""
+        try:
+            if index:
+                await vault.delete(layout.index_key(key))
+            await vault.delete(key)
+        except Locked as locked:
+            self.locked.append(key)
+            if locked.until is not None:
+                self.until = min(self.until or locked.until, locked.until)
+            return False
+        return True
 
     def pruned(self) -> Pruned:
         return Pruned(tuple(self.deleted), self.bytes, self.waiting, tuple(self.locked), self.until)
@@ -171,7 +198,7 @@ async def _known(services: Services, repo: Repo) -> set[str]:
     for part in await parts.live(services.db, repo.id):
         known |= {part.key, layout.index_key(part.key)}
     for grave in await parts.tombstones(services.db, repo.id):
-        known |= {grave.key, layout.index_key(grave.key)}
+        known |= {grave.key, layout.index_key(grave.key), layout.withdrawn_key(grave.key)}
     for intent in await parts.intents(services.db, repo.id):
         known |= {intent.key, layout.index_key(intent.key)}
     return known
