@@ -78,7 +78,11 @@ async def know(db: Db, identity: UUID) -> UUID:
 async def unknown_of(db: Db, repo_ids: Collection[RepoId]) -> Sequence[RepoId]:
     """Those of these repos that this database does not know."""
     rows = await db.fetch(
-        "select id from unnest($1::uuid[]) as id where not exists (select from repo where repo.id = id.id)",
+        """
+        select id from unnest($1::uuid[]) as id
+        where not exists (select from repo where repo.id = id.id)
+          and not exists (select from erased_repo where repo_id = id.id)
+        """,
         list(repo_ids),
     )
     return [RepoId(UUID(bytes=row["id"].bytes)) for row in rows]
