@@ -5,19 +5,20 @@ import io
 import ipaddress
 import random
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import aiohttp
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
 from botocore import exceptions as boto
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from mirror.core import locks
 from mirror.core.errors import (
     BadCredentials,
     Corrupt,
@@ -28,10 +29,16 @@ from mirror.core.errors import (
     Refused,
     UsageError,
 )
+from mirror.core.locks import Locking
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]*")
-_OPTIONS: Final = ("endpoint_url", "region", "connect_timeout", "read_timeout", "attempts", "presign")
+_OPTIONS: Final = (
+    *("endpoint_url", "region", "connect_timeout", "read_timeout"),
+    *("attempts", "presign", "lock", "profile", "sse", "sse_kms_key_id"),
+)
+_CREATES: Final = frozenset({"put_object", "create_multipart_upload"})
+_SSE: Final = ("AES256", "aws:kms", "aws:kms:dsse")
 # No public name ends so.
 _NEAR: Final = frozenset("arpa home internal intranet lan local localdomain localhost svc".split())
 _CONNECTIONS: Final = 64
@@ -106,7 +113,11 @@ class BucketAddress:
     endpoint_url: str | None  # None: AWS, or what AWS_ENDPOINT_URL says
     region: str | None  # None: what AWS_DEFAULT_REGION says
     patience: Patience
+    profile: str | None = None  # of the AWS files, whose credentials are used; None: those of AWS_*
     presign: bool | None = None  # whether browsers reach the store; None: by its address, see is_public
+    locking: Locking | None = None  # how new objects are locked; None: not at all
+    encryption: Mapping[str, str] = field(default_factory=dict)  # that is asked of the store
+    says_lock: bool = False  # whether the URL decides about locking, not the setting for all stores
 
 
 class Told(Exception):
@@ -122,10 +133,11 @@ class Bucket:
 
     def __init__(self, client: Any, place: BucketAddress, connections: AsyncExitStack) -> None:
         self._client = client
-        self._name = place.bucket
+        self.name = place.bucket
         url = client.meta.endpoint_url
         self._presign = is_public(url) if place.presign is None else place.presign
         self._connections = connections
+        self._encryption = place.encryption
         self.patience = place.patience
         self.host = urlsplit(url).netloc
 
@@ -133,7 +145,7 @@ class Bucket:
     async def open(cls, place: BucketAddress) -> "Bucket":
         """The bucket at a place; no request is made yet. Raises UsageError, BadCredentials."""
         try:
-            session = get_session()
+            session = get_session() if place.profile is None else AioSession(profile=place.profile)
             if await session.get_credentials() is None:
                 raise _keyless()
             region = place.region or session.get_config_variable("region") or "us-east-1"
@@ -152,6 +164,11 @@ class Bucket:
         except _KEYLESS as error:
             raise _keyless() from error
         except (boto.BotoCoreError, ValueError) as error:
+            if place.profile is not None and isinstance(error, boto.ProfileNotFound):
+                raise UsageError(
+                    f"the AWS files have no profile {place.profile}; add it, or see "
+                    "AWS_SHARED_CREDENTIALS_FILE"
+                ) from None
             raise UsageError(
                 f"the AWS settings cannot be used ({type(error).__name__}); check AWS_*"
             ) from error
@@ -161,7 +178,7 @@ class Bucket:
 
     def describe(self, prefix: str) -> str:
         """Where it is, for a person."""
-        return f"the S3 bucket {'/'.join(filter(None, (self._name, prefix)))} at {self.host}"
+        return f"the S3 bucket {'/'.join(filter(None, (self.name, prefix)))} at {self.host}"
 
     async def call(
         self,
@@ -173,6 +190,8 @@ class Bucket:
         **parameters: Any,
     ) -> Any:
         """One request, tried again while that may help. Raises Told for the answers named in `told`."""
+        if operation in _CREATES:
+            parameters |= self._encryption
         clock = asyncio.get_running_loop().time
         end = clock() + self.patience.enough
         attempt = 1
@@ -210,10 +229,10 @@ class Bucket:
         async with asyncio.timeout(self.patience.connect + patience) as limit:
             method = getattr(self._client, operation)
             if body is None:
-                return await method(Bucket=self._name, **parameters)
+                return await method(Bucket=self.name, **parameters)
             stream = _Body(body, lambda: limit.reschedule(clock() + patience))
             try:
-                return await method(Bucket=self._name, Body=stream, **parameters)
+                return await method(Bucket=self.name, Body=stream, **parameters)
             finally:
                 stream.moved = None
 
@@ -225,7 +244,7 @@ class Bucket:
         """A link to GetObject with these parameters, for `expires` seconds; None: no browser gets there."""
         if not self._presign:
             return None
-        parameters["Bucket"] = self._name
+        parameters["Bucket"] = self.name
         link: str = await self._client.generate_presigned_url(
             "get_object", Params=parameters, ExpiresIn=expires
         )
@@ -261,11 +280,9 @@ class Bucket:
                 f"{where} refuses this key ({code}); check AWS_* and the key's permissions"
             ), False
         if code == "NoSuchBucket":
-            return UsageError(f"{where} has no bucket {self._name}; create it or correct VAULT_URL"), False
+            return UsageError(f"{where} has no bucket {self.name}; create it or correct VAULT_URL"), False
         if code in _ELSEWHERE:
-            return UsageError(
-                f"the bucket {self._name} is in another region; add region= to VAULT_URL"
-            ), False
+            return UsageError(f"the bucket {self.name} is in another region; add region= to VAULT_URL"), False
         if code == "RequestTimeTooSkewed":
             return Refused(f"this machine's clock differs from that of {where}; correct it"), False
         return Refused(f"{where} refused a request ({code}); check what the key may do there"), False
@@ -299,7 +316,9 @@ class _Body(io.BytesIO):
 def parse(url: SplitResult) -> BucketAddress:
     """The place that s3://bucket/prefix?endpoint_url=...&region=... names. Raises UsageError.
 
-    More options: connect_timeout and read_timeout (seconds), attempts, presign (on or off).
+    More options: connect_timeout and read_timeout (seconds), attempts, presign (on or off), lock as
+    core/locks reads it, profile (of the AWS files, for a store with credentials of its own), sse and
+    sse_kms_key_id (how the store itself is asked to encrypt each new object).
     """
     if "@" in url.netloc:
         raise UsageError(
@@ -320,6 +339,9 @@ def parse(url: SplitResult) -> BucketAddress:
     region = given.get("region")
     if region is not None and not re.fullmatch(r"[a-z0-9-]{1,40}", region):
         raise UsageError("VAULT_URL: region must be a name such as eu-central-1")
+    profile = given.get("profile")
+    if profile is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", profile):
+        raise UsageError("VAULT_URL: profile must be the name of a profile in the AWS files")
     usual = Patience()
     patience = Patience(
         connect=_number(given, "connect_timeout", usual.connect),
@@ -329,7 +351,28 @@ def parse(url: SplitResult) -> BucketAddress:
     if given.get("presign", "on") not in ("on", "off"):
         raise UsageError("VAULT_URL: presign must be on or off")
     presign = given["presign"] == "on" if "presign" in given else None
-    return BucketAddress(url.netloc, prefix, _endpoint(given.get("endpoint_url")), region, patience, presign)
+    return BucketAddress(
+        url.netloc,
+        prefix,
+        _endpoint(given.get("endpoint_url")),
+        region,
+        patience,
+        profile,
+        presign,
+        locking=locks.read(given["lock"], "VAULT_URL: lock") if "lock" in given else None,
+        encryption=_encryption(given),
+        says_lock="lock" in given,
+    )
+
+
+def _encryption(given: Mapping[str, str]) -> dict[str, str]:
+    """What a request that creates an object says of the store's own encryption. Raises UsageError."""
+    sse, key = given.get("sse"), given.get("sse_kms_key_id")
+    if sse is not None and sse not in _SSE:
+        raise UsageError(f"VAULT_URL: sse must be one of {', '.join(_SSE)}")
+    if key is not None and (sse in (None, "AES256") or not re.fullmatch(r"[A-Za-z0-9:/_-]{1,200}", key)):
+        raise UsageError("VAULT_URL: sse_kms_key_id must be the id or ARN of a key, beside sse=aws:kms")
+    return ({"ServerSideEncryption": sse} if sse else {}) | ({"SSEKMSKeyId": key} if key else {})
 
 
 def is_public(url: str) -> bool:

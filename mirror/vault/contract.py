@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
-from mirror.core.errors import LimitReached, OurFault
+from mirror.core.errors import LimitReached, OurFault, Refused
+from mirror.core.locks import Lock, Locking, LockProof
+from mirror.core.model import Sealed
 
 GET_LIMIT: Final = 64 << 20  # bytes; the most that `get` reads into memory
 
@@ -26,6 +28,7 @@ class Stat:
     key: str
     bytes: int
     modified: datetime
+    storage_class: str | None = None  # None: the usual one, or the store has only one
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,10 @@ class Writer(Protocol):
         Raises what the store met while it wrote earlier ones: LimitReached, NetworkError, Refused.
         """
 
-    async def commit(self) -> None:
+    async def commit(self) -> Sealed | None:
         """Make it an object, durable when this returns. Raises AlreadyExists where the key is taken.
+
+        Returns what was stored where it was sealed on the way; None: what was written.
 
         Raises Busy if another run discarded this upload.
         """
@@ -76,8 +81,8 @@ class Vault(Protocol):
         written by `put`: some stores let two large uploads win that end at the same moment.
         """
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Create a small object at once. Raises AlreadyExists, LimitReached."""
+    async def put(self, key: str, data: bytes) -> Sealed | None:
+        """Create a small object at once. Raises AlreadyExists, LimitReached. Returns what `commit` does."""
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to before `end` (None: the object's end), all of them or an error.
@@ -98,6 +103,38 @@ class Vault(Protocol):
         """Remove an object and all its versions in the store; does nothing if there is none.
 
         Raises Locked where the store keeps it for a time; it is as it was then.
+        """
+
+    def locking(self) -> Locking | None:
+        """How each new object is locked here (Object Lock), except exports. None: none is."""
+
+    async def retain(self, key: str, until: datetime) -> None:
+        """Let the store keep an object until then at least, in the mode of `locking`; never shortens a lock.
+
+        Safe to run twice. Raises NoSuchObject; Refused where `locking` is None.
+        """
+
+    async def hold(self, key: str, on: bool) -> None:
+        """Set or lift the legal hold of an object: while it is set, the store lets nobody delete it.
+
+        Safe to run twice. Raises NoSuchObject; Refused where the store has no Object Lock.
+        """
+
+    async def locked_until(self, key: str) -> Lock | None:
+        """What the store says keeps an object, asked now. None: nothing does. Raises NoSuchObject."""
+
+    async def prove_lock(self) -> LockProof:
+        """Try to break Object Lock on canaries, and read what of the store's settings would undo it.
+
+        A canary's lock ends after minutes, and the next proof deletes it. Raises Refused where the store
+        says itself that it has none.
+        """
+
+    def uncover(self, prefix: str = "") -> AsyncGenerator[str, None]:
+        """Make current again what was first stored under `prefix` and was hidden or overwritten since.
+
+        Gives the keys that were. Nothing in the vault is ever overwritten by us, so the first version of an
+        object is the true one. Safe to run twice, and does nothing in a store that keeps no versions.
         """
 
     def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
@@ -155,6 +192,11 @@ def check_prefix(prefix: str) -> str:
     if prefix:
         check_key(prefix + "x" if prefix.endswith("/") else prefix)
     return prefix
+
+
+def lockless(where: str) -> Refused:
+    """What `retain` and `hold` raise in a store that locks nothing."""
+    return Refused(f"{where} does not lock objects; use an S3 bucket with Object Lock, and set VAULT_LOCK")
 
 
 def too_large(key: str, limit: int) -> LimitReached:

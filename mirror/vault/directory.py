@@ -26,6 +26,7 @@ from mirror.core.errors import (
     UsageError,
 )
 from mirror.core.formats import layout, marker
+from mirror.core.locks import Lock, Locking, LockProof
 from mirror.vault.contract import (
     GET_LIMIT,
     Capabilities,
@@ -33,6 +34,7 @@ from mirror.vault.contract import (
     Unfinished,
     check_key,
     check_prefix,
+    lockless,
     too_large,
 )
 
@@ -166,6 +168,28 @@ class DirectoryVault:
         self._guard()
         with _explained(self._root):
             _remove(self._root, self._root / key)
+
+    def locking(self) -> Locking | None:
+        return None
+
+    async def retain(self, key: str, until: datetime) -> None:
+        raise lockless(self.describe())
+
+    async def hold(self, key: str, on: bool) -> None:
+        raise lockless(self.describe())
+
+    async def locked_until(self, key: str) -> Lock | None:
+        if await self.stat(key) is None:
+            raise NoSuchObject(f"{key} is not in the vault")
+        return None
+
+    async def prove_lock(self) -> LockProof:
+        raise lockless(self.describe())
+
+    async def uncover(self, prefix: str = "") -> AsyncGenerator[str, None]:
+        nothing: Sequence[str] = ()  # a directory keeps no versions
+        for key in nothing:
+            yield key
 
     async def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
         nothing: Sequence[Stat] = ()  # a directory keeps no versions

@@ -6,17 +6,19 @@ Who uses it: vault/open puts it around each store.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
 from mirror.core.errors import EverrefError, Origin, met_by, whose
+from mirror.core.locks import Lock, Locking, LockProof
 from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vault, Writer
 
 _mine = met_by(Origin.VAULT)
 
 
+Permit = Callable[[Vault], Awaitable[None]]  # raises unless the store may be written to
 Recognise = Callable[[Vault], Awaitable[UUID]]  # sees that a store is the vault that it should be
 
 
@@ -26,9 +28,12 @@ class Edge:
     No request goes to the store before it was recognised, if it can be.
     """
 
-    def __init__(self, store: Vault, recognise: Recognise | None = None) -> None:
+    def __init__(
+        self, store: Vault, recognise: Recognise | None = None, permit: Permit | None = None
+    ) -> None:
         self._store = store
         self._recognise = recognise
+        self._permit = permit
         self._is_recognised = recognise is None
         self._recognising = asyncio.Lock()
 
@@ -41,12 +46,19 @@ class Edge:
                     self._is_recognised = True
         return self._store
 
+    async def _ours_to_write(self) -> Vault:
+        """The store, recognised, and permitted to be written to."""
+        store = await self._ours()
+        if self._permit:
+            await self._permit(store)
+        return store
+
     def create(self, key: str) -> AbstractAsyncContextManager[Writer]:
-        return _Creating(self._ours, key)
+        return _Creating(self._ours_to_write, key)
 
     @_mine
     async def put(self, key: str, data: bytes) -> None:
-        await (await self._ours()).put(key, data)
+        await (await self._ours_to_write()).put(key, data)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         with whose(Origin.VAULT):
@@ -71,6 +83,31 @@ class Edge:
     @_mine
     async def delete(self, key: str) -> None:
         await (await self._ours()).delete(key)
+
+    def locking(self) -> Locking | None:
+        return self._store.locking()
+
+    @_mine
+    async def retain(self, key: str, until: datetime) -> None:
+        await (await self._ours()).retain(key, until)
+
+    @_mine
+    async def hold(self, key: str, on: bool) -> None:
+        await (await self._ours()).hold(key, on)
+
+    @_mine
+    async def locked_until(self, key: str) -> Lock | None:
+        return await (await self._ours()).locked_until(key)
+
+    @_mine
+    async def prove_lock(self) -> LockProof:
+        return await (await self._ours()).prove_lock()
+
+    async def uncover(self, prefix: str = "") -> AsyncGenerator[str, None]:
+        with whose(Origin.VAULT):
+            async with aclosing((await self._ours()).uncover(prefix)) as found:
+                async for key in found:
+                    yield key
 
     async def hidden(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
         with whose(Origin.VAULT):
@@ -101,7 +138,7 @@ class Edge:
     @_mine
     async def probe(self) -> None:
         await self.recognise()
-        await self._store.probe()
+        await (await self._ours_to_write()).probe()
 
     @_mine
     async def recognise(self) -> None:

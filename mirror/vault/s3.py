@@ -26,7 +26,10 @@ from mirror.core.errors import (
     NoSuchObject,
     Refused,
 )
+from mirror.core.formats import layout
+from mirror.core.locks import Lock, Locking, LockMode, LockProof
 from mirror.core.lowspeed import LowSpeed
+from mirror.vault import hazards, worm
 from mirror.vault.bucket import CHANGED, CUT, DENIED, Bucket, Patience, Told, parse
 from mirror.vault.contract import (
     GET_LIMIT,
@@ -35,6 +38,7 @@ from mirror.vault.contract import (
     Unfinished,
     check_key,
     check_prefix,
+    lockless,
     too_large,
 )
 
@@ -48,19 +52,37 @@ PAGE: Final = 1000  # keys of one answer, the most that S3 gives
 _PARTS: Final = 10_000  # of one upload at most, a rule of S3
 _SMALL_PARTS: Final = 7_000  # 54 GiB in parts of 8 MiB; from there on they grow, to reach 5 TiB with the rest
 _PROBE: Final = ".everref-probe-"
+_ARCHIVED: Final = (
+    "InvalidObjectState"  # of an object that must be restored from an archive before it is read
+)
 _WRITER: Final = "everref-writer"  # metadata that tells whose write it was when its answer was lost
+_COPY_OF: Final = "everref-copy-of"  # metadata: the version that this one brings back
 _ABORT_WITHIN: Final = 15.0  # seconds; what cannot be aborted by then is found by `unfinished`
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class S3Vault:
     """A Vault in a bucket, under a prefix."""
 
-    def __init__(self, bucket: Bucket, prefix: str, page: int = PAGE) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        prefix: str,
+        page: int = PAGE,
+        locking: Locking | None = None,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
         self._bucket = bucket
         self._root = prefix
         self._prefix = f"{prefix}/" if prefix else ""
         self._page = page
+        self._locking = locking
+        self._clock = clock  # for the ends of locks
         self._capabilities: Capabilities | None = None
+        self._lockable = False  # whether the bucket was found to have Object Lock
         self._versioned: bool | None = None  # None: nobody has asked
         self._probe_key = f"{_PROBE}{secrets.token_hex(8)}"
         self._probing = asyncio.Lock()
@@ -68,12 +90,24 @@ class S3Vault:
         self._conditional = True if bucket.host.endswith(".amazonaws.com") else None
 
     @classmethod
-    async def open(cls, url: SplitResult, patience: Patience | None = None, page: int = PAGE) -> "S3Vault":
-        """The vault at an s3 URL; no request is made yet. Raises UsageError, BadCredentials."""
+    async def open(
+        cls,
+        url: SplitResult,
+        patience: Patience | None = None,
+        page: int = PAGE,
+        *,
+        locking: Locking | None = None,
+        clock: Callable[[], datetime] = _now,
+    ) -> "S3Vault":
+        """The vault at an s3 URL; no request is made yet. `locking` counts unless the URL says `lock=`.
+
+        Raises UsageError, BadCredentials.
+        """
         place = parse(url)
         if patience:
             place = replace(place, patience=patience)
-        return cls(await Bucket.open(place), place.prefix, page)
+        chosen = place.locking if place.says_lock else locking
+        return cls(await Bucket.open(place), place.prefix, page, chosen, clock)
 
     @asynccontextmanager
     async def create(self, key: str) -> AsyncIterator["UploadWriter"]:
@@ -95,6 +129,7 @@ class S3Vault:
                 Key=self._prefix + key,
                 ChecksumCRC32=await _crc32(data),
                 Metadata={_WRITER: writer},
+                **await self._lock_of_new(key),
                 **condition,
             )
         except Told as told:
@@ -159,7 +194,7 @@ class S3Vault:
             wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         if etag:
             wanted["IfMatch"] = etag
-        told = ("NoSuchKey", "InvalidRange", "PreconditionFailed")
+        told = ("NoSuchKey", "InvalidRange", "PreconditionFailed", _ARCHIVED)
         try:
             answer = await self._bucket.call("get_object", told=told, Key=self._prefix + key, **wanted)
         except Told as answered:
@@ -167,6 +202,11 @@ class S3Vault:
                 return None
             if answered.code == "NoSuchKey":
                 raise _missing(key) from None
+            if answered.code == _ARCHIVED:
+                raise Refused(
+                    f"{key} is in an archive of the store and cannot be read at once; have the store restore"
+                    " it there (S3 RestoreObject), which takes minutes to days, and try again then"
+                ) from None
             raise Corrupt(f"{key} in the vault was replaced while it was read") from None
         if start and "ContentRange" not in answer:
             answer["Body"].close()
@@ -185,7 +225,9 @@ class S3Vault:
 
     async def stat(self, key: str) -> Stat | None:
         answer = await self._head(check_key(key))
-        return answer and Stat(key, answer["ContentLength"], answer["LastModified"].astimezone(UTC))
+        return answer and Stat(
+            key, answer["ContentLength"], answer["LastModified"].astimezone(UTC), _class_of(answer)
+        )
 
     async def _head(self, key: str) -> Any:
         try:
@@ -229,7 +271,8 @@ class S3Vault:
             for item in page.get("Contents", ()):
                 key = item["Key"][len(self._prefix) :]
                 if key.startswith(prefix) and not key.startswith(_PROBE):
-                    yield Stat(key, item["Size"], item["LastModified"].astimezone(UTC))
+                    modified = item["LastModified"].astimezone(UTC)
+                    yield Stat(key, item["Size"], modified, _class_of(item))
             if not page.get("IsTruncated"):
                 return
             marker = {"ContinuationToken": page["NextContinuationToken"]}
@@ -258,6 +301,116 @@ class S3Vault:
             if locked is None:
                 raise
             raise locked from None
+
+    def locking(self) -> Locking | None:
+        return self._locking
+
+    async def _lock_of_new(self, key: str) -> dict[str, Any]:
+        """What a request that creates an object says about its lock. Raises Refused as `_check_lockable`."""
+        if self._locking is None or key.startswith((layout.EXPORTS, _PROBE)):
+            return {}
+        await self._check_lockable()
+        return {
+            "ObjectLockMode": self._locking.mode.upper(),
+            "ObjectLockRetainUntilDate": self._locking.until(self._clock()),
+        }
+
+    async def retain(self, key: str, until: datetime) -> None:
+        if self._locking is None:
+            raise lockless(self.describe())
+        # Never BypassGovernanceRetention: nothing that Everref sends can end a lock early.
+        retention = {"Mode": self._locking.mode.upper(), "RetainUntilDate": until}
+        try:
+            await self._lock("put_object_retention", key, Retention=retention)
+        except BadCredentials:
+            # That is also the answer to an attempt to shorten a lock, which then stays as it is.
+            lock = await self.locked_until(key)
+            if lock is None or lock.until is None or lock.until < until:
+                raise
+
+    async def hold(self, key: str, on: bool) -> None:
+        await self._lock("put_object_legal_hold", key, LegalHold={"Status": "ON" if on else "OFF"})
+
+    async def _lock(self, operation: str, key: str, **wanted: Any) -> None:
+        """Change the lock of an object. Raises NoSuchObject; Refused where the bucket has no Object Lock."""
+        await self._check_lockable()
+        try:
+            await self._bucket.call(
+                operation, told=("NoSuchKey",), Key=self._prefix + check_key(key), **wanted
+            )
+        except Told:
+            raise _missing(key) from None
+
+    async def _check_lockable(self) -> None:
+        """Raise Refused unless the bucket says that it has Object Lock.
+
+        A store that does not know locks takes a request about one for a PUT of the object itself.
+        """
+        if not self._lockable:
+            try:
+                self._lockable = _locks(await self._bucket.call("get_object_lock_configuration"))
+            except Refused:  # there is none, or the store does not know the question
+                self._lockable = False
+            if not self._lockable:
+                raise lockless(self.describe())
+
+    async def locked_until(self, key: str) -> Lock | None:
+        answer = await self._head(check_key(key))
+        if answer is None:
+            raise _missing(key)
+        until = answer.get("ObjectLockRetainUntilDate")
+        is_held = answer.get("ObjectLockLegalHoldStatus") == "ON"
+        if until is None:
+            return Lock(None, None, True) if is_held else None
+        return Lock(LockMode(answer["ObjectLockMode"].lower()), until.astimezone(UTC), is_held)
+
+    async def prove_lock(self) -> LockProof:
+        await self._check_lockable()
+        mode = self._locking.mode if self._locking else LockMode.GOVERNANCE
+        canaries = f"{self._prefix}{_PROBE}lock-"
+        trials = await worm.Prover(self._bucket, canaries, mode, self._clock()).prove()
+        return LockProof(tuple(trials), tuple(await hazards.look(self._bucket, self._prefix, self._locking)))
+
+    async def uncover(self, prefix: str = "") -> AsyncGenerator[str, None]:
+        if not await self._keeps_versions():
+            return
+        versions: dict[str, list[_Version]] = {}
+        async for one in self._versions(check_prefix(prefix)):
+            if not one.key.startswith(_PROBE):
+                versions.setdefault(one.key, []).append(one)
+        for key, found in versions.items():
+            if len(found) > 1 and await self._uncover(found):
+                yield key
+
+    async def _uncover(self, versions: Sequence["_Version"]) -> bool:
+        """Make the first of these versions of one object current. False: it is."""
+        stored = [one for one in versions if not one.is_marker]  # newest first
+        if not stored or stored[-1].is_latest:
+            return False
+        first = stored[-1]
+        try:
+            for one in [*stored[:-1], *(one for one in versions if one.is_marker)]:
+                await self._delete_version(one)
+        except Locked:
+            return await self._put_on_top(first)  # whoever overwrote it locked that as well
+        return True
+
+    async def _put_on_top(self, first: "_Version") -> bool:
+        """Make a copy of this version the current one. False: it is, by an earlier call."""
+        key, mark = self._prefix + first.key, {_COPY_OF: first.id}
+        head = await self._head(first.key)
+        if head is not None and head.get("Metadata", {}).get(_COPY_OF) == first.id:
+            return False
+        await self._bucket.call(
+            "copy_object",
+            slow=True,
+            Key=key,
+            CopySource={"Bucket": self._bucket.name, "Key": key, "VersionId": first.id},
+            Metadata=mark,
+            MetadataDirective="REPLACE",
+            **await self._lock_of_new(first.key),
+        )
+        return True
 
     async def _keeps_versions(self) -> bool:
         """Whether the bucket keeps versions, or did once."""
@@ -408,6 +561,7 @@ class S3Vault:
             Key=self._prefix + key,
             ChecksumAlgorithm="CRC32",
             Metadata={_WRITER: writer},
+            **await self._lock_of_new(key),
         )
         upload_id: str = answer["UploadId"]
         return upload_id
@@ -568,6 +722,12 @@ async def _crc32(data: bytes) -> str:
     """As S3 writes it: base64 of the big-endian CRC-32."""
     crc = zlib.crc32(data) if len(data) < MIB else await asyncio.to_thread(zlib.crc32, data)
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def _class_of(answer: Any) -> str | None:
+    """The storage class that an answer names; None: the usual one."""
+    name = answer.get("StorageClass")
+    return None if name in (None, "", "STANDARD") else str(name)
 
 
 def _locks(answer: Any) -> bool:
