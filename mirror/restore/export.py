@@ -16,6 +16,7 @@ from mirror.core.formats import bundle, layout
 from mirror.core.model import Refs, Repo, RepoId, Snapshot
 from mirror.restore import restore
 from mirror.restore.restore import ALL, Restored, What
+from mirror.services import sealing
 from mirror.services.open import Services
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs
@@ -62,7 +63,7 @@ async def make(
     `forget` deletes what a killed run left. Raises OverLimit before the team has more bytes of bundles
     than its limit.
     """
-    key = layout.export_key()
+    key = layout.export_key(repo.id if await sealing.of(services, repo.id) else None)
     team_id = (await remotes.get(services.db, repo.id)).team_id
     limits, until = services.settings.limits, services.clock() + KEPT + LINK_LASTS
     counted = size = 0
@@ -139,7 +140,7 @@ def read(services: Services, export: Export, start: int, end: int) -> AsyncGener
 async def is_there(services: Services, export: Export) -> bool:
     """Whether the vault still has all of it."""
     found = await services.vault.stat(export.key)
-    return found is not None and found.bytes == export.bytes
+    return found is not None and (layout.is_sealed(export.key) or found.bytes == export.bytes)
 
 
 async def forget(services: Services) -> None:
@@ -150,7 +151,11 @@ async def forget(services: Services) -> None:
     now = services.clock()
     before = now - KEPT - LINK_LASTS
     async with aclosing(services.vault.list(layout.EXPORTS)) as found:
-        old = [stat.key async for stat in found if stat.modified < before]
+        old = [
+            stat.key
+            async for stat in found
+            if stat.modified < before and not stat.key.startswith(layout.UPLOADS)
+        ]
     was_said = bool(_locked)
     for key in _locked.keys() - set(old):
         del _locked[key]
