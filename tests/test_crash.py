@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -20,34 +19,6 @@ from mirror.store.backup import parts
 from mirror.upkeep import compact, prune, verify
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of, run_git
-
-
-@pytest.fixture
-def everref(mirror: Mirror) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command line over the same data as `mirror`; with `kill`, until that step."""
-    import os
-
-    settings = mirror.services.settings
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": settings.data,
-        "EVERREF_DATA": settings.data,
-        "DATABASE_URL": settings.database_url or "",
-        "SECRET_KEYS": ",".join(settings.secret_keys),
-        "VAULT_URL": f"file://{settings.data}/vault",
-        "ALLOW_PRIVATE_REMOTES": "1",
-    }
-
-    def run(*args: str, kill: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "tests.parts.crashing", kill, *args],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    return run
 
 
 def history_of(work: Work) -> None:

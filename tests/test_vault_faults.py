@@ -21,7 +21,7 @@ from mirror.core.errors import (
     Refused,
     UsageError,
 )
-from mirror.vault import s3
+from mirror.vault import open_vault, s3
 from mirror.vault.bucket import Patience
 from mirror.vault.s3 import PART, S3Vault
 from tests.parts import faultproxy as faults
@@ -392,3 +392,40 @@ async def test_an_upload_that_is_cancelled_while_the_store_hangs_is_given_up(
     await asyncio.wait({task})
     assert task.cancelled()
     assert await nothing_is_left(vault)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("sse=AES256", ["AES256", None]),
+        ("sse=aws:kms&sse_kms_key_id=alias/backups", ["aws:kms", "alias/backups"]),
+    ],
+)
+async def test_every_new_object_asks_the_store_to_encrypt_it_as_the_address_says(
+    s3_server: S3Server, proxy: FaultProxy, s3_credentials: None, options: str, said: list[str | None]
+) -> None:
+    asked: list[list[str | None]] = []
+
+    def creating(request: web.Request) -> bool:
+        if request.method == "PUT" and "partNumber" not in request.query or "uploads" in request.query:
+            names = ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id")
+            asked.append([request.headers.get(name) for name in names])
+            return True
+        return False
+
+    proxy.fail(creating, faults.says(400, "InvalidRequest"))  # it has no keys
+    async with open_vault(f"{s3_server.url(endpoint=proxy.endpoint)}&{options}", "unused") as vault:
+        with pytest.raises(Refused):
+            await vault.put("a.json", b"{}")
+        with pytest.raises(Refused):
+            async with vault.create("a.bundle") as writer:
+                await writer.write(bytes(2 * PART))
+                await writer.commit()
+    assert asked == [said, said]
+
+
+@pytest.mark.parametrize("options", ["sse=rot13", "sse_kms_key_id=a", "sse=AES256&sse_kms_key_id=a"])
+async def test_an_encryption_that_no_store_has_is_refused(s3_credentials: None, options: str) -> None:
+    with pytest.raises(UsageError, match="sse"):
+        async with open_vault(f"s3://bucket/x?{options}", "unused"):
+            pass

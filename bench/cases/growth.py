@@ -1,4 +1,4 @@
-"""How much a vault grows, against programs that back up the directory of a mirror."""
+"""How much a vault grows, against programs that back up the directory of a mirror; and what forks share."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from bench.room import Room
 from bench.sources import Source, pushes
 
 PUSHES = 30
+BEHIND = (0, 30, 300)  # pushes of its own that a fork has
 
 
 async def growth(room: Room) -> list[Row]:
@@ -54,3 +55,26 @@ async def _grown(room: Room, source: Source, count: int) -> Sequence[Row]:
             archive.backup(mirror)
     room.clear(mirror, place)
     return rows
+
+
+async def forks(room: Room) -> list[Row]:
+    """The first part of a fork whose parent is stored too: what a thin one would take, against a whole one.
+
+    Git packs both. No part is stored thin against another repo's: docs/decisions.md says why.
+    """
+    rows = []
+    for source in room.worth_replaying():
+        for count in BEHIND[: 2 if room.quick else None]:
+            start, tips = pushes(source, max(1, count))
+            fork, parent = tips[-1], start if count else tips[-1]
+            whole, thin = _packed(source, fork), _packed(source, fork, parent)
+            name = f"a fork with {count} pushes of its own"
+            rows.append(Row(name, source.name, (float(thin),), "bytes", "whole", (float(whole),)))
+    return rows
+
+
+def _packed(source: Source, tip: str, but: str | None = None) -> int:
+    """The bytes of a pack of what a commit reaches, thin against another one."""
+    wanted = f"{tip}\n" + (f"^{but}\n" if but else "")
+    git = ("git", f"--git-dir={source.path}", "pack-objects", "--revs", "--thin", "--stdout", "-q")
+    return len(run(*git, stdin=wanted.encode()))

@@ -33,6 +33,7 @@ PAGES: Final = (
     ("activity", "/acme/-/activity"),
     ("drills", "/acme/-/drills"),
     ("a report of 30 days", "/acme/-/report"),
+    ("costs", "/acme/-/costs"),
     ("settings", "/acme/-/settings"),
     ("audit log", "/acme/-/settings/audit"),
     ("repos by the API", "/api/v1/teams/acme/repos"),

@@ -18,6 +18,14 @@ SYNC: Final = (
     "sync: recorded",
     "sync: pool grown",
 )
+BRING_IN: Final = (
+    "upload: repo made",
+    "upload: proving",
+    "bring in: proved",
+    "bring in: taken",
+    "bring in: recorded",
+)
+RECEIVE: Final = ("receive: leased", "receive: requested", *SYNC[2:])
 COMPACT: Final = (
     "compact: leased",
     "compact: intent stored",
@@ -36,6 +44,25 @@ CHECKPOINT: Final = (
     "compact: index stored",
     "compact: recorded",
 )
+EPOCH: Final = (
+    "epoch: view made",
+    "epoch: intent stored",
+    "epoch: bundle stored",
+    "epoch: read back",
+    "epoch: leased for the record",
+    "epoch: told",
+    "epoch: index stored",
+    "epoch: recorded",
+)
+RESEAL: Final = (
+    "reseal: record stored",
+    "reseal: leased for the records",
+    "reseal: records recorded",
+    "reseal: intent stored",
+    "reseal: bundle stored",
+    "reseal: index stored",
+    "reseal: part recorded",
+)
 PRUNE: Final = ("prune: object deleted", "prune: row deleted")
 RESTORE: Final = (
     "restore: planned",
@@ -46,12 +73,26 @@ RESTORE: Final = (
     "restore: pushed",
     "restore: in place",
 )
+MIRROR: Final = ("mirror: planned", "mirror: part pushed", "mirror: pushed", "mirror: removed")
+KEYS: Final = ("keys: proved", "keys: file stored")
 DESCRIBE: Final = ("describe: stored",)
 NOTES: Final = ("notes: made", "notes: stored")
+COPIES: Final = ("copies: stored", "copies: deleted", "copies: damaged one deleted", "heal: copied")
+SWITCH: Final = ("switch: up to date", "switch: begun", "switch: level", "switch: done")
 EVIDENCE: Final = ("evidence: recorded", "evidence: stored")
 STATE: Final = ("state: begun", "state: stored", "state: told", "state: taken up")
 HOOK: Final = ("hook: row stored", "hook: at the forge", "hook: removed at the forge")
 LIST: Final = ("list: seen",)
+PENDING: Final = ("pending: begun", "pending: carried out")
+
+FORGET: Final = (
+    "forget: told the vault",
+    "forget: recorded",
+    "forget: object deleted",
+    "forget: cleared",
+)
+ERASE_TEAM: Final = ("erase: repo of a team let go", "erase: team deleted")
+ERASE: Final = ("erase: packed anew", "erase: deleted", "erase: person deleted")
 CHOOSE: Final = ("choose: repo stored", "choose: wished")
 
 
