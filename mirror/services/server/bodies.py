@@ -1,12 +1,36 @@
 """Memory for large bodies of requests: it is taken as their bytes arrive, so that announcing much holds none.
 
-Who calls: hooks/app for deliveries, web/dispatch for forms and calls.
+Who calls: hooks/app for deliveries, web/dispatch for forms and calls. And how long a body may take, as
+services/server/door sees to it.
 """
 
 import asyncio
-from typing import Final
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 WAITING: Final = 64  # bodies that wait for memory, for what has come of them takes some, too
+
+
+_PACE: Final = "everref.pace"  # in a request's scope
+
+
+@dataclass(slots=True)
+class Pace:
+    """Whether a body must be there soon, or may go on coming."""
+
+    streams: bool = False
+
+
+def paced(scope: MutableMapping[str, Any]) -> Pace:
+    """The pace of a request's body."""
+    pace: Pace = scope.setdefault(_PACE, Pace())
+    return pace
+
+
+def streams(scope: MutableMapping[str, Any]) -> None:
+    """Let this request's body take as long as it keeps coming: only for who was admitted."""
+    paced(scope).streams = True
 
 
 class Budget:

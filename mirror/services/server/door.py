@@ -24,7 +24,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mirror.core import peer
+from mirror.core import lowspeed, peer
+from mirror.services.server import bodies
 
 if TYPE_CHECKING or importlib.util.find_spec("httptools") is None:
     Protocol = H11Protocol
@@ -257,7 +258,11 @@ class _Progress:
 
 
 class Bodies:
-    """Waits for a body no longer than BODY_SECONDS, and sends what is PLAIN with every answer."""
+    """Waits for a body no longer than BODY_SECONDS, and sends what is PLAIN with every answer.
+
+    A body that its endpoint reads as it comes (`bodies.streams`) may take hours, as long as it keeps coming:
+    there BODY_SECONDS bound the silence, and lowspeed.RATES how little may come.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -267,14 +272,20 @@ class Bodies:
             await self.app(scope, receive, send)
             return
         at = _Progress()
-        until = asyncio.get_running_loop().time() + BODY_SECONDS
+        clock = asyncio.get_running_loop().time
+        until = clock() + BODY_SECONDS
+        speeds = lowspeed.Speeds()
+        pace = bodies.paced(scope)
 
         async def in_time() -> Message:
-            if at.whole or at.answered:
+            if at.whole or (at.answered and not pace.streams):
                 return await receive()
+            began = clock()
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(began + BODY_SECONDS if pace.streams else until):
                     message = await receive()
+                if pace.streams and speeds.is_slow(len(message.get("body", b"")), clock() - began):
+                    raise TimeoutError
             except TimeoutError:
                 if at.has_answered():
                     return {"type": "http.disconnect"}
