@@ -80,6 +80,10 @@ def _capability(line: bytes, object_format: ObjectFormat) -> ObjectFormat:
         return "sha256"
     if line == b"@object-format=sha1":
         return "sha1"
+    if line.startswith(b"@filter="):
+        raise Corrupt(
+            f"objects were left out of this bundle ({shown_text(line[1:])}); make one without --filter"
+        )
     raise Corrupt(f"this bundle needs a capability that Everref does not know: {shown_text(line)}")
 
 
