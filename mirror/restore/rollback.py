@@ -1,0 +1,175 @@
+"""Planning a rollback: the refs that somebody moved, in any number of repos, back to just before.
+
+Who calls: the page of a rollback, the API and the command `rollback`. The plan is kept in
+store/restore/rollbacks with what each ref held when it was made; jobs/rollbacks does it, a job a repo.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+from uuid import UUID
+
+from mirror.core.errors import EverrefError, NotFound, UsageError
+from mirror.core.model import RefName, Refs, Repo, RepoId, Target, has_remote
+from mirror.core.refs import Move
+from mirror.core.rules import rollback as rules
+from mirror.core.rules.rollback import Planned, Wanted
+from mirror.git import read
+from mirror.restore import restore, target
+from mirror.restore.target import Authority
+from mirror.services.open import Services
+from mirror.store import repos
+from mirror.store.backup import snapshots
+from mirror.store.browse import incidents
+from mirror.store.browse.incidents import Followed
+from mirror.store.people.teams import TeamId
+from mirror.store.restore import rollbacks
+from mirror.store.restore.rollbacks import PlannedRef, PlannedRepo, Rollback, RollbackId
+
+LISTING: Final = 10.0  # seconds for one host to list its refs
+AT_ONCE: Final = 8  # hosts that are asked at the same time
+REFS: Final = 2000  # of one plan
+REPOS: Final = 200
+SHOWN: Final = ("ready", "moved")  # states of refs whose commits a plan tells
+NO_REMOTE: Final = "it has no host to put it back at: push what it was from a clone"
+
+log = logging.getLogger("mirror.rollback")
+
+
+async def plan(
+    services: Services,
+    team_id: TeamId,
+    wanted: Wanted,
+    means: Authority,
+    *,
+    person_id: UUID | None = None,
+    created: bool = False,
+    moved: bool = False,
+) -> Rollback:
+    """What putting back all that is meant would do, ref by ref, kept so that it can be begun as it was seen.
+
+    1. Read the changes that are meant, and what followed them.
+    2. Ask each repo's host which refs it has; of one that does not answer the newest snapshot counts, and the
+       plan says so.
+    3. Decide ref by ref. `created`: also delete what did not exist before; `moved`: also take away what
+       others pushed since.
+    4. Keep it.
+
+    Nothing is written to any host. Raises UsageError where nothing is meant, or more than one plan holds.
+    """
+    found = await incidents.changes(services.db, team_id, wanted)
+    if not found.changes:
+        raise UsageError("nothing was pushed that matches; choose another account or a longer time")
+    if found.more:
+        raise UsageError(
+            f"more than {incidents.MOST:,} ref changes match, which one plan cannot hold; "
+            "choose a shorter time, one account or fewer repositories"
+        )
+    followed = await incidents.following(services.db, found.changes)
+    if len(followed) > REFS:
+        raise UsageError(f"{len(followed):,} refs match and one plan holds {REFS:,}; choose fewer")
+    by_repo = {repo_id: list(some) for repo_id, some in groupby(followed, key=lambda one: one.first.repo_id)}
+    if len(by_repo) > REPOS:
+        raise UsageError(f"{len(by_repo):,} repositories match and one plan holds {REPOS}; choose fewer")
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def of_repo(repo_id: RepoId, refs: Sequence[Followed]) -> tuple[str | None, list[Planned], int]:
+        async with slots:
+            return await _of_repo(services, team_id, repo_id, refs, means)
+
+    made = await asyncio.gather(*(of_repo(repo_id, refs) for repo_id, refs in by_repo.items()))
+    place, kept = 0, []
+    for (repo_id, refs), (problem, planned, snapshot) in zip(by_repo.items(), made, strict=True):
+        placed = []
+        for one in planned:
+            place += 1
+            placed.append(PlannedRef(place, one, one.chosen(created=created, moved=moved)))
+        kept.append(PlannedRepo(repo_id, refs[0].first.repo, snapshot, problem, tuple(placed)))
+    now = services.clock()
+    rollback_id = await rollbacks.add(services.db, team_id, person_id, wanted.asked, kept, now)
+    return await get(services, team_id, rollback_id)
+
+
+async def get(services: Services, team_id: TeamId, rollback_id: RollbackId) -> Rollback:
+    """The team's rollback of this id. Raises NotFound."""
+    found = await rollbacks.find(services.db, team_id, rollback_id)
+    if found is None:
+        raise NotFound("there is no such rollback; plans that were not begun go after a day")
+    return found
+
+
+async def _of_repo(
+    services: Services, team_id: TeamId, repo_id: RepoId, refs: Sequence[Followed], means: Authority
+) -> tuple[str | None, list[Planned], int]:
+    """Why its host could not be asked, its refs as planned, and the last kept snapshot before the moves."""
+    db = services.db
+    repo = await repos.get(db, repo_id)
+    first = min(one.first.before for one in refs)
+    number = await incidents.kept_before(db, repo_id, first) or first
+    if not has_remote(repo.url):
+        return NO_REMOTE, [_fixed(one) for one in refs], number
+    listed, problem = await _listed(services, team_id, repo, means)
+    before = {one.moves[0].old for one in refs} - {None}
+    lost = await incidents.unkept(db, repo_id, [one for one in before if one is not None])
+    if lost:
+        lost = await _gone(services, repo, lost)
+    planned = [
+        rules.planned(one.first.change.name, one.moves, one.now, lost, listed and _of(listed, one))
+        for one in refs
+    ]
+    return problem, planned, number
+
+
+def _fixed(one: Followed) -> Planned:
+    return Planned(one.first.change.name, one.now, one.moves[0].old, "fixed", NO_REMOTE)
+
+
+def _of(listed: Refs, one: Followed) -> dict[RefName, Target]:
+    name = one.first.change.name
+    return {name: listed[name]} if name in listed else {}
+
+
+async def _listed(
+    services: Services, team_id: TeamId, repo: Repo, means: Authority
+) -> tuple[Refs | None, str | None]:
+    """The refs that its host has now; or None, and why it could not be asked."""
+    try:
+        async with asyncio.timeout(LISTING):
+            to = await target.reach(services, team_id, {"kept": str(repo.id)}, means)
+            return await restore.listed_at(services, to), None
+    except TimeoutError:
+        return None, f"the host did not answer within {LISTING:g} s"
+    except EverrefError as error:
+        log.info("a rollback is planned by the newest snapshot of %s: %s", repo.id, error)
+        return None, str(error)
+
+
+async def _gone(services: Services, repo: Repo, suspected: set[Target]) -> set[Target]:
+    """Of what no kept snapshot names, the objects that are gone; those that another ref reaches are not.
+
+    Where nobody can look soon, all of them count as gone: the plan promises nothing that it cannot keep.
+    """
+    latest = await snapshots.latest(services.db, repo.id)
+    if latest is None:
+        return suspected
+    try:
+        async with asyncio.timeout(LISTING):
+            async with restore.moment_of(services, repo, latest, {}) as moment:
+                return await read.missing(moment.path, suspected)
+    except (EverrefError, TimeoutError) as error:
+        log.info("what %s still holds could not be looked up: %s", repo.id, error)
+        return suspected
+
+
+def moves(found: Rollback) -> list[tuple[RepoId, list[Move]]]:
+    """What each of its repos' refs would go from and to, the chosen ones first: for counting commits."""
+    told: list[tuple[RepoId, list[Move]]] = []
+    for one in found.repos:
+        refs = sorted(
+            (each for each in one.refs if each.ref.state in SHOWN), key=lambda each: not each.chosen
+        )
+        steps = [(each.ref.name, each.ref.expected, each.ref.target) for each in refs]
+        told.append((one.repo_id, [(name, old, new) for name, old, new in steps if new is not None]))
+    return told

@@ -1,0 +1,112 @@
+"""Incidents and rollbacks as pages and the API do them: what is asked for, who may, what is audited."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from mirror.core.errors import NotFound
+from mirror.core.model import RepoId
+from mirror.core.rules import rollback as rules
+from mirror.core.rules.rollback import Wanted
+from mirror.jobs import rollbacks
+from mirror.jobs.rollbacks import State
+from mirror.restore import rollback
+from mirror.restore.target import Authority
+from mirror.store import repos
+from mirror.store.restore.rollbacks import RollbackId
+from mirror.web.dispatch import RequestContext
+from mirror.web.drafts import limited, queue
+
+
+def wanted(context: RequestContext, given: Mapping[str, Sequence[str]]) -> Wanted:
+    """The ref changes that are meant. Raises UsageError with the field that is wrong."""
+    return rules.wanted(given, context.now, context.zone, untold=bool(given.get("untold")))
+
+
+async def plan(context: RequestContext, meant: Wanted, *, created: bool, moved: bool) -> RollbackId:
+    """Plan to put them back; nothing is written to any host. Raises UsageError where nothing is meant."""
+    async with context.planning():
+        made = await rollback.plan(
+            context.services,
+            context.of_team().id,
+            meant,
+            Authority(context.acting),
+            person_id=context.owner().id,
+            created=created,
+            moved=moved,
+        )
+    return made.id
+
+
+async def state(context: RequestContext) -> State:
+    """The path's rollback, of this team. Raises NotFound."""
+    return await rollbacks.state(context.services, context.of_team().id, id_of(context))
+
+
+async def made(context: RequestContext, rollback_id: RollbackId) -> State:
+    """A rollback that was planned just now."""
+    return await rollbacks.state(context.services, context.of_team().id, rollback_id)
+
+
+def id_of(context: RequestContext) -> RollbackId:
+    """The rollback in the path. Raises NotFound."""
+    try:
+        return RollbackId(UUID(str(context.path["rollback"])))
+    except ValueError:
+        raise NotFound("there is no such rollback") from None
+
+
+async def begin(context: RequestContext, places: Collection[int] | None) -> State:
+    """Begin the path's plan with these of its refs, once. It counts as one restore of the person's."""
+    found = await state(context)
+    if found.rollback.begun_at is not None:
+        return found
+    await limited(context)
+    team = context.of_team()
+    begun = await rollbacks.begin(
+        context.services,
+        team.id,
+        found.rollback.id,
+        _Doing(context, "restore.push"),
+        person_id=context.owner().id,
+        places=places,
+    )
+    await _audit(context, "rollback.begin", begun)
+    return begun
+
+
+async def again(context: RequestContext) -> State:
+    """Go on with the repos whose refs are not all back."""
+    await limited(context)
+    doing = _Doing(context, "restore.push")
+    done = await rollbacks.again(context.services, context.of_team().id, id_of(context), doing)
+    await _audit(context, "rollback.again", done)
+    return done
+
+
+async def undo(context: RequestContext) -> State:
+    """Undo all that the path's rollback wrote."""
+    doing = _Doing(context, "restore.undo")
+    done = await rollbacks.undo_all(context.services, context.of_team().id, id_of(context), doing)
+    await _audit(context, "rollback.undo", done)
+    return done
+
+
+class _Doing:
+    """Queues the job of one repo, as this person requests it, and writes that down."""
+
+    def __init__(self, context: RequestContext, action: str) -> None:
+        self._context, self._action = context, action
+
+    async def __call__(self, repo_id: RepoId, asked: dict[str, Any]) -> None:
+        context = self._context
+        repo = await repos.get(context.services.db, repo_id)
+        await queue(context, repo, "restore", asked)
+        detail = {"to": repo.url, "rollback": asked[rollbacks.ASKED], "overwrites": True}
+        await context.audit(self._action, repo.name, repo_id, detail)
+
+
+async def _audit(context: RequestContext, action: str, done: State) -> None:
+    found = done.rollback
+    detail = {"rollback": str(found.id), "refs": found.chosen, **found.asked}
+    await context.audit(action, done.sentence, detail=detail)

@@ -1,0 +1,215 @@
+"""The page of an incident: what one account pushed everywhere, and putting it back; and the API of it."""
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from html import unescape
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mirror.backup import sync
+from mirror.browse import plan_commits
+from mirror.core.model import RefName
+from mirror.core.rules.roles import Role
+from mirror.jobs.runner import Runner
+from mirror.store import repos
+from mirror.store.people import audit
+from mirror.store.people.people import Person
+from mirror.store.people.teams import Team
+from mirror.web.pages import incident as pages
+from tests.parts.api import with_token
+from tests.parts.repos import Work
+from tests.parts.web import Browser, Site
+
+WINDOW = {"since": "2020-01-01", "until": "2030-01-01"}
+PAGE = "/ann/-/incident"
+MAIN, SIDE = RefName(b"refs/heads/main"), RefName(b"refs/heads/side")
+
+
+@dataclass
+class Attacked:
+    """Ann's team, with two repositories to which mallory pushed, and her browser."""
+
+    site: Site
+    ann: Person
+    team: Team
+    works: list[Work]
+    browser: Browser
+
+    async def worked_off(self) -> None:
+        await Runner(self.site.mirror.services).work_off()
+
+    async def actions(self) -> list[str]:
+        return [one.entry.action for one in await audit.page(self.site.mirror.services.db, self.team.id)]
+
+
+@pytest_asyncio.fixture
+async def attacked(site: Site, make_work: Any, monkeypatch: pytest.MonkeyPatch) -> Attacked:
+    monkeypatch.setattr(pages, "READING", 60.0)  # seconds: a busy machine counts no commits in two
+    ann = await site.person("ann")
+    team = await site.team(ann)
+    services, works = site.mirror.services, []
+    for name in ("api", "web"):
+        work = make_work(f"{name}.git")
+        work.commit("main", message="Good work")
+        work.commit("side")
+        repo = await repos.add(services.db, team.id, f"acme/{name}", str(work.path), site.mirror.clock())
+        await sync.sync(services, repo.id)
+        work.set("main", work.commit(None, {"evil": b"1\n"}, message="Evil work", parents=[]))
+        work.delete("side")
+        work.set("backdoor", work.tip("main"))
+        await sync.sync(services, repo.id)
+        works.append(work)
+    await services.db.execute("update ref_change set pushed_by = '=Mallory' where snapshot = 2")
+    site.mirror.clock.step = timedelta(seconds=1)  # who has signed in stays sure
+    return Attacked(site, ann, team, works, await site.signed_in(ann))
+
+
+def places(page: str) -> list[str]:
+    return re.findall(r'name="place" value="(\d+)" checked', page)
+
+
+async def test_what_an_account_pushed_is_listed_planned_put_back_and_undone(attacked: Attacked) -> None:
+    browser, works = attacked.browser, attacked.works
+    before = [dict(work.refs()) for work in works]
+    listed = await browser.get(PAGE, **WINDOW, actor="=mallory")
+    assert listed.status_code == 200 and "6 refs in 2 repositories" in listed.text
+    assert "Good work" in listed.text and "Evil work" in listed.text
+    planned = await browser.post(f"{PAGE}/plan", **WINDOW, actor="=mallory")
+    address = planned.headers["location"]
+    page = await browser.follow(planned)
+    assert "Put the ticked refs back" in page.text and "loses 1 commit" in unescape(page.text)
+    ticked = places(page.text)
+    assert len(ticked) == 4 and "It did not exist before" in page.text
+    assert "4 refs in 2 repositories are ticked.</strong> 2 are not" in page.text
+    assert page.text.count("2 of 3 refs ticked") == 2
+    nothing = await browser.follow(await browser.post(f"{address}/begin"))
+    assert "No ref is chosen" in nothing.text
+    begun = await browser.post(f"{address}/begin", place=ticked)
+    assert begun.headers["location"] == address
+    waits = await browser.get(address)
+    assert "0 of 2 repositories done" in waits.text and "Undo the whole" not in waits.text
+    await attacked.worked_off()
+    receipt = await browser.get(address)
+    assert "4 refs of 2 repositories put back." in receipt.text
+    assert all(SIDE in work.refs() for work in works)
+    again = await browser.post(f"{address}/begin", place=ticked)  # a second press starts nothing
+    assert again.status_code == 303
+    queued = "select count(*) from job where kind = 'restore'"
+    assert await attacked.site.mirror.services.db.fetchval(queued) == 2
+    stream = await browser.get(f"{address}/events")
+    assert "4 refs of 2 repositories put back" in stream.text
+    listed = await browser.get(PAGE)
+    assert f'href="{address}">4 refs in 2 repositories pushed by =mallory</a>' in listed.text
+    await browser.post(f"{address}/undo")
+    await attacked.worked_off()
+    assert "2 of 2 repositories undone." in (await browser.get(address)).text
+    assert [dict(work.refs()) for work in works] == before
+    actions = await attacked.actions()
+    assert actions.count("restore.push") == 2 and actions.count("restore.undo") == 2
+    assert [one for one in actions if one.startswith("rollback")] == ["rollback.undo", "rollback.begin"]
+
+
+async def test_what_is_not_counted_or_was_no_push_is_not_passed_over(
+    attacked: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_commits, "COUNTED", 1)
+    browser = attacked.browser
+    page = await browser.follow(await browser.post(f"{PAGE}/plan", **WINDOW, actor="=mallory"))
+    assert page.text.count("loses 1 commit") == 2
+    assert page.text.count("What 1 ref loses and gains was not counted.") == 2
+    first = await browser.get(PAGE, **WINDOW, untold="yes")  # what the first backups found
+    assert "3 created" in first.text and "1 default branch changed" not in first.text
+
+
+async def test_a_viewer_sees_and_only_who_proved_who_they_are_puts_back(attacked: Attacked) -> None:
+    site, address = attacked.site, f"{PAGE}/plan"
+    viewer = await site.signed_in(await site.member(attacked.team, "vera", Role.VIEWER))
+    seen = await viewer.get(PAGE, **WINDOW)
+    assert seen.status_code == 200 and "Plan to put these back" not in seen.text
+    assert (await viewer.post(address, **WINDOW)).status_code in (403, 404)
+    planned = await attacked.browser.post(address, **WINDOW)
+    made = planned.headers["location"]
+    assert "Somebody with the role operator" in (await viewer.get(made)).text
+    assert (await viewer.post(f"{made}/begin", place="1")).status_code in (403, 404)
+    other = await site.signed_in(await site.member(attacked.team, "olaf", Role.OPERATOR))
+    theirs = await other.follow(await other.post(f"{made}/begin", place="1"))
+    assert "Somebody else made this plan" in theirs.text
+    stranger = await site.signed_in(await site.person("sam"))
+    assert (await stranger.get(made)).status_code == 404
+    await site.mirror.services.db.execute("update session set sure_at = sure_at - interval '1 hour'")
+    late = await attacked.browser.post(f"{made}/begin", place="1")
+    assert late.status_code == 303 and late.headers["location"].startswith("/account/sure")
+
+
+async def test_the_table_runs_no_formulas_and_bad_words_are_named_at_their_field(attacked: Attacked) -> None:
+    browser = attacked.browser
+    table = await browser.get(PAGE, **WINDOW, actor="=mallory", **{"as": "csv"})
+    rows = list(csv.DictReader(io.StringIO(table.text)))
+    assert {row["by"] for row in rows} == {"'=Mallory"} and len(rows) == 6
+    assert {row["what"] for row in rows} == {"forced", "deleted", "created"}
+    assert "attachment" in table.headers["content-disposition"]
+    told = (await browser.get(PAGE, **WINDOW, kind="forced deleted", **{"as": "json"})).json()
+    assert sorted(one["name"] for one in told["items"]) == ["refs/heads/main"] * 2 + ["refs/heads/side"] * 2
+    for field, value in (("since", "whenever"), ("until", "2019-01-01"), ("kind", "odd")):
+        wrong = await browser.get(PAGE, **(WINDOW | {field: value}))
+        assert wrong.status_code == 422 and 'class="wrong"' in wrong.text, field
+    empty = await browser.get(PAGE, **WINDOW, actor="nobody")
+    assert "Nothing was pushed that matches" in empty.text
+    refused = await browser.follow(await browser.post(f"{PAGE}/plan", **WINDOW, actor="nobody"))
+    assert "Nothing was pushed that matches" in refused.text
+
+
+async def test_a_program_lists_plans_begins_and_undoes(attacked: Attacked) -> None:
+    site, works = attacked.site, attacked.works
+    mine = await with_token(site, attacked.ann, attacked.team)
+    asked = WINDOW | {"actor": "=MALLORY"}
+    found = await mine.get("/teams/ann/changes", **asked, kind="deleted")
+    assert [(one["repo"], one["what"], one["by"]) for one in found["items"]] == [
+        ("acme/web", "deleted", "=Mallory"),
+        ("acme/api", "deleted", "=Mallory"),
+    ]
+    plan = await mine.post("/teams/ann/rollbacks", asked | {"actor": ["=mallory"], "created": True})
+    assert (plan["state"], plan["refs_chosen"]) == ("planned", 6)
+    (main,) = [ref for ref in plan["repos"][0]["refs"] if ref["name"] == "refs/heads/main"]
+    assert (main["loses"], main["gains"], main["lost"][0]["summary"]) == (1, 1, "Evil work")
+    path = f"/teams/ann/rollbacks/{plan['id']}"
+    moved = works[0].commit("main", message="Pushed after the plan")
+    assert (await mine.post(f"{path}/begin"))["state"] == "running"
+    await attacked.worked_off()
+    done = await mine.get(path)
+    assert done["state"] == "failed"
+    assert done["repos"][0]["counts"] == {"created": 1, "refused": 1, "removed": 1}
+    assert "refused" in done["repos"][0]["problem"] and done["repos"][1]["state"] == "done"
+    assert works[0].refs()[MAIN] == moved
+    assert (await mine.ask("POST", f"{path}/retry", {})).status_code == 202
+    await attacked.worked_off()
+    await mine.post(f"{path}/undo")
+    await attacked.worked_off()
+    assert (await mine.get(path))["state"] == "undone"
+    reader = await with_token(site, attacked.ann, attacked.team, ("read",))
+    assert (await reader.ask("POST", f"{path}/begin", {})).status_code == 403
+    assert (await reader.get("/teams/ann/changes", **asked))["more"] is False
+
+
+async def test_one_accounts_changes_are_found_by_index(attacked: Attacked) -> None:
+    db = attacked.site.mirror.services.db
+    await db.execute(
+        """
+        insert into ref_change (repo_id, snapshot, position, ref_id, old, new, kind, pushed_by)
+        select repo_id, 2, 1000 + n, ref_id, new, new, 'fast-forwarded', 'user' || n % 300
+        from (select * from ref_change where new is not null limit 1) one, generate_series(1, 20000) n
+        """
+    )
+    await db.execute("analyze ref_change")
+    plan = await db.fetch(
+        """
+        explain select * from ref_change move where repo_id = (select repo_id from ref_change limit 1)
+          and snapshot between 1 and 5 and pushed_by is not null and lower(pushed_by) = any(array['user7'])
+        """
+    )
+    assert any("ref_change_by" in row[0] for row in plan), plan
