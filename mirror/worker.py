@@ -35,6 +35,7 @@ from mirror.git.run import SLOTS
 from mirror.jobs import periodic
 from mirror.jobs import sweep as sweeping
 from mirror.jobs.looks import looking
+from mirror.jobs.mirrors import Mirroring
 from mirror.jobs.periodic import Periodic, Together
 from mirror.jobs.run import RUN_SECONDS
 from mirror.jobs.runner import Runner
@@ -176,6 +177,7 @@ async def working(
             queue.listen,
             partial(outages.watch, services, runner.look_soon),
         ]
+        works.append(Mirroring(services, lambda: runner.shares).work)
         if periodical:
             own, shared = [tidying, telling], [sweeps, *maintenance.each]
             works.append(partial(periodic.by_our_clock, services, own, shared, queue.lives))

@@ -653,6 +653,21 @@ async def test_a_repos_schedule_is_checked_and_kept(kept: Kept) -> None:
     assert (back.json()["schedule"], back.json()["paused_at"]) == (None, None)
 
 
+async def test_what_is_kept_of_a_repo_is_shown_set_and_held_by_its_id(kept: Kept) -> None:
+    wanted = {"keep_last": 2, "why": "the disk"}
+    saved = await kept.program.ask("PUT", f"{kept.at}/retention", wanted)
+    assert saved.status_code == 403  # one that keeps less is asked for by a person who signs in
+    shown = await kept.program.get(f"{kept.at}/retention", keep_last=1)
+    assert [one["snapshot"] for one in shown["preview"]["kept"]][-1] == 3
+    pinned = await kept.program.ask("PUT", f"{kept.at}/kept", {"snapshot": 1, "note": "the release"})
+    assert (pinned.status_code, pinned.json()["snapshot"]) == (200, 1)
+    held = await kept.program.ask("PUT", f"{kept.at}/hold", {"reason": "case 12"})
+    assert (held.status_code, held.json()["reason"]) == (200, "case 12")
+    shown = await kept.program.get(f"{kept.at}/retention")
+    assert shown["hold"]["reason"] == "case 12"
+    assert [one["snapshot"] for one in shown["kept_by_hand"]] == [1]
+
+
 async def test_a_hook_is_given_rotated_and_removed(kept: Kept) -> None:
     assert (await kept.program.ask("GET", f"{kept.at}/hook")).status_code == 404
     made = await kept.program.post(f"{kept.at}/hook", {"forge": "github"})

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, get_args
 from uuid import UUID
 
@@ -20,22 +21,27 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mirror.backup import sync
-from mirror.core import signed
+from mirror.backup import sync, uploads
+from mirror.core import identities, signed
 from mirror.core.model import Repo
+from mirror.core.rules import pending as pending_rules
+from mirror.core.rules.recovery_keys import Kind
 from mirror.core.rules.roles import Role, Scope
+from mirror.core.rules.rollback import Wanted
 from mirror.jobs import run as flow
-from mirror.people import members
+from mirror.people import members, pending
 from mirror.people.acting import By
+from mirror.restore import mirrors, shares
 from mirror.store import repos
+from mirror.store.backup import snapshots
 from mirror.store.discovery import connections
 from mirror.store.discovery.connections import ConnectionId, NewConnection
 from mirror.store.jobs import jobs
 from mirror.store.notify import channels
-from mirror.store.people import links, notices, people, sessions, teams, tokens
+from mirror.store.people import keys, links, notices, people, sessions, teams, tokens
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
-from mirror.store.restore import team_drills
+from mirror.store.restore import rollbacks, team_drills
 from mirror.web import app as web
 from mirror.web.api.call import Body, Call
 from mirror.web.app import ENDPOINTS
@@ -105,8 +111,19 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
     channel = await channels.add(
         db, services.keyring, told, "webhook", "hooks", "hooks.example.org", hook, now, confirmed=True
     )
+    mirrored = await mirrors.add(
+        site.mirror.services, None, team, None, mirrors.Wanted("https://git.example.org/acme/{name}")
+    )
     drill = await team_drills.begin(db, team.id, now, person_id=alice.id)
+    rollback = await rollbacks.add(db, team.id, alice.id, Wanted(now - timedelta(days=1), now).asked, [], now)
+    new = keys.NewKey(identities.made().recipient, Kind.AGE, "Alice's")
+    key = await keys.add_recovery(db, team.id, new, alice.id, now)
+    asked = await pending.ask(services, None, team, pending_rules.Kind.SHORTEN_DELAY, {"days": 8})
+    (snapshot,) = await snapshots.page(db, repo.id, None, 1)
+    _, share = await shares.make(services, By(alice, now), team, repo, shares.Wanted(snapshot=snapshot))
+    upload = await uploads.begin(services, team.id, alice.id, "api.bundle", 1000)
     parts = {
+        "action": str(asked.id),
         "team": team.name,
         "repo": str(repo.id),
         "repo:repo": repo.name,
@@ -128,10 +145,16 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
         "path:path": "README.md",
         "proof": "drill",
         "channel": str(channel.id),
+        "mirror": str(mirrored.id),
         "drill": str(drill.id),
+        "share": str(share.id),
+        "rollback": str(rollback),
         "day": "2026-03-02",
+        "key": str(key),
+        "upload": str(upload.id),
         "link": link,
         "name": "style.css",
+        "file": "api.tar.gz",
     }
     visitors = [Visitor("nobody")]
     visitors.append(await signed_in(site, "another team's owner", mallory, None))
@@ -187,10 +210,12 @@ def expected(endpoint: Endpoint, visitor: Visitor) -> int | str:
     """What the visitor must be answered, or "reached": that they come to the endpoint."""
     program = visitor.scopes is not None or visitor.name == "owner's program"
     known = visitor.session or (program and endpoint.is_api)
+    if endpoint.git:  # no page can ask as who is signed in there
+        known = visitor.scopes is not None
     if endpoint.needs is Needs.NOTHING:
         return "reached"
     if not known:
-        return 303 if endpoint.method in SAFE and not endpoint.is_api else 401
+        return 303 if endpoint.method in SAFE and not (endpoint.is_api or endpoint.git) else 401
     if endpoint.needs is not Needs.PERSON:
         if visitor.role is None:
             return 404
@@ -295,10 +320,10 @@ async def test_in_a_team_of_ones_own_anothers_objects_are_not_there(world: World
     for endpoint in ENDPOINTS:
         names = set(re.findall(r"{([^}]+)}", endpoint.path)) & {
             *("repo", "repo:repo", "job", "backup", "connection", "notice", "token", "person"),
-            *("channel", "drill"),
+            *("channel", "drill", "share"),
             *(("invitation",) if "{team}" in endpoint.path else ()),
         }
-        if not names or endpoint.needs in (Needs.NOTHING, Needs.PERSON):
+        if not names or endpoint.needs in (Needs.NOTHING, Needs.PERSON) or endpoint.git:
             continue
         answer = await browser.client.request(
             endpoint.method, address(endpoint, mine), headers=mallory.headers, **sent(endpoint, mine)
@@ -344,6 +369,7 @@ def may_lack(endpoint: Endpoint) -> bool:
         or "/evidence/" in endpoint.path
         or endpoint.path.startswith("/status/")  # of whoever runs Everref
         or "bundle" in endpoint.path
+        or endpoint.git is not None  # is asked with a token, never with a cookie
     )
 
 
@@ -444,6 +470,8 @@ def _value(name: str, kind: Any, parts: Mapping[str, str]) -> Any:
         return sample(plain, parts)  # type: ignore[arg-type]
     if plain is Role:
         return "viewer"
+    if plain is int:
+        return 1
     if name == "scopes":
         return ["read"]
     if name == "repositories":

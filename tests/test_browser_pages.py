@@ -31,9 +31,12 @@ OTHERWISE: Final = {
     "/auth/{forge}": "leads to the forge",
     "/auth/{forge}/callback": "leads on, from the forge",
     "/{team}/-/settings/audit.jsonl": "is downloaded",
+    "/{team}/-/settings/keys/{key}/sample.age": "is downloaded",
     "/{team}/{repo:repo}/-/raw/{path:path}": "a file of somebody's",
     "/{team}/{repo:repo}/-/object/{oid}": "an object of somebody's, as git keeps it",
     "/status/channels": "is /account/channels, for whoever runs Everref",
+    "/status/{team}.json": "is for programs",
+    "/git/{team}/{repo:repo}/bundles/{raw}": "is for git",
     "/{team}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/live": "is streamed",
     "/{team}/{repo:repo}/-/progress": "is streamed",
@@ -41,8 +44,13 @@ OTHERWISE: Final = {
     "/{team}/{repo:repo}/-/pushes/{number}": "is a part of a page",
     "/{team}/-/activity/{job}/events": "is streamed",
     "/{team}/-/drills/{drill}/events": "is streamed",
+    "/{team}/-/incident/{rollback}/events": "is streamed",
+    "/{team}/-/bring/{upload}/events": "is streamed",
     "/{team}/{repo:repo}/-/restore/over": "leads back to the plan",
     "/{team}/{repo:repo}/-/bundles/{job}": "is downloaded",
+    "/{team}/{repo:repo}/-/archive/{file}": "is downloaded",
+    "/s/{link}/bundle": "is downloaded",
+    "/s/{link}/archive/{file}": "is downloaded",
     "/{team}/{repo:repo}/-/restores/{job}/events": "is streamed",
     "/{team}/{repo:repo}/-/restores/{job}/undo/now": "leads back to the plan",
 }
@@ -51,12 +59,14 @@ OTHERWISE: Final = {
 TWICE: Final = """() => [...document.querySelectorAll("[id]")].map((one) => one.id)
   .filter((id, at, all) => all.indexOf(id) !== at)"""
 
+PASSWORD: Final = "a rather long one"
 ALSO: Final = ("/",)  # all teams of who is in several; who is signed out is led to signing in
 
 # Every page by its way, as it can be met. The names in them are those of `World.names`.
 PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/": (),  # of who is signed in: ALSO
     "/status": ("/status",),
+    "/status/{team}": ("/status/ann",),
     "/sign-in": ("/sign-in", "/sign-in?next=/ann"),
     "/sign-up": ("/sign-up",),
     "/sign-in/{raw}": ("/sign-in/a-link-of-somebody",),
@@ -76,16 +86,25 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
         "/empty-team",
     ),
     "/{team}/-/settings": ("/ann/-/settings", "/empty-team/-/settings"),
+    "/{team}/-/failover": ("/ann/-/failover", "/empty-team/-/failover"),
     "/{team}/-/settings/channels": ("/ann/-/settings/channels", "/empty-team/-/settings/channels"),
+    "/{team}/-/settings/keys": ("/ann/-/settings/keys", "/empty-team/-/settings/keys"),
+    "/{team}/-/settings/keys/sheet": ("/ann/-/settings/keys/sheet",),
+    "/{team}/-/settings/keys/{key}": ("{key}",),
+    "/{team}/-/pending": ("/ann/-/pending", "/empty-team/-/pending"),
+    "/account/pending": ("/account/pending",),
     "/{team}/-/settings/audit": ("/ann/-/settings/audit",),
     "/{team}/-/connect": ("/ann/-/connect", "/empty-team/-/connect"),
     "/{team}/-/connect/url": ("/ann/-/connect/url",),
+    "/{team}/-/connect/push": ("/ann/-/connect/push",),
     "/{team}/-/connect/{connection}": (
         "{connection}",
         "{connection}?q=garden&private=no",
         "{connection}?q=nothing-like-this",
     ),
     "/{team}/-/connect/{connection}/token": ("{connection}/token?next=/ann",),
+    "/{team}/-/bring": ("/ann/-/bring", "/empty-team/-/bring?repo=notes"),
+    "/{team}/-/bring/{upload}": (),  # test_uploads
     "/{team}/{repo:repo}/-/evidence": ("{garden}/-/evidence",),
     "/{team}/-/report/details": ("/ann/-/report/details",),
     "/{team}/-/activity": ("/ann/-/activity", "/empty-team/-/activity"),
@@ -93,8 +112,22 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/{team}/-/notices": ("/ann/-/notices", "/empty-team/-/notices"),
     "/{team}/-/drills": ("/ann/-/drills", "/empty-team/-/drills"),
     "/{team}/-/drills/{drill}": ("{drill}",),
+    "/{team}/-/costs": ("/ann/-/costs",),
+    "/{team}/-/incident": (
+        "/ann/-/incident?since=30d+ago",
+        "/ann/-/incident?actor=ann&kind=forced",
+        "/empty-team/-/incident",
+    ),
+    "/{team}/-/incident/{rollback}": ("{rollback}", "{rolled_back}"),
     "/{team}/-/report": ("/ann/-/report", "/empty-team/-/report"),
     "/{team}/{repo:repo}/-/settings": ("{garden}/-/settings",),
+    "/{team}/{repo:repo}/-/retention": (
+        "{garden}/-/retention",
+        "{garden}/-/retention?preview=1&keep_last=1",
+    ),
+    "/{team}/{repo:repo}/-/mirrors": ("{garden}/-/mirrors",),
+    "/{team}/-/mirrors": ("/ann/-/mirrors", "/empty-team/-/mirrors"),
+    "/{team}/-/retention": ("/ann/-/retention", "/ann/-/retention?preview=1&keep_last=1"),
     "/{team}/{repo:repo}": ("{garden}", "{garden}?at=%231", "{garden}?window=all"),
     "/{team}/{repo:repo}/-/pushes": ("{garden}/-/pushes", "{garden}/-/pushes?kind=taken&at=%232"),
     "/{team}/{repo:repo}/-/refs": (
@@ -118,6 +151,11 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "/{team}/{repo:repo}/-/difference": ("{garden}/-/difference?from=%231&ref=refs/heads/main",),
     "/{team}/{repo:repo}/-/clone": ("{garden}/-/clone?at=%231",),
+    "/{team}/-/shares": ("/ann/-/shares", "/empty-team/-/shares"),
+    "/{team}/-/shares/{share}": ("{share}",),
+    "/{team}/{repo:repo}/-/shares": ("{garden}/-/shares",),
+    "/{team}/{repo:repo}/-/share": ("{garden}/-/share?at=%231",),
+    "/s/{link}": ("{link}", "{locked}"),
     "/{team}/{repo:repo}/-/lost": ("{garden}/-/lost", "{garden}/-/lost?at=%231"),
     "/{team}/{repo:repo}/-/restore": (
         "{garden}/-/restore?at=%231",
@@ -139,7 +177,11 @@ PAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "/{team}/{repo:repo}/-/restores/{job}/undo": ("{restore}/undo",),
     "/api/docs": ("/api/docs",),
 }
-ERRORS: Final = ("/nothing/here", "/ann/-/connect/nothing", "/ann/ann/garden?at=never")
+ERRORS: Final = (
+    *("/nothing/here", "/ann/-/connect/nothing", "/ann/ann/garden?at=never"),
+    "/ann/-/costs?month=never",
+    "/ann/-/retention?preview=1&keep_last=0",
+)
 
 README: Final = b"""# The garden
 
@@ -237,16 +279,32 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
         await ann.press("Drill all repositories")
         drill = ann.page.url.removeprefix(ann.url)
         await expect(ann.page.get_by_text("nothing missing")).to_be_visible(timeout=PATIENCE)
+        rollback, rolled_back = await rolled(ann, begun=False), await rolled(ann, begun=True)
         await ann.go("/ann/-/settings")
         await ann.press("Create an invitation")
         invitation = await ann.page.locator(".copy code").inner_text()
         confirm, unsubscribe = await told_by_mail(ann, stage)
+        await ann.go("/ann/-/failover")
+        await ann.page.locator('input[name="shows"][value="names"]').check()
+        await ann.press("Save")
         await add_place(ann, "webhook", f"{ann.url}/nowhere", "A place " + "with-a-rather-long-name" * 5)
+        await ann.go("/ann/-/settings/keys")
+        await ann.press("Make a recovery sheet")
+        key = await ann.page.get_by_role("link", name="type its words back").get_attribute("href")
+        await mirrored(ann, stage)
+        locked, _ = await shared(ann, PASSWORD)
+        link, share = await shared(ann)
         names = {
+            "link": link,
+            "locked": locked,
+            "share": share,
+            "key": key or "",
             "confirm": confirm,
             "unsubscribe": unsubscribe,
             "job": job,
             "drill": drill,
+            "rollback": rollback,
+            "rolled_back": rolled_back,
             "connection": connection,
             "connection_id": connection.rpartition("/")[2],
             "bundle": bundle,
@@ -256,6 +314,41 @@ async def world(chromium: Browser, stage: Stage) -> AsyncIterator[World]:
             "invitation": invitation.removeprefix(ann.url),
         }
         yield World(ann, names)
+
+
+async def mirrored(ann: Someone, stage: Stage) -> None:
+    """Every repository has a mirror that GitHub makes; one has another, which is not there."""
+    await ann.go("/ann/-/mirrors")
+    await ann.page.get_by_label("Address").fill(f"{stage.github.url}/ann/{{name}}-mirror")
+    await ann.page.get_by_label("Have the host make it").check()
+    await ann.press("Add the mirror")
+    await ann.go("/ann/ann/garden/-/mirrors")
+    await ann.page.get_by_label("Address").fill(f"{stage.github.url}/ann/nowhere")
+    await ann.press("Add the mirror")
+    for state in ("up to date", "failing"):
+        while not await ann.page.locator(".chip").get_by_text(state, exact=True).count():
+            await ann.go("/ann/ann/garden/-/mirrors")
+
+
+async def shared(ann: Someone, password: str = "") -> tuple[str, str]:
+    """A share link that somebody makes at the first moment, and its page: the paths of both."""
+    await ann.go("/ann/ann/garden/-/clone?at=%231")
+    await ann.press("Share it…")
+    await ann.page.get_by_label("Password").fill(password)
+    await ann.press("Make the link")
+    link = await ann.page.locator(".copy code").inner_text()
+    return link.removeprefix(ann.url), ann.page.url.removeprefix(ann.url)
+
+
+async def rolled(ann: Someone, *, begun: bool) -> str:
+    """Plan to put back all that was pushed, and do so if it is to be `begun`: the path of the rollback."""
+    await ann.go("/ann/-/incident?since=30d+ago&kind=forced")
+    await ann.press("Plan to put these back…")
+    await expect(ann.page.get_by_role("heading", name="Put these refs back?")).to_be_visible(timeout=PATIENCE)
+    if begun:
+        await ann.press("Put the ticked refs back")
+        await expect(ann.page.get_by_text("1 ref of 1 repository put back.")).to_be_visible(timeout=PATIENCE)
+    return ann.page.url.removeprefix(ann.url)
 
 
 async def told_by_mail(ann: Someone, stage: Stage) -> tuple[str, str]:
@@ -289,7 +382,8 @@ async def ended(someone: Someone) -> None:
 
 
 def pages() -> list[Endpoint]:
-    return [way for way in ENDPOINTS if way.method == "GET" and (not way.is_api or way.path == "/api/docs")]
+    shown = [way for way in ENDPOINTS if way.method == "GET" and way.git is None]
+    return [way for way in shown if not way.is_api or way.path == "/api/docs"]
 
 
 def test_every_page_is_opened_here() -> None:

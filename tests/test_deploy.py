@@ -90,7 +90,8 @@ def test_the_image_has_the_versions_that_are_tested(name: str) -> None:
 
 def test_the_image_has_every_package_that_is_needed_and_no_other() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    open_ = [Requirement(one) for one in project["dependencies"] + project["optional-dependencies"]["fast"]]
+    extras = project["optional-dependencies"]
+    open_ = [Requirement(one) for one in project["dependencies"] + extras["fast"]]
     needed: set[tuple[str, str]] = set()
     while open_:
         one = open_.pop()

@@ -11,7 +11,7 @@ import pytest
 
 from mirror.core.errors import Corrupt, Damaged
 from mirror.core.formats import layout
-from mirror.core.model import Repo
+from mirror.core.model import Part, Repo
 from mirror.restore import restore
 from mirror.store import repos
 from mirror.store.backup import parts
@@ -103,9 +103,8 @@ async def test_a_damaged_part_is_healed_told_and_every_moment_comes_back(
             assert await again.refs(repo, number) == refs
 
 
-async def test_a_compacted_part_is_healed_by_those_that_it_replaced(
-    mirror: Mirror, work: Work, empty_database: str
-) -> None:
+async def healed_after_compaction(mirror: Mirror, work: Work) -> tuple[Repo, Part, set[str]]:
+    """A repo whose merged part was damaged, and healed by those that it had replaced; that part, and they."""
     work.many_commits(40, "bulk", size=3000)
     for _ in range(10):
         work.commit()
@@ -118,6 +117,13 @@ async def test_a_compacted_part_is_healed_by_those_that_it_replaced(
     lose_pool(mirror, repo)
     (healed,) = await heal.heal(mirror.services, repo)
     assert healed.how == "the parts that it had replaced, which are live again"
+    return repo, bad, old
+
+
+async def test_a_compacted_part_is_healed_by_those_that_it_replaced(
+    mirror: Mirror, work: Work, empty_database: str
+) -> None:
+    repo, bad, old = await healed_after_compaction(mirror, work)
     assert {part.key for part in await parts.live(mirror.services.db, repo.id)} == old
     await mirror.restored(repo, 10)
     assert stored(mirror, bad.key).exists()  # the damaged one is kept aside, and nobody takes it for a part

@@ -15,9 +15,9 @@ from mirror.store.restore import drills, restores
 from mirror.upkeep import rebuild, verify
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, full, refs_of
-from tests.test_rescue import SIDE, Garden, everref, garden
+from tests.test_rescue import SIDE, Garden, garden
 
-__all__ = ["everref", "garden"]
+__all__ = ["garden"]
 Line = tuple[str, RefName, Target | None, Kind, str | None, datetime | None]
 V1 = RefName(b"refs/tags/v1")
 

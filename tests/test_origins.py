@@ -36,9 +36,9 @@ from mirror.vault.directory import DirectoryVault
 from mirror.vault.edge import Edge
 from tests.parts.everref import Mirror
 from tests.parts.repos import MAIN, Work
-from tests.test_rescue import Garden, everref, garden
+from tests.test_rescue import Garden, garden
 
-__all__ = ["everref", "garden"]
+__all__ = ["garden"]
 NOBODY = "https://127.0.0.1:9/team/app.git"  # discard: no git host answers there
 
 

@@ -139,6 +139,7 @@ def test_each_cause_is_one_row_and_what_stops_most_or_was_taken_comes_first() ->
     assert [(one.label, one.to) for one in forced.acts] == [
         ("Bring back main", "/acme/acme/api/-/restore?at=%233&ref=refs%2Fheads%2Fmain"),
         ("See what was lost", "/acme/acme/api/-/lost?ref=refs%2Fheads%2Fmain"),
+        ("All that kim pushed", "/acme/-/incident?actor=kim&since=7d+ago"),
     ]
     assert forced.why.startswith("The vault holds what it was before. There were 2 force-pushes this week.")
     assert deleted.settle and deleted.settle.to == "/acme/-/notices/7/seen"

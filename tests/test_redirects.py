@@ -5,9 +5,12 @@ from typing import Any, Final
 
 import pytest
 
+from mirror.core import identities
+from mirror.core.rules.pending import Kind
 from mirror.core.rules.roles import Role
 from mirror.jobs import run
-from mirror.people import channels
+from mirror.people import channels, pending
+from mirror.restore import mirrors
 from mirror.store import repos
 from mirror.store.people import notices
 from mirror.store.restore import team_drills
@@ -16,6 +19,7 @@ from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 
 PASSWORD: Final = "a long enough one"
+AGE: Final = identities.made().recipient
 TEAM, REPO = "/kim/-", "/kim/acme/api/-"
 
 # The path, what is typed, and where that leads; in the order in which one person can do all of it.
@@ -31,7 +35,16 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     (f"{TEAM}/settings/members/remove", {"person": "{bob}"}, f"{TEAM}/settings"),
     (f"{TEAM}/settings/name", {"name": "kim"}, f"{TEAM}/settings"),
     (f"{TEAM}/settings/objective", {"rpo": "1h"}, f"{TEAM}/settings"),
+    (f"{TEAM}/failover/status", {"shows": "counts"}, f"{TEAM}/failover#status"),
     (f"{TEAM}/settings/proofs", {"drill_days": "20", "read_days": "20"}, f"{TEAM}/settings"),
+    (f"{TEAM}/settings/keys", {"recipient": AGE}, f"{TEAM}/settings/keys/"),
+    (f"{TEAM}/retention", {"keep_last": "5"}, f"{TEAM}/retention"),
+    (f"{REPO}/retention", {"days": "5"}, f"{REPO}/retention"),
+    (f"{REPO}/retention/keep", {"snapshot": "1", "note": "release"}, f"{REPO}/retention"),
+    (f"{REPO}/retention/leave", {"snapshot": "1"}, f"{REPO}/retention"),
+    (f"{TEAM}/settings/keys/sheet", {}, f"{TEAM}/settings/keys/sheet"),
+    (f"{TEAM}/settings/keys/export", {}, f"{TEAM}/settings/keys"),
+    (f"{TEAM}/settings/keys/rotate", {}, f"{TEAM}/settings/keys"),
     (f"{TEAM}/notices/refs", {"globs": "main"}, f"{TEAM}/notices"),
     *(
         form
@@ -43,7 +56,15 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
             (f"{base}/remove", {"channel": id}, base),
         )
     ),
+    (f"{TEAM}/pending/days", {"days": "10"}, f"{TEAM}/pending"),
+    (f"{TEAM}/pending/team", {"name": "kim"}, f"{TEAM}/pending"),
+    (f"{TEAM}/pending/{{action}}/confirm", {}, f"{TEAM}/pending"),
+    (f"{TEAM}/pending/{{action}}/cancel", {}, f"{TEAM}/pending"),
+    ("/account/pending/{action}/cancel", {}, "/account/pending"),
+    ("/account/erase", {}, "/account"),
     (f"{TEAM}/connect/ssh-key", {}, f"{TEAM}/connect/url"),
+    (f"{TEAM}/connect/push", {"name": "laptop"}, "/kim/laptop"),
+    (f"{TEAM}/incident/plan", {"actor": "nobody"}, f"{TEAM}/incident?"),
     (f"{TEAM}/drills/due", {}, f"{TEAM}/activity"),
     (f"{TEAM}/drills/all", {}, f"{TEAM}/drills/"),
     (f"{TEAM}/drills/{{drill}}/stop", {}, f"{TEAM}/drills/"),
@@ -55,6 +76,7 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     (f"{REPO}/prove/verify", {}, f"{TEAM}/activity/"),
     (f"{REPO}/bundles", {}, f"{REPO}/restores/"),
     (f"{REPO}/clone", {}, f"{REPO}/clone?"),
+    (f"{REPO}/share", {"form": "clone", "days": "7"}, f"{TEAM}/shares/"),
     (f"{REPO}/settings/schedule", {"schedule": "6h"}, f"{REPO}/settings"),
     (f"{REPO}/settings/objective", {"rpo": "1h"}, f"{REPO}/settings"),
     (f"{REPO}/settings/badge", {"on": "1"}, f"{REPO}/settings"),
@@ -67,6 +89,24 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     (f"{REPO}/settings/pause", {}, f"{REPO}/settings"),
     (f"{REPO}/settings/resume", {}, f"{REPO}/settings"),
     (f"{REPO}/settings/let-go", {}, f"{REPO}/settings"),
+    (f"{REPO}/settings/forget", {"name": "acme/api"}, f"{TEAM}/pending"),
+    *(
+        form
+        for base in (f"{TEAM}/mirrors", f"{REPO}/mirrors")
+        for form in (
+            (base, {"address": "https://git.example.org/new/{{name}}"}, base),
+            (f"{base}/change", {"mirror": "{mirror}", "deletes": "1"}, base),
+            (f"{base}/pause", {"mirror": "{mirror}"}, base),
+            (f"{base}/token", {"mirror": "{mirror}", "token": "x"}, base),
+            (f"{base}/push", {"mirror": "{mirror}"}, base),
+        )
+    ),
+    (f"{REPO}/mirrors/leave", {"mirror": "{mirror}"}, f"{REPO}/mirrors"),
+    (f"{REPO}/mirrors/leave", {"mirror": "{mirror}", "take": "1"}, f"{REPO}/mirrors"),
+    (f"{REPO}/mirrors/remove", {"mirror": "{mirror}"}, f"{REPO}/mirrors"),
+    (f"{TEAM}/mirrors/remove", {"mirror": "{mirror2}"}, f"{TEAM}/mirrors"),
+    (f"{REPO}/retention/hold", {"reason": "case 12"}, f"{REPO}/retention"),
+    (f"{REPO}/retention/lift", {"why": "closed"}, f"{REPO}/retention"),
     ("/sign-out", {}, "/sign-in"),
     ("/sign-in", {"email": "kim@example.org", "password": PASSWORD + "!"}, "/"),
 ]
@@ -83,6 +123,9 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "/sign-up": "below",
     "/sign-in/{raw}": "test_recovery",
     "/forgot": "test_channel_pages",
+    "/s/{link}": "test_shared",
+    "/s/{link}/": "test_shared",
+    "/{team}/-/shares/{share}/revoke": "test_shared",
     "/auth/link": "test_signin",
     "/auth/new-account": "test_signin",
     "/auth/{forge}": "test_signin",
@@ -96,6 +139,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "/status/channels/": "likewise",
     "/{team}/-/settings/channels/test": "test_channel_pages",
     "/{team}/-/settings/channels/ask": "test_channel_pages",
+    "/{team}/-/settings/keys/": "test_keys",
     "/{team}/-/settings/ping": "test_ping",
     "/{team}/-/settings/ping/": "test_ping",
     "/invitations/{raw}": "test_recovery",
@@ -105,7 +149,10 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "/{team}/-/settings/tokens/revoke": "test_pages_keeping",
     "/{team}/-/settle": "test_pages_home",
     "/{team}/-/connect/": "test_pages_connect",
+    "/{team}/-/bring": "test_uploads",
+    "/{team}/-/bring/": "likewise",
     "/{team}/{repo:repo}/-/settings/source": "test_pages_keeping",
+    "/{team}/-/incident/{rollback}/": "test_pages_incident",
     "/{team}/{repo:repo}/-/restore": "test_pages_restore",
     "/{team}/{repo:repo}/-/restores/{job}/undo/now": "test_undo",
 }
@@ -144,12 +191,16 @@ async def _prepared(site: Site, work: Work) -> dict[str, str]:
     assert (await repos.get(db, repo.id)).name == "acme/api"
     drill = await team_drills.begin(db, team.id, clock.now)
     kim = await _kim(site)
+    asked = await pending.ask(site.mirror.services, None, team, Kind.SHORTEN_DELAY, {"days": 8})
     told = [
         await channels.add(site.mirror.services, None, whose, "webhook", f"https://hooks.example.org/{n}")
         for n, whose in enumerate((channels.Whose(team=team), channels.Whose(person=kim)))
     ]
-    ids = {"bob": bob.id, "job": job.id, "notice": notice, "drill": drill.id}
+    ids = {"action": asked.id, "bob": bob.id, "job": job.id, "notice": notice, "drill": drill.id}
     ids |= {"channel": told[0].channel.id, "own": told[1].channel.id}
+    for number, name in ((1, "mirror"), (2, "mirror2")):
+        wanted = mirrors.Wanted(f"https://git.example.org/{number}/{{name}}")
+        ids[name] = (await mirrors.add(site.mirror.services, None, team, None, wanted)).id
     return {name: str(id) for name, id in ids.items()}
 
 
@@ -173,7 +224,7 @@ def _of(path: str, template: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "template", [one.path for one in ENDPOINTS if one.method == "POST" and not one.is_api]
+    "template", [one.path for one in ENDPOINTS if one.method == "POST" and not (one.is_api or one.git)]
 )
 def test_no_form_is_forgotten(template: str) -> None:
     tried = any(_of(path, template) for path, _, _ in FORMS)

@@ -25,9 +25,8 @@ from mirror.upkeep import verify
 from tests.parts.everref import Mirror
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, Work, fsck, full, refs_of, run_git
-from tests.test_crash import everref, nothing_left
+from tests.test_crash import nothing_left
 
-__all__ = ["everref"]
 HOOK = "h" * 32
 SIDE = full("side")
 

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from mirror.core import identities
 from mirror.core.config import EXAMPLE, from_env
 from mirror.core.errors import UsageError
 from mirror.core.formats.statements import SigningKey
@@ -15,7 +16,7 @@ from mirror.store.database import sql_directory
 from mirror.store.discovery import credentials, hooks, ssh
 from mirror.store.discovery.ssh import TeamKey
 from mirror.store.jobs import jobs
-from mirror.store.people import idempotency, people, teams
+from mirror.store.people import idempotency, keys, people, teams
 from mirror.store.upkeep import reencryption
 from mirror.upkeep import reencrypt
 from tests.parts.chain import START, begin
@@ -74,12 +75,23 @@ async def one_of_each(db: asyncpg.Pool, keyring: Keyring) -> tuple[RepoId, jobs.
         keyring.seal(key.private, f"evidence_key/{key.id}"),
         START,
     )
+    await keys.add_identity(db, keyring, await teams.default(db), identities.made(), START)
     ping = uuid4()
     await db.execute(
         "insert into ping (id, team_id, sealed, shown, created_at) values ($1, $2, $3, 'hc.example', $4)",
         ping,
         await teams.default(db),
         keyring.seal(b"https://hc.example/1", f"ping/{ping}"),
+        START,
+    )
+    await db.execute(
+        """
+        insert into mirror (id, team_id, address, sealed, created_at, created_by)
+        values ($1, $2, 'https://git.example.org/{name}', $3, $4, 'Ann')
+        """,
+        mirror := uuid4(),
+        await teams.default(db),
+        keyring.seal(b"{}", f"mirror/{mirror}"),
         START,
     )
     return repo.id, job_id, connection

@@ -13,9 +13,9 @@ from mirror.store.backup import reported_updates, snapshots
 from mirror.store.backup.snapshots import Ending
 from mirror.store.people import notices, teams
 from mirror.upkeep import compact, verify
-from tests.test_rescue import Garden, everref, garden
+from tests.test_rescue import Garden, garden
 
-__all__ = ["everref", "garden"]
+__all__ = ["garden"]
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ async def test_what_a_snapshot_ends_comes_back_as_it_was_set_down(garden: Garden
     lost = Lost(RefName(b"refs/heads/\xff"), None, garden.work.tip(), "b\0b", at, "gone")
     ending = Ending(at, Answered([(7, 0)], [lost]), "suspicious", seen=False)
     async with leased(services, garden.repo) as lease:
-        assert await snapshots.announce(services.db, lease, "a" * 64, ending)
+        assert await snapshots.announce(services.db, lease, 7, "a" * 64, ending, True)
         found = await snapshots.announced(services.db, garden.repo.id, "a" * 64)
         assert await snapshots.announced(services.db, garden.repo.id, "b" * 64) == Ending()
     (kept,) = found.answered.lost
@@ -128,4 +128,14 @@ async def test_what_a_snapshot_ends_comes_back_as_it_was_set_down(garden: Garden
         False,
         [(7, 0)],
     )
-    assert not await snapshots.announce(services.db, lease, "c" * 64, ending)
+    assert await snapshots.announce(services.db, lease, 8, "c" * 64, ending, False) is None
+
+
+async def test_the_form_of_a_manifest_is_decided_by_the_first_run_that_announces_its_number(
+    garden: Garden,
+) -> None:
+    db = garden.mirror.services.db
+    for wanted, number, form in ((False, 7, False), (True, 7, False), (True, 8, True), (False, 8, True)):
+        async with leased(garden.mirror.services, garden.repo) as lease:
+            found = await snapshots.announce(db, lease, number, "a" * 64, Ending(), wanted)
+            assert found is form, (wanted, number)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from mirror.cli import child, up
 from mirror.cli.up import beside
-from mirror.core.config import Settings, from_env
+from mirror.core.config import Place, Settings, from_env
 from mirror.core.errors import Refused
 from mirror.people import accounts
 from mirror.services.embedded import embedded_servers
@@ -347,6 +347,7 @@ def test_what_a_process_reads_are_the_settings_that_up_was_given(
         data="/data",
         database_url=database,
         vault_url=vault,
+        vault_copies=(Place("offsite", "s3://other/prefix"), Place("usb", "file:///mnt/usb")),
         port=port,
         secret_keys=tuple(keys),
         allow_private_remotes=private,

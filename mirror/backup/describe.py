@@ -14,7 +14,7 @@ from mirror.core.errors import AlreadyExists, Busy, EverrefError
 from mirror.core.formats import attestation, layout, manifest
 from mirror.core.formats.manifest import Fields, time_text
 from mirror.core.model import RepoId
-from mirror.services import failpoints
+from mirror.services import failpoints, sealing
 from mirror.services.lease import leased
 from mirror.services.open import Services
 from mirror.store.backup import descriptions
@@ -39,7 +39,8 @@ async def introduce(services: Services, repo_id: RepoId) -> None:
     found, key = await descriptions.get(services.db, repo_id), layout.repo_file(repo_id)
     with suppress(AlreadyExists):
         stored = _stored(repo_id, found.wanted, services.clock())
-        await services.vault.put(key, attestation.attest(services.keyring, key, stored))
+        attested = attestation.attest(services.keyring, key, stored)
+        await services.vault.put(layout.sealed(key, await sealing.of(services, repo_id)), attested)
         await descriptions.mark_stored(services.db, repo_id, found.sum, 0)
 
 
@@ -54,15 +55,24 @@ async def describe(services: Services, repo_id: RepoId) -> None:
     if found.is_stored:
         return
     stored, number = _stored(repo_id, found.wanted, services.clock()), found.number + 1
+    is_sealed = await sealing.of(services, repo_id)
     while True:
-        try:
-            key = layout.description_key(repo_id, number)
-            await services.vault.put(key, attestation.attest(services.keyring, key, stored))
-            break
-        except AlreadyExists:
-            number += 1
+        key = layout.description_key(repo_id, number)
+        if await services.vault.stat(layout.sealed(key, not is_sealed)) is None:
+            try:
+                attested = attestation.attest(services.keyring, key, stored)
+                await services.vault.put(layout.sealed(key, is_sealed), attested)
+                break
+            except AlreadyExists:
+                pass
+        number += 1
     failpoints.reached("describe: stored")
     await descriptions.mark_stored(services.db, repo_id, found.sum, number)
+
+
+async def current(services: Services, repo_id: RepoId) -> bytes:
+    """What the repo is now, as a first description, which no key attests: for an export."""
+    return _stored(repo_id, (await descriptions.get(services.db, repo_id)).wanted, services.clock())
 
 
 def _stored(repo_id: RepoId, wanted: Mapping[str, Any], at: datetime) -> bytes:

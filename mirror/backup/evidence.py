@@ -17,7 +17,7 @@ from mirror.core.formats.manifest import time_text
 from mirror.core.formats.statements import DRILL, VERIFICATION, PublicKey, SigningKey, Statement, Subject
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import Part, Repo, RepoId, Snapshot
-from mirror.services import failpoints
+from mirror.services import failpoints, sealing
 from mirror.services.open import Services
 from mirror.store.database import Db
 from mirror.store.evidence import keys
@@ -166,8 +166,9 @@ async def _record(
     refs = Subject(f"refs of {repo.id} {snapshot.label}", refs_digest)
     statement = Statement(kind, (Subject(manifest, snapshot.manifest_sha256), refs), services.clock(), told)
     body = statements.sign(statement, key)
+    place = layout.evidence_key(repo.id, at, layout.unique())
     row = Row(
-        layout.evidence_key(repo.id, at, layout.unique()),
+        layout.sealed(place, await sealing.of(services, repo.id)),  # it names the repo, and may name refs
         repo.id,
         kind,
         snapshot.number,

@@ -1,16 +1,16 @@
 """From the vault to a bare repository: filling a pool, and turning a moment into a directory."""
 
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.backup import damage
+from mirror.backup import damage, dropped
 from mirror.backup.part import read_index
 from mirror.core.errors import Busy, Corrupt, Damaged, DiskFull, NoSuchObject
-from mirror.core.formats import splice
-from mirror.core.model import ObjectFormat, Part, Repo, Snapshot
+from mirror.core.formats import layout, splice
+from mirror.core.model import ObjectFormat, Part, Repo, Sealed, Snapshot
 from mirror.core.rules import plan
 from mirror.core.rules.plan import Step
 from mirror.git import pack
@@ -21,7 +21,9 @@ from mirror.git.reader.slots import NOBODY
 from mirror.git.reader.views import Mark
 from mirror.git.view import View
 from mirror.services.open import Services
-from mirror.store.backup import parts, snapshots
+from mirror.services.reading import reading
+from mirror.store.backup import epochs, snapshots
+from mirror.vault import streams
 
 T = TypeVar("T")
 
@@ -36,30 +38,36 @@ async def warm(services: Services, repo: Repo, pool: Pool, last: Snapshot | None
     mark = await pool.mark()
     if mark and last and mark == (last.epoch, last.number, last.manifest_sha256):
         return
-    after, steps = await _lacking(services, repo, mark, last) if last else (0, [])
+    if last is None:
+        await pool.empty()
+        return
+    after, steps, last = await _lacking(services, repo, mark, last)
     if not after:
         await pool.empty()
-    if last is None:
-        return
     await fill(services, pool.path, last.object_format, steps)
     await pool.set_mark(last.epoch, last.number, last.manifest_sha256)
 
 
 async def _lacking(
     services: Services, repo: Repo, mark: Mark | None, last: Snapshot
-) -> tuple[int, list[Step]]:
-    """The snapshot after which a pool of this mark lacks the log up to `last`, and its parts; 0: all."""
+) -> tuple[int, list[Step], Snapshot]:
+    """The snapshot after which a pool of this mark lacks the log up to `last`, and its parts; 0: all.
+
+    And `last` in the epoch that it is of now.
+    """
     after = 0
+    now = await epochs.log(services.db, repo.id, last.number, last.number)
+    if now is None:
+        raise Corrupt(f"snapshot #{last.number} of {repo.name} is no longer recorded; run everref rebuild")
+    last = replace(last, epoch=now.epoch)
     if mark and mark[0] == last.epoch and mark[1] < last.number:
         # By its manifest, as a vault that was itself brought back can have another snapshot of that number.
         held = await snapshots.get(services.db, repo.id, mark[1])
         after = mark[1] if held is not None and held.manifest_sha256 == mark[2] else 0
-    live = await parts.live(services.db, repo.id)
-    segments = await snapshots.segments(services.db, repo.id, last.epoch, last.number)
-    steps = plan.parts_after(live, segments, after, last.number, log_entries=last.log_entries)
+    steps = plan.parts_after(now.live, now.segments, after, last.number, log_entries=last.log_entries)
     if after and plan.starts_over(steps, after):
-        return 0, steps  # the log was recut below what is there: take it whole
-    return after, steps
+        return 0, steps, last  # the log was recut below what is there: take it whole
+    return after, steps, last
 
 
 @asynccontextmanager
@@ -87,7 +95,7 @@ async def view_of(
             view, mark = await stack.enter_async_context(views.reading(pool, room))
             if not (mark and await _holds(services, repo, snapshot, mark)):  # nobody has filled it meanwhile
                 last = await snapshots.latest(services.db, repo.id) or snapshot
-                after, steps = await _lacking(services, repo, mark, last)
+                after, steps, last = await _lacking(services, repo, mark, last)
                 if mark and not after:
                     empty = view_.scratch_view(None, room, object_format=snapshot.object_format)
                     view = await stack.enter_async_context(empty)
@@ -176,6 +184,23 @@ async def drop_broken(services: Services, repo: Repo, patience: float = 3600.0) 
         return pool.path.is_dir() and await pool.empty_if_broken()
 
 
+_doubted: dict[Path, Mark] = {}  # pools that were read whole, with their marks then
+
+
+async def doubt(services: Services, repo: Repo, snapshot: Snapshot) -> None:
+    """After a reader met something corrupt: delete the pool if this disk has damaged it.
+
+    It is read whole once for that, not at every read.
+    """
+    pool = Pool(services.git, services.disk.pool(repo.id), snapshot.object_format)
+    mark = await pool.mark()
+    if mark and _doubted.get(pool.path) != mark:
+        _doubted[pool.path] = mark
+        with suppress(Busy):  # a sync is at work on it, and finds the damage as well
+            if await drop_broken(services, repo, patience=0):
+                del _doubted[pool.path]
+
+
 async def fill(
     services: Services,
     path: Path,
@@ -194,7 +219,19 @@ async def fill(
     """
     size = sum(_cut(step).bytes_to_read for step in steps)
     await services.disk.pools.make_room(path, size)
-    await roomy(services, lambda: _fill(services, path, object_format, steps, size, durable))
+    async with _registered(services, steps):
+        await roomy(services, lambda: _fill(services, path, object_format, steps, size, durable))
+
+
+@asynccontextmanager
+async def _registered(services: Services, steps: Sequence[Step]) -> AsyncIterator[None]:
+    """Keep the parts that are read in the vault meanwhile, also if they are replaced."""
+    repo_id = layout.repo_of(steps[0].part.key) if steps else None
+    if repo_id is None:
+        yield
+        return
+    async with reading(services, repo_id):
+        yield
 
 
 async def _fill(
@@ -227,6 +264,8 @@ async def _fill(
                 ),
             )
     except (Corrupt, NoSuchObject) as error:
+        if damage.doubt(services, steps, error):
+            return await _fill(services, path, object_format, steps, size, durable)
         raise await damage.found(services, [step.part for step in steps], error) from None
 
 
@@ -257,28 +296,46 @@ def _cut(step: Step) -> splice.Cut:
 
 async def _counted(services: Services, step: Step) -> AsyncIterator[bytes]:
     wanted = _cut(step)
-    async for chunk in services.vault.read(step.part.key, wanted.start, wanted.end):
-        services.progress.advance(len(chunk))
-        yield chunk
+    async with aclosing(services.vault.read(step.part.key, wanted.start, wanted.end)) as chunks:
+        async for chunk in chunks:
+            services.progress.advance(len(chunk))
+            yield chunk
 
 
 async def steps_to(services: Services, repo: Repo, snapshot: Snapshot) -> list[Step]:
-    """The parts that hold everything up to this snapshot, in order. Raises GapInChain."""
-    live = await parts.live(services.db, repo.id)
-    segments = await snapshots.segments(services.db, repo.id, snapshot.epoch, snapshot.log)
-    return plan.parts_for(live, segments, snapshot.log, log_entries=snapshot.log_entries)
+    """The parts that hold everything up to this snapshot, in order. Raises GapInChain, or Dropped."""
+    now = await epochs.log(services.db, repo.id, snapshot.number, snapshot.log)
+    if now is None:
+        raise Corrupt(f"{snapshot.label} of {repo.name} is no longer recorded; run everref rebuild")
+    if now.dropped_at is not None:
+        gone = replace(snapshot, dropped_at=now.dropped_at, dropped_why=now.dropped_why)
+        raise await dropped.refusal(services, repo, gone)
+    return plan.parts_for(now.live, now.segments, snapshot.log, log_entries=snapshot.log_entries)
 
 
 async def read_back(services: Services, part: Part) -> None:
-    """Read a stored part whole. Raises Corrupt unless it has the size and sum that it was recorded with."""
-    digest = hashlib.sha256()
-    size = 0
-    async for chunk in services.vault.read(part.key):
-        digest.update(chunk)
-        size += len(chunk)
-        services.progress.advance(len(chunk))
-    if (size, digest.hexdigest()) != (part.bytes, part.sha256):
+    """Read a stored part whole. Raises Corrupt unless it has the size and sum that it was recorded with.
+
+    Where it is sealed, what is inside is compared, so a key is needed.
+    """
+    await compare(services, part.key, services.vault.read(part.key), Sealed(part.bytes, part.sha256))
+
+
+async def read_back_as_stored(services: Services, part: Part) -> int:
+    """The same of the stored bytes, sealed or not, and of those of the `.idx`; returns their number."""
+    await compare(services, part.key, services.stored.read(part.key), part.stored)
+    if not part.index_bytes:
+        return part.stored.bytes
+    index = layout.index_key(part.key)
+    await compare(services, index, services.stored.read(index), part.stored_index)
+    return part.stored.bytes + part.stored_index.bytes
+
+
+async def compare(services: Services, key: str, chunks: AsyncGenerator[bytes, None], wanted: Sealed) -> None:
+    """Read what is stored under a key, as it comes. Raises Corrupt unless it is what is wanted."""
+    found = await streams.sum_of(chunks, services.progress.advance)
+    if found != wanted:
         raise Corrupt(
-            f"{part.key}: {size} bytes with sha256 {digest.hexdigest()},"
-            f" expected {part.bytes} with {part.sha256}"
+            f"{key}: {found.bytes} bytes with sha256 {found.sha256},"
+            f" expected {wanted.bytes} with {wanted.sha256}"
         )

@@ -1,7 +1,6 @@
 """Notes: stored in the vault, and read back from it when the database was lost."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Final
 
 from mirror.core.errors import AlreadyExists, Corrupt
@@ -9,7 +8,7 @@ from mirror.core.formats import layout, notes
 from mirror.core.formats.notes import Note
 from mirror.core.model import Repo, RepoId
 from mirror.core.rules import late_reports
-from mirror.services import failpoints
+from mirror.services import failpoints, sealing
 from mirror.services.open import Services
 from mirror.store.backup import moments, rows_as_notes
 from mirror.store.backup import notes as rows
@@ -36,10 +35,13 @@ async def store_waiting(services: Services, repo_id: RepoId | None = None) -> No
     failpoints.reached("notes: made")
     while batch := await rows.waiting(services.db, repo_id, _AT_ONCE):
         for note in batch:
-            with suppress(AlreadyExists):  # a run that died had put it
-                await services.vault.put(note.key, note.body)
+            try:
+                key = layout.sealed(note.key, await sealing.of(services, note.repo_id))
+                sealed = await services.vault.put(key, note.body)
+            except AlreadyExists:  # a run that died had put it
+                sealed = (await sealing.got(services, note.key, notes.LIMIT)).sealed
             failpoints.reached("notes: stored")
-            await rows.stored(services.db, note.key)
+            await rows.stored(services.db, note.key, sealed)
 
 
 async def replay(services: Services, repo: Repo) -> int:
@@ -49,21 +51,22 @@ async def replay(services: Services, repo: Repo) -> int:
     """
     known, added = await rows.known(services.db, repo.id), 0
     async for stat in services.vault.list(layout.notes_prefix(repo.id)):
-        if stat.key in known or layout.parse_note_key(stat.key) is None:
+        if layout.plain(stat.key) in known or layout.parse_note_key(stat.key) is None:
             continue
-        stored = await services.vault.get(stat.key, limit=notes.LIMIT)
-        note = notes.decode(stored)
+        got = await sealing.got(services, stat.key, notes.LIMIT)
+        note = notes.decode(got.plain)
         if note.repo != repo.id:
             raise Corrupt(f"{stat.key} is a note of another repo")
-        added += await _recorded(services.db, repo.id, stat.key, note, stored)
+        added += await _recorded(services.db, repo.id, got, note)
     return added
 
 
 @translating
-async def _recorded(db: Db, repo_id: RepoId, key: str, note: Note, stored: bytes) -> bool:
+async def _recorded(db: Db, repo_id: RepoId, got: sealing.Got, note: Note) -> bool:
     """Record a note and what it says, in one transaction. False: both were recorded already."""
     async with transaction(db) as connection:
-        fresh = await rows.read_back_within(connection, repo_id, key, note.kind, stored)
+        key = layout.plain(got.key)
+        fresh = await rows.read_back_within(connection, repo_id, key, note.kind, got.plain, got.sealed)
         if fresh and (apply := _KINDS.get(note.kind)):
             await apply(connection, repo_id, note)
     return fresh

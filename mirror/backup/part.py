@@ -16,7 +16,7 @@ from pathlib import Path
 from mirror.core.errors import Corrupt
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.splice import Tap
-from mirror.core.model import ObjectFormat, Part
+from mirror.core.model import ObjectFormat, Part, Sealed
 from mirror.git import pack
 from mirror.vault.contract import Vault, Writer
 
@@ -65,9 +65,9 @@ class Upload:
             complete=False,
         )
 
-    async def commit(self) -> None:
-        """From here on the bundle is in the vault."""
-        await self._writer.commit()
+    async def commit(self, part: Part) -> Part:
+        """From here on the bundle is in the vault; returns the part with what is stored of it."""
+        return replace(part, sealed=await self._writer.commit())
 
 
 @asynccontextmanager
@@ -88,8 +88,32 @@ async def write_index(vault: Vault, part: Part, idx: Path | None) -> Part:
             digest.update(chunk)
             size += len(chunk)
             await writer.write(chunk)
-        await writer.commit()
-    return replace(part, index_bytes=size, index_sha256=digest.hexdigest())
+        sealed = await writer.commit()
+    return replace(part, index_bytes=size, index_sha256=digest.hexdigest(), sealed_index=sealed)
+
+
+async def copy_index(vault: Vault, old: Part, new: Part) -> Part:
+    """Store the index of a part that has what another one has, in another form; git's index is that one's.
+
+    Returns the new part as it is now known. Raises Corrupt, and stores nothing, where the old one's is not as
+    it was recorded.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    async with vault.create(layout.index_key(new.key)) as writer:
+
+        async def write(chunk: bytes) -> None:
+            nonlocal size
+            digest.update(chunk)
+            size += len(chunk)
+            await writer.write(chunk)
+
+        await write(manifest.encode_index(new))
+        if old.complete:
+            async for chunk in read_index(vault, old):
+                await write(chunk)
+        sealed = await writer.commit()
+    return replace(new, index_bytes=size, index_sha256=digest.hexdigest(), sealed_index=sealed)
 
 
 async def _content(part: Part, idx: Path | None) -> AsyncIterator[bytes]:
@@ -119,8 +143,11 @@ async def read_index(vault: Vault, part: Part) -> AsyncIterator[bytes]:
         raise Corrupt(f"{key}: expected sha256 {part.index_sha256}, found {digest.hexdigest()}")
 
 
-async def part_of(vault: Vault, bundle_key: str) -> Part | None:
-    """The part that an `.idx` object in the vault describes, or None where there is no such object."""
+async def part_of(vault: Vault, stored: Vault, bundle_key: str) -> Part | None:
+    """The part that an `.idx` object in the vault describes, or None where there is no such object.
+
+    `stored` is the vault beneath, whose bytes are as they are stored. Raises KeyMissing, Corrupt.
+    """
     key = layout.index_key(bundle_key)
     if await vault.stat(key) is None:
         return None
@@ -135,4 +162,13 @@ async def part_of(vault: Vault, bundle_key: str) -> Part | None:
     if not end:
         raise Corrupt(f"{key}: its first line does not end")
     part = manifest.decode_index(bundle_key, line + end)
-    return replace(part, index_bytes=size, index_sha256=digest.hexdigest())
+    sealed = await _as_stored(stored, key) if layout.is_sealed(key) else None
+    return replace(part, index_bytes=size, index_sha256=digest.hexdigest(), sealed_index=sealed)
+
+
+async def _as_stored(stored: Vault, key: str) -> Sealed:
+    digest, size = hashlib.sha256(), 0
+    async for chunk in stored.read(key):
+        digest.update(chunk)
+        size += len(chunk)
+    return Sealed(size, digest.hexdigest())

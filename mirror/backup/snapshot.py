@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from mirror.backup import part, recover
 from mirror.backup.part import Upload
@@ -53,7 +53,7 @@ from mirror.git.pack import IdxFile, Indexed, Indexing
 from mirror.git.pool import Pool
 from mirror.git.reserve import Room
 from mirror.git.run import Git
-from mirror.git.upstream import NotOurRef, Upstream
+from mirror.git.upstream import NotOurRef
 from mirror.git.view import View
 from mirror.services import failpoints
 from mirror.services.open import Services, together
@@ -66,6 +66,18 @@ _HAVES: Final = 256  # ids that the remote is told we have, at the most
 _LARGE: Final = 64 << 20  # bytes; packing so much again would take longer than the bytes it saves are worth
 
 
+class Source(Protocol):
+    """Where the objects of a snapshot come from: a remote, or what somebody has pushed or uploaded."""
+
+    def fetch(
+        self, wants: Sequence[Target], haves: Sequence[Target], progress: Progress
+    ) -> AsyncGenerator[bytes, None]:
+        """The pack of what `wants` reach and `haves` don't; it may hold more, and be thin with haves.
+
+        Raises NotOurRef when a wanted id is not to be had there.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class SyncRun:
     """One sync that holds its repo's lease; while snapshots are taken, the pool is locked and warm."""
@@ -73,7 +85,7 @@ class SyncRun:
     services: Services
     began: Beginning  # the repo as it was when the lease was taken
     lease: Lease
-    remote: Upstream
+    remote: Source
     pool: Pool
     reason: Reason
     share: Share | None = None  # how much its team may still store; None: there is no limit
@@ -179,16 +191,20 @@ async def _commit(run: SyncRun, taken: Manifest, draft: SnapshotDraft, built: Bu
     """Store the manifest, then record it. The order is the promise: see `take_snapshot`."""
     services, repo = run.services, run.repo
     stored = manifest.encode(taken)
-    snapshot = manifest.snapshot_of(taken, hashlib.sha256(stored).hexdigest())
+    sha256 = hashlib.sha256(stored).hexdigest()
     answered = draft.route.answered(built.lost)
     ending = Ending(draft.sync_request, answered, built.suspicion, draft.is_current)
     # Another run that holds the lease now may have discarded the part.
-    if not await snapshots.announce(services.db, run.lease, snapshot.manifest_sha256, ending):
+    is_sealed = await snapshots.announce(
+        services.db, run.lease, taken.number, sha256, ending, run.began.is_sealed
+    )
+    if is_sealed is None:
         raise Busy(f"another run took over {repo.name} while this one was not answering")
     try:
-        await services.vault.put(layout.manifest_key(repo.id, taken.number), stored)
+        sealed = await services.vault.put(layout.manifest_key(repo.id, taken.number, is_sealed), stored)
     except AlreadyExists:
         raise Busy(f"another run took snapshot #{taken.number} of {repo.name}; run it again") from None
+    snapshot = manifest.snapshot_of(taken, sha256, sealed)
     failpoints.reached("sync: manifest stored")
     await snapshots.record(services.db, run.lease, repo.id, snapshot, taken.changes, ending)
     failpoints.reached("sync: recorded")
@@ -232,9 +248,12 @@ async def build_part(
                         async with builder.room.kept():
                             built, kept = await builder.increment(incoming, proof, sorted(absent))
                 packs = [kept]
+            if set(draft.commits) - await read.commits_among(incoming.path, draft.commits):
+                raise Corrupt(f"a branch is refused: {pushes.NO_COMMIT}", origin=Origin.SOURCE)
             lost = await _lost(incoming, draft)
             came = set(draft.route.pushes) - set(lost)
-            steps = pushes.steps(old, shown.refs, [push for push in draft.route.pushes if push in came])
+            route = [push for push in draft.route.pushes if push in came]
+            steps = pushes.steps(old, shown.refs, route, draft.by)
             changes = await classed(services.git, incoming.path, steps, services.progress)
             suspicion = await _suspicion(run, incoming, old, draft, changes) if draft.is_current else None
         except BaseException:  # whatever it was, no manifest names this key yet
@@ -354,7 +373,8 @@ class _PartBuilder:
         # The log's last part ends where the latest snapshot that brought an object does.
         covered = self.last.number if self.last and self.last.bundle else None
         self.first = (await parts.last(db, repo_id) if covered is None else covered) + 1
-        self.key = layout.bundle_key(repo_id, self.epoch, self.first, self.number, layout.unique())
+        is_sealed = self.run.began.is_sealed
+        self.key = layout.bundle_key(repo_id, self.epoch, self.first, self.number, layout.unique(), is_sealed)
         await parts.intend(db, self.run.lease, repo_id, self.key)
         failpoints.reached("sync: intent stored")
 
@@ -374,7 +394,7 @@ class _PartBuilder:
                 raise Corrupt("the remote sent more than its pack; nothing was saved")
             failpoints.reached("sync: proved")
             await self._reserve(stored)
-            await bundled.commit()
+            stored = await bundled.commit(stored)
         failpoints.reached("sync: bundle stored")
         stored = await part.write_index(vault, stored, indexed.idx)
         failpoints.reached("sync: index stored")
@@ -409,7 +429,7 @@ class _PartBuilder:
             await pack.check_proof(received, kept, splice.PACK_HEADER + stored.segments[0].bytes)
             failpoints.reached("sync: proved")
             await self._reserve(stored)
-            await bundled.commit()
+            stored = await bundled.commit(stored)
         failpoints.reached("sync: bundle stored")
         return stored, kept
 

@@ -26,12 +26,24 @@ from mirror.core.errors import (
     LimitReached,
     Moved,
     NetworkError,
+    NotFound,
     Origin,
     OverLimit,
     RateLimited,
     Refused,
 )
-from mirror.core.model import HEAD, Listing, Reason, Refs, Repo, RepoId, Secret, Snapshot, Target
+from mirror.core.model import (
+    HEAD,
+    Listing,
+    Reason,
+    Refs,
+    Repo,
+    RepoId,
+    Secret,
+    Snapshot,
+    Target,
+    has_remote,
+)
 from mirror.core.quotas import Allowance
 from mirror.core.rules import backoff, pushes, reports
 from mirror.core.rules.pushes import Answered, Look, Plan, SnapshotDraft
@@ -46,6 +58,7 @@ from mirror.services.open import Services, together
 from mirror.services.remote import connected, digest
 from mirror.store import repos
 from mirror.store.backup import beginnings, history, reported_updates, snapshots
+from mirror.store.backup.beginnings import Beginning
 from mirror.store.leases import Lease
 from mirror.store.people import quotas
 
@@ -98,11 +111,13 @@ async def sync_kept(
 ) -> Synced:
     """`sync` of a repo that was just read."""
     repo_id = repo.id
+    if not has_remote(repo.url):
+        return await _recover_pushed(services, repo, patience)
     async with leased(services, repo, patience) as lease:
         failpoints.reached("sync: leased")
         try:
             try:
-                return await _done(services, await _sync_once(services, repo_id, lease, reason, secret))
+                return await record_lfs(services, await _sync_once(services, repo_id, lease, reason, secret))
             except Damaged as error:  # one wrong answer of the vault proves no loss: read it once more
                 services.progress.note(f"read once more: {error}")
             except Corrupt as error:
@@ -122,16 +137,40 @@ async def sync_kept(
                 await follow.identity_at_forge(services, now, doubt=True)
                 if now.url == repo.url:
                     raise  # nobody has given it another address meanwhile
-            return await _done(services, await _sync_once(services, repo_id, lease, reason, secret))
-        except Busy:
-            raise  # another run is at work: no failure of the repo's
+            return await record_lfs(services, await _sync_once(services, repo_id, lease, reason, secret))
         except EverrefError as error:
-            if is_its_own(error):
-                await record_failure(services, repo.id, error)
+            await record_own(services, repo.id, error)
             raise
 
 
-async def _done(services: Services, done: Synced) -> Synced:
+async def _recover_pushed(services: Services, repo: Repo, patience: float) -> Synced:
+    """What a sync of a repo without a remote does: finish a push that was killed (backup/receive).
+
+    After a failure it also sees that the next push finds what it builds on. Safe to run twice. A failure is
+    recorded as any sync's, so that it is shown, and tried again less and less often. Raises NotFound where
+    nothing was ever pushed.
+    """
+    async with leased(services, repo, patience) as lease:
+        began, now = await beginnings.of(services.db, repo.id), services.clock()
+        try:
+            found = await recover.recover(services, repo, lease, began)
+            if found.last is not None and began.is_failing:
+                pool = Pool(services.git, services.disk.pool(repo.id), found.last.object_format)
+                async with pool.lock():
+                    await pool.open_or_create()
+                    await hydrate.warm(services, repo, pool, found.last)
+        except EverrefError as error:
+            await record_own(services, repo.id, error)
+            raise
+        if found.last is None:
+            await repos.withdraw_request(services.db, repo.id, began.sync_request)
+            raise NotFound(f"nothing has been pushed to {repo.name} yet")
+        await repos.touch_protected(services.db, repo.id, now, began.sync_request)
+        return Synced(repo, found.last, new=found.replayed)
+
+
+async def record_lfs(services: Services, done: Synced) -> Synced:
+    """Record which large files a snapshot that was just taken leaves to Git LFS; returns what was given."""
     if done.new:
         await lfs.record_lfs(services, done.repo, done.snapshot)
     return done
@@ -144,6 +183,12 @@ def is_its_own(error: EverrefError) -> bool:
     if error.origin is Origin.FORGE:
         return error.permanent  # its person must connect again, or the forge refuses this repo
     return not error.is_shared
+
+
+async def record_own(services: Services, repo_id: RepoId, error: EverrefError) -> None:
+    """Record why a sync failed if the repo itself is the reason; where another run is at work, it is not."""
+    if is_its_own(error) and not isinstance(error, Busy):
+        await record_failure(services, repo_id, error)
 
 
 async def record_failure(services: Services, repo_id: RepoId, error: EverrefError) -> None:
@@ -232,7 +277,7 @@ async def _catch_up(run: SyncRun, last: Snapshot | None, look: Look) -> Synced:
         # A forge that does not answer delays no backup: it is asked again before anything unrelated is kept.
         with suppress(NetworkError, LimitReached):
             await follow.identity_at_forge(services, repo, doubt=True, known=began.origin)
-    run = replace(run, share=await _share(run))
+    run = replace(run, share=await share_of(services, began))
     async with run.pool.lock():
         if has_new_format:
             await run.pool.destroy()
@@ -335,9 +380,8 @@ async def _leave_the_rest(run: SyncRun, plan: Plan) -> None:
     await repos.touch_protected(db, repo_id, plan.goal.taken_at, None if waits else sync_request)
 
 
-async def _share(run: SyncRun) -> Share | None:
-    """How much this sync may store. None: there is no limit."""
-    services, began = run.services, run.began
+async def share_of(services: Services, began: Beginning) -> Share | None:
+    """How much a run that has just begun may store. None: there is no limit."""
     limits, team_id = services.settings.limits, began.origin.team_id
     if not began.has_limits and limits.get("stored-bytes") is None and limits.get("repo-bytes") is None:
         return None

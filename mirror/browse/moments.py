@@ -8,19 +8,17 @@ A pool that is behind is first filled from the vault, which may take a while and
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from mirror.backup import hydrate
 from mirror.core import refs
-from mirror.core.errors import Busy, Corrupt, Crowded, LimitReached, NotFound, TooOften
+from mirror.core.errors import Corrupt, Crowded, LimitReached, NotFound, TooOften
 from mirror.core.formats import objects
 from mirror.core.formats.objects import Changes, Commit, Entry, LfsPointer, RefKind
 from mirror.core.model import HEAD, Kind, RefName, Repo, Snapshot, Target
-from mirror.git.pool import Pool
 from mirror.git.reader import views
 from mirror.git.reader.processes import Reading
 from mirror.git.reader.questions import (
@@ -159,22 +157,8 @@ async def _viewed(services: Services, repo: Repo, snapshot: Snapshot) -> AsyncIt
         try:
             yield view
         except Corrupt:
-            await _doubt(services, repo, snapshot)
+            await hydrate.doubt(services, repo, snapshot)
             raise
-
-
-_doubted: dict[Path, views.Mark] = {}  # pools that were read whole, with their marks then
-
-
-async def _doubt(services: Services, repo: Repo, snapshot: Snapshot) -> None:
-    """Delete the pool if this disk has damaged it; it is read whole once for that, not at every read."""
-    pool = Pool(services.git, services.disk.pool(repo.id), snapshot.object_format)
-    mark = await pool.mark()
-    if mark and _doubted.get(pool.path) != mark:
-        _doubted[pool.path] = mark
-        with suppress(Busy):  # a sync is at work on it, and finds the damage as well
-            if await hydrate.drop_broken(services, repo, patience=0):
-                del _doubted[pool.path]
 
 
 async def resolve(services: Services, repo: Repo, snapshot: Snapshot, rev: bytes) -> Target:

@@ -14,10 +14,11 @@ from typing import Final
 from mirror.browse.moments import opened
 from mirror.core.errors import EverrefError
 from mirror.core.formats.objects import Commit
-from mirror.core.model import RefName, Repo, Snapshot, Target
+from mirror.core.model import RefName, Repo, RepoId, Snapshot, Target
 from mirror.core.refs import Move
 from mirror.git.reader.questions import Between, Ends, WhatLies
 from mirror.services.open import Services
+from mirror.store import repos
 from mirror.store.backup import snapshots
 
 COUNTED: Final = 60  # refs of one plan whose commits are counted
@@ -89,6 +90,23 @@ async def of_plan_or_none(
     except (EverrefError, TimeoutError) as error:
         log.info("the commits of a plan were not counted: %s", error)
         return PlanCommits({}, len(moves))
+
+
+async def of_repos(
+    services: Services, plans: Sequence[tuple[RepoId, Sequence[Move]]], seconds: float = READING
+) -> dict[RepoId, PlanCommits]:
+    """The same for moves of several repos, one after the other: as many as can be read in these seconds."""
+    until = asyncio.get_running_loop().time() + seconds
+    found: dict[RepoId, PlanCommits] = {}
+    for repo_id, moves in plans:
+        left = until - asyncio.get_running_loop().time()
+        if not moves or left <= 0:
+            found[repo_id] = PlanCommits({}, len(moves))
+            continue
+        found[repo_id] = await of_plan_or_none(
+            services, await repos.get(services.db, repo_id), moves, (), left
+        )
+    return found
 
 
 async def apart(services: Services, repo: Repo, old: Target | None, new: Target | None) -> RefCommits | None:

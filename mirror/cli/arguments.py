@@ -3,9 +3,26 @@
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from mirror.cli import (
+    archive,
+    copies,
+    costs,
+    create,
+    doctor,
+    incident,
+    mirrors,
+    moving,
+    pending,
+    reseal,
+    retention,
+    shares,
+    vault,
+)
+from mirror.cli.keys import HELP as KEYS
+from mirror.cli.keys import declare as declare_keys
 from mirror.core.errors import UsageError
 
 WHEN = """\
@@ -146,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
     _team(backup, f"the team to add it to {_OWN}")
     _token(backup, "stored encrypted")
 
+    create.create_arguments(command("create", create.CREATE, create.CREATE_EPILOG))
+
     repos = command(
         "repos", "list the repositories that are backed up, and as of when each is protected", _REPOS
     )
@@ -181,6 +200,12 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--dir", metavar="DIR", help="make a bare repository; DIR must not exist, or be empty")
     _push(restore)
 
+    sharing = command("share", shares.HELP, shares.EPILOG)
+    shares.arguments(sharing)
+    _at(sharing)
+    _globs(sharing)
+    _team(sharing, f"the team that the repo or the link belongs to {_OWN}")
+
     undo = command("undo", "put back what a restore to a remote overwrote, and remove what it made", _UNDO)
     _repo(undo)
     undo.add_argument(
@@ -193,10 +218,24 @@ def parser() -> argparse.ArgumentParser:
     undo.add_argument("--plan", action="store_true", help="show what it would do, and do nothing")
     _token(undo, "the one that the restore was made with; not stored")
 
+    listing = command("pushes", incident.PUSHES, incident.PUSHES_EPILOG)
+    incident.pushes_arguments(listing)
+    _team(listing, f"the team {_OWN}")
+    rolling = command("rollback", incident.ROLLBACK, incident.ROLLBACK_EPILOG)
+    incident.rollback_arguments(rolling)
+    _team(rolling, f"the team {_OWN}")
+
     verify = command("verify", "read back every stored byte of a repo and prove every snapshot", _VERIFY)
     _repo_or_due(verify)
     verify.add_argument(
         "--due", action="store_true", help="instead, read what is due to be read again, of all teams"
+    )
+
+    verify.add_argument(
+        "--erased", action="store_true", help="instead, prove that a deleted repo, or --object, is gone"
+    )
+    verify.add_argument(
+        "--object", action="append", default=[], metavar="ID", help="with --erased: an object that was erased"
     )
 
     drill = command("drill", "restore a moment only to prove that it works", _DRILL)
@@ -218,6 +257,34 @@ def parser() -> argparse.ArgumentParser:
     evidence = command("evidence", "check what was proved, offline too: signed statements of drills and more")
     _evidence(evidence)
 
+    keeping = command("retention", retention.HELP, retention.EPILOG)
+    retention.arguments(keeping)
+    _team(keeping, "of this team (default: the command line's own, or EVERREF_TEAM)")
+
+    holding = command("hold", retention.HOLD, retention.HOLD_EPILOG)
+    _repo(holding)
+    retention.hold_arguments(holding)
+
+    pinning = command("pin", retention.PIN, retention.PIN_EPILOG)
+    _repo(pinning)
+    retention.pin_arguments(pinning)
+    copies.replicate_arguments(command("replicate", copies.REPLICATE, copies.REPLICATE_EPILOG))
+
+    archiving = command("archive", archive.HELP, archive.EPILOG)
+    _repo(archiving)
+    _at(archiving)
+    archive.arguments(archiving)
+
+    costing = command("costs", costs.HELP, costs.EPILOG)
+    costs.arguments(costing)
+    _repo(costing, optional=True)
+    declare_keys(command("keys", "show and change who can open sealed backups", KEYS), _OWN)
+    resealing = command("reseal", reseal.HELP, reseal.EPILOG)
+    reseal.arguments(resealing)
+    _team(resealing, "of this team, or the team of the repo (default: all, or EVERREF_TEAM)")
+
+    _with_more(command("vault", vault.HELP, vault.EPILOG), "vault", vault.SUBCOMMANDS)
+
     compact = command("compact", "merge small parts in the vault; every moment stays restorable", _COMPACT)
     _repo(compact, optional=True)
 
@@ -229,6 +296,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="only what nothing has needed for so long: 0s, 30m, 24h, 7d (default: 24h)",
     )
+
+    pending.arguments(command, _team)
+    mirrors.arguments(command, _team)
 
     hook = command("hook", "let the host report every push, by a webhook", _HOOK)
     _repo(hook)
@@ -343,8 +413,14 @@ def parser() -> argparse.ArgumentParser:
 
     sweep = command("sweep", "sync every repo", _SWEEP)
     _team(sweep, "only those of this team (default: all, or EVERREF_TEAM)")
-    command("export", "store teams, people, connections and choices in the vault, encrypted", _EXPORT)
-    command("rebuild", "read the vault back into an empty or older database", _REBUILD)
+    moving.export_arguments(command("export", moving.EXPORT, moving.EXPORT_EPILOG))
+    moving.import_arguments(command("import", moving.IMPORT, moving.IMPORT_EPILOG))
+    rebuild = command("rebuild", "read the vault back into an empty or older database", _REBUILD)
+    rebuild.add_argument(
+        "--identity",
+        metavar="FILE|-",
+        help="where SECRET_KEYS is lost: an age identity, or a sheet's words, that opens the backups",
+    )
     migrate = command("migrate", "bring the database to this version's tables", _MIGRATE)
     migrate.add_argument(
         "--wait",
@@ -354,7 +430,11 @@ def parser() -> argparse.ArgumentParser:
     )
     notices = command("notices", "show what people were told lately, and where it went", _NOTICES)
     _team(notices, "only of this team (default: all, and the installation's; or EVERREF_TEAM)")
-    command("doctor", "show what this installation uses, what that can do, and what is missing", _DOCTOR)
+    checking = command(
+        "doctor", "show what this installation uses, what that can do, and what is missing", _DOCTOR
+    )
+    doctor.arguments(checking)
+    _team(checking, "with --failover: of this team (default: EVERREF_TEAM, else the command line's own)")
 
     completion = command("completion", "print a completion script for a shell", _COMPLETION)
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
@@ -378,6 +458,21 @@ def _everywhere(parser: argparse.ArgumentParser, default: str | None = None) -> 
         default=default,
         help="where all data is stored (default: EVERREF_DATA, else ~/.local/share/everref)",
     )
+
+
+def _with_more(
+    parser: argparse.ArgumentParser,
+    dest: str,
+    subcommands: Mapping[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]],
+) -> None:
+    """Commands that follow a command: of each its help, its epilog, and what adds its arguments."""
+    commands = parser.add_subparsers(dest=dest, metavar="WHAT", required=True, parser_class=Parser)
+    for name, (says, epilog, arguments) in subcommands.items():
+        made = commands.add_parser(
+            name, help=says, description=says[0].upper() + says[1:] + ".", epilog=epilog
+        )
+        _everywhere(made, default=argparse.SUPPRESS)
+        arguments(made)
 
 
 def _evidence(parser: argparse.ArgumentParser) -> None:
@@ -509,6 +604,8 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"say which channel, by its name or id; {see}")
         if args.installation and args.team:
             raise UsageError(f"--team and --installation exclude each other; {see}")
+    if args.command == "export" and not args.to and (args.repos or args.team):
+        raise UsageError(f"--to DIR says where repos are exported to; {see}")
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
@@ -837,13 +934,6 @@ choices. That needs the SECRET_KEYS that encrypted it; the history needs none.
 
 --json, one a line: {"repo", "snapshots", "added", "notes", "was"}, and at the end,
 where the vault has a state, {"state", "added": {TABLE: rows}, "unread": [why, ...]}"""
-
-_EXPORT = """\
-Store in the vault, encrypted with SECRET_KEYS, what no snapshot has: teams, people,
-roles, connections, hooks, chosen repositories, schedules and the audit logs. The
-worker does so once a day, and `everref rebuild` reads the newest one back.
-
---json: {"state", "taken_at", "bytes", "tables": {TABLE: rows}}"""
 
 _MIGRATE = """\
 With --wait it can be started when the machine boots, before PostgreSQL answers.

@@ -16,7 +16,7 @@ from uuid import UUID
 from mirror.cli import environment, render, shapes
 from mirror.cli.terminal import Out
 from mirror.core.config import Settings
-from mirror.core.errors import Corrupt, EverrefError, NetworkError, NotFound, OurFault, Refused, UsageError
+from mirror.core.errors import Corrupt, EverrefError, NetworkError, NotFound, Refused, UsageError
 from mirror.core.model import Kind, Remote, Repo, Secret
 from mirror.core.redact import Redactor
 from mirror.core.words import ago, count, mend
@@ -209,7 +209,7 @@ async def log(call: Call) -> int:
     async with call.services() as services:
         from mirror.core import globs, refs
         from mirror.restore import moment
-        from mirror.store.backup import history, reported_updates
+        from mirror.store.backup import epochs, history, reported_updates
 
         globs.check(args.ref)
         repo = await moment.repo_named(services, args.repo, args.team)
@@ -229,12 +229,16 @@ async def log(call: Call) -> int:
         ]
         if not args.reverse:
             lost.reverse()
+        dropped = {number for number, _, _ in await epochs.dropped(services.db, repo.id)}
         async for line in history.with_lost(found, lost, reverse=args.reverse):
             if line.snapshot < first and not args.reverse:
                 break
             moved = line.change if isinstance(line, history.Logged) else line
             if line.snapshot >= first and (not args.ref or refs.matches(moved.name, args.ref)):
-                call.out.result(partial(render.change, line), partial(shapes.change, line))
+                went = line.snapshot in dropped
+                call.out.result(
+                    partial(render.change, line, is_dropped=went), partial(shapes.change, line, went)
+                )
     return 0
 
 
@@ -384,8 +388,16 @@ def _restore_failure(done: "Restored", where: str) -> Refused | Corrupt:
 
 
 async def verify(call: Call) -> int:
-    """Read back every stored byte."""
+    """Read back every stored byte; or prove that something was erased."""
     began = time.monotonic()
+    if call.args.object and not call.args.erased:
+        raise UsageError("--object goes with --erased")
+    if call.args.erased:
+        if call.args.repo is None:
+            raise UsageError("name the repo that was deleted, or of which an object was erased")
+        from mirror.cli import pending
+
+        return await pending.proved(call)
     _one_or_due(call)
     if call.args.due:
         return await _read_due(call)
@@ -521,11 +533,130 @@ async def drill(call: Call) -> int:
     return 0
 
 
+async def keys(call: Call) -> int:
+    """Who can open sealed backups."""
+    from mirror.cli import keys
+
+    return await keys.run(call)
+
+
 async def evidence(call: Call) -> int:
     """What was proved, in signed statements."""
     from mirror.cli import evidence
 
     return await evidence.run(call)
+
+
+async def replicate(call: Call) -> int:
+    """Fetch a vault into another place."""
+    from mirror.cli import copies
+
+    return await copies.replicate(call)
+
+
+async def archive(call: Call) -> int:
+    """The files of a moment as a tar or zip."""
+    from mirror.cli import archive
+
+    return await archive.run(call)
+
+
+async def pushes(call: Call) -> int:
+    """What was pushed to all repos of a team."""
+    from mirror.cli import incident
+
+    return await incident.pushes(call)
+
+
+async def rollback(call: Call) -> int:
+    """Put back what an account pushed."""
+    from mirror.cli import incident
+
+    return await incident.rollback(call)
+
+
+async def costs(call: Call) -> int:
+    """What a month in the vault costs."""
+    from mirror.cli import costs
+
+    return await costs.run(call)
+
+
+async def share(call: Call) -> int:
+    """Make, list or revoke share links."""
+    from mirror.cli import shares
+
+    return await shares.run(call)
+
+
+async def pending(call: Call) -> int:
+    """What waits to be deleted for ever."""
+    from mirror.cli import pending
+
+    return await pending.pending(call)
+
+
+async def forget(call: Call) -> int:
+    """Ask for all backups of a repo to be deleted."""
+    from mirror.cli import pending
+
+    return await pending.forget(call)
+
+
+async def erase(call: Call) -> int:
+    """Ask for an object to be erased out of all history."""
+    from mirror.cli import pending
+
+    return await pending.erase(call)
+
+
+async def mirror(call: Call) -> int:
+    """Where a repo lives too."""
+    from mirror.cli import mirrors
+
+    return await mirrors.one(call)
+
+
+async def mirrors(call: Call) -> int:
+    """Where every repo of a team lives too."""
+    from mirror.cli import mirrors
+
+    return await mirrors.all_of_team(call)
+
+
+async def vault(call: Call) -> int:
+    """What concerns the store of the vault."""
+    from mirror.cli import vault
+
+    return await vault.run(call)
+
+
+async def retention(call: Call) -> int:
+    """What is kept, and what would go."""
+    from mirror.cli import retention
+
+    return await retention.run(call)
+
+
+async def hold(call: Call) -> int:
+    """A repo's legal hold."""
+    from mirror.cli import retention
+
+    return await retention.run_hold(call)
+
+
+async def pin(call: Call) -> int:
+    """The snapshots that are kept by hand."""
+    from mirror.cli import retention
+
+    return await retention.run_pin(call)
+
+
+async def reseal(call: Call) -> int:
+    """Seal what lies plain."""
+    from mirror.cli import reseal
+
+    return await reseal.run(call)
 
 
 async def compact(call: Call) -> int:
@@ -874,14 +1005,18 @@ async def sweep(call: Call) -> int:
 
 async def rebuild(call: Call) -> int:
     """Read the vault back into the database."""
+    from mirror.cli import keys
+
+    given = await keys.identity(call.args.identity) if call.args.identity else None
     async with call.services() as services:
         from mirror.upkeep import rebuild
 
         incomplete = None
         try:
-            done = await rebuild.rebuild(services)
+            done = await (rebuild.rebuild_with(services, given) if given else rebuild.rebuild(services))
         except rebuild.Incomplete as error:
             done, incomplete = error.recovered, error
+        plain = await rebuild.stored_plain(services) if given else []
     for one in done.repos:
         call.out.said(partial(render.rebuilt, one), partial(shapes.rebuilt, one))
     if done.state:
@@ -889,19 +1024,32 @@ async def rebuild(call: Call) -> int:
         show(partial(render.taken_up, done.state), partial(shapes.taken_up, done.state))
     elif not done.repos:
         call.out.remark(render.nothing)
+    if plain:
+        call.out.remark(partial(render.stored_plain, plain))
     if incomplete:
         raise incomplete
     return IN_PART if done.state and done.state.aside else 0
 
 
 async def export(call: Call) -> int:
-    """Store the state in the vault, now."""
-    async with call.services() as services:
-        from mirror.upkeep import state
+    """Store the state in the vault, or write repos into a directory."""
+    from mirror.cli import moving
 
-        done = await state.export(services)
-    call.out.said(partial(render.exported, done), partial(shapes.exported, done))
-    return 0
+    return await (moving.export_repos(call) if call.args.to else moving.export_state(call))
+
+
+async def create_repo(call: Call) -> int:
+    """Create a repository to push to."""
+    from mirror.cli import create
+
+    return await create.create_repo(call)
+
+
+async def import_repos(call: Call) -> int:
+    """Import repos out of a directory."""
+    from mirror.cli import moving
+
+    return await moving.import_repos(call)
 
 
 async def migrate(call: Call) -> int:
@@ -957,20 +1105,10 @@ async def notices(call: Call) -> int:
 
 
 async def doctor(call: Call) -> int:
-    """What is used, and what is missing."""
-    async with call.services() as services:
-        from mirror.upkeep import doctor
+    """What is used, and what is missing; or how git fetches from here while a host is down."""
+    from mirror.cli import doctor
 
-        findings = await doctor.doctor(services)
-    if call.out.json:
-        for one in findings:
-            call.out.result(render.nothing, partial(shapes.finding, one))
-    else:
-        call.out.result(partial(render.findings, findings), dict)
-    bad = sum(not one.ok for one in findings)
-    if bad:
-        raise OurFault(f"{bad} of {count(len(findings), 'finding')} need attention; see the advice above")
-    return 0
+    return await doctor.run(call)
 
 
 COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
@@ -982,12 +1120,29 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "plan": plan,
     "restore": restore,
     "undo": undo,
+    "share": share,
+    "pushes": pushes,
+    "rollback": rollback,
     "verify": verify,
     "drill": drill,
     "coverage": coverage,
     "evidence": evidence,
+    "retention": retention,
+    "hold": hold,
+    "pin": pin,
+    "replicate": replicate,
+    "archive": archive,
+    "costs": costs,
+    "keys": keys,
+    "reseal": reseal,
+    "vault": vault,
     "compact": compact,
     "prune": prune,
+    "mirror": mirror,
+    "mirrors": mirrors,
+    "pending": pending,
+    "forget": forget,
+    "erase": erase,
     "hook": hook,
     "connect": connect,
     "connections": connections,
@@ -1001,6 +1156,8 @@ COMMANDS: Final[Mapping[str, Callable[[Call], Coroutine[Any, Any, int]]]] = {
     "rotate-keys": rotate_keys,
     "sweep": sweep,
     "export": export,
+    "create": create_repo,
+    "import": import_repos,
     "rebuild": rebuild,
     "migrate": migrate,
     "notices": notices,

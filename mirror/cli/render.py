@@ -9,7 +9,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from mirror.core.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, older_of
+from mirror.core.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, has_remote, older_of
 from mirror.core.rules.objective import said
 from mirror.core.rules.pushes import Lost
 from mirror.core.words import ago, clean, count, lasted, mend, name, not_known, percent, size, unsaved
@@ -197,6 +197,8 @@ def _archived(repo: Repo) -> str:
 def _protection(row: Overview, eye: Eye) -> str:
     if row.damage:
         return f"damaged, found {ago(row.damage.at, eye.now)}"
+    if not has_remote(row.url):
+        return f"last push {ago(row.saved_at, eye.now)}" if row.saved_at else "nothing pushed yet"
     if row.protected_as_of:
         return f"protected as of {ago(row.protected_as_of, eye.now)}"
     return "never protected"
@@ -214,13 +216,13 @@ def more(repo: str, eye: Eye) -> str:
     return f"  ...  everref log {clean(repo)} shows them all"
 
 
-def change(one: Logged | Lost, eye: Eye) -> str:
-    """One line of the ref history."""
+def change(one: Logged | Lost, eye: Eye, *, is_dropped: bool = False) -> str:
+    """One line of the ref history; what was dropped cannot be restored any more."""
     if isinstance(one, Lost):
         return _lost(one, eye)
     number = eye.paint(one.label.ljust(5), "strong")
     whom = f"  by {clean(one.change.by)}" if one.change.by else ""
-    return f"{number} {eye.time(one.at)}{moved(one.change, eye)}{whom}"
+    return f"{number} {eye.time(one.at)}{moved(one.change, eye)}{whom}{'  (dropped)' if is_dropped else ''}"
 
 
 def _lost(one: Lost, eye: Eye) -> str:
@@ -546,6 +548,15 @@ def rebuilt(one: Rebuilt, eye: Eye) -> str:
     else:
         why = f"was {was}: another repo has that name or address, so this one is archived"
     return f"{line}  {eye.paint(why, 'warn')}"
+
+
+def stored_plain(found: Sequence[Repo], eye: Eye) -> str:
+    """That new backups of these repos are not encrypted, where older ones are."""
+    names = ", ".join(clean(one.name) for one in found[:3]) + (", ..." if len(found) > 3 else "")
+    return (
+        f"{eye.paint('not sealed', 'warn')}  the recovery keys were lost as well, so new backups of {names}"
+        " are stored unencrypted from now on: make or add a recovery key, prove it, and run everref keys seal"
+    )
 
 
 def taken_up(one: ImportedState, eye: Eye) -> str:

@@ -92,11 +92,11 @@ def kept(row: Overview) -> Shape:
     return {"repo": row.called, "team": row.team, **plain(Repo.of(row))}
 
 
-def change(one: Logged | Lost) -> Shape:
-    """One ref's move, or a push that could not be rescued."""
+def change(one: Logged | Lost, is_dropped: bool = False) -> Shape:
+    """One ref's move, or a push that could not be rescued; `dropped` only where its snapshot was."""
     if isinstance(one, Lost):
         return {**plain(LostPushed.of(one)), "kind": None, "rescued": False}
-    return plain(Change.of(one))
+    return {**plain(Change.of(one)), **({"dropped": True} if is_dropped else {})}
 
 
 def ref(name: RefName, target: Target) -> Shape:

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
-from mirror.core import peer, quotas, smtp
+from mirror.core import locks, peer, prices, quotas, smtp, storage_classes
 from mirror.core.errors import UsageError
+from mirror.core.locks import Locking
+from mirror.core.prices import Prices
 from mirror.core.quotas import Limits
 from mirror.core.smtp import Smtp
+from mirror.core.storage_classes import Step
 
 EXAMPLE: Final = "0123456789abcdef" * 4  # a key as the documentation shows one: nobody's secret
 LISTING_BYTES: Final = 64 << 20  # of refs that a remote may list; some 900,000 of them
@@ -62,6 +65,17 @@ def app_at(forge: Product, url: str, api_url: str | None = None) -> App:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A store that holds the vault, or a copy of it."""
+
+    name: str  # by which the database and people know it: lower-case letters, digits and hyphens
+    url: str | None  # without credentials; None: the directory `vault` under the data directory
+
+
+FIRST: Final = Place("vault", None)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that the environment decides. `repr` shows no secret."""
 
@@ -70,6 +84,10 @@ class Settings:
     database_url: str | None = field(repr=False, default=None)  # None: the embedded PostgreSQL
     redis_url: str | None = field(repr=False, default=None)  # None: the embedded Redis; NO_REDIS: none at all
     vault_url: str | None = None  # None: the directory `vault` under `data`
+    vault_lock: Locking | None = None  # how stores lock what is written (S3 Object Lock); None: not at all
+    vault_name: str = FIRST.name  # what the vault at vault_url is called beside its copies
+    vault_copies: tuple[Place, ...] = ()  # other stores that hold the same objects; each name once
+    require_worm: bool = False  # write only to stores that were proved to enforce Object Lock
     base_url: str | None = None
     port: int = 8000
     secret_keys: tuple[str, ...] = field(repr=False, default=())  # newest first
@@ -90,6 +108,8 @@ class Settings:
     metrics_teams: bool = False  # /metrics names each team
     ping_url: str | None = field(repr=False, default=None)  # told every 5 minutes that all is well
     timestamp_url: str | None = field(repr=False, default=None)  # of an authority (RFC 3161)
+    storage_class_after: tuple[Step, ...] = ()  # where old objects move to, by a rule of the bucket
+    prices: Prices | None = None  # of the store, for the page of costs; None: it shows no money
     smtp: Smtp | None = None  # the server that mails are handed to; None: no mail is sent
     smtp_url: str | None = field(
         repr=False, default=None
@@ -119,9 +139,12 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
     redis_url = get("REDIS_URL")
     if redis_url and redis_url != NO_REDIS and urlsplit(redis_url).scheme not in ("redis", "rediss", "unix"):
         raise UsageError("REDIS_URL must begin with redis://, rediss:// or unix://, or be none")
-    vault_url = get("VAULT_URL")
-    if vault_url and urlsplit(vault_url).scheme not in ("file", "s3"):
-        raise UsageError("VAULT_URL must begin with file:// or s3://")
+    first = place(get("VAULT_URL"), "VAULT_URL")
+    copies = copies_of(get("VAULT_COPIES"), first)
+    lock, moves = get("VAULT_LOCK"), get("STORAGE_CLASS_AFTER")
+    require_worm = _flag("REQUIRE_WORM", get("REQUIRE_WORM"), False)
+    if require_worm and lock is None and "lock=" not in (first.url or ""):
+        raise UsageError("REQUIRE_WORM needs VAULT_LOCK, such as VAULT_LOCK=compliance:90d")
     keys = tuple(key.strip() for key in (get("SECRET_KEYS") or "").split(",") if key.strip())
     if any(len(key) < 32 for key in keys):
         raise UsageError("SECRET_KEYS: every key must have 32 characters or more")
@@ -130,7 +153,7 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
             "SECRET_KEYS holds the example key of the documentation; make one with openssl rand -hex 32"
         )
     allow_private = _flag("ALLOW_PRIVATE_REMOTES", get("ALLOW_PRIVATE_REMOTES"), database_url is None)
-    smtp_url = get("SMTP_URL")
+    smtp_url, price_table = get("SMTP_URL"), get("PRICES")
     apps = (*_apps("github", get, allow_private), *_apps("gitlab", get, allow_private))
     for app in apps:
         if sum(app.host == other.host for other in apps) > 1:
@@ -142,7 +165,11 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         team=get("EVERREF_TEAM"),
         database_url=database_url,
         redis_url=redis_url,
-        vault_url=vault_url,
+        vault_url=first.url,
+        vault_name=first.name,
+        vault_copies=copies,
+        require_worm=require_worm,
+        vault_lock=None if lock is None else locks.read(lock, "VAULT_LOCK"),
         base_url=get("BASE_URL"),
         port=_port(get("PORT")),
         secret_keys=keys,
@@ -162,9 +189,50 @@ def from_env(env: Mapping[str, str], read_file: Callable[[str], str], default_da
         metrics_teams=_flag("EVERREF_METRICS_TEAMS", get("EVERREF_METRICS_TEAMS"), False),
         ping_url=_address("PING_URL", get("PING_URL"), allow_private),
         timestamp_url=_address("TIMESTAMP_URL", get("TIMESTAMP_URL"), allow_private),
+        storage_class_after=() if moves is None else storage_classes.read(moves, "STORAGE_CLASS_AFTER"),
+        prices=None if price_table is None else prices.read(price_table),
         smtp=None if smtp_url is None else smtp.read(smtp_url, allow_private),
         smtp_url=smtp_url,
     )
+
+
+_NAMED: Final = re.compile(r"([a-z0-9][a-z0-9-]{0,39})=(.+)", re.DOTALL)
+
+
+def place(text: str | None, setting: str) -> Place:
+    """The store that a URL names, which may follow `NAME=`. None: the one that needs no setting.
+
+    Without a name, the last part of its path is one. Raises UsageError with this setting.
+    """
+    if text is None:
+        return FIRST
+    named = _NAMED.fullmatch(text.strip())
+    name, url = (named[1], named[2]) if named else ("", text.strip())
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise UsageError(f"{setting} is not a URL; write file:///dir or s3://bucket/prefix") from None
+    if parts.scheme not in ("file", "s3"):
+        raise UsageError(f"{setting} must begin with file:// or s3://")
+    if not name:
+        last = parts.path.rstrip("/").rpartition("/")[2] or parts.netloc
+        name = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40].strip("-") or FIRST.name
+    return Place(name, url)
+
+
+def copies_of(text: str | None, first: Place) -> tuple[Place, ...]:
+    """The stores that VAULT_COPIES names. Raises UsageError where two share a name or an address."""
+    found = tuple(place(item, "VAULT_COPIES") for item in _items(text) if item)
+    known = [first]
+    for one in found:
+        if any(one.url == other.url for other in known):
+            raise UsageError("VAULT_COPIES names a store that VAULT_URL, or it, names already")
+        if any(one.name == other.name for other in known):
+            raise UsageError(
+                f"VAULT_COPIES: two stores are called {one.name}; name them, as in offsite=s3://bucket/prefix"
+            )
+        known.append(one)
+    return found
 
 
 def _apps(forge: Product, get: Callable[[str], str | None], allow_private: bool) -> list[App]:

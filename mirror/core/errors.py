@@ -108,6 +108,10 @@ class NotFound(EverrefError):
     exit_code = 3
 
 
+class Dropped(NotFound):
+    """The moment was there, and was let go on purpose: who, when and why is in the message."""
+
+
 class BadCredentials(EverrefError):
     """The other side wants credentials, or different ones."""
 
@@ -134,6 +138,10 @@ class Refused(EverrefError):
 
 class NotAllowed(Refused):
     """The person does not have the role for this."""
+
+
+class Held(Refused):
+    """The repo is on legal hold: nothing of it may go."""
 
 
 class Moved(Refused):
@@ -175,6 +183,12 @@ class Damaged(Corrupt):
     def is_shared(self) -> bool:
         """False: damage to one repo's history concerns that repo only."""
         return False
+
+
+class KeyMissing(EverrefError):
+    """Something is sealed, and none of the keys that are here opens it; nothing of it is damaged."""
+
+    kind = "key"
 
 
 class GapInChain(Damaged):

@@ -34,10 +34,15 @@ KINDS: Final[Mapping[str, Kind]] = {
         Kind("sign-in", "somebody signed in from a new place", urgent=True),
         Kind("member", "somebody joined or left a team, or has another role"),
         Kind("channel", "a channel no longer works"),
+        Kind("mirror", "a mirror fails, or was changed by somebody else"),
         Kind("report", "the weekly report"),
         Kind("installation", "Everref itself needs somebody", urgent=True),
     )
 }
+
+
+# Kinds that are about one team's own safety: no channel can switch them off.
+ALWAYS: Final = frozenset({"pending"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ ObjectFormat = Literal["sha1", "sha256"]
 
 HEAD: Final = RefName(b"HEAD")
 SYMBOLIC: Final = b"ref: "
+_PUSHED_TO: Final = "everref:"  # what the address of a repo without a remote begins with
 _OLDER: Final = re.compile(r"(.+)#before-[0-9a-f]{8}", re.DOTALL)
 HEX_LENGTH: Final[Mapping[ObjectFormat, int]] = {"sha1": 40, "sha256": 64}
 
@@ -69,6 +70,14 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Sealed:
+    """What the vault has where an object is sealed: an age file. All else describes what is in it."""
+
+    bytes: int
+    sha256: str  # hex
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A run of the pack log as it is stored: one bundle in the vault."""
 
@@ -76,14 +85,36 @@ class Part:
     epoch: int
     first: int  # the first snapshot whose objects it may hold
     last: int
-    bytes: int  # of the stored object: bundle header, pack header, entries, pack trailer
-    sha256: str  # of the stored bytes, hex
+    bytes: int  # of the bundle: bundle header, pack header, entries, pack trailer
+    sha256: str  # of these bytes, hex
     header_bytes: int  # of the bundle header, before b"PACK"
     entries: int  # pack entries in it
     segments: tuple[Segment, ...]  # in log order; empty for a checkpoint, which is whole or nothing
     complete: bool  # its pack needs no object from outside (first of an epoch, checkpoint)
     index_bytes: int = 0  # size of the `.idx` object beside it; 0: it has none
     index_sha256: str = ""
+    sealed: Sealed | None = None  # the bundle as it is stored; None: as it is
+    sealed_index: Sealed | None = None  # likewise the `.idx`
+
+    @property
+    def stored(self) -> Sealed:
+        """Size and sum of the object that is in the vault under this part's key."""
+        return self.sealed or Sealed(self.bytes, self.sha256)
+
+    @property
+    def stored_index(self) -> Sealed:
+        """Size and sum of the `.idx` object beside it; 0 bytes: it has none."""
+        return self.sealed_index or Sealed(self.index_bytes, self.index_sha256)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the object that is in the vault, without the `.idx`."""
+        return self.stored.bytes
+
+    @property
+    def stored_sha256(self) -> str:
+        """Of the object that is in the vault, hex."""
+        return self.stored.sha256
 
 
 def label(number: int, moment: int = 0) -> str:
@@ -108,11 +139,15 @@ class Snapshot:
     log_bytes: int
     segment: Segment | None  # None: this snapshot brought no object
     bundle: Part | None  # the part it was born with; None likewise
-    manifest_sha256: str  # of the manifest's stored bytes
+    manifest_sha256: str  # of the manifest's bytes, before it was sealed
     previous_sha256: str | None  # None: the first
     verified_at: datetime | None = None  # when its bytes were last read back; None: only stored
     moment: int = 0  # the number of a moment within it, which was passed over when it was taken; 0: itself
     reach: int = 0  # the snapshot up to which such a moment needs the pack log; 0: itself
+    sealed: Sealed | None = None  # the manifest as it is stored; None: as it is
+    dropped_at: datetime | None = None  # when it went, on purpose; None: it is kept
+    dropped_why: str | None = None  # who wanted that and why, in words
+    manifest_epoch: int | None = None  # the epoch that its manifest names; None: the same
 
     @property
     def label(self) -> str:
@@ -132,13 +167,23 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """One remote repository that Everref backs up."""
+    """One repository that Everref backs up."""
 
     id: RepoId
     name: str
-    url: str  # without credentials; a path for a local one
+    url: str  # without credentials; a path for a local one; `pushed_to(id)` where it has no remote
     object_format: ObjectFormat | None  # None: never seen
     created_at: datetime
+
+
+def pushed_to(repo_id: RepoId) -> str:
+    """The address of a repo without a remote, which people and programs push to: nothing is fetched there."""
+    return f"{_PUSHED_TO}{repo_id}"
+
+
+def has_remote(url: str) -> bool:
+    """Whether there is a remote at a repo's address; False: it is pushed to directly (`pushed_to`)."""
+    return not url.startswith(_PUSHED_TO)
 
 
 def older(url: str, repo_id: RepoId) -> str:

@@ -57,6 +57,8 @@ LIMITS: Final[Mapping[str, Limit]] = {
         Limit("tokens", "active API tokens", 100, 10_000),
         Limit("hooks", "webhooks", 1000),
         Limit("members", "members", 100, 10_000),
+        Limit("shares", "share links that work", 100, 10_000),
+        Limit("share-days", "days that a share link works", 90, 90, counted=False),
     )
 }
 # What a job counts as, besides a job.

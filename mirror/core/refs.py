@@ -121,8 +121,13 @@ def apply(refs: Refs, changes: Iterable[RefChange]) -> dict[RefName, Target]:
 
 def check_name(name: bytes) -> None:
     """Raise Corrupt unless this is HEAD or a name under refs/ that git-check-ref-format(1) accepts."""
-    if name != HEAD and (not name.startswith(b"refs/") or _FORBIDDEN.search(name)):
+    if name != HEAD and not is_valid(name):
         raise Corrupt(f"{shown_text(name)!r} is not a valid ref name")
+
+
+def is_valid(name: bytes) -> bool:
+    """Whether this is a name under refs/ that git-check-ref-format(1) accepts."""
+    return name.startswith(b"refs/") and not _FORBIDDEN.search(name)
 
 
 def check_names(names: Sequence[bytes]) -> None:

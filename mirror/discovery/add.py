@@ -1,7 +1,7 @@
 """Adding a repository: the first step of every backup."""
 
 from mirror.core.errors import BadCredentials, OurFault, UsageError
-from mirror.core.model import Remote, Repo, RepoId, Secret
+from mirror.core.model import Remote, Repo, RepoId, Secret, has_remote
 from mirror.discovery import connections
 from mirror.git import address
 from mirror.services import ssh_access
@@ -81,6 +81,11 @@ async def _added(services: Services, team: TeamId, name: str, url: str, insisted
                 raise
     if namesake.url == url:
         return namesake
+    if not has_remote(namesake.url):
+        raise UsageError(
+            f"the name {name} is taken by a repository that is pushed to; choose another with --name",
+            field="name",
+        )
     taken = f"the name {name} is taken by {namesake.url}"
     if namesake.object_format:
         raise UsageError(f"{taken}; choose another with --name", field="name")
@@ -100,8 +105,12 @@ async def _added(services: Services, team: TeamId, name: str, url: str, insisted
 async def remote_of(services: Services, repo_id: RepoId, url: str, secret: Secret | None = None) -> Remote:
     """The repo's address with these credentials, else with its stored ones, else with its connection's token.
 
-    Raises BadCredentials if the connection must be connected again.
+    Raises BadCredentials if the connection must be connected again, UsageError for a repo without a remote.
     """
+    if not has_remote(url):
+        raise UsageError(
+            "this repository has no remote: nothing is read from a host or written to one for it"
+        )
     if secret is None and services.keyring is not None:
         secret = await credentials.of(services.db, services.keyring, repo_id, url)
         secret = secret or await connections.credential_of(services, repo_id, url)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from mirror.core.errors import Busy, NotFound, UsageError
 from mirror.core.model import Repo, RepoId, Secret
 from mirror.core.rules import choosing
+from mirror.core.rules.mirrors import place_of
 from mirror.core.rules.roles import PersonId
 from mirror.discovery import add, connections, follow, webhooks
 from mirror.discovery.forge_client import ForgeClient, client_of
@@ -28,6 +29,8 @@ from mirror.store.discovery.remotes import RemoteRepository
 from mirror.store.people import audit, quotas
 from mirror.store.people.audit import Entry
 from mirror.store.people.teams import TeamId
+from mirror.store.restore import mirrors
+from mirror.store.upkeep import erased
 
 AT_ONCE: Final = 20  # hooks that are registered while a person waits; a sweep registers the others
 ALL: Final = 1 << 31  # register every hook while the person waits
@@ -225,7 +228,10 @@ async def _by_rule(
 async def unchosen(
     services: Services, connection_id: ConnectionId, everything: bool, patterns: Sequence[str]
 ) -> list[DiscoveredRepository]:
-    """The repositories that the connection's rule matches and that are not kept yet, or no longer."""
+    """The repositories that the connection's rule matches and that are not kept yet, or no longer.
+
+    No rule chooses a mirror: with mirrors of every repository, each mirror would get a mirror.
+    """
     if not everything and not patterns:
         return []
     rows = await discovered.all(services.db, connection_id)
@@ -233,7 +239,10 @@ async def unchosen(
         row.repository_id
         for row in rows
         if (row.repo_id is not None and not row.disconnected) or row.gone_at is not None
-    }
+    } | await erased.forgotten(services.db, connection_id)
+    places = {row.repository_id: place_of(row.clone_url) for row in rows if row.repository_id not in known}
+    copies = await mirrors.mirrored(services.db, set(places.values()))
+    known |= {number for number, place in places.items() if place in copies}
     return await choosing.wanted(rows, everything, patterns, known)
 
 

@@ -1,7 +1,7 @@
 """The address and the credentials of one repo, replaced by a person: tried at the host, then stored."""
 
 from mirror.core.errors import OurFault, UsageError
-from mirror.core.model import Remote, Repo, Secret
+from mirror.core.model import Remote, Repo, Secret, has_remote
 from mirror.discovery import add
 from mirror.git import address
 from mirror.services.lease import leased
@@ -19,6 +19,8 @@ async def replace(
     Only an address that was never reached can be another one afterwards. Raises UsageError, and whatever
     the host says where it refuses them; nothing is changed then. Safe to run twice.
     """
+    if not has_remote(repo.url):
+        raise UsageError(f"{repo.name} has no remote: push to it", field="url")
     team = (await remotes.get(services.db, repo.id)).team_id
     remote = await add.remote_for(services, team, url)
     moves, given = remote.url != repo.url, secret or remote.secret

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from mirror.core.config import Settings
 from mirror.core.errors import Busy, NotFound, OurFault, UsageError
 from mirror.core.keyring import Keyring
-from mirror.core.model import Repo
+from mirror.core.model import Repo, has_remote
 from mirror.services.open import Services
 from mirror.store.discovery import hooks, remotes
 from mirror.store.discovery.hooks import Forge, Hook
@@ -44,6 +44,8 @@ async def give(services: Services, repo: Repo, forge: Forge | None, *, new: bool
     """
     if services.keyring is None:
         raise OurFault("secrets cannot be stored: set SECRET_KEYS (32 random characters or more)")
+    if not has_remote(repo.url):
+        raise UsageError(f"{repo.name} has no host that could report a push: it is pushed to itself")
     known = await hooks.of(services.db, repo.id)
     if known is None:
         return await _made(services, services.keyring, repo, forge or _forge_of(repo))

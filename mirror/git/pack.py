@@ -9,7 +9,8 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -139,6 +140,22 @@ async def make_whole(git: Git, path: Path, tips: Collection[Target]) -> AsyncGen
         yield chunk
 
 
+async def make_listed(git: Git, path: Path, names: Collection[bytes]) -> AsyncGenerator[bytes, None]:
+    """A pack of exactly these objects of the repository at `path`, as they are there.
+
+    Whoever reads it finds their names out: that their bytes have those is not checked here. Raises Corrupt
+    where git cannot read one.
+    """
+    args = ("pack-objects", "--stdout", "--window=0", "-q")
+    try:
+        async with git.process(*args, git_dir=str(path)) as child:
+            async with child.fed(b"".join(name + b"\n" for name in names)):
+                async for chunk in child.stdout:
+                    yield chunk
+    except GitFailed as failed:
+        raise _not_packed(failed) from None
+
+
 async def make_checked(git: Git, path: Path, tips: Collection[Target]) -> AsyncGenerator[bytes, None]:
     """The same, for a pack that nobody verifies later. Raises Corrupt if this disk has damaged an object.
 
@@ -251,6 +268,31 @@ def is_whole(idx: Path) -> bool:
             return digest.digest() == pack.read(size) == found.pack_checksum
     except (OSError, Corrupt):
         return False
+
+
+_WHOLE_FOR: Final = 86_400.0  # seconds for which a pack that was read whole is not read again
+_whole: dict[tuple[int, int, int, int], float] = {}  # when a file was read: its device, inode, size and time
+
+
+async def are_whole(packs: Path) -> bool:
+    """Whether the packs of a folder are what their checksums say; each is read once a day by this process.
+
+    git itself does not see it: what it sends out of a pack it copies as it lies there.
+    """
+    return await finish(lambda: all(_was_whole(idx) for idx in packs.glob("*.idx")))
+
+
+def _was_whole(idx: Path) -> bool:
+    try:
+        stat = idx.with_suffix(".pack").stat()
+    except OSError:
+        return False
+    key, now = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns), time.monotonic()
+    for old in [one for one, read in _whole.items() if read < now - _WHOLE_FOR]:
+        del _whole[old]
+    if key not in _whole and is_whole(idx):
+        _whole[key] = now
+    return key in _whole
 
 
 async def file_chunks(path: Path, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
@@ -518,3 +560,11 @@ def _subtract(left: set[bytes], idx: IdxFile) -> None:
         left.difference_update(idx.ids())
     else:
         left.difference_update([oid for oid in left if oid in idx])
+
+
+def check_has(idx: Path, targets: Iterable[Target], key: str) -> None:
+    """Raise Corrupt, naming the part that git packed, unless it has all of these objects."""
+    with IdxFile(idx) as found:
+        for target in targets:
+            if found.offset(bytes.fromhex(target.decode())) is None:
+                raise Corrupt(f"{key}: git packed it without {target.decode()}")

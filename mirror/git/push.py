@@ -43,6 +43,10 @@ _REMARKS: Final = 20  # lines of the target's output that are passed on
 _REMARK: Final = 300  # characters of each
 
 
+class TooLarge(Refused):
+    """The remote takes no push of this size."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The result of pushing one ref."""
@@ -238,7 +242,7 @@ _WORKFLOWS: Final = re.compile("refusing to allow an? .{1,60} to create or updat
 _NO_WORKFLOWS: Final = (
     "GitHub takes workflow files (.github/workflows) only from a token with the scope workflow: connect the"
     " account again and allow it, or use a token that has it (fine-grained: Workflows, write);"
-    " then restore again"
+    " then try again"
 )
 _BROKEN: Final = re.compile("unpack|missing necessary objects")  # git receive-pack's words for a bad pack
 
@@ -300,7 +304,9 @@ def _meaning(failed: GitFailed, remote: Remote) -> EverrefError | None:
     if status == 451:
         return Blocked(f"{where} reports that access to this repository is blocked")
     if status == 413:
-        return Refused(f"{where} does not accept a push this large; restore fewer refs at a time with --refs")
+        return TooLarge(
+            f"{where} does not accept a push this large; restore fewer refs at a time with --refs"
+        )
     if 300 <= status < 400:
         return Refused(f"{where} reports that the repository has moved; use its new address")
     if _OTHER_FORMAT.search(words):

@@ -103,6 +103,20 @@ async def missing(path: Path, ids: Iterable[Target]) -> set[Target]:
     return await finish(look)
 
 
+async def mainline(git: Git, path: Path, tip: Target, old: Target | None, parts: int) -> list[Target]:
+    """Commits that cut the history before this one into so many parts, the oldest first, or fewer.
+
+    They are on its line of first parents, and not reached by `old`, where the repository has that.
+    """
+    known = old is not None and not await missing(path, [old])
+    words = ["rev-list", "--first-parent", "--reverse", "--end-of-options", tip.decode()]
+    line = (
+        await git.run(*words, *([f"^{old.decode()}"] if old and known else []), git_dir=str(path))
+    ).split()
+    cuts = sorted({len(line) * number // parts for number in range(1, parts)} - {0})
+    return [Target(line[cut - 1]) for cut in cuts if line[cut - 1] != tip]
+
+
 async def everything(path: Path) -> set[Target]:
     """Every object that a pack of the repository (or its alternates) holds."""
 

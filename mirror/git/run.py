@@ -162,6 +162,7 @@ class Git:
         on_stderr: Callable[[bytes], None] | None = None,
         program: str | None = None,
         longest_file: int | None = None,
+        nice: int = 0,
     ) -> AsyncIterator["Process"]:
         """A running git, or another `program` in the same surroundings, to be written to and read from.
 
@@ -169,13 +170,16 @@ class Git:
         leaving it by an exception, or after `timeout` seconds (LimitReached),
         kills it with all its children. `env_config` is configuration that may
         hold secrets: it travels in the environment, never in argv. No file that it writes becomes longer
-        than `longest_file` bytes, where that is said.
+        than `longest_file` bytes, where that is said; `nice` lets so much else go first.
         """
         limits = self._limits
         if longest_file is not None:
             longest = min(longest_file, *limits.get(resource.RLIMIT_FSIZE, (longest_file,)))
             limits = limits | {resource.RLIMIT_FSIZE: (longest, longest)}
         child = self._start(args, git_dir, stdin, env_config or {}, env or {}, on_stderr, program, limits)
+        if nice:
+            with suppress(OSError):  # what it starts inherits it
+                os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
         try:
             async with asyncio.timeout(timeout) as limit:
                 yield child

@@ -1,33 +1,38 @@
 """Restores to a remote that whoever runs Everref does at the command line: jobs, but without a worker.
 
-Who calls: the commands `restore` and `undo`. What it uses: restore/restore, target and undo, which
-do the work, and store/jobs/jobs, where it shows under activity while it goes on, and can be stopped.
+Who calls: the commands `restore`, `undo` and `rollback`. What it uses: restore/restore, target and undo,
+which do the work, and store/jobs/jobs, where it shows under activity while it goes on, and can be stopped.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final
+from uuid import UUID
 
 from mirror.core.errors import Busy, Cancelled, EverrefError, NotFound, OurFault, UsageError
-from mirror.core.model import Remote, Repo, Secret, Snapshot
+from mirror.core.model import Remote, Repo, RepoId, Secret, Snapshot
 from mirror.core.progress import Both, Meter
 from mirror.core.rules.roles import Role
 from mirror.jobs import results
 from mirror.jobs import run as flow
+from mirror.restore import moment, target, undo
 from mirror.restore import restore as restoring
-from mirror.restore import undo
 from mirror.restore.restore import Restored, What
 from mirror.restore.target import Authority
 from mirror.restore.undo import UndoPlan
 from mirror.services.open import Services, ended
+from mirror.store import repos
 from mirror.store.backup import snapshots
+from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs, runs
 from mirror.store.jobs.jobs import Job, JobId, State
-from mirror.store.restore import restores
+from mirror.store.restore import restores, rollbacks
 from mirror.store.restore.restores import Cause
+from mirror.store.restore.rollbacks import RollbackId
 
 log = logging.getLogger("mirror.attended")
 
@@ -84,7 +89,13 @@ async def undo_plan(services: Services, job: Job, secret: Secret | None) -> Undo
     return await undo.plan(services, job, _means(job, secret))
 
 
-async def undo_now(services: Services, repo: Repo, job: Job, secret: Secret | None) -> tuple[JobId, Restored]:
+async def undo_now(
+    services: Services,
+    repo: Repo,
+    job: Job,
+    secret: Secret | None,
+    also: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[JobId, Restored]:
     """Put a restore's target back to what it was before, as restore/undo. Raises as `undo_plan` does."""
     await undo.check(services, job)
     means = _means(job, secret)
@@ -93,12 +104,33 @@ async def undo_now(services: Services, repo: Repo, job: Job, secret: Secret | No
     snapshot = snapshot or await snapshots.latest(services.db, repo.id)
     if snapshot is None:
         raise NotFound(f"{repo.name} has no snapshot, so nothing of it can be put back")
-    asked = {"undo": str(job.id), **snapshot.numbers, "force": False}
+    asked = {**also, "undo": str(job.id), **snapshot.numbers, "force": False}
 
     async def work(services: Services, mine: Job) -> Restored:
         return await undo.undo(services, job, repo, snapshot, means, Cause(mine.id, undo_of=job.id))
 
     return await _done(services, repo, asked, work)
+
+
+async def of_rollback(services: Services, repo_id: RepoId, asked: Mapping[str, Any]) -> None:
+    """Do the job of one repo of a rollback, or undo it, as jobs/rollbacks asks. Raises what that does."""
+    repo = await repos.get(services.db, repo_id)
+    if asked.get("undo"):
+        job = await jobs.by_id(services.db, JobId(UUID(asked["undo"])))
+        if job is None:
+            raise NotFound(f"{repo.name} has no such restore to undo")
+        await undo_now(services, repo, job, None, asked)
+        return
+    means = Authority(Role.OWNER, here=True)
+    to = await target.reach(services, (await remotes.get(services.db, repo_id)).team_id, asked, means)
+    snapshot = await moment.snapshot_at(services, repo, asked["snapshot"])
+    leases = await rollbacks.leases(services.db, RollbackId(UUID(asked["rollback"])), repo_id)
+
+    async def work(services: Services, mine: Job) -> Restored:
+        cause = Cause(mine.id, target={"kept": asked["kept"]})
+        return await restoring.to_remote(services, repo, snapshot, to, What(leases=leases), cause)
+
+    await _done(services, repo, dict(asked), work)
 
 
 def _means(job: Job, secret: Secret | None) -> Authority:

@@ -19,7 +19,7 @@ import aiohttp
 from mirror.backup import excluded
 from mirror.backup import sync as syncing
 from mirror.core.errors import EverrefError, Origin, RateLimited
-from mirror.core.model import Reason, Remote, RepoId
+from mirror.core.model import Reason, Remote, RepoId, has_remote
 from mirror.core.rules import backoff, fairness
 from mirror.core.rules.schedule import next_look
 from mirror.discovery import add
@@ -252,6 +252,10 @@ async def look(services: Services, session: aiohttp.ClientSession, due: Due) -> 
     """
     repo_id, now = due.repo.id, services.clock()  # before the answer: later pushes are not in it
     again = next_look(due.rhythm, repo_id, now, now)
+    if not has_remote(due.repo.url):  # a push ends only once it is saved, so nobody need be asked
+        if due.digest is not None:
+            await repos.touch_protected(services.db, repo_id, now)
+        return Look(Looked(repo_id, now, again), asked=False)
     try:
         remote = Remote(due.repo.url)
         if due.has_secret:

@@ -13,7 +13,7 @@ from mirror.core.rules import proving
 from mirror.git.run import SLOTS
 from mirror.services.open import Services
 from mirror.store import repos
-from mirror.store.backup import parts, snapshots
+from mirror.store.backup import epochs, parts, snapshots
 from mirror.store.jobs import jobs
 from mirror.store.restore import drills
 
@@ -64,7 +64,8 @@ async def moment(services: Services, repo_id: RepoId, random: Random) -> Snapsho
     live = [(part.first, part.last) for part in await parts.live(services.db, repo_id)]
     passed = await drills.passed(services.db, repo_id, services.clock() - RECENT)
     number = proving.drill_moment(live, last.number, passed, random)
-    return await snapshots.get(services.db, repo_id, number)
+    kept, _ = await epochs.kept_near(services.db, repo_id, number + 1)
+    return await snapshots.get(services.db, repo_id, kept or last.number)
 
 
 async def due_now(services: Services, ids: Sequence[RepoId] = ()) -> list[tuple[Repo, Snapshot]]:

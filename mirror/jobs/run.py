@@ -16,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from mirror.backup import sync as syncing
+from mirror.backup import uploads
 from mirror.core import logs, quotas
 from mirror.core.errors import (
     Busy,
@@ -29,19 +30,21 @@ from mirror.core.errors import (
     OverLimit,
     RateLimited,
     Refused,
+    UsageError,
 )
-from mirror.core.model import Reason, Repo, RepoId, Secret, Snapshot
+from mirror.core.model import Reason, Repo, RepoId, Secret, Snapshot, has_remote
 from mirror.core.progress import Meter
 from mirror.core.rules import backoff, compaction
 from mirror.core.rules.roles import Role
 from mirror.core.rules.schedule import next_look, wait_before_retry
-from mirror.jobs import results, team_drills
+from mirror.jobs import results, rollbacks, team_drills
 from mirror.restore import drill, export, moment, restore, target, undo
 from mirror.restore.restore import What
 from mirror.restore.target import Authority
 from mirror.services.open import Services, ended, unbroken
 from mirror.store import repos
 from mirror.store.backup import parts
+from mirror.store.backup.uploads import UploadId
 from mirror.store.database import connected
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs, schedules
@@ -51,7 +54,9 @@ from mirror.store.jobs.schedules import Looked
 from mirror.store.people import notices
 from mirror.store.people import quotas as limited
 from mirror.store.people.teams import TeamId
+from mirror.store.restore import rollbacks as rollback_rows
 from mirror.store.restore.restores import Cause
+from mirror.store.restore.rollbacks import RollbackId
 from mirror.upkeep import compact, outages, verify
 
 Result = Mapping[str, Any]  # of a job, as it is kept and shown
@@ -88,11 +93,11 @@ async def ask(
     """Queue what somebody requests; a worker starts it within seconds, or at once if it gets a hint.
 
     What `asked` holds, by kind:
-    sync: reason. compact, verify: nothing. drill: snapshot (none: the latest).
+    sync: reason. compact, verify: nothing. import: upload, its id. drill: snapshot (none: the latest).
     bundle: snapshot, globs, bring. restore: snapshot, globs, bring, hidden, force, and its target
     (restore/target): `to` an address, `connection` whose token is used there; or `kept`, the id of a
-    repo; or `new`. Or `undo`, the job whose restore is undone. And `role`, in which it is requested,
-    if that is less than the person's.
+    repo; or `new`. Or `undo`, the job whose restore is undone; `rollback`, the one that it belongs to, which
+    has what is put back. And `role`, in which it is requested, if that is less than the person's.
 
     `secret` is for the target of a restore; it is encrypted, and deleted when the job
     ends. What a person requests counts towards the limits of the repo's team; a bundle
@@ -110,7 +115,10 @@ async def ask(
         sealed = jobs.seal(services.keyring, job_id, secret)
     now = services.clock()
     names = quotas.of_job(kind) if person_id is not None else ()
-    team_id = (await remotes.get(services.db, repo_id)).team_id
+    origin = await remotes.get(services.db, repo_id)
+    team_id = origin.team_id
+    if kind == "sync" and not has_remote(origin.repo.url):
+        raise UsageError(f"{origin.repo.name} has no remote to read: it is backed up by pushing to it")
     async with limited.within(services.db, team_id, services.settings.limits, now, *names) as db:
         if kind == "sync":
             await repos.request_sync(db, repo_id, now)
@@ -392,9 +400,20 @@ async def _sync(services: Services, run: Run) -> Result | None:
     await looked(services, run.repo_id, done.new)
     if done.new and run.job is not None and run.job.notes:  # it may have waited for room
         await limited.brought(services.db, run.repo_id)
-    if done.new and compaction.due(await parts.live(services.db, run.repo_id)):
-        await jobs.queue(services.db, run.repo_id, "compact", {}, services.clock())
+    if done.new:
+        await _compact_if_due(services, run.repo_id)
     return results.synced(done)
+
+
+async def pushed(services: Services, repo_id: RepoId) -> None:
+    """What follows a push to a repo without a remote, as it follows a sync. Safe to run twice."""
+    await looked(services, repo_id, new=True)
+    await _compact_if_due(services, repo_id)
+
+
+async def _compact_if_due(services: Services, repo_id: RepoId) -> None:
+    if compaction.due(await parts.live(services.db, repo_id)):
+        await jobs.queue(services.db, repo_id, "compact", {}, services.clock())
 
 
 async def looked(services: Services, repo_id: RepoId, new: bool) -> None:
@@ -447,7 +466,10 @@ async def _restore(services: Services, run: Run) -> Result:
     to, made = await target.ready(services, job, means)
     named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
     cause = Cause(job.id, job.person_id, named, made, attempt=job.attempt)
-    done = await restore.to_remote(services, repo, snapshot, to, What.of(job.asked), cause)
+    what = What.of(job.asked)
+    if whole := job.asked.get(rollbacks.ASKED):
+        what = replace(what, leases=await rollback_rows.leases(services.db, RollbackId(UUID(whole)), repo.id))
+    done = await restore.to_remote(services, repo, snapshot, to, what, cause)
     result = results.restored(done, REFS_KEPT) | {"to": to.url}
     return result | {"made": to.url} if made else result
 
@@ -469,6 +491,24 @@ async def _moment(services: Services, run: Run) -> tuple[Repo, Snapshot]:
     return repo, await moment.snapshot_at(services, repo, moment.wanted(_job_of(run).asked))
 
 
+async def _import(services: Services, run: Run) -> Result:
+    """Prove a file that somebody uploaded, and take a snapshot of it; refuse it where no later try comes."""
+    job = _job_of(run)
+    repo, upload = await repos.get(services.db, run.repo_id), UploadId(UUID(str(job.asked["upload"])))
+    try:
+        done = await uploads.prove(services, repo, upload, job.team_id)
+    except EverrefError as error:
+        is_last = error.permanent or job.attempt >= ATTEMPTS
+        if is_last and not await outages.met(services, error):  # else it waits until that is over
+            await uploads.give_up(services, upload, job.team_id, str(error))
+        raise
+    except Exception:  # a bug
+        await uploads.give_up(services, upload, job.team_id, "Everref failed; its log says why")
+        raise
+    await looked(services, repo.id, bool(done["new"]))
+    return done
+
+
 def _job_of(run: Run) -> Job:
     assert run.job is not None, f"a {run.kind} is always requested"
     return run.job
@@ -481,4 +521,5 @@ _DO: Final[Mapping[Kind, Callable[[Services, Run], Coroutine[Any, Any, Result | 
     "verify": _verify,
     "bundle": _bundle,
     "compact": _compact,
+    "import": _import,
 }

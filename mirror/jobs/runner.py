@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from mirror.backup import sync as syncing
-from mirror.core.errors import EverrefError, OurFault
+from mirror.core.errors import EverrefError, Origin, OurFault
 from mirror.core.model import RepoId
 from mirror.core.rules import fairness
 from mirror.core.rules.fairness import Free, Held
@@ -63,6 +63,11 @@ class Runner:
         self._due = asyncio.Event()
         self._is_away = False  # the database, as of the last take
         self._is_stopping = False
+
+    @property
+    def shares(self) -> list[int]:
+        """The shares of all repos whose pools are kept warm here."""
+        return self._shares
 
     def is_mine(self, repo_id: RepoId) -> bool:
         """Whether this repo's pool is kept warm here."""
@@ -160,13 +165,16 @@ class Runner:
     async def _take(self, repo_id: RepoId | None) -> Run | None:
         async with self._taking:
             free = self._free()
-            if free.room <= 0 or self._services.away or self._is_stopping:
-                return None
             services, now, began = self._services, self._services.clock(), self._time()
+            if free.room <= 0 or self._is_stopping or services.away and not self._copy_answers():
+                return None
             self._taking_since = now
             try:
-                preference = Preference(self._shares, PATIENCE, repo_id)
-                found = await runs.take(services.db, self.me, now, replace(free, room=1), preference)
+                if services.away:
+                    found = await runs.take_reading(services.db, self.me, now)
+                else:
+                    preference = Preference(self._shares, PATIENCE, repo_id)
+                    found = await runs.take(services.db, self.me, now, replace(free, room=1), preference)
             finally:
                 self._taking_since = None
             if not found:
@@ -177,6 +185,13 @@ class Runner:
             self._runs[run.key] = (run, asyncio.current_task())
             self._began[run.key] = self._time()
             return run
+
+    def _copy_answers(self) -> bool:
+        """Whether only the first vault is away, and a copy of it answers: then restores go on."""
+        copies = self._services.copies
+        return self._services.away == {Origin.VAULT} and any(
+            not copies.is_away(one.name) for one in copies.copies
+        )
 
     def _free(self) -> Free[TeamId]:
         """What may start here now.

@@ -5,6 +5,7 @@ Who calls: the worker, every few seconds, and the command `sweep`, for every rep
 
 import asyncio
 import logging
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mirror.backup import describe, evidence, notes
+from mirror.backup import describe, evidence, guide, notes, uploads
 from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.errors import SHARED, Busy, Corrupt, EverrefError
@@ -22,11 +23,11 @@ from mirror.core.model import Reason, Repo, RepoId
 from mirror.core.rules import deadman
 from mirror.core.rules.schedule import spread
 from mirror.discovery import discover, webhooks
-from mirror.jobs import proofs, run, team_drills
+from mirror.jobs import pending, proofs, run, team_drills
 from mirror.jobs.looks import Ticked, looking
 from mirror.notify import look
-from mirror.people import channels
-from mirror.restore import export
+from mirror.people import channels, keys
+from mirror.restore import export, shares
 from mirror.services.lease import leased
 from mirror.services.open import Services
 from mirror.store import repos
@@ -37,7 +38,25 @@ from mirror.store.jobs import runs, schedules
 from mirror.store.people import quotas, sessions
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import maintenance, measures, outages
-from mirror.upkeep import checkpoints, compact, daily, heal, ping, predict, prune, rotation, state
+from mirror.store.upkeep import reseal as resealing
+from mirror.upkeep import (
+    checkpoints,
+    compact,
+    copies,
+    costs,
+    daily,
+    epoch,
+    forget,
+    heal,
+    lock,
+    ping,
+    predict,
+    prune,
+    reseal,
+    retention,
+    rotation,
+    state,
+)
 
 PATIENCE: Final = 60.0  # seconds; a run that is at work on a repo does what a sweep would do
 STARTING: Final = timedelta(seconds=30)  # within which workers start together
@@ -46,6 +65,8 @@ JOBS_KEPT: Final = timedelta(days=90)  # jobs of Everref itself; those that peop
 REQUESTS_KEPT: Final = timedelta(days=1)  # with their answers, for a client that sends one again
 LINKS_KEPT: Final = timedelta(days=1)  # after they have expired
 VIEWS_KEPT: Final = timedelta(days=2)  # of restores; none is needed for longer than a run may take
+
+_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # what a pool is called: its repo
 
 log = logging.getLogger("mirror.sweep")
 
@@ -80,7 +101,7 @@ async def _sweep(services: Services, repo: Repo) -> Swept:
         await run.looked(services, repo.id, synced.new)
         with suppress(Busy):  # another run is compacting it; the sync is done
             await compact.compact(services, repo, PATIENCE)
-        if await parts.tombstones(services.db, repo.id):
+        if await parts.tombstones(services.db, repo.id) or await resealing.graves(services.db, repo.id):
             await prune.prune(services, prune.GRACE, repo, PATIENCE)
     except EverrefError as error:
         known = await repos.overview_of(services.db, repo.id)
@@ -129,10 +150,16 @@ async def tend(services: Services) -> None:
 async def evict(services: Services) -> None:
     """Evict pools from this machine's disk where they exceed its bound, or their team's."""
     await services.disk.pools.make_room(services.disk.root, 0)
+    await forget.clear_disk(services)
     try:
         await _share_pools(services)
     except EverrefError as error:
         log.warning("pools of teams: %s", error)
+    try:
+        held = [RepoId(UUID(name)) for name in await services.disk.pools.held() if _ID.fullmatch(name)]
+        await epoch.forget_old_pools(services, held)
+    except EverrefError as error:
+        log.warning("pools of earlier epochs: %s", error)
 
 
 async def do_if_due(task: "Task", services: Services) -> None:
@@ -170,6 +197,7 @@ async def tidy(services: Services) -> None:
     now = services.clock().timestamp()
     root = services.disk.root
     old = await asyncio.to_thread(_older_than, root / "restores", now - VIEWS_KEPT.total_seconds())
+    old += await asyncio.to_thread(_older_than, root / "incoming", now - VIEWS_KEPT.total_seconds())
     old += await asyncio.to_thread(_older_than, root / "bundles", now - export.KEPT.total_seconds())
     for path in old:
         await asyncio.to_thread(_remove, path)
@@ -205,6 +233,7 @@ async def _forget(services: Services) -> None:
     await holds.forget_before(services.db, now)
     await outages.forget_before(services.db, now - JOBS_KEPT)
     await look.forget(services)
+    await shares.forget(services)
 
 
 async def _prune(services: Services) -> None:
@@ -252,17 +281,32 @@ TOLD: Final[Sequence[Task]] = (
 TASKS: Final[Sequence[Task]] = (
     Task("forget what has had its time", timedelta(hours=1), _forget),
     Task("delete bundles whose time is over", timedelta(hours=1), export.forget),
+    Task("drop uploads whose time is over", timedelta(hours=1), uploads.forget),
     Task("delete replaced parts", timedelta(hours=1), _prune),
     Task("add up what was counted", timedelta(minutes=1), _add_up),
     Task("compare the queue with what is open", timedelta(hours=1), _mend_queue),
     *TOLD,
+    Task("bring copies of the vault up to date", copies.EVERY, copies.due, timedelta(hours=12)),
+    Task("read copies of the vault again", copies.EVERY, copies.read_again, timedelta(hours=12)),
     Task("list what connections can see", timedelta(minutes=5), discover.due),
     Task("have the admin of SMTP_URL as a channel", timedelta(minutes=5), channels.keep_admin),
+    Task("look after the keys of teams", timedelta(minutes=5), keys.due),
+    Task("have the vault say how it is read", timedelta(days=1), guide.due),
     Task("look after hooks", webhooks.SWEEPS, webhooks.due),
+    Task("carry out what was asked for and confirmed", pending.EVERY, pending.due, timedelta(hours=12)),
+    Task(
+        "delete what is left of repos that are gone", timedelta(minutes=10), forget.due, timedelta(hours=12)
+    ),
     Task("drill what is due", timedelta(minutes=1), proofs.due),
     Task("go on with drills of teams", timedelta(minutes=1), team_drills.go_on),
     Task("read the vault again", timedelta(minutes=1), rotation.due, timedelta(hours=12)),
+    Task("extend the locks of what is kept", timedelta(minutes=5), lock.extend, timedelta(hours=12)),
+    Task("bring legal holds to the stores", timedelta(minutes=5), lock.hold),
+    Task("try to break the locks of the vault", timedelta(days=1), lock.prove),
     Task("heal what is damaged", timedelta(minutes=5), heal.due, timedelta(hours=12)),
+    Task("seal what lies plain", timedelta(minutes=1), reseal.due, timedelta(hours=12)),
+    Task("measure what is stored", timedelta(hours=1), costs.due),
+    Task("drop what is no longer kept", timedelta(hours=1), retention.due, timedelta(hours=12)),
     Task("look for what will soon fail", predict.EVERY, predict.due),
     Task("tell monitors that all is well", deadman.EVERY, ping.due, timedelta(minutes=10)),
 )

@@ -11,7 +11,7 @@ from typing import Final
 
 from mirror.core import globs, refs, words
 from mirror.core.config import Settings
-from mirror.core.messages import KINDS, Link, Message
+from mirror.core.messages import ALWAYS, KINDS, Link, Message
 from mirror.notify import words as said
 from mirror.store.notify.events import Events, Joining, Notice, Restoring, Taken
 from mirror.store.people.teams import TeamId
@@ -32,6 +32,7 @@ _SEVERAL: Final = {
     "restore": "{n} restores began or ended",
     "member": "{n} changes of who is in {team}",
     "credential": "{n} credentials need somebody",
+    "mirror": "{n} mirrors need somebody",
 }
 
 
@@ -80,6 +81,8 @@ def _happenings(events: Events) -> Iterable[Happening]:
 def _kind(notice: Notice) -> str | None:
     """Of which kind a notice is told; None: it is not, or an alarm tells it."""
     kind = _AS.get(notice.kind, notice.kind)
+    if kind in ALWAYS:
+        return kind
     if kind not in KINDS or (notice.kind == "damage" and notice.is_damaged):
         return None
     return kind
@@ -117,7 +120,13 @@ def _message(settings: Settings, several: Sequence[Happening]) -> Message:
     at = max(one.at for one in several)
     calm = first.kind == "credential"  # one that has died is an alarm; these will die
     made = said.new(
-        first.kind, subject, lines, at, team=first.team, link=link, urgent=False if calm else None
+        first.kind,
+        subject,
+        lines,
+        at,
+        team=first.team,
+        link=link,
+        urgent=True if first.kind in ALWAYS else False if calm else None,
     )
     return replace(made, repos=tuple(repos[:12]), many=len(repos))
 
@@ -132,6 +141,7 @@ def _of_notice(one: Notice, kind: str) -> Happening:
         "credential": f"A credential of {about} needs somebody",
         "behind": f"{about} is behind",
         "installation": "Everref itself needs somebody",
+        "mirror": f"A mirror of {about} needs somebody",
     }
     page: tuple[str, ...]
     if one.kind == "audit":
@@ -140,6 +150,10 @@ def _of_notice(one: Notice, kind: str) -> Happening:
             ("-/settings/audit",),
             "See the audit log",
         )
+    elif one.kind == "pending":
+        subject, page, label = one.message.partition(". ")[0], ("-/pending",), "See it, and cancel it"
+    elif one.kind == "mirror":
+        subject, page, label = titles[kind], ("-/mirrors",), "See the mirror"
     elif one.kind == "mass-deletion" and one.repo:
         subject, page, label = titles[kind], ("-/lost",), "See what was lost"
     else:

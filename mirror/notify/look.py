@@ -4,7 +4,7 @@ Who calls: the workers, every few seconds, and a web process while no worker is 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -28,13 +28,18 @@ from mirror.store.notify.messages import About, Planned
 from mirror.store.notify.sendings import Listening
 from mirror.store.people import teams
 from mirror.store.people.teams import TeamId
-from mirror.store.upkeep import outages, vaults
+from mirror.store.upkeep import copies, outages, vaults
+from mirror.store.upkeep.copies import Copy
 
 EVERY: Final = timedelta(seconds=15)
 KEPT: Final = timedelta(days=90)  # of what was said, and where it went
 GAP: Final = timedelta(minutes=10)  # without a look: Everref was not running, or its database was away
 _OURS: Final = "everref"  # whose alarms are the installation's, in their keys
 _OVER: Final = frozenset({"late", "behind"})  # which a limit that is reached explains
+
+_GOES_ON: Final = "Nothing is lost: the first vault has everything, and the copy gets the rest later."
+_HEALED: Final = "It is replaced from the first vault where its sum proves it."
+_ASKED: Final = "The first vault did not give what was asked for; see whether it works."
 
 log = logging.getLogger("mirror.notify")
 
@@ -53,7 +58,7 @@ async def look(services: Services) -> None:
             return
         teller = Teller(services, db, now, await sendings.listening(db, now), await teams.default(db))
         await sendings.give_up(db, now, telling.GIVEN_UP)
-        await _states(teller, await _wrong(db))
+        await _states(teller, await _wrong(db, services, now))
         if before is not None and now - before > GAP:
             await teller.installation(_gap(services, before, now), f"gap/{before.isoformat()}")
         waiting = await events.waiting(db)
@@ -130,9 +135,11 @@ class Wrong:
     since: datetime | None  # None: it is not known
 
 
-async def _wrong(db: Db) -> list[Wrong]:
+async def _wrong(db: Db, services: Services, now: datetime) -> list[Wrong]:
     """What is wrong with the installation now."""
     found = [_of_outage(one) for one in await outages.now(db)]
+    if names := [place.name for place in services.copies.copies]:
+        found += [wrong for one in await copies.standing(db, names) for wrong in _of_copy(one, now)]
     if not await runs.is_anyone_alive(db):
         lines = ("Nothing new is being saved. Start a worker: it saves what was pushed meanwhile.",)
         found.append(Wrong("worker", "No worker of Everref is running", lines, None))
@@ -153,6 +160,24 @@ def _of_outage(one: outages.Outage) -> Wrong:
     return Wrong(f"disk:{one.place}", f"The disk of {one.place} is full or broken", lines, one.since)
 
 
+def _of_copy(one: Copy, now: datetime) -> Iterator[Wrong]:
+    """What is wrong with a copy of the vault, and that it was read instead of the first."""
+    where, called = f"It is in {one.place}.", f"The copy {one.name} of the vault"
+    if one.away_since is not None and now - one.away_since >= copies.LATE:
+        why = words.sentence(one.away or "it does not answer")
+        yield Wrong(f"copy-away:{one.name}", f"{called} is away", (why, where, _GOES_ON), one.away_since)
+    elif one.listed_at is not None and one.lag(now) >= copies.LATE:
+        why = words.sentence(one.problem or "nobody brings it up to date; see whether a worker runs")
+        yield Wrong(f"copy-late:{one.name}", f"{called} is behind", (why, where, _GOES_ON), one.oldest)
+    if one.damaged:
+        lines = (words.sentence(one.damage or ""), where, _HEALED)
+        yield Wrong(f"copy-damaged:{one.name}", f"{called} is damaged", lines, None)
+    if one.read_from_at is not None and now - one.read_from_at < copies.LATE:
+        title = f"Everref reads from the copy {one.name} of the vault"
+        lines = (words.sentence(one.read_from or ""), where, _ASKED)
+        yield Wrong(f"copy-read:{one.name}", title, lines, one.read_from_at)
+
+
 async def _states(teller: Teller, wrong: Sequence[Wrong]) -> None:
     """Compare lasting states with what people know of them."""
     db, now = teller.db, teller.now
@@ -161,7 +186,7 @@ async def _states(teller: Teller, wrong: Sequence[Wrong]) -> None:
     found = {one.key: one for one in await alarms.troubles(db, now)}
     ours = {f"{_OURS}/{one.cause}": one for one in wrong}
     over = {one.team_id for one in found.values() if one.cause == "over"}
-    stopped = any(one.cause != "unknown" for one in wrong)  # a lost database stops no repo that is known
+    stopped = any(not one.cause.startswith(("unknown", "copy-")) for one in wrong)  # these stop no repo
     gone = list[str]()
     for key in sorted({*kept, *found, *ours}):
         was, trouble, problem = kept.get(key), found.get(key), ours.get(key)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from mirror.backup import dropped
 from mirror.core.errors import NotFound, UsageError
-from mirror.core.model import Repo, Snapshot
+from mirror.core.model import Repo, Snapshot, has_remote
 from mirror.core.when import When, Within
 from mirror.people import operator
 from mirror.services.open import Services
@@ -50,7 +51,10 @@ async def _elsewhere(services: Services, name: str) -> str:
 
 
 async def snapshot_at(services: Services, repo: Repo, when: When | None) -> Snapshot:
-    """The snapshot of this number, or the last moment at or before this time; None: the latest."""
+    """The snapshot of this number, or the last moment at or before this time; None: the latest.
+
+    Raises Dropped where that one was let go, with the nearest kept ones.
+    """
     if when is None:
         found = await snapshots.latest(services.db, repo.id)
     elif isinstance(when, int):
@@ -62,7 +66,7 @@ async def snapshot_at(services: Services, repo: Repo, when: When | None) -> Snap
         found = found and await moments.after(services.db, repo.id, found, when)
     if found is None:
         raise await _none(services, repo, when)
-    return found
+    return await dropped.check(services, repo, found)
 
 
 def wanted(asked: Mapping[str, Any]) -> int | Within | None:
@@ -75,6 +79,8 @@ async def _none(services: Services, repo: Repo, when: When | None) -> NotFound:
     """Why there is no such snapshot."""
     latest = await snapshots.latest(services.db, repo.id)
     if latest is None or when is None:
+        if not has_remote(repo.url):
+            return NotFound(f"nothing has been pushed to {repo.name} yet")
         return NotFound(f"{repo.name} has no snapshot yet; back it up first: everref backup {repo.url}")
     if isinstance(when, int):
         return NotFound(f"{repo.name} has no snapshot #{when}; it has #1 to #{latest.number}")

@@ -8,9 +8,18 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,13 +34,14 @@ from mirror.core.globs import told
 from mirror.core.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
 from mirror.core.refs import Move, from_shown, shown_as
 from mirror.core.rules import plan as planning
-from mirror.core.rules.plan import Hidden, RefAction, Step, Wrote
+from mirror.core.rules.plan import Hidden, Lease, RefAction, Step, Wrote
 from mirror.git import address, disk, pack, push, read, view
 from mirror.git.push import Answer, Destination
 from mirror.git.view import View
 from mirror.restore import target
 from mirror.services import failpoints, remote
 from mirror.services.open import Services
+from mirror.services.reading import reading
 from mirror.store.backup import history, snapshots
 from mirror.store.restore import restores
 from mirror.store.restore.restores import Cause, Restore
@@ -39,7 +49,8 @@ from mirror.store.restore.restores import Cause, Restore
 Bring = Mapping[RefName, bytes]  # new name -> the ref of the moment, or the commit, that gets it
 NOTHING: Final[Bring] = MappingProxyType({})
 PATIENCE: Final = 3600.0  # seconds to wait while another restore or a page reads the same from the vault
-Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed"]
+Result = Literal["created", "updated", "unchanged", "refused", "skipped", "removed", "diverged"]
+STEPS: Final = ("restore: head pushed", "restore: pushed")  # the failpoints of `batches`
 _NAMED: Final = 3  # refs that are named where many have the same result
 _WILL: dict[str, Result] = {
     "create": "created",
@@ -48,6 +59,7 @@ _WILL: dict[str, Result] = {
     "refused": "refused",
     "skipped": "skipped",
     "remove": "removed",
+    "diverged": "diverged",
 }
 
 
@@ -60,6 +72,7 @@ class What:
     hidden: Hidden = "skip"
     force: bool = False  # overwrite what the remote holds
     missing: bool = False  # create what the remote does not have, and leave everything else there as it is
+    leases: Sequence[Lease] = ()  # instead of all that: a rollback of these refs
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> "What":
@@ -285,7 +298,8 @@ async def bundled(
     overwritten = bool(snapshot.moment) or await history.overwritten(services.db, repo.id, snapshot.number)
 
     async def spliced() -> None:
-        await write(_bundle(header, hydrate.spliced(services, parts, snapshot.object_format)))
+        async with reading(services, repo.id):
+            await write(_bundle(header, hydrate.spliced(services, parts, snapshot.object_format)))
 
     async def packed() -> None:
         async with moment_of(services, repo, snapshot, chosen) as moment:
@@ -454,7 +468,7 @@ async def to_remote(
     """Push this moment to a remote and check, ref by ref, what arrived there.
 
     1. List the target and plan; without `force` nothing at all is pushed if
-       something would be overwritten. Nothing is ever deleted.
+       something would be overwritten. Nothing is ever deleted, but by a rollback what its plan says.
     2. Where a job is the `cause` and something will be overwritten, back up the target
        (restore/target), and plan again.
     3. Record what will be written, for the same job, so that it can be undone (restore/undo).
@@ -466,35 +480,46 @@ async def to_remote(
     Safe to run twice: refs that have arrived are `unchanged` the second time, or reported as
     written where an earlier run of the same job recorded that.
     """
-    chosen = await _chosen(services, repo, snapshot, what)
+    chosen = {} if what.leases else await _chosen(services, repo, snapshot, what)
     listed = await listed_at(services, to)
-    actions = planning.push_actions(
-        chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing
-    )
+    actions = _actions(chosen, listed, what)
     kept = None
-    if cause and any(action.action == "update" for action in actions):
+    if cause and any(action.action in _TAKES for action in actions):
         kept = await target.keep(services, repo, to)
         listed = await listed_at(services, to)
-        actions = planning.push_actions(
-            chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing
-        )
+        actions = _actions(chosen, listed, what)
         await _check_kept(services, kept, actions)
     before = {one.name: one for one in await restores.written(services.db, cause.job_id)} if cause else {}
     failpoints.reached("restore: planned")
     where = f"push to {to.url}"
     due = [action for action in actions if action.action in planning.WRITES]
-    if not due or _is_stopped(actions, what.force):
+    if not due or (not what.leases and _is_stopped(actions, what.force)):
         told = tuple(_not_pushed(action, before) for action in actions)
         sound = all(action.action != "refused" for action in actions)
         done = Restored(repo, snapshot, told, sound, kept, digest=_digest(actions, listed))
         return await recorded(services, done, where, cause)
     if cause:
-        wrote = [Wrote(action.target_name, action.old, action.target) for action in due]
+        wrote = [Wrote(action.target_name, action.old, _goal(action)) for action in due]
         _check_ours(await restores.will_write(services.db, cause, wrote))
         failpoints.reached("restore: set down")
-    sending = _Sending(to, listed, _batches(due, chosen.get(HEAD), listed), cause)
+    writes = [action for action in due if action.action != "remove"]
+    removed = [action.target_name for action in due if action.action == "remove"]
+
+    async def check() -> None:
+        if cause:  # it may have been undone meanwhile
+            _check_ours(await restores.will_write(services.db, cause, ()))
+
+    sending = Sending(
+        to,
+        listed,
+        batches(writes, chosen.get(HEAD), listed),
+        STEPS,
+        removed,
+        in_part=bool(what.leases),
+        check=check,
+    )
     try:
-        await _push(services, repo, snapshot, sending)
+        await send(services, repo, snapshot, sending)
     except EverrefError:  # see push.push: what has no answer cannot have been written
         await _take_back(services, cause, [one for one in due if not _may_be_written(one, sending.said, {})])
         raise
@@ -502,15 +527,34 @@ async def to_remote(
     arrived = await listed_at(services, to)
     await _take_back(services, cause, [one for one in due if not _may_be_written(one, said, arrived)])
     results = tuple(outcome(action, arrived, said, before) for action in actions)
-    equal = {action.target_name: arrived.get(action.target_name) == action.target for action in due}
+    equal = {action.target_name: arrived.get(action.target_name) == _goal(action) for action in due}
     written = [name for name in equal if said[name].ok or (said[name].ok is None and equal[name])]
     verified = bool(written) and all(equal[name] for name in written)
+    if what.leases:  # else there is more to do: run again, it goes on
+        verified = all(result.result != "refused" for result in results)
     done = Restored(repo, snapshot, results, verified, kept, remarks(said), _digest(actions, arrived))
     return await recorded(services, done, where, cause)
 
 
+_TAKES: Final = frozenset({"update", "remove"})  # actions before which the target is backed up
+
+
+def _actions(chosen: Refs, listed: Refs, what: What) -> list[RefAction]:
+    """What a push to a remote that lists these refs will do with each."""
+    if what.leases:
+        return planning.rollback_actions(what.leases, listed)
+    return planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing)
+
+
+def _goal(action: RefAction) -> Target | None:
+    """What the remote has to list once a ref is written. None: no such ref."""
+    return None if action.action == "remove" else action.target
+
+
 def _digest(actions: Iterable[RefAction], listed: Refs) -> str | None:
     """The digest (core/refs) of all that was to be there, as the target lists it. None: not all is there."""
+    if any(one.action == "remove" for one in actions):
+        return None
     wanted = {one.target_name: one.target for one in actions if one.action != "skipped"}
     there = {name: listed[name] for name in wanted if name in listed}
     return refs.digest(there) if there and there == wanted else None
@@ -533,7 +577,7 @@ def _may_be_written(action: RefAction, said: Mapping[RefName, Answer], arrived: 
     answer = said.get(action.target_name)
     if answer is None or answer.ours:
         return False
-    return answer.ok is not False or arrived.get(action.target_name) == action.target
+    return answer.ok is not False or arrived.get(action.target_name) == _goal(action)
 
 
 def remarks(said: Mapping[RefName, Answer]) -> tuple[str, ...]:
@@ -546,13 +590,13 @@ async def _check_kept(services: Services, kept: tuple[Repo, Snapshot], actions: 
     """Raise Busy unless everything that will be overwritten is in the backup made just before."""
     held = await history.refs_at(services.db, kept[0].id, kept[1].number)
     for action in actions:
-        if action.action == "update" and refs.resolve(held, action.target_name) != action.old:
+        if action.action in _TAKES and refs.resolve(held, action.target_name) != action.old:
             raise Busy(
                 f"somebody is pushing to {kept[0].url} right now, so nothing was overwritten; try again"
             )
 
 
-def _batches(due: Sequence[RefAction], head: Target | None, listed: Refs) -> tuple[Refs, Refs]:
+def batches(due: Sequence[RefAction], head: Target | None, listed: Refs) -> tuple[Refs, Refs]:
     """HEAD's branch, where the target has no branches yet; and the rest."""
     empty = not any(name.startswith(b"refs/heads/") for name in listed)
     first = {one.target_name: one.target for one in due if empty and head == SYMBOLIC + one.name}
@@ -560,35 +604,63 @@ def _batches(due: Sequence[RefAction], head: Target | None, listed: Refs) -> tup
 
 
 @dataclass(frozen=True, slots=True)
-class _Sending:
-    """A push to a target, in one or two batches, and what it has answered."""
+class Sending:
+    """A push to a target, batch after batch, and what it has answered."""
 
     to: Remote
     listed: Refs
-    batches: tuple[Refs, Refs]
-    cause: Cause | None
+    batches: Sequence[Refs]
+    steps: Sequence[str]  # the failpoint after each batch
+    removed: Collection[RefName] = ()  # deleted with the last batch, if they still are as listed
+    in_part: bool = False  # a ref whose objects are not kept any more is refused, and the others go on
+    check: Callable[[], Awaitable[None]] | None = None  # before each batch: whether it may still be sent
     said: dict[RefName, Answer] = field(default_factory=dict)
+    done: set[tuple[int, RefName]] = field(default_factory=set)  # batch and ref, once the target has it
+    held: dict[RefName, Target] = field(default_factory=dict)  # what the target has, since it was listed
 
 
-async def _push(services: Services, repo: Repo, snapshot: Snapshot, sending: _Sending) -> None:
-    """Steps 4 and 5 of `to_remote`; `sending` gets the remote's answer for each ref."""
-    destination = await pinned(services, sending.to, sending.listed)
-    first, rest = sending.batches
-    goal, said = {**first, **rest}, sending.said
+async def send(services: Services, repo: Repo, snapshot: Snapshot, sending: Sending) -> None:
+    """Push each batch in turn; `sending.said` gets the remote's answer for each ref.
 
-    async def send() -> None:
+    A ref that is in several batches goes from one to the next. What has no answer was not written.
+    """
+    destination, said = await pinned(services, sending.to, sending.listed), sending.said
+    goal = {name: target for batch in sending.batches for name, target in batch.items()}
+
+    async def all_batches() -> None:
         services.progress.phase("filling the pool")
         async with moment_of(services, repo, snapshot, goal) as moment:
-            await check_held(repo, moment, goal)
-            for batch, done in ((first, "restore: head pushed"), (rest, "restore: pushed")):
-                left = {name: batch[name] for name in batch if name not in said or not said[name].ok}
-                services.progress.phase(f"pushing {len(left)} refs")
-                if sending.cause:  # it may have slept since, and have been undone
-                    _check_ours(await restores.will_write(services.db, sending.cause, ()))
-                said.update(await push.push(services.git, moment, destination, left, services.progress))
-                failpoints.reached(done)
+            lacking = await read.missing(moment.path, set(goal.values())) if sending.in_part else set()
+            said.update({name: _not_kept(repo) for name, oid in goal.items() if oid in lacking})
+            await check_held(repo, moment, {name: oid for name, oid in goal.items() if oid not in lacking})
+            for number, (batch, step) in enumerate(zip(sending.batches, sending.steps, strict=True)):
+                left = {
+                    name: oid
+                    for name, oid in batch.items()
+                    if oid not in lacking and (number, name) not in sending.done
+                }
+                is_last = number == len(sending.batches) - 1
+                gone = [name for name in sending.removed if is_last and not _is_ok(said, name)]
+                services.progress.phase(f"pushing {len(left) + len(gone)} refs")
+                if sending.check:  # it may have slept since
+                    await sending.check()
+                to = replace(destination, listed={**sending.listed, **sending.held})
+                answers = await push.push(services.git, moment, to, left, services.progress, gone)
+                said.update(answers)
+                written = [name for name, answer in answers.items() if answer.ok and name in left]
+                sending.done.update((number, name) for name in written)
+                sending.held.update((name, left[name]) for name in written)
+                failpoints.reached(step)
 
-    await sent_whole(services, repo, send, said)
+    await sent_whole(services, repo, all_batches, said)
+
+
+def _is_ok(said: Mapping[RefName, Answer], name: RefName) -> bool:
+    return name in said and said[name].ok is True
+
+
+def _not_kept(repo: Repo) -> Answer:
+    return Answer(False, f"{repo.name} no longer holds what it was", ours=True)
 
 
 async def pinned(services: Services, to: Remote, listed: Refs) -> Destination:
@@ -637,8 +709,7 @@ def outcome(
     """What became of a ref, judged by what the remote lists now."""
     if action.action not in planning.WRITES:
         return _as_before(action, before)
-    wanted = None if action.action == "remove" else action.target
-    if arrived.get(action.target_name) == wanted:
+    if arrived.get(action.target_name) == _goal(action):
         return foreseen(action)
     why = said[action.target_name].why or "it did not arrive"
     return RefResult(action.name, action.target, "refused", why, action.old)
@@ -647,9 +718,10 @@ def outcome(
 def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
     """The result of a ref that was not pushed: `unchanged` only if no earlier run of the job wrote it."""
     wrote = before.get(action.target_name)
-    if action.action != "unchanged" or wrote is None or wrote.new != action.target:
+    if action.action != "unchanged" or wrote is None or wrote.new != action.old:
         return foreseen(action)
-    return RefResult(action.name, action.target, "updated" if wrote.old else "created", action.why, wrote.old)
+    result: Result = "removed" if wrote.new is None else "updated" if wrote.old else "created"
+    return RefResult(action.name, action.target, result, action.why, wrote.old)
 
 
 async def listed_at(services: Services, to: Remote) -> Refs:

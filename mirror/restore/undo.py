@@ -1,7 +1,7 @@
-"""Undoing a restore: refs that it overwrote get back what they held, and refs that it made are removed.
+"""Undoing a restore: refs that it overwrote or removed get back what they held, and refs that it made go.
 
 What a restore wrote was recorded before it was pushed (store/restore/restores), and what it overwrote was
-backed up (restore/target). No other module ever deletes a ref of a remote.
+backed up (restore/target). Nothing but this and a rollback (restore/rollback) deletes a ref of a remote.
 """
 
 import logging
@@ -148,7 +148,7 @@ async def _moved_default(services: Services, job: Job, to: Remote, branch: RefNa
 async def _put_back(
     services: Services, job: Job, to: Remote, actions: list[RefAction], listed: Refs
 ) -> Mapping[RefName, Answer]:
-    goal = {action.name: action.target for action in actions if action.action == "update"}
+    goal = {action.name: action.target for action in actions if action.action in ("create", "update")}
     removed = [action.name for action in actions if action.action == "remove"]
     if not goal and not removed:
         return {}

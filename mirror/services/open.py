@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,10 +22,12 @@ from mirror.git.pools import Pools
 from mirror.git.reader.processes import Readers
 from mirror.git.reader.slots import NOBODY, Requester
 from mirror.git.run import Git
-from mirror.services import keys, vault_marker
-from mirror.store.upkeep import vaults
+from mirror.git.sharing import Shared
+from mirror.services import copies, keys
+from mirror.services.sealing import TeamKeys
 from mirror.vault.contract import Vault
-from mirror.vault.open import open_vault
+from mirror.vault.copies import Copies
+from mirror.vault.sealed import SealedVault
 
 CANCEL_AGAIN_SECONDS: Final = 10.0  # longer than cleaning up takes
 
@@ -72,7 +73,9 @@ class Services:
     settings: Settings
     git: Git
     db: asyncpg.Pool
-    vault: Vault
+    vault: Vault  # seals and opens what teams seal
+    keys: TeamKeys  # which it asks
+    copies: Copies  # the stores beneath: the first, and those that hold the same objects
     forges: Forges
     disk: Disk
     readers: Readers
@@ -82,6 +85,12 @@ class Services:
     away: set[Origin] = field(default_factory=set, compare=False)  # vault, this disk: upkeep/outages
     hint: Hint = nobody
     who: Requester = NOBODY  # for whom something is read
+    shared: Shared = field(default_factory=Shared, compare=False)  # views that many clients read at once
+
+    @property
+    def stored(self) -> Vault:
+        """The vault beneath the sealing: bytes as they are stored, for whoever has no key or needs none."""
+        return self.vault.store if isinstance(self.vault, SealedVault) else self.vault
 
 
 async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
@@ -150,25 +159,25 @@ async def open_services(
             database_url = running.database_url
         db = await stack.enter_async_context(store.opened(database_url))
         await store.migrate(db)
-        vault = await stack.enter_async_context(
-            open_vault(
-                settings.vault_url,
-                root,
-                partial(vault_marker.recognise, db),
-                make=not await vaults.is_begun(db),
-            )
-        )
+        keyring = keys.keyring(settings, root)
+        team_keys = TeamKeys(db, keyring)
+        stored = await stack.enter_async_context(copies.opened(settings, db, root, clock))
         readers = Readers.of(settings.git, str(root / "home"))
         stack.push_async_callback(readers.close)
+        shared = Shared()
+        stack.push_async_callback(shared.close)
         yield Services(
             settings=settings,
             git=Git(settings.git, home=str(root / "home")),
             db=db,
-            vault=vault,
+            vault=SealedVault(stored, team_keys),
+            keys=team_keys,
+            copies=stored,
             forges=await stack.enter_async_context(opening.opened(settings, clock)),
             disk=Disk(root, Pools(root / "pools", settings.pool_bytes)),
             readers=readers,
-            keyring=keys.keyring(settings, root),
+            keyring=keyring,
             clock=clock,
             progress=progress or Silent(),
+            shared=shared,
         )

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mirror.core import logs, quotas
+from mirror.core import logs, prices, quotas, storage_classes
 from mirror.core.config import NO_REDIS, App, Settings, from_env
 from mirror.core.errors import EverrefError, UsageError
 from mirror.core.redact import Redactor
@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READY = b"ready\n"
 SETTINGS = (
     *("DATABASE_URL", "REDIS_URL", "VAULT_URL", "BASE_URL", "PORT", "SECRET_KEYS", "SMTP_URL", "PING_URL"),
-    "TIMESTAMP_URL",
+    *("TIMESTAMP_URL", "VAULT_COPIES", "VAULT_LOCK", "REQUIRE_WORM", "PRICES", "STORAGE_CLASS_AFTER"),
     *("ALLOW_PRIVATE_REMOTES", "EVERREF_GIT", "EVERREF_DATA"),
     *("EVERREF_LISTING_BYTES", "EVERREF_FETCH_BYTES", "EVERREF_POOL_BYTES", "FORWARDED_ALLOW_IPS"),
     *("SIGNUP", "EVERREF_PERSON_TEAMS", "EVERREF_LOG", "EVERREF_METRICS_TEAMS"),
@@ -104,11 +104,16 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
     given = {
         "DATABASE_URL": settings.database_url,
         "REDIS_URL": settings.redis_url,
-        "VAULT_URL": settings.vault_url,
+        "VAULT_URL": settings.vault_url and f"{settings.vault_name}={settings.vault_url}",
+        "VAULT_COPIES": ",".join(f"{one.name}={one.url}" for one in settings.vault_copies),
+        "VAULT_LOCK": str(settings.vault_lock) if settings.vault_lock else None,
+        "REQUIRE_WORM": "1" if settings.require_worm else "0",
         "BASE_URL": settings.base_url,
         "SMTP_URL": settings.smtp_url,
         "PING_URL": settings.ping_url,
         "TIMESTAMP_URL": settings.timestamp_url,
+        "STORAGE_CLASS_AFTER": storage_classes.written(settings.storage_class_after) or None,
+        "PRICES": None if settings.prices is None else prices.written(settings.prices),
         "PORT": str(settings.port),
         "SECRET_KEYS": ",".join(settings.secret_keys),
         "ALLOW_PRIVATE_REMOTES": "1" if settings.allow_private_remotes else "0",

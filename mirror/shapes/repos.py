@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from mirror.core.model import RefChange, Snapshot
+from mirror.core.model import RefChange, Snapshot, has_remote
 from mirror.core.rules import objective
 from mirror.core.rules.pushes import Lost as LostPush
 from mirror.shapes.base import Answer, Base64, Page, git
@@ -41,7 +41,7 @@ class Repo(Answer, frozen=True, kw_only=True):
 
     id: str
     name: str
-    url: str
+    url: Annotated[str | None, Meta(description="of its remote; null: it has none and is pushed to")]
     state: State
     protected_as_of: datetime | None
     damage: Annotated[RepoDamage | None, Meta(description="until the backup is proven whole again")]
@@ -74,7 +74,7 @@ class Repo(Answer, frozen=True, kw_only=True):
         return cls(
             id=str(one.id),
             name=one.name,
-            url=one.url,
+            url=one.url if has_remote(one.url) else None,
             state=one.state,
             protected_as_of=one.protected_as_of,
             damage=damage,

@@ -101,6 +101,16 @@ class CommitLine(Answer, frozen=True, kw_only=True):
         return cls(oid=one.oid.decode(), summary=one.summary, author=one.author)
 
 
+def commits_told(commits: RefCommits | None) -> dict[str, Any]:
+    """The fields of what a ref gains and loses, as far as that was counted."""
+    told: dict[str, Any] = {}
+    if commits and commits.gains is not None:
+        told |= {"gains": commits.gains, "gained": [CommitLine.of(one) for one in commits.gained]}
+    if commits and commits.loses is not None:
+        told |= {"loses": commits.loses, "lost": [CommitLine.of(one) for one in commits.lost]}
+    return told
+
+
 class RefOutcome(Answer, frozen=True, kw_only=True):
     """What becomes of one ref."""
 
@@ -119,18 +129,13 @@ class RefOutcome(Answer, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, one: restoring.RefResult, commits: RefCommits | None = None) -> "RefOutcome":
-        told: dict[str, Any] = {}
-        if commits and commits.gains is not None:
-            told |= {"gains": commits.gains, "gained": [CommitLine.of(one) for one in commits.gained]}
-        if commits and commits.loses is not None:
-            told |= {"loses": commits.loses, "lost": [CommitLine.of(one) for one in commits.lost]}
         return cls(
             result=one.result,
             why=one.why,
             **git("name", one.name),
             **git("target", one.target),
             **git("old", one.old),
-            **told,
+            **commits_told(commits),
         )
 
 

@@ -263,10 +263,18 @@ async def connected(db: Db) -> AsyncIterator[Db]:
 
 @asynccontextmanager
 async def transaction(db: Db) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a transaction: one of the pool's, or the given one in a transaction within its own."""
+    """A connection in a transaction: one of the pool's, or the given one in a transaction within its own.
+
+    Raises NetworkError where the connection is lost before the end: nothing may have been committed.
+    """
     if isinstance(db, asyncpg.Pool):
-        async with db.acquire() as connection, connection.transaction():
-            yield connection
+        try:
+            async with db.acquire() as connection, connection.transaction():
+                yield connection
+        except (
+            asyncpg.InterfaceError
+        ) as error:  # it cannot be rolled back; whatever failed before is its cause
+            raise explained(error) from error
     else:
         async with db.transaction():  # type: ignore[attr-defined]
             yield db

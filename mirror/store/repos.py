@@ -140,6 +140,28 @@ async def by_name(db: Db, team: TeamId, name: str) -> Repo | None:
 
 
 @translating
+async def ending_in(db: Db, team: TeamId, part: str, most: int) -> list[str]:
+    """The team's repos whose name ends in `/` and this, in order, so many at most."""
+    rows = await db.fetch(
+        """
+        select name from repo
+        where team_id = $1 and right(name, length($2) + 1) = '/' || $2 order by name limit $3
+        """,
+        team,
+        storable(part),
+        most,
+    )
+    return [row["name"] for row in rows]
+
+
+@translating
+async def protected_as_of(db: Db, repo_id: RepoId) -> datetime | None:
+    """When the repo's remote last said what is stored. None: never."""
+    found: datetime | None = await db.fetchval("select protected_as_of from repo where id = $1", repo_id)
+    return found
+
+
+@translating
 async def teams_with(db: Db, name: str, most: int) -> list[str]:
     """The names of the teams that have a repo of this name, in order; so many and one more at most."""
     rows = await db.fetch(
@@ -305,6 +327,21 @@ async def request_sync(db: Db, repo_id: RepoId, at: datetime) -> datetime:
     if sync_request is None:
         raise NotFound(f"no repo has the id {repo_id}")
     return sync_request
+
+
+@translating
+async def withdraw_request(db: Db, repo_id: RepoId, sync_request: datetime | None) -> None:
+    """Close this sync request without having served it; one that came later stays open. Safe to run twice."""
+    await db.execute(
+        """
+        update repo set
+          synced_at = greatest(synced_at, $2),
+          behind_since = case when wanted_at is distinct from greatest(synced_at, $2) then behind_since end
+        where id = $1 and $2::timestamptz is not null
+        """,
+        repo_id,
+        sync_request,
+    )
 
 
 @translating

@@ -22,10 +22,14 @@ from mirror.core.formats import layout, manifest, merkle, proofs, statements, ti
 from mirror.core.formats.proofs import REPO, Checkpoint, Head, Leaf
 from mirror.core.formats.statements import NotProven, PublicKey
 from mirror.core.model import RepoId
+from mirror.services import sealing
 from mirror.services.open import Services
+from mirror.store.backup import snapshots
 from mirror.store.evidence import checkpoints as rows
 from mirror.store.evidence import keys
 from mirror.store.evidence.checkpoints import Row
+from mirror.store.upkeep import erased
+from mirror.vault import age
 
 EVERY: Final = timedelta(days=1)
 log = logging.getLogger("mirror.checkpoints")
@@ -287,6 +291,8 @@ async def _checked(
 async def _compared(services: Services, number: int, heads: Sequence[Head]) -> list[str]:
     """Step 3 for some heads: what is not as it was at this checkpoint, each in a line."""
     problems = []
+    gone = await erased.among(services.db, {RepoId(head.id) for head in heads if head.of == REPO})
+    heads = [head for head in heads if head.of != REPO or RepoId(head.id) not in gone]
     for head, now in zip(heads, await rows.sums_now(services.db, heads), strict=True):
         if now != head.sha256:
             became = "is missing from" if now is None else "was rewritten in"
@@ -303,12 +309,18 @@ async def _compared(services: Services, number: int, heads: Sequence[Head]) -> l
 
 
 async def _in_vault(services: Services, head: Head) -> str | None:
-    key = layout.manifest_key(RepoId(head.id), head.number)
+    repo_id = RepoId(head.id)
+    known = await snapshots.get(services.db, repo_id, head.number)
+    sealed = known.sealed if known and known.manifest_sha256 == head.sha256 else None
+    key = layout.manifest_key(repo_id, head.number, sealed is not None)
     try:
-        stored = await services.vault.get(key, limit=manifest.LIMIT)
+        if sealed:  # its stored bytes tell, without a key
+            stored = await services.stored.get(key, age.sealed_limit(manifest.LIMIT))
+            return None if sha256(stored).hexdigest() == sealed.sha256 else "was rewritten in"
+        plain = (await sealing.got(services, key, manifest.LIMIT)).plain
     except NoSuchObject:
         return "is missing from"
-    return None if sha256(stored).hexdigest() == head.sha256 else "was rewritten in"
+    return None if sha256(plain).hexdigest() == head.sha256 else "was rewritten in"
 
 
 def _called(head: Head) -> str:

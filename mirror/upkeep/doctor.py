@@ -11,14 +11,17 @@ from mirror.core.config import NO_REDIS
 from mirror.core.errors import EverrefError
 from mirror.core.formats.manifest import time_text
 from mirror.core.words import count, mend, not_known
+from mirror.services import worm
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.evidence import checkpoints
 from mirror.store.jobs import runs
+from mirror.store.people import keys
 from mirror.store.repos import Overview
-from mirror.store.upkeep import outages
+from mirror.store.upkeep import copies, locks, outages
 from mirror.store.upkeep.outages import Outage
 from mirror.upkeep import state, unknown_repos
+from mirror.vault.copies import Place
 
 _NAMED = 5  # repos that need attention and are named; `everref repos` lists the others
 _ANSWER_SECONDS = 3  # for Redis
@@ -41,10 +44,12 @@ async def doctor(services: Services) -> list[Finding]:
         await _git(services),
         Finding("database", await store.version(services.db), True),
         *await _vault(services),
+        *await _copies(services),
         await _worker(services),
         await _queue(services),
         _disk(services),
         _keys(services),
+        *await _sealing(services),
         await _mail(services),
         *await _stamps(services),
         *[_outage(one) for one in await outages.now(services.db)],
@@ -128,10 +133,51 @@ async def _vault(services: Services) -> list[Finding]:
     found.append(
         Finding("vault: checksums", "yes" if can.checksums else "no; only Everref compares checksums", True)
     )
-    found.append(Finding("vault: object lock", "yes" if can.object_lock else "no", True))
+    found += [one for place in services.copies.places for one in await _lock(services, place)]
     if number:
         advice = "the database before this one was lost: run everref rebuild before anything else"
         found.append(Finding("vault: repos", not_known(number), False, advice))
+    return found
+
+
+async def _lock(services: Services, place: Place) -> list[Finding]:
+    """Whether a store locks what is written and enforces it, found out by trying on canaries."""
+    is_first = place.vault is services.copies.first
+    called, vault = "vault" if is_first else f"copy {place.name}", place.vault
+    what, locking = f"{called}: object lock", vault.locking()
+    try:
+        if locking is None:
+            has_lock = (await vault.capabilities()).object_lock
+            return [Finding(what, "available; set VAULT_LOCK to use it" if has_lock else "no", True)]
+        proof = await worm.prove(services.db, vault, services.clock())
+    except EverrefError as error:
+        return [Finding(what, str(error), False, "see docs/object-lock.md for what the store must allow")]
+    hazards = [Finding(f"{called}: settings", one, False, None) for one in proof.hazards]
+    if proof.failed:
+        advice = "whoever has the store's key can delete backups: use a bucket that enforces Object Lock"
+        if all(one.endswith("by bypassing governance") for one in proof.failed):
+            advice = "take s3:BypassGovernanceRetention from the store's key, or set VAULT_LOCK to compliance"
+        return [
+            *(Finding(what, f"{locking}, not enforced: {one}", False, advice) for one in proof.failed),
+            *hazards,
+        ]
+    reach = await locks.extended(services.db, vault.describe())
+    words = f"{locking}, enforced: a canary withstood everything"
+    if reach.until:
+        words += f"; what is kept is locked until {reach.until:%Y-%m-%d} at least"
+    late = reach.until is not None and reach.until - services.clock() < locking.period / 4
+    wanted = "a worker must run to extend the locks before they end" if late else None
+    return [Finding(what, words, not late, wanted), *hazards]
+
+
+async def _copies(services: Services) -> list[Finding]:
+    """How each copy of the vault stands, where there are any."""
+    found = list[Finding]()
+    now = services.clock()
+    for one in await copies.standing(services.db, [place.name for place in services.copies.copies]):
+        says, is_well = one.state(now)
+        advice = None if is_well else "see that its store answers, and everref vault list; a worker goes on"
+        found.append(Finding(f"copy {one.name}", f"{one.place}: {says}", is_well, advice))
     return found
 
 
@@ -213,6 +259,14 @@ def _keys(services: Services) -> Finding:
     if services.keyring is None:
         return Finding("keys", "none", False, "set SECRET_KEYS; without keys no credentials can be stored")
     return Finding("keys", "credentials are encrypted", True)
+
+
+async def _sealing(services: Services) -> list[Finding]:
+    """Teams whose sealed backups cannot be opened here; nothing where all can."""
+    found = await keys.closed(services.db, services.keyring.marks if services.keyring else ())
+    advice = "add the key that was removed to the end of SECRET_KEYS, or run everref keys import"
+    words = "SECRET_KEYS does not open a key of {}; its backups can only be verified"
+    return [Finding("sealed backups", words.format(team), False, advice) for team in found[:_NAMED]]
 
 
 async def _repos(services: Services) -> list[Finding]:

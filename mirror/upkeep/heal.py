@@ -8,17 +8,27 @@ deletes it; its `.idx` goes at once, so that nobody who reads the vault alone ta
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from mirror.backup import damage, hydrate
+from mirror.backup import damage, hydrate, recover
 from mirror.backup.part import write_index
+from mirror.backup.withdraw import withdraw
 from mirror.core import refs
-from mirror.core.errors import AlreadyExists, Corrupt, EverrefError, Locked, NoSuchObject, Origin
+from mirror.core.errors import (
+    AlreadyExists,
+    BadCredentials,
+    Corrupt,
+    EverrefError,
+    KeyMissing,
+    NetworkError,
+    NoSuchObject,
+    Origin,
+)
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.manifest import Manifest
 from mirror.core.model import Part, Repo, RepoId, Snapshot
@@ -27,6 +37,7 @@ from mirror.core.rules.plan import Step
 from mirror.discovery import add
 from mirror.git import pack, read, view
 from mirror.git.view import View
+from mirror.services import failpoints
 from mirror.services.lease import PATIENCE, leased, leased_to_compact
 from mirror.services.open import Services
 from mirror.services.remote import connected
@@ -34,8 +45,10 @@ from mirror.store import repos
 from mirror.store.backup import history, parts, snapshots
 from mirror.store.forge_leases import ForgeLease
 from mirror.store.upkeep import healing
-from mirror.upkeep import compact, rotation, verify
+from mirror.upkeep import compact, copies, rotation, verify
 from mirror.upkeep.prune import GRACE
+from mirror.vault import age
+from mirror.vault.copies import only_the_first
 
 AGAIN: Final = timedelta(hours=6)  # before damage that could not be healed is tried again
 _AT_ONCE: Final = 10  # repos in one turn
@@ -74,14 +87,20 @@ async def heal(services: Services, repo: Repo, patience: float = PATIENCE) -> li
 
     A part is healed from the first of these that can:
     1. its `.idx` is missing: it is made again, if it then has the recorded sum;
-    2. the parts that it had replaced, while they are still in the vault: they are live again;
-    3. itself, where only its `.idx` changed: git packs its objects into a new part;
-    4. the pool on this machine: git packs the whole log into a new part, as a checkpoint does;
-    5. its host: what it brought is fetched by id, beside the parts before it.
+    2. a copy of the vault: its bytes are stored again, under a new key;
+    3. the parts that it had replaced, while they are still in the vault: they are live again;
+    4. itself, where only its `.idx` changed: git packs its objects into a new part;
+    5. the pool on this machine: git packs the whole log into a new part, as a checkpoint does;
+    6. its host: what it brought is fetched by id, beside the parts before it.
     A missing manifest is written again from the database, if it then has the recorded sum; one that changed
     stays, as nothing is overwritten: restores do not need it, and its file must be removed first.
     The team is told what became of each. Safe to run twice: each step leaves the old state or the healed one.
     """
+    with only_the_first():
+        return await _all(services, repo, patience)
+
+
+async def _all(services: Services, repo: Repo, patience: float) -> list[Outcome]:
     last = await snapshots.latest(services.db, repo.id)
     if last is None:
         return []
@@ -108,8 +127,11 @@ async def _heal(services: Services, repo: Repo, alone: ForgeLease, last: Snapsho
         return Outcome(bad.key, "the healing of another part, which replaced it too")
     await healing.put_aside(services.db, bad.key, services.clock())
     is_whole = await _is_whole(services, bad)
-    if is_whole and await _index_again(services, repo, bad):
-        return Outcome(bad.key, "its bundle, which is whole: its .idx was missing and is made again")
+    with suppress(KeyMissing):  # a copy's bytes need none
+        if is_whole and await _index_again(services, repo, bad):
+            return Outcome(bad.key, "its bundle, which is whole: its .idx was missing and is made again")
+    if name := await _copied(services, repo, alone, bad):
+        return Outcome(bad.key, f"the copy {name} of the vault")
     if await _revive(services, repo, bad):
         return Outcome(bad.key, "the parts that it had replaced, which are live again")
     live = [part for part in await parts.live(services.db, repo.id) if part.epoch == last.epoch]
@@ -136,16 +158,13 @@ async def _heal(services: Services, repo: Repo, alone: ForgeLease, last: Snapsho
 
 
 async def _withdraw(services: Services, repo: Repo) -> None:
-    """Delete the indexes of damaged parts that were replaced: without one, a part does not count.
+    """Withdraw the damaged parts that were replaced: their indexes go, or do not count (backup/withdraw).
 
     Otherwise a rebuild, or restore.sh, could choose the damaged one while it is kept aside. Safe to run
     twice.
     """
     for one in await healing.aside(services.db, repo.id):
-        try:
-            await services.vault.delete(layout.index_key(one.key))
-        except Locked as error:
-            log.warning("the index of a damaged part stays for now: %s", error)
+        await withdraw(services, one.key, "it was found damaged, and replaced")
 
 
 async def _is_whole(services: Services, part: Part) -> bool:
@@ -173,8 +192,39 @@ async def _index_again(services: Services, repo: Repo, part: Part) -> bool:
                 digest.update(chunk)
         if digest.hexdigest() != part.index_sha256:
             return False
-        await write_index(services.vault, part, idx)
+        made = await write_index(services.vault, part, idx)
+        await healing.index_made(services.db, part.key, made.sealed_index)
     return True
+
+
+async def _copied(services: Services, repo: Repo, alone: ForgeLease, bad: Part) -> str | None:
+    """Store a part anew as a copy of the vault has it, under a new key; which copy. None: none has it whole.
+
+    The bytes are those that lie there, sealed or not. Safe to run twice: an intent names the new part.
+    """
+    named = layout.parse_bundle_key(bad.key)
+    assert named is not None, "a part has the key of a bundle"
+    key = layout.bundle_key(repo.id, named.epoch, named.first, named.last, layout.unique())
+    new = replace(bad, key=layout.sealed(key, layout.is_sealed(bad.key)))
+    for place in services.copies.copies:
+        try:
+            await parts.intend(services.db, alone, repo.id, new.key)
+            await copies.under(services, place, bad.key, new.key, bad.stored)
+            if bad.index_bytes:
+                idx = layout.index_key(new.key)
+                await copies.under(services, place, layout.index_key(bad.key), idx, bad.stored_index)
+            failpoints.reached("heal: copied")
+            async with leased(services, repo) as lease:
+                await parts.replace(services.db, lease, repo.id, [bad], new, services.clock())
+        except (Corrupt, NoSuchObject, NetworkError, BadCredentials) as error:
+            log.warning("%s cannot be healed from the copy %s: %s", bad.key, place.name, error)
+            await recover.discard(services, repo.id, new.key)
+        except BaseException:
+            await recover.discard(services, repo.id, new.key)
+            raise
+        else:
+            return place.name
+    return None
 
 
 async def _revive(services: Services, repo: Repo, bad: Part) -> bool:
@@ -255,13 +305,19 @@ async def _manifests(services: Services, repo: Repo) -> list[Outcome]:
     """Write missing manifests again, and name those that changed."""
     found = []
     async for snapshot in snapshots.every(services.db, repo.id):
-        key = layout.manifest_key(repo.id, snapshot.number)
+        sealed = snapshot.sealed
+        key = layout.manifest_key(repo.id, snapshot.number, sealed is not None)
         try:
-            stored = await services.vault.get(key, limit=manifest.LIMIT)
+            stored = await services.stored.get(key, age.sealed_limit(manifest.LIMIT))
         except NoSuchObject:
-            found.append(await _write_again(services, repo.id, key, snapshot))
+            name = await copies.came_back(services, (key, layout.sealed(key)))
+            found.append(
+                Outcome(key, f"the copy {name} of the vault")
+                if name
+                else await _write_again(services, repo.id, key, snapshot)
+            )
             continue
-        if hashlib.sha256(stored).hexdigest() != snapshot.manifest_sha256:
+        if hashlib.sha256(stored).hexdigest() != (sealed.sha256 if sealed else snapshot.manifest_sha256):
             found.append(Outcome(key, None, _CHANGED))
     return found
 
@@ -280,7 +336,7 @@ async def _write_again(services: Services, repo_id: RepoId, key: str, snapshot: 
             head=snapshot.head,
             refs_count=snapshot.refs_count,
             refs_digest=snapshot.refs_digest,
-            epoch=snapshot.epoch,
+            epoch=snapshot.manifest_epoch or snapshot.epoch,
             log_entries=snapshot.log_entries,
             log_bytes=snapshot.log_bytes,
             bundle=snapshot.bundle,
@@ -292,9 +348,11 @@ async def _write_again(services: Services, repo_id: RepoId, key: str, snapshot: 
     if hashlib.sha256(made).hexdigest() != snapshot.manifest_sha256:
         return Outcome(key, None, "the database no longer has all that it said")
     try:
-        await services.vault.put(key, made)
+        sealed = await services.vault.put(key, made)
     except AlreadyExists:
         return Outcome(key, None, "another object was put in its place meanwhile")
+    if sealed:
+        await healing.manifest_made(services.db, repo_id, snapshot.number, sealed)
     return Outcome(key, "the database, which has all that it said")
 
 

@@ -8,22 +8,23 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from mirror.backup import damage
+from mirror.backup import damage, hydrate
 from mirror.core.errors import Corrupt, EverrefError, LimitReached, NoSuchObject, Origin
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.notes import LIMIT as NOTE_LIMIT
-from mirror.core.model import Part, RepoId, Snapshot
+from mirror.core.model import Part, RepoId, Sealed, Snapshot
 from mirror.core.rules import proving
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.backup import notes
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import readings
+from mirror.vault import age, streams
+from mirror.vault.copies import only_the_first
 
 TURN_SECONDS: Final = 50.0  # after which a turn begins nothing more; the next one comes within a minute
 AHEAD: Final = timedelta(minutes=1)  # by which a turn may read ahead of its rate
@@ -66,6 +67,11 @@ async def turn(services: Services, *, at_once: bool = False) -> Read:
     What the vault does not give is left for the next turn, and the others are read: it may be one object.
     Raises the vault's error in the end: nothing is known of that one, and nothing is recorded.
     """
+    with only_the_first():
+        return await _turn(services, at_once)
+
+
+async def _turn(services: Services, at_once: bool) -> Read:
     clock = asyncio.get_running_loop().time
     until = math.inf if at_once else clock() + TURN_SECONDS
     total, rate = NOTHING, 0.0
@@ -83,7 +89,7 @@ async def turn(services: Services, *, at_once: bool = False) -> Read:
             if proving.makes_way(one.read_at, one.days, now) and await readings.does_a_sync_wait(services.db):
                 break
             rate = rate or proving.rate(await readings.daily_bytes(services.db))
-            size = part.part.bytes + part.part.index_bytes if part else _MANIFESTS << 10
+            size = part.part.stored.bytes + part.part.stored_index.bytes if part else _MANIFESTS << 10
             if not await readings.reserve(services.db, now, AHEAD, timedelta(seconds=size / rate)):
                 break
         try:
@@ -109,7 +115,7 @@ async def _part(services: Services, due: readings.DuePart) -> Read:
     at = services.clock()
     if not await readings.read_part(services.db, due, problem, at):
         return NOTHING  # it was replaced meanwhile
-    size = due.part.bytes + due.part.index_bytes
+    size = due.part.stored.bytes + due.part.stored_index.bytes
     found = Read(size, 2 if due.part.index_bytes else 1, (problem,) if problem else ())
     await _record(services, due.repo_id, due.team_id, found)
     return found
@@ -118,34 +124,18 @@ async def _part(services: Services, due: readings.DuePart) -> Read:
 async def wrong_with(services: Services, part: Part) -> str | None:
     """What is wrong with the stored bytes of a part or of its index; None: they are as recorded."""
     try:
-        await _compare(services, part.key, part.bytes, part.sha256)
+        await _compare(services, part.key, part.stored)
         if part.index_bytes:
-            await _compare(services, layout.index_key(part.key), part.index_bytes, part.index_sha256)
+            await _compare(services, layout.index_key(part.key), part.stored_index)
     except (Corrupt, NoSuchObject) as error:
         return str(error)
     return None
 
 
-async def _compare(services: Services, key: str, size: int, sha256: str) -> None:
-    """Read an object whole, no faster than proving.FASTEST. Raises Corrupt, NoSuchObject."""
-    digest, found = hashlib.sha256(), 0
-    async for chunk in _paced(services, key):
-        digest.update(chunk)
-        found += len(chunk)
-        services.progress.advance(len(chunk))
-    if (found, digest.hexdigest()) != (size, sha256):
-        raise Corrupt(f"{key}: {found} bytes with sha256 {digest.hexdigest()}, expected {size} with {sha256}")
-
-
-async def _paced(services: Services, key: str) -> AsyncIterator[bytes]:
-    clock = asyncio.get_running_loop().time
-    began, passed = clock(), 0
-    async for chunk in services.vault.read(key):
-        yield chunk
-        passed += len(chunk)
-        ahead = began + passed / proving.FASTEST - clock()
-        if ahead > 0.1:
-            await asyncio.sleep(ahead)
+async def _compare(services: Services, key: str, wanted: Sealed) -> None:
+    """Read an object as it is stored, no faster than proving.FASTEST. Raises Corrupt, NoSuchObject."""
+    chunks = streams.paced(services.stored.read(key), proving.FASTEST)
+    await hydrate.compare(services, key, chunks, wanted)
 
 
 async def _records(services: Services, due: readings.DueRecords) -> Read:
@@ -158,7 +148,7 @@ async def _records(services: Services, due: readings.DueRecords) -> Read:
             total += read
     is_last = len(found) < _MANIFESTS
     if is_last:
-        for key, sha256 in sorted((await notes.known(services.db, due.repo_id)).items()):
+        for key, sha256 in sorted((await notes.sums(services.db, due.repo_id)).items()):
             total += await _small(services, key, NOTE_LIMIT, sha256)
     await _record(services, due.repo_id, due.team_id, total)
     upto = found[-1].number if found else due.read_to
@@ -168,13 +158,15 @@ async def _records(services: Services, due: readings.DueRecords) -> Read:
 
 async def _manifest(services: Services, repo_id: RepoId, snapshot: Snapshot) -> Read:
     """A manifest with the recorded sum names the recorded one before it, as the sum covers that too."""
-    key = layout.manifest_key(repo_id, snapshot.number)
-    return await _small(services, key, manifest.LIMIT, snapshot.manifest_sha256)
+    key, sealed = layout.manifest_key(repo_id, snapshot.number), snapshot.sealed
+    if sealed is None:
+        return await _small(services, key, manifest.LIMIT, snapshot.manifest_sha256)
+    return await _small(services, layout.sealed(key), age.sealed_limit(manifest.LIMIT), sealed.sha256)
 
 
 async def _small(services: Services, key: str, limit: int, sha256: str) -> Read:
     try:
-        stored = await services.vault.get(key, limit=limit)
+        stored = await services.stored.get(key, limit=limit)
     except (NoSuchObject, LimitReached) as error:
         return Read(0, 1, (str(error),))
     digest = hashlib.sha256(stored).hexdigest()

@@ -11,19 +11,22 @@ import json
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import IO, Final
 from uuid import UUID
 
-from mirror.core.errors import Corrupt, NoSuchObject, OurFault, Refused
+from mirror.core.errors import Corrupt, Locked, NoSuchObject, OurFault, Refused
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.manifest import Fields, RepoFile, time_text
 from mirror.core.formats.state_export import Opener, Sealer
+from mirror.core.identities import Identity
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import RepoId
 from mirror.services import failpoints
 from mirror.services.open import Services
+from mirror.store.people import keys as team_keys
 from mirror.store.people import notices, teams
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import reencryption, state
@@ -182,6 +185,28 @@ async def import_newest(services: Services, described: Mapping[RepoId, RepoFile]
     return ImportedState(None, {}, reasons) if reasons else None
 
 
+async def identities(services: Services) -> list[Identity]:
+    """The teams' own identities in the newest export that the keys open, so far as the keys open them.
+
+    For what is sealed and must be read before that export is imported. Nothing is changed.
+    """
+    if services.keyring is None:
+        return []
+    for key in reversed(await _keys(services)):
+        found = list[Identity]()
+        try:
+            async for table, rows in _batches(services, services.keyring, key):
+                for row in rows if table == "team_key" else ():
+                    with suppress(BadKey):  # it was encrypted with a key that is gone
+                        sealed = bytes.fromhex(row["sealed"].removeprefix("\\x"))
+                        plain = services.keyring.open(sealed, team_keys.CONTEXT.format(row["id"]))
+                        found.append(Identity(row["recipient"], plain.decode()))
+        except (BadKey, Corrupt, NoSuchObject):  # an older one may open
+            continue
+        return found
+    return []
+
+
 async def _import(
     services: Services, key: str, at: datetime, described: Mapping[RepoId, RepoFile]
 ) -> Mapping[str, int]:
@@ -229,21 +254,36 @@ def _newer(row: Row, about: RepoFile | None, at: datetime) -> Row:
     return {**row, **changed, **({"team_id": description["team"]} if description["team"] else {})}
 
 
-async def prune(services: Services, grace: timedelta = KEPT) -> list[str]:
-    """Delete exports older than `grace`, except the newest ones; returns the deleted keys.
+async def replace_all(services: Services) -> None:
+    """Leave only an export of what there is now: those before may have what was erased since.
+
+    Does nothing without a keyring, as there are no exports then. Safe to run twice.
+    """
+    if services.keyring is not None:
+        await export(services)
+        await prune(services, timedelta(0), kept=1)
+
+
+async def prune(services: Services, grace: timedelta = KEPT, kept: int = ALWAYS_KEPT) -> list[str]:
+    """Delete exports older than `grace`, except the newest `kept`; returns the deleted keys.
 
     Safe to run twice: the sealed object, by which an export is found, is deleted last. Exports that this
-    database does not know are left alone.
+    database does not know are left alone; one that the store locks stays, and is tried again the next time.
     """
     known, keys = await state.known(services.db), await _keys(services)
     for key, one in known.items():
         if key not in keys and services.clock() - one.taken_at > grace:  # of a run that was killed
             await state.forget(services.db, key)
     deleted = []
-    for key in keys[:-ALWAYS_KEPT]:
+    for key in keys[:-kept]:
         if key in known and services.clock() - known[key].taken_at > grace:
-            await services.vault.delete(layout.state_about_key(key))
-            await services.vault.discard(key)
+            try:
+                await services.vault.delete(layout.state_about_key(key))
+                await services.vault.delete(key)
+            except Locked as locked:
+                log.info("the export %s stays for now: %s", key, locked)
+                continue
+            await services.vault.give_up(key)
             await state.forget(services.db, key)
             deleted.append(key)
     return deleted

@@ -54,5 +54,12 @@ async def _found(services: Services) -> tuple[int, bool]:
             if not left:
                 break
     unknown = await vaults.unknown_of(services.db, seen)
-    number = sum([await services.vault.stat(layout.repo_file(one)) is not None for one in unknown])
+    number = sum([await _is_described(services, one) for one in unknown])
     return number, left > 0
+
+
+async def _is_described(services: Services, repo_id: RepoId) -> bool:
+    for is_sealed in (False, True):
+        if await services.vault.stat(layout.sealed(layout.repo_file(repo_id), is_sealed)) is not None:
+            return True
+    return False

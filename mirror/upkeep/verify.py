@@ -6,16 +6,20 @@ from dataclasses import dataclass
 
 from mirror.backup import chain, damage, evidence, hydrate, recover
 from mirror.backup.chain import Chain
-from mirror.backup.part import read_index
 from mirror.core import refs
-from mirror.core.errors import Corrupt, Damaged, EverrefError, NoSuchObject, NotFound
+from mirror.core.errors import Corrupt, Damaged, EverrefError, KeyMissing, NoSuchObject, NotFound
+from mirror.core.formats import layout
+from mirror.core.formats.epochs import LIMIT as RECORD_LIMIT
 from mirror.core.formats.notes import LIMIT as NOTE_LIMIT
 from mirror.core.model import Part, Repo, Snapshot, Target
 from mirror.git import read, view
 from mirror.restore import restore
+from mirror.services import sealing
 from mirror.services.open import Services
-from mirror.store.backup import history, notes, parts, snapshots
+from mirror.services.reading import reading
+from mirror.store.backup import epochs, history, notes, parts, snapshots
 from mirror.upkeep import prune
+from mirror.vault.copies import only_the_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Verified:
     """What a verification found."""
 
     repo: Repo
-    snapshots: int
+    snapshots: int  # that are kept
     parts: int
     bytes: int  # read back
     problems: tuple[str, ...]  # empty: the backup is intact
@@ -34,12 +38,21 @@ class Verified:
 async def verify(services: Services, repo: Repo) -> Verified:
     """Check the vault's copy of a repo from end to end; changes nothing but the record of the result.
 
-    1. Every manifest: its sum, its place in the hash chain, the refs map it adds up to. Every note: its sum.
+    Stored bytes are compared without any key. Where some are sealed and no key that is here opens them,
+    steps 1 and 2 find every damage, step 4 is not possible, and KeyMissing is raised in the end.
+
+    1. Every manifest: its sum, its place in the hash chain, the refs map it adds up to. Every note, every
+       record of an epoch: its sum.
     2. Every part and index: every stored byte against its sum.
     3. The cover: every segment of the pack log is in exactly one part.
     4. A copy hydrated from the vault alone: `git fsck --full`, every target that any
        snapshot ever had, or any moment within one, and the refs of the latest.
     """
+    with only_the_first():
+        return await _verify(services, repo)
+
+
+async def _verify(services: Services, repo: Repo) -> Verified:
     last = await snapshots.latest(services.db, repo.id)
     if last is None:
         raise NotFound(f"{repo.name} has no snapshot to verify; back it up first: everref backup {repo.url}")
@@ -50,26 +63,31 @@ async def verify(services: Services, repo: Repo) -> Verified:
     problems += read_back.problems or await chain.unlike(services, repo, last.number, read_back.refs)
     damaged |= read_back.damaged
     targets = await _targets(services, repo, last, read_back)
-    problems += await _notes(services, repo)
+    problems += await _notes(services, repo) + await _records(services, repo)
     live = await parts.live(services.db, repo.id)
     size = 0
     bad: list[Part] = []
-    services.progress.phase(
-        "reading every part", sum(part.bytes + part.index_bytes for part in live), "bytes"
-    )
-    for part in live:
-        try:
-            size += await _part(services, part)
-        except (Corrupt, NoSuchObject) as error:
-            problems.append(str(error))
-            bad.append(part)
+    total = sum(part.stored.bytes + part.stored_index.bytes for part in live)
+    services.progress.phase("reading every part", total, "bytes")
+    async with reading(services, repo.id):
+        for part in live:
+            try:
+                size += await hydrate.read_back_as_stored(services, part)
+            except (Corrupt, NoSuchObject) as error:
+                problems.append(str(error))
+                bad.append(part)
     damaged |= _needing(bad, last)
+    gone = {number for number, _, _ in await epochs.dropped(services.db, repo.id)}
     try:
         await hydrate.steps_to(services, repo, last)
     except Corrupt as error:
         problems.append(str(error))
-    if not problems:
-        problems += await _copy(services, repo, last, targets)
+    closed = read_back.closed
+    if not problems and closed is None:
+        try:
+            problems += await _copy(services, repo, last, targets)
+        except KeyMissing as error:
+            closed = error
         if problems:
             damaged |= set(range(1, last.number + 1))
     is_cut_off = False
@@ -78,6 +96,11 @@ async def verify(services: Services, repo: Repo) -> Verified:
     except Damaged as error:
         problems.append(str(error))
         is_cut_off = True  # objects of later snapshots are not strays
+    if closed and not problems:
+        await damage.looked_for(services, repo, "a verification", (), began)
+        raise KeyMissing(
+            f"every stored byte of {repo.name} is as it was stored, but it cannot be opened: {closed}"
+        )
     if not problems:
         await parts.stamp_verified(services.db, repo.id, [part.key for part in live], services.clock())
         await snapshots.stamp_verified(services.db, repo.id, last.number, services.clock())
@@ -88,12 +111,12 @@ async def verify(services: Services, repo: Repo) -> Verified:
     strays = [] if is_cut_off else await prune.strays(services, repo)
     return Verified(
         repo,
-        last.number,
+        last.number - len(await epochs.dropped(services.db, repo.id)),
         len(live),
         size,
         tuple(problems),
         tuple(stray.key for stray in strays),
-        tuple(sorted(damaged)),
+        tuple(sorted(damaged - gone)),
     )
 
 
@@ -112,9 +135,9 @@ async def _targets(services: Services, repo: Repo, last: Snapshot, read_back: Ch
 async def _notes(services: Services, repo: Repo) -> list[str]:
     """What is wrong with the notes that are in the vault."""
     problems = []
-    for key, sha256 in sorted((await notes.known(services.db, repo.id)).items()):
+    for key, sha256 in sorted((await notes.sums(services.db, repo.id)).items()):
         try:
-            found = hashlib.sha256(await services.vault.get(key, limit=NOTE_LIMIT)).hexdigest()
+            found = hashlib.sha256(await services.stored.get(key, limit=NOTE_LIMIT)).hexdigest()
         except NoSuchObject as error:
             problems.append(str(error))
             continue
@@ -123,13 +146,22 @@ async def _notes(services: Services, repo: Repo) -> list[str]:
     return problems
 
 
-async def _part(services: Services, part: Part) -> int:
-    """Read a part and its index whole; returns the bytes read. Raises Corrupt, NoSuchObject."""
-    await hydrate.read_back(services, part)
-    if part.index_bytes:
-        async for chunk in read_index(services.vault, part):
-            services.progress.advance(len(chunk))
-    return part.bytes + part.index_bytes
+async def _records(services: Services, repo: Repo) -> list[str]:
+    """What is wrong with the records of the epochs, which say what was dropped."""
+    problems = []
+    for epoch, sha256 in sorted((await epochs.records(services.db, repo.id)).items()):
+        key = layout.epoch_key(repo.id, epoch)
+        try:
+            found = hashlib.sha256((await sealing.got(services, key, RECORD_LIMIT)).plain).hexdigest()
+        except KeyMissing as error:
+            services.progress.note(str(error))
+            continue
+        except (NoSuchObject, Corrupt) as error:
+            problems.append(str(error))
+            continue
+        if found != sha256:
+            problems.append(f"{key}: expected sha256 {sha256}, found {found}")
+    return problems
 
 
 async def _copy(services: Services, repo: Repo, last: Snapshot, targets: set[Target]) -> list[str]:
@@ -140,6 +172,8 @@ async def _copy(services: Services, repo: Repo, last: Snapshot, targets: set[Tar
             await hydrate.fill(
                 services, copy.path, last.object_format, await hydrate.steps_to(services, repo, last)
             )
+        except KeyMissing:
+            raise
         except EverrefError as error:
             return [str(error)]
         wanted = await history.refs_at(services.db, repo.id, last.number)

@@ -39,6 +39,7 @@ from mirror.net.reach import is_public
 from mirror.people.acting import By
 from mirror.services.open import Services
 from mirror.services.queue import NoQueue
+from mirror.services.server import bodies
 from mirror.services.server.bodies import Body, Budget
 from mirror.store import repos
 from mirror.store.people import audit, sessions, teams, tokens
@@ -48,6 +49,8 @@ from mirror.store.people.teams import Membership, Team
 from mirror.store.people.tokens import ApiToken
 from mirror.web import csrf
 from mirror.web.background import Background
+from mirror.web.glances import Glances
+from mirror.web.strangers import Strangers
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -64,8 +67,12 @@ ZONE_KEPT: Final = "zone-kept"  # a cookie: the browser's time zone that somebod
 SAID_SECONDS: Final = 60  # for a one-time message to be read
 SAID_AGE: Final = timedelta(hours=1)  # of one; what it tells of may have taken its time
 BEARER: Final = {"www-authenticate": "Bearer"}
+BASIC: Final = {"www-authenticate": 'Basic realm="Everref", charset="UTF-8"'}
 PLANNING: Final = 20.0  # seconds for hosts to answer while a page waits for a plan
+BUNDLES: Final = Bounds(at_once=32, team=16, person=16, waiting_person=64, waiting=256)  # of each web process
 PLANS: Final = Bounds(at_once=8, team=3, person=2, waiting_person=4, waiting=64)  # of each web process
+PUSHES: Final = Bounds(at_once=16, team=4, person=4, waiting=64, patience=60.0)  # of each web process
+REQUESTS: Final = Bounds(at_once=1, team=1, person=1, waiting_person=4, waiting=64)  # of each web process
 HINT_SECONDS: Final = 0.5  # for Redis to take a hint; a person waits meanwhile
 
 log = logging.getLogger("mirror.web")
@@ -93,9 +100,14 @@ class Outside:
     pages: Environment
     background: Background = field(default_factory=Background)
     plans: Slots = field(default_factory=partial(Slots, PLANS))
+    pushes: Slots = field(default_factory=partial(Slots, PUSHES))
+    bundles: Slots = field(default_factory=partial(Slots, BUNDLES))  # that clones read from the vault
+    requests: Slots = field(default_factory=partial(Slots, REQUESTS))  # of git, that are large, to be read
     bodies: Counter[PersonId] = field(default_factory=Counter)  # bytes that are at work, by who sent them
     room: Budget = field(default_factory=partial(Budget, ROOM, STRANGERS_BODY))  # memory for large bodies
     streams: Counter[PersonId] = field(default_factory=Counter)  # that are open, by who follows them
+    glances: Glances = field(default_factory=Glances)  # what strangers may see
+    strangers: Strangers = field(default_factory=Strangers)  # with share links
 
 
 @dataclass(slots=True)
@@ -124,6 +136,8 @@ class RequestContext:
     body: Body | None = None  # what this one has of the memory for large bodies; None: nothing
     sender: PersonId | None = None  # for whom these bytes count: who it was when they began to come
     bearer: bool = False  # a program, which says in a header who it is: no page of another site can send that
+    other_scope: str | None = None  # that a token needs here instead of the endpoint's: git asks for a push
+    # and for a clone at one address
 
     @property
     def services(self) -> Services:
@@ -207,6 +221,11 @@ class RequestContext:
         """The team, where the endpoint is a team's."""
         assert self.team is not None
         return self.team
+
+    @property
+    def scope(self) -> str:
+        """The scope that an API token needs for this request."""
+        return self.other_scope or self.endpoint.scope
 
     def may(self, role: Role) -> bool:
         """Whether the person's role in this team is that one or more."""
@@ -306,7 +325,7 @@ class RequestContext:
             return False
         if self.token is not None:
             found = await tokens.find(db, self.team.id, self.token.id)
-            return found is not None and self.endpoint.scope in found.scopes
+            return found is not None and self.scope in found.scopes
         return self.session is None or await sessions.is_there(db, self.session.key)
 
     async def audit(
@@ -350,6 +369,7 @@ class RequestContext:
 
 
 Handler = Callable[[RequestContext], Awaitable[Response]]
+Recognise = Callable[[RequestContext], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +386,9 @@ class Endpoint:
     anew: bool = False  # somebody let in by an owner's link need not be sure here: they set a password
     foreign: bool = False  # its address alone lets in: a mail program sends it, with no page of ours before
     large: bool = False  # what is sent may be as large as a form with thousands of choices
+    streams: bool = False  # the body comes for as long as it takes, once who sends it was admitted
+    git: Recognise | None = None  # git asks, and this finds out for whom: web/smart_http. The handler reads
+    # the body, with limits of its own, and errors are plain text. None: a browser asks, or a program
 
     @property
     def is_api(self) -> bool:
@@ -395,11 +418,13 @@ def routes(endpoints: Sequence[Endpoint], outside: Outside) -> list[Route]:
 def _served(endpoint: Endpoint, outside: Outside) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         context = RequestContext(request, outside, outside.services.clock(), endpoint)
-        context.request = request = Request(request.scope, _bounded(request.receive, context))
+        if endpoint.git is None:
+            context.request = request = Request(request.scope, _bounded(request.receive, context))
         request.state.context = context
         try:
             return await _answered(context)
         finally:
+            await request.close()  # the files of a form
             if context.sender is not None and context.counted:
                 outside.bodies[context.sender] -= context.counted
                 if not outside.bodies[context.sender]:
@@ -415,11 +440,13 @@ async def _answered(context: RequestContext) -> Response:
     _check_host(context)
     check_text([request.scope["path"]])
     check_text(text for item in request.query_params.multi_items() for text in item)
-    await _recognise(context)
+    await (endpoint.git or _recognise)(context)
     context.sender = context.person.id if context.person else None
-    if endpoint.method not in SAFE:
+    if endpoint.method not in SAFE and endpoint.git is None:
         await _take_body(context)
     await _admit(context)
+    if endpoint.streams:
+        bodies.streams(request.scope)
     return await (_while_there(context) if endpoint.reads else endpoint.handler(context))
 
 
@@ -655,11 +682,12 @@ async def _admit(context: RequestContext) -> None:
     if endpoint.needs is Needs.NOTHING:
         return
     if context.person is None:
-        raise HTTPException(401, "sign in first", BEARER if endpoint.is_api else None)
+        challenge = BASIC if endpoint.git else BEARER if endpoint.is_api else None
+        raise HTTPException(401, "sign in first", challenge)
     if endpoint.needs is not Needs.PERSON:
         await _admit_to_team(context, Role(endpoint.needs.value))
-    if context.token is not None and endpoint.scope not in context.token.scopes:
-        raise HTTPException(403, f"the token {context.token.name} does not have the scope {endpoint.scope}")
+    if context.token is not None and context.scope not in context.token.scopes:
+        raise HTTPException(403, f"the token {context.token.name} does not have the scope {context.scope}")
     if (
         endpoint.sure
         and not context.is_sure
@@ -672,12 +700,14 @@ async def _admit(context: RequestContext) -> None:
 async def _admit_to_team(context: RequestContext, needed: Role) -> None:
     assert context.person is not None
     name = str(context.path["team"]) if "team" in context.path else await _team_meant(context, context.person)
-    if context.endpoint.is_api:
+    if context.endpoint.is_api or context.endpoint.git:
         found = await teams.membership(context.services.db, context.person.id, name)
     else:
         context.teams = context.memberships
         found = next((one for one in context.teams if one.team.name == name), None)
     if found is None or (context.token is not None and context.token.team.id != found.team.id):
+        if context.endpoint.git:
+            raise HTTPException(404, f"there is no team {name} here, or you have no access to it")
         raise HTTPException(404, "this page does not exist, or you have no access to it")
     context.team, context.role = found.team, found.role
     if not found.role.may(needed):

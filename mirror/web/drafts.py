@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from mirror.core import words
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.keyring import BadKey
-from mirror.core.model import Remote, Repo, RepoId, Secret, older_of
+from mirror.core.model import Remote, Repo, RepoId, Secret, has_remote, older_of
 from mirror.core.rules.roles import Role
 from mirror.discovery import add, connections
 from mirror.forges.contract import Owner, Purpose
@@ -80,6 +80,11 @@ async def to_kept(
     found = await repos.by_name(context.services.db, context.of_team().id, name)
     if found is None:
         raise NotFound(f"there is no repository {name} in {context.of_team().name}")
+    if not has_remote(found.url):
+        raise Refused(
+            f"{found.name} has no remote to restore to: restore to another repository or address, or clone"
+            " this moment and push it"
+        )
     kept = await store.of_repo(context.services.db, found.id)
     if kept:
         _check_push(context, kept.connection)

@@ -11,10 +11,11 @@ import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from itertools import product
 from math import isinf
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -28,11 +29,16 @@ from starlette.routing import Route
 from mirror.core.quotas import Limits
 from mirror.git.pools import Measured
 from mirror.services.open import Services
+from mirror.store.backup import received
+from mirror.store.backup.received import Received
 from mirror.store.jobs import jobs
 from mirror.store.notify import sendings
 from mirror.store.notify.sendings import Backlog
 from mirror.store.people import quotas
-from mirror.store.upkeep import measures
+from mirror.store.restore import mirrors, served, shares
+from mirror.store.restore.served import Served
+from mirror.store.upkeep import copies, measures
+from mirror.store.upkeep.copies import Copy
 from mirror.store.upkeep.measures import Counted, Measures, TeamMeasures
 from mirror.web.dispatch import BEARER, Outside, is_local
 
@@ -87,7 +93,12 @@ async def told(services: Services) -> bytes:
         _of_build(),
         *_of_repos(await measures.measures(services.db, services.clock())),
         *_of_counted(await measures.counted(services.db)),
+        *_of_served(await served.counted(services.db)),
+        *_of_received(await received.counted(services.db)),
+        *_of_shares(await shares.totals(services.db)),
         *_of_messages(await sendings.backlog(services.db, services.clock())),
+        *_of_copies(await _copies(services), services.clock()),
+        *_of_mirrors(await mirrors.measured(services.db, services.clock())),
         *_of_disk(disk),
         *of_limits(await quotas.measured(services.db, settings.limits, services.clock()), settings.limits),
     ]
@@ -235,6 +246,14 @@ def _of_counted(found: Counted) -> Iterator[Metric]:
         "Time from the arrival of a webhook delivery until its push was protected",
         {"": ("push", {})},
     )
+    pushes = CounterMetricFamily(
+        "everref_mirror_pushes",
+        "Pushes to mirrors that wrote something or failed, by result",
+        labels=["result"],
+    )
+    for result in ("done", "failed"):
+        pushes.add_metric([result], found.total("mirror", outcome=result))
+    yield pushes
     drills = CounterMetricFamily("everref_drills", "Drills, by whether they passed", labels=["result"])
     for result in ("passed", "failed"):
         drills.add_metric([result], found.total("drill", outcome=result))
@@ -247,6 +266,18 @@ def _of_counted(found: Counted) -> Iterator[Metric]:
     )
 
 
+def _of_shares(found: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
+    uses = CounterMetricFamily(
+        "everref_share_uses", "What was done with share links; password: a wrong one", labels=["what"]
+    )
+    sent = CounterMetricFamily("everref_share_bytes", "Bytes that were sent for share links", labels=["what"])
+    for what in get_args(shares.Act):
+        times, size = found.get(what, (0, 0))
+        uses.add_metric([what], times)
+        sent.add_metric([what], size)
+    return iter((uses, sent))
+
+
 def _of_messages(found: Backlog) -> Iterator[Metric]:
     yield _gauge("everref_messages_waiting", "Messages that are due at a channel and not sent", found.waiting)
     yield _gauge(
@@ -256,6 +287,84 @@ def _of_messages(found: Backlog) -> Iterator[Metric]:
     )
     yield _gauge("everref_messages_failed", "Messages that were given up within a day", found.failed)
     yield _gauge("everref_channels_failing", "Channels at which nothing arrives", found.failing)
+
+
+async def _copies(services: Services) -> Sequence[Copy]:
+    return await copies.standing(services.db, [place.name for place in services.copies.copies])
+
+
+def _of_copies(found: Sequence[Copy], now: datetime) -> Iterator[Metric]:
+    yield _by(
+        {one.name: one.lag(now).total_seconds() for one in found},
+        "everref_copy_behind_seconds",
+        "How long the oldest object waits to get to a copy of the vault; 0 where it has everything",
+        "copy",
+    )
+    yield _by(
+        {one.name: one.waiting for one in found},
+        "everref_copy_waiting",
+        "Objects that a copy of the vault still has to get or to lose",
+        "copy",
+    )
+    yield _by(
+        {one.name: int(one.away_since is not None) for one in found},
+        "everref_copy_away",
+        "1 while a copy of the vault does not answer",
+        "copy",
+    )
+    yield _by(
+        {one.name: one.damaged for one in found},
+        "everref_copy_damaged",
+        "Objects of a copy of the vault that are damaged and not replaced yet",
+        "copy",
+    )
+    reads = CounterMetricFamily(
+        "everref_copy_reads", "Objects that were read from a copy instead of the first vault", labels=["copy"]
+    )
+    for one in found:
+        reads.add_metric([one.name], one.reads)
+    yield reads
+
+
+def _of_served(found: Mapping[served.Kind, Served]) -> Iterator[Metric]:
+    """Clones and fetches of moments by git, and archives."""
+    number = CounterMetricFamily(
+        "everref_served", "Moments that git or a person was served, by kind", labels=["kind"]
+    )
+    size = CounterMetricFamily(
+        "everref_served_bytes", "Bytes of the packs and archives of moments that were sent", labels=["kind"]
+    )
+    return _counted(found, number, size)
+
+
+def _of_received(found: Mapping[received.Outcome, Received]) -> Iterator[Metric]:
+    """Pushes to repos without a remote."""
+    number = CounterMetricFamily(
+        "everref_pushes_received", "Pushes to Everref itself, by how they ended", labels=["outcome"]
+    )
+    size = CounterMetricFamily(
+        "everref_pushes_received_bytes", "Bytes of the packs that they sent", labels=["outcome"]
+    )
+    return _counted(found, number, size)
+
+
+def _counted(
+    found: Mapping[Any, Served | Received], number: CounterMetricFamily, size: CounterMetricFamily
+) -> Iterator[Metric]:
+    """How many there were under each label, and their bytes."""
+    for label, one in found.items():
+        number.add_metric([label], one.number)
+        size.add_metric([label], one.bytes)
+    yield from (number, size)
+
+
+def _of_mirrors(found: mirrors.Measured) -> Iterator[Metric]:
+    yield _gauge(
+        "everref_mirror_lag_seconds",
+        "How long the oldest snapshot waits that some mirror has not; 0 where all have everything",
+        found.lag,
+    )
+    yield _by(found.states, "everref_mirror_targets", "Repos at mirrors, by state", "state")
 
 
 def _of_disk(disk: Disk) -> Iterator[Metric]:

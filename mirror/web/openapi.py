@@ -23,10 +23,19 @@ TOPICS: Final[Mapping[str, str]] = {
     "team": "Teams",
     "channels": "Where people are told",
     "protection": "Objectives and the dead man's switch",
+    "served": "Serving clones",
+    "keys": "Encryption keys",
+    "retention": "Retention",
+    "mirrors": "Mirrors",
     "repos": "Repositories",
     "moments": "Any moment",
     "work": "Backups, restores and jobs",
+    "shares": "Share links",
+    "incident": "Pushes of a team, and rollbacks",
+    "uploads": "Bringing repositories in",
     "evidence": "Evidence and badges",
+    "costs": "Costs",
+    "pending": "What is pending, and deleting backups",
     "forges": "Connections",
 }
 ABOUT: Final = " ".join(
@@ -100,6 +109,8 @@ def _operation(call: Call, schemas: Mapping[str, Any]) -> dict[str, Any]:
     if call.takes is not None:
         required = bool(schemas[call.takes.__name__].get("required"))
         told["requestBody"] = {"required": required, "content": {JSON: {"schema": _schema(call.takes)}}}
+    elif call.sends != JSON:
+        told["requestBody"] = {"required": True, "content": {call.sends: {}}}
     return told
 
 
@@ -208,7 +219,7 @@ def errors(call: Call) -> Sequence[int]:
         found.add(404)
     if call.method != "GET":
         found |= {403, 409, 422}
-    if call.takes is not None:
+    if call.takes is not None or call.sends != JSON:
         found |= {413, 415}
     if call.path in ("/api/v1/login", "/api/v1/refresh"):
         found.add(401)

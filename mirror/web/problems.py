@@ -1,4 +1,4 @@
-"""Errors as answers: an error page, or problem+json (RFC 9457) under /api/."""
+"""Errors as answers: an error page, problem+json (RFC 9457) under /api/, or a line for a client of git."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 
 from mirror.core.errors import (
     Crowded,
+    Dropped,
     EverrefError,
     NetworkError,
     NotAllowed,
@@ -37,6 +38,7 @@ STATUS: Final[Mapping[str, int]] = {
     "limit": 503,
     "network": 502,
     "corrupt": 500,
+    "key": 409,
     "ours": 500,
 }
 CLASS: Final[Mapping[int, str]] = {
@@ -66,8 +68,12 @@ TITLE: Final[Mapping[int, str]] = {
     503: "Not available at the moment",
 }  # of a page; programs get the words of HTTP
 _NO_DATABASE: Final = "Everref cannot reach its database; the backups are in the vault. Try again in a minute"
+_FOR_GIT: Final = (
+    "git finds no repository at this address; it is {}/git/TEAM/REPO, with @12, @2026-03-02 or @2h%20ago"
+    " behind it for a moment"
+)
 _ELSE: Final = "Everref itself failed and has logged the error"
-_LINK: Final = re.compile(r"(?<=/sign-in/)[^/]+|(?<=/invitations/)[^/]+")
+_LINK: Final = re.compile(r"(?<=/sign-in/)[^/]+|(?<=/invitations/)[^/]+|(?<=^/s/)[^/]+")
 
 log = logging.getLogger("mirror.web")
 
@@ -77,10 +83,13 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 401 and not _is_api(request) and request.method in SAFE:
+        if _is_lost_git(request) and error.status_code in (401, 404, 405):
+            detail = _FOR_GIT.format(outside.origin)
+            return Response(detail + "\n", 404, media_type="text/plain")
+        if error.status_code == 401 and not _is_of_program(request) and request.method in SAFE:
             return RedirectResponse(f"/sign-in?next={quote(_here(request))}", 303)
         status = error.status_code
-        if status == 405 and not _is_api(request) and request.method in SAFE:
+        if status == 405 and not _is_of_program(request) and request.method in SAFE:
             return RedirectResponse(_page_of(request), 303)  # reloaded, or reached by its address
         return answer(
             outside, request, status, error.detail, retry=status in (409, 429), headers=error.headers
@@ -111,6 +120,7 @@ def handlers(outside: Outside) -> Mapping[Any, Any]:
             retry=not error.permanent,
             headers=headers,
             raw=error.oid.decode() if isinstance(error, TooLarge) else None,
+            named="This moment is no longer kept" if isinstance(error, Dropped) else None,
         )
 
     async def ask_again(request: Request, error: Exception) -> Response:
@@ -150,6 +160,7 @@ def answer(
     retry: bool = False,
     headers: Mapping[str, str] | None = None,
     raw: str | None = None,  # the id of an object that is too large for a page
+    named: str | None = None,  # the title of a page; None: the status has one
 ) -> Response:
     """The error as a page or as JSON."""
     title = HTTPStatus(status).phrase
@@ -159,10 +170,12 @@ def answer(
         return Response(
             json.dumps(about) + "\n", status, dict(headers or {}), media_type="application/problem+json"
         )
+    if _is_of_git(request):  # which shows such a text, each line after "remote: "
+        return Response(detail + "\n", status, dict(headers or {}), media_type="text/plain")
     page = _visit(outside, request).render(
         "error.html",
         status,
-        title=TITLE.get(status, title),
+        title=named or TITLE.get(status, title),
         detail=detail,
         retry=retry and request.method in SAFE,  # no link sends a form again
         raw=raw,
@@ -189,8 +202,26 @@ def _is_api(request: Request) -> bool:
     return request.url.path.startswith("/api/")
 
 
+def _is_of_git(request: Request) -> bool:
+    found = getattr(request.state, "context", None)
+    return isinstance(found, RequestContext) and found.endpoint.git is not None
+
+
+def _is_lost_git(request: Request) -> bool:
+    """Whether a client of git asks at an address that is not one of git's, where it cannot sign in."""
+    path = request.url.path
+    asks = path.endswith(("/info/refs", "/git-upload-pack", "/git-receive-pack"))
+    return not _is_of_git(request) and (
+        path.startswith("/git/") or (asks and request.headers.get("user-agent", "").startswith("git/"))
+    )
+
+
+def _is_of_program(request: Request) -> bool:
+    return _is_api(request) or _is_of_git(request)
+
+
 def _told(request: Request) -> str:
-    """The path as it may be logged: without the secret of a one-time link or an invitation."""
+    """The path as it may be logged: without the secret of a link or an invitation."""
     return _LINK.sub("***", request.url.path)
 
 

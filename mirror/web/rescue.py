@@ -40,6 +40,7 @@ class Subject:
     named: bool = False  # whether that name was given, not proposed
     then: Target | None = None  # where the ref was at the moment
     now: Target | None = None  # where it was when it was last saved; None: it is gone
+    has_remote: bool = True  # whether its repository can be written to; False: it is only pushed to
 
     @property
     def is_gone(self) -> bool:
@@ -64,10 +65,10 @@ class Subject:
     @property
     def ways(self) -> Sequence[Way]:
         """The ways to bring it back, the one to choose at first before the others."""
-        found = WAYS[self.kind]
-        return (
-            ("back", *(way for way in found if way != "back")) if self.is_gone and not self.named else found
-        )
+        found = [way for way in WAYS[self.kind] if self.has_remote or way not in HERE]
+        if "back" in found and self.is_gone and not self.named:
+            return ("back", *(way for way in found if way != "back"))
+        return found
 
     @property
     def query(self) -> dict[str, str]:

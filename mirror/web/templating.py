@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from mirror.core import refs, words, zones
 from mirror.core.errors import UsageError
-from mirror.core.model import SYMBOLIC, older_of
+from mirror.core.model import SYMBOLIC, has_remote, older_of
 from mirror.core.rules import causes, objective, standing
 
 HERE: Final = Path(__file__).parent
@@ -38,6 +38,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "unsaved": words.unsaved,
+        "has_remote": has_remote,
         "older_of": older_of,
         "not_known": words.not_known,
         "ago": ago,
@@ -57,6 +58,7 @@ def environment() -> Environment:
         "path": path,
         "percent": words.percent,
         "refname": refname,
+        "repositories": causes.repositories,
         "size": words.size,
         "standing": standing_now,
         "text": text,

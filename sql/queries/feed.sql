@@ -12,7 +12,7 @@ with push as (
   limit $6
 )
 select
-  push.snapshot, snapshot.taken_at, snapshot.reason, snapshot.changes_count,
+  push.snapshot, snapshot.taken_at, snapshot.reason, snapshot.changes_count, snapshot.dropped_at is not null as is_dropped,
   ref.name, move.old, move.new, move.kind, move.pushed_by, move.pushed_at, move.moment
 from push
 join snapshot on snapshot.repo_id = $1 and snapshot.number = push.snapshot

@@ -1,6 +1,6 @@
 -- feed_all.sql($1 repo_id, $2 before this snapshot, $3 pushes, $4 moves of each): as feed.sql of everything, without a look at every move.
 select
-  push.number as snapshot, push.taken_at, push.reason, push.changes_count,
+  push.number as snapshot, push.taken_at, push.reason, push.changes_count, push.dropped_at is not null as is_dropped,
   ref.name, move.old, move.new, move.kind, move.pushed_by, move.pushed_at, move.moment
 from (
   select * from snapshot

@@ -14,7 +14,10 @@ with chosen as (
   limit $5 offset $6
 )
 select
-  chosen.*, latest.number as snapshots, latest.taken_at as saved_at,
+  chosen.*, latest.number as snapshots, coalesce((select sum(dropped) from epoch where repo_id = chosen.id), 0)::int as dropped,
+  coalesce((
+    select max(number) from snapshot where repo_id = chosen.id and number < latest.number and dropped_at is null
+  ), 0) as kept_before, latest.taken_at as saved_at,
   (select taken_at from snapshot where repo_id = chosen.id order by number limit 1) as first_at, coalesce(latest.refs_count, 0) as refs,
   (select coalesce(sum(bytes), 0)::bigint from part where part.repo_id = chosen.id and part.replaced_at is null) as bytes,
   proof.finished_at as proved_at, cardinality(proof.problems) as problems,

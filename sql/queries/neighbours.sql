@@ -1,6 +1,6 @@
--- neighbours.sql($1 repo_id, $2 snapshot): a snapshot, the one before and the one after, and of that the first move that
--- took something away.
-select snapshot.number, snapshot.taken_at, took.*
+-- neighbours.sql($1 repo_id, $2 snapshot): a snapshot, the kept ones before and after it, the very next one, and of that the first
+-- move that took something away.
+select snapshot.number, snapshot.taken_at, snapshot.dropped_at is null as is_kept, took.*
 from snapshot
 left join lateral (
   select move.snapshot, move.old, move.new, move.kind, move.pushed_by, move.pushed_at, ref.name
@@ -10,4 +10,8 @@ left join lateral (
   order by move.position
   limit 1
 ) took on true
-where snapshot.repo_id = $1 and snapshot.number between $2 - 1 and $2 + 1
+where snapshot.repo_id = $1 and snapshot.number in (
+  $2, $2 + 1,
+  (select max(number) from snapshot where repo_id = $1 and number < $2 and dropped_at is null),
+  (select min(number) from snapshot where repo_id = $1 and number > $2 and dropped_at is null)
+)

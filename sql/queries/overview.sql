@@ -1,7 +1,7 @@
 -- overview.sql($1 repo_id or null for all, $2 team_id likewise, $3 now or null): each repo with what is kept of it and how it is doing.
 select
   repo.*, team.name as team,
-  (select count(*) from snapshot where snapshot.repo_id = repo.id) as snapshots,
+  (select count(*) from snapshot where snapshot.repo_id = repo.id and dropped_at is null) as snapshots,
   coalesce(latest.refs_count, 0) as refs,
   coalesce((select sum(bytes) from part where part.repo_id = repo.id and part.replaced_at is null), 0)::bigint as bytes,
   repo_state(repo, $3) as state, is_outside_rpo(repo, $3) as outside_rpo,

@@ -28,6 +28,7 @@ from mirror.core.model import (
     RefName,
     Refs,
     RepoId,
+    Sealed,
     Segment,
     Snapshot,
     Target,
@@ -61,7 +62,7 @@ class Manifest:
     log_entries: int  # the boundary in the pack log: entries so far in this epoch
     log_bytes: int
     bundle: Part | None  # the part it was born with; None: this snapshot brought no object
-    previous: str | None  # SHA-256 of the previous manifest's stored bytes; None: the first
+    previous: str | None  # SHA-256 of the previous manifest, before it was sealed; None: the first
     changes: tuple[RefChange, ...]  # against the snapshot before
     refs: Refs | None  # the whole map, HEAD included; None where has_whole_map says no
 
@@ -106,8 +107,11 @@ def has_whole_map(number: int, refs_count: int) -> bool:
     return number % every == 0
 
 
-def snapshot_of(manifest: Manifest, sha256: str) -> Snapshot:
-    """The snapshot that a manifest describes; `sha256` is that of the manifest's stored bytes, hex."""
+def snapshot_of(manifest: Manifest, sha256: str, sealed: Sealed | None = None) -> Snapshot:
+    """The snapshot that a manifest describes; `sha256` is that of the manifest's bytes, hex.
+
+    `sealed`: what is stored where it is sealed; None: it is not.
+    """
     return Snapshot(
         number=manifest.number,
         taken_at=manifest.taken_at,
@@ -124,6 +128,7 @@ def snapshot_of(manifest: Manifest, sha256: str) -> Snapshot:
         bundle=manifest.bundle,
         manifest_sha256=sha256,
         previous_sha256=manifest.previous,
+        sealed=sealed,
     )
 
 
@@ -204,7 +209,22 @@ def _bundle(part: Part) -> dict[str, object]:
         "complete": part.complete,
         "index_bytes": part.index_bytes,
         "index_sha256": part.index_sha256,
+    } | {
+        name: _sealed(sealed)
+        for name, sealed in (("sealed", part.sealed), ("sealed_index", part.sealed_index))
+        if sealed
     }
+
+
+def _sealed(sealed: Sealed) -> dict[str, object]:
+    return {"bytes": sealed.bytes, "sha256": sealed.sha256}
+
+
+def _decoded_sealed(fields: "Fields", name: str) -> Sealed | None:
+    if name not in fields.fields:
+        return None
+    inner = fields.inner(name)
+    return Sealed(inner.count("bytes", 1), inner.sha256("sha256"))
 
 
 def _json(value: object) -> str:
@@ -266,6 +286,8 @@ def _decoded_part(fields: "Fields", epoch: int, number: int) -> Part | None:
         complete=part.flag("complete"),
         index_bytes=index_bytes,
         index_sha256=part.sha256("index_sha256") if index_bytes else "",
+        sealed=_decoded_sealed(part, "sealed"),
+        sealed_index=_decoded_sealed(part, "sealed_index"),
     )
 
 
@@ -355,7 +377,7 @@ def encode_index(part: Part) -> bytes:
         "entries": part.entries,
         "segments": [[s.snapshot, s.entries, s.bytes, s.sha256] for s in part.segments],
         "complete": part.complete,
-    }
+    } | ({"sealed": _sealed(part.sealed)} if part.sealed else {})
     return f"{_json(fields)}\n".encode()
 
 
@@ -383,6 +405,7 @@ def decode_index(key: str, line: bytes) -> Part:
         entries=fields.count("entries"),
         segments=segments,
         complete=fields.flag("complete"),
+        sealed=_decoded_sealed(fields, "sealed"),
     )
     if segments and part.entries != sum(segment.entries for segment in segments):
         raise Corrupt(f"the index of {key}: its segments do not add up")

@@ -26,9 +26,13 @@ class Note:
 
 def encode(repo: RepoId, kind: str, fields: Mapping[str, object]) -> bytes:
     """A note as it is stored: JSON with one row of each list a line, as manifests have it."""
-    head = {"format": FORMAT, "repo": str(repo), "kind": kind}
-    lines = [f'"{key}":{_value(value)}' for key, value in {**head, **fields}.items()]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    return lines({"format": FORMAT, "repo": str(repo), "kind": kind, **fields})
+
+
+def lines(fields: Mapping[str, object]) -> bytes:
+    """JSON with one field a line, and one row of each list."""
+    found = [f'"{key}":{_value(value)}' for key, value in fields.items()]
+    return ("{\n" + ",\n".join(found) + "\n}\n").encode()
 
 
 def _value(value: object) -> str:

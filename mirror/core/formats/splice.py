@@ -74,6 +74,14 @@ def entries(part: Part, upto: int | None = None, after: int = 0) -> int:
     return cut(part, upto, after).entries
 
 
+def body_bytes(part: Part, object_format: ObjectFormat, upto: int | None = None, after: int = 0) -> int:
+    """How many bytes of pack entries such a cut brings, which is what `bodies` yields of it."""
+    wanted = _wanted(part, upto, after)
+    if wanted is None:
+        return part.bytes - part.header_bytes - PACK_HEADER - trailer_bytes(object_format)
+    return sum(segment.bytes for segment in wanted)
+
+
 def _wanted(part: Part, upto: int | None, after: int) -> tuple[Segment, ...] | None:
     """The segments of a cut, or None when the part is read whole."""
     wanted = tuple(s for s in part.segments if s.snapshot > after and (upto is None or s.snapshot <= upto))

@@ -15,6 +15,7 @@ _ONE: Final[Mapping[str, str]] = {
     "network": "{where} cannot be reached for {repo}",
     "corrupt": "{where} sends damaged data for {repo}",
     "limit": "A limit stops the backup of {repo}",
+    "key": "No key that is here opens the backup of {repo}",
     "ours": "Everref itself fails to back up {repo}",
 }
 _MANY: Final[Mapping[str, str]] = {
@@ -26,6 +27,7 @@ _MANY: Final[Mapping[str, str]] = {
     "network": "{where} cannot be reached",
     "corrupt": "{where} sends damaged data for {many}",
     "limit": "A limit stops the backup of {many}",
+    "key": "No key that is here opens the backups of {many}",
     "ours": "Everref itself fails to back up {many}",
 }
 # What to do about each, for a reader who is not at the page.
@@ -38,6 +40,7 @@ _TO_DO: Final[Mapping[str, str]] = {
     "network": "Everref tries again by itself. If it lasts, check that the host is up.",
     "corrupt": "Everref tries again by itself. If it lasts, run git fsck on the repository at its host.",
     "limit": "Everref tries again by itself. If it lasts, raise the limit or make the repository smaller.",
+    "key": "Nothing is damaged: put the missing key back into SECRET_KEYS, or import the team's identity.",
     "ours": "Whoever runs Everref finds more in its log.",
     "damage": "Open the repository: its page says which moments can be restored, and how to mend it.",
     "late": "Everref catches up by itself once a worker has time. If it lasts, start more workers.",

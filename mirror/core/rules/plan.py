@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -19,7 +19,8 @@ from mirror.core.refs import (
 )
 
 Hidden = Literal["skip", "archive"]  # what to do with refs that hosts refuse
-Action = Literal["create", "update", "unchanged", "refused", "skipped", "remove"]
+# `diverged`: a mirror holds there what no snapshot of the source has had, and nobody asked to overwrite that.
+Action = Literal["create", "update", "unchanged", "refused", "skipped", "remove", "diverged"]
 
 WRITES: Final[frozenset[Action]] = frozenset({"create", "update", "remove"})
 _ID: Final = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -209,7 +210,13 @@ class RefAction:
 
 
 def push_actions(
-    wanted: Refs, target: Refs, *, force: bool = False, hidden: Hidden = "skip", missing: bool = False
+    wanted: Refs,
+    target: Refs,
+    *,
+    force: bool = False,
+    hidden: Hidden = "skip",
+    missing: bool = False,
+    refuses: Callable[[bytes], bool] = is_hidden,
 ) -> list[RefAction]:
     """What pushing these refs to a remote that lists `target` will do with each, in the order of names.
 
@@ -217,9 +224,10 @@ def push_actions(
     object it resolves to. Nothing is ever deleted, so a ref is refused where another name is in
     its way (a and a/b), or where the remote holds something else under its name, unless `force`.
     The caller decides what to do when a ref is refused. With `missing`, only what the remote does not
-    have is created, and such refs are skipped instead.
+    have is created, and such refs are skipped instead. `refuses` says which names the remote's host
+    does not take.
     """
-    planned = [_planned(wanted, name, hidden) for name in sorted(wanted) if name != HEAD]
+    planned = [_planned(wanted, name, hidden, refuses) for name in sorted(wanted) if name != HEAD]
     # A hidden ref gives way to a ref that really has its archived name.
     taken = {a.target_name for a in planned if a.name == a.target_name and a.action != "skipped"}
     standing = (taken | target.keys()) - {HEAD}
@@ -235,12 +243,12 @@ def _left(refused: RefAction) -> RefAction:
     return replace(refused, action="skipped", why="it is there already, with something else, and stays")
 
 
-def _planned(wanted: Refs, name: RefName, hidden: Hidden) -> RefAction:
+def _planned(wanted: Refs, name: RefName, hidden: Hidden, refuses: Callable[[bytes], bool]) -> RefAction:
     found = resolve(wanted, name)
     if found is None:
         whither = shown_text(symbolic_target(wanted[name]))
         return RefAction(name, wanted[name], name, "skipped", f"symbolic, but {whither} does not exist")
-    if is_hidden(name):
+    if refuses(name):
         if hidden == "skip":
             why = "hosts refuse this name; it can be carried under refs/archive/"
             return RefAction(name, found, name, "skipped", why)
@@ -322,12 +330,46 @@ def check_new_name(name: RefName) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """What a rollback does with one ref, if and only if the ref still holds what was planned for."""
+
+    name: RefName
+    expected: Target | None  # what the plan saw there; None: no such ref
+    target: Target | None  # what it gets; None: it is removed
+
+
+def rollback_actions(leases: Iterable[Lease], listed: Refs) -> list[RefAction]:
+    """What rolling refs back will do to a remote that lists `listed`, in the order of names.
+
+    A ref that holds anything but what the plan saw is refused: somebody pushed in between. One that holds
+    already what it would get is `unchanged`, so that a second run of the same rollback goes on.
+    """
+    return [_leased(one, listed.get(one.name)) for one in sorted(leases, key=lambda one: one.name)]
+
+
+def _leased(one: Lease, now: Target | None) -> RefAction:
+    goal = one.target or one.expected or Target(b"")
+
+    def action(what: Action, why: str | None = None) -> RefAction:
+        return RefAction(one.name, goal, one.name, what, why, now)
+
+    if now == one.target:
+        return action("unchanged", "it was deleted already" if now is None else "it holds that already")
+    if now != one.expected:
+        holds = f"it holds {shown_text(now)} now" if now else "it was deleted"
+        return action("refused", f"somebody has moved it since the plan was made: {holds}")
+    if one.target is None:
+        return action("remove", "it did not exist before")
+    return action("create" if now is None else "update")
+
+
+@dataclass(frozen=True, slots=True)
 class Wrote:
     """What a restore wrote, or was about to write, to one ref of its target."""
 
     name: RefName
     old: Target | None  # None: the ref did not exist
-    new: Target
+    new: Target | None  # None: the ref was removed, by a rollback
 
 
 def undo_actions(wrote: Iterable[Wrote], target: Refs) -> list[RefAction]:
@@ -354,7 +396,7 @@ def another_default(listed: Refs, removed: Collection[RefName]) -> RefName | Non
 
 
 def _undone(one: Wrote, now: Target | None) -> RefAction:
-    goal = one.old or one.new
+    goal = one.old or one.new or Target(b"")
     if now == one.old:
         why = "it was deleted already" if now is None else "it holds that already"
         return RefAction(one.name, goal, one.name, "unchanged", why, now)
@@ -363,4 +405,4 @@ def _undone(one: Wrote, now: Target | None) -> RefAction:
         return RefAction(one.name, goal, one.name, "skipped", f"somebody has moved it since: it {holds}", now)
     if one.old is None:
         return RefAction(one.name, goal, one.name, "remove", "the restore made it", now)
-    return RefAction(one.name, goal, one.name, "update", None, now)
+    return RefAction(one.name, goal, one.name, "create" if now is None else "update", None, now)

@@ -88,6 +88,8 @@ class SnapshotDraft:
         None  # what the remote showed then; None: what the snapshot before this one shows
     )
     is_current: bool = True  # False: the remote does not show this now, but a push once made it so
+    by: str | None = None  # who made the moves that no push of the route makes; None: nobody knows
+    commits: Collection[Target] = ()  # objects that must be commits; the draft is Corrupt if one is not
     extra: Collection[Target] = ()  # objects to fetch as well, although no ref points at them any more
 
     @property
@@ -308,10 +310,10 @@ class PushedMove:
     at: datetime | None
 
 
-def steps(old: Refs, new: Refs, pushes: Iterable[Push]) -> list[PushedMove]:
+def steps(old: Refs, new: Refs, pushes: Iterable[Push], by: str | None = None) -> list[PushedMove]:
     """Every move from one map to the other by way of these pushes, in the order of names, then of time.
 
-    What the pushes leave out is a step of its own, made by nobody knows whom.
+    What the pushes leave out is a step of its own, made by `by`; None: nobody knows who made it.
     """
     made: dict[RefName, list[PushedMove]] = {}
     now: dict[RefName, Target | None] = {}
@@ -323,7 +325,7 @@ def steps(old: Refs, new: Refs, pushes: Iterable[Push]) -> list[PushedMove]:
     changed = {name for name, _ in old.items() ^ new.items()}
     for name in changed | now.keys():
         if (before := now.get(name, old.get(name))) != new.get(name):
-            made.setdefault(name, []).append(PushedMove(name, before, new.get(name), None, None))
+            made.setdefault(name, []).append(PushedMove(name, before, new.get(name), by, None))
     return [step for name in sorted(made) for step in made[name]]
 
 

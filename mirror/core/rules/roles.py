@@ -46,13 +46,14 @@ SCOPES: Final[Mapping[Scope, Role]] = {
 # Names no team can have: its pages would collide with others, or it would be taken for something else.
 RESERVED: Final = frozenset(
     """
-    about account accounts activity admin api app assets audit auth backup billing blog command-line confirm
-    connect contact dashboard docs download drill drills events everref explore favicon forgot git graphql
-    health healthz help home hooks info invitation invitations join jobs legal license link links login
-    logout mail manifest metrics mirror new notices null oauth openapi password people person pricing
-    privacy public readyz register repo repos reset restore robots root s search security service session
-    sessions settings sign-in sign-out sign-up signin signout signup sitemap static status style support sw
-    system team teams terms tokens undefined unsubscribe user users webhooks well-known www
+    about account accounts activity admin api app assets audit auth backup billing blog channels
+    command-line confirm connect contact dashboard docs download drill drills events everref explore
+    favicon forgot git graphql health healthz help home hooks info invitation invitations join jobs legal
+    license link links login logout mail manifest metrics mirror new notices null oauth openapi password
+    people person pricing privacy public readyz register repo repos reset restore robots root s search
+    security service session sessions settings sign-in sign-out sign-up signin signout signup sitemap
+    static status style support sw system team teams terms tokens undefined unsubscribe user users
+    webhooks well-known www
     """.split()
 )
 

@@ -24,6 +24,9 @@ A = TypeVar("A")
 AT_ONCE: Final = 3  # readers
 READING: Final = Bounds(at_once=AT_ONCE, team=2, person=1)
 STREAMING: Final = Bounds(at_once=6, team=2, person=1, patience=60.0)  # files on their way out, by git
+CLONING: Final = Bounds(
+    32, team=12, person=8, waiting_person=512, waiting=2048, patience=900.0
+)  # packs for git
 FILLING: Final = Bounds(at_once=2, team=1, person=1, patience=30.0)  # pools that a page needs from the vault
 MEMORY: Final = 192 << 20  # bytes of its own that a reader may have
 ADDRESSES: Final = 2 << 30  # bytes, packs and their indexes among them
@@ -124,6 +127,7 @@ class Readers:
         self.slots = Slots(READING)
         self.streams = Slots(STREAMING)
         self.fills = Slots(FILLING)
+        self.clones = Slots(CLONING)
         self.streaming = streaming  # git, as it hands out what is too large for an answer
         self._git = git
         self._idle: list[Reader] = []

@@ -94,6 +94,7 @@ class Slots:
                 self._next()
             else:
                 self._line.remove(one)
+                self._next()  # whoever came while this one still stood in line
             if isinstance(error, TimeoutError):
                 raise Crowded("too much is being read at the moment; try again in a minute", 30) from None
             raise
@@ -121,7 +122,8 @@ class Slots:
     def _next(self) -> None:
         """Give the free slots to those who have used the least."""
         while True:
-            able = [one for one in self._line if self._may(one.who)]
+            # One that was cancelled at this very moment stands in line until it wakes.
+            able = [one for one in self._line if not one.ready.done() and self._may(one.who)]
             if not able:
                 return
             first = min(able, key=lambda one: (*map(self._use, _keys(one.who)), one.number))

@@ -27,7 +27,9 @@ class Beginning:
     is_failing: bool  # since its last successful run
     team: str  # the name of its team
     has_limits: bool  # of bytes, set for its team alone
+    is_sealed: bool  # whether its new objects are
     intents: Sequence[Intent]  # uploads that runs started and did not record, the oldest first
+    asked_at: datetime  # when this was so, by the database's clock, as the times of the intents are
 
     @property
     def repo(self) -> Repo:
@@ -50,5 +52,7 @@ async def of(db: Db, repo_id: RepoId) -> Beginning:
         row["failing_since"] is not None,
         row["team"],
         row["has_limits"],
+        row["is_sealed"],
         [parts.intent(one) for one in row["intents"]],
+        row["asked_at"],
     )

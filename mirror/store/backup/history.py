@@ -152,24 +152,38 @@ async def _page(
 
 
 @translating
-async def targets(db: Db, repo_id: RepoId, epoch: int, upto: int) -> set[Target]:
-    """Every object id that a ref pointed at in the epoch's snapshots up to this one."""
-    return {Target(row[0]) for row in await db.fetch(query("targets"), repo_id, epoch, upto)}
+async def targets(
+    db: Db, repo_id: RepoId, epoch: int, upto: int, without: Collection[int] = ()
+) -> set[Target]:
+    """Every object id that a ref pointed at in the epoch's kept snapshots up to this one.
+
+    `without` are the numbers of snapshots that are about to be dropped.
+    """
+    rows = await db.fetch(query("targets"), repo_id, epoch, upto, list(without))
+    return {Target(row[0]) for row in rows}
 
 
 @translating
-async def overwritten(db: Db, repo_id: RepoId, upto: int) -> bool:
-    """Whether a move up to this snapshot may have left objects behind, which its refs do not reach."""
+async def overwritten(
+    db: Db, repo_id: RepoId, upto: int, *, since: int = 0, name: RefName | None = None
+) -> bool:
+    """Whether a move up to this snapshot may have left objects behind, which its refs do not reach.
+
+    `since`: only moves after this snapshot count; `name`: only those of this ref.
+    """
     found: bool = await db.fetchval(
         """
         select exists (
           select from ref_change
-          where repo_id = $1 and snapshot <= $2
+          where repo_id = $1 and snapshot <= $2 and snapshot > $3
             and old is not null and kind <> 'fast-forwarded' and substring(old from 1 for 5) <> 'ref: '::bytea
+            and ($4::bytea is null or ref_id = (select id from ref where ref.repo_id = $1 and name = $4))
         )
         """,
         repo_id,
         upto,
+        since,
+        name,
     )
     return found
 

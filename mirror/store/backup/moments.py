@@ -121,6 +121,9 @@ async def _as_snapshot(db: Db, repo_id: RepoId, number: int, one: Within) -> Sna
         raise Corrupt(
             f"#{number}.{one.number} needs snapshot #{one.log}, which is not there; run everref rebuild"
         )
+    own = log if log.number == number else await snapshots.get(db, repo_id, number)
+    if own is None:
+        raise Corrupt(f"#{number}.{one.number} is within a snapshot that is not there; run everref rebuild")
     return replace(
         log,
         number=number,
@@ -134,6 +137,8 @@ async def _as_snapshot(db: Db, repo_id: RepoId, number: int, one: Within) -> Sna
         changes_count=0,
         segment=None,
         bundle=None,
+        dropped_at=own.dropped_at,
+        dropped_why=own.dropped_why,
     )
 
 

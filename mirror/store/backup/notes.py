@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from uuid import UUID
 
 from mirror.core.formats import layout
-from mirror.core.model import RepoId
+from mirror.core.model import RepoId, Sealed
+from mirror.store.backup.parts import sealed_columns
 from mirror.store.database import Db, translating
 
 
@@ -13,7 +15,8 @@ from mirror.store.database import Db, translating
 class Waiting:
     """A note that is not known to be in the vault yet."""
 
-    key: str
+    repo_id: RepoId
+    key: str  # under which it is stored if it is not sealed
     body: bytes = field(repr=False)
 
 
@@ -45,36 +48,55 @@ async def waiting(db: Db, repo_id: RepoId | None, limit: int) -> list[Waiting]:
     """The oldest notes that are not known to be in the vault: of this repo, or of all."""
     rows = await db.fetch(
         """
-        select key, body from note
+        select repo_id, key, body from note
         where body is not null and ($1::uuid is null or repo_id = $1)
         order by at limit $2
         """,
         repo_id,
         limit,
     )
-    return [Waiting(row["key"], row["body"]) for row in rows]
+    return [Waiting(RepoId(UUID(bytes=row["repo_id"].bytes)), row["key"], row["body"]) for row in rows]
 
 
 @translating
-async def stored(db: Db, key: str) -> None:
-    """This note is in the vault. Safe to run twice."""
-    await db.execute("update note set body = null where key = $1", key)
+async def stored(db: Db, key: str, sealed: Sealed | None) -> None:
+    """This note is in the vault, sealed or as it is. Safe to run twice."""
+    await db.execute(
+        "update note set body = null, sealed_bytes = $2, sealed_sha256 = $3 where key = $1",
+        key,
+        *sealed_columns(sealed),
+    )
 
 
 @translating
-async def known(db: Db, repo_id: RepoId) -> dict[str, str]:
-    """The keys of the repo's notes that are in the vault, each with the SHA-256 of its bytes."""
-    rows = await db.fetch("select key, sha256 from note where repo_id = $1 and body is null", repo_id)
-    return {row["key"]: row["sha256"] for row in rows}
+async def known(db: Db, repo_id: RepoId) -> frozenset[str]:
+    """The keys of the repo's notes that are in the vault, as they are where they are not sealed."""
+    rows = await db.fetch("select key from note where repo_id = $1 and body is null", repo_id)
+    return frozenset(row["key"] for row in rows)
 
 
-async def read_back_within(connection: Db, repo_id: RepoId, key: str, kind: str, stored: bytes) -> bool:
+@translating
+async def sums(db: Db, repo_id: RepoId) -> dict[str, str]:
+    """The stored objects of the repo's notes that are in the vault: their keys and SHA-256, sealed or not."""
+    rows = await db.fetch(
+        "select key, sha256, sealed_sha256 from note where repo_id = $1 and body is null", repo_id
+    )
+    return {
+        layout.sealed(row["key"], row["sealed_sha256"] is not None): row["sealed_sha256"] or row["sha256"]
+        for row in rows
+    }
+
+
+async def read_back_within(
+    connection: Db, repo_id: RepoId, key: str, kind: str, stored: bytes, sealed: Sealed | None
+) -> bool:
     """Record a note that the vault has. False: it was recorded already, and so was what it says."""
     place = layout.parse_note_key(key)
     assert place is not None
     done = await connection.execute(
         """
-        insert into note (key, repo_id, kind, at, sha256) values ($1, $2, $3, $4, $5)
+        insert into note (key, repo_id, kind, at, sha256, sealed_bytes, sealed_sha256)
+        values ($1, $2, $3, $4, $5, $6, $7)
         on conflict (key) do nothing
         """,
         key,
@@ -82,5 +104,6 @@ async def read_back_within(connection: Db, repo_id: RepoId, key: str, kind: str,
         kind,
         place.at,
         sha256(stored).hexdigest(),
+        *sealed_columns(sealed),
     )
     return done == "INSERT 0 1"

@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from mirror.core.errors import Busy
-from mirror.core.model import Part, RepoId, Segment
+from mirror.core.model import Part, RepoId, Sealed, Segment
 from mirror.store.database import Db, query, transaction, translating
 from mirror.store.forge_leases import ForgeLease
 from mirror.store.leases import Lease, fenced
 
-COLUMNS: Final = 11  # of `columns`
+COLUMNS: Final = 15  # of `columns`
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Tombstone:
     bytes: int
     index_bytes: int
     replaced_at: datetime
+    epoch: int = 1
 
 
 @translating
@@ -103,10 +104,18 @@ async def is_known(db: Db, repo_id: RepoId, key: str) -> bool:
 
 @translating
 async def replace(
-    db: Db, lease: Lease, repo_id: RepoId, old: Sequence[Part], new: Part, at: datetime
+    db: Db,
+    lease: Lease,
+    repo_id: RepoId,
+    old: Sequence[Part],
+    new: Part,
+    at: datetime,
+    *,
+    proved: bool = True,
 ) -> None:
     """Make `new` live and `old` tombstones, in one transaction; `new` was read back and verified.
 
+    Not `proved`: only the vault says that it replaced them; they wait until a verification has shown it.
     Safe to run twice. Raises Busy if the lease was lost, or one of `old` is no longer live.
     """
     keys = [part.key for part in old]
@@ -123,7 +132,21 @@ async def replace(
         if done != f"UPDATE {len(keys)}":
             raise Busy("another run replaced the same parts of this repo; run it again")
         await insert(connection, repo_id, new)
-        await connection.execute("update part set read_at = $2, verified_at = $2 where key = $1", new.key, at)
+        await connection.execute(
+            "update part set read_at = $2, verified_at = $2, unproved = not $3 where key = $1",
+            new.key,
+            at if proved else None,
+            proved,
+        )
+
+
+@translating
+async def is_unproved(db: Db, repo_id: RepoId) -> bool:
+    """Whether only the vault says of one of its parts that it replaced others; see sql/220_unproved.sql."""
+    found: bool = await db.fetchval(
+        "select exists (select from part where repo_id = $1 and unproved and deleted_at is null)", repo_id
+    )
+    return found
 
 
 @translating
@@ -131,13 +154,16 @@ async def tombstones(db: Db, repo_id: RepoId) -> list[Tombstone]:
     """The replaced parts whose objects are still in the vault, in the order in which they were replaced."""
     rows = await db.fetch(
         """
-        select key, bytes, index_bytes, replaced_at from part
+        select key, bytes, index_bytes, replaced_at, epoch from part
         where repo_id = $1 and replaced_at is not null and deleted_at is null
         order by replaced_at, key
         """,
         repo_id,
     )
-    return [Tombstone(row["key"], row["bytes"], row["index_bytes"], row["replaced_at"]) for row in rows]
+    return [
+        Tombstone(row["key"], row["bytes"], row["index_bytes"], row["replaced_at"], row["epoch"])
+        for row in rows
+    ]
 
 
 @translating
@@ -158,7 +184,7 @@ async def stamp_verified(db: Db, repo_id: RepoId, keys: Sequence[str], at: datet
     """Record that every byte of these parts was read back and is correct."""
     await db.execute(
         """
-        update part set verified_at = $3, read_at = $3, damaged_at = null
+        update part set verified_at = $3, read_at = $3, damaged_at = null, unproved = false
         where repo_id = $1 and key = any($2)
         """,
         repo_id,
@@ -174,8 +200,9 @@ async def insert(connection: Db, repo_id: RepoId, part: Part) -> None:
         with intended as (delete from intent where repo_id = $1 and key = $2)
         insert into part (
           repo_id, key, epoch, first_snapshot, last_snapshot, bytes, sha256, header_bytes, entries,
-          cuttable, complete, index_bytes, index_sha256
-        ) values ($1, $2, $13, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+          cuttable, complete, index_bytes, index_sha256,
+          sealed_bytes, sealed_sha256, sealed_index_bytes, sealed_index_sha256
+        ) values ($1, $2, $17, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         """,
         repo_id,
         *columns(part),
@@ -197,7 +224,19 @@ def columns(part: Part) -> Sequence[object]:
         part.complete,
         part.index_bytes,
         part.index_sha256 or None,
+        *sealed_columns(part.sealed),
+        *sealed_columns(part.sealed_index),
     )
+
+
+def sealed_columns(sealed: Sealed | None) -> tuple[int | None, str | None]:
+    """What is stored where an object is sealed, as its two columns."""
+    return (sealed.bytes, sealed.sha256) if sealed else (None, None)
+
+
+def sealed_of(bytes: int | None, sha256: str | None) -> Sealed | None:
+    """The same out of its two columns."""
+    return None if bytes is None or sha256 is None else Sealed(bytes, sha256)
 
 
 def part_of(row: Any, key: str, segments: tuple[Segment, ...]) -> Part:
@@ -215,4 +254,6 @@ def part_of(row: Any, key: str, segments: tuple[Segment, ...]) -> Part:
         row["complete"],
         row["index_bytes"],
         row["index_sha256"] or "",
+        sealed_of(row["sealed_bytes"], row["sealed_sha256"]),
+        sealed_of(row["sealed_index_bytes"], row["sealed_index_sha256"]),
     )

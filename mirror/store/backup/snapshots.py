@@ -33,19 +33,32 @@ _NOTHING: Final = Ending()
 
 
 @translating
-async def announce(db: Db, lease: Lease, manifest_sha256: str, ending: Ending) -> bool:
-    """Write down what this snapshot will be recorded with, with a heartbeat. False: the lease was lost."""
-    done = await db.execute(
+async def announce(
+    db: Db, lease: Lease, number: int, manifest_sha256: str, ending: Ending, is_sealed: bool
+) -> bool | None:
+    """Write down what this snapshot will be recorded with, with a heartbeat. None: the lease was lost.
+
+    Returns whether its manifest is stored sealed: as wanted, unless a run before this one has announced the
+    same number otherwise. So two runs race for one key, also where sealing was switched on or off in between.
+    """
+    found: bool | None = await db.fetchval(
         """
-        update lease set beat_at = clock_timestamp(), pending = $4
+        update lease set beat_at = clock_timestamp(), pending = $4::jsonb || jsonb_build_object(
+          'sealed', case
+            when pending -> 'number' = to_jsonb($5::int) then pending -> 'sealed' else to_jsonb($6::bool)
+          end
+        )
         where repo_id = $1 and owner = $2 and fence = $3
+        returning (pending ->> 'sealed')::bool
         """,
         lease.repo_id,
         lease.owner,
         lease.fence,
-        json.dumps({"manifest": manifest_sha256, **_row(ending)}),
+        json.dumps({"manifest": manifest_sha256, "number": number, **_row(ending)}),
+        number,
+        is_sealed,
     )
-    return done == "UPDATE 1"
+    return found
 
 
 @translating
@@ -190,6 +203,7 @@ async def _insert(connection: Db, repo_id: RepoId, snapshot: Snapshot) -> None:
         snapshot.manifest_sha256,
         *(parts.columns(part) if part else [None] * parts.COLUMNS),
         snapshot.previous_sha256,
+        *parts.sealed_columns(snapshot.sealed),
     )
 
 
@@ -299,6 +313,10 @@ def snapshot(row: Any) -> Snapshot:
         manifest_sha256=row["manifest_sha256"],
         previous_sha256=row["previous_sha256"],
         verified_at=row["verified_at"],
+        sealed=parts.sealed_of(row["sealed_manifest_bytes"], row["sealed_manifest_sha256"]),
+        dropped_at=row["dropped_at"],
+        dropped_why=row["dropped_why"],
+        manifest_epoch=row["manifest_epoch"],
     )
 
 

@@ -95,6 +95,8 @@ class RepoOverview:
     connection_id: UUID | None = None  # which reads it; None: no connection does
     rpo: timedelta = DEFAULT  # its recovery point objective, its own or its team's
     outside_rpo: bool = False  # more could be lost of it than that
+    dropped: int = 0  # of its snapshots: let go by retention, or erased
+    kept_before: int = 0  # the last kept snapshot before the latest; 0: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +291,8 @@ def _kept(row: Any) -> RepoOverview:
         connection_id=None if row["connection_id"] is None else _uuid(row["connection_id"]),
         rpo=row["objective"],
         outside_rpo=bool(row["outside_rpo"]),
+        dropped=row["dropped"],
+        kept_before=row["kept_before"],
     )
 
 

@@ -29,6 +29,7 @@ class Pushed:
     by: tuple[str, ...]  # who, as far as webhooks reported it
     changes: tuple[Logged, ...]  # the first of them
     count: int  # of all changes in the snapshot, also those that do not match
+    is_dropped: bool = False  # its snapshot is no longer kept
 
     @property
     def at(self) -> datetime:
@@ -49,7 +50,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """A moment, with the ones before and after it."""
+    """A moment, with the kept ones before and after it."""
 
     number: int
     taken_at: datetime
@@ -267,6 +268,7 @@ def _pushes(rows: Sequence[Any]) -> list[Pushed]:
             by=tuple(dict.fromkeys(row["pushed_by"] for row in moves if row["pushed_by"] is not None)),
             changes=tuple(_logged(row) for row in moves),
             count=moves[0]["changes_count"],
+            is_dropped=moves[0]["is_dropped"],
         )
         for number, moves in found.items()
     ]
@@ -293,7 +295,7 @@ async def days(db: Db, repo_ids: Sequence[RepoId], since: datetime) -> dict[Repo
 
 @translating
 async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
-    """A snapshot with the times of the ones before and after it, and what the next one took away.
+    """A snapshot with the kept ones before and after it, and what the very next one took away.
 
     None: there is no such snapshot.
     """
@@ -302,12 +304,12 @@ async def moment(db: Db, repo_id: RepoId, number: int) -> Neighbours | None:
     if number not in found:
         return None
 
-    def of(other: int) -> tuple[int, datetime] | None:
-        return (other, found[other]["taken_at"]) if other in found else None
-
+    kept = [(other, row["taken_at"]) for other, row in sorted(found.items()) if row["is_kept"]]
+    before = next((one for one in reversed(kept) if one[0] < number), None)
+    later = next((one for one in kept if one[0] > number), None)
     after = found.get(number + 1)
     took = None if after is None or after["kind"] is None else _change(after)
-    return Neighbours(number, found[number]["taken_at"], of(number - 1), of(number + 1), took)
+    return Neighbours(number, found[number]["taken_at"], before, later, took)
 
 
 @translating

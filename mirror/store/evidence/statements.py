@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from mirror.core.formats import layout
 from mirror.core.model import RepoId, label
 from mirror.store.database import Db, translating
 
@@ -34,7 +35,7 @@ class Row:
     @property
     def name(self) -> str:
         """The last part of its key, which names it among those of its repo."""
-        return self.key.rpartition("/")[2]
+        return layout.plain(self.key).rpartition("/")[2]
 
 
 @translating
@@ -117,7 +118,8 @@ async def newest_of(db: Db, repo_id: RepoId) -> dict[str, Row]:
 @translating
 async def named(db: Db, repo_id: RepoId, name: str) -> Row | None:
     """The repo's statement of this name. None: it has none."""
-    row = await db.fetchrow("select * from evidence where key = $1", f"{repo_id}/evidence/{name}")
+    key = f"{repo_id}/evidence/{name}"
+    row = await db.fetchrow("select * from evidence where key in ($1, $2)", key, layout.sealed(key))
     return None if row is None else _row(row)
 
 

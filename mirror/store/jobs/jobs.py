@@ -17,7 +17,7 @@ from mirror.store.database import Db, storable, translating
 from mirror.store.people.teams import TeamId
 
 JobId = NewType("JobId", UUID)
-Kind = Literal["sync", "restore", "drill", "verify", "bundle", "compact"]
+Kind = Literal["sync", "restore", "drill", "verify", "bundle", "compact", "import"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 ENDED: Final[frozenset[State]] = frozenset({"done", "failed", "cancelled"})
@@ -143,6 +143,19 @@ async def alike(db: Db, repo_id: RepoId, kind: Kind, asked: Mapping[str, Any]) -
         json.dumps(dict(asked)),
     )
     return [from_row(row) for row in rows]
+
+
+@translating
+async def latest_for_clones(db: Db, repo_id: RepoId) -> Job | None:
+    """The newest job that made a bundle for clones of this repo. None: there is none."""
+    row = await db.fetchrow(
+        """
+        select * from job where repo_id = $1 and kind = 'bundle' and state = 'done' and asked ? 'clones'
+        order by queued_at desc limit 1
+        """,
+        repo_id,
+    )
+    return None if row is None else from_row(row)
 
 
 @translating

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NewType
+from typing import Any, Final, NewType
 from uuid import UUID
 
 from mirror.core.model import RepoId
@@ -55,18 +55,25 @@ async def take(db: Db, worker: str, now: datetime, free: Free[TeamId], preferenc
         *(list(preference.shares), preference.patience, AT_HOST, preference.repo_id),
         *(list(free.full), list(free.full_of_heavy)),
     )
-    return [
-        Run(
-            RunKey(UUID(bytes=row["run_key"].bytes)),
-            RepoId(UUID(bytes=row["run_repo"].bytes)),
-            TeamId(UUID(bytes=row["run_team"].bytes)),
-            row["run_kind"],
-            None if row["id"] is None else jobs.from_row(row),
-            row["run_heavy"],
-            row["failing"],
-        )
-        for row in rows
-    ]
+    return [_run(row) for row in rows]
+
+
+@translating
+async def take_reading(db: Db, worker: str, now: datetime) -> list[Run]:
+    """Take up the restore that has waited longest: it only reads the vault. Empty: none is due."""
+    return [_run(row) for row in await db.fetch(query("take_reading"), worker, now)]
+
+
+def _run(row: Any) -> Run:
+    return Run(
+        RunKey(UUID(bytes=row["run_key"].bytes)),
+        RepoId(UUID(bytes=row["run_repo"].bytes)),
+        TeamId(UUID(bytes=row["run_team"].bytes)),
+        row["run_kind"],
+        None if row["id"] is None else jobs.from_row(row),
+        row["run_heavy"],
+        row["failing"],
+    )
 
 
 @translating

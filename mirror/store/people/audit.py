@@ -13,6 +13,7 @@ from mirror.core.rules.roles import PersonId
 from mirror.store.database import Db, storable, transaction, translating
 from mirror.store.people.teams import TeamId, lock
 
+REDACT: Final = "audit.redact"  # the action of the entry that says which ones were redacted
 _AT_ONCE: Final = 1000  # entries that are read together
 _WORDS: Final = 1000  # characters of an entry's words that are kept
 
@@ -39,7 +40,8 @@ class Recorded:
     at: datetime
     entry: Entry
     previous: str | None  # the SHA-256 of the entry before; None: the team's first
-    sha256: str  # of this one's words and `previous`
+    sha256: str  # of this one's words and `previous`, as they were written
+    redacted_at: datetime | None = None  # when a person was taken out of its words; None: they are as written
 
 
 @translating
@@ -119,22 +121,29 @@ async def page(
 async def check(db: Db, team_id: TeamId) -> int | None:
     """The number of the first entry that was changed, was moved or is missing. None: all are intact.
 
-    Entries cut off at the end cannot be noticed from the rest; an export kept elsewhere shows them.
+    Entries cut off at the end cannot be noticed from the rest; an export kept elsewhere shows them. The words
+    of one that was redacted have no sum to compare; it counts as intact if a later entry says that it was.
     """
-    expected, previous = 1, None
+    expected, previous, redacted = 1, None, set[int]()
     async for one in _in_order(db, team_id):
         true = _sum(team_id, one.number, one.at, one.entry, one.previous)
-        if one.number != expected or one.previous != previous or one.sha256 != true:
+        intact = one.sha256 == true or one.redacted_at is not None
+        if one.number != expected or one.previous != previous or not intact:
             return expected
+        if one.redacted_at is not None:
+            redacted.add(one.number)
+        elif one.entry.action == REDACT:
+            redacted -= set(one.entry.detail.get("numbers", ()))
         expected, previous = expected + 1, one.sha256
-    return None
+    return min(redacted, default=None)
 
 
 async def export(db: Db, team_id: TeamId) -> AsyncIterator[bytes]:
     """The team's entries from the first one on, as JSON, one a line."""
     async for one in _in_order(db, team_id):
         words = _words(team_id, one.number, one.at, one.entry, one.previous)
-        yield _json({**words, "sha256": one.sha256}) + b"\n"
+        when = {} if one.redacted_at is None else {"redacted_at": one.redacted_at.astimezone(UTC).isoformat()}
+        yield _json({**words, **when, "sha256": one.sha256}) + b"\n"
 
 
 async def _in_order(db: Db, team_id: TeamId) -> AsyncIterator[Recorded]:
@@ -208,4 +217,4 @@ def _recorded(row: Any) -> Recorded:
         address=row["address"],
         result=row["result"],
     )
-    return Recorded(row["number"], row["at"], entry, row["previous"], row["sha256"])
+    return Recorded(row["number"], row["at"], entry, row["previous"], row["sha256"], row["redacted_at"])

@@ -52,6 +52,11 @@ _USED: Final[Mapping[str, str]] = {
     """,
     "hooks": "select count(*) from hook join repo on repo.id = hook.repo_id where team_id = $1",
     "members": "select count(*) from member where team_id = $1",
+    "shares": """
+      select count(*) from share join repo on repo.id = share.repo_id
+      where team_id = $1 and revoked_at is null and used_up_at is null and expires_at > $2
+    """,
+    "share-days": "select 0",  # nothing to count
 }
 SHOWN: Final = tuple(_USED)  # what a team is shown
 

@@ -228,7 +228,8 @@ async def add(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: date
     """Make the person a member. False: they are one already, and keep their role."""
     done = await db.execute(
         """
-        insert into member (team_id, person_id, role, since) values ($1, $2, $3, $4)
+        insert into member (team_id, person_id, role, since, admin_since)
+        values ($1, $2, $3::role, $4, case when $3::role in ('admin', 'owner') then $4::timestamptz end)
         on conflict (team_id, person_id) do nothing
         """,
         team_id,
@@ -247,8 +248,18 @@ async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at:
     """
     async with transaction(db) as connection:
         await lock(connection, team_id)
+        await _was_admin(connection, team_id, person_id, at)
         done = await connection.execute(
-            "update member set role = $3 where team_id = $1 and person_id = $2", team_id, person_id, role
+            """
+            update member set role = $3::role, admin_since =
+              case when $3::role not in ('admin', 'owner') then null
+                   when role in ('admin', 'owner') then coalesce(admin_since, since) else $4::timestamptz end
+            where team_id = $1 and person_id = $2
+            """,
+            team_id,
+            person_id,
+            role,
+            at,
         )
         if done == "UPDATE 0":
             raise NotFound("this person is not a member of the team")
@@ -270,6 +281,7 @@ async def remove_member(db: Db, team_id: TeamId, person_id: PersonId, at: dateti
     """End a membership, and revoke the person's API tokens for the team. Raises as `set_role` does."""
     async with transaction(db) as connection:
         await lock(connection, team_id)
+        await _was_admin(connection, team_id, person_id, at)
         done = await connection.execute(
             "delete from member where team_id = $1 and person_id = $2", team_id, person_id
         )
@@ -301,6 +313,21 @@ async def rename(db: Db, team_id: TeamId, name: str) -> None:
 async def lock(db: Db, team_id: TeamId) -> None:
     """Lock the team's members and audit log until the transaction ends."""
     await db.execute("select from team where id = $1 for no key update", team_id)
+
+
+async def _was_admin(db: Db, team_id: TeamId, person_id: PersonId, at: datetime) -> None:
+    """Remember an admin or owner whose role is about to change or end."""
+    await db.execute(
+        """
+        insert into former_admin (team_id, person_id, role, left_at)
+        select team_id, person_id, role, $3::timestamptz from member
+        where team_id = $1 and person_id = $2 and role in ('admin', 'owner')
+        on conflict (team_id, person_id) do update set role = excluded.role, left_at = excluded.left_at
+        """,
+        team_id,
+        person_id,
+        at,
+    )
 
 
 async def _owned(db: Db, team_id: TeamId) -> None:

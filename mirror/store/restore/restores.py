@@ -196,7 +196,10 @@ async def written(db: Db, job_id: JobId) -> list[Wrote]:
     """What this job's runs wrote, or were about to write, in the order of names."""
     rows = await db.fetch("select name, old, new from restored_ref where job_id = $1 order by name", job_id)
     return [
-        Wrote(RefName(row["name"]), None if row["old"] is None else Target(row["old"]), Target(row["new"]))
+        Wrote(
+            RefName(row["name"]),
+            *(None if row[side] is None else Target(row[side]) for side in ("old", "new")),
+        )
         for row in rows
     ]
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from mirror.core.errors import Busy
-from mirror.core.model import Part, RepoId
+from mirror.core.model import Part, RepoId, Sealed
 from mirror.store.backup import parts
 from mirror.store.database import Db, storable, transaction, translating
 from mirror.store.leases import Lease, fenced
@@ -52,6 +52,30 @@ async def replaced(db: Db, repo_id: RepoId, bad: Part) -> list[Part]:
         *(repo_id, bad.epoch, bad.first, bad.last),
     )
     return [parts.part_of(row, row["key"], ()) for row in rows]
+
+
+@translating
+async def index_made(db: Db, key: str, sealed: Sealed | None) -> None:
+    """The `.idx` of this part was written again; where it is sealed, its stored bytes are new ones."""
+    await db.execute(
+        "update part set sealed_index_bytes = $2, sealed_index_sha256 = $3 where key = $1",
+        key,
+        *parts.sealed_columns(sealed),
+    )
+
+
+@translating
+async def manifest_made(db: Db, repo_id: RepoId, number: int, sealed: Sealed) -> None:
+    """A sealed manifest was written again: its stored bytes are new ones."""
+    await db.execute(
+        """
+        update snapshot set sealed_manifest_bytes = $3, sealed_manifest_sha256 = $4
+        where repo_id = $1 and number = $2
+        """,
+        repo_id,
+        number,
+        *parts.sealed_columns(sealed),
+    )
 
 
 @translating

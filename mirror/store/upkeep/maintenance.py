@@ -26,11 +26,12 @@ async def begin(db: Db, name: str, now: datetime, every: timedelta) -> bool:
 
 @translating
 async def with_old_tombstones(db: Db, before: datetime) -> list[Repo]:
-    """Repos with parts that were replaced before this moment and are not deleted yet."""
+    """Repos with parts or records that were replaced before this moment and are not deleted yet."""
     rows = await db.fetch(
         """
         select * from repo
         where exists (select from part where part.repo_id = repo.id and replaced_at < $1)
+          or exists (select from plain_tombstone where repo_id = repo.id and replaced_at < $1)
         order by id
         """,
         before,

@@ -38,9 +38,15 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("team_limit"),
     Table("identity"),
     Table("member"),
+    Table("former_admin"),
+    Table("pending_action"),
+    Table("pending_told"),
+    Table("erased_repo"),
     Table("api_token"),
     Table("invitation"),
     Table("ssh_key"),
+    Table("team_key"),
+    Table("recovery_key"),
     Table("ssh_host"),
     Table("connection", without=("list_at", "listed_at", "etags")),  # so that it is listed at once
     Table(
@@ -69,6 +75,13 @@ EXPORTED: Final[Sequence[Table]] = (
     Table("evidence_key"),
     Table("ping", only=("id", "team_id", "sealed", "shown", "style", "drill_age", "read_age", "created_at")),
     Table("restore", without=("id",)),
+    Table("measured_month"),
+    Table("stored_month"),
+    Table("retention_policy"),
+    Table("snapshot_pin"),
+    Table("repo_hold"),
+    Table("store_hold"),
+    Table("mirror"),
 )
 
 _BOUND: Final = ("audit", "ssh_key")  # summed or sealed for the id of their team, and no other
@@ -79,25 +92,45 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("snapshot", "part", "ref", "ref_stay", "ref_change"), "the manifests tell"),
     **dict.fromkeys(("lost_push", "drill", "moment", "note"), "the notes in the vault tell"),
     "checkpoint": "the checkpoints in the vault tell",
+    "epoch": "the records of epochs in the vault tell",
     **dict.fromkeys(("evidence", "daily_evidence"), "the statements in the vault tell"),
-    **dict.fromkeys(("intent", "lease", "run", "worker", "forge_lease"), "of those who are at work now"),
-    **dict.fromkeys(("job", "restored_ref"), "work that is under way, or was"),
+    **dict.fromkeys(
+        ("intent", "lease", "run", "worker", "forge_lease", "vault_reader"), "of those who are at work now"
+    ),
+    **dict.fromkeys(
+        ("job", "restored_ref", "rollback", "rollback_repo", "rollback_ref"), "work that is under way, or was"
+    ),
     **dict.fromkeys(("message", "sending", "event"), "said, or too late to be said"),
     **dict.fromkeys(("alarm", "telling"), "what is still so is told anew"),
     "queue": "follows from repos and jobs",
+    **dict.fromkeys(("mirror_target", "mirror_push"), "follows from mirrors, once what they hold was listed"),
     **dict.fromkeys(
         ("reading", "rotation", "team_drill", "team_drill_repo"),
         "what one database had read; after a rebuild all is read again",
     ),
+    **dict.fromkeys(("lock_proof", "lock_pass"), "what one database has found out and done; done again"),
     "prediction": "follows from the histories, within an hour",
     **dict.fromkeys(("delivery", "claim"), "hints, kept for 30 days; forges deliver again"),
     **dict.fromkeys(("session", "sign_in_link", "sign_in_place"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),
     **dict.fromkeys(("outage", "team_over"), "of this installation, now"),
-    **dict.fromkeys(("counted", "counted_total"), "what one database has counted for /metrics"),
+    **dict.fromkeys(
+        ("counted", "counted_total", "served", "received"), "what one database has counted for /metrics"
+    ),
     "export": "bundles to download, which go within a day",
+    **dict.fromkeys(("upload", "upload_piece"), "files that are not proved yet; they are uploaded again"),
+    **dict.fromkeys(
+        ("vault_copy", "copy_due", "copy_damage", "copy_reading"), "the settings and the copies tell anew"
+    ),
+    "repo_import": "of one run; an import that was interrupted is run again",
+    "vault_switch": "the settings of the new database name its first vault",
+    **dict.fromkeys(("reseal", "plain_tombstone"), "a listing of the vault tells what lies plain in it"),
     "vault_identity": "the marker in the vault tells",
     "listed": "the forges tell, when they are asked again",
+    **dict.fromkeys(
+        ("share", "share_use", "share_total"),
+        "a link that was revoked or used up since the export must not work again; the audit log has them all",
+    ),
     **dict.fromkeys(("chore", "state_export", "migration"), "of one database"),
 }
 
@@ -297,6 +330,8 @@ class TakingUp:
             given = [row for row in given if row["team_id"] not in self.teams]
         if table == "audit":
             given = await self._that_follow(given)
+        elif table == "team_key":
+            await self._retire_beside(given)
         elif table == "credential":
             given = [row for row in given if row["repo_id"] not in self._elsewhere]
         if given:
@@ -315,17 +350,39 @@ class TakingUp:
         )
         self._elsewhere.update(row[0] for row in found)
 
+    async def _retire_beside(self, given: Sequence[Row]) -> None:
+        """A team that was made anew has another identity that is sealed to: what comes back still opens."""
+        found = await self.connection.fetch(
+            "select team_id::text, id::text from team_key where retired_at is null"
+        )
+        current = {row["team_id"]: row["id"] for row in found}
+        for row in given:
+            team = self.teams.get(row["team_id"], row["team_id"])
+            if current.get(team, row["id"]) != row["id"]:
+                row["retired_at"] = row["retired_at"] or self.at.isoformat()
+
     async def _is_new_team(self, row: Row) -> bool:
         """Whether the team's row must still be made; False: it exists, or was made under a similar name."""
         old = TeamId(UUID(row["id"]))
         if await teams.find(self.connection, old):
+            await self._seal_on(old, row)
             return False
         if not await teams.by_name(self.connection, row["name"]):
             return True
         new = await teams.recover(self.connection, old, row["name"], self.at)
         if new != old:
             self.teams[str(old)] = str(new)
+        await self._seal_on(new, row)
         return False
+
+    async def _seal_on(self, team_id: TeamId, row: Row) -> None:
+        """A team that was made anew goes on to seal what it stores, if it did."""
+        if since := row.get("sealed_since"):
+            await self.connection.execute(
+                "update team set sealed_since = coalesce(sealed_since, $2) where id = $1",
+                team_id,
+                datetime.fromisoformat(since),
+            )
 
     async def _that_follow(self, given: Sequence[Row]) -> list[Row]:
         if self._heads is None:

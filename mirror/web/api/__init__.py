@@ -3,7 +3,27 @@
 from collections.abc import Sequence
 from typing import Final
 
-from mirror.web.api import account, channels, entry, evidence, forges, moments, protection, repos, team, work
+from mirror.web.api import (
+    account,
+    channels,
+    costs,
+    entry,
+    evidence,
+    forges,
+    incident,
+    keys,
+    mirrors,
+    moments,
+    pending,
+    protection,
+    repos,
+    retention,
+    served,
+    shares,
+    team,
+    uploads,
+    work,
+)
 from mirror.web.api.call import Call
 
 CALLS: Final[Sequence[Call]] = (
@@ -12,9 +32,18 @@ CALLS: Final[Sequence[Call]] = (
     *team.CALLS,
     *channels.CALLS,
     *protection.CALLS,
+    *served.CALLS,
+    *keys.CALLS,
     *repos.CALLS,
+    *retention.CALLS,
+    *mirrors.CALLS,
     *moments.CALLS,
     *work.CALLS,
+    *shares.CALLS,
+    *incident.CALLS,
+    *uploads.CALLS,
     *evidence.CALLS,
+    *costs.CALLS,
+    *pending.CALLS,
     *forges.CALLS,
 )

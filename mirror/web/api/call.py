@@ -27,7 +27,7 @@ from mirror.core.errors import NotFound, TooOften, UsageError
 from mirror.core.rules.roles import Scope
 from mirror.shapes.base import encoded
 from mirror.store.people import attempts, idempotency
-from mirror.web.dispatch import Endpoint, Needs, RequestContext, check_text
+from mirror.web.dispatch import LARGE_BODY, Endpoint, Needs, RequestContext, check_text
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ A_MINUTE: Final = 600  # calls of one token, session or address
 KEY: Final = 200  # characters of an Idempotency-Key
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
+OCTETS: Final = "application/octet-stream"
 _LONGEST: Final = 2000  # characters of a parameter
 _MINUTE: Final = timedelta(minutes=1)
 
@@ -69,10 +70,11 @@ class Call(Endpoint):
     media: str = field(kw_only=True)
     creates: bool = field(kw_only=True)  # an Idempotency-Key is respected
     elsewhere: bool = field(kw_only=True)  # the vault's store may hand it over itself
+    sends: str = field(kw_only=True, default=JSON)  # of which kind the body is, if there is one
 
     @property
     def largest(self) -> int:
-        return BODY
+        return BODY if self.sends == JSON else LARGE_BODY
 
     @property
     def meant(self) -> bool:
@@ -93,8 +95,12 @@ def call(
     elsewhere: bool = False,
     reads: bool = False,
     anew: bool = False,
+    sends: str = JSON,
 ) -> Call:
-    """A row of the table; `path` is below /api/v1. `scope` "account": for people, no API token has it."""
+    """A row of the table; `path` is below /api/v1. `scope` "account": for people, no API token has it.
+
+    What is sent as anything but JSON is the function's `data`, up to LARGE_BODY.
+    """
     told = typing.get_type_hints(act, include_extras=True)
     gives = told["return"]
     return Call(
@@ -114,6 +120,7 @@ def call(
         media=media,
         creates=status in (201, 202) and needs is not Needs.NOTHING,
         elsewhere=elsewhere,
+        sends=sends,
     )
 
 
@@ -130,6 +137,8 @@ async def answer(context: RequestContext) -> Response:
     if made.takes is not None:
         raw = await _sent(context)
         given["body"] = _decoded(raw, made.takes)
+    elif made.sends != JSON:
+        given["data"] = await _sent(context, made.sends)
     key = context.request.headers.get("idempotency-key")
     if made.creates and key is not None:
         return await _once(context, made, given, key, raw)
@@ -198,15 +207,16 @@ def _value(name: str, kind: type, text: str) -> Any:
     return text
 
 
-async def _sent(context: RequestContext) -> bytes:
-    """The body. Raises what says that it is no JSON."""
+async def _sent(context: RequestContext, wanted: str = JSON) -> bytes:
+    """The body. Raises what says that it is not of this kind."""
     request = context.request
     found = await request.body()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON and (found or kind):
-        raise HTTPException(415, f"send JSON, with the content type {JSON}")
+    if kind != wanted and (found or kind):
+        what = "JSON" if wanted == JSON else "the bytes"
+        raise HTTPException(415, f"send {what}, with the content type {wanted}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HTTPException(415, "send the JSON as it is, not compressed")
+        raise HTTPException(415, "send the body as it is, not compressed")
     return found
 
 

@@ -13,6 +13,7 @@ from mirror.core import when
 from mirror.core.errors import UsageError
 from mirror.core.model import Kind, Repo, Snapshot
 from mirror.restore import moment
+from mirror.restore.archive import Format, Wanted
 from mirror.shapes.base import Base64, Page, git
 from mirror.shapes.browse import (
     Changes,
@@ -33,6 +34,7 @@ from mirror.web.api.call import Call, Query, Small, begin, call, cursor
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import Paged, Text, When, Words
 from mirror.web.dispatch import Needs, RequestContext
+from mirror.web.pages.archive import archived
 from mirror.web.pages.browse import RawFile
 
 RAW: Final = "application/octet-stream"
@@ -91,6 +93,12 @@ class Place(At, frozen=True, kw_only=True):
     ref_b64: Base64 | None = None
     path: Text | None = None
     path_b64: Base64 | None = None
+
+
+class ArchiveAsked(Place, frozen=True, kw_only=True):
+    """Which files, and in which format."""
+
+    format: Format = "tar.gz"
 
 
 class CommitsAsked(Place, frozen=True, kw_only=True):
@@ -293,6 +301,13 @@ async def raw_object(context: RequestContext, asked: At) -> Response:
     return RawFile(moments.raw_object(context.services, found, then, oid), oid.encode())
 
 
+async def archive_(context: RequestContext, asked: ArchiveAsked) -> Response:
+    """The files of a ref or commit, or one directory of them, as a tar or zip."""
+    found, then = await moment_of(context, asked.at)
+    ref, path = _named(asked.ref, asked.ref_b64), _named(asked.path, asked.path_b64)
+    return await archived(context, found, then, Wanted(asked.format, ref, path))
+
+
 async def difference(context: RequestContext, asked: DifferenceAsked) -> Difference:
     """What differs between two moments: refs, commits, and the files of one ref."""
     found, after = await moment_of(context, asked.at)
@@ -342,5 +357,6 @@ CALLS: Final[Sequence[Call]] = (
     call("GET", f"{REPO}/blob", blob, Needs.VIEWER, reads=True),
     call("GET", f"{REPO}/raw", raw, Needs.VIEWER, media=RAW, reads=True),
     call("GET", f"{REPO}/objects/{{oid}}", raw_object, Needs.VIEWER, media=RAW, reads=True),
+    call("GET", f"{REPO}/archive", archive_, Needs.VIEWER, media=RAW, reads=True),
     call("GET", f"{REPO}/difference", difference, Needs.VIEWER, reads=True),
 )

@@ -7,11 +7,11 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from mirror.backup import excluded
-from mirror.core.errors import NotFound
+from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Repo as Known
 from mirror.core.model import RepoId, Secret
 from mirror.core.rules import objective, schedule
-from mirror.discovery import choose, webhooks
+from mirror.discovery import choose, create, webhooks
 from mirror.discovery import webhook as hooking
 from mirror.discovery.webhook import NewHook
 from mirror.shapes.base import Page
@@ -38,9 +38,15 @@ class ReposAsked(Paged, frozen=True, kw_only=True):
 
 
 class RepoWanted(Body, frozen=True, kw_only=True):
-    """A git remote to back up."""
+    """A git remote to back up, or a repository to push to."""
 
-    url: Annotated[str, Meta(min_length=1, max_length=2000)]
+    url: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=2000, description="null: it has no remote; `name` is pushed to"),
+        ]
+        | None
+    ) = None
     name: Words | None = None
     username: Words | None = None
     token: Annotated[str, Meta(max_length=10_000)] | None = None
@@ -86,7 +92,16 @@ async def list_repos(context: RequestContext, asked: ReposAsked) -> Page[Repo]:
 
 
 async def add_repo(context: RequestContext, body: RepoWanted) -> Repo:
-    """Keep a git remote from now on, beginning at once. One that is kept already is that one."""
+    """Keep a git remote from now on, or create a repository to push to. One that is kept is that one."""
+    if body.url is None:
+        if body.username or body.token:
+            raise UsageError("a repository to push to has no credentials of its own", field="token")
+        if not body.name:
+            raise UsageError(
+                "give the url of a repository to back up, or the name of one to push to", field="url"
+            )
+        made = await create.create(context.services, context.of_team().id, context.as_logged(), body.name)
+        return await _row(context, made.id)
     secret = Secret(body.username or "", body.token) if body.token else None
     made = await choose.add_url(
         context.services,

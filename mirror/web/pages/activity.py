@@ -24,6 +24,7 @@ NAMES: Final = {
     "verify": "Verification",
     "bundle": "Bundle",
     "compact": "Compaction",
+    "import": "Bring in",
 }
 PROOFS: Final = ("drill", "verify")
 FILTERS: Final = {"": "All", "open": "Running", "failed": "Failed", "cancelled": "Cancelled"}

@@ -13,11 +13,12 @@ from mirror.backup import evidence
 from mirror.core.errors import OurFault, UsageError
 from mirror.core.formats import statements
 from mirror.core.formats.manifest import time_text
+from mirror.core.formats.spreadsheet import csv_of
 from mirror.core.formats.statements import REPORT, Statement, Subject
 from mirror.store.browse import auditors, report
 from mirror.store.upkeep import readings
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
-from mirror.web.pages.report import Period, csv_of, period_or_wrong, sent
+from mirror.web.pages.report import Period, period_or_wrong, sent
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "delays": auditors.Delay,

@@ -1,4 +1,4 @@
-"""Cloning a moment: one file that git can clone, by two presses, and the same on the command line."""
+"""Cloning a moment: by its address, or as one file that git can clone, and the same on the command line."""
 
 import shlex
 from contextlib import suppress
@@ -8,6 +8,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from mirror.core.model import Repo
+from mirror.core.rules import failover
 from mirror.restore import export
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import ENDED, Job, JobId
@@ -28,6 +29,7 @@ async def clone(context: RequestContext) -> Response:
     job = await _job(context, at.repo)
     there = bool(job and export.of(job, context.now))
     named = shlex.quote(at.repo.name)
+    named_at = f"{at.repo.name}@{snapshot.label.removeprefix('#')}" if at.asked else at.repo.name
     short = at.repo.name.rpartition("/")[2]
     file = bundle_name(at.repo, job) if job and there else f"{short}.bundle"
     answer = context.render(
@@ -37,6 +39,7 @@ async def clone(context: RequestContext) -> Response:
         job=job,
         there=there,
         ended=bool(job and job.state in ENDED),
+        address=f"git clone {shlex.quote(failover.clone_url(context.outside.origin, at.team, named_at))}",
         file=shlex.quote(file),
         folder=shlex.quote(short),
         restore=f"everref restore {named} --at '{snapshot.label}'",
@@ -69,6 +72,6 @@ async def _job(context: RequestContext, repo: Repo) -> Job | None:
 _REPO: Final = "/{team}/{repo:repo}"
 
 ENDPOINTS: Final = (
-    Endpoint("GET", f"{_REPO}/-/clone", clone, Needs.OPERATOR),
+    Endpoint("GET", f"{_REPO}/-/clone", clone, Needs.VIEWER),
     Endpoint("POST", f"{_REPO}/-/clone", make, Needs.OPERATOR),
 )

@@ -10,7 +10,7 @@ from mirror.core import words
 from mirror.core.config import Product, app_at
 from mirror.core.errors import EverrefError, Refused, UsageError
 from mirror.core.model import Secret
-from mirror.discovery import choose, connections
+from mirror.discovery import choose, connections, create
 from mirror.forges.contract import Tokens
 from mirror.people import accounts
 from mirror.services import ssh_access
@@ -183,6 +183,23 @@ async def add_url(context: RequestContext) -> Response:
     return context.redirect(f"/{context.of_team().name}/{quote(repo.name)}", "Its first backup starts now.")
 
 
+async def push_page(context: RequestContext, error: EverrefError | None = None, name: str = "") -> Response:
+    """A form for a repository to push to."""
+    return context.render(
+        "push.html", 200 if error is None else 422, wrong=templating.wrong(error), error=error, name=name
+    )
+
+
+async def add_push(context: RequestContext) -> Response:
+    """Create a repository to push to."""
+    name = str((await context.form()).get("name", "")).strip()
+    try:
+        repo = await create.create(context.services, context.of_team().id, context.as_logged(), name)
+    except EverrefError as error:
+        return await push_page(context, error, name)
+    return context.redirect(templating.repo_url(context.of_team().name, repo.name))
+
+
 def _token(text: str) -> str:
     raw = text.strip()
     if not raw or not raw.isascii() or not raw.isprintable():
@@ -202,6 +219,8 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("POST", "/{team}/-/connect/token", by_token, Needs.ADMIN),
     Endpoint("GET", "/{team}/-/connect/url", url_page, Needs.ADMIN),
     Endpoint("POST", "/{team}/-/connect/url", add_url, Needs.ADMIN),
+    Endpoint("GET", "/{team}/-/connect/push", push_page, Needs.ADMIN),
+    Endpoint("POST", "/{team}/-/connect/push", add_push, Needs.ADMIN),
     Endpoint("POST", "/{team}/-/connect/ssh-key", make_ssh_key, Needs.ADMIN),
     *choosing_pages.ENDPOINTS,
     Endpoint("POST", "/{team}/-/connect/{connection}/again", again, Needs.ADMIN),

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -41,37 +42,58 @@ async def bundle_of(context: RequestContext, repo: Repo, job: Job) -> Response:
     if found is None or not await export.is_there(context.services, found):
         raise NotFound("there is no such bundle, or not any more; make it again")
     request, name = context.request, bundle_name(repo, job)
-    tag = f'"{sha256(found.key.encode()).hexdigest()[:32]}"'  # a key is written once
-    asked = request.headers.get("range")
-    if request.headers.get("if-range", tag) != tag:
-        asked = None
-    part = part_of(asked, found.bytes)
+    headers = _PRIVATE | {
+        "content-disposition": f'attachment; filename="{name}"',
+        "content-type": "application/octet-stream",
+    }
+    part = asked_part(request, found.bytes, tag_of(found.key), headers)
     if request.method == "GET":
         first = await attempts.take(
             context.services.db, f"download {context.owner().id} {job.id}", 1, GOES_ON, context.now
         )
-        if first or (part is not None and part[0] == 0):  # else one that broke off goes on
+        if first or part.start == 0 < part.end:  # else one that broke off goes on
             snapshot = (job.result or {}).get("snapshot")
             await context.audit("restore.download", repo.name, repo.id, {"snapshot": snapshot})
     link = await export.link(context.services, found, name) if request.method == "GET" else None
     if link:
         return RedirectResponse(link, 303, {"cache-control": "no-store"})
-    headers = _PRIVATE | {
-        "accept-ranges": "bytes",
-        "content-disposition": f'attachment; filename="{name}"',
-        "content-type": "application/octet-stream",
-        "etag": tag,
-    }
+    if part.answer is not None:
+        return part.answer
+    return Stream(export.read(context.services, found, part.start, part.end), part.status, part.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPart:
+    """Which bytes a request asks for, and what is answered before them."""
+
+    start: int
+    end: int
+    status: int
+    headers: dict[str, str]
+    answer: Response | None  # the whole answer, where no bytes are to follow
+
+
+def tag_of(key: str) -> str:
+    """The entity tag of an object of the vault; a key is written once."""
+    return sha256(key.encode()).hexdigest()[:32]
+
+
+def asked_part(request: Request, size: int, tag: str, headers: Mapping[str, str]) -> AskedPart:
+    """What of so many bytes is asked for by Range and If-Range: RFC 9110, 13.1.5 and 14."""
+    given = {**headers, "accept-ranges": "bytes", "etag": f'"{tag}"'}
+    asked = request.headers.get("range")
+    if request.headers.get("if-range", given["etag"]) != given["etag"]:
+        asked = None
+    part = part_of(asked, size)
     if part is None:
-        return Response(status_code=416, headers=headers | {"content-range": f"bytes */{found.bytes}"})
+        given["content-range"] = f"bytes */{size}"
+        return AskedPart(0, 0, 416, given, Response(status_code=416, headers=given))
     start, end = part
-    headers["content-length"] = str(end - start)
-    status = 200
-    if asked is not None and part != (0, found.bytes):
-        status, headers["content-range"] = 206, f"bytes {start}-{end - 1}/{found.bytes}"
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers)
-    return Stream(export.read(context.services, found, start, end), status, headers)
+    status, given["content-length"] = 200, str(end - start)
+    if asked is not None and part != (0, size):
+        status, given["content-range"] = 206, f"bytes {start}-{end - 1}/{size}"
+    alone = Response(status_code=status, headers=given) if request.method == "HEAD" else None
+    return AskedPart(start, end, status, given, alone)
 
 
 def part_of(asked: str | None, size: int) -> tuple[int, int] | None:
@@ -97,8 +119,10 @@ class Stream(StreamingResponse):
     A download that ends so goes on where it ended, by its range.
     """
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], status: int, headers: dict[str, str]) -> None:
-        super().__init__(_pieces(chunks), status, headers)
+    def __init__(
+        self, chunks: AsyncGenerator[bytes, None], status: int, headers: dict[str, str], piece: int = PIECE
+    ) -> None:
+        super().__init__(_pieces(chunks, piece), status, headers)
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,8 +145,8 @@ class Stream(StreamingResponse):
                     raise
 
 
-async def _pieces(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The same bytes, no more at once than are sent within two minutes by the slowest who is waited for."""
+async def _pieces(chunks: AsyncGenerator[bytes, None], piece: int) -> AsyncGenerator[bytes, None]:
+    """The same bytes, and at once only what the slowest who is waited for reads in minutes."""
     async for chunk in chunks:
-        for start in range(0, len(chunk), PIECE):
-            yield chunk[start : start + PIECE]
+        for start in range(0, len(chunk), piece):
+            yield chunk[start : start + piece]

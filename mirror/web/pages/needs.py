@@ -22,9 +22,11 @@ Tone = Literal["lost", "late", "proved", ""]
 FIRST: Final = 5  # causes that are shown at once; the rest unfold
 NAMES: Final = 12  # repositories of a cause that unfold; the list has all
 TOLD: Final = frozenset(
-    {"mass-deletion", "moved", "audit", "sign-in", "channel"}
+    {"mass-deletion", "moved", "audit", "sign-in", "channel", "pending", "mirror"}
 )  # the states of repos tell the others
-TAKEN: Final = frozenset({"mass-deletion", "audit"})  # of these: something was taken away
+TAKEN: Final = frozenset(
+    {"mass-deletion", "audit", "pending"}
+)  # of these: something was, or will be, taken away
 
 _CHIPS: Final[Mapping[str, str]] = {
     "credentials": "token refused",
@@ -352,6 +354,12 @@ def _told(team: str, notice: Notice) -> Need:
     elif notice.kind == "channel":
         link = templating.url(f"/{team}/-/settings")
         act = Act("See the settings", link)
+    elif notice.kind == "pending":
+        link = templating.url(f"/{team}/-/pending")
+        act = Act("See what is pending", link)
+    elif notice.kind == "mirror":
+        link = f"{home}/-/mirrors"
+        act = Act("See the mirror", link)
     elif notice.kind == "sign-in":
         act = Act("Your account", "/account")
     elif notice.kind == "mass-deletion" and notice.repo:
@@ -374,6 +382,7 @@ def _forced(team: str, one: Forced, now: datetime) -> Need:
     did = "deleted" if one.deleted else "force-pushed"
     also = f" There were {one.many} force-pushes this week." if one.many > 1 else ""
     back = templating.repo_url(team, one.repo, "restore", at=one.before, ref=one.ref)
+    by = templating.url(f"/{team}/-/incident", actor=one.by, since="7d ago")
     return Need(
         key=f"forced-{one.repo_id}",
         title=f"{one.by or 'Somebody'} {did} {branch} of {one.repo}",
@@ -386,6 +395,7 @@ def _forced(team: str, one: Forced, now: datetime) -> Need:
         acts=(
             Act(f"Bring back {branch}", back, needs=Role.OPERATOR, main=True),
             Act("See what was lost", templating.repo_url(team, one.repo, "lost", ref=one.ref)),
+            *([Act(f"All that {one.by} pushed", by)] if one.by else []),
         ),
         settle=_settle(team, repo=one.repo, snapshot=str(one.snapshot)),
     )

@@ -13,9 +13,10 @@ from mirror.browse import moments
 from mirror.browse.commit_counts import Brought, brought, remembered
 from mirror.core import words
 from mirror.core.errors import NotFound, UsageError
-from mirror.core.model import Kind, RefChange, Repo, RepoId, Snapshot, older_of
+from mirror.core.model import Kind, RefChange, Repo, RepoId, Snapshot, has_remote, older_of
 from mirror.core.rules.pushes import Lost
 from mirror.core.rules.timeline import Cut, Lane, Push
+from mirror.discovery import create
 from mirror.git.reader.questions import RepositoryView
 from mirror.jobs import run as work
 from mirror.restore import moment
@@ -94,24 +95,28 @@ class ShownMoment:
     def saved(self) -> Snapshot:
         """The snapshot of this moment. Raises NotFound."""
         if self.snapshot is None:
-            raise NotFound(f"nothing of {self.repo.name} has been saved yet; wait for its first backup")
+            what_next = "wait for its first backup" if has_remote(self.repo.url) else "push to it first"
+            raise NotFound(f"nothing of {self.repo.name} has been saved yet; {what_next}")
         return self.snapshot
 
     @property
     def before(self) -> str:
-        """The snapshot before the one that is shown; empty: it is the first."""
-        number = self.snapshot.number if self.snapshot else 0
-        return f"#{number - 1}" if number > 1 else ""
+        """The kept snapshot before the one that is shown; empty: it is the first."""
+        if self.around is not None:
+            return f"#{self.around.before[0]}" if self.around.before else ""
+        return f"#{self.row.kept_before}" if self.snapshot and self.row.kept_before else ""
 
     @property
     def after(self) -> str:
-        """The snapshot after it; empty: it is the latest."""
+        """The kept snapshot after it; empty: it is the latest."""
         return f"#{self.around.after[0]}" if self.around and self.around.after else ""
 
     @property
     def host(self) -> str:
         """Where it is fetched from, in short."""
         url = older_of(self.repo.url) or self.repo.url
+        if not has_remote(url):
+            return "none: it is pushed to"
         parts = urlsplit(url)
         return (parts.hostname or "") + parts.path.removesuffix(".git") if parts.hostname else url
 
@@ -129,6 +134,9 @@ async def overview(context: RequestContext) -> Response:
             tab="overview",
             hook=beside.hook,
             soon=soon,
+            push_to=None
+            if has_remote(at.repo.url)
+            else create.address_at(context.outside.origin, context.of_team().name, at.repo),
             **_under_way(at.row, beside.open_jobs),
         )
     chosen = at.snapshot.taken_at if at.asked else context.now

@@ -13,7 +13,7 @@ from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
 from mirror.core.model import Repo, Secret
 from mirror.core.rules import objective, schedule
 from mirror.core.rules.roles import Role
-from mirror.discovery import choose, source, webhook, webhooks
+from mirror.discovery import choose, create, source, webhook, webhooks
 from mirror.discovery.webhooks import Outcome
 from mirror.git import address
 from mirror.services import ssh_access
@@ -54,6 +54,7 @@ async def shown(
         typed=typed,
         given=given,
         repo=repo,
+        push_to=create.address_at(context.outside.origin, context.of_team().name, repo),
         origin=await remotes.get(db, repo.id),
         connection=kept.connection if kept else None,
         overview=overview,

@@ -1,18 +1,17 @@
 """The report of a period, as an auditor reads it: on a page that prints, as CSV and as JSON."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import Response
 
 from mirror.core import when, words, zones
 from mirror.core.errors import NotFound, UsageError
+from mirror.core.formats.spreadsheet import csv_of, plain
 from mirror.core.rules.proof import State, standing
 from mirror.core.when import When
 from mirror.store.browse import report
@@ -105,26 +104,7 @@ def _file(context: RequestContext, period: Period, lines: Sequence[Line], form: 
             f"{name}.csv",
         )
     told = {"team": team, "from": period.start, "to": period.end, "repos": [asdict(one) for one in lines]}
-    return sent(json.dumps(told, default=_plain) + "\n", "application/json", f"{name}.json")
-
-
-def csv_of(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line for each row, after the names. A cell that a spreadsheet would read as a formula is quoted."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row[column]) for column in columns])
-    return out.getvalue()
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else _plain(value)
-    return f"'{text}" if text[:1] in "=+-@\t\r" and text[:1] else text
-
-
-def _plain(value: Any) -> str:
-    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+    return sent(json.dumps(told, default=plain) + "\n", "application/json", f"{name}.json")
 
 
 def sent(text: str, media_type: str, name: str) -> Response:

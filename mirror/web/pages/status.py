@@ -18,10 +18,12 @@ from mirror.channels import mail, wire
 from mirror.core.channels import NotDelivered
 from mirror.core.config import Settings
 from mirror.core.errors import EverrefError, Origin
+from mirror.core.locks import Locking
 from mirror.core.smtp import Smtp
 from mirror.services.queue import NAME, NoQueue
 from mirror.store.jobs import runs
-from mirror.store.upkeep import outages, vaults
+from mirror.store.upkeep import locks, outages, vaults
+from mirror.store.upkeep.locks import Extended, Proved
 from mirror.web.dispatch import Endpoint, Needs, Outside, RequestContext
 from mirror.web.pages import channels
 
@@ -59,13 +61,41 @@ async def status(context: RequestContext) -> Response:
     """Whether everything works, for people."""
     health = await look(context.services.db, context.outside.queue)
     smtp = context.services.settings.smtp
+    runs_it = health.database and await channels.runs_it(context)
     return context.render(
         "status.html",
         200 if health.ready else 503,
         health=health,
         mail=None if smtp is None else await _mails.works(context.services.settings, context.now),
-        runs_it=health.database and await channels.runs_it(context),
+        runs_it=runs_it,
+        locked=await _locked(context) if runs_it else (),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LockedStore:
+    """A store that locks what is written there, as whoever runs the service sees it."""
+
+    name: str
+    where: str
+    locking: Locking
+    proved: Proved | None  # None: nobody has tried to break its locks yet
+    extended: Extended
+    parts: int  # that were replaced and are not deleted yet
+    bytes: int  # of these
+    until: datetime | None  # when the last of their locks ends at the latest; None: there is none
+
+
+async def _locked(context: RequestContext) -> list[LockedStore]:
+    """The stores that lock, with what the last proof showed and until when what they hold is locked."""
+    db, found = context.services.db, list[LockedStore]()
+    for place in context.services.copies.places:
+        if locking := place.vault.locking():
+            where = place.vault.describe()
+            proved, extended = await locks.proved(db, where), await locks.extended(db, where)
+            waiting = await locks.waiting(db, locking.period)
+            found.append(LockedStore(place.name, where, locking, proved, extended, *waiting))
+    return found
 
 
 class _MailCheck:

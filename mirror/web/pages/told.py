@@ -1,16 +1,15 @@
 """What a team's people were told, and where it went."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
-from uuid import UUID
 
 from starlette.responses import Response
 
-from mirror.core.errors import NotFound, UsageError
+from mirror.core.errors import UsageError
 from mirror.core.messages import KINDS
 from mirror.core.rules import telling
 from mirror.store.notify import events, messages
+from mirror.web import cursors
 from mirror.web.dispatch import Endpoint, Needs, RequestContext
 
 ROWS: Final = 50  # messages on a page
@@ -23,7 +22,9 @@ async def page(
     """The team's messages, newest first; again with what is wrong with what was typed."""
     reader = context.person.id if context.person else None
     about = messages.About(team_id=context.of_team().id)
-    found = await messages.page(context.services.db, about, _before(context.query.get("before")), ROWS + 1)
+    found = await messages.page(
+        context.services.db, about, cursors.read(context.query.get("before"), "messages"), ROWS + 1
+    )
     guarded = await events.guarded(context.services.db, context.of_team().id)
     shown = found[:ROWS]
     last = shown[-1].message if len(found) > ROWS else None
@@ -31,7 +32,7 @@ async def page(
         "told.html",
         422 if error else 200,
         said=[(one.message, messages.reached_for(one.reached, reader)) for one in shown],
-        more=f"{last.at.isoformat()}_{last.id}" if last else None,
+        more=cursors.after(last.at, last.id) if last else None,
         kinds=KINDS,
         states=STATES,
         globs=" ".join(guarded or ()) if typed is None else typed,
@@ -50,20 +51,6 @@ async def set_guarded(context: RequestContext) -> Response:
     await events.set_guarded(context.services.db, team.id, chosen)
     await context.audit("team.guarded-refs", " ".join(chosen or ("the default branch, and tags",)))
     return context.redirect(f"/{team.name}/-/notices", "Force-pushes and deletions of these are told.")
-
-
-def _before(text: str | None) -> tuple[datetime, UUID] | None:
-    """Where an older page begins. Raises NotFound."""
-    if not text:
-        return None
-    at, _, number = text.partition("_")
-    try:
-        moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None:
-            raise ValueError("a time without a zone")
-        return moment, UUID(number)
-    except ValueError:
-        raise NotFound("there is no such page of messages") from None
 
 
 ENDPOINTS: Final[Sequence[Endpoint]] = (
