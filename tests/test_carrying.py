@@ -25,7 +25,6 @@ from mirror.jobs.run import RUN_SECONDS
 from mirror.jobs.runner import Runner
 from mirror.services import open
 from mirror.services import queue as queueing
-from mirror.services.open import ended
 from mirror.services.queue import NAME, Choice, Queue, WorkerQueue
 from mirror.store import repos
 from mirror.store.backup import snapshots
@@ -52,7 +51,8 @@ async def carried(mirror: Mirror, redis_url: str) -> AsyncIterator[Runner]:
         try:
             yield ctx["runner"]
         finally:
-            await ended(carrying)
+            carrying.cancel()  # once, as a signal does
+            await asyncio.wait([carrying])
             await queue.aclose(close_connection_pool=True)
 
 
@@ -159,6 +159,7 @@ async def test_a_redis_that_dies_in_the_midst_of_a_run_does_not_end_it(
 async def test_a_worker_stops_also_where_redis_swallows_the_word_to_stop(
     mirror: Mirror, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patience = open.CANCEL_AGAIN_SECONDS
     monkeypatch.setattr(open, "CANCEL_AGAIN_SECONDS", 0.01)
     looking = asyncio.Event()
     swallowed: list[bool] = []
@@ -172,6 +173,7 @@ async def test_a_worker_stops_also_where_redis_swallows_the_word_to_stop(
             if swallowed:
                 raise
             swallowed.append(True)
+            monkeypatch.setattr(open, "CANCEL_AGAIN_SECONDS", patience)  # the others clean up undisturbed
         return []
 
     monkeypatch.setattr(WorkerQueue, "zrangebyscore", look)
