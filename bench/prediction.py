@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from mirror.core.rules import prediction
-from mirror.core.rules.prediction import Credential, Hooked, Outcome, Prediction
+from mirror.core.rules.health import prediction
+from mirror.core.rules.health.prediction import Credential, Hooked, Outcome, Prediction
 
 NOW: Final = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 DAY: Final = timedelta(days=1)

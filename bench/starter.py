@@ -13,8 +13,8 @@ from typing import Final
 import asyncpg
 
 from mirror import store
-from mirror.core.rules.fairness import Free
-from mirror.core.rules.schedule import shares
+from mirror.core.rules.work.fairness import Free
+from mirror.core.rules.work.schedule import shares
 from mirror.services.open import now
 from mirror.store import repos
 from mirror.store.jobs import runs

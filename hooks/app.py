@@ -29,7 +29,7 @@ from mirror.core.config import NO_REDIS
 from mirror.core.errors import EverrefError
 from mirror.core.keyring import Keyring
 from mirror.core.model import RepoId
-from mirror.core.rules.job import SYNC
+from mirror.core.rules.work.job import SYNC
 from mirror.services.queue import NoQueue, Queue
 from mirror.services.server.bodies import Body, Budget
 from mirror.store.discovery import hooks

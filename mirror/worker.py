@@ -29,8 +29,8 @@ from mirror.core.config import NO_REDIS, Settings
 from mirror.core.errors import EverrefError, UsageError
 from mirror.core.model import RepoId
 from mirror.core.progress import Silent
-from mirror.core.rules.fairness import LENT
-from mirror.core.rules.job import SYNC, dumps
+from mirror.core.rules.work.fairness import LENT
+from mirror.core.rules.work.job import SYNC, dumps
 from mirror.git.run import SLOTS
 from mirror.jobs import periodic
 from mirror.jobs import sweep as sweeping

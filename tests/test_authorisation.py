@@ -24,10 +24,10 @@ from starlette.routing import Route
 from mirror.backup import sync, uploads
 from mirror.core import identities, signed
 from mirror.core.model import Repo
-from mirror.core.rules import pending as pending_rules
-from mirror.core.rules.recovery_keys import Kind
+from mirror.core.rules.history.rollback import Wanted
+from mirror.core.rules.keeping import pending as pending_rules
+from mirror.core.rules.keeping.recovery_keys import Kind
 from mirror.core.rules.roles import Role, Scope
-from mirror.core.rules.rollback import Wanted
 from mirror.jobs import run as flow
 from mirror.people import members, pending
 from mirror.people.acting import By

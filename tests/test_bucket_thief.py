@@ -13,7 +13,9 @@ from mirror.services.open import open_services
 from mirror.store.backup import epochs as epoch_rows
 from mirror.store.backup import parts
 from mirror.store.upkeep import erased
-from mirror.upkeep import forget, heal, prune, rebuild, verify
+from mirror.upkeep import heal, prune, verify
+from mirror.upkeep.erasure import forget
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of, run_git
 from tests.test_sealed_team import seal

@@ -19,7 +19,7 @@ from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.errors import Refused
 from mirror.core.model import Repo, RepoId
-from mirror.core.rules.job import SYNC, numbered
+from mirror.core.rules.work.job import SYNC, numbered
 from mirror.jobs import runner as running
 from mirror.jobs.run import RUN_SECONDS
 from mirror.jobs.runner import Runner

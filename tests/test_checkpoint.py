@@ -16,7 +16,7 @@ from mirror.core.errors import Busy, Damaged
 from mirror.core.formats import layout
 from mirror.core.model import Refs, Repo, Target
 from mirror.core.progress import Meter
-from mirror.core.rules.compaction import Merge
+from mirror.core.rules.keeping.compaction import Merge
 from mirror.git import pack
 from mirror.git.view import View
 from mirror.services.lease import leased, leased_to_compact

@@ -26,7 +26,8 @@ from mirror.store.evidence import checkpoints as rows
 from mirror.store.evidence import keys
 from mirror.store.people import audit, teams
 from mirror.store.people.audit import Entry
-from mirror.upkeep import checkpoints, evidence, rebuild, state
+from mirror.upkeep import checkpoints, evidence, state
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 

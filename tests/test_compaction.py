@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.core.model import Part, Segment
-from mirror.core.rules import compaction, plan
-from mirror.core.rules.compaction import DEEPEST, FAN_IN, Checkpoint, Merge
+from mirror.core.rules.history import plan
+from mirror.core.rules.keeping import compaction
+from mirror.core.rules.keeping.compaction import DEEPEST, FAN_IN, Checkpoint, Merge
 
 
 def born(first: int, last: int, size: int, complete: bool = False) -> Part:

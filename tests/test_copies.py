@@ -29,8 +29,9 @@ from mirror.services.open import open_services
 from mirror.store.backup import history, parts
 from mirror.store.jobs import jobs
 from mirror.store.upkeep import copies as rows
-from mirror.upkeep import copies, doctor, heal, outages, rebuild, replicate, switch, verify
-from mirror.upkeep.rebuild import Incomplete
+from mirror.upkeep import copies, doctor, heal, outages, verify
+from mirror.upkeep.moving import rebuild, replicate, switch
+from mirror.upkeep.moving.rebuild import Incomplete
 from mirror.vault.open import open_vault
 from mirror.web import metrics
 from tests.parts import faultproxy as faults

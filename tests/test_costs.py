@@ -14,8 +14,8 @@ from mirror.core import prices
 from mirror.core.config import Settings, from_env
 from mirror.core.errors import UsageError
 from mirror.core.prices import Prices
-from mirror.core.rules import costs as rules
-from mirror.core.rules.costs import Readings, Used, month_named, month_of
+from mirror.core.rules.keeping import costs as rules
+from mirror.core.rules.keeping.costs import Readings, Used, month_named, month_of
 from mirror.restore import drill
 from mirror.services.startup import environment
 from mirror.store.people import quotas

@@ -19,8 +19,9 @@ from mirror.services.lease import leased
 from mirror.services.reading import reading
 from mirror.store.backup import epochs, parts, snapshots
 from mirror.store.upkeep import keeping
-from mirror.upkeep import compact, epoch, heal, prune, rebuild, verify
+from mirror.upkeep import compact, epoch, heal, prune, verify
 from mirror.upkeep.epoch import Why
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, objects_of, refs_of, run_git
 

@@ -17,7 +17,8 @@ from mirror.store.people import people, teams
 from mirror.store.people.pending import Pending
 from mirror.store.people.teams import Team
 from mirror.store.upkeep import keeping
-from mirror.upkeep import erase, forget, verify
+from mirror.upkeep import verify
+from mirror.upkeep.erasure import erase, forget
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 

@@ -13,7 +13,8 @@ from mirror.people import accounts, members
 from mirror.people.acting import By
 from mirror.store.people import audit, notices, people, sessions, teams
 from mirror.store.people import pending as rows
-from mirror.upkeep import erase_person, state
+from mirror.upkeep import state
+from mirror.upkeep.erasure import erase_person
 from tests.parts.everref import Mirror
 
 DAY = timedelta(days=1)

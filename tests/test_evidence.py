@@ -25,7 +25,8 @@ from mirror.services.open import open_services
 from mirror.store.evidence import keys
 from mirror.store.evidence import statements as rows
 from mirror.store.evidence.statements import Row
-from mirror.upkeep import prune, rebuild, state, verify
+from mirror.upkeep import prune, state, verify
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 

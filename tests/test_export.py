@@ -18,10 +18,11 @@ from mirror.restore import export, restore
 from mirror.store.discovery import remotes
 from mirror.store.people import quotas
 from mirror.store.restore.restores import Cause
-from mirror.upkeep import prune, rebuild, verify
+from mirror.upkeep import prune, verify
+from mirror.upkeep.moving import rebuild
 from mirror.vault import open_vault
 from mirror.vault.directory import DirectoryVault
-from mirror.web.pages.download import part_of
+from mirror.web.pages.repos.download import part_of
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of, run_git
 from tests.parts.s3 import S3Server

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.core.rules.fairness import LENT, LENT_TO_ONE, Free, Held, free
+from mirror.core.rules.work.fairness import LENT, LENT_TO_ONE, Free, Held, free
 
 
 def held(team: str, count: int, *, heavy: bool = False, waits: bool = False) -> list[Held[str]]:

@@ -10,7 +10,7 @@ import pytest
 from mirror.core.errors import Busy, Held, Locked
 from mirror.core.formats import layout
 from mirror.core.model import Repo
-from mirror.core.rules.pending import Kind
+from mirror.core.rules.keeping.pending import Kind
 from mirror.core.rules.roles import Role
 from mirror.jobs import pending as jobs
 from mirror.people import api_tokens, members
@@ -24,7 +24,9 @@ from mirror.store.people import pending as rows
 from mirror.store.people.pending import Pending
 from mirror.store.people.teams import Team
 from mirror.store.upkeep import erased, keeping, vaults
-from mirror.upkeep import checkpoints, erase_team, forget, rebuild, state
+from mirror.upkeep import checkpoints, state
+from mirror.upkeep.erasure import erase_team, forget
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 

@@ -17,7 +17,8 @@ from mirror.store import repos
 from mirror.store.backup import parts
 from mirror.store.people import notices, teams
 from mirror.store.upkeep import healing
-from mirror.upkeep import compact, heal, prune, rebuild, rotation
+from mirror.upkeep import compact, heal, prune, rotation
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 from tests.test_rebuild import after_the_loss

@@ -12,7 +12,8 @@ from mirror.core.model import Kind, RefName, Refs, Target
 from mirror.restore import restore
 from mirror.store.backup import history, moments, reported_updates, snapshots
 from mirror.store.restore import drills, restores
-from mirror.upkeep import rebuild, verify
+from mirror.upkeep import verify
+from mirror.upkeep.moving import rebuild
 from tests.parts.githttp import GitServer
 from tests.parts.repos import MAIN, full, refs_of
 from tests.test_rescue import SIDE, Garden, garden

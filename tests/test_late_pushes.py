@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mirror.core import refs
 from mirror.core.model import RefName, Refs, Target
-from mirror.core.rules import late_reports, pushes, reports
-from mirror.core.rules.late_reports import Past, Story, Within
-from mirror.core.rules.reports import ReportedUpdate
+from mirror.core.rules.history import late_reports, pushes, reports
+from mirror.core.rules.history.late_reports import Past, Story, Within
+from mirror.core.rules.history.reports import ReportedUpdate
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 MAIN, DEV, TAG = (RefName(b"refs/heads/main"), RefName(b"refs/heads/dev"), RefName(b"refs/tags/v1"))

@@ -10,7 +10,7 @@ import pytest
 from mirror.backup import sync as syncing
 from mirror.core.errors import NetworkError, RateLimited
 from mirror.core.model import Repo
-from mirror.core.rules import backoff
+from mirror.core.rules.work import backoff
 from mirror.git import upstream
 from mirror.jobs import looks, sweep
 from mirror.jobs.looks import Ticked

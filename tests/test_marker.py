@@ -20,7 +20,8 @@ from mirror.store import repos
 from mirror.store.backup import snapshots
 from mirror.store.upkeep import outages as rows
 from mirror.store.upkeep import vaults
-from mirror.upkeep import doctor, outages, rebuild, verify
+from mirror.upkeep import doctor, outages, verify
+from mirror.upkeep.moving import rebuild
 from mirror.vault.directory import DirectoryVault
 from mirror.vault.s3 import S3Vault
 from tests.parts.everref import Mirror

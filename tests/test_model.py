@@ -38,7 +38,7 @@ from mirror.core.config import Place, Settings
 from mirror.core.errors import EverrefError
 from mirror.core.formats import layout
 from mirror.core.model import HEAD, RefName, Refs, Repo, Snapshot, Target
-from mirror.core.rules import compaction
+from mirror.core.rules.keeping import compaction
 from mirror.discovery import add
 from mirror.restore import drill, restore
 from mirror.services.open import Services, open_services
@@ -46,9 +46,10 @@ from mirror.store import repos
 from mirror.store.backup import history, moments, parts, snapshots
 from mirror.store.discovery import hooks
 from mirror.store.people import keys, teams
-from mirror.upkeep import compact, epoch, heal, prune, rebuild, state, verify
+from mirror.upkeep import compact, epoch, heal, prune, state, verify
 from mirror.upkeep import copies as copying
 from mirror.upkeep.epoch import Why
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Clock
 from tests.parts.mortal import Death
 from tests.parts.postgres import Server

@@ -28,9 +28,10 @@ from mirror.store.backup import parts
 from mirror.store.discovery import remotes
 from mirror.store.people import audit, quotas, teams
 from mirror.store.upkeep import imports, keeping
-from mirror.upkeep import compact, epoch, export_repos, import_repos, prune, rebuild, verify
+from mirror.upkeep import compact, epoch, prune, verify
 from mirror.upkeep.epoch import Why
-from mirror.upkeep.import_repos import Imported
+from mirror.upkeep.moving import export_repos, import_repos, rebuild
+from mirror.upkeep.moving.import_repos import Imported
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of
 from tests.test_sealed_team import seal

@@ -13,7 +13,7 @@ import pytest
 from mirror.backup import sync as syncing
 from mirror.core.errors import Corrupt, Damaged, EverrefError, LimitReached, NetworkError, Origin, Refused
 from mirror.core.model import Repo, RepoId
-from mirror.core.rules.fairness import Free
+from mirror.core.rules.work.fairness import Free
 from mirror.git.disk import disk_error
 from mirror.jobs import run as jobbing
 from mirror.jobs.runner import Runner

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from mirror.core import zones
+from mirror.core.times import zones
 from mirror.web import templating
 
 NOW = datetime(2026, 3, 2, 9, 14, tzinfo=UTC)

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from mirror.core.formats import statements
-from mirror.core.rules import badge as rules
 from mirror.core.rules import evidence as judging
+from mirror.core.rules.health import badge as rules
 from mirror.restore import drill
 from mirror.store.browse import auditors, badges
 from mirror.store.people import audit

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from mirror.backup import sync
 from mirror.core.errors import NetworkError, Origin
 from mirror.core.model import RefName, Repo, RepoId, Target
-from mirror.core.rules.plan import Wrote
+from mirror.core.rules.history.plan import Wrote
 from mirror.core.rules.roles import Role
-from mirror.core.rules.schedule import STEPS
+from mirror.core.rules.work.schedule import STEPS
 from mirror.services.queue import NoQueue
 from mirror.shapes.repos import Repo as Shown
 from mirror.store import repos
@@ -39,10 +39,10 @@ from mirror.store.upkeep import damages, measures, outages, vaults
 from mirror.web.dispatch import RequestContext
 from mirror.web.live import Look
 from mirror.web.pages import home as home_page
-from mirror.web.pages import repo as repo_page
 from mirror.web.pages import status
 from mirror.web.pages.home import on_their_way, parts, sentence, strip
 from mirror.web.pages.needs import TOLD, Told, done, needs
+from mirror.web.pages.repos import repo as repo_page
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
 

@@ -20,7 +20,7 @@ from mirror.store import repos
 from mirror.store.people import audit
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
-from mirror.web.pages import incident as pages
+from mirror.web.pages.teams import incident as pages
 from tests.parts.api import with_token
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site

@@ -17,8 +17,8 @@ from mirror.store.jobs import jobs
 from mirror.store.people.teams import Team
 from mirror.web import templating as pages
 from mirror.web.live import event
-from mirror.web.pages.browse import raw_headers
-from mirror.web.pages.repo import window
+from mirror.web.pages.repos.browse import raw_headers
+from mirror.web.pages.repos.repo import window
 from tests.parts.repos import Work, full
 from tests.parts.web import Browser, Site
 

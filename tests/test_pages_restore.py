@@ -37,9 +37,9 @@ from mirror.store.people.teams import Team
 from mirror.store.upkeep import state
 from mirror.vault.directory import DirectoryVault
 from mirror.web import dispatch
-from mirror.web.pages import download
-from mirror.web.pages import oauth as oauth_page
-from mirror.web.pages.restores import Row, groups
+from mirror.web.pages.people import oauth as oauth_page
+from mirror.web.pages.repos import download
+from mirror.web.pages.repos.restores import Row, groups
 from tests.parts.forges import GitHub, GitLab
 from tests.parts.forges.world import Person as Account
 from tests.parts.githttp import Fault, GitServer

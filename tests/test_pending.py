@@ -12,8 +12,8 @@ from uuid import UUID
 import pytest
 
 from mirror.core.errors import NetworkError, NotAllowed, NotFound, Refused, UsageError
-from mirror.core.rules import pending as rules
-from mirror.core.rules.pending import Admin, Asked, Kind
+from mirror.core.rules.keeping import pending as rules
+from mirror.core.rules.keeping.pending import Admin, Asked, Kind
 from mirror.core.rules.roles import PersonId, Role
 from mirror.core.smtp import Smtp
 from mirror.jobs import pending as jobs

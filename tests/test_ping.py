@@ -13,8 +13,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from mirror.core.errors import NotFound, UsageError
-from mirror.core.rules import deadman, objective
-from mirror.core.rules.deadman import Facts
+from mirror.core.rules.health import deadman, objective
+from mirror.core.rules.health.deadman import Facts
 from mirror.core.rules.roles import Role
 from mirror.jobs import sweep
 from mirror.store import repos

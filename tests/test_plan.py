@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from mirror.core.errors import Corrupt, GapInChain
 from mirror.core.model import HEAD, Part, RefName, Segment, Target
-from mirror.core.rules import plan
-from mirror.core.rules.plan import Hidden, RefAction, Step
+from mirror.core.rules.history import plan
+from mirror.core.rules.history.plan import Hidden, RefAction, Step
 
 # The pack log
 

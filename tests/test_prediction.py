@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from bench import prediction as replayed
-from mirror.core.rules import prediction
-from mirror.core.rules.prediction import Credential, Hooked, Outcome
+from mirror.core.rules.health import prediction
+from mirror.core.rules.health.prediction import Credential, Hooked, Outcome
 from mirror.store import repos
 from mirror.store.browse import predictions
 from mirror.store.people import notices

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mirror.core.rules.proof import State, standing
+from mirror.core.rules.health.proof import State, standing
 
 NOW = datetime(2026, 11, 21, 14, 20, tzinfo=UTC)
 

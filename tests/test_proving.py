@@ -9,7 +9,7 @@ import pytest
 
 from mirror.core.errors import UsageError
 from mirror.core.model import RepoId
-from mirror.core.rules import proving
+from mirror.core.rules.health import proving
 
 NOW = datetime(2026, 11, 22, 5, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mirror.core.errors import NetworkError
 from mirror.core.model import Listing, Reason, RefName, Refs, Target
-from mirror.core.rules import pushes, reports
-from mirror.core.rules.pushes import BrokenOff, Gone, Lost, SnapshotDraft, Unsound
-from mirror.core.rules.reports import Move, Push, ReportedUpdate
+from mirror.core.rules.history import pushes, reports
+from mirror.core.rules.history.pushes import BrokenOff, Gone, Lost, SnapshotDraft, Unsound
+from mirror.core.rules.history.reports import Move, Push, ReportedUpdate
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 MAIN, DEV, TAG = (RefName(b"refs/heads/main"), RefName(b"refs/heads/dev"), RefName(b"refs/tags/v1"))

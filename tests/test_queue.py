@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mirror import store
 from mirror.core.model import RepoId
-from mirror.core.rules.fairness import Free
+from mirror.core.rules.work.fairness import Free
 from mirror.store import leases, migrations, repos
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs, runs

@@ -14,7 +14,7 @@ from mirror.cli import render
 from mirror.core.errors import Damaged, RemoteGone
 from mirror.core.formats import layout
 from mirror.core.model import RefName, Repo, Target
-from mirror.core.rules.pushes import Lost
+from mirror.core.rules.history.pushes import Lost
 from mirror.core.rules.roles import Role
 from mirror.core.words import not_known
 from mirror.restore import drill, target
@@ -29,7 +29,8 @@ from mirror.store.people import teams
 from mirror.store.people.teams import TeamId
 from mirror.store.restore import drills
 from mirror.store.upkeep import vaults
-from mirror.upkeep import doctor, outages, rebuild, state, unknown_repos, verify
+from mirror.upkeep import doctor, outages, state, verify
+from mirror.upkeep.moving import rebuild, unknown_repos
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of
 from tests.parts.whole import until

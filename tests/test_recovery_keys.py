@@ -24,8 +24,8 @@ from mirror.core import identities
 from mirror.core.errors import Refused, UsageError
 from mirror.core.formats import layout, recovery_words
 from mirror.core.keyring import Keyring
-from mirror.core.rules import recovery_keys as rules
-from mirror.core.rules.recovery_keys import Kind
+from mirror.core.rules.keeping import recovery_keys as rules
+from mirror.core.rules.keeping.recovery_keys import Kind
 from mirror.core.rules.roles import Role
 from mirror.jobs.pending import CARRY_OUT
 from mirror.people import keys as flow

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from mirror.core import identities
-from mirror.core.rules.pending import Kind
+from mirror.core.rules.keeping.pending import Kind
 from mirror.core.rules.roles import Role
 from mirror.jobs import run
 from mirror.people import channels, pending

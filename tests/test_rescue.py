@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from mirror.backup.sync import Synced
 from mirror.core.model import HEAD, Kind, Reason, RefName, Refs, Repo, Target
-from mirror.core.rules import pushes
-from mirror.core.rules.pushes import Lost
+from mirror.core.rules.history import pushes
+from mirror.core.rules.history.pushes import Lost
 from mirror.git import read
 from mirror.restore import restore
 from mirror.services import failpoints

@@ -4,7 +4,7 @@ import pytest
 
 from mirror.core.config import App
 from mirror.web import host_links, rescue
-from mirror.web.pages.restores import Row, groups
+from mirror.web.pages.repos.restores import Row, groups
 
 APPS = (
     App("github", "https://github.com", "https://api.github.com", "", ""),

@@ -12,8 +12,8 @@ from mirror.backup import describe, notes
 from mirror.core.errors import UsageError
 from mirror.core.formats import layout
 from mirror.core.model import Repo
-from mirror.core.rules import resealing
-from mirror.core.rules.resealing import Lying
+from mirror.core.rules.keeping import resealing
+from mirror.core.rules.keeping.resealing import Lying
 from mirror.jobs import run as jobbing
 from mirror.restore import drill
 from mirror.services import failpoints
@@ -21,7 +21,8 @@ from mirror.services.reading import reading
 from mirror.store.backup import parts
 from mirror.store.people import teams
 from mirror.store.upkeep import reseal as rows
-from mirror.upkeep import compact, epoch, heal, prune, rebuild, reseal, verify
+from mirror.upkeep import compact, epoch, heal, prune, reseal, verify
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 from tests.test_cli import Everref, everref

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from mirror.core.errors import Dropped, NotFound
-from mirror.core.rules.retention import EVERYTHING, Policy
+from mirror.core.rules.keeping.retention import EVERYTHING, Policy
 from mirror.jobs import pending
 from mirror.people import operator, retention
 from mirror.restore import moment

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.core.errors import UsageError
-from mirror.core.rules import retention
-from mirror.core.rules.retention import EVERYTHING, Facts, Policy, Taken
+from mirror.core.rules.keeping import retention
+from mirror.core.rules.keeping.retention import EVERYTHING, Facts, Policy, Taken
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -19,7 +19,8 @@ from mirror.restore import moment, restore
 from mirror.services import failpoints
 from mirror.store import repos
 from mirror.store.backup import parts
-from mirror.upkeep import compact, prune, rebuild, verify
+from mirror.upkeep import compact, prune, verify
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of, run_git
 

@@ -9,7 +9,7 @@ import pytest
 from mirror.backup import snapshot as taking
 from mirror.core.errors import EverrefError, IdentityChanged, NetworkError
 from mirror.core.model import Target
-from mirror.core.rules import pushes
+from mirror.core.rules.history import pushes
 from mirror.discovery import choose, discover
 from mirror.jobs import sweep
 from mirror.jobs.runner import Runner

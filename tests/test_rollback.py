@@ -14,11 +14,11 @@ from mirror.cli import arguments
 from mirror.cli import incident as cli
 from mirror.core.errors import Busy, NotFound, Refused, UsageError
 from mirror.core.model import HEAD, RefName, RepoId, Target
-from mirror.core.rules import plan as planning
-from mirror.core.rules import rollback as rules
-from mirror.core.rules.plan import Lease, Wrote
+from mirror.core.rules.history import plan as planning
+from mirror.core.rules.history import rollback as rules
+from mirror.core.rules.history.plan import Lease, Wrote
+from mirror.core.rules.history.rollback import Move, Wanted
 from mirror.core.rules.roles import Role
-from mirror.core.rules.rollback import Move, Wanted
 from mirror.jobs import rollbacks
 from mirror.jobs import run as jobbing
 from mirror.jobs.rollbacks import State

@@ -12,7 +12,7 @@ from mirror.core.formats import layout, statements
 from mirror.core.formats.statements import DAILY
 from mirror.core.model import Repo
 from mirror.core.rules import evidence as judging
-from mirror.core.rules import proving
+from mirror.core.rules.health import proving
 from mirror.store.backup import parts
 from mirror.store.evidence import daily as daily_rows
 from mirror.store.evidence import keys

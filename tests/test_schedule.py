@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mirror.core.errors import UsageError
 from mirror.core.model import RepoId
-from mirror.core.rules import schedule
-from mirror.core.rules.schedule import (
+from mirror.core.rules.work import schedule
+from mirror.core.rules.work.schedule import (
     A_SECOND,
     Cron,
     Every,

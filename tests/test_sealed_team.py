@@ -26,7 +26,8 @@ from mirror.services.open import open_services
 from mirror.store.backup import parts
 from mirror.store.people import keys, teams
 from mirror.store.restore.restores import Cause
-from mirror.upkeep import compact, heal, prune, rebuild, rotation, state, verify
+from mirror.upkeep import compact, heal, prune, rotation, state, verify
+from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of
 from tests.test_rebuild import after_the_loss

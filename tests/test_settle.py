@@ -6,7 +6,7 @@ import pytest
 
 from mirror.core.errors import NetworkError, Origin
 from mirror.core.model import RefName
-from mirror.core.rules.pushes import Answered, Lost
+from mirror.core.rules.history.pushes import Answered, Lost
 from mirror.services.lease import leased
 from mirror.store import repos
 from mirror.store.backup import reported_updates, snapshots

@@ -29,7 +29,7 @@ from mirror.people import accounts
 from mirror.restore import serving
 from mirror.store.people import tokens
 from mirror.store.restore import served
-from mirror.web import smart_http
+from mirror.web.remote import smart_http
 from tests.parts.gitclient import World, done, git, world
 from tests.parts.repos import Work, run_git
 from tests.parts.web import ORIGIN

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mirror.core.rules.standing import CREDENTIALS, Standing, told
+from mirror.core.rules.health.standing import CREDENTIALS, Standing, told
 
 NOW = datetime(2026, 11, 22, 14, 5, tzinfo=UTC)
 SAVED = Standing(saved=True)

@@ -20,8 +20,8 @@ from mirror.core.formats.manifest import time_text
 from mirror.core.formats.state_export import Opener, Sealer
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import Repo, Secret
-from mirror.core.rules.pending import Kind
-from mirror.core.rules.retention import Policy
+from mirror.core.rules.keeping.pending import Kind
+from mirror.core.rules.keeping.retention import Policy
 from mirror.core.rules.roles import Role
 from mirror.discovery import add
 from mirror.jobs import sweep
@@ -38,7 +38,8 @@ from mirror.store.people import pending as pending_rows
 from mirror.store.people.teams import Team, TeamId
 from mirror.store.upkeep import keeping, retention
 from mirror.store.upkeep import state as rows
-from mirror.upkeep import costs, doctor, rebuild, reencrypt, state
+from mirror.upkeep import costs, doctor, reencrypt, state
+from mirror.upkeep.moving import rebuild
 from mirror.vault.contract import Vault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, refs_of

@@ -11,7 +11,7 @@ from mirror.jobs import run as jobbing
 from mirror.jobs.runner import Runner
 from mirror.store import repos
 from mirror.store.backup import snapshots
-from mirror.web.pages import repo as pages
+from mirror.web.pages.repos import repo as pages
 from tests.parts.everref import Mirror
 from tests.parts.githttp import GitServer
 from tests.parts.repos import Work

@@ -17,7 +17,7 @@ from mirror.core.errors import (
     RemoteGone,
 )
 from mirror.core.model import Repo, Secret
-from mirror.core.rules import backoff
+from mirror.core.rules.work import backoff
 from mirror.discovery import add, follow
 from mirror.services.open import Services
 from mirror.store import repos

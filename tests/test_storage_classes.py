@@ -18,7 +18,7 @@ from mirror.core import storage_classes as rules
 from mirror.core.config import from_env
 from mirror.core.errors import BadCredentials, Refused, UsageError
 from mirror.core.prices import Prices
-from mirror.core.rules.costs import month_of
+from mirror.core.rules.keeping.costs import month_of
 from mirror.core.storage_classes import RULE, Step
 from mirror.services.startup import environment
 from mirror.upkeep import costs

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import RefName, RepoId, Target
-from mirror.core.rules.pushes import Answered, Lost
+from mirror.core.rules.history.pushes import Answered, Lost
 from mirror.store import forge_leases, repos
 from mirror.store.backup import reported_updates as updates
 from mirror.store.discovery import hooks

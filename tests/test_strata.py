@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mirror.core.rules.timeline import Bar, Cut, Lane, Push, Timeline
-from mirror.web.pages import timeline_svg
-from mirror.web.pages.timeline_svg import Handle, Link, Said
+from mirror.core.rules.history.timeline import Bar, Cut, Lane, Push, Timeline
+from mirror.web.pages.repos import timeline_svg
+from mirror.web.pages.repos.timeline_svg import Handle, Link, Said
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=4)

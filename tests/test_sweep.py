@@ -14,8 +14,8 @@ import pytest
 
 from mirror.core.errors import EverrefError, LimitReached
 from mirror.core.model import Kind, Reason, Repo, Secret
-from mirror.core.rules.fairness import Free
-from mirror.core.rules.schedule import A_SECOND
+from mirror.core.rules.work.fairness import Free
+from mirror.core.rules.work.schedule import A_SECOND
 from mirror.git import address, upstream
 from mirror.git.pool import Pool
 from mirror.jobs import looks, periodic, sweep

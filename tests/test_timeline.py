@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.core.model import HEAD, Kind, RefChange, RefName, Target
-from mirror.core.rules import timeline
-from mirror.core.rules.timeline import Cut, Push, Stretch, Telling
+from mirror.core.rules.history import timeline
+from mirror.core.rules.history.timeline import Cut, Push, Stretch, Telling
 from mirror.store.browse import timeline as stored
 from tests.parts.chain import MAIN, SIDE, START, Chain, begin, oid
 

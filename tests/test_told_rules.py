@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.core.rules import alarms, telling
-from mirror.core.rules.alarms import Alarm, Seen
-from mirror.core.rules.telling import Channel
+from mirror.core.rules.health import alarms, telling
+from mirror.core.rules.health.alarms import Alarm, Seen
+from mirror.core.rules.health.telling import Channel
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 MINUTE = timedelta(minutes=1)

@@ -9,8 +9,8 @@ import pytest
 from mirror.cli import commands
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.model import HEAD, RefName, Repo, Target
-from mirror.core.rules import plan
-from mirror.core.rules.plan import Wrote
+from mirror.core.rules.history import plan
+from mirror.core.rules.history.plan import Wrote
 from mirror.core.rules.roles import Role
 from mirror.git import push
 from mirror.git.push import Answer

@@ -22,7 +22,8 @@ from mirror.store.jobs import runs
 from mirror.store.people import notices, teams
 from mirror.store.restore import drills
 from mirror.store.upkeep import damages, measures
-from mirror.upkeep import compact, doctor, prune, rebuild, verify
+from mirror.upkeep import compact, doctor, prune, verify
+from mirror.upkeep.moving import rebuild
 from mirror.vault.contract import Stat
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.core import when
 from mirror.core.errors import EverrefError, NotFound, UsageError
+from mirror.core.times import when
 
 NOW = datetime(2024, 5, 10, 12, 0, 30, tzinfo=UTC)
 

@@ -7,8 +7,9 @@ import pytest
 
 from mirror.core.errors import Locked, Refused
 from mirror.core.formats import layout
-from mirror.upkeep import epoch, prune, rebuild
+from mirror.upkeep import epoch, prune
 from mirror.upkeep.epoch import Why
+from mirror.upkeep.moving import rebuild
 from mirror.vault.directory import DirectoryVault
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work

@@ -23,7 +23,7 @@ from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.errors import BadCredentials, EverrefError, NetworkError, RemoteGone
 from mirror.core.model import Reason, Repo, RepoId
-from mirror.core.rules.fairness import Free
+from mirror.core.rules.work.fairness import Free
 from mirror.jobs import run as jobbing
 from mirror.jobs import runner as running
 from mirror.jobs.runner import Runner

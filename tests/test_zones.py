@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.core import when, zones
 from mirror.core.errors import UsageError
+from mirror.core.times import when, zones
 
 NEW_YORK, BERLIN, KOLKATA = "America/New_York", "Europe/Berlin", "Asia/Kolkata"
 LORD_HOWE, AUCKLAND, SANTIAGO, APIA = (

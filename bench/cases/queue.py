@@ -17,7 +17,7 @@ from bench.clock import Failed
 from bench.figures import Row
 from bench.room import Room
 from bench.service import servers
-from mirror.core.rules.fairness import Free
+from mirror.core.rules.work.fairness import Free
 from mirror.services.open import Services
 from mirror.services.startup import environment
 from mirror.store.jobs import runs

@@ -9,8 +9,8 @@ from datetime import datetime
 from mirror.core.errors import Corrupt, Damaged, NoSuchObject
 from mirror.core.formats import layout
 from mirror.core.model import Part, Repo, RepoId
-from mirror.core.rules import plan
-from mirror.core.rules.plan import Step
+from mirror.core.rules.history import plan
+from mirror.core.rules.history.plan import Step
 from mirror.services.open import Services
 from mirror.store.backup import epochs, parts, snapshots
 from mirror.store.upkeep import damages

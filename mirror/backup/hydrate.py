@@ -11,8 +11,8 @@ from mirror.backup.part import read_index
 from mirror.core.errors import Busy, Corrupt, Damaged, DiskFull, NoSuchObject
 from mirror.core.formats import layout, splice
 from mirror.core.model import ObjectFormat, Part, Repo, Sealed, Snapshot
-from mirror.core.rules import plan
-from mirror.core.rules.plan import Step
+from mirror.core.rules.history import plan
+from mirror.core.rules.history.plan import Step
 from mirror.git import pack
 from mirror.git import view as view_
 from mirror.git.pool import Pool

@@ -13,10 +13,10 @@ from mirror.backup.snapshot import SyncRun, classed, try_snapshot
 from mirror.core.errors import NetworkError
 from mirror.core.formats import notes
 from mirror.core.model import Kind, Listing, Reason, RefName, Refs, Snapshot, Target
-from mirror.core.rules import late_reports, pushes, reports
-from mirror.core.rules.late_reports import Moved, Part, Past, Retelling, Retold, Story
-from mirror.core.rules.pushes import Answered, BrokenOff, Gone, Look, Lost, SnapshotDraft, Unsound
-from mirror.core.rules.reports import TOGETHER, ReportedUpdate, UpdateId
+from mirror.core.rules.history import late_reports, pushes, reports
+from mirror.core.rules.history.late_reports import Moved, Part, Past, Retelling, Retold, Story
+from mirror.core.rules.history.pushes import Answered, BrokenOff, Gone, Look, Lost, SnapshotDraft, Unsound
+from mirror.core.rules.history.reports import TOGETHER, ReportedUpdate, UpdateId
 from mirror.git import read
 from mirror.store.backup import history, moments, reported_updates
 from mirror.store.backup import notes as note_rows

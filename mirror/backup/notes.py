@@ -7,7 +7,7 @@ from mirror.core.errors import AlreadyExists, Corrupt
 from mirror.core.formats import layout, notes
 from mirror.core.formats.notes import Note
 from mirror.core.model import Repo, RepoId
-from mirror.core.rules import late_reports
+from mirror.core.rules.history import late_reports
 from mirror.services import failpoints, sealing
 from mirror.services.open import Services
 from mirror.store.backup import moments, rows_as_notes

@@ -14,7 +14,7 @@ from mirror.core import refs
 from mirror.core.errors import Busy, Corrupt, Damaged, DiskFull, EverrefError, Origin, Refused
 from mirror.core.model import HEAD, Listing, ObjectFormat, Reason, Refs, Remote, Repo, RepoId
 from mirror.core.rules import receiving
-from mirror.core.rules.pushes import SnapshotDraft
+from mirror.core.rules.history.pushes import SnapshotDraft
 from mirror.git import upstream
 from mirror.git.pool import Pool
 from mirror.git.view import View

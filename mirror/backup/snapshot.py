@@ -44,9 +44,9 @@ from mirror.core.model import (
     Target,
 )
 from mirror.core.progress import Progress
-from mirror.core.rules import pushes
-from mirror.core.rules.pushes import BrokenOff, Gone, PushedMove, Setback, SnapshotDraft, Unsound
-from mirror.core.rules.reports import Push
+from mirror.core.rules.history import pushes
+from mirror.core.rules.history.pushes import BrokenOff, Gone, PushedMove, Setback, SnapshotDraft, Unsound
+from mirror.core.rules.history.reports import Push
 from mirror.discovery import follow
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile, Indexed, Indexing

@@ -45,9 +45,10 @@ from mirror.core.model import (
     has_remote,
 )
 from mirror.core.quotas import Allowance
-from mirror.core.rules import backoff, pushes, reports
-from mirror.core.rules.pushes import Answered, Look, Plan, SnapshotDraft
-from mirror.core.rules.reports import ReportedUpdate
+from mirror.core.rules.history import pushes, reports
+from mirror.core.rules.history.pushes import Answered, Look, Plan, SnapshotDraft
+from mirror.core.rules.history.reports import ReportedUpdate
+from mirror.core.rules.work import backoff
 from mirror.discovery import add, connections, follow
 from mirror.git import read
 from mirror.git.pool import Pool

@@ -22,7 +22,7 @@ from mirror.channels.wire import Wire
 from mirror.core.channels import Address, NotDelivered, Undeliverable
 from mirror.core.errors import NetworkError, UsageError
 from mirror.core.messages import Message, to_json
-from mirror.core.rules import backoff
+from mirror.core.rules.work import backoff
 from mirror.net.reach import resolved
 
 SECONDS: Final = 15.0  # for all of a delivery

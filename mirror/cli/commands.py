@@ -24,8 +24,8 @@ from mirror.core.words import ago, count, mend
 if TYPE_CHECKING:
     from mirror.backup.sync import Synced
     from mirror.core.model import Snapshot
-    from mirror.core.rules.plan import Hidden
-    from mirror.core.when import When
+    from mirror.core.rules.history.plan import Hidden
+    from mirror.core.times.when import When
     from mirror.restore.restore import Restored, What
     from mirror.services.open import Services
     from mirror.store.people.teams import Team
@@ -69,7 +69,7 @@ class Call:
 
     def when(self, text: str | None) -> "When | None":
         """What a WHEN means. None: it was not given."""
-        from mirror.core import when
+        from mirror.core.times import when
 
         return None if text is None else when.parse(text, environment.now())
 
@@ -193,7 +193,7 @@ async def repos(call: Call) -> int:
 async def _unknown(services: "Services") -> int:
     """How many repos the vault has that the database does not know; as of the last look where it is away."""
     from mirror.store.upkeep import vaults
-    from mirror.upkeep import unknown_repos
+    from mirror.upkeep.moving import unknown_repos
 
     try:
         async with asyncio.timeout(_GLANCE_SECONDS):
@@ -674,7 +674,7 @@ async def compact(call: Call) -> int:
 
 async def prune(call: Call) -> int:
     """Delete what nothing needs any more."""
-    from mirror.core import when
+    from mirror.core.times import when
 
     grace = min(when.span(call.args.grace), _LONGEST_GRACE)
     async with call.services() as services:
@@ -787,7 +787,7 @@ async def connections(call: Call) -> int:
 
 async def token(call: Call) -> int:
     """An API token of the first owner."""
-    from mirror.core import when
+    from mirror.core.times import when
 
     args, now = call.args, environment.now()
     expires_at = now + when.span(args.expires) if args.expires else None
@@ -845,7 +845,7 @@ async def limits(call: Call) -> int:
 async def rpo(call: Call) -> int:
     """How old a backup may be, of a team or of a repo; set first, where that was asked for."""
     async with call.services() as services:
-        from mirror.core.rules import objective
+        from mirror.core.rules.health import objective
         from mirror.people import operator
         from mirror.restore import moment
         from mirror.store import repos
@@ -1009,7 +1009,7 @@ async def rebuild(call: Call) -> int:
 
     given = await keys.identity(call.args.identity) if call.args.identity else None
     async with call.services() as services:
-        from mirror.upkeep import rebuild
+        from mirror.upkeep.moving import rebuild
 
         incomplete = None
         try:
@@ -1055,7 +1055,7 @@ async def import_repos(call: Call) -> int:
 async def migrate(call: Call) -> int:
     """Bring the database up to date. Needs no vault."""
     from mirror import store
-    from mirror.core import when
+    from mirror.core.times import when
 
     patience = when.span(call.args.wait).total_seconds()
     async with AsyncExitStack() as stack:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mirror.services.open import Services
     from mirror.store.upkeep.copies import Copy
     from mirror.upkeep.copies import Compared, ReadBack
-    from mirror.upkeep.replicate import Replicated
+    from mirror.upkeep.moving.replicate import Replicated
 
 _LIST: Final = """\
 VAULT_COPIES names the copies (docs/copies.md); a worker keeps them up to date.
@@ -150,7 +150,8 @@ def _shape(one: Copy, now: datetime) -> Shape:
 
 async def compare(call: Call, services: Services) -> int:
     """Compare copies with the first. Raises Damaged if one has wrong bytes."""
-    from mirror.upkeep import copies, switch
+    from mirror.upkeep import copies
+    from mirror.upkeep.moving import switch
 
     await copies.order(services)
     chosen = [switch.place_of(services, call.args.name)] if call.args.name else services.copies.copies
@@ -202,7 +203,8 @@ def _shape_compared(found: Compared, read: ReadBack | None) -> Shape:
 async def copy(call: Call, services: Services) -> int:
     """Bring a copy up to date."""
     from mirror.store.upkeep import copies as rows
-    from mirror.upkeep import copies, switch
+    from mirror.upkeep import copies
+    from mirror.upkeep.moving import switch
 
     place = switch.place_of(services, str(call.args.name))
     await copies.order(services)
@@ -226,7 +228,7 @@ async def copy(call: Call, services: Services) -> int:
 async def switch(call: Call, services: Services) -> int:
     """Make a copy the first vault."""
     from mirror.people import operator
-    from mirror.upkeep import switch
+    from mirror.upkeep.moving import switch
 
     name = str(call.args.name)
     await services.copies.recognise()
@@ -250,7 +252,7 @@ def _switched(name: str, done: bool, eye: Eye) -> str:
 async def replicate(call: Call) -> int:
     """Fetch a vault. Raises Damaged where something does not fit what was fetched before."""
     from mirror.core import config
-    from mirror.upkeep import replicate
+    from mirror.upkeep.moving import replicate
     from mirror.vault.open import open_vault
 
     source, to = config.place(call.args.source, "FROM"), config.place(call.args.to, "TO")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mirror.cli.commands import Call
     from mirror.cli.render import Eye
-    from mirror.core.rules.costs import Bill
+    from mirror.core.rules.keeping.costs import Bill
 
 HELP = "show what a team's repos have in the vault in a month, and what that costs"
 EPILOG = """\
@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(call: Call) -> int:
     """Measure what is stored today, unless that was done, and show the month."""
-    from mirror.core.rules.costs import month_named
+    from mirror.core.rules.keeping.costs import month_named
 
     async with call.services() as services:
         from mirror.people import operator
@@ -78,7 +78,7 @@ def _shape(team: str, bill: Bill) -> dict[str, object]:
 
 def _lines(team: str, bill: Bill, eye: Eye) -> str:
     from mirror.cli.render import table
-    from mirror.core.rules.costs import money
+    from mirror.core.rules.keeping.costs import money
 
     def cost(amount: object) -> str:
         return "" if bill.prices is None else f"{bill.prices.currency} {amount}"

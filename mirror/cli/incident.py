@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mirror.cli.commands import Call
     from mirror.cli.render import Eye
     from mirror.core.model import RepoId
-    from mirror.core.rules.rollback import Wanted
+    from mirror.core.rules.history.rollback import Wanted
     from mirror.jobs.rollbacks import Line, State
     from mirror.services.open import Services
     from mirror.store.browse.incidents import Changed, Found
@@ -84,7 +84,7 @@ def rollback_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _meant(call: Call, now: datetime) -> Wanted:
-    from mirror.core.rules.rollback import wanted
+    from mirror.core.rules.history.rollback import wanted
 
     args = call.args
     given = {"since": [args.since or ""], "until": [args.until or ""], "actor": args.actor}

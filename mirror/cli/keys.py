@@ -334,7 +334,7 @@ def _list(team: str, found: Standing, eye: Eye) -> str:
 
 def _unsealed(found: Progress) -> list[str]:
     """What lies unencrypted although the team seals."""
-    from mirror.core.rules.resealing import left
+    from mirror.core.rules.keeping.resealing import left
 
     lines = []
     if found.unlooked:

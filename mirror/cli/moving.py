@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mirror.cli import shapes
     from mirror.cli.commands import Call
     from mirror.cli.render import Eye
-    from mirror.upkeep.export_repos import Written
-    from mirror.upkeep.import_repos import Imported
+    from mirror.upkeep.moving.export_repos import Written
+    from mirror.upkeep.moving.import_repos import Imported
 
 EXPORT: Final = "store the state in the vault, encrypted; with --to, repos in a directory"
 EXPORT_EPILOG: Final = """\
@@ -95,7 +95,7 @@ async def export_repos(call: Call) -> int:
     from mirror.people import operator
     from mirror.restore import moment
     from mirror.store import repos
-    from mirror.upkeep import export_repos
+    from mirror.upkeep.moving import export_repos
 
     async with call.services() as services:
         team = await operator.team_named(services, call.args.team)
@@ -139,7 +139,7 @@ async def import_repos(call: Call) -> int:
     from mirror.cli import bring_in
     from mirror.core.errors import UsageError
     from mirror.people import operator
-    from mirror.upkeep import import_repos
+    from mirror.upkeep.moving import import_repos
 
     if bring_in.is_repository(Path(call.args.source)):
         return await bring_in.bring_in(call)

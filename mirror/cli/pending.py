@@ -107,7 +107,7 @@ async def forget(call: Call) -> int:
     async with call.services() as services:
         from mirror.people import operator
         from mirror.restore import moment
-        from mirror.upkeep import forget as letting_go
+        from mirror.upkeep.erasure import forget as letting_go
 
         repo = await moment.repo_named(services, call.args.repo, call.args.team)
         team = await operator.team_of(services, repo)
@@ -130,7 +130,7 @@ async def erase(call: Call) -> int:
     async with call.services() as services:
         from mirror.people import operator
         from mirror.restore import moment
-        from mirror.upkeep import erase as erasing
+        from mirror.upkeep.erasure import erase as erasing
 
         repo = await moment.repo_named(services, call.args.repo, call.args.team)
         objects = erasing.objects_of(repo, call.args.object)
@@ -152,7 +152,7 @@ async def _erase_other(call: Call) -> int:
         from mirror.core.errors import NotFound
         from mirror.people import operator
         from mirror.store.people import people
-        from mirror.upkeep import erase_person, erase_team
+        from mirror.upkeep.erasure import erase_person, erase_team
 
         if call.args.whole_team:
             team = await operator.team_named(services, call.args.whole_team)
@@ -174,7 +174,7 @@ async def proved(call: Call) -> int:
         from mirror.people import operator
         from mirror.restore import moment
         from mirror.store.upkeep import erased
-        from mirror.upkeep import erase as erasing
+        from mirror.upkeep.erasure import erase as erasing
 
         if call.args.object:
             repo = await moment.repo_named(services, call.args.repo, call.args.team)

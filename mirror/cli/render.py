@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from mirror.core.model import HEAD, SYMBOLIC, Kind, RefChange, RefName, Repo, Target, has_remote, older_of
-from mirror.core.rules.objective import said
-from mirror.core.rules.pushes import Lost
+from mirror.core.rules.health.objective import said
+from mirror.core.rules.history.pushes import Lost
 from mirror.core.words import ago, clean, count, lasted, mend, name, not_known, percent, size, unsaved
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
+    from mirror.upkeep.moving.rebuild import Rebuilt
     from mirror.upkeep.ping import Standing
     from mirror.upkeep.prune import Pruned
-    from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
     from mirror.upkeep.rotation import Read
     from mirror.upkeep.state import Exported, ImportedState

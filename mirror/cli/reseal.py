@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mirror.core.errors import Corrupt, UsageError
-from mirror.core.rules.resealing import left
+from mirror.core.rules.keeping.resealing import left
 from mirror.core.words import clean, count, minute
 
 if TYPE_CHECKING:

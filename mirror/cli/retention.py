@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mirror.cli.commands import Call
     from mirror.cli.render import Eye
     from mirror.core.model import Repo
-    from mirror.core.rules.retention import Policy
+    from mirror.core.rules.keeping.retention import Policy
     from mirror.services.open import Services
     from mirror.store.people.pending import Pending
     from mirror.store.people.teams import Team
@@ -94,7 +94,7 @@ def pin_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(call: Call) -> int:
     """`everref retention plan|apply`."""
-    from mirror.core.rules import retention as rules
+    from mirror.core.rules.keeping import retention as rules
 
     given = {name: getattr(call.args, name) for name in _NUMBERS}
     policy: Policy | None = None

@@ -14,8 +14,8 @@ from mirror.browse.plan_commits import NONE, PlanCommits
 from mirror.cli.problem import error
 from mirror.core import model
 from mirror.core.model import RefName, Target
-from mirror.core.rules.objective import written
-from mirror.core.rules.pushes import Lost
+from mirror.core.rules.health.objective import written
+from mirror.core.rules.history.pushes import Lost
 from mirror.core.words import rfc3339
 from mirror.jobs import results
 from mirror.shapes import discovery as shown
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from mirror.store.upkeep.readings import Coverage
     from mirror.upkeep.compact import Compacted
     from mirror.upkeep.doctor import Finding
+    from mirror.upkeep.moving.rebuild import Rebuilt
     from mirror.upkeep.ping import Standing
     from mirror.upkeep.prune import Pruned
-    from mirror.upkeep.rebuild import Rebuilt
     from mirror.upkeep.reencrypt import Rotated
     from mirror.upkeep.rotation import Read
     from mirror.upkeep.state import Exported, ImportedState

@@ -36,7 +36,7 @@ from mirror.core.errors import (
     RemoteGone,
     met_by,
 )
-from mirror.core.rules import backoff
+from mirror.core.rules.work import backoff
 from mirror.net.reach import resolved
 
 PATIENCE: Final = 5.0  # seconds that a question waits by itself where the forge says "not so fast"

@@ -51,7 +51,7 @@ from mirror.core.formats.pktline import Lines, Mark, Packet, Packets, SideBand
 from mirror.core.lowspeed import Speeds
 from mirror.core.model import Listing, ObjectFormat, Remote, Target
 from mirror.core.progress import Progress
-from mirror.core.rules import backoff
+from mirror.core.rules.work import backoff
 from mirror.git import address
 from mirror.git.run import CHUNK, DAY, Git, GitFailed, Stdout, redact
 from mirror.git.ssh import Ssh

@@ -20,8 +20,8 @@ from mirror.backup import excluded
 from mirror.backup import sync as syncing
 from mirror.core.errors import EverrefError, Origin, RateLimited
 from mirror.core.model import Reason, Remote, RepoId, has_remote
-from mirror.core.rules import backoff, fairness
-from mirror.core.rules.schedule import next_look
+from mirror.core.rules.work import backoff, fairness
+from mirror.core.rules.work.schedule import next_look
 from mirror.discovery import add
 from mirror.git import address, upstream
 from mirror.services.open import Services
@@ -35,7 +35,7 @@ from mirror.store.jobs.schedules import Due, Looked
 from mirror.store.people.teams import TeamId
 
 AT_ONCE: Final = (
-    32  # looks; one team can take at most half of them from others (mirror/core/rules/fairness.py)
+    32  # looks; one team can take at most half of them from others (mirror/core/rules/work/fairness.py)
 )
 LOCAL_AT_ONCE: Final = 4  # of them at repositories on this machine, each of which is a process
 BATCH: Final = 200  # repos whose looks are claimed in one statement

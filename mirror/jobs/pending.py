@@ -13,8 +13,8 @@ from mirror.channels.send import send
 from mirror.core.channels import Address, NotDelivered
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
 from mirror.core.messages import Link
-from mirror.core.rules import pending as rules
-from mirror.core.rules.pending import Kind
+from mirror.core.rules.keeping import pending as rules
+from mirror.core.rules.keeping.pending import Kind
 from mirror.people import keys, mails, retention
 from mirror.people import pending as asking
 from mirror.services import failpoints
@@ -24,7 +24,7 @@ from mirror.store.database import transaction
 from mirror.store.people import audit
 from mirror.store.people import pending as rows
 from mirror.store.people.pending import Pending, Stage
-from mirror.upkeep import erase, erase_person, erase_team, forget
+from mirror.upkeep.erasure import erase, erase_person, erase_team, forget
 
 EVERY: Final = timedelta(minutes=1)
 MAILED_FOR: Final = timedelta(days=1)  # for which a mail that is not accepted is tried again

@@ -9,7 +9,7 @@ from random import Random, SystemRandom
 from typing import Final
 
 from mirror.core.model import Repo, RepoId, Snapshot
-from mirror.core.rules import proving
+from mirror.core.rules.health import proving
 from mirror.git.run import SLOTS
 from mirror.services.open import Services
 from mirror.store import repos

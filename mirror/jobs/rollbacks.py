@@ -13,8 +13,8 @@ from uuid import UUID
 from mirror.core import words
 from mirror.core.errors import Busy, EverrefError, Refused
 from mirror.core.model import RepoId
-from mirror.core.rules import rollback as rules
-from mirror.core.rules.causes import repositories
+from mirror.core.rules.health.causes import repositories
+from mirror.core.rules.history import rollback as rules
 from mirror.restore import rollback, undo
 from mirror.services.open import Services
 from mirror.store.jobs.jobs import ENDED, Job

@@ -34,9 +34,10 @@ from mirror.core.errors import (
 )
 from mirror.core.model import Reason, Repo, RepoId, Secret, Snapshot, has_remote
 from mirror.core.progress import Meter
-from mirror.core.rules import backoff, compaction
+from mirror.core.rules.keeping import compaction
 from mirror.core.rules.roles import Role
-from mirror.core.rules.schedule import next_look, wait_before_retry
+from mirror.core.rules.work import backoff
+from mirror.core.rules.work.schedule import next_look, wait_before_retry
 from mirror.jobs import results, rollbacks, team_drills
 from mirror.restore import drill, export, moment, restore, target, undo
 from mirror.restore.restore import What

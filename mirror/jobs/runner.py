@@ -16,10 +16,10 @@ from typing import Final
 from mirror.backup import sync as syncing
 from mirror.core.errors import EverrefError, Origin, OurFault
 from mirror.core.model import RepoId
-from mirror.core.rules import fairness
-from mirror.core.rules.fairness import Free, Held
-from mirror.core.rules.job import PERIODICAL, repo_of
-from mirror.core.rules.schedule import shares
+from mirror.core.rules.work import fairness
+from mirror.core.rules.work.fairness import Free, Held
+from mirror.core.rules.work.job import PERIODICAL, repo_of
+from mirror.core.rules.work.schedule import shares
 from mirror.git.run import SLOTS
 from mirror.jobs import run as jobbing
 from mirror.services.open import Services, ended

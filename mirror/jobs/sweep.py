@@ -20,8 +20,8 @@ from mirror.backup import sync as syncing
 from mirror.backup.sync import Synced
 from mirror.core.errors import SHARED, Busy, Corrupt, EverrefError
 from mirror.core.model import Reason, Repo, RepoId
-from mirror.core.rules import deadman
-from mirror.core.rules.schedule import spread
+from mirror.core.rules.health import deadman
+from mirror.core.rules.work.schedule import spread
 from mirror.discovery import discover, webhooks
 from mirror.jobs import pending, proofs, run, team_drills
 from mirror.jobs.looks import Ticked, looking
@@ -46,7 +46,6 @@ from mirror.upkeep import (
     costs,
     daily,
     epoch,
-    forget,
     heal,
     lock,
     ping,
@@ -57,6 +56,7 @@ from mirror.upkeep import (
     rotation,
     state,
 )
+from mirror.upkeep.erasure import forget
 
 PATIENCE: Final = 60.0  # seconds; a run that is at work on a repo does what a sweep would do
 STARTING: Final = timedelta(seconds=30)  # within which workers start together

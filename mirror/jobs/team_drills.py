@@ -5,7 +5,7 @@ Who calls: the pages and the command begin and stop one; the sweep, and each dri
 
 from uuid import UUID
 
-from mirror.core.rules import proving
+from mirror.core.rules.health import proving
 from mirror.git.run import SLOTS
 from mirror.restore.drill import Drilled
 from mirror.services.open import Services

@@ -15,7 +15,7 @@ from mirror.core import words
 from mirror.core.channels import NotDelivered
 from mirror.core.errors import EverrefError
 from mirror.core.messages import Link, Message
-from mirror.core.rules import telling
+from mirror.core.rules.health import telling
 from mirror.notify import words as said
 from mirror.services.open import Services
 from mirror.store.database import transaction

@@ -13,9 +13,9 @@ from uuid import UUID
 from mirror.core import words
 from mirror.core.errors import Origin
 from mirror.core.messages import Link, Message
-from mirror.core.rules import alarms as rules
-from mirror.core.rules import telling
-from mirror.core.rules.alarms import Seen
+from mirror.core.rules.health import alarms as rules
+from mirror.core.rules.health import telling
+from mirror.core.rules.health.alarms import Seen
 from mirror.notify import happened, reports
 from mirror.notify import words as said
 from mirror.notify.words import Turn

@@ -10,10 +10,10 @@ from typing import Final
 
 from mirror.core import words
 from mirror.core.messages import Link, Message
-from mirror.core.rules import causes as rules
-from mirror.core.rules import proof, telling
-from mirror.core.rules.causes import repositories
-from mirror.core.rules.proof import State
+from mirror.core.rules.health import causes as rules
+from mirror.core.rules.health import proof, telling
+from mirror.core.rules.health.causes import repositories
+from mirror.core.rules.health.proof import State
 from mirror.notify import words as said
 from mirror.services.open import Services
 from mirror.store.browse import causes, report

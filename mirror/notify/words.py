@@ -13,9 +13,9 @@ from uuid import uuid4
 from mirror.core import words
 from mirror.core.config import Settings
 from mirror.core.messages import KINDS, Link, Message
-from mirror.core.rules import causes
-from mirror.core.rules.alarms import Alarm, Word, kind_of
-from mirror.core.rules.telling import DIGEST_LINES
+from mirror.core.rules.health import causes
+from mirror.core.rules.health.alarms import Alarm, Word, kind_of
+from mirror.core.rules.health.telling import DIGEST_LINES
 from mirror.store.notify.alarms import Trouble
 
 # Of which kind a message about a cause is; all others are errors of backups.

@@ -11,13 +11,14 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from mirror.core import peer, zones
+from mirror.core import peer
 from mirror.core.config import Signup
 from mirror.core.errors import BadCredentials, NotFound, Refused, UsageError
 from mirror.core.keyring import Keyring
 from mirror.core.quotas import ROOMY, Limits
 from mirror.core.rules import roles as rules
 from mirror.core.rules.roles import PersonId
+from mirror.core.times import zones
 from mirror.people import passwords
 from mirror.people.acting import HOUR, MADE, MINUTE, By, audit_entry, audit_own, check_let_in, limit_tries
 from mirror.people.members import LINK, accept, invitation, let_in_key

@@ -15,13 +15,13 @@ import asyncpg
 from mirror.channels import chat, webhook
 from mirror.channels import wire as wires
 from mirror.channels.send import send
-from mirror.core import zones
 from mirror.core.channels import Address, ChannelKind, NotDelivered, unsubscribed
 from mirror.core.errors import NotFound, OverLimit, Refused, TooOften, UsageError
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.messages import KINDS, Link, Message
 from mirror.core.rules import roles as rules
 from mirror.core.rules.roles import PersonId, Role
+from mirror.core.times import zones
 from mirror.people import mails, operator
 from mirror.people.acting import HOUR, By, acting, audit_entry, audit_own, check_let_in, limit_tries
 from mirror.services.open import Services

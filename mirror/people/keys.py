@@ -25,9 +25,9 @@ from mirror.core.errors import EverrefError, KeyMissing, NotAllowed, NotFound, O
 from mirror.core.formats import layout, recovery_words
 from mirror.core.identities import Identity
 from mirror.core.keyring import BadKey, Keyring
-from mirror.core.rules import pending as pending_rules
-from mirror.core.rules import recovery_keys as rules
-from mirror.core.rules.recovery_keys import Kind, Recipient
+from mirror.core.rules.keeping import pending as pending_rules
+from mirror.core.rules.keeping import recovery_keys as rules
+from mirror.core.rules.keeping.recovery_keys import Kind, Recipient
 from mirror.core.rules.roles import Role
 from mirror.people import operator, pending
 from mirror.people.acting import By

@@ -12,8 +12,8 @@ from typing import Any
 from mirror.core import words
 from mirror.core.errors import NotAllowed, NotFound, Refused, UsageError
 from mirror.core.model import Repo
-from mirror.core.rules import pending as rules
-from mirror.core.rules.pending import Admin, Asked, Kind
+from mirror.core.rules.keeping import pending as rules
+from mirror.core.rules.keeping.pending import Admin, Asked, Kind
 from mirror.core.rules.roles import PersonId, Role
 from mirror.people import operator
 from mirror.people.acting import By, audit_entry, check_let_in

@@ -10,9 +10,9 @@ from typing import Any
 
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Repo, RepoId
-from mirror.core.rules import retention as rules
-from mirror.core.rules.pending import Kind
-from mirror.core.rules.retention import EVERYTHING, Policy
+from mirror.core.rules.keeping import retention as rules
+from mirror.core.rules.keeping.pending import Kind
+from mirror.core.rules.keeping.retention import EVERYTHING, Policy
 from mirror.core.rules.roles import Role
 from mirror.people import operator, pending
 from mirror.people.acting import By

@@ -22,7 +22,7 @@ from mirror.core import globs, refs
 from mirror.core.formats import bundle, layout, splice
 from mirror.core.formats.bundle import Header
 from mirror.core.model import HEAD, RefName, Refs, Repo, Snapshot
-from mirror.core.rules.plan import Step
+from mirror.core.rules.history.plan import Step
 from mirror.restore import export
 from mirror.restore.export import Export
 from mirror.services.open import Services

@@ -10,7 +10,7 @@ from mirror.backup import lfs as lfs_flow
 from mirror.core import refs
 from mirror.core.errors import Damaged, EverrefError
 from mirror.core.model import Refs, Repo, Snapshot
-from mirror.core.rules.plan import Step
+from mirror.core.rules.history.plan import Step
 from mirror.git import lfs, read, view
 from mirror.git.lfs import LargeFiles
 from mirror.restore import restore

@@ -15,13 +15,14 @@ from typing import Any, Final
 from mirror.core import refs, words
 from mirror.core.errors import Busy, EverrefError, NotFound, Refused, RemoteGone
 from mirror.core.model import HEAD, RefName, Refs, Remote, Repo, RepoId, Snapshot, Target
-from mirror.core.rules import backoff, hosts
+from mirror.core.rules import hosts
 from mirror.core.rules import mirrors as rules
-from mirror.core.rules import plan as planning
+from mirror.core.rules.history import plan as planning
+from mirror.core.rules.history.plan import RefAction
 from mirror.core.rules.hosts import Profile
 from mirror.core.rules.mirrors import Held
-from mirror.core.rules.plan import RefAction
 from mirror.core.rules.roles import Role
+from mirror.core.rules.work import backoff
 from mirror.discovery import connections
 from mirror.forges.contract import Owner
 from mirror.git import read

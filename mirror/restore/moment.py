@@ -7,7 +7,7 @@ from typing import Any
 from mirror.backup import dropped
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Repo, Snapshot, has_remote
-from mirror.core.when import When, Within
+from mirror.core.times.when import When, Within
 from mirror.people import operator
 from mirror.services.open import Services
 from mirror.store import repos

@@ -33,8 +33,8 @@ from mirror.core.formats.bundle import Header
 from mirror.core.globs import told
 from mirror.core.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
 from mirror.core.refs import Move, from_shown, shown_as
-from mirror.core.rules import plan as planning
-from mirror.core.rules.plan import Hidden, Lease, RefAction, Step, Wrote
+from mirror.core.rules.history import plan as planning
+from mirror.core.rules.history.plan import Hidden, Lease, RefAction, Step, Wrote
 from mirror.git import address, disk, pack, push, read, view
 from mirror.git.push import Answer, Destination
 from mirror.git.view import View

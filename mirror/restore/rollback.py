@@ -14,8 +14,8 @@ from uuid import UUID
 from mirror.core.errors import EverrefError, NotFound, UsageError
 from mirror.core.model import RefName, Refs, Repo, RepoId, Target, has_remote
 from mirror.core.refs import Move
-from mirror.core.rules import rollback as rules
-from mirror.core.rules.rollback import Planned, Wanted
+from mirror.core.rules.history import rollback as rules
+from mirror.core.rules.history.rollback import Planned, Wanted
 from mirror.git import read
 from mirror.restore import restore, target
 from mirror.restore.target import Authority

@@ -12,8 +12,8 @@ from typing import Final
 from mirror.core.errors import EverrefError, NotFound, Refused
 from mirror.core.model import RefName, Refs, Remote, Repo, Snapshot
 from mirror.core.refs import shown_text
-from mirror.core.rules import plan as planning
-from mirror.core.rules.plan import RefAction
+from mirror.core.rules.history import plan as planning
+from mirror.core.rules.history.plan import RefAction
 from mirror.git import push, read
 from mirror.git.push import Answer
 from mirror.restore import restore, target

@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mirror.core.rules.job import dumps, numbered
+from mirror.core.rules.work.job import dumps, numbered
 
 NAME: Final = default_queue_name
 CHANNEL: Final = "everref:due"

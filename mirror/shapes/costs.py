@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from mirror.core.rules import costs
-from mirror.core.rules.costs import KINDS, Bill
+from mirror.core.rules.keeping import costs
+from mirror.core.rules.keeping.costs import KINDS, Bill
 from mirror.shapes.base import Answer
 
 Money = Annotated[str | None, Meta(description="in `currency`; null: there is no price table")]

@@ -7,8 +7,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from mirror.browse.plan_commits import NONE, PlanCommits, RefCommits
 from mirror.core.model import RepoId
-from mirror.core.rules.rollback import State as RefState
-from mirror.core.rules.rollback import What
+from mirror.core.rules.history.rollback import State as RefState
+from mirror.core.rules.history.rollback import What
 from mirror.jobs.rollbacks import Line, State
 from mirror.shapes.base import Answer, Base64, git
 from mirror.shapes.repos import Change

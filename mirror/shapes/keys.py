@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mirror.core.rules.recovery_keys import Kind
+from mirror.core.rules.keeping.recovery_keys import Kind
 from mirror.people.keys import Standing
 from mirror.shapes.base import Answer
 from mirror.store.people.keys import OwnKey, RecoveryKey

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mirror.core.rules import objective
-from mirror.core.rules.deadman import Style
-from mirror.core.rules.prediction import Kind
+from mirror.core.rules.health import objective
+from mirror.core.rules.health.deadman import Style
+from mirror.core.rules.health.prediction import Kind
 from mirror.shapes.base import Answer
 from mirror.store.browse.predictions import Foreseen as Known
 from mirror.upkeep.ping import Standing

@@ -6,8 +6,8 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType, field
 
 from mirror.core.model import RefChange, Snapshot, has_remote
-from mirror.core.rules import objective
-from mirror.core.rules.pushes import Lost as LostPush
+from mirror.core.rules.health import objective
+from mirror.core.rules.history.pushes import Lost as LostPush
 from mirror.shapes.base import Answer, Base64, Page, git
 from mirror.store import repos
 from mirror.store.backup import history

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mirror.core.rules.retention import Policy
+from mirror.core.rules.keeping.retention import Policy
 from mirror.shapes.base import Answer
 from mirror.store.backup.epochs import Epoch
 from mirror.store.upkeep.keeping import Hold, Pin

@@ -10,7 +10,7 @@ import asyncpg
 
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import ObjectFormat, Repo, RepoId
-from mirror.core.rules import objective
+from mirror.core.rules.health import objective
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.leases import Lease, fenced
 from mirror.store.people.teams import DEFAULT, TeamId

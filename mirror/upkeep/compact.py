@@ -14,9 +14,9 @@ from mirror.core.errors import Corrupt, NoSuchObject
 from mirror.core.formats import bundle, layout, splice
 from mirror.core.formats.bundle import Header
 from mirror.core.model import ObjectFormat, Part, RefName, Repo, Snapshot, Target
-from mirror.core.rules import compaction
-from mirror.core.rules.compaction import Checkpoint, Merge
-from mirror.core.rules.plan import Step
+from mirror.core.rules.history.plan import Step
+from mirror.core.rules.keeping import compaction
+from mirror.core.rules.keeping.compaction import Checkpoint, Merge
 from mirror.git import pack, read, view
 from mirror.git.pack import IdxFile
 from mirror.git.pool import Pool

@@ -25,7 +25,7 @@ from mirror.core.errors import (
 )
 from mirror.core.formats import layout
 from mirror.core.model import Sealed
-from mirror.core.rules import proving
+from mirror.core.rules.health import proving
 from mirror.services import failpoints
 from mirror.services.copies import NAME
 from mirror.services.open import Services

@@ -9,8 +9,8 @@ from datetime import UTC, date
 from typing import Final
 
 from mirror.core.errors import EverrefError
-from mirror.core.rules import costs as rules
-from mirror.core.rules.costs import Bill, Month
+from mirror.core.rules.keeping import costs as rules
+from mirror.core.rules.keeping.costs import Bill, Month
 from mirror.services.open import Services
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import costs

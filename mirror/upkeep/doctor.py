@@ -20,7 +20,8 @@ from mirror.store.people import keys
 from mirror.store.repos import Overview
 from mirror.store.upkeep import copies, locks, outages
 from mirror.store.upkeep.outages import Outage
-from mirror.upkeep import state, unknown_repos
+from mirror.upkeep import state
+from mirror.upkeep.moving import unknown_repos
 from mirror.vault.copies import Place
 
 _NAMED = 5  # repos that need attention and are named; `everref repos` lists the others

@@ -21,7 +21,7 @@ from mirror.core.formats import bundle, epochs, layout
 from mirror.core.formats.bundle import Header
 from mirror.core.formats.epochs import Record
 from mirror.core.model import Part, Repo, RepoId, Snapshot, Target
-from mirror.core.rules.plan import Step
+from mirror.core.rules.history.plan import Step
 from mirror.git import leading, pack, view
 from mirror.git.pack import IdxFile
 from mirror.git.pool import Pool

@@ -32,8 +32,8 @@ from mirror.core.errors import (
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.manifest import Manifest
 from mirror.core.model import Part, Repo, RepoId, Snapshot
-from mirror.core.rules.compaction import Checkpoint
-from mirror.core.rules.plan import Step
+from mirror.core.rules.history.plan import Step
+from mirror.core.rules.keeping.compaction import Checkpoint
 from mirror.discovery import add
 from mirror.git import pack, read, view
 from mirror.git.view import View

@@ -21,7 +21,7 @@ from mirror.git.disk import disk_error
 from mirror.services.open import Services
 from mirror.store.upkeep import outages
 from mirror.store.upkeep.outages import Outage
-from mirror.upkeep import unknown_repos
+from mirror.upkeep.moving import unknown_repos
 
 LOOK_SECONDS: Final = 5.0  # between two checks whether an outage is over
 _UNASKED: Final = 60  # checks after which the vault is probed although no run failed

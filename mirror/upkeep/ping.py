@@ -15,8 +15,8 @@ from mirror.core.channels import NotDelivered
 from mirror.core.config import Settings
 from mirror.core.errors import EverrefError, NotFound, OurFault, UsageError
 from mirror.core.keyring import BadKey
-from mirror.core.rules import deadman
-from mirror.core.rules.deadman import Style
+from mirror.core.rules.health import deadman
+from mirror.core.rules.health.deadman import Style
 from mirror.services.open import Services
 from mirror.store.people import notices
 from mirror.store.people.teams import TeamId

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Final
 
 from mirror.core.model import RepoId
-from mirror.core.rules import prediction
-from mirror.core.rules.prediction import Prediction
+from mirror.core.rules.health import prediction
+from mirror.core.rules.health.prediction import Prediction
 from mirror.services.open import Services
 from mirror.store.browse import predictions
 from mirror.store.browse.predictions import Histories

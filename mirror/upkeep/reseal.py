@@ -22,8 +22,9 @@ from mirror.core.errors import AlreadyExists, Busy, Corrupt, EverrefError, NoSuc
 from mirror.core.formats import epochs, layout, manifest
 from mirror.core.formats.notes import LIMIT as NOTE_LIMIT
 from mirror.core.model import Part, Repo, RepoId, Sealed
-from mirror.core.rules import proving, resealing
-from mirror.core.rules.resealing import Lying, Plain
+from mirror.core.rules.health import proving
+from mirror.core.rules.keeping import resealing
+from mirror.core.rules.keeping.resealing import Lying, Plain
 from mirror.services import failpoints, sealing
 from mirror.services.lease import PATIENCE, leased, leased_to_compact
 from mirror.services.open import Services

@@ -11,8 +11,8 @@ from typing import Final
 
 from mirror.core.errors import SHARED, Busy, Corrupt, EverrefError, Held, UsageError
 from mirror.core.model import Repo
-from mirror.core.rules import retention as rules
-from mirror.core.rules.retention import Plan, Policy
+from mirror.core.rules.keeping import retention as rules
+from mirror.core.rules.keeping.retention import Plan, Policy
 from mirror.services.lease import PATIENCE
 from mirror.services.open import Services
 from mirror.store import repos

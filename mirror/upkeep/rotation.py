@@ -17,7 +17,7 @@ from mirror.core.errors import Corrupt, EverrefError, LimitReached, NoSuchObject
 from mirror.core.formats import layout, manifest
 from mirror.core.formats.notes import LIMIT as NOTE_LIMIT
 from mirror.core.model import Part, RepoId, Sealed, Snapshot
-from mirror.core.rules import proving
+from mirror.core.rules.health import proving
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.backup import notes

@@ -11,42 +11,40 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirror.web import api, assets, clone_bundles, dispatch, metrics, openapi, problems, smart_http
+from mirror.web import api, assets, dispatch, metrics, openapi, problems
 from mirror.web.compression import Compression
 from mirror.web.dispatch import Endpoint, Outside, on_loopback
-from mirror.web.pages import (
-    account,
-    activity,
+from mirror.web.pages import home, shared, status, told
+from mirror.web.pages.people import account, connect, signin
+from mirror.web.pages.repos import (
     archive,
+    browse,
+    clone,
+    drills,
+    protection,
+    repo,
+    repo_settings,
+    restore,
+    restores,
+    served,
+    share,
+)
+from mirror.web.pages.teams import (
+    activity,
     auditors,
     bring_in,
-    browse,
     channels,
-    clone,
-    connect,
     costs,
-    drills,
     evidence,
-    home,
     incident,
     keys,
     mirrors,
     pending,
-    protection,
-    repo,
-    repo_settings,
     report,
-    restore,
-    restores,
     retention,
-    served,
     settings,
-    share,
-    shared,
-    signin,
-    status,
-    told,
 )
+from mirror.web.remote import clone_bundles, smart_http
 
 ENDPOINTS: Final[Sequence[Endpoint]] = (
     *openapi.ENDPOINTS,

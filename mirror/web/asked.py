@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
-from mirror.core import when, zones
 from mirror.core.errors import UsageError
 from mirror.core.model import Repo, Snapshot, label
-from mirror.core.when import When, Within
+from mirror.core.times import when, zones
+from mirror.core.times.when import When, Within
 from mirror.web.dispatch import RequestContext
 
 LONGEST: Final = 100  # letters that somebody may type

@@ -27,12 +27,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from mirror.core import peer, signed, zones
+from mirror.core import peer, signed
 from mirror.core.errors import NetworkError, NotFound
 from mirror.core.keyring import Keyring
 from mirror.core.model import Repo, RepoId
-from mirror.core.rules.job import SYNC
 from mirror.core.rules.roles import PersonId, Role
+from mirror.core.rules.work.job import SYNC
+from mirror.core.times import zones
 from mirror.discovery.choose import By as Chooser
 from mirror.git.reader.slots import Bounds, Requester, Slots
 from mirror.net.reach import is_public

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from mirror.core.errors import NotFound
 from mirror.core.model import RepoId
-from mirror.core.rules import rollback as rules
-from mirror.core.rules.rollback import Wanted
+from mirror.core.rules.history import rollback as rules
+from mirror.core.rules.history.rollback import Wanted
 from mirror.jobs import rollbacks
 from mirror.jobs.rollbacks import State
 from mirror.restore import rollback

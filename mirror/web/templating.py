@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
-from mirror.core import refs, words, zones
+from mirror.core import refs, words
 from mirror.core.errors import UsageError
 from mirror.core.model import SYMBOLIC, has_remote, older_of
-from mirror.core.rules import causes, objective, standing
+from mirror.core.rules.health import causes, objective, standing
+from mirror.core.times import zones
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"

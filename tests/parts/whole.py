@@ -41,7 +41,8 @@ from mirror.store.discovery.connections import Connection
 from mirror.store.people import people, teams
 from mirror.store.people.teams import TeamId
 from mirror.store.repos import Overview
-from mirror.upkeep import rebuild, verify
+from mirror.upkeep import verify
+from mirror.upkeep.moving import rebuild
 from mirror.vault.contract import Unfinished
 from mirror.worker import carry, working
 from tests.parts.forge import served

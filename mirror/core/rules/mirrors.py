@@ -14,8 +14,8 @@ from urllib.parse import quote, unquote, urlsplit
 from mirror.core.errors import UsageError
 from mirror.core.model import HEAD, RefName, Refs, Target
 from mirror.core.refs import is_symbolic, resolve, shown_text, symbolic_target
+from mirror.core.rules.history.plan import RefAction, push_actions
 from mirror.core.rules.hosts import Profile
-from mirror.core.rules.plan import RefAction, push_actions
 
 State = Literal["paused", "stopped", "failing", "changed", "refused", "behind", "waiting", "current"]
 Held = tuple[RefName, Target]  # what a mirror holds under a name

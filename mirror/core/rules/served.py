@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from mirror.core.rules.causes import repositories
+from mirror.core.rules.health.causes import repositories
 from mirror.core.words import count
 
 

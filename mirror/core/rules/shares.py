@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Final, Literal
 
-from mirror.core import when
 from mirror.core.errors import UsageError
+from mirror.core.times import when
 
 Form = Literal["bundle", "archive", "clone"]
 State = Literal["live", "revoked", "used", "expired", "person", "left", "role", "token"]

@@ -11,7 +11,7 @@ import asyncpg
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.formats.manifest import RepoFile, encode_repo
 from mirror.core.model import Repo, RepoId, older
-from mirror.core.rules.schedule import longest_gap
+from mirror.core.rules.work.schedule import longest_gap
 from mirror.store import repos
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.people import teams

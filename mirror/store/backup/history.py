@@ -10,7 +10,7 @@ import asyncpg
 
 from mirror.core.errors import Corrupt
 from mirror.core.model import Kind, RefChange, RefName, RepoId, Target
-from mirror.core.rules.pushes import Lost
+from mirror.core.rules.history.pushes import Lost
 from mirror.store.database import Db, query, storable, transaction, translating
 
 _PAGE: Final = 5000  # moves read at a time

@@ -8,9 +8,9 @@ from typing import Any, Final
 from mirror.core.errors import Corrupt
 from mirror.core.formats.notes import Note
 from mirror.core.model import Kind, Reason, RefChange, RefName, RepoId, Snapshot
-from mirror.core.rules import late_reports
-from mirror.core.rules.late_reports import Moved, Past, Retelling, Within
-from mirror.core.rules.reports import ReportedUpdate
+from mirror.core.rules.history import late_reports
+from mirror.core.rules.history.late_reports import Moved, Past, Retelling, Within
+from mirror.core.rules.history.reports import ReportedUpdate
 from mirror.store.backup import history, snapshots
 from mirror.store.database import Db, query, translating
 

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from mirror.core.model import RefName, RepoId
-from mirror.core.rules.pushes import Answered, Lost
-from mirror.core.rules.reports import ReportedUpdate
+from mirror.core.rules.history.pushes import Answered, Lost
+from mirror.core.rules.history.reports import ReportedUpdate
 from mirror.store.database import Db, query, storable, transaction, translating
 
 AT_ONCE: Final = 1000  # updates that one sync answers

@@ -9,7 +9,7 @@ from typing import Any, Final
 from mirror.core.errors import Corrupt
 from mirror.core.model import Kind, Reason, RefChange, RefName, RepoId, Segment, Snapshot, Target
 from mirror.core.refs import FEW
-from mirror.core.rules.pushes import Answered, Lost
+from mirror.core.rules.history.pushes import Answered, Lost
 from mirror.store import repos
 from mirror.store.backup import history, parts, reported_updates
 from mirror.store.database import Db, query, storable, transaction, translating

@@ -9,8 +9,8 @@ from uuid import UUID
 import asyncpg
 
 from mirror.core.model import Repo, RepoId, Snapshot
-from mirror.core.rules.objective import DEFAULT
-from mirror.core.rules.pushes import Lost
+from mirror.core.rules.health.objective import DEFAULT
+from mirror.core.rules.history.pushes import Lost
 from mirror.store.backup import reported_updates
 from mirror.store.database import Db, query, storable, translating
 from mirror.store.jobs import jobs

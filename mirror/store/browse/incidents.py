@@ -9,7 +9,7 @@ from uuid import UUID
 from mirror.core import refs
 from mirror.core.globs import Test, check, is_plain, meant, pattern
 from mirror.core.model import Kind, RefChange, RefName, RepoId, Target
-from mirror.core.rules.rollback import TAKES, Move, Wanted, What, what
+from mirror.core.rules.history.rollback import TAKES, Move, Wanted, What, what
 from mirror.store.backup.history import Logged
 from mirror.store.browse.refs_shown import patterns
 from mirror.store.database import Db, storable, transaction, translating

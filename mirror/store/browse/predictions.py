@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from mirror.core.model import RepoId
-from mirror.core.rules import prediction
-from mirror.core.rules.prediction import Credential, Hooked, Outcome, Prediction
+from mirror.core.rules.health import prediction
+from mirror.core.rules.health.prediction import Credential, Hooked, Outcome, Prediction
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.people.teams import TeamId
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mirror.core import refs
 from mirror.core.globs import check
 from mirror.core.model import HEAD, Kind, Reason, RefChange, RefName, RepoId
-from mirror.core.rules.timeline import APART, Lane, Stretch, Telling, Timeline, chosen, lane
+from mirror.core.rules.history.timeline import APART, Lane, Stretch, Telling, Timeline, chosen, lane
 from mirror.store.backup.history import Logged
 from mirror.store.browse import refs_shown
 from mirror.store.database import Db, connected, query, translating

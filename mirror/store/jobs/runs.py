@@ -7,7 +7,7 @@ from typing import Any, Final, NewType
 from uuid import UUID
 
 from mirror.core.model import RepoId
-from mirror.core.rules.fairness import Free
+from mirror.core.rules.work.fairness import Free
 from mirror.store import leases
 from mirror.store.database import Db, query, translating
 from mirror.store.jobs import jobs

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from mirror.core.errors import NotFound
 from mirror.core.model import ObjectFormat, Repo, RepoId
-from mirror.core.rules import schedule as rule
-from mirror.core.rules.schedule import longest_gap
+from mirror.core.rules.work import schedule as rule
+from mirror.core.rules.work.schedule import longest_gap
 from mirror.store.database import Db, query, translating
 from mirror.store.people.teams import TeamId
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from mirror.core.rules.alarms import Alarm
+from mirror.core.rules.health.alarms import Alarm
 from mirror.store.database import Db, query, storable, translating
 from mirror.store.people.teams import TeamId
 

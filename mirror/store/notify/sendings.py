@@ -8,8 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from mirror.core.messages import Message, from_json
+from mirror.core.rules.health.telling import Channel
 from mirror.core.rules.roles import PersonId
-from mirror.core.rules.telling import Channel
 from mirror.store.database import Db, query, storable, transaction, translating
 from mirror.store.notify import messages
 from mirror.store.notify.messages import About

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from mirror.core.identities import Identity
 from mirror.core.keyring import BadKey, Keyring
 from mirror.core.model import RepoId
-from mirror.core.rules.recovery_keys import Kind
+from mirror.core.rules.keeping.recovery_keys import Kind
 from mirror.core.rules.roles import PersonId
 from mirror.store.database import Db, storable, transaction, translating
 from mirror.store.people.teams import TeamId

@@ -8,8 +8,8 @@ from typing import Any, Literal, NewType
 from uuid import UUID
 
 from mirror.core.model import RepoId
-from mirror.core.rules import pending as rules
-from mirror.core.rules.pending import Admin, Asked, Kind
+from mirror.core.rules.keeping import pending as rules
+from mirror.core.rules.keeping.pending import Admin, Asked, Kind
 from mirror.core.rules.roles import PersonId, Role
 from mirror.store.database import Db, storable, translating
 from mirror.store.people.teams import TeamId

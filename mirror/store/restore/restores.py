@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from mirror.core.model import RefName, RepoId, Target, label
-from mirror.core.rules.plan import Wrote
+from mirror.core.rules.history.plan import Wrote
 from mirror.store.database import Db, storable, translating
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job, JobId

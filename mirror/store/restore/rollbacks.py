@@ -8,8 +8,8 @@ from typing import Any, NewType
 from uuid import UUID, uuid4
 
 from mirror.core.model import RefName, RepoId, Target
-from mirror.core.rules.plan import Lease
-from mirror.core.rules.rollback import Planned
+from mirror.core.rules.history.plan import Lease
+from mirror.core.rules.history.rollback import Planned
 from mirror.store.database import Db, storable, transaction, translating
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from mirror.core.model import RepoId
-from mirror.core.rules.costs import Readings, Saved, Used
+from mirror.core.rules.keeping.costs import Readings, Saved, Used
 from mirror.store.database import Db, query, translating
 from mirror.store.people.teams import TeamId
 

@@ -7,8 +7,8 @@ from typing import Any, NewType
 from uuid import UUID, uuid4
 
 from mirror.core.keyring import Keyring
-from mirror.core.rules import deadman
-from mirror.core.rules.deadman import Facts, Style
+from mirror.core.rules.health import deadman
+from mirror.core.rules.health.deadman import Facts, Style
 from mirror.store.database import Db, query, storable, translating
 from mirror.store.jobs import runs
 from mirror.store.people.teams import TeamId

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from mirror.core.model import RepoId
-from mirror.core.rules.retention import EVERYTHING, NUMBERS, Facts, Policy, Taken, parse
+from mirror.core.rules.keeping.retention import EVERYTHING, NUMBERS, Facts, Policy, Taken, parse
 from mirror.store.database import Db, query, storable, translating
 from mirror.store.people.teams import TeamId
 from mirror.store.upkeep import keeping

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from mirror.core.rules.costs import month_named
+from mirror.core.rules.keeping.costs import month_named
 from mirror.shapes.costs import Costs
 from mirror.upkeep import costs
 from mirror.web.api.call import Call, Query, call

@@ -15,7 +15,7 @@ from mirror.store.people import sessions
 from mirror.web.api.call import Body, Call, call
 from mirror.web.api.shapes import Words
 from mirror.web.dispatch import ACCESS, BEARER, Needs, RequestContext
-from mirror.web.pages import oauth
+from mirror.web.pages.people import oauth
 
 Password = Annotated[str, Meta(min_length=1, max_length=1000)]
 Email = Annotated[str, Meta(min_length=3, max_length=320)]

@@ -8,8 +8,8 @@ from typing import Final
 from starlette.responses import Response
 
 from mirror.backup import evidence
-from mirror.core import when
 from mirror.core.errors import NotFound, UsageError
+from mirror.core.times import when
 from mirror.shapes.base import Page
 from mirror.shapes.evidence import Badge, Day, Statement
 from mirror.store.browse import badges

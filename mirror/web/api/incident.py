@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from mirror.browse import plan_commits
-from mirror.core.rules.rollback import What
+from mirror.core.rules.history.rollback import What
 from mirror.jobs.rollbacks import State
 from mirror.restore import rollback
 from mirror.shapes.incident import Rollback, TeamRefChange, TeamRefChanges

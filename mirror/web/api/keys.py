@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from mirror.core.rules import recovery_keys as rules
+from mirror.core.rules.keeping import recovery_keys as rules
 from mirror.people import keys
 from mirror.shapes.keys import KeyRemoved, KeySample, RecoveryKeyShown, TeamKeys
 from mirror.web.api.call import Body, Call, call, uuid_of

@@ -9,9 +9,9 @@ from msgspec import UNSET, Meta
 from starlette.responses import Response
 
 from mirror.browse import moments
-from mirror.core import when
 from mirror.core.errors import UsageError
 from mirror.core.model import Kind, Repo, Snapshot
+from mirror.core.times import when
 from mirror.restore import moment
 from mirror.restore.archive import Format, Wanted
 from mirror.shapes.base import Base64, Page, git
@@ -34,8 +34,8 @@ from mirror.web.api.call import Call, Query, Small, begin, call, cursor
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.shapes import Paged, Text, When, Words
 from mirror.web.dispatch import Needs, RequestContext
-from mirror.web.pages.archive import archived
-from mirror.web.pages.browse import RawFile
+from mirror.web.pages.repos.archive import archived
+from mirror.web.pages.repos.browse import RawFile
 
 RAW: Final = "application/octet-stream"
 _SHOWN: Final = 20  # changes of one push, and commits of one loss

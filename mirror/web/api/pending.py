@@ -10,7 +10,7 @@ from mirror.shapes.base import Page
 from mirror.shapes.pending import Pending, PendingDays
 from mirror.store.people import pending as rows
 from mirror.store.people.pending import PendingId
-from mirror.upkeep import forget
+from mirror.upkeep.erasure import forget
 from mirror.web.api.call import Body, Call, call, uuid_of
 from mirror.web.api.repos import REPO, repo_of
 from mirror.web.api.team import TEAM

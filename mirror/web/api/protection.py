@@ -6,8 +6,8 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from mirror.core.errors import NotFound
-from mirror.core.rules import objective
-from mirror.core.rules.deadman import Style
+from mirror.core.rules.health import objective
+from mirror.core.rules.health.deadman import Style
 from mirror.shapes.base import Page
 from mirror.shapes.protection import Foreseen, Monitored, Objective, Switch
 from mirror.store.browse import predictions

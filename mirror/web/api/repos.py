@@ -10,7 +10,8 @@ from mirror.backup import excluded
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Repo as Known
 from mirror.core.model import RepoId, Secret
-from mirror.core.rules import objective, schedule
+from mirror.core.rules.health import objective
+from mirror.core.rules.work import schedule
 from mirror.discovery import choose, create, webhooks
 from mirror.discovery import webhook as hooking
 from mirror.discovery.webhook import NewHook

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from mirror.core.model import Repo
-from mirror.core.rules import retention as rules
-from mirror.core.rules.retention import Policy
+from mirror.core.rules.keeping import retention as rules
+from mirror.core.rules.keeping.retention import Policy
 from mirror.people import retention
 from mirror.shapes.base import Answer
 from mirror.shapes.retention import (

@@ -10,11 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mirror.browse import moments, plan_commits
-from mirror.core import globs, when
+from mirror.core import globs
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.model import RefName, RepoId, Secret, Snapshot
 from mirror.core.model import Repo as Known
-from mirror.core.rules.plan import Hidden, check_new_name
+from mirror.core.rules.history.plan import Hidden, check_new_name
+from mirror.core.times import when
 from mirror.discovery import connections
 from mirror.jobs import run as flow
 from mirror.restore import moment, target, undo
@@ -49,7 +50,7 @@ from mirror.web.drafts import (
     to_url,
 )
 from mirror.web.live import follow
-from mirror.web.pages.download import bundle_of
+from mirror.web.pages.repos.download import bundle_of
 
 ONLY_MISSING: Final = "create what the target does not have, and leave everything else there as it is"
 PERIOD: Final = timedelta(days=30)  # that a report is about unless somebody says which

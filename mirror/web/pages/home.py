@@ -10,9 +10,10 @@ from urllib.parse import quote
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from mirror.core import words, zones
+from mirror.core import words
 from mirror.core.model import RepoId
-from mirror.core.rules.causes import repositories as repositories_in_words
+from mirror.core.rules.health.causes import repositories as repositories_in_words
+from mirror.core.times import zones
 from mirror.discovery import webhooks
 from mirror.store.browse import causes, found, home, predictions
 from mirror.store.browse.causes import Forced, Settlement, Settling

@@ -8,8 +8,8 @@ from typing import Final, Literal
 from mirror.core import words
 from mirror.core.errors import Origin
 from mirror.core.model import older_of
-from mirror.core.rules import causes
-from mirror.core.rules.causes import repositories
+from mirror.core.rules.health import causes
+from mirror.core.rules.health.causes import repositories
 from mirror.core.rules.roles import Role
 from mirror.store.browse.causes import Forced, Refused, Settled, Trouble
 from mirror.store.notify.sendings import Dead

@@ -35,13 +35,13 @@ from mirror.store.jobs.jobs import ENDED, Job, JobId
 from mirror.store.people import attempts
 from mirror.store.restore import shares as rows
 from mirror.store.restore.shares import Share
-from mirror.web import smart_http
 from mirror.web.compression import as_it_is
 from mirror.web.dispatch import BASIC, Endpoint, Handler, Needs, RequestContext
-from mirror.web.pages.archive import TYPES, begun
-from mirror.web.pages.download import Stream, asked_part, bundle_name, tag_of
-from mirror.web.pages.repo import bytes_of
+from mirror.web.pages.repos.archive import TYPES, begun
+from mirror.web.pages.repos.download import Stream, asked_part, bundle_name, tag_of
+from mirror.web.pages.repos.repo import bytes_of
 from mirror.web.problems import STATUS
+from mirror.web.remote import smart_http
 
 UNLOCKED: Final = timedelta(hours=12)  # for which a browser need not give the password again
 BUNDLES: Final = 4  # that are begun for one link in an hour

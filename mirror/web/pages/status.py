@@ -25,7 +25,7 @@ from mirror.store.jobs import runs
 from mirror.store.upkeep import locks, outages, vaults
 from mirror.store.upkeep.locks import Extended, Proved
 from mirror.web.dispatch import Endpoint, Needs, Outside, RequestContext
-from mirror.web.pages import channels
+from mirror.web.pages.teams import channels
 
 log = logging.getLogger("mirror.web")
 A = TypeVar("A")

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from mirror.core.errors import UsageError
 from mirror.core.messages import KINDS
-from mirror.core.rules import telling
+from mirror.core.rules.health import telling
 from mirror.store.notify import events, messages
 from mirror.web import cursors
 from mirror.web.dispatch import Endpoint, Needs, RequestContext

@@ -1,0 +1,1 @@
+"""What happened to refs, read from snapshots and reports; and what puts it back."""

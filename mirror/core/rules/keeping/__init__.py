@@ -1,0 +1,1 @@
+"""What is kept, for how long, sealed to whom, at what cost."""

@@ -1,0 +1,1 @@
+"""What is done next, and when it is tried again."""

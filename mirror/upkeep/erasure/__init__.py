@@ -1,0 +1,1 @@
+"""What shall be gone: a repo, a team, a person, one object of all history."""

@@ -1,0 +1,1 @@
+"""Repos, and whole vaults, to and from other places."""

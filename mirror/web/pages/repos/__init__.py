@@ -1,0 +1,1 @@
+"""The pages of a repo: its moments, files, restores and settings."""

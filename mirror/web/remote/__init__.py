@@ -1,0 +1,1 @@
+"""A repo as a git remote: what clones and fetches read, and what pushes bring."""
