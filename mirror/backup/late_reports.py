@@ -38,7 +38,7 @@ class LateResult:
 async def apply(run: SyncRun, last: Snapshot, old: Refs, look: Look) -> LateResult:
     """Let reports of moves that the history has already name them, and split those that were several.
 
-    1. Which move each belongs to is decided by core/rules/late_reports.
+    1. Which move each belongs to is decided by core/rules/history/late_reports.
     2. What was passed over and is not held is fetched by its id, while the remote has it. It comes in by a
        snapshot of its own, which changes no ref: the pack log is append-only.
     3. The moments between are found again, and get numbers within their snapshot.

@@ -1,7 +1,7 @@
 """From a push to a snapshot: look at the remote, plan the snapshots to take of it, and take them.
 
 Who calls: the command `backup`, the worker's job and the sweep. What it uses, in order: services/lease,
-backup/recover, git/upstream, backup/hydrate, backup/late_reports, core/rules/pushes, backup/snapshot.
+backup/recover, git/upstream, backup/hydrate, backup/late_reports, core/rules/history/pushes, backup/snapshot.
 """
 
 import random
@@ -92,7 +92,7 @@ async def sync(
        and nothing is reported, record that and stop.
     4. Reports that came late name moves that the history has already (backup/late_reports).
     5. Plan a snapshot for each reported moment since the last look and one of what the remote shows
-       (core/rules/pushes), and take them one by one (backup/snapshot).
+       (core/rules/history/pushes), and take them one by one (backup/snapshot).
 
     Safe to run twice: the refs are compared with the last *recorded* ones, and a
     manifest that was stored but not recorded is replayed by step 1. The sync request that

@@ -1,6 +1,6 @@
 """When a transfer is too slow: the low-speed limit of curl and git, for our own transfers.
 
-Who calls: git/upstream for packs, git/push, vault/s3 for objects, web/pages/download. https://curl.se/libcurl/c/CURLOPT_LOW_SPEED_TIME.html
+Who calls: git/upstream for packs, git/push, vault/s3 for objects, web/pages/repos/download. https://curl.se/libcurl/c/CURLOPT_LOW_SPEED_TIME.html
 """
 
 from collections.abc import Sequence

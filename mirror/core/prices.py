@@ -1,6 +1,6 @@
 """The price table of the operator: what the store of the vault asks, read from a setting.
 
-Who uses it: core/config reads it, core/rules/costs reckons with it.
+Who uses it: core/config reads it, core/rules/keeping/costs reckons with it.
 """
 
 import re

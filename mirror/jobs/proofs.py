@@ -57,7 +57,7 @@ async def queue(services: Services, repo_id: RepoId, random: Random) -> None:
 
 
 async def moment(services: Services, repo_id: RepoId, random: Random) -> Snapshot | None:
-    """The snapshot to drill next (core/rules/proving decides); None: there is none."""
+    """The snapshot to drill next (core/rules/health/proving decides); None: there is none."""
     last = await snapshots.latest(services.db, repo_id)
     if last is None:
         return None

@@ -1,7 +1,7 @@
 """Asking for what takes something away for ever, confirming it as the second person, and cancelling it.
 
 Who calls: the pages, the API and the command line, and whoever else has something of the kinds in
-core/rules/pending; jobs/pending carries it out. Nobody is above it: whoever runs the installation
+core/rules/keeping/pending; jobs/pending carries it out. Nobody is above it: whoever runs the installation
 only asks, too, at its command line.
 """
 

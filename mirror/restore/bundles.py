@@ -7,7 +7,7 @@ The vault's parts are a log of everything there ever was, so they are offered on
 overwritten or deleted before the moment: then their objects are exactly those that it reaches, as
 restore.bundled decides, too. Elsewhere git has to pack: a job bundles the default branch once clones
 ask for it, which is good for every later moment until that branch itself is overwritten.
-Who calls: web/clone_bundles.
+Who calls: web/remote/clone_bundles.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """A moment as a remote that git fetches from: a view with exactly its refs, for all who fetch at once.
 
-Who calls: web/smart_http for clones by people and programs; share links and bundles use the same.
+Who calls: web/remote/smart_http for clones by people and programs; share links and bundles use the same.
 """
 
 import asyncio

@@ -41,7 +41,7 @@ class Compacted:
 
 
 async def compact(services: Services, repo: Repo, patience: float = PATIENCE) -> Compacted:
-    """Merge parts until none is due (core/rules/compaction decides which), as the only run that does so here.
+    """Merge parts until none is due (core/rules/keeping/compaction decides which), as the only run that does so here.
 
     For each new part, in this order:
     1. Store the intent, then the bundle.

@@ -1,6 +1,6 @@
 """A restore before it is begun: where it goes, who may begin it, and how often.
 
-Who calls: the pages (web/pages/restore, restores) and the API (web/api/work), which ask for the same things
+Who calls: the pages (web/pages/repos/restore, restores) and the API (web/api/work), which ask for the same things
 in the same order.
 """
 

@@ -1,7 +1,7 @@
 """A push in git's protocol, as its server sees it: what the client hears, and what it sends.
 
 Format: gitprotocol-pack(5), "Pushing Data To a Server", gitprotocol-capabilities(5), gitprotocol-http(5).
-Who calls: backup/pushing and web/receive.
+Who calls: backup/pushing and web/remote/receive.
 """
 
 import re

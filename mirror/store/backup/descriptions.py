@@ -1,4 +1,4 @@
-"""What the vault says a repo is, and whether that still holds, for backup/describe and upkeep/rebuild."""
+"""What the vault says a repo is, and whether that still holds, for backup/describe and upkeep/moving/rebuild."""
 
 import json
 from collections.abc import Mapping

@@ -45,7 +45,7 @@ class Preference:
 
 @translating
 async def take(db: Db, worker: str, now: datetime, free: Free[TeamId], preference: Preference) -> list[Run]:
-    """Take up as many due runs as are `free` to begin here, the fairest first (core/rules/fairness).
+    """Take up as many due runs as are `free` to begin here, the fairest first (core/rules/work/fairness).
 
     A run that is taken up is this worker's alone, and no worker waits for another's choice.
     """

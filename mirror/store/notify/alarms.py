@@ -15,7 +15,7 @@ NAMES: Final = 12  # repositories of a cause that a message names
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Repositories of a team that need somebody for one reason; a Cause of core/rules/causes."""
+    """Repositories of a team that need somebody for one reason; a Cause of core/rules/health/causes."""
 
     team_id: TeamId
     team: str

@@ -46,7 +46,7 @@ async def make(
         made_by,
         team_id,
     )
-    if made_by is not None:  # from now on somebody else may act as them: see core/rules/pending
+    if made_by is not None:  # from now on somebody else may act as them: see core/rules/keeping/pending
         await db.execute(
             "update member set admin_since = $2 where person_id = $1 and admin_since < $2", person_id, now
         )

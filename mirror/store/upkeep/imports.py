@@ -1,4 +1,4 @@
-"""Repos that are, or were, imported, for upkeep/import_repos."""
+"""Repos that are, or were, imported, for upkeep/moving/import_repos."""
 
 from datetime import datetime
 

@@ -1,7 +1,7 @@
 """Repos with their histories, written into a directory that another installation imports.
 
 Who calls: the command `everref export --to DIR`. The directory is laid out as a vault is (docs/vault.md),
-with everything opened: restore.sh works on it, and so do stock tools. upkeep/import_repos reads it.
+with everything opened: restore.sh works on it, and so do stock tools. upkeep/moving/import_repos reads it.
 """
 
 import asyncio

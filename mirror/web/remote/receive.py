@@ -1,6 +1,6 @@
 """The push endpoint: `git push` to a repo without a remote, which ends only once everything is saved.
 
-Format: gitprotocol-http(5). Who calls: web/smart_http, which finds out who asks and for which repo.
+Format: gitprotocol-http(5). Who calls: web/remote/smart_http, which finds out who asks and for which repo.
 """
 
 import asyncio

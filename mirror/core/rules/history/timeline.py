@@ -1,4 +1,4 @@
-"""Every ref over time as values: lanes with bars, pushes and cuts, which web/pages/timeline_svg draws."""
+"""Every ref over time as values: lanes with bars, pushes and cuts, which web/pages/repos/timeline_svg draws."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Signing in and out: by e-mail and password, by a one-time link, or by a forge (web/pages/oauth)."""
+"""Signing in and out: by e-mail and password, by a one-time link, or by a forge (web/pages/people/oauth)."""
 
 import secrets
 from collections.abc import Mapping, Sequence
