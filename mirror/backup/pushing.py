@@ -1,6 +1,7 @@
 """A push by git's own protocol: its pack is set aside on this disk, then it becomes a snapshot.
 
-Who calls: web/remote/receive. A client is told that a ref is saved only once backup/receive has recorded that.
+Who calls: web/remote/receive. A client is told that a ref is saved only once backup/receive has
+recorded that.
 """
 
 import os

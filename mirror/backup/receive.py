@@ -1,7 +1,7 @@
 """A snapshot of what was sent to Everref instead of fetched from a remote: a push, or an uploaded repository.
 
-Who calls: the push endpoint (web/remote/receive) and uploads. It is the second half of a sync, with what was sent in
-the remote's place: the same proof, part, manifest and record (backup/snapshot).
+Who calls: the push endpoint (web/remote/receive) and uploads. It is the second half of a sync, with what was
+sent in the remote's place: the same proof, part, manifest and record (backup/snapshot).
 """
 
 from collections.abc import Callable

@@ -41,9 +41,9 @@ class Compacted:
 
 
 async def compact(services: Services, repo: Repo, patience: float = PATIENCE) -> Compacted:
-    """Merge parts until none is due (core/rules/keeping/compaction decides which), as the only run that does so here.
+    """Merge parts until none is due, as the only run that does so here.
 
-    For each new part, in this order:
+    Which ones, core/rules/keeping/compaction decides. For each new part, in this order:
     1. Store the intent, then the bundle.
     2. Read it back from the vault, check its sum, and have git index it.
     3. Store its `.idx`: from here on the part counts, also for a rebuild.

@@ -388,8 +388,8 @@ class Endpoint:
     foreign: bool = False  # its address alone lets in: a mail program sends it, with no page of ours before
     large: bool = False  # what is sent may be as large as a form with thousands of choices
     streams: bool = False  # the body comes for as long as it takes, once who sends it was admitted
-    git: Recognise | None = None  # git asks, and this finds out for whom: web/remote/smart_http. The handler reads
-    # the body, with limits of its own, and errors are plain text. None: a browser asks, or a program
+    git: Recognise | None = None  # git asks, and this finds out for whom: web/remote/smart_http. The handler
+    # reads the body, with limits of its own, and errors are plain text. None: a browser asks, or a program
 
     @property
     def is_api(self) -> bool:

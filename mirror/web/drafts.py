@@ -1,7 +1,7 @@
 """A restore before it is begun: where it goes, who may begin it, and how often.
 
-Who calls: the pages (web/pages/repos/restore, restores) and the API (web/api/work), which ask for the same things
-in the same order.
+Who calls: the pages (web/pages/repos/restore, restores) and the API (web/api/work), which ask for the same
+things in the same order.
 """
 
 import base64

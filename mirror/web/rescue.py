@@ -1,7 +1,7 @@
 """The choices of a restore: what is brought back, the ways to do so, and what each of them means.
 
-Who calls: the page of a restore (web/pages/repos/restore). Nothing here asks another host: the words are made of
-what the database and the reader of commits have told.
+Who calls: the page of a restore (web/pages/repos/restore). Nothing here asks another host: the words are made
+of what the database and the reader of commits have told.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

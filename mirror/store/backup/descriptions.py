@@ -1,4 +1,7 @@
-"""What the vault says a repo is, and whether that still holds, for backup/describe and upkeep/moving/rebuild."""
+"""What the vault says a repo is, and whether that still holds.
+
+Who calls: backup/describe and upkeep/moving/rebuild.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Repos with their histories, read from a directory that another installation exported.
 
-Who calls: the command `everref import DIR`. upkeep/moving/export_repos writes such a directory. What is there is
-compared with its list before anything is stored; then objects are put into the vault, and recorded as a
+Who calls: the command `everref import DIR`. upkeep/moving/export_repos writes such a directory. What is there
+is compared with its list before anything is stored; then objects are put into the vault, and recorded as a
 rebuild records them.
 """
 

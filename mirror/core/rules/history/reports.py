@@ -1,6 +1,7 @@
 """What webhooks report that happened between two looks at a remote: the pushes, in order, moment by moment.
 
-Who calls: core/rules/history/pushes, which plans a snapshot for each moment, and core/rules/history/late_reports.
+Who calls: core/rules/history/pushes, which plans a snapshot for each moment, and
+core/rules/history/late_reports.
 """
 
 from collections.abc import Collection, Sequence

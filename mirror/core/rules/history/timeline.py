@@ -1,4 +1,7 @@
-"""Every ref over time as values: lanes with bars, pushes and cuts, which web/pages/repos/timeline_svg draws."""
+"""Every ref over time as values: lanes with bars, pushes and cuts.
+
+web/pages/repos/timeline_svg draws them.
+"""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
