@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mirror.backup import evidence as signing
-from mirror.cli import evidence as command
+from mirror.cli.commands import evidence as command
 from mirror.core.errors import Corrupt, NetworkError, NotFound, Refused
 from mirror.core.formats import layout, proofs, statements
 from mirror.core.formats.proofs import REPO, TEAM

@@ -1,6 +1,7 @@
 """The command line: what people and programs read, errors, exit codes; over real parts."""
 
 import argparse
+import inspect
 import io
 import json
 import os
@@ -21,7 +22,8 @@ import pytest
 
 from mirror.backup.sync import Synced
 from mirror.cli import arguments, environment, front, render, shapes
-from mirror.cli.commands import COMMANDS, restore_code
+from mirror.cli.commands import COMMANDS, command
+from mirror.cli.commands.restore import restore_code
 from mirror.cli.render import Eye
 from mirror.cli.terminal import Drawn, Out, paint, to_json
 from mirror.core import words as words_of
@@ -306,6 +308,7 @@ def test_an_option_before_the_command_is_not_forgotten_by_the_command() -> None:
 def test_every_command_of_the_grammar_can_be_run() -> None:
     [commands] = [a for a in arguments.parser()._actions if isinstance(a, argparse._SubParsersAction)]
     assert set(commands.choices) - {"completion"} == set(COMMANDS)
+    assert all(inspect.iscoroutinefunction(command(name)) for name in COMMANDS)
 
 
 @pytest.mark.parametrize(

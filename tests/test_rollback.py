@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mirror.cli import arguments
-from mirror.cli import incident as cli
+from mirror.cli.commands import incident as cli
 from mirror.core.errors import Busy, NotFound, Refused, UsageError
 from mirror.core.model import HEAD, RefName, RepoId, Target
 from mirror.core.rules.history import plan as planning

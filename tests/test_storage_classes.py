@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from mirror.cli import vault as cli
+from mirror.cli.commands import vault as cli
 from mirror.core import storage_classes as rules
 from mirror.core.config import from_env
 from mirror.core.errors import BadCredentials, Refused, UsageError

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mirror.cli import commands
+from mirror.cli.call import IN_PART
+from mirror.cli.commands.restore import undo_code
 from mirror.core.errors import NotFound, Refused, UsageError
 from mirror.core.model import HEAD, RefName, Repo, Target
 from mirror.core.rules.history import plan
@@ -325,11 +326,11 @@ async def test_an_undo_that_left_a_ref_can_be_done_again(mirror: Mirror, work: W
     job = await ran(mirror, done.repo, {"snapshot": 1, "to": str(target.path), "force": True})
     target.commit("main", {"since": b"1\n"})
     _, left = await attended.undo_now(mirror.services, done.repo, job, None)
-    assert not left.verified and commands.undo_code(left) == commands.IN_PART
+    assert not left.verified and undo_code(left) == IN_PART
     undoing = await ran(mirror, done.repo, {"undo": str(job.id)})
     assert undoing.failure and "1 of 1 refs were left as they are" in undoing.failure.message
     target.set("refs/heads/main", work.tip("main"))  # they take their push back
     again = await attended.undone(mirror.services, done.repo, None)
     assert again.id == job.id
     _, back = await attended.undo_now(mirror.services, done.repo, again, None)
-    assert back.verified and commands.undo_code(back) == 0 and target.refs()[MAIN] == theirs
+    assert back.verified and undo_code(back) == 0 and target.refs()[MAIN] == theirs

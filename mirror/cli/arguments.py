@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from mirror.cli import (
+from mirror.cli.commands import (
     archive,
     copies,
     costs,
@@ -21,8 +21,8 @@ from mirror.cli import (
     shares,
     vault,
 )
-from mirror.cli.keys import HELP as KEYS
-from mirror.cli.keys import declare as declare_keys
+from mirror.cli.commands.keys import HELP as KEYS
+from mirror.cli.commands.keys import declare as declare_keys
 from mirror.core.errors import UsageError
 
 WHEN = """\

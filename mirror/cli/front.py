@@ -76,12 +76,13 @@ def _called(argv: Sequence[str], redact: Redactor, stopped: Stopped) -> int:
 
         stdout.write(script(args.shell))
         return 0
-    from mirror.cli.commands import COMMANDS, Call
+    from mirror.cli.call import Call
+    from mirror.cli.commands import command
 
     settings = environment.settings(os.environ, args.data)
     out = _out(args)
     _set_log(args.command, settings)
-    return _finish(COMMANDS[args.command](Call(args, settings, out, redact)), out, stopped)
+    return _finish(command(args.command)(Call(args, settings, out, redact)), out, stopped)
 
 
 def _out(args: "argparse.Namespace") -> "Out":

@@ -1,7 +1,7 @@
 """The receipt of a restore: what came back, that it is there, and how to go on with it.
 
-Who calls: the page of a restore (web/pages/repos/restores), once it has ended well. All of it is read from what
-the job recorded, and the commits from the backup; the target is not asked again.
+Who calls: the page of a restore (web/pages/repos/restores), once it has ended well. All of it is read from
+what the job recorded, and the commits from the backup; the target is not asked again.
 """
 
 import re

@@ -15,7 +15,7 @@ from mirror.core.words import count, minute
 if TYPE_CHECKING:
     import argparse
 
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.core.identities import Identity
     from mirror.people.keys import Standing

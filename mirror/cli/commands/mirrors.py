@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     import argparse
 
     from mirror.cli import shapes
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.core.model import Repo
     from mirror.services.open import Services
     from mirror.store.people.teams import Team
     from mirror.store.restore.mirrors import Ended, Mirror, MirrorTarget, Standing
 
-IN_PART: Final = 4  # the exit code of what was done in part
 _ONE: Final = """\
 Every new snapshot of REPO is pushed to its mirrors, within seconds, by the workers. What somebody else
 changed there stays, unless --overwrite; what is deleted at the source stays there, unless --delete.
@@ -196,6 +195,7 @@ def _list_all(call: Call, found: Sequence[Standing]) -> int:
 
 async def _push(call: Call, services: Services, found: Sequence[MirrorTarget]) -> int:
     """Push to each, and say what became of it; 1: one failed, 4: some refs are not as they should be."""
+    from mirror.cli.call import IN_PART
     from mirror.core.errors import UsageError
     from mirror.jobs import mirrors as pushing
     from mirror.people import operator

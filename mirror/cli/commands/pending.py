@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import argparse
 
     from mirror.cli import shapes
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.store.people.pending import Pending
 

@@ -15,7 +15,7 @@ from mirror.core.words import clean, count
 if TYPE_CHECKING:
     from mirror.backup.bring_in import Brought
     from mirror.cli import shapes
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
 
 

@@ -15,7 +15,7 @@ from mirror.core.errors import UsageError
 from mirror.core.words import clean, count
 
 if TYPE_CHECKING:
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.core.formats.statements import PublicKey
     from mirror.core.rules.evidence import Shown

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
 
     from mirror.cli import shapes
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.upkeep.moving.export_repos import Written
     from mirror.upkeep.moving.import_repos import Imported
@@ -136,7 +136,7 @@ def _shape_exported(done: Written, to: Path) -> shapes.Shape:
 
 async def import_repos(call: Call) -> int:
     """Import repos out of a directory, or bring in a repository."""
-    from mirror.cli import bring_in
+    from mirror.cli.commands import bring_in
     from mirror.core.errors import UsageError
     from mirror.people import operator
     from mirror.upkeep.moving import import_repos

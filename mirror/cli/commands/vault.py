@@ -6,13 +6,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from mirror.cli import copies
+from mirror.cli.commands import copies
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.core.storage_classes import Rule
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mirror.browse.plan_commits import PlanCommits
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.core.model import RepoId
     from mirror.core.rules.history.rollback import Wanted

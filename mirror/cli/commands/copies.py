@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from datetime import datetime
 
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.cli.shapes import Shape
     from mirror.services.open import Services

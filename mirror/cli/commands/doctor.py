@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.core.rules.failover import Rule
     from mirror.upkeep.doctor import Finding

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
 
 HELP = "write the files of a moment, or of one directory of it, as a tar or zip"
 EPILOG = """\

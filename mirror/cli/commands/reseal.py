@@ -12,7 +12,7 @@ from mirror.core.words import clean, count, minute
 if TYPE_CHECKING:
     import argparse
 
-    from mirror.cli.commands import Call
+    from mirror.cli.call import Call
     from mirror.cli.render import Eye
     from mirror.upkeep.reseal import Resealed
 
