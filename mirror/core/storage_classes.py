@@ -1,7 +1,7 @@
 """Storage classes by age: to which class of the store old objects move, as a rule of its bucket.
 
 The store moves them in place, so nothing is overwritten and locks stay; Everref writes the rule when it is
-asked to. Who uses it: core/config reads the setting, cli/vault and vault/lifecycle the rule.
+asked to. Who uses it: core/config reads the setting, cli/commands/vault and vault/lifecycle the rule.
 """
 
 import re
