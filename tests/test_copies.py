@@ -21,6 +21,7 @@ from mirror.core.progress import Silent
 from mirror.jobs import run as jobbing
 from mirror.jobs.runner import Runner
 from mirror.notify import look
+from mirror.restore import restore
 from mirror.services import copies as services_copies
 from mirror.services import failpoints
 from mirror.services.copies import NAME
@@ -37,7 +38,7 @@ from mirror.web import metrics
 from tests.parts import faultproxy as faults
 from tests.parts.everref import Clock, Mirror
 from tests.parts.faultproxy import fault_proxy
-from tests.parts.repos import Work, refs_of
+from tests.parts.repos import Work, refs_of, run_git
 from tests.parts.s3 import S3Server
 
 
@@ -221,6 +222,50 @@ async def test_a_copy_that_lies_is_not_believed_and_is_healed_from_the_first(
         await copies.compare(here.services, place)
         await copies.due(here.services)
         assert (copy / part.key).read_bytes() == b"shorter still"  # nothing proves either
+
+
+async def test_a_copy_that_lies_while_it_is_read_restores_nothing_and_the_first_is_read_when_it_is_back(
+    tmp_path: Path, database: str, work: Work
+) -> None:
+    async with copied(tmp_path, database) as here:
+        repo = await kept(here, work)
+        await copies.due(here.services)
+        wanted = await here.refs(repo, 2)
+        shutil.rmtree(here.services.disk.root / "pools")
+        first, copy, out = tmp_path / "data" / "vault", tmp_path / "offsite", tmp_path / "out"
+        for part in await parts.live(here.services.db, repo.id):
+            right = (copy / part.key).read_bytes()
+            (copy / part.key).write_bytes(right[:-30] + bytes([right[-30] ^ 1]) + right[-29:])
+        first.rename(tmp_path / "unmounted")
+        last = await here.snapshot(repo, 2)
+        with pytest.raises(EverrefError):
+            await restore.to_directory(here.services, repo, last, out)
+        assert not out.exists()
+        (tmp_path / "unmounted").rename(first)
+        await restore.to_directory(here.services, repo, last, out)
+        assert refs_of(out) == wanted
+        assert await here.services.db.fetchval("select count(*) from part where damaged_at is not null") == 0
+
+
+async def test_a_bundle_of_what_the_first_damaged_is_made_from_the_copy(
+    tmp_path: Path, database: str, work: Work
+) -> None:
+    work.commit()
+    async with copied(tmp_path, database) as here:
+        repo = (await here.backup(work)).repo
+        await copies.due(here.services)
+        (part,) = await parts.live(here.services.db, repo.id)
+        places = [tmp_path / "data" / "vault" / part.key, tmp_path / "offsite" / part.key]
+        right = places[0].read_bytes()
+        places[0].write_bytes(right[:-30] + bytes([right[-30] ^ 1]) + right[-29:])
+        last, out = await here.snapshot(repo, 1), tmp_path / "out.bundle"
+        await restore.to_bundle(here.services, repo, last, out)
+        assert run_git("bundle", "list-heads", str(out)) and (await standing(here)).reads > 0
+        places[1].write_bytes(places[0].read_bytes())
+        with pytest.raises(Damaged, match=part.key):
+            await restore.to_bundle(here.services, repo, last, tmp_path / "other.bundle")
+        places[0].write_bytes(right)  # healed, while the copy still lies
+        await restore.to_bundle(here.services, repo, last, tmp_path / "other.bundle")
 
 
 async def recover_only(here: Mirror, repo: Repo) -> int:

@@ -31,7 +31,7 @@ async def found(services: Services, read: Sequence[Part], error: Corrupt | NoSuc
 
 
 def doubt(services: Services, steps: Sequence[Step], error: Corrupt | NoSuchObject) -> bool:
-    """Have what this failure names read from a copy of the vault; False: there is none, or it was already.
+    """Have what this failure names read from another store of the vault; False: each was asked already.
 
     Where it names no part, all of these are.
     """
@@ -45,7 +45,7 @@ async def check(services: Services, repo: Repo, steps: Sequence[Step]) -> None:
     known = await parts.damaged(services.db, repo.id)
     bad = next((step.part for step in steps if step.upto is None and step.part.key in known), None)
     if bad is not None and services.copies.copies:
-        services.copies.doubt([*known, *map(layout.index_key, known)])
+        services.copies.pass_over_the_first([*known, *map(layout.index_key, known)])
     elif bad is not None:
         raise Damaged(f"{bad.key} was found damaged; {await left(services, bad)}")
 

@@ -17,8 +17,9 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-from mirror.backup import hydrate
+from mirror.backup import damage, hydrate
 from mirror.core import globs, refs
+from mirror.core.errors import Damaged
 from mirror.core.formats import bundle, layout, splice
 from mirror.core.formats.bundle import Header
 from mirror.core.model import HEAD, RefName, Refs, Repo, Snapshot
@@ -195,6 +196,10 @@ async def read(
 
 async def _whole(services: Services, found: Offer) -> AsyncGenerator[bytes, None]:
     yield found.header
-    async with aclosing(hydrate.spliced(services, found.steps, found.snapshot.object_format)) as chunks:
-        async for chunk in chunks:
-            yield chunk
+    try:
+        async with aclosing(hydrate.spliced(services, found.steps, found.snapshot.object_format)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    except Damaged as error:
+        damage.doubt(services, found.steps, error)  # so that the next download reads another store
+        raise

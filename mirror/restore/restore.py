@@ -27,7 +27,17 @@ from typing import Any, Final, Literal
 
 from mirror.backup import damage, hydrate
 from mirror.core import refs
-from mirror.core.errors import Busy, Corrupt, EverrefError, NotFound, Origin, Refused, UsageError, whose
+from mirror.core.errors import (
+    Busy,
+    Corrupt,
+    Damaged,
+    EverrefError,
+    NotFound,
+    Origin,
+    Refused,
+    UsageError,
+    whose,
+)
 from mirror.core.formats import bundle
 from mirror.core.formats.bundle import Header
 from mirror.core.globs import told
@@ -299,7 +309,13 @@ async def bundled(
 
     async def spliced() -> None:
         async with reading(services, repo.id):
-            await write(_bundle(header, hydrate.spliced(services, parts, snapshot.object_format)))
+            try:
+                await write(_bundle(header, hydrate.spliced(services, parts, snapshot.object_format)))
+                return
+            except Damaged as error:
+                if not damage.doubt(services, parts, error):
+                    raise
+        await spliced()  # from a copy of the vault
 
     async def packed() -> None:
         async with moment_of(services, repo, snapshot, chosen) as moment:

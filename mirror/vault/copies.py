@@ -34,6 +34,7 @@ from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vau
 
 LOCKED_WITHIN: Final = 30.0  # seconds that a copy may take to lock an object
 FIRST_BYTE: Final = 2.0  # seconds that a store has to begin its answer while another one has the object, too
+_ANSWERED: Final = 10_000  # objects of which it is remembered which copy gave them
 REMEMBERED: Final = 30.0  # seconds in which a store that did not answer is not asked before the others
 
 T = TypeVar("T")
@@ -102,7 +103,8 @@ class Copies:
         self.places = tuple(places)  # the first of them is the first store
         self._journal = journal
         self._away: dict[str, float] = {}  # until when a store is not asked first, by the loop's clock
-        self._doubted: set[str] = set()  # keys whose bytes in the first store were wrong
+        self._wrong: dict[str, set[str]] = {}  # keys, and the stores that had wrong bytes under each
+        self._answered: dict[str, str] = {}  # keys that a copy gave last, and which; of all others the first
         self._abandoned: set[asyncio.Task[None]] = set()  # reads that are over and whose store never answered
 
     @property
@@ -124,15 +126,30 @@ class Copies:
                 f"the first vault is {first} now, which the settings of this process do not name; restart it"
             )
         self.places = tuple(sorted(self.places, key=lambda one: one.name != first))
-        self._doubted.clear()
+        self._wrong.clear()
+        self._answered.clear()
 
     def doubt(self, keys: Sequence[str]) -> bool:
-        """Read these from the copies from now on. False: there is none, or they are read so already."""
-        fresh = set(keys) - self._doubted
-        if not self.copies or not fresh:
-            return False
-        self._doubted |= fresh
-        return True
+        """Read these from another store than the one that gave them last: its bytes were wrong.
+
+        False: each store was asked. Then all of them count again, as one that was damaged may have been healed
+        since; so whoever asks again while this is true comes to an end.
+        """
+        is_left = False
+        for key in keys:
+            wrong = self._wrong.setdefault(key, set())
+            gave = self._answered.get(key, self.places[0].name)
+            is_left |= gave not in wrong and len(wrong) + 1 < len(self.places)
+            wrong.add(gave)
+        if not is_left:
+            for key in keys:
+                del self._wrong[key]
+        return is_left
+
+    def pass_over_the_first(self, keys: Sequence[str]) -> None:
+        """Read these from the copies, if there are any: the first is known to have damaged them."""
+        for key in keys:
+            self._wrong.setdefault(key, set()).add(self.places[0].name)
 
     def is_away(self, name: str) -> bool:
         """Whether this store lately did not answer."""
@@ -186,7 +203,8 @@ class Copies:
         return order
 
     async def _stored(self, key: str) -> None:
-        self._doubted.discard(key)
+        self._wrong.pop(key, None)
+        self._answered.pop(key, None)
         if not key.startswith(layout.EXPORTS):
             await self._journal.stored(key)
 
@@ -201,6 +219,7 @@ class Copies:
                 continue
             try:
                 async for chunk in self._reading(place, key, at, end, bound):
+                    self._gave(place, key)
                     at += len(chunk)
                     yield chunk
                 await self._tell(place, key, met)
@@ -262,6 +281,7 @@ class Copies:
                 self._met(place, error)
                 met[place.name] = error
                 continue
+            self._gave(place, key)
             await self._tell(place, key, met)
             return answer
         raise self._last(met)
@@ -280,13 +300,21 @@ class Copies:
         first, *others = self.places
         if not others or _only_first.get():
             return [(first, None)]
-        good = [one for one in others if not self.is_away(one.name)]
+        wrong = self._wrong.get(key, frozenset())
+        good = [one for one in others if not self.is_away(one.name) and one.name not in wrong]
         asked = [(one, FIRST_BYTE) for one in good]
-        if key in self._doubted:
+        if not good or first.name in wrong or self.is_away(first.name):
             return [*asked, (first, None)]
-        if self.is_away(first.name):
-            return [*asked, (first, None)] if good else [(first, None)]
-        return [(first, FIRST_BYTE if good else None), *asked, *([(first, None)] if good else [])]
+        return [(first, FIRST_BYTE), *asked, (first, None)]
+
+    def _gave(self, place: Place, key: str) -> None:
+        """Remember which store an object came from, for as long as it may turn out to be wrong."""
+        if place.name == self.places[0].name:
+            self._answered.pop(key, None)
+            return
+        self._answered[key] = place.name
+        if len(self._answered) > _ANSWERED:
+            del self._answered[next(iter(self._answered))]
 
     def _met(self, place: Place, error: EverrefError) -> None:
         """Remember that a store does not answer: an object that it lacks says nothing of the others."""
@@ -301,7 +329,8 @@ class Copies:
         if first in met:
             why = str(met[first])
         else:
-            why = "its bytes were wrong" if key in self._doubted else "it did not answer shortly before"
+            is_wrong = first in self._wrong.get(key, ())
+            why = "its bytes were wrong" if is_wrong else "it did not answer shortly before"
         await self._journal.read_elsewhere(place.name, key, why)
 
     def list(self, prefix: str = "") -> AsyncGenerator[Stat, None]:
