@@ -132,8 +132,8 @@ class Copies:
     def doubt(self, keys: Sequence[str]) -> bool:
         """Read these from another store than the one that gave them last: its bytes were wrong.
 
-        False: each store was asked. Then all of them count again, as one that was damaged may have been healed
-        since; so whoever asks again while this is true comes to an end.
+        False: each store was asked. Then all of them count again, as one that was damaged may have been
+        healed since; so whoever asks again while this is true comes to an end.
         """
         is_left = False
         for key in keys:
