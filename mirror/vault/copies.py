@@ -300,7 +300,7 @@ class Copies:
         first, *others = self.places
         if not others or _only_first.get():
             return [(first, None)]
-        wrong = self._wrong.get(key, frozenset())
+        wrong = self._wrong.get(key, set())
         good = [one for one in others if not self.is_away(one.name) and one.name not in wrong]
         asked = [(one, FIRST_BYTE) for one in good]
         if not good or first.name in wrong or self.is_away(first.name):
