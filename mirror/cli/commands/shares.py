@@ -68,8 +68,8 @@ async def _make(call: Call) -> int:
         if not password:
             raise UsageError("there is no password on stdin; write one line to it")
     async with call.services() as services:
+        from mirror.cli import up
         from mirror.people import operator
-        from mirror.people.mails import origin
         from mirror.restore import moment, shares
 
         repo = await moment.repo_named(services, call.args.repo, call.args.team)
@@ -83,7 +83,7 @@ async def _make(call: Call) -> int:
             once=call.args.once,
         )
         raw, made = await shares.make(services, None, team, repo, wanted)
-        url = f"{origin(services)}/s/{raw}"
+        url = f"{await up.address(services.settings)}/s/{raw}"
     call.out.result(partial(_made, url, made), partial(_made_shape, url, made))
     return 0
 
