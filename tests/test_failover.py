@@ -12,16 +12,20 @@ from mirror.core.errors import NetworkError
 from mirror.core.model import Refs
 from mirror.core.rules import failover
 from mirror.core.rules.failover import Named
+from mirror.people import status_page
 from mirror.store import repos
 from mirror.store.browse import served as rows
-from mirror.store.people import tokens
+from mirror.store.people import audit, teams, tokens
+from mirror.store.people.teams import Team
 from mirror.upkeep import failover as trying
 from mirror.web.glances import A_MINUTE
+from tests.parts.everref import Mirror
 from tests.parts.gitclient import World, world
 from tests.parts.repos import Work
 from tests.parts.web import Browser, Site
+from tests.test_cli import Everref, everref, surroundings
 
-__all__ = ["world"]
+__all__ = ["everref", "surroundings", "world"]
 
 HERE = "https://everref.example"
 BASE = f"{HERE}/git/acme/"
@@ -234,3 +238,28 @@ async def test_the_doctor_lets_git_list_every_place_through_the_lines(
     (wrong,) = await trying.check(services, origin, world.team, rules, only)
     assert not wrong.ok and "not those of #1" in wrong.value
     assert [one.name for one in await tokens.all_of(services.db, world.team.id, None)] == ["a test's"]
+
+
+def test_a_command_switches_the_page_for_everybody_where_up_really_is(everref: Everref) -> None:
+    off = {"team": "everref", "shows": None, "url": None}
+    on = off | {"shows": "names", "url": "http://127.0.0.1:8123/status/everref"}
+    assert everref.json("status-page").one == off
+    (Path(everref.env["EVERREF_DATA"]) / "up.lock").write_text("http://127.0.0.1:8123\n")
+    assert everref.json("status-page", "names").one == on
+    assert everref("status-page").out.startswith("http://127.0.0.1:8123/status/everref  on: ")
+    assert everref.json("status-page", "off").one == everref.json("status-page").one == off
+    said = everref("status-page", "counts", "--team", "nobody", code=3).err
+    assert "there is no team nobody" in said and "choose from" in everref("status-page", "all", code=2).err
+
+
+async def test_who_switched_the_page_for_everybody_is_in_the_audit_log(mirror: Mirror) -> None:
+    db = mirror.services.db
+    team = Team(await teams.default(db), teams.DEFAULT)
+    await status_page.show(mirror.services, None, team, "counts")
+    (entry,) = await audit.page(db, team.id)
+    said = entry.entry
+    assert (said.actor, said.action, said.detail) == (
+        "whoever runs Everref",
+        "team.status-page",
+        {"shows": "counts"},
+    )

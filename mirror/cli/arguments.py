@@ -19,6 +19,7 @@ from mirror.cli.commands import (
     reseal,
     retention,
     shares,
+    status_page,
     vault,
 )
 from mirror.cli.commands.keys import HELP as KEYS
@@ -363,6 +364,10 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         help="a number, a size such as 20G, `unlimited`, or `default`: as for all teams",
     )
+
+    everybody = command("status-page", status_page.HELP, status_page.EPILOG)
+    status_page.arguments(everybody)
+    _team(everybody, f"the team {_OWN}")
 
     rpo = command("rpo", "show or set how old the newest backup of a repository may be", _RPO)
     _repo(rpo, optional=True)

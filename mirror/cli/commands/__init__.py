@@ -48,6 +48,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # by the module here that has it, and th
     "ssh-key": "accounts.ssh_key",
     "limits": "accounts.limits",
     "channel": "notices.channel",
+    "status-page": "status_page.run",
     "rpo": "notices.rpo",
     "ping": "notices.ping",
     "sign-in": "running.sign_in",

@@ -35,7 +35,7 @@ async def get_status_page(context: RequestContext) -> StatusPageSetting:
 
 async def set_status_page(context: RequestContext, body: StatusPageWanted) -> StatusPageSetting:
     """Switch that page on, with or without the names of repos, or off."""
-    found = await status_page.show(context.services.db, context.by(), context.of_team(), body.shows)
+    found = await status_page.show(context.services, context.by(), context.of_team(), body.shows)
     return _setting(context, found)
 
 

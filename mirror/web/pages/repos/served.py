@@ -113,7 +113,7 @@ async def page(context: RequestContext) -> Response:
 async def set_status_page(context: RequestContext) -> Response:
     """Switch the page for everybody on, with or without names, or off."""
     wanted = str((await context.form()).get("shows", ""))
-    await status_page.show(context.services.db, context.by(), context.of_team(), wanted or None)
+    await status_page.show(context.services, context.by(), context.of_team(), wanted or None)
     said = "The page for everybody is on." if wanted else "The page for everybody is off."
     return context.redirect(f"/{context.of_team().name}/-/failover#status", said)
 
