@@ -1,11 +1,13 @@
 """Git is started clean, held to its limits, and leaves nothing behind."""
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -156,6 +158,44 @@ async def test_a_running_git_is_written_to_and_read_from_in_turn(git: Git, work:
             assert await child.stdout.read() == tip + b" commit 175\n"
         child.stdin.close()
         assert await child.stdout.read() == b""
+
+
+async def test_a_long_output_that_comes_in_small_pieces_is_read_in_large_ones(git: Git) -> None:
+    pauses = 0
+    async with git.process(program="cat") as child:
+
+        async def pause() -> None:
+            """Many small writes, until all of them are in the pipe; the next time, the end."""
+            nonlocal pauses
+            pauses += 1
+            for number in range(20 if pauses == 1 else 0):
+                await child.stdin.write(b"x" * 999)
+                while waiting(child) < 999 * (number + 1):  # noqa: ASYNC110 - it is another process
+                    await asyncio.sleep(0)
+            if pauses == 2:
+                child.stdin.close()
+
+        await child.stdin.write(b"y" * run.BULK)
+        chunks = [chunk async for chunk in child.stdout.in_bulk(pause)]
+    assert b"".join(chunks[:-1]) == b"y" * run.BULK and chunks[-1] == b"x" * 999 * 20
+
+
+async def test_nothing_waits_for_a_small_pipe_that_is_full(git: Git) -> None:
+    async def paused() -> None:
+        raise AssertionError("git waits for us meanwhile")
+
+    size = 4 * run.BULK
+    async with git.process(program="cat") as child:
+        fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, os.sysconf("SC_PAGE_SIZE"))
+        async with child.fed(b"x" * size):
+            assert sum([len(chunk) async for chunk in child.stdout.in_bulk(paused)]) == size
+
+
+def waiting(child: run.Process) -> int:
+    """Bytes that it has written and nobody has read."""
+    told = bytearray(4)
+    fcntl.ioctl(child.stdout.fileno(), termios.FIONREAD, told)
+    return int.from_bytes(told, sys.byteorder)
 
 
 async def test_leaving_the_block_waits_for_the_end_and_raises(git: Git) -> None:

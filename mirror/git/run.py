@@ -14,7 +14,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ SLOTS: Final = max(4, 2 * (os.cpu_count() or 1))  # runs of a worker at once, wh
 LEAST_MEMORY: Final = 1 << 30  # bytes that one git may have on the smallest machine
 CPU_SECONDS: Final = 4 * 3600  # of one git; the largest repositories that are known take a quarter of an hour
 STDERR_KEPT: Final = 1 << 16  # bytes
+BULK: Final = 1 << 16  # bytes; what is shorter is not worth a pause
+PAUSE: Final = 0.001  # seconds, in which git writes some 250 kB
 
 # What a child inherits from us; all else is left out, GIT_TRACE* and proxies above all.
 INHERITED: Final = ("PATH", "TMPDIR", "GIT_EXEC_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -268,6 +270,10 @@ class _Pipe:
     def closed(self) -> bool:
         return self._file is None or self._file.closed
 
+    def fileno(self) -> int:
+        """Its descriptor, as long as it is open."""
+        return self._fd
+
     def close(self) -> None:
         """Close it and wake up whoever waits for it."""
         self._wake()
@@ -293,6 +299,11 @@ class _Pipe:
                 future.set_result(None)
 
 
+async def _pause() -> None:
+    """Let a pipe fill: git writes a pack to a client as 5 bytes and 8 KiB, each by itself."""
+    await asyncio.sleep(PAUSE)
+
+
 class Stdout(_Pipe):
     """What git says, in chunks of up to 1 MiB."""
 
@@ -313,6 +324,21 @@ class Stdout(_Pipe):
             except BlockingIOError:
                 await self._ready(self._loop.add_reader, self._loop.remove_reader)
         return b""
+
+    async def in_bulk(self, pause: Callable[[], Awaitable[None]] = _pause) -> AsyncGenerator[bytes, None]:
+        """The same in few large chunks, for what is long and is passed on.
+
+        Once BULK bytes have come, each chunk that does not fill half of the pipe is followed by a pause, as
+        to be woken for every write of git costs more than to pass on what it wrote. Git never waits for
+        that: where the pipe is a small one, or git is quick, what is read does fill half of it.
+        """
+        room = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ) if not self.closed else 0
+        size = 0
+        while chunk := await self.read():
+            yield chunk
+            size += len(chunk)
+            if size >= BULK and 2 * len(chunk) < room:
+                await pause()
 
 
 class Stdin(_Pipe):

@@ -215,6 +215,6 @@ async def _upload_pack(git: Git, view: View, request: Request) -> AsyncGenerator
             for piece in protocol.written(request, view.object_format):
                 yield piece
 
-        async with child.fed(asked()):
-            async for chunk in child.stdout:
+        async with child.fed(asked()), aclosing(child.stdout.in_bulk()) as chunks:
+            async for chunk in chunks:
                 yield chunk
