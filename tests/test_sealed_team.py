@@ -20,13 +20,14 @@ from mirror.core.formats import layout
 from mirror.core.identities import Identity
 from mirror.core.model import Repo
 from mirror.jobs import run as jobbing
+from mirror.people import keys as flow
 from mirror.restore import drill, export
 from mirror.services import failpoints
 from mirror.services.open import open_services
 from mirror.store.backup import parts
 from mirror.store.people import keys, teams
 from mirror.store.restore.restores import Cause
-from mirror.upkeep import compact, heal, prune, rotation, state, verify
+from mirror.upkeep import compact, epoch, heal, prune, rotation, state, verify
 from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work, fsck, refs_of
@@ -188,6 +189,49 @@ async def test_stock_tools_restore_sha256_by_an_ssh_key_and_find_the_newest_scri
         done = await asyncio.to_thread(by_script, mirror, repo, identity, "2", str(out))  # the older order
         assert done.returncode == code, done.stderr
         assert refs_of(out) == moments[1] if code == 0 else "is sealed" in done.stderr and not out.exists()
+
+
+async def test_a_key_that_was_proved_later_restores_every_kept_moment_of_several_sha256_epochs(
+    mirror: Mirror, make_work: Callable[..., Work], tmp_path: Path
+) -> None:
+    services, work = mirror.services, make_work(object_format="sha256")
+    assert services.keyring
+    await seal(mirror)
+    repo, moments = await sealed_history(mirror, work, 5)
+    why = epoch.Why("Ann", "too old")
+    await epoch.new_epoch(services, repo, drop={1, 2}, why=why)
+    team = await teams.default(services.db)
+    rotated = identities.made()
+    await keys.add_identity(services.db, services.keyring, team, rotated, mirror.clock())
+    _, more = await sealed_history(mirror, work, 4)
+    moments += more
+    await epoch.new_epoch(services, repo, drop={6}, why=why)
+    _, more = await sealed_history(mirror, work, 1)
+    moments += more
+    mirror.clock.now += timedelta(days=2)
+    await prune.prune(services, timedelta(0))
+    ann = identities.made()
+    await services.db.execute(
+        """
+        insert into recovery_key (team_id, recipient, kind, name, added_at, proved_at)
+        values ($1, $2, 'age', 'Ann', $3, $3)
+        """,
+        *(team, ann.recipient, services.clock()),
+    )
+    await services.db.execute("update team set recipients_at = sealed_since where id = $1", team)
+    identity = tmp_path / "ann"
+    identity.write_text(ann.text + "\n")
+    done = await asyncio.to_thread(by_script, mirror, repo, identity, str(tmp_path / "before"))
+    assert done.returncode == 1 and "is sealed" in done.stderr and not (tmp_path / "before").exists()
+    await flow.store_key_files(services)
+    for number, expected in enumerate(moments, 1):
+        if number in (1, 2, 6):
+            continue
+        out = tmp_path / f"by-script-{number}"
+        done = await asyncio.to_thread(by_script, mirror, repo, identity, str(out), str(number))
+        assert done.returncode == 0, done.stderr
+        assert refs_of(out) == expected
+        fsck(out)
 
 
 async def test_a_lost_identity_is_told_as_such_and_every_byte_still_verifies(

@@ -4,18 +4,20 @@
 set -eu
 fail() { printf 'restore.sh: %s\n' "$*" >&2; exit 1; }
 text() { case $1 in b:*) printf %s "${1#b:}" | base64 -d ;; *) printf %s "${1#t:}" ;; esac; }
-unseal() { case $1 in *.age) age -d -i "${AGE_IDENTITY-}" "$1" ;; *) cat "$1" ;; esac; }
+unseal() { case $1 in *.age) printf '%s\n' "$own" | age -d -i "${AGE_IDENTITY-}" ${own:+-i -} "$1" ;; *) cat "$1" ;; esac; }
 usage="usage: sh restore.sh REPO_DIRECTORY NEW_DIRECTORY [NUMBER], without a NUMBER the latest"
 [ $# = 2 ] || [ $# = 3 ] || fail "$usage"; repo=$1 new=$2
 [ -d "$repo/snapshots" ] || fail "$repo has no snapshots; $usage"
 number=${3-$(ls "$repo/snapshots" | sed -n 's/^0*\([1-9][0-9]*\)[.]json.*/\1/p' | sort -n | tail -n 1)}
 case $#$new in 2* | *[!0-9]*) ;; *) new=$3 number=$2 ;; esac  # the older order: REPO_DIRECTORY NUMBER NEW_DIRECTORY
-case $number in "" | *[!0-9]*) fail "$usage" ;; esac
-number=$(expr "$number" + 0) && [ -n "$new" ] || fail "$usage"
+case $number in "" | *[!0-9]*) fail "$usage" ;; esac; number=$(expr "$number" + 0) && [ -n "$new" ] || fail "$usage"
 last=$(printf %010d "$number").json; [ ! -e "$new" ] || fail "$new exists already; name a new directory"
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_DEFAULT_REF_FORMAT=files GIT_DIR="$new"
 # 1. From the manifests: the parts in their order, and every ref. "t:" stands before text, "b:" before base64.
 case ${AGE_IDENTITY-} in "" | /*) ;; *) AGE_IDENTITY=$PWD/$AGE_IDENTITY ;; esac
+# A key of a person also opens a file of the team's own keys, which open what was sealed before it was added.
+own=$([ ! "${AGE_IDENTITY-}" ] || for file in "$repo"/../keys/*/*.age; do age -d -i "$AGE_IDENTITY" "$file" 2>/dev/null || :
+  done | sed -n '/^AGE-SECRET-KEY-1[0-9A-Z]*$/p' | sort -u)
 found=$({ cd "$repo/snapshots" && ls | awk -v last="$last.age" '/^[0-9]+\.json(\.age)?$/ && $0 <= last {
   n = substr($0, 1, 10); if (n == at) line = $0; else if (line) print line; at = n; line = $0 } END { if (line) print line }' |
   while read -r file; do unseal "$file" || printf '\nclosed %s\n' "$file"; done
@@ -54,8 +56,7 @@ get part | while read -r part sum; do file=$repo/bundles/$part
   ! type sha256sum >/dev/null || [ "$(sha256sum <"$file")" = "$sum  -" ] || fail "$part is not whole: expected sha256 $sum"
   skip=$(awk '{ n += length($0) + 1 } /^$/ { print n; exit }' "$file")
   tail -c +$((skip + 1)) "$file" | git index-pack --stdin --fix-thin >/dev/null || fail "git takes no pack from $part"
-  rm -f "$new/part"
-done
+  rm -f "$new/part"; done
 # 3. The refs, and the proof that every object they reach is there.
 get ref >"$new/packed-refs" && echo "ref: refs/heads/main" >"$new/HEAD"
 get odd | while read -r name value; do name=$(text "$name"); value=$(text "$value"); case $name,$value in
