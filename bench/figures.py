@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median as _median
 from typing import Literal
 
-Unit = Literal["s", "bytes", "MB", "statements"]
+Unit = Literal["s", "bytes", "MB", "statements", "reads"]
 
 HEAD = ("what", "repository", "Everref", "against", "takes", "ratio", "goal", "stretch", "")
 
@@ -57,7 +57,7 @@ def shown(value: float, unit: Unit) -> str:
         return (
             f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
         )
-    if unit in ("MB", "statements"):
+    if unit in ("MB", "statements", "reads"):
         return f"{value:.0f} {unit}"
     for size, word in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= size:

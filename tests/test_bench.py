@@ -46,6 +46,7 @@ def test_a_row_without_a_peer_is_judged_by_its_own_value_and_one_without_a_goal_
         (12, "bytes", "12 B"),
         (144.6, "MB", "145 MB"),
         (12, "statements", "12 statements"),
+        (40, "reads", "40 reads"),
     ],
 )
 def test_values_are_shown_with_their_unit(value: float, unit: figures.Unit, said: str) -> None:

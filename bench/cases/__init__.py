@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from bench.cases import (
     backup,
     chain,
+    clones,
     growth,
+    incidents,
     memory,
     neighbours,
     pages,
@@ -32,6 +34,7 @@ CASES: Mapping[str, Case] = {
     "bundle": chain.bundle,
     "sealed": sealed.sealed,
     "push": chain.push,
+    "clones": clones.clones,
     "compact": chain.compact,
     "memory": memory.memory,
     "start": start.start,
@@ -39,6 +42,7 @@ CASES: Mapping[str, Case] = {
     "looks": service.looks,
     "pushes": service.pushes,
     "pages": pages.pages,
+    "incidents": incidents.incidents,
     "neighbours": neighbours.neighbours,
     "queue": queue.queue,
     "statements": statements.statements,
@@ -46,5 +50,5 @@ CASES: Mapping[str, Case] = {
 
 # Measured with repositories of their own, whichever are given.
 ALONE: frozenset[str] = frozenset(
-    {"start", "hooks", "looks", "pushes", "pages", "neighbours", "queue", "statements"}
+    {"clones", "start", "hooks", "looks", "pushes", "pages", "incidents", "neighbours", "queue", "statements"}
 )
