@@ -1,8 +1,11 @@
 """The ref changes of all repos of a team: by whom, when and of which kind; and what followed them."""
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,22 +20,23 @@ from mirror.store.people.teams import TeamId
 
 MOST: Final = 10_000  # changes that are read at once
 SLACK: Final = timedelta(minutes=5)  # between the clocks of a host and ours
-FEW: Final = 1000  # refs whose moves are read one ref after the other
+FEW: Final = 20_000  # refs whose moves are read one ref after the other
+ACCOUNTS: Final = 12  # that are named, the busiest
 FOLLOWING: Final = 200  # later moves of one ref that are read
 
-# What each kind is in the rows; the first condition of those that take something away has an index.
+# What each kind is in the rows; _TAKING, of those that take something away, is as the index has it.
 _TAKING: Final = (
     "old is not null and kind <> 'fast-forwarded' and substring(old from 1 for 5) <> 'ref: '::bytea"
 )
+_NAME: Final = "(select name from ref where id = ref_id)"
+_IS_TAG: Final = f"substring({_NAME} from 1 for 10) = 'refs/tags/'::bytea"
 _KINDS: Final[Mapping[What, str]] = {
     "created": "kind = 'created'",
     "pushed": "kind = 'fast-forwarded'",
-    "forced": f"({_TAKING} and kind in ('forced', 'moved'))",  # tags, too: what is left is chosen by `what`
-    "deleted": f"({_TAKING} and kind = 'deleted')",
-    "tag": f"({_TAKING} and kind in ('forced', 'moved'))",
-    "default": (
-        "ref_id = (select id from ref where ref.repo_id = repo.id and sha256(name) = sha256('HEAD'::bytea))"
-    ),
+    "forced": f"(kind = 'forced' or kind = 'moved' and ref_id is distinct from meant.head and not {_IS_TAG})",
+    "deleted": "(kind = 'deleted' and ref_id is distinct from meant.head)",
+    "tag": f"(kind = 'moved' and {_IS_TAG})",
+    "default": "(ref_id = meant.head and kind <> 'created')",
 }
 _TAKEN: Final = frozenset(TAKES) - {"default"}
 
@@ -66,25 +70,42 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The newest ref changes that are meant, newest first."""
+    """The newest ref changes that are meant, newest first; and how many there are, MOST at most."""
 
-    changes: tuple[Changed, ...]
-    more: bool  # there are more than MOST, which were not read
+    changes: tuple[Changed, ...] = ()
+    total: int = 0  # of them, with those that were not read
+    refs: int = 0  # that they moved
+    repos: int = 0
+    accounts: tuple[tuple[str | None, int], ...] = ()  # the busiest of them, and how many are theirs
+    more: bool = False  # there are more than were counted
 
 
-async def changes(db: Db, team: TeamId, wanted: Wanted, most: int = MOST) -> Found:
-    """The ref changes of a team that are meant, newest first. Raises UsageError for bad globs."""
+async def changes(db: Db, team: TeamId, wanted: Wanted, most: int = MOST, read: int = MOST) -> Found:
+    """The newest `most` ref changes of a team that are meant, of which the newest `read` are given.
+
+    Raises UsageError for bad globs.
+    """
     check(wanted.repos)
     check(wanted.refs)
     chosen = await _repos(db, team, wanted.repos) if wanted.repos else None
-    rows = await _rows(db, team, wanted, chosen, most + 1)
-    found = [_changed(row) for row in rows[:most]]
+    rows = await _rows(db, team, wanted, chosen, most, read)
+    if not rows:
+        return Found()
+    found = [_changed(row) for row in rows]
     if wanted.refs:
         names = await refs.meant_by({one.change.name for one in found}, wanted.refs)
         found = [one for one in found if one.change.name in names]
     if wanted.kinds:
         found = [one for one in found if one.what in wanted.kinds]
-    return Found(tuple(found), len(rows) > most)
+    first = rows[0]
+    if len(rows) == first["total"]:  # all were read
+        accounts = Counter(one.change.by for one in found).most_common(ACCOUNTS)
+        ids = {one.ref_id for one in found}
+        counts = (len(found), len(ids), len({one.repo_id for one in found}))
+        return Found(tuple(found), *counts, tuple(accounts), first["more"])
+    accounts = [(name, number) for name, number in json.loads(first["accounts"])]
+    counts = (first["total"], first["refs"], first["repos"])
+    return Found(tuple(found), *counts, tuple(accounts), first["more"])
 
 
 @translating
@@ -97,110 +118,169 @@ async def _repos(db: Db, team: TeamId, globs: Sequence[str]) -> list[RepoId]:
 
 @translating
 async def _rows(
-    db: Db, team: TeamId, wanted: Wanted, chosen: Sequence[RepoId] | None, most: int
+    db: Db, team: TeamId, wanted: Wanted, chosen: Sequence[RepoId] | None, most: int, read: int
 ) -> list[Any]:
-    """Each repo's window of snapshots is found by their times; within it the moves are read by index."""
-    given: list[object] = [team, wanted.since, wanted.until, SLACK, most, wanted.since]
+    """The newest `read` of the newest `most` moves that are meant, each with the counts of all of these.
+
+    1. Widen the time backwards from its end until it has so many, or is the whole window: each step counts
+       by index, repo by repo, and stops as soon as there are enough.
+    2. Read the moves of that time, each repo's by index, and sort and count them.
+    3. Only of those that are given look up names and snapshots.
+
+    So what is read grows with what is given, neither with the window nor with the history.
+    """
+    given: list[object] = [team, wanted.since, wanted.until, SLACK, most + 1, ACCOUNTS, min(read, most)]
 
     def bound(value: object) -> str:
         given.append(value)
         return f"${len(given)}"
 
-    of = "" if chosen is None else f" and repo.id = any({bound(list(chosen))}::uuid[])"
-    inner = []
-    if wanted.actors:
-        names = bound([storable(one).lower() for one in wanted.actors])
-        by = f"(pushed_by is not null and lower(pushed_by) = any({names}::text[]))"
-        inner.append(f"({by} or pushed_by is null)" if wanted.untold else by)
-    elif wanted.untold:
-        inner.append("pushed_by is null")
+    repos, more, ref = "repo", "", ""
     if wanted.kinds:
-        inner.append(f"({' or '.join(_KINDS[one] for one in wanted.kinds)})")
-        if set(wanted.kinds) <= _TAKEN:
-            inner.append(_TAKING)
+        more += ", (select id from ref where repo_id = repo.id and sha256(name) = sha256('HEAD')) as head"
     if wanted.refs:
         likes = [one for glob in wanted.refs for one in patterns(glob)]
-        ids = await _refs(db, team, likes)
-        if ids is not None:
-            inner.append(f"ref_id = any({bound(ids)}::bigint[])")
+        some = await _refs(db, team, wanted.refs, likes)
+        if some is None:
+            ref = f" and {_NAME} like any({bound(likes)}::bytea[])"
         else:
-            inner.append(
-                "ref_id in (select id from ref where ref.repo_id = repo.id"
-                f" and name like any({bound(likes)}::bytea[]))"
-            )
-    if not inner:
-        given[5] = await _newest(db, team, wanted, most)
-    narrowed = "".join(f" and {one}" for one in inner)
-    along = not wanted.actors and not wanted.refs and not {"created", *_TAKEN} & {*wanted.kinds}
+            more, ref = f"{more}, ref_ids", " and ref_id = any(meant.ref_ids)"
+            repos = f"""
+              repo join (
+                select repo_id, array_agg(id) as ref_ids from ref
+                where id = any({bound(some)}::bigint[]) group by repo_id
+              ) named on named.repo_id = repo.id
+            """
+    of = "" if chosen is None else f" and repo.id = any({bound(list(chosen))}::uuid[])"
+    branches = [f"{one}{ref}" for one in _branches(wanted, bound)]
     async with transaction(db) as connection:
-        if along:  # read along the index and stop at the limit, also where statistics say otherwise
-            await connection.execute("set local enable_bitmapscan = off; set local enable_hashjoin = off")
+        await connection.execute(_ALONG)
         rows = await connection.fetch(
             f"""
-            select repo.id as repo_id, repo.name as repo, found.*,
-              (select name from ref where id = found.ref_id) as name
-            from repo
-            cross join lateral (
-              select (
-                select number from snapshot
-                where repo_id = repo.id and taken_at >= $6::timestamptz - $4::interval
-                order by taken_at, number limit 1
-              ) as first, coalesce((
+            with recursive meant as materialized (
+              select repo.id, repo.name as repo{more}, coalesce((
                 select number from snapshot
                 where repo_id = repo.id and taken_at > $3::timestamptz + $4::interval
                 order by taken_at, number limit 1
               ), 2147483647) as last
-            ) bounds
-            cross join lateral (
-              select
-                ref_id, snapshot, position, old, new, kind, pushed_by, pushed_at, move.moment, taken_at,
-                dropped_at is not null as is_dropped, coalesce(pushed_at, taken_at) as at
-              from ref_change move
-              join snapshot on snapshot.repo_id = repo.id and snapshot.number = move.snapshot
-              where move.repo_id = repo.id and move.snapshot between bounds.first and bounds.last
-                and coalesce(pushed_at, taken_at) between $2 and $3{narrowed}
-              order by move.snapshot desc, position desc
-              limit $5
-            ) found
-            where repo.team_id = $1{of}
-            order by found.at desc, repo.name, found.snapshot desc, found.position desc
-            limit $5
+              from {repos} where repo.team_id = $1{of}
+            ), widened (since, number) as (
+              select $3::timestamptz, 0::bigint
+              union all
+              select next.since, case when next.since > $2 then ({_counted(branches)}) end
+              from widened cross join lateral (
+                select greatest($2, $3 - greatest(
+                  interval '6 hours', ($3 - since) * greatest(2, least(32, 1.5 * $5 / greatest(number, 1)))
+                )) as since
+              ) next
+              where widened.since > $2 and number < $5
+            ), next as materialized (
+              select min(since) as since from widened
+            ), found as materialized (
+              select meant.id, meant.repo, move.* from next cross join meant {_read(branches)}
+              order by at desc, repo, snapshot desc, position desc limit $5
+            ), counted as materialized (
+              select * from found order by at desc, repo, snapshot desc, position desc limit $5 - 1
+            )
+            select
+              given.id as repo_id, given.repo, ref_id, snapshot, position, old, new, kind, pushed_by,
+              pushed_at, moment, taken_at, dropped_at is not null as is_dropped, {_NAME} as name,
+              (select count(*) from counted) as total,
+              (select count(distinct ref_id) from counted) as refs,
+              (select count(distinct id) from counted) as repos,
+              (select count(*) from found) >= $5 as more,
+              (
+                select json_agg(json_build_array(pushed_by, number)) from (
+                  select pushed_by, count(*) as number from counted
+                  group by 1 order by 2 desc, 1 limit $6
+                ) busiest
+              ) as accounts
+            from (select * from counted limit $7) given
+            join snapshot taken on taken.repo_id = given.id and number = snapshot
+            order by at desc, repo, snapshot desc, position desc
             """,
             *given,
         )
     return list(rows)
 
 
-async def _refs(db: Db, team: TeamId, likes: Sequence[bytes]) -> list[int] | None:
-    """The ids of the refs that match a pattern; the moves of few are read by index. None: many."""
+def _branches(wanted: Wanted, bound: Callable[[object], str]) -> list[str]:
+    """The conditions of moves that are meant: alternatives, each of which one index answers."""
+    who = []
+    if wanted.actors:
+        names = bound(_lower(wanted.actors))
+        who.append(f" and pushed_by is not null and lower(pushed_by) = any({names}::text[])")
+    if wanted.untold:
+        who.append(" and pushed_by is null")
+    if who:  # their indexes narrow more than those of kinds
+        kinds = [f" and ({' or '.join(_KINDS[one] for one in wanted.kinds)})"] if wanted.kinds else [""]
+        return [f"{one}{kind}" for one in who for kind in kinds]
+    if wanted.kinds == ("tag",):
+        return [f" and {_KINDS['tag']}"]  # of which there are few
+    taken = [_KINDS[one] for one in wanted.kinds if one in _TAKEN]
+    branches = [f" and {_KINDS[one]}" for one in wanted.kinds if one not in _TAKEN]
+    branches += [f" and {_TAKING} and ({' or '.join(taken)})"] if taken else []
+    return branches or [""]
+
+
+def _lower(names: Sequence[str]) -> list[str]:
+    """Account names in lower case, as databases of any locale do it: some know ASCII only."""
+    ascii_ = [re.sub("[A-Z]+", lambda found: found[0].lower(), storable(one)) for one in names]
+    return list(dict.fromkeys([*ascii_, *(one.lower() for one in ascii_)]))
+
+
+# Indexes are read in their order and up to a limit, also where statistics say otherwise.
+_ALONG: Final = "".join(f"set local enable_{one} = off;" for one in ("bitmapscan", "hashjoin", "mergejoin"))
+_FIRST: Final = """
+cross join lateral (
+  select (
+    select number from snapshot
+    where repo_id = meant.id and taken_at >= next.since - $4::interval
+    order by taken_at, number limit 1
+  ) as number
+) first
+"""
+_MOVES: Final = """
+  select * from (
+    select
+      ref_id, snapshot, position, old, new, kind, pushed_by, pushed_at, moment,
+      coalesce(
+        pushed_at, (select taken_at from snapshot where repo_id = meant.id and number = move.snapshot)
+      ) as at
+    from ref_change move
+    where repo_id = meant.id and snapshot between first.number and meant.last{}
+  ) timed where at between next.since and $3
+"""
+
+
+def _counted(branches: Sequence[str]) -> str:
+    """How many moves there are since next.since, $5 at most."""
+    moves = " union ".join(f"({_MOVES.format(one)})" for one in branches)
+    each = f"select from meant {_FIRST} cross join lateral ({moves}) move"
+    return f"select count(*) as number from ({each} limit $5) enough"
+
+
+def _read(branches: Sequence[str]) -> str:
+    """Each repo's newest moves since next.since, $5 at most."""
+    moves = " union ".join(
+        f"({_MOVES.format(one)} order by snapshot desc, position desc limit $5)" for one in branches
+    )
+    return f"{_FIRST} cross join lateral ({moves}) move"
+
+
+async def _refs(db: Db, team: TeamId, globs: Sequence[str], likes: Sequence[bytes]) -> list[int] | None:
+    """The ids of the refs that the globs mean; the moves of few are read by index. None: many."""
     rows = await db.fetch(
         """
-        select id from ref where repo_id in (select id from repo where team_id = $1)
+        select id, name from ref where repo_id in (select id from repo where team_id = $1)
           and name like any($2::bytea[]) limit $3
         """,
         *(team, list(likes), FEW + 1),
     )
-    return [row["id"] for row in rows] if len(rows) <= FEW else None
-
-
-async def _newest(db: Db, team: TeamId, wanted: Wanted, most: int) -> datetime:
-    """The time since which the team's snapshots have so many changes, if the window has more than that.
-
-    So no more is read of any repo where nothing else narrows what is meant.
-    """
-    found: datetime | None = await db.fetchval(
-        """
-        select taken_at from (
-          select taken_at, sum(changes_count) over (order by taken_at desc, repo_id, number) as total
-          from snapshot
-          where repo_id in (select id from repo where team_id = $1) and changes_count > 0
-            and taken_at between $2::timestamptz - $4::interval and $3::timestamptz + $4::interval
-        ) counted
-        where total > $5 order by taken_at desc limit 1
-        """,
-        *(team, wanted.since, wanted.until, SLACK, most),
-    )
-    return found or wanted.since
+    if len(rows) > FEW:
+        return None
+    names = await refs.meant_by({RefName(row["name"]) for row in rows}, globs)
+    return [row["id"] for row in rows if row["name"] in names]
 
 
 def _changed(row: Any) -> Changed:

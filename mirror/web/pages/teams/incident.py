@@ -32,12 +32,11 @@ from mirror.web.dispatch import Endpoint, Needs, RequestContext
 from mirror.web.live import follow
 from mirror.web.pages.teams.report import sent
 
-OVERVIEW: Final = 2000  # changes that are read while no account, repository or ref is chosen
+READ: Final = 2000  # changes that the page reads; it counts more
 REFS: Final = 400  # that the page lists
 REPOS: Final = 100
 OPEN: Final = 100  # refs that are shown at once; with more, repositories unfold
 TYPED: Final = 1000  # characters of a field
-ACCOUNTS: Final = 12  # that are named
 EARLIER: Final = 5  # rollbacks that are listed
 READING: Final = 2.0  # seconds that the page waits for commits; a plan has its own
 MEASURED: Final = 8  # repos whose commits the page reads
@@ -138,13 +137,12 @@ async def page(context: RequestContext) -> Response:
     form, team = context.query.get("as", "page"), context.of_team()
     typed = _typed(context.query, context.request.query_params.getlist("kind"))
     wrong: dict[str, str] = {}
-    found = Found((), False)
+    found = Found()
     meant = None
     try:
         meant = rollbacks.wanted(context, typed.given)
-        narrowed = form != "page" or bool(meant.actors or meant.repos or meant.refs)
-        most = incidents.MOST if narrowed else OVERVIEW
-        found = await incidents.changes(context.services.db, team.id, meant, most)
+        read = READ if form == "page" else incidents.MOST
+        found = await incidents.changes(context.services.db, team.id, meant, read=read)
     except UsageError as error:
         if form != "page":
             raise
@@ -162,9 +160,8 @@ async def page(context: RequestContext) -> Response:
         wrong=wrong,
         found=found,
         groups=[_with(one, told.get(one.repo_id, NONE)) for one in groups[:REPOS]],
-        repos=len(groups),
+        read=len(groups),
         refs=sum(one.refs for one in groups),
-        accounts=Counter(one.change.by for one in found.changes).most_common(ACCOUNTS),
         kinds=KINDS,
         lost=LOST,
         open=OPEN,
