@@ -316,9 +316,9 @@ def test_every_command_of_the_grammar_can_be_run() -> None:
     [
         ([], "say which command"),
         (["baackup"], "did you mean backup?"),
-        (["restore", "x"], "one of the arguments --bundle --to --dir is required"),
+        (["restore", "x"], "one of the arguments --bundle --to --into --dir is required"),
         (["restore", "x", "--to", "y", "--dir", "z"], "not allowed with"),
-        (["restore", "x", "--dir", "z", "--force"], "--force is for --to and --bundle"),
+        (["restore", "x", "--dir", "z", "--force"], "--force is for --to, --into and --bundle"),
         (["restore", "x", "--dir", "z", "--hidden-refs", "archive"], "--hidden-refs is for --to"),
         (["restore", "x", "--bundle", "z", "--token-file", "f"], "--token-file is for --to"),
         (["restore", "x", "--bundle", ""], "bundle must not be empty"),
@@ -585,12 +585,12 @@ def test_a_mistake_is_one_line_or_one_object_and_exit_code_2(bare: Everref) -> N
     said = bare("restore", "acme/api", code=2)
     assert said.out == ""
     assert said.err == (
-        "everref: one of the arguments --bundle --to --dir is required; see everref restore --help\n"
+        "everref: one of the arguments --bundle --to --into --dir is required; see everref restore --help\n"
     )
     assert bare("--json", "restore", "acme/api", code=2).error == {
         "class": "usage",
         "origin": "ours",
-        "message": "one of the arguments --bundle --to --dir is required; see everref restore --help",
+        "message": "one of the arguments --bundle --to --into --dir is required; see everref restore --help",
         "retry": False,
     }
 

@@ -77,7 +77,7 @@ async def test_a_push_is_a_snapshot_and_nothing_is_lost_by_force(world: World, w
     logged = await audit.page(mirror.services.db, world.team.id, 10)
     assert [one.entry.action for one in logged].count("repo.push") == 2
     page = await (await world.site.signed_in(world.alice)).get("/alice/acme/laptop/-/restore?at=%231")
-    assert "acme/laptop@1 back &amp;&amp; git -C back push" in page.text and "as it was" not in page.text
+    assert "Put everything back" in page.text and "Only create what is missing" in page.text
     clone = world.place / "clone"
     await done("clone", "-q", world.url("acme/laptop@1"), clone)
     assert await done("rev-parse", "HEAD", cwd=clone) == first.decode()

@@ -188,7 +188,9 @@ def parser() -> argparse.ArgumentParser:
     _repo(plan)
     _at(plan)
     _globs(plan)
-    plan.add_argument("--to", metavar="URL|PATH", help="the remote to push to")
+    to = plan.add_mutually_exclusive_group()
+    to.add_argument("--to", metavar="URL|PATH", help="the remote to push to")
+    _into(to)
     _push(plan)
 
     restore = command("restore", "restore a moment as a bundle, in a directory, or to a remote", _RESTORE)
@@ -198,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
     where = restore.add_mutually_exclusive_group(required=True)
     where.add_argument("--bundle", metavar="FILE", help="write one git bundle")
     where.add_argument("--to", metavar="URL|PATH", help="push to this remote")
+    _into(where)
     where.add_argument("--dir", metavar="DIR", help="make a bare repository; DIR must not exist, or be empty")
     _push(restore)
 
@@ -554,13 +557,22 @@ def _globs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refs", action="append", default=[], metavar="GLOB", help="only these refs")
 
 
+def _into(group: "argparse._MutuallyExclusiveGroup") -> None:
+    group.add_argument(
+        "--into",
+        metavar="REPO",
+        help="write to this repo of the same team, REPO itself or another: at its host, or here where it is"
+        " one that is pushed to",
+    )
+
+
 def _push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hidden-refs",
         choices=["skip", "archive"],
         metavar="skip|archive",
-        help="with --to: what becomes of refs that hosts refuse, refs/pull/* and the like: left out, "
-        "or pushed to refs/archive/... (default: skip)",
+        help="with --to and --into: what becomes of refs that hosts refuse, refs/pull/* and the like: "
+        "left out, or pushed to refs/archive/... (default: skip)",
     )
     parser.add_argument(
         "--force", action="store_true", help="overwrite refs that differ in the remote, or FILE if it exists"
@@ -568,7 +580,8 @@ def _push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only-missing",
         action="store_true",
-        help="with --to: create what the remote does not have, and leave everything else there as it is",
+        help="with --to and --into: create what the remote does not have, and leave everything else there"
+        " as it is",
     )
     _token(parser, "for --to; not stored")
 
@@ -584,9 +597,9 @@ def _token(parser: argparse.ArgumentParser, note: str) -> None:
 def _check(args: argparse.Namespace) -> None:
     """What argparse cannot say: options that need another one."""
     see = f"see everref {args.command} --help"
-    if args.command in ("plan", "restore") and not args.to:
-        if args.token_file:
-            raise UsageError(f"--token-file is for --to; {see}")
+    if args.command in ("plan", "restore") and not args.to and args.token_file:
+        raise UsageError(f"--token-file is for --to; {see}")
+    if args.command in ("plan", "restore") and not args.to and not args.into:
         if args.hidden_refs:
             raise UsageError(f"--hidden-refs is for --to; a bundle and a directory take every ref; {see}")
         if args.only_missing:
@@ -614,13 +627,14 @@ def _check(args: argparse.Namespace) -> None:
     if args.command == "connect" and not args.token_file:
         raise UsageError(f"--token-file says where the token is; {see}")
     if args.command == "restore" and args.dir is not None and args.force:
-        raise UsageError("--force is for --to and --bundle; a directory must not exist, or be empty")
+        raise UsageError("--force is for --to, --into and --bundle; a directory must not exist, or be empty")
     for option in (
         "repo",
         "host",
         "remote",
         "name",
         "to",
+        "into",
         "bundle",
         "dir",
         "data",
@@ -761,6 +775,7 @@ up first, as a snapshot of a repo of its own, and `everref undo` puts it back.
   everref restore acme/api --at '#12' --bundle api.bundle
   everref restore acme/api --at 2026-03-02 --refs main --dir api.git
   everref restore acme/api --to https://git.example.org/acme/api.git --token-file token
+  everref restore acme/api --at '#12' --refs main --into acme/api --force
 
 --json: {"repo", "snapshot", "refs": [{"name", "target",
          "result": "created|updated|unchanged|refused|skipped", "why"}], "verified", "counts",

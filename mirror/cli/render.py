@@ -327,7 +327,7 @@ def undoable(called: str, kept: tuple[Repo, Snapshot], eye: Eye) -> str:
 
 def undo_plan(made: UndoPlan, repo: Repo, eye: Eye) -> str:
     """What undoing a restore would do, ref by ref."""
-    lines = [f"{eye.repo(repo.name)}  undo of the restore to {clean(made.to.url)}"]
+    lines = [f"{eye.repo(repo.name)}  undo of the restore to {clean(made.to.shown)}"]
     if made.kept:
         lines.append(f"  what was overwritten comes from {clean(made.kept.name)}")
     if made.made:

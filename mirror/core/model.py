@@ -223,3 +223,9 @@ class Remote:
     url: str
     secret: Secret | None = None
     ssh: "SshAccess | None" = None  # None: it is not reached by ssh, or not made ready for it yet
+    here: Repo | None = None  # not a remote after all: a repo that is pushed to. None: a remote
+
+    @property
+    def shown(self) -> str:
+        """What people know it by."""
+        return self.here.name if self.here else self.url

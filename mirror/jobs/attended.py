@@ -51,15 +51,28 @@ async def restore(
 
     Raises what that does, and Cancelled where somebody stopped it by the pages.
     """
-    asked = {**snapshot.numbers, **what.chosen, "hidden": what.hidden, "force": what.force, "to": to.url}
+    where = {"kept": str(to.here.id)} if to.here else {"to": to.url}
+    asked = {**snapshot.numbers, **what.chosen, "hidden": what.hidden, "force": what.force, **where}
     if to.secret is not None:
         asked["lent"] = True
 
     async def work(services: Services, job: Job) -> Restored:
-        cause = Cause(job.id, target={"to": to.url})
-        return await restoring.to_remote(services, repo, snapshot, to, what, cause)
+        cause = Cause(job.id, target=where)
+        done = await restoring.to_remote(services, repo, snapshot, to, what, cause)
+        await flow.follow_up(services, job.team_id, where)
+        return done
 
     return await _done(services, repo, asked, work)
+
+
+async def into(services: Services, repo: Repo, name: str) -> Remote:
+    """The repo of this name in the team of `repo`, as the target of a restore. Raises NotFound, Refused."""
+    team_id = (await remotes.get(services.db, repo.id)).team_id
+    found = await repos.by_name(services.db, team_id, name)
+    if found is None:
+        raise NotFound(f"no repo is called {name} in the team of {repo.name}; `everref repos` lists them")
+    means = Authority(Role.OWNER, here=True)
+    return await target.reach(services, team_id, {"kept": str(found.id)}, means)
 
 
 async def undone(services: Services, repo: Repo, job_id: JobId | None) -> Job:
@@ -107,7 +120,9 @@ async def undo_now(
     asked = {**also, "undo": str(job.id), **snapshot.numbers, "force": False}
 
     async def work(services: Services, mine: Job) -> Restored:
-        return await undo.undo(services, job, repo, snapshot, means, Cause(mine.id, undo_of=job.id))
+        done = await undo.undo(services, job, repo, snapshot, means, Cause(mine.id, undo_of=job.id))
+        await flow.follow_up(services, job.team_id, job.asked)
+        return done
 
     return await _done(services, repo, asked, work)
 
@@ -128,7 +143,9 @@ async def of_rollback(services: Services, repo_id: RepoId, asked: Mapping[str, A
 
     async def work(services: Services, mine: Job) -> Restored:
         cause = Cause(mine.id, target={"kept": asked["kept"]})
-        return await restoring.to_remote(services, repo, snapshot, to, What(leases=leases), cause)
+        done = await restoring.to_remote(services, repo, snapshot, to, What(leases=leases), cause)
+        await flow.follow_up(services, mine.team_id, asked)
+        return done
 
     await _done(services, repo, dict(asked), work)
 

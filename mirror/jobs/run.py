@@ -412,6 +412,13 @@ async def pushed(services: Services, repo_id: RepoId) -> None:
     await _compact_if_due(services, repo_id)
 
 
+async def follow_up(services: Services, team_id: TeamId, asked: Mapping[str, Any]) -> None:
+    """What follows a restore into a repo without a remote, as it follows a push. Safe to run twice."""
+    kept = await repos.find_in(services.db, team_id, RepoId(UUID(asked["kept"]))) if "kept" in asked else None
+    if kept is not None and not has_remote(kept.url):
+        await pushed(services, kept.id)
+
+
 async def _compact_if_due(services: Services, repo_id: RepoId) -> None:
     if compaction.due(await parts.live(services.db, repo_id)):
         await jobs.queue(services.db, repo_id, "compact", {}, services.clock())
@@ -463,7 +470,9 @@ async def _restore(services: Services, run: Run) -> Result:
     if job.asked.get("undo"):
         undone = await _undone(services, job.team_id, job.repo_id, job.asked)
         cause = Cause(job.id, job.person_id, undo_of=undone.id, attempt=job.attempt)
-        return results.restored(await undo.undo(services, undone, repo, snapshot, means, cause), REFS_KEPT)
+        put_back = await undo.undo(services, undone, repo, snapshot, means, cause)
+        await follow_up(services, job.team_id, undone.asked)
+        return results.restored(put_back, REFS_KEPT)
     to, made = await target.ready(services, job, means)
     named = {way: job.asked[way] for way in (*target.WAYS, "connection") if job.asked.get(way)}
     cause = Cause(job.id, job.person_id, named, made, attempt=job.attempt)
@@ -471,7 +480,8 @@ async def _restore(services: Services, run: Run) -> Result:
     if whole := job.asked.get(rollbacks.ASKED):
         what = replace(what, leases=await rollback_rows.leases(services.db, RollbackId(UUID(whole)), repo.id))
     done = await restore.to_remote(services, repo, snapshot, to, what, cause)
-    result = results.restored(done, REFS_KEPT) | {"to": to.url}
+    await follow_up(services, job.team_id, job.asked)
+    result = results.restored(done, REFS_KEPT) | {"to": to.shown}
     return result | {"made": to.url} if made else result
 
 

@@ -41,14 +41,14 @@ from mirror.core.errors import (
 from mirror.core.formats import bundle
 from mirror.core.formats.bundle import Header
 from mirror.core.globs import told
-from mirror.core.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target
+from mirror.core.model import HEAD, SYMBOLIC, RefName, Refs, Remote, Repo, Snapshot, Target, has_remote
 from mirror.core.refs import Move, from_shown, shown_as
 from mirror.core.rules.history import plan as planning
 from mirror.core.rules.history.plan import Hidden, Lease, RefAction, Step, Wrote
 from mirror.git import address, disk, pack, push, read, view
 from mirror.git.push import Answer, Destination
 from mirror.git.view import View
-from mirror.restore import target
+from mirror.restore import here, target
 from mirror.services import failpoints, remote
 from mirror.services.open import Services
 from mirror.services.reading import reading
@@ -181,7 +181,8 @@ class RestorePlan:
         found = [
             (ref.name, ref.old, ref.target)
             for ref in self.refs
-            if ref.result in ("updated", "created") or (ref.result == "refused" and ref.old)
+            if (ref.result in ("updated", "created") or (ref.result == "refused" and ref.old))
+            and ref.name != HEAD  # which has no commits of its own
         ]
         return sorted(found, key=lambda move: move[1] is None)
 
@@ -208,16 +209,17 @@ async def plan(
         results = tuple(RefResult(name, target, "created", None) for name, target in chosen.items())
         return RestorePlan(repo, snapshot, tuple(words), results, size)
     listed = {} if new else await listed_at(services, to)
-    actions = planning.push_actions(
-        chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing
-    )
+    actions = _actions(chosen, listed, what, to)
     if _is_stopped(actions, what.force):
-        words = [f"push nothing to {to.url}, as refs are refused"]
+        words = [f"push nothing to {to.shown}, as refs are refused"]
         results = tuple(_not_pushed(one, {}) for one in actions)
         return RestorePlan(repo, snapshot, tuple(words), results, size, _ids(listed))
     writes = [action for action in actions if action.action in planning.WRITES]
-    words.append(f"push {len(writes)} of {len(actions)} refs to {to.url}")
-    words.append(f"list the refs of {to.url} and compare them")
+    if to.here:
+        words.append(f"save a snapshot of {to.shown} in which {len(writes)} of {len(actions)} refs change")
+    else:
+        words.append(f"push {len(writes)} of {len(actions)} refs to {to.url}")
+        words.append(f"list the refs of {to.url} and compare them")
     results = tuple(foreseen(action) for action in actions)
     return RestorePlan(repo, snapshot, tuple(words), results, size, _ids(listed))
 
@@ -468,7 +470,7 @@ async def moment_of(services: Services, repo: Repo, snapshot: Snapshot, chosen: 
 
 async def check_held(repo: Repo, moment: View, wanted: Refs) -> None:
     """Raise NotFound unless the moment has every object that these refs point to."""
-    lacking = await read.missing(moment.path, set(wanted.values()))
+    lacking = await read.missing(moment.path, _ids(wanted))
     if lacking:
         raise NotFound(f"{repo.name} holds no object {min(lacking).decode()}; look at its lost commits")
 
@@ -498,16 +500,16 @@ async def to_remote(
     """
     chosen = {} if what.leases else await _chosen(services, repo, snapshot, what)
     listed = await listed_at(services, to)
-    actions = _actions(chosen, listed, what)
+    actions = _actions(chosen, listed, what, to)
     kept = None
     if cause and any(action.action in _TAKES for action in actions):
         kept = await target.keep(services, repo, to)
         listed = await listed_at(services, to)
-        actions = _actions(chosen, listed, what)
+        actions = _actions(chosen, listed, what, to)
         await _check_kept(services, kept, actions)
     before = {one.name: one for one in await restores.written(services.db, cause.job_id)} if cause else {}
     failpoints.reached("restore: planned")
-    where = f"push to {to.url}"
+    where = f"push to {to.shown}"
     due = [action for action in actions if action.action in planning.WRITES]
     if not due or (not what.leases and _is_stopped(actions, what.force)):
         told = tuple(_not_pushed(action, before) for action in actions)
@@ -528,11 +530,12 @@ async def to_remote(
     sending = Sending(
         to,
         listed,
-        batches(writes, chosen.get(HEAD), listed),
+        batches(writes, None if to.here else chosen.get(HEAD), listed),
         STEPS,
         removed,
         in_part=bool(what.leases),
         check=check,
+        by=await here.who(services, cause),
     )
     try:
         await send(services, repo, snapshot, sending)
@@ -555,11 +558,24 @@ async def to_remote(
 _TAKES: Final = frozenset({"update", "remove"})  # actions before which the target is backed up
 
 
-def _actions(chosen: Refs, listed: Refs, what: What) -> list[RefAction]:
-    """What a push to a remote that lists these refs will do with each."""
+def _actions(chosen: Refs, listed: Refs, what: What, to: Remote) -> list[RefAction]:
+    """What a push to a target that lists these refs will do with each.
+
+    A repo that is pushed to takes every name, and HEAD where that is part of what is restored.
+    """
     if what.leases:
         return planning.rollback_actions(what.leases, listed)
-    return planning.push_actions(chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing)
+    if to.here is None:
+        return planning.push_actions(
+            chosen, listed, force=what.force, hidden=what.hidden, missing=what.missing
+        )
+    actions = planning.push_actions(
+        chosen, listed, force=what.force, missing=what.missing, refuses=lambda _: False
+    )
+    head = here.head_of(chosen, listed, whole=not (what.globs or what.bring))
+    if head is None:
+        return actions
+    return [planning.head_action(head, listed, force=what.force, missing=what.missing), *actions]
 
 
 def _goal(action: RefAction) -> Target | None:
@@ -571,7 +587,7 @@ def _digest(actions: Iterable[RefAction], listed: Refs) -> str | None:
     """The digest (core/refs) of all that was to be there, as the target lists it. None: not all is there."""
     if any(one.action == "remove" for one in actions):
         return None
-    wanted = {one.target_name: one.target for one in actions if one.action != "skipped"}
+    wanted = {one.target_name: one.target for one in actions if one.action != "skipped" and one.name != HEAD}
     there = {name: listed[name] for name in wanted if name in listed}
     return refs.digest(there) if there and there == wanted else None
 
@@ -606,10 +622,10 @@ async def _check_kept(services: Services, kept: tuple[Repo, Snapshot], actions: 
     """Raise Busy unless everything that will be overwritten is in the backup made just before."""
     held = await history.refs_at(services.db, kept[0].id, kept[1].number)
     for action in actions:
-        if action.action in _TAKES and refs.resolve(held, action.target_name) != action.old:
-            raise Busy(
-                f"somebody is pushing to {kept[0].url} right now, so nothing was overwritten; try again"
-            )
+        name = action.target_name
+        if action.action in _TAKES and action.old not in (held.get(name), refs.resolve(held, name)):
+            where = kept[0].url if has_remote(kept[0].url) else kept[0].name
+            raise Busy(f"somebody is pushing to {where} right now, so nothing was overwritten; try again")
 
 
 def batches(due: Sequence[RefAction], head: Target | None, listed: Refs) -> tuple[Refs, Refs]:
@@ -630,6 +646,7 @@ class Sending:
     removed: Collection[RefName] = ()  # deleted with the last batch, if they still are as listed
     in_part: bool = False  # a ref whose objects are not kept any more is refused, and the others go on
     check: Callable[[], Awaitable[None]] | None = None  # before each batch: whether it may still be sent
+    by: str = ""  # who restores, where the target is a repo that is pushed to
     said: dict[RefName, Answer] = field(default_factory=dict)
     done: set[tuple[int, RefName]] = field(default_factory=set)  # batch and ref, once the target has it
     held: dict[RefName, Target] = field(default_factory=dict)  # what the target has, since it was listed
@@ -640,13 +657,13 @@ async def send(services: Services, repo: Repo, snapshot: Snapshot, sending: Send
 
     A ref that is in several batches goes from one to the next. What has no answer was not written.
     """
-    destination, said = await pinned(services, sending.to, sending.listed), sending.said
+    way, said = await way_to(services, sending.to, sending.listed), sending.said
     goal = {name: target for batch in sending.batches for name, target in batch.items()}
 
     async def all_batches() -> None:
         services.progress.phase("filling the pool")
         async with moment_of(services, repo, snapshot, goal) as moment:
-            lacking = await read.missing(moment.path, set(goal.values())) if sending.in_part else set()
+            lacking = await read.missing(moment.path, _ids(goal)) if sending.in_part else set()
             said.update({name: _not_kept(repo) for name, oid in goal.items() if oid in lacking})
             await check_held(repo, moment, {name: oid for name, oid in goal.items() if oid not in lacking})
             for number, (batch, step) in enumerate(zip(sending.batches, sending.steps, strict=True)):
@@ -660,15 +677,40 @@ async def send(services: Services, repo: Repo, snapshot: Snapshot, sending: Send
                 services.progress.phase(f"pushing {len(left) + len(gone)} refs")
                 if sending.check:  # it may have slept since
                     await sending.check()
-                to = replace(destination, listed={**sending.listed, **sending.held})
-                answers = await push.push(services.git, moment, to, left, services.progress, gone)
-                said.update(answers)
-                written = [name for name, answer in answers.items() if answer.ok and name in left]
+                listed = {**sending.listed, **sending.held}
+                await write(services, moment, way, listed, left, gone, sending.by, said)
+                written = [name for name in left if _is_ok(said, name)]
                 sending.done.update((number, name) for name in written)
                 sending.held.update((name, left[name]) for name in written)
                 failpoints.reached(step)
 
     await sent_whole(services, repo, all_batches, said)
+
+
+async def way_to(services: Services, to: Remote, listed: Refs) -> Destination | Repo:
+    """How a target is written to: a remote by its checked addresses, a repo that is pushed to as it is."""
+    return to.here or await pinned(services, to, listed)
+
+
+async def write(
+    services: Services,
+    moment: View,
+    way: Destination | Repo,
+    listed: Refs,
+    goal: Refs,
+    removed: Collection[RefName],
+    by: str,
+    said: dict[RefName, Answer],
+) -> None:
+    """Write these refs to the target, and remove those, each if it still is as listed; `said` gets answers.
+
+    See git/push for a remote, and restore/here, which records `by`, for a repo that is pushed to.
+    """
+    if isinstance(way, Repo):
+        await here.push(services, moment, way, listed, goal, removed, by, said)
+        return
+    to = replace(way, listed=listed)
+    said.update(await push.push(services.git, moment, to, goal, services.progress, removed))
 
 
 def _is_ok(said: Mapping[RefName, Answer], name: RefName) -> bool:
@@ -743,6 +785,8 @@ def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
 async def listed_at(services: Services, to: Remote) -> Refs:
     """The refs of the target as they are now, symbolic refs resolved except HEAD."""
     services.progress.phase("listing the target")
+    if to.here is not None:
+        return await here.listed(services, to.here)
     async with remote.connected(services, to, origin=Origin.TARGET) as target:
         listing = await target.ls_refs()
     return {

@@ -12,8 +12,8 @@ from typing import Final
 from uuid import UUID
 
 from mirror.core.errors import EverrefError, NotFound, UsageError
-from mirror.core.model import RefName, Refs, Repo, RepoId, Target, has_remote
-from mirror.core.refs import Move
+from mirror.core.model import HEAD, RefName, Refs, Repo, RepoId, Target, has_remote
+from mirror.core.refs import Move, is_symbolic
 from mirror.core.rules.history import rollback as rules
 from mirror.core.rules.history.rollback import Planned, Wanted
 from mirror.git import read
@@ -33,7 +33,6 @@ AT_ONCE: Final = 8  # hosts that are asked at the same time
 REFS: Final = 2000  # of one plan
 REPOS: Final = 200
 SHOWN: Final = ("ready", "moved")  # states of refs whose commits a plan tells
-NO_REMOTE: Final = "it has no host to put it back at: push what it was from a clone"
 
 log = logging.getLogger("mirror.rollback")
 
@@ -52,7 +51,7 @@ async def plan(
 
     1. Read the changes that are meant, and what followed them.
     2. Ask each repo's host which refs it has; of one that does not answer the newest snapshot counts, and the
-       plan says so.
+       plan says so. A repo that is pushed to is asked itself.
     3. Decide ref by ref. `created`: also delete what did not exist before; `moved`: also take away what
        others pushed since.
     4. Keep it.
@@ -108,22 +107,23 @@ async def _of_repo(
     repo = await repos.get(db, repo_id)
     first = min(one.first.before for one in refs)
     number = await incidents.kept_before(db, repo_id, first) or first
-    if not has_remote(repo.url):
-        return NO_REMOTE, [_fixed(one) for one in refs], number
     listed, problem = await _listed(services, team_id, repo, means)
-    before = {one.moves[0].old for one in refs} - {None}
-    lost = await incidents.unkept(db, repo_id, [one for one in before if one is not None])
+    before = {one.moves[0].old for one in refs}
+    lost = await incidents.unkept(db, repo_id, [one for one in before if one and not is_symbolic(one)])
     if lost:
         lost = await _gone(services, repo, lost)
     planned = [
-        rules.planned(one.first.change.name, one.moves, one.now, lost, listed and _of(listed, one))
+        rules.planned(
+            one.first.change.name,
+            one.moves,
+            one.now,
+            lost,
+            listed and _of(listed, one),
+            here=not has_remote(repo.url),
+        )
         for one in refs
     ]
     return problem, planned, number
-
-
-def _fixed(one: Followed) -> Planned:
-    return Planned(one.first.change.name, one.now, one.moves[0].old, "fixed", NO_REMOTE)
 
 
 def _of(listed: Refs, one: Followed) -> dict[RefName, Target]:
@@ -170,6 +170,8 @@ def moves(found: Rollback) -> list[tuple[RepoId, list[Move]]]:
         refs = sorted(
             (each for each in one.refs if each.ref.state in SHOWN), key=lambda each: not each.chosen
         )
-        steps = [(each.ref.name, each.ref.expected, each.ref.target) for each in refs]
+        steps = [
+            (each.ref.name, each.ref.expected, each.ref.target) for each in refs if each.ref.name != HEAD
+        ]
         told.append((one.repo_id, [(name, old, new) for name, old, new in steps if new is not None]))
     return told

@@ -12,11 +12,12 @@ from uuid import UUID
 
 from mirror.backup import sync as syncing
 from mirror.core.errors import EverrefError, NotAllowed, NotFound, Origin, Refused, RemoteGone, UsageError
-from mirror.core.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, older_of
+from mirror.core.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, has_remote, older_of
 from mirror.core.rules.roles import PersonId, Role
 from mirror.discovery import add, connections
 from mirror.forges.contract import Forge, Owner, Purpose
 from mirror.git import address
+from mirror.restore import here
 from mirror.services import failpoints, remote, ssh_access
 from mirror.services.open import Services
 from mirror.store import repos
@@ -128,6 +129,9 @@ async def reach(services: Services, team_id: TeamId, asked: Asked, means: Author
             raise NotFound("the repository to restore to is not backed up any more")
         if at := older_of(repo.url):  # the newer history is at another address, with its own credentials
             repo = replace(await repos.by_url(services.db, team_id, at) or repo, url=at)
+        if not has_remote(repo.url):
+            await here.check(services, repo)
+            return Remote(repo.url, here=repo)
         return await add.remote_of(services, repo.id, repo.url)
     if asked.get("new"):
         new = asked["new"]

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mirror.core.errors import EverrefError, NotFound, Refused
-from mirror.core.model import RefName, Refs, Remote, Repo, Snapshot
-from mirror.core.refs import shown_text
+from mirror.core.model import HEAD, RefName, Refs, Remote, Repo, Snapshot
+from mirror.core.refs import is_symbolic, shown_text
 from mirror.core.rules.history import plan as planning
-from mirror.core.rules.history.plan import RefAction
-from mirror.git import push, read
+from mirror.core.rules.history.plan import RefAction, Wrote
+from mirror.git import read
 from mirror.git.push import Answer
-from mirror.restore import restore, target
+from mirror.restore import here, restore, target
 from mirror.restore.restore import RefResult, Restored
 from mirror.restore.target import Authority
 from mirror.services import failpoints
@@ -63,7 +63,7 @@ async def plan(services: Services, job: Job, means: Authority) -> UndoPlan:
     """What undoing the restore of this job would do, ref by ref; asks the target which refs it has."""
     await check(services, job)
     to, made = await _reach(services, job, means)
-    wrote = await restores.written(services.db, job.id)
+    wrote = await _wrote(services, job)
     listed = await restore.listed_at(services, to)
     actions = planning.undo_actions(wrote, listed)
     kept = await _kept(services, job, to) if any(one.old for one in wrote) else None
@@ -71,6 +71,12 @@ async def plan(services: Services, job: Job, means: Authority) -> UndoPlan:
     if move and not await target.may_make_default(services, job.team_id, job.asked):
         move = None
     return UndoPlan(to, tuple(restore.foreseen(action) for action in actions), kept, made, move)
+
+
+async def _wrote(services: Services, job: Job) -> list[Wrote]:
+    """What the restore of this job wrote. A HEAD where there was none stays, as a repo always has one."""
+    wrote = await restores.written(services.db, job.id)
+    return [one for one in wrote if one.name != HEAD or one.old]
 
 
 def _default_move(listed: Refs, actions: Iterable[RefAction]) -> DefaultMove | None:
@@ -98,7 +104,7 @@ async def undo(
     """
     await check(services, job)
     to, _ = await _reach(services, job, means)
-    wrote = await restores.written(services.db, job.id)
+    wrote = await _wrote(services, job)
     listed = await restore.listed_at(services, to)
     actions = planning.undo_actions(wrote, listed)
     failpoints.reached("undo: planned")
@@ -110,7 +116,8 @@ async def undo(
     if move and not moved:
         other = _branch(move.new)
         advice = f"it is the default branch there: make {other} the default one there and undo this again"
-    said = await _put_back(services, job, to, actions, listed)
+    by = await here.who(services, cause)
+    said = await _put_back(services, job, to, actions, listed, by)
     arrived = await restore.listed_at(services, to)
     if move and moved and move.old in arrived:  # it was refused: nobody is to find another default branch
         back = await _moved_default(services, job, to, move.old)
@@ -121,7 +128,7 @@ async def undo(
     results = tuple(restore.outcome(action, arrived, said) for action in actions)
     verified = all(result.result not in ("refused", "skipped") for result in results)  # else there is more
     done = Restored(repo, snapshot, results, verified, said=restore.remarks(said))
-    return await restore.recorded(services, done, f"undo of the push to {to.url}", cause)
+    return await restore.recorded(services, done, f"undo of the push to {to.shown}", cause)
 
 
 _ONLY: Final = (
@@ -146,13 +153,13 @@ async def _moved_default(services: Services, job: Job, to: Remote, branch: RefNa
 
 
 async def _put_back(
-    services: Services, job: Job, to: Remote, actions: list[RefAction], listed: Refs
+    services: Services, job: Job, to: Remote, actions: list[RefAction], listed: Refs, by: str
 ) -> Mapping[RefName, Answer]:
     goal = {action.name: action.target for action in actions if action.action in ("create", "update")}
     removed = [action.name for action in actions if action.action == "remove"]
     if not goal and not removed:
         return {}
-    destination = await restore.pinned(services, to, listed)
+    way = await restore.way_to(services, to, listed)
     repo = await _kept(services, job, to) if goal else None
     repo = repo or await repos.get(services.db, job.repo_id)
     latest = await snapshots.latest(services.db, repo.id)
@@ -164,13 +171,14 @@ async def _put_back(
     async def send() -> None:
         services.progress.phase("filling the pool")
         async with restore.moment_of(services, repo, latest, goal) as moment:
-            lacking = await read.missing(moment.path, set(goal.values()))
+            oids = {target for target in goal.values() if not is_symbolic(target)}
+            lacking = await read.missing(moment.path, oids)
             said.update({name: gone for name, oid in goal.items() if oid in lacking})
             left = [name for name in (*goal, *removed) if name not in said or not said[name].ok]
             held = {name: goal[name] for name in left if name in goal and goal[name] not in lacking}
             services.progress.phase(f"pushing {len(left)} refs")
             gone_too = [name for name in removed if name in left]
-            said.update(await push.push(services.git, moment, destination, held, services.progress, gone_too))
+            await restore.write(services, moment, way, listed, held, gone_too, by, said)
 
     await restore.sent_whole(services, repo, send, said)
     failpoints.reached("undo: pushed")

@@ -73,6 +73,19 @@ RESTORE: Final = (
     "restore: pushed",
     "restore: in place",
 )
+RESTORE_HERE: Final = (
+    "restore: planned",
+    "restore: set down",
+    "restore: pool filled",
+    "receive: leased",
+    "receive: requested",
+    "sync: manifest stored",
+    "sync: recorded",
+    "sync: pool grown",
+    "restore: saved here",
+    "restore: pushed",
+    "restore: recorded",
+)
 MIRROR: Final = ("mirror: planned", "mirror: part pushed", "mirror: pushed", "mirror: removed")
 KEYS: Final = ("keys: proved", "keys: file stored")
 DESCRIBE: Final = ("describe: stored",)

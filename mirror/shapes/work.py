@@ -157,7 +157,7 @@ class UndoPlan(Answer, frozen=True, kw_only=True):
     def of(cls, one: undoing.UndoPlan) -> "UndoPlan":
         move = one.default
         told = DefaultMove(old=name(move.old), new=name(move.new)) if move else None
-        return cls(to=one.to.url, refs=[RefOutcome.of(ref) for ref in one.refs], default_branch=told)
+        return cls(to=one.to.shown, refs=[RefOutcome.of(ref) for ref in one.refs], default_branch=told)
 
 
 class Plan(Answer, frozen=True, kw_only=True):

@@ -80,15 +80,11 @@ async def to_kept(
     found = await repos.by_name(context.services.db, context.of_team().id, name)
     if found is None:
         raise NotFound(f"there is no repository {name} in {context.of_team().name}")
-    if not has_remote(found.url):
-        raise Refused(
-            f"{found.name} has no remote to restore to: restore to another repository or address, or clone"
-            " this moment and push it"
-        )
     kept = await store.of_repo(context.services.db, found.id)
     if kept:
         _check_push(context, kept.connection)
-    told = f"{found.name}, at {older_of(found.url) or found.url}"
+    where = f"at {older_of(found.url) or found.url}" if has_remote(found.url) else "which is pushed to"
+    told = f"{found.name}, {where}"
     return Draft(jobs.new_id(), asked | {"kept": str(found.id)}, found.name, told)
 
 

@@ -40,7 +40,6 @@ class Subject:
     named: bool = False  # whether that name was given, not proposed
     then: Target | None = None  # where the ref was at the moment
     now: Target | None = None  # where it was when it was last saved; None: it is gone
-    has_remote: bool = True  # whether its repository can be written to; False: it is only pushed to
 
     @property
     def is_gone(self) -> bool:
@@ -65,7 +64,7 @@ class Subject:
     @property
     def ways(self) -> Sequence[Way]:
         """The ways to bring it back, the one to choose at first before the others."""
-        found = [way for way in WAYS[self.kind] if self.has_remote or way not in HERE]
+        found = WAYS[self.kind]
         if "back" in found and self.is_gone and not self.named:
             return ("back", *(way for way in found if way != "back"))
         return found

@@ -24,17 +24,20 @@ async def plan(call: Call) -> int:
     to = call.remote(call.args.to) if call.args.to else None
     async with call.services() as services:
         from mirror.browse import plan_commits
+        from mirror.jobs import attended
         from mirror.restore import moment, restore
         from mirror.services import ssh_access
 
         repo = await moment.repo_named(services, call.args.repo, call.args.team)
         to = to and await ssh_access.ready_for(services, repo, to)
+        if call.args.into:
+            to = await attended.into(services, repo, call.args.into)
         snapshot = await moment.snapshot_at(services, repo, when)
         made = await restore.plan(services, repo, snapshot, _what(call.args), to)
         commits = plan_commits.NONE
         if to:
             commits = await plan_commits.of_plan_or_none(services, repo, made.moves, made.held, COUNTING)
-    where = to.url if to else None
+    where = to.shown if to else None
     call.out.result(partial(render.plan, made, where, commits), partial(shapes.plan, made, where, commits))
     return 0
 
@@ -61,9 +64,11 @@ async def restore(call: Call) -> int:
         job, what = None, _what(args)
         repo = await moment.repo_named(services, args.repo, args.team)
         to = to and await ssh_access.ready_for(services, repo, to)
+        if args.into:
+            to = await attended.into(services, repo, args.into)
         snapshot = await moment.snapshot_at(services, repo, when)
         if to:
-            told = {"to": to.url, "snapshot": snapshot.number, "overwrites": args.force}
+            told = {"to": to.shown, "snapshot": snapshot.number, "overwrites": args.force}
             await operator.did_to(services, repo, "restore.push", told)
             job, done = await attended.restore(services, repo, snapshot, to, what)
         elif args.bundle:
@@ -72,7 +77,7 @@ async def restore(call: Call) -> int:
         else:
             await operator.did_for_repo(services, repo, "restore.directory", snapshot.numbers)
             done = await restore.to_directory(services, repo, snapshot, path, what)
-    where = to.url if to else args.bundle or args.dir
+    where = to.shown if to else args.bundle or args.dir
     code = restore_code(done)
     show = call.out.result if code else call.out.said
     show(partial(render.restored, done, where), partial(shapes.restored, done, job))
@@ -96,7 +101,7 @@ async def undo(call: Call) -> int:
         undone = await attended.undone(services, repo, JobId(UUID(args.restore)) if args.restore else None)
         secret = call.secret(str(undone.asked.get("to", ""))) if args.token_file else None
         planned = await attended.undo_plan(services, undone, secret)
-        where = planned.to.url
+        where = planned.to.shown
         if args.plan:
             text, shape = render.undo_plan, shapes.undo_plan
             call.out.result(partial(text, planned, repo), partial(shape, planned, repo, undone.id))

@@ -285,7 +285,7 @@ async def plan(context: RequestContext, body: PlanWanted) -> Plan:
     if to is None:
         return Plan.of(made, None)
     commits = await plan_commits.of_plan_or_none(services, found, made.moves, made.held)
-    return Plan.of(made, to.url, commits)
+    return Plan.of(made, to.shown, commits)
 
 
 async def restore(context: RequestContext, body: RestoreWanted) -> Job:

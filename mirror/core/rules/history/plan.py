@@ -236,6 +236,21 @@ def push_actions(
     return [_left(one) if one.action == "refused" else one for one in found] if missing else found
 
 
+def head_action(wanted: Target, target: Refs, *, force: bool = False, missing: bool = False) -> RefAction:
+    """What leading the HEAD of a repo that is pushed to where `wanted` says will do.
+
+    Nobody loses a commit by it, so where overwriting was not asked for it stays and stops nothing else.
+    """
+    old = target.get(HEAD)
+    if old == wanted:
+        return RefAction(HEAD, wanted, HEAD, "unchanged", None, old)
+    if old is None or force:
+        return RefAction(HEAD, wanted, HEAD, "create" if old is None else "update", None, old)
+    why = None if missing else "overwriting was not asked for"
+    led = f"it leads to {shown_text(symbolic_target(old) if is_symbolic(old) else old)} and stays"
+    return RefAction(HEAD, wanted, HEAD, "skipped", f"{led}; {why}" if why else led, old)
+
+
 def _left(refused: RefAction) -> RefAction:
     """The same ref where only what is missing is created."""
     if refused.old is None:

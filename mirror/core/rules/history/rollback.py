@@ -158,11 +158,14 @@ def planned(
     recorded: Target | None,
     lost: Collection[Target] = (),
     listed: Mapping[RefName, Target] | None = None,
+    *,
+    here: bool = False,
 ) -> Planned:
     """What putting this ref back to just before the first of these moves, oldest first, would mean.
 
     `recorded` is what the newest snapshot has for it, `lost` what no kept snapshot has any more, and `listed`
-    what the host lists now. None: it was not asked.
+    what the host lists now. None: it was not asked. `here`: the repo is pushed to and has no host, so HEAD
+    and names that hosts refuse can be written too.
     """
     before = moves[0].old
     now = recorded if listed is None else listed.get(name)
@@ -172,12 +175,14 @@ def planned(
 
     if now == before:
         return as_("back", "it is what it was before")
-    if name == HEAD:
+    if name == HEAD and before is None:
+        return as_("fixed", "the first push made it, and a repository always has one")
+    if name == HEAD and not here:
         was = f"; it was {shown_text(symbolic_target(before))}" if before and is_symbolic(before) else ""
         return as_("fixed", f"no push changes the default branch: change it at the host{was}")
-    if any(one is not None and is_symbolic(one) for one in (before, recorded)):
+    if name != HEAD and any(one is not None and is_symbolic(one) for one in (before, recorded)):
         return as_("fixed", "it is symbolic, which no push can write")
-    if is_hidden(name):
+    if is_hidden(name) and not here:
         return as_("fixed", "hosts refuse pushes to this name")
     if before in lost:
         return as_("dropped", "what it held before is no longer kept")

@@ -5,7 +5,6 @@ backs up or a connected host, else when an address was given. A script asks for 
 change; without one, the form does.
 """
 
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -17,10 +16,9 @@ from mirror.browse.plan_commits import RefCommits
 from mirror.core import words
 from mirror.core.errors import BadCredentials, EverrefError, NotFound, Refused, UsageError
 from mirror.core.globs import check
-from mirror.core.model import HEAD, RefName, Repo, Target, has_remote
+from mirror.core.model import HEAD, RefName, Repo, Target
 from mirror.core.refs import is_symbolic, symbolic_target
 from mirror.core.rules.history.plan import PLACES, check_new_name
-from mirror.discovery import create
 from mirror.forges.contract import Owner
 from mirror.restore import restore, target
 from mirror.restore.target import Authority
@@ -271,14 +269,6 @@ def _way(subject: Subject, given: Mapping[str, str]) -> tuple[Way, bool]:
     return subject.ways[0], False
 
 
-def _by_git(context: RequestContext, at: ShownMoment, subject: Subject) -> str:
-    """How git brings it back into a repo that is pushed to; a ref may be called as a shell would misread."""
-    address = create.address_at(context.outside.origin, context.of_team().name, at.repo)
-    what = shlex.quote(f"+{subject.source}") if subject.kind == "ref" else "--mirror"
-    moment = f"{address}@{at.saved.label[1:]}"
-    return f"git clone --mirror {moment} back && git -C back push {address} {what}"
-
-
 async def _shown(
     context: RequestContext,
     at: ShownMoment,
@@ -294,8 +284,6 @@ async def _shown(
         return context.render(
             "restore.html", status_of(failed), at=at, tab="restore", subject=None, error=failed, plan=None
         )
-    if not has_remote(at.repo.url) and not given.get("repo"):
-        subject = replace(subject, has_remote=False)
     way, chosen = _way(subject, given)
     wish = Wish(subject, way, chosen, given)
     where = await _elsewhere(context, at, given, way)
@@ -324,7 +312,6 @@ async def _shown(
         elsewhere=where,
         written=rescue.written,
         repo=repo,
-        by_git=_by_git(context, at, subject),
         proposed=given.get("name") or _name_of(draft) or _proposed(at),
         given=dict.fromkeys(FIELDS, "") | _of_draft(draft, wish.plain),
         fields=wish.plain | {"at": at.saved.label},
