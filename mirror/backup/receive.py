@@ -5,6 +5,7 @@ sent in the remote's place: the same proof, part, manifest and record (backup/sn
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from mirror.backup import hydrate, recover
@@ -16,6 +17,7 @@ from mirror.core.model import HEAD, Listing, ObjectFormat, Reason, Refs, Remote,
 from mirror.core.rules import receiving
 from mirror.core.rules.history.pushes import SnapshotDraft
 from mirror.git import upstream
+from mirror.git.disk import finish
 from mirror.git.pool import Pool
 from mirror.git.view import View
 from mirror.services import failpoints
@@ -29,6 +31,7 @@ from mirror.store.leases import Lease
 PATIENCE: Final = 60.0  # seconds that whoever sends something waits for another run on the repo
 
 # The refs that the repo is to have, out of those that it has and its object format (None: it has no object).
+# It is called in a thread, as there may be very many.
 Decide = Callable[[Refs, ObjectFormat | None], Refs]
 
 
@@ -126,10 +129,8 @@ async def _received(
             "make another repository for it"
         )
     old: Refs = await history.refs_at(services.db, repo_id, last.number) if last else {}
-    wanted = decide(old, last.object_format if last and last.log_entries else None)
-    for name in wanted:
-        if name != HEAD:
-            refs.check_name(name)
+    wanted = await finish(partial(decide, old, last.object_format if last and last.log_entries else None))
+    await finish(partial(refs.check_names, [name for name in wanted if name != HEAD]))
     listing = Listing(wanted, object_format)
     if last and last.object_format == object_format and await digest(wanted) == last.refs_digest:
         await repos.touch_protected(services.db, repo_id, now, began.sync_request)

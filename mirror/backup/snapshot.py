@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -49,13 +50,14 @@ from mirror.core.rules.history.pushes import BrokenOff, Gone, PushedMove, Setbac
 from mirror.core.rules.history.reports import Push
 from mirror.discovery import follow
 from mirror.git import pack, read, view
+from mirror.git.disk import finish
 from mirror.git.pack import IdxFile, Indexed, Indexing
 from mirror.git.pool import Pool
 from mirror.git.reserve import Room
 from mirror.git.run import Git
 from mirror.git.upstream import NotOurRef
 from mirror.git.view import View
-from mirror.services import failpoints
+from mirror.services import failpoints, remote
 from mirror.services.open import Services, together
 from mirror.store.backup import parts, snapshots
 from mirror.store.backup.beginnings import Beginning
@@ -162,6 +164,7 @@ async def take_snapshot(run: SyncRun, last: Snapshot | None, old: Refs, draft: S
     """
     listing = draft.listing
     number = last.number + 1 if last else 1
+    refs_digest = await remote.digest(listing.refs)
     async with build_part(run, last, old, draft) as built:
         taken = Manifest(
             repo=run.repo.id,
@@ -171,7 +174,7 @@ async def take_snapshot(run: SyncRun, last: Snapshot | None, old: Refs, draft: S
             object_format=listing.object_format,
             head=listing.refs.get(HEAD),
             refs_count=len(listing.refs) - (HEAD in listing.refs),
-            refs_digest=refs.digest(listing.refs),
+            refs_digest=refs_digest,
             epoch=last.epoch if last else 1,
             log_entries=(last.log_entries if last else 0) + built.entries,
             log_bytes=(last.log_bytes if last else 0) + built.bytes,
@@ -190,7 +193,7 @@ async def take_snapshot(run: SyncRun, last: Snapshot | None, old: Refs, draft: S
 async def _commit(run: SyncRun, taken: Manifest, draft: SnapshotDraft, built: BuiltPart) -> Snapshot:
     """Store the manifest, then record it. The order is the promise: see `take_snapshot`."""
     services, repo = run.services, run.repo
-    stored = manifest.encode(taken)
+    stored = await finish(partial(manifest.encode, taken))  # with every ref, where there are many
     sha256 = hashlib.sha256(stored).hexdigest()
     answered = draft.route.answered(built.lost)
     ending = Ending(draft.sync_request, answered, built.suspicion, draft.is_current)
@@ -253,7 +256,7 @@ async def build_part(
             lost = await _lost(incoming, draft)
             came = set(draft.route.pushes) - set(lost)
             route = [push for push in draft.route.pushes if push in came]
-            steps = pushes.steps(old, shown.refs, route, draft.by)
+            steps = await finish(partial(pushes.steps, old, shown.refs, route, draft.by))
             changes = await classed(services.git, incoming.path, steps, services.progress)
             suspicion = await _suspicion(run, incoming, old, draft, changes) if draft.is_current else None
         except BaseException:  # whatever it was, no manifest names this key yet
@@ -289,16 +292,20 @@ async def classed(git: Git, path: Path, made: Sequence[PushedMove], progress: Pr
         moves = [(made[number].name, made[number].old, made[number].new) for number in numbers]
         found = await read.ancestry(git, path, moves)
         undecided += len(found.untold)
-        for number, change in zip(numbers, refs.classify(moves, found.forward, found.commits), strict=True):
-            kinds[number] = change.kind
+        kinded = await finish(partial(refs.classify, moves, found.forward, found.commits))
+        kinds.update(zip(numbers, (change.kind for change in kinded), strict=True))
     if undecided:
         progress.note(
             f"{undecided:,} moves count as overwritten: comparing their histories would cost too much"
         )
-    return [
-        RefChange(step.name, step.old, step.new, kinds[number], step.by, step.at)
-        for number, step in enumerate(made)
-    ]
+
+    def changes() -> list[RefChange]:
+        return [
+            RefChange(step.name, step.old, step.new, kinds[number], step.by, step.at)
+            for number, step in enumerate(made)
+        ]
+
+    return await finish(changes)
 
 
 async def _suspicion(
@@ -382,7 +389,7 @@ class _PartBuilder:
         """The first part of the log: the pack exactly as the remote sent it, proved while it is stored."""
         await self.announce()
         vault = self.run.services.vault
-        header = bundle.encode(Header(self.format, (), self.listing.refs))
+        header = await finish(partial(bundle.encode, Header(self.format, (), self.listing.refs)))
         async with part.upload(vault, self.key, header, self.format) as bundled:
             sent = self._fetch(absent, ())
             proving = Indexing(self.format, self_contained=True, longest=self._longest)

@@ -7,6 +7,7 @@ Who calls: backup/pushing and web/remote/receive.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from mirror.core.config import LISTING_BYTES
@@ -168,13 +169,14 @@ def advertisement(refs: Refs, object_format: ObjectFormat) -> Iterator[bytes]:
 
 def report(request: PushRequest, unpack: str | None, refused: Mapping[RefName, str]) -> bytes:
     """What became of a push, as the client shows it for each ref; `unpack`: why nothing at all was done."""
-    lines: list[pktline.Packet] = [b"unpack %b\n" % _line(unpack or "ok")]
+    said = cache(_line)  # the same for very many
+    lines: list[pktline.Packet] = [b"unpack %b\n" % said(unpack or "ok")]
     for command in request.commands:
         why = "nothing was saved" if unpack else refused.get(command.name)
         if why is None:
             lines.append(b"ok %b\n" % command.name)
         else:
-            lines.append(b"ng %b %b\n" % (command.name, _line(why)))
+            lines.append(b"ng %b %b\n" % (command.name, said(why)))
     told = pktline.encode([*lines, Mark.FLUSH])
     if not request.capabilities & {b"report-status", b"report-status-v2"}:
         told = b""
