@@ -6,10 +6,10 @@ Format: gitprotocol-http(5). Who calls: web/remote/smart_http, which finds out w
 import asyncio
 import logging
 import secrets
-import zlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -18,13 +18,16 @@ from starlette.responses import Response
 from mirror.backup import pushing
 from mirror.core import words
 from mirror.core.errors import Crowded, EverrefError, Refused, TooOften, UsageError
+from mirror.core.formats import gzipped
 from mirror.core.formats import receive_pack as protocol
 from mirror.core.formats.receive_pack import SERVICE, PushRequest, Reader
 from mirror.core.model import ObjectFormat, Repo, Snapshot, has_remote
 from mirror.core.progress import NOTES
 from mirror.core.rules.roles import Role
+from mirror.git.disk import finish
 from mirror.git.run import CHUNK
 from mirror.jobs import run as jobs
+from mirror.services.server.bodies import Body
 from mirror.store.backup import received as counts
 from mirror.store.backup.received import Outcome
 from mirror.store.discovery import remotes
@@ -33,6 +36,8 @@ from mirror.web.pages.repos.download import Stream
 
 SCOPE: Final = "backup"  # that a token needs to push
 ROLE: Final = Role.OPERATOR
+LARGE: Final = 1 << 18  # bytes of commands that are read at once
+PATIENCE: Final = 8.0  # seconds for more of them to find room in memory
 ALIVE_SECONDS: Final = 5.0  # after which a client hears that somebody is still at work: git's own habit
 _NO_CACHE: Final = {"cache-control": "no-cache, max-age=0, must-revalidate", "pragma": "no-cache"}
 
@@ -78,16 +83,49 @@ async def received(context: RequestContext, repo: Repo) -> Response:
     """A push: its refs and its pack, and what became of them, once it is saved."""
     await check(context, repo)
     _check_type(context)
-    reader, body = Reader(format_of(repo)), _body(context)
+    body = _body(context)
+    room = context.outside.room.body(protocol.COMMANDS_BYTES, PATIENCE)
     try:
-        rest = b""
+        return await _received(context, repo, body, room)
+    finally:
+        room.end()
+        await body.aclose()
+
+
+async def _read(
+    context: RequestContext, body: AsyncGenerator[bytes, None], object_format: ObjectFormat, room: Body
+) -> tuple[PushRequest | None, bytes]:
+    """What a push says of refs, and the first bytes of its pack. None: it only asks whether it may push.
+
+    Very many refs are read by a thread, in memory that all large bodies share. Raises 400, 503, TooOften,
+    Crowded.
+    """
+    reader, size = Reader(object_format), 0
+    rest = b""
+    try:
         async for chunk in body:
-            rest = reader.feed(chunk)
+            size += len(chunk)
+            if size <= LARGE:
+                rest = reader.feed(chunk)
+            else:
+                async with context.outside.requests.slot(context.services.who):
+                    rest = await finish(partial(reader.feed, chunk))
             if reader.request is not None:
                 break
-        request = reader.end()
+            await room.reach(size)
+        return reader.end(), rest
     except UsageError as error:
         raise HTTPException(400, str(error)) from None
+    except TimeoutError:
+        raise HTTPException(
+            503, "the server is receiving too much at once; try again in a few seconds", {"retry-after": "5"}
+        ) from None
+
+
+async def _received(
+    context: RequestContext, repo: Repo, body: AsyncGenerator[bytes, None], room: Body
+) -> Response:
+    request, rest = await _read(context, body, format_of(repo), room)
     if request is None:  # git asks so before it sends much, whether it may
         return _result(b"")
     talk = _Talk(request)
@@ -97,6 +135,7 @@ async def received(context: RequestContext, repo: Repo) -> Response:
                 await stack.enter_async_context(context.outside.pushes.slot(context.services.who))
             except (TooOften, Crowded):
                 raise Refused("too many pushes are under way at once; try again in a minute") from None
+            room.end()  # so many pushes at once may have more than that
             pack = await stack.enter_async_context(
                 pushing.set_aside(context.services, repo, _pack(rest, body))
             )
@@ -105,7 +144,7 @@ async def received(context: RequestContext, repo: Repo) -> Response:
             )
     except EverrefError as error:
         await _count(context, "failed" if error.is_shared else "refused", 0)
-        return _result(_failed(request, error))
+        return _result(await finish(partial(_failed, request, error)))
     return Stream(talk.told(), 200, _NO_CACHE | {"content-type": f"application/x-{SERVICE}-result"})
 
 
@@ -118,21 +157,23 @@ async def _work(
     held: AsyncExitStack,
 ) -> None:
     """Save what was pushed and tell it; also where the client has gone, as its next push finds out."""
-    said = protocol.report(request, "Everref failed; whoever runs it finds why in its log", {})
+    said: bytes | None = None
     outcome: Outcome = "failed"
     try:
         async with held:
             services = replace(context.services, progress=talk)
             done = await pushing.push(services, repo, request, pack, format_of(repo), context.owner().name)
-        said = protocol.report(request, None, done.refused)
+        said = await finish(partial(protocol.report, request, None, done.refused))
         outcome = "saved" if done.new else "refused" if done.refused else "unchanged"
         if done.snapshot is not None:  # also where the client asks for quiet, as it does in every CI
             said = protocol.note(request, _saved(repo, done.snapshot, done.new)) + said
             await _follow_up(context, repo, done)
     except EverrefError as error:
-        said, outcome = _failed(request, error), "failed" if error.is_shared else "refused"
+        outcome = "failed" if error.is_shared else "refused"
+        said = await finish(partial(_failed, request, error))
     finally:
-        talk.end(said)
+        ours = "Everref failed; whoever runs it finds why in its log"
+        talk.end(protocol.report(request, ours, {}) if said is None else said)
     await _count(context, outcome, pack.size)
 
 
@@ -213,16 +254,13 @@ def _check_type(context: RequestContext) -> None:
 
 async def _body(context: RequestContext) -> AsyncGenerator[bytes, None]:
     """What the client sends, unpacked; how long that may take is for the door. Raises UsageError."""
-    unpack = zlib.decompressobj(31) if "gzip" in context.request.headers.get("content-encoding", "") else None
-    try:
-        async for chunk in context.request.stream():
-            while chunk:
-                yield unpack.decompress(chunk, CHUNK) if unpack else chunk
-                chunk = unpack.unconsumed_tail if unpack else b""
-        if unpack and not unpack.eof:
-            raise UsageError("the compressed push ends too early")
-    except zlib.error:
-        raise UsageError("the push cannot be unpacked") from None
+    packed = "gzip" in context.request.headers.get("content-encoding", "")
+    unpacking = gzipped.Unpacking("push") if packed else None
+    async for chunk in context.request.stream():
+        for piece in unpacking.feed(chunk, CHUNK) if unpacking else (chunk,):
+            yield piece
+    if unpacking:
+        unpacking.end()
 
 
 async def _pack(first: bytes, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

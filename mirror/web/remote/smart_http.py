@@ -9,7 +9,6 @@ import binascii
 import hashlib
 import hmac
 import secrets
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from starlette.responses import Response
 
 from mirror.core import words
 from mirror.core.errors import BadCredentials, EverrefError, NotFound, UsageError
-from mirror.core.formats import receive_pack
+from mirror.core.formats import gzipped, receive_pack
 from mirror.core.formats import upload_pack as protocol
 from mirror.core.formats.upload_pack import Reader, Request, Version
 from mirror.core.model import ObjectFormat, Repo, Snapshot, has_remote
@@ -335,21 +334,17 @@ async def read_request(
     if coding not in ("identity", "gzip", "x-gzip"):
         raise HTTPException(415, "send the request as it is, or with gzip")
     reader = Reader(version_of(context), object_format)
-    unpack = zlib.decompressobj(31) if "gzip" in coding else None
+    unpacking = gzipped.Unpacking("request") if "gzip" in coding else None
     size = 0
     room = context.outside.room.body(protocol.BODY, BODY_PATIENCE)
     try:
         async for chunk in request.stream():
-            while chunk:
-                piece = unpack.decompress(chunk, LARGE) if unpack else chunk
-                chunk = unpack.unconsumed_tail if unpack else b""
+            for piece in unpacking.feed(chunk, LARGE) if unpacking else (chunk,):
                 size += len(piece)
                 await room.reach(size)
                 await work(partial(reader.feed, piece))
-        if unpack and not unpack.eof:
-            raise UsageError("the compressed request ends too early")
-    except zlib.error:
-        raise UsageError("the request cannot be unpacked") from None
+        if unpacking:
+            unpacking.end()
     except TimeoutError:
         raise HTTPException(
             503, "the server is receiving too much at once; try again in a few seconds", {"retry-after": "5"}
