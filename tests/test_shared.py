@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 from dataclasses import dataclass
+from datetime import timedelta
 from html import unescape
 from pathlib import Path
 
@@ -294,6 +295,19 @@ async def test_a_program_makes_lists_and_revokes_links(given: Given) -> None:
     ended = await client.delete(f"{base}/shares/{about['id']}", headers=sent)
     assert ended.json()["state"] == "revoked"
     assert (await given.stranger.get(link)).status_code == 404
+
+
+async def test_a_new_password_ends_links_but_those_that_are_ticked(given: Given) -> None:
+    links = [await given.link(refs="main")]
+    given.world.site.mirror.clock.now += timedelta(seconds=1)
+    links.append(await given.link())
+    await given.alice.post("/account/profile", name="Alice", email="alice@example.org")
+    page = unescape((await given.alice.get("/account")).text)
+    assert page.count("the share link to acme/api at #1") == 2
+    (newest, _) = re.findall(r'name="keep-share" value="([^"]+)"', page)
+    await given.alice.post("/account/password", password="another horse 2", **{"keep-share": [newest]})
+    assert [(await given.stranger.get(link)).status_code for link in links] == [404, 200]
+    assert "set a new password" in (await given.alice.get("/alice/-/shares")).text
 
 
 async def test_a_dropped_moment_says_so(given: Given) -> None:

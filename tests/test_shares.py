@@ -14,14 +14,14 @@ from mirror.core.model import Repo
 from mirror.core.rules import shares as rules
 from mirror.core.rules.roles import Role
 from mirror.core.rules.shares import State
-from mirror.people import limits, members
+from mirror.people import accounts, limits, members
 from mirror.people.acting import By
 from mirror.people.api_tokens import make_token, revoke_token
 from mirror.restore import shares
 from mirror.restore.shares import Sending, Wanted
 from mirror.store import repos
 from mirror.store.backup import snapshots
-from mirror.store.people import audit, people, teams
+from mirror.store.people import audit, links, people, teams
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
 from mirror.store.restore import shares as rows
@@ -111,6 +111,30 @@ async def _lose_the_role(acme: Acme, share: Share) -> None:
     )
 
 
+async def _lose_the_role_for_a_while(acme: Acme, share: Share) -> None:
+    await _lose_the_role(acme, share)
+    await members.change_role(
+        acme.mirror.services.db, acme.by(acme.alice), acme.team, acme.bob.id, Role.ADMIN
+    )
+
+
+async def _set_a_password(acme: Acme, share: Share) -> None:
+    db, by = acme.mirror.services.db, acme.by(acme.bob)
+    named = await accounts.set_profile(db, by, "Bob", "bob@example.org", None)
+    await accounts.set_password(db, By(named, by.at, HERE), PASSWORD)
+
+
+async def _use_a_one_time_link(acme: Acme, share: Share) -> None:
+    db, now = acme.mirror.services.db, acme.mirror.clock()
+    raw = await links.make(db, acme.bob.id, now, timedelta(hours=1))
+    await accounts.sign_in_with_link(db, raw, now, HERE)
+
+
+async def _begin_and_wait_an_hour(acme: Acme, share: Share) -> None:
+    await shares.begin(acme.mirror.services, share, "bundle", ELSEWHERE)
+    acme.mirror.clock.now += rules.CLAIMED
+
+
 async def _leave(acme: Acme, share: Share) -> None:
     await members.leave(acme.mirror.services.db, acme.by(acme.bob), acme.team)
 
@@ -131,6 +155,10 @@ async def _delete_the_account(acme: Acme, share: Share) -> None:
         (_expire, "expired"),
         (_use_up, "used"),
         (_lose_the_role, "role"),
+        (_lose_the_role_for_a_while, "role"),
+        (_set_a_password, "password"),
+        (_use_a_one_time_link, "password"),
+        (_begin_and_wait_an_hour, "used"),
         (_leave, "left"),
         (_leave_and_come_back, "left"),
         (_delete_the_account, "person"),
@@ -173,20 +201,42 @@ async def test_a_link_that_works_once_is_held_for_who_began_to_fetch_it(acme: Ac
     services, clock = acme.mirror.services, acme.mirror.clock
     raw, share = await acme.share(once=True)
     await shares.begin(services, share, "page", ELSEWHERE)  # looking uses nothing up
+    await shares.hold(services, share, HERE)
+    clock.now += rules.CLAIMED  # nothing was fetched in that hour
     await shares.begin(services, share, "bundle", HERE)
     await shares.begin(services, share, "bundle", HERE)  # it broke off, and goes on
     with pytest.raises(NotFound, match="somebody else is using this link"):
         await shares.begin(services, share, "clone", ELSEWHERE)
+    sending = Sending(services, share, "clone", HERE)
     clock.now += rules.CLAIMED  # it was never fetched whole
-    await shares.begin(services, share, "clone", ELSEWHERE)
-    sending = Sending(services, share, "clone", ELSEWHERE)
+    with pytest.raises(NotFound):
+        await shares.go_on(services, share, "bundle", ELSEWHERE)
+    with pytest.raises(NotFound):
+        await shares.go_on(services, share, "bundle", HERE)
+    assert await rows.is_live(services.db, share.id, clock(), HERE)  # what is under way goes on
+    assert not await rows.is_live(services.db, share.id, clock(), ELSEWHERE)
     assert [chunk async for chunk in sending.counted(_chunks(3))] == [b"xx"] * 3
     await sending.finish()
     await sending.finish()  # safe to run twice
     assert await acme.state(share) == "used"
     found = await rows.find(services.db, acme.team.id, share.id, clock())
     assert found is not None
-    assert (found.uses, found.bytes) == (3, 6)
+    assert (found.uses, found.bytes) == (2, 6)
+    assert not await rows.is_live(services.db, share.id, clock(), HERE)
+
+
+async def test_what_is_ticked_goes_on_when_a_password_is_set_and_the_rest_is_audited(acme: Acme) -> None:
+    db, by = acme.mirror.services.db, acme.by(acme.bob)
+    _, kept = await acme.share()
+    _, other = await acme.share()
+    named = await accounts.set_profile(db, by, "Bob", "bob@example.org", None)
+    assert [one.id for one in await rows.of_person(db, acme.bob.id, by.at)] == [other.id, kept.id]
+    keep = accounts.Grants(shares=frozenset({kept.id}))
+    await accounts.set_password(db, By(named, by.at, HERE), PASSWORD, keep=keep)
+    assert (await acme.state(kept), await acme.state(other)) == ("live", "password")
+    assert [one.id for one in await rows.of_person(db, acme.bob.id, by.at)] == [kept.id]
+    newest = (await audit.page(db, acme.team.id))[0].entry
+    assert (newest.action, newest.detail) == ("share.revoke", {"share": str(other.id)})
 
 
 async def _chunks(count: int) -> AsyncGenerator[bytes, None]:

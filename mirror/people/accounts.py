@@ -6,7 +6,7 @@ people/members for the invitation that an account is made by.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -39,6 +39,8 @@ from mirror.store.people.invitations import InvitationId
 from mirror.store.people.people import Forge, Identity, IdentityKey, Person
 from mirror.store.people.teams import Team
 from mirror.store.people.tokens import TokenId
+from mirror.store.restore import shares
+from mirror.store.restore.shares import ShareId
 
 TRIES: Final = 10  # a minute, to sign in by one e-mail address from one place; and to sign up from one place
 TRIES_FROM: Final = 100  # an hour, that fail, from one place by whichever e-mail addresses
@@ -72,6 +74,7 @@ class Grants:
     sessions: frozenset[bytes] = frozenset()  # their keys
     identities: frozenset[IdentityKey] = frozenset()
     invitations: frozenset[InvitationId] = frozenset()
+    shares: frozenset[ShareId] = frozenset()
 
 
 NOTHING: Final = Grants()
@@ -165,8 +168,8 @@ async def sign_in_with_link(db: Db, raw: str, at: datetime, address: str, keep: 
     """The person this one-time link is for; the first owner is made when theirs is opened.
 
     People who forgot their password use one too, and set another. Every other way in ends, so that
-    an intruder is put out: all sessions, tokens and invitations except those in `keep`. A link made by
-    a team's owner keeps none, so that nobody gets in unnoticed. Raises Refused when it is used up.
+    an intruder is put out: all sessions, tokens, invitations and share links except those in `keep`. A link
+    of a team's owner keeps none, so that nobody gets in unnoticed. Raises Refused when it is used up.
     """
     async with transaction(db) as connection:
         used = await links.use(connection, raw, at)
@@ -203,9 +206,10 @@ async def link_is_for(db: Db, raw: str, at: datetime) -> tuple[Person | None, bo
 
 
 async def _end_given(db: Db, by: By, keep: Grants, session: str | None = None) -> dict[str, int]:
-    """End every way in as this person: tokens, sessions and links, and the invitations that they made.
+    """End every way in as this person: tokens, sessions and links, and what they made that lets others in.
 
-    Linked accounts at forges must be confirmed again. Returns how many of each there were.
+    Those are invitations and share links. Linked accounts at forges must be confirmed again. Returns how
+    many of each there were.
     """
     person = by.person
     ended = await sessions.end_all(db, person.id, session, keep.sessions)  # first, see check_let_in
@@ -215,10 +219,15 @@ async def _end_given(db: Db, by: By, keep: Grants, session: str | None = None) -
     withdrawn = await invitations.withdraw_all(db, person.id, keep.invitations, by.at)
     for team_id, invited in withdrawn:
         await audit.add(db, team_id, audit_entry(by, "invitation.withdraw", str(invited)), by.at)
+    closed = await shares.end_all(db, person.id, keep.shares, by.at)
+    for team_id, repo_id, name, share_id in closed:
+        entry = audit_entry(by, "share.revoke", name, share=str(share_id))
+        await audit.add(db, team_id, replace(entry, repo_id=repo_id), by.at)
     await links.void(db, person.id, by.at)
     return {
         "tokens": len(revoked),
         "invitations": len(withdrawn),
+        "shares": len(closed),
         "sessions": ended,
         "doubted": await people.doubt(db, person.id, keep.identities, by.at),
     }

@@ -204,8 +204,10 @@ async def is_right(services: Services, share: Share, password: str, address: str
 async def hold(services: Services, share: Share, address: str) -> None:
     """Claim a link that works once for the network that begins to fetch it, or goes on.
 
-    For an hour from its first claim nobody else can. If it was not fetched whole by then, it can be claimed
-    again. Raises NotFound where somebody else has it. Safe to run twice.
+    For an hour from its first claim nobody else can; what is under way then goes on. After that it is used
+    up, whether it was fetched whole or not: else each hour could have all of it but the last byte. If no
+    download was begun, it can be claimed again. Raises NotFound where somebody else has it. Safe to run
+    twice.
     """
     now = services.clock()
     if share.once and not await shares.claim(

@@ -8,7 +8,7 @@ from mirror.core.errors import UsageError
 from mirror.core.times import when
 
 Form = Literal["bundle", "archive", "clone"]
-State = Literal["live", "revoked", "used", "expired", "person", "left", "role", "token"]
+State = Literal["live", "revoked", "used", "expired", "person", "left", "role", "token", "password"]
 
 FORMS: Final[tuple[Form, ...]] = ("bundle", "archive", "clone")
 USUAL: Final = timedelta(days=7)
@@ -26,6 +26,7 @@ WHY: Final[Mapping[State, str]] = {
     "left": "ended: the person who made it left the team",
     "role": "ended: the person who made it may no longer share",
     "token": "ended: the API token that made it was revoked",
+    "password": "ended: the person who made it set a new password or used a one-time link",
 }  # what a list says of a link
 
 

@@ -242,7 +242,7 @@ async def add(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: date
 
 @translating
 async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at: datetime) -> None:
-    """Give a member another role, and revoke their API tokens for the team that need a higher one.
+    """Give a member another role; their API tokens and share links of the team that need a higher one end.
 
     Raises NotFound; Refused where the team would have no owner.
     """
@@ -273,6 +273,17 @@ async def set_role(db: Db, team_id: TeamId, person_id: PersonId, role: Role, at:
             [scope for scope, needed in SCOPES.items() if role.may(needed)],
             at,
         )
+        if not role.may(Role.OPERATOR):
+            await connection.execute(
+                """
+                update share set ended_as = 'role', ended_at = $3 from repo
+                where repo.id = share.repo_id and repo.team_id = $1 and made_by = $2
+                  and ended_as is null and revoked_at is null and used_up_at is null and expires_at > $3
+                """,
+                team_id,
+                person_id,
+                at,
+            )
         await _owned(connection, team_id)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NewType
@@ -25,6 +25,7 @@ case
   when share.revoked_at is not null then 'revoked'
   when share.used_up_at is not null then 'used'
   when share.expires_at <= $1 then 'expired'
+  when share.ended_as is not null then share.ended_as
   when share.by_operator then 'live'
   when share.made_by is null then 'person'
   when member.person_id is null or member.since > share.created_at then 'left'
@@ -35,9 +36,16 @@ case
   else 'live'
 end
 """
+# Of a link that works once, also: who began to fetch it had their hour. What is under way then goes on.
+_STATE_NOW: Final = f"""
+case ({_STATE}) when 'live' then
+  case when share.once and share.first_used_at is not null and share.claimed_until <= $1 then 'used'
+  else 'live' end
+else {_STATE} end
+"""
 _SELECT: Final = f"""
 select
-  share.*, {_STATE} as state, repo.name as repo_name, team.id as team_id, team.name as team_name,
+  share.*, {_STATE_NOW} as state, repo.name as repo_name, team.id as team_id, team.name as team_name,
   team.person_id as own, person.name as maker
 from share
 join repo on repo.id = share.repo_id
@@ -188,9 +196,7 @@ async def is_live(db: Db, share_id: ShareId, now: datetime, network: str) -> boo
     """Whether the link still works for who is fetching it from this network: asked while bytes are sent."""
     found: bool | None = await db.fetchval(
         f"""
-        select {_STATE} = 'live' and (
-          not share.once or share.claimed_by is null or share.claimed_by = $3 or share.claimed_until <= $1
-        )
+        select {_STATE} = 'live' and (not share.once or share.claimed_by is null or share.claimed_by = $3)
         from share
         join repo on repo.id = share.repo_id
         left join member on member.team_id = repo.team_id and member.person_id = share.made_by
@@ -216,10 +222,50 @@ async def revoke(db: Db, share_id: ShareId, by: str, now: datetime) -> bool:
 
 
 @translating
+async def of_person(db: Db, person_id: PersonId, now: datetime) -> Sequence[Share]:
+    """The links that the person made and that still work, in any team; the newest first."""
+    rows = await db.fetch(
+        f"{_SELECT} where share.made_by = $2 order by share.created_at desc, share.id", now, person_id
+    )
+    return [_share(row) for row in rows if row["state"] == "live"]
+
+
+@translating
+async def end_all(
+    db: Db, person_id: PersonId, keep: Collection[ShareId], now: datetime
+) -> Sequence[tuple[TeamId, RepoId, str, ShareId]]:
+    """End the person's links except these, as they set a new password; the team and repo of each, and its id.
+
+    Safe to run twice.
+    """
+    rows = await db.fetch(
+        """
+        update share set ended_as = 'password', ended_at = $3 from repo
+        where repo.id = share.repo_id and made_by = $1 and share.id <> all($2::uuid[])
+          and ended_as is null and revoked_at is null and used_up_at is null and expires_at > $3
+        returning repo.team_id, repo.id as repo_id, repo.name, share.id
+        """,
+        person_id,
+        list(keep),
+        now,
+    )
+    return [
+        (
+            TeamId(UUID(bytes=row["team_id"].bytes)),
+            RepoId(UUID(bytes=row["repo_id"].bytes)),
+            row["name"],
+            ShareId(UUID(bytes=row["id"].bytes)),
+        )
+        for row in rows
+    ]
+
+
+@translating
 async def claim(db: Db, share_id: ShareId, network: str, now: datetime, until: datetime) -> bool:
     """Hold a link that works once for this network. False: another one has it, or it was used up.
 
-    Safe to run twice: who has it goes on having it, until the time that their first claim named.
+    Who has it goes on having it, until the time that their first claim named. After that nobody has, if a
+    download was begun in it; else it can be claimed again. Safe to run twice.
     """
     done = await db.execute(
         """
@@ -227,7 +273,10 @@ async def claim(db: Db, share_id: ShareId, network: str, now: datetime, until: d
           claimed_by = $2,
           claimed_until = case when claimed_by = $2 and claimed_until > $3 then claimed_until else $4 end
         where id = $1 and once and used_up_at is null
-          and (claimed_by is null or claimed_by = $2 or claimed_until <= $3)
+          and (
+            claimed_by is null or claimed_by = $2 and claimed_until > $3
+            or claimed_until <= $3 and first_used_at is null
+          )
         """,
         share_id,
         network,

@@ -17,6 +17,7 @@ from mirror.store.people.invitations import InvitationId
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Membership as Belonging
 from mirror.store.people.tokens import TokenId
+from mirror.store.restore.shares import ShareId
 from mirror.web.api.call import Body, Call, call
 from mirror.web.api.entry import Password
 from mirror.web.api.shapes import Nothing, Words
@@ -47,6 +48,7 @@ class NewPassword(Body, frozen=True, kw_only=True):
     keep_sessions: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
     keep_identities: Annotated[list[IdentityKept], Meta(max_length=100)] = []
     keep_invitations: Annotated[list[Words], Meta(max_length=1000, description="their ids")] = []
+    keep_shares: Annotated[list[Words], Meta(max_length=1000, description="ids of share links")] = []
 
 
 class NewTeam(Body, frozen=True, kw_only=True):
@@ -76,13 +78,14 @@ async def change_profile(context: RequestContext, body: ProfileChange) -> Profil
 
 
 async def set_password(context: RequestContext, body: NewPassword) -> None:
-    """Set your password; sessions, API tokens and invitations end, and forge accounts must be confirmed."""
+    """Set your password; sessions, tokens, invitations and share links end, accounts must be confirmed."""
     try:
         keep = accounts.Grants(
             frozenset(TokenId(UUID(one)) for one in body.keep_tokens),
             frozenset(binascii.unhexlify(one) for one in body.keep_sessions),
             frozenset((one.forge, one.host, one.account_id) for one in body.keep_identities),
             frozenset(InvitationId(UUID(one)) for one in body.keep_invitations),
+            frozenset(ShareId(UUID(one)) for one in body.keep_shares),
         )
     except (binascii.Error, ValueError):
         raise UsageError("name what should go on working by the ids from the lists") from None

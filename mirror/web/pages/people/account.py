@@ -18,6 +18,8 @@ from mirror.store.people import invitations, sessions, teams, tokens
 from mirror.store.people import people as store
 from mirror.store.people.invitations import InvitationId
 from mirror.store.people.tokens import TokenId
+from mirror.store.restore import shares
+from mirror.store.restore.shares import ShareId
 from mirror.web import templating
 from mirror.web.compression import as_it_is
 from mirror.web.dispatch import ZONE_KEPT, AskAgain, Endpoint, Needs, RequestContext
@@ -55,6 +57,7 @@ async def given(context: RequestContext, person_id: PersonId) -> dict[str, Any]:
         "sessions": await sessions.all_of(db, person_id, context.now),
         "tokens": await tokens.of_person(db, person_id, context.now),
         "invited": await invitations.of_person(db, person_id, context.now),
+        "shared": await shares.of_person(db, person_id, context.now),
     }
 
 
@@ -67,6 +70,7 @@ def ticked(form: FormData) -> accounts.Grants:
             frozenset(binascii.unhexlify(text) for text in _texts(form, "keep-session")),
             frozenset((forge, host, account) for forge, host, account in keys),
             frozenset(InvitationId(UUID(text)) for text in _texts(form, "keep-invitation")),
+            frozenset(ShareId(UUID(text)) for text in _texts(form, "keep-share")),
         )
     except (binascii.Error, ValueError):
         raise UsageError("this form is not the one on the page; reload the page and try again") from None

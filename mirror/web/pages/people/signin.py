@@ -75,7 +75,7 @@ async def link_page(context: RequestContext) -> Response:
     """A one-time link, which only the button on this page uses up: link previews press no button."""
     raw = str(context.path["raw"])
     person, daily, keeps = await accounts.link_is_for(context.services.db, raw, context.now)
-    nothing = dict.fromkeys(("identities", "sessions", "tokens", "invited"), ())
+    nothing = dict.fromkeys(("identities", "sessions", "tokens", "invited", "shared"), ())
     found = await given(context, person.id) if person and keeps else nothing
     sets = "new-password" in context.query
     return as_it_is(
