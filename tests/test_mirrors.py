@@ -94,10 +94,33 @@ def test_a_host_is_not_offered_what_it_keeps_for_itself() -> None:
         ("https://GitHub.com/Acme/api", "ssh://git@github.com/acme/api.git"),
         ("https://git.example.org:443/a/b/", "https://git.example.org/a/b"),
         ("ssh://git@git.example.org:2222/./a/b", "ssh://git.example.org/a/b.git"),
+        ("https://git.example.org./a/b.git/", "https://GIT.example.org/a/b"),
     ],
 )
 def test_a_place_is_the_same_however_it_is_written(one: str, other: str) -> None:
     assert rules.place_of(one) == rules.place_of(other)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "ours"),
+    [
+        ("https://Everref.example./git/a/b", "https://everref.example", True),
+        ("http://everref.example:443/git/a/b", "https://everref.example", True),
+        ("http://localhost:8000/git/a/b", "http://127.0.0.1:8000", True),
+        ("http://[::ffff:127.0.0.1]:8000/git/a/b", "http://localhost:8000", True),
+        ("http://[::1]:8000/git/a/b", "http://127.0.0.1:8000", True),
+        ("http://localhost:3000/a/b", "http://127.0.0.1:8000", False),
+        ("https://git.everref.example/a/b", "https://everref.example", False),
+        ("ssh://git@everref.example/a/b", "https://everref.example", False),
+    ],
+)
+def test_our_own_door_is_known_by_its_other_names(url: str, origin: str, ours: bool) -> None:
+    assert rules.is_ours(url, origin) is ours
+
+
+def test_it_is_said_how_a_plain_repository_gets_another_default_branch() -> None:
+    said = rules.default_stays(RefName(b"refs/heads/it's"))
+    assert said.endswith("""git symbolic-ref HEAD 'refs/heads/it'"'"'s'""")
 
 
 def test_a_pattern_names_one_address_for_each_repo() -> None:
@@ -356,6 +379,65 @@ async def test_no_mirror_leads_back_to_a_source_or_to_everref_itself(
         await mirrors.add(services, None, place.team, backed_up, Wanted((await place.now()).url))
     entries = await audit.page(services.db, place.team.id, limit=10)
     assert [one.entry.action for one in entries] == ["mirror.add"]
+
+
+@pytest.mark.parametrize("spelling", ["{host}/there.git/", "{host}/there", "HTTP://{bare}/there.git"])
+async def test_one_place_is_one_mirror_however_it_is_written(
+    placed: Callable[..., Any], mirror: Mirror, git_server: GitServer, spelling: str
+) -> None:
+    place = await placed(f"{git_server.url}/there.git")
+    again = spelling.format(host=git_server.url, bare=git_server.url.partition("://")[2])
+    add, services = mirrors.add, mirror.services
+    with pytest.raises(UsageError, match="already"):
+        await add(services, None, place.team, place.repo, Wanted(again))
+    pattern = f"{git_server.url}/all/{{name}}"
+    await add(services, None, place.team, None, Wanted(pattern))
+    with pytest.raises(UsageError, match="already"):
+        await add(services, None, place.team, None, Wanted(f"{pattern}.git"))
+    assert len(await rows.of_team(services.db, place.team.id, mirror.clock())) == 2
+
+
+async def test_a_mirror_is_behind_since_it_could_be_up_to_date(
+    mirror: Mirror, work: Work, git_server: GitServer
+) -> None:
+    services, db = mirror.services, mirror.services.db
+    mirror.clock.step = timedelta(milliseconds=1)
+    work.commit()
+    repo = (await mirror.backup(work)).repo
+    team = await operator.team_of(services, repo)
+    git_server.faults["there.git"] = Fault(status=503)
+
+    async def lags() -> list[float]:
+        """As the page of the repo, the team's and /metrics have it, in whole seconds."""
+        now = mirror.clock()
+        (target,), (standing,) = await rows.of_repo(db, repo.id), await rows.of_team(db, team.id, now)
+        found = target.lag(now).total_seconds(), standing.lag.total_seconds()
+        return [int(one) for one in (*found, (await rows.measured(db, now)).lag)]
+
+    mirror.clock.now += timedelta(days=30)
+    kept = await mirrors.add(services, None, team, repo, Wanted(f"{git_server.url}/there.git"))
+    place = Place(mirror, repo, kept, team)
+    assert await lags() == [0, 0, 0]  # though the snapshot is a month old
+    mirror.clock.now += timedelta(hours=1)
+    assert await lags() == [3600, 3600, 3600]
+    await place.push()
+    mirror.clock.now += timedelta(hours=2)
+    assert (await place.push()).state == "failing" and await notices.open_of(db, team.id)
+    await place.change(paused=True)
+    assert not await notices.open_of(db, team.id)
+    mirror.clock.now += timedelta(days=9)
+    await place.change(deletes=True)  # it stays paused
+    assert (await lags())[2] == 0
+    await place.change(paused=False)
+    assert await lags() == [0, 0, 0]
+    failed = await place.push()  # it was away for nine days, or for a minute: nobody has tried
+    assert failed.state == "failing" and failed.failing and failed.failing.failures == 1
+    assert not await notices.open_of(db, team.id)
+    mirror.clock.now += timedelta(hours=2)
+    await place.push()
+    assert await notices.open_of(db, team.id)
+    await mirrors.remove(services, None, team, place.kept)
+    assert not await notices.open_of(db, team.id)
 
 
 async def test_a_mirror_of_a_team_has_each_repo_also_those_to_come(

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mirror.core import refs, words
 from mirror.core.errors import Busy, EverrefError, NotFound, Refused, RemoteGone
-from mirror.core.model import HEAD, RefName, Refs, Remote, Repo, RepoId, Snapshot, Target
+from mirror.core.model import HEAD, RefName, Refs, Remote, Repo, Snapshot, Target
 from mirror.core.rules import hosts
 from mirror.core.rules import mirrors as rules
 from mirror.core.rules.history import plan as planning
@@ -35,11 +35,12 @@ from mirror.services import failpoints
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.backup import history, snapshots
+from mirror.store.database import Db
 from mirror.store.discovery import connections as store
 from mirror.store.people import notices
 from mirror.store.people.teams import TeamId
 from mirror.store.restore import mirrors as rows
-from mirror.store.restore.mirrors import Claimed, Ended, Mirror, MirrorTarget, TargetId
+from mirror.store.restore.mirrors import Claimed, Ended, Mirror, MirrorId, MirrorTarget, TargetId
 
 SHOWN: Final = 200  # refs that are kept with a target because they are not as they should be
 _SAID: Final = 20  # lines of the host that are kept
@@ -96,7 +97,7 @@ async def _pushed(services: Services, claimed: Claimed, began: datetime) -> Ende
     """Steps 1 to 4 of `push`, but for the record."""
     one = claimed.target
     repo, latest = await _latest(services, one)
-    await check_place(services, one.mirror.team_id, repo.id, one.url, one.id)
+    await check_place(services, one.mirror.team_id, one.url, one.id)
     to = await reach(services, one.mirror, one.url)
     profile = await profile_of(services, one.mirror, one.url)
     wanted = await history.refs_at(services.db, repo.id, latest.number)
@@ -131,13 +132,11 @@ async def _latest(services: Services, one: MirrorTarget) -> tuple[Repo, Snapshot
     return repo, latest
 
 
-async def check_place(
-    services: Services, team_id: TeamId, repo_id: RepoId, url: str, one: TargetId | None = None
-) -> None:
-    """Raise Refused where that would make a loop: our own door, a source, or another repo's mirror."""
+async def check_place(services: Services, team_id: TeamId, url: str, one: TargetId | None = None) -> None:
+    """Raise Refused where that would make a loop, or two of one: our own door, a source, another mirror."""
     if rules.is_ours(url, mails.origin(services)):
         raise Refused("this address is Everref's own: a mirror has to be somewhere else")
-    held = await rows.taken(services.db, team_id, repo_id, rules.place_of(url), one)
+    held = await rows.taken(services.db, team_id, rules.place_of(url), one)
     if held is not None:
         raise Refused(f"{url} is {held}: a mirror must be at an address of its own")
 
@@ -402,6 +401,13 @@ async def _tell(services: Services, one: MirrorTarget, end: Ended) -> None:
         await notices.add(db, mirror.team_id, one.repo_id, "mirror", text, end.ended_at, told)
     elif end.failure is None and not changed:
         await notices.answered(db, f"{key}/changed/{one.id}/", end.ended_at)
+
+
+async def said_no_more(
+    db: Db, mirror_id: MirrorId, what: Literal["failing", "changed"], at: datetime
+) -> None:
+    """People need see no more that this mirror is failing, or was changed: it is paused, or gone."""
+    await notices.answered(db, f"mirror/{mirror_id}/{what}/", at)
 
 
 def _is_lasting(end: Ended, since: datetime) -> bool:

@@ -68,7 +68,7 @@ async def add(services: Services, by: By | None, team: Team, repo: Repo | None, 
         raise OurFault("credentials cannot be stored: set SECRET_KEYS (32 random characters or more)")
     makes = await _makes(services, wanted, connection, parsed.url) if wanted.make else None
     if repo is not None:
-        await _check_place(services, team, repo, parsed.url)
+        await _check_place(services, team, parsed.url)
     now = services.clock()
     made = Mirror(
         MirrorId(uuid4()),
@@ -85,12 +85,18 @@ async def add(services: Services, by: By | None, team: Team, repo: Repo | None, 
         now,
         operator.name_of(by),
     )
-    if len(await rows.of_team(services.db, team.id, now)) >= MOST:
-        raise Refused(f"a team has {MOST} mirrors at the most; remove one, or make one for every repository")
     sealing = Sealing(services.keyring, secret) if secret and services.keyring else None
     subject = f"{repo.name if repo else 'every repository'} at {mirroring.where(made.address)}"
     detail = {"deletes": made.deletes, "overwrites": made.overwrites}
     async with _as(services, by, team, "mirror.add", subject, **detail) as (db, _):
+        others = [one.mirror for one in await rows.of_team(db, team.id, now)]  # no other is added meanwhile
+        if len(others) >= MOST:
+            raise Refused(
+                f"a team has {MOST} mirrors at the most; remove one, or make one for every repository"
+            )
+        place = rules.place_of(made.address)
+        if any(one.repo_id == made.repo_id and rules.place_of(one.address) == place for one in others):
+            raise UsageError("there is a mirror at this address already", field="address")
         await rows.add(db, made, sealing)
     await spread(services)
     return made
@@ -190,9 +196,9 @@ async def _makes(services: Services, wanted: Wanted, connection: Connection | No
     return Makes(as_kept, wanted.private)
 
 
-async def _check_place(services: Services, team: Team, repo: Repo, url: str) -> None:
+async def _check_place(services: Services, team: Team, url: str) -> None:
     try:
-        await mirroring.check_place(services, team.id, repo.id, url)
+        await mirroring.check_place(services, team.id, url)
     except Refused as error:
         raise UsageError(str(error), field="address") from None
 
@@ -237,7 +243,10 @@ async def change(
     overwrites: bool | None = None,
     paused: bool | None = None,
 ) -> Mirror:
-    """Set what a mirror may do, and whether it is at work; None: as it is. Then all is compared again."""
+    """Set what a mirror may do, and whether it is at work; None: as it is. Then all is compared again.
+
+    What people were told of its failing is over where it is paused.
+    """
     now = {
         "deletes": mirror.deletes if deletes is None else deletes,
         "overwrites": mirror.overwrites if overwrites is None else overwrites,
@@ -245,6 +254,8 @@ async def change(
     }
     async with _as(services, by, team, "mirror.change", mirroring.where(mirror.address), **now) as (db, _):
         await rows.change(db, mirror, services.clock(), **now)
+        if now["paused"]:
+            await mirroring.said_no_more(db, mirror.id, "failing", services.clock())
     return await mine(services, team, mirror.id)
 
 
@@ -270,6 +281,8 @@ async def remove(services: Services, by: By | None, team: Team, mirror: Mirror) 
     """Push nothing there any more. What is there stays. Safe to run twice."""
     async with _as(services, by, team, "mirror.remove", mirroring.where(mirror.address)) as (db, _):
         await rows.remove(db, mirror.id)
+        for what in ("failing", "changed"):
+            await mirroring.said_no_more(db, mirror.id, what, services.clock())
 
 
 async def leave_out(services: Services, by: By | None, team: Team, mirror: Mirror, repo: Repo) -> None:

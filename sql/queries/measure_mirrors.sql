@@ -1,7 +1,7 @@
 -- measure_mirrors.sql($1 now): how long the oldest snapshot waits that some mirror has not, and how many targets are in which state.
 select
   coalesce(extract(epoch from $1::timestamptz - min((
-    select taken_at from snapshot where snapshot.repo_id = target.repo_id and number > target.pushed order by number limit 1
+    select greatest(taken_at, target.since) from snapshot where snapshot.repo_id = target.repo_id and number > target.pushed order by number limit 1
   )) filter (where target.pushed < target.newest and mirror.paused_at is null)), 0)::double precision as lag,
   count(*) filter (where mirror.paused_at is not null) as paused,
   count(*) filter (where mirror.paused_at is null and failures > 0) as failing,

@@ -14,7 +14,7 @@ with each as (
       else 'current'
     end as state,
     case when target.pushed < target.newest then (
-      select greatest(extract(epoch from $2::timestamptz - taken_at), 0) from snapshot
+      select greatest(extract(epoch from $2::timestamptz - greatest(taken_at, target.since)), 0) from snapshot
       where snapshot.repo_id = target.repo_id and number > target.pushed order by number limit 1
     ) end as lag
   from mirror_target target join mirror on mirror.id = target.mirror_id

@@ -4,7 +4,9 @@ Who calls: restore/mirrors (adding one), restore/mirroring (pushing to one), and
 for how they are doing.
 """
 
+import ipaddress
 import re
+import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -58,14 +60,28 @@ def place_of(url: str) -> str:
     port = parts.port if parts.port not in (None, _PORTS.get(parts.scheme)) else None
     path = unquote(parts.path).strip("/").removeprefix("./").removesuffix(".git").rstrip("/")
     # Over ssh a host mostly listens at another port than over https; then only the host tells.
-    host = (parts.hostname or "").lower() + (f":{port}" if port and parts.scheme != "ssh" else "")
+    host = (parts.hostname or "").lower().rstrip(".") + (f":{port}" if port and parts.scheme != "ssh" else "")
     return f"{host}/{path}".lower()
+
+
+def _host(name: str) -> str:
+    """A host's name to compare: without the dot of the root, and one for all that mean this machine."""
+    name = name.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761
+        return "localhost"
+    try:
+        one = ipaddress.ip_address(name)
+    except ValueError:
+        return name
+    mapped = getattr(one, "ipv4_mapped", None) or one
+    return "localhost" if mapped.is_loopback or mapped.is_unspecified else str(mapped)
 
 
 def is_ours(url: str, origin: str) -> bool:
     """Whether an address leads to Everref's own door, whose origin this is."""
     theirs, ours = urlsplit(url), urlsplit(origin)
-    if theirs.scheme not in ("http", "https") or theirs.hostname != ours.hostname:
+    there, here = (_host(one.hostname or "") for one in (theirs, ours))
+    if theirs.scheme not in ("http", "https") or there != here:
         return False
     return (theirs.port or _PORTS[theirs.scheme]) == (ours.port or _PORTS.get(ours.scheme))
 
@@ -145,7 +161,12 @@ def head_move(wanted: Refs, arrived: Refs) -> RefName | None:
 def default_stays(branch: RefName, why: str = "") -> str:
     """What is said where the mirror's default branch cannot be made another one from here."""
     name = shown_text(branch.removeprefix(b"refs/heads/"))
-    return f"make {name} the default branch at the mirror{f': {why}' if why else ', as it is at the source'}"
+    if why:
+        return f"make {name} the default branch at the mirror: {why}"
+    return (
+        f"make {name} the default branch at the mirror, as it is at the source: a push cannot; in the host's"
+        f" settings, or in a plain repository by git symbolic-ref HEAD {shlex.quote(f'refs/heads/{name}')}"
+    )
 
 
 def state(

@@ -79,7 +79,7 @@ class MirrorTarget:
     counts: Mapping[str, int]  # how many refs came to what
     refs: Sequence[Mapping[str, Any]]  # name, result, why, of those that are not as they should be
     notes: Sequence[str]
-    behind_since: datetime | None  # when the first snapshot was taken that is not there; None: all are
+    behind_since: datetime | None  # since when the first snapshot waits that is not there; None: all are
 
     @property
     def state(self) -> State:
@@ -313,8 +313,8 @@ async def put_target(
     """Have a repo pushed to a mirror. Safe to run twice."""
     await db.execute(
         """
-        insert into mirror_target (mirror_id, repo_id, url, place, newest, due_at)
-        select $1, $2, $3, $4, $5, $6 where exists (select from mirror where id = $1)
+        insert into mirror_target (mirror_id, repo_id, url, place, newest, due_at, since)
+        select $1, $2, $3, $4, $5, $6, $6 where exists (select from mirror where id = $1)
         on conflict (mirror_id, repo_id) do nothing
         """,
         *(mirror_id, repo_id, storable(url), storable(rules.place_of(url)), newest, due_at),
@@ -322,10 +322,8 @@ async def put_target(
 
 
 @translating
-async def taken(
-    db: Db, team_id: TeamId, repo_id: RepoId, place: str, one: TargetId | None = None
-) -> str | None:
-    """What of the team is at this place, in words: a repo that is backed up, or another repo's mirror.
+async def taken(db: Db, team_id: TeamId, place: str, one: TargetId | None = None) -> str | None:
+    """What of the team is at this place, in words: a repo that is backed up, or another mirror.
 
     Of mirrors, only those count that were there before `one`. None: nothing is.
     """
@@ -338,13 +336,13 @@ async def taken(
         """
         select repo.name from mirror_target target
         join mirror on mirror.id = target.mirror_id join repo on repo.id = target.repo_id
-        where target.place = $1 and mirror.team_id = $2 and target.repo_id <> $3
-          and ($4::uuid is null or target.number < (select number from mirror_target where id = $4))
+        where target.place = $1 and mirror.team_id = $2
+          and ($3::uuid is null or target.number < (select number from mirror_target where id = $3))
         order by target.number limit 1
         """,
-        *(storable(place), team_id, repo_id, one),
+        *(storable(place), team_id, one),
     )
-    return None if name is None else f"a mirror of {name}"
+    return None if name is None else f"a mirror of {name} already"
 
 
 @translating
@@ -508,16 +506,32 @@ async def due_now(db: Db, mirror_id: MirrorId, now: datetime, repo_id: RepoId | 
 async def change(
     db: Db, one: Mirror, now: datetime, *, deletes: bool, overwrites: bool, paused: bool
 ) -> None:
-    """Set what a mirror may do and whether it is at work; then all of its targets are due."""
-    await db.execute(
-        """
-        update mirror set
-          deletes = $2, overwrites = $3, paused_at = case when $4 then coalesce(paused_at, $5) end
-        where id = $1
-        """,
-        *(one.id, deletes, overwrites, paused, now),
-    )
-    await _try_again(db, one.id, now)
+    """Set what a mirror may do and whether it is at work; then all of its targets are due.
+
+    One that is resumed begins anew: what failed before the pause counts no more, and it is behind since now.
+    """
+    async with transaction(db) as connection:
+        was_paused = await connection.fetchval(
+            "select paused_at is not null from mirror where id = $1 for update", one.id
+        )
+        await connection.execute(
+            """
+            update mirror set
+              deletes = $2, overwrites = $3, paused_at = case when $4 then coalesce(paused_at, $5) end
+            where id = $1
+            """,
+            *(one.id, deletes, overwrites, paused, now),
+        )
+        if was_paused and not paused:
+            await connection.execute(
+                """
+                update mirror_target set
+                  since = $2, failures = 0, failure_class = null, failure = null, failing_since = null
+                where mirror_id = $1
+                """,
+                *(one.id, now),
+            )
+        await _try_again(connection, one.id, now)
 
 
 async def _try_again(db: Db, mirror_id: MirrorId, now: datetime) -> None:
