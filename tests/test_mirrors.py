@@ -18,12 +18,13 @@ from mirror.people import operator
 from mirror.restore import mirroring, mirrors
 from mirror.restore.mirrors import Wanted
 from mirror.services import failpoints
+from mirror.services.lanes import UnderWay
 from mirror.store import repos
 from mirror.store.people import audit, notices, teams
 from mirror.store.people.teams import Team
 from mirror.store.restore import mirrors as rows
+from mirror.store.restore.mirrors import Claimed, MirrorTarget
 from mirror.store.restore.mirrors import Mirror as Kept
-from mirror.store.restore.mirrors import MirrorTarget
 from tests.parts.connected import Connected
 from tests.parts.everref import Mirror
 from tests.parts.githttp import Fault, GitServer
@@ -514,8 +515,11 @@ async def test_a_connection_makes_the_mirror_and_its_default_branch_follows(
     assert one.state == "failing" and one.due_at is not None
 
 
-def test_a_push_that_takes_long_lets_others_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_push_that_takes_long_lets_others_begin(
+    placed: Callable[..., Any], make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pushing, "time", lambda: 1000.0)
-    new, old = 990.0, 900.0
+    claimed = Claimed(await (await placed(str(make_work("there.git").path))).now(), 1)
+    new, old = UnderWay(claimed, 990.0), UnderWay(claimed, 900.0)
     rooms = [pushing._room(began, 2) for began in ([], [new], [new, new], [old, new], [old, old, old, old])]
     assert rooms == [2, 1, 0, 1, 0]

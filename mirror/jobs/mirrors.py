@@ -16,6 +16,7 @@ from typing import Final
 from mirror.core import logs
 from mirror.core.errors import EverrefError
 from mirror.restore import mirroring, mirrors
+from mirror.services.lanes import Lane, UnderWay
 from mirror.services.open import Services
 from mirror.store.restore import mirrors as rows
 from mirror.store.restore.mirrors import Claimed
@@ -43,8 +44,8 @@ class Mirroring:
         """Push what is due until cancelled; what is under way is cancelled too, and due again later."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._spread())
-            group.create_task(self._lane(False, AT_ONCE))
-            group.create_task(self._lane(True, IN_TROUBLE))
+            group.create_task(self._lane(False, AT_ONCE).work())
+            group.create_task(self._lane(True, IN_TROUBLE).work())
 
     async def _spread(self) -> None:
         while True:
@@ -54,29 +55,18 @@ class Mirroring:
                 log.warning("mirrors: %s", error)
             await asyncio.sleep(SPREAD)
 
-    async def _lane(self, troubled: bool, most: int) -> None:
-        busy = dict[asyncio.Task[None], float]()
-        try:
-            while True:
-                claimed = list[Claimed]()
-                try:
-                    room = _room(busy.values(), most)
-                    if room > 0 and not self.services.away:
-                        claimed = await self._claim(room, troubled)
-                except EverrefError as error:  # the database is away; what is due waits
-                    log.warning("mirrors: %s", error)
-                for one in claimed:
-                    task = asyncio.create_task(self._push(one))
-                    busy[task] = time()
-                    task.add_done_callback(busy.pop)
-                if _room(busy.values(), most) <= 0:
-                    await asyncio.wait(busy, timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
-                else:
-                    await asyncio.sleep(EVERY)
-        finally:
-            for task in busy:
-                task.cancel()
-            await asyncio.gather(*busy, return_exceptions=True)
+    def _lane(self, troubled: bool, most: int) -> Lane[Claimed]:
+        async def claim(busy: Collection[UnderWay[Claimed]]) -> list[Claimed]:
+            room = _room(busy, most)
+            return await self._claim(room, troubled) if room > 0 and not self.services.away else []
+
+        return Lane(
+            every=EVERY,
+            claim=claim,
+            do=self._push,
+            is_full=lambda busy: _room(busy, most) <= 0,
+            log=log,
+        )
 
     async def once(self) -> int:
         """Push what is due now, until nothing is; returns how many pushes that took."""
@@ -115,10 +105,10 @@ class Mirroring:
                 log.exception("a bug in pushing to a mirror of %s", one.repo)
 
 
-def _room(began: Collection[float], most: int) -> int:
-    """How many pushes of a lane may begin, given when those began that are under way."""
-    quick = sum(time() - at < SLOW_SECONDS for at in began)
-    return min(most - quick, most + SLOW - len(began))
+def _room(busy: Collection[UnderWay[Claimed]], most: int) -> int:
+    """How many pushes of a lane may begin beside these."""
+    quick = sum(time() - one.began < SLOW_SECONDS for one in busy)
+    return min(most - quick, most + SLOW - len(busy))
 
 
 @asynccontextmanager

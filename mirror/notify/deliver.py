@@ -5,6 +5,7 @@ Who calls: the workers, every two seconds, and a web process while no worker is 
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -17,6 +18,7 @@ from mirror.core.errors import EverrefError
 from mirror.core.messages import Link, Message
 from mirror.core.rules.health import telling
 from mirror.notify import words as said
+from mirror.services.lanes import Lane, UnderWay
 from mirror.services.open import Services
 from mirror.store.database import transaction
 from mirror.store.notify import messages, sendings
@@ -52,36 +54,24 @@ class Delivery:
     async def work(self) -> None:
         """Send what is due until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._lane(False, AT_ONCE, CHATS))
-            group.create_task(self._lane(True, IN_TROUBLE, CHATS_IN_TROUBLE))
+            group.create_task(self._lane(False, AT_ONCE, CHATS).work())
+            group.create_task(self._lane(True, IN_TROUBLE, CHATS_IN_TROUBLE).work())
 
-    async def _lane(self, troubled: bool, most: int, chats: int) -> None:
-        """Keep up to `most` channels busy, `chats` of them chats, each with one message at a time.
+    def _lane(self, troubled: bool, most: int, chats: int) -> Lane[Claimed]:
+        """Up to `most` channels, `chats` of them chats, each with one message at a time.
 
         A chat is claimed when it can begin: one that waited here for its process would be taken for slow.
         """
-        busy: dict[asyncio.Task[None], Claimed] = {}
-        try:
-            while True:
-                claimed = list[Claimed]()
-                try:
-                    if len(busy) < most:
-                        open_chats = chats - sum(one.kind == "chat" for one in busy.values())
-                        claimed = await self._claim(most - len(busy), troubled=troubled, chats=open_chats)
-                except EverrefError as error:  # the database is away; what is due waits
-                    log.warning("sending messages: %s", error)
-                for one in claimed:
-                    task = asyncio.create_task(self._deliver(one))
-                    busy[task] = one
-                    task.add_done_callback(busy.pop)
-                if claimed and len(busy) >= most:
-                    await asyncio.wait(busy, timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
-                else:
-                    await asyncio.sleep(EVERY)
-        finally:
-            for task in busy:
-                task.cancel()
-            await asyncio.gather(*busy, return_exceptions=True)
+
+        async def claim(busy: Collection[UnderWay[Claimed]]) -> list[Claimed]:
+            if len(busy) >= most:
+                return []
+            open_chats = chats - sum(one.work.kind == "chat" for one in busy)
+            return await self._claim(most - len(busy), troubled=troubled, chats=open_chats)
+
+        return Lane(
+            every=EVERY, claim=claim, do=self._deliver, is_full=lambda busy: len(busy) >= most, log=log
+        )
 
     async def once(self) -> int:
         """Send what is due now, until nothing is; returns how many tries that took."""
