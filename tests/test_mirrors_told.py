@@ -1,6 +1,7 @@
 """Mirrors as people and programs meet them: the pages, the API and the command line say the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from mirror.backup import sync
 from mirror.jobs.mirrors import Mirroring
@@ -70,6 +71,9 @@ def test_the_command_adds_pushes_and_tells_what_differs(
     everref("backup", str(work.path), "--name", "acme/api")
     added = everref("mirror", "acme/api", "add", str(there.path))
     assert added.out == f"{there.path}  added; the workers push to it within seconds\n"
+    (Path(everref.env["EVERREF_DATA"]) / "up.lock").write_text("http://127.0.0.1:8123\n")
+    own = everref("mirror", "acme/api", "add", "http://localhost:8123/git/everref/acme/web", code=2)
+    assert "Everref's own" in own.err  # as its workers would find
     assert everref("mirror", "acme/api", "push").out == f"{there.path}  #1  1 created\n"
     there.commit("main", {"theirs": b"1"})
     work.commit()

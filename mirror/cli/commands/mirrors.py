@@ -75,6 +75,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 async def one(call: Call) -> int:
     """The mirrors of a repo."""
+    call = await call.beside()  # else our own address is another one here than in the workers
     async with call.services() as services:
         from mirror.people import operator
         from mirror.restore import moment
@@ -85,6 +86,7 @@ async def one(call: Call) -> int:
 
 async def all_of_team(call: Call) -> int:
     """The mirrors of a team."""
+    call = await call.beside()
     async with call.services() as services:
         from mirror.people import operator
 

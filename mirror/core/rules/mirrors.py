@@ -164,8 +164,8 @@ def default_stays(branch: RefName, why: str = "") -> str:
     if why:
         return f"make {name} the default branch at the mirror: {why}"
     return (
-        f"make {name} the default branch at the mirror, as it is at the source: a push cannot; in the host's"
-        f" settings, or in a plain repository by git symbolic-ref HEAD {shlex.quote(f'refs/heads/{name}')}"
+        f"make {name} the default branch at the mirror, as it is at the source: no push can do that, but the"
+        f" host's settings, or in a bare repository git symbolic-ref HEAD {shlex.quote(f'refs/heads/{name}')}"
     )
 
 
