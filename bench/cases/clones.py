@@ -7,10 +7,10 @@ import shutil
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from bench import backend, sources
 from bench.clock import ENVIRONMENT, Failed, side_by_side
@@ -41,6 +41,8 @@ MANY: Final = 100  # clones at once
 COLD: Final = 200  # fetches at once of a repo that is not on this disk
 PLACES: Final = 10  # addresses that these come from: one has a hundred connections at most
 _BUFFER: Final = 1 << 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +132,19 @@ async def _one(room: Room, name: str, source: Source, ours: Server, theirs: Serv
 
     def answered(server: Server) -> Callable[[int], Awaitable[float]]:
         async def once(_: int) -> float:
-            before, began = cpu_seconds(server.pid), time.perf_counter()
-            size = await asyncio.to_thread(_thrown_away, server, name, body)
-            spent = time.perf_counter() - began
+            (size, spent), processors = await _used(
+                server.pid, asyncio.to_thread(_thrown_away, server, name, body)
+            )
             if size < source.bytes() // 2:
                 raise Failed(f"a clone of {source.name} was refused")
-            await _reaped(server.pid)
-            used[server.pid].append(cpu_seconds(server.pid) - before)
+            used[server.pid].append(processors)
             return spent
 
         return once
 
     for server in (ours, theirs):  # warm
-        await asyncio.to_thread(_thrown_away, server, name, body)
-        await _reaped(server.pid)
+        await answered(server)(0)
+        used[server.pid].clear()
     rounds = max(7, room.rounds)
     whole = await side_by_side(rounds, cloned(ours), cloned(theirs))
     alone = await side_by_side(2 * rounds, answered(ours), answered(theirs))
@@ -157,14 +158,26 @@ async def _one(room: Room, name: str, source: Source, ours: Server, theirs: Serv
     ]
 
 
-async def _reaped(pid: int) -> None:
-    """Wait until a process has no child: what they used counts once it has waited for them, each second."""
-    while _children(pid):  # noqa: ASYNC110 - it is another process
+async def _used(pid: int, work: Awaitable[T]) -> tuple[T, float]:
+    """What the work comes to, and the seconds of processors that a server and its git used for it.
+
+    Git's count once the server has waited for its end, which lighttpd does each second.
+    """
+    before = cpu_seconds(pid)
+    done = await work
+    while _has_git(pid):  # noqa: ASYNC110 - it is another process
         await asyncio.sleep(0.01)
+    return done, cpu_seconds(pid) - before
 
 
-def _children(pid: int) -> bool:
-    return any(one.read_text() for one in Path(f"/proc/{pid}/task").glob("*/children"))
+def _has_git(pid: int) -> bool:
+    """Whether a child of this process is git, at work or not waited for yet."""
+    children = [one.read_text().split() for one in Path(f"/proc/{pid}/task").glob("*/children")]
+    for child in (child for some in children for child in some):
+        with suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text().startswith("git"):
+                return True
+    return False
 
 
 async def _many(room: Room, many: int, source: Source, ours: Server, theirs: Server) -> list[Row]:
@@ -229,15 +242,16 @@ def _head(server: Server, name: str, body: bytes) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _thrown_away(server: Server, name: str, body: bytes) -> int:
-    """How many bytes come, read by a client that does nothing with them."""
+def _thrown_away(server: Server, name: str, body: bytes) -> tuple[int, float]:
+    """How many bytes come, read by a client that does nothing with them, and in how many seconds."""
     buffer = bytearray(_BUFFER)
+    began = time.perf_counter()
     size = 0
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(_head(server, name, body) + body)
         while count := connection.recv_into(buffer):
             size += count
-    return size
+    return size, time.perf_counter() - began
 
 
 async def _cold(services: Services, repo: Repo, source: Source, header: str, many: int) -> list[Row]:
