@@ -416,6 +416,14 @@ async def test_many_clones_of_a_cold_repo_read_the_vault_once(
     assert list((services.disk.root / "serving").iterdir()) != []  # kept for the next one
 
 
+async def test_the_end_of_a_clone_waits_for_no_disk_to_be_counted(world: World) -> None:
+    async with world.site.mirror.services.db.acquire() as connection, connection.transaction():
+        await connection.execute("set local synchronous_commit = on")
+        await served.count(connection, "clone", 7)
+        assert await connection.fetchval("show synchronous_commit") == "off"
+        assert (await served.counted(connection))["clone"] == served.Served(1, 7)
+
+
 async def test_what_the_disk_damaged_is_read_from_the_vault_again_and_not_served(
     world: World, work: Work
 ) -> None:
