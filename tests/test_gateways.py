@@ -29,6 +29,7 @@ CHECKS: list[Callable[[Vault], Awaitable[None]]] = [
     contract.test_a_list_is_of_a_prefix_and_in_order,
     contract.test_removing_twice_is_removing_once,
     contract.test_a_vault_that_works_says_so_and_keeps_nothing_of_the_question,
+    contract.test_a_store_elsewhere_tells_the_time_by_its_own_clock,
 ]
 
 

@@ -4,23 +4,30 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from mirror.core.errors import Dropped, NotFound
+from mirror.core.config import Settings
+from mirror.core.errors import Dropped, NotFound, UsageError
+from mirror.core.rules.keeping.pending import Kind
 from mirror.core.rules.keeping.retention import EVERYTHING, Policy
 from mirror.jobs import pending
 from mirror.people import operator, retention
+from mirror.people import pending as asking
 from mirror.restore import moment
 from mirror.services import failpoints
+from mirror.services.open import open_services
 from mirror.store.backup import epochs, parts
 from mirror.store.jobs import jobs
+from mirror.store.people import pending as pending_rows
 from mirror.store.upkeep import keeping
-from mirror.upkeep import prune, verify
+from mirror.upkeep import doctor, prune, verify
 from mirror.upkeep import retention as upkeep
-from tests.parts.everref import Mirror
+from tests.parts.everref import Clock, Mirror
 from tests.parts.repos import Work, fsck, refs_of
+from tests.parts.s3 import S3Server
 from tests.test_epoch import pushes
 
 
@@ -148,3 +155,47 @@ def test_the_command_line_shows_saves_and_holds(
     plan = json.loads(planned.stdout)
     assert [one["because"] for one in plan["kept"]][0] == ["legal hold: case 12", "kept by hand: release"]
     assert plan["going"] == []
+
+
+async def test_a_clock_that_jumped_a_year_ahead_long_ago_takes_nothing_away(
+    tmp_path: Path, database: str, work: Work, s3_server: S3Server, s3_credentials: None
+) -> None:
+    """Things have come in evenly since, so that only the store's own clock tells."""
+    clock = Clock()
+    clock.step, now = timedelta(0), datetime.now(UTC)
+    clock.now = now - timedelta(days=15)
+    settings = Settings(
+        data=str(tmp_path / "data"),
+        database_url=database,
+        vault_url=s3_server.url(tmp_path.name),
+        allow_private_remotes=True,
+        secret_keys=("k" * 40,),
+    )
+    async with open_services(settings, clock=clock) as services:
+        mirror = Mirror(services, clock, tmp_path)
+        await pushes(mirror, work, 3)
+        repo = await mirror.repo(str(work.path))
+        team = await operator.team_of(services, repo)
+        one = await asking.ask(services, None, team, Kind.SHORTEN_DELAY, {"days": 7})
+        assert one.takes_effect_at is not None and one.takes_effect_at < now  # a team of one
+
+        async def state() -> str:
+            found = await pending_rows.find(services.db, one.id)
+            assert found is not None
+            return found.state(clock.now)
+
+        clock.now = now + timedelta(days=355)
+        await days_go_by(mirror, 10)
+        policy = Policy(keep_last=1)
+        assert (await upkeep.preview(services, repo, policy)).plan.stopped is None
+        with pytest.raises(UsageError, match="the clock here says .* and that of the vault .*: set the one"):
+            await upkeep.apply(services, repo, policy)
+        await pending.due(services)
+        assert await state() == "agreed"
+        told = [one for one in await doctor.doctor(services) if one.what == "vault: clock"]
+        assert [one.ok for one in told] == [False]
+        clock.now = now
+        await pending.due(services)
+        assert await state() == "done"
+        made = await upkeep.apply(services, repo, policy, clock_is_right=True)
+        assert made is not None and len(made.dropped) > 0

@@ -117,6 +117,12 @@ async def test_a_vault_that_works_says_so_and_keeps_nothing_of_the_question(vaul
     assert await nothing_is_left(vault)
 
 
+async def test_a_store_elsewhere_tells_the_time_by_its_own_clock(vault: Vault) -> None:
+    told = await vault.now()
+    assert (told is None) == (vault.directory() is not None)
+    assert told is None or abs(told - datetime.now(UTC)) < timedelta(hours=1)
+
+
 async def test_one_write_may_hold_many_parts(vault: Vault) -> None:
     await upload(vault, "object", PARTS, chunk=len(PARTS))
     assert await vault.get("object") == PARTS

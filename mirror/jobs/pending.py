@@ -14,6 +14,7 @@ from mirror.core.channels import Address, NotDelivered
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
 from mirror.core.messages import Link
 from mirror.core.rules.keeping import pending as rules
+from mirror.core.rules.keeping import retention as retention_rules
 from mirror.core.rules.keeping.pending import Kind
 from mirror.people import keys, mails, retention
 from mirror.people import pending as asking
@@ -86,16 +87,28 @@ async def due(services: Services) -> None:
     """Carry out what is due, end what nobody confirmed, and tell people.
 
     Safe to run twice, and after a run that was killed: what had begun goes on; what was cancelled
-    never begins.
+    never begins. Where the clock is ahead of the vault's, or the vault does not say, nothing begins: days in
+    which it can be cancelled would be left out.
     """
     now = services.clock()
     for one in await rows.lapse(services.db, now - rules.LAPSES, now):
         await asking.say(services.db, one, "lapsed", now)
-    for one in await rows.due(services.db, now):
-        if one.kind in CARRY_OUT and await rows.begin(services.db, one.id, services.clock()):
+    found = [one for one in await rows.due(services.db, now) if one.kind in CARRY_OUT]
+    if any(one.begun_at is None for one in found) and (why := await _clock_problem(services)):
+        log.warning("nothing that was asked for begins: %s", why)
+        found = [one for one in found if one.begun_at is not None]
+    for one in found:
+        if await rows.begin(services.db, one.id, services.clock()):
             failpoints.reached("pending: begun")
             await _carry_out(services, one)
     await tell(services)
+
+
+async def _clock_problem(services: Services) -> str | None:
+    try:
+        return retention_rules.ahead_of_vault(await services.vault.now(), services.clock())
+    except EverrefError as error:
+        return str(error)
 
 
 async def _carry_out(services: Services, one: Pending) -> None:

@@ -10,6 +10,7 @@ from mirror.core.channels import NotDelivered
 from mirror.core.config import NO_REDIS
 from mirror.core.errors import EverrefError
 from mirror.core.formats.manifest import time_text
+from mirror.core.rules.keeping import retention
 from mirror.core.words import count, mend, not_known
 from mirror.services import worm
 from mirror.services.open import Services
@@ -111,6 +112,7 @@ async def _git(services: Services) -> Finding:
 async def _vault(services: Services) -> list[Finding]:
     try:
         can, number = await services.vault.capabilities(), await unknown_repos.look(services)
+        now = await services.vault.now()
     except EverrefError as error:
         return [
             Finding(
@@ -121,6 +123,8 @@ async def _vault(services: Services) -> list[Finding]:
             )
         ]
     found = [Finding("vault", services.vault.describe(), True)]
+    if ahead := retention.ahead_of_vault(now, services.clock()):
+        found.append(Finding("vault: clock", ahead, False, "have NTP set it: timedatectl set-ntp true"))
     found.append(
         Finding("vault: conditional create", "yes", True)
         if can.conditional_create

@@ -96,8 +96,10 @@ async def apply(
     found = await preview(services, repo, policy)
     if not found.plan.dropped:
         return None
-    if found.plan.stopped and not clock_is_right:
-        raise UsageError(found.plan.stopped)
+    if not clock_is_right:
+        ahead = rules.ahead_of_vault(await services.vault.now(), services.clock())
+        if stopped := ahead or found.plan.stopped:
+            raise UsageError(stopped)
     going = frozenset(one.number for one in found.plan.dropped)
 
     async def still(db: Db) -> None:

@@ -158,6 +158,9 @@ class Vault(Protocol):
     async def capabilities(self) -> Capabilities:
         """What the store can do, found out by trying, once."""
 
+    async def now(self) -> datetime | None:
+        """What time it is by the store's own clock, to the second. None: it has none but this machine's."""
+
     async def probe(self) -> None:
         """Raise whatever keeps objects from being read or written now; leaves nothing behind."""
 

@@ -387,6 +387,9 @@ class Copies:
     async def capabilities(self) -> Capabilities:
         return await self.first.capabilities()
 
+    async def now(self) -> datetime | None:
+        return await self.first.now()
+
     async def probe(self) -> None:
         await self.first.probe()
 

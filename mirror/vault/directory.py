@@ -254,6 +254,9 @@ class DirectoryVault:
     async def capabilities(self) -> Capabilities:
         return Capabilities(conditional_create=True, checksums=False, object_lock=False, versioning=False)
 
+    async def now(self) -> None:
+        return None
+
     async def probe(self) -> None:
         draft = _Draft(self._root, f"probe-{secrets.token_hex(8)}", self._guard)
         await _finished(_in_thread(draft.probe))

@@ -136,6 +136,10 @@ class Edge:
         return await (await self._ours()).capabilities()
 
     @_mine
+    async def now(self) -> datetime | None:
+        return await (await self._ours()).now()
+
+    @_mine
     async def probe(self) -> None:
         await self.recognise()
         await (await self._ours_to_write()).probe()

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import SplitResult, quote
 from uuid import UUID
@@ -525,6 +526,14 @@ class S3Vault:
             return yes(await self._bucket.call(question))
         except (Refused, BadCredentials, NetworkError):  # many stores do not know the question
             return False
+
+    async def now(self) -> datetime | None:
+        answer = await self._bucket.call("list_objects_v2", Prefix=self._prefix, MaxKeys=1)
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+        try:  # the Date of RFC 9110, section 6.6.1
+            return parsedate_to_datetime(told).astimezone(UTC)
+        except ValueError:
+            return None
 
     async def probe(self) -> None:
         # An upload that is never completed leaves nothing, where objects cannot be deleted neither.

@@ -159,6 +159,9 @@ class SealedVault:
     async def capabilities(self) -> Capabilities:
         return await self.store.capabilities()
 
+    async def now(self) -> datetime | None:
+        return await self.store.now()
+
     async def probe(self) -> None:
         await self.store.probe()
 

@@ -242,6 +242,20 @@ def clock_problem(seen: Sequence[datetime], now: datetime) -> str | None:
     )
 
 
+def ahead_of_vault(vault: datetime | None, now: datetime) -> str | None:
+    """Why nothing may be taken away for ever by this clock: that of the vault is behind it.
+
+    None: it is not, or the vault has no clock of its own. This finds also a clock that jumped long ago, by
+    which things have come into the vault evenly since.
+    """
+    if vault is None or now - vault <= AHEAD:
+        return None
+    return (
+        f"the clock here says {now:%Y-%m-%d %H:%M} UTC, and that of the vault {vault:%Y-%m-%d %H:%M}: set the"
+        " one that is wrong right; until then nothing is dropped or deleted for ever"
+    )
+
+
 def is_worth(
     going: int, bytes_at_most: int, stored: int, last_rewrite: datetime | None, now: datetime
 ) -> bool:
