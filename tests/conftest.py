@@ -6,6 +6,7 @@ And the order of the files: those that take the longest come first, so that no c
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "tests.parts.repos",  # first: the others import it
@@ -29,6 +30,11 @@ pytest_plugins = [
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+# No test fails because a machine is slow. In CI, hypothesis has a profile of its own, with the same examples.
+_settings = settings.get_profile(settings.get_current_profile_name())
+settings.register_profile("everref", _settings, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("everref")
 
 _LONGEST = (
     *("up", "cli", "crash", "openapi", "whole", "whole_forges", "pages_restore", "whole_faults", "reseal"),
