@@ -158,10 +158,14 @@ async def test_the_table_runs_no_formulas_and_bad_words_are_named_at_their_field
     for field, value in (("since", "whenever"), ("until", "2019-01-01"), ("kind", "odd")):
         wrong = await browser.get(PAGE, **(WINDOW | {field: value}))
         assert wrong.status_code == 422 and 'class="wrong"' in wrong.text, field
-    empty = await browser.get(PAGE, **WINDOW, actor="nobody")
+    empty = await browser.get(PAGE, **WINDOW, actor="=mallory", ref="none")
     assert "Nothing was pushed that matches" in empty.text
-    refused = await browser.follow(await browser.post(f"{PAGE}/plan", **WINDOW, actor="nobody"))
-    assert "Nothing was pushed that matches" in refused.text
+    misspelt = await browser.get(PAGE, **WINDOW, actor="malory")
+    assert "No push by “malory” is known" in misspelt.text and ">=Mallory</a> (6)" in misspelt.text
+    assert "Nothing was pushed" not in misspelt.text
+    refused = await browser.post(f"{PAGE}/plan", **WINDOW, actor="malory", ref="main")
+    assert refused.status_code == 303 and refused.headers["location"].endswith("actor=malory&ref=main")
+    assert "No push by &#39;malory&#39; is known" in (await browser.follow(refused)).text
 
 
 async def test_a_program_lists_plans_begins_and_undoes(attacked: Attacked) -> None:
@@ -173,6 +177,12 @@ async def test_a_program_lists_plans_begins_and_undoes(attacked: Attacked) -> No
         ("acme/web", "deleted", "=Mallory"),
         ("acme/api", "deleted", "=Mallory"),
     ]
+    assert (found["unknown_actors"], found["accounts"]) == ([], [])
+    found = await mine.get("/teams/ann/changes", **WINDOW, actor="malory")
+    assert (found["items"], found["unknown_actors"]) == ([], ["malory"])
+    assert found["accounts"] == [{"name": "=Mallory", "changes": 6}]
+    misspelt = WINDOW | {"actor": ["malory"]}
+    assert (await mine.ask("POST", "/teams/ann/rollbacks", misspelt)).status_code == 404
     plan = await mine.post("/teams/ann/rollbacks", asked | {"actor": ["=mallory"], "created": True})
     assert (plan["state"], plan["refs_chosen"]) == ("planned", 6)
     (main,) = [ref for ref in plan["repos"][0]["refs"] if ref["name"] == "refs/heads/main"]

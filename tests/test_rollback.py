@@ -307,7 +307,7 @@ async def test_a_plan_is_begun_once_by_who_made_it_within_an_hour(incident: Inci
         await rollbacks.begin(services, team, late.id, incident.ask)
     incident.mirror.clock.now -= timedelta(hours=2)
     with pytest.raises(UsageError, match="nothing was pushed that matches"):
-        wanted = Wanted(late.planned_at, late.planned_at, ("nobody",))
+        wanted = Wanted(late.planned_at, late.planned_at, ("lena",))
         await rollback.plan(services, team, wanted, Authority(Role.OWNER))
 
 
@@ -369,10 +369,39 @@ async def test_the_commands_list_plan_do_and_undo(incident: Incident) -> None:
     code, undone = await ran(cli.rollback, "rollback", "--undo", made)
     assert code == 0 and undone.shapes[-1]["state"] == "undone", undone.texts
     assert incident.refs()[1:] == incident.after[1:]
+    with pytest.raises(
+        NotFound, match=r"no push by 'malory' is known; .* in this time: MALLORY \(15\), lena"
+    ):
+        await ran(cli.pushes, "pushes", "--since", "2026-03-01", "--actor", "malory")
     with pytest.raises(UsageError, match="say since when"):
         await ran(cli.rollback, "rollback", "--actor", "mallory")
     with pytest.raises(NotFound, match="no rollback"):
         await ran(cli.rollback, "rollback", "--again", "what")
+
+
+async def test_an_account_that_never_pushed_is_named_with_those_who_did(incident: Incident) -> None:
+    services, now = incident.mirror.services, incident.mirror.clock.now
+    day = Wanted(now - timedelta(days=1), now, ("Malory", "LENA"))
+    found = await incidents.strangers(services.db, incident.team, day)
+    assert found is not None
+    assert (found.names, found.accounts) == (("Malory",), (("MALLORY", 15), ("lena", 1)))
+    said = "no push by 'Malory' is known; accounts that pushed in this time: MALLORY (15), lena (1)"
+    assert found.sentence == said
+    earlier = Wanted(now - timedelta(days=9), now - timedelta(days=8), ("len",))
+    found = await incidents.strangers(services.db, incident.team, earlier)
+    assert found is not None and found.accounts == ()
+    nothing = Wanted(day.since, now, ("qqqq\x1b",), repos=("none",))
+    found = await incidents.strangers(services.db, incident.team, nothing)
+    assert found is not None and found.accounts == (("MALLORY", 15), ("lena", 1))
+    assert "\x1b" not in found.sentence
+    assert (
+        await incidents.strangers(services.db, incident.team, Wanted(now, now, ("lena", "mallory"))) is None
+    )
+    with pytest.raises(NotFound, match="no push by 'Malory'"):  # what malory did would be left out
+        await rollback.plan(services, incident.team, day, Authority(Role.OWNER))
+    await services.db.execute("update ref_change set pushed_by = null")
+    found = await incidents.strangers(services.db, incident.team, day)
+    assert found is not None and found.sentence.endswith("no host named who pushed in this time")
 
 
 NARROWED: list[tuple[dict[str, Any], int]] = [

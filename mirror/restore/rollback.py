@@ -56,8 +56,11 @@ async def plan(
        others pushed since.
     4. Keep it.
 
-    Nothing is written to any host. Raises UsageError where nothing is meant, or more than one plan holds.
+    Nothing is written to any host. Raises UsageError where nothing is meant, or more than one plan holds,
+    NotFound where an account never pushed: it may be misspelt, and what it did would be left out.
     """
+    if strangers := await incidents.strangers(services.db, team_id, wanted):
+        raise NotFound(strangers.sentence)
     found = await incidents.changes(services.db, team_id, wanted)
     if not found.changes:
         raise UsageError("nothing was pushed that matches; choose another account or a longer time")

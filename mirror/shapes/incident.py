@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from mirror.browse.plan_commits import NONE, PlanCommits, RefCommits
 from mirror.core.model import RepoId
 from mirror.core.rules.history.rollback import State as RefState
-from mirror.core.rules.history.rollback import What
+from mirror.core.rules.history.rollback import Strangers, Wanted, What
 from mirror.jobs.rollbacks import Line, State
 from mirror.shapes.base import Answer, Base64, git
 from mirror.shapes.repos import Change
@@ -46,6 +46,13 @@ class TeamRefChange(Change, frozen=True, kw_only=True):
         )
 
 
+class AccountChanges(Answer, frozen=True, kw_only=True):
+    """An account, and how many ref changes are its."""
+
+    name: str
+    changes: int
+
+
 class TeamRefChanges(Answer, frozen=True, kw_only=True):
     """The newest ref changes of a team that are meant."""
 
@@ -53,6 +60,27 @@ class TeamRefChanges(Answer, frozen=True, kw_only=True):
     until: datetime
     items: list[TeamRefChange]
     more: Annotated[bool, Meta(description="there are more than this: ask for a shorter time")]
+    unknown_actors: Annotated[
+        list[str],
+        Meta(description="of the accounts that were asked for: they never pushed to this team"),
+    ] = []
+    accounts: Annotated[
+        list[AccountChanges],
+        Meta(description="with unknown actors: who pushed in this time, the nearest spelling first"),
+    ] = []
+
+    @classmethod
+    def of(cls, wanted: Wanted, found: incidents.Found, strangers: Strangers | None) -> "TeamRefChanges":
+        return cls(
+            since=wanted.since,
+            until=wanted.until,
+            items=[TeamRefChange.of_team(one) for one in found.changes],
+            more=found.more,
+            unknown_actors=list(strangers.names) if strangers else [],
+            accounts=[AccountChanges(name=name, changes=number) for name, number in strangers.accounts]
+            if strangers
+            else [],
+        )
 
 
 def rows(found: incidents.Found) -> list[dict[str, Any]]:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 PUSHES = "list what was pushed to all repos of a team, by account, time and kind, newest first"
 PUSHES_EPILOG = """\
 Without --since it is the last day. An account is what the host named, whatever its case;
-pushes that no webhook told of have none: --untold lists those. Kinds: created, pushed,
-forced, deleted, tag (one that was moved), default (the default branch changed).
+pushes that no webhook told of have none: --untold lists those. One that never pushed is
+named, with those who did (exit code 3). Kinds: created, pushed, forced, deleted, tag (one
+that was moved), default (the default branch changed).
 
 --json: one object a change, as docs/command-line.md lists it
 
@@ -101,14 +102,17 @@ async def pushes(call: Call) -> int:
         meant = _meant(call, services.clock())
         team = await operator.team_named(services, call.args.team)
         found = await incidents.changes(services.db, team.id, meant)
+        strangers = await incidents.strangers(services.db, team.id, meant)
     if call.args.csv and not call.out.json:
         call.out.result(partial(_table, found), dict)
     for one in () if call.args.csv and not call.out.json else found.changes:
         call.out.result(partial(_pushed, one), partial(_pushed_shape, one))
-    if not found.changes:
+    if not found.changes and not strangers:
         call.out.remark(_nothing)
     if found.more:
         call.out.remark(partial(_more, len(found.changes)))
+    if strangers:  # not only an empty list, which would read like an all-clear
+        raise NotFound(strangers.sentence)
     return 0
 
 

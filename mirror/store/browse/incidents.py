@@ -4,15 +4,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
 from mirror.core import refs
 from mirror.core.globs import Test, check, is_plain, meant, pattern
 from mirror.core.model import Kind, RefChange, RefName, RepoId, Target
-from mirror.core.rules.history.rollback import TAKES, Move, Wanted, What, what
+from mirror.core.rules.history.rollback import TAKES, Move, Strangers, Wanted, What, nearest, what
 from mirror.store.backup.history import Logged
 from mirror.store.browse.refs_shown import patterns
 from mirror.store.database import Db, storable, transaction, translating
@@ -22,6 +23,7 @@ MOST: Final = 10_000  # changes that are read at once
 SLACK: Final = timedelta(minutes=5)  # between the clocks of a host and ours
 FEW: Final = 20_000  # refs whose moves are read one ref after the other
 ACCOUNTS: Final = 12  # that are named, the busiest
+CANDIDATES: Final = 1000  # accounts among which one is looked for that is spelt alike
 FOLLOWING: Final = 200  # later moves of one ref that are read
 
 # What each kind is in the rows; _TAKING, of those that take something away, is as the index has it.
@@ -80,15 +82,17 @@ class Found:
     more: bool = False  # there are more than were counted
 
 
-async def changes(db: Db, team: TeamId, wanted: Wanted, most: int = MOST, read: int = MOST) -> Found:
+async def changes(
+    db: Db, team: TeamId, wanted: Wanted, most: int = MOST, read: int = MOST, named: int = ACCOUNTS
+) -> Found:
     """The newest `most` ref changes of a team that are meant, of which the newest `read` are given.
 
-    Raises UsageError for bad globs.
+    `named` is how many accounts are. Raises UsageError for bad globs.
     """
     check(wanted.repos)
     check(wanted.refs)
     chosen = await _repos(db, team, wanted.repos) if wanted.repos else None
-    rows = await _rows(db, team, wanted, chosen, most, read)
+    rows = await _rows(db, team, wanted, chosen, most, read, named)
     if not rows:
         return Found()
     found = [_changed(row) for row in rows]
@@ -99,7 +103,7 @@ async def changes(db: Db, team: TeamId, wanted: Wanted, most: int = MOST, read: 
         found = [one for one in found if one.what in wanted.kinds]
     first = rows[0]
     if len(rows) == first["total"]:  # all were read
-        accounts = Counter(one.change.by for one in found).most_common(ACCOUNTS)
+        accounts = Counter(one.change.by for one in found).most_common(named)
         ids = {one.ref_id for one in found}
         counts = (len(found), len(ids), len({one.repo_id for one in found}))
         return Found(tuple(found), *counts, tuple(accounts), first["more"])
@@ -118,7 +122,7 @@ async def _repos(db: Db, team: TeamId, globs: Sequence[str]) -> list[RepoId]:
 
 @translating
 async def _rows(
-    db: Db, team: TeamId, wanted: Wanted, chosen: Sequence[RepoId] | None, most: int, read: int
+    db: Db, team: TeamId, wanted: Wanted, chosen: Sequence[RepoId] | None, most: int, read: int, named: int
 ) -> list[Any]:
     """The newest `read` of the newest `most` moves that are meant, each with the counts of all of these.
 
@@ -129,7 +133,7 @@ async def _rows(
 
     So what is read grows with what is given, neither with the window nor with the history.
     """
-    given: list[object] = [team, wanted.since, wanted.until, SLACK, most + 1, ACCOUNTS, min(read, most)]
+    given: list[object] = [team, wanted.since, wanted.until, SLACK, most + 1, named, min(read, most)]
 
     def bound(value: object) -> str:
         given.append(value)
@@ -281,6 +285,43 @@ async def _refs(db: Db, team: TeamId, globs: Sequence[str], likes: Sequence[byte
         return None
     names = await refs.meant_by({RefName(row["name"]) for row in rows}, globs)
     return [row["id"] for row in rows if row["name"] in names]
+
+
+@translating
+async def unknown(db: Db, team: TeamId, actors: Sequence[str]) -> list[str]:
+    """Which of these accounts never pushed to any repo of the team, as far as hosts told."""
+    rows = await db.fetch(
+        """
+        select asked.name from unnest($2::text[]) asked (name) where exists (
+          select from repo join ref_change move
+            on move.repo_id = repo.id and pushed_by is not null and lower(pushed_by) = asked.name
+          where team_id = $1
+        )
+        """,
+        *(team, _lower(actors)),
+    )
+    known = {row["name"] for row in rows}
+    return [one for one in actors if known.isdisjoint(_lower([one]))]
+
+
+async def strangers(db: Db, team: TeamId, wanted: Wanted) -> Strangers | None:
+    """The accounts that are asked for and never pushed, and who did in that time. None: each pushed some day.
+
+    An account that is misspelt must not read like an all-clear. Of a long time, who pushed is told by the
+    newest MOST changes.
+    """
+    names = await unknown(db, team, wanted.actors) if wanted.actors else []
+    if not names:
+        return None
+    window = Wanted(wanted.since, wanted.until)
+    active = await changes(db, team, window, read=1, named=CANDIDATES)
+    told = {name.lower(): (name, number) for name, number in active.accounts if name}
+    near = nearest(names, list(told))
+    if near and active.more:  # those were of the newest changes only
+        found = await changes(db, team, replace(window, actors=tuple(near)), read=1)
+        told |= {name.lower(): (name, number) for name, number in found.accounts if name}
+    first = [told.pop(name) for name in near]
+    return Strangers(tuple(names), (*first, *islice(told.values(), ACCOUNTS - len(first))))
 
 
 def _changed(row: Any) -> Changed:

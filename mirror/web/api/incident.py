@@ -9,7 +9,7 @@ from mirror.browse import plan_commits
 from mirror.core.rules.history.rollback import What
 from mirror.jobs.rollbacks import State
 from mirror.restore import rollback
-from mirror.shapes.incident import Rollback, TeamRefChange, TeamRefChanges
+from mirror.shapes.incident import Rollback, TeamRefChanges
 from mirror.store.browse import incidents
 from mirror.web import rollbacks
 from mirror.web.api.call import Body, Call, Query, call
@@ -75,9 +75,9 @@ def _given(asked: TeamChangesAsked | RollbackWanted) -> dict[str, list[str]]:
 async def list_team_changes(context: RequestContext, asked: TeamChangesAsked) -> TeamRefChanges:
     """What was pushed to all repos of the team, by whom and of which kind, newest first."""
     meant = rollbacks.wanted(context, _given(asked))
-    found = await incidents.changes(context.services.db, context.of_team().id, meant, asked.limit)
-    items = [TeamRefChange.of_team(one) for one in found.changes]
-    return TeamRefChanges(since=meant.since, until=meant.until, items=items, more=found.more)
+    db, team = context.services.db, context.of_team().id
+    found = await incidents.changes(db, team, meant, asked.limit)
+    return TeamRefChanges.of(meant, found, await incidents.strangers(db, team, meant))
 
 
 async def plan_rollback(context: RequestContext, body: RollbackWanted) -> Rollback:

@@ -8,6 +8,7 @@ unless that is asked for.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from difflib import get_close_matches
 from typing import Any, Final, Literal, cast, get_args
 
 from mirror.core import globs, words
@@ -24,6 +25,7 @@ State = Literal["ready", "moved", "back", "dropped", "fixed"]
 UNTOLD: Final = "not told"  # in place of an account that the host did not name
 MANY: Final = 10  # deletions of refs of one repo that are a mass deletion
 _NAMED: Final = 3  # accounts that a sentence names
+_NEAR: Final = 3  # accounts of a spelling like one that is not known
 _TAG: Final = b"refs/tags/"
 WINDOW: Final = timedelta(days=1)  # that is looked at unless somebody says which
 TAKES: Final[tuple[What, ...]] = ("forced", "deleted", "tag", "default")  # what takes something away
@@ -80,6 +82,29 @@ def wanted(
         raise UsageError(f"{len(actors)} accounts are too many; use {globs.MOST} or fewer", field="actor")
     chosen = tuple(cast(What, one) for one in dict.fromkeys(kinds))
     return Wanted(since, until, actors, untold, chosen, patterns["repo"], patterns["ref"])
+
+
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """Accounts that are asked for and of which no push is known, and who did push."""
+
+    names: tuple[str, ...]
+    accounts: tuple[tuple[str, int], ...]  # with their changes in that time; the nearest spelling first
+
+    @property
+    def sentence(self) -> str:
+        """The same in words, without a full stop."""
+        who = " or ".join(repr(words.clean(one)) for one in self.names)
+        if not self.accounts:
+            return f"no push by {who} is known; no host named who pushed in this time"
+        some = ", ".join(f"{words.clean(name)} ({number:,})" for name, number in self.accounts)
+        return f"no push by {who} is known; accounts that pushed in this time: {some}"
+
+
+def nearest(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Of the known accounts, in lower case, those that are spelt like one of these, the nearest first."""
+    found = [near for one in names for near in get_close_matches(one.lower(), known, _NEAR)]
+    return list(dict.fromkeys(found))
 
 
 def _time(given: Mapping[str, Sequence[str]], field: str, now: datetime, zone: tzinfo) -> datetime | None:

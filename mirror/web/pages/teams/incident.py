@@ -18,11 +18,11 @@ from mirror.core.errors import EverrefError, UsageError
 from mirror.core.formats.spreadsheet import csv_of
 from mirror.core.model import RepoId
 from mirror.core.refs import Move
-from mirror.core.rules.history.rollback import MANY, Wanted, What
+from mirror.core.rules.history.rollback import MANY, Strangers, Wanted, What
 from mirror.jobs.rollbacks import State
 from mirror.restore import rollback
 from mirror.shapes.base import encoded
-from mirror.shapes.incident import COLUMNS, TeamRefChange, TeamRefChanges, rows
+from mirror.shapes.incident import COLUMNS, TeamRefChanges, rows
 from mirror.store.browse import incidents
 from mirror.store.browse.incidents import Changed, Found
 from mirror.store.restore import rollbacks as rollback_rows
@@ -138,17 +138,18 @@ async def page(context: RequestContext) -> Response:
     typed = _typed(context.query, context.request.query_params.getlist("kind"))
     wrong: dict[str, str] = {}
     found = Found()
-    meant = None
+    meant, strangers = None, None
     try:
         meant = rollbacks.wanted(context, typed.given)
         read = READ if form == "page" else incidents.MOST
         found = await incidents.changes(context.services.db, team.id, meant, read=read)
+        strangers = await incidents.strangers(context.services.db, team.id, meant)
     except UsageError as error:
         if form != "page":
             raise
         context.status, wrong = 422, {error.field or "since": words.sentence(error)}
     if meant is not None and form in ("csv", "json"):
-        return _file(context, meant, found, form)
+        return _file(context, meant, found, strangers, form)
     groups = grouped(found.changes)
     told: dict[RepoId, PlanCommits] = {}
     if typed.actor and groups:
@@ -159,6 +160,7 @@ async def page(context: RequestContext) -> Response:
         meant=meant,
         wrong=wrong,
         found=found,
+        strangers=strangers,
         groups=[_with(one, told.get(one.repo_id, NONE)) for one in groups[:REPOS]],
         read=len(groups),
         refs=sum(one.refs for one in groups),
@@ -170,12 +172,13 @@ async def page(context: RequestContext) -> Response:
     )
 
 
-def _file(context: RequestContext, meant: Wanted, found: Found, form: str) -> Response:
+def _file(
+    context: RequestContext, meant: Wanted, found: Found, strangers: Strangers | None, form: str
+) -> Response:
     name = f"{context.of_team().name}-pushes-{meant.since:%Y%m%d}-{meant.until:%Y%m%d}"
     if form == "csv":
         return sent(csv_of(COLUMNS, rows(found)), "text/csv; charset=utf-8", f"{name}.csv")
-    items = [TeamRefChange.of_team(one) for one in found.changes]
-    told = TeamRefChanges(since=meant.since, until=meant.until, items=items, more=found.more)
+    told = TeamRefChanges.of(meant, found, strangers)
     return sent(encoded(told).decode() + "\n", "application/json", f"{name}.json")
 
 
@@ -258,7 +261,7 @@ async def plan(context: RequestContext) -> Response:
     try:
         meant = rollbacks.wanted(context, typed.given)
         made = await rollbacks.plan(context, meant, created=created, moved=moved)
-    except UsageError as error:
+    except EverrefError as error:  # what was typed is in the address, so that Back asks for nothing again
         to = templating.url(f"/{context.of_team().name}/-/incident", **typed.query)
         return context.redirect(to, warned=words.sentence(error))
     return context.redirect(_address(context, str(made)))
