@@ -486,6 +486,26 @@ async def test_what_is_wrong_with_a_copy_is_said_by_doctor_messages_and_metrics(
         assert files(tmp_path / "offsite") == files(tmp_path / "data" / "vault")
 
 
+async def test_a_copy_that_nobody_brings_up_to_date_is_said_to_be_behind(
+    tmp_path: Path, database: str, work: Work
+) -> None:
+    async with copied(tmp_path, database) as here:
+        await kept(here, work)
+        services = here.services
+        await copies.due(services)
+        assert (await standing(here)).state(here.clock.now) == ("has everything", True)
+        await here.backup(work)
+        assert "behind" in (await standing(here)).state(here.clock.now)[0]
+        here.clock.now += timedelta(hours=1)
+        await look.look(services)
+        titles = [one["title"] for one in await services.db.fetch("select title from alarm where told_on")]
+        assert [one for one in titles if "offsite" in one] == ["The copy offsite of the vault is behind"]
+        (found,) = [one for one in await doctor.doctor(services) if one.what == "copy offsite"]
+        assert not found.ok and "behind" in found.value
+        await copies.due(services)
+        assert (await standing(here)).state(here.clock.now) == ("has everything", True)
+
+
 async def test_every_byte_of_a_copy_is_read_back_within_the_period_and_no_faster(
     tmp_path: Path, database: str, work: Work
 ) -> None:
