@@ -18,6 +18,7 @@ from mirror.core.errors import EverrefError
 from mirror.restore import mirroring, mirrors
 from mirror.services.lanes import Lane, UnderWay
 from mirror.services.open import Services
+from mirror.store.people.teams import TeamId
 from mirror.store.restore import mirrors as rows
 from mirror.store.restore.mirrors import Claimed
 
@@ -57,8 +58,12 @@ class Mirroring:
 
     def _lane(self, troubled: bool, most: int) -> Lane[Claimed]:
         async def claim(busy: Collection[UnderWay[Claimed]]) -> list[Claimed]:
-            room = _room(busy, most)
-            return await self._claim(room, troubled) if room > 0 and not self.services.away else []
+            room, left = _room(busy, most), most + SLOW - len(busy)
+            if room <= 0 or self.services.away:
+                return []
+            # The last place is another team's: so hosts of one that hang for hours hold up nobody else's.
+            but_for = () if left > 1 else {one.work.target.mirror.team_id for one in busy}
+            return await self._claim(min(room, max(left - 1, 1)), troubled, but_for)
 
         return Lane(
             every=EVERY,
@@ -77,11 +82,16 @@ class Mirroring:
             await asyncio.gather(*(self._push(one) for one in claimed))
         return done
 
-    async def _claim(self, most: int, troubled: bool) -> list[Claimed]:
+    async def _claim(self, most: int, troubled: bool, but_for: Collection[TeamId] = ()) -> list[Claimed]:
         now = self.services.clock()
         until, shares = now + mirroring.CLAIM, self.shares()
         return await rows.claim(
-            self.services.db, now, until, most, troubled=troubled, shares=shares, patience=PATIENCE
+            self.services.db,
+            *(now, until, most),
+            troubled=troubled,
+            shares=shares,
+            patience=PATIENCE,
+            but_for=but_for,
         )
 
     async def _push(self, claimed: Claimed) -> None:

@@ -365,13 +365,17 @@ async def claim(
     troubled: bool,
     shares: Sequence[int],
     patience: timedelta,
+    but_for: Collection[TeamId] = (),
 ) -> list[Claimed]:
     """Targets that are due, for nobody else until then: those that work, or those whose last push failed.
 
     A worker leaves the repos of other shares to their own workers for a while, as their pools are warm there;
-    nobody's many repos come before the first of another team. Safe to run twice, also at once.
+    nobody's many repos come before the first of another team, and none of the teams `but_for` gets any. Safe
+    to run twice, also at once.
     """
-    rows = await db.fetch(query("claim_mirrors"), now, until, most, troubled, list(shares), patience)
+    rows = await db.fetch(
+        query("claim_mirrors"), now, until, most, troubled, list(shares), patience, list(but_for)
+    )
     attempts = {TargetId(_uuid(row["id"])): row["attempt"] for row in rows}
     if not attempts:
         return []
