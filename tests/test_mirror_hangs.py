@@ -1,6 +1,7 @@
-"""Mirrors at hosts that hang: backups, and the mirrors of others, go on."""
+"""Mirrors at hosts that hang or lead elsewhere: backups, and the mirrors of others, go on."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -180,3 +181,27 @@ async def test_a_long_queue_of_one_team_does_not_get_each_place_that_becomes_fre
         return found.target.url.rpartition("/")[2]
 
     assert [(await claim())[:5] for _ in range(3)] == ["hers-", "works", "hers-"]
+
+
+async def test_no_redirect_of_a_mirror_is_followed(
+    several: Teams,
+) -> None:
+    team = await several.team("acme")
+    repo, _ = await several.repo(team, "api")
+    with socket.create_server(("127.0.0.1", 0)) as private:
+        private.setblocking(False)
+        inside = f"http://127.0.0.1:{private.getsockname()[1]}/secret"
+        await several.place(team, repo, "moved")
+        for stage in (
+            "info/refs?service=git-upload-pack",
+            "info/refs?service=git-receive-pack",
+            "git-receive-pack",
+        ):
+            several.server.faults = {f"moved/{stage}": Fault(status=302, headers={"location": inside})}
+            several.mirror.clock.now += mirroring.TOLD_AFTER * 48
+            await Mirroring(several.services).once()
+            one = await several.at(repo, "moved")
+            assert one.failing is not None or one.counts.get("refused"), stage
+            assert one.pushed == 0 or one.counts.get("refused")
+        with pytest.raises(BlockingIOError):  # nobody came
+            private.accept()
