@@ -1,15 +1,21 @@
 """Refs that are kept no longer: they stay as they were, and nothing looks like a deletion."""
 
+from datetime import UTC, datetime
+from uuid import UUID
+
 import pytest
 
 from mirror.backup import excluded, sync
 from mirror.core import refs
 from mirror.core.errors import UsageError
-from mirror.core.model import HEAD, RefName, Target
+from mirror.core.model import HEAD, RefName, Repo, RepoId, Target
 from mirror.store import repos
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 
+FETCHED = Repo(
+    RepoId(UUID(int=1)), "acme/api", "https://git.example.org/api", None, datetime(2026, 3, 2, tzinfo=UTC)
+)
 A, B, C = (Target(letter * 40) for letter in (b"a", b"b", b"c"))
 MAIN, PULL, OTHER = (RefName(b"refs/" + name) for name in (b"heads/main", b"pull/1/head", b"pull/2/head"))
 
@@ -37,7 +43,7 @@ async def test_one_that_cannot_stand_beside_a_live_one_goes(old: bytes, live: by
 @pytest.mark.parametrize("given", ["*", "refs/*", "HEAD", "a b", "x" * 201])
 def test_patterns_that_cannot_be_meant_are_refused(given: str) -> None:
     with pytest.raises(UsageError):
-        excluded.patterns([given])
+        excluded.patterns([given], FETCHED)
 
 
 async def test_a_branch_that_is_left_out_is_fetched_no_more_and_never_deleted(
@@ -47,7 +53,7 @@ async def test_a_branch_that_is_left_out_is_fetched_no_more_and_never_deleted(
     work.commit("bots/one")
     first = await mirror.backup(work)
     kept = work.refs()[RefName(b"refs/heads/bots/one")]
-    await repos.set_excluded(mirror.services.db, first.repo.id, excluded.patterns(["bots/*"]))
+    await repos.set_excluded(mirror.services.db, first.repo.id, excluded.patterns(["bots/*"], first.repo))
     work.commit("bots/one")
     work.commit("bots/two")
     assert not (await mirror.backup(work)).new

@@ -26,6 +26,7 @@ from mirror.discovery.choose import EVERREF
 from mirror.git.view import View
 from mirror.jobs.runner import Runner
 from mirror.people import accounts
+from mirror.restore import bundles
 from mirror.store import repos
 from mirror.store.backup import beginnings, history, snapshots
 from mirror.store.discovery import remotes
@@ -137,6 +138,44 @@ async def test_objects_of_a_ref_that_was_refused_are_not_saved_with_a_first_push
     assert objects_of(await world.site.mirror.restored(repo, 2), everything=True) == objects_of(
         await world.site.mirror.restored(repo, 2)
     )
+
+
+@pytest.mark.parametrize("size", [10, 300_000], ids=["small", "large"])
+async def test_what_no_ref_reaches_is_left_out_of_a_first_push_and_of_what_clones_are_given(
+    world: World, work: Work, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Any client may pack what it likes; the first part of the vault is given to clones as it lies."""
+    monkeypatch.setattr(bundles, "LEAST", 0)
+    mirror = world.site.mirror
+    work.commit("main", {"a": random.Random(2).randbytes(size)})
+    work.tag("v1", message="signed off")
+    reached = objects_of(work.path)
+    extra = work.blob(b"nobody's business")
+    repo, url = await made(world)
+    told = b"\0report-status side-band-64k object-format=sha1"
+    names = {name: oid for name, oid in work.refs().items() if name != b"HEAD"}
+    lines = [b"0" * 40 + b" " + oid + b" " + name for name, oid in names.items()]
+    body = pktline.encode([lines[0] + told, *lines[1:], Mark.FLUSH]) + pack_of(work, [*reached, extra])
+    post = f"http://127.0.0.1:{world.served.port}/git/{world.team.name}/acme/laptop/git-receive-pack"
+    kind = {"content-type": "application/x-git-receive-pack-request"}
+    token = url.partition("git:")[2].partition("@")[0]
+    async with httpx.AsyncClient(auth=("x", token), timeout=60) as client:
+        answer = await client.post(post, content=body, headers=kind)
+        assert b"ok refs/heads/main" in answer.content, answer.content
+    assert objects_of(await mirror.restored(repo, 1), everything=True) == reached
+    first = await mirror.snapshot(repo, 1)
+    offer = await bundles.offer(mirror.services, repo, first)
+    assert offer is not None
+    file = world.place / "offered.bundle"
+    file.write_bytes(b"".join([chunk async for chunk in bundles.read(mirror.services, offer)]))
+    clone = world.place / "offered.git"
+    await done("clone", "-q", "--mirror", file, clone)
+    assert objects_of(clone, everything=True) == reached
+    found = await verify.verify(mirror.services, repo)
+    assert (found.problems, found.strays) == ((), ())
+    work.commit("main", {"b": b"2"})
+    await done("-C", work.path, "push", "-q", url, "--mirror")
+    assert objects_of(await mirror.restored(repo, 2), everything=True) == objects_of(work.path)
 
 
 async def test_head_is_set_by_a_push_option_and_other_formats_and_clients_push_too(
@@ -306,7 +345,22 @@ async def test_people_create_one_on_a_page_and_by_the_api_and_read_how_to_push(w
             calls.rpartition("/teams")[0] + "/backups", json={"repo": made.json()["id"]}
         )
         assert "it is backed up by pushing to it" in asked.text, asked.text
+        kept = f"{calls.rpartition('/teams')[0]}/repos/{made.json()['id']}/settings"
+        refused = await client.patch(kept, json={"excluded": ["refs/pull/*"]})
+        assert refused.status_code == 400 and "all that is pushed is saved" in refused.text, refused.text
     assert await repos.by_name(services.db, world.team.id, "ci") is not None
+
+
+async def test_what_is_excluded_counts_for_what_is_fetched_and_not_for_what_is_pushed(
+    mirror: Mirror, work: Work
+) -> None:
+    work.commit("main")
+    work.set("refs/pull/1/head", work.tip("main"))
+    services = mirror.services
+    repo = await create.create(services, await teams.default(services.db), EVERREF, "laptop")
+    await repos.set_excluded(services.db, repo.id, ("refs/pull/*",))  # from before it was refused
+    await receive.take(services, repo, View(work.path, "sha1"), work.refs())
+    assert await mirror.refs(repo, 1) == work.refs()
 
 
 @pytest.mark.parametrize("step", ["sync: bundle stored", "sync: manifest stored"])

@@ -10,7 +10,7 @@ from typing import Final
 
 from mirror.core import refs
 from mirror.core.errors import UsageError
-from mirror.core.model import Listing, Refs, RepoId, Snapshot
+from mirror.core.model import Listing, Refs, Repo, RepoId, Snapshot, has_remote
 from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.backup import history
@@ -19,9 +19,14 @@ MOST: Final = 50  # patterns of one repo
 LONGEST: Final = 200  # characters of one
 
 
-def patterns(given: Sequence[str]) -> tuple[str, ...]:
-    """Patterns of refs as they are stored: each once, in order. Raises UsageError."""
+def patterns(given: Sequence[str], repo: Repo) -> tuple[str, ...]:
+    """Patterns of a repo's refs as they are stored: each once, in order. Raises UsageError.
+
+    A push says itself what it brings, and its `ok` means saved: nothing of it is left out.
+    """
     found = tuple(dict.fromkeys(one.strip() for one in given if one.strip()))
+    if found and not has_remote(repo.url):
+        raise UsageError(f"{repo.name} is pushed to, and all that is pushed is saved: push other refs")
     if len(found) > MOST or any(len(one) > LONGEST for one in found):
         raise UsageError(f"{MOST} patterns of {LONGEST} characters at most")
     for one in found:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import ClassVar, Final
 
 from mirror.backup import receive
 from mirror.backup.sync import share_of
@@ -35,6 +35,7 @@ class Pack:
 
     fd: int
     size: int  # bytes
+    is_exact: ClassVar[bool] = False  # a client packs what it likes, also what no ref reaches
 
     async def fetch(
         self, wants: Sequence[Target], haves: Sequence[Target], progress: Progress

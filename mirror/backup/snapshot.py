@@ -71,6 +71,10 @@ _LARGE: Final = 64 << 20  # bytes; packing so much again would take longer than 
 class Source(Protocol):
     """Where the objects of a snapshot come from: a remote, or what somebody has pushed or uploaded."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it sends what is asked for and no more, as git's own upload-pack does."""
+
     def fetch(
         self, wants: Sequence[Target], haves: Sequence[Target], progress: Progress
     ) -> AsyncGenerator[bytes, None]:
@@ -245,7 +249,11 @@ async def build_part(
                 with whose(Origin.SOURCE, Corrupt):  # the proof of what it sent fails
                     if last is None or last.log_entries == 0:
                         async with builder.room.kept():
-                            built, kept = await builder.whole(incoming, sorted(absent))
+                            if run.remote.is_exact:
+                                built, kept = await builder.whole(incoming, sorted(absent))
+                            else:
+                                proof = await stack.enter_async_context(view.scratch_view(run.pool, scratch))
+                                built, kept = await builder.reached(incoming, proof, sorted(absent))
                     else:
                         proof = await stack.enter_async_context(view.scratch_view(run.pool, scratch))
                         async with builder.room.kept():
@@ -407,6 +415,37 @@ class _PartBuilder:
         failpoints.reached("sync: index stored")
         return stored, indexed
 
+    async def reached(self, incoming: View, proof: View, absent: Sequence[Target]) -> tuple[Part, Indexed]:
+        """The first part where a client chose what is in its pack: what the refs reach, and nothing else.
+
+        The pack is stored as it was sent, or as git packs what is reached where more was sent: clones are
+        given this part whole (restore/bundles).
+        """
+        services, came = self.run.services, splice.Tap(self.format)
+        sent = _tapped(self._fetch(absent, ()), came)
+        strictly = Indexing(self.format, self_contained=True, longest=self._longest)
+        received, _ = await together(self._index(incoming, sent, strictly), self.announce())
+        came.end()
+        failpoints.reached("sync: fetched")
+        _all_here(absent, received)
+        header = bundle.encode(Header(self.format, (), self.listing.refs))
+        end = splice.PACK_HEADER + came.body_bytes
+        async with part.upload(services.vault, self.key, header, self.format) as bundled:
+            if await pack.is_reached(services.git, incoming.path, absent, (), received.idx, end):
+                kept = await self._as_sent(bundled, received, came)
+            else:
+                packed = pack.make_whole(services.git, incoming.path, absent)
+                kept = await self._index(proof, bundled.through(packed), strictly)
+            stored = replace(self._placed(bundled), complete=True)
+            await pack.check_proof(received, kept, splice.PACK_HEADER + stored.segments[0].bytes)
+            failpoints.reached("sync: proved")
+            await self._reserve(stored)
+            stored = await bundled.commit(stored)
+        failpoints.reached("sync: bundle stored")
+        stored = await part.write_index(services.vault, stored, kept.idx)
+        failpoints.reached("sync: index stored")
+        return stored, kept
+
     async def increment(self, incoming: View, proof: View, absent: Sequence[Target]) -> tuple[Part, Indexed]:
         """A later part: what the pool lacks of what the remote sends, proved against the pool."""
         services = self.run.services
@@ -415,6 +454,7 @@ class _PartBuilder:
         sent = _tapped(self._fetch(absent, haves), came)
         thin = Indexing(self.format, fix_thin=True, longest=self._longest)
         received, _ = await together(self._index(incoming, sent, replace(thin, hasty=True)), self.announce())
+        came.end()
         failpoints.reached("sync: fetched")
         _all_here(absent, received)
         boundary = await self._boundary(incoming, proof, absent, received)
@@ -495,12 +535,11 @@ class _PartBuilder:
 
 
 async def _tapped(chunks: AsyncGenerator[bytes, None], tap: splice.Tap) -> AsyncGenerator[bytes, None]:
-    """The same bytes, counted as they go by."""
+    """The same bytes, counted as they go by; the tap's end is for who knows that git has taken them all."""
     async with aclosing(chunks):
         async for chunk in chunks:
             tap.feed(chunk)
             yield chunk
-    tap.end()
 
 
 def _pointing_at(shown: Refs, targets: set[Target]) -> dict[RefName, Target]:

@@ -169,6 +169,8 @@ async def connect(
 class Upstream:
     """A remote repository that can be listed and fetched from."""
 
+    is_exact: Final = True  # it is asked for ids, and sends what they reach
+
     def __init__(
         self, asked: _Asked, name: str, origin: Origin = Origin.SOURCE, longest: int = LISTING_BYTES
     ) -> None:

@@ -133,7 +133,7 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
         schedule.parse(body.schedule)
     wanted_rpo = objective.parse(body.rpo) if body.rpo else None
     if body.excluded:
-        excluded.patterns(body.excluded)  # before anything is changed
+        excluded.patterns(body.excluded, found)  # before anything is changed
     if body.schedule is not UNSET:
         wanted = " ".join((body.schedule or "").split()) or None
         rhythm = await schedules.of(db, found.id)
@@ -145,7 +145,7 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
         told = {"rpo": objective.written(wanted_rpo) if wanted_rpo else "the team's"}
         await context.audit("repo.rpo", found.name, found.id, told)
     if body.excluded is not UNSET:
-        patterns = excluded.patterns(body.excluded)
+        patterns = excluded.patterns(body.excluded, found)
         await repos.set_excluded(db, found.id, patterns)
         await repos.request_sync(db, found.id, context.now)
         await context.hint(found.id)

@@ -148,7 +148,7 @@ async def set_excluded(context: RequestContext) -> Response:
     repo = await context.repo()
     text = str((await context.form()).get("patterns", ""))
     try:
-        patterns = excluded.patterns(text.split())
+        patterns = excluded.patterns(text.split(), repo)
     except UsageError as error:
         return await shown(context, repo, error, patterns=text)
     await repos.set_excluded(context.services.db, repo.id, patterns)
