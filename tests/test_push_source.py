@@ -5,6 +5,7 @@ import gzip
 import io
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from bench.statements import counted
-from mirror.backup import receive
+from mirror.backup import default_branch, receive
 from mirror.backup import sync as syncing
 from mirror.core.errors import Damaged
 from mirror.core.formats import layout, pktline
@@ -345,7 +346,7 @@ async def test_people_create_one_on_a_page_and_by_the_api_and_read_how_to_push(w
             calls.rpartition("/teams")[0] + "/backups", json={"repo": made.json()["id"]}
         )
         assert "it is backed up by pushing to it" in asked.text, asked.text
-        kept = f"{calls.rpartition('/teams')[0]}/repos/{made.json()['id']}/settings"
+        kept = f"{calls}/{made.json()['id']}/settings"
         refused = await client.patch(kept, json={"excluded": ["refs/pull/*"]})
         assert refused.status_code == 400 and "all that is pushed is saved" in refused.text, refused.text
     assert await repos.by_name(services.db, world.team.id, "ci") is not None
@@ -417,3 +418,52 @@ async def test_damage_that_keeps_pushes_out_is_shown_and_tried_again_ever_less_o
     clock.now += timedelta(days=2)
     assert await tried() == (1, False)
     assert await pushed() == 2
+
+
+async def test_the_default_branch_is_set_by_page_and_api_and_a_push_that_deletes_it_is_told(
+    world: World, work: Work
+) -> None:
+    services = world.site.mirror.services
+    work.commit("main")
+    work.commit("trunk", {"t": b"1"})
+    repo, url = await made(world)
+    alice = await world.site.signed_in(world.alice)
+    settings = "/alice/acme/laptop/-/settings"
+    moved = await alice.post(f"{settings}/default-branch", branch="trunk")
+    assert moved.status_code == 303 and moved.headers["location"].startswith(settings)
+    await done("-C", work.path, "push", "-q", url, "--mirror")
+    clone = world.place / "clone"
+    await done("clone", "-q", world.url("acme/laptop"), clone)
+    assert await done("symbolic-ref", "HEAD", cwd=clone) == "refs/heads/trunk"
+    page = (await alice.get(settings)).text
+    assert 'value="trunk"' in page and "Default branch" in page
+    wrong = await alice.post(f"{settings}/default-branch", branch="gone")
+    assert wrong.status_code == 422 and "has no branch gone; push it first" in wrong.text
+    token = await world.site.token(world.alice, world.team, ("read", "backup", "admin"))
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}) as client:
+        kept = f"http://127.0.0.1:{world.served.port}/api/v1/teams/alice/repos/{repo.id}/settings"
+        answer = await client.patch(kept, json={"default_branch": "main"})
+        assert answer.status_code == 200, answer.text
+    assert await default_branch.of(services, repo) == "main"
+    last = await snapshots.latest(services.db, repo.id)
+    assert last is not None and last.number == 3
+    (change,) = await history.of_snapshot(services.db, repo.id, 3)
+    assert (change.name, change.by) == (b"HEAD", "Alice")
+    assert not await default_branch.set(services, repo, "refs/heads/main", "Alice")
+    said = await git("-C", work.path, "push", url, ":main")
+    assert "HEAD still leads to main, which this push deleted" in said.err, said.err
+    logged = await audit.page(services.db, world.team.id, 20)
+    assert [one.entry.action for one in logged].count("repo.default-branch") == 2
+
+
+def test_a_command_sets_the_default_branch_of_a_new_repo_and_of_one_that_is_here(
+    mirror: Mirror, work: Work, everref: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    said = everref("create", "laptop", "--default-branch", "trunk", "--json")
+    assert said.returncode == 0, said.stderr
+    assert "ref: refs/heads/trunk" in everref("refs", "laptop", "--json").stdout
+    again = everref("create", "laptop", "--default-branch", "main")
+    assert again.returncode == 0, again.stderr
+    assert "ref: refs/heads/main" in everref("refs", "laptop", "--json").stdout
+    bad = everref("create", "laptop", "--default-branch", "a..b")
+    assert "name a branch like main" in bad.stderr

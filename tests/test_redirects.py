@@ -140,6 +140,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "/{team}/-/settings/channels/test": "test_channel_pages",
     "/{team}/-/settings/channels/ask": "test_channel_pages",
     "/{team}/-/settings/keys/": "test_keys",
+    "/{team}/{repo:repo}/-/settings/default-branch": "test_push_source",
     "/{team}/-/settings/ping": "test_ping",
     "/{team}/-/settings/ping/": "test_ping",
     "/invitations/{raw}": "test_recovery",

@@ -18,6 +18,7 @@ from mirror.core.errors import Corrupt, EverrefError, LimitReached, Origin
 from mirror.core.formats.receive_pack import PushRequest
 from mirror.core.model import ObjectFormat, RefName, Refs, Repo, Snapshot, Target
 from mirror.core.progress import Progress
+from mirror.core.refs import shown_text
 from mirror.core.rules import receiving
 from mirror.git.disk import disk_error, finish, write_all
 from mirror.git.reserve import Room
@@ -56,6 +57,12 @@ class Pushed:
     refused: Mapping[RefName, str]  # the commands that were not followed, and why
     snapshot: Snapshot | None  # None: nothing was to be changed
     new: bool  # whether the push made it
+    astray: str = ""  # the branch that HEAD leads to and that the push deleted; "": none
+
+
+def format_of(repo: Repo) -> ObjectFormat:
+    """The format of a repo's objects; sha1 where nobody has chosen one."""
+    return repo.object_format or "sha1"
 
 
 async def refs_now(services: Services, repo: Repo) -> Refs:
@@ -147,7 +154,8 @@ async def push(
         if error.origin is not Origin.SOURCE:
             raise
         raise Corrupt(_unsound(request, error), origin=Origin.SOURCE) from None
-    return Pushed(judged.refused, done.snapshot, done.new)
+    astray = receiving.astray(judged.refs, request.commands)
+    return Pushed(judged.refused, done.snapshot, done.new, shown_text(astray) if astray else "")
 
 
 def _unsound(request: PushRequest, error: Corrupt) -> str:

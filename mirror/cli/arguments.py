@@ -635,6 +635,7 @@ def _check(args: argparse.Namespace) -> None:
         "name",
         "to",
         "into",
+        "default_branch",
         "bundle",
         "dir",
         "data",

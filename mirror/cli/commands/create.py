@@ -18,12 +18,14 @@ CREATE: Final = "create a repository to push to: git push backs it up, without a
 CREATE_EPILOG: Final = """\
 Nothing is fetched for it. Everybody with the role operator, and every token with the scope backup,
 pushes to the address that this prints; a push ends once it is saved. Force-pushes and deletions
-lose nothing: every push is a snapshot (docs/push.md). If it exists already, it is that one.
+lose nothing: every push is a snapshot (docs/push.md). If it exists already, it is that one:
+with --default-branch its HEAD leads there from now on, which no push changes.
 
 --json: {"id", "name", "url", "created"}
 
 examples:
   everref create acme/laptop
+  everref create acme/laptop --default-branch trunk
   everref token laptop --scope backup      a token, which is the password of git push
   git remote add everref https://everref.example.org/git/everref/acme/laptop
   git push everref --mirror"""
@@ -33,6 +35,11 @@ def create_arguments(parser: argparse.ArgumentParser) -> None:
     """What follows `everref create`."""
     parser.add_argument("name", metavar="NAME", help="what it is called, as in acme/laptop")
     parser.add_argument("--team", metavar="TEAM", help="in this team (default: the command line's own)")
+    parser.add_argument(
+        "--default-branch",
+        metavar="BRANCH",
+        help="what clones check out, also of one that is here already (default: main, master or the first)",
+    )
     parser.add_argument(
         "--object-format",
         choices=["sha1", "sha256"],
@@ -45,6 +52,7 @@ async def create_repo(call: Call) -> int:
     """Create a repository to push to, and say how."""
     call = await call.beside()
     async with call.services() as services:
+        from mirror.backup import default_branch
         from mirror.discovery import create
         from mirror.discovery.choose import By
         from mirror.people import operator
@@ -55,6 +63,9 @@ async def create_repo(call: Call) -> int:
         known = await repos.by_name(services.db, team.id, name)
         by = By(None, operator.ACTOR)
         repo = await create.create(services, team.id, by, name, call.args.object_format)
+        branch = call.args.default_branch
+        if branch and await default_branch.set(services, repo, branch, operator.ACTOR):
+            await operator.did_to(services, repo, "repo.default-branch", {"branch": branch})
         address = create.address(services.settings, team.name, repo)
     made = known is None
     call.out.said(partial(_told, repo, address, made), partial(_shape, repo, address, made))

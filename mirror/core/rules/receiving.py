@@ -112,6 +112,15 @@ def _head(old: Refs, after: Refs, wanted: RefName | None) -> Target:
     return Target(SYMBOLIC + chosen)
 
 
+def astray(after: Refs, commands: Sequence[Command]) -> bytes | None:
+    """The branch, as people call it, that HEAD leads to and these commands deleted. None: it is there."""
+    head = after.get(HEAD)
+    led = names.symbolic_target(head) if head and names.is_symbolic(head) else None
+    if led is None or led in after or not any(one.name == led and one.new is None for one in commands):
+        return None
+    return led.removeprefix(_HEADS)
+
+
 def branch(text: str) -> RefName:
     """The branch that is meant by `main` or `refs/heads/main`. Raises UsageError."""
     name = text.encode("utf-8", "surrogateescape")

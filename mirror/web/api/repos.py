@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from mirror.backup import excluded
+from mirror.backup import default_branch, excluded
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Repo as Known
 from mirror.core.model import RepoId, Secret
@@ -51,6 +51,9 @@ class RepoWanted(Body, frozen=True, kw_only=True):
     name: Words | None = None
     username: Words | None = None
     token: Annotated[str, Meta(max_length=10_000)] | None = None
+    default_branch: (
+        Annotated[Words, Meta(description="of a repository to push to: what clones check out")] | None
+    ) = None
 
 
 class RepoChange(Body, frozen=True, kw_only=True):
@@ -69,6 +72,9 @@ class RepoChange(Body, frozen=True, kw_only=True):
     paused: bool | UnsetType = UNSET
     excluded: Annotated[
         list[Words], Meta(max_length=100, description="patterns of refs that are excluded")
+    ] | (UnsetType) = UNSET
+    default_branch: Annotated[
+        Words, Meta(description="of a repository that is pushed to: what clones check out")
     ] | (UnsetType) = UNSET
 
 
@@ -102,7 +108,13 @@ async def add_repo(context: RequestContext, body: RepoWanted) -> Repo:
                 "give the url of a repository to back up, or the name of one to push to", field="url"
             )
         made = await create.create(context.services, context.of_team().id, context.as_logged(), body.name)
+        if body.default_branch:
+            await _lead_head(context, made, body.default_branch)
         return await _row(context, made.id)
+    if body.default_branch:
+        raise UsageError(
+            "the default branch of a repository with a url is its host's", field="default_branch"
+        )
     secret = Secret(body.username or "", body.token) if body.token else None
     made = await choose.add_url(
         context.services,
@@ -114,6 +126,11 @@ async def add_repo(context: RequestContext, body: RepoWanted) -> Repo:
         hint=context.hint,
     )
     return await _row(context, made.id)
+
+
+async def _lead_head(context: RequestContext, repo: Known, branch: str) -> None:
+    if await default_branch.set(context.services, repo, branch, context.owner().name):
+        await context.audit("repo.default-branch", repo.name, repo.id, {"branch": branch})
 
 
 async def repo(context: RequestContext) -> Repo:
@@ -134,6 +151,8 @@ async def change_repo(context: RequestContext, body: RepoChange) -> RepoSettings
     wanted_rpo = objective.parse(body.rpo) if body.rpo else None
     if body.excluded:
         excluded.patterns(body.excluded, found)  # before anything is changed
+    if body.default_branch is not UNSET:
+        await _lead_head(context, found, body.default_branch)
     if body.schedule is not UNSET:
         wanted = " ".join((body.schedule or "").split()) or None
         rhythm = await schedules.of(db, found.id)

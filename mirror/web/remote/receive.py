@@ -48,18 +48,13 @@ async def advertised(context: RequestContext, repo: Repo) -> Response:
     """What git asks before a push: which refs there are. Raises 403 where it may not push there."""
     await check(context, repo)
     refs = await pushing.refs_now(context.services, repo)
-    told = protocol.advertisement(refs, format_of(repo))
+    told = protocol.advertisement(refs, pushing.format_of(repo))
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         for chunk in told:
             yield chunk
 
     return Stream(chunks(), 200, _NO_CACHE | {"content-type": f"application/x-{SERVICE}-advertisement"})
-
-
-def format_of(repo: Repo) -> ObjectFormat:
-    """The format of a repo's objects; sha1 where nobody has chosen one."""
-    return repo.object_format or "sha1"
 
 
 async def check(context: RequestContext, repo: Repo) -> None:
@@ -125,7 +120,7 @@ async def _read(
 async def _received(
     context: RequestContext, repo: Repo, body: AsyncGenerator[bytes, None], room: Body
 ) -> Response:
-    request, rest = await _read(context, body, format_of(repo), room)
+    request, rest = await _read(context, body, pushing.format_of(repo), room)
     if request is None:  # git asks so before it sends much, whether it may
         return _result(b"")
     talk = _Talk(request)
@@ -162,11 +157,14 @@ async def _work(
     try:
         async with held:
             services = replace(context.services, progress=talk)
-            done = await pushing.push(services, repo, request, pack, format_of(repo), context.owner().name)
+            done = await pushing.push(
+                services, repo, request, pack, pushing.format_of(repo), context.owner().name
+            )
         said = await finish(partial(protocol.report, request, None, done.refused))
         outcome = "saved" if done.new else "refused" if done.refused else "unchanged"
         if done.snapshot is not None:  # also where the client asks for quiet, as it does in every CI
-            said = protocol.note(request, _saved(repo, done.snapshot, done.new)) + said
+            told = [_saved(repo, done.snapshot, done.new), *([_astray(done.astray)] if done.astray else ())]
+            said = b"".join(protocol.note(request, line) for line in told) + said
             await _follow_up(context, repo, done)
     except EverrefError as error:
         outcome = "failed" if error.is_shared else "refused"
@@ -204,6 +202,13 @@ def _saved(repo: Repo, snapshot: Snapshot, new: bool) -> str:
         return f"Everref: {repo.name} was saved already, as {snapshot.label}"
     count = words.count(snapshot.refs_count, "ref")
     return f"Everref: saved as {snapshot.label} of {repo.name}, {count}, {size}"
+
+
+def _astray(branch: str) -> str:
+    return (
+        f"Everref: HEAD still leads to {branch}, which this push deleted: clones check nothing out until it"
+        " is pushed again, or an admin sets another default branch"
+    )
 
 
 def _failed(request: PushRequest, error: EverrefError) -> bytes:

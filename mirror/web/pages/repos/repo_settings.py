@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from mirror.backup import excluded
+from mirror.backup import default_branch, excluded
 from mirror.core import words
 from mirror.core.errors import EverrefError, NotFound, Refused, UsageError
-from mirror.core.model import Repo, Secret
+from mirror.core.model import Repo, Secret, has_remote
 from mirror.core.rules.health import objective
 from mirror.core.rules.roles import Role
 from mirror.core.rules.work import schedule
@@ -68,6 +68,7 @@ async def shown(
         written=objective.written,
         said_rpo=objective.said,
         excluded=await repos.excluded(db, repo.id),
+        default_branch="" if has_remote(repo.url) else await default_branch.of(context.services, repo),
         hook=known,
         hook_url=webhook.address(context.services.settings, known)
         if known and context.may(Role.ADMIN)
@@ -158,6 +159,21 @@ async def set_excluded(context: RequestContext) -> Response:
     return _back(context, repo, "Saved. What was already saved of these refs stays.")
 
 
+async def set_default_branch(context: RequestContext) -> Response:
+    """Lead HEAD of a repo that is pushed to elsewhere."""
+    repo = await context.repo()
+    text = str((await context.form()).get("branch", "")).strip()
+    try:
+        done = await default_branch.set(context.services, repo, text, context.owner().name)
+    except EverrefError as error:
+        if error.is_shared:
+            raise
+        return await shown(context, repo, error, branch=text)
+    if done:
+        await context.audit("repo.default-branch", repo.name, repo.id, {"branch": text})
+    return _back(context, repo, "Clones check that branch out from now on.")
+
+
 async def pause(context: RequestContext) -> Response:
     """Stop checking it for now."""
     repo = await context.repo()
@@ -242,6 +258,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("POST", f"{_REPO}/forget-host", forget_host, Needs.ADMIN, sure=True),
     Endpoint("POST", f"{_REPO}/schedule", set_schedule, Needs.ADMIN),
     Endpoint("POST", f"{_REPO}/excluded", set_excluded, Needs.ADMIN),
+    Endpoint("POST", f"{_REPO}/default-branch", set_default_branch, Needs.ADMIN),
     Endpoint("POST", f"{_REPO}/pause", pause, Needs.ADMIN),
     Endpoint("POST", f"{_REPO}/resume", resume, Needs.ADMIN),
     Endpoint("POST", f"{_REPO}/let-go", let_go, Needs.ADMIN, sure=True),
