@@ -279,6 +279,22 @@ async def test_limits_and_the_end_of_what_nobody_goes_on_with(uploading: Uploadi
     assert (await program.get("/teams/alice/uploads"))["items"] == []
 
 
+async def test_what_somebody_drops_is_gone_and_noted(uploading: Uploading, tmp_path: Path) -> None:
+    """The audit log knew no such result, so the page answered that the database had failed."""
+    file, site = bundled(uploading.work, tmp_path / "api.bundle"), uploading.site
+    first, second = await uploading.begin(file), await uploading.begin(file, name="other")
+    await uploading.piece(first, 0, file.read_bytes())
+    for _ in range(2):
+        answer = await uploading.program.ask("DELETE", f"/teams/alice/uploads/{first['id']}")
+        assert answer.status_code == 204
+    browser = await site.signed_in(uploading.alice)
+    answer = await browser.post(f"/alice/-/bring/{second['id']}/drop")
+    assert "api.bundle was dropped." in (await browser.follow(answer)).text
+    assert await uploading.nothing_is_left()
+    entries = await audit.page(site.mirror.services.db, uploading.team.id, action="upload")
+    assert [one.entry.subject for one in entries] == ["other", "api"]
+
+
 async def test_a_form_without_a_script_sends_the_file_whole(uploading: Uploading, tmp_path: Path) -> None:
     browser = await uploading.site.signed_in(uploading.alice)
     file = tar(uploading.work.path, tmp_path / "api.tgz")

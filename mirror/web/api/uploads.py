@@ -94,7 +94,7 @@ async def drop_upload(context: RequestContext) -> None:
     """Drop a file that has become no snapshot yet; its pieces are deleted."""
     found = await upload_of(context)
     if await uploads.drop(context.services, found, f"{context.actor} dropped it"):
-        await context.audit("repo.import", found.name, found.repo_id, {"file": found.file}, "dropped")
+        await context.audit("upload.drop", found.name, found.repo_id, {"file": found.file})
 
 
 async def repo_meant(context: RequestContext, text: str) -> Repo:

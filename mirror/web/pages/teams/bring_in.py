@@ -98,7 +98,7 @@ async def drop(context: RequestContext) -> Response:
     upload = await upload_of(context)
     if not await uploads.drop(context.services, upload, f"{context.actor} dropped it"):
         return context.redirect(_address(context, upload), "It was over already.")
-    await context.audit("repo.import", upload.name, upload.repo_id, {"file": upload.file}, "dropped")
+    await context.audit("upload.drop", upload.name, upload.repo_id, {"file": upload.file})
     return context.redirect(f"/{context.of_team().name}/-/bring", f"{upload.file} was dropped.")
 
 
