@@ -1,10 +1,12 @@
 """The vault's contract on every store: a directory, SeaweedFS, and rclone as one that can do little."""
 
 import asyncio
+import base64
+import hashlib
 import os
 import resource
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -544,11 +546,87 @@ async def test_a_store_that_browsers_do_not_reach_gives_no_link(
     for option in ("", "&presign=off"):
         async with open_vault(s3_server.url() + option, "unused") as vault:
             assert await vault.presign("a/object.bundle", timedelta(minutes=15), "x.bundle") is None
+            assert await vault.presign_put("exports/a", timedelta(minutes=5), 1, bytes(32)) is None
+
+
+async def test_a_link_stores_these_bytes_at_this_key_and_nothing_else(
+    s3_server: S3Server, s3_credentials: None
+) -> None:
+    data, minutes = os.urandom(5000), timedelta(minutes=5)
+    digest = hashlib.sha256(data).digest()
+    async with open_vault(f"{s3_server.url()}&presign=on", "unused") as vault, aiohttp.ClientSession() as any:
+
+        async def sent(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+            async with any.put(url, data=body, headers=headers) as answer:
+                return answer.status
+
+        link = await vault.presign_put("exports/upload-1", minutes, len(data), digest)
+        assert link and parse_qs(urlsplit(link.url).query)["X-Amz-Expires"] == ["300"]
+        assert SECRET_KEY not in link.url and link.url not in repr(link)
+        other = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
+        for url, body, headers in (
+            (link.url, bytes(len(data)), link.headers),  # other bytes
+            (link.url, data + b"x", link.headers),  # of another length
+            (link.url, data[:-1], link.headers),
+            (link.url, data, {}),  # without the sum that was signed
+            (link.url, b"other", {"x-amz-checksum-sha256": other}),  # with another sum
+            (link.url.replace("upload-1", "upload-2"), data, link.headers),  # at another key
+            (link.url.replace("upload-1", "../repo.json"), data, link.headers),
+        ):
+            assert await sent(url, body, headers) in (400, 403, 404)
+        async with any.get(link.url) as answer:
+            assert answer.status == 403  # nor does it read
+        assert await keys(vault) == []
+        with raises(NoSuchObject, "exports/upload-1"):
+            await vault.kept_sha256("exports/upload-1")
+        for _ in range(2):  # an answer that was lost
+            assert await sent(link.url, data, link.headers) == 200
+        assert await vault.kept_sha256("exports/upload-1") == digest
+        assert await vault.get("exports/upload-1") == data
+
+
+async def test_a_link_for_bytes_expires(s3_server: S3Server, s3_credentials: None) -> None:
+    async with open_vault(f"{s3_server.url()}&presign=on", "unused") as vault, aiohttp.ClientSession() as any:
+        link = await vault.presign_put("exports/a", timedelta(seconds=1), 1, hashlib.sha256(b"a").digest())
+        assert link
+        signed = parse_qs(urlsplit(link.url).query)["X-Amz-Date"][0]
+        at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        old = link.url.replace(signed, f"{at - timedelta(hours=1):%Y%m%dT%H%M%SZ}")
+        for url in (old, link.url.replace("Expires=1&", "Expires=9000&")):
+            async with any.put(url, data=b"a", headers=link.headers) as answer:
+                assert answer.status == 403
+        assert await keys(vault) == []
+
+
+async def test_a_link_asks_the_store_to_encrypt_as_every_other_write(
+    s3_server: S3Server, s3_credentials: None
+) -> None:
+    url = f"{s3_server.url()}&presign=on&sse=aws:kms&sse_kms_key_id=a-key"
+    async with open_vault(url, "unused") as vault:
+        link = await vault.presign_put("exports/a", timedelta(minutes=5), 1, bytes(32))
+    assert link and link.headers["x-amz-server-side-encryption"] == "aws:kms"
+    assert link.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "a-key"
+    (signed,) = parse_qs(urlsplit(link.url).query)["X-Amz-SignedHeaders"]
+    assert {*link.headers, "content-length", "host"} == set(signed.split(";"))
+
+
+async def test_a_store_that_believes_any_sum_gives_no_link_for_bytes(
+    weak_s3_server: S3Server, s3_credentials: None
+) -> None:
+    async with open_vault(f"{weak_s3_server.url()}&presign=on", "unused") as vault:
+        assert await vault.presign_put("exports/a", timedelta(minutes=5), 1, bytes(32)) is None
+        assert await keys(vault) == []
+
+
+async def test_what_the_store_keeps_no_sum_of_has_none(vault: Vault) -> None:
+    await vault.put("object", b"bytes")
+    assert await vault.kept_sha256("object") is None
 
 
 async def test_a_directory_has_no_links(directory: Vault) -> None:
     await directory.put("object", b"")
     assert await directory.presign("object", timedelta(minutes=15), "object") is None
+    assert await directory.presign_put("exports/a", timedelta(minutes=5), 1, bytes(32)) is None
 
 
 async def test_a_vault_says_where_it_is(tmp_path: Path, s3_server: S3Server, s3_credentials: None) -> None:

@@ -1,6 +1,7 @@
 """Requests to one S3 bucket: deadlines, retries, and what S3's errors mean to a user."""
 
 import asyncio
+import base64
 import io
 import ipaddress
 import random
@@ -30,6 +31,7 @@ from mirror.core.errors import (
     UsageError,
 )
 from mirror.core.locks import Locking
+from mirror.vault.contract import PutLink
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]*")
@@ -38,6 +40,10 @@ _OPTIONS: Final = (
     *("attempts", "presign", "lock", "profile", "sse", "sse_kms_key_id"),
 )
 _CREATES: Final = frozenset({"put_object", "create_multipart_upload"})
+_SSE_HEADERS: Final = {
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+}
 _SSE: Final = ("AES256", "aws:kms", "aws:kms:dsse")
 # No public name ends so.
 _NEAR: Final = frozenset("arpa home internal intranet lan local localdomain localhost svc".split())
@@ -135,7 +141,7 @@ class Bucket:
         self._client = client
         self.name = place.bucket
         url = client.meta.endpoint_url
-        self._presign = is_public(url) if place.presign is None else place.presign
+        self.presigns = is_public(url) if place.presign is None else place.presign
         self._connections = connections
         self._encryption = place.encryption
         self.patience = place.patience
@@ -240,9 +246,30 @@ class Bucket:
         """Wait after the failure of the attempt of this number, counted from 1."""
         await asyncio.sleep(self.patience.pause * 3 ** (attempt - 1) * random.uniform(0.5, 1))
 
+    async def presign_put(self, expires: int, size: int, sha256: bytes, **parameters: Any) -> PutLink | None:
+        """A link to PutObject with these parameters, of these bytes alone; None: no browser gets there.
+
+        The length, the sum and what the bucket's encryption asks are headers that the signature covers:
+        https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+        """
+        if not self.presigns:
+            return None
+        digest = base64.b64encode(sha256).decode()
+        parameters |= {
+            "Bucket": self.name,
+            "ContentLength": size,
+            "ChecksumSHA256": digest,
+            **self._encryption,
+        }
+        url: str = await self._client.generate_presigned_url(
+            "put_object", Params=parameters, ExpiresIn=expires
+        )
+        asked = {_SSE_HEADERS[name]: value for name, value in self._encryption.items()}
+        return PutLink(url, {"x-amz-checksum-sha256": digest, **asked})
+
     async def presign(self, expires: int, **parameters: Any) -> str | None:
         """A link to GetObject with these parameters, for `expires` seconds; None: no browser gets there."""
-        if not self._presign:
+        if not self.presigns:
             return None
         parameters["Bucket"] = self.name
         link: str = await self._client.generate_presigned_url(

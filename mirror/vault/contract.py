@@ -1,9 +1,9 @@
 """What a vault promises, whichever store is behind it: flows know only this, not directories or S3."""
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
@@ -47,6 +47,14 @@ class Capabilities:
     checksums: bool  # the store refuses bytes that changed on the way
     object_lock: bool  # the store can keep objects from being deleted for a time
     versioning: bool  # the store keeps overwritten and deleted objects
+
+
+@dataclass(frozen=True, slots=True)
+class PutLink:
+    """An address to which somebody without credentials can send one object, by PUT."""
+
+    url: str = field(repr=False)  # whoever has it may send these bytes
+    headers: Mapping[str, str]  # that must be sent with them
 
 
 class Writer(Protocol):
@@ -154,6 +162,19 @@ class Vault(Protocol):
 
     async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
         """A link that downloads the object as `filename` without credentials; None: the store has none."""
+
+    async def presign_put(self, key: str, expires: timedelta, size: int, sha256: bytes) -> PutLink | None:
+        """A link that stores these bytes, and no others, at `key`; None: the store has none.
+
+        `size` is their number and `sha256` their digest; the store itself refuses whatever differs. The link
+        works more than once until it expires, so the key must be one at which only these bytes may lie.
+        """
+
+    async def kept_sha256(self, key: str) -> bytes | None:
+        """The SHA-256 that the store computed of an object as it came; None: it keeps none.
+
+        Raises NoSuchObject.
+        """
 
     async def capabilities(self) -> Capabilities:
         """What the store can do, found out by trying, once."""

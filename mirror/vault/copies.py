@@ -30,7 +30,7 @@ from mirror.core.errors import (
 from mirror.core.formats import layout
 from mirror.core.locks import Lock, Locking, LockProof
 from mirror.core.model import Sealed
-from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vault, Writer
+from mirror.vault.contract import GET_LIMIT, Capabilities, PutLink, Stat, Unfinished, Vault, Writer
 
 LOCKED_WITHIN: Final = 30.0  # seconds that a copy may take to lock an object
 FIRST_BYTE: Final = 2.0  # seconds that a store has to begin its answer while another one has the object, too
@@ -383,6 +383,15 @@ class Copies:
         if self.copies and self.is_away(self.places[0].name):
             return None  # who passes the bytes on reads them wherever they are
         return await self.first.presign(key, expires, filename)
+
+    async def presign_put(self, key: str, expires: timedelta, size: int, sha256: bytes) -> PutLink | None:
+        """None also for what the copies would have to get: a browser sends nothing to them."""
+        if not key.startswith(layout.EXPORTS) or self.copies and self.is_away(self.places[0].name):
+            return None
+        return await self.first.presign_put(key, expires, size, sha256)
+
+    async def kept_sha256(self, key: str) -> bytes | None:
+        return await self.first.kept_sha256(key)
 
     async def capabilities(self) -> Capabilities:
         return await self.first.capabilities()

@@ -30,6 +30,7 @@ from mirror.core.locks import Lock, Locking, LockProof
 from mirror.vault.contract import (
     GET_LIMIT,
     Capabilities,
+    PutLink,
     Stat,
     Unfinished,
     check_key,
@@ -249,6 +250,14 @@ class DirectoryVault:
                 yield scan
 
     async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
+        return None
+
+    async def presign_put(self, key: str, expires: timedelta, size: int, sha256: bytes) -> PutLink | None:
+        return None
+
+    async def kept_sha256(self, key: str) -> bytes | None:
+        if await self.stat(key) is None:
+            raise NoSuchObject(f"{key} is not in the vault")
         return None
 
     async def capabilities(self) -> Capabilities:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from mirror.core.errors import EverrefError, Origin, met_by, whose
 from mirror.core.locks import Lock, Locking, LockProof
-from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vault, Writer
+from mirror.vault.contract import GET_LIMIT, Capabilities, PutLink, Stat, Unfinished, Vault, Writer
 
 _mine = met_by(Origin.VAULT)
 
@@ -130,6 +130,14 @@ class Edge:
     @_mine
     async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
         return await (await self._ours()).presign(key, expires, filename)
+
+    @_mine
+    async def presign_put(self, key: str, expires: timedelta, size: int, sha256: bytes) -> PutLink | None:
+        return await (await self._ours_to_write()).presign_put(key, expires, size, sha256)
+
+    @_mine
+    async def kept_sha256(self, key: str) -> bytes | None:
+        return await (await self._ours()).kept_sha256(key)
 
     @_mine
     async def capabilities(self) -> Capabilities:

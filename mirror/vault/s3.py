@@ -35,6 +35,7 @@ from mirror.vault.bucket import CHANGED, CUT, DENIED, Bucket, Patience, Told, pa
 from mirror.vault.contract import (
     GET_LIMIT,
     Capabilities,
+    PutLink,
     Stat,
     Unfinished,
     check_key,
@@ -85,6 +86,7 @@ class S3Vault:
         self._capabilities: Capabilities | None = None
         self._lockable = False  # whether the bucket was found to have Object Lock
         self._versioned: bool | None = None  # None: nobody has asked
+        self._checks_sha256: bool | None = None  # None: it was not tried yet
         self._probe_key = f"{_PROBE}{secrets.token_hex(8)}"
         self._probing = asyncio.Lock()
         # Whether this store honours If-None-Match. None: not known, so every create looks first.
@@ -478,11 +480,31 @@ class S3Vault:
             ),
         )
 
+    async def presign_put(self, key: str, expires: timedelta, size: int, sha256: bytes) -> PutLink | None:
+        if self._checks_sha256 is None and self._bucket.presigns:
+            self._checks_sha256 = await self._refuses(ChecksumSHA256=base64.b64encode(bytes(32)).decode())
+        if not self._checks_sha256:  # some stores repeat whatever sum they were told
+            return None
+        return await self._bucket.presign_put(
+            int(expires.total_seconds()), size, sha256, Key=self._prefix + check_key(key)
+        )
+
+    async def kept_sha256(self, key: str) -> bytes | None:
+        try:
+            answer = await self._bucket.call(
+                "head_object", told=("NoSuchKey",), Key=self._prefix + check_key(key), ChecksumMode="ENABLED"
+            )
+        except Told:
+            raise _missing(key) from None
+        told = answer.get("ChecksumSHA256")
+        # That of a multipart upload is of its parts' sums, and says so by a dash and their number.
+        return None if told is None or "-" in told else base64.b64decode(told)
+
     async def capabilities(self) -> Capabilities:
         if self._capabilities is None:
             self._capabilities = Capabilities(
                 conditional_create=await self._probe_condition(),
-                checksums=await self._probe_checksum(),
+                checksums=await self._refuses(ChecksumCRC32=await _crc32(b"other bytes")),
                 object_lock=await self._answers("get_object_lock_configuration", _locks),
                 versioning=await self._answers("get_bucket_versioning", _keeps_versions),
             )
@@ -499,14 +521,12 @@ class S3Vault:
                 return answered.code == "PreconditionFailed"
         return False
 
-    async def _probe_checksum(self) -> bool:
+    async def _refuses(self, **sum_of_others: Any) -> bool:
+        """Whether the store refuses bytes with the checksum of others."""
         told = (*CHANGED, "InvalidRequest", "InvalidArgument")
-        sum_of_others = await _crc32(b"other bytes")
         async with self._probe() as key:
             try:
-                await self._bucket.call(
-                    "put_object", body=b"some bytes", told=told, Key=key, ChecksumCRC32=sum_of_others
-                )
+                await self._bucket.call("put_object", body=b"some bytes", told=told, Key=key, **sum_of_others)
             except Told:
                 return True
         return False

@@ -18,7 +18,7 @@ from mirror.core.identities import Identity
 from mirror.core.locks import Lock, Locking, LockProof
 from mirror.core.model import Sealed
 from mirror.vault import age
-from mirror.vault.contract import GET_LIMIT, Capabilities, Stat, Unfinished, Vault, Writer, too_large
+from mirror.vault.contract import GET_LIMIT, Capabilities, PutLink, Stat, Unfinished, Vault, Writer, too_large
 
 
 class Keys(Protocol):
@@ -155,6 +155,15 @@ class SealedVault:
     async def presign(self, key: str, expires: timedelta, filename: str) -> str | None:
         """None for a sealed object: whoever followed the link would get what they cannot open."""
         return None if layout.is_sealed(key) else await self.store.presign(key, expires, filename)
+
+    async def presign_put(self, key: str, expires: timedelta, size: int, sha256: bytes) -> PutLink | None:
+        """None for a sealed object: nobody else seals it."""
+        if layout.is_sealed(key):
+            return None
+        return await self.store.presign_put(key, expires, size, sha256)
+
+    async def kept_sha256(self, key: str) -> bytes | None:
+        return await self.store.kept_sha256(key)
 
     async def capabilities(self) -> Capabilities:
         return await self.store.capabilities()
