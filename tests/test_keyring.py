@@ -1,11 +1,12 @@
 """Sealing and opening, with keys that change; one tampering for each test."""
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.core.errors import OurFault
-from mirror.core.keyring import BadKey, Keyring
+from mirror.core.keyring import OVERHEAD, BadKey, Keyring
 
 OLD, NEW = "o" * 32, "n" * 32
 PLACE = "credential/1"
@@ -20,6 +21,19 @@ def test_what_was_sealed_opens_to_the_same(plain: bytes, context: str) -> None:
 def test_the_same_text_never_seals_to_the_same_bytes() -> None:
     keyring = Keyring([NEW])
     assert keyring.seal(b"hush", PLACE) != keyring.seal(b"hush", PLACE)
+
+
+def test_whoever_has_an_envelope_seals_one_text_for_its_place_alone() -> None:
+    keyring = Keyring([NEW, OLD])
+    made, nonce = keyring.envelope(PLACE), bytes(12)
+    sealed = made.head + nonce + AESGCM(made.key).encrypt(nonce, b"hush", made.context)
+    assert len(sealed) == len(b"hush") + OVERHEAD and keyring.is_newest(sealed)
+    assert keyring.open(sealed, PLACE) == b"hush"
+    elsewhere = made.head + nonce + AESGCM(made.key).encrypt(nonce, b"hush", b"")
+    for wrong, context in ((sealed, "credential/2"), (elsewhere, PLACE)):
+        with pytest.raises(BadKey, match="changed or moved"):
+            keyring.open(wrong, context)
+    assert keyring.envelope(PLACE).key != made.key and made.key.hex() not in repr(made)
 
 
 def test_the_newest_key_seals_and_an_older_one_still_opens() -> None:

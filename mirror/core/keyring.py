@@ -3,6 +3,7 @@
 import hmac
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -16,11 +17,24 @@ _FORMAT: Final = b"\x01"
 _ID: Final = 8  # bytes of a key's id
 _NONCE: Final = 12  # bytes, AES-GCM
 _WRAPPED: Final = 32 + 16  # bytes: a data key and its tag
-_OVERHEAD: Final = len(_FORMAT) + _ID + _NONCE + _WRAPPED + _NONCE + 16
+OVERHEAD: Final = len(_FORMAT) + _ID + _NONCE + _WRAPPED + _NONCE + 16  # bytes more than the text has
 
 
 class BadKey(OurFault):
     """None of the keys opens this, or it was sealed for another place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What somebody needs to seal one text for one context themselves; it opens nothing else.
+
+    The sealed text is `head`, a nonce of 12 random bytes, and the text as AES-256-GCM encrypts it with
+    `key`, that nonce and `context` as additional data, with the tag of 16 bytes at the end.
+    """
+
+    head: bytes
+    key: bytes = field(repr=False)
+    context: bytes
 
 
 class Keyring:
@@ -47,19 +61,19 @@ class Keyring:
 
     def seal(self, plain: bytes, context: str) -> bytes:
         """Seal with the newest key; `context` says where it belongs, and is needed to open it."""
-        head = _FORMAT + self._newest
-        aad = head + context.encode()
-        data_key, wrap_nonce, nonce = (
-            secrets.token_bytes(32),
-            secrets.token_bytes(_NONCE),
-            secrets.token_bytes(_NONCE),
-        )
-        wrapped = self._keys[self._newest].encrypt(wrap_nonce, data_key, aad)
-        return head + wrap_nonce + wrapped + nonce + AESGCM(data_key).encrypt(nonce, plain, aad)
+        made, nonce = self.envelope(context), secrets.token_bytes(_NONCE)
+        return made.head + nonce + AESGCM(made.key).encrypt(nonce, plain, made.context)
+
+    def envelope(self, context: str) -> Envelope:
+        """A new data key for one text of this context, so that others can seal it as `seal` does."""
+        mark = _FORMAT + self._newest
+        aad = mark + context.encode()
+        key, nonce = secrets.token_bytes(32), secrets.token_bytes(_NONCE)
+        return Envelope(mark + nonce + self._keys[self._newest].encrypt(nonce, key, aad), key, aad)
 
     def open(self, sealed: bytes, context: str) -> bytes:
         """What was sealed for this context. Raises BadKey, saying which of the two is wrong."""
-        if len(sealed) < _OVERHEAD or sealed[:1] != _FORMAT:
+        if len(sealed) < OVERHEAD or sealed[:1] != _FORMAT:
             raise BadKey(f"{context}: Everref did not encrypt this; enter the credentials again")
         head, rest = sealed[: 1 + _ID], sealed[1 + _ID :]
         key = self._keys.get(head[1:])
