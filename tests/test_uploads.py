@@ -93,14 +93,19 @@ class Uploading:
         return not await self.pieces() and not rows and not (incoming.exists() and list(incoming.iterdir()))
 
 
+def filled(room: Path) -> Work:
+    """A repository with a file of 600 kB."""
+    work = Work(room / "source.git")
+    work.commit(files={"noise": random.Random(1).randbytes(600_000), "README": b"hello\n"})
+    work.tag("v1", message="signed off")
+    return work
+
+
 @pytest_asyncio.fixture
 async def uploading(site: Site, tmp_path: Path) -> Uploading:
     alice = await site.person("alice")
     team = await site.team(alice)
-    work = Work(tmp_path / "source.git")
-    work.commit(files={"noise": random.Random(1).randbytes(600_000), "README": b"hello\n"})
-    work.tag("v1", message="signed off")
-    return Uploading(site, alice, team, await with_token(site, alice, team), work)
+    return Uploading(site, alice, team, await with_token(site, alice, team), filled(tmp_path))
 
 
 async def test_pieces_that_break_off_go_on_and_become_a_repository(

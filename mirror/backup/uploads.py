@@ -50,6 +50,8 @@ LASTS: Final = timedelta(days=3)  # without another piece
 KEPT: Final = timedelta(days=30)  # what became of it
 SEALED_PIECE: Final = LARGEST_PIECE + 1024  # bytes, at the most
 
+_KEPT_BY_STORE: Final = "an upload cannot be deleted from the vault yet: %s"
+
 log = logging.getLogger("mirror.uploads")
 
 
@@ -108,24 +110,29 @@ async def take(services: Services, upload: Upload, start: int, data: bytes) -> U
     Safe to run twice: the piece that came first counts, and the second raises OutOfTurn, which says where
     to go on. Raises UsageError for a piece that is too small, too large or too long for the file.
     """
-    _check_coming(upload)
-    if start != upload.came:
-        raise _out_of_turn(upload)
-    left = upload.bytes - start
-    if not data or len(data) > left:
-        raise UsageError(f"{left:,} bytes of the file are missing, and this piece has {len(data):,}")
-    if len(data) > LARGEST_PIECE or len(data) < min(SMALLEST_PIECE, left):
-        raise UsageError(
-            f"a piece has {SMALLEST_PIECE:,} to {LARGEST_PIECE:,} bytes, and only the last one fewer"
-        )
+    check_piece(upload, start, len(data))
     piece = Piece(start, len(data), layout.upload_key())
-    sealed = await asyncio.to_thread(_keyring(services).seal, data, _context(upload, start))
+    sealed = await asyncio.to_thread(keyring(services).seal, data, context(upload, start))
     await services.vault.put(piece.key, sealed)
     failpoints.reached("upload: piece stored")
     if not await uploads.came(services.db, upload.id, piece, services.clock()):
         await services.vault.delete(piece.key)
-        raise _out_of_turn(await _again(services, upload))
-    return await _again(services, upload)
+        raise out_of_turn(await again(services, upload))
+    return await again(services, upload)
+
+
+def check_piece(upload: Upload, start: int, length: int) -> None:
+    """Raise OutOfTurn unless the piece at `start` is next, UsageError for a length that no piece has."""
+    _check_coming(upload)
+    if start != upload.came:
+        raise out_of_turn(upload)
+    left = upload.bytes - start
+    if not 0 < length <= left:
+        raise UsageError(f"{left:,} bytes of the file are missing, and this piece has {length:,}")
+    if length > LARGEST_PIECE or length < min(SMALLEST_PIECE, left):
+        raise UsageError(
+            f"a piece has {SMALLEST_PIECE:,} to {LARGEST_PIECE:,} bytes, and only the last one fewer"
+        )
 
 
 def _check_coming(upload: Upload) -> None:
@@ -135,11 +142,13 @@ def _check_coming(upload: Upload) -> None:
         )
 
 
-def _out_of_turn(upload: Upload) -> OutOfTurn:
+def out_of_turn(upload: Upload) -> OutOfTurn:
+    """Says where to go on."""
     return OutOfTurn(f"{upload.came:,} bytes of the file are here; go on from there")
 
 
-async def _again(services: Services, upload: Upload) -> Upload:
+async def again(services: Services, upload: Upload) -> Upload:
+    """The same as it is now. Raises NotFound."""
     found = await uploads.find(services.db, upload.team_id, upload.id)
     if found is None:
         raise NotFound("there is no such upload")
@@ -194,7 +203,7 @@ async def prove(services: Services, repo: Repo, upload_id: UploadId, team: TeamI
 async def refuse(services: Services, upload: Upload, why: str) -> None:
     """It becomes no snapshot, for this reason. Safe to run twice."""
     await uploads.ended(services.db, upload.id, "refused", why, services.clock())
-    await _clear(services, await _again(services, upload))
+    await _clear(services, await again(services, upload))
 
 
 async def give_up(services: Services, upload_id: UploadId, team: TeamId, why: str) -> None:
@@ -209,7 +218,7 @@ async def drop(services: Services, upload: Upload, why: str) -> bool:
     if upload.job_id is not None:
         await jobs.cancel(services.db, upload.team_id, upload.job_id, services.clock())
     done = await uploads.ended(services.db, upload.id, "dropped", why, services.clock())
-    await _clear(services, await _again(services, upload))
+    await _clear(services, await again(services, upload))
     return done
 
 
@@ -226,6 +235,11 @@ async def forget_pieces(services: Services, upload: Upload) -> None:
     """Delete its pieces. What the store keeps for a time (Object Lock) is tried again. Safe to run twice."""
     for piece in await uploads.pieces(services.db, upload.id):
         await services.vault.delete(piece.key)
+    if upload.linked:  # what was sent straight to the store and never counted
+        async with aclosing(services.vault.list(layout.straight_uploads(upload.id))) as found:
+            strays = [stat.key async for stat in found]
+        for key in strays:
+            await services.vault.delete(key)
     await uploads.forget_pieces(services.db, upload.id)
 
 
@@ -238,12 +252,24 @@ async def forget(services: Services) -> None:
         try:
             await _clear(services, upload)
         except Locked as locked:
-            log.warning("an upload cannot be deleted from the vault yet: %s", locked)
+            log.warning(_KEPT_BY_STORE, locked)
     async with aclosing(services.vault.list(layout.UPLOADS)) as found:
-        old = [stat.key async for stat in found if stat.modified < now - 2 * LASTS]
-    for key in old:
-        await services.vault.delete(key)
+        waiting = [(stat.key, layout.upload_of(stat.key), stat.modified) async for stat in found]
+    # A link to the store outlives the upload for minutes, so something may come when it is over.
+    over = await uploads.over(services.db, {UploadId(one) for _, one, _ in waiting if one})
+    old = {key for key, _, modified in waiting if modified < now - 2 * LASTS}
+    late = {key for key, upload_id, _ in waiting if upload_id in over}
+    for key in late | (old - await uploads.counted(services.db, old)):
+        await _delete(services, key)
     await uploads.forget_before(services.db, now - KEPT)
+
+
+async def _delete(services: Services, key: str) -> None:
+    """Delete a piece, unless the store keeps it for a time."""
+    try:
+        await services.vault.delete(key)
+    except Locked as locked:
+        log.warning(_KEPT_BY_STORE, locked)
 
 
 @asynccontextmanager
@@ -251,13 +277,13 @@ async def _whole(services: Services, upload: Upload) -> AsyncIterator[Path]:
     """The whole file, on this disk, for as long as the block lasts."""
     path = services.disk.root / "incoming" / f"upload-{upload.id}"
     services.progress.phase("reading the upload", upload.bytes, "bytes")
-    keyring, came = _keyring(services), 0
+    keys, came = keyring(services), 0
     await services.disk.make_way(services.disk.root, upload.bytes)
     try:
         fd = await finish(partial(_opened, path))
         try:
             for piece in await uploads.pieces(services.db, upload.id):
-                data = await _read(services, keyring, upload, piece)
+                data = await _read(services, keys, upload, piece)
                 if piece.start != came or len(data) != piece.bytes:
                     raise Corrupt("the pieces of the upload do not fit together; upload it again")
                 await finish(partial(write_all, fd, data))
@@ -274,12 +300,12 @@ async def _whole(services: Services, upload: Upload) -> AsyncIterator[Path]:
         await finish(partial(path.unlink, missing_ok=True))
 
 
-async def _read(services: Services, keyring: Keyring, upload: Upload, piece: Piece) -> bytes:
+async def _read(services: Services, keys: Keyring, upload: Upload, piece: Piece) -> bytes:
     """What a piece holds; read twice where it cannot be opened, as one wrong answer proves no damage."""
     for _ in range(2):
         try:
             sealed = await services.vault.get(piece.key, SEALED_PIECE)
-            return await asyncio.to_thread(keyring.open, sealed, _context(upload, piece.start))
+            return await asyncio.to_thread(keys.open, sealed, context(upload, piece.start))
         except NoSuchObject:
             raise Corrupt("a piece of the upload is gone from the vault; upload it again") from None
         except BadKey as error:
@@ -294,11 +320,12 @@ def _opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 
-def _keyring(services: Services) -> Keyring:
+def keyring(services: Services) -> Keyring:
+    """The keys that encrypt pieces."""
     assert services.keyring is not None, "an upload is begun only where there are SECRET_KEYS"
     return services.keyring
 
 
-def _context(upload: Upload, start: int) -> str:
+def context(upload: Upload, start: int) -> str:
     """The context of an encrypted piece: it opens in no other place."""
     return f"upload/{upload.id}/{start}"

@@ -3,8 +3,10 @@
 import asyncio
 import shutil
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from mirror import store
+from mirror.backup import straight
 from mirror.channels import mail, wire
 from mirror.core.channels import NotDelivered
 from mirror.core.config import NO_REDIS
@@ -23,6 +25,7 @@ from mirror.store.upkeep import copies, locks, outages
 from mirror.store.upkeep.outages import Outage
 from mirror.upkeep import state
 from mirror.upkeep.moving import unknown_repos
+from mirror.vault import preflight
 from mirror.vault.copies import Place
 
 _NAMED = 5  # repos that need attention and are named; `everref repos` lists the others
@@ -138,11 +141,32 @@ async def _vault(services: Services) -> list[Finding]:
     found.append(
         Finding("vault: checksums", "yes" if can.checksums else "no; only Everref compares checksums", True)
     )
+    found += await _uploads(services)
     found += [one for place in services.copies.places for one in await _lock(services, place)]
     if number:
         advice = "the database before this one was lost: run everref rebuild before anything else"
         found.append(Finding("vault: repos", not_known(number), False, advice))
     return found
+
+
+async def _uploads(services: Services) -> list[Finding]:
+    """Whether browsers can send uploads straight to the store, where it has links at all."""
+    what, base = "vault: uploads", services.settings.base_url
+    if base is None:
+        return []
+    parts = urlsplit(base)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    try:
+        link = await straight.specimen(services)
+        if link is None:
+            return []
+        if await preflight.lets_in(link, origin):
+            return [Finding(what, f"straight from pages of {origin} to the store", True)]
+        words = f"through Everref: the bucket lets no page of {origin} in"
+    except EverrefError as error:
+        words = f"through Everref: {error}"
+    advice = "set the bucket's CORS as docs/bring-in.md shows, if uploads are large"
+    return [Finding(what, words, True, advice)]
 
 
 async def _lock(services: Services, place: Place) -> list[Finding]:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirror.web import api, assets, dispatch, metrics, openapi, problems
+from mirror.web import api, assets, dispatch, metrics, openapi, policy, problems
 from mirror.web.compression import Compression
 from mirror.web.dispatch import Endpoint, Outside, on_loopback
 from mirror.web.pages import home, shared, status, told
@@ -147,17 +147,9 @@ class _Nowhere:
 
 
 def _headers(outside: Outside) -> Mapping[str, str]:
-    """Headers for every answer, so that a page cannot be abused.
-
-    Forms may also lead to the forges, which ask for consent at a sign-in.
-    """
-    forges = " ".join(sorted({_origin(app.url) for app in outside.services.settings.apps}))
-    policy = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        f"manifest-src 'self'; form-action 'self' {forges}; base-uri 'none'; frame-ancestors 'none'"
-    )
+    """Headers for every answer, so that a page cannot be abused."""
     headers = {
-        "content-security-policy": " ".join(policy.replace(" ;", ";").split()),
+        "content-security-policy": policy.of_pages(outside.services.settings),
         "x-content-type-options": "nosniff",
         "x-frame-options": "DENY",
         "referrer-policy": "no-referrer" if _is_trustworthy(outside.origin) else "same-origin",
@@ -172,11 +164,6 @@ def _headers(outside: Outside) -> Mapping[str, str]:
 def _is_trustworthy(origin: str) -> bool:
     """Whether browsers tell us Sec-Fetch-Site; over plain http they do not, and Origin has to be told."""
     return origin.startswith("https:") or on_loopback(urlsplit(origin).netloc)
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 class SafeHeaders:

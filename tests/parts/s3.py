@@ -162,6 +162,14 @@ def client(server: S3Server) -> Iterator[Any]:
         s3.close()
 
 
+def let_in(server: S3Server, rule: dict[str, Any]) -> None:
+    """Let pages of other origins in by this rule of CORS; the bucket is made if there is none."""
+    with client(server) as s3:
+        if server.bucket not in {one["Name"] for one in s3.list_buckets()["Buckets"]}:
+            s3.create_bucket(Bucket=server.bucket)
+        s3.put_bucket_cors(Bucket=server.bucket, CORSConfiguration={"CORSRules": [rule]})
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody listens on; held until all are found, so that no two are equal."""
     with ExitStack() as stack:

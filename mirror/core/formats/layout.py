@@ -24,6 +24,7 @@ SEALED: Final = (
 _ID: Final = r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 _OF_REPO: Final = re.compile(_ID + r"/")
 _SEALED_EXPORT: Final = re.compile(EXPORTS + _ID + r"-")
+_STRAIGHT: Final = re.compile(UPLOADS + _ID + r"-")
 _BUNDLE: Final = re.compile(
     _ID + r"/bundles/([0-9]{4})-([0-9]{10})-([0-9]{10})-([0-9a-f]{16})\.bundle(?:\.age)?"
 )
@@ -265,6 +266,22 @@ def export_key(sealed_for: RepoId | None = None) -> str:
 def upload_key() -> str:
     """A new key for a piece of a file that somebody uploads, which nobody can guess."""
     return f"{UPLOADS}{secrets.token_hex(32)}"
+
+
+def straight_upload_key(upload: UUID, start: int, sha256: bytes) -> str:
+    """The key of a piece of an upload that goes straight to the store: only these bytes belong there."""
+    return f"{straight_uploads(upload)}{start}-{sha256.hex()[:32]}"
+
+
+def straight_uploads(upload: UUID) -> str:
+    """What the keys of an upload's pieces that went straight to the store begin with."""
+    return f"{UPLOADS}{upload}-"
+
+
+def upload_of(key: str) -> UUID | None:
+    """The upload of which this is such a piece. None: it is something else."""
+    match = _STRAIGHT.match(key)
+    return UUID(match[1]) if match else None
 
 
 def unique() -> str:

@@ -1,7 +1,7 @@
 """Files that people upload to bring a repository in, for backup/uploads."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NewType, cast
@@ -23,6 +23,7 @@ State = Literal["coming", "proving", "done", "refused", "dropped"]
 MOST_OF_PERSON: Final = 5  # that wait for bytes or a worker
 MOST_OF_TEAM: Final = 20
 SHOWN: Final = 20
+LINKED_MORE: Final = 64 << 20  # bytes of links beyond three times the file: a small one is tried again too
 _SELECT: Final = """
 select upload.*, person.name as person from upload left join person on person.id = upload.person_id
 """
@@ -43,6 +44,7 @@ class Upload:
     keep_refs: bool  # refs that the file does not have stay
     bytes: int
     came: int
+    linked: int  # bytes that may have been sent straight to the store, counted or not
     state: State
     why: str | None  # it was refused or dropped; None: it was not
     result: Mapping[str, Any] | None  # None: it is not done
@@ -159,12 +161,44 @@ async def came(db: Db, upload_id: UploadId, piece: Piece, at: datetime) -> bool:
 
 
 @translating
+async def linked(db: Db, upload_id: UploadId, start: int, size: int) -> bool:
+    """Count a link by which a piece of this size may be stored. False: no more are given, or it moved on."""
+    done = await db.execute(
+        """
+        update upload set linked = linked + $3
+        where id = $1 and state = 'coming' and came = $2 and linked + $3 <= 3 * bytes + $4
+        """,
+        upload_id,
+        start,
+        size,
+        LINKED_MORE,
+    )
+    return done == "UPDATE 1"
+
+
+@translating
+async def over(db: Db, upload_ids: Collection[UploadId]) -> set[UploadId]:
+    """Those that become no snapshot any more, or are one."""
+    rows = await db.fetch(
+        "select id from upload where id = any($1::uuid[]) and state not in ('coming', 'proving')", upload_ids
+    )
+    return {UploadId(UUID(bytes=row["id"].bytes)) for row in rows}
+
+
+@translating
 async def pieces(db: Db, upload_id: UploadId) -> list[Piece]:
     """The pieces that are in the vault, in the order of the file."""
     rows = await db.fetch(
         "select start, bytes, key from upload_piece where upload_id = $1 order by start", upload_id
     )
     return [Piece(row["start"], row["bytes"], row["key"]) for row in rows]
+
+
+@translating
+async def counted(db: Db, keys: Collection[str]) -> set[str]:
+    """Those of these keys at which a piece lies that belongs to a file."""
+    rows = await db.fetch("select key from upload_piece where key = any($1::text[])", keys)
+    return {row["key"] for row in rows}
 
 
 @translating
@@ -280,6 +314,7 @@ def _upload(row: Any) -> Upload:
         keep_refs=row["keep_refs"],
         bytes=row["bytes"],
         came=row["came"],
+        linked=row["linked"],
         state=cast(State, row["state"]),
         why=row["why"],
         result=None if row["result"] is None else json.loads(row["result"]),

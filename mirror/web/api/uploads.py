@@ -6,12 +6,14 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from mirror.backup import uploads
+from mirror.backup import straight, uploads
+from mirror.backup.straight import Encrypted
+from mirror.backup.uploads import LARGEST_PIECE
 from mirror.core.errors import NotFound, UsageError
 from mirror.core.model import Repo, RepoId
 from mirror.jobs import uploads as whole
 from mirror.shapes.base import Page
-from mirror.shapes.uploads import Upload
+from mirror.shapes.uploads import PieceKey, PieceLink, Straight, Upload
 from mirror.store import repos
 from mirror.store.backup import uploads as rows
 from mirror.store.backup.uploads import UploadId
@@ -43,6 +45,24 @@ class PieceAsked(Query, frozen=True, kw_only=True):
     """Which piece of the file."""
 
     offset: Annotated[Big, Meta(description="of its first byte in the file: `came` of the upload")]
+
+
+class PieceEncrypted(Body, frozen=True, kw_only=True):
+    """A piece of the file, encrypted as `straight` says."""
+
+    offset: Annotated[int, Meta(ge=0, le=1 << 50, description="`came` of the upload")]
+    bytes: Annotated[int, Meta(ge=1, le=LARGEST_PIECE, description="of the file, before it was encrypted")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="of the encrypted piece")]
+
+    @property
+    def meant(self) -> Encrypted:
+        return Encrypted(self.offset, self.bytes, bytes.fromhex(self.sha256))
+
+
+class StraightAsked(Body, frozen=True, kw_only=True):
+    """What has come to the store since."""
+
+    arrived: Annotated[PieceEncrypted | None, Meta(description="a piece that the store has now")] = None
 
 
 async def list_uploads(context: RequestContext) -> Page[Upload]:
@@ -78,6 +98,23 @@ async def upload_piece(context: RequestContext, asked: PieceAsked, data: bytes) 
     After a broken connection, ask where to go on: `came` of the upload.
     """
     return Upload.of(await uploads.take(context.services, await upload_of(context), asked.offset, data))
+
+
+async def upload_straight(context: RequestContext, body: StraightAsked) -> Straight:
+    """Go straight to the vault's store, where it takes pieces from elsewhere: get the key of the next piece.
+
+    What `arrived` is counted first, if the store says that it has it. 409: send the pieces to Everref.
+    """
+    services, found = context.services, await upload_of(context)
+    if body.arrived is not None:
+        found = await straight.arrived(services, found, body.arrived.meant)
+    made = await straight.envelope(services, found)
+    return Straight(upload=Upload.of(found), next=None if made is None else PieceKey.of(found.came, made))
+
+
+async def upload_link(context: RequestContext, body: PieceEncrypted) -> PieceLink:
+    """Get the address at which the store takes the next piece, which is 256 KiB to 8 MiB, or the last."""
+    return PieceLink.of(await straight.link(context.services, await upload_of(context), body.meant))
 
 
 async def finish_upload(context: RequestContext, body: Nothing) -> Upload:
@@ -123,6 +160,8 @@ CALLS: Final[Sequence[Call]] = (
     call("POST", UPLOADS, begin_upload, Needs.ADMIN, "admin", status=201),
     call("GET", UPLOAD, upload, Needs.ADMIN, "admin"),
     call("PATCH", UPLOAD, upload_piece, Needs.ADMIN, "admin", sends=OCTETS),
+    call("POST", f"{UPLOAD}/straight", upload_straight, Needs.ADMIN, "admin"),
+    call("POST", f"{UPLOAD}/link", upload_link, Needs.ADMIN, "admin"),
     call("POST", f"{UPLOAD}/finish", finish_upload, Needs.ADMIN, "admin", status=202),
     call("DELETE", UPLOAD, drop_upload, Needs.ADMIN, "admin"),
 )

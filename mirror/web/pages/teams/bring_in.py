@@ -1,7 +1,7 @@
 """Bringing a repository in as a file: the form, how far an upload is, and what came of it.
 
-The form sends the file in pieces by the API, which can go on after a break; without a script it sends the
-file whole, up to a limit.
+The form sends the file in pieces by the API, which can go on after a break, straight to the vault's store
+where that takes them; without a script it sends the file whole, up to a limit.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from mirror.backup import uploads
+from mirror.backup import straight, uploads
 from mirror.backup.uploads import LARGEST_PIECE
 from mirror.core.errors import EverrefError, NotFound, UsageError
 from mirror.core.model import Repo
@@ -19,7 +19,7 @@ from mirror.store.backup import uploads as rows
 from mirror.store.backup.uploads import Upload
 from mirror.store.jobs import jobs
 from mirror.store.jobs.jobs import Job
-from mirror.web import templating
+from mirror.web import policy, templating
 from mirror.web.api.uploads import repo_meant, upload_of
 from mirror.web.dispatch import LARGE_BODY, Endpoint, Needs, RequestContext
 from mirror.web.live import follow
@@ -32,14 +32,19 @@ async def page(
     context: RequestContext, error: EverrefError | None = None, typed: dict[str, str] | None = None
 ) -> Response:
     """The form, and the team's newest uploads."""
-    return context.render(
+    store = await straight.store_of(context.services)
+    page = context.render(
         "bring_in.html",
         200 if error is None else 422,
         wrong=templating.wrong(error) or ({"file": str(error)} if error else {}),
         typed=typed or {"repo": context.query.get("repo", "")},
         uploads=await rows.latest(context.services.db, context.of_team().id),
         at_once=AT_ONCE,
+        straight=store is not None,
     )
+    if store is not None:
+        page.headers["content-security-policy"] = policy.of_pages(context.services.settings, store)
+    return page
 
 
 async def send(context: RequestContext) -> Response:
