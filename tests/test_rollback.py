@@ -1,7 +1,10 @@
 """Rolling back what one account pushed: one plan over repos, a job each with leases, one undo."""
 
+import io
+import itertools
+import re
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +15,7 @@ import pytest_asyncio
 
 from mirror.cli import arguments
 from mirror.cli.commands import incident as cli
+from mirror.cli.terminal import Drawn
 from mirror.core.errors import Busy, NotFound, Refused, UsageError
 from mirror.core.model import HEAD, RefName, RepoId, Target
 from mirror.core.rules.history import plan as planning
@@ -377,6 +381,17 @@ async def test_the_commands_list_plan_do_and_undo(incident: Incident) -> None:
         await ran(cli.rollback, "rollback", "--actor", "mallory")
     with pytest.raises(NotFound, match="no rollback"):
         await ran(cli.rollback, "rollback", "--again", "what")
+
+
+async def test_a_plan_says_how_many_repositories_it_has_looked_at(incident: Incident) -> None:
+    services, said = incident.mirror.services, io.StringIO()
+    ticks = itertools.count(0, 5)
+    drawn = Drawn(said, lambda: float(next(ticks)), lambda: 100)
+    told = replace(services, progress=drawn)
+    wanted = Wanted(incident.mirror.clock.now - timedelta(days=1), incident.mirror.clock.now, ("mallory",))
+    await rollback.plan(told, incident.team, wanted, Authority(Role.OWNER))
+    counted = re.findall(r"asking hosts  (\d of 3 repositories)", said.getvalue())
+    assert counted == [f"{number} of 3 repositories" for number in (0, 1, 2, 3)], said.getvalue()
 
 
 async def test_an_account_that_never_pushed_is_named_with_those_who_did(incident: Incident) -> None:

@@ -7,12 +7,14 @@ store/restore/rollbacks with what each ref held when it was made; jobs/rollbacks
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Final
 from uuid import UUID
 
 from mirror.core.errors import EverrefError, NotFound, UsageError
 from mirror.core.model import HEAD, RefName, Refs, Repo, RepoId, Target, has_remote
+from mirror.core.progress import Silent
 from mirror.core.refs import Move, is_symbolic
 from mirror.core.rules.history import rollback as rules
 from mirror.core.rules.history.rollback import Planned, Wanted
@@ -56,6 +58,8 @@ async def plan(
        others pushed since.
     4. Keep it.
 
+    `services.progress` is told of how many repos the plan knows already.
+
     Nothing is written to any host. Raises UsageError where nothing is meant, or more than one plan holds,
     NotFound where an account never pushed: it may be misspelt, and what it did would be left out.
     """
@@ -76,10 +80,14 @@ async def plan(
     if len(by_repo) > REPOS:
         raise UsageError(f"{len(by_repo):,} repositories match and one plan holds {REPOS}; choose fewer")
     slots = asyncio.Semaphore(AT_ONCE)
+    quiet = replace(services, progress=Silent())  # what several at once have to say makes no sense together
+    services.progress.phase("asking hosts", len(by_repo), "repositories")
 
     async def of_repo(repo_id: RepoId, refs: Sequence[Followed]) -> tuple[str | None, list[Planned], int]:
         async with slots:
-            return await _of_repo(services, team_id, repo_id, refs, means)
+            found = await _of_repo(quiet, team_id, repo_id, refs, means)
+        services.progress.advance(1)
+        return found
 
     made = await asyncio.gather(*(of_repo(repo_id, refs) for repo_id, refs in by_repo.items()))
     place, kept = 0, []
