@@ -92,9 +92,9 @@ FORMS: list[tuple[str, dict[str, Any], str]] = [
     (f"{REPO}/settings/forget", {"name": "acme/api"}, f"{TEAM}/pending"),
     *(
         form
-        for base in (f"{TEAM}/mirrors", f"{REPO}/mirrors")
+        for base, folder in ((f"{TEAM}/mirrors", "all"), (f"{REPO}/mirrors", "one"))
         for form in (
-            (base, {"address": "https://git.example.org/new/{{name}}"}, base),
+            (base, {"address": f"https://git.example.org/{folder}/{{{{name}}}}"}, base),
             (f"{base}/change", {"mirror": "{mirror}", "deletes": "1"}, base),
             (f"{base}/pause", {"mirror": "{mirror}"}, base),
             (f"{base}/token", {"mirror": "{mirror}", "token": "x"}, base),
