@@ -14,6 +14,7 @@ import pytest_asyncio
 from mirror.backup import sync
 from mirror.browse import plan_commits
 from mirror.core.model import RefName
+from mirror.core.rules.history import rollback as rules
 from mirror.core.rules.roles import Role
 from mirror.jobs.runner import Runner
 from mirror.store import repos
@@ -124,6 +125,28 @@ async def test_what_is_not_counted_or_was_no_push_is_not_passed_over(
     assert page.text.count("What 1 ref loses and gains was not counted.") == 2
     first = await browser.get(PAGE, **WINDOW, untold="yes")  # what the first backups found
     assert "3 created" in first.text and "1 default branch changed" not in first.text
+
+
+async def test_an_account_with_a_comma_in_its_name_is_found_planned_and_linked(attacked: Attacked) -> None:
+    browser, services = attacked.browser, attacked.site.mirror.services
+    name = '"Doe, Jane'
+    await services.db.execute("update ref_change set pushed_by = $1 where snapshot = 2", name)
+    unknown = await browser.get(PAGE, **WINDOW, actor="nobody")
+    address = re.search(r'<a href="([^"]*)">&#34;Doe, Jane</a>', unknown.text)
+    assert address and "No push by “nobody” is known" in unknown.text, unknown.text
+    listed = await browser.get(unescape(address[1]))
+    assert "6 refs in 2 repositories" in listed.text and "is known" not in listed.text
+    typed = unescape(re.findall(r'id="f-actor" name="actor" value="([^"]*)"', listed.text)[0])
+    assert rules.accounts_of(typed) == [name] and rules.accounts_of(f"{typed}, bob, Al Z") == [
+        name,
+        "bob",
+        "Al Z",
+    ]
+    planned = await browser.post(f"{PAGE}/plan", **WINDOW, actor=typed)
+    page = await browser.follow(planned)
+    assert len(places(page.text)) == 4
+    back = unescape(re.findall(r'href="([^"]*)">Pushes</a>', page.text)[0])
+    assert "6 refs in 2 repositories" in (await browser.get(back)).text
 
 
 async def test_a_viewer_sees_and_only_who_proved_who_they_are_puts_back(attacked: Attacked) -> None:

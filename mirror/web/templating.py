@@ -17,6 +17,7 @@ from mirror.core import refs, words
 from mirror.core.errors import UsageError
 from mirror.core.model import SYMBOLIC, has_remote, older_of
 from mirror.core.rules.health import causes, objective, standing
+from mirror.core.rules.history.rollback import one_field
 from mirror.core.times import zones
 
 HERE: Final = Path(__file__).parent
@@ -56,6 +57,7 @@ def environment() -> Environment:
         "mend": words.mend,
         "sentence": words.sentence,
         "oid": oid,
+        "one_field": one_field,
         "path": path,
         "percent": words.percent,
         "refname": refname,

@@ -10,6 +10,7 @@ from mirror.core.errors import Origin
 from mirror.core.model import older_of
 from mirror.core.rules.health import causes
 from mirror.core.rules.health.causes import repositories
+from mirror.core.rules.history.rollback import one_field
 from mirror.core.rules.roles import Role
 from mirror.store.browse.causes import Forced, Refused, Settled, Trouble
 from mirror.store.notify.sendings import Dead
@@ -382,7 +383,7 @@ def _forced(team: str, one: Forced, now: datetime) -> Need:
     did = "deleted" if one.deleted else "force-pushed"
     also = f" There were {one.many} force-pushes this week." if one.many > 1 else ""
     back = templating.repo_url(team, one.repo, "restore", at=one.before, ref=one.ref)
-    by = templating.url(f"/{team}/-/incident", actor=one.by, since="7d ago")
+    by = templating.url(f"/{team}/-/incident", actor=one_field([one.by or ""]), since="7d ago")
     return Need(
         key=f"forced-{one.repo_id}",
         title=f"{one.by or 'Somebody'} {did} {branch} of {one.repo}",

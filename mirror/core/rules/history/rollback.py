@@ -5,7 +5,8 @@ what it held just before the first of these moves. Nothing that somebody else pu
 unless that is asked for.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import csv
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from difflib import get_close_matches
@@ -99,6 +100,20 @@ class Strangers:
             return f"no push by {who} is known; no host named who pushed in this time"
         some = ", ".join(f"{words.clean(name)} ({number:,})" for name, number in self.accounts)
         return f"no push by {who} is known; accounts that pushed in this time: {some}"
+
+
+def accounts_of(text: str) -> list[str]:
+    """The accounts that a field names, with commas between them: one that has a comma itself is in quotes."""
+    return next(csv.reader([" ".join(text.split())], skipinitialspace=True), [])
+
+
+def one_field(accounts: Iterable[str]) -> str:
+    """What names these accounts in one field, as `accounts_of` reads it."""
+    quoted = [
+        '"{}"'.format(one.replace('"', '""')) if "," in one or one.startswith('"') else one
+        for one in accounts
+    ]
+    return ", ".join(quoted)
 
 
 def nearest(names: Sequence[str], known: Sequence[str]) -> list[str]:

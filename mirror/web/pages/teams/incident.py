@@ -18,7 +18,7 @@ from mirror.core.errors import EverrefError, UsageError
 from mirror.core.formats.spreadsheet import csv_of
 from mirror.core.model import RepoId
 from mirror.core.refs import Move
-from mirror.core.rules.history.rollback import MANY, Strangers, Wanted, What
+from mirror.core.rules.history.rollback import MANY, Strangers, Wanted, What, accounts_of
 from mirror.jobs.rollbacks import State
 from mirror.restore import rollback
 from mirror.shapes.base import encoded
@@ -99,11 +99,11 @@ class Typed:
 
     @property
     def given(self) -> dict[str, list[str]]:
-        """The same as it is understood. Accounts are separated by commas, as a name may have spaces."""
+        """The same as it is understood."""
         return {
             "since": [self.since],
             "until": [self.until],
-            "actor": self.actor.split(","),
+            "actor": accounts_of(self.actor),
             "untold": ["yes"] if self.untold else [],
             "kind": list(self.kinds),
             "repo": self.repo.replace(",", " ").split(),
