@@ -346,6 +346,9 @@ async def test_people_create_one_on_a_page_and_by_the_api_and_read_how_to_push(w
             calls.rpartition("/teams")[0] + "/backups", json={"repo": made.json()["id"]}
         )
         assert "it is backed up by pushing to it" in asked.text, asked.text
+        bad = await client.post(calls, json={"name": "other", "default_branch": "a..b"})
+        assert bad.status_code == 400 and "name a branch like main" in bad.text, bad.text
+        assert await repos.by_name(services.db, world.team.id, "other") is None
         kept = f"{calls}/{made.json()['id']}/settings"
         refused = await client.patch(kept, json={"excluded": ["refs/pull/*"]})
         assert refused.status_code == 400 and "all that is pushed is saved" in refused.text, refused.text
@@ -465,5 +468,6 @@ def test_a_command_sets_the_default_branch_of_a_new_repo_and_of_one_that_is_here
     again = everref("create", "laptop", "--default-branch", "main")
     assert again.returncode == 0, again.stderr
     assert "ref: refs/heads/main" in everref("refs", "laptop", "--json").stdout
-    bad = everref("create", "laptop", "--default-branch", "a..b")
+    bad = everref("create", "other", "--default-branch", "a..b")
     assert "name a branch like main" in bad.stderr
+    assert "other" not in everref("repos").stdout

@@ -60,7 +60,7 @@ async def set(services: Services, repo: Repo, branch: str, by: str) -> bool:
         raise UsageError(
             f"the default branch of {repo.name} is its host's: change it there", field="default_branch"
         )
-    head = Target(SYMBOLIC + _branch(branch))
+    head = Target(SYMBOLIC + named(branch))
 
     def decide(old: Refs, _: ObjectFormat | None) -> Refs:
         if old.get(HEAD) == head:
@@ -78,7 +78,8 @@ async def set(services: Services, repo: Repo, branch: str, by: str) -> bool:
     return True
 
 
-def _branch(text: str) -> bytes:
+def named(text: str) -> bytes:
+    """The branch that is meant by what somebody typed. Raises UsageError about the field `default_branch`."""
     try:
         return receiving.branch(text.strip())
     except UsageError:

@@ -60,10 +60,12 @@ async def create_repo(call: Call) -> int:
 
         team = await operator.team_named(services, call.args.team)
         name = create.checked_name(call.args.name)
+        branch = call.args.default_branch
+        if branch:
+            default_branch.named(branch)  # before anything is made
         known = await repos.by_name(services.db, team.id, name)
         by = By(None, operator.ACTOR)
         repo = await create.create(services, team.id, by, name, call.args.object_format)
-        branch = call.args.default_branch
         if branch and await default_branch.set(services, repo, branch, operator.ACTOR):
             await operator.did_to(services, repo, "repo.default-branch", {"branch": branch})
         address = create.address(services.settings, team.name, repo)

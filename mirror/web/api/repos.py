@@ -107,6 +107,8 @@ async def add_repo(context: RequestContext, body: RepoWanted) -> Repo:
             raise UsageError(
                 "give the url of a repository to back up, or the name of one to push to", field="url"
             )
+        if body.default_branch:
+            default_branch.named(body.default_branch)  # before anything is made
         made = await create.create(context.services, context.of_team().id, context.as_logged(), body.name)
         if body.default_branch:
             await _lead_head(context, made, body.default_branch)
