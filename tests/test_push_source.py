@@ -453,6 +453,11 @@ async def test_the_default_branch_is_set_by_page_and_api_and_a_push_that_deletes
     (change,) = await history.of_snapshot(services.db, repo.id, 3)
     assert (change.name, change.by) == (b"HEAD", "Alice")
     assert not await default_branch.set(services, repo, "refs/heads/main", "Alice")
+    await alice.post(f"{settings}/pause")
+    stopped = await alice.post(f"{settings}/default-branch", branch="trunk")
+    assert stopped.status_code == 422 and "is paused: nothing new is saved" in stopped.text
+    assert await default_branch.of(services, repo) == "main"
+    await alice.post(f"{settings}/resume")
     said = await git("-C", work.path, "push", url, ":main")
     assert "HEAD still leads to main, which this push deleted" in said.err, said.err
     logged = await audit.page(services.db, world.team.id, 20)

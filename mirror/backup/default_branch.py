@@ -53,14 +53,15 @@ async def set(services: Services, repo: Repo, branch: str, by: str) -> bool:
     """Lead HEAD to this branch, by one snapshot; `by` is in its history. False: it leads there already.
 
     Before the first push any name will do: it counts if that push brings such a branch. Later it must be
-    there. Safe to run twice. Raises UsageError about the field `default_branch`, NotFound, and Busy where
-    another run keeps the repo for longer than a push waits.
+    there. Safe to run twice. Raises UsageError about the field `default_branch`, NotFound, Refused while
+    the repo is paused, and Busy where another run keeps it for longer than a push waits.
     """
     if has_remote(repo.url):
         raise UsageError(
             f"the default branch of {repo.name} is its host's: change it there", field="default_branch"
         )
     head = Target(SYMBOLIC + named(branch))
+    await pushing.check_not_paused(services, repo)
 
     def decide(old: Refs, _: ObjectFormat | None) -> Refs:
         if old.get(HEAD) == head:

@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from mirror.backup import receive
 from mirror.backup.sync import share_of
-from mirror.core.errors import Corrupt, EverrefError, LimitReached, Origin
+from mirror.core.errors import Corrupt, EverrefError, LimitReached, Origin, Refused
 from mirror.core.formats.receive_pack import PushRequest
 from mirror.core.model import ObjectFormat, RefName, Refs, Repo, Snapshot, Target
 from mirror.core.progress import Progress
@@ -25,6 +25,7 @@ from mirror.git.reserve import Room
 from mirror.git.run import CHUNK
 from mirror.services.open import Services
 from mirror.store.backup import beginnings, history, snapshots
+from mirror.store.discovery import remotes
 
 HEAD_OPTION: Final = "everref.head"  # the push option that says which branch HEAD leads to
 _PLACE: Final = "incoming"  # the directory of what is being received
@@ -63,6 +64,12 @@ class Pushed:
 def format_of(repo: Repo) -> ObjectFormat:
     """The format of a repo's objects; sha1 where nobody has chosen one."""
     return repo.object_format or "sha1"
+
+
+async def check_not_paused(services: Services, repo: Repo) -> None:
+    """Raise Refused where nothing may be saved of this repo now."""
+    if (await remotes.get(services.db, repo.id)).paused_at is not None:
+        raise Refused(f"{repo.name} is paused: nothing new is saved until an admin resumes it")
 
 
 async def refs_now(services: Services, repo: Repo) -> Refs:

@@ -19,17 +19,10 @@ from mirror.git.view import View
 from mirror.people import operator
 from mirror.services import failpoints
 from mirror.services.open import Services
-from mirror.store.discovery import remotes
 from mirror.store.people import people
 from mirror.store.restore.restores import Cause
 
 _MOVED: Final = "somebody has moved it since the plan was made"
-
-
-async def check(services: Services, repo: Repo) -> None:
-    """Raise Refused where nothing may be written to it now."""
-    if (await remotes.get(services.db, repo.id)).paused_at is not None:
-        raise Refused(f"{repo.name} is paused: nothing new is saved until an admin resumes it")
 
 
 async def listed(services: Services, repo: Repo) -> Refs:

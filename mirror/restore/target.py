@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from mirror.backup import pushing
 from mirror.backup import sync as syncing
 from mirror.core.errors import EverrefError, NotAllowed, NotFound, Origin, Refused, RemoteGone, UsageError
 from mirror.core.model import HEAD, Reason, Remote, Repo, RepoId, Secret, Snapshot, has_remote, older_of
@@ -17,7 +18,6 @@ from mirror.core.rules.roles import PersonId, Role
 from mirror.discovery import add, connections
 from mirror.forges.contract import Forge, Owner, Purpose
 from mirror.git import address
-from mirror.restore import here
 from mirror.services import failpoints, remote, ssh_access
 from mirror.services.open import Services
 from mirror.store import repos
@@ -130,7 +130,7 @@ async def reach(services: Services, team_id: TeamId, asked: Asked, means: Author
         if at := older_of(repo.url):  # the newer history is at another address, with its own credentials
             repo = replace(await repos.by_url(services.db, team_id, at) or repo, url=at)
         if not has_remote(repo.url):
-            await here.check(services, repo)
+            await pushing.check_not_paused(services, repo)
             return Remote(repo.url, here=repo)
         return await add.remote_of(services, repo.id, repo.url)
     if asked.get("new"):

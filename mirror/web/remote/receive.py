@@ -30,7 +30,6 @@ from mirror.jobs import run as jobs
 from mirror.services.server.bodies import Body
 from mirror.store.backup import received as counts
 from mirror.store.backup.received import Outcome
-from mirror.store.discovery import remotes
 from mirror.web.dispatch import RequestContext
 from mirror.web.pages.repos.download import Stream
 
@@ -64,8 +63,10 @@ async def check(context: RequestContext, repo: Repo) -> None:
             403, f"to push needs the role {ROLE}; you are {context.role} in {context.of_team().name}"
         )
     if not has_remote(repo.url):
-        if (await remotes.get(context.services.db, repo.id)).paused_at is not None:
-            raise HTTPException(403, f"{repo.name} is paused: nothing new is saved until an admin resumes it")
+        try:
+            await pushing.check_not_paused(context.services, repo)
+        except Refused as refused:
+            raise HTTPException(403, str(refused)) from None
         return
     raise HTTPException(
         403,
