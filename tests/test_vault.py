@@ -598,18 +598,6 @@ async def test_a_link_for_bytes_expires(s3_server: S3Server, s3_credentials: Non
         assert await keys(vault) == []
 
 
-async def test_a_link_asks_the_store_to_encrypt_as_every_other_write(
-    s3_server: S3Server, s3_credentials: None
-) -> None:
-    url = f"{s3_server.url()}&presign=on&sse=aws:kms&sse_kms_key_id=a-key"
-    async with open_vault(url, "unused") as vault:
-        link = await vault.presign_put("exports/a", timedelta(minutes=5), 1, bytes(32))
-    assert link and link.headers["x-amz-server-side-encryption"] == "aws:kms"
-    assert link.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "a-key"
-    (signed,) = parse_qs(urlsplit(link.url).query)["X-Amz-SignedHeaders"]
-    assert {*link.headers, "content-length", "host"} == set(signed.split(";"))
-
-
 async def test_a_store_that_believes_any_sum_gives_no_link_for_bytes(
     weak_s3_server: S3Server, s3_credentials: None
 ) -> None:

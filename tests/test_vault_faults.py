@@ -4,8 +4,9 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import pytest_asyncio
@@ -422,6 +423,19 @@ async def test_every_new_object_asks_the_store_to_encrypt_it_as_the_address_says
                 await writer.write(bytes(2 * PART))
                 await writer.commit()
     assert asked == [said, said]
+
+
+async def test_a_link_asks_the_store_to_encrypt_as_every_other_write(
+    s3_server: S3Server, proxy: FaultProxy, s3_credentials: None
+) -> None:
+    proxy.fail(lambda request: request.method == "PUT", faults.says(400, "BadDigest"))  # it has no keys
+    url = f"{s3_server.url(endpoint=proxy.endpoint)}&presign=on&sse=aws:kms&sse_kms_key_id=a-key"
+    async with open_vault(url, "unused") as vault:
+        link = await vault.presign_put("exports/a", timedelta(minutes=5), 1, bytes(32))
+    assert link and link.headers["x-amz-server-side-encryption"] == "aws:kms"
+    assert link.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "a-key"
+    (signed,) = parse_qs(urlsplit(link.url).query)["X-Amz-SignedHeaders"]
+    assert {*link.headers, "content-length", "host"} == set(signed.split(";"))
 
 
 @pytest.mark.parametrize("options", ["sse=rot13", "sse_kms_key_id=a", "sse=AES256&sse_kms_key_id=a"])
