@@ -26,7 +26,7 @@ from mirror.services import copies as services_copies
 from mirror.services import failpoints
 from mirror.services.copies import NAME
 from mirror.services.lease import leased
-from mirror.services.open import open_services
+from mirror.services.open import Services, open_services
 from mirror.store.backup import history, parts
 from mirror.store.jobs import jobs
 from mirror.store.upkeep import copies as rows
@@ -458,6 +458,13 @@ async def test_a_replica_is_fetched_without_a_database_and_refuses_a_rewritten_h
     assert (await fetched()).problems and files(replica) == before  # nothing is deleted
 
 
+async def told_of_offsite(services: Services) -> list[str]:
+    """Look what people should hear of, and say what they have heard of the copy."""
+    await look.look(services)
+    titles = [one["title"] for one in await services.db.fetch("select title from alarm where told_on")]
+    return [one for one in titles if "offsite" in one]
+
+
 async def test_what_is_wrong_with_a_copy_is_said_by_doctor_messages_and_metrics(
     tmp_path: Path, database: str, work: Work
 ) -> None:
@@ -472,9 +479,7 @@ async def test_what_is_wrong_with_a_copy_is_said_by_doctor_messages_and_metrics(
         await here.backup(work)  # which nothing delays
         await copies.due(services)
         here.clock.now += timedelta(hours=1)
-        await look.look(services)
-        titles = [one["title"] for one in await services.db.fetch("select title from alarm where told_on")]
-        assert [one for one in titles if "offsite" in one] == ["The copy offsite of the vault is away"]
+        assert await told_of_offsite(services) == ["The copy offsite of the vault is away"]
         (found,) = [one for one in await doctor.doctor(services) if one.what == "copy offsite"]
         assert not found.ok and "away for 1" in found.value
         assert 'everref_copy_away{copy="offsite"} 1.0' in (await metrics.told(services)).decode()
@@ -497,9 +502,7 @@ async def test_a_copy_that_nobody_brings_up_to_date_is_said_to_be_behind(
         await here.backup(work)
         assert "behind" in (await standing(here)).state(here.clock.now)[0]
         here.clock.now += timedelta(hours=1)
-        await look.look(services)
-        titles = [one["title"] for one in await services.db.fetch("select title from alarm where told_on")]
-        assert [one for one in titles if "offsite" in one] == ["The copy offsite of the vault is behind"]
+        assert await told_of_offsite(services) == ["The copy offsite of the vault is behind"]
         (found,) = [one for one in await doctor.doctor(services) if one.what == "copy offsite"]
         assert not found.ok and "behind" in found.value
         await copies.due(services)

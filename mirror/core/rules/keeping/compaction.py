@@ -21,8 +21,8 @@ DEEPEST: Final = 1000  # increments since the base: 500 spliced pushes made delt
 
 
 @dataclass(frozen=True, slots=True)
-class Merge:
-    """Splice these parts, which follow one another in the log, into one."""
+class _Run:
+    """Parts that follow one another in the log, and of which one becomes."""
 
     parts: tuple[Part, ...]
 
@@ -33,6 +33,11 @@ class Merge:
     @property
     def last(self) -> int:
         return self.parts[-1].last
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(_Run):
+    """Splice these parts into one."""
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -41,18 +46,8 @@ class Merge:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(_Run):
     """Pack everything that these parts, the whole log, hold into one complete part."""
-
-    parts: tuple[Part, ...]
-
-    @property
-    def first(self) -> int:
-        return self.parts[0].first
-
-    @property
-    def last(self) -> int:
-        return self.parts[-1].last
 
 
 def due(parts: Sequence[Part], fan_in: int = FAN_IN) -> Merge | Checkpoint | None:
