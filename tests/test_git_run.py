@@ -235,16 +235,37 @@ async def test_a_cancelled_run_leaves_no_process(git: Git, tmp_path: Path) -> No
     wait_for_end(grandchild)
 
 
-async def test_no_file_stays_open(git: Git) -> None:
-    await git.run("version")
-    before = os.listdir("/proc/self/fd")
-    for _ in range(3):
-        await git.run("version", stdin=b"x")
-        with pytest.raises(GitFailed):
-            await git.run("no-such-verb")
-        with pytest.raises(LimitReached):
-            await git.run(*shell("sleep 1000"), timeout=0.01)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+@pytest.mark.parametrize("leash", ["run._setpriv", "tuple"])
+def test_no_file_stays_open(leash: str, tmp_path: Path) -> None:
+    """In a process of its own, as other tests' servers open files in this one whenever they like."""
+    program = textwrap.dedent(
+        f"""
+        import asyncio, os
+        from mirror.core.errors import LimitReached
+        from mirror.git import run
+        run._setpriv = {leash}
+
+        async def fails(error, *words, **limit):
+            try:
+                await run.Git("git", {str(tmp_path)!r}).run(*words, **limit)
+            except error:
+                return
+            raise AssertionError(words)
+
+        async def main():
+            git = run.Git("git", {str(tmp_path)!r})
+            await git.run("version")
+            before = os.listdir("/proc/self/fd")
+            for _ in range(3):
+                await git.run("version", stdin=b"x")
+                await fails(run.GitFailed, "no-such-verb")
+                await fails(LimitReached, *{shell("sleep 1000")!r}, timeout=0.01)
+            assert os.listdir("/proc/self/fd") == before
+
+        asyncio.run(main())
+        """
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("leash", ["run._setpriv", "tuple"])
