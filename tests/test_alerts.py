@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from aiohttp import web
 from mirror.store import repos
 from mirror.store.people import teams
 from tests.parts.forge import served
+from tests.parts.s3 import free_ports
 from tests.parts.web import Site
 
 PROMETHEUS: Final = Path(__file__).parents[1] / "deploy" / "prometheus"
@@ -58,11 +58,6 @@ async def receiving() -> AsyncIterator[Receiver]:
         await runner.cleanup()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
 @asynccontextmanager
 async def running(*command: str | Path) -> AsyncIterator[None]:
     """A program, until the block ends."""
@@ -96,7 +91,7 @@ async def alerts(site: Site, tmp_path: Path) -> AsyncIterator[Receiver]:
     async with AsyncExitStack() as stack:
         receiver = await stack.enter_async_context(receiving())
         origin = await stack.enter_async_context(served(site.app))
-        address = f"127.0.0.1:{free_port()}"
+        address, prometheus = (f"127.0.0.1:{port}" for port in free_ports(2))
         routes: dict[str, Any] = yaml.safe_load((PROMETHEUS / "alertmanager.yml").read_text())
         quick = {"group_wait": "0s", "group_interval": "1s", "repeat_interval": "1s"}
         routes["route"] |= quick
@@ -133,7 +128,7 @@ async def alerts(site: Site, tmp_path: Path) -> AsyncIterator[Receiver]:
                 "prometheus",
                 f"--config.file={tmp_path / 'prometheus.yml'}",
                 f"--storage.tsdb.path={tmp_path / 'series'}",
-                f"--web.listen-address=127.0.0.1:{free_port()}",
+                f"--web.listen-address={prometheus}",
             )
         )
         yield receiver

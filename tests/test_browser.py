@@ -172,7 +172,7 @@ async def test_a_token_of_the_settings_page_opens_the_api(visitor: Visitor, stag
     await jo.page.get_by_label("Name of the token").fill("for a test")
     await jo.press("Create a token")
     token = await jo.page.locator(".copy code").inner_text()
-    async with httpx.AsyncClient(trust_env=False, base_url=jo.url) as program:
+    async with httpx.AsyncClient(trust_env=False, timeout=60, base_url=jo.url) as program:
         program.headers["authorization"] = f"Bearer {token}"
         answer = await program.get("/api/v1/teams/jo/repos")
         assert (answer.status_code, answer.json()["items"]) == (200, [])
@@ -285,7 +285,7 @@ async def test_the_people_of_the_demo_push_by_its_buttons(visitor: Visitor, stag
     assert garden is not None
     for number, name in enumerate(("Push a commit", "New branch", "New tag", "Force-push", "Push a commit")):
         form = {"forge": "github", "repository": "alice/garden", "do": name}
-        async with httpx.AsyncClient(trust_env=False) as somebody:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as somebody:
             assert (await somebody.post(stage.here.pushes, data=form)).status_code == 303
         await alice.go("/alice/alice/garden")
         await page.get_by_role("link", name=f"The moment of push #{number + 2}").wait_for()

@@ -38,7 +38,7 @@ async def _asked(world: World, what: str, token: str = "") -> httpx.Response:
     """A request for the list, as git makes it."""
     body = pktline.encode((b"command=bundle-uri", b"object-format=sha1", pktline.Mark.FLUSH))
     address = f"http://127.0.0.1:{world.served.port}/git/{world.team.name}/{what}/git-upload-pack"
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         return await client.post(address, content=body, headers=ASK, auth=("git", token or world.token))
 
 
@@ -58,7 +58,7 @@ def _url(offered: dict[str, str]) -> str:
 
 async def _got(world: World, path: str, **headers: str) -> httpx.Response:
     """The bundle, asked for without any credentials."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.served.port}") as client:
+    async with httpx.AsyncClient(timeout=60, base_url=f"http://127.0.0.1:{world.served.port}") as client:
         return await client.get(path, headers=headers)
 
 

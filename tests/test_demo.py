@@ -86,7 +86,7 @@ async def test_the_demo_says_where_it_is_and_leaves_nothing(tmp_path: Path) -> N
     )
     assert process.stdout
     told = json.loads(await process.stdout.readline())
-    async with httpx.AsyncClient(trust_env=False, headers={"Origin": told["url"]}) as browser:
+    async with httpx.AsyncClient(trust_env=False, timeout=60, headers={"Origin": told["url"]}) as browser:
         assert (await browser.get(told["url"] + "/healthz")).status_code == 200
         assert (await browser.get(told["github"] + "/api/v3/meta")).status_code == 200
         assert (await browser.get(told["gitlab"] + "/api/v4/version")).status_code == 401

@@ -59,7 +59,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest_asyncio.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -856,7 +856,7 @@ async def test_a_double_fails_and_is_slow_when_it_is_told_to(
     assert statuses == [503, 503, 200]
     host.slow(60, piece="/user")
     with pytest.raises(httpx.ReadTimeout):
-        await http.get(user, headers=bearer(token), timeout=0.05)
+        await http.get(user, headers=bearer(token), timeout=httpx.Timeout(60, read=0.05))
     host.forget(host.people[0])
     assert (await http.get(user, headers=bearer(token))).status_code == 401
 

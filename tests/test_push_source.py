@@ -336,7 +336,7 @@ async def test_people_create_one_on_a_page_and_by_the_api_and_read_how_to_push(w
     assert "push to it first" in (await alice.get("/alice/acme/laptop/-/clone")).text
     assert "It has no remote" in (await alice.get("/alice/acme/laptop/-/settings")).text
     token = await world.site.token(world.alice, world.team, ("read", "backup", "admin"))
-    async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}) as client:
+    async with httpx.AsyncClient(timeout=60, headers={"authorization": f"Bearer {token}"}) as client:
         calls = f"http://127.0.0.1:{world.served.port}/api/v1/teams/alice/repos"
         made = await client.post(calls, json={"name": "ci"})
         assert (made.status_code, made.json()["url"], made.json()["state"]) == (201, None, "never")
@@ -443,7 +443,7 @@ async def test_the_default_branch_is_set_by_page_and_api_and_a_push_that_deletes
     wrong = await alice.post(f"{settings}/default-branch", branch="gone")
     assert wrong.status_code == 422 and "has no branch gone; push it first" in wrong.text
     token = await world.site.token(world.alice, world.team, ("read", "backup", "admin"))
-    async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}) as client:
+    async with httpx.AsyncClient(timeout=60, headers={"authorization": f"Bearer {token}"}) as client:
         kept = f"http://127.0.0.1:{world.served.port}/api/v1/teams/alice/repos/{repo.id}/settings"
         answer = await client.patch(kept, json={"default_branch": "main"})
         assert answer.status_code == 200, answer.text

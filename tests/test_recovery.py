@@ -326,7 +326,7 @@ async def test_a_page_that_shows_itself_anew_ends_with_what_let_its_reader_in(si
         (by_page, {"cookie": f"sid={(await site.session(owner.id))[0]}"}),
     ]
     async with served(site.app) as base, AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=base))
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=60, base_url=base))
         streams = []
         for path, headers in readers:
             answer = await stack.enter_async_context(client.stream("GET", path, headers=headers))

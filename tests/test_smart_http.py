@@ -149,7 +149,7 @@ async def ask(world: World, lines: Sequence[Packet], what: str = "acme/api", ver
 
 async def post(world: World, body: bytes, what: str, headers: dict[str, str]) -> httpx.Response:
     given = {"content-type": "application/x-git-upload-pack-request"} | headers
-    async with httpx.AsyncClient(auth=("git", world.token)) as client:
+    async with httpx.AsyncClient(auth=("git", world.token), timeout=60) as client:
         return await client.post(f"{world.url(what, None)}/git-upload-pack", content=body, headers=given)
 
 
@@ -314,7 +314,7 @@ async def test_who_may_not_read_the_team_learns_nothing(world: World, work: Work
 
     async def status(user: str, secret: str | None) -> tuple[int, str]:
         auth = None if secret is None else (user, secret)
-        async with httpx.AsyncClient(auth=auth) as client:
+        async with httpx.AsyncClient(auth=auth, timeout=60) as client:
             url = f"{world.url('acme/api', None)}/info/refs?service=git-upload-pack"
             answer = await client.get(url, headers={"git-protocol": "version=2"})
             return answer.status_code, answer.text

@@ -56,7 +56,7 @@ class Up:
 
     async def get(self, path: str) -> tuple[int, str]:
         """An answer; one that is just being started anew is waited for, as its socket is always there."""
-        timeout = aiohttp.ClientTimeout(total=60)
+        timeout = aiohttp.ClientTimeout(total=240)
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self.url + path) as answer:
             return answer.status, await answer.text()
 

@@ -95,7 +95,7 @@ async def test_no_secret_is_to_be_seen_anywhere(
         await either.deliver()
         await whole.at_rest()
         secrets = secrets_of(whole)
-        async with httpx.AsyncClient() as client:  # what is refused is not told of either
+        async with httpx.AsyncClient(timeout=60) as client:  # what is refused is not told of either
             old = garden.hooks[0].deliveries[-1]
             forged = await client.post(garden.hooks[0].url, content=old.body + b" ", headers=old.headers)
             assert forged.status_code == 404

@@ -8,7 +8,6 @@ had to stop, fails the test.
 import os
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from playwright.async_api import (
 )
 
 from tests.parts.demo import Stage, running
+from tests.parts.s3 import free_ports
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS: Final = (
@@ -46,7 +46,7 @@ ARGUMENTS: Final = (
     "--disable-sync",
 )
 WANTED: Final = "these tests want Chromium; on Debian: apt-get install chromium"
-PATIENCE: Final = 20_000  # milliseconds for what is expected to be seen
+PATIENCE: Final = 60_000  # milliseconds for what is expected to be seen
 DESK: Final = ViewportSize(width=1280, height=800)
 PHONE: Final = ViewportSize(width=390, height=844)
 TOLD_OF: Final = "Failed to load resource"  # what the console says of an answer that is looked at by itself
@@ -54,6 +54,8 @@ ALL_PROTECTED: Final = re.compile(r"\b(all )?protected$")
 POLICY: Final = """addEventListener("securitypolicyviolation", (event) => {
   console.error(`policy: ${event.violatedDirective} stopped ${event.blockedURI} ${event.sample}`);
 });"""
+
+expect.set_options(timeout=PATIENCE)  # where none is given; playwright's own is five seconds
 
 
 def chromium_path() -> str | None:
@@ -168,7 +170,7 @@ async def chromium() -> AsyncIterator[Browser]:
             pytest.fail(WANTED)
         pytest.skip(WANTED)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        browser = await playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS], timeout=PATIENCE)
         yield browser
         await browser.close()
 
@@ -176,8 +178,7 @@ async def chromium() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(scope="session")
 async def stage(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """Everref beside a GitHub and a GitLab of its own, at a port of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
+    (port,) = free_ports(1)
     async with running(port, Path(tmp_path_factory.mktemp("stage"))) as stage:
         yield stage
 

@@ -104,6 +104,6 @@ def everref(mirror: Mirror) -> Callable[..., subprocess.CompletedProcess[str]]:
     }
 
     def run(*args: str, kill: str = "") -> subprocess.CompletedProcess[str]:
-        return forked.run("tests.parts.crashing", [kill, *args], env=environment, timeout=120)
+        return forked.run("tests.parts.crashing", [kill, *args], env=environment, timeout=240)
 
     return run

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.parts.s3 import ACCESS_KEY, SECRET_KEY, S3Server, client, free_ports
 
-WITHIN = 30.0  # seconds
+WITHIN = 120.0  # seconds
 _SSHD = """\
 Port {port}
 ListenAddress 127.0.0.1

@@ -29,7 +29,7 @@ import trustme
 from tests.parts.repos import ENVIRONMENT
 
 CHUNK: Final = 1 << 18
-_ASKED_WITHIN: Final = 60.0  # seconds
+_ASKED_WITHIN: Final = 120.0  # seconds
 SERVICES: Final = ("git-upload-pack", "git-receive-pack")
 
 

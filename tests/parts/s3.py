@@ -8,6 +8,7 @@ import ctypes
 import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,7 +21,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -33,7 +33,9 @@ ACCESS_KEY = "everreftestskey00000"
 SECRET_KEY = "everref-tests-secret-key-of-forty-letter"
 BUCKET = "everref-tests"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-_UP_WITHIN = 60.0  # seconds
+_FIRST_PORT = 11_000  # below are those of servers that this machine may have, and some that browsers refuse
+_FEW = 1000  # ports that are not given to anybody; where there are less, any is taken
+_UP_WITHIN = 120.0  # seconds
 _SILENT = 1.0  # seconds without a line, after which a server is tried all the same
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -48,7 +50,7 @@ class S3Server:
 
     def url(self, prefix: str | None = None, endpoint: str | None = None) -> str:
         """A VAULT_URL on it: a fresh prefix unless given; `endpoint` where something stands before it."""
-        where = f"s3://{self.bucket}/{token_hex(8) if prefix is None else prefix}"
+        where = f"s3://{self.bucket}/{secrets.token_hex(8) if prefix is None else prefix}"
         return f"{where}?endpoint_url={quote(endpoint or self.endpoint, safe='')}&region=us-east-1"
 
 
@@ -171,12 +173,26 @@ def let_in(server: S3Server, rule: dict[str, Any]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on; held until all are found, so that no two are equal."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Different ports of loopback that nobody listens on.
+
+    They are outside the range of which the kernel gives one to whoever asks for any, as every other server
+    of the tests and every client does: one of that range may be taken before the server listens on it.
+    https://docs.kernel.org/networking/ip-sysctl.html, ip_local_port_range
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    found: list[int] = []
+    choices = [port for port in range(_FIRST_PORT, 1 << 16) if not low <= port <= high]
+    while len(found) < count:
+        port = secrets.choice(choices) if len(choices) > _FEW else 0
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:  # somebody listens there
+                continue
+            port = one.getsockname()[1]
+        if port not in found:
+            found.append(port)
+    return found
 
 
 class Output:

@@ -256,7 +256,7 @@ class Host(ABC):
 
     async def _decide(self, url: str, person: Person, decision: str, scopes: Iterable[str] | None) -> str:
         trust = ssl.create_default_context(cadata=self.ca_pem.decode()) if self.ca_pem else True
-        async with httpx.AsyncClient(trust_env=False, verify=trust) as browser:
+        async with httpx.AsyncClient(trust_env=False, timeout=60, verify=trust) as browser:
             page = await browser.get(url)
             if page.is_redirect:
                 return page.headers["location"]
