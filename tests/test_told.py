@@ -406,20 +406,21 @@ async def test_what_does_not_arrive_within_a_day_is_given_up(told: Told) -> None
     assert [(one.channel, one.state) for one in page.reached] == [("team", "failed")]
 
 
-async def test_a_slow_channel_holds_up_no_other_and_gets_one_at_a_time(
-    told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_channel_holds_up_no_other_and_gets_one_at_a_time(told: Told) -> None:
     await told.channel("slow", team=told.team)
-    monkeypatch.setattr(deliver, "TRY_SECONDS", 0.05)
     for number in range(3):
         await told.fail(await told.repo(f"acme/{number}"), kind=("blocked", "gone", "moved")[number])
-    never = asyncio.Event()
+    others_have_theirs = asyncio.Event()
 
     async def send(channel_id: UUID, message: Message) -> str:
         if told.ids[channel_id] == "slow":
             told.under_way["slow"] = told.under_way.get("slow", 0) + 1
-            await never.wait()
-        return await told.send(channel_id, message)
+            await others_have_theirs.wait()
+            raise TimeoutError  # as when its time is over
+        said = await told.send(channel_id, message)
+        if len(told.got["team"]) == 3:
+            others_have_theirs.set()
+        return said
 
     await look.look(told.mirror.services)
     await asyncio.gather(*(Delivery(told.mirror.services, send).once() for _ in range(3)))
@@ -432,6 +433,21 @@ async def test_a_slow_channel_holds_up_no_other_and_gets_one_at_a_time(
         """
     )
     assert row["answer"] == "the other side did not answer in time"
+
+
+async def test_a_channel_that_never_answers_has_so_much_time(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "TRY_SECONDS", 0.0)
+    await told.fail(await told.repo("acme/garden"), kind="blocked")
+
+    async def send(channel_id: UUID, message: Message) -> str:
+        await asyncio.Event().wait()
+        return "200 OK"
+
+    await look.look(told.mirror.services)
+    assert await Delivery(told.mirror.services, send).once() == 1
+    assert await told.db.fetchval("select answer from sending") == "the other side did not answer in time"
 
 
 async def test_whoever_dies_once_it_was_taken_has_it_sent_again_under_the_same_id(told: Told) -> None:
