@@ -52,6 +52,8 @@ async def test_a_remote_that_answers_nothing_keeps_no_other_waiting(
     git_server.faults["slow.git"] = Fault(silent=True)
     monkeypatch.setattr(looks, "RECORDING", 0.01)
     monkeypatch.setattr(looks, "SLOW", 0.01)
+    mirror.clock.step = timedelta(0)  # a look may take as many ticks as it wants
+    await due_now(mirror, slow)
     async with looks.looking(mirror.services) as under_way:
         total = Ticked(0, 0, 0)
         for _ in range(2):  # what becomes due meanwhile has its turn as well
