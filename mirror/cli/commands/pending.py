@@ -175,10 +175,11 @@ async def proved(call: Call) -> int:
         from mirror.restore import moment
         from mirror.store.upkeep import erased
         from mirror.upkeep.erasure import erase as erasing
+        from mirror.upkeep.erasure import proof
 
         if call.args.object:
             repo = await moment.repo_named(services, call.args.repo, call.args.team)
-            found = await erasing.proved_objects(services, repo, erasing.objects_of(repo, call.args.object))
+            found = await proof.proved_objects(services, repo, erasing.objects_of(repo, call.args.object))
         else:
             team = await operator.team_chosen(services, call.args.team)
             named, _, rest = call.args.repo.partition(":")
@@ -189,8 +190,8 @@ async def proved(call: Call) -> int:
             gone = await erased.by_name(services.db, team.id if team else None, name)
             if not gone:
                 raise NotFound(f"no repo {name} was deleted here; `everref pending --all` shows what was")
-            proofs = [await erasing.proved(services, one.repo_id) for one in gone]
-            found = erasing.Proof(
+            proofs = [await proof.proved(services, one.repo_id) for one in gone]
+            found = proof.Proof(
                 tuple(line for one in proofs for line in one.looked_at),
                 tuple(line for one in proofs for line in one.left),
             )
@@ -230,12 +231,18 @@ def _proof(found: Any, eye: Eye) -> str:
     from mirror.core.words import clean
 
     lines = [f"looked at  {clean(line)}" for line in found.looked_at]
+    lines += [f"id stays   {clean(line)}" for line in found.stays]
     lines += [f"{eye.paint('still there', 'bad')}  {clean(line)}" for line in found.left]
     return "\n".join([*lines, *([] if found.left else [eye.paint("nothing of it is left", "good")])])
 
 
 def _proof_shape(found: Any) -> shapes.Shape:
-    return {"looked_at": list(found.looked_at), "left": list(found.left), "gone": not found.left}
+    return {
+        "looked_at": list(found.looked_at),
+        "left": list(found.left),
+        "stays": list(found.stays),
+        "gone": not found.left,
+    }
 
 
 def _id(text: str) -> Any:
