@@ -664,7 +664,7 @@ async def test_a_wrong_url_is_one_clear_line(
 
 
 async def test_an_s3_url_may_say_how_patient_to_be(s3_server: S3Server, s3_credentials: None) -> None:
-    url = s3_server.url() + "&connect_timeout=3&read_timeout=20&attempts=2"
+    url = s3_server.url() + "&connect_timeout=60&read_timeout=120&attempts=2"
     async with open_vault(url, "unused") as vault:
         await vault.put("object", b"x")
 

@@ -32,8 +32,9 @@ from tests.test_vault import bytes_of, keys, nothing_is_left, raises, upload
 
 MIB = 1 << 20
 DATA = os.urandom(PART + 12345)  # an upload of two parts
-PATIENT = Patience(connect=10, read=20, attempts=4, pause=0.01)
-HASTY = Patience(connect=1, read=1, attempts=2, pause=0.01)  # for what never answers
+PATIENT = Patience(connect=60, read=60, attempts=4, pause=0.01)
+HASTY = Patience(connect=60, read=1, attempts=2, pause=0.01)  # for what never answers
+RETRYING = Patience(connect=60, read=2, attempts=9, pause=0.01)  # for what does not answer once
 
 passing = [
     pytest.param(faults.says(503, "SlowDown"), id="slow-down"),
@@ -107,8 +108,7 @@ async def test_an_upload_survives_what_passes(
 async def test_an_upload_survives_a_part_that_hangs(
     s3_server: S3Server, proxy: FaultProxy, fault: Fault
 ) -> None:
-    patience = Patience(connect=2, read=2, attempts=5, pause=0.01)
-    vault = await S3Vault.open(urlsplit(s3_server.url(endpoint=proxy.endpoint)), patience)
+    vault = await S3Vault.open(urlsplit(s3_server.url(endpoint=proxy.endpoint)), RETRYING)
     proxy.fail(faults.part(2), fault, times=1)
     await upload(vault, "a/object", DATA)
     assert await vault.get("a/object") == DATA
@@ -147,12 +147,12 @@ async def test_a_cut_read_goes_on_where_it_was(vault: S3Vault, proxy: FaultProxy
     assert await bytes_of(vault, "a/object", 5, 4 * MIB) == DATA[5 : 4 * MIB]
 
 
-async def test_a_stalled_read_goes_on_where_it_was(
-    hasty: S3Vault, proxy: FaultProxy, s3_server: S3Server
-) -> None:
-    await upload(hasty, "a/object", DATA[:MIB])
+async def test_a_stalled_read_goes_on_where_it_was(proxy: FaultProxy, s3_server: S3Server) -> None:
+    vault = await S3Vault.open(urlsplit(s3_server.url(endpoint=proxy.endpoint)), RETRYING)
+    await upload(vault, "a/object", DATA[:MIB])
     proxy.fail(faults.reading, faults.stall(after=1000), times=1)
-    assert await hasty.get("a/object") == DATA[:MIB]
+    assert await vault.get("a/object") == DATA[:MIB]
+    await vault.aclose()
 
 
 # What lasts is said, within a bounded time
