@@ -378,10 +378,11 @@ async def test_a_listing_that_drips_ends_in_its_time(
     alongside: Connected, alice: Person, garden: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = await alongside.connect(alice)
-    monkeypatch.setattr(discover, "LISTING", 0.3)
     alongside.host.slow(60, times=9)
-    with pytest.raises(LimitReached, match="did not list all repositories within"):
-        await discover.refresh_listing(alongside.services, connection.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(discover, "LISTING", 0.3)
+        with pytest.raises(LimitReached, match="did not list all repositories within"):
+            await discover.refresh_listing(alongside.services, connection.id)
     alongside.host.heal()
     assert (await discover.refresh_listing(alongside.services, connection.id)).repositories == 1
 
