@@ -304,7 +304,11 @@ async def _happen(
                 await runs.end(db, ME, row["key"])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(things=st.lists(steps | picks, min_size=8, max_size=40))
 async def test_whatever_happens_the_fairest_is_taken_up_next(
     pool: asyncpg.Pool, things: Sequence[Step | Pick]
