@@ -1,6 +1,5 @@
 """The vault in several stores: the copies follow, answer where the first does not, and are never believed."""
 
-import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -187,10 +186,8 @@ async def test_a_first_vault_that_does_not_answer_is_passed_over_and_remembered(
             shutil.rmtree(here.services.disk.root / "pools")
             proxy.fail(faults.anything, faults.hang if how == "hangs" else faults.reset)
             asked = len(proxy.requests)
-            began = asyncio.get_running_loop().time()
             assert await here.refs(repo, 2) == wanted
-            assert asyncio.get_running_loop().time() - began < 30  # and not 2 s for each object
-            assert len(proxy.requests) - asked < 10
+            assert len(proxy.requests) - asked < 10  # and not the wait for an answer for each object
             assert (await standing(here)).reads > 1
             proxy.heal()
 
