@@ -306,6 +306,7 @@ async def test_a_restore_that_slept_until_it_was_taken_for_dead_writes_nothing_m
         await runs.settle(db, mirror.clock.now)
 
     monkeypatch.setattr(restoring, name, silent)
+    monkeypatch.setattr(attended, "_TELL", 3600)  # who sleeps tells nothing, and hears of nothing
     to = Remote(str(target.path))
     with pytest.raises(Busy, match="counts as failed"):
         await attended.restore(mirror.services, done.repo, done.snapshot, to, OVER)
