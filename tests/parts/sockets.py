@@ -56,11 +56,14 @@ class Client:
     writer: asyncio.StreamWriter
 
     async def ended(self) -> bytes:
-        """All that comes until the server has ended it."""
+        """All that comes until the server has ended it, or has reset it as we were still sending."""
+        said = bytearray()
         try:
-            return await self.reader.read()
+            while piece := await self.reader.read(1 << 16):
+                said += piece
         except ConnectionResetError:
-            return b""
+            pass
+        return bytes(said)
 
     async def close(self) -> None:
         self.writer.close()
