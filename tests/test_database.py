@@ -15,7 +15,8 @@ from mirror.store.people import teams
 
 
 async def test_who_finds_every_connection_in_use_hears_so_and_does_not_wait_for_ever(database: str) -> None:
-    async with Connections(database, size=2, taking=1.0) as db, db.acquire(), db.acquire():
+    async with Connections(database, size=2) as db, db.acquire(), db.acquire():
+        db._taking = 0.05  # from now on, as to connect takes a while itself
         with pytest.raises(Busy, match="every connection to the database is in use"):
             await teams.default(db)
 
