@@ -25,6 +25,7 @@ from mirror.store.upkeep import keeping, mentions
 from mirror.upkeep import verify
 from mirror.upkeep.erasure import erase, forget, proof
 from tests.parts.everref import Mirror
+from tests.parts.pending import days_pass
 from tests.parts.repos import Work
 
 DAY = timedelta(days=1)
@@ -45,7 +46,7 @@ async def bob_of(mirror: Mirror) -> tuple[Team, By]:
 
 async def left_out(mirror: Mirror, one: Pending, bob: By) -> Pending:
     await flow.confirm(mirror.services, bob, one.id)
-    mirror.clock.now += 8 * DAY
+    await days_pass(mirror, 8 * DAY)
     await jobs.due(mirror.services)
     found = await rows.find(mirror.services.db, one.id)
     assert found is not None

@@ -28,6 +28,7 @@ from mirror.upkeep import checkpoints, state
 from mirror.upkeep.erasure import erase_team, forget
 from mirror.upkeep.moving import rebuild
 from tests.parts.everref import Mirror
+from tests.parts.pending import days_pass
 from tests.parts.repos import Work
 
 DAY = timedelta(days=1)
@@ -44,7 +45,7 @@ async def agreed(mirror: Mirror, repo: Repo) -> Pending:
         mirror.services, By(ann, mirror.clock.now), team, Kind.FORGET_REPO, {}, repo, why="the customer left"
     )
     done = await flow.confirm(mirror.services, By(bob, mirror.clock.now), asked.id)
-    mirror.clock.now += 7 * DAY
+    await days_pass(mirror, 7 * DAY)
     return done
 
 
@@ -124,7 +125,9 @@ async def test_a_run_that_is_killed_at_any_step_is_finished_by_the_next(
         else:
             team = Team(await teams.default(mirror.services.db), teams.DEFAULT)
             one = await flow.ask(mirror.services, None, team, Kind.FORGET_REPO, {}, repo)
-            await rows.confirm(mirror.services.db, one.id, None, "Bob", mirror.clock.now, mirror.clock.now)
+            now = mirror.clock.now
+            await rows.confirm(mirror.services.db, one.id, None, "Bob", now, now)
+            await rows.announce(mirror.services.db, one.id, now - DAY, now)
         with monkeypatch.context() as patched, pytest.raises(Killed):
 
             def killed(reached: str, step: str = step) -> None:
@@ -209,7 +212,7 @@ async def test_a_team_is_erased_with_everything_that_it_set_up(mirror: Mirror, w
     one = await erase_team.ask(services, By(ann, mirror.clock.now), team, "they left")
     assert one.subject == "the team customer, with 1 repository"
     await flow.confirm(services, By(bob, mirror.clock.now), one.id)
-    mirror.clock.now += 7 * DAY
+    await days_pass(mirror, 7 * DAY)
     await jobs.due(services)
     await jobs.due(services)  # safe to run twice
     done = await rows.find(db, one.id)

@@ -9,6 +9,7 @@ from mirror.people.acting import By
 from mirror.store import repos
 from mirror.store.people import pending as rows
 from mirror.store.people import teams
+from tests.parts.pending import days_pass
 from tests.parts.repos import Work
 from tests.parts.web import Site
 
@@ -47,7 +48,7 @@ async def test_two_people_let_a_repository_go_in_their_browsers(site: Site, work
     assert "The reason given: the customer left" in shown.text and "Bob confirmed it" in shown.text
     # Whoever is removed meanwhile finds it under their account, and cancels it at the last moment.
     await members.remove_member(db, By(ann, now), team, cora.id)
-    mirror.clock.now += 7 * DAY - timedelta(seconds=1)
+    await days_pass(mirror, 7 * DAY - timedelta(seconds=1))
     third = await site.signed_in(cora)
     assert "delete every backup of acme/api" in (await third.get("/account/pending")).text.lower()
     done = await third.follow(await third.post(f"/account/pending/{one.id}/cancel"))

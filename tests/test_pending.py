@@ -6,11 +6,12 @@ Ann owns the team; Bob has long been an admin; a thief has Ann's session.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
 
+from mirror.core import words
 from mirror.core.errors import NetworkError, NotAllowed, NotFound, Refused, UsageError
 from mirror.core.rules.keeping import pending as rules
 from mirror.core.rules.keeping.pending import Admin, Asked, Kind
@@ -28,6 +29,7 @@ from mirror.store.people.teams import Team
 from tests.parts.chain import START
 from tests.parts.everref import Mirror
 from tests.parts.mail import Postbox
+from tests.parts.pending import days_pass
 
 DAY = timedelta(days=1)
 MONTH = timedelta(days=30)
@@ -94,7 +96,7 @@ async def test_a_second_person_confirms_and_days_later_it_is_done(acme: Acme) ->
         await flow.confirm(services, acme.by(acme.ann), one.id)
     agreed = await flow.confirm(services, acme.by(acme.bob), one.id, acme.team)
     assert agreed.takes_effect_at == acme.mirror.clock.now + 30 * DAY
-    acme.wait(30 * DAY - SECOND)
+    await days_pass(acme.mirror, 30 * DAY - SECOND)
     await jobs.due(services)
     assert await acme.days() == 30
     acme.wait(SECOND)
@@ -144,7 +146,7 @@ async def test_a_team_of_one_waits_twice_as_long_instead(acme: Acme) -> None:
     acme.wait(MONTH + SECOND)
     one = await acme.ask(acme.by(acme.ann))
     assert one.is_alone and one.takes_effect_at == acme.mirror.clock.now + 60 * DAY
-    acme.wait(60 * DAY)
+    await days_pass(acme.mirror, 60 * DAY)
     await jobs.due(acme.mirror.services)
     assert await acme.now(one) == "done"
 
@@ -173,7 +175,7 @@ async def test_cancelled_at_the_last_moment_exactly_one_of_the_two_wins(acme: Ac
     for round in range(6):
         one = await acme.ask(None, 8 + round)
         await flow.confirm(services, acme.by(acme.bob), one.id)
-        acme.wait(30 * DAY)
+        await days_pass(acme.mirror, 30 * DAY)
         cancelled, begun = await asyncio.gather(
             flow.cancel(services, acme.by(acme.bob), one.id),
             rows.begin(db, one.id, acme.mirror.clock.now),
@@ -208,7 +210,7 @@ async def test_a_try_that_fails_is_made_again_and_one_that_is_refused_ends(
     monkeypatch.setitem(jobs.CARRY_OUT, Kind.SHORTEN_DELAY, fails)
     one = await acme.ask(acme.by(acme.ann))
     await flow.confirm(services, acme.by(acme.bob), one.id)
-    acme.wait(30 * DAY)
+    await days_pass(acme.mirror, 30 * DAY)
     await jobs.due(services)
     assert await acme.now(one) == "under-way"
     await jobs.due(services)  # too soon
@@ -218,6 +220,60 @@ async def test_a_try_that_fails_is_made_again_and_one_that_is_refused_ends(
     said = (await notices.page(services.db, acme.team.id))[0].message
     assert said.startswith("Everref could not carry out the request of Ann to let such actions of acme")
     assert said.endswith(": it is held")
+
+
+async def test_after_a_time_in_which_nothing_ran_people_are_told_and_have_their_day(acme: Acme) -> None:
+    """The worker stood still from the confirmation until long after it was to take effect."""
+    services, db = acme.mirror.services, acme.mirror.services.db
+    one = await acme.ask(acme.by(acme.ann))
+    await flow.confirm(services, acme.by(acme.bob), one.id)
+    acme.wait(100 * DAY)
+    assert not await rows.begin(db, one.id, acme.mirror.clock.now)  # whoever tries it
+    await jobs.due(services)
+    await jobs.due(services)  # safe to run twice: told once, put off once
+    told = await rows.find(db, one.id)
+    later = acme.mirror.clock.now + DAY
+    assert told is not None and (told.soon_told_at, told.takes_effect_at) == (later - DAY, later)
+    said = [notice.message for notice in await notices.page(db, acme.team.id)]
+    assert [text for text in said if "last day to cancel" in text] == [said[0]]
+    assert said[0].startswith(f"At {words.minute(later)} Everref will let such actions")
+    acme.wait(DAY - SECOND)
+    await jobs.due(services)
+    assert (await acme.now(one), await acme.days()) == ("agreed", 30)
+    acme.wait(SECOND)
+    await jobs.due(services)
+    assert (await acme.now(one), await acme.days()) == ("done", 9)
+
+
+async def test_what_is_told_in_time_takes_effect_when_it_was_said_to(acme: Acme) -> None:
+    services = acme.mirror.services
+    one = await acme.ask(acme.by(acme.ann))
+    agreed = await flow.confirm(services, acme.by(acme.bob), one.id)
+    acme.wait(29 * DAY - rules.EARLIER - SECOND)
+    await jobs.due(services)
+    assert (await flow.get(services, one.id)).soon_told_at is None
+    acme.wait(jobs.EVERY)  # the sweep a minute later
+    await jobs.due(services)
+    told = await flow.get(services, one.id)
+    assert (told.soon_told_at, told.takes_effect_at) == (acme.mirror.clock.now, agreed.takes_effect_at)
+
+
+async def test_a_clock_that_is_ahead_tells_nobody_that_it_comes(
+    acme: Acme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = acme.mirror.services
+    one = await acme.ask(acme.by(acme.ann))
+    await flow.confirm(services, acme.by(acme.bob), one.id)
+
+    async def behind() -> datetime:
+        return acme.mirror.clock.now - 365 * DAY
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(services.vault), "now", lambda _: behind())
+        acme.wait(365 * DAY)
+        await jobs.due(services)
+    known = await flow.get(services, one.id)
+    assert (known.soon_told_at, known.state(acme.mirror.clock.now)) == (None, "agreed")
 
 
 async def test_more_days_are_set_at_once_and_fewer_are_asked_for(acme: Acme) -> None:

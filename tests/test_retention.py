@@ -26,6 +26,7 @@ from mirror.store.upkeep import keeping
 from mirror.upkeep import doctor, prune, verify
 from mirror.upkeep import retention as upkeep
 from tests.parts.everref import Clock, Mirror
+from tests.parts.pending import days_pass
 from tests.parts.repos import Work, fsck, refs_of
 from tests.parts.s3 import S3Server
 from tests.test_epoch import pushes
@@ -53,7 +54,9 @@ async def test_a_shorter_policy_waits_for_its_days_then_drops_what_nothing_keeps
     asked = await retention.set_policy(services, None, team, Policy(keep_last=3), repo)
     assert asked is not None and asked.does == f"keep fewer backups of {repo.name}, from now on the last 3"
     assert await retention.policy_of(services, team, repo) == EVERYTHING  # nothing yet
-    await days_go_by(mirror, 90)
+    await days_go_by(mirror, 89)
+    await pending.due(services)  # which tells that it comes
+    await days_go_by(mirror, 1)
     await pending.due(services)
     assert await retention.policy_of(services, team, repo) == Policy(keep_last=3)
     await upkeep.due(services)
@@ -88,7 +91,7 @@ async def test_nothing_of_a_repo_on_legal_hold_goes_and_lifting_it_waits(mirror:
     await retention.lift(services, None, team, repo, "closed")
     await pending.due(services)
     assert await keeping.hold(services.db, repo.id) is not None
-    mirror.clock.now += timedelta(days=90)
+    await days_pass(mirror, timedelta(days=90))
     await pending.due(services)
     assert await keeping.hold(services.db, repo.id) is None
     with pytest.raises(NotFound, match="not on legal hold"):
@@ -109,7 +112,7 @@ async def test_a_drop_killed_at_every_step_loses_no_kept_moment_and_is_finished_
     repo = await mirror.repo(str(work.path))
     team = await operator.team_of(services, repo)
     await retention.set_policy(services, None, team, Policy(keep_last=2), repo)
-    mirror.clock.now += timedelta(days=90)
+    await days_pass(mirror, timedelta(days=90))
     await pending.due(services)
     drop = ("retention", "apply", "--repo", repo.name, "--clock-is-right")
     for step in failpoints.EPOCH:
@@ -184,6 +187,8 @@ async def test_a_clock_that_jumped_a_year_ahead_long_ago_takes_nothing_away(
             assert found is not None
             return found.state(clock.now)
 
+        clock.now = one.takes_effect_at - timedelta(days=1)
+        await pending.due(services)  # which tells that it comes
         clock.now = now + timedelta(days=355)
         await days_go_by(mirror, 10)
         policy = Policy(keep_last=1)

@@ -87,8 +87,9 @@ async def due(services: Services) -> None:
     """Carry out what is due, end what nobody confirmed, and tell people.
 
     Safe to run twice, and after a run that was killed: what had begun goes on; what was cancelled
-    never begins. Where the clock is ahead of the vault's, or the vault does not say, nothing begins: days in
-    which it can be cancelled would be left out.
+    never begins. Nothing begins of which people were not told a day before: after a time in which nothing ran
+    they are told first, and it begins a day later. Where the clock is ahead of the vault's, or the vault does
+    not say, nothing begins and nothing is told to come: days in which it can be cancelled would be left out.
     """
     now = services.clock()
     for one in await rows.lapse(services.db, now - rules.LAPSES, now):
@@ -101,7 +102,24 @@ async def due(services: Services) -> None:
         if await rows.begin(services.db, one.id, services.clock()):
             failpoints.reached("pending: begun")
             await _carry_out(services, one)
+    await _announce(services)
     await tell(services)
+
+
+async def _announce(services: Services) -> None:
+    """Tell the team what comes within a day, and put off what it is told of too late. Safe to run twice."""
+    coming = await rows.to_announce(services.db, services.clock() + rules.SOON + rules.EARLIER)
+    coming = [one for one in coming if one.kind in CARRY_OUT]
+    if coming and (why := await _clock_problem(services)):
+        log.warning("nobody is told what comes soon: %s", why)
+        return
+    for one in coming:
+        assert one.takes_effect_at is not None  # or it would not come
+        now = services.clock()
+        async with transaction(services.db) as db:
+            at = rules.after_warning(one.takes_effect_at, now)
+            if told := await rows.announce(db, one.id, now, at):
+                await asking.say(db, told, "soon", now)
 
 
 async def _clock_problem(services: Services) -> str | None:
@@ -155,7 +173,7 @@ def stages(one: Pending, now: datetime) -> list[Stage]:
     if one.confirmed_at is not None and one.confirmed_at > now - MAILED_FOR:
         found.append("confirmed")
     state = one.state(now)
-    if state == "agreed" and one.takes_effect_at is not None and one.takes_effect_at - rules.SOON <= now:
+    if state == "agreed" and one.soon_told_at is not None:
         found.append("soon")
     if state in ("cancelled", "lapsed", "done", "failed"):
         found.append(state)
@@ -163,7 +181,7 @@ def stages(one: Pending, now: datetime) -> list[Stage]:
 
 
 async def tell(services: Services) -> None:
-    """Mail each owner what they were not mailed yet, and tell the team what comes within a day.
+    """Mail each owner what they were not mailed yet.
 
     The mails go past the channels, which a thief could switch off, to addresses that were confirmed. Safe to
     run twice: who was mailed is written down after each; a mail that a killed run had sent is sent once more.
@@ -171,8 +189,6 @@ async def tell(services: Services) -> None:
     now = services.clock()
     for one in await rows.to_tell(services.db, now - MAILED_FOR):
         for stage in stages(one, now):
-            if stage == "soon":
-                await asking.say(services.db, one, stage, now)
             if one.team_id is not None:
                 await _mail(services, one, stage, now)
 

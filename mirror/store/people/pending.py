@@ -37,6 +37,7 @@ class Pending:
     confirmed_name: str | None
     confirmed_at: datetime | None
     takes_effect_at: datetime | None  # None: it needs a second person
+    soon_told_at: datetime | None  # when the team was told that it comes soon; None: not yet
     cancelled_name: str | None
     cancelled_at: datetime | None
     begun_at: datetime | None  # from here on it cannot be cancelled
@@ -273,31 +274,70 @@ async def cancel(db: Db, pending_id: PendingId, by: PersonId | None, name: str, 
 
 @translating
 async def begin(db: Db, pending_id: PendingId, at: datetime) -> bool:
-    """Begin to do it, or go on after a run that was killed. False: it was cancelled, or is done."""
+    """Begin to do it, or go on after a run that was killed.
+
+    False: it was cancelled, is done, or nobody was told a day before.
+    """
     done = await db.execute(
         """
         update pending_action set begun_at = coalesce(begun_at, $2)
         where id = $1 and cancelled_at is null and done_at is null and takes_effect_at <= $2
+          and (begun_at is not null or soon_told_at <= $2 - $3::interval)
         """,
         pending_id,
         at,
+        rules.SOON,
     )
     return done == "UPDATE 1"
 
 
 @translating
 async def due(db: Db, at: datetime) -> list[Pending]:
-    """Those whose time has come, or that had begun, the oldest first."""
+    """Those whose time has come, as was told a day before, or that had begun, the oldest first."""
     rows = await db.fetch(
         """
         select * from pending_action
         where cancelled_at is null and done_at is null and takes_effect_at <= $1
+          and (begun_at is not null or soon_told_at <= $1 - $2::interval)
           and (retry_at is null or retry_at <= $1)
         order by takes_effect_at, id
         """,
         at,
+        rules.SOON,
     )
     return [_pending(row) for row in rows]
+
+
+@translating
+async def to_announce(db: Db, before: datetime) -> list[Pending]:
+    """Those that take effect before this, and of which nobody was told that they come soon."""
+    rows = await db.fetch(
+        """
+        select * from pending_action
+        where cancelled_at is null and done_at is null and begun_at is null and soon_told_at is null
+          and takes_effect_at <= $1
+        order by takes_effect_at, id
+        """,
+        before,
+    )
+    return [_pending(row) for row in rows]
+
+
+@translating
+async def announce(db: Db, pending_id: PendingId, at: datetime, takes_effect_at: datetime) -> Pending | None:
+    """Record that people are told that it comes, and when. None: they were, it has begun or was cancelled."""
+    row = await db.fetchrow(
+        """
+        update pending_action set soon_told_at = $2, takes_effect_at = $3
+        where id = $1 and cancelled_at is null and done_at is null and begun_at is null
+          and soon_told_at is null and takes_effect_at is not null
+        returning *
+        """,
+        pending_id,
+        at,
+        takes_effect_at,
+    )
+    return None if row is None else _pending(row)
 
 
 @translating
@@ -419,6 +459,7 @@ def _pending(row: Any) -> Pending:
         confirmed_name=row["confirmed_name"],
         confirmed_at=row["confirmed_at"],
         takes_effect_at=row["takes_effect_at"],
+        soon_told_at=row["soon_told_at"],
         cancelled_name=row["cancelled_name"],
         cancelled_at=row["cancelled_at"],
         begun_at=row["begun_at"],

@@ -19,7 +19,8 @@ MOST_DAYS: Final = 365
 ALONE: Final = 2  # times as many days where nobody else could confirm
 FORMER: Final = timedelta(days=30)  # for which somebody who was an admin or owner is told, and may cancel
 LAPSES: Final = timedelta(days=30)  # after which nobody can confirm it any more
-SOON: Final = timedelta(days=1)  # before it takes effect, people are told again
+SOON: Final = timedelta(days=1)  # so long before it takes effect, at least, people were told again
+EARLIER: Final = timedelta(minutes=10)  # than that they are, so that the moment stays what it was said to be
 RETRY: Final = timedelta(minutes=10)  # after a try that failed
 
 
@@ -125,6 +126,11 @@ def may_cancel(asked: Asked, who: Admin | None) -> bool:
 def takes_effect(agreed_at: datetime, days: int, *, alone: bool) -> datetime:
     """When it is done unless somebody cancels it; `agreed_at`: when it was confirmed, or asked for alone."""
     return agreed_at + timedelta(days=days * (ALONE if alone else 1))
+
+
+def after_warning(takes_effect_at: datetime, told_at: datetime) -> datetime:
+    """When it is done, as people were told of it then: whoever was told late keeps their day to cancel it."""
+    return max(takes_effect_at, told_at + SOON)
 
 
 def told(admins: Sequence[Admin], asked_at: datetime) -> list[PersonId]:
