@@ -16,7 +16,8 @@ from tests.parts.web import Site
 def frozen(server: Server) -> Iterator[None]:
     """A server that takes connections and says nothing, as on a machine whose disk hangs."""
     parent = server.process.pid
-    pids = [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
+    os.kill(parent, signal.SIGSTOP)  # first, and last to go on: till then no pid of a child is another's
+    pids = [*map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()), parent]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

@@ -362,7 +362,8 @@ def _children(up: Up) -> dict[int, str]:
     """The processes under it."""
     found = {}
     for pid in Path(f"/proc/{up.process.pid}/task/{up.process.pid}/children").read_text().split():
-        found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        with suppress(OSError):  # it ended meanwhile
+            found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
 
