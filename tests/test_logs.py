@@ -45,12 +45,16 @@ class Kept(logging.Handler):
         self.lines.append(self.format(record))
 
 
+log = logging.getLogger("mirror.a_test")
+
+
 @pytest.fixture(params=["text", "json"])
 def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
+    """What is written to this logger, and nothing that anybody else has to say meanwhile."""
     handler = Kept(request.param)
-    logging.getLogger().addHandler(handler)
+    log.addHandler(handler)
     yield handler
-    logging.getLogger().removeHandler(handler)
+    log.removeHandler(handler)
 
 
 @pytest.fixture
@@ -59,9 +63,6 @@ def kept_json() -> Iterator[Kept]:
     logging.getLogger().addHandler(handler)
     yield handler
     logging.getLogger().removeHandler(handler)
-
-
-log = logging.getLogger("mirror.a_test")
 
 
 async def test_a_line_has_time_level_repo_and_job_also_from_tasks_and_threads(kept: Kept) -> None:
