@@ -13,6 +13,7 @@ from bench.cases import (
     pages,
     queue,
     refs,
+    retention,
     sealed,
     service,
     start,
@@ -43,6 +44,7 @@ CASES: Mapping[str, Case] = {
     "pushes": service.pushes,
     "pages": pages.pages,
     "incidents": incidents.incidents,
+    "retention": retention.retention,
     "neighbours": neighbours.neighbours,
     "queue": queue.queue,
     "statements": statements.statements,
@@ -50,5 +52,17 @@ CASES: Mapping[str, Case] = {
 
 # Measured with repositories of their own, whichever are given.
 ALONE: frozenset[str] = frozenset(
-    {"clones", "start", "hooks", "looks", "pushes", "pages", "incidents", "neighbours", "queue", "statements"}
+    {
+        "clones",
+        "start",
+        "hooks",
+        "looks",
+        "pushes",
+        "pages",
+        "incidents",
+        "retention",
+        "neighbours",
+        "queue",
+        "statements",
+    }
 )
