@@ -331,6 +331,12 @@ async def arqs_own(mirror: Mirror, redis_url: str, home: Path) -> AsyncIterator[
             await one.wait()
 
 
+async def _is_said_to_live(arq: Callable[..., Any]) -> bool:
+    """Whether arq's command says so; a busy worker may write it down a little late."""
+    code: int = await (await arq("--check")).wait()
+    return code == 0
+
+
 async def test_arqs_own_command_starts_a_worker_says_that_it_lives_and_stops_it(
     mirror: Mirror, work: Work, redis_url: str, jobs: Queue, tmp_path: Path
 ) -> None:
@@ -340,8 +346,7 @@ async def test_arqs_own_command_starts_a_worker_says_that_it_lives_and_stops_it(
     async with arqs_own(mirror, redis_url, tmp_path) as arq:
         started = await arq()
         await until(lambda: snapshots.latest(mirror.services.db, repo_id))
-        await until(lambda: jobs.exists("arq:queue:health-check"))
-        assert await (await arq("--check")).wait() == 0
+        await until(lambda: _is_said_to_live(arq))
         started.terminate()
         assert await started.wait() == 0
         assert not await jobs.exists("arq:queue:health-check")
