@@ -24,8 +24,8 @@ def processes(data: Path) -> dict[int, str]:
 
 def the(data: Path, word: str) -> int:
     """The one process of these with this word in its command line; a child that has its parent's is none."""
-    found = [pid for pid, command in processes(data).items() if word in command]
-    (pid,) = [pid for pid in found if _parent(pid) not in found]
+    parents = {pid: _parent(pid) for pid, command in processes(data).items() if word in command}
+    (pid,) = [pid for pid, parent in parents.items() if parent is not None and parent not in parents]
     return pid
 
 
