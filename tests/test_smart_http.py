@@ -27,6 +27,8 @@ from mirror.core.model import RefName, Repo, Target
 from mirror.git.pool import Pool
 from mirror.people import accounts
 from mirror.restore import serving
+from mirror.store import repos
+from mirror.store.backup import snapshots
 from mirror.store.people import tokens
 from mirror.store.restore import served
 from mirror.web.remote import smart_http
@@ -437,6 +439,20 @@ async def test_what_the_disk_damaged_is_read_from_the_vault_again_and_not_served
     damaged.write_bytes(content)
     await done("clone", "-q", world.url(), world.place / "clone")
     assert await done("fsck", "--strict", cwd=world.place / "clone") == ""
+
+
+async def test_what_a_view_reaches_is_let_go_of_with_it(world: World, secret: Secret) -> None:
+    """The files stayed on the disk and open, without a name, until some cycle of objects was collected."""
+    services = world.site.mirror.services
+    repo = await repos.by_url(services.db, world.team.id, str(secret.work.path))
+    assert repo is not None
+    snapshot = await snapshots.latest(services.db, repo.id)
+    assert snapshot is not None
+    async with serving.opened(services, repo, snapshot) as served:
+        commits, objects = await served.reached._commits.get(), await served.reached._objects.get()
+        assert secret.base in commits and secret.tip in objects
+    await services.shared.close()
+    assert len(commits) == len(objects) == 0
 
 
 async def test_who_waits_for_the_vault_hears_how_far_it_is(

@@ -60,6 +60,10 @@ class Ids:
         self._data = data
         self._size = size  # bytes of one
 
+    def close(self) -> None:
+        """Let go of the file, which else stays on the disk for as long as it is mapped; no ids are left."""
+        self._data = b""
+
     def __len__(self) -> int:
         return len(self._data) // self._size
 
@@ -107,9 +111,12 @@ class Reached:
         return found() if len(ids) < _FEW else await finish(found)
 
     async def close(self) -> None:
-        """End what is still being found out."""
+        """End what is still being found out, and let go of the files of what was."""
         for one in (self.peeled, self._commits, self._objects):
             await one.close()
+        for listed in (self._commits.found, self._objects.found):
+            if listed is not None:
+                listed.close()
 
     async def _peeled(self) -> dict[Target, Target]:
         """What each annotated tag that a ref holds points to in the end."""

@@ -36,6 +36,13 @@ class Once(Generic[T]):
             self._task = asyncio.create_task(self._work())
         return await asyncio.shield(self._task)
 
+    @property
+    def found(self) -> T | None:
+        """The result, without waiting. None: it is not found out, or that failed."""
+        if self._task is None or not self._task.done() or self._task.cancelled() or self._task.exception():
+            return None
+        return self._task.result()
+
     async def close(self) -> None:
         """Break it off, if it is still being found out."""
         if self._task is not None:
