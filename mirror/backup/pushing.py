@@ -19,12 +19,12 @@ from mirror.core.formats.receive_pack import PushRequest
 from mirror.core.model import ObjectFormat, RefName, Refs, Repo, Snapshot, Target
 from mirror.core.progress import Progress
 from mirror.core.refs import shown_text
-from mirror.core.rules import receiving
+from mirror.core.rules import circles, receiving
 from mirror.git.disk import disk_error, finish, write_all
 from mirror.git.reserve import Room
 from mirror.git.run import CHUNK
 from mirror.services.open import Services
-from mirror.store.backup import beginnings, history, snapshots
+from mirror.store.backup import beginnings, history, received, snapshots
 from mirror.store.discovery import remotes
 
 HEAD_OPTION: Final = "everref.head"  # the push option that says which branch HEAD leads to
@@ -153,6 +153,8 @@ async def push(
             raise _Unchanged("nothing changes")
         return judged.refs
 
+    # Before there is a snapshot that a mirror would push on.
+    await received.came_by(services.db, repo.id, circles.marks_in(request.option(circles.OPTION)))
     try:
         done = await receive.received(services, repo.id, pack, object_format, decide, by=by)
     except _Unchanged:

@@ -67,6 +67,7 @@ class Destination:
     remote: Remote
     pinned: Sequence[str]  # the addresses that were checked for its host; git dials no other
     listed: Mapping[RefName, Target] | None = None  # None: it was not, and nothing is overwritten
+    option: str = ""  # push option; "": none, as most hosts refuse a push that has one
 
 
 @met_by(Origin.TARGET)
@@ -202,6 +203,8 @@ def _config(to: Destination) -> dict[str, str]:
     config["core.fsync"] = "none"  # nothing here outlives the push
     if not address.is_ssh(remote.url):
         config |= address.pinned(remote.url, list(to.pinned))
+    if to.option:
+        config["push.pushOption"] = to.option
     if to.listed is not None:  # where --force-with-lease looks up what it expects: git-push(1)
         config["remote.target.fetch"] = "+refs/*:refs/listed/*"
     if not address.is_ssh(remote.url) and (authorization := login.authorization(remote)):

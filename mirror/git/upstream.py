@@ -184,6 +184,11 @@ class Upstream:
         self._format: ObjectFormat = "sha1"
         self._fetching: AsyncGenerator[bytes, None] | None = None
 
+    @property
+    def agent(self) -> bytes:
+        """What the remote calls itself; empty before it was greeted, or where it says nothing."""
+        return self._capabilities.get(b"agent", b"")
+
     async def ls_refs(self) -> Listing:
         """Every ref at this moment, within LOOK seconds, however much or little arrives in them.
 

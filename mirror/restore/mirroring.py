@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from mirror.core import refs, words
 from mirror.core.errors import Busy, EverrefError, NotFound, Refused, RemoteGone
 from mirror.core.model import HEAD, RefName, Refs, Remote, Repo, Snapshot, Target
-from mirror.core.rules import hosts
+from mirror.core.rules import circles, hosts
 from mirror.core.rules import mirrors as rules
 from mirror.core.rules.history import plan as planning
 from mirror.core.rules.history.plan import RefAction
@@ -34,13 +34,14 @@ from mirror.restore.target import Authority
 from mirror.services import failpoints
 from mirror.services.open import Services
 from mirror.store import repos
-from mirror.store.backup import history, snapshots
+from mirror.store.backup import history, received, snapshots
 from mirror.store.database import Db
 from mirror.store.discovery import connections as store
 from mirror.store.people import notices
 from mirror.store.people.teams import TeamId
 from mirror.store.restore import mirrors as rows
 from mirror.store.restore.mirrors import Claimed, Ended, Mirror, MirrorId, MirrorTarget, TargetId
+from mirror.store.upkeep import vaults
 
 SHOWN: Final = 200  # refs that are kept with a target because they are not as they should be
 _SAID: Final = 20  # lines of the host that are kept
@@ -175,6 +176,7 @@ class _Run:
         self.to, self.profile, self.wanted = to, profile, wanted
         self.mirror = claimed.target.mirror
         self.listed: Refs = {}
+        self.via = ""  # a push option for the mirror, where that is another Everref
         self.wrote = 0  # refs that were written or removed
         self.cleared = False  # something was removed that had been in the way of something else
         self.notes: list[str] = []
@@ -183,12 +185,35 @@ class _Run:
     async def begin(self) -> None:
         """List the mirror; make it where it never was and its host may."""
         try:
-            self.listed = await restore.listed_at(self.services, self.to)
+            self.listed, agent = await restore.greeted(self.services, self.to)
         except RemoteGone:
             makes = self.mirror.makes
             if makes is None or self.mirror.connection_id is None or self.claimed.target.pushed:
                 raise
             await self._make(Owner(**makes.owner), makes.private)
+        else:
+            self.via = await self._way_on(agent)
+
+    async def _way_on(self, agent: bytes) -> str:
+        """What a mirror that calls itself so is told of by whom the push came; nothing if it is no Everref.
+
+        Raises Refused where it is this Everref, under whatever name, or one by which the last push to this
+        repo came: with mirrors that overwrite, that would never end.
+        """
+        there, vault = circles.mark_in(agent), await vaults.known(self.services.db)
+        if there is None or vault is None:
+            return ""
+        ours, came_by = circles.mark_of(vault), await received.came_from(self.services.db, self.repo.id)
+        if there == ours:
+            raise Refused(
+                f"{where(self.to.url)} is this Everref by another name: a mirror has to be somewhere else"
+            )
+        if there in came_by:
+            raise Refused(
+                f"{self.repo.name} was last pushed here by a mirror of the Everref that {where(self.to.url)}"
+                " belongs to, so pushing it there would make a circle; remove one of the two mirrors"
+            )
+        return circles.said([*came_by, ours])
 
     async def _make(self, owner: Owner, private: bool) -> None:
         """Make the repository at the mirror's host. One that an earlier run made is there, and is found."""
@@ -219,7 +244,7 @@ class _Run:
         await self._follow_head()
         if removed:
             await self._still_ours()
-            sending = Sending(self.to, self.listed, ({},), ("mirror: removed",), removed)
+            sending = Sending(self.to, self.listed, ({},), ("mirror: removed",), removed, option=self.via)
             await restore.send(self.services, self.repo, self.latest, sending)
             said |= sending.said
             self.listed = await restore.listed_at(self.services, self.to)
@@ -282,7 +307,7 @@ class _Run:
         while True:
             batches = await self._batches(due, parts)
             steps = ["mirror: part pushed"] * (len(batches) - 1) + ["mirror: pushed"]
-            sending = Sending(self.to, self.listed, batches, steps, check=self._still_ours)
+            sending = Sending(self.to, self.listed, batches, steps, check=self._still_ours, option=self.via)
             try:
                 await restore.send(self.services, self.repo, self.latest, sending)
                 too_large = any(

@@ -647,6 +647,7 @@ class Sending:
     in_part: bool = False  # a ref whose objects are not kept any more is refused, and the others go on
     check: Callable[[], Awaitable[None]] | None = None  # before each batch: whether it may still be sent
     by: str = ""  # who restores, where the target is a repo that is pushed to
+    option: str = ""  # of git push, where the target is known to understand it
     said: dict[RefName, Answer] = field(default_factory=dict)
     done: set[tuple[int, RefName]] = field(default_factory=set)  # batch and ref, once the target has it
     held: dict[RefName, Target] = field(default_factory=dict)  # what the target has, since it was listed
@@ -658,6 +659,8 @@ async def send(services: Services, repo: Repo, snapshot: Snapshot, sending: Send
     A ref that is in several batches goes from one to the next. What has no answer was not written.
     """
     way, said = await way_to(services, sending.to, sending.listed), sending.said
+    if isinstance(way, Destination):
+        way = replace(way, option=sending.option)
     goal = {name: target for batch in sending.batches for name, target in batch.items()}
 
     async def all_batches() -> None:
@@ -784,15 +787,22 @@ def _as_before(action: RefAction, before: Mapping[RefName, Wrote]) -> RefResult:
 
 async def listed_at(services: Services, to: Remote) -> Refs:
     """The refs of the target as they are now, symbolic refs resolved except HEAD."""
+    return (await greeted(services, to))[0]
+
+
+async def greeted(services: Services, to: Remote) -> tuple[Refs, bytes]:
+    """The same, and what the target calls itself in git's protocol, if it says so."""
     services.progress.phase("listing the target")
     if to.here is not None:
-        return await here.listed(services, to.here)
+        return await here.listed(services, to.here), b""
     async with remote.connected(services, to, origin=Origin.TARGET) as target:
         listing = await target.ls_refs()
-    return {
+        agent = target.agent
+    found = {
         name: found if name == HEAD else refs.resolve(listing.refs, name) or found
         for name, found in listing.refs.items()
     }
+    return found, agent
 
 
 async def recorded(services: Services, done: Restored, where: str, cause: Cause | None = None) -> Restored:

@@ -21,6 +21,7 @@ from mirror.core.formats import upload_pack as protocol
 from mirror.core.formats.upload_pack import Request, Version
 from mirror.core.model import HEAD, Refs, Repo, Snapshot, Target
 from mirror.core.progress import Both, Meter, Seen
+from mirror.core.rules import circles
 from mirror.git import pack, serve, view
 from mirror.git.reader import views
 from mirror.git.run import GitFailed
@@ -29,6 +30,7 @@ from mirror.git.view import View
 from mirror.services.open import Services
 from mirror.store.backup import history
 from mirror.store.restore import served as store
+from mirror.store.upkeep import vaults
 
 LINGER: Final = 60.0  # seconds for which a view is kept after its last client: a clone is three requests
 PATIENCE: Final = 1800.0  # seconds to wait while another process of this machine reads it from the vault
@@ -160,11 +162,13 @@ async def advertised(
 
     `bundles`: it may ask which bundles there are, which the caller answers.
     """
+    vault = await vaults.known(services.db)
+    agent = circles.agent(circles.mark_of(vault) if vault else None)
     if version == 2:
-        return protocol.capabilities(snapshot.object_format, bundle_uri=bundles)
+        return protocol.capabilities(snapshot.object_format, bundle_uri=bundles, agent=agent)
     async with opened(services, repo, snapshot, globs) as served:
         peeled = await served.reached.peeled.get()
-        return protocol.advertisement(served.refs, peeled, snapshot.object_format)
+        return protocol.advertisement(served.refs, peeled, snapshot.object_format, agent)
 
 
 async def answered(

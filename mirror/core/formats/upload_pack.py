@@ -20,7 +20,7 @@ Command = Literal["fetch", "ls-refs", "bundle-uri"]
 
 BODY: Final = 64 << 20  # bytes of one request once it is unpacked: 1,300,000 wants or haves
 LINES: Final = BODY // 45  # of a request: more are shorter than one that names an object
-AGENT: Final = b"everref"
+AGENT: Final = b"everref"  # what we call ourselves where nobody says more
 SERVICE: Final = "git-upload-pack"
 _PREFIXES: Final = (
     10_000  # ref prefixes of one request; with more, all refs are told, as gitprotocol-v2 allows
@@ -260,13 +260,13 @@ def having(request: Request, haves: Collection[Target], shallows: Collection[Tar
     )
 
 
-def capabilities(object_format: ObjectFormat, *, bundle_uri: bool = False) -> bytes:
+def capabilities(object_format: ObjectFormat, *, bundle_uri: bool = False, agent: bytes = AGENT) -> bytes:
     """What is served by version 2."""
     more = (b"bundle-uri\n",) if bundle_uri else ()
     return encode(
         (
             b"version 2\n",
-            b"agent=" + AGENT + b"\n",
+            b"agent=" + agent + b"\n",
             b"ls-refs=unborn\n",
             b"fetch=shallow wait-for-done filter\n",
             b"object-format=" + object_format.encode() + b"\n",
@@ -322,10 +322,12 @@ def _shortest(prefixes: Sequence[bytes]) -> list[bytes]:
     return found
 
 
-def advertisement(refs: Refs, peeled: Mapping[Target, Target], object_format: ObjectFormat) -> bytes:
+def advertisement(
+    refs: Refs, peeled: Mapping[Target, Target], object_format: ObjectFormat, agent: bytes = AGENT
+) -> bytes:
     """All refs and what is served by version 0."""
     symbolic = refs.get(HEAD, b"")
-    told = [_V0, b"object-format=" + object_format.encode(), b"agent=" + AGENT]
+    told = [_V0, b"object-format=" + object_format.encode(), b"agent=" + agent]
     if rules.is_symbolic(symbolic) and rules.resolve(refs, HEAD):
         told.append(b"symref=HEAD:" + rules.symbolic_target(symbolic))
     said = b"\0" + b" ".join(told) + b"\n"

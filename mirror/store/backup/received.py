@@ -1,9 +1,10 @@
-"""What was pushed to Everref, counted for ever."""
+"""What was pushed to Everref, counted for ever, and by which others it came here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from mirror.core.model import RepoId
 from mirror.store.database import Db, translating
 
 Outcome = Literal["saved", "unchanged", "refused", "failed"]
@@ -42,3 +43,29 @@ async def counted(db: Db) -> Mapping[Outcome, Received]:
         else Received(0, 0)
         for outcome in OUTCOMES
     }
+
+
+@translating
+async def came_by(db: Db, repo_id: RepoId, marks: Sequence[str]) -> None:
+    """The last push to this repo came by the Everrefs with these marks; none: from somebody.
+
+    Safe to run twice.
+    """
+    if not marks:
+        await db.execute("delete from pushed_by where repo_id = $1", repo_id)
+        return
+    await db.execute(
+        """
+        insert into pushed_by (repo_id, marks) values ($1, $2)
+        on conflict (repo_id) do update set marks = excluded.marks
+        """,
+        repo_id,
+        list(marks),
+    )
+
+
+@translating
+async def came_from(db: Db, repo_id: RepoId) -> tuple[str, ...]:
+    """By which Everrefs the last push to this repo came; none where somebody made it, or nobody ever did."""
+    found = await db.fetchval("select marks from pushed_by where repo_id = $1", repo_id)
+    return tuple(found or ())

@@ -114,6 +114,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("session", "sign_in_link", "sign_in_place"), "people sign in again"),
     **dict.fromkeys(("tries", "idempotency", "host_hold"), "of the last minutes"),
     **dict.fromkeys(("outage", "team_over"), "of this installation, now"),
+    "pushed_by": "the next push tells anew",
     **dict.fromkeys(
         ("counted", "counted_total", "served", "received"), "what one database has counted for /metrics"
     ),
