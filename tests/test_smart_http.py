@@ -87,6 +87,26 @@ async def test_shallow_and_partial_clones_are_served_and_deepened(world: World, 
     assert refused.code != 0 and "filter 'sparse:oid' not supported" in refused.err
 
 
+@pytest.mark.parametrize("version", ["0", "2"])
+async def test_who_has_many_commits_that_are_not_here_fetches_all_the_same(
+    world: World, work: Work, version: str
+) -> None:
+    """git said "expected 'acknowledgments', received 'packfile'" where none of the first 16 was known."""
+    work.commit("main", {"a": b"one"})
+    await world.backup(work)
+    there, protocol = world.place / "there", ("-c", f"protocol.version={version}")
+    await done("clone", "-q", world.url(), there)
+    for number in range(40):
+        await done("commit", "-q", "--allow-empty", "-m", f"local {number}", cwd=there)
+    tip = work.commit("main", {"a": b"two"})
+    await world.backup(work)
+    await done(*protocol, "fetch", "-q", cwd=there)
+    assert await done("rev-parse", "origin/main", cwd=there) == tip.decode()
+    await done("init", "-q", world.place / "unrelated")
+    await done("-C", there, "push", "-q", world.place / "unrelated", "HEAD~39:refs/heads/x")
+    await done(*protocol, "fetch", "-q", world.url(), "main", cwd=world.place / "unrelated")
+
+
 async def test_dulwich_and_libgit2_clone_a_moment_too(world: World, work: Work) -> None:
     work.zoo()
     await world.backup(work)

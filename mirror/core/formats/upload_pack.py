@@ -252,10 +252,15 @@ def _pieces(word: bytes, ids: Sequence[Target]) -> Iterator[bytes]:
 
 
 def having(request: Request, haves: Collection[Target], shallows: Collection[Target]) -> Request:
-    """The request of a client that has only these of what it named."""
+    """The request of a client that has only these of what it named.
+
+    Who named some and has none of them has the id of no object: in version 2 git sends to a client that names
+    none a pack at once, and not the acknowledgments that one that does waits for (gitprotocol-v2(5), fetch).
+    """
+    known = tuple(one for one in request.haves if one in haves)
     return replace(
         request,
-        haves=tuple(one for one in request.haves if one in haves),
+        haves=known or tuple(Target(b"0" * len(one)) for one in request.haves[:1]),
         shallows=tuple(one for one in request.shallows if one in shallows),
     )
 
