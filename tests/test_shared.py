@@ -4,7 +4,7 @@ import io
 import os
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from html import unescape
 from pathlib import Path
@@ -21,6 +21,7 @@ from mirror.restore import shares
 from mirror.store.people import audit
 from mirror.store.restore import shares as rows
 from mirror.web.strangers import FROM_ONE, OF_LINK, Strangers
+from tests.parts import sockets
 from tests.parts.gitclient import World, done, git, world
 from tests.parts.repos import Work, refs_of, run_git
 from tests.parts.web import Browser
@@ -244,6 +245,29 @@ async def test_a_download_under_way_is_cut_off_where_the_link_is_revoked(given: 
     await until(lambda: db.fetchval("select bytes > 0 from share"))  # what was sent is counted at the end
     assert len(await client.ended()) < int(size)
     assert await db.fetchval("select bytes from share") < int(size)
+
+
+async def test_who_has_a_link_takes_no_place_from_the_clones_of_the_team(
+    given: Given, work: Work, tmp_path: Path
+) -> None:
+    """One link had all places of its team's clones, by archives of which each waited to be sent."""
+    work.commit("main", {"large": os.urandom(12 << 20)})
+    await given.world.backup(work)
+    link = await given.link(form=["archive"], refs="main")
+    clones = given.world.site.mirror.services.readers.clones
+    slots = given.world.site.outside.strangers.slots
+    clones.bounds = replace(clones.bounds, team=1, person=2)
+    slots.bounds = replace(slots.bounds, at_once=1)
+    text = f"GET {link}/archive/files.tar HTTP/1.1\r\nhost: 127.0.0.1:8000\r\n\r\n".encode()
+    await given.world.served.deaf(text)
+    await until(lambda: sockets.said(clones._total == 1))
+    await given.world.served.deaf(text)
+    await until(lambda: sockets.said(len(slots._line) == 1))
+    assert clones._total == 1  # who waits for strangers' slots has none of git's
+    await done("clone", "-q", given.world.url(), tmp_path / "clone")
+    await until(lambda: sockets.said(clones._total == 1))  # nobody has read anything, or ever will
+    await given.revoke()
+    await until(lambda: sockets.said(not clones._total and not slots._total and not slots._line))
 
 
 async def test_a_form_says_what_is_wrong_with_it(given: Given) -> None:

@@ -37,6 +37,18 @@ class Served:
         self.stack.push_async_callback(client.close)
         return client
 
+    async def deaf(self, text: bytes) -> "Client":
+        """A client that asks for this and reads nothing of the answer; its own buffer is small."""
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", self.port))
+        reader, writer = await asyncio.open_connection(sock=raw, limit=1024)
+        client = Client(reader, writer)
+        self.stack.push_async_callback(client.close)
+        writer.write(text)
+        return client
+
     async def ask(self, text: bytes = GET, come_from: str = NEIGHBOUR) -> bytes:
         """The first line of what is answered."""
         client = await self.open(come_from)

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -287,17 +287,23 @@ async def archived(context: RequestContext) -> Response:
         return Response(headers=headers)
     sending = Sending(context.services, share, "archive", context.address)
     chunks = archive.made(_in_slots(context, share), there.repo, there.snapshot, wanted, share.globs)
-    try:
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(_slot(context, share))  # before git has one
+        held.push_async_callback(chunks.aclose)
         first = await anext(chunks, b"")  # what is wrong with it is told before it begins
-        return await _sent(context, sending, begun(first, chunks), 200, headers)
-    except BaseException:
-        await chunks.aclose()
-        raise
+        return await _sent(context, sending, begun(first, chunks), 200, headers, held=held.pop_all())
+    raise AssertionError("the block returns or raises")
+
+
+def _slot(context: RequestContext, share: Share) -> AbstractAsyncContextManager[None]:
+    """One of the slots that strangers have."""
+    who = Requester(share.id, peer.network(context.address))
+    return context.outside.strangers.slots.slot(who)
 
 
 def _in_slots(context: RequestContext, share: Share) -> Services:
-    """The services, with git in the slots of the team whose link this is."""
-    who = Requester(share.team.id, f"share {peer.network(context.address)}")
+    """The services, with git in slots for all links of the team, which so take none from the team itself."""
+    who = Requester(("shares", share.team.id), f"share {peer.network(context.address)}")
     return replace(context.services, who=who)
 
 
@@ -339,13 +345,15 @@ async def _sent(
     status: int,
     headers: dict[str, str],
     begins: bool = True,
+    held: AsyncExitStack | None = None,
 ) -> Response:
-    """These bytes, within the slots that strangers have. `begins`: it counts as a use; else it goes on, or
-    git's answer tells (`Sending.begun`)."""
-    share, network = sending.share, peer.network(context.address)
-    async with AsyncExitStack() as stack:
+    """These bytes, within the slots that strangers have; `held`: one of them. `begins`: it counts as a use;
+    else it goes on, or git's answer tells (`Sending.begun`)."""
+    share = sending.share
+    async with held or AsyncExitStack() as stack:
         stack.push_async_callback(chunks.aclose)
-        await stack.enter_async_context(context.outside.strangers.slots.slot(Requester(share.id, network)))
+        if held is None:
+            await stack.enter_async_context(_slot(context, share))
         if begins:
             await shares.begin(context.services, share, sending.what, context.address)
         elif sending.begun:
