@@ -115,7 +115,8 @@ async def world(site: Site, work: Work) -> AsyncIterator[World]:
         site.mirror.services, None, team, None, mirrors.Wanted("https://git.example.org/acme/{name}")
     )
     drill = await team_drills.begin(db, team.id, now, person_id=alice.id)
-    rollback = await rollbacks.add(db, team.id, alice.id, Wanted(now - timedelta(days=1), now).asked, [], now)
+    asked_back = Wanted(now - timedelta(days=1), now).asked
+    rollback = await rollbacks.add(db, team.id, alice.id, asked_back, [], created=False, moved=False, at=now)
     new = keys.NewKey(identities.made().recipient, Kind.AGE, "Alice's")
     key = await keys.add_recovery(db, team.id, new, alice.id, now)
     asked = await pending.ask(services, None, team, pending_rules.Kind.SHORTEN_DELAY, {"days": 8})

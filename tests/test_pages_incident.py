@@ -1,5 +1,6 @@
 """The page of an incident: what one account pushed everywhere, and putting it back; and the API of it."""
 
+import asyncio
 import csv
 import io
 import re
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from html import unescape
 from typing import Any
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -17,10 +19,13 @@ from mirror.core.model import RefName
 from mirror.core.rules.history import rollback as rules
 from mirror.core.rules.roles import Role
 from mirror.jobs.runner import Runner
+from mirror.restore import rollback as planning
 from mirror.store import repos
 from mirror.store.people import audit
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
+from mirror.store.restore.rollbacks import RollbackId
+from mirror.web import rollbacks as web
 from mirror.web.pages.teams import incident as pages
 from tests.parts.api import with_token
 from tests.parts.repos import Work
@@ -51,6 +56,7 @@ class Attacked:
 @pytest_asyncio.fixture
 async def attacked(site: Site, make_work: Any, monkeypatch: pytest.MonkeyPatch) -> Attacked:
     monkeypatch.setattr(pages, "READING", 60.0)  # seconds: a busy machine counts no commits in two
+    monkeypatch.setattr(web, "WAITS", 60.0)  # nor makes a plan
     ann = await site.person("ann")
     team = await site.team(ann)
     services, works = site.mirror.services, []
@@ -125,6 +131,48 @@ async def test_what_is_not_counted_or_was_no_push_is_not_passed_over(
     assert page.text.count("What 1 ref loses and gains was not counted.") == 2
     first = await browser.get(PAGE, **WINDOW, untold="yes")  # what the first backups found
     assert "3 created" in first.text and "1 default branch changed" not in first.text
+
+
+async def test_a_plan_that_takes_long_says_how_far_it_is_goes_on_and_begins_only_once_it_is_whole(
+    attacked: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, site = attacked.browser, attacked.site
+    whole = await browser.follow(await browser.post(f"{PAGE}/plan", **WINDOW, actor="=mallory"))
+    answers, asked, of_repo = asyncio.Event(), asyncio.Event(), planning._of_repo
+
+    async def slow(services: Any, team_id: Any, repo_id: Any, *given: Any) -> Any:
+        if (await repos.get(services.db, repo_id)).name == "acme/web":
+            asked.set()
+            await answers.wait()
+        return await of_repo(services, team_id, repo_id, *given)
+
+    monkeypatch.setattr(planning, "_of_repo", slow)
+    monkeypatch.setattr(planning, "AT_ONCE", 1)
+    monkeypatch.setattr(web, "WAITS", 0.0)
+    made = (await browser.post(f"{PAGE}/plan", **WINDOW, actor="=mallory")).headers["location"]
+    await asked.wait()
+    page = await browser.get(made)
+    assert "Planning a rollback" in page.text and "1 of 2 repositories read." in page.text
+    assert f'data-live="{made}/events"' in page.text and 'name="place"' not in page.text
+    refused = await browser.follow(await browser.post(f"{made}/begin", place=["1", "2"]))
+    assert "This plan is still being made: 1 of 2 repositories read" in refused.text
+    mine = await with_token(site, attacked.ann, attacked.team)
+    told = await mine.get(f"/teams/ann/rollbacks/{made.rpartition('/')[2]}")
+    assert (told["state"], told["begun_at"]) == ("planning", None)
+    await site.outside.background.end()  # the process ended, and another one has the next look
+    asked.clear()
+    viewer = await site.signed_in(await site.member(attacked.team, "vera", Role.VIEWER))
+    assert "1 of 2 repositories read." in (await viewer.get(made)).text
+    assert not site.outside.background.is_busy(web._about(RollbackId(UUID(made.rpartition("/")[2]))))
+    await browser.get(made)
+    await asked.wait()
+    answers.set()
+    stream = await browser.get(f"{made}/events")
+    assert "event: end" in stream.text
+    page = await browser.get(made)
+    assert "Put these refs back?" in page.text and places(page.text) == places(whole.text)
+    queued = "select count(*) from job where kind = 'restore'"
+    assert await site.mirror.services.db.fetchval(queued) == 0
 
 
 async def test_an_account_with_a_comma_in_its_name_is_found_planned_and_linked(attacked: Attacked) -> None:

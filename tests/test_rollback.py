@@ -1,5 +1,6 @@
 """Rolling back what one account pushed: one plan over repos, a job each with leases, one undo."""
 
+import asyncio
 import io
 import itertools
 import re
@@ -33,6 +34,7 @@ from mirror.store.browse import causes, incidents
 from mirror.store.discovery import remotes
 from mirror.store.jobs import jobs
 from mirror.store.people.teams import TeamId
+from mirror.store.restore import rollbacks as rows
 from mirror.store.restore.rollbacks import Rollback
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
@@ -392,6 +394,29 @@ async def test_a_plan_says_how_many_repositories_it_has_looked_at(incident: Inci
     await rollback.plan(told, incident.team, wanted, Authority(Role.OWNER))
     counted = re.findall(r"asking hosts  (\d of 3 repositories)", said.getvalue())
     assert counted == [f"{number} of 3 repositories" for number in (0, 1, 2, 3)], said.getvalue()
+
+
+async def test_a_plan_that_is_made_repo_by_repo_twice_at_once_is_the_one_that_is_made_at_once(
+    incident: Incident,
+) -> None:
+    services, team = incident.mirror.services, incident.team
+    whole = await incident.planned(created=True)
+    wanted, means = Wanted.of(whole.asked), Authority(Role.OWNER)
+    made = await rollback.start(services, team, wanted, created=True)
+    assert (len(made.unread), made.chosen, made.asked) == (3, 0, whole.asked)
+    with pytest.raises(Refused, match="still being made: 0 of 3 repositories read"):
+        await rollbacks.begin(services, team, made.id, incident.ask)
+    assert not await rows.begin(services.db, made.id, None, incident.mirror.clock.now)
+    found = await rollback.read_on(services, team, made.id, means, 1)
+    assert [one.repo for one in found.unread] == ["shed", "web"]
+    await asyncio.gather(*(rollback.read_on(services, team, made.id, means, number) for number in (1, 2, 1)))
+    found = await rollback.read_on(services, team, made.id, means)
+    assert not found.unread
+    for one, other in zip(found.repos, whole.repos, strict=True):
+        assert [(ref.ref, ref.chosen) for ref in one.refs] == [(ref.ref, ref.chosen) for ref in other.refs]
+        assert (one.snapshot, one.problem) == (other.snapshot, other.problem)
+    places = [ref.place for one in found.repos for ref in one.refs]
+    assert sorted(places) == [ref.place for one in whole.repos for ref in one.refs]
 
 
 async def test_an_account_that_never_pushed_is_named_with_those_who_did(incident: Incident) -> None:

@@ -80,6 +80,16 @@ class State:
     lines: tuple[Line, ...]  # of its repos of which refs were chosen
 
     @property
+    def reading(self) -> bool:
+        """Whether its plan is still being made, so that it cannot begin."""
+        return bool(self.rollback.unread)
+
+    @property
+    def read(self) -> int:
+        """How many of its repos the plan knows."""
+        return len(self.rollback.repos) - len(self.rollback.unread)
+
+    @property
     def under_way(self) -> bool:
         """Whether a job has not ended."""
         return any(one.under_way for one in self.lines)
@@ -100,10 +110,10 @@ class State:
         return not self.under_way and any(one.left for one in self.lines)
 
     @property
-    def name(self) -> Literal["planned", "running", "done", "failed", "undone"]:
+    def name(self) -> Literal["planning", "planned", "running", "done", "failed", "undone"]:
         """How far it is, in a word; undone: all that it wrote."""
         if self.rollback.begun_at is None:
-            return "planned"
+            return "planning" if self.reading else "planned"
         if self.under_way:
             return "running"
         if self.undoing:
@@ -113,6 +123,8 @@ class State:
     @property
     def sentence(self) -> str:
         """How far it is, without its full stop."""
+        if self.reading:
+            return rules.reading(self.read, len(self.rollback.repos))
         if self.rollback.begun_at is None:
             return (
                 f"{words.count(self.rollback.chosen, 'ref')} of {repositories(len(self.lines))} to put back"
@@ -160,13 +172,17 @@ async def begin(
     """Begin a plan, with these of its refs; None: as it was planned. `do` queues each repo's job, or does it.
 
     Safe to run twice: a plan is begun once, and a second press finds it begun. One repo that fails
-    keeps no other from being done. Raises Refused where the plan is older than LASTS, or another person's.
+    keeps no other from being done. Raises Refused where the plan is older than LASTS, or another person's,
+    or is still being made.
     """
     found = await rollback.get(services, team_id, rollback_id)
     now = services.clock()
     if found.begun_at is None:
         if found.person_id != person_id:
             raise Refused("somebody else made this plan; make your own, so that you have seen what it does")
+        if found.unread:
+            far = rules.reading(len(found.repos) - len(found.unread), len(found.repos))
+            raise Refused(f"this plan is still being made: {far}; look at it once it is whole")
         if now - found.planned_at > LASTS:
             raise Refused("this plan is more than an hour old; plan the rollback again")
         chosen = found.chosen if places is None else len(set(places))

@@ -25,10 +25,10 @@ from mirror.services.open import Services
 from mirror.store import repos
 from mirror.store.backup import snapshots
 from mirror.store.browse import incidents
-from mirror.store.browse.incidents import Followed
+from mirror.store.browse.incidents import Changed, Followed
 from mirror.store.people.teams import TeamId
 from mirror.store.restore import rollbacks
-from mirror.store.restore.rollbacks import PlannedRef, PlannedRepo, Rollback, RollbackId
+from mirror.store.restore.rollbacks import PlannedRepo, Read, Rollback, RollbackId
 
 LISTING: Final = 10.0  # seconds for one host to list its refs
 AT_ONCE: Final = 8  # hosts that are asked at the same time
@@ -51,55 +51,110 @@ async def plan(
 ) -> Rollback:
     """What putting back all that is meant would do, ref by ref, kept so that it can be begun as it was seen.
 
-    1. Read the changes that are meant, and what followed them.
-    2. Ask each repo's host which refs it has; of one that does not answer the newest snapshot counts, and the
-       plan says so. A repo that is pushed to is asked itself.
-    3. Decide ref by ref. `created`: also delete what did not exist before; `moved`: also take away what
-       others pushed since.
-    4. Keep it.
-
     `services.progress` is told of how many repos the plan knows already.
 
-    Nothing is written to any host. Raises UsageError where nothing is meant, or more than one plan holds,
-    NotFound where an account never pushed: it may be misspelt, and what it did would be left out.
+    Nothing is written to any host. Raises as `start` does.
+    """
+    made = await start(services, team_id, wanted, person_id=person_id, created=created, moved=moved)
+    return await read_on(services, team_id, made.id, means)
+
+
+async def start(
+    services: Services,
+    team_id: TeamId,
+    wanted: Wanted,
+    *,
+    person_id: UUID | None = None,
+    created: bool = False,
+    moved: bool = False,
+) -> Rollback:
+    """A plan of all that is meant, of which no repo is read yet; no host is asked.
+
+    `created`: also delete what did not exist before; `moved`: also take away what others pushed since.
+    Raises UsageError where nothing is meant, or more than one plan holds, NotFound where an account never
+    pushed: it may be misspelt, and what it did would be left out.
     """
     if strangers := await incidents.strangers(services.db, team_id, wanted):
         raise NotFound(strangers.sentence)
-    found = await incidents.changes(services.db, team_id, wanted)
-    if not found.changes:
+    found = await _meant(services, team_id, wanted, None)
+    if not found:
         raise UsageError("nothing was pushed that matches; choose another account or a longer time")
+    if (refs := len({one.ref_id for one in found})) > REFS:
+        raise UsageError(f"{refs:,} refs match and one plan holds {REFS:,}; choose fewer")
+    before: dict[RepoId, int] = {}
+    for one in found:
+        before[one.repo_id] = min(before.get(one.repo_id, one.before), one.before)
+    if len(before) > REPOS:
+        raise UsageError(f"{len(before):,} repositories match and one plan holds {REPOS}; choose fewer")
+    made = await rollbacks.add(
+        services.db,
+        team_id,
+        person_id,
+        wanted.asked,
+        list(before.items()),
+        created=created,
+        moved=moved,
+        at=services.clock(),
+    )
+    return await get(services, team_id, made)
+
+
+async def read_on(
+    services: Services,
+    team_id: TeamId,
+    rollback_id: RollbackId,
+    means: Authority,
+    most: int | None = None,
+) -> Rollback:
+    """Go on with making a plan: with the next `most` of the repos that are not read; None: with all.
+
+    1. Read the changes that are meant, and what followed them.
+    2. Ask each repo's host which refs it has; of one that does not answer the newest snapshot counts, and the
+       plan says so. A repo that is pushed to is asked itself.
+    3. Decide ref by ref.
+    4. Keep what was read, together.
+
+    Safe to run twice, also at once: a repo that is read stays as it is. Takes 2 * LISTING seconds or little
+    more for each AT_ONCE repos. Raises UsageError where there is more than one plan holds by now.
+    """
+    found = await get(services, team_id, rollback_id)
+    due = sorted(found.unread, key=lambda one: one.repo)[:most]
+    if not due:
+        return found
+    changes = await _meant(services, team_id, Wanted.of(found.asked), [one.repo_id for one in due])
+    followed = await incidents.following(services.db, changes)
+    by_repo = {repo_id: list(some) for repo_id, some in groupby(followed, key=lambda one: one.first.repo_id)}
+    slots = asyncio.Semaphore(AT_ONCE)
+    quiet = replace(services, progress=Silent())  # what several at once have to say makes no sense together
+    services.progress.phase("asking hosts", len(due), "repositories")
+
+    async def of_repo(one: PlannedRepo) -> Read:
+        refs = by_repo.get(one.repo_id, [])
+        async with slots:
+            read = (
+                await _of_repo(quiet, team_id, one.repo_id, refs, means) if refs else (None, [], one.snapshot)
+            )
+        services.progress.advance(1)
+        problem, planned, snapshot = read
+        chosen = [(each, each.chosen(created=found.created, moved=found.moved)) for each in planned]
+        return Read(one.repo_id, snapshot, problem, tuple(chosen))
+
+    made = await asyncio.gather(*(of_repo(one) for one in due))
+    await rollbacks.add_read(services.db, rollback_id, made)
+    return await get(services, team_id, rollback_id)
+
+
+async def _meant(
+    services: Services, team_id: TeamId, wanted: Wanted, only: Sequence[RepoId] | None
+) -> Sequence[Changed]:
+    """The changes that are meant. Raises UsageError where there are more than one plan holds."""
+    found = await incidents.changes(services.db, team_id, wanted, only=only)
     if found.more:
         raise UsageError(
             f"more than {incidents.MOST:,} ref changes match, which one plan cannot hold; "
             "choose a shorter time, one account or fewer repositories"
         )
-    followed = await incidents.following(services.db, found.changes)
-    if len(followed) > REFS:
-        raise UsageError(f"{len(followed):,} refs match and one plan holds {REFS:,}; choose fewer")
-    by_repo = {repo_id: list(some) for repo_id, some in groupby(followed, key=lambda one: one.first.repo_id)}
-    if len(by_repo) > REPOS:
-        raise UsageError(f"{len(by_repo):,} repositories match and one plan holds {REPOS}; choose fewer")
-    slots = asyncio.Semaphore(AT_ONCE)
-    quiet = replace(services, progress=Silent())  # what several at once have to say makes no sense together
-    services.progress.phase("asking hosts", len(by_repo), "repositories")
-
-    async def of_repo(repo_id: RepoId, refs: Sequence[Followed]) -> tuple[str | None, list[Planned], int]:
-        async with slots:
-            found = await _of_repo(quiet, team_id, repo_id, refs, means)
-        services.progress.advance(1)
-        return found
-
-    made = await asyncio.gather(*(of_repo(repo_id, refs) for repo_id, refs in by_repo.items()))
-    place, kept = 0, []
-    for (repo_id, refs), (problem, planned, snapshot) in zip(by_repo.items(), made, strict=True):
-        placed = []
-        for one in planned:
-            place += 1
-            placed.append(PlannedRef(place, one, one.chosen(created=created, moved=moved)))
-        kept.append(PlannedRepo(repo_id, refs[0].first.repo, snapshot, problem, tuple(placed)))
-    now = services.clock()
-    rollback_id = await rollbacks.add(services.db, team_id, person_id, wanted.asked, kept, now)
-    return await get(services, team_id, rollback_id)
+    return found.changes
 
 
 async def get(services: Services, team_id: TeamId, rollback_id: RollbackId) -> Rollback:

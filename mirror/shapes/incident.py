@@ -161,7 +161,10 @@ class Rollback(Answer, frozen=True, kw_only=True):
     asked: Annotated[dict[str, Any], Meta(description="which ref changes it puts back")]
     planned_at: datetime
     begun_at: Annotated[datetime | None, Meta(description="null: nothing was done")]
-    state: Literal["planned", "running", "done", "failed", "undone"]
+    state: Annotated[
+        Literal["planning", "planned", "running", "done", "failed", "undone"],
+        Meta(description="planning: some of its repos are still to be read, and it cannot begin"),
+    ]
     sentence: Annotated[str, Meta(description="how far it is, in words")]
     refs_chosen: int
     repos: list[RolledRepo]

@@ -30,6 +30,13 @@ class Background:
         """Whether this is running."""
         return about in self._tasks
 
+    async def done(self, about: str, seconds: float) -> bool:
+        """Wait until this is not running, for so many seconds at most. False: it still is."""
+        task = self._tasks.get(about)
+        if task is not None:
+            await asyncio.wait([task], timeout=seconds)
+        return about not in self._tasks
+
     async def quiet(self) -> None:
         """Wait until nothing is running."""
         while self._tasks:

@@ -1,21 +1,24 @@
 """Incidents and rollbacks as pages and the API do them: what is asked for, who may, what is audited."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from mirror.core.errors import NotFound
 from mirror.core.model import RepoId
 from mirror.core.rules.history import rollback as rules
 from mirror.core.rules.history.rollback import Wanted
+from mirror.core.rules.roles import Role
 from mirror.jobs import rollbacks
 from mirror.jobs.rollbacks import State
 from mirror.restore import rollback
 from mirror.restore.target import Authority
 from mirror.store import repos
-from mirror.store.restore.rollbacks import RollbackId
+from mirror.store.restore.rollbacks import Rollback, RollbackId
 from mirror.web.dispatch import RequestContext
 from mirror.web.drafts import limited, queue
+
+WAITS: Final = 2.0  # seconds that somebody waits for a plan, before its page says how far it is
 
 
 def wanted(context: RequestContext, given: Mapping[str, Sequence[str]]) -> Wanted:
@@ -36,6 +39,45 @@ async def plan(context: RequestContext, meant: Wanted, *, created: bool, moved: 
             moved=moved,
         )
     return made.id
+
+
+async def start(context: RequestContext, meant: Wanted, *, created: bool, moved: bool) -> RollbackId:
+    """The same without waiting for hosts that do not answer soon: the plan is read on in the background."""
+    made = await rollback.start(
+        context.services,
+        context.of_team().id,
+        meant,
+        person_id=context.owner().id,
+        created=created,
+        moved=moved,
+    )
+    read_on(context, made)
+    await context.outside.background.done(_about(made.id), WAITS)
+    return made.id
+
+
+def read_on(context: RequestContext, found: Rollback) -> None:
+    """Have the rest of a plan read, by its maker, in the background: the page shows how far that is.
+
+    Safe to run twice: this process does it once at a time, and what is read stays as it is. Where it
+    stopped, as a process that ended or too much was read at once, the next look at the page goes on.
+    """
+    if found.unread and found.person_id == context.owner().id and context.may(Role.OPERATOR):
+        work = _read_all(context, found.id, Authority(context.acting))
+        context.outside.background.begin(_about(found.id), work)
+
+
+async def _read_all(context: RequestContext, rollback_id: RollbackId, means: Authority) -> None:
+    services, team_id = context.services, context.of_team().id
+    left = True
+    while left:
+        async with context.outside.plans.slot(services.who):  # others have their turn in between
+            found = await rollback.read_on(services, team_id, rollback_id, means, rollback.AT_ONCE)
+        left = bool(found.unread)
+
+
+def _about(rollback_id: RollbackId) -> str:
+    return f"plan of the rollback {rollback_id}"
 
 
 async def state(context: RequestContext) -> State:

@@ -83,15 +83,23 @@ class Found:
 
 
 async def changes(
-    db: Db, team: TeamId, wanted: Wanted, most: int = MOST, read: int = MOST, named: int = ACCOUNTS
+    db: Db,
+    team: TeamId,
+    wanted: Wanted,
+    most: int = MOST,
+    read: int = MOST,
+    named: int = ACCOUNTS,
+    *,
+    only: Sequence[RepoId] | None = None,
 ) -> Found:
     """The newest `most` ref changes of a team that are meant, of which the newest `read` are given.
 
-    `named` is how many accounts are. Raises UsageError for bad globs.
+    `named` is how many accounts are; `only`: in these repos, which are among those that are meant.
+    Raises UsageError for bad globs.
     """
     check(wanted.repos)
     check(wanted.refs)
-    chosen = await _repos(db, team, wanted.repos) if wanted.repos else None
+    chosen = await _repos(db, team, wanted.repos) if wanted.repos and only is None else only
     rows = await _rows(db, team, wanted, chosen, most, read, named)
     if not rows:
         return Found()

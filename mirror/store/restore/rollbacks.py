@@ -36,6 +36,7 @@ class PlannedRepo:
     snapshot: int  # the last kept one before the first of the moves
     problem: str | None  # its host could not be asked, or its job not be queued; None: neither
     refs: tuple[PlannedRef, ...]
+    is_read: bool = True  # False: what its refs hold is not known yet, and it has none here
 
     @property
     def chosen(self) -> int:
@@ -55,6 +56,13 @@ class Rollback:
     planned_at: datetime
     begun_at: datetime | None  # None: nothing was done
     repos: tuple[PlannedRepo, ...]
+    created: bool = False  # refs that did not exist before are chosen, too
+    moved: bool = False  # so are those that others pushed to since
+
+    @property
+    def unread(self) -> tuple[PlannedRepo, ...]:
+        """The repos whose hosts are still to be asked; while there is one, the plan is being made."""
+        return tuple(one for one in self.repos if not one.is_read)
 
     @property
     def chosen(self) -> int:
@@ -68,10 +76,16 @@ async def add(
     team_id: TeamId,
     person_id: UUID | None,
     asked: Mapping[str, Any],
-    repos: Sequence[PlannedRepo],
+    repos: Sequence[tuple[RepoId, int]],
+    *,
+    created: bool,
+    moved: bool,
     at: datetime,
 ) -> RollbackId:
-    """Keep a plan as it was shown; plans of the team that nobody began before this one go after a day."""
+    """Keep a plan of which no repo is read yet; plans of the team that nobody began go after a day.
+
+    `repos`: with each a snapshot before the first of its moves.
+    """
     made = RollbackId(uuid4())
     async with transaction(db) as connection:
         await connection.execute(
@@ -82,32 +96,66 @@ async def add(
             *(team_id, at),
         )
         await connection.execute(
-            "insert into rollback (id, team_id, person_id, asked, planned_at) values ($1, $2, $3, $4, $5)",
-            *(made, team_id, person_id, json.dumps(dict(asked)), at),
+            """
+            insert into rollback (id, team_id, person_id, asked, planned_at, created, moved)
+            values ($1, $2, $3, $4, $5, $6, $7)
+            """,
+            *(made, team_id, person_id, json.dumps(dict(asked)), at, created, moved),
         )
-        await connection.executemany(
-            "insert into rollback_repo (rollback_id, repo_id, snapshot, problem) values ($1, $2, $3, $4)",
-            [
-                (made, one.repo_id, one.snapshot, None if one.problem is None else storable(one.problem))
-                for one in repos
-            ],
+        await connection.copy_records_to_table(
+            "rollback_repo",
+            records=[(made, repo_id, snapshot, False) for repo_id, snapshot in repos],
+            columns=("rollback_id", "repo_id", "snapshot", "is_read"),
         )
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a plan does with one repo, as it was read."""
+
+    repo_id: RepoId
+    snapshot: int
+    problem: str | None  # why its host could not be asked; None: it was
+    refs: tuple[tuple[Planned, bool], ...]  # with whether each is chosen
+
+
+@translating
+async def add_read(db: Db, rollback_id: RollbackId, repos: Sequence[Read]) -> None:
+    """Keep what was read of these repos. One that was read already, by somebody else, stays as it is."""
+    async with transaction(db) as connection:
+        await connection.execute("select from rollback where id = $1 for update", rollback_id)
+        rows = await connection.fetch(
+            """
+            update rollback_repo set is_read = true, snapshot = given.snapshot, problem = given.problem
+            from unnest($2::uuid[], $3::int[], $4::text[]) given (repo_id, snapshot, problem)
+            where rollback_id = $1 and rollback_repo.repo_id = given.repo_id and not is_read
+            returning rollback_repo.repo_id
+            """,
+            rollback_id,
+            [one.repo_id for one in repos],
+            [one.snapshot for one in repos],
+            [None if one.problem is None else storable(one.problem) for one in repos],
+        )
+        unread = {RepoId(UUID(bytes=row["repo_id"].bytes)) for row in rows}
+        last = await connection.fetchval(
+            "select coalesce(max(place), 0) from rollback_ref where rollback_id = $1", rollback_id
+        )
+        some = [(one.repo_id, *each) for one in repos if one.repo_id in unread for each in one.refs]
         await connection.copy_records_to_table(
             "rollback_ref",
             records=[
                 (
-                    *(made, each.place, one.repo_id, each.ref.name, each.ref.expected, each.ref.target),
-                    *(each.ref.state, storable(each.ref.why), each.chosen),
+                    *(rollback_id, last + number, repo_id, ref.name, ref.expected, ref.target),
+                    *(ref.state, storable(ref.why), chosen),
                 )
-                for one in repos
-                for each in one.refs
+                for number, (repo_id, ref, chosen) in enumerate(some, 1)
             ],
             columns=(
                 *("rollback_id", "place", "repo_id", "name", "expected", "target"),
                 *("state", "why", "chosen"),
             ),
         )
-    return made
 
 
 @translating
@@ -148,9 +196,12 @@ async def find(db: Db, team_id: TeamId, rollback_id: RollbackId) -> Rollback | N
                 one["snapshot"],
                 one["problem"],
                 tuple(by_repo.get(one["repo_id"], ())),
+                one["is_read"],
             )
             for one in repos
         ),
+        row["created"],
+        row["moved"],
     )
 
 
@@ -174,11 +225,16 @@ async def leases(db: Db, rollback_id: RollbackId, repo_id: RepoId) -> list[Lease
 async def begin(db: Db, rollback_id: RollbackId, places: Collection[int] | None, at: datetime) -> bool:
     """Begin a plan with these of its refs, those that can be put back; None: as it was planned.
 
-    False: it was begun already, by somebody else's press or an earlier one, and stays as it is.
+    False: it was begun already, by somebody else's press or an earlier one, and stays as it is; so does one
+    of which a repo is not read.
     """
     async with transaction(db) as connection:
         begun: str = await connection.execute(
-            "update rollback set begun_at = $2 where id = $1 and begun_at is null", rollback_id, at
+            """
+            update rollback set begun_at = $2 where id = $1 and begun_at is null
+              and not exists (select from rollback_repo where rollback_id = $1 and not is_read)
+            """,
+            *(rollback_id, at),
         )
         if begun != "UPDATE 1":
             return False

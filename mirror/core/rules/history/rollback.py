@@ -57,6 +57,13 @@ class Wanted:
             "refs": list(self.refs),
         }
 
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> "Wanted":
+        """The same as it was kept."""
+        since, until = (datetime.fromisoformat(asked[name]) for name in ("since", "until"))
+        kinds, repos, refs = (tuple(asked[name]) for name in ("kinds", "repos", "refs"))
+        return cls(since, until, tuple(asked["actors"]), asked["untold"], kinds, repos, refs)
+
 
 def wanted(
     given: Mapping[str, Sequence[str]], now: datetime, zone: tzinfo, *, untold: bool = False
@@ -244,6 +251,11 @@ def _people(names: Sequence[str | None]) -> str:
     if len(told) > _NAMED:
         return f"{', '.join(told[:_NAMED])} and {len(told) - _NAMED} others"
     return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+
+
+def reading(read: int, repos: int) -> str:
+    """How far a plan is that is still being made, as a sentence without its full stop."""
+    return f"{read:,} of {repositories(repos)} read"
 
 
 def outcome(repos: int, refs: int, failed: int, under_way: int) -> str:

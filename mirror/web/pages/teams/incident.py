@@ -260,7 +260,7 @@ async def plan(context: RequestContext) -> Response:
     created, moved = bool(given.get("created")), bool(given.get("moved"))
     try:
         meant = rollbacks.wanted(context, typed.given)
-        made = await rollbacks.plan(context, meant, created=created, moved=moved)
+        made = await rollbacks.start(context, meant, created=created, moved=moved)
     except EverrefError as error:  # what was typed is in the address, so that Back asks for nothing again
         to = templating.url(f"/{context.of_team().name}/-/incident", **typed.query)
         return context.redirect(to, warned=words.sentence(error))
@@ -268,10 +268,11 @@ async def plan(context: RequestContext) -> Response:
 
 
 async def one(context: RequestContext) -> Response:
-    """A rollback: what it would do, ref by ref; once begun, what came of it."""
+    """A rollback: what it would do, ref by ref, once that is known; once begun, what came of it."""
     found = await rollbacks.state(context)
+    rollbacks.read_on(context, found.rollback)
     told: dict[RepoId, PlanCommits] = {}
-    if found.rollback.begun_at is None:
+    if found.name == "planned":
         told = await plan_commits.of_repos(context.services, rollback.moves(found.rollback))
     shown = _shown(found, told)
     return context.render(
@@ -286,13 +287,15 @@ async def one(context: RequestContext) -> Response:
 
 
 async def events(context: RequestContext) -> Response:
-    """The same while it is under way."""
+    """The same while it is planned, or under way."""
     template = context.outside.pages.get_template("rollback_now.html")
 
     async def look() -> tuple[str, bool]:
         found = await rollbacks.state(context)
+        rollbacks.read_on(context, found.rollback)
         now: datetime = context.services.clock()
-        return template.render(context=context, now=now, **_told(context, found)), not found.under_way
+        ended = not (found.under_way or found.reading)
+        return template.render(context=context, now=now, **_told(context, found)), ended
 
     return await follow(context, look)
 
