@@ -252,6 +252,7 @@ cross join lateral (
   ) as number
 ) first
 """
+# Moves that are meant, with when they were: `offset 0` has that looked up once for each, and for no other.
 _MOVES: Final = """
   select * from (
     select
@@ -260,9 +261,10 @@ _MOVES: Final = """
         pushed_at, (select taken_at from snapshot where repo_id = meant.id and number = move.snapshot)
       ) as at
     from ref_change move
-    where repo_id = meant.id and snapshot between first.number and meant.last{}
+    where repo_id = meant.id and snapshot between first.number and meant.last{} offset 0
   ) timed where at between next.since and $3
 """
+_NEWEST_FIRST: Final = " order by snapshot desc, position desc"
 
 
 def _counted(branches: Sequence[str]) -> str:
@@ -275,7 +277,7 @@ def _counted(branches: Sequence[str]) -> str:
 def _read(branches: Sequence[str]) -> str:
     """Each repo's newest moves since next.since, $5 at most."""
     moves = " union ".join(
-        f"({_MOVES.format(one)} order by snapshot desc, position desc limit $5)" for one in branches
+        f"({_MOVES.format(one + _NEWEST_FIRST)}{_NEWEST_FIRST} limit $5)" for one in branches
     )
     return f"{_FIRST} cross join lateral ({moves}) move"
 
