@@ -21,10 +21,11 @@ from mirror.core.rules.roles import Role
 from mirror.jobs.runner import Runner
 from mirror.restore import rollback as planning
 from mirror.store import repos
-from mirror.store.people import audit
+from mirror.store.people import attempts, audit
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
 from mirror.store.restore.rollbacks import RollbackId
+from mirror.web import drafts
 from mirror.web import rollbacks as web
 from mirror.web.pages.teams import incident as pages
 from tests.parts.api import with_token
@@ -173,6 +174,45 @@ async def test_a_plan_that_takes_long_says_how_far_it_is_goes_on_and_begins_only
     assert "Put these refs back?" in page.text and places(page.text) == places(whole.text)
     queued = "select count(*) from job where kind = 'restore'"
     assert await site.mirror.services.db.fetchval(queued) == 0
+
+
+async def test_what_was_ticked_is_kept_where_a_rollback_is_refused(attacked: Attacked) -> None:
+    site, browser, db = attacked.site, attacked.browser, attacked.site.mirror.services.db
+    planned = await browser.post(f"{PAGE}/plan", **WINDOW, actor="=mallory")
+    made, page = planned.headers["location"], await browser.follow(planned)
+    created = re.findall(r'name="place" value="(\d+)">', page.text)
+    mine = [places(page.text)[0], created[-1]]
+    other = await site.signed_in(await site.member(attacked.team, "olaf", Role.OPERATOR))
+    await other.post(f"{made}/begin", place=created)
+    assert places((await browser.get(made)).text) == places(page.text)  # nobody else chooses
+    await db.execute("update session set sure_at = sure_at - interval '1 hour'")
+    asked = await browser.post(f"{made}/begin", place=mine)
+    assert asked.headers["location"].startswith("/account/sure")
+    kept = await browser.get(made)
+    assert places(kept.text) == mine
+    assert "2 refs in 2 repositories are ticked.</strong> 4 are not." in kept.text
+    assert "What you ticked and unticked is kept." in kept.text
+    await db.execute("update session set sure_at = sure_at + interval '1 hour'")
+    await browser.post(f"{made}/begin")
+    assert places((await browser.get(made)).text) == []
+    assert await db.fetchval("select count(*) from tries") == 0  # what did not begin counts as none
+    who, now = f"restore {attacked.ann.id}", site.mirror.clock.now
+    for _ in range(drafts.PER_HOUR):
+        await attempts.take(db, who, drafts.PER_HOUR, drafts.HOUR, now)
+    often = await browser.follow(await browser.post(f"{made}/begin", place=mine))
+    assert "You have started 5 restores within an hour" in often.text and places(often.text) == mine
+    await db.execute("delete from tries")
+    await db.execute("update rollback set planned_at = planned_at - interval '2 hours'")
+    old = await browser.follow(await browser.post(f"{made}/begin", place=mine))
+    assert "This plan is more than an hour old" in old.text and places(old.text) == mine
+    again = dict(re.findall(r'<input type="hidden" name="(since|until|actor)" value="([^"]*)">', old.text))
+    anew = await browser.follow(await browser.post(f"{PAGE}/plan", **again))
+    assert places(anew.text) == places(page.text) and "Plan again" not in anew.text
+    await db.execute("update rollback set planned_at = planned_at + interval '2 hours'")
+    await browser.post(f"{made}/begin", place=mine)
+    await browser.post(f"{made}/begin", place=created)  # a second press, which comes too late
+    await attacked.worked_off()
+    assert "2 refs of 2 repositories put back." in (await browser.get(made)).text
 
 
 async def test_an_account_with_a_comma_in_its_name_is_found_planned_and_linked(attacked: Attacked) -> None:

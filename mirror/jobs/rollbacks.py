@@ -6,7 +6,7 @@ with what the plan saw as its leases; nothing here touches a host.
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -178,19 +178,44 @@ async def begin(
     found = await rollback.get(services, team_id, rollback_id)
     now = services.clock()
     if found.begun_at is None:
-        if found.person_id != person_id:
-            raise Refused("somebody else made this plan; make your own, so that you have seen what it does")
-        if found.unread:
-            far = rules.reading(len(found.repos) - len(found.unread), len(found.repos))
-            raise Refused(f"this plan is still being made: {far}; look at it once it is whole")
-        if now - found.planned_at > LASTS:
-            raise Refused("this plan is more than an hour old; plan the rollback again")
-        chosen = found.chosen if places is None else len(set(places))
-        if not chosen:
-            raise Refused("no ref is chosen, so there is nothing to put back")
+        check(found, places, person_id, now)
         if await rollbacks.begin(services.db, rollback_id, places, now):
             await _each(services, await rollback.get(services, team_id, rollback_id), do, None)
     return await state(services, team_id, rollback_id)
+
+
+def check(found: Rollback, places: Collection[int] | None, person_id: UUID | None, now: datetime) -> None:
+    """Raise Refused where this person cannot begin this plan now, with these of its refs."""
+    if found.person_id != person_id:
+        raise Refused("somebody else made this plan; make your own, so that you have seen what it does")
+    if found.unread:
+        far = rules.reading(len(found.repos) - len(found.unread), len(found.repos))
+        raise Refused(f"this plan is still being made: {far}; look at it once it is whole")
+    if is_old(found, now):
+        raise Refused("this plan is more than an hour old; plan the rollback again")
+    if not (found.chosen if places is None else len(set(places))):
+        raise Refused("no ref is chosen, so there is nothing to put back")
+
+
+def is_old(found: Rollback, now: datetime) -> bool:
+    """Whether a plan must be made again before it is begun."""
+    return now - found.planned_at > LASTS
+
+
+async def choose(
+    services: Services,
+    team_id: TeamId,
+    rollback_id: RollbackId,
+    places: Collection[int],
+    person_id: UUID | None,
+) -> None:
+    """Keep which refs the maker of a plan ticked, so that a refusal to begin it forgets none of that.
+
+    Safe to run twice; what is begun, being made or somebody else's stays as it is. Raises NotFound.
+    """
+    found = await rollback.get(services, team_id, rollback_id)
+    if found.person_id == person_id and not found.unread:
+        await rollbacks.choose(services.db, rollback_id, places)
 
 
 async def again(services: Services, team_id: TeamId, rollback_id: RollbackId, do: Do) -> State:

@@ -98,11 +98,18 @@ def id_of(context: RequestContext) -> RollbackId:
         raise NotFound("there is no such rollback") from None
 
 
+async def choose(context: RequestContext, places: Collection[int]) -> None:
+    """Keep which refs of the path's plan were ticked, whatever comes of beginning it."""
+    team_id, person_id = context.of_team().id, context.owner().id
+    await rollbacks.choose(context.services, team_id, id_of(context), places, person_id)
+
+
 async def begin(context: RequestContext, places: Collection[int] | None) -> State:
     """Begin the path's plan with these of its refs, once. It counts as one restore of the person's."""
     found = await state(context)
     if found.rollback.begun_at is not None:
         return found
+    rollbacks.check(found.rollback, places, context.owner().id, context.now)  # which counts as none
     await limited(context)
     team = context.of_team()
     begun = await rollbacks.begin(

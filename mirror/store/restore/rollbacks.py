@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NewType
+from typing import Any, Final, NewType
 from uuid import UUID, uuid4
 
 from mirror.core.model import RefName, RepoId, Target
@@ -239,14 +239,24 @@ async def begin(db: Db, rollback_id: RollbackId, places: Collection[int] | None,
         if begun != "UPDATE 1":
             return False
         if places is not None:
-            await connection.execute(
-                """
-                update rollback_ref set chosen = place = any($2::int[]) and state in ('ready', 'moved')
-                where rollback_id = $1
-                """,
-                *(rollback_id, list(places)),
-            )
+            await connection.execute(_CHOOSE, rollback_id, list(places))
     return True
+
+
+_CHOOSE: Final = """
+update rollback_ref set chosen = place = any($2::int[]) and state in ('ready', 'moved') where rollback_id = $1
+"""
+
+
+@translating
+async def choose(db: Db, rollback_id: RollbackId, places: Collection[int]) -> None:
+    """Choose these of a plan's refs, those that can be put back. One that was begun stays as it is."""
+    async with transaction(db) as connection:
+        open_ = await connection.fetchval(
+            "select true from rollback where id = $1 and begun_at is null for update", rollback_id
+        )
+        if open_:
+            await connection.execute(_CHOOSE, rollback_id, list(places))
 
 
 @translating

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mirror.browse import plan_commits
@@ -19,7 +20,7 @@ from mirror.core.formats.spreadsheet import csv_of
 from mirror.core.model import RepoId
 from mirror.core.refs import Move
 from mirror.core.rules.history.rollback import MANY, Strangers, Wanted, What, accounts_of
-from mirror.jobs.rollbacks import State
+from mirror.jobs.rollbacks import State, is_old
 from mirror.restore import rollback
 from mirror.shapes.base import encoded
 from mirror.shapes.incident import COLUMNS, TeamRefChanges, rows
@@ -28,7 +29,7 @@ from mirror.store.browse.incidents import Changed, Found
 from mirror.store.restore import rollbacks as rollback_rows
 from mirror.store.restore.rollbacks import PlannedRef, PlannedRepo
 from mirror.web import rollbacks, templating
-from mirror.web.dispatch import Endpoint, Needs, RequestContext
+from mirror.web.dispatch import AskAgain, Endpoint, Needs, RequestContext
 from mirror.web.live import follow
 from mirror.web.pages.teams.report import sent
 
@@ -281,9 +282,16 @@ async def one(context: RequestContext) -> Response:
         shown=shown,
         total=sum(len(each.rows) for each in shown),
         ticked=sum(each.ticked for each in shown),
+        by_hand=any(_is_by_hand(found, row.one) for each in shown for row in each.rows),
+        old=is_old(found.rollback, context.now),
         kinds=KINDS,
         open=OPEN,
     )
+
+
+def _is_by_hand(found: State, one: PlannedRef) -> bool:
+    made = found.rollback
+    return one.chosen != one.ref.chosen(created=made.created, moved=made.moved)
 
 
 async def events(context: RequestContext) -> Response:
@@ -325,13 +333,19 @@ def _shown(found: State, told: Mapping[RepoId, PlanCommits]) -> list[Shown]:
 
 
 async def begin(context: RequestContext) -> Response:
-    """Put the ticked refs back."""
+    """Put the ticked refs back. What was ticked is kept, also where that is refused or must wait."""
     form = await context.form()
     places = [int(one) for one in map(str, form.getlist("place")) if one.isdecimal() and len(one) < 8]
+    await rollbacks.choose(context, places)
+    if not context.is_sure:
+        context.check_not_let_in()
+        raise AskAgain
     try:
         await rollbacks.begin(context, places)
     except EverrefError as error:
         return context.redirect(_here(context), warned=words.sentence(error))
+    except HTTPException as error:  # too many restores within an hour
+        return context.redirect(_here(context), warned=words.sentence(error.detail))
     return context.redirect(_here(context))
 
 
@@ -368,7 +382,7 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
     Endpoint("POST", "/{team}/-/incident/plan", plan, Needs.OPERATOR, sure=True),
     Endpoint("GET", _ONE, one, Needs.VIEWER, reads=True),
     Endpoint("GET", f"{_ONE}/events", events, Needs.VIEWER),
-    Endpoint("POST", f"{_ONE}/begin", begin, Needs.OPERATOR, sure=True),
+    Endpoint("POST", f"{_ONE}/begin", begin, Needs.OPERATOR),  # which asks for `sure` itself
     Endpoint("POST", f"{_ONE}/again", again, Needs.OPERATOR, sure=True),
     Endpoint("POST", f"{_ONE}/undo", undo, Needs.OPERATOR, sure=True),
 )
