@@ -7,7 +7,7 @@ import os
 import socket
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,18 +22,25 @@ import uvicorn
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mirror.backup import straight, uploads
+from mirror.backup.straight import Encrypted
 from mirror.backup.uploads import SMALLEST_PIECE
 from mirror.core.errors import NetworkError
 from mirror.core.formats import layout
 from mirror.core.model import RepoId
+from mirror.discovery import create
+from mirror.discovery.choose import EVERREF
+from mirror.jobs import uploads as whole
+from mirror.services import failpoints
 from mirror.store import repos
 from mirror.store.backup import uploads as rows
-from mirror.upkeep import doctor
+from mirror.store.jobs import jobs
+from mirror.store.jobs.jobs import JobId
+from mirror.upkeep import doctor, outages
 from mirror.vault import open_vault, preflight
 from mirror.vault.s3 import S3Vault
 from tests.parts.api import with_token
 from tests.parts.everref import Mirror
-from tests.parts.faultproxy import fault_proxy, reset
+from tests.parts.faultproxy import anything, fault_proxy, lost_answer, reset
 from tests.parts.repos import objects_of, refs_of
 from tests.parts.s3 import S3Server, let_in
 from tests.parts.web import Site
@@ -235,6 +242,153 @@ async def test_an_upload_that_takes_a_week_keeps_its_first_piece(sender: Sender,
         clock.now += uploads.LASTS - timedelta(hours=1)
         await uploads.forget(services)
     assert len(await sender.pieces()) == 4
+
+
+class Killed(BaseException): ...
+
+
+STEPS: Final = (
+    *(step for step in failpoints.UPLOAD if step.startswith("straight")),
+    *failpoints.BRING_IN,
+    *("receive: requested", "sync: manifest stored", "sync: recorded"),
+)
+
+
+def kill_at(patched: pytest.MonkeyPatch, step: str) -> list[str]:
+    """Whoever reaches this step is killed, once; the list has it then."""
+    met: list[str] = []
+
+    def reached(at: str) -> None:
+        if at == step and not met:
+            met.append(at)
+            raise Killed
+
+    patched.setattr(failpoints, "reached", reached)
+    return met
+
+
+async def test_whoever_is_killed_in_the_midst_the_file_becomes_the_same_snapshot(
+    sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The web process while pieces come and when all have come; the worker, with its job."""
+    services, work = sender.site.mirror.services, sender.work
+    file = bundled(work, tmp_path / "api.bundle")
+    data = file.read_bytes()
+    for number, step in enumerate(STEPS):
+        made = await sender.begin(file, name=f"api-{number}")
+        with monkeypatch.context() as patched:
+            met = kill_at(patched, step)
+            with suppress(Killed):
+                while (row := await sender.row(made)).came < row.bytes:
+                    part = data[row.came : row.came + SMALLEST_PIECE]
+                    piece, about = await sender.sealed(made, part)
+                    meant = Encrypted(row.came, len(part), bytes.fromhex(about["sha256"]))
+                    link = await straight.link(services, row, meant)
+                    assert await sender.put({"url": link.url, "headers": dict(link.headers)}, piece) == 200
+                    await straight.arrived(services, row, meant)
+                await whole.finish(services, row, EVERREF, sender.alice.id)
+                made_for = await repos.get(services.db, row.own_repo)
+                await uploads.prove(services, made_for, row.id, sender.team.id)
+        assert met == [step]
+        while (came := (await sender.row(made)).came) < len(data):
+            await sender.straight(made, data[came : came + SMALLEST_PIECE])
+        await sender.program.post(f"/teams/alice/uploads/{made['id']}/finish")
+        done = await sender.worked_off(made)
+        assert (done["state"], done["result"] and done["result"]["snapshot"]) == ("done", 1), (step, done)
+        repo = await repos.get(services.db, RepoId(UUID(done["repo_id"])))
+        restored = await sender.site.mirror.restored(repo, 1)
+        assert refs_of(restored) == refs_of(work.path)
+        assert objects_of(restored) == objects_of(work.path)
+        assert await sender.nothing_is_left(), step
+    assert len(await repos.all(services.db)) == len(STEPS)
+
+
+async def test_a_store_that_is_away_at_any_step_costs_time_and_nothing_else(
+    over: Over, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "LOOK_SECONDS", 0.0)
+    async with fault_proxy(s3_server.endpoint) as store:
+        sender = await over(f"{s3_server.url(endpoint=store.endpoint)}&presign=on&attempts=2")
+        clock, file = sender.site.mirror.clock, bundled(sender.work, tmp_path / "api.bundle")
+        data = file.read_bytes()
+        made = await sender.begin(file)
+        for fault in (reset, lost_answer):  # it has nothing; it has the piece and nobody knows
+            piece, about = await sender.sealed(made, data)
+            link = await sender.call(made, "link", about)
+            store.fail(lambda request: request.method == "PUT", fault)
+            with pytest.raises(aiohttp.ClientError):
+                await sender.put(link, piece)
+            store.heal()
+        piece, about = await sender.sealed(made, data)
+        assert await sender.put(await sender.call(made, "link", about), piece) == 200
+        store.fail(anything, reset)
+        away = await sender.program.ask(
+            "POST", f"/teams/alice/uploads/{made['id']}/straight", {"arrived": about}
+        )
+        assert away.status_code >= 500 and (await sender.row(made)).came == 0
+        store.heal()
+        assert (await sender.call(made, "straight", {"arrived": about}))["upload"]["came"] == len(data)
+        assert len(await sender.pieces()) == 2
+        await sender.program.post(f"/teams/alice/uploads/{made['id']}/finish")
+        store.fail(anything, reset)
+        waits = await sender.worked_off(made)
+        assert (waits["state"], waits["why"]) == ("proving", None)
+        store.heal()
+        assert await outages.look(sender.site.mirror.services)
+        store.fail(lambda request: request.method == "DELETE" and "exports" in request.path, reset)
+        clock.now += timedelta(hours=1)
+        done = await sender.worked_off(made)
+        assert (done["state"], done["result"]["snapshot"]) == ("done", 1), done
+        assert len(await sender.pieces()) == 2  # the store deletes nothing yet
+        job = await jobs.find(sender.site.mirror.services.db, sender.team.id, JobId(UUID(done["job_id"])))
+        assert job and job.state == "done"
+        store.heal()
+        await uploads.forget(sender.site.mirror.services)
+        assert await sender.nothing_is_left()
+        repo = await repos.get(sender.site.mirror.services.db, RepoId(UUID(done["repo_id"])))
+        restored = await sender.site.mirror.restored(repo, 1)
+        assert objects_of(restored) == objects_of(sender.work.path)
+
+
+async def test_what_was_begun_and_never_finished_is_swept_away(
+    sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repo stayed for ever where the process that made it, or that dropped its upload, was killed."""
+    services, clock = sender.site.mirror.services, sender.site.mirror.clock
+    file = bundled(sender.work, tmp_path / "api.bundle")
+    sent, made, dropped = [await sender.begin(file, name=name) for name in ("sent", "made", "dropped")]
+    piece, about = await sender.sealed(sent, file.read_bytes())
+    assert await sender.put(await sender.call(sent, "link", about), piece) == 200  # and nobody counts it
+    for upload, step in ((made, "upload: repo made"), (dropped, "upload: pieces deleted")):
+        await sender.straight(upload, file.read_bytes())
+        with monkeypatch.context() as patched:
+            met = kill_at(patched, step)
+            with suppress(Killed):
+                over = await whole.finish(services, await sender.row(upload), EVERREF, sender.alice.id)
+                await uploads.drop(services, over, "alice dropped it")
+        assert met == [step]
+    assert {repo.name for repo in await repos.all(services.db)} == {"made", "dropped"}
+    await uploads.forget(services)
+    assert {repo.name for repo in await repos.all(services.db)} == {"made"}
+    clock.now += uploads.LASTS + timedelta(hours=1)
+    await uploads.forget(services)
+    assert await repos.all(services.db) == []
+    assert await sender.nothing_is_left()
+
+
+async def test_a_repository_of_that_name_that_somebody_made_meanwhile_is_left_alone(
+    sender: Sender, tmp_path: Path
+) -> None:
+    """The file became its first snapshot, and it went with a file that was refused."""
+    services, file = sender.site.mirror.services, bundled(sender.work, tmp_path / "api.bundle")
+    upload = await sender.begin(file)
+    await sender.straight(upload, file.read_bytes())
+    theirs = await create.create(services, sender.team.id, EVERREF, "api")
+    taken = await sender.program.ask("POST", f"/teams/alice/uploads/{upload['id']}/finish", {})
+    assert taken.status_code == 400 and "api is here already" in taken.json()["detail"]
+    await sender.program.ask("DELETE", f"/teams/alice/uploads/{upload['id']}")
+    assert [repo.id for repo in await repos.all(services.db)] == [theirs.id]
+    assert await sender.nothing_is_left()
 
 
 async def test_links_are_given_for_so_many_bytes(

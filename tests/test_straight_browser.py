@@ -150,6 +150,13 @@ async def cut(request: web.Request, forward: Forward) -> web.StreamResponse:
     return web.Response()
 
 
+async def swallow(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """A part of the request is taken, and it is never answered."""
+    await request.content.readexactly(200_000)
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
 def large(room: Path) -> Path:
     """A bundle of 30 MB."""
     work = Work(room / "large.git")
@@ -164,8 +171,7 @@ async def test_a_browser_sends_30_mb_straight_to_the_store_and_goes_on_after_bre
     here.store.fail(lambda request: piece(request) and here.sent("PUT") == 3, cut)
     here.store.fail(lambda request: piece(request) and here.sent("PUT") > 5, deaf)
     await here.choose(file)
-    told = here.page.locator("[data-told]")
-    await expect(told).to_contain_text(re.compile(r"Uploading: [1-9]"), timeout=PATIENCE)
+    await expect(here.page.locator("[data-told]")).to_have_text("Uploading.", timeout=PATIENCE)
 
     async def held() -> bool:
         return here.sent("PUT") == 6
@@ -183,6 +189,37 @@ async def test_a_browser_sends_30_mb_straight_to_the_store_and_goes_on_after_bre
     assert row["came"] == row["bytes"] > 30_000_000 and row["state"] == "done"
     left = [stat.key async for stat in here.site.mirror.services.vault.list("exports/")]
     assert left == []
+
+
+async def test_how_far_a_piece_is_shows_before_it_counts_and_the_keyboard_pauses_it(
+    served: Callable[..., Awaitable[Served]], tmp_path: Path
+) -> None:
+    """The bar moved with whole pieces only, which take a minute on a slow line."""
+    here = await served(viewport=PHONE)
+    page = here.page
+    work = Work(tmp_path / "source.git")
+    work.commit(files={"noise": random.Random(6).randbytes(4_000_000)})
+    here.store.fail(piece, swallow)
+    await page.goto(f"{here.url}/alice/-/bring")
+    await page.get_by_label("File", exact=True).set_input_files(bundled(work, tmp_path / "api.bundle"))
+    await page.get_by_role("button", name="Upload", exact=True).focus()
+    await page.keyboard.press("Enter")
+    far, told = page.locator("[data-far]"), page.locator("[data-told]")
+    await expect(far).to_have_text(re.compile("^[1-9].* of 4.0 MB$"), timeout=PATIENCE)
+    assert await here.site.mirror.services.db.fetchval("select came from upload") == 0
+    bar = page.get_by_role("progressbar", name="Upload")
+    assert await bar.evaluate("bar => 0 < bar.value && bar.value < bar.max")
+    await expect(told).to_have_text("Uploading.")
+    width = await page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE["width"]
+    await expect(page.get_by_role("button", name="Pause")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(told).to_have_text(re.compile("^Paused."), timeout=PATIENCE)
+    await expect(far).to_have_text("0 kB of 4.0 MB")
+    here.store.heal()
+    await expect(page.get_by_role("button", name="Go on")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await here.saved()
 
 
 async def test_a_store_that_lets_no_page_in_is_passed_by(

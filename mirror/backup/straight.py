@@ -14,6 +14,7 @@ from mirror.backup import uploads
 from mirror.core.errors import EverrefError, NoSuchObject, Refused
 from mirror.core.formats import layout
 from mirror.core.keyring import OVERHEAD, Envelope
+from mirror.services import failpoints
 from mirror.services.open import Services
 from mirror.store.backup import uploads as rows
 from mirror.store.backup.uploads import Piece, Upload
@@ -75,6 +76,7 @@ async def link(services: Services, upload: Upload, piece: Encrypted) -> PutLink:
     if not await rows.linked(services.db, upload.id, piece.start, size):
         uploads.check_piece(await uploads.again(services, upload), piece.start, piece.size)
         raise NotStraight(f"links to the store were given for three times the file; {_HERE}")
+    failpoints.reached("straight: link given")
     return made
 
 
@@ -96,6 +98,7 @@ async def arrived(services: Services, upload: Upload, piece: Encrypted) -> Uploa
         raise Refused("the store has other bytes than those of this piece; send it again")
     if not await rows.came(services.db, upload.id, Piece(piece.start, piece.size, key), services.clock()):
         raise uploads.out_of_turn(await uploads.again(services, upload))
+    failpoints.reached("straight: piece counted")
     return await uploads.again(services, upload)
 
 

@@ -97,11 +97,16 @@ async def new_name(services: Services, team: TeamId, name: str) -> str:
     """The name of a repo that is to be made. Raises UsageError where it is not valid, or taken."""
     name = create.checked_name(name)
     if await repos.by_name(services.db, team, name) is not None:
-        raise UsageError(
-            f"{name} is here already; choose another name, or bring the file in as its next snapshot",
-            field="name",
-        )
+        raise name_taken(name)
     return name
+
+
+def name_taken(name: str) -> UsageError:
+    """Says what to do where a repo of this name is here already."""
+    return UsageError(
+        f"{name} is here already; choose another name, or bring the file in as its next snapshot",
+        field="name",
+    )
 
 
 async def take(services: Services, upload: Upload, start: int, data: bytes) -> Upload:
@@ -170,7 +175,7 @@ async def prove(services: Services, repo: Repo, upload_id: UploadId, team: TeamI
     if upload is None:
         raise NotFound("there is no such upload")
     if upload.result is not None:
-        await forget_pieces(services, upload)
+        await _forget_soon(services, upload)
         return upload.result
     if upload.state != "proving":
         raise Refused(upload.why or "this upload has not come yet")
@@ -196,8 +201,16 @@ async def prove(services: Services, repo: Repo, upload_id: UploadId, team: TeamI
     }
     await uploads.done(services.db, upload.id, result, services.clock())
     failpoints.reached("bring in: recorded")
-    await forget_pieces(services, upload)
+    await _forget_soon(services, upload)
     return result
+
+
+async def _forget_soon(services: Services, upload: Upload) -> None:
+    """Delete the pieces of what is a snapshot now; where the store does not, `forget` does so later."""
+    try:
+        await forget_pieces(services, upload)
+    except EverrefError as error:
+        log.warning(_KEPT_BY_STORE, error)
 
 
 async def refuse(services: Services, upload: Upload, why: str) -> None:
@@ -223,12 +236,15 @@ async def drop(services: Services, upload: Upload, why: str) -> bool:
 
 
 async def _clear(services: Services, upload: Upload) -> None:
-    """Delete its pieces, then the repo that was made for it, last: its job goes with that."""
-    if upload.is_open or upload.state == "done":
+    """Delete its pieces, then the repo that was made for it, last: its job goes with that.
+
+    Safe to run twice, also after a run that was killed.
+    """
+    if upload.is_open:
         return
     await forget_pieces(services, upload)
-    if upload.made and upload.repo_id is not None:
-        await uploads.remove_unborn(services.db, upload.repo_id)
+    failpoints.reached("upload: pieces deleted")
+    await uploads.remove_unborn(services.db, upload.own_repo)
 
 
 async def forget_pieces(services: Services, upload: Upload) -> None:

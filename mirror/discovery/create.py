@@ -23,9 +23,16 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-
 
 
 async def create(
-    services: Services, team: TeamId, by: By, name: str, object_format: ObjectFormat = "sha1"
+    services: Services,
+    team: TeamId,
+    by: By,
+    name: str,
+    object_format: ObjectFormat = "sha1",
+    repo_id: RepoId | None = None,
 ) -> Repo:
     """Create a repo to push to; a name that ends in `.git` loses that. One of this name and kind is that one.
+
+    `repo_id` is what a new one gets, so that whoever asks knows whether it is theirs; None: any.
 
     Safe to run twice: the second run finds the first's row. Raises UsageError where the name is not valid or
     belongs to a repo that has a remote, OverLimit where the team has as many repos as it may.
@@ -33,7 +40,7 @@ async def create(
     name = checked_name(name)
     if known := await repos.by_name(services.db, team, name):
         return _unless_fetched(known)
-    now, repo_id = services.clock(), RepoId(uuid4())
+    now, repo_id = services.clock(), repo_id or RepoId(uuid4())
     try:
         async with quotas.within(services.db, team, services.settings.limits, now, "repos") as db:
             made = await repos.add(db, team, name, pushed_to(repo_id), now, repo_id)

@@ -34,14 +34,13 @@ async def finish(services: Services, upload: Upload, by: By, person: PersonId) -
         if upload.came < upload.bytes:
             raise Refused(f"{upload.bytes - upload.came:,} bytes of the file are missing; send them first")
         if upload.repo_id is not None:
-            repo, made = await repos.get(db, upload.repo_id), False
+            repo = await repos.get(db, upload.repo_id)
         else:
-            known = await repos.by_name(db, upload.team_id, upload.name)
-            if known is not None and known.created_at < upload.began_at:
-                await uploads.new_name(services, upload.team_id, upload.name)
-            repo, made = await create.create(services, upload.team_id, by, upload.name), True
+            repo = await create.create(services, upload.team_id, by, upload.name, repo_id=upload.own_repo)
+            if repo.id != upload.own_repo:
+                raise uploads.name_taken(upload.name)
         failpoints.reached("upload: repo made")
-        await rows.proving(db, upload.id, repo.id, made, jobs.new_id(), now)
+        await rows.proving(db, upload.id, repo.id, jobs.new_id(), now)
         failpoints.reached("upload: proving")
         found = await rows.find(db, upload.team_id, upload.id)
         if found is None:

@@ -18,6 +18,7 @@ SYNC: Final = (
     "sync: recorded",
     "sync: pool grown",
 )
+UPLOAD: Final = ("upload: piece stored", "straight: link given", "straight: piece counted")
 BRING_IN: Final = (
     "upload: repo made",
     "upload: proving",

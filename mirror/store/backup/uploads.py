@@ -40,7 +40,6 @@ class Upload:
     file: str  # its name where it comes from
     name: str  # of the repo that it is to become, or be a snapshot of
     repo_id: RepoId | None  # None: not made yet, or gone
-    made: bool  # the repo was made for it
     keep_refs: bool  # refs that the file does not have stay
     bytes: int
     came: int
@@ -56,6 +55,11 @@ class Upload:
     def is_open(self) -> bool:
         """Whether it may still become a snapshot."""
         return self.state in ("coming", "proving")
+
+    @property
+    def own_repo(self) -> RepoId:
+        """The id of the repo that is made for it, so that one that a killed run made is known."""
+        return RepoId(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,18 +212,15 @@ async def forget_pieces(db: Db, upload_id: UploadId) -> None:
 
 
 @translating
-async def proving(
-    db: Db, upload_id: UploadId, repo_id: RepoId, made: bool, job_id: JobId, at: datetime
-) -> bool:
+async def proving(db: Db, upload_id: UploadId, repo_id: RepoId, job_id: JobId, at: datetime) -> bool:
     """All has come, and a job proves it. False: it is no longer coming, or not all has come."""
     done = await db.execute(
         """
-        update upload set state = 'proving', repo_id = $2, made = $3, job_id = $4, moved_at = $5
+        update upload set state = 'proving', repo_id = $2, job_id = $3, moved_at = $4
         where id = $1 and state = 'coming' and came = bytes
         """,
         upload_id,
         repo_id,
-        made,
         job_id,
         at,
     )
@@ -264,11 +265,12 @@ async def expired(db: Db, before: datetime) -> list[Upload]:
 
 @translating
 async def left(db: Db) -> list[Upload]:
-    """Those that are over and have left pieces."""
+    """Those that are over and have left pieces, or the repo that was made for them."""
     rows = await db.fetch(
         f"""
         {_SELECT} where state not in ('coming', 'proving')
-          and exists (select from upload_piece where upload_id = upload.id)
+          and (exists (select from upload_piece where upload_id = upload.id)
+            or exists (select from repo where repo.id = upload.id and object_format is null))
         """
     )
     return [_upload(row) for row in rows]
@@ -310,7 +312,6 @@ def _upload(row: Any) -> Upload:
         file=row["file"],
         name=row["name"],
         repo_id=None if row["repo_id"] is None else RepoId(UUID(bytes=row["repo_id"].bytes)),
-        made=row["made"],
         keep_refs=row["keep_refs"],
         bytes=row["bytes"],
         came=row["came"],
