@@ -18,12 +18,14 @@ import pytest
 
 from mirror.backup import bring_in
 from mirror.backup.sync import Synced
-from mirror.core.errors import EverrefError
+from mirror.core.errors import EverrefError, Refused
 from mirror.core.model import HEAD
 from mirror.discovery import create
 from mirror.discovery.choose import EVERREF
 from mirror.people import operator
 from mirror.store import repos
+from mirror.store.backup import snapshots
+from mirror.store.discovery import remotes
 from tests.parts.everref import Mirror
 from tests.parts.repos import MAIN, Work, fsck, objects_of, refs_of, run_git
 from tests.test_cli import Everref, everref
@@ -421,6 +423,21 @@ def test_one_command_takes_files_folders_and_exports(
     assert "there is no file or directory" in refused.err
     refused = everref.json("import", str(written(tmp_path, b"hello")), code=1)
     assert "it is no file of git that Everref knows" in refused.error["message"]
+
+
+async def test_a_repo_that_is_paused_takes_no_file(mirror: Mirror, repository: Work) -> None:
+    """It became a snapshot, though nothing new was to be saved."""
+    repo = (await brought(mirror, repository.path)).repo
+    await remotes.pause(mirror.services.db, repo.id, mirror.services.clock())
+    assert not (await brought(mirror, repository.path)).new  # as after a run that was killed
+    repository.commit()
+    why = "api is paused: nothing new is saved until an admin resumes it in its settings"
+    with pytest.raises(Refused, match=why):
+        await brought(mirror, repository.path)
+    newest = await snapshots.latest(mirror.services.db, repo.id)
+    assert newest and newest.number == 1
+    await remotes.resume(mirror.services.db, repo.id)
+    assert (await brought(mirror, repository.path)).snapshot.number == 2
 
 
 async def test_a_repo_that_has_a_remote_takes_no_file(mirror: Mirror, repository: Work) -> None:

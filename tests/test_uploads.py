@@ -1,11 +1,14 @@
 """Files that people upload to bring a repository in: in pieces, broken off and gone on with, and proved."""
 
+import asyncio
 import io
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +28,7 @@ from mirror.services import failpoints
 from mirror.store import repos
 from mirror.store.backup import uploads as rows
 from mirror.store.backup.uploads import Upload, UploadId
+from mirror.store.discovery import remotes
 from mirror.store.people import audit, quotas
 from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
@@ -188,6 +192,43 @@ async def test_a_file_becomes_the_next_snapshot_of_a_repository_that_is_here(
     assert await uploading.site.mirror.refs(repo, 2) == refs_of(work.path)
     lone = await uploading.send(thin, name="lone")
     assert "builds on commits that it does not have" in lone["why"]
+
+
+async def test_a_repository_that_is_paused_takes_no_file_at_any_step(
+    uploading: Uploading, everref: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    services, program, work = uploading.site.mirror.services, uploading.program, uploading.work
+    first = await uploading.send(bundled(work, tmp_path / "api.bundle"))
+    repo_id, now = RepoId(UUID(first["repo_id"])), services.clock()
+    work.commit()
+    file = bundled(work, tmp_path / "next.bundle")
+    whole, proving = [await uploading.begin(file, repo="api") for _ in range(2)]
+    for one in (whole, proving):
+        assert (await uploading.piece(one, 0, read(file))).status_code == 200
+    await program.post(f"/teams/alice/uploads/{proving['id']}/finish")
+    await remotes.pause(services.db, repo_id, now)
+    why = "api is paused: nothing new is saved until an admin resumes it in its settings"
+    for path, body in (
+        ("/teams/alice/uploads", {"file": "api.tar", "bytes": 9, "repo": "api"}),
+        (f"/teams/alice/uploads/{whole['id']}/finish", {}),
+    ):
+        refused = await program.ask("POST", path, body)
+        assert (refused.status_code, refused.json()["detail"]) == (409, why)
+    browser = await uploading.site.signed_in(uploading.alice)
+    sent = {"file": (file.name, io.BytesIO(read(file)))}
+    data = {"csrf": browser.csrf, "name": "", "repo": "api", "keep_refs": ""}
+    page = await browser.client.post("/alice/-/bring", data=data, files=sent, headers={"origin": ORIGIN})
+    assert page.status_code == 422 and why.removeprefix("api") in page.text
+    words = ("import", str(file), "--name", "api", "--team", "alice")
+    typed = await asyncio.to_thread(everref, *words)
+    assert why in typed.stderr and not typed.stdout
+    done = await uploading.worked_off(proving)
+    assert (done["state"], done["why"]) == ("refused", why)
+    await remotes.resume(services.db, repo_id)
+    await program.post(f"/teams/alice/uploads/{whole['id']}/finish")
+    again = await uploading.worked_off(whole)
+    assert (again["state"], again["result"]["snapshot"]) == ("done", 2)
+    assert await uploading.nothing_is_left()
 
 
 class Killed(BaseException): ...

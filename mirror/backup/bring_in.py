@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mirror.backup import hydrate, receive
+from mirror.backup import hydrate, pushing, receive
 from mirror.backup.sync import Synced
 from mirror.core.errors import Corrupt, Damaged, Origin, Refused, UsageError
 from mirror.core.formats import bare, bundle
@@ -107,14 +107,19 @@ async def bring_in(
 
     Refs that it does not have are deleted in that snapshot, unless it `adds` or they are to be kept: earlier
     snapshots have them in any case. Safe to run twice: the second run finds the refs as they should be.
-    Raises UsageError where the repo has a remote, and what backup/receive raises.
+    Raises UsageError where the repo has a remote, Refused where it is paused and this is new, and what
+    backup/receive raises.
     """
     check_no_remote(repo)
+    is_paused = await pushing.is_paused(services, repo)
     await view.write_refs(found.view.path, found.refs, durable=False)
     failpoints.reached("bring in: proved")
 
     def decide(old: Refs, _: ObjectFormat | None) -> Refs:
-        return {**old, **found.refs} if found.adds or keep_others else found.refs
+        wanted = {**old, **found.refs} if found.adds or keep_others else found.refs
+        if is_paused and wanted != old:
+            raise pushing.paused(repo)
+        return wanted
 
     count = await _commits(services, found)
     done = await receive.take(
@@ -130,6 +135,12 @@ async def _commits(services: Services, found: Proved) -> int:
     lines = b"".join(b"%b\n" % one for one in (*_tips(found.refs), *(b"^" + one for one in found.boundary)))
     args = ("rev-list", "--count", "--ignore-missing", "--stdin")
     return int(await services.git.run(*args, git_dir=str(found.view.path), stdin=lines))
+
+
+async def check_takes(services: Services, repo: Repo) -> None:
+    """Raise UsageError where a repo has a remote, Refused where it is paused."""
+    check_no_remote(repo)
+    await pushing.check_not_paused(services, repo)
 
 
 def check_no_remote(repo: Repo) -> None:

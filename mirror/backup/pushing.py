@@ -68,8 +68,18 @@ def format_of(repo: Repo) -> ObjectFormat:
 
 async def check_not_paused(services: Services, repo: Repo) -> None:
     """Raise Refused where nothing may be saved of this repo now."""
-    if (await remotes.get(services.db, repo.id)).paused_at is not None:
-        raise Refused(f"{repo.name} is paused: nothing new is saved until an admin resumes it")
+    if await is_paused(services, repo):
+        raise paused(repo)
+
+
+async def is_paused(services: Services, repo: Repo) -> bool:
+    """Whether somebody paused this repo."""
+    return (await remotes.get(services.db, repo.id)).paused_at is not None
+
+
+def paused(repo: Repo) -> Refused:
+    """Says what to do."""
+    return Refused(f"{repo.name} is paused: nothing new is saved until an admin resumes it in its settings")
 
 
 async def refs_now(services: Services, repo: Repo) -> Refs:

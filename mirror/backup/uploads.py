@@ -72,7 +72,8 @@ async def begin(
 ) -> Upload:
     """Make room for a file that is to become a new repo of this name, or a snapshot of `repo`.
 
-    Raises UsageError, naming the field, where the name is taken or `repo` has a remote; OverLimit.
+    Raises UsageError, naming the field, where the name is taken or `repo` has a remote; Refused where that is
+    paused; OverLimit.
     """
     if size_of_file <= 0:
         raise UsageError("the file is empty; choose a bundle or an archive of a repository", field="file")
@@ -85,7 +86,7 @@ async def begin(
     if repo is None:
         name = await new_name(services, team, name or bring_in.name_of(file))
     else:
-        bring_in.check_no_remote(repo)
+        await bring_in.check_takes(services, repo)
         name = repo.name
     if services.keyring is None:
         raise OurFault("uploads cannot be stored: set SECRET_KEYS (32 random characters or more)")

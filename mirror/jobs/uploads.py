@@ -3,7 +3,7 @@
 Who calls: the pages and the API. Before that, the pieces of the file come (backup/uploads).
 """
 
-from mirror.backup import uploads
+from mirror.backup import pushing, uploads
 from mirror.core.errors import NotFound, Refused
 from mirror.core.rules.roles import PersonId
 from mirror.discovery import create
@@ -26,8 +26,8 @@ async def finish(services: Services, upload: Upload, by: By, person: PersonId) -
     3. The job is queued.
 
     Safe to run twice, and after a run that was killed anywhere. Raises Refused while something of the file
-    is missing, UsageError where the name was taken meanwhile, OverLimit where the team has as many repos or
-    jobs as it may.
+    is missing or its repo is paused, UsageError where the name was taken meanwhile, OverLimit where the team
+    has as many repos or jobs as it may.
     """
     db, now = services.db, services.clock()
     if upload.state == "coming":
@@ -35,6 +35,7 @@ async def finish(services: Services, upload: Upload, by: By, person: PersonId) -
             raise Refused(f"{upload.bytes - upload.came:,} bytes of the file are missing; send them first")
         if upload.repo_id is not None:
             repo = await repos.get(db, upload.repo_id)
+            await pushing.check_not_paused(services, repo)
         else:
             repo = await create.create(services, upload.team_id, by, upload.name, repo_id=upload.own_repo)
             if repo.id != upload.own_repo:

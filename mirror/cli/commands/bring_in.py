@@ -47,7 +47,7 @@ async def bring_in(call: Call) -> int:
         )
         known = await repos.by_name(services.db, team.id, name)
         if known is not None:
-            bring_in.check_no_remote(known)
+            await bring_in.check_takes(services, known)
         async with bring_in.proved(services, source, known) as found:
             by = By(None, operator.ACTOR)
             repo = known or await create.create(services, team.id, by, name)
