@@ -26,6 +26,7 @@ from mirror.store.people.people import Person
 from mirror.store.people.teams import Team
 from mirror.store.restore import shares as rows
 from mirror.store.restore.shares import Share
+from mirror.upkeep.erasure import forget
 from tests.parts.everref import Mirror
 from tests.parts.repos import Work
 
@@ -188,6 +189,32 @@ async def test_a_link_that_an_api_token_made_ends_with_the_token(acme: Acme) -> 
     _, share = await shares.make(acme.mirror.services, by, acme.team, acme.repo, Wanted(snapshot=snapshot))
     await revoke_token(db, acme.by(acme.bob), acme.team, token.id)
     assert await acme.state(share) == "token"
+
+
+async def test_a_link_of_the_command_line_is_no_accounts_and_ends_when_it_is_revoked_or_its_repo_goes(
+    acme: Acme,
+) -> None:
+    services, clock = acme.mirror.services, acme.mirror.clock
+    snapshot = await snapshots.get(services.db, acme.repo.id, 1)
+    assert snapshot is not None
+    asked = Wanted(snapshot=snapshot)
+    (_, revoked), (raw, kept) = [
+        await shares.make(services, None, acme.team, acme.repo, asked) for _ in range(2)
+    ]
+    assert {revoked.issuer, kept.issuer} == {"command line (operator of this installation)"}
+    newest = (await audit.page(services.db, acme.team.id, action="share"))[0].entry
+    assert (newest.action, newest.actor, newest.person_id) == ("share.add", "whoever runs Everref", None)
+    assert newest.detail["issuer"] == kept.issuer
+    for ends in (_set_a_password, _leave):
+        await ends(acme, kept)
+    assert await acme.state(kept) == "live"
+    await _revoke(acme, revoked)
+    assert await acme.state(revoked) == "revoked"
+    assert (await shares.opened(services, raw)).id == kept.id
+    await forget.forget(services, acme.repo.id, None)
+    with pytest.raises(NotFound):
+        await shares.opened(services, raw)
+    assert not await rows.is_live(services.db, kept.id, clock(), HERE)  # as asked while bytes are sent
 
 
 async def test_the_vault_and_the_database_hold_no_token_and_no_password(acme: Acme) -> None:

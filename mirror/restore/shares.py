@@ -58,7 +58,9 @@ async def make(services: Services, by: By | None, team: Team, repo: Repo, asked:
     """A link and its token, which is shown once and not stored. `by` None: whoever runs Everref.
 
     It ends with the membership or the role of the member who made it, and with the API token by which it
-    was made. Raises UsageError, Refused, NotFound where no ref is meant, LimitReached.
+    was made. One that whoever runs Everref made ends with no account, as they see everything at any time: it
+    ends when it expires, is revoked, or its repo goes. Raises UsageError, Refused, NotFound where no ref is
+    meant, LimitReached.
     """
     db, now = services.db, services.clock() if by is None else by.at
     globs.check(asked.globs)
@@ -97,6 +99,7 @@ async def make(services: Services, by: By | None, team: Team, repo: Repo, asked:
             await teams.lock(connection, team.id)
             raw, made = await shares.make(connection, new, now)
             await limited.check(connection, team.id, limits, now, "shares")
+            told["issuer"] = rules.BY_OPERATOR
             await operator.did(connection, team.id, "share.add", repo.name, told, now)
     else:
         await limit_tries(db, f"share by {by.person.id}", MADE, HOUR, now)

@@ -20,7 +20,9 @@ HELP = "let somebody without an account fetch a moment of a repo by a link; list
 EPILOG = """\
 The link is printed once and not stored. It gives the moment, or the refs that match, as a
 bundle, as an archive of files, and as an address that git clones, until it expires or is
-revoked. A repo that is called list or revoke is given as TEAM:NAME.
+revoked. It is vouched for by whoever runs Everref, not by an account: nobody's leaving or new
+password ends it, and any operator of the team can. A repo that is called list or revoke is
+given as TEAM:NAME.
 
   everref share REPO                     a new link
   everref share list                     all links of the team, and what became of them

@@ -11,6 +11,7 @@ Form = Literal["bundle", "archive", "clone"]
 State = Literal["live", "revoked", "used", "expired", "person", "left", "role", "token", "password"]
 
 FORMS: Final[tuple[Form, ...]] = ("bundle", "archive", "clone")
+BY_OPERATOR: Final = "command line (operator of this installation)"  # made a link that is no account's
 USUAL: Final = timedelta(days=7)
 SHORTEST: Final = timedelta(hours=1)
 LONGEST_DAYS: Final = 90

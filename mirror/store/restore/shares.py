@@ -10,7 +10,7 @@ from uuid import UUID
 
 from mirror.core.model import RepoId, label
 from mirror.core.rules.roles import PersonId
-from mirror.core.rules.shares import Form, State
+from mirror.core.rules.shares import BY_OPERATOR, Form, State
 from mirror.store.database import Db, storable, transaction, translating
 from mirror.store.people.teams import Team, TeamId, team
 
@@ -83,7 +83,7 @@ class Share:
     moment: int
     globs: tuple[str, ...]
     forms: tuple[Form, ...]
-    maker: str | None  # their name; None: whoever runs Everref, or somebody who is gone
+    maker: str | None  # their name; None: the command line, or somebody who is gone
     by_operator: bool
     password_hash: str | None = field(repr=False)
     once: bool
@@ -108,8 +108,8 @@ class Share:
 
     @property
     def issuer(self) -> str:
-        """Who made it, in words."""
-        return self.maker or ("whoever runs Everref" if self.by_operator else "somebody who is gone")
+        """Who made it, in words; whoever runs Everref vouches for what the command line made."""
+        return self.maker or (BY_OPERATOR if self.by_operator else "somebody who is gone")
 
 
 @dataclass(frozen=True, slots=True)
