@@ -198,6 +198,7 @@ async def test_a_part_that_is_damaged_is_its_repos_own_trouble_at_once(
 async def test_a_full_disk_holds_up_the_workers_of_its_machine_alone(
     mirror: Mirror, fails: Callable[[EverrefError], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jobbing, "PROGRESS_SECONDS", 3600.0)  # a run that takes longer gets a row for it
     services, repo_id = mirror.services, await sync_requested(mirror)
     full = disk_error(services.disk.root, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
