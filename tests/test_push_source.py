@@ -1,8 +1,10 @@
 """A repo that people push to: what clients are told, what is saved by then, and what is refused."""
 
 import asyncio
+import errno
 import gzip
 import io
+import os
 import random
 import signal
 import subprocess
@@ -10,12 +12,13 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
 from bench.statements import counted
-from mirror.backup import default_branch, receive
+from mirror.backup import default_branch, pushing, receive
 from mirror.backup import sync as syncing
 from mirror.core.errors import Damaged
 from mirror.core.formats import layout, pktline
@@ -24,6 +27,8 @@ from mirror.core.model import Kind, RefName, Repo
 from mirror.core.rules.roles import Role
 from mirror.discovery import create
 from mirror.discovery.choose import EVERREF
+from mirror.git import pack
+from mirror.git.disk import disk_error
 from mirror.git.view import View
 from mirror.jobs.runner import Runner
 from mirror.people import accounts
@@ -323,6 +328,30 @@ async def test_a_push_beyond_the_quota_ends_early_with_the_reason_and_leaves_not
     assert await snapshots.latest(services.db, repo.id) is None
     await quotas.set(services.db, world.team.id, "repo-bytes", 9 << 20, services.clock())
     await done("-C", work.path, "push", "-q", url, "main")
+
+
+@pytest.mark.parametrize("where", ["set_aside", "saved"])
+async def test_a_full_disk_is_told_in_one_line_without_our_paths_and_the_next_push_is_saved(
+    world: World, work: Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    services = world.site.mirror.services
+    work.commit("main")
+    repo, url = await made(world)
+    await done("-C", work.path, "push", "-q", url, "main")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patched:
+        if where == "set_aside":
+            patched.setattr(pushing, "write_all", Mock(side_effect=full))
+        else:
+            patched.setattr(pack, "index", Mock(side_effect=disk_error(services.disk.root / "pools", full)))
+        work.commit("main", {"later": b"1"})
+        said = await git("-C", work.path, "push", url, "main")
+    assert said.code == 1 and "a disk of it is full or broken; try again" in said.err, said.err
+    assert str(services.disk.root) not in said.err, said.err
+    assert str(services.disk.root) in caplog.text
+    assert not list((services.disk.root / "incoming").iterdir())
+    assert "saved as #2" in (await git("-C", work.path, "push", url, "main")).err
+    fsck(await world.site.mirror.restored(repo, 2))
 
 
 async def test_people_create_one_on_a_page_and_by_the_api_and_read_how_to_push(world: World) -> None:

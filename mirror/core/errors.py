@@ -5,7 +5,7 @@ URL with credentials, a token, or another program's unfiltered output. Its class
 what happened, its origin where.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
@@ -60,6 +60,20 @@ class EverrefError(Exception):
         """
         if self._origin is None or self._origin is instead_of:
             self._origin = origin
+
+
+_UNAVAILABLE: Final[Mapping[Origin, str]] = {
+    Origin.VAULT: "its vault does not answer or is full",
+    Origin.DATABASE: "its database does not answer",
+    Origin.DISK: "a disk of it is full or broken",
+}  # of SHARED, in words
+
+
+def for_strangers(error: EverrefError) -> str:
+    """The error in a line for who may read a repo but runs nothing here: without our paths and addresses."""
+    if not error.is_shared:
+        return str(error)
+    return f"Everref cannot do this now, as {_UNAVAILABLE[error.origin]}; try again in a few minutes"
 
 
 @contextmanager

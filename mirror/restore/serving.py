@@ -16,7 +16,7 @@ from typing import Final
 from mirror.backup import hydrate
 from mirror.core import refs as rules
 from mirror.core import words
-from mirror.core.errors import Corrupt, EverrefError, NotFound
+from mirror.core.errors import Corrupt, EverrefError, NotFound, for_strangers
 from mirror.core.formats import upload_pack as protocol
 from mirror.core.formats.upload_pack import Request, Version
 from mirror.core.model import HEAD, Refs, Repo, Snapshot, Target
@@ -235,7 +235,7 @@ async def answered(
     except EverrefError as error:
         if not isinstance(error, NotFound):
             log.warning("%s of %s could not be served: %s", snapshot.label, repo.name, error)
-        if said := told.failed(str(error)):
+        if said := told.failed(for_strangers(error)):
             yield said
     finally:
         if size:

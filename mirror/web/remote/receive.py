@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from mirror.backup import pushing
 from mirror.core import words
-from mirror.core.errors import Crowded, EverrefError, Refused, TooOften, UsageError
+from mirror.core.errors import Crowded, EverrefError, Refused, TooOften, UsageError, for_strangers
 from mirror.core.formats import gzipped
 from mirror.core.formats import receive_pack as protocol
 from mirror.core.formats.receive_pack import SERVICE, PushRequest, Reader
@@ -213,7 +213,10 @@ def _astray(branch: str) -> str:
 
 
 def _failed(request: PushRequest, error: EverrefError) -> bytes:
-    return protocol.note(request, f"Everref: {error}") + protocol.report(request, str(error), {})
+    if error.is_shared:
+        log.warning("a push could not be saved: %s", error)
+    said = for_strangers(error)
+    return protocol.note(request, f"Everref: {said}") + protocol.report(request, said, {})
 
 
 class _Talk:
