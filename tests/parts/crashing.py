@@ -29,7 +29,7 @@ def main() -> None:
     from mirror.cli import main as everref
 
     sys.argv = ["everref", *rest]
-    everref()
+    sys.exit(everref())
 
 
 if __name__ == "__main__":
