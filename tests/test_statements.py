@@ -7,8 +7,10 @@ import pytest
 
 from bench.statements import counted
 from mirror.backup import sync as syncing
+from mirror.git.run import DAY
 from mirror.jobs import run as jobbing
 from mirror.jobs.runner import Runner
+from mirror.services import lease
 from mirror.store import repos
 from mirror.store.backup import snapshots
 from mirror.web.pages.repos import repo as pages
@@ -82,7 +84,11 @@ async def test_a_page_asks_at_most_twelve_statements(
     assert not [one for found in asked.values() for one in found if "unlock_all" in one]
 
 
-async def test_a_push_asks_at_most_25_statements(mirror: Mirror, work: Work, git_server: GitServer) -> None:
+async def test_a_push_asks_at_most_25_statements(
+    mirror: Mirror, work: Work, git_server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobbing, "PROGRESS_SECONDS", DAY)  # what a slow machine asks beside it, once a second
+    monkeypatch.setattr(lease, "_BEAT", DAY)
     services = mirror.services
     work.commit()
     repo = (await mirror.backup(f"{git_server.url}/remote.git")).repo
