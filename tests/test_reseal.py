@@ -254,6 +254,7 @@ async def test_a_turn_makes_way_for_syncs_and_ends_where_sealing_is_switched_off
     with monkeypatch.context() as patched:
         patched.setattr(failpoints, "reached", switch_off)
         await reseal.due(services)
+    assert await rows.claim(services.db, services.clock()) is None  # nothing of it would be sealed
     live = await parts.live(services.db, repo.id)
     assert sum(part.sealed is None for part in live) > 0
     await reseal.due(services)

@@ -79,11 +79,18 @@ async def register(db: Db, now: datetime) -> None:
 
 @translating
 async def claim(db: Db, now: datetime) -> tuple[RepoId, datetime] | None:
-    """A repo that is due, and since when its team seals; nobody else gets it for a while. None: none is."""
+    """A repo that is due, and since when its team seals; nobody else gets it for a while. None: none is.
+
+    One whose team has stopped sealing since `register` is left alone: nothing of it would be sealed.
+    """
     row = await db.fetchrow(
         """
         update reseal set due_at = $1::timestamptz + $2::interval where repo_id = (
-          select repo_id from reseal where due_at <= $1 order by due_at, repo_id limit 1
+          select repo_id from reseal where due_at <= $1 and exists (
+            select from repo join team on team.id = repo.team_id
+            where repo.id = repo_id and sealed_since is not null
+          )
+          order by due_at, repo_id limit 1
           for update skip locked
         )
         returning repo_id, since
