@@ -22,6 +22,7 @@ from mirror.core.rules import receiving
 from mirror.core.rules.history import pushes
 from mirror.discovery import create
 from mirror.discovery.choose import EVERREF
+from mirror.services.server import door
 from mirror.store.backup import snapshots
 from mirror.web.remote import receive
 from tests.parts.gitclient import World, world
@@ -168,6 +169,45 @@ async def test_a_compressed_body_that_never_ends_is_ended(doors: Doors, service:
     await doors.traces.gone()
 
 
+# Clients that stop
+
+
+async def test_who_reads_nothing_of_a_clone_gives_back_all_that_it_held(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 16 << 20  # more than the buffers between two sockets hold
+    doors.work.commit("main", {"large": random.Random(1).randbytes(size)})
+    await doors.world.backup(doors.work)
+    await doors.traces.begin()
+    monkeypatch.setattr(door, "UNREAD_SECONDS", 0.5)
+    body = fetch(b"want " + doors.tip, b"done")
+    head = (
+        f"POST /git/alice/acme/api/{UPLOAD} HTTP/1.1\r\nhost: 127.0.0.1:8000\r\ngit-protocol: version=2\r\n"
+    )
+    head += f"content-type: application/x-{UPLOAD}-request\r\ncontent-length: {len(body)}\r\n"
+    head += f"authorization: Bearer {doors.read}\r\n\r\n"
+    before = doors.world.served.connections
+    client = await doors.world.served.deaf(head.encode() + body)
+    assert b" 200 " in await client.reader.readline()
+    assert await doors.answers()
+    await until(lambda: said(doors.world.served.connections <= before))
+    assert len(await client.ended()) < size
+    await doors.traces.gone()
+
+
+async def test_a_push_that_stops_gives_back_all_that_it_held_and_nothing_is_saved(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "BODY_SECONDS", 0.5)
+    whole = command(doors.tip) + pack_of(doors.work, [doors.tip])
+    start = b"transfer-encoding: chunked\r\n\r\n" + chunk(whole[: len(whole) // 2])
+    client = await doors.open(f"/git/alice/acme/laptop/{RECEIVE}", start, RECEIVE)
+    assert b" 408 " in await client.reader.readline()
+    assert await doors.answers()
+    await doors.traces.gone()
+    assert await snapshots.latest(doors.world.site.mirror.services.db, doors.laptop.id) is None
+
+
 # Very many refs
 
 
@@ -285,9 +325,12 @@ async def mangle(doors: Doors, seed: int, rounds: int) -> set[int]:
                 doors.path(text), headers={"git-protocol": asked_for}, auth=("x", token)
             )
             seen.add(asked.status_code)
-        query = quote(mutated(chance, b"ref=main&path=a&at=#1"), safe="=&")
-        url = f"http://127.0.0.1:{doors.world.served.port}/alice/acme/api/-/archive/x.tar?{query}"
-        seen.add((await doors.client.get(url, headers={"authorization": f"Bearer {doors.read}"})).status_code)
+        query = quote(mutated(chance, b"ref=main&path=a&at=#1&format=tar"), safe="=&")
+        asked = await doors.client.get(
+            f"http://127.0.0.1:{doors.world.served.port}/api/v1/teams/alice/repos/acme/api/archive?{query}",
+            headers={"authorization": f"Bearer {doors.read}"},
+        )
+        seen.add(asked.status_code)
         assert await doors.answers()
     return seen
 

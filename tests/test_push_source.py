@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import Mock
@@ -20,7 +20,7 @@ import pytest
 from bench.statements import counted
 from mirror.backup import default_branch, pushing, receive
 from mirror.backup import sync as syncing
-from mirror.core.errors import Damaged
+from mirror.core.errors import Damaged, OverLimit
 from mirror.core.formats import layout, pktline
 from mirror.core.formats.pktline import Mark
 from mirror.core.model import Kind, RefName, Repo
@@ -333,6 +333,25 @@ async def test_a_push_beyond_the_quota_ends_early_with_the_reason_and_leaves_not
     assert await snapshots.latest(services.db, repo.id) is None
     await quotas.set(services.db, world.team.id, "repo-bytes", 9 << 20, services.clock())
     await done("-C", work.path, "push", "-q", url, "main")
+
+
+async def test_of_a_push_far_beyond_the_quota_no_more_is_read_than_fits(world: World) -> None:
+    services = world.site.mirror.services
+    repo, _ = await made(world)
+    await quotas.set(services.db, world.team.id, "repo-bytes", 10 << 20, services.clock())
+    read = 0
+
+    async def pack() -> AsyncGenerator[bytes, None]:
+        nonlocal read
+        for _ in range(1 << 10):
+            read += 1 << 20
+            yield bytes(1 << 20)
+
+    with pytest.raises(OverLimit, match="nothing new is saved"):
+        async with pushing.set_aside(services, repo, pack()):
+            pass
+    assert read == 11 << 20  # of 1 GiB
+    assert not list((services.disk.root / "incoming").iterdir())
 
 
 @pytest.mark.parametrize("where", ["set_aside", "saved"])
